@@ -379,7 +379,6 @@ class _Epochs:
     def _flush(self) -> bool:
         seconds = (time.perf_counter() - self._start) / len(self._losses)
         self._most = max(1, min(int(CALL_SECONDS / max(seconds, 1e-6)), 4 * self._most))
-        self._solver.store()
         self._request.end_window(np.array(self._losses), None)
         return self.begin()
 

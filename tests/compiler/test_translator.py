@@ -228,9 +228,11 @@ def test_arithmetic_of_integers_and_bits() -> None:
 
 @pytest.mark.parametrize("a", [-1, 0, 1, 2])
 def test_truth_and_relations(a: int) -> None:
+    known = a > 0
+
     def decide(out: Any, a: Any) -> None:
         numbers = row(out, 8, np.float64)
-        numbers[0] = 1 if a and a > 0 else 2
+        numbers[0] = 1 if a and a > 0 else 2 if not known else 4
         numbers[1] = 1 if a == 1 or not a else 2
         numbers[2] = 1.5 if a != 2 else a
         numbers[3] = 1 if a <= 0 or a >= 2 else 0
