@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from fastmlp.extend import fit_together, scalars
+from fastmlp.extend import fit_together, scalars, warn
 from fastmlp.tabular import conformal, fit_arguments, pool, reports
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.fitting import columns_in_order
@@ -19,7 +19,7 @@ from fastmlp.tabular.outputs import Scorer, scores_of
 from fastmlp.tabular.pack import NONE, Member, Pack
 from fastmlp.tabular.reports import KeptRows, kept_of
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import PackSettings, Recipe, encodings_for
+from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
 
 Array = NDArray[Any]
 # Drawn rows: their number for each row, the least and the most in all.
@@ -27,8 +27,10 @@ FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
 # A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
 CHUNK = 4096
-# Epochs see about this many rows; the least number of epochs.
+# Epochs see about this many rows, for wider layers three times as many; the least number of epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
+# The layers that are tried in turn until the loss is at most this part above the ensemble's.
+LAYERS, ABOVE = ((64, 64), (128, 128)), 0.03
 
 
 def taught(
@@ -80,13 +82,16 @@ def taught(
     if settings.loss.power is None:
         # A quantile is the mean of its predictions: the pinball loss would miss it.
         of_nets = of_nets._replace(loss=pack.outputs.loss)
-    net = pool.new_net(recipe, encoding, of_nets, n_rows)
+    # Epochs are few: batches as of smaller tables.
+    n = min(n_rows, LARGE - 1)
+    net = pool.new_net(recipe, encoding, of_nets, n)
     places = np.arange(len(y))
     y = y[:, 1] if pack.task == "binary" else y
     call = pool.TableCall(
-        [net], X, y, pool.batch_size_of(n_rows), places[:n_rows], places[n_rows:], None
+        [net], X, y, pool.batch_size_of(n), places[:n_rows], places[n_rows:], None
     )
-    limits = pool.Limits(max(ROWS_SEEN // n_rows, FEWEST_EPOCHS), settings.patience)
+    seen = ROWS_SEEN * (3 if hidden == LAYERS[-1] else 1)
+    limits = pool.Limits(max(seen // n_rows, FEWEST_EPOCHS), settings.patience)
     (history,) = fit_together(
         None, [call], epochs=limits.epochs, callbacks=limits.look, time_limit=None,
         n_threads=n_threads,
@@ -144,26 +149,37 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     n = len(values.codes)
     if n < 2:
         raise ValueError(f"{who}: X must have 2 rows or more, got {n}")
-    hidden = _layers(hidden_layer_sizes, who)
+    given = None if hidden_layer_sizes is None else _layers(hidden_layer_sizes, who)
     compared = _rows_to_compare(model, values, y, who)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     classes = getattr(model, "classes_", None)
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
     pack, columns = model.pack_, model.schema_.places
     settings, n_threads = model._settings()._replace(signs=signs), model._n_threads()
-    member, encoding, held_out, n_drawn = taught(
-        pack, values, columns, model._predicted, settings, hidden, seed, n_threads
-    )
-    if y is not None:
-        compared = compared._replace(part=compared.part.take(held_out))
-    part = compared.part
-    scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
-    result = clone(model)
-    alone = replace(pack, encodings=(encoding,), members=(member,), extra_weights=NONE, n_trained=1)
-    result._take(model.schema_, alone, [], classes)
-    of_net, of_all = result._predicted(part.values), model._predicted(part.values)
-    loss, loss_of_all = -scorer.score_of(of_net), -scorer.score_of(of_all)
-    alone.members, alone.validation_score = (member._replace(score=-loss),), -loss
+    result, loss = clone(model), math.inf
+    for hidden in LAYERS if given is None else (given,):
+        member, encoding, held_out, n_drawn = taught(
+            pack, values, columns, model._predicted, settings, hidden, seed, n_threads
+        )
+        part = compared.part if y is None else compared.part.take(held_out)
+        scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
+        of_all = model._predicted(part.values)
+        loss_of_all, tried = -scorer.score_of(of_all), clone(model)
+        alone = replace(pack, encodings=(encoding,), members=(member,), n_trained=1)
+        alone.extra_weights = NONE
+        tried._take(model.schema_, alone, [], classes)
+        of_tried = tried._predicted(part.values)
+        if not (of_this := -scorer.score_of(of_tried)) >= loss:
+            result, loss, of_net = tried, of_this, of_tried
+        if (above := (loss - loss_of_all) / max(abs(loss_of_all), 1e-300)) <= ABOVE:
+            break
+    else:
+        message = f"the net's loss is {above:.1%} above the ensemble's on {len(part.y)} rows"
+        advice = "predict with the ensemble, or try wider hidden_layer_sizes"
+        warn(f"{who}: {message}: {advice}", UserWarning)
+    compared, alone = compared._replace(part=part), result.pack_
+    alone.members = (alone.members[0]._replace(score=-loss),)
+    alone.validation_score = -loss
     scores, sizes = _scores(pack, compared, of_net, of_all)
     alone.take_scores(scores / sizes, part.weight)
     result.leaderboard_ = reports.leaderboard(alone)

@@ -21,6 +21,8 @@ Array = NDArray[Any]
 N_BITS, WORDS = 256, 8
 NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
+# A round grows a tree for each of several classes: rounds are fewer then, at a higher rate.
+TREES, FEWEST_ROUNDS, LARGEST_RATE = 600, 40, 0.2
 # With a time limit: rounds that are grown in any case, and the share of the time for all fits.
 FIRST_ROUNDS, SHARE = 10, 0.25
 # A column of more levels is taken as one of numbers.
@@ -46,6 +48,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     seconds : float, optional
         The seconds of a fit, after which no more rounds are begun; results depend on the machine.
     random_state : int, of the rows that histograms of a large table are made of
+    rounds : int, optional
+        The most rounds; a fit sets it to the rounds that it has grown, which clones take over.
 
     Attributes
     ----------
@@ -80,41 +84,49 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         monotonic_cst: Any = None,
         seconds: float | None = None,
         random_state: int | None = None,
+        rounds: int | None = None,
     ) -> None:
-        self.classes, self.n_categories = classes, n_categories
+        self.classes, self.n_categories, self.rounds = classes, n_categories, rounds
         self.monotonic_cst, self.seconds, self.random_state = monotonic_cst, seconds, random_state
 
-    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> Self:
-        """Grow the trees, on one thread.
+    def fit(
+        self, X: Array, y: Array, sample_weight: Array | None = None, **validation: Any
+    ) -> Self:
+        """Grow the trees, on one thread, until rows to validate on gain no more.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of float64, NaN where a value is missing
         y : (n_rows,) array of numbers, or of places of classes
+        validation : X_val, y_val and sample_weight_val of scikit-learn's fit
         """
+        n_classes = len(np.unique(y)) if self.classes else 1
+        rounds = min(ROUNDS, max(TREES // n_classes, FEWEST_ROUNDS))
+        most = self.rounds or rounds
         kind = "HistGradientBoosting" + ("Classifier" if self.classes else "Regressor")
         levels = np.arange(X.shape[1]) >= X.shape[1] - self.n_categories
         # An import of half a second, which predictions do not need.
         model = getattr(import_module("sklearn.ensemble"), kind)(
-            learning_rate=RATE,
-            max_iter=ROUNDS if self.seconds is None else min(FIRST_ROUNDS, ROUNDS),
+            learning_rate=min(RATE * ROUNDS / rounds, LARGEST_RATE),
+            max_iter=most if self.seconds is None else min(FIRST_ROUNDS, most),
             warm_start=self.seconds is not None,
-            early_stopping=False,
+            early_stopping=bool(validation),
             categorical_features=levels & ~(X >= MOST_LEVELS).any(axis=0),
             monotonic_cst=self.monotonic_cst,
             random_state=self.random_state,
         )
         with import_module("threadpoolctl").threadpool_limits(1, user_api="openmp"):
             start = time.perf_counter()
-            model.fit(X, y, sample_weight=sample_weight)
-            while self.seconds is not None and (n := model.max_iter) < ROUNDS:
+            model.fit(X, y, sample_weight=sample_weight, **validation)
+            while self.seconds is not None and (n := model.max_iter) < most:
                 # At the pace of the rounds so far. A fit that goes on makes its bins again, which
                 # few rounds do not pay for.
                 more = n * (self.seconds / (time.perf_counter() - start) - 1)
-                if more < n / 2:
+                if more < n / 2 or model.n_iter_ < n:
                     break
-                model.set_params(max_iter=min(ROUNDS, n + int(more) + 1))
-                model.fit(X, y, sample_weight=sample_weight)
+                model.set_params(max_iter=min(most, n + int(more) + 1))
+                model.fit(X, y, sample_weight=sample_weight, **validation)
+        self.rounds = model.n_iter_
         arrays = arrays_of(model)
         _move_thresholds(arrays, X)
         return self.restore(arrays, X.shape[1])
@@ -320,11 +332,12 @@ def fitted(
     extras = []
     for name, estimator in members:
         start = time.perf_counter()
-        model = fit(estimator, training)
         if validation is not None:
+            model = fit(estimator, training, validation)
             predictions = answers(model, validation.values, n_classes)
         else:
-            predictions = _out_of_folds(estimator, training, n_classes, folds)
+            estimator, predictions = _out_of_folds(estimator, training, n_classes, folds)
+            model = fit(estimator, training)
         extras.append(Extra(name, model, predictions, time.perf_counter() - start))
     return extras
 
@@ -351,20 +364,36 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
     return probabilities
 
 
-def fit(estimator: Any, part: TableRows) -> Any:
-    """A clone of an estimator, fitted to rows."""
+def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) -> Any:
+    """A clone of an estimator, fitted to rows; rows to validate on end the growth of trees."""
     more = {} if part.weight is None else {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
         raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
+    # scikit-learn takes no class that training lacks.
+    if (
+        isinstance(estimator, BoostedTrees)
+        and validation is not None
+        and (not estimator.classes or np.isin(validation.y, part.y).all())
+    ):
+        more |= {"X_val": matrix(validation.values), "y_val": validation.y}
+        if part.weight is not None:
+            n = len(validation.y)
+            weight = np.ones(n) if validation.weight is None else validation.weight
+            more["sample_weight_val"] = weight
     return clone(estimator).fit(matrix(part.values), part.y, **more)
 
 
-def _out_of_folds(estimator: Any, part: TableRows, n_classes: int, folds: Sequence[Fold]) -> Array:
-    rows = validated(folds)
+def _out_of_folds(
+    estimator: Any, part: TableRows, n_classes: int, folds: Sequence[Fold]
+) -> tuple[Any, Array]:
+    """The estimator for all rows, trees with the folds' mean number of rounds; predictions."""
+    rows, rounds = validated(folds), list[int]()
     predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
-        model = fit(estimator, part.take(first))
-        predictions[np.searchsorted(rows, second)] = answers(
-            model, part.take(second).values, n_classes
-        )
-    return predictions
+        held_out = part.take(second)
+        model = fit(estimator, part.take(first), held_out)
+        predictions[np.searchsorted(rows, second)] = answers(model, held_out.values, n_classes)
+        rounds.append((isinstance(model, BoostedTrees) and model.rounds) or 0)
+    if isinstance(estimator, BoostedTrees):
+        estimator = clone(estimator).set_params(rounds=round(float(np.mean(rounds))))
+    return estimator, predictions

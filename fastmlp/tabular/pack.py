@@ -357,11 +357,6 @@ def train_pack(
     outputs = outputs_of(task, training.y, training.weight, n_classes, settings.loss)
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
-    recipes = draw(settings.n_members, seed, tuple(encodings))
-    if settings.signs:
-        encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
-        # silu, the other activation of recipes, falls below zero.
-        recipes = [recipe._replace(activation="relu") for recipe in recipes]
     if validation is not None:
         held_out, parts, of_rows = (
             validation,
@@ -374,6 +369,12 @@ def train_pack(
         held_out = training if len(rows) == len(training.y) else training.take(rows)
         parts = [(training.take(first), training.take(second)) for first, second in folds]
         of_rows = [np.searchsorted(rows, second) for _, second in folds]
+    n_rows = min(len(first.y) for first, _ in parts)
+    recipes = draw(settings.n_members, seed, tuple(encodings), n_rows)
+    if settings.signs:
+        encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
+        # silu, the other activation of recipes, falls below zero.
+        recipes = [recipe._replace(activation="relu") for recipe in recipes]
     splits = []
     for k, (first, second) in enumerate(parts):
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
@@ -387,6 +388,7 @@ def train_pack(
         limits = pool.Limits(
             settings.epochs,
             settings.patience,
+            settings.patience_share,
             settings.early_stopping,
             _deadline(settings, start, 1 - FOR_SELECTION),
             n_threads,

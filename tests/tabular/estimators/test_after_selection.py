@@ -249,7 +249,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"X": X[:1]}, "X must have 2 rows or more, got 1"),
     ({"X": X.drop(columns="age")}, "no column 'age'.* columns of the model: 'age', 'income', "),
     ({"X": X, "hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer of 1"),
-    ({"X": X, "hidden_layer_sizes": None}, r"hidden_layer_sizes\[0\] must be an integer of 1"),
+    ({"X": X, "hidden_layer_sizes": "wide"}, r"hidden_layer_sizes\[0\] must be an integer of 1"),
     ({"X": X, "hidden": 8}, r"^TabularMLPClassifier.distilled: got an unexpected .* 'hidden'"),
     ({}, r"^TabularMLPClassifier.distilled: missing 1 required argument: 'X'"),
     ({"X": X, "y": ["low"] * 119 + ["hight"]}, "y has labels that the fit has not: 'hight'"),

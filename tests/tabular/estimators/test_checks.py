@@ -7,7 +7,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import conformal, extras, pool
+from fastmlp.tabular import conformal, extras
+from fastmlp.tabular.settings import PRESETS
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -30,7 +31,7 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 10)
     monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
     # A check asks for 1,000 epochs.
-    monkeypatch.setattr(pool, "PATIENCE_SHARE", 0.0)
+    monkeypatch.setitem(PRESETS, "balanced", PRESETS["balanced"]._replace(patience_share=0.0))
 
 
 @pytest.mark.slow

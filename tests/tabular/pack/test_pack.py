@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fastmlp.tabular import TabularMLPClassifier
 from fastmlp.tabular.encoding import Encoding
-from fastmlp.tabular.outputs import outputs_of
+from fastmlp.tabular.outputs import SQUARED, outputs_of
 from fastmlp.tabular.pack import Pack, train_pack
 from fastmlp.tabular.pool import (
     FEWEST_ROWS,
     Limits,
     TableRows,
+    batch_size_of,
     inputs_of,
     joined,
     net_settings,
@@ -24,7 +26,7 @@ from fastmlp.tabular.pool import (
     without_idle_units,
 )
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import KINDS, PRESETS, PackSettings, draw, encodings_for
+from fastmlp.tabular.settings import KINDS, LARGE, PRESETS, PackSettings, draw, encodings_for
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
@@ -274,6 +276,28 @@ def test_all_draws_are_within_their_kind() -> None:
         assert kind.decays[0] <= recipe.weight_decay <= kind.decays[1]
         assert kind.dropouts[0] <= recipe.dropout <= kind.dropouts[1]
         assert kind.penalties[0] <= recipe.l1 <= kind.penalties[1]
+
+
+def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
+    few = TabularMLPClassifier(n_members=7, preset="fast")
+    alone = TabularMLPClassifier(preset="fast")
+    assert [alone._settings(n).n_members for n in (LARGE - 1, LARGE)] == [6, 2]
+    assert few._settings(LARGE).n_members == 7
+    assert [batch_size_of(n) for n in (LARGE - 1, LARGE, 200_000, 1_000_000)] == [
+        256,
+        256,
+        512,
+        1024,
+    ]
+    first, second = draw(2, 0, NAMES, LARGE)
+    assert (first.activation, first.dropout, second.l1 > 0) == ("silu", 0, True)
+    assert draw(10, 0, NAMES, LARGE - 1) == draw(10, 0, NAMES)
+    values, y = table(60)
+    encoding = Encoding(n_bins=8).fit(values, y, "regression", np.random.default_rng(0))
+    nets = net_settings(outputs_of("regression", y, None, 0, SQUARED), FEW)
+    made: list[Any] = [new_net(second, encoding, nets, n) for n in (1_000_000, LARGE - 1)]
+    decays = [net.optimizer.weight_decay for net in made]
+    assert decays[0] == pytest.approx(decays[1] * 100 / 977)
 
 
 def test_a_linear_net_and_one_of_one_layer_are_among_the_first() -> None:
