@@ -53,7 +53,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.export.c_file import to_c as to_c
     from fastmlp.export.derivatives import gradient as gradient
     from fastmlp.export.derivatives import jacobian as jacobian
-    from fastmlp.export.fold import fold as fold
+    from fastmlp.export.models import fold as fold
     from fastmlp.export.onnx import to_onnx as to_onnx
     from fastmlp.export.shap import shap_values as shap_values
     from fastmlp.many.fit_many import fit_many as fit_many
@@ -79,7 +79,7 @@ _ROOMS = {
     "check_rule": "network.check_rule",
     "NetGroup": "net_group",
     "fit_many": "many.fit_many",
-    "fold": "export.fold",
+    "fold": "export.models",
     "jit": "export.jit",
     "gradient": "export.derivatives",
     "jacobian": "export.derivatives",

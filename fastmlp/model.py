@@ -28,10 +28,9 @@ from fastmlp.training.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import EVERY, FitOptions, Listener, ValidationData
+from fastmlp.training.options import EVERY, FitOptions, Listener, RawRows, ValidationData
 from fastmlp.training.ranks import ranks_of
 from fastmlp.training.request import FitRequest
-from fastmlp.training.rows import RawRows
 from fastmlp.training.second_order import batch_size_for
 from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fastmlp._process import locks, random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
+from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network import layer_settings as rates_of_layers
-from fastmlp.network import monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import (
@@ -87,10 +87,10 @@ class NetBase:
         drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
         computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
         network = network._replace(layer_rates=factors, dropout=drawn)
-        signs = monotone.signs_of(monotonic_cst, network)
+        signs = layer_settings.signs_of(monotonic_cst, network)
         self._network = network._replace(compute_dtype=computed, signs=signs)
         rule = resolve.optimizer(optimizer)
-        monotone.check_optimizer(rule, signs)
+        layer_settings.check_optimizer(rule, signs)
         self._device = resolve.device(device)
         devices.require(self._device)
         self._initializer = initializer
@@ -151,7 +151,7 @@ class NetBase:
     @optimizer.setter
     def optimizer(self, setting: OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(setting), self._state
-        monotone.check_optimizer(optimizer, self._network.signs)
+        layer_settings.check_optimizer(optimizer, self._network.signs)
         if optimizer.rule is state.optimizer.rule:
             # Not an owner: steps go on with the state, which stays where it is.
             with state.lock.parameters:

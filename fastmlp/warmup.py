@@ -32,7 +32,7 @@ from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import PENALTIES
 from fastmlp.training.history import Status
 from fastmlp.validation import scalars
 

@@ -22,7 +22,6 @@ from fastmlp.rules import (
     optimizers,
     schedules,
     updates,
-    weight_rules,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -42,8 +41,8 @@ TABLES = {
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
     "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
-    "penalties": list(weight_rules.PENALTIES),
-    "initializers": list(weight_rules.INITIALIZERS),
+    "penalties": list(updates.PENALTIES),
+    "initializers": list(updates.INITIALIZERS),
 }
 KINDS = ("MLP", "TabularMLP")
 ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]

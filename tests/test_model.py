@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.weight_rules import DEFAULTS, INITIALIZERS
+from fastmlp.rules.updates import DEFAULTS, INITIALIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(

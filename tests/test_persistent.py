@@ -15,7 +15,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.schedules import SCHEDULES
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import PENALTIES
 from fastmlp.serialization import safetensors_file
 
 GOLDEN = Path(__file__).parent / "golden"

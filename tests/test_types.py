@@ -25,7 +25,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.network import resolve, spec
-from fastmlp.rules import activations, links, losses, optimizers, weight_rules
+from fastmlp.rules import activations, links, losses, optimizers, updates
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow"
@@ -134,11 +134,11 @@ def names_in(kind: Any) -> set[str]:
     ("names", "table"),
     [
         (activations.ActivationName, activations.RULES),
-        (weight_rules.InitializerName, weight_rules.INITIALIZERS),
+        (updates.InitializerName, updates.INITIALIZERS),
         (links.LinkName, links.LINKS),
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),
-        (weight_rules.PenaltyName, weight_rules.PENALTIES),
+        (updates.PenaltyName, updates.PENALTIES),
         (of_arguments.SolverName, SOLVERS),
     ],
     ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],

@@ -32,7 +32,7 @@ from fastmlp.estimators.sklearn_bases import (
     available_if,
 )
 from fastmlp.model import MLP
-from fastmlp.network import monotone, spec
+from fastmlp.network import layer_settings, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizer_protocol import EMA, SWA, Optimizer
 from fastmlp.training.history import History
@@ -378,7 +378,7 @@ class CompiledMLP(
         network = to_core.network_of(self, state.layout.sizes, state.parameters.dtype)
         signs = to_core.signs_of_estimator(self, network)
         if signs:
-            monotone.set_first_weights(network._replace(signs=signs), state.parameters)
+            layer_settings.set_first_weights(network._replace(signs=signs), state.parameters)
         # L-BFGS leaves the optimizer of an earlier fit unchanged, as in scikit-learn.
         net.take_slots(self._state, before)
 

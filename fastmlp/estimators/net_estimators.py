@@ -25,7 +25,7 @@ from fastmlp.estimators.to_core import levels_of, quantile_score, values_of
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
-from fastmlp.rules import activations, losses, weight_rules
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.loss_settings import Smoothed, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
@@ -81,7 +81,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     smoothed = isinstance(loss, Smoothed)
     strengths: dict[Any, float] = {}
     for rule, strength in network.penalties:
-        name = _name(rule, weight_rules.PENALTIES)
+        name = _name(rule, updates.PENALTIES)
         strengths[name] = strengths.get(name, 0.0) + strength
     of_spec = {
         "activation": _one_for_all(hidden) if hidden else "relu",

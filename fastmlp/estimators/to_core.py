@@ -19,7 +19,7 @@ from fastmlp._process.random_state import key_of
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.common import n_threads_of, warn
-from fastmlp.network import monotone, resolve, spec
+from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses, optimizers, updates
@@ -30,7 +30,7 @@ from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss
 from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
-from fastmlp.rules.weight_rules import l2
+from fastmlp.rules.updates import l2
 from fastmlp.training.loop import cost_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import arrays, messages
@@ -361,8 +361,9 @@ def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
     """The constraints of an estimator's inputs, which may be named; empty without constraints."""
     setting, who = estimator.monotonic_cst, type(estimator).__name__
     if isinstance(setting, Mapping):
-        setting = monotone.by_column(setting, getattr(estimator, "feature_names_in_", None), who)
-    return monotone.signs_of(setting, network, who)
+        names = getattr(estimator, "feature_names_in_", None)
+        setting = layer_settings.by_column(setting, names, who)
+    return layer_settings.signs_of(setting, network, who)
 
 
 def key_of_fit(estimator: Any) -> Key:

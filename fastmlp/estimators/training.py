@@ -16,14 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastmlp._process.one_thread import one_thread
-from fastmlp._process.task_pool import Stopped
+from fastmlp._process.task_pool import Stopped, one_thread
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.estimators import net, to_core
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.to_core import engine_of, network_of, signs_of_estimator
 from fastmlp.model import core_of
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training import loop
@@ -451,7 +450,7 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
     options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
     network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
     if signs := signs_of_estimator(estimator, network):
-        options["bounds"] = monotone.bounds_of(network._replace(signs=signs))
+        options["bounds"] = layer_settings.bounds_of(network._replace(signs=signs))
     with one_thread, reports.begin(state), suppress(StopIterations):
         result = minimize(objective, start, callback=iteration_ends if looks else None, **options)
         estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)

@@ -11,7 +11,7 @@ from fastmlp._process import whole_files
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
-from fastmlp.network.summary import name_of
+from fastmlp.network.spec import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.elementary import exp, logistic
 from fastmlp.validation import scalars

@@ -22,8 +22,7 @@ from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
 from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import core_of
-from fastmlp.network.spec import Network, bias_views, weight_views
-from fastmlp.network.summary import name_of
+from fastmlp.network.spec import Network, bias_views, name_of, weight_views
 from fastmlp.rules import links
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from fastmlp.compiler.source import Unsupported, definition_of, names_of
-from fastmlp.network.summary import name_of
+from fastmlp.network.spec import name_of
 
 Scalar = type[np.floating[Any]]
 NAME = re.compile(r"\bt\d+\b")

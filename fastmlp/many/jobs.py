@@ -17,8 +17,7 @@ from fastmlp.data.sources import Rows, has_blocks, is_source
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.network import layer_settings
 from fastmlp.training.loop import cost_of
-from fastmlp.training.options import FitOptions
-from fastmlp.training.rows import RawRows, rows_of, split
+from fastmlp.training.options import FitOptions, RawRows, rows_of, split
 from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.arrays import unnamed

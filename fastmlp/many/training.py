@@ -24,9 +24,8 @@ from fastmlp.training.history import (
     Report,
     Status,
 )
-from fastmlp.training.options import FitOptions
+from fastmlp.training.options import FitOptions, by_buffers
 from fastmlp.training.request import FitRequest
-from fastmlp.training.rows import by_buffers
 from fastmlp.validation.expanded import Expanded
 
 

@@ -10,20 +10,11 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.check_rule import compared, of_numbers
-from fastmlp.network.spec import OWNER, Layout, Network, make_layout
+from fastmlp.network.spec import OWNER, Layout, Network, make_layout, name_of
 from fastmlp.network.state import NetState
-from fastmlp.network.summary import name_of
-from fastmlp.rules import (
-    activations,
-    links,
-    loss_settings,
-    losses,
-    optimizers,
-    schedules,
-    weight_rules,
-)
+from fastmlp.rules import activations, links, loss_settings, losses, optimizers, schedules, updates
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import count, same_word, suggestion
@@ -78,7 +69,7 @@ def initial_state(
     for initialize, weights in zip(rules, state.weights, strict=True):
         initial_weights(initialize, generator, weights)
     if network.signs:
-        monotone.set_first_weights(network, parameters)
+        layer_settings.set_first_weights(network, parameters)
     return state
 
 
@@ -175,7 +166,7 @@ def optimizer(setting: object) -> Optimizer:
 
 def penalty_terms(
     l2: object, l1: object, more: object
-) -> tuple[tuple[weight_rules.PenaltyRule, float], ...]:
+) -> tuple[tuple[updates.PenaltyRule, float], ...]:
     """Return pairs of a penalty's rule and a strength above 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
@@ -190,10 +181,10 @@ def penalty_terms(
     return tuple(terms)
 
 
-def _penalty(key: object) -> weight_rules.PenaltyRule:
+def _penalty(key: object) -> updates.PenaltyRule:
     if isinstance(key, str):
-        scalars.known(OWNER, "penalty", key, weight_rules.PENALTIES, weight_rules.PENALTY_SYNONYMS)
-        return weight_rules.PENALTIES[key]
+        scalars.known(OWNER, "penalty", key, updates.PENALTIES, updates.PENALTY_SYNONYMS)
+        return updates.PENALTIES[key]
     return own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
 
@@ -208,17 +199,17 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
     """Return one initializer per layer: the setting, or the activation's default."""
     if setting is None:
-        names = [weight_rules.DEFAULTS.get(rule.__name__, weight_rules.DEFAULT) for rule in rules]
-        return [weight_rules.INITIALIZERS[name] for name in names]
+        names = [updates.DEFAULTS.get(rule.__name__, updates.DEFAULT) for rule in rules]
+        return [updates.INITIALIZERS[name] for name in names]
     if isinstance(setting, str):
         scalars.known(
             OWNER,
             "initializer",
             setting,
-            weight_rules.INITIALIZERS,
-            weight_rules.INITIALIZER_SYNONYMS,
+            updates.INITIALIZERS,
+            updates.INITIALIZER_SYNONYMS,
         )
-        return [weight_rules.INITIALIZERS[setting]] * len(rules)
+        return [updates.INITIALIZERS[setting]] * len(rules)
     if not callable(setting):
         raise TypeError(f"{OWNER}: initializer must be a name or a function, got {setting!r}")
     return [setting] * len(rules)
@@ -359,7 +350,7 @@ def smoothed(setting: object, label_smoothing: object) -> object:
 NAMES: Mapping[str, Iterable[str]] = {
     "activation": activations.RULES,
     "loss": losses.LOSSES,
-    "penalty": weight_rules.PENALTIES,
+    "penalty": updates.PENALTIES,
 }
 
 

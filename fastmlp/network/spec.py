@@ -15,8 +15,7 @@ from fastmlp.rules.loss_settings import LossSettings
 from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
-from fastmlp.rules.updates import Factors
-from fastmlp.rules.weight_rules import Initializer, InitializerName, PenaltyName, PenaltyRule
+from fastmlp.rules.updates import Factors, Initializer, InitializerName, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import suggestion
 
@@ -285,3 +284,7 @@ def _factors(
 ) -> tuple[Factors, ...]:
     pairs = zip(layer_rates or (Factors(),) * n, trainable or (True,) * n, strict=True)
     return tuple(factors if trains else Factors(0.0, 0.0) for factors, trains in pairs)
+
+
+def name_of(rule: Any) -> str:
+    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averaged, lag_of
@@ -117,7 +117,7 @@ class NetState:
     def bound(self, network: Network) -> None:
         """Set weights to 0 whose signs break the network's constraints."""
         if network.signs:
-            self.assign(monotone.bounded(self.parameters, monotone.codes_of(network)))
+            self.assign(layer_settings.bounded(self.parameters, layer_settings.codes_of(network)))
 
     def select(self, X: Any, who: str) -> Any:
         """Return the columns of X by the net's names, in its order; an array as it is."""

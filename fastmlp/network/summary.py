@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fastmlp._process.memory import readable
 from fastmlp.network.layer_settings import all_shown, trained_parameters
-from fastmlp.network.spec import Network, paired_layers, spread
+from fastmlp.network.spec import Network, name_of, paired_layers, spread
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import LevenbergMarquardt, matrix_bytes
 from fastmlp.rules.updates import Factors
@@ -108,10 +108,6 @@ class Description(NamedTuple):
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]
-
-
-def name_of(rule: Any) -> str:
-    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
 
 
 def _rate(factors: Factors) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.network import layer_settings, monotone, resolve, spec
+from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
-from fastmlp.rules import activations, weight_rules
+from fastmlp.rules import activations, updates
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, safetensors_file
@@ -130,7 +130,7 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "loss": codec.of_loss(network.loss),
         "optimizer": codec.of_optimizer(state.optimizer),
         "penalties": [
-            [codec.of_rule(rule, weight_rules.PENALTIES), strength]
+            [codec.of_rule(rule, updates.PENALTIES), strength]
             for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
@@ -231,12 +231,12 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         dropout=_dropout_from(header, len(sizes) - 2, own),
         compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
-    return network._replace(signs=monotone.signs_of(header.get("monotonic_cst"), network))
+    return network._replace(signs=layer_settings.signs_of(header.get("monotonic_cst"), network))
 
 
 def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
     spelled, strength = entry
-    rule = codec.rule_from(spelled, weight_rules.PENALTIES, "penalty", own)
+    rule = codec.rule_from(spelled, updates.PENALTIES, "penalty", own)
     (term,) = resolve.penalty_terms(0, 0, {rule: strength})
     return term
 

@@ -23,8 +23,14 @@ from fastmlp.training.exchange import CommunicatorLike, Exchange, communicator_o
 from fastmlp.training.history import Callback, Report
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.metrics import Measures, Metrics, OnePass, Validation
-from fastmlp.training.options import FitOptions
-from fastmlp.training.rows import FitRows, RawRows, by_buffers, check_length, split_rows_of
+from fastmlp.training.options import (
+    FitOptions,
+    FitRows,
+    RawRows,
+    by_buffers,
+    check_length,
+    split_rows_of,
+)
 from fastmlp.validation import arrays, frames
 
 Array = NDArray[Any]

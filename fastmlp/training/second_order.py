@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory, task_pool
-from fastmlp._process.one_thread import one_thread
+from fastmlp._process.task_pool import one_thread
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine, GaussNewton
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
@@ -30,7 +30,7 @@ from fastmlp.rules.optimizers import (
     jacobian_bytes,
     matrix_bytes,
 )
-from fastmlp.rules.weight_rules import l2
+from fastmlp.rules.updates import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
 from fastmlp.validation.messages import count, needs
@@ -291,7 +291,7 @@ class QuasiNewton:
         self._settings: LBFGS = optimizer
         network, self._state = engine.network, state
         self._objective, self._trained = engine.objective(data), trained_parameters(network)
-        bounds = monotone.bounds_of(network) if network.signs else None
+        bounds = layer_settings.bounds_of(network) if network.signs else None
         self._bounds = bounds and [b for b, used in zip(bounds, self._trained, strict=True) if used]
         self._whole = state.parameters.astype(np.float64)
         self._accepted = self._whole.copy()

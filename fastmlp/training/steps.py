@@ -13,7 +13,7 @@ from fastmlp._process import locks
 from fastmlp._process.memory import BufferPool, keep
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.layer_settings import require_trained
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
@@ -34,7 +34,7 @@ from fastmlp.rules.optimizers import TAKING_ONE_RATE, require_first_order
 from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.loop import rates_at
-from fastmlp.training.rows import rates_in_use, setting_of_length
+from fastmlp.training.options import rates_in_use, setting_of_length
 from fastmlp.validation import arrays, frames, scalars
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ class Steps:
         self._row = np.empty((1, 0), network.dtype)
         self._checked: Optimizer | None = None
         self._warned = False
-        self._codes = monotone.codes_of(network) if network.signs else None
+        self._codes = layer_settings.codes_of(network) if network.signs else None
 
     def __del__(self) -> None:
         """Drop the buffers of a net that is gone: the pool would keep them until it is full."""
@@ -371,7 +371,7 @@ class Steps:
         with self._owners.training(who):
             if self._codes is not None:
                 # A user may have written weights of a wrong sign.
-                state.assign(monotone.bounded(state.parameters, self._codes))
+                state.assign(layer_settings.bounded(state.parameters, self._codes))
             kept, step = self._kept_trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)

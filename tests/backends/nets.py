@@ -31,8 +31,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of, is_averaged, lag_of
-from fastmlp.rules.updates import Factors, groups_of
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import PENALTIES, Factors, groups_of
 
 Array = NDArray[Any]
 # None, each one alone, and all together.

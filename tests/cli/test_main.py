@@ -23,8 +23,7 @@ import fastmlp
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.kernels.rule_blocks import PAIRED
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.cli.demo import run_demo
-from fastmlp.cli.main import ending, main
+from fastmlp.cli.main import ending, main, run_demo
 from fastmlp.compiler import cache, target
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
@@ -33,7 +32,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import PENALTIES
 from fastmlp.warmup import warmup
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -25,7 +25,7 @@ from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import Unsupported
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules import activations, links, weight_rules
+from fastmlp.rules import activations, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -41,7 +41,7 @@ TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("name", activations.RULES)
 each_loss = pytest.mark.parametrize("name", CASES)
-each_penalty = pytest.mark.parametrize("name", weight_rules.PENALTIES)
+each_penalty = pytest.mark.parametrize("name", updates.PENALTIES)
 
 
 @numba.njit
@@ -133,7 +133,7 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
 @each_penalty
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing: int) -> None:
-    rule, lanes = weight_rules.PENALTIES[name], lanes_of(np.dtype(dtype).type)
+    rule, lanes = updates.PENALTIES[name], lanes_of(np.dtype(dtype).type)
     w, width = np.resize(numbers(dtype), 11 * lanes), lanes - missing
     gradient, total, scale = np.ones_like(w), np.ones(1), np.full(1, 0.25)
     block, values, zeros = (

@@ -49,7 +49,8 @@ RIGHT = "0.0 2.0 0.5"
 TRAIN = """
 import sys
 import numpy as np
-from fastmlp.rules import activations, links, losses, weight_rules
+from fastmlp.rules import activations, links, losses
+from fastmlp.rules import updates
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
@@ -58,7 +59,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import (SGD)
 
 rules = (activations.relu, activations.identity)
-link, decay = links.LINKS["identity"], ((weight_rules.l2, 0.1),)
+link, decay = links.LINKS["identity"], ((updates.l2, 0.1),)
 narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
 net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
 parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), Moments(net)

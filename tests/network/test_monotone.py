@@ -10,7 +10,7 @@ import pytest
 import fastmlp
 from fastmlp import EMA, MLP, SGD, SWA, Adagrad, Adam, AdamW, Nadam, Quantile, RMSprop, fit_many
 from fastmlp.model import core_of
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.rules.optimizer_protocol import average_of
 
 EXACT = ("relu", "leaky_relu", "identity")
@@ -104,13 +104,13 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
     signs = [[1, -1, 1], [1, 0, -1], [0, -1, 0]][seed % 3]
     options: dict[str, Any] = {"monotonic_cst": signs, "dtype": ("float32", "float64")[seed % 2]}
     nets = [MLP(sizes, seed=seed, **options) for _ in range(4)]
-    codes = monotone.codes_of(core_of(nets[0]).engine.network)
+    codes = layer_settings.codes_of(core_of(nets[0]).engine.network)
     X = rng.normal(size=(20, 3)).astype(nets[0].dtype)
     y, output = rng.normal(size=(2, 20, 1)).astype(nets[0].dtype)
     for step in range(4):
         if step != 1:
             written = rng.normal(size=len(codes)).astype(nets[0].dtype)
-            right = monotone.bounded(written, codes)
+            right = layer_settings.bounded(written, codes)
             for net, parameters in zip(nets, (written, right, written, written), strict=True):
                 net.parameters[:] = parameters
         for net in nets[:2]:
@@ -120,7 +120,7 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
         nets[3].fit(X, y, epochs=1, batch_size=20, shuffle=False)
         assert np.array_equal(nets[0].parameters, nets[1].parameters)
         assert np.array_equal(nets[0].parameters, nets[3].parameters)
-        assert (monotone.bounded(nets[2].parameters, codes) == nets[2].parameters).all()
+        assert (layer_settings.bounded(nets[2].parameters, codes) == nets[2].parameters).all()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -132,10 +132,10 @@ def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> 
     sizes = (4, *widths.tolist(), 1)
     net = MLP(sizes, activation="relu" if seed % 4 else "leaky_relu", dtype=dtype, seed=0)
     signs = [1, -1, 0, int(rng.integers(-1, 2))]
-    codes = monotone.codes_of(core_of(net).engine.network._replace(signs=tuple(signs)))
-    net.parameters[:] = monotone.bounded(rng.normal(size=len(codes)), codes)
+    codes = layer_settings.codes_of(core_of(net).engine.network._replace(signs=tuple(signs)))
+    net.parameters[:] = layer_settings.bounded(rng.normal(size=len(codes)), codes)
     bound = MLP(sizes, monotonic_cst=signs)
-    assert (monotone.codes_of(core_of(bound).engine.network) == codes).all()
+    assert (layer_settings.codes_of(core_of(bound).engine.network) == codes).all()
     n, base = 3000, rng.normal(size=4)
     for j in np.flatnonzero(signs):
         rows = np.repeat(base[None], n, axis=0)
@@ -158,21 +158,21 @@ def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
     net = MLP((3, 9, 7, 1), monotonic_cst=signs, optimizer=SGD(0.3), dtype="float64", seed=0)
     free = MLP((3, 9, 7, 1), optimizer=SGD(0.3), dtype="float64", seed=0)
     free.parameters[:] = net.parameters
-    codes = monotone.codes_of(core_of(net).engine.network)
+    codes = layer_settings.codes_of(core_of(net).engine.network)
     for _ in range(20):
         net.fit(X, y, epochs=1, batch_size=64)
         free.fit(X, y, epochs=1, batch_size=64)
-        free.parameters[:] = monotone.bounded(free.parameters, codes)
+        free.parameters[:] = layer_settings.bounded(free.parameters, codes)
         np.testing.assert_array_equal(net.parameters, free.parameters)
     assert (free.parameters == 0).any()
 
 
 def test_directions_and_codes() -> None:
     net = MLP((3, 4, 8, 2), monotonic_cst=[1, 0, -1], loss="gaussian_nll", seed=0)
-    layers = monotone.directions(net.layer_sizes, [1, 0, -1])
+    layers = layer_settings.directions(net.layer_sizes, [1, 0, -1])
     assert [layer.tolist() for layer in layers[1:3]] == [[0, 0, 1, -1], [0, 0, 1, -1, 1, -1, 1, -1]]
     codes = MLP((3, 4, 8, 2), seed=0)
-    codes.parameters[:] = monotone.codes_of(core_of(net).engine.network)
+    codes.parameters[:] = layer_settings.codes_of(core_of(net).engine.network)
     first, second, third = codes.weights
     assert first.tolist() == [[2, 2, 1, -1], [0, 0, 0, 0], [2, 2, -1, 1]]
     assert (second[2:, :2] == 2).all()
@@ -181,7 +181,7 @@ def test_directions_and_codes() -> None:
     assert third[:, 0].tolist() == [0, 0, 1, -1, 1, -1, 1, -1]
     assert not any(bias.any() for bias in codes.biases)
     # None is free where every input is constrained.
-    assert all(layer.all() for layer in monotone.directions((2, 5, 5, 1), (1, -1)))
+    assert all(layer.all() for layer in layer_settings.directions((2, 5, 5, 1), (1, -1)))
 
 
 def test_zeros_are_no_constraint() -> None:

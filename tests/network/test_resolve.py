@@ -11,7 +11,7 @@ import pytest
 from loss_cases import CASES, cube, fourth
 
 from fastmlp import MLP, Loss, check_rule
-from fastmlp.rules import activations, losses, weight_rules
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.elementary import exp, log
 
@@ -109,7 +109,7 @@ RNG = np.random.default_rng(0)
 OUTPUTS, LABELS = RNG.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
 
 
-@pytest.mark.parametrize("rule", [*activations.RULES.values(), *weight_rules.PENALTIES.values()])
+@pytest.mark.parametrize("rule", [*activations.RULES.values(), *updates.PENALTIES.values()])
 def test_activations_and_penalties_of_the_library_are_right(rule: Any) -> None:
     assert check_rule(rule).error < 1e-9
 

@@ -11,7 +11,7 @@ from scipy import integrate, special, stats
 from fastmlp.rules import activations
 from fastmlp.rules.activations import ALIASES, RULES
 from fastmlp.rules.elementary import FUNCTIONS, exponentials
-from fastmlp.rules.weight_rules import DEFAULT, DEFAULTS, INITIALIZERS, PENALTIES
+from fastmlp.rules.updates import DEFAULT, DEFAULTS, INITIALIZERS, PENALTIES
 
 POINTS = np.linspace(-8, 8, 60)  # an even number: none at 0, where some have a kink
 # Rules of one number, which return a value and a slope.

@@ -22,7 +22,7 @@ from fastmlp import EMA, MLP, SWA, FileError, Quantile, Status, Tweedie
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.weight_rules import INITIALIZERS, PENALTIES
+from fastmlp.rules.updates import INITIALIZERS, PENALTIES
 
 DOCUMENTED = (TypeError, ValueError, MemoryError, FileError)
 

@@ -37,7 +37,7 @@ from fastmlp.plotting import plot_history
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.rules.weight_rules import INITIALIZERS
+from fastmlp.rules.updates import INITIALIZERS
 
 GOLDEN = Path(__file__).with_name("messages.txt")
 X, Y, VALUES = np.ones((6, 3)), np.ones(6), np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])

@@ -23,7 +23,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from fastmlp import MLP, Adam, Cosine, History, Loss, MLPClassifier, MLPSearchCV
 from fastmlp.network import resolve
-from fastmlp.rules import activations, losses, optimizers, weight_rules
+from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.validation import messages
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
@@ -35,8 +35,8 @@ TABLES: dict[str, tuple[Any, Any]] = {
     "activation": (activations.RULES, activations.SYNONYMS),
     "loss": (losses.LOSSES, losses.SYNONYMS),
     "optimizer": (optimizers.OPTIMIZERS, optimizers.SYNONYMS),
-    "penalty": (weight_rules.PENALTIES, weight_rules.PENALTY_SYNONYMS),
-    "initializer": (weight_rules.INITIALIZERS, weight_rules.INITIALIZER_SYNONYMS),
+    "penalty": (updates.PENALTIES, updates.PENALTY_SYNONYMS),
+    "initializer": (updates.INITIALIZERS, updates.INITIALIZER_SYNONYMS),
     "device": (("cpu", "cuda"), resolve.DEVICES),
 }
 

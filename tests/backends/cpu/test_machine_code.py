@@ -38,7 +38,7 @@ from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.target import vector_bytes
-from fastmlp.rules import activations, links, weight_rules
+from fastmlp.rules import activations, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -115,7 +115,7 @@ def rule_blocks() -> dict[str, partial[Any]]:
     for name, loss in CASES.items():
         options: dict[str, Any] = {"rule": loss.rule, **options_of(loss)}
         table[f"loss {name}"] = partial(elementwise.loss_loop, **options)
-    for name, rule in weight_rules.PENALTIES.items():
+    for name, rule in updates.PENALTIES.items():
         table[f"penalty {name}"] = partial(elementwise.penalty_loop, rule=rule)
     for name, kind in OPTIMIZERS.items():
         optimizer = kind()
@@ -123,7 +123,7 @@ def rule_blocks() -> dict[str, partial[Any]]:
         options = {"rule": optimizer.rule, "n_coefficients": n}
         n_moments = N_MOMENTS.get(optimizer.rule, 2)
         table[f"update {name}"] = partial(elementwise.update_loop, **options, n_moments=n_moments)
-        for penalty in weight_rules.PENALTIES if n_moments == 2 else ():
+        for penalty in updates.PENALTIES if n_moments == 2 else ():
             loop = partial(elementwise.penalised_update_loop, **options, penalty=penalty)
             table[f"update {name} {penalty}"] = loop
     return table

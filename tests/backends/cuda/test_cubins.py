@@ -19,7 +19,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import PENALTIES
 
 pytestmark = [
     pytest.mark.skipif(

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastmlp
 from fastmlp import MLP, SGD, Custom, MLPClassifier, MLPRegressor, Quantile, Tweedie
-from fastmlp._process.one_thread import OneThread, one_thread
+from fastmlp._process.task_pool import OneThread, one_thread
 from fastmlp.estimators import training
 
 pytestmark = [unconverged, needs_compiler]

@@ -12,9 +12,8 @@ from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network.monotone import ZERO
-from fastmlp.rules.updates import GRADIENT_RULES, unchanged
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.network.layer_settings import ZERO
+from fastmlp.rules.updates import GRADIENT_RULES, PENALTIES, unchanged
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]

@@ -40,8 +40,7 @@ from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS, Link
 from fastmlp.rules.losses import Constants, Loss
 from fastmlp.rules.optimizer_protocol import Optimizer, average_of, gradient_rule_of
-from fastmlp.rules.updates import N_MOMENTS
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 
 
 def activations(

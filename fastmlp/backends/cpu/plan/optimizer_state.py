@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.tuning import PAGE_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network import monotone
+from fastmlp.network import layer_settings
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 
@@ -133,7 +133,7 @@ class Moments:
     def signs(self) -> Array:
         """The codes of the parameters' signs, a packed vector in the net's dtype."""
         if self._signs is None:
-            codes = monotone.codes_of(self.network).astype(self.network.dtype)
+            codes = layer_settings.codes_of(self.network).astype(self.network.dtype)
             self._signs = self.panels.packed(codes)
         return self._signs
 

@@ -114,7 +114,7 @@ class Net(Record):
     n_moments: int  # how many of them the rule uses
     average: int  # address of the average that the net shows, or 0,
     average_backup: int  # and of a copy of it at the start of the epoch
-    signs: int  # address of the codes of `network/monotone.py`, packed, in the net's dtype, or 0
+    signs: int  # address of the constraints, packed, in the net's dtype, or 0
     gradient: int  # address of the packed gradient, or 0
     unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
     strip_losses: int  # address of float64, the weighted loss of each strip of rows

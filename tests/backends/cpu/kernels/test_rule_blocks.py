@@ -18,8 +18,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import Tweedie
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
-from fastmlp.rules.updates import N_MOMENTS
-from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parents[1], HERE.parents[2], HERE.parents[3])
@@ -180,7 +179,7 @@ from test_rule_blocks import network_of
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.compiler import COMPILER
 from fastmlp.rules.optimizers import (Adam, Custom)
-from fastmlp.rules.weight_rules import PENALTIES as RULES
+from fastmlp.rules.updates import PENALTIES as RULES
 
 def own(w, g, m, v, rate):
     return w - rate * g, m, v
