@@ -428,6 +428,16 @@ def test_an_optimizer_that_is_set_again_starts_from_zeros() -> None:
             net.optimizer = optimizer
 
 
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_schedule_after_a_rate_counts_from_its_first_step(kind: Any) -> None:
+    net, X, y = MLP((2, 5, 1), optimizer=kind(0.1), seed=0), np.ones((4, 2)), np.ones((4, 1))
+    for _ in range(12):
+        net.train_on_batch(X, y)
+    net.optimizer, before = kind(lambda steps, total: 0.0 * steps), net.parameters.copy()
+    net.train_on_batch(X, y)
+    assert (net.parameters == before).all()
+
+
 def test_rows_are_not_kept() -> None:
     net, rows = MLP((3, 5, 1), seed=0), np.ones((4, 3), np.float32)
     for _ in range(3):
