@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,19 +12,19 @@ from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_pai
 from fastmlp.backends.cpu.predict.embedded import completed_gradient, completed_row
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.predict.embedded_tables import table_row
+from fastmlp.backends.cpu.predict.predictor import Prediction
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import (
     BLOCK_BYTES,
     GIL_LANE_PRODUCTS,
     GIL_ROWS,
     ONE_BY_ONE,
-    TILED_ROWS,
 )
 from fastmlp.backends.shuffle import shuffle_again
 from fastmlp.compiler import INTERPRETED, block_of, cache
 from fastmlp.export import jit
 from fastmlp.export.derivatives import jacobian
-from fastmlp.model import MLP
+from fastmlp.model import MLP, core_of
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -153,12 +153,14 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
 
 
 def _exercise_wide(dtype: str) -> None:
-    """Predict with a net too wide for row blocks, and take a step too long to hold the GIL."""
+    """Predict with a wide net, and take a step too long to hold the GIL."""
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     sizes, rules = [WIDTH, width, *[WIDTH] * len(ACTIVATIONS), 1], ["relu", *ACTIVATIONS]
     net = _net(dtype, sizes, activation=rules, initializer="zeros")
-    for n_rows in (ONE_BY_ONE + 1, max(TILED_ROWS) + 1):
-        net.predict(np.ones((n_rows, WIDTH)))
+    x, engine = np.ones((ONE_BY_ONE + 1, WIDTH), dtype), cast(Any, core_of(net).engine)
+    net.predict(x)
+    # Sparse and expanded rows go by panels.
+    Prediction(engine, engine.network)(net.parameters, x, np.empty((len(x), 1), dtype))
     n_rows, n = ONE_BY_ONE + 1, 256
     net = _net(dtype, (n, 1 + GIL_LANE_PRODUCTS // (n * n_rows), 1), initializer="zeros")
     for _ in range(2):

@@ -209,18 +209,20 @@ GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more rows and
 # for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4).
 ROW_TILES = ((4, 3), (2, 4))
-# Bytes of weights that tiles of rows read at once, and the fewest inputs. 16 -> 32 KB:
-# 70 -> 79 GFLOP/s (64 x 784 x 512).
-ROW_TILE_BYTES, ROW_TILE_INPUTS = 1 << 15, 8
-# Rows of weights, and of outputs, a multiple of so many bytes apart are spread.
+# Inputs whose weights, of as many outputs as a tile is wide, the first tile copies to the
+# first-level cache for the others. 212 -> 187, 346 -> 303 and 1,181 -> 1,001 us (8, 16 and 64
+# rows, 784-512-512-10, 1 thread).
+ROW_TILE_INPUTS = 192
+# Bytes of weights that few tiles of rows read at once, in whole rows: 101 -> 80 us (2 rows).
+ROW_TILE_BYTES = 1 << 15
+# Rows of outputs a multiple of so many bytes apart are spread, and two tiles of rows copy weights
+# whose rows are as long.
 SPREAD_BYTES = 2048
 # Rows that pass through all layers at once in tiles.
-TILED_AT_ONCE = 64
-# Fewest weights of a net whose rows go in tiles, with AVX2; and the most rows: of nets up to
-# `BLOCK_BYTES`, and for each thread of larger ones. 64 rows on 2 threads, panels -> tiles: 2.1 ->
-# 0.8 ms (784-512-512-10). In lanes -> in tiles, 8 rows: 37 -> 23 us (128-256-256-10), 332
-# -> 190 (784-512-512-10); panels -> tiles, 32 rows: 720 -> 680.
-TILED_WEIGHTS, TILED_ROWS = 50_000 if vector_bytes() == 32 else sys.maxsize, (16, 48)
+TILED_AT_ONCE = 128
+# Fewest weights of a net whose rows go in tiles, with AVX2. Row blocks -> tiles: 179 -> 164 us (64
+# rows, 128-256-256-10); packed panels -> tiles: 1,181 -> 1,001 us (64 rows, 784-512-512-10).
+TILED_WEIGHTS = 50_000 if vector_bytes() == 32 else sys.maxsize
 # Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7
 # MB takes 100 to 200 us.
 LIVE_FLOPS = 1_000_000_000

@@ -23,7 +23,6 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
-    TILED_ROWS,
     TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
@@ -99,23 +98,20 @@ class Way(NamedTuple):
     quick: int
 
 
-def way_for(n_rows: int, network: Network, n_threads: int = 1) -> Way:
-    """Decide by which method n_rows rows of an array are predicted, on up to n_threads threads."""
+def way_for(n_rows: int, network: Network) -> Way:
+    """Decide by which method n_rows rows of an array are predicted."""
     layout = network.layout
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
-    is_large = layout.n_parameters * network.dtype.itemsize > BLOCK_BYTES
-    if (
-        layout.n_weights >= TILED_WEIGHTS
-        and 1 < n_rows <= (n_threads if is_large else 1) * TILED_ROWS[is_large]
-    ):
+    if layout.n_weights >= TILED_WEIGHTS and n_rows > 1:
         return Way("row tiles", in_lanes)
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
         return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
     if n_rows <= in_lanes:
         return Way("in lanes", in_lanes)
+    is_large = layout.n_parameters * network.dtype.itemsize > BLOCK_BYTES
     return Way("packed panels" if is_large else "row blocks", 0)
 
 
@@ -129,7 +125,8 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row tiles      some, of wide nets            live; few hold the GIL              a team
+    row tiles      2 or more, of wide nets with  live; of long calls copied flat;    a team
+                   AVX2                          few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed                              a team
                    bfloat16
@@ -234,7 +231,7 @@ class Predictor:
         if not isinstance(x, np.ndarray):
             self._by_panels(x, out)
             return None
-        way = way_for(len(x), self._network, self._runner.n_threads)
+        way = way_for(len(x), self._network)
         if way.method in SMALL or len(x) <= way.quick:
             return self._by_small_batch(x, out, way)
         if way.method in BLOCKS:
@@ -276,7 +273,7 @@ class Predictor:
         network = self._network
         if type(x) is not np.ndarray:
             return None
-        way = way_for(len(x), network, self._runner.n_threads)
+        way = way_for(len(x), network)
         by_blocks = way.method in BLOCKS and len(x) > way.quick
         result = plain_out(x, out, network, who) if by_blocks else None
         if result is not None and self._by_blocks(x, result, way):

@@ -26,6 +26,7 @@ from fastmlp.backends.cpu.tuning import (
     PREDICT_FLOPS,
     ROW_TILE_BYTES,
     ROW_TILE_INPUTS,
+    ROW_TILES,
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
@@ -43,7 +44,7 @@ from fastmlp.compiler import (
     row,
     thread_number,
 )
-from fastmlp.compiler.target import LINE_BYTES, lanes_of
+from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
 
 # The vectors of rows in a block: as many as the largest tile of sums is wide.
@@ -138,7 +139,8 @@ def make_flat(
     apart = 2 * LINE_BYTES if tiled else 0
     block_bytes = (round_up(max(layout.sizes), lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
-    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT)
+    near_bytes = ROW_TILE_INPUTS * ROW_TILES[0][1] * vector_bytes() if tiled else 0
+    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT) + near_bytes
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
@@ -279,35 +281,31 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     """Make the function that predicts vectors first to last of rows, in tiles of rows and outputs,
     in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    four, two = row_tiles(scalar)
+    (four, two), few = row_tiles(scalar), ROW_TILES[0][0]
     apart = 2 * LINE_BYTES // size
     copy, add_differences = moves(scalar, lanes).copy, moves(scalar, lanes).add_differences
 
     @njit
     def multiply(
-        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int, spare: int
+        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int, near: int
     ) -> None:
         """Write the sums of n rows, or their positive parts, some inputs at a time."""
         (source, stride), (target, pitch), n_out = inputs, outputs, layer.n_out
         start, start_pitch, row_bytes, k = net.parameters + layer.biases, 0, n_out * size, 0
-        step = max(ROW_TILE_BYTES // row_bytes, ROW_TILE_INPUTS)
-        # Rows a page apart share the same few sets of the cache, and loads wait for stores.
-        spreads = n > 4 and row_bytes % SPREAD_BYTES == 0
+        # Few tiles read whole rows of weights; two tiles copy those whose rows are far apart.
+        copies = n > (few if row_bytes >= SPREAD_BYTES else 2 * few)
+        step = ROW_TILE_INPUTS if copies else max(ROW_TILE_BYTES // row_bytes, few)
+        copy_to = near if copies else 0
         while k < layer.n_in:
-            weights, between = net.parameters + layer.weights + k * row_bytes, row_bytes
             n_in = min(step, layer.n_in - k)
-            if spreads:
-                between = row_bytes + apart * size
-                for i in range(n_in):
-                    copy(weights + i * row_bytes, spare + i * between, n_out)
-                weights = spare
             positive = layer.relu if k + n_in == layer.n_in else 0
-            of = (MatrixRows(target, pitch), MatrixRows(start, start_pitch))
-            right = (MatrixRows(weights, between), n_out, MatrixRows(source + k * size, stride))
+            weights = MatrixRows(net.parameters + layer.weights + k * row_bytes, row_bytes)
+            of = (MatrixRows(target, pitch), MatrixRows(start, start_pitch), weights, n_out)
+            right = (MatrixRows(source + k * size, stride), n_in, positive, n, copy_to)
             if n > 2:
-                four(*of, *right, n_in, positive, n)
+                four(*of, *right)
             else:
-                two(*of, *right, n_in, positive, n)
+                two(*of, *right)
             start, start_pitch, k = target, pitch, k + n_in
 
     @njit
@@ -328,7 +326,7 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     def predict_tiles(net: FlatNet, first: int, last: int, thread: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         buffer = net.buffers + thread * net.buffer_bytes
-        checks = net.checks + thread * net.check_bytes
+        checks, near = net.checks + thread * net.check_bytes, buffer + BLOCKS * net.block_bytes
         begin, end = first * lanes, min(last * lanes, net.n_rows)
         n_blocks = (end - begin + TILED_AT_ONCE - 1) // TILED_AT_ONCE
         for block in range(n_blocks):
@@ -343,7 +341,7 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
                 wide = (layer.n_out + lanes - 1) // lanes * lanes
                 if wide * size % SPREAD_BYTES == 0:
                     wide += apart
-                multiply(net, layer, (source, stride), (target, wide * size), n, derivatives)
+                multiply(net, layer, (source, stride), (target, wide * size), n, near)
                 if layer.activation:
                     call(layer.activation, (target, other, derivatives, n * wide))
                     target, other = other, target

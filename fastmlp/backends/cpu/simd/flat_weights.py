@@ -111,18 +111,19 @@ def row_tiles(scalar: Scalar) -> TileProducts:
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     """Return the product of tiles of so many rows and vectors of outputs.
 
-    All n rows share one reading of the weights of `n_in` inputs, few enough to stay in the
-    first-level cache; a call for the next inputs goes on from the sums, which are the outputs. A
-    last tile repeats the last row, so the outputs have room for whole tiles, and each row for whole
-    vectors.
+    All n rows share one reading of the weights of `n_in` inputs. The first tile copies those of its
+    outputs to `near`, in the first-level cache, and prefetches the next outputs'; with address 0,
+    and of two rows, it does not. A call for the next inputs goes on from the sums, which are the
+    outputs. A last tile repeats the last row, so the outputs have room for whole tiles, and each
+    row for whole vectors.
     """
 
     def multiply(
         v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: MatrixRows, n_out: Word,
-        inputs: MatrixRows, n_in: Word, positive: Word, n: Word,
+        inputs: MatrixRows, n_in: Word, positive: Word, n: Word, near: Word,
     ) -> None:  # fmt: skip
         whole, last = n_out // v.lanes, n_out % v.lanes
-        groups, mask = whole // vectors, v.first(last)
+        groups, mask, width = whole // vectors, v.first(last), vectors * v.bytes
 
         def sweep(count: int, masked: bool, first: Word) -> None:
             """Add the products to vectors of outputs of all rows."""
@@ -132,7 +133,8 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                 columns.append(lambda place: v.load_masked(place, mask))
             loads = [*enumerate(columns)]
             sums = [[v.variable(v.zero) for _ in loads] for _ in range(rows)]
-            for t in v.range((n + (rows - 1)) // rows):
+
+            def add(t: Word | int, copies: bool) -> None:
                 row = []
                 for m, totals in enumerate(sums):
                     r = t * rows + m
@@ -142,7 +144,14 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                         totals[i].value = load(place + i * v.bytes)
                 for k in v.range(n_in):
                     place = weights.address + k * weights.stride + at
+                    if not copies:
+                        place = source + k * stride
                     w = [load(place + i * v.bytes) for i, load in loads]
+                    if copies:
+                        for i, vector in enumerate(w):
+                            v.store(vector, near + k * width + i * v.bytes)
+                        v.prefetch(place + (width + v.bytes))
+                        v.prefetch(place + (2 * width - 1))
                     for m, totals in enumerate(sums):
                         x = v.broadcast(row[m] + k * v.size)
                         for i, total in enumerate(totals):
@@ -153,6 +162,14 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                         part = v.positive_part(total.value)
                         value = v.select(v.equal(positive, 0), total.value, part)
                         v.store(value, place + i * v.bytes)
+
+            has_copy = near > 0
+            source = v.choose(has_copy, near, weights.address + at)
+            stride = v.choose(has_copy, width, weights.stride)
+            if rows > ROW_TILES[1][0]:
+                v.when(has_copy, partial(add, 0, True))
+            for t in v.range(v.choose(has_copy, 1, 0), (n + (rows - 1)) // rows):
+                add(t, False)
 
         for group in v.range(groups):
             sweep(vectors, False, group * vectors)
