@@ -19,7 +19,7 @@ from fastmlp._process import locks
 from fastmlp.backends.cpu import side_by_side
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry, GroupJob
+from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry
 from fastmlp.backends.cpu.trainers.quick_step import converted, products_of
 from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
@@ -48,7 +48,7 @@ class GroupCalls:
 
     def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
         self.entries, n = np.zeros(len(states), Entry.dtype), len(states)
-        self._driver_calls, self._states = DriverCalls(factory, np.zeros(1, GroupJob.dtype)), states
+        self._driver_calls, self._states = DriverCalls(factory), states
         self._numbers, self.starts = np.arange(n), dict[str, int | None]()
         self._driver_calls.job["entries"] = address(self.entries)
         self.columns = {name: self.entries[name] for name in Entry.dtype.names or ()}

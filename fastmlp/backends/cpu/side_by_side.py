@@ -1,13 +1,11 @@
 """Nets side by side: a step of each, or predictions by each, in calls shared among threads by nets.
 
-A call takes some 100 us, and holds the GIL. Its team serves call after call. A worker that sleeps
-is woken for the calls after this one, for it cannot wake while the GIL is held.
+A call takes some 100 us, and holds the GIL. Its team serves call after call.
 """
 
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import tuner_for
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep, ranges, row_checks
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
-from fastmlp.backends.cpu.plan.records import fields_of
+from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import (
@@ -25,14 +23,15 @@ from fastmlp.backends.cpu.threads.team import (
     JOINED,
     LEFT,
     LINE,
+    MOST,
     PARTS,
     POSTED,
     STOPPED,
     make_team,
 )
+from fastmlp.backends.cpu.tuning import MOST_PIECES
 from fastmlp.compiler import (
     COMPILER,
-    Block,
     Record,
     block_of,
     call,
@@ -73,7 +72,6 @@ class GroupJob(Record):
     """The job of `step_nets` and `predict_nets`."""
 
     team: int
-    n_parts: int
     entries: int  # address of the nets' `Entry` records
     first: int  # the nets of this call
     last: int
@@ -200,72 +198,56 @@ def renewed_team_call(scalar: Any) -> Callable[..., None]:
     return lead_renewed_team
 
 
-def _held(block: Block, n_words: int) -> Callable[..., None]:
-    """Return a block as a function of integers that holds the GIL."""
-    if INTERPRETED:
-        return block
-    return ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * n_words)(block.address)
-
-
-@cache
-def _lead() -> Callable[..., None]:
-    return _held(block_of(renewed_team_call, np.int64), 7)
+def _held(factory: Callable[..., Any], n_words: int) -> Callable[..., None]:
+    """Return a factory's block as a function of integers that holds the GIL."""
+    block = block_of(factory, np.int64)
+    return (
+        block
+        if INTERPRETED
+        else ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * n_words)(block.address)
+    )
 
 
 class DriverCalls:
-    """Calls of a driver, one after the other.
+    """Calls of a driver, one after the other, with its job's record."""
 
-    Parameters
-    ----------
-    factory : of the driver
-    record : (1,) record array, its job, with the fields `team` and `n_parts`
-    """
-
-    def __init__(self, factory: Callable[..., Any], record: Any) -> None:
-        self._driver, self._record, self.job = (
-            block_of(factory, np.int64),
-            record,
-            fields_of(record),
-        )
-        self._kind, self._alone = factory.__name__, _held(self._driver, 1)
-        self._place = ctypes.addressof(self.job)
-        self._team, self._n = np.empty(0, np.int64), 0
+    def __init__(self, factory: Callable[..., Any]) -> None:
+        self._record = np.zeros(1, GroupJob.dtype)
+        self.job, self._place = fields_of(self._record), address(self._record)
+        self._driver, self._kind = block_of(factory, np.int64), factory.__name__
+        self._alone, self._team, self._n = _held(factory, 1), np.empty(0, np.int64), 0
 
     def run(self, products: int, limit: int | None) -> None:
         """Run the driver, of so many multiply-adds, on up to `limit` threads."""
         most = 1
-        if limit != 1 and products >= LEAST_PRODUCTS:
-            most = limit or limits.thread_limit()
-            most = limits.free_threads(min(most, task_pool.share() or most))
+        if limit != 1 and products >= LEAST_PRODUCTS and COMPILER == "translator":
+            # Who holds the GIL reserves no threads: no other call begins meanwhile.
+            most = min(limit or limits.thread_limit(), task_pool.share() or MOST)
+            most = limits.free_threads(most)
         if most == 1:
-            # A thread that holds the GIL needs no reservation.
-            self.job["team"], self.job["n_parts"] = 0, 1
-            self._alone(self._place)
+            self._run_alone()
             return
         tuner = tuner_for((self._kind, products.bit_length(), most))
-        n, start = most if tuner.wants_team() else 1, time.perf_counter()
-        awake = self._run(n)
+        n, start, awake = most if tuner.wants_team() else 1, time.perf_counter(), True
+        if n > 1:
+            awake = self._run_together(n)
+        else:
+            self._run_alone()
         tuner.record(n > 1, products, time.perf_counter() - start, awake=awake)
 
-    def _run(self, most: int) -> bool:
-        """Run the driver; return False if a worker slept."""
-        if most > 1 and (INTERPRETED or COMPILER != "translator"):
-            return worker_pool.run(self._driver, self.job, most)
-        with limits.reserved(most) as n:
-            if n > 1:
-                return self._run_together(n)
-            self.job["team"], self.job["n_parts"] = 0, 1
-            self._alone(self._place)
-        return True
+    def _run_alone(self) -> None:
+        self.job["team"] = 0
+        self._alone(self._place)
 
     def _run_together(self, n: int) -> bool:
+        """Run the driver as the leader of a team; return False if a worker slept."""
         pool, team = worker_pool.pool(), self._team
         if n != self._n or team[POSTED // 8] != team[LEFT // 8]:
             # A worker may still be inside the last one, which the pool keeps.
             pool.keep(team)
-            team = self._team = make_team(n)
-            self._n, self._at = n, team.ctypes.data
-        self.job["team"], self.job["n_parts"] = self._at, n
+            self._team, self._n = make_team(n, MOST_PIECES), n
+            self._lead = _held(renewed_team_call, 7)
         launch = worker_pool.block(worker_pool.launch).address
-        _lead()(launch, *pool.boxes(n - 1), n, self._at, self._driver.address, self._place)
-        return worker_pool.all_were_awake(team, n)
+        self.job["team"] = at = address(self._team)
+        self._lead(launch, *pool.boxes(n - 1), n, at, self._driver.address, self._place)
+        return worker_pool.all_were_awake(self._team, n)
