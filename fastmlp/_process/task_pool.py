@@ -62,6 +62,8 @@ class Pool:
         The seconds that `end` waits for a thread; None: until it ends.
     look : callable, optional
         Called ten times a second by `run`; it may raise an error to end all tasks.
+    is_here : bool
+        True for short tasks, which the caller does: a thread takes 0.2 ms or more to start.
 
     Attributes
     ----------
@@ -76,8 +78,9 @@ class Pool:
         n_threads: int,
         patience: float | None = None,
         look: Callable[[], Any] | None = None,
+        is_here: bool = False,
     ) -> None:
-        self.interrupted = False
+        self.interrupted, self._is_here = False, is_here
         self._patience, self._look = patience, look
         self._n_threads = n_threads
         self._outer: Pool | None = None
@@ -140,17 +143,17 @@ class Pool:
         self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         self._waiting.extend(i for i in by_cost if not tasks[i].apart)
-        self._running = min(self._n_threads, len(self._waiting))
+        self._running = min(1 if self._is_here else self._n_threads, len(self._waiting))
         for _ in range(self._running):
             self._threads.append(threading.Thread(target=self._work, name=WORKER, daemon=True))
         for i in by_cost:
             if tasks[i].apart:
                 thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
                 self._threads.append(thread)
-        self._run_here([thread for thread in self._threads if not started(thread)])
+        self._run_here([it for it in self._threads if self._is_here or not started(it)])
 
     def _run_here(self, threads: Sequence[threading.Thread]) -> None:
-        """Do the work of threads that could not be started; Ctrl-C stops the tasks here too."""
+        """Do the work of threads that were not started; Ctrl-C stops the tasks here too."""
         if not threads:
             return
         try:

@@ -28,6 +28,9 @@ from fastmlp.training.options import FitOptions, by_buffers
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.expanded import Expanded
 
+# Most operations, 0.5 ms of one thread, of fits that start no thread.
+SHORT_FLOPS = 20_000_000
+
 
 class GpuQueue:
     """The nets on one GPU. Nets of one kind train in the same launches, with the bits of single
@@ -157,7 +160,6 @@ def trained(
     n = n_threads_of(n_threads)
     options = replace(options, callbacks=_one_at_a_time(options.callbacks))
     shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
-    pool = Pool(n if shared is None else len(jobs))
     # On the CPU in the pool, on each GPU in a separate thread.
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
     request = partial(_request, options=options, bar=bar)
@@ -166,6 +168,10 @@ def trained(
         Task(jobs[i].cost, _fit(jobs[i], request, bar, shared), f"nets {jobs[i].number}")
         for i in on_cpu
     ]
+    seen = options.metrics or options.callbacks or options.look_at_epochs
+    work = sum(task.cost - loop.FIT_FLOPS for task in tasks)
+    is_short = not (shared or queues or seen) and work <= SHORT_FLOPS
+    pool = Pool(n if shared is None else len(jobs), is_here=is_short)
     try:
         ended = pool.run([*tasks, *(queue.task for queue in queues)])
     finally:

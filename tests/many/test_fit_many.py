@@ -24,6 +24,7 @@ from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.devices import n_threads_of
+from fastmlp.many import training
 from fastmlp.model import core_of
 from fastmlp.training.loop import cost_of
 
@@ -118,16 +119,24 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
     assert [state_of(net) for net in together] == [state_of(net) for net in own]
 
 
-def test_where_no_thread_can_be_started_the_caller_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [0, 1 << 60])
+def test_short_fits_and_those_for_which_no_thread_starts_are_the_callers(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[threading.Thread] = []
+
     def refuse(thread: threading.Thread) -> None:
+        tried.append(thread)
         raise RuntimeError("can't start new thread")
 
     singles, together = mixed(), mixed()
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(training, "SHORT_FLOPS", most)
     for i, net in enumerate(singles):
         alone(net, i)
-    fit_many(together, X, Y, epochs=EPOCHS, batch_size=BATCHES)
+    fit_many(together, X, Y, epochs=EPOCHS, batch_size=BATCHES, n_threads=2)
     assert bits(together) == bits(singles)
+    assert any(thread.name == task_pool.WORKER for thread in tried) == (most == 0)
 
 
 def test_the_order_of_the_nets_and_the_others_change_no_bit() -> None:
