@@ -29,6 +29,8 @@ from fastmlp.backends.cpu.tuning import (
     JOINS_SAVED,
     LEAST_FLOPS,
     LEAST_JOIN,
+    LONG_RETRY,
+    LONG_RETRY_SECONDS,
     MOST_PIECES,
     MOST_RETRY,
     NUMBERS,
@@ -286,7 +288,7 @@ class Autotuner:
     def __init__(self) -> None:
         self._seconds: dict[bool, float] = {}
         self._calls = {True: 0, False: 0}
-        self._since, self._retry = 0, RETRY
+        self._since, self._retry, self._waited = 0, RETRY, 0.0
         self._woke = False
 
     def wants_team(self) -> bool:
@@ -298,8 +300,8 @@ class Autotuner:
         for team in (True, False):
             if self._calls[team] <= SETTLING[team]:
                 return team
-        best = self._best()
-        return best if self._since < self._retry else not best
+        is_due = self._since >= LONG_RETRY and self._waited >= LONG_RETRY_SECONDS
+        return self._best() ^ (is_due or self._since >= self._retry)
 
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
         """Take the time of a call that did `work`, in any unit.
@@ -315,6 +317,7 @@ class Autotuner:
         n_calls = self._calls[team] + 1
         if n_calls > SETTLING[team]:
             self._learn(team, seconds / work)
+            self._waited += seconds
         # Counted last: a thread that reads the count must find the seconds.
         self._calls[team] = n_calls
 
@@ -323,9 +326,10 @@ class Autotuner:
         slowest = SLOWER * self._seconds.get(team, float("inf"))
         self._seconds[team] = min(seconds, slowest)
         if known and self._best() != before:
-            self._retry, self._since = RETRY, 0
+            self._retry, self._since, self._waited = RETRY, 0, 0.0
         elif known and team != before:
-            self._retry, self._since = min(2 * self._retry, MOST_RETRY), 0
+            self._retry = min(2 * self._retry, MOST_RETRY)
+            self._since, self._waited = 0, 0.0
         else:
             self._since += 1
 

@@ -169,6 +169,9 @@ SETTLING = {True: 1, False: 0}
 # Calls of the faster of the two before the slower is timed again; doubled after each trial that
 # changes nothing, up to the second number.
 RETRY, MOST_RETRY = 4, 4096
+# Calls, and seconds of them, after which the slower is timed again at the latest. After another
+# library's threads have spun for a minute, a team of calls of 10 ms runs again in 22 -> 1.3 s.
+LONG_RETRY, LONG_RETRY_SECONDS = 128, 1.0
 # The largest factor by which one call can raise a recorded time: a change takes several calls.
 SLOWER = 1.25
 

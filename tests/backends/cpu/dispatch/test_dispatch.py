@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.tuning import (
+    LONG_RETRY,
     MOST_PIECES,
     PIECE_FLOPS,
     RATE,
@@ -47,7 +48,7 @@ def test_the_faster_one_runs_but_for_a_trial_now_and_then() -> None:
         tuner = Autotuner()
         alone, together = (2.0, 1.0) if team else (1.0, 2.0)
         chosen = choices(tuner, 1000, alone, together)
-        assert 0 < chosen[10:].count(not team) <= 10
+        assert 0 < chosen[10:].count(not team) <= 15
 
 
 def test_it_changes_over_when_another_process_takes_a_core_and_back() -> None:
@@ -63,6 +64,15 @@ def test_the_slower_one_is_tried_less_and_less_often_while_nothing_changes() -> 
     gaps = [b - a for a, b in pairwise(trials)]
     assert gaps == sorted(gaps)
     assert gaps[-1] >= 4 * gaps[0]
+
+
+def test_the_slower_one_is_tried_within_a_second_of_long_calls() -> None:
+    """Another library's threads spin for a minute; after it a team is faster."""
+    tuner = Autotuner()
+    choices(tuner, 6_000, alone=0.01, together=0.025)
+    assert True in choices(tuner, LONG_RETRY, alone=0.01, together=0.006)
+    choices(tuner, 100_000, alone=1e-6, together=2e-6)
+    assert True not in choices(tuner, LONG_RETRY, alone=1e-6, together=2e-6)
 
 
 def test_one_call_that_was_disturbed_changes_nothing() -> None:
