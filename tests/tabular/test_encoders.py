@@ -250,6 +250,13 @@ def test_statistics_are_those_of_scikit_learn(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize("target", [0.1, 1e6 / 3, -7e-9])
+def test_statistics_that_differ_by_rounding_alone_are_zeros(target: float) -> None:
+    X = codes()[:, :3]
+    result = TargetStatistics(random_state=0).fit(X, np.full(len(X), target)).transform(X)
+    assert np.abs(result[:, ::2]).max() < 1e-6
+
+
 @pytest.mark.parametrize("kind", TARGETS)
 def test_training_rows_have_the_statistics_of_other_folds(kind: str) -> None:
     X, (peers, make) = codes()[:, :3], TARGETS[kind]

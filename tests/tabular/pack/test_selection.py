@@ -75,6 +75,16 @@ def test_it_is_caruanas_selection(seed: int) -> None:
     assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
 
 
+def test_predictions_in_float32_are_summed_in_float64() -> None:
+    y, candidates = candidates_of(3)
+    single = np.asarray(candidates, np.float32)
+    losses = [
+        greedy(each, lambda mean, weight: loss_of(y, mean)).loss
+        for each in (single, single.astype(np.float64))
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
