@@ -10,6 +10,7 @@ import numpy as np
 from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache, target
+from fastmlp.compiler.jit import setting
 from fastmlp.compiler.target import pair_products
 from fastmlp.validation.messages import install
 
@@ -44,8 +45,8 @@ def info() -> dict[str, str]:
     return {
         "fastmlp": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "numba": metadata.version("numba"),
-        "llvmlite": metadata.version("llvmlite"),
+        "numba": _version("numba"),
+        "llvmlite": _version("llvmlite"),
         "numpy": np.__version__,
         "platform": platform.platform(),
         "CPU": _cpu(),
@@ -74,23 +75,36 @@ def format_info() -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in entries.items())
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _cpu() -> str:
-    name, there = target.target().name, target.host().name
-    return name if name == there else f"{name} (NUMBA_CPU_NAME; the host is {there})"
+    name = target.target().name
+    try:
+        there = target.host().name
+    except ImportError:
+        there = "unknown without llvmlite"
+    reason = "NUMBA_CPU_NAME" if setting("CPU_NAME") else "the level of the wheel's code"
+    return name if name == there else f"{name} ({reason}; the host is {there})"
 
 
 def _vector_features() -> str:
-    if not (features := target.target().features.split(",")) or not target.host().features:
-        return "unknown to LLVM"
-    return " ".join(name for name in VECTOR_FEATURES if f"+{name}" in features) or "none"
+    features = target.target().features.split(",")
+    names = " ".join(name for name in VECTOR_FEATURES if f"+{name}" in features)
+    return names or ("none" if target.host().features else "unknown to LLVM")
 
 
 def _compiler() -> str:
     if INTERPRETED:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER == "translator":
-        brought = target.target() == target.LEVEL and cache.shipped()
-        return f"translator; the wheel has code for {target.LEVEL.name}" if brought else COMPILER
+        host = target.target()
+        brought = host in target.LEVELS and cache.shipped(host.name)
+        return f"translator; the wheel has code for {host.name}" if brought else COMPILER
     return "numba (FASTMLP_COMPILER=numba)"
 
 

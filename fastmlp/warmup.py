@@ -1,42 +1,73 @@
-"""Compiling ahead: every kernel and every rule into the disk cache."""
+"""Compiling ahead: all of the library's blocks, into the disk cache or for a wheel.
 
+``python -m fastmlp.warmup`` writes what a wheel brings for this processor's level, with 1 for all.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastmlp._process import warnings
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired, link_block
-from fastmlp.backends.cpu.predict.embedded import completed_gradient, completed_row
-from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
-from fastmlp.backends.cpu.predict.embedded_tables import table_row
-from fastmlp.backends.cpu.predict.predictor import Prediction
-from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.tuning import (
-    BLOCK_BYTES,
-    GIL_LANE_PRODUCTS,
-    GIL_ROWS,
-    ONE_BY_ONE,
+from fastmlp.backends import shuffle
+from fastmlp.backends.cpu import dispatch, side_by_side
+from fastmlp.backends.cpu.kernels import epoch, one_step, ranks, step
+from fastmlp.backends.cpu.kernels.elementwise import link_loop
+from fastmlp.backends.cpu.kernels.rule_blocks import (
+    every_loss,
+    every_pair_block,
+    every_phase,
+    every_rule,
+    loss_options,
 )
-from fastmlp.backends.shuffle import shuffle_again
-from fastmlp.compiler import INTERPRETED, block_of, cache
-from fastmlp.export import jit
-from fastmlp.export.derivatives import jacobian
-from fastmlp.model import MLP, core_of
+from fastmlp.backends.cpu.predict import (
+    embedded,
+    embedded_tables,
+    embedded_vjp,
+    jacobian,
+    row_blocks,
+    row_gradient,
+    small_batch,
+    trees,
+)
+from fastmlp.backends.cpu.second_order import tiles
+from fastmlp.backends.cpu.second_order.jacobian import curvature_loop
+from fastmlp.backends.cpu.threads import team, worker_pool
+from fastmlp.compiler import INTERPRETED, Key, block_of
+from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
+from fastmlp.compiler.target import LEVELS, Host, cpuid, level_of
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
-from fastmlp.rules.optimizer_protocol import Optimizer
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD
-from fastmlp.rules.updates import PENALTIES
-from fastmlp.training.history import Status
+from fastmlp.tabular import compiled as tables
 from fastmlp.validation import scalars
 
-WIDTH = 2
+# Factories of blocks of a net's dtype, beside those of phases and rules.
+_OF_NETS = (
+    epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, ranks.exchange,
+    ranks.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
+    embedded.completed_row, embedded.completed_gradient, embedded_vjp.plain_vjp,
+    row_gradient.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
+    row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
+    small_batch.predict_small, small_batch.row_by_row, small_batch.small_batch,
+)  # fmt: skip
+# Factories of blocks of one dtype: of teams, orders and groups; of second order, trees and tables.
+_OF_INTEGERS = (
+    shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share, worker_pool.launch,
+    worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
+    side_by_side.renewed_team_call,
+)  # fmt: skip
+_OF_FLOAT64 = (
+    dispatch.calibrate,
+    tiles.cholesky,
+    tiles.gauss_newton,
+    trees.tree_sums,
+    *tables.FACTORIES,
+)
 
 
 def warmup(
@@ -86,133 +117,69 @@ def warmup(
             raise ValueError(f"{needed}, got {kinds}")
     say = report or (lambda line: None)
     start = time.perf_counter()
-    block_of(shuffle_again, np.int64)
-    for dtype in kinds:
-        for part, nets in _parts(dtype):
-            say(f"{dtype}: {part}")
-            for net in nets:
-                _exercise(net)
-        say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
-        _exercise_wide(dtype)
-        say(f"{dtype}: nets inside compiled code, derivatives")
-        _embed(dtype)
-        compile_others(np.dtype(dtype))
-    if compute_dtype is not None:
-        say(f"float32: products of {compute_dtype}")
-        compile_paired(np.dtype(np.float32))
+    compile_blocks(kinds, say, paired=compute_dtype is not None)
     if not INTERPRETED:
-        say("parallel kernels")
-        worker_pool.compile_all()
-        dispatch.calibration_driver()
+        from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
+
+        say("nets inside compiled code")
+        for kind in (*kinds, *SIGNATURES):
+            c_function(kind)
     return time.perf_counter() - start
 
 
-def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
-    """Compile by `warmup`; return the seconds, and the folder of the cache that keeps the code.
+def compile_blocks(
+    dtypes: Iterable[str], say: Callable[[str], Any] = len, *, paired: bool = True
+) -> None:
+    """Compile all blocks for nets of these dtypes; with `paired`, for mixed precision too."""
+    for part, keys in every_block(dtypes, paired=paired).items():
+        say(part)
+        for factory, dtype, rule, options in keys:
+            block_of(factory, dtype, rule, **options)
 
-    Parameters
-    ----------
-    shared : bool, default False
-        Let other users read the cache.
-    settings : of `warmup`
 
-    Raises
-    ------
-    OSError
-        If there is no folder, or not all code could be kept.
+def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
+    """Return what `block_of` takes for all that the library compiles, for nets of these dtypes."""
+    wide, blocks = np.dtype(np.float64), dict[str, list[Key]]()
+    blocks["teams, orders and groups"] = [(f, np.dtype(np.int64), None, {}) for f in _OF_INTEGERS]
+    for name in dtypes:
+        dtype = np.dtype(name)
+        kernels = (*every_phase(dtype), *((factory, dtype, None, {}) for factory in _OF_NETS))
+        blocks[f"{name}: kernels"] = list(kernels)
+        blocks[f"{name}: rules"] = list(every_rule(dtype))
+    blocks["second order, links and tables"] = [
+        *((factory, wide, None, {}) for factory in _OF_FLOAT64),
+        *(key for key in every_rule(wide) if key[0] is link_loop),
+        *(
+            (curvature_loop, wide, loss.curvature, loss_options(loss, wide)[0])
+            for loss in every_loss() if loss.curvature
+        ),
+        (embedded_tables.table_row, np.dtype(np.float32), None, {}),
+    ]  # fmt: skip
+    if paired:
+        blocks["products of bfloat16"] = list(every_pair_block())
+    return blocks
+
+
+def build(levels: Iterable[Host]) -> None:
+    """Write what a wheel brings for levels of processors, where it is not there already.
+
+    Compiled code is not run: a level may be another than this processor's.
     """
-    if (folder := cache.folder()) is None:
-        reason = cache.find()[1]
-        raise OSError(f"warmup has no cache folder to keep code in; the cache is {reason}")
-    if shared:
-        cache.share()
-    cache.failures.clear()
-    seconds = warmup(**settings)
-    if cache.failures:
-        raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
-    return seconds, str(folder)
+    for host in levels:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {
+                "NUMBA_CPU_NAME": host.name, "NUMBA_CPU_FEATURES": host.features,
+                "NUMBA_CACHE_DIR": folder, "FASTMLP_PREBUILT": "0", "FASTMLP_CACHE": "",
+            }  # fmt: skip
+            code = (
+                "from fastmlp.warmup import compile_blocks; compile_blocks(('float32', 'float64'))"
+            )
+            command = [sys.executable, "-c", code]
+            if not shipped(host.name):
+                subprocess.run(command, env=os.environ | settings, check=True)
+                pack(Path(folder).rglob("*" + SUFFIX), library(host.name))
 
 
-def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
-    every = [WIDTH] * (len(ACTIVATIONS) + 2)
-    penalties = dict.fromkeys(PENALTIES, 1e-4)
-    losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
-    of_losses = [_net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss) for loss in losses]
-    return [
-        ("kernels", [_net(dtype)]),
-        ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
-        ("losses and links", of_losses),
-        ("penalties", [_net(dtype, penalties=penalties)]),
-        ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
-        ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
-    ]
-
-
-def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
-    return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
-
-
-def _exercise_wide(dtype: str) -> None:
-    """Predict with a wide net, and take a step too long to hold the GIL."""
-    width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
-    sizes, rules = [WIDTH, width, *[WIDTH] * len(ACTIVATIONS), 1], ["relu", *ACTIVATIONS]
-    net = _net(dtype, sizes, activation=rules, initializer="zeros")
-    x, engine = np.ones((ONE_BY_ONE + 1, WIDTH), dtype), cast(Any, core_of(net).engine)
-    net.predict(x)
-    # Sparse and expanded rows go by panels.
-    Prediction(engine, engine.network)(net.parameters, x, np.empty((len(x), 1), dtype))
-    n_rows, n = ONE_BY_ONE + 1, 256
-    net = _net(dtype, (n, 1 + GIL_LANE_PRODUCTS // (n * n_rows), 1), initializer="zeros")
-    for _ in range(2):
-        net.train_on_batch(np.ones((n_rows, n), dtype), np.ones((n_rows, 1), dtype))
-
-
-def _embed(dtype: str) -> None:
-    net = _net(dtype, optimizer=SGD())
-    for batch_size in (1, WIDTH):
-        # The deltas of one row have a block.
-        with jit.learner(net, batch_size=batch_size):
-            pass
-    jacobian(net, np.eye(WIDTH))
-    for block in (completed_row, completed_gradient):
-        block_of(block, np.dtype(dtype))
-    for link in LINKS.values():
-        link_block(link, np.dtype(np.float64))  # means of estimators' predictions
-    block_of(table_row, np.dtype(np.float32))
-    if not INTERPRETED:
-        for kind in (dtype, *SIGNATURES):
-            c_function(kind)
-
-
-def _optimizers() -> Iterator[Optimizer]:
-    for kind in OPTIMIZERS.values():
-        yield kind()
-    yield SGD(momentum=0.9)
-    yield SGD(momentum=0.9, nesterov=True)
-
-
-def _penalised() -> Iterator[dict[str, Any]]:
-    for kind in OPTIMIZERS.values():
-        for name in PENALTIES:
-            yield {"optimizer": kind(), "penalties": {name: 1e-4}}
-
-
-def _exercise(net: MLP) -> None:
-    """Call each compiled entry point once, with targets that every loss takes."""
-    X, y = np.eye(WIDTH), (np.eye(WIDTH) + 1) / (WIDTH + 1)
-    with warnings.collected():  # and dropped with the net
-        # A batch of all rows would not be shuffled.
-        history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
-    if history.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    net.predict(np.repeat(X, GIL_ROWS, axis=0))
-    # One row has another path, and a faster one from the second call on.
-    for _ in range(2):
-        net.predict(X[:1])
-    _, gradient = net.loss_and_gradient(X, y)
-    net.apply_gradient(gradient)
-    x, table = X.astype(net.dtype), y.astype(net.dtype)
-    for _ in range(2):
-        # The second step is one compiled call.
-        net.train_on_batch(x, table)
-        net.train_on_gradient(x, np.zeros((WIDTH, net.layer_sizes[-1]), net.dtype))
+if __name__ == "__main__":
+    here = level_of(cpuid())
+    build(LEVELS if sys.argv[1:] == ["1"] else [here] if here else [])

@@ -141,7 +141,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python() -> Callable[..., str]:
     """Run a script in a fresh process that shares the cache of this one; return what it prints."""
 

@@ -4,7 +4,7 @@ Importing it loads neither Numba nor LLVM. `native` holds the translator, which 
 code is not stored; `by_numba` holds all of Numba.
 """
 
-from fastmlp.compiler.blocks import Block, block_of, entry_of, is_ours
+from fastmlp.compiler.blocks import Block, Key, block_of, entry_of, is_ours
 from fastmlp.compiler.intrinsics import (
     Record,
     call,
@@ -36,6 +36,7 @@ __all__ = [
     "COMPILER",
     "INTERPRETED",
     "Block",
+    "Key",
     "Record",
     "block_of",
     "call",

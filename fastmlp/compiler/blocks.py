@@ -20,7 +20,7 @@ from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.images import executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED
 from fastmlp.compiler.source import Unsupported, grouped, is_entry, n_words, parameters_of
-from fastmlp.compiler.target import target
+from fastmlp.compiler.target import LEVELS, Host, pair_target, target
 
 
 class NativeCode:
@@ -30,6 +30,8 @@ class NativeCode:
     ----------
     function : function
     cache : CodeCache or None
+    on : Host, optional
+        The processor, if it is not `target()`.
     light : bool
         If True, loops are not unrolled: rules gain by unrolling, kernels do not.
 
@@ -39,16 +41,23 @@ class NativeCode:
     entry : callable from Python; it releases the GIL
     """
 
-    def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:
-        self._function, self._light = function, light
+    def __init__(
+        self,
+        function: FunctionType,
+        cache: CodeCache | None,
+        on: Host | None = None,
+        *,
+        light: bool,
+    ) -> None:
+        self._function, self._on, self._light = function, on or target(), light
         stored = cache.load() if cache else None
-        where, content = stored or _compiled(function, cache, light=light)
+        where, content = stored or _compiled(function, cache, self._on, light=light)
         if "entry" in where:
             self.address = executable(content, where["slots"]) + where["entry"]
         else:
             from fastmlp.compiler.native.objects import loaded_by_llvm
 
-            self.address = loaded_by_llvm(content)
+            self.address = loaded_by_llvm(content, self._on)
         self.entry: Callable[..., Any]
         if is_entry(function):
             self.entry = _builtin(self.address, function.__name__)
@@ -60,7 +69,7 @@ class NativeCode:
         """Return the optimized LLVM code, made again."""
         from fastmlp.compiler.native.objects import optimized
 
-        return str(optimized(self._function, light=self._light))
+        return str(optimized(self._function, self._on, light=self._light))
 
 
 class _Method(ctypes.Structure):
@@ -105,13 +114,13 @@ def _without_collections() -> Iterator[None]:
 
 
 def _compiled(
-    function: FunctionType, cache: CodeCache | None, *, light: bool
+    function: FunctionType, cache: CodeCache | None, on: Host, *, light: bool
 ) -> tuple[dict[str, Any], bytes]:
     with _without_collections():
         from fastmlp.compiler.native.objects import compiled
 
         try:
-            where, content = compiled(function, light=light)
+            where, content = compiled(function, on, light=light)
         except Unsupported:
             raise
         except Exception as error:  # an unknown name, or another llvmlite
@@ -123,6 +132,8 @@ def _compiled(
 
 Loop = Any
 Factory = Callable[..., Loop]
+# What `block_of` takes: a factory, a dtype, a rule or None, and options.
+Key = tuple[Factory, DTypeLike, Any, dict[str, Any]]
 
 _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
@@ -187,6 +198,8 @@ class Block:
     loop : function of integers without a result
         An argument that is annotated as a NamedTuple takes its integers one by one.
     cache : CodeCache or None
+    on : Host, optional
+        The processor, if it is not `target()`.
     light : bool
         True for kernels and drivers, whose loops are not unrolled: they take longer to compile than
         unrolling gains.
@@ -201,7 +214,13 @@ class Block:
     """
 
     def __init__(
-        self, loop: Loop, cache: CodeCache | None, *, light: bool = False, ours: bool = True
+        self,
+        loop: Loop,
+        cache: CodeCache | None,
+        on: Host | None = None,
+        *,
+        light: bool = False,
+        ours: bool = True,
     ) -> None:
         self._code: Any = None
         self.entry: Callable[..., None]
@@ -215,7 +234,7 @@ class Block:
             return
         if ours and COMPILER == "translator":
             with suppress(Unsupported):
-                self._code = NativeCode(loop, cache, light=light)
+                self._code = NativeCode(loop, cache, on, light=light)
                 self.address, self.entry = self._code.address, self._code.entry
                 return
         from fastmlp.compiler import by_numba
@@ -275,11 +294,12 @@ def block_of(
 
 
 def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
-    settings = sorted(options.items())
+    on = pair_target() if "pairs" in options else target()
+    made = f"{factory.__module__}.{factory.__name__}:{dtype}"
+    settings, level = sorted(options.items()), on.name if on in LEVELS else ""
     if rule is None:
-        key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}:{target()}"
-        cache = CodeCache(key) if is_ours(factory) else None
-        return Block(factory(dtype.type, **options), cache, light=True)
+        cache = CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None
+        return Block(factory(dtype.type, **options), cache, on, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
         f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
@@ -287,17 +307,15 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     )
     if not isinstance(getattr(rule, "py_func", rule), FunctionType):
         raise TypeError(f"{words}: it is a {type(rule).__name__}")
-    cache = None
     if is_ours(rule) and is_ours(factory):
-        made = f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}"
-        cache = CodeCache(f"{made}:{settings}:{target()}")
-    elif not INTERPRETED:
+        cache = CodeCache(f"{made}:{rule.__module__}.{name}:{settings}:{on}", level)
+        return Block(factory(dtype.type, rule, **options), cache, on)
+    if not INTERPRETED:
         from fastmlp.compiler import by_numba
 
         by_numba.inline(rule)
     try:
-        loop = factory(dtype.type, rule, **options)
-        return Block(loop, cache, ours=cache is not None)
+        return Block(factory(dtype.type, rule, **options), None, on, ours=False)
     except Exception as error:  # Numba raises errors of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 

@@ -36,21 +36,23 @@ ANOTHER = "or set NUMBA_CACHE_DIR to another folder"
 failures: list[str] = []
 
 
-def sources(package: Path = PACKAGE) -> list[Path]:
+def sources(package: Path = PACKAGE) -> list[str]:
     """Return every source below `package`, or bytecode without a source; an empty list for a
     package in a zip or a frozen program.
 
-    All of them, in 6 ms: a list of the modules that reach compiled code was wrong twice.
+    All of them: a list of the modules that reach compiled code was wrong twice.
     """
-    files = [*package.rglob("*.py"), *package.rglob("*.pyc")]
-    return sorted(path for path in files if path.parent.name != "__pycache__")
+    folders = (each for each in os.walk(package) if not each[0].endswith("__pycache__"))
+    files = (os.path.join(folder, name) for folder, _, names in folders for name in names)
+    return sorted(file for file in files if file.endswith((".py", ".pyc")))
 
 
 def hash_of_sources(package: Path = PACKAGE) -> bytes:
     digest = hashlib.sha256()
     for path in sources(package):
-        name = path.relative_to(package).as_posix()
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path[len(str(package)) :].replace(os.sep, "/")
+        with open(path, "rb", buffering=0) as file:
+            digest.update(name.encode() + b"\0" + file.read() + b"\0")
     return digest.digest()
 
 
@@ -62,11 +64,17 @@ def fingerprint(package: Path = PACKAGE) -> str:
         for place in (spec and spec.submodule_search_locations) or ():
             with suppress(OSError):
                 digest.update(Path(place, "_version.py").read_bytes())
-    names = ("BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT")
-    options = [setting(name, default) for name, default in zip(names, (0, 3, 0), strict=True)]
     compiler = os.environ.get("FASTMLP_COMPILER", "")
-    digest.update(repr((options, compiler, sys.version)).encode())
+    digest.update(repr((_options(), compiler, sys.version)).encode())
     return digest.hexdigest()[:20]
+
+
+def _options() -> list[int]:
+    """Return Numba's settings of compiled code: the same numbers before and after its import."""
+    defaults = {
+        "BOUNDSCHECK": 0, "OPT": 3, "DEBUGINFO_DEFAULT": 0, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0
+    }  # fmt: skip
+    return [int(setting(name, default) or 0) for name, default in defaults.items()]
 
 
 def _root() -> str:
@@ -166,24 +174,30 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
-# Code that a wheel brings, for processors of one level: words as of a file of the cache, which have
-# the files' words by their keys, and the files' content.
-SHIPPED = PACKAGE / "compiler" / "shipped.images"
+# Code that a wheel brings: a file for each level of processors, in the form of the cache's, whose
+# words have each block's words and place in the content. FASTMLP_PREBUILT=0: it is not used;
+# "require": a block that it does not have is an error.
+LIBRARY_SUFFIX = ".images"
+PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
+NO_LIBRARY = "the wheel has no code of these sources, settings and objects of Python's"
+
+
+def library(level: str) -> Path:
+    """Return the file of a level's code."""
+    return PACKAGE / "compiler" / f"{level}{LIBRARY_SUFFIX}"
 
 
 @cache
-def shipped() -> tuple[dict[str, Any], bytes] | None:
-    """Return the code that the wheel brings; None if there is none, of these sources and this
-    Python's objects."""
-    stored = read(SHIPPED)
-    if stored is None or stored[0]["for"] != of_this_package():
-        return None
-    return stored
+def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
+    """Return the code that the wheel brings for a level of processors; None if there is none, of
+    these sources, settings and this Python's objects."""
+    stored = None if PREBUILT == "0" else read(library(level))
+    return stored if stored is not None and stored[0]["for"] == of_this_package() else None
 
 
 def of_this_package() -> list[Any]:
     """Return what code in a wheel depends on, beside the processor."""
-    return [hash_of_sources().hex(), object.__basicsize__]
+    return [hash_of_sources().hex(), object.__basicsize__, *_options()]
 
 
 def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
@@ -200,20 +214,23 @@ def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
 
 
 class CodeCache:
-    """The file of one kernel, by its name: what it is, for which dtype, options and processor."""
+    """The file of one kernel, by its name: what it is, for which dtype, options and processor.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    With `level`, the name of a level of processors, the code of the wheel is looked through first.
+    """
+
+    def __init__(self, name: str, level: str = "") -> None:
+        self.name, self._level = name, level
         self._key = hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def load(self) -> tuple[dict[str, Any], bytes] | None:
         """Return what `save` stored, or the wheel has; None if neither has it."""
-        brought = shipped()
+        brought = shipped(self._level) if self._level else None
         if brought is not None and self._key in brought[0]["files"]:
             words, start, end = brought[0]["files"][self._key]
             return words, brought[1][start:end]
-        if brought is not None and os.environ.get("FASTMLP_PREBUILT") == "require":
-            raise LookupError(f"the wheel does not have the code of {self.name}")
+        if brought is not None and PREBUILT == "require":
+            raise LookupError(f"FASTMLP_PREBUILT=require: the wheel has no code of {self.name}")
         return read(self._path())
 
     def save(self, words: dict[str, Any], content: bytes) -> None:

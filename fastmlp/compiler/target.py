@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastmlp._process import signals
-from fastmlp.compiler.cache import CodeCache, shipped
+from fastmlp.compiler.cache import NO_LIBRARY, PREBUILT, CodeCache, shipped
 from fastmlp.compiler.images import LOADS, executable
 from fastmlp.compiler.jit import setting
 
@@ -63,7 +63,7 @@ def second_level_bytes() -> int:
 
 
 def multiplies_pairs() -> bool:
-    return "+avx512bf16" in target().features.split(",")
+    return "+avx512bf16" in pair_target().features.split(",")
 
 
 def pair_products() -> PairProducts:
@@ -71,12 +71,13 @@ def pair_products() -> PairProducts:
 
     Tiles are used where the system permits it; the process asks for it here, once.
     """
-    features = set(target().features.split(","))
+    on = pair_target()
+    features = set(on.features.split(","))
     if vector_bytes() == 64 and {"+avx512bf16", "+amx-tile", "+amx-bf16"} <= features:
         return "tiles" if permits_tiles() else "lanes"
     if "+avx512bf16" in features:
         return "lanes"
-    if "+bf16" in features or _WITH_BFMMLA.fullmatch(target().name):
+    if "+bf16" in features or _WITH_BFMMLA.fullmatch(on.name):
         return "matrices"
     return "widened"
 
@@ -95,35 +96,51 @@ def permits_tiles() -> bool:
     return int(call(*words)) == 0
 
 
+# The levels that a wheel has code for: AVX2, and the AVX-512 of all processors that have more.
+_AVX2 = (
+    "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx,+movbe,"
+    "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave"
+)
+V3 = Host("x86-64-v3", _AVX2)
+V4 = Host("x86-64-v4", f"{_AVX2},+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl")
+LEVELS = (V3, V4)
+
+
 def target() -> Host:
-    """Return the processor that code is compiled for: the host, less what Numba's settings say."""
-    return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX"))
+    """Return the processor that code is compiled for: a level that a wheel has code for, or the
+    host, less what Numba's settings say."""
+    return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX", -1))
 
 
 # Processors on which Numba uses AVX only if it is told to.
 _WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
 
 
-# The level that code in a wheel is for: AVX2, and no AVX-512.
-LEVEL = Host(
-    "x86-64-v3",
-    "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx,+movbe,"
-    "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave",
-)
-
-
 @cache
-def _target(name: str | None, features: str | None, enables_avx: Any) -> Host:
-    if name is features is enables_avx is None and shipped() and is_of_level(_leaves()):
-        return LEVEL
+def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
+    # Once Numba is imported, its setting is 1, where nobody has set it.
+    if name is features is None and enables_avx:
+        level = level_of(cpuid())
+        if level and shipped(level.name):
+            return level
+        if PREBUILT == "require":
+            raise LookupError(f"FASTMLP_PREBUILT=require: {NO_LIBRARY} for this processor")
     if features is None and name == "generic":
         features = ""
     if features is not None:
         return Host(name or host().name, features)
     name, names = name or host().name, host().features.split(",")
-    if not int(name not in _WITHOUT_AVX if enables_avx is None else enables_avx):
+    if not enables_avx or (enables_avx < 0 and name in _WITHOUT_AVX):
         names = [each.replace("+", "-") if each[1:4] == "avx" else each for each in names]
     return Host(name, ",".join(names))
+
+
+def pair_target() -> Host:
+    """Return the processor that blocks of mixed precision are compiled for: the host, if it has
+    instructions for pairs of bfloat16, which no level has."""
+    chosen = target()
+    of_level = chosen in LEVELS and setting("CPU_NAME") is None
+    return host() if of_level and _has(cpuid(), _BFLOAT16) else chosen
 
 
 @cache
@@ -133,7 +150,7 @@ def host() -> Host:
     The features are empty if LLVM does not know the host: an instruction that the host lacks ends
     the process.
     """
-    leaves = _leaves()
+    leaves = cpuid()
     stored = CodeCache(f"host {leaves.hex()}") if leaves else None
     if stored and (known := stored.load()) is not None:
         return Host(**known[0])
@@ -161,35 +178,40 @@ _LEAVES = (
     (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
 )  # fmt: skip
 _OSXSAVE = 1 << 27
-# By its place in the results, the bits of a word that `LEVEL` needs, and the bits of AVX-512.
-_NEEDED = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
-_AVX512 = {8: 1 << 16, 22: 0xE6}
+# By its place in the results, the bits of a word that a level needs, and those of AVX512-BF16.
+_OF_V3 = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
+_AVX512F = {8: 1 << 16, 22: 0xE6}
+_OF_V4 = _OF_V3 | {8: 0xD0030128, 22: 0xE6}
+_BFLOAT16 = {11: 1 << 5, 22: 0xE6}
 
 
-def is_of_level(leaves: bytes) -> bool:
-    """Return True if what a processor says of itself is what `LEVEL` needs, without AVX-512."""
+def level_of(leaves: bytes) -> Host | None:
+    """Return the level of a processor, by what it says of itself; None if it has none, or more of
+    AVX-512 than the lower level and less than the higher."""
+    if _has(leaves, _OF_V4):
+        return V4
+    return V3 if _has(leaves, _OF_V3) and not _has(leaves, _AVX512F) else None
+
+
+def _has(leaves: bytes, bits: dict[int, int]) -> bool:
     words = struct.unpack(f"<{len(leaves) // 4}I", leaves)
-
-    def has(bits: dict[int, int]) -> bool:
-        return len(words) > max(bits) and all(words[i] & n == n for i, n in bits.items())
-
-    return has(_NEEDED) and not has(_AVX512)
+    return len(words) > max(bits) and all(words[i] & n == n for i, n in bits.items())
 
 
-def _leaves() -> bytes:
+def cpuid() -> bytes:
     """Return what LLVM derives a host from, on x86-64; elsewhere nothing."""
     if not LOADS:
         return b""
     words = ctypes.c_uint32 * 4
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
     try:
-        cpuid: Callable[..., Any] = kind(executable(_CPUID))
+        ask: Callable[..., Any] = kind(executable(_CPUID))
         xgetbv: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_uint32)(executable(_XGETBV))
     except OSError:
         return b""
     results, out = [], words()
     for leaf, subleaf, which in _LEAVES:
-        cpuid(out, leaf, subleaf)
+        ask(out, leaf, subleaf)
         results += [word for i, word in enumerate(out) if which >> i & 1]
     if results[5] & _OSXSAVE:
         results.append(xgetbv())

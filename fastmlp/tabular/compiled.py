@@ -239,3 +239,7 @@ def _lookup(scalar: Any) -> Any:
                     row(to + k * out.right, 1, F32)[0] = numbers[k]
 
     return write
+
+
+# All factories of this module, for `fastmlp.warmup`.
+FACTORIES = (_pieces, _clip, _rise, _lookup)

@@ -114,7 +114,7 @@ def assembly(compiled: Block) -> str:
     """The machine code of a block, as text."""
     if not isinstance(compiled._code, NativeCode):
         return str(compiled._code._library.get_asm_str())
-    module = objects.optimized(compiled._code._function, light=compiled._code._light)
+    module = objects.optimized(compiled._code._function, target(), light=compiled._code._light)
     return str(objects.machine(*target()).emit_assembly(module)).replace("@PLT", "")
 
 

@@ -12,7 +12,7 @@ from fastmlp.compiler.images import address_of
 from fastmlp.compiler.jit import setting
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import hints_of
-from fastmlp.compiler.target import target
+from fastmlp.compiler.target import Host
 
 SYMBOL = "block"
 # Functions of Python that entries call, for LLVM's loader, which finds C's by itself.
@@ -36,12 +36,12 @@ def machine(name: str, features: str) -> Any:
     return kind.create_target_machine(cpu=name, features=features, opt=level, **options)
 
 
-def optimized(function: FunctionType, *, light: bool) -> Any:
+def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
     """Return a function's module in LLVM, optimized.
 
     With `light`, loops are not unrolled: rules gain by unrolling, kernels do not.
     """
-    made, on = translate(function, SYMBOL), machine(*target())
+    made, on = translate(function, SYMBOL), machine(*host)
     made.triple, made.data_layout = llvm.get_process_triple(), str(on.target_data)
     module = llvm.parse_assembly(str(made), llvm.create_context())
     module.verify()
@@ -49,10 +49,10 @@ def optimized(function: FunctionType, *, light: bool) -> Any:
     return module
 
 
-def compiled(function: FunctionType, *, light: bool) -> tuple[dict[str, Any], bytes]:
+def compiled(function: FunctionType, host: Host, *, light: bool) -> tuple[dict[str, Any], bytes]:
     """Return the machine code of a function: where its entry and its slots are, and an image; or an
     object of LLVM's."""
-    content: bytes = machine(*target()).emit_object(optimized(function, light=light))
+    content: bytes = machine(*host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
     return linked(content) if images.LOADS else ({}, content)
 
@@ -89,12 +89,12 @@ def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
 _engines: list[Any] = []
 
 
-def loaded_by_llvm(content: bytes) -> int:
+def loaded_by_llvm(content: bytes, host: Host) -> int:
     """Return the address of an object's function."""
     for name in _OF_PYTHON:
         llvm.add_symbol(name, address_of(name))
     empty = llvm.parse_assembly("", llvm.create_context())
-    engine = llvm.create_mcjit_compiler(empty, machine(*target()))
+    engine = llvm.create_mcjit_compiler(empty, machine(*host))
     engine.add_object_file(llvm.ObjectFileRef.from_data(content))
     engine.finalize_object()
     _engines.append(engine)

@@ -3,7 +3,7 @@
 A factory takes the scalar type and a rule, and returns a loop that takes addresses and counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,41 +50,45 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-def settings_reader(scalar: Scalar, counts: Sequence[int]) -> Callable[[Any], Any]:
-    """Make the function that reads a loss's constants; `counts` has 0 for a number, n for a tuple
-    of n."""
-    n, in_tuple = max(len(counts), sum(counts)), any(counts)
+def settings_reader(scalar: Scalar, n: int, by_output: bool = False) -> Callable[[Any, Any], Any]:
+    """Make the function that reads a loss's constants: n numbers, or a row with one for each of
+    `width` outputs."""
 
     @njit
-    def read(address: Any) -> Any:
+    def read(address: Any, width: Any) -> Any:
         return coefficients_at(address, n, scalar)
 
     @njit
-    def read_tuple(address: Any) -> Any:
-        return (coefficients_at(address, n, scalar),)
+    def read_row(address: Any, width: Any) -> Any:
+        return (row(address, width, scalar),)
 
     @njit
-    def read_none(address: Any) -> Any:
+    def read_none(address: Any, width: Any) -> Any:
         return ()
 
-    return read_tuple if in_tuple else read if n else read_none
+    return read_row if by_output else read if n else read_none
 
 
 def loss_loop(
-    scalar: Scalar, rule: Rule, by_row: bool, mean: bool, counts: Sequence[int] = ()
+    scalar: Scalar,
+    rule: Rule,
+    by_row: bool,
+    mean: bool,
+    n_constants: int = 0,
+    by_output: bool = False,
 ) -> Loop:
     """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
 
     Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
-    Constants of the form `counts` are read at the address `settings`.
+    Constants are read at the address `settings`; with `by_output`, one for each output.
     """
-    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, counts)
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants, by_output)
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
         n_targets: Any,
     ) -> None:  # fmt: skip
-        constants = read(settings)
+        constants = read(settings, width)
         loss = row(loss, n_rows, np.float64)
         share = 1.0 / width if mean else 1.0
         loss[:] = 0.0
@@ -104,7 +108,7 @@ def loss_loop(
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
         n_targets: Any,
     ) -> None:  # fmt: skip
-        constants = read(settings)
+        constants = read(settings, width)
         rule(
             rows(output, width, n_rows, scalar).T,
             rows(target, n_targets, n_rows, scalar).T,

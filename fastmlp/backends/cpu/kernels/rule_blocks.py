@@ -1,7 +1,8 @@
 """The compiled blocks of a net: those of its rules, and those of the phases."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from itertools import product as product_of
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,17 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
 from fastmlp.backends.cpu.simd.gemm import packed_product, product
-from fastmlp.compiler import Block, block_of
+from fastmlp.compiler import Block, Key, block_of
 from fastmlp.compiler.target import pair_products
 from fastmlp.network.spec import Network
+from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS, Link
-from fastmlp.rules.losses import Constants, Loss
-from fastmlp.rules.optimizer_protocol import Optimizer, average_of, gradient_rule_of
+from fastmlp.rules.loss_settings import SMOOTHED, Quantile, Smoothed
+from fastmlp.rules.losses import LOSSES, OUTPUT_GRADIENT, SKLEARN_LOSSES, Constants, Loss
+from fastmlp.rules.optimizer_protocol import EMA, Optimizer, average_of, gradient_rule_of
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 
 
@@ -98,8 +102,9 @@ def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]
     options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
     if not loss.constants:
         return options, 0
-    counts = tuple(len(c) if isinstance(c, tuple) else 0 for c in loss.constants)
-    return options | {"counts": counts}, address(_constants(loss.constants, dtype))
+    by_output = isinstance(loss.constants[0], tuple)
+    form = {"by_output": True} if by_output else {"n_constants": len(loss.constants)}
+    return options | form, address(_constants(loss.constants, dtype))
 
 
 @cache
@@ -115,20 +120,20 @@ def penalties(network: Network) -> list[int]:
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
     """Return the block of the optimizer's rule, which reads and writes the state that it uses."""
-    rule, options = optimizer.rule, _options(network, optimizer)
-    n_moments = N_MOMENTS.get(rule, 2)
-    return block_of(elementwise.update_loop, network.dtype, rule, n_moments=n_moments, **options)
+    options = {"n_moments": N_MOMENTS.get(optimizer.rule, 2)} | _options(network.signs, optimizer)
+    return block_of(elementwise.update_loop, network.dtype, optimizer.rule, **options)
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
-    """Return the address of the block of a penalty's slope and the optimizer's step; 0 unless there
-    is one penalty, of `PENALTIES`, and an update with two numbers of state."""
+    """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
+    0 unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
     rules = [rule for rule, _ in network.penalties]
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
         return 0
-    loop, options = elementwise.penalised_update_loop, _options(network, optimizer)
-    return block_of(loop, network.dtype, optimizer.rule, penalty=names[0], **options).address
+    options = {"penalty": names[0]} | _options(network.signs, optimizer)
+    loop = elementwise.penalised_update_loop
+    return block_of(loop, network.dtype, optimizer.rule, **options).address
 
 
 def drawing(network: Network) -> dict[str, Any]:
@@ -142,10 +147,10 @@ def drawing(network: Network) -> dict[str, Any]:
     return {"drop": drop, "disturb": disturb, "dropped": (*numbers, 0)}
 
 
-def _options(network: Network, optimizer: Optimizer) -> dict[str, Any]:
+def _options(signs: Any, optimizer: Optimizer) -> dict[str, Any]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
     options = {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}
-    used = {"averaged": average_of(optimizer) is not None, "signed": bool(network.signs)}
+    used = {"averaged": average_of(optimizer) is not None, "signed": bool(signs)}
     # An absent name does not change the key of the cache.
     return options | {name: True for name, is_used in used.items() if is_used}
 
@@ -162,15 +167,15 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward_backward": (forward_backward, {}),
     "update": (update, {}),
 }
-# The blocks of mixed precision beside the phases.
+# The blocks of mixed precision beside the phases; each takes how the host multiplies pairs.
 FORWARD_PAIRED = ("pair_product", "pair_rows", "pair_weights")
 TRAIN_PAIRED = ("pair_product", "pair_rows", "pair_tiles", "pair_gradient_product")
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pair_product": (product, {"by_column": False, "pairs": True}),
+    "pair_product": (product, {"by_column": False}),
     "pair_rows": (pair_rows, {}),
     "pair_weights": (pair_weights, {}),
     "pair_tiles": (pair_tiles, {}),
-    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
+    "pair_gradient_product": (product, {"by_column": True}),
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
@@ -196,17 +201,57 @@ OTHERS = (
 )
 
 
-def compile_others(dtype: np.dtype[Any]) -> None:
-    for factory in OTHERS:
-        block_of(factory, dtype)
-    for name in WITH_PLAIN_FORM:
-        phase(name, dtype)
-    phase("update", dtype, by_norm=True)
+def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
+    """Yield what `block_of` takes for the phases and the blocks beside them, in all their forms."""
+    for factory, options in (*PHASES.values(), *((factory, {}) for factory in OTHERS)):
+        yield factory, dtype, None, options
+    for factory in (forward_backward, update, train):
+        yield factory, dtype, None, {"plain": True}
+    yield update, dtype, None, {"by_norm": True}
 
 
-def compile_paired(dtype: np.dtype[Any]) -> None:
-    for name in PAIRED:
-        phase(name, dtype)
+def every_pair_block() -> Iterator[Key]:
+    """Yield what `block_of` takes for the blocks of mixed precision."""
+    for factory, options in PAIRED.values():
+        yield factory, np.dtype(np.float32), None, options | {"pairs": pair_products()}
+
+
+def every_loss() -> Iterator[Loss]:
+    """Yield the library's losses, one for all values of settings."""
+    yield from (*LOSSES.values(), *SKLEARN_LOSSES.values(), OUTPUT_GRADIENT)
+    yield Quantile((0.1, 0.9)).loss
+    for name in SMOOTHED:
+        smoothed = Smoothed(name, 0.1).loss
+        yield from (smoothed, smoothed._replace(over_outputs="sum"))
+
+
+def every_optimizer() -> Iterator[Optimizer]:
+    """Yield the library's optimizers, with and without clipping by value and an average."""
+    heavy: list[Any] = [partial(SGD, momentum=0.9, nesterov=nesterov) for nesterov in (False, True)]
+    for kind, clip, average in product_of(
+        [*OPTIMIZERS.values(), *heavy], (None, 1.0), (None, EMA())
+    ):
+        if average is None or kind is not ScheduleFreeAdamW:  # it averages by itself
+            yield kind(clipvalue=clip, average=average)
+
+
+def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
+    """Yield what `block_of` takes for the library's rules, with all options of a net."""
+    for rule in ACTIVATIONS.values():
+        for options in ({}, {"slopes": False}):
+            yield elementwise.activation_loop, dtype, rule, options
+    for link in LINKS.values():
+        yield elementwise.link_loop, dtype, link.rule, {"by_row": link.by_row}
+    for loss in every_loss():
+        yield elementwise.loss_loop, dtype, loss.rule, loss_options(loss, dtype)[0]
+    for penalty in PENALTIES.values():
+        yield elementwise.penalty_loop, dtype, penalty, {}
+    for chosen, signs in product_of(every_optimizer(), (False, True)):
+        n_moments, options = N_MOMENTS.get(chosen.rule, 2), _options(signs, chosen)
+        yield elementwise.update_loop, dtype, chosen.rule, {"n_moments": n_moments} | options
+        for name in PENALTIES if n_moments == 2 else ():
+            penalised = elementwise.penalised_update_loop
+            yield penalised, dtype, chosen.rule, {"penalty": name} | options
 
 
 def names_of(*, train: bool, paired: bool) -> list[str]:
@@ -224,7 +269,6 @@ def phase(name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool
         options = {**options, "by_norm": True}
     if plain:
         options = {**options, "plain": True}
-    if options.get("pairs"):
-        # As the host multiplies them: the code cache must know.
+    if name in PAIRED:
         options = {**options, "pairs": pair_products()}
     return block_of(factory, dtype, **options)

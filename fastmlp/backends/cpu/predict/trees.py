@@ -112,7 +112,7 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
         raise ValueError(f"out must have columns of float64, with {len(X)} rows")
     X, (record, kept) = np.asarray(X, F64), record_of(nodes)
     places = (X.ctypes.data, *X.strides, len(X), out.ctypes.data, out.strides[1], out.shape[1])
-    block_of(_trees, F64)(address(record), *places)
+    block_of(tree_sums, F64)(address(record), *places)
     del kept
 
 
@@ -137,7 +137,7 @@ def value_of(trees: Trees, t: int, x: int, right: int) -> float:
     return number[node]
 
 
-def _trees(scalar: Any) -> Any:
+def tree_sums(scalar: Any) -> Any:
     """Make the block of `add_trees`: a tree stays in the cache for a block of rows."""
 
     def add(model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int) -> None:

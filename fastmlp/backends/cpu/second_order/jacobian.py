@@ -70,16 +70,16 @@ class JacobianRows(Record):
 
 
 def curvature_loop(
-    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, counts: Sequence[int] = ()
+    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, n_constants: int = 0
 ) -> Callable[..., None]:
     """Make the loop that writes the roots of the curvatures of n_rows rows, in columns."""
-    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, counts)
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
 
     def by_number(
         output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
         n_targets: Any,
     ) -> None:  # fmt: skip
-        constants = read(settings)
+        constants = read(settings, width)
         share = scalar(1.0 / width if mean else 1.0)
         roots = row(root, width * width * n_rows, scalar)
         for i in range(width * width * n_rows):
