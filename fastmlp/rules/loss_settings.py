@@ -1,7 +1,6 @@
 """Losses with settings, which `MLP` takes as `loss` beside names and functions."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from numbers import Real
@@ -9,7 +8,7 @@ from typing import Any
 
 from fastmlp.rules import losses
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import settings
 
 
 class LossSettings:
@@ -28,8 +27,7 @@ class LossSettings:
         return losses.LOSSES[self.kind]._replace(constants=tuple(vars(self).values()))
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Quantile(LossSettings):
     """The pinball loss, whose least mean is at quantiles of the targets.
 
@@ -88,8 +86,7 @@ class Quantile(LossSettings):
         )
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Tweedie(LossSettings):
     """Half the Tweedie deviance, for targets of 0 or more with many zeros, such as claims.
 
@@ -131,8 +128,7 @@ class Tweedie(LossSettings):
         return losses.LOSSES[limits[self.power]] if self.power in limits else super().loss
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Focal(LossSettings):
     """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
     of the right class, so that rows that are right already count little.
@@ -166,8 +162,7 @@ class Focal(LossSettings):
         object.__setattr__(self, "gamma", scalars.non_negative("Focal", "gamma", self.gamma))
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class BinaryFocal(LossSettings):
     """The focal loss of two classes, or of several labels at once: see `Focal`.
 
@@ -198,7 +193,7 @@ class BinaryFocal(LossSettings):
         object.__setattr__(self, "gamma", scalars.non_negative("BinaryFocal", "gamma", self.gamma))
 
 
-@dataclass(frozen=True, repr=False)
+@settings
 class Smoothed(LossSettings):
     """A loss of classes with smoothed labels: `MLP`'s `loss` and `label_smoothing` together."""
 

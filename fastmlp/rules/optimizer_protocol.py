@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 
 from fastmlp.rules import updates
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained, misfit
+from fastmlp.validation.calls import misfit, settings
 
 Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
 Rates = NDArray[np.float64]
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class EMA:
     """An exponential moving average: the `average` of an optimizer.
 
@@ -67,8 +66,7 @@ class EMA:
         return np.where(counts == 1, 1.0, unbiased)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class SWA:
     """Stochastic weight averaging: the `average` of an optimizer.
 

@@ -5,7 +5,7 @@ An optimizer is a frozen dataclass of its settings. The `rule` is a function of
 the step alone, so that the rule is a handful of multiplications.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +23,10 @@ from fastmlp.rules.optimizer_protocol import (
 )
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import settings
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class SGD(OptimizerSettings):
     """Stochastic gradient descent, with momentum and Nesterov's form of it.
 
@@ -77,8 +76,7 @@ class SGD(OptimizerSettings):
         return columns(rates, rates, *([self.momentum] if self.momentum else []))
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class Adam(OptimizerSettings):
     """Adaptive moments.
 
@@ -137,8 +135,7 @@ class Adam(OptimizerSettings):
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class AdamW(Adam):
     """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
 
@@ -187,8 +184,7 @@ class AdamW(Adam):
         return row
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class Nadam(Adam):
     """Adam with Nesterov's momentum and a momentum schedule.
 
@@ -250,8 +246,7 @@ class Nadam(Adam):
         return float(product)
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class RMSprop(OptimizerSettings):
     """Divide the gradient by a running mean of its size.
 
@@ -294,8 +289,7 @@ class RMSprop(OptimizerSettings):
         return columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class Adagrad(OptimizerSettings):
     """Divide the gradient by the root of the sum of its squares so far.
 
@@ -334,8 +328,7 @@ class Adagrad(OptimizerSettings):
         return columns(rates, rates, self.epsilon)
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class ScheduleFreeAdamW(OptimizerSettings):
     """AdamW with an average of its iterates, built in, in place of a schedule.
 
@@ -423,8 +416,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
         return low * (low + 1) * (2 * low + 1) / (6 * n * n) + (t - low)
 
 
-@explained
-@dataclass(frozen=True, repr=False)
+@settings
 class Custom(OptimizerSettings):
     """An optimizer from your update rule.
 
@@ -489,8 +481,7 @@ class SecondOrder:
         return asdict(fields)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class LevenbergMarquardt(SecondOrder):
     """Damped Gauss-Newton steps, for smooth functions to many digits by nets of a few thousand
     parameters at most.
@@ -552,8 +543,7 @@ class LevenbergMarquardt(SecondOrder):
             )
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class LBFGS(SecondOrder):
     """SciPy's L-BFGS-B on all rows: an epoch of `MLP.fit` is one of its iterations.
 

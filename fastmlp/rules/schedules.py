@@ -9,14 +9,12 @@ is a schedule. A setting that is not a number raises a TypeError, one out of ran
 Warmup(schedule=Cosine(learning_rate=0.01, n_steps=None, final_rate=0.0), n_steps=100)
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.optimizer_protocol import Schedule, checked_rate
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import settings
 
 Steps = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -37,8 +35,7 @@ def _horizon(n_steps: int | None, total: int) -> float:
     return float(max(total if n_steps is None else n_steps, 1))
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Constant(_Checked):
     """The same rate at every step.
 
@@ -58,8 +55,7 @@ class Constant(_Checked):
         return np.full(len(steps), self.learning_rate)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class StepDecay(_Checked):
     """The rate is multiplied by `factor` after every `every` steps.
 
@@ -83,8 +79,7 @@ class StepDecay(_Checked):
         return self.learning_rate * self.factor ** (steps // self.every).astype(np.float64)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Exponential(_Checked):
     """The rate shrinks smoothly, by `factor` in `every` steps.
 
@@ -108,8 +103,7 @@ class Exponential(_Checked):
         return self.learning_rate * np.power(np.float64(self.factor), steps / self.every)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class InverseScaling(_Checked):
     """The rate at step t (from 0) is ``learning_rate / (t + 1)^power``.
 
@@ -132,8 +126,7 @@ class InverseScaling(_Checked):
         return self.learning_rate / slowdown
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Cosine(_Checked):
     """Half a cosine from `learning_rate` down to `final_rate`, then constant.
 
@@ -164,8 +157,7 @@ class Cosine(_Checked):
         return self.final_rate + (self.learning_rate - self.final_rate) * _half_cosine(progress)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class OneCycle(_Checked):
     """Half a cosine up from ``learning_rate / 25``, and one down to ``learning_rate / 250,000``.
 
@@ -200,8 +192,7 @@ class OneCycle(_Checked):
         return np.where(progress < self.warm, up, last + (self.learning_rate - last) * falling)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class Warmup:
     """Rise linearly to the rates of `schedule` over the first `n_steps`.
 

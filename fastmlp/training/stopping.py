@@ -5,7 +5,7 @@ keeps the counts of both for one net.
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,15 +15,14 @@ from fastmlp.serialization import codec
 from fastmlp.training.history import History
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import settings
 from fastmlp.validation.messages import suggestion
 
 Mode = Literal["min", "max"]
 MODES = ("min", "max")
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class EarlyStopping:
     """Settings of a fit that stops when it gets no better, and keeps its best epoch.
 
@@ -85,8 +84,7 @@ class EarlyStopping:
 codec.add_settings("early_stopping", EarlyStopping)
 
 
-@explained
-@dataclass(frozen=True)
+@settings
 class ReduceLROnPlateau:
     """Settings of a fit that lowers its learning rate when it gets no better: one of `callbacks`.
 
