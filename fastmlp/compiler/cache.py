@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -36,23 +35,30 @@ ANOTHER = "or set NUMBA_CACHE_DIR to another folder"
 failures: list[str] = []
 
 
-def sources(package: Path = PACKAGE) -> list[str]:
+def sources(package: Path | str = PACKAGE) -> list[str]:
     """Return every source below `package`, or bytecode without a source; an empty list for a
     package in a zip or a frozen program.
 
     All of them: a list of the modules that reach compiled code was wrong twice.
     """
-    folders = (each for each in os.walk(package) if not each[0].endswith("__pycache__"))
-    files = (os.path.join(folder, name) for folder, _, names in folders for name in names)
-    return sorted(file for file in files if file.endswith((".py", ".pyc")))
+    if not os.path.isdir(package):
+        return []
+    files = list[str]()
+    for entry in os.scandir(package):
+        if entry.is_dir():
+            files += sources(entry.path) if entry.name != "__pycache__" else ()
+        elif entry.name.endswith((".py", ".pyc")):
+            files.append(entry.path)
+    return sorted(files)
 
 
 def hash_of_sources(package: Path = PACKAGE) -> bytes:
     digest = hashlib.sha256()
     for path in sources(package):
         name = path[len(str(package)) :].replace(os.sep, "/")
+        digest.update(f"\0{name}\0".encode())
         with open(path, "rb", buffering=0) as file:
-            digest.update(name.encode() + b"\0" + file.read() + b"\0")
+            digest.update(file.read())
     return digest.digest()
 
 
@@ -111,6 +117,8 @@ def find() -> tuple[Path | None, str]:
     root = chosen or _root()
     if not chosen and not os.path.isabs(root):
         return None, NOWHERE  # without a home, "~" would be a folder in the current directory
+    import tempfile  # 3 ms, which a process with the code of a wheel does not need
+
     path = Path(root) / "fastmlp" / fingerprint()
     try:
         for each in (path.parent, path):
@@ -174,9 +182,9 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
-# Code that a wheel brings: a file for each level of processors, in the form of the cache's, whose
-# words have each block's words and place in the content. FASTMLP_PREBUILT=0: it is not used;
-# "require": a block that it does not have is an error.
+# Code that a wheel brings: a file for each level of processors, in the form of the cache's. Its
+# words have the places of blocks, each in the form of a file without its checksum.
+# FASTMLP_PREBUILT=0: it is not used; "require": a block that it does not have is an error.
 LIBRARY_SUFFIX = ".images"
 PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
 NO_LIBRARY = "the wheel has no code of these sources, settings and objects of Python's"
@@ -209,6 +217,10 @@ def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
     payload = stored[DIGEST_BYTES:]
     if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
         return None
+    return _parts(payload)
+
+
+def _parts(payload: bytes) -> tuple[dict[str, Any], bytes]:
     words, _, content = payload.partition(b"\n")
     return json.loads(words), content
 
@@ -226,9 +238,9 @@ class CodeCache:
     def load(self) -> tuple[dict[str, Any], bytes] | None:
         """Return what `save` stored, or the wheel has; None if neither has it."""
         brought = shipped(self._level) if self._level else None
-        if brought is not None and self._key in brought[0]["files"]:
-            words, start, end = brought[0]["files"][self._key]
-            return words, brought[1][start:end]
+        if brought is not None and self._key in brought[0]["blocks"]:
+            start, end = brought[0]["blocks"][self._key]
+            return _parts(brought[1][start:end])
         if brought is not None and PREBUILT == "require":
             raise LookupError(f"FASTMLP_PREBUILT=require: the wheel has no code of {self.name}")
         return read(self._path())
@@ -245,20 +257,22 @@ class CodeCache:
 
 
 def pack(files: Iterable[Path], out: Path) -> int:
-    """Write images of the cache's files to the file that a wheel brings; return how many."""
-    words: dict[str, Any] = {}
-    content = b""
+    """Write the images of the cache's files to the file that a wheel brings; return how many."""
+    blocks, content = dict[str, tuple[int, int]](), b""
     for path in sorted(files):
-        stored = read(path)
-        if stored is not None and "entry" in stored[0]:
-            words[path.stem] = stored[0], len(content), len(content) + len(stored[1])
-            content += stored[1] + bytes(-len(stored[1]) % 64)
-    head = json.dumps({"for": of_this_package(), "files": words}, sort_keys=True)
+        words, code = read(path) or ({}, b"")
+        if "entry" in words:
+            start = len(content)
+            content += json.dumps(words).encode() + b"\n" + code
+            blocks[path.stem] = start, len(content)
+    head = json.dumps({"for": of_this_package(), "blocks": blocks})
     _write_whole(out, head.encode() + b"\n" + content)
-    return len(words)
+    return len(blocks)
 
 
 def _write_whole(path: Path, payload: bytes) -> None:
+    import tempfile
+
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         try:
