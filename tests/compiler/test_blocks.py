@@ -192,9 +192,9 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     class Recorder(CodeCache):
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, level: str) -> None:
             names.append(name)
-            super().__init__(name)
+            super().__init__(name, level)
 
     monkeypatch.setattr(blocks, "CodeCache", Recorder)
     monkeypatch.setattr(blocks, "_blocks", {})

@@ -471,7 +471,8 @@ def rules_with_arguments() -> dict[str, Any]:
     for name, link in links.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
     for name, loss in (CASES | OF_SKLEARN).items():
-        options, kind = tuple(options_of(loss).values()), loss.targets == "classes"
+        numbered = {"by_row": False, "mean": False, "n_constants": 0} | options_of(loss)
+        options, kind = tuple(numbered.values()), loss.targets == "classes"
         n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
         numbers = [settings_of(loss, each) for each in (np.float32, np.float64)]
         shape = (numbers, 200, n, 1 if kind else n // loss.per_target)
