@@ -16,8 +16,7 @@ from numpy.typing import DTypeLike
 
 from fastmlp._process import signals
 from fastmlp.compiler import intrinsics
-from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.images import executable
+from fastmlp.compiler.cache import CodeCache, executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED
 from fastmlp.compiler.source import Unsupported, grouped, is_entry, n_words, parameters_of
 from fastmlp.compiler.target import LEVELS, Host, pair_target, target

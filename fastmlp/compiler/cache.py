@@ -7,16 +7,24 @@ written whole or not at all. On any failure code is compiled in memory. A folder
 is read-only, as in a container's image, is read.
 
 A file is a checksum, a line of JSON, and machine code. Neither Numba nor LLVM is needed to read it.
-A user who can write to the folder can run code in your process. So a folder
-is used only if it belongs to this user, to root or to the owner of this package, and no other can
-write to it. The same holds for the folder above, `fastmlp`, whose owner can replace those within.
+A user who can write to the folder can run code in your process. So a folder is used only if it
+belongs to this user, to root or to the owner of this package, and no other can write to it. The
+same holds for the folder above, `fastmlp`, whose owner can replace those within.
+
+Code is an image on Linux with x86-64: code and constants that refer to themselves by distances.
+Slots in it take the addresses of the few functions that it calls, by their names in the process:
+C's `memset`, and functions of Python's. It lies in memory of no file, so a disk without permission
+to execute does not matter, and children of a fork share it. Elsewhere LLVM loads its own objects.
 """
 
+import ctypes
 import hashlib
 import json
+import mmap
 import os
+import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -286,3 +294,37 @@ def _write_whole(path: Path, payload: bytes) -> None:
             raise
     except OSError as error:
         failures.append(str(error))
+
+
+LOADS = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
+# Memory of code; none of it is ever freed, as addresses of blocks are kept in many places.
+_kept: list[mmap.mmap] = []
+
+
+def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
+    """Return the address of a copy of an image that can be executed, and not be written.
+
+    Parameters
+    ----------
+    slots : of each function that the image calls, where its address goes
+    """
+    memory = mmap.mmap(-1, len(code), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(code)
+    for name, offset in (slots or {}).items():
+        memory[offset : offset + 8] = address_of(name).to_bytes(8, "little")
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    place, size = ctypes.c_void_p(address), ctypes.c_size_t(len(code))
+    if protect(place, size, mmap.PROT_READ | mmap.PROT_EXEC):
+        raise OSError(ctypes.get_errno(), "the system does not allow to execute code in memory")
+    _kept.append(memory)
+    return address
+
+
+def address_of(name: str) -> int:
+    """Return the address of a function of C's or Python's."""
+    for library in (ctypes.pythonapi, ctypes.CDLL(None)):
+        function: Any = getattr(library, name, None)
+        if function is not None:
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    raise OSError(f"the process has no function {name}")

@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastmlp._process import signals
-from fastmlp.compiler.cache import NO_LIBRARY, PREBUILT, CodeCache, shipped
-from fastmlp.compiler.images import LOADS, executable
+from fastmlp.compiler.cache import LOADS, NO_LIBRARY, PREBUILT, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
 # Bytes of a cache line.

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp import __version__
 from fastmlp.compiler import elementary, fma
-from fastmlp.compiler.coefficients import magic
-from fastmlp.compiler.elementary import FORMS
+from fastmlp.compiler.elementary import FORMS, magic
 from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
 from fastmlp.export.trace import Comparison, Symbol, Trace

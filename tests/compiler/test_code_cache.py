@@ -556,7 +556,7 @@ def test_nothing_of_a_compiler_is_imported_where_code_is_stored(
 
 BY_LLVM = f"""
 import sys
-import fastmlp.compiler.images as images
+import fastmlp.compiler.cache as images
 images.LOADS = images.LOADS and sys.argv[1] == "image"
 {USE}
 net.fit(X, y, epochs=2, batch_size=8)

@@ -111,7 +111,7 @@ for dtype in ("float32", "float64"):
     for net in nets:
         net.fit(X, X[:, :3] * X[:, 1:], epochs=3, batch_size=16)
         seen = b"".join(a.tobytes() for a in (net.predict(X), net.predict(X[:1]), net.parameters))
-        print(dtype, net.activation, hashlib.sha256(seen).hexdigest())
+        print(dtype, net.optimizer, hashlib.sha256(seen).hexdigest())
 """
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.compiler.coefficients import magic
-from fastmlp.compiler.elementary import copysign, octave, polynomial, scaled, where
+from fastmlp.compiler.elementary import copysign, magic, octave, polynomial, scaled, where
 from fastmlp.compiler.intrinsics import (
     DRAW,
     STATE,

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
-from fastmlp.compiler import images
-from fastmlp.compiler.images import address_of
+from fastmlp.compiler import cache as stored
+from fastmlp.compiler.cache import address_of
 from fastmlp.compiler.jit import setting
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import hints_of
@@ -31,7 +31,7 @@ def machine(name: str, features: str) -> Any:
     # Objects that LLVM loads have the options that Numba asks for.
     static = "static" if kind.name.startswith("x86") else "default"
     options: Any = {"reloc": static, "codemodel": "jitdefault", "jit": True}
-    if images.LOADS:
+    if stored.LOADS:
         options = {"reloc": "pic", "codemodel": "small"}
     return kind.create_target_machine(cpu=name, features=features, opt=level, **options)
 
@@ -54,7 +54,7 @@ def compiled(function: FunctionType, host: Host, *, light: bool) -> tuple[dict[s
     object of LLVM's."""
     content: bytes = machine(*host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
-    return linked(content) if images.LOADS else ({}, content)
+    return linked(content) if stored.LOADS else ({}, content)
 
 
 def _optimize(module: Any, on: Any, *, light: bool) -> None:
