@@ -4,12 +4,12 @@
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from fastmlp.backends.cpu.predict import (
 from fastmlp.backends.cpu.second_order import tiles
 from fastmlp.backends.cpu.second_order.jacobian import curvature_loop
 from fastmlp.backends.cpu.threads import team, worker_pool
-from fastmlp.compiler import INTERPRETED, Key, block_of
+from fastmlp.compiler import INTERPRETED, Key, block_of, cache
 from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
 from fastmlp.compiler.target import LEVELS, Host, cpuid, level_of
 from fastmlp.network import resolve, spec
@@ -117,7 +117,9 @@ def warmup(
             raise ValueError(f"{needed}, got {kinds}")
     say = report or (lambda line: None)
     start = time.perf_counter()
-    compile_blocks(kinds, say, paired=compute_dtype is not None)
+    for part, keys in every_block(kinds, paired=compute_dtype is not None).items():
+        say(part)
+        _compile(keys)
     if not INTERPRETED:
         from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 
@@ -127,14 +129,35 @@ def warmup(
     return time.perf_counter() - start
 
 
-def compile_blocks(
-    dtypes: Iterable[str], say: Callable[[str], Any] = len, *, paired: bool = True
-) -> None:
-    """Compile all blocks for nets of these dtypes; with `paired`, for mixed precision too."""
-    for part, keys in every_block(dtypes, paired=paired).items():
-        say(part)
-        for factory, dtype, rule, options in keys:
-            block_of(factory, dtype, rule, **options)
+def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
+    """Compile by `warmup`; return the seconds, and the folder of the cache that keeps the code.
+
+    Parameters
+    ----------
+    shared : bool, default False
+        Let other users read the cache.
+    settings : of `warmup`
+
+    Raises
+    ------
+    OSError
+        If there is no folder, or not all code could be kept.
+    """
+    if (folder := cache.folder()) is None:
+        reason = cache.find()[1]
+        raise OSError(f"warmup has no cache folder to keep code in; the cache is {reason}")
+    if shared:
+        cache.share()
+    cache.failures.clear()
+    seconds = warmup(**settings)
+    if cache.failures:
+        raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
+    return seconds, str(folder)
+
+
+def _compile(keys: Iterable[Key]) -> None:
+    for factory, dtype, rule, options in keys:
+        block_of(factory, dtype, rule, **options)
 
 
 def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
@@ -165,19 +188,27 @@ def build(levels: Iterable[Host]) -> None:
 
     Compiled code is not run: a level may be another than this processor's.
     """
+    code = "from fastmlp.warmup import compile_part; compile_part({}, {})"
+    n = min(os.cpu_count() or 1, 4)
     for host in levels:
         with tempfile.TemporaryDirectory() as folder:
             settings = {
                 "NUMBA_CPU_NAME": host.name, "NUMBA_CPU_FEATURES": host.features,
                 "NUMBA_CACHE_DIR": folder, "FASTMLP_PREBUILT": "0", "FASTMLP_CACHE": "",
             }  # fmt: skip
-            code = (
-                "from fastmlp.warmup import compile_blocks; compile_blocks(('float32', 'float64'))"
-            )
-            command = [sys.executable, "-c", code]
             if not shipped(host.name):
-                subprocess.run(command, env=os.environ | settings, check=True)
+                commands = ([sys.executable, "-c", code.format(i, n)] for i in range(n))
+                running = [Popen(command, env=os.environ | settings) for command in commands]
+                codes = [process.wait() for process in running]
+                if any(codes):
+                    raise OSError(f"the code for {host.name} could not be compiled")
                 pack(Path(folder).rglob("*" + SUFFIX), library(host.name))
+
+
+def compile_part(first: int, step: int) -> None:
+    """Compile one of `step` parts of all blocks: those from `first` on, in steps."""
+    every = [key for keys in every_block(("float32", "float64")).values() for key in keys]
+    _compile(every[first::step])
 
 
 if __name__ == "__main__":
