@@ -540,8 +540,8 @@ LOSS: Additions = {
     ],
     "rules/loss_settings.py": [
         (
-            "@explained\n@dataclass(frozen=True)\nclass Quantile",
-            '''@dataclass(frozen=True)
+            "@settings\nclass Quantile",
+            '''@settings
 class Cauchy(LossSettings):
     """The negative logarithm of a Cauchy density, of a scale."""
 
