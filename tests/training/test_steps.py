@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -825,7 +826,7 @@ def test_the_bytes_of_a_second_threads_buffers_are_counted() -> None:
         gc.collect()
         steps.KEPT.clear()
         net = MLP((4, 32, 16, 4), n_threads=n_threads)
-        taken.append(kept_by(lambda net=net: net.train_on_batch(X, y)))
+        taken.append(kept_by(partial(net.train_on_batch, X, y)))
         counted.append(steps.KEPT.n_bytes)
     assert counted[1] - counted[0] == pytest.approx(taken[1] - taken[0], rel=0.1, abs=3e4)
 
