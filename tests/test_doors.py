@@ -360,8 +360,8 @@ def check(
     if form in ("pandas", "polars", "arrow") and door.name not in OF_NETS:
         assert model.feature_names_in_.tolist() == NAMES
     others = list(copies_of(door, model, ways, path))
-    if door.name == "MLP":
-        others.append([resumed(door, words, path.with_name("run"))])
+    if door.name in ("MLP", "fit_many", "tables"):
+        others.append(door.parts(resumed(door, words, path.with_name(f"run of {door.name}"))))
         assert bits_of(others[-1]) == bits
     if door.name != "tables":
         expected = by_the_core(door, model, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -34,7 +35,7 @@ from fastmlp.many.training import (
 from fastmlp.model import MLP
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import FitOptions, Listener, ValidationData
+from fastmlp.training.options import EVERY, FitOptions, Listener, ValidationData
 from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
@@ -68,6 +69,9 @@ def fit_many(
     time_limit: float | timedelta | None = None,
     callbacks: Listener | Iterable[Listener] = (),
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | timedelta = EVERY,
+    resume: bool = False,
     n_threads: int | None = None,
     client: Client | Literal["auto"] | None = None,
     group_timeout: float | timedelta | None = None,
@@ -121,6 +125,10 @@ def fit_many(
         net, and ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
     progress : bool
         Show a tqdm bar of all epochs.
+    checkpoint : path, optional
+        A folder, for a file of each net on the CPU; not for sources, and not with `client`.
+    checkpoint_every, resume
+        As for `MLP.fit`. A net that was done is not trained again.
     n_threads : int, optional
         How many nets to train at once; None: as many as the process may use threads. A net whose
         `n_threads` is less than its share uses no more than that. Nets on GPUs do not count: each
@@ -174,6 +182,7 @@ def fit_many(
         validation_data=validation_data, validation_rows=validation_rows,
         validation_split=validation_split, metrics=metrics, early_stopping=early_stopping,
         keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
+        checkpoint=checkpoint, checkpoint_every=checkpoint_every, resume=resume,
     )  # fmt: skip
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
@@ -199,6 +208,10 @@ def fit_many(
         return interrupted([None] * len(checked))
     if not jobs:
         return []
+    if checkpoint is not None and (
+        feed is not None or on is not None or any(job.core.engine.queue is not None for job in jobs)
+    ):
+        raise ValueError(f"{WHO}: checkpoint is for nets on the CPU of this machine, and arrays")
     if shuffle:
         check_generators(jobs)
     for i, job in enumerate(jobs):
@@ -247,10 +260,11 @@ def fit_together(
     bar: Bar | None = None,
     metrics: Metrics | None = None,
     early_stopping: EarlyStopping | None = None,
+    **checkpoints: Any,
 ) -> list[list[History]]:
     """Return the histories of each call; the nets have the parameters of their best epochs.
 
-    A call has the fields of `Call`.
+    A call has the fields of `Call`; `checkpoints` are words of `fit_many`.
 
     Calls one after the other would each wait for its last net. The time limit also ends an epoch:
     a net that has no other is as it is then, and its history has no epoch.
@@ -264,6 +278,7 @@ def fit_together(
         time_limit=time_limit,
         within_epochs=True,
         validation_rows=True,
+        **checkpoints,
     )
     made = [Call(*call) for call in calls]
     ends = list(accumulate(len(call.nets) for call in made))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fastmlp._process import task_pool, warnings
@@ -30,6 +31,7 @@ from fastmlp.validation.expanded import Expanded
 
 # Most operations, 0.5 ms of one thread, of fits that start no thread.
 SHORT_FLOPS = 20_000_000
+SUFFIX = ".safetensors"
 
 
 class GpuQueue:
@@ -159,6 +161,8 @@ def trained(
     """Train all nets, which are locked, on as many threads; `feed` reads a source."""
     n = n_threads_of(n_threads)
     options = replace(options, callbacks=_one_at_a_time(options.callbacks))
+    if options.checkpoint is not None:
+        Path(options.checkpoint).mkdir(parents=True, exist_ok=True)
     shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
     # On the CPU in the pool, on each GPU in a separate thread.
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
@@ -196,7 +200,10 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 
 def _request(job: NetJob, options: FitOptions, bar: Bar | None) -> FitRequest:
     progress: Any = False if bar is None else bar
-    own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
+    file = None if options.checkpoint is None else Path(options.checkpoint, f"{job.number}{SUFFIX}")
+    own = replace(
+        options, epochs=job.epochs, batch_size=job.batch_size, progress=progress, checkpoint=file
+    )
     return FitRequest(job.data, own, held_out=job.held_out, net=job.net)
 
 
@@ -211,6 +218,7 @@ def _fit(
         check()
         request = request_of(job)
         feed = None if shared is None else shared.part()
+        request.keep(job.core.engine.network, job.core.state)
         loop.fit(*job.core, request, by_buffers(request, feed, *job.core))
         history = request.history
         if bar is not None:

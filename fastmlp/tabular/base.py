@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, get_args
 
@@ -30,13 +33,14 @@ from fastmlp.tabular.distillation import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
 from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
 from fastmlp.tabular.pack import Caller, Member, Pack
-from fastmlp.tabular.pool import TableRows, in_strips
+from fastmlp.tabular.pool import Checkpoints, TableRows, in_strips
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.settings import LARGE, PRESETS, Ensemble, PackSettings, Preset, of_large
 from fastmlp.typing import Callback, ComputeDType, Folds, Metrics, RandomState, Scoring
 
 Array = NDArray[Any]
+EVERY = timedelta(minutes=1)
 SEEDS = np.iinfo(np.int32).max
 # Below this number of rows each net trains once for each fold, and there are this many folds.
 FEW_ROWS, FOLDS_OF_FEW = 1000, 5
@@ -142,6 +146,9 @@ class TabularMLP(BaseModel):
         groups: ArrayLike | str | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | timedelta = EVERY,
+        resume: bool = False,
     ) -> Self:
         """Learn the columns, train the nets, and select the ensemble.
 
@@ -172,6 +179,15 @@ class TabularMLP(BaseModel):
             the nets of one group on a worker.
         progress : bool
             Show a tqdm bar of all epochs; most nets end before their last.
+        checkpoint : path, optional
+            A folder for the state of each net, a file in place of the one before; it needs an
+            integer `random_state`. Trees and `extra_members` are fitted again.
+        checkpoint_every : int or datetime.timedelta, default one minute
+            Epochs, or time, from one checkpoint of a net to the next.
+        resume : bool
+            Go on from the checkpoints, if there are some, to the bits of a fit that was not
+            interrupted: nets that were done are kept. Another table, or other parameters, are an
+            error.
 
         Returns
         -------
@@ -189,7 +205,8 @@ class TabularMLP(BaseModel):
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit(X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress))
+        others = (target, groups, callbacks, progress, checkpoint, checkpoint_every, resume)
+        self._fit(X, y, fit_arguments.FitArguments(*weights, *others))
         return self
 
     def _fit(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
@@ -225,7 +242,8 @@ class TabularMLP(BaseModel):
             fraction = self.validation_fraction
             data = splits.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
-        caller = Caller(who, start, callbacks, arguments.progress)
+        checkpoints = self._checkpoints(arguments, data, who)
+        caller = Caller(who, start, callbacks, arguments.progress, checkpoints)
         fit = self._table_fit(schema, data, classes, seed, caller)
         ensemble = fitting.selected(fit)
         if self.refit:
@@ -241,6 +259,22 @@ class TabularMLP(BaseModel):
         generator = np.random.default_rng([seed, 2])
         self._kept = kept_of(data.held_out, ensemble.scores, ensemble.sizes, generator)
         self._say(f"{who}: {self.summary()}", start)
+
+    def _checkpoints(
+        self, arguments: fit_arguments.FitArguments, data: splits.Divided, who: str
+    ) -> Checkpoints | None:
+        """Begin the checkpoints of a fit, or go on, if they are asked for."""
+        *_, folder, every, resume = arguments
+        facts: dict[str, str] = {}
+        if folder is not None:
+            if not isinstance(self.random_state, int | np.integer) or self.client is not None:
+                raise ValueError(f"{who}: checkpoint needs an integer random_state, and no client")
+            parameters = self.get_params(deep=False)
+            names = sorted(parameters.keys() - {"n_jobs", "verbose", "client", "group_timeout"})
+            # Functions are shown with their places in memory.
+            facts = {name: re.sub(" at 0x[0-9a-f]+", "", repr(parameters[name])) for name in names}
+            facts["table"] = fitting.digest_of(data)
+        return fitting.checkpoints_of(folder, every, resume, facts, who)
 
     def _warn_of_target(
         self, schema: Schema, values: Values, targets: Array, classes: Array | None, who: str

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fastmlp.extend import scalars
 from fastmlp.tabular.outputs import scores_of
-from fastmlp.tabular.pack import NONE, Pack, train_pack
-from fastmlp.tabular.pool import Fold, TableRows
+from fastmlp.tabular.pack import NONE, Caller, Pack, train_pack
+from fastmlp.tabular.pool import Checkpoints, Fold, TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings
 
@@ -39,6 +39,7 @@ def learn_sizes(
     seed: int,
     n_threads: int | None,
     folds: Sequence[Fold] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Array:
     """Learn the size of each row's error from the rows that a pack of numbers was validated on.
 
@@ -50,6 +51,7 @@ def learn_sizes(
     logarithms = np.log(np.hypot(errors, FLOOR * np.abs(errors).mean()))
     options: dict[str, Any] = {"task": "regression", "n_classes": 0, "settings": SETTINGS}
     options |= {"seed": seed, "n_threads": n_threads, "folds": folds}
+    options["caller"] = Caller(checkpoints=checkpoints)
     sizes = train_pack(rows._replace(y=logarithms), None, **options)
     sizes_of_rows = np.exp(sizes.validated)
     pack.take_scores(errors / sizes_of_rows, rows.weight)

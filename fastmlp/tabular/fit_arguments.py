@@ -31,6 +31,9 @@ class FitArguments(NamedTuple):
     groups: Any
     callbacks: Any
     progress: Any
+    checkpoint: Any = None
+    checkpoint_every: Any = None
+    resume: Any = False
 
 
 def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:

@@ -1,8 +1,12 @@
 """The training of a model of tables: an ensemble is selected, and trained again on all rows."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +58,45 @@ class TableFit(NamedTuple):
         return limit is None or self.caller.seconds < share * limit
 
 
+def checkpoints_of(
+    folder: Any, every: int | timedelta, resume: bool, facts: Mapping[str, str], who: str
+) -> pool.Checkpoints | None:
+    """Begin a fit's checkpoints, or go on with those of a folder, of a fit of the same facts."""
+    if folder is None:
+        if resume:
+            raise ValueError(f"{who}: resume=True needs checkpoint=, the folder to go on from")
+        return None
+    scalars.path(who, "checkpoint", folder)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "fit.json"
+    if not file.exists() and any(folder.iterdir()):
+        raise ValueError(f"{who}: checkpoint must be an empty folder, or a fit's, got {folder}")
+    if not (resume and file.exists()):
+        for old in folder.rglob("*.safetensors"):
+            old.unlink()
+        file.write_text(json.dumps(facts))
+    there = json.loads(file.read_text())
+    for name, value in facts.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"{who}: {folder} is the checkpoint of another fit: its {name} is "
+                f"{there.get(name)}, here it is {value}; resume=False starts over"
+            )
+    return pool.Checkpoints(folder, every)
+
+
+def digest_of(data: Divided) -> str:
+    """Return a hash of all rows of a fit, and of their folds."""
+    hasher = hashlib.blake2b(digest_size=16)
+    parts = [(*rows.values, rows.y, rows.weight) for rows in (data.training, data.held_out)]
+    for array in (*parts[0], *parts[1], *(rows for fold in data.folds or () for rows in fold)):
+        if array is not None:
+            hasher.update(f"{array.dtype}, {array.shape}".encode())
+            hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()
+
+
 class TableEnsemble(NamedTuple):
     """The ensemble that a fit has trained, and its reports.
 
@@ -98,9 +141,9 @@ def selected(fit: TableFit) -> TableEnsemble:
     # Sizes take about a twentieth of the time of the nets.
     if fit.task == "regression" and fit.is_before(0.5):
         apart = splits.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
-        sizes = conformal.learn_sizes(
-            pack, held_out, seed=fit.seed, n_threads=fit.n_threads, folds=apart
-        )
+        kept = fit.caller.checkpoints and fit.caller.checkpoints.within("sizes")
+        own: Any = {"seed": fit.seed, "n_threads": fit.n_threads, "checkpoints": kept}
+        sizes = conformal.learn_sizes(pack, held_out, folds=apart, **own)
     pack.validated = np.empty(0)
     scorer = Scorer(fit.task, held_out.y, held_out.weight, fit.settings.score)
     scored = [(each.name, scorer.score_of(each.predictions), each.seconds) for each in beside]
@@ -222,6 +265,7 @@ def refitted_pack(
         X = pool.shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
         nets = [pool.new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
+        kept = caller.checkpoints and caller.checkpoints.within(f"refit{place}")
         histories = fit_many(
             nets,
             X,
@@ -231,6 +275,7 @@ def refitted_pack(
             sample_weight=rows.weight,
             time_limit=_seconds_left(settings, caller),
             n_threads=n_threads,
+            **(kept.words if kept else {}),
         )
         statuses = {history.status for history in histories}
         if Status.INTERRUPTED in statuses:

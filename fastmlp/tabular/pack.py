@@ -206,12 +206,14 @@ class Caller(NamedTuple):
     start : float, of `time.perf_counter`: when the time limit began; None: now
     callbacks : sequence of callables, called with a `Report` after each epoch of each net
     progress : bool, True for a bar of all epochs
+    checkpoints : Checkpoints, optional
     """
 
     who: str = "train_pack"
     start: float | None = None
     callbacks: Sequence[Callback] = ()
     progress: bool = False
+    checkpoints: pool.Checkpoints | None = None
 
     @property
     def seconds(self) -> float:
@@ -396,6 +398,7 @@ def train_pack(
             least=FOR_TRAINING * (settings.time_limit or 0.0) / len(splits),
             listeners=listeners,
             bar=bar,
+            checkpoints=caller.checkpoints,
         )
         pools = _pools(splits, limits, cluster)
     fits = [split.encodings for split in splits]
@@ -434,7 +437,12 @@ def _pools(
     if cluster is not None and limits.deadline is None:
         return pool.train_together(splits, limits, cluster)
     n = len(splits)
-    return [pool.train(split, limits.shared(n - k), cluster) for k, split in enumerate(splits)]
+    pools = []
+    for k, split in enumerate(splits):
+        own = limits.shared(n - k)
+        kept = own.checkpoints and own.checkpoints.within(f"fold{k}")
+        pools.append(pool.train(split, own._replace(checkpoints=kept), cluster))
+    return pools
 
 
 class Candidate(NamedTuple):

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -161,6 +163,22 @@ class Listeners:
         self.stopped = self.stopped or report.stopping
 
 
+class Checkpoints(NamedTuple):
+    """The checkpoints of a fit's nets, which go on from those in the folder."""
+
+    folder: Path
+    every: int | timedelta
+
+    def within(self, name: str) -> "Checkpoints":
+        """Return those of some nets, in a folder below."""
+        return self._replace(folder=self.folder / name)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The arguments of `fit_many`."""
+        return {"checkpoint": self.folder, "checkpoint_every": self.every, "resume": True}
+
+
 class Limits(NamedTuple):
     """The ends of trainings, and the callbacks that are called.
 
@@ -177,6 +195,7 @@ class Limits(NamedTuple):
         Seconds of each call, even if the deadline is earlier.
     listeners : Listeners, optional
     bar : of `bar_over`, optional
+    checkpoints : Checkpoints, optional
     """
 
     epochs: int
@@ -189,6 +208,7 @@ class Limits(NamedTuple):
     least: float = 1e-3
     listeners: Listeners | None = None
     bar: Any = None
+    checkpoints: Checkpoints | None = None
 
     def look(self, report: Report) -> None:
         """Call the callbacks; stop a net that gets no better, and all if a callback asks for it."""
@@ -382,6 +402,7 @@ class _Fits(NamedTuple):
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[History]]:
     """Train the nets of calls: of one here, or of several together on a cluster."""
     outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
+    kept = limits.checkpoints and limits.checkpoints.within(str(fits[0].recipes[0].number))
     # A bar is not pickled, as the callback of a cluster is.
     return fit_together(
         cluster,
@@ -393,6 +414,7 @@ def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[Histo
         bar=limits.bar,
         metrics={name: Measure(outputs, score) for name, score in scores.items()},
         early_stopping=limits.early_stopping,
+        **(kept.words if kept else {}),
     )
 
 

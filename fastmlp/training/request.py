@@ -428,4 +428,5 @@ class FitRequest:
 def _digest(data: Data) -> str:
     # Rows in another form than an array, as expanded ones, have their numbers in `values`.
     x = getattr(data.x, "values", data.x)
-    return digest(*map(np.asarray, (x, data.y, data.weight)))
+    rows = () if data.rows is None else (data.rows,)
+    return digest(*map(np.ascontiguousarray, (x, data.y, data.weight, *rows)))

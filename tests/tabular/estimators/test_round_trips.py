@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from small_models import reloaded, table_of, untrained
 
 import fastmlp
@@ -129,6 +132,56 @@ def test_the_command(
         assert content[measure.pop()] == pytest.approx(_score(model, frame, y))
         assert main(["show", "model.safetensors"]) == 0
         assert "y" in capsys.readouterr().out
+
+
+KILLED = """
+import os, signal
+import numpy as np
+from fastmlp import TabularMLPRegressor
+
+def kill(report):
+    seen.append(report)
+    if len(seen) == {n}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def rows():
+    X = np.random.default_rng(0).normal(size=(600, 3))
+    return X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2]
+
+seen = []
+words = {{"n_members": 3, "max_iter": 8, "refit": True, "random_state": 0, "n_jobs": 1}}
+model = TabularMLPRegressor(**words, cv=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_fit_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    fit = "model.fit(*rows(), callbacks=kill, checkpoint=PATH, checkpoint_every=1, resume=True)"
+    for n in (5, 12):
+        program = KILLED.format(n=n) + fit.replace("PATH", repr(str(tmp_path)))
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    names: dict[str, Any] = {}
+    exec(KILLED.format(n=0), names)
+    (X, y), model = names["rows"](), names["model"]
+    where: dict[str, Any] = {"checkpoint": tmp_path, "resume": True}
+    whole = clone(model).fit(X, y, callbacks=names["kill"])
+    n_epochs = len(names["seen"])
+    model.fit(X, y, callbacks=names["kill"], **where)
+    # Each kill comes before its epoch is written.
+    assert len(names["seen"]) - n_epochs == n_epochs - 4 - 11
+    for name in ("predict", "predict_interval", "predict_std"):
+        np.testing.assert_array_equal(getattr(model, name)(X), getattr(whole, name)(X))
+    assert model.learning_curves_.keys() == whole.learning_curves_.keys()
+    for other, rows, message in (
+        (model, (X + 1, y), "its table is"),
+        (clone(model).set_params(max_iter=9), (X, y), "its max_iter is 8, here it is 9"),
+        (clone(model).set_params(random_state=None), (X, y), "an integer random_state"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.fit(*rows, **where)
+    (tmp_path / "fit.json").unlink()
+    with pytest.raises(ValueError, match="must be an empty folder, or a fit's"):
+        model.fit(X, y, **where)
 
 
 def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
