@@ -192,10 +192,9 @@ def share() -> None:
 
 # Code that a wheel brings: a file for each level of processors, in the form of the cache's. Its
 # words have the places of blocks, each in the form of a file without its checksum.
-# FASTMLP_PREBUILT=0: it is not used; "require": a block that it does not have is an error.
+# FASTMLP_PREBUILT=0: it is not used; "require": if it is used, a block that it lacks is an error.
 LIBRARY_SUFFIX = ".images"
 PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
-NO_LIBRARY = "the wheel has no code of these sources, settings and objects of Python's"
 
 
 def library(level: str) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastmlp._process import signals
-from fastmlp.compiler.cache import LOADS, NO_LIBRARY, PREBUILT, CodeCache, executable, shipped
+from fastmlp.compiler.cache import LOADS, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
 # Bytes of a cache line.
@@ -122,8 +122,6 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
         level = level_of(cpuid())
         if level and shipped(level.name):
             return level
-        if PREBUILT == "require":
-            raise LookupError(f"FASTMLP_PREBUILT=require: {NO_LIBRARY} for this processor")
     if features is None and name == "generic":
         features = ""
     if features is not None:

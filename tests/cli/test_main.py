@@ -331,7 +331,6 @@ def test_vector_features(features: str, words: str, monkeypatch: pytest.MonkeyPa
     host = target.Host("abacus", features)
     monkeypatch.setattr(target, "host", lambda: host)
     monkeypatch.setattr(target, "level_of", lambda leaves: None)
-    monkeypatch.setattr(target, "PREBUILT", "")
     target._target.cache_clear()
     assert info()["vector features"] == words
     target._target.cache_clear()

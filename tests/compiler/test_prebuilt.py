@@ -123,6 +123,13 @@ def test_the_code_has_the_bits_of_code_that_is_compiled_here(python: Callable[..
     assert brought == compiled
 
 
+@of_a_level
+@pytest.mark.skipif(cache.PREBUILT != "require", reason="FASTMLP_PREBUILT=require is not set")
+def test_the_code_that_is_required_is_there() -> None:
+    assert LEVEL is not None
+    assert cache.shipped(LEVEL.name)
+
+
 @pytest.fixture(scope="session")
 def brought(tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]) -> Path:
     """A folder with a copy of the package, which has the code of two blocks for this level."""
