@@ -24,7 +24,7 @@ from fastmlp.training.history import History, Status
 
 pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-    pytest.mark.filterwarnings("ignore:.*columns left out"),
+    pytest.mark.filterwarnings("ignore:.*columns left out|.*above the ensemble"),
 ]
 X, Y = drawn()
 LABELS = labels()
@@ -166,6 +166,15 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     assert f"loss {report['loss']:.4g}" in small.summary()
     again = model.set_params(n_jobs=1).distilled(frame)
     assert np.array_equal(getattr(again, method)(frame), getattr(small, method)(frame))
+
+
+def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "ABOVE", -1.0)
+    monkeypatch.setattr(distillation, "LAYERS", ((1,), (16,)))
+    with pytest.warns(UserWarning, match=r"loss is -?\d+\.\d% above the ensemble's on 24 rows"):
+        small = regressor().distilled(X, Y)
+    assert small.members_[0].net.layer_sizes[1] > 1
+    assert small.training_["distilled"]["loss"] == -small.validation_score_
 
 
 @pytest.mark.slow

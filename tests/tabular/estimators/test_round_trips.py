@@ -24,7 +24,7 @@ from fastmlp.tabular.settings import Preset
 pytestmark = [
     pytest.mark.usefixtures("small"),
     pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-    pytest.mark.filterwarnings("ignore:.*one class|.*rows to validate"),
+    pytest.mark.filterwarnings("ignore:.*one class|.*rows to validate|.*above the ensemble"),
 ]
 PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 

@@ -22,7 +22,8 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import Schema, extras
 from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
-from fastmlp.tabular.pool import ALONE
+from fastmlp.tabular.pool import ALONE, TableRows
+from fastmlp.tabular.schema import Values
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()
@@ -112,6 +113,23 @@ def test_thresholds_lie_between_training_values() -> None:
         assert not np.isin(ends, column).any()
         if j != 1:
             assert ((column.min() < ends) & (ends < column.max())).all()
+
+
+def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ROUNDS", 60)
+    g = np.random.default_rng(0)
+    values = Values(g.normal(size=(400, 2)), np.empty((400, 0), np.int32))
+    part = TableRows(values, g.normal(size=400))
+    first, second = part.take(np.arange(200)), part.take(np.arange(200, 400))
+    assert extras.fit(BoostedTrees(), first).rounds == 60
+    (alone,) = extras.fitted([("trees", BoostedTrees())], first, second, n_classes=0)
+    assert alone.estimator.rounds < 30
+    assert extras.fit(alone.estimator, part).rounds == alone.estimator.rounds
+    folds = [(np.arange(200), np.arange(200, 400)), (np.arange(200, 400), np.arange(200))]
+    (both,) = extras.fitted([("trees", BoostedTrees())], part, None, n_classes=0, folds=folds)
+    assert 10 < both.estimator.rounds < 30
+    many = np.arange(400) % 20
+    assert BoostedTrees(classes=True).fit(values.numbers, many).rounds == 40
 
 
 def test_strips_of_many_rows() -> None:
