@@ -69,7 +69,7 @@ class TabularMLP(BaseModel):
     time_limit: float | None
     scoring: Scoring | None
     metrics: Metrics | None
-    early_stopping: EarlyStopping | None
+    early_stopping: EarlyStopping | bool | None
     categorical_features: Any
     validation_fraction: float
     cv: Folds | None
@@ -98,7 +98,7 @@ class TabularMLP(BaseModel):
         "time_limit": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [str, callable, None],
         "metrics": [str, callable, list, tuple, dict, None],
-        "early_stopping": [EarlyStopping, None],
+        "early_stopping": [EarlyStopping, "boolean", None],
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
@@ -320,7 +320,10 @@ class TabularMLP(BaseModel):
         score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes, caller.who)
-        metrics, stopping = metrics_of(self.metrics, self.early_stopping, classes, caller.who)
+        given = self.early_stopping if isinstance(self.early_stopping, EarlyStopping) else None
+        metrics, stopping = metrics_of(self.metrics, given, classes, caller.who)
+        if given is None and self.early_stopping and score is not None:
+            metrics["scoring"], stopping = score, EarlyStopping("scoring", mode="max")
         settings = settings._replace(score=score, metrics=metrics, early_stopping=stopping)
         return fitting.TableFit(
             data=data,

@@ -60,9 +60,10 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         epoch: in `learning_curves_`, in reports of callbacks, and for
         ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_` and
         probabilities, of two classes the vector of the second one's.
-    early_stopping : EarlyStopping, optional
-        The rule by which each net ends and keeps its best epoch. None: by the validation loss, with
-        a patience that grows with the epochs until the best one.
+    early_stopping : bool or EarlyStopping, optional
+        The rule by which each net ends and keeps its best epoch. True: by `scoring`, if it is
+        given, after ten epochs without a better one. Else: by the validation loss, with a patience
+        that grows with the epochs until the best one.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights, in training and, as for scikit-
         learn's HistGradientBoostingClassifier, in rows that epochs and nets are chosen on.
@@ -174,7 +175,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         time_limit: float | None = None,
         scoring: Scoring | None = None,
         metrics: Metrics | None = None,
-        early_stopping: EarlyStopping | None = None,
+        early_stopping: EarlyStopping | bool | None = None,
         class_weight: ClassWeight | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
@@ -370,7 +371,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         time_limit: float | None = None,
         scoring: Scoring | None = None,
         metrics: Metrics | None = None,
-        early_stopping: EarlyStopping | None = None,
+        early_stopping: EarlyStopping | bool | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,

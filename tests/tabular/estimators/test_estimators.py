@@ -221,6 +221,17 @@ def test_nets_end_by_a_metric(y: Any, metrics: Any, name: str, mode: Any, expect
         assert history.metrics in [each.metrics for each in model.learning_curves_.values()]
 
 
+def test_nets_end_by_scoring_where_that_is_asked_for() -> None:
+    model = TabularMLPClassifier(n_members=3, max_iter=20, random_state=0, scoring="roc_auc")
+    model.set_params(early_stopping=True).fit(X, HIGH, X_val=X[::2], y_val=HIGH[::2])
+    for member, curve in zip(model.members_, model.learning_curves_.values(), strict=True):
+        assert member.epoch - 1 == np.argmax(curve.metrics["scoring"])
+    for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
+        expected = roc_auc_score(HIGH[::2], predictions[:, 1])
+        assert member.curve[:, 2].max() == pytest.approx(expected, 1e-6)
+    assert not model.set_params(scoring=None).fit(X, HIGH).training_.get("metrics")
+
+
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
