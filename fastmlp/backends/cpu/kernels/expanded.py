@@ -134,7 +134,7 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, loops = lanes * size, expanded(scalar, lanes)
     pack_row, places_of = moves(scalar, lanes).pack_row, _placing(scalar)
-    running_sums, add_pieces, add_levels, *_ = loops
+    running_sums, add_pieces, add_levels = loops.running_sums, loops.add_pieces, loops.add_levels
 
     @njit
     def begin(net: Net, layer: Layer, expansion: Expansion, at: int, n: int) -> None:

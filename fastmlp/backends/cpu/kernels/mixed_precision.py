@@ -10,7 +10,7 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.memory_traffic import passes_by
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
 from fastmlp.backends.cpu.plan.records import BlockAddresses, Layer, Net, Tile
-from fastmlp.backends.cpu.simd.pack import pairs as pair_loops
+from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at
 from fastmlp.compiler.target import PairProducts, lanes_of
@@ -35,7 +35,7 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
 def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Make the block that rounds some panels of n rows to both forms of pairs."""
     lanes = lanes_of(scalar)
-    vector, store = lanes * np.dtype(scalar).itemsize, pair_loops(scalar, lanes).pair_rows
+    vector, store = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes).pair_rows
 
     def run(
         values: Panels,
@@ -59,7 +59,7 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
 def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Make the block that rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
-    vector, stores = lanes * np.dtype(scalar).itemsize, pair_loops(scalar, lanes)
+    vector, stores = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
     square, non_temporal_square, half = (
         stores.pair_square,
         stores.pair_square_non_temporal,
@@ -96,7 +96,7 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
 def pair_weights(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Make the block that rounds the weights in a flat vector, for predictions."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, pack_pairs = lanes * size, pair_loops(scalar, lanes).pack_pairs
+    vector, pack_pairs = lanes * size, moves(scalar, lanes).pack_pairs
 
     def run(address: int, flat: int) -> None:
         net = record_at(address, Net)

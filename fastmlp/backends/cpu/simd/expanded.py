@@ -16,7 +16,7 @@ from fastmlp.backends.cpu.simd.vector import (
     Vectors,
     Word,
 )
-from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import Loops
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 
@@ -52,20 +52,9 @@ class SortedNumbers(NamedTuple):
     fractions: Word
 
 
-class ExpandedLoops(NamedTuple):
-    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
-
-    running_sums: VectorFunction
-    add_pieces: VectorFunction
-    add_levels: VectorFunction
-    sum_pieces: VectorFunction
-    sum_levels: VectorFunction
-
-
-def expanded(scalar: Scalar, lanes: int) -> ExpandedLoops:
-    """Return the functions for panels of so many lanes."""
-    loops = (running_sums, add_pieces, add_levels, sum_pieces, sum_levels)
-    return ExpandedLoops(*(vector_function(loop, scalar, lanes) for loop in loops))
+def expanded(scalar: Scalar, lanes: int) -> Loops:
+    """Return the loops below for panels of so many lanes."""
+    return Loops(globals(), scalar, lanes)
 
 
 def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:

@@ -12,11 +12,10 @@ products.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.pack import MatrixRows
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, VectorAccess, Vectors, Word
-from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import Loops, VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import ROW_TILES
 from fastmlp.compiler.target import lanes_of
 
@@ -96,16 +95,9 @@ def multiply(
         v.switch(rest * 2 + v.choose(last > 0, 1, 0), cases)
 
 
-class TileProducts(NamedTuple):
-    """Functions of addresses, the loop below for more rows and for two."""
-
-    four: VectorFunction
-    two: VectorFunction
-
-
-def row_tiles(scalar: Scalar) -> TileProducts:
-    """Return the products of some rows with a layer's weights."""
-    return TileProducts(*(_rows_by_tiles(scalar, *shape) for shape in ROW_TILES))
+def row_tiles(scalar: Scalar) -> list[VectorFunction]:
+    """Return the products of more rows, and of two, with a layer's weights: the loop below."""
+    return [_rows_by_tiles(scalar, *shape) for shape in ROW_TILES]
 
 
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
@@ -181,17 +173,10 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     return vector_function(multiply, scalar, lanes_of(scalar))
 
 
-class BatchInLanes(NamedTuple):
-    """Functions of addresses, for blocks whose units are `unit` bytes apart: the loops below."""
-
-    into_lanes: VectorFunction
-    out_of_lanes: VectorFunction
-
-
-def batch_in_lanes(scalar: Scalar) -> BatchInLanes:
-    """Return the functions that copy rows to blocks and back."""
-    loops = (into_lanes, out_of_lanes)
-    return BatchInLanes(*(vector_function(loop, scalar, lanes_of(scalar)) for loop in loops))
+def batch_in_lanes(scalar: Scalar) -> Loops:
+    """Return the loops below that copy rows to blocks, whose units are `unit` bytes apart, and
+    back."""
+    return Loops(globals(), scalar, lanes_of(scalar))
 
 
 def tile(scalar: Scalar, vectors: int, units: int, *, backward: bool = False) -> VectorFunction:

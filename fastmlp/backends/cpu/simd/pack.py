@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
-from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import Loops
 from fastmlp.backends.cpu.tuning import SMALL_TILE_ROWS, SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
 
 
@@ -28,37 +28,9 @@ class SparseRow(NamedTuple):
     n: Word
 
 
-class Moves(NamedTuple):
-    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
-
-    pack_row: VectorFunction
-    unpack_row: VectorFunction
-    unpack_rows: VectorFunction
-    copy: VectorFunction
-    add: VectorFunction
-    rectify: VectorFunction
-    clear: VectorFunction
-    pack_tiles: VectorFunction
-    add_differences: VectorFunction
-    transpose: VectorFunction
-    transpose_non_temporal: VectorFunction
-    sum_rows: VectorFunction
-    outer: VectorFunction
-    unpack_columns: VectorFunction
-    gather_columns: VectorFunction
-    pack_columns: VectorFunction
-    add_rows: VectorFunction
-    add_wide_rows: VectorFunction
-
-
-def moves(scalar: Scalar, lanes: int) -> Moves:
-    """Return the moves of panels of so many lanes."""
-    loops = (
-        pack_row, unpack_row, unpack_rows, copy, add, rectify, clear, pack_tiles, add_differences,
-        transpose, transpose_non_temporal, sum_rows, outer, unpack_columns, gather_columns,
-        pack_columns, add_rows, add_wide_rows,
-    )  # fmt: skip
-    return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
+def moves(scalar: Scalar, lanes: int) -> Loops:
+    """Return the moves of panels of so many lanes: the loops below."""
+    return Loops(globals(), scalar, lanes)
 
 
 def pack_row(v: Vectors, source: Word, target: Word, stride: Word, width: Word) -> None:
@@ -278,21 +250,6 @@ def _each(v: Vectors, sparse: SparseRow, matrix: MatrixRows) -> Iterator[tuple[W
     for i in v.range(sparse.n):
         row = matrix.address + v.int32(sparse.columns + i * 4) * matrix.stride
         yield row, v.broadcast(sparse.values + i * v.size)
-
-
-class Pairs(NamedTuple):
-    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
-
-    pair_rows: VectorFunction
-    pair_square: VectorFunction
-    pair_square_non_temporal: VectorFunction
-    pack_pairs: VectorFunction
-
-
-def pairs(scalar: Scalar, lanes: int) -> Pairs:
-    """Return the functions for panels of so many lanes."""
-    loops = (pair_rows, pair_square, pair_square_non_temporal, pack_pairs)
-    return Pairs(*(vector_function(loop, scalar, lanes) for loop in loops))
 
 
 def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, n: Word) -> None:

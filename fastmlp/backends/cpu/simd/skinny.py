@@ -7,26 +7,16 @@ panels of D transposed: a vector of `lanes` rows for each output.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.microkernel import Epilogue, finished_delta
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
-from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import Loops
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 
-class Skinny(NamedTuple):
-    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
-
-    dots: VectorFunction
-    backward_dots: VectorFunction
-    add_row: VectorFunction
-
-
-def skinny(scalar: Scalar, lanes: int) -> Skinny:
-    """Return the functions for panels of so many lanes."""
-    loops = (dots, backward_dots, add_row)
-    return Skinny(*(vector_function(loop, scalar, lanes) for loop in loops))
+def skinny(scalar: Scalar, lanes: int) -> Loops:
+    """Return the loops below for panels of so many lanes."""
+    return Loops(globals(), scalar, lanes)
 
 
 def delta_unit(lanes: int) -> int:

@@ -45,6 +45,16 @@ def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
     return run
 
 
+class Loops:
+    """The vector loops of a module by their names, as functions of the words alone."""
+
+    def __init__(self, module: dict[str, Any], scalar: Scalar, lanes: int) -> None:
+        self._module, self._scalar, self._lanes = module, scalar, lanes
+
+    def __getattr__(self, name: str) -> VectorFunction:
+        return vector_function(self._module[name], self._scalar, self._lanes)
+
+
 def _plain(argument: Any) -> Any:
     """Return an argument in Python's integers."""
     words = isinstance(argument, tuple)

@@ -37,7 +37,7 @@ from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
-from fastmlp.backends.cpu.simd.pack import pairs
+from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
@@ -113,7 +113,7 @@ def test_rows_are_rounded_to_nearest_even_in_both_forms(height: int, width: int)
     panels = to_panels(matrix, LANES, n_rows, np.nan)
     both = [np.full((len(panels), n_rows // 2, LANES), np.nan, np.float32) for _ in range(2)]
     places = [address(each) for each in (panels, *both)]
-    loop = pairs(np.float32, LANES).pair_rows
+    loop = moves(np.float32, LANES).pair_rows
 
     def run(source: int, stride: int, along: int, across: int, width: int, n: int) -> None:
         loop(Panels(source, stride), along, across, width, n)
@@ -133,7 +133,7 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
     (matrix,) = draw((LANES, LANES))
     source = to_panels(matrix, LANES)
     forms = [aligned(LANES // 2 * LANES, np.float32).reshape(-1, LANES) for _ in range(2)]
-    products = pairs(np.float32, LANES)
+    products = moves(np.float32, LANES)
     loop = products.pair_square_non_temporal if non_temporal else products.pair_square
 
     def run(source: int, across: int, transposed: int, n: int) -> None:
@@ -149,7 +149,7 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
 def test_weights_are_packed_in_pairs_from_flat_ones(height: int, width: int) -> None:
     (matrix,) = draw((height, width))
     matrix.ravel()[: len(SPECIAL)] = SPECIAL[: matrix.size]
-    expected, loop = across(matrix, LANES), pairs(np.float32, LANES).pack_pairs
+    expected, loop = across(matrix, LANES), moves(np.float32, LANES).pack_pairs
     panels = np.full_like(expected, np.nan)
 
     def run(source: int, n: int, target: int, stride: int, width: int) -> None:
