@@ -116,7 +116,7 @@ def _of_frame(model: Any, frame: Any, form: dict[str, Any]) -> Any:
 
 
 def _frame_predictions(frame: Any, model: Any, form: dict[str, Any], none: Any) -> Any:
-    """Return the predictions of a pandas frame. `none` are the predictions without rows."""
+    """Return the predictions of a pandas frame; `none`: predictions without rows."""
     if not len(frame):
         return none.set_axis(frame.index)
     table = predict_arrow(model, frame, batch_rows=len(frame), **form).read_all().to_pandas()

@@ -1,6 +1,6 @@
 """The core for those who build on it, beside the public names of `fastmlp`.
 
-Models of your own that stand on these names are trained, saved and exported as those of
+Your models that stand on these names are trained, saved and exported as the models of
 `fastmlp.tabular`, which takes nothing else of the core. The page "How do I build on the core?" of
 the documentation has an example.
 """

@@ -65,7 +65,7 @@ class GroupCalls:
         self.products[i] = products
 
     def place(self, name: str, array: Array) -> None:
-        """Write the address of an array for all nets, or those of its parts for each."""
+        """Write the address of an array for all nets, or the addresses of its parts for each."""
         start: Any = address(array)
         shared = None if self.each[name] else start
         if shared is None or shared != self.starts.get(name):
@@ -95,8 +95,8 @@ class GroupCalls:
 
 
 def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
-    """Acquire all locks or, while another thread holds one, none. The flags are written in one
-    step, so that an interrupt leaves all known."""
+    """Acquire all locks, unless another thread holds one. The flags are written in one step, so
+    that an interrupt leaves all known."""
     while True:
         flags.extend(map(type(all_locks[0]).acquire, all_locks, repeat(False)))
         if all(flags):
@@ -125,11 +125,11 @@ def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 class NetGroup:
-    """Nets side by side in a loop of your own: one call takes a step of each.
+    """Nets side by side in your loop: one call takes a step of each.
 
-    Each net ends with the bits of its own `MLP.train_on_batch`, for any number of threads. Nets
-    stay as they are: each may be saved, predicted with, fitted or stepped alone between two calls,
-    and be in several groups.
+    Each net ends with the bits of `MLP.train_on_batch`, for any number of threads. Nets stay as
+    they are: each may be saved, predicted with, fitted or stepped alone between two calls, and be
+    in several groups.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class NetGroup:
     Raises
     ------
     TypeError, ValueError
-        If nets are no such sequence, or n_threads is no positive int.
+        If nets are not such a sequence, or n_threads is not a positive int.
 
     Examples
     --------
@@ -210,12 +210,12 @@ class NetGroup:
         ----------
         X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
             C-contiguous arrays of the nets' dtype are taken as they are, as for an `MLP`. Nets of
-            several dtypes or kinds of targets take their steps by calls of their own.
+            several dtypes or kinds of targets take their steps by separate calls.
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
         sample_weight : (n_rows,) or (n_nets, n_rows) array, optional
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
             The rows of X, y and weights that each net takes, as of a bootstrap sample. Where their
-            numbers differ, nets take their steps by calls of their own.
+            numbers differ, nets take their steps by separate calls.
 
         Returns
         -------
@@ -359,7 +359,7 @@ class NetGroup:
         return parts, [it is not None for it in parts]
 
     def _fits(self, kind: Kind, calls: GroupCalls, arguments: Any, each: list[bool]) -> bool:
-        """Return True if these arrays can be those of one call."""
+        """Return True if these arrays can belong to one call."""
         if not self._alike or any(type(it) is not ndarray for it in arguments if it is not None):
             return False
         shapes: Any = (

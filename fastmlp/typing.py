@@ -1,4 +1,4 @@
-"""Types of arguments, for annotations of your own: `from fastmlp.typing import Callback`."""
+"""Types of arguments, for your annotations: `from fastmlp.typing import Callback`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol

@@ -2,7 +2,7 @@
 Are my probabilities honest?
 ============================
 
-Of a hundred cases to which a model gives 70 %, seventy should turn out so. A net that has learnt
+If a model gives 70 % to a hundred cases, seventy should turn out so. A net that has learnt
 its rows by heart gives 99 % too often. The same net, fitted in three ways, and what becomes of its
 probabilities.
 """

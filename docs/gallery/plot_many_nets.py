@@ -53,7 +53,7 @@ ax.set_ylabel("accuracy")
 ax.legend(loc="lower right")
 
 # %%
-# Of the wider nets, folds and seeds move the accuracy by some three to six thousandths. Half a
+# For the wider nets folds and seeds move the accuracy by some three to six thousandths. Half a
 # percent between two widths, seen on one split with one seed, would be chance.
 
 for width, scores in zip(widths, accuracy, strict=True):

@@ -43,7 +43,7 @@ for name, call in calls.items():
     microseconds[name] = spent[100:] / 1e3
 
 # %%
-# In compiled code of your own there is no Python at all: a call is a jump. It is too short for the
+# In your compiled code there is no Python at all: a call is a jump. It is too short for the
 # clock, so a thousand are timed together.
 
 

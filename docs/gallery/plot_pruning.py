@@ -59,7 +59,7 @@ below.legend()
 
 # %%
 # Ask for the columns at the strength of the least error, and fit a net on these alone. A few that
-# do not matter may be among them; none that matters is missing.
+# do not matter may be among them; all that matter are there.
 
 print(f"l1={strengths[best]:.2g} keeps the columns {kept.tolist()}")
 print(f"error: all columns, least l1 {errors[0]:.3f}; best l1 {errors[best]:.3f}; kept {alone:.3f}")

@@ -49,7 +49,7 @@ def intervals(x):
 
 
 # %%
-# Both bands grow with the noise. Of new rows 10 % should lie below each, and 10 % above. Quantiles
+# Both bands grow with the noise. 10 % of new rows should lie below each, and 10 % above. Quantiles
 # assume nothing about the noise. This noise is not normal, and where it ends downwards the
 # symmetric band goes on; where noise is nearly normal, mean and deviation serve any level.
 

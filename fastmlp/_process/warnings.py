@@ -67,7 +67,7 @@ def _is_collected(message: str, category: type[Warning], module: str | None) -> 
 
 def _is_error(message: str, category: type[Warning], module: str | None) -> bool:
     """Return True if the filters raise this warning; filters for a line are ignored, and those for
-    a module if the warning has none."""
+    a module if the warning lacks a module."""
     for action, text, kind, names, line in warnings.filters:
         if line or not issubclass(category, kind):
             continue

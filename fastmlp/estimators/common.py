@@ -152,7 +152,7 @@ class WithClient(BaseEstimator):
 
 
 class BaseModel(BatchPredictions, WithClient):
-    """A base for models of your own: `predict_batches`, `client` and `group_timeout`.
+    """A base for your models: `predict_batches`, `client` and `group_timeout`.
 
     Its `_parameter_constraints` have `client_constraints`, and its `__init__` the parameters of
     these names and `n_jobs`.

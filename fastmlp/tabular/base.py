@@ -170,7 +170,7 @@ class TabularMLP(BaseModel):
             column too.
         groups : (n_rows,) array, or the name of a column of X, optional
             Rows of one group, such as a customer, stay on one side: no fold trains on some of them
-            and validates on others. Folds are those of `cv` and of the sizes of intervals. Columns
+            and validates on others. Folds come from `cv` and from the sizes of intervals. Columns
             named here are not inputs.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch of every net; `Report.net` is the net.

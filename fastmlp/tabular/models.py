@@ -408,12 +408,12 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
         """Return intervals that hold new targets with a wanted probability, shape (n_rows, 2).
 
-        Each row has its own width: a small pack learns the size of errors on the rows to validate
-        on, and a conformal step says how many sizes hold that share of them, as many rows below as
-        above. These rows have chosen epochs and members, so that intervals are a little too narrow.
-        All have one width with fewer than 100 rows to validate on, or with a `time_limit` of which
-        the nets have taken more than a half. If no target in training is below 0, no interval is;
-        likewise above 0, and outside 0 to 1. Weights of rows count.
+        Each row has a separate width: a small pack learns the size of errors on the rows to
+        validate on, and a conformal step says how many sizes hold that share of them, as many rows
+        below as above. These rows have chosen epochs and members, so that intervals are a little
+        too narrow. All have one width with fewer than 100 rows to validate on, or with a
+        `time_limit` of which the nets have taken more than a half. If no target in training is
+        below 0, no interval is; likewise above 0, and outside 0 to 1. Weights of rows count.
 
         Parameters
         ----------

@@ -68,8 +68,8 @@ class Scorer:
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
 
-        The log-loss looks at the probability of each row's class alone; means of these are those
-        of the means.
+        The log-loss looks at the probability of each row's class alone; their mean equals the mean
+        predictions' probability.
         """
         if self._score is not None or self._task == "regression":
             return predictions
