@@ -142,7 +142,7 @@ def calibration_driver() -> Block:
 @njit
 def _multiply_add(numbers: int) -> None:
     """Do multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
-    view that its own body makes."""
+    view that its body makes."""
     values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
     for _ in range(REPEATS):
         for i in range(NUMBERS):
@@ -170,7 +170,7 @@ def calibrate(scalar: Any) -> Callable[[int], None]:
     return calibrate_team
 
 
-# Numba's own threads join no team whose record counts them.
+# Numba's threads do not join a team whose record counts them.
 _HAS_TEAM = COMPILER == "translator"
 
 
@@ -218,7 +218,7 @@ _work = {"seconds": 0.0}
 
 
 def _seen(seconds: float) -> float:
-    """Add these seconds of shareable work to those of the process, and return the sum."""
+    """Add these seconds of shareable work to the process's, and return the sum."""
     _work["seconds"] += seconds
     return _work["seconds"]
 

@@ -216,8 +216,8 @@ class Engine(Runner):
         batch_size: int,
         **options: Any,
     ) -> protocol.Trainer:
-        """Return a trainer on `data`, allocated and compiled; `options` are those of `Trainer`, or,
-        with `ranks`, of `RankTrainer`."""
+        """Return a trainer on `data`, allocated and compiled; `options` as for `Trainer`, or, with
+        `ranks`, `RankTrainer`."""
         if "ranks" in options:
             return RankTrainer(self, parameters, slots, optimizer, data, batch_size, **options)
         last, self.last, made_for = self.last, None, (batch_size, options)

@@ -146,7 +146,7 @@ class Session:
             parts=1 if partition.microbatch_rows else n_threads,
             paired=paired_of(network, partition, sparse=not isinstance(data.x, np.ndarray)),
         )
-        # Tiles are those of the partition.
+        # Tiles are the partition's.
         self.workspace = new_workspace()._replace(chunk_rows=partition.buffer_rows)
         arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
         self._workspace_bytes = sum(it.nbytes for it in arrays)
@@ -222,8 +222,8 @@ class Session:
         return self._workspace_bytes + self._gradient.nbytes + replicas
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
-        """Point the plan to the blocks of a first layer on rows that are no matrix, and to buffers:
-        to sort a chunk's numbers, and of expanded rows for their pieces."""
+        """Point the plan to the blocks of a first layer on rows that are not a matrix, and to
+        buffers: to sort a chunk's numbers, and of expanded rows for their pieces."""
         if isinstance(x, SparseRows):
             n_numbers = x.most_numbers(self.rows) if train else 0
             factories = (sparse_forward, sparse_columns, sparse_gradient)

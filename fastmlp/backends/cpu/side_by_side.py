@@ -218,7 +218,7 @@ class DriverCalls:
         self._alone, self._team, self._n = _held(factory, 1), np.empty(0, np.int64), 0
 
     def run(self, products: int, limit: int | None) -> None:
-        """Run the driver, of so many multiply-adds, on up to `limit` threads."""
+        """Run the driver, with these multiply-adds, on up to `limit` threads."""
         most = 1
         if limit != 1 and products >= LEAST_PRODUCTS and COMPILER == "translator":
             # Who holds the GIL reserves no threads: no other call begins meanwhile.

@@ -102,7 +102,7 @@ CHUNK_FLOPS = 25_000_000_000
 CACHE_NUMBERS = 200_000
 # Fewest rows of a chunk that is cut to stay in the cache.
 MIN_CHUNK_ROWS = 64
-# The cache bounds a chunk's rows if it has so many times more numbers than the net has weights:
+# The cache bounds a chunk's rows if it has this many times more numbers than the net has weights:
 # then the gradient is small beside the chunk.
 CHUNK_PER_WEIGHT = 8
 # The number of microbatches is a multiple of this, so that threads have equal numbers of them.
@@ -132,7 +132,7 @@ SHARED_FLOPS = 400_000
 # --- Cost model: does a team pay -----------------------------------------------------------------
 # python -m benchmarks.compare --parts train predict --threads 1 2
 
-# Sharing must save the time of so many times its joins, if a job's cross-core traffic is not
+# Sharing must save this many times the time of its joins, if a job's cross-core traffic is not
 # estimated: it occurs after joins. At 0.4 us a join, 1 -> 2 threads: 15.8 -> 23.6 us
 # (16-64-64-2@64, 2 MFLOP), 665 -> 465 us (4-32-16-4@10000, 40 MFLOP).
 JOINS_SAVED = 20
@@ -153,11 +153,11 @@ SECONDS_VALID = 5.0
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 # Rounds of a calibration, its joins per round, and how many times longer its long items are.
 ROUNDS, JOINS, ITEMS = 3, 25, 8
-# An item of a calibration, 0.3 us: so many numbers, so many multiply-adds each.
+# An item of a calibration, 0.3 us: its numbers, and multiply-adds of each.
 NUMBERS, REPEATS = 128, 40
-# Seconds for workers to wake up on cores of their own before a calibration. After 0.2 s of sleep
-# Linux wakes half of them on the caller's core and moves them after 7 to 22 ms.
-# 9.9 -> 6.6 us (16-64-64-2@64, 2 threads), by the speedup then found: 1.0 to 1.2 -> 1.9.
+# Seconds for workers to wake up on separate cores before a calibration. After 0.2 s of sleep Linux
+# wakes half of them on the caller's core and moves them after 7 to 22 ms. 9.9 -> 6.6 us
+# (16-64-64-2@64, 2 threads), by the speedup then found: 1.0 to 1.2 -> 1.9.
 WAKING = 0.03
 
 # --- Autotuner: one thread or a team -------------------------------------------------------------
@@ -218,7 +218,7 @@ ROW_TILES = ((4, 3), (2, 4))
 ROW_TILE_INPUTS = 192
 # Bytes of weights that few tiles of rows read at once, in whole rows: 101 -> 80 us (2 rows).
 ROW_TILE_BYTES = 1 << 15
-# Rows of outputs a multiple of so many bytes apart are spread, and two tiles of rows copy weights
+# Rows of outputs a multiple of this many bytes apart are spread, and two tiles of rows copy weights
 # whose rows are as long.
 SPREAD_BYTES = 2048
 # Rows that pass through all layers at once in tiles.

@@ -179,7 +179,7 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Make two functions: one is the gradient rule of this name ("": none), the other reads its
+    """Make two functions: one is the gradient rule of this name ("": without), the other reads its
     settings, which follow the coefficients of the update rule."""
     n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
 

@@ -321,8 +321,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     ) -> None:
         """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
 
-        The two sums of layer `split` (from 1; 0: none), which a team computed by split-K, are
-        added.
+        The two sums of layer `split` (from 1, or 0), which a team computed by split-K, are added.
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]

@@ -120,7 +120,7 @@ class Norms:
         self._blocks = {f.__name__: block_of(f, dtype).address for f in (squares, scaled)}
 
     def attach(self, net: Any, blocks: Any, limit: NormLimit) -> None:
-        """Write addresses and the limit to the net's record, and to that of its blocks."""
+        """Write addresses and the limit to the records of the net and its blocks."""
         net["tile_squares"], net["tile_order"] = address(self._squares), address(self._order)
         net["factors"], net["norm_limit"] = address(self._factors), limit.limit
         net["norm_by_variable"] = limit.by_variable

@@ -52,7 +52,7 @@ class Control(NamedTuple):
     more: int  # 1: the gradient goes on from the chunks before
     ends: int  # 1: the chunk ends its batch, and penalties are added
     apply: int  # 1: the step is taken; 0: the gradient is stored
-    split: int  # the layer, from 1, that a team has computed by split-K; 0: none
+    split: int  # the layer, from 1, that a team has computed by split-K, or 0
 
 
 class Scratch(NamedTuple):

@@ -65,7 +65,7 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
     low, high, n_tiles = 0, net.n_in, net.n_tiles
     if split == 1:
-        # Each half gathers its own features of all rows.
+        # Each half gathers its features of all rows.
         n_tiles = n_tiles // 2
         if t < n_tiles:
             high = net.middle

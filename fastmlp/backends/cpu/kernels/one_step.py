@@ -1,4 +1,4 @@
-"""The drivers of a single step, for a user's own loop: one batch, in chunks.
+"""The drivers of a single step, for a user's loop: one batch, in chunks.
 
 A step has the bits of a fit's epoch of one batch. It is taken only if its loss is finite, which is
 known before phase two.

@@ -1,4 +1,4 @@
-"""The compiled blocks of a net: those of its rules, and those of the phases."""
+"""The compiled blocks of a net: of its rules and of the phases."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache, partial

@@ -1,7 +1,7 @@
 """Layers shared among a team's threads: by panels of their outputs, or by halves of their inputs.
 
-By panels, for wide layers, each thread reads its own weights only, which are in its cache. By rows
-every thread reads all weights, half of them just written by another core: 0.4 of 2.1 ms
+By panels, for wide layers, each thread reads only its part of the weights, which is in its cache.
+By rows every thread reads all weights, half of them just written by another core: 0.4 of 2.1 ms
 (784-512-512-10@128, 2 threads).
 
 Split-K is for one layer, the first or the second. Each half of its inputs, its weight rows and
@@ -131,7 +131,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     ) -> None:
         """Phase one: the team joins after each layer.
 
-        Layers up to `split` (from 1; 0: none), which is computed by split-K, are done already.
+        Layers up to `split` (from 1, or 0), which is computed by split-K, are done already.
         """
         net = nets[0]
         outer = layers_of(net)[net.n_layers - 1]

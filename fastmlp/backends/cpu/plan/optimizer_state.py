@@ -71,7 +71,7 @@ class PanelPacking:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    The state is never flat: copying that of 8 million parameters at the end of a fit, into new
+    The state is never flat: copying the state of 8 million parameters at the end of a fit, into new
     memory, took 0.2 s.
 
     Attributes

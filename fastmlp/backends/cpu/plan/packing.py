@@ -22,7 +22,7 @@ class Spacing(NamedTuple):
     rows : int
         Empty rows after each panel.
     split_layer : int
-        The layer, from 1, with as many empty rows before the second half of its inputs; 0: none.
+        The layer, from 1, with as many empty rows before the second half of its inputs, or 0.
     """
 
     rows: int = 0

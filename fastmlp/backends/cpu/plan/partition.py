@@ -59,7 +59,7 @@ def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
 
 
 def microbatch_rows(layout: Layout, n_rows: int) -> int:
-    """Return the rows of a microbatch, which one thread takes through both phases; 0: none.
+    """Return the rows of a microbatch, which one thread takes through both phases, or 0.
 
     For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
     cache, its gradient is small beside them, and multiples of four share out evenly.
@@ -141,7 +141,7 @@ class StepCost(NamedTuple):
 
 
 def split_layer_of(step: Step) -> int:
-    """Return the layer, from 1, to compute by split-K; 0: none.
+    """Return the layer, from 1, to compute by split-K, or 0.
 
     Split-K changes the order of sums, so the net and its rows alone decide: the best layer for two
     threads is split for any number of threads.
@@ -358,7 +358,7 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
 
 
 def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
-    """Return the layers whose products take bfloat16: none of small nets in microbatches, nor of
+    """Return the layers whose products take bfloat16; empty for small nets in microbatches and for
     single rows in training, which have no products of matrices."""
     if partition.microbatch_rows or partition.single_row:
         return ()
@@ -366,7 +366,7 @@ def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:
-    """Return the spacing for a team; none for single rows, whose deltas are read without it."""
+    """Return the spacing for a team; `CLOSE` for single rows, whose deltas are read without it."""
     if step.rows == 1:
         return CLOSE
     return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

@@ -76,7 +76,7 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
-    Each thread has its own panels of every layer, and as many tiles as any other.
+    Each thread has separate panels of every layer, and as many tiles as any other.
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = rows_of_tiles(workspace.chunk_rows, size)
@@ -131,8 +131,8 @@ def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tupl
 def _mark_cached(
     shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
 ) -> None:
-    """Mark, per tile, the weight rows that its own thread reads again in the backward pass; they
-    are stored through the cache."""
+    """Mark, per tile, the weight rows that its thread reads again in the backward pass; they are
+    stored through the cache."""
     for i, layer in enumerate(packed):
         if i < first_layer or layer.is_transposed:
             continue
@@ -165,7 +165,7 @@ def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDAr
         own = tiles[owners == thread]
         share[: len(own)] = own
     flat = table.ravel()
-    # An empty tile's slot of the sum of penalties is its own, and stays 0.
+    # An empty tile has a slot of the sum of penalties, which stays 0.
     flat["slot"][flat["first"] == flat["last"]] = np.arange(len(tiles), len(flat))
     return flat
 
@@ -175,9 +175,9 @@ class Addresses(NamedTuple):
 
     `loss` has its block and its constants; `forms` has each layer's form: LINEAR, BLOCK, RELU or
     RELU_DROPPED; `n_moments` is how many numbers of state a parameter the optimizer's rule uses;
-    `coefficients` are the bytes to those of each layer's weights and biases in a step's row, or
-    FROZEN, and `lowest` is the first layer that is trained; `dropped` has the number, from 1, of
-    each layer that is dropped, and 0 for others.
+    `coefficients` are the bytes to the coefficients of each layer's weights and biases in a step's
+    row, or FROZEN, and `lowest` is the first layer that is trained; `dropped` has the number, from
+    1, of each layer that is dropped, and 0 for others.
     """
 
     activations: Sequence[int]

@@ -18,7 +18,8 @@ BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
-# Which transposed weights use non-temporal stores: none, those that other threads read, all.
+# Which transposed weights use non-temporal stores: NONE, OTHERS (weights that other threads read),
+# ALL.
 NONE, OTHERS, ALL = range(3)
 # How a layer finishes its products: as they are, by its activation's block, by relu's epilogue, or
 # by that and dropout, which writes the slopes.
@@ -122,14 +123,14 @@ class Net(Record):
     tile_squares: int  # of clipping by norm: address of float64 (n_tiles, 2), by slot,
     tile_order: int  # of int64 (n_tiles,): the tiles in the order of the parameters,
     factors: int  # of float64 (n_layers, 2): of each layer's weights and biases,
-    norm_by_variable: int  # 1: each of these has a norm of its own; 0: one norm of all,
+    norm_by_variable: int  # 1: each of these has a norm; 0: one norm of all,
     norm_limit: float  # and the limit
     n_penalties: int
     penalties: int  # addresses of the penalties' blocks, their strengths,
     strengths: int
     scales: int  # and strengths over the rows of the batch
     by_panels: int  # 1: a team shares phase one by panels of each layer
-    split_layer: int  # number, from 1, of the layer that is computed by split-K; 0: none
+    split_layer: int  # number, from 1, of the layer that is computed by split-K, or 0
     middle: int  # the first input of its second half
     inputs_apart: int  # bytes from the first half's gathered rows to the second's; 0: the same
     non_temporal: int  # NONE, OTHERS or ALL
@@ -142,7 +143,7 @@ class Net(Record):
     column_values: int
     expansion: int  # of expanded rows: address of the `Expansion`
     microbatch_rows: int  # 0: none
-    replicas: int  # addresses of each thread's own `Net` for microbatches
+    replicas: int  # addresses of each thread's `Net` for microbatches
     partials: int  # address of the microbatches' gradients (n_microbatches, n_packed)
     draws: int  # bytes from a step's coefficients to the numbers of dropout
     disturbs: int  # 1: training drops inputs, or adds noise to them
@@ -163,7 +164,7 @@ class Expansion(Record):
     wholes: int  # (n_columns,), 1 for levels: -1, which is none, has the fraction 0, the others 1,
     groups: int  # int64 (n_groups + 1,), columns of pieces whose running sums are made together,
     offsets: int  # and of the chunk's rows: int32 (n_rows, n_columns), bytes to the piece or level,
-    fractions: int  # (n_rows, n_columns), how much of the piece; of a level 1, or 0 for none
+    fractions: int  # (n_rows, n_columns), how much of the piece; for a level 1, or 0 without one
 
 
 class Batch(Record):
@@ -211,7 +212,7 @@ class BlockAddresses(Record):
     loss_settings: int  # the loss's constants, or 0
     link: int  # (raw, values, n_rows, n_out)
     optimizer: int  # (w, g, m, v, average, signs, coefficients, n)
-    penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block
+    penalised: int  # a penalty and the optimizer's step in one, or 0
     drop: int  # (net, layer, panel, n_panels, at, n): dropout of outputs and slopes
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
 

@@ -43,13 +43,13 @@ class Workspace(NamedTuple):
     lanes : int
         Columns of a panel.
     train : bool
-        True: with the buffers of training; False: those of a forward pass alone.
+        True: with the buffers of training; False: with the buffers of a forward pass.
     sparse : bool
         True: the rows' features are sparse, there are no `inputs` unless some are gathered, and the
         first layer is not transposed.
     packed : where each layer's parameters lie in `parameters`
     doubled_inputs : bool
-        True: `inputs` are there twice, as each half of a split second layer gathers its own.
+        True: `inputs` are there twice, as each half of a split second layer gathers its rows.
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; slopes of the activation, which the backward pass replaces by
@@ -118,8 +118,8 @@ def make_workspace(
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only the buffers of a forward pass.
 
-    Up to `parts` threads may compute output layers at a time. So many features are `gathered` to
-    panels; None: all, or none if they are sparse.
+    Up to `parts` threads may compute output layers at a time. `gathered` features go to panels;
+    None: all, or 0 if they are sparse.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Bu
 
 
 def aligned(n: int, dtype: DTypeLike) -> Buffer:
-    """Return n zeros on cache lines of their own, with room after them.
+    """Return n zeros on separate cache lines, with room after them.
 
     A vector that straddles two lines costs double. A line that two fits in two threads write to
     travels to and fro between their cores.

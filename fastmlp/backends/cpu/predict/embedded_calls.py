@@ -1,8 +1,9 @@
 """Predictions and derivatives in the user's compiled code, and C functions of the same.
 
-The heavy part is a block of the library's, from its own cache; what is compiled into the user's
-function checks lengths, converts a row and calls the block. A row's numbers, its predictions and
-the block's buffers lie on the stack of the user's function, or are allocated where they are large.
+The heavy part is a block of the library's, from the library's cache; what is compiled into the
+user's function checks lengths, converts a row and calls the block. A row's numbers, its predictions
+and the block's buffers lie on the stack of the user's function, or are allocated where they are
+large.
 """
 
 import ctypes
@@ -135,8 +136,8 @@ def _n_dim(who: str, handle: Any, x: Any, out: Any = None) -> int:
 def predict(handle: Any, x: Any, out: Any) -> None:
     """Write the predictions of a row, or of rows, to out; in compiled code and outside of it.
 
-    The bits are those of `MLP.predict`; of an ensemble, or an estimator, those of its `predict`
-    or, of a classifier, `predict_proba`. Numbers that are not finite give NaN, and no error.
+    The bits equal `MLP.predict`, or an estimator's `predict` or, for a classifier, `predict_proba`.
+    Numbers that are not finite give NaN, and no error.
 
     Parameters
     ----------
@@ -147,8 +148,8 @@ def predict(handle: Any, x: Any, out: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If out is no array of floats, a length is not that of the model, or the handle is a copy or
-        of another process.
+        If out is not an array of floats, a length differs from the model's, or the handle is a copy
+        or of another process.
 
     Examples
     --------
@@ -329,8 +330,8 @@ def _called(block: int, words: Any) -> None:
 def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     """Write the predictions of a row, and their derivatives by its numbers.
 
-    Predictions have the bits of `predict`; derivatives are those of `fastmlp.jacobian`, but for
-    rounding. Of relu at 0 the derivative is 0.
+    Predictions have the bits of `predict`; derivatives equal `fastmlp.jacobian` but for rounding.
+    The derivative of relu at 0 is 0.
 
     Parameters
     ----------
@@ -342,7 +343,7 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If out or grad is no array of floats, a length is not that of the model, the handle is a
+        If out or grad is not an array of floats, a length differs from the model's, the handle is a
         copy, or the model has no derivatives.
 
     Examples

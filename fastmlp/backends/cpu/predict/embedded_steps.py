@@ -110,7 +110,7 @@ def _in_python(handle: Any, X: Any, y: Any, *, by_gradient: bool) -> float:
 def train_on_batch(handle: Any, X: Any, y: Any) -> float:
     """Take a step on a batch, in compiled code and outside of it; return its loss.
 
-    Parameters and bits are those of `MLP.train_on_batch`. A step whose loss is not finite is not
+    Parameters and bits are as for `MLP.train_on_batch`. A step whose loss is not finite is not
     taken, and its loss returned.
 
     Parameters
@@ -122,8 +122,8 @@ def train_on_batch(handle: Any, X: Any, y: Any) -> float:
     Raises
     ------
     ValueError
-        If a shape is not that of the learner's batches, a number is not finite, a label or target
-        none that the loss takes, or the learner is closed.
+        If a shape differs from the learner's batches, a number is not finite, the loss does not
+        take a label or target, or the learner is closed.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def train_on_batch(handle: Any, X: Any, y: Any) -> float:
 
 
 def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
-    """Take a step with the gradient of an objective of one's own by the raw outputs.
+    """Take a step with the gradient of your objective by the raw outputs.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class WeightedNet(Record):
     """A net of a model of tables."""
 
     net: int  # address of its `FlatNet`
-    steps: int  # address of the steps that make its inputs; 0: those of the net before it
+    steps: int  # address of the steps that make its inputs; 0: as for the net before
     n_steps: int
     weight: float
 
@@ -78,7 +78,7 @@ class WeightedNets(Record):
     low: float
     high: float
     unit: int  # bytes of each buffer of a net's numbers
-    trees: int  # address of the `Trees`; 0: there are none
+    trees: int  # address of the `Trees`, or 0
 
 
 @njit
@@ -266,7 +266,7 @@ class TableOwner(Owner):
         self._kept(nets)
         model = np.zeros(1, WeightedNets.dtype)
         model[0] = n_in, n_out, len(nets), address(nets), TASKS.index(task), *scale, unit, 0
-        # Of trees: a row, sums and probabilities.
+        # For trees: a row, sums and probabilities.
         more = 8 * (n_in + 2 * n_out) if trees else 0
         if trees is not None:
             model["trees"] = self._trees(trees)

@@ -176,8 +176,8 @@ def vjp(
 ) -> None:
     """Write the gradient by the parameters and by the inputs, from that by the raw outputs.
 
-    No step is taken. The bits are those of `MLP.vjp`. Numbers that are not finite are no error: the
-    results are not finite.
+    No step is taken. The bits equal `MLP.vjp`. Numbers that are not finite give results that are
+    not finite.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def vjp(
     Raises
     ------
     TypeError, ValueError
-        If a result is no array of floats, a shape is not that of the learner's batches, or the
+        If a result is not an array of floats, a shape differs from the learner's batches, or the
         learner is closed.
 
     Examples

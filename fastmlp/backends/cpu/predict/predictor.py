@@ -36,7 +36,7 @@ Array = NDArray[Any]
 class Prediction:
     """The predictions of a network for rows, dense, sparse or expanded, by packed panels.
 
-    Products are those of the network's `compute_dtype`.
+    Products are in the network's `compute_dtype`.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Predictor:
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
-        # Of this predictor alone, as a small batch has the address of its parameters.
+        # For this predictor alone, as a small batch has the address of its parameters.
         self._spare = FreeList()
 
     def __reduce__(self) -> Any:
@@ -256,7 +256,7 @@ class Predictor:
         return arrays.warn_if_not_finite(result, who)
 
     def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
-        """Predict in spare or new buffers: those of quick calls may be another thread's."""
+        """Predict in spare or new buffers: another thread may use the buffers of quick calls."""
         small = self._spare.take(way) or SmallBatch(
             self._network, self._parameters, way.quick, way.method
         )

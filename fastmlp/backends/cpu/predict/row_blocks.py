@@ -64,7 +64,7 @@ class FlatLayer(Record):
     weights: int  # bytes from the first parameter to the weights, shape (n_in, n_out)
     biases: int  # bytes from the first parameter to the biases, shape (n_out,)
     relu: int  # 1: the positive parts of the sums are stored; 0: the sums
-    activation: int  # address of the activation's block; 0: none
+    activation: int  # address of the activation's block, or 0
 
 
 class FlatNet(Record):
@@ -75,7 +75,7 @@ class FlatNet(Record):
     n_out: int
     layers: int  # address of n_layers FlatLayer records
     parameters: int  # address of the flat vector
-    link: int  # address of the output link's block; 0: none
+    link: int  # address of the output link's block, or 0
     x: int  # address of the rows, shape (n_rows, n_in)
     out: int  # address of the predictions, shape (n_rows, n_out)
     n_rows: int
@@ -89,7 +89,7 @@ class FlatNet(Record):
     n_derived: int  # how many outputs are derived
     derived: int  # address of their places, int64
     zeros: int  # address of zeros, as many as a tile has units
-    rows_in_lanes: int  # address of a block of rows, in lanes or in tiles; 0: none
+    rows_in_lanes: int  # address of a block of rows, in lanes or in tiles, or 0
     one_by_one: int  # the most rows of a small batch that go one by one
     row_by_row: int  # address of the block of `small_batch.row_by_row`
     small_batch: int  # address of the block of `small_batch.small_batch`
@@ -466,7 +466,7 @@ class RowBlocks:
         return bool(self.job["loss"] == 0)
 
     def _run(self, flops: int) -> None:
-        """Run the driver, of so many operations; a short call asks for no threads."""
+        """Run the driver with these `flops`; a short call asks for no threads."""
         if flops <= MOST_ALONE:
             self.job["team"], self.job["n_parts"] = 0, 1
             self._driver(address(self.record))

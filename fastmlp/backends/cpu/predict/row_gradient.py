@@ -46,7 +46,7 @@ def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
 
 
 def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None]:
-    """Make the function that changes derivatives of raw outputs to those of predictions."""
+    """Make the function that changes derivatives of raw outputs to derivatives of predictions."""
     size, zero, one = np.dtype(scalar).itemsize, scalar(0), scalar(1)
     half, least = scalar(0.5), scalar(LEAST_LOG_VARIANCE)
 

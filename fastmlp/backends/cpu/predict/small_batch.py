@@ -138,12 +138,12 @@ class SmallBatch:
         return type(None), ()
 
     def __call__(self, x: object, out: object) -> Array | None:
-        """Return the predictions, or None if x or out is no plain array of this dtype and size.
+        """Return the predictions, or None if x or out is not a plain array of this dtype and size.
 
         Holds the GIL, so that only one thread at a time uses the buffers.
         """
         dtype = self.dtype
-        # An array that was pickled has a dtype of its own: equal, not the same.
+        # A pickled array has another dtype object: equal, not the same.
         if type(x) is not ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
             return None
         if out is None:
@@ -160,7 +160,7 @@ class SmallBatch:
     def write(self, x: Array, out: Array) -> None:
         """Write the predictions of rows to out, without the GIL.
 
-        Only one thread may call it at a time, and none `__call__` meanwhile.
+        Only one thread may call it at a time, and `__call__` must wait meanwhile.
         """
         net = self._flat.net[0]
         net.x, net.out, net.n_rows = address(x), address(out), len(x)

@@ -21,7 +21,7 @@ from fastmlp.compiler.target import lanes_of
 
 # Chains side by side: as many as hide the latency of a multiply-add.
 MOST_VECTORS = 4
-# Of a layer of more bytes, the sums take so many inputs at a time: rows of weights are read in
+# For a layer of more bytes, the sums take this many inputs at a time: rows of weights are read in
 # whole pieces then, not with a page in between.
 NEAR, FAR_INPUTS = 1 << 15, 8
 
@@ -101,7 +101,7 @@ def row_tiles(scalar: Scalar) -> list[VectorFunction]:
 
 
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
-    """Return the product of tiles of so many rows and vectors of outputs.
+    """Return the product of tiles of these rows and vectors of outputs.
 
     All n rows share one reading of the weights of `n_in` inputs. The first tile copies those of its
     outputs to `near`, in the first-level cache, and prefetches the next outputs'; with address 0,
@@ -184,7 +184,7 @@ def tile(scalar: Scalar, vectors: int, units: int, *, backward: bool = False) ->
 
     ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
     the layer; with `positive` other than 0 it stores the positive part. `backward`: the weights are
-    read the other way, from deltas of the layer's outputs, `n_in` of them, to those of its inputs.
+    read the other way, from deltas of the layer's outputs, `n_in` of them, to deltas of its inputs.
     """
 
     def multiply(

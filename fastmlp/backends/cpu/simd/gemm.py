@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.tuning import (
 from fastmlp.compiler import hinted, njit
 from fastmlp.compiler.target import LINE_BYTES, PairProducts, lanes_of, vector_bytes
 
-# How products of pairs go, where that differs from those of float32 in more than an instruction.
+# How products of pairs go, where they differ from float32's in more than an instruction.
 _KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
     "tiles": TileSweep,
     "matrices": MatrixSweep,
@@ -100,8 +100,8 @@ def _row_products(
     """Make the function that multiplies rows, whole strips or fewer than one, and returns their
     number.
 
-    The translator inlines what returns a value. As a function of its own, or inlined by LLVM, it
-    made the product by column compile 0.05 s longer.
+    The translator inlines what returns a value. As a separate function, or inlined by LLVM, it made
+    the product by column compile 0.05 s longer.
     """
     # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the same time, 55
     # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.

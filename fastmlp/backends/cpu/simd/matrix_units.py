@@ -7,7 +7,8 @@ from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTE
 from fastmlp.backends.cpu.simd.vector import Condition, Vector, Vectors, Word
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
-# Lanes of two vectors: the first halves, and the second ones; and those of either half in turns.
+# Lanes of two vectors: the first halves, and the second ones; and the lanes of either half in
+# turns.
 HALVES = ([0, 1, 4, 5], [2, 3, 6, 7])
 WOVEN = ([0, 4, 1, 5], [2, 6, 3, 7])
 
@@ -15,8 +16,8 @@ WOVEN = ([0, 4, 1, 5], [2, 6, 3, 7])
 class MatrixSweep(Sweep):
     """A sweep of an even number of rows, by vectors of four lanes.
 
-    Within `accumulate` the sums of rows m and m + 1, m even, are matrices: that of the first two
-    columns in place of row m, that of the last two in place of row m + 1.
+    Within `accumulate` the sums of rows m and m + 1, m even, are matrices: the first two columns'
+    in place of row m, the last two columns' in place of row m + 1.
     """
 
     def begin(self, r: Word, begins: Condition) -> None:
@@ -95,7 +96,7 @@ TURN_BYTES = len(LEFT) * TILE_BYTES
 
 
 def configure(v: Vectors, n_rows: Word) -> None:
-    """Prepare the thread's tile registers for sweeps over so many rows."""
+    """Prepare the thread's tile registers for sweeps over these rows."""
     v.tile_registers().configure(v.choose(n_rows < TILE_ROWS, n_rows, TILE_ROWS))
 
 
@@ -194,7 +195,7 @@ class TileSweep(Sweep):
 
     def lay_out(self, rows: Sequence[Word], k: Word, rest: Word | None = None) -> None:
         """Write the k-th tile of A for each tile of rows, by halves of it; if only `rest` pairs are
-        left, with zeros after them. Of a single tile the second half may be past the last row: then
+        left, with zeros after them. In a single tile the second half may be past the last row: then
         it is the first again."""
         v, n = self.v, self.n_rows
         for i, r in enumerate(rows):

@@ -214,7 +214,7 @@ class Sweep:
         return (self.factors.depth - 1) // DEPTH_BLOCK
 
     def begin(self, r: Word, begins: Condition) -> None:
-        """Load the sums: from the matrix `start`, or those of the block before."""
+        """Load the sums, from the matrix `start` or from the block before."""
         v, start, waiting = self.v, self.start, self.waiting
         base = v.choose(begins, start.address, waiting.address)
         row_stride = v.choose(begins, start.row_stride, v.bytes)
@@ -249,7 +249,7 @@ class Sweep:
         return [down + self.factors.b_stride * j for j in range(self.tile.vectors)]
 
     def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
-        """A tile that prefetches does its share of the streams in turns of its own."""
+        """A tile that prefetches does its share of the streams in separate turns."""
         v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
         lanes = SMALL_TILE_ROWS if self.tile.packed else lanes
         step_of_a = lanes * size
@@ -307,7 +307,7 @@ class Sweep:
         """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
         of B. Row m of A begins at ``a + rows[m]``, and its numbers are `step` bytes apart.
 
-        Unrolled fourfold, the loop is no faster and compiles twice as long.
+        Unrolled fourfold, the loop takes the same time and compiles twice as long.
         """
         v, tile, n_narrow = self.v, self.tile, self.tile.lanes // 2
         for k in v.range(n):

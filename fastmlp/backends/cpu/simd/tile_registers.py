@@ -22,7 +22,7 @@ SUMS, LEFT, RIGHT = range(4), range(4, 6), range(6, 8)
 
 
 class TileRegisters(ABC):
-    """Operations on tile registers, by number. The words are those of `Vectors`."""
+    """Operations on tile registers, by number. The words are as in `Vectors`."""
 
     @abstractmethod
     def configure(self, rows: Any) -> None:

@@ -101,7 +101,7 @@ class Vectors(ABC):
 
     @abstractmethod
     def of_lanes(self, lanes: int) -> Self:
-        """Return the same operations on vectors of so many lanes."""
+        """Return the same operations on vectors of this many lanes."""
 
     @abstractmethod
     def tile_registers(self) -> TileRegisters:
@@ -168,8 +168,8 @@ class Vectors(ABC):
 
     @abstractmethod
     def rounded(self, a: Vector, b: Vector) -> Vector:
-        """Return the numbers of a, then those of b, as bfloat16, two in a lane: to nearest even;
-        NaN stays NaN, and subnormal numbers become zeros."""
+        """Return the numbers of a, then of b, as bfloat16, two in a lane: to nearest even; NaN
+        stays NaN, and subnormal numbers become zeros."""
 
     @abstractmethod
     def mixed(self, pairs: Vector, places: Sequence[int]) -> Vector:

@@ -2,18 +2,18 @@
 
 The thread that enters first leads: it runs the driver. The others are workers. For each loop the
 leader cuts the work into one part per thread that has joined, publishes it under a new generation,
-and does part 0; worker t claims part t. A thread that has done its own part claims further parts.
-So the leader waits only for parts in progress: a worker that joins late or never, or is off its
-core, costs nothing. No two threads work on one part at a time: a part may use buffers of its own.
+and does part 0; worker t claims part t. A thread that has done its part claims further parts. So
+the leader waits only for parts in progress: a worker that joins late or never, or is off its core,
+costs nothing. No two threads work on one part at a time: a part may have separate buffers.
 
 A part is claimed by raising its `claim` to the generation (compare and exchange). The leader leaves
 a generation when all its parts are done, hence claimed: a worker with an older generation finds no
 part to claim, and one that has claimed reads a command that does not change until its part is done.
 
 Cores differ in speed: by design, by the load of other processes, and a virtual machine's cores may
-share execution units. So long parts are cut into pieces: a part's own thread takes them from the
-front, a thread that is done with its own part from the back. A loop's body then gets the number of
-its thread in place of the part's.
+share execution units. So long parts are cut into pieces: a part's thread takes them from the front,
+a thread that is done with its part from the back. A loop's body then gets the number of its thread
+in place of the part's.
 """
 
 import ctypes
@@ -71,7 +71,7 @@ class Constants(Record):
     """Constants of one call."""
 
     limit: int  # the most threads
-    yield_core: int  # address of the system's function that yields the core; 0: none
+    yield_core: int  # address of the system's function that yields the core, or 0
     share: int  # address of the block of `share`
     pieces: int  # into how many pieces a part is cut
 
@@ -112,7 +112,7 @@ def _share_address() -> int:
 
 @cache
 def yield_core() -> int:
-    """Return the address of the system's function that yields the core; 0: none."""
+    """Return the address of the system's function that yields the core, or 0."""
     try:
         windows = os.name == "nt"
         library = ctypes.CDLL("kernel32" if windows else None)
@@ -158,7 +158,7 @@ def _take(team: int, generation: int, n_threads: int, t: int) -> None:
 @njit
 def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
     """Take a piece of a part and return its number: the first left, or the last with `back`; -1:
-    none is left.
+    all are taken.
 
     The word is generation << 16 | pieces taken from the front << 8 | pieces taken from the back.
     """
@@ -176,7 +176,7 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 
 @njit
 def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
-    """Do the remaining pieces of part t: this thread's own part, or another thread's."""
+    """Do the remaining pieces of part t, this thread's or another thread's."""
     line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
@@ -193,7 +193,7 @@ def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) 
 
 @njit
 def _do_all_pieces(team: int, generation: int, n_threads: int, thread: int) -> None:
-    """Do this thread's own part, then the remaining pieces of the other parts."""
+    """Do this thread's part, then the remaining pieces of the other parts."""
     for i in range(n_threads):
         _do_pieces(team, generation, n_threads, (thread + i) % n_threads, thread)
 
@@ -269,7 +269,7 @@ def _assist(team: int, worker: int) -> None:
 
 @njit
 def _wait_for_team(team: int, n_threads: int) -> None:
-    """Wait until so many threads have joined, for 0.2 ms at most."""
+    """Wait until `n_threads` threads have joined, for 0.2 ms at most."""
     spins = 0
     while load_acquire(team + JOINED) < n_threads and spins < TEAM_SPINS:
         pause()

@@ -66,7 +66,7 @@ class Mailbox(Record):
     driver: int  # address of the driver
     job: int  # address of the job's record
     enter: int  # address of the block by which threads enter a team
-    yield_core: int  # address of the system's function that yields the core; 0: none
+    yield_core: int  # address of the system's function that yields the core, or 0
     spins: int  # how many times a worker spins before it sleeps
     lock: int  # the interpreter's lock at which it sleeps,
     acquire: int  # and addresses of the functions that acquire it, which needs no GIL,
@@ -74,7 +74,7 @@ class Mailbox(Record):
 
 
 class Mailboxes:
-    """The mailboxes of a pool's workers, each on cache lines of its own.
+    """The mailboxes of a pool's workers, each on separate cache lines.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def run(
     pieces : into how many pieces each thread's part of a loop is cut
     patient : True if the leader waits briefly for sleeping workers
     """
-    # `ctypes.data` takes 1 us more; of fields it takes a tenth of that of a record array.
+    # `ctypes.data` takes 1 us more; of fields it takes a tenth of a record array's.
     address = addressof(c_char.from_buffer(job))
     with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:

@@ -32,7 +32,7 @@ MOST_PRODUCTS = 1 << 29
 def is_quick(network: Network, session: Session) -> bool:
     """Return True if a step needs nothing that is done by Python."""
     moments = session.moments
-    # Of an optimizer that averages by itself, NumPy computes the parameters that the net shows.
+    # With an optimizer that averages by itself, NumPy computes the parameters that the net shows.
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired

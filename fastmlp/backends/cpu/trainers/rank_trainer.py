@@ -1,7 +1,7 @@
 """One rank's part of a fit on the CPU: its share of each batch, and the exchange of the ranks.
 
-By gradients, each step sums those of all ranks, and all take the same step. By averages, each rank
-takes steps of its own, and now and then all take the mean of their parameters and state.
+By gradients, each step sums all ranks' gradients, and all take the same step. By averages, each
+rank takes steps alone, and now and then all take the mean of their parameters and state.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
-# Losses are exchanged, and a divergence is seen, after so many steps.
+# Steps after which losses are exchanged, and a divergence is seen.
 LOSS_STEPS = 256
 
 

@@ -64,7 +64,7 @@ class Rules(NamedTuple):
 
 
 def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
-    """The rules of an engine's net: those of the last trainer, if that had this optimizer."""
+    """The rules of an engine's net, from the last trainer if it had this optimizer."""
     kept: Rules | None = engine.rules
     if kept is not None and kept.optimizer is optimizer:
         return kept
@@ -251,7 +251,7 @@ class Trainer:
             session.rest()
             TRAININGS.give(self._key, session, session.n_bytes)
             self._rested = weakref.ref(session)
-            # The engine may be that of other factors of learning rates by now.
+            # The engine may have other factors of learning rates by now.
             engine.last = self if engine.network is self._network else None
 
     def goes_on(
@@ -282,7 +282,7 @@ class Trainer:
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Write the parameters as trained so far; other threads see all of them or none."""
+        """Write the parameters as trained so far; other threads see all old or all new ones."""
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
