@@ -23,6 +23,7 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
+    TILED_ROWS,
     TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
@@ -104,7 +105,7 @@ def way_for(n_rows: int, network: Network) -> Way:
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
-    if layout.n_weights >= TILED_WEIGHTS and n_rows > 1:
+    if layout.n_weights >= TILED_WEIGHTS and 1 < n_rows <= TILED_ROWS:
         return Way("row tiles", in_lanes)
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
@@ -125,7 +126,7 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row tiles      2 or more, of wide nets with  live; of long calls copied flat;    a team
+    row tiles      2 to 256, of wide nets with   live; of long calls copied flat;    a team
                    AVX2                          few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed                              a team
