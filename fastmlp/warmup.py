@@ -62,12 +62,8 @@ _OF_INTEGERS = (
     side_by_side.renewed_team_call,
 )  # fmt: skip
 _OF_FLOAT64 = (
-    dispatch.calibrate,
-    tiles.cholesky,
-    tiles.gauss_newton,
-    trees.tree_sums,
-    *tables.FACTORIES,
-)
+    dispatch.calibrate, tiles.cholesky, tiles.gauss_newton, trees.tree_sums, *tables.FACTORIES,
+)  # fmt: skip
 
 
 def warmup(

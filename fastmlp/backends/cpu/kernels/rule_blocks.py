@@ -179,26 +179,11 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
-    microbatches,
-    split_k,
-    split_k_backward,
-    forward_backward_by_panels,
-    row_backward,
-    packed_product,
-    train,
-    one_step.batch_step,
-    one_step.quick_step,
-    sparse_forward,
-    sparse_columns,
-    sparse_gradient,
-    expanded_forward,
-    expanded_columns,
-    expanded_gradient,
-    squares,
-    scaled,
-    dropout.dropout,
-    dropout.input_noise,
-)
+    microbatches, split_k, split_k_backward, forward_backward_by_panels, row_backward,
+    packed_product, train, one_step.batch_step, one_step.quick_step, sparse_forward, sparse_columns,
+    sparse_gradient, expanded_forward, expanded_columns, expanded_gradient, squares, scaled,
+    dropout.dropout, dropout.input_noise,
+)  # fmt: skip
 
 
 def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
