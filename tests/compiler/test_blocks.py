@@ -194,7 +194,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Recorder(CodeCache):
         def __init__(self, name: str, level: str) -> None:
             names.append(name)
-            super().__init__(name, level)
+            super().__init__(name)
 
     monkeypatch.setattr(blocks, "CodeCache", Recorder)
     monkeypatch.setattr(blocks, "_blocks", {})
