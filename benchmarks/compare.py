@@ -70,6 +70,7 @@ def arguments() -> argparse.ArgumentParser:
     own = f"in five minutes: {len(yours.NETS)} nets, predictions, estimators, new processes; with"
     add("--quick", action="store_true", help=f"{own} --pages the figures go beside ours")
     add("--smoke", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
+    add("--cpu-time", action="store_true", help="CPU seconds, of 1 thread: beside other work")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
     add(
         "--variants", type=Path, metavar="JSON", help="of training: those that an earlier run chose"
@@ -156,6 +157,7 @@ def measure(options: argparse.Namespace) -> Record:
         "quick": options.smoke,
         "visit": options.quick,
         "mkl_shim": options.mkl_shim,
+        "cpu_time": options.cpu_time,
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
     }
@@ -205,6 +207,7 @@ def start(names: list[str], options: argparse.Namespace) -> Race:
     ]
     both = [c for c in contestants if "mixed" in PEERS[c.name].forms and "mixed" in options.parts]
     twins = [contestant.twin() for contestant in both]
+    [c.ask("count_cpu_time") for c in (*contestants, *twins) if options.cpu_time]
     return race_of(options)._replace(contestants=contestants, twins=twins)
 
 
@@ -226,9 +229,6 @@ def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, resul
             results[part.key] = part.measure(race, results[part.key])
         print("\n".join(part.lines(results)), flush=True)
     results["peaks"] += peak.measure(one_pass.only(["fastmlp"]))
-    for key in ("training", "mixed"):
-        if key not in [part.key for part in chosen]:
-            results[key] = empty()[key]
 
 
 def empty() -> Record:
@@ -313,7 +313,8 @@ def rewrite(results: Record) -> None:
 
 
 def _intro(results: Record, threads: int) -> str:
-    intro = machine.measured(results, counted(threads))
+    clock = ", CPU time" if results.get("cpu_time") else ""
+    intro = machine.measured(results, counted(threads) + clock)
     if results.get("mkl_shim") and "torch" in results["peers"]:
         measured = [r for r in results["peaks"] if r["what"] == "sgemm" and r["threads"] == threads]
         rates = {r["contestant"]: r["gflops"] for r in measured}

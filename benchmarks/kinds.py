@@ -43,8 +43,9 @@ def digest(results: Record, parts: Iterable[Part], intro: str) -> Iterator[tuple
                 figures["groups"].append([group, len(those), sorted(behind)])
             if part.name == TRAIN:
                 means = training.geometric_means(heats, counts[-1])
-                figures |= {"run": machine.short(results), "nets": means[training.BEST][1]}
-                figures["means"] = {name: mean for name, (mean, *_) in means.items()}
+                figures |= {"run": machine.short(results), "threads": counted(counts[-1])}
+                figures |= {"means": {n: mean for n, (mean, _) in means.items()}}
+                figures["nets"] = means[training.BEST][1]
             yield part.name, figures
 
 
@@ -84,7 +85,8 @@ def sentences(figures: dict[str, Record]) -> Iterator[str]:
         )
         yield (
             f"With {kind} the fastest other library takes {means[training.BEST]:.2f} times as long "
-            f"per training step,\non average over {part['nets']} nets ({peers}).\n"
+            f"per training step of {part['threads']},\n"
+            f"on average over {part['nets']} nets ({peers}).\n"
             f"Measured with {part['run'].removesuffix(f', {kind}')}."
         )
 

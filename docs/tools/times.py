@@ -35,7 +35,7 @@ def drawn(figures: Mapping[str, Any]) -> str:
         f'<text x="12" y="28" font-weight="bold">{TITLE}</text>',
     ]
     for i, (kind, part) in enumerate(kinds.items()):
-        y, words = TOP + 22 * i, f"{kind}, {part['nets']} nets: {part['run']}"
+        y, words = TOP + 22 * i, f"{kind}, {part['threads']}, {part['nets']} nets: {part['run']}"
         shapes += [
             f'<rect x="12" y="{y}" width="12" height="12" fill="{COLOURS[i]}"/>',
             f'<text x="32" y="{y + 11}" font-size="12">{words.removesuffix(f", {kind}")}</text>',
