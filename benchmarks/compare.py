@@ -303,8 +303,7 @@ def rewrite(results: Record) -> None:
     results = {**empty(), **results}
     for page, text in pages(results).items():
         between_markers(page, text)
-    parts = by_page()[training.PAGE]
-    if threads := _threads(results, parts):
+    if threads := _threads(results, parts := by_page()[training.PAGE]):
         kinds.keep(results, parts, _intro(results, threads))
     kinds.rewrite()
     for part in PARTS:
@@ -313,7 +312,8 @@ def rewrite(results: Record) -> None:
 
 
 def _intro(results: Record, threads: int) -> str:
-    clock = ", CPU time" if results.get("cpu_time") else ""
+    load = results["machine"]["load"]
+    clock = f", CPU time beside a load of {load:.0f}" if results.get("cpu_time") else ""
     intro = machine.measured(results, counted(threads) + clock)
     if results.get("mkl_shim") and "torch" in results["peers"]:
         measured = [r for r in results["peaks"] if r["what"] == "sgemm" and r["threads"] == threads]

@@ -17,7 +17,7 @@ TITLES = {
     "numpy": "NumPy",
     "sklearn": "scikit-learn",
 }
-WIDTH, LEFT, BAR, TOP = 660, 120, 16, 44
+WIDTH, LEFT, BAR, TOP = 740, 120, 16, 44
 INK, GROUND, COLOURS = "#16202b", "#ffffff", ("#2f7d4f", "#8a9bb0")
 TITLE = "Time of a training step over fastmlp's, geometric means"
 
