@@ -62,7 +62,6 @@ net = MLP((8, 32, 32, 1), seed=0)
 net.fit(X, y, epochs=10, batch_size=32)
 net.predict(X)"""
 THEIRS = "from {} import {} as Model\nModel({}).fit(X, y).predict(X)"
-# A user's program for each library; that of NumPy is its import.
 PROGRAMS = {
     "fastmlp": OURS,
     WHEEL: OURS,
@@ -178,7 +177,8 @@ def measured(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    yield machine.measured(results, f"medians of {len(results['cold_starts'][0]['again'])}")
+    n, load = len(results["cold_starts"][0]["again"]), results["machine"]["load"]
+    yield machine.measured(results, f"medians of {n}, beside a load of {load:.0f}")
     yield from table(results)
 
 
