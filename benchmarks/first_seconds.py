@@ -67,7 +67,9 @@ PROGRAMS = {
     WHEEL: OURS,
     "numpy": "",
     "sklearn": THEIRS.format(
-        "sklearn.neural_network", "MLPRegressor", "(32, 32), batch_size=32, max_iter=10"
+        "sklearn.neural_network",
+        "MLPRegressor",
+        "hidden_layer_sizes=(32, 32), batch_size=32, max_iter=10",
     ),
     "torch": TORCH,
     "jax": JAX,

@@ -105,7 +105,6 @@ def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
 
 
 def test_first_seconds_of_little(page: Path) -> None:
-    """The second process in a home finds what the first has compiled."""
     text = page_of(first_seconds.main, ["--turns", "1", "--libraries", "fastmlp", "wheel"], page)
     assert "fastmlp, from its wheel: no --wheel." in text
     (row,) = [line for line in text.splitlines() if line.startswith("| fastmlp |")]
