@@ -101,11 +101,15 @@ def _vector_features() -> str:
 def _compiler() -> str:
     if INTERPRETED:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
-    if COMPILER == "translator":
-        host = target.target()
-        brought = host in target.LEVELS and cache.shipped(host.name)
-        return f"translator; the wheel has code for {host.name}" if brought else COMPILER
-    return "numba (FASTMLP_COMPILER=numba)"
+    if COMPILER != "translator":
+        return "numba (FASTMLP_COMPILER=numba)"
+    host = target.target()
+    if host in target.LEVELS and cache.shipped(host.name):
+        return f"translator; the wheel has code for {host.name}"
+    folder, _ = cache.find()
+    n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir()) if folder else 0
+    # One file is the processor's name.
+    return "translator; " + ("the cache has code" if n > 1 else "code is compiled on first use")
 
 
 def _threading_layer() -> str:

@@ -316,7 +316,14 @@ def test_the_compiler_at_work(
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    monkeypatch.setattr("fastmlp.info.cache.shipped", lambda level: None)
     assert Path(info()["cache"]).is_relative_to(tmp_path)
+    monkeypatch.setattr("fastmlp.info.COMPILER", "translator")
+    monkeypatch.setattr("fastmlp.info.INTERPRETED", False)
+    assert info()["compiler"].endswith("compiled on first use")
+    for name in "ab":
+        Path(info()["cache"], f"{name}.code").touch()
+    assert info()["compiler"].endswith("the cache has code")
     monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null")
     assert info()["cache"].startswith("none: no folder can be written")
     monkeypatch.setenv("FASTMLP_CACHE", "0")
