@@ -177,4 +177,4 @@ assert np.isfinite(net.predict(X[:1])).all() and (net.parameters != before).any(
 def test_ctrl_c_while_the_first_fit_loads_llvm_ends_the_fit(
     call: str, python: Callable[..., str]
 ) -> None:
-    python(WHILE_LLVM_LOADS, call, FASTMLP_CACHE="0")
+    python(WHILE_LLVM_LOADS, call, FASTMLP_CACHE="0", FASTMLP_PREBUILT="0")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp import EarlyStopping
@@ -19,7 +18,26 @@ from fastmlp.tabular.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.settings import Ensemble, PackSettings, Preset
-from fastmlp.typing import ClassWeight, Client, ComputeDType, Folds, Metrics, RandomState, Scoring
+from fastmlp.typing import (
+    ClassWeight,
+    Client,
+    ComputeDType,
+    Folds,
+    Metrics,
+    RandomState,
+    Scoring,
+    Table,
+)
+
+if TYPE_CHECKING:
+    # Scikit-learn's have no types, and those of the models would be unknown.
+    class ClassifierMixin:
+        def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+
+    class RegressorMixin:
+        def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+else:
+    from sklearn.base import ClassifierMixin, RegressorMixin
 
 Array = NDArray[Any]
 

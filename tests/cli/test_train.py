@@ -92,7 +92,7 @@ for module in ("sklearn", "safetensors", "pyarrow"):
 """
     sklearn, safetensors, pyarrow = python(script).splitlines()
     assert sklearn.startswith("1 fastmlp: fastmlp train needs scikit-learn: pip install")
-    assert safetensors.startswith("1 fastmlp: a model file needs safetensors: pip install")
+    assert safetensors.startswith("1 fastmlp: fastmlp train needs safetensors: pip install")
     assert pyarrow.startswith("1 fastmlp: fastmlp train needs pyarrow: pip install")
 
 

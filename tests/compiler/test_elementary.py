@@ -18,7 +18,7 @@ from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import lead
-from fastmlp.compiler import block_of, call, flush_denormals, restore_denormals, row
+from fastmlp.compiler import block_of, cache, call, flush_denormals, restore_denormals, row
 from fastmlp.compiler import elementary as compiled
 from fastmlp.compiler.blocks import Block
 from fastmlp.rules import elementary, updates
@@ -190,6 +190,12 @@ def test_integers_are_taken_as_before() -> None:
 ADAPTIVE = sorted(set(OPTIMIZERS) - {"sgd"})
 
 
+@pytest.fixture
+def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of which a wheel has other forms: those with what an optimizer clips and averages."""
+    monkeypatch.setattr(cache, "PREBUILT", "0")
+
+
 def update_ir(name: str, dtype: Any) -> str:
     optimizer = OPTIMIZERS[name]()
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
@@ -199,6 +205,7 @@ def update_ir(name: str, dtype: Any) -> str:
     return str(block._code.inspect_llvm())
 
 
+@pytest.mark.usefixtures("compiled_here")
 @each_dtype
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(name: str, dtype: Any) -> None:
@@ -208,6 +215,7 @@ def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(name: str, 
     assert "arcp" not in text
 
 
+@pytest.mark.usefixtures("compiled_here")
 @each_dtype
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_update_does_not_depend_on_the_numbers_beside(
@@ -229,6 +237,7 @@ def test_an_update_does_not_depend_on_the_numbers_beside(
     assert np.array_equal(whole, alone)
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_descent_divides_by_nothing() -> None:
     assert "fdiv" not in update_ir("sgd", np.float32)
 

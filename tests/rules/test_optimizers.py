@@ -122,6 +122,14 @@ def test_it_is_an_optimizer_and_cannot_be_changed(optimizer: Any) -> None:
         optimizer.learning_rate = 1.0  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+def test_optimizers_are_equal_if_all_their_settings_are(kind: Any) -> None:
+    forms, again = ([kind(0.1), kind(0.2), kind(0.1, clipvalue=1.0)] for _ in range(2))
+    assert forms == again
+    assert list(map(hash, forms)) == list(map(hash, again))
+    assert len(set(forms)) == 3
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_name_in_the_table_is_that_of_its_class(name: str) -> None:
     assert OPTIMIZERS[name].__name__.lower() == name
