@@ -91,6 +91,8 @@ def launch(code: str, home: Path, checkout: Path = ROOT) -> Start:
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     # Numba's cache, which else lies beside the sources of a library, is in the home, too.
     home_of = {"HOME": str(home), "NUMBA_CACHE_DIR": str(home / "numba")}
+    if checkout == ROOT:
+        kept["FASTMLP_PREBUILT"] = "0"  # a clone may have the code of a wheel
     env = {**kept, **home_of, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore"}
     home.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
