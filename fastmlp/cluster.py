@@ -29,7 +29,7 @@ def predict(
 
     Nothing is read or predicted until Dask computes it. Each partition is a task, and the model
     goes to each worker once. A task uses one thread in workers that Dask starts as processes.
-    Partitions without rows have predictions without rows. It needs the extra `dask`.
+    Partitions without rows have predictions without rows. The module needs the extra `dask`.
 
     Parameters
     ----------

@@ -623,7 +623,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
         """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
 
-        The file is written whole or not at all. It holds names and numbers, no code: give `load`
+        The file, of names and numbers without code, is written whole or not at all: give `load`
         your rules again.
 
         Parameters

@@ -214,8 +214,8 @@ class NetGroup:
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
         sample_weight : (n_rows,) or (n_nets, n_rows) array, optional
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
-            The rows of X, y and weights that each net takes, as of a bootstrap sample. Where their
-            numbers differ, nets take their steps by separate calls.
+            The rows of X, y and weights that each net takes, as of a bootstrap sample. Nets with
+            different numbers of rows take their steps by separate calls.
 
         Returns
         -------

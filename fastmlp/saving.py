@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
 
-# What can be saved beside a net, by the class's name: `pack` and `unpack`, or their module's name.
+# Classes that are saved beside nets, by name: `pack` and `unpack`, or their module's name.
 ARCHIVES: dict[str, Any] = {
     **dict.fromkeys(("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"),
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"),
@@ -58,8 +58,8 @@ def save(
 ) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
-    Needs the extra `safetensors`. The file is written whole or not at all. It holds names and
-    numbers, no code: your rules are stored by name, and you pass them to `load` again.
+    Needs the extra `safetensors`. The file, of names and numbers without code, is
+    written whole or not at all. Your rules are stored by name, and you pass them to `load` again.
 
     For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
     the setting of `set_output`; not your attributes, nor metadata requests. For a search it holds

@@ -58,8 +58,8 @@ class NetLock:
     def parameters(self) -> threading.RLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
-        It is an RLock, not a Python context manager: its `__enter__` is one step, so Ctrl-C cannot
-        come between acquiring it and entering the block, and leave it locked. It is reentrant: a
+        The lock is an RLock, not a Python context manager: its `__enter__` is one step, so Ctrl-C
+        cannot come between acquiring it and entering the block. It is reentrant: a
         signal's handler that predicts may interrupt its holder, which copies in one step.
         """
         if self._process is not _process[0]:

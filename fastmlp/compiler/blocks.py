@@ -131,7 +131,7 @@ def _compiled(
 
 Loop = Any
 Factory = Callable[..., Loop]
-# What `block_of` takes: a factory, a dtype, a rule or None, and options.
+# The arguments of `block_of`: a factory, a dtype, a rule or None, and options.
 Key = tuple[Factory, DTypeLike, Any, dict[str, Any]]
 
 _blocks: dict[Any, "Block"] = {}
@@ -203,8 +203,8 @@ class Block:
         True for kernels and drivers, whose loops are not unrolled: they take longer to compile than
         unrolling gains.
     ours : bool
-        True if the translator may compile it. It does not check indices, and a user's rule may use
-        negative ones.
+        True if the translator may compile it. The translator does not check indices, and a user's
+        rule may use negative ones.
 
     Attributes
     ----------

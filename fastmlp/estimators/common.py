@@ -154,7 +154,7 @@ class WithClient(BaseEstimator):
 class BaseModel(BatchPredictions, WithClient):
     """A base for your models: `predict_batches`, `client` and `group_timeout`.
 
-    Its `_parameter_constraints` have `client_constraints`, and its `__init__` the parameters of
+    A model's `_parameter_constraints` have `client_constraints`, and `__init__` the parameters of
     these names and `n_jobs`.
     """
 

@@ -27,7 +27,7 @@ from fastmlp.validation.messages import listed, needs
 def client_of(client: Any, who: str) -> Any:
     """Return the client of the argument `client`: the object itself, or for "auto" the current one.
 
-    It must be running and not asynchronous. A task of a worker cannot have one.
+    The client must be running and not asynchronous. A task of a worker cannot have one.
     """
     _check_no_task(who)
     if client == "auto":

@@ -81,7 +81,7 @@ PRESETS: dict[Preset, PackSettings] = {
 }
 
 
-# Large tables have this many rows to train on, or more. Their batches are the power of two nearest
+# Large tables have this many rows to train on, or more. Batches are the power of two nearest
 # to a multiple of the root of the rows: an epoch takes 0.76 to 1.0 of the time. Weight decay and L1
 # penalty count by steps; with more than `FULL_STEPS` an epoch they would outweigh the rows, and are
 # divided. Validation loss of one net after at most 14 epochs, made-up tables of 200,000 rows:

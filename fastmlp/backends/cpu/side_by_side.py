@@ -143,7 +143,7 @@ def step_nets(scalar: Scalar) -> Kernel:
 
 
 def predict_rows(scalar: Scalar) -> Kernel:
-    """Make the block that predicts a `Entry`'s rows; its status is `TAKEN` if all numbers read and
+    """Make the block that predicts an `Entry`'s rows; its status is `TAKEN` if all numbers read and
     written are finite."""
     are_finite, vector = ranges(scalar)[1], lanes_of(scalar) * np.dtype(scalar).itemsize
 

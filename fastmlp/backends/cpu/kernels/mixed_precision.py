@@ -1,8 +1,8 @@
 """Mixed precision: operands of products in bfloat16, rounded once, as they are written.
 
 Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
-weights after the step of their tile, or once a call of predictions. All else stays float32. These
-are blocks that only mixed precision compiles.
+weights after the step of their tile, or once a call of predictions. All else stays float32. Only
+mixed precision compiles these blocks.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The drivers of a single step, for a user's loop: one batch, in chunks.
 
-A step has the bits of a fit's epoch of one batch. It is taken only if its loss is finite, which is
-known before phase two.
+A step has the bits of a fit's epoch of one batch. A loss that is not finite, known
+before phase two, takes no step.
 """
 
 from collections.abc import Callable, Sequence

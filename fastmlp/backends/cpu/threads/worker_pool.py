@@ -123,7 +123,7 @@ def _of_python(name: str) -> int:
 
 def serve(scalar: Any) -> Callable[[int], None]:
     """Make the worker's loop: run the calls that are posted to the mailbox; between two of them
-    spin, and sleep when the spins are used up. It never returns."""
+    spin, and sleep when the spins are used up. The loop never returns."""
 
     def serve_calls(place: int) -> None:
         box, spins = record_at(place, Mailbox), 0
