@@ -229,7 +229,7 @@ class Block:
             flat = _of_words(loop)
             intrinsics.interpreted.append(flat)
             # As compiled code, which never warns of an overflow.
-            self.entry = np.errstate(all="ignore")(flat)
+            self.entry = np.errstate(all="ignore")(_alone(flat) if is_entry(loop) else flat)
             return
         if ours and COMPILER == "translator":
             with suppress(Unsupported):
@@ -262,6 +262,16 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples of them."""
     return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
+
+
+def _alone(loop: Loop) -> Loop:
+    """Return a loop that one thread at a time runs, as compiled entries hold the GIL."""
+
+    def run(*arguments: Any) -> Any:
+        with _lock:
+            return loop(*arguments)
+
+    return run
 
 
 def block_of(

@@ -358,9 +358,6 @@ def test_a_copy_outlives_the_net_it_was_made_of() -> None:
     assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
 
 
-@pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call does not hold the GIL to its end"
-)
 @each_dtype
 def test_two_threads_at_a_time(dtype: str) -> None:
     net, _ = net_and_rows(dtype)
