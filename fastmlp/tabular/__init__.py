@@ -48,7 +48,7 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module 'fastmlp.tabular' has no attribute {name!r}")
         try:
-            # Encoders are the names of this module, and of those that it builds on.
+            # `encoding` imports the other encoders.
             module = "models" if name.startswith("TabularMLP") else "encoding"
             return getattr(import_module(f"fastmlp.tabular.{module}"), name)
         except ModuleNotFoundError as error:

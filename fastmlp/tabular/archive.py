@@ -1,4 +1,4 @@
-"""From a fitted model of tables to the content of a file and back."""
+"""Fitted models of tables as the content of a file, and back."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,12 +26,9 @@ LEFT_OUT = ("extra_members", "client", "group_timeout")
 
 
 class SavedTable(NamedTuple):
-    """The fields of a file.
+    """Fields of a file.
 
-    Attributes
-    ----------
-    leaderboard : the values of `reports.COLUMNS` of each row
-    trees : the names of boosted trees, and their arrays; `pack.extra_weights` are their weights
+    `trees` holds names and arrays of boosted trees, whose weights are `pack.extra_weights`.
     """
 
     parameters: dict[str, Any]
@@ -53,9 +50,9 @@ FORMS = {
 
 
 def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
-    """Return the header and the arrays of a file: the columns, the pack and the parameters.
+    """Return header and arrays of a file: columns, pack and parameters.
 
-    Rows that were kept for importances are not in it, nor states of training, which there are not.
+    Rows kept for importances are left out.
     """
     check_is_fitted(model)
     others = model._beside
@@ -65,7 +62,7 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
             f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which a file of "
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
-    # A splitter of scikit-learn's has no name, and places of rows are of the table.
+    # Splitters have no name in a file, and row numbers belong to one table.
     left_out = LEFT_OUT if isinstance(model.cv, Integral | None) else (*LEFT_OUT, "cv")
     is_classifier = isinstance(model, TabularMLPClassifier)
     saved = SavedTable(
@@ -84,7 +81,6 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
-    """Return the model in a file's content, after checking every part of it."""
     saved: SavedTable = codec.fields_from(SavedTable, content.header, content.arrays, FORMS)
     model = KINDS[content.kind](**codec.parameters_from(saved.parameters, own, n_threads))
     model._validate_params()
@@ -112,7 +108,6 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
 def _check(
     pack_: Pack, schema: Schema, classes: Any, members: list[tuple[str, BoostedTrees]]
 ) -> None:
-    """Raise if the parts do not suit each other."""
     outputs = pack_.outputs
     numbers = (outputs.center, outputs.scale, outputs.low, outputs.high, *outputs.bias)
     if not np.isfinite(numbers).all() or outputs.scale <= 0:
@@ -151,7 +146,6 @@ def _check(
 
 
 def _check_member(member: Member, pack_: Pack) -> None:
-    """Raise if a member does not suit the rest."""
     place, curve, sizes = member.encoding, member.curve, member.net.layer_sizes
     if curve.dtype != np.float64 or curve.ndim != 2 or curve.shape[1] < 2:
         raise FileError("a member's curve must have two columns of numbers, or more")

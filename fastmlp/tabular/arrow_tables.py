@@ -12,7 +12,7 @@ Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind
 
 
 def kind_of(kind: Any) -> Kind:
-    """The kind of a data type of Arrow; levels are dictionaries and booleans."""
+    """Dictionaries and booleans are levels."""
     import pyarrow.types as kinds
 
     of_kind: dict[Kind, tuple[Any, ...]] = {
@@ -29,12 +29,12 @@ def kind_of(kind: Any) -> Kind:
 
 
 def is_number(kind: Any) -> bool:
-    """Return True for a data type of Arrow of numbers, true and false too."""
+    """Booleans count as numbers."""
     return kind_of(kind) == "numbers" or str(kind) == "bool"
 
 
 def numbers(column: Any, name: str, where: str) -> Array:
-    """Return an Arrow column as float64, shape (n_rows,), NaN where values are missing."""
+    """Arrow column as float64, shape (n_rows,); NaN where a value is missing."""
     import pyarrow.types as kinds
 
     kind = column.type
@@ -50,7 +50,7 @@ def numbers(column: Any, name: str, where: str) -> Array:
 
 
 def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
-    """Return an Arrow column of dates, times or durations, or of their texts, shape (n_rows,)."""
+    """Dates, times or durations of an Arrow column or of its texts, shape (n_rows,)."""
     column = decoded(column)
     kind_of_column = kind_of(column.type)
     if kind_of_column == kind:
@@ -63,7 +63,7 @@ def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
 
 
 def dictionary(column: Any) -> tuple[Array, list[Any]]:
-    """Return places, -1 for a null, and the values of an Arrow column, each once."""
+    """Index of each row's value, -1 for a null, and the distinct values."""
     import pyarrow.types as kinds
 
     if not kinds.is_dictionary(column.type):
@@ -79,12 +79,12 @@ def dictionary(column: Any) -> tuple[Array, list[Any]]:
 
 
 def decoded(column: Any) -> Any:
-    """Return the values of a column of a dictionary's places; others as they are."""
+    """Values of a dictionary column; another column stays."""
     return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
 def places(column: Any, values: tuple[Any, ...]) -> Array:
-    """Return the places of an Arrow column's values among others, shape (n_rows,); else -1."""
+    """Index of each row's value in `values`, shape (n_rows,); -1 for another value."""
     import pyarrow
     import pyarrow.compute as compute
 

@@ -42,12 +42,11 @@ from fastmlp.typing import Callback, ComputeDType, Folds, Metrics, RandomState, 
 Array = NDArray[Any]
 EVERY = timedelta(minutes=1)
 SEEDS = np.iinfo(np.int32).max
-# Below this number of rows each net trains once for each fold, and there are this many folds.
+# Tables with fewer rows use folds, this many.
 FEW_ROWS, FOLDS_OF_FEW = 1000, 5
-# With a time limit: the share of it that is kept for the refit, which trains on more rows than one
-# part of them; of nets of five folds one is trained again.
+# Share of a time limit that is kept for the refit. With folds one net replaces five.
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
-# Parameters whose errors suggest a value: the known ones, and words of other libraries.
+# Errors of these parameters suggest known values, also for other libraries' words.
 COMPUTE_DTYPES = {
     "bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half",
     "None means that": "float32 float64 None",
@@ -130,7 +129,7 @@ class TabularMLP(BaseModel):
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    # The members of `extra_members` are not to be checked.
+    # The parameters of `extra_members` are not checked here.
     @_fit_context(prefer_skip_nested_validation=False)
     @explained
     def fit(
@@ -155,39 +154,37 @@ class TabularMLP(BaseModel):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            A list of lists or of dicts, a row each: keys are names of columns, and a key that a
-            row lacks is a missing value. With `target` also a path, or a list of paths, of Parquet,
-            Arrow or CSV, or a query of DuckDB, which are read into memory; of rows that do not fit
-            there a sample is drawn by `random_state`, with a warning.
+            A list has a list or a dict per row; a key that a row lacks is a missing value. With
+            `target` also a path, or a list of paths, of Parquet, Arrow or CSV, or a query of
+            DuckDB. Files are read into memory; if they do not fit, `random_state` draws a sample of
+            rows, with a warning.
         y : (n_rows,) array of labels, or of numbers
         sample_weight : (n_rows,) array, or the name of a column of X, optional
-            For training and selection. Rows of weight 0 count as not there. Beside files of which
-            a sample is drawn, an array is an error; `groups` too.
+            For training and selection. Rows of weight 0 are left out. Arrays, also as `groups`, are
+            errors beside files of which a sample is drawn.
         target : str, optional
-            In the place of y: the name of the column of X that has it.
+            In the place of y: the name of its column of X.
         X_val, y_val, sample_weight_val : optional
-            Rows to validate on; without them they are taken from X. With `target` X_val has the
+            Rows to validate on, in the place of held-out rows of X. With `target` X_val has the
             column too.
         groups : (n_rows,) array, or the name of a column of X, optional
-            Rows of one group, such as a customer, stay on one side: no fold trains on some of them
-            and validates on others. Folds come from `cv` and from the sizes of intervals. Columns
-            named here are not inputs.
+            Rows of one group, such as a customer, are on the same side of each split, also in the
+            folds of `cv` and of interval sizes. A column named here is not an input.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
-            ``report.stop()`` ends the fit: nets that train end with their epoch, others with their
-            first, and the ensemble is made of them. With `client` callbacks are pickled, and end
-            the nets of one group on a worker.
+            ``report.stop()`` ends the fit: nets in training end with their epoch, others with their
+            first, and form the ensemble. With `client` callbacks are pickled, and end one group of
+            nets on a worker.
         progress : bool
             Show a tqdm bar of all epochs; most nets end before their last.
         checkpoint : path, optional
-            A folder for the state of each net, a file in place of the one before; it needs an
-            integer `random_state`. Trees and `extra_members` are fitted again.
+            A folder for the state of each net, one file each, replaced at each checkpoint. An
+            integer `random_state` is needed. Trees and `extra_members` are fitted again.
         checkpoint_every : int or datetime.timedelta, default one minute
-            Epochs, or time, from one checkpoint of a net to the next.
+            Epochs, or time, between checkpoints of a net.
         resume : bool
-            Go on from the checkpoints, if there are some, to the bits of a fit that was not
-            interrupted: nets that were done are kept. Another table, or other parameters, are an
-            error.
+            Go on from existing checkpoints, to the bits of an uninterrupted fit. Finished nets are
+            kept. Another table, or other parameters, are an error.
 
         Returns
         -------
@@ -201,8 +198,8 @@ class TabularMLP(BaseModel):
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
         KeyboardInterrupt
-            On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
-            Later a warning tells of it, and the nets that there are form the ensemble.
+            On Ctrl-C before the first net has trained, or in folds; an earlier fit is kept. Later,
+            a warning is given instead, and the trained nets form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
         others = (target, groups, callbacks, progress, checkpoint, checkpoint_every, resume)
@@ -210,7 +207,6 @@ class TabularMLP(BaseModel):
         return self
 
     def _fit(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
-        """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         callbacks = callbacks_of(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
@@ -263,7 +259,6 @@ class TabularMLP(BaseModel):
     def _checkpoints(
         self, arguments: fit_arguments.FitArguments, data: splits.Divided, who: str
     ) -> Checkpoints | None:
-        """Begin the checkpoints of a fit, or go on, if they are asked for."""
         *_, folder, every, resume = arguments
         facts: dict[str, str] = {}
         if folder is not None:
@@ -271,7 +266,7 @@ class TabularMLP(BaseModel):
                 raise ValueError(f"{who}: checkpoint needs an integer random_state, and no client")
             parameters = self.get_params(deep=False)
             names = sorted(parameters.keys() - {"n_jobs", "verbose", "client", "group_timeout"})
-            # Functions are shown with their places in memory.
+            # The text of a function has its address in memory.
             facts = {name: re.sub(" at 0x[0-9a-f]+", "", repr(parameters[name])) for name in names}
             facts["table"] = fitting.digest_of(data)
         return fitting.checkpoints_of(folder, every, resume, facts, who)
@@ -279,7 +274,6 @@ class TabularMLP(BaseModel):
     def _warn_of_target(
         self, schema: Schema, values: Values, targets: Array, classes: Array | None, who: str
     ) -> None:
-        """Warn of a column that equals the targets."""
         y = targets if classes is None else classes[targets]
         labels = None if classes is None else [*map(str, classes.tolist())]
         numbers = zip(schema.numeric_names, values.numbers.T, strict=False)
@@ -299,7 +293,6 @@ class TabularMLP(BaseModel):
         seed: int,
         caller: Caller,
     ) -> fitting.TableFit:
-        """The settings of a fit, with the estimators beside the nets."""
         name, values = type(self).__name__, data.training.values
         signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
         cluster = self._cluster(caller.who)
@@ -338,8 +331,7 @@ class TabularMLP(BaseModel):
         )
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
-        """The settings of the preset for a number of rows to train on, replaced by the parameters
-        that are not None."""
+        """Settings of the preset, replaced by the parameters that are not None."""
         preset = PRESETS[self.preset]
         if n_rows >= LARGE:
             preset = of_large(preset)
@@ -354,26 +346,24 @@ class TabularMLP(BaseModel):
         )
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
-        """Return numbers, or places of classes, and the classes."""
+        """Numbers or class indices, and the classes."""
         raise NotImplementedError
 
     def _check_targets(self, y: Array, who: str, name: str) -> None:
         """Raise ValueError if the loss does not take the targets."""
 
     def _own_score(self) -> Score | None:
-        """Return the score to maximise without `scoring`; None: the score of the task."""
+        """The score to maximise without `scoring`; None: the score of the task."""
         return None
 
     def _class_weights(
         self, places: Array, classes: Array | None, sample_weight: Any, who: str
     ) -> Array | None:
-        """Return the weight of each class, or None."""
         return None
 
     def _take(
         self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
     ) -> None:
-        """Set what was learned."""
         self.schema_, self.pack_, self.extra_members_ = schema, pack, members
         self.n_features_in_ = len(schema.columns)
         vars(self).pop("feature_names_in_", None)
@@ -387,17 +377,16 @@ class TabularMLP(BaseModel):
 
     @property
     def _read_names(self) -> tuple[str, ...] | None:
-        """The names of the columns to read from a file for predictions; None without names."""
+        """Columns to read from a file for predictions; None without names."""
         schema = getattr(self, "schema_", None)
         return schema.read_names if schema is not None and schema.named else None
 
     @property
     def _text_names(self) -> list[str]:
-        """The columns that are texts in CSV, whatever they look like."""
+        """Columns read as texts from CSV, whatever they look like."""
         return self.schema_.text_names if hasattr(self, "schema_") else []
 
     def _values(self, X: Any, method: str) -> Values:
-        """Return the rows of a table to predict."""
         check_is_fitted(self)
         who = f"{type(self).__name__}.{method}"
         fit_arguments.check_no_path(X, who)
@@ -409,7 +398,7 @@ class TabularMLP(BaseModel):
         return self.schema_.read(X, who)
 
     def _predicted(self, values: Values) -> Array:
-        """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
+        """Numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
         n = self._n_classes
         if not len(values.codes):
             return np.empty((0, n) if n else 0)
@@ -418,15 +407,15 @@ class TabularMLP(BaseModel):
             predictions += weight * extras.answers(model, values, n)
         if not n:
             return predictions
-        # In float64 the sum of float32 probabilities is up to 1e-7 beside 1. NumPy's sum of two
-        # columns takes five times as long, 1.9 ms for 100,000 rows.
+        # Sums of float32 probabilities are up to 1e-7 off 1. NumPy's sum of two columns takes five
+        # times as long, 1.9 ms for 100,000 rows.
         total = predictions[:, :1] + predictions[:, 1:] if n == 2 else predictions.sum(1)[:, None]
         return predictions / total
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
         """Return the members' weighted standard deviation, (n_rows,) or (n_rows, n_classes).
 
-        It measures how much the members disagree, not the noise of y: see `predict_interval` and
+        It measures disagreement of members, not the noise of y: see `predict_interval` and
         `predict_set`.
 
         Parameters
@@ -443,7 +432,7 @@ class TabularMLP(BaseModel):
         return np.sqrt(variance)
 
     def _each(self, values: Values) -> Any:
-        """Yield the weight and the predictions of each member."""
+        """Yield weight and predictions of each member."""
         strips = in_strips(
             len(values.codes),
             lambda rows: [*self.pack_.each(values.part(rows))],
@@ -457,13 +446,13 @@ class TabularMLP(BaseModel):
 
     @property
     def _beside(self) -> list[tuple[str, Any, float]]:
-        """The estimators beside the nets that have a weight: name, estimator and weight."""
+        """Name, estimator and weight of each extra member whose weight is not 0."""
         pairs = zip(self.extra_members_, self.pack_.extra_weights.tolist(), strict=True)
         return [(name, model, weight) for (name, model), weight in pairs if weight]
 
     @property
     def _n_rows(self) -> int:
-        """How many rows folds of the fit validate on, or would; 0 of a distilled net."""
+        """Number of rows that folds validate on, or would; 0 for a distilled net."""
         if "distilled" in self.training_:
             return 0
         n, n_held_out = (self.training_.get(key, 0) for key in ("rows", "validation_rows"))
@@ -487,18 +476,20 @@ class TabularMLP(BaseModel):
 
     @property
     def validation_score_(self) -> float:
-        """The score of the ensemble on the rows that it was selected on, which flatters a little.
+        """The score of the ensemble on the rows that selected it, which is slightly optimistic.
 
-        By `scoring`; without one minus the log loss, or minus the root mean squared error; minus
-        the mean of another `loss`.
+        Higher is better: `scoring`, or minus the log loss, the root mean squared error, or the mean
+        of another `loss`.
         """
         check_is_fitted(self, "pack_")
         return self.pack_.validation_score
 
     @property
     def learning_curves_(self) -> dict[str, History]:
-        """The losses and `metrics` of each net of the ensemble by epoch, as `plot_history` takes
-        them, by its settings and, of several folds, a number."""
+        """Losses and `metrics` by epoch of each net, for `plot_history`.
+
+        Keys are settings of the nets and, with several folds, numbers.
+        """
         return reports.curves(self.members_, self.training_.get("metrics", ()))
 
     @property
@@ -508,12 +499,11 @@ class TabularMLP(BaseModel):
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
-        """The loss of score when a column is shuffled, shape (n_features,).
+        """The decrease of the score when a column is shuffled, shape (n_features,).
 
-        By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
-        them, five times; computed when it is asked for first. The score is minus the log loss, or
-        minus the root mean squared error, or the mean of another `loss`. Columns that are left out
-        have 0.
+        `sklearn.inspection.permutation_importance` with five repeats on at most 2,000 validation
+        rows, computed on first access. The score is minus the log loss, the root mean squared
+        error, or the mean of another `loss`. Columns that are left out have 0.
 
         Raises
         ------
@@ -532,11 +522,9 @@ class TabularMLP(BaseModel):
         return self._importances
 
     def _onnx_values(self, graph: Graph, inputs: Sequence[Graph.Input]) -> str:
-        """Add the predictions of columns to a graph of skl2onnx."""
         return export.predictions(graph, self, inputs)
 
     def _write_onnx(self, graph: Graph) -> Any:
-        """Add the model to a graph of `to_onnx`."""
         check_is_fitted(self)
         return export.write(graph, self)
 
@@ -544,9 +532,9 @@ class TabularMLP(BaseModel):
     def codes(self, X: Any) -> NDArray[np.float64]:
         """Return the rows of a table as C files and compiled code take them.
 
-        Columns are those that are read, in the order of training: numbers as they are, NaN where
-        one is missing, a number for each part of a date, and the code of a level, its place in
-        ``schema_.levels``, -1 where it is missing or unknown.
+        Columns that are read follow in the order of training. Numbers stay, NaN where one is
+        missing. A date has a number for each part. A level has its index in ``schema_.levels``, -1
+        where it is missing or unknown.
 
         Parameters
         ----------
@@ -573,7 +561,7 @@ class TabularMLP(BaseModel):
         return export.rows_of(self.schema_, self._values(X, "codes"))
 
     def _of_codes(self, rows: NDArray[np.float64]) -> Array:
-        """The predictions of rows of `codes`, few at a time, (n_rows, n_outputs)."""
+        """Predictions of rows of `codes`, few at a time, (n_rows, n_outputs)."""
         values = export.values_of(self.schema_, rows)
         strips = (values.part(slice(k, k + 100)) for k in range(0, len(rows), 100))
         return np.concatenate(
@@ -581,7 +569,6 @@ class TabularMLP(BaseModel):
         )
 
     def _table_parts(self, who: str) -> TableParts:
-        """The steps that a row takes, for `to_c` and `jit.compiled`."""
         check_is_fitted(self)
         return export.parts_of_table(self, who)
 
@@ -591,31 +578,29 @@ class TabularMLP(BaseModel):
     ) -> Self:
         """Return a fitted model of one net, trained on this one's predictions.
 
-        It is smaller and faster, and exports to less code: `to_c`, `jit.compiled`, `to_onnx` and
-        files take it as any model. The net learns the predictions of X and of drawn rows, four
-        for each, 20,000 at least and 200,000 at most: rows of X, in which each column comes
-        from the row or from a near one. A fifth of X ends the training. A model keeps only some
-        rows to validate on, so you give X: the rows of `fit`, or more rows, whose targets need
-        not be known.
+        The net is smaller and faster, and exports to less code. It learns the predictions of X and
+        of drawn rows, four for each, from 20,000 to 200,000. A drawn row takes each column from a
+        row of X or from a row near it. A fifth of X is held out to end the training. X may be the
+        rows of `fit`, or more, whose targets need not be known.
 
         Parameters
         ----------
         X : as for `predict`; 2 rows or more
         y : (n_rows,) array, optional
-            Targets of X, to compare losses on the fifth of the rows that is held out. None: on the
-            rows that the model keeps, those to validate on; then intervals and sets of classes use
-            errors of nets that had not seen the row, as for the ensemble.
+            Targets of X, to compare losses on the held-out fifth. None: losses are compared on the
+            validation rows that the model keeps, and intervals and class sets use errors of nets
+            that were not trained on the row.
         hidden_layer_sizes : int or sequence of int, optional
-            None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. A
-            warning tells a loss that stays above that.
+            None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. A loss
+            that stays above is warned of.
 
         Returns
         -------
         TabularMLPClassifier or TabularMLPRegressor
-            ``training_["distilled"]`` has its loss, the loss of this model (`ensemble_loss`) on the
-            same rows, the root mean square of what the predictions differ by on the rows that were
-            held out, and the number of drawn rows. The summary tells the losses. Without y both
-            losses flatter a little, as the rows have chosen the ensemble.
+            ``training_["distilled"]`` has its `loss`, the `ensemble_loss` of this model on the same
+            rows, the root mean square `difference` of predictions on held-out rows, and the number
+            of `drawn_rows`. Without y both losses are slightly optimistic, as the rows have chosen
+            the ensemble.
 
         Raises
         ------
@@ -641,7 +626,7 @@ class TabularMLP(BaseModel):
         return model
 
     def summary(self) -> str:
-        """Return the ensemble and what it was selected from, as text."""
+        """Return the ensemble, and the candidates it was selected from, as text."""
         check_is_fitted(self, "pack_")
         return reports.summary(self)
 

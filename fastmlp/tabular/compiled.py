@@ -1,7 +1,7 @@
-"""Loops over the rows of a table, compiled: numbers and codes in, columns of float32 out.
+"""Compiled loops over the rows of a table: numbers and codes in, columns of float32 out.
 
-A block of rows passes one column after the other while it is in the first-level cache. 100,000 rows
-of 16 numbers in 16 pieces each, one thread, beside NumPy column by column: 73 -> 8 ms.
+A block of rows passes column after column while it is in the first-level cache. 100,000 rows of 16
+numbers, 16 pieces each, one thread, against NumPy by column: 73 -> 8 ms.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from fastmlp.extend import block_of, columns, njit, row, stack
 
 Array = NDArray[Any]
 _clipped, _rising = njit(columns.clipped), njit(columns.rising)
-# Rows of a block. 64 -> 128 -> 256: 9.1 -> 8.7 -> 8.7 ms.
+# Rows of a block; 64 -> 128 -> 256: 9.1 -> 8.7 -> 8.7 ms.
 ROWS = 128
-# Bytes of its numbers, of float64 and of float32: Numba takes no product for a constant.
+# Bytes of a block of float64 and of float32. Numba does not take a product for a constant.
 WIDE, NARROW = ROWS * 8, ROWS * 4
 F32, F64, INT = np.float32, np.float64, np.int64
 
 
 class Matrix(NamedTuple):
-    """A matrix in memory: row r has column c at ``address + r * down + c * right``."""
+    """Row r and column c of a matrix are at ``address + r * down + c * right``."""
 
     address: int
     down: int
@@ -32,13 +32,10 @@ class Matrix(NamedTuple):
 
 
 def write_pieces(X: Array, out: Array, edges: Array, n_pieces: Array, medians: Array) -> None:
-    """Write the piece of each number, and the share of it that lies below the number, as their sum.
+    """Write each number's piece plus the share of the piece below the number.
 
-    Parameters
-    ----------
-    X : (n_rows, n_features) array of numbers, NaN where one is missing
-    out : (n_rows, n_columns) array of float32, for the columns that have pieces
-    edges, n_pieces, medians : as of `PiecewiseLinear`
+    X has shape (n_rows, n_features), NaN where a number is missing; out is float32, with a column
+    for each feature that has pieces. `edges`, `n_pieces` and `medians` are as in `PiecewiseLinear`.
     """
     n = int(np.count_nonzero(n_pieces))
     _run(
@@ -54,30 +51,26 @@ def write_pieces(X: Array, out: Array, edges: Array, n_pieces: Array, medians: A
 def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
     """Write ``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 where x is missing.
 
-    Parameters
-    ----------
-    X : (n_rows, n_features) array of numbers
-    out : array of float32, of the same shape
-    center, factor : (n_features,) arrays
+    X and out, float32, have shape (n_rows, n_features); center and factor (n_features,).
     """
     _run(_clip, np.asarray(X, F64), out, len(center), [_as(F64, center), _as(F64, factor)])
 
 
 def write_rising(X: Array, out: Array, center: Array, factor: Array) -> None:
-    """Write what `write_clipped` does so that the order of numbers stays, to the last digit."""
+    """Write as `write_clipped` in a form that keeps the order of numbers to the last digit."""
     _run(_rise, np.asarray(X, F64), out, len(center), [_as(F64, center), _as(F64, factor)])
 
 
 def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array) -> None:
-    """Write the rows of a table for the levels of codes.
+    """Write a table's row for each code.
 
     Parameters
     ----------
     X : (n_rows, n_features) array of codes, -1 for no level
     out : (n_rows, n_features * width) array of float32
     starts, sizes : (n_features,) arrays
-        Where the places of each feature begin in the table, and their number. The first place is
-        for a missing or unknown level; the codes from 0 follow.
+        First row of each feature in the table, and the number of its rows: one for a missing or
+        unknown level, then one for each code.
     table : (n_places, width) array of float32
     """
     codes = X if X.dtype == np.int32 else np.clip(X, -1, len(table)).astype(np.int32)
@@ -99,7 +92,7 @@ def _run(
     others: Sequence[Array] = (),
     *more: int,
 ) -> None:
-    """Run a block on rows, columns to write, arrays with a number for each feature, and others."""
+    """Run a block; `of_features` are arrays with a number for each feature."""
     n_rows, n_features = X.shape
     if any(array.shape != (n_features,) for array in of_features):
         raise ValueError(f"{n_features} features must have as many numbers each")
@@ -115,7 +108,6 @@ def _matrix(array: Array) -> Matrix:
 
 @njit
 def _take(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> None:
-    """Copy n rows of column j; what is missing becomes `missing`."""
     values, source = row(to, n, F64), x.address + first * x.down + j * x.right
     if x.down == 8:
         column = row(source, n, F64)
@@ -129,7 +121,6 @@ def _take(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> Non
 
 @njit
 def _give(values: int, n: int, to: int, down: int) -> None:
-    """Copy n numbers of float32 to a column."""
     source = row(values, n, F32)
     for i in range(n):
         row(to + i * down, 1, F32)[0] = source[i]
@@ -137,8 +128,11 @@ def _give(values: int, n: int, to: int, down: int) -> None:
 
 @njit
 def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int) -> None:
-    """Write the place of each of n numbers among the pieces of a column. The edges below it are
-    counted, six at a time, by vectors of rows: a search would branch at each."""
+    """Write the index of each of n numbers among a column's pieces.
+
+    The edges below it are counted, six at a time, by vectors of rows: a search would branch at
+    each.
+    """
     x, edge, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, F64)
     places, zero, one, nan = row(to, n, F32), 0.0, 1.0, np.nan
     piece[:] = zero
@@ -158,14 +152,12 @@ def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int)
         low, high = edge[k], edge[k + 1]
         value = low if x[i] < low else x[i]
         share = ((high if value > high else value) - low) / (high - low)
-        # NaN of a piece that is wider than the largest number.
+        # The width of a piece can overflow.
         share = share if share > zero else zero
         places[i] = F32(piece[i] + F64(F32(share if share < one else one)))
 
 
 def _pieces(scalar: Any) -> Any:
-    """Make the block of `write_pieces`."""
-
     def write(x: Matrix, out: Matrix, n_pieces: int, medians: int, edges: int) -> None:
         values, below, places = stack(WIDE), stack(WIDE), stack(NARROW)
         counts, missing = row(n_pieces, x.n_columns, INT), row(medians, x.n_columns, F64)
@@ -184,7 +176,6 @@ def _pieces(scalar: Any) -> Any:
 
 @njit
 def _scale(values: int, n: int, center: float, factor: float, to: int) -> None:
-    """Write n scaled and clipped numbers."""
     x, scaled = row(values, n, F64), row(to, n, F32)
     for i in range(n):
         scaled[i] = _clipped(x[i], center, factor)
@@ -192,15 +183,12 @@ def _scale(values: int, n: int, center: float, factor: float, to: int) -> None:
 
 @njit
 def _scale_in_order(values: int, n: int, center: float, factor: float, to: int) -> None:
-    """Write n scaled and clipped numbers that keep their order."""
     x, scaled = row(values, n, F64), row(to, n, F32)
     for i in range(n):
         scaled[i] = _rising(x[i], center, factor)
 
 
 def _by_column(scale: Any) -> Any:
-    """Make the loop of a function that scales the numbers of a column."""
-
     def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
         values, scaled, nan = stack(WIDE), stack(NARROW), np.nan
         center, factor = row(centers, x.n_columns, F64), row(factors, x.n_columns, F64)
@@ -215,18 +203,14 @@ def _by_column(scale: Any) -> Any:
 
 
 def _clip(scalar: Any) -> Any:
-    """Make the block of `write_clipped`."""
     return _by_column(_scale)
 
 
 def _rise(scalar: Any) -> Any:
-    """Make the block of `write_rising`."""
     return _by_column(_scale_in_order)
 
 
 def _lookup(scalar: Any) -> Any:
-    """Make the block of `write_levels`."""
-
     def write(x: Matrix, out: Matrix, starts: int, sizes: int, table: int, width: int) -> None:
         start, size = row(starts, x.n_columns, INT), row(sizes, x.n_columns, INT)
         for r in range(x.n_rows):
@@ -241,5 +225,5 @@ def _lookup(scalar: Any) -> Any:
     return write
 
 
-# All factories of this module, for `fastmlp.warmup`.
+# For `fastmlp.warmup`.
 FACTORIES = (_pieces, _clip, _rise, _lookup)

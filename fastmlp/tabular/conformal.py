@@ -1,8 +1,8 @@
 """Scores of validation rows as a promise about new rows: intervals, quantiles, sets of classes.
 
-If new rows are drawn as validation rows were, the rank of a new row's score among theirs is any
-with the same probability: the conformal step. Errors of numbers are divided by a size for
-each row, which a small pack learns on folds of the validation rows.
+If new rows are drawn as validation rows were, a new row's score has each rank among theirs with the
+same probability. Errors of numbers are divided by a size for each row, which a small pack learns on
+folds of the validation rows.
 """
 
 import math
@@ -22,13 +22,13 @@ from fastmlp.tabular.settings import PackSettings
 Array = NDArray[Any]
 # With fewer rows all sizes are 1, and intervals have one width.
 FEWEST_ROWS = 100
-# The part of the mean absolute error below which errors are alike: their logarithms say little.
+# Errors below this part of the mean absolute error are alike: their logarithms are noise.
 FLOOR = 0.1
-# Gain of the interval scores of 9 tables over one width, and share of the nets' time:
-# one net for each of 2 folds 13.7 % and 2.5 %, of 3 folds 14.7 % and 4.3 %, of 5 folds 13.9 % and
-# 7 %. In 12 tables two nets of 2 folds gained 0.2 points more than one, in three times the time;
-# half of the rows to learn and half to calibrate on gained 2 points less; the members' standard
-# deviation in the place of sizes gained 2.0 %.
+# Gain of the interval scores of 9 tables over one width, and share of the nets' time, with one net
+# per fold: 2 folds 13.7 % and 2.5 %, 3 folds 14.7 % and 4.3 %, 5 folds 13.9 % and 7 %. In 12 tables
+# two nets of 2 folds gained 0.2 points more than one, in three times the time. Half of the rows to
+# learn and half to calibrate on gained 2 points less; the members' standard deviation in place of
+# sizes gained 2.0 %.
 SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
 
 
@@ -41,9 +41,9 @@ def learn_sizes(
     folds: Sequence[Fold] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Array:
-    """Learn the size of each row's error from the rows that a pack of numbers was validated on.
+    """Learn the size of each row's error on the validation rows of a pack of numbers.
 
-    Returns the sizes of these rows, each learned from other folds; 1 of too few rows or no folds.
+    Each row's size is learned from other folds; sizes are 1 for too few rows or without folds.
     """
     errors = scores_of("regression", rows.y, pack.validated)
     if len(errors) < FEWEST_ROWS or not errors.any() or (folds is not None and not folds):
@@ -55,36 +55,31 @@ def learn_sizes(
     sizes = train_pack(rows._replace(y=logarithms), None, **options)
     sizes_of_rows = np.exp(sizes.validated)
     pack.take_scores(errors / sizes_of_rows, rows.weight)
-    # Nobody asks for intervals of sizes.
+    # The pack of sizes does not have intervals.
     sizes.validated = sizes.residuals = sizes.row_weights = NONE
     pack.sizes = sizes
     return sizes_of_rows
 
 
 def sizes_of(pack: Pack, values: Values) -> Array:
-    """The sizes of rows' errors, shape (n_rows,)."""
+    """Sizes of the rows' errors, shape (n_rows,)."""
     if pack.sizes is None or not len(values.codes):
         return np.ones(len(values.codes))
     return np.exp(pack.sizes.predict(values))
 
 
 def bands(pack: Pack, values: Values, predictions: Array, scores: Array) -> NDArray[np.float64]:
-    """The targets of rows at these scores, shape (n_rows, n_scores), within the targets' range.
-
-    Parameters
-    ----------
-    predictions : (n_rows,) array
-    scores : (n_scores,) array
-    """
+    """Targets at `n_scores` scores, shape (n_rows, n_scores), clipped to the targets' range."""
     of_rows = sizes_of(pack, values)[:, None] * scores
     return np.clip(predictions[:, None] + of_rows, *pack.outputs.bounds)
 
 
 def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
-    """Return the two scores that a new row's score lies between with the probability `coverage`.
+    """Return the two scores that a new row's score lies between with probability `coverage`.
 
-    As many rows are below the first as above the second. Where there are too few rows for that,
-    the first is minus the second. `n_rows` is how many rows folds would validate on, for errors.
+    Equal shares of rows are below the first and above the second. With too few rows for that, the
+    first is minus the second. Errors name `n_rows`, the number of rows that folds would validate
+    on.
     """
     _check(coverage, f"{who}: coverage")
     level = (1 + coverage) / 2
@@ -96,7 +91,7 @@ def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
 
 
 def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
-    """Return the scores that a new row's is below with the probabilities `levels`; see `ends`."""
+    """Return the scores that a new row's score is below with probabilities `levels`."""
     if np.ndim(levels) != 1 or not len(levels):
         raise ValueError(f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}")
     scores = []
@@ -108,7 +103,7 @@ def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
 
 
 def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> float:
-    """Return the least probability of a class in a set with this coverage; see `ends`."""
+    """Return the least probability of a class in a set with this coverage."""
     _check(coverage, f"{who}: coverage")
     return 1 - _known(pack, pack.upper_score, coverage, f"{who}: coverage", n_rows)
 
@@ -126,7 +121,7 @@ def _check(value: Any, asked: str) -> None:
 def _known(
     pack: Pack, score: Callable[[float], float], level: float, asked: str, n_rows: int
 ) -> float:
-    """A score at a level, or an error where there are too few rows for it."""
+    """The score at a level, or an error if there are too few rows for it."""
     if math.isfinite(result := score(level)):
         return result
     near, n = max(min(level, 1 - level), 1e-18), len(pack.residuals)

@@ -1,6 +1,6 @@
 """Dates, times of day and durations as numbers: alike from every library, and from ISO texts.
 
-Within, dates are arrays of numpy.datetime64 in UTC, times since midnight and durations of
+Inside, dates are arrays of numpy.datetime64 in UTC; times since midnight and durations are
 numpy.timedelta64; NaT where a value is missing.
 """
 
@@ -24,7 +24,7 @@ EPOCH = "1970-01-01"
 HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
 DATES, TIMES = (date, np.datetime64), time
 DURATIONS = (timedelta, np.timedelta64)
-# Also hours alone, and zones without a colon: pyarrow takes them for dates in CSV.
+# pyarrow takes also hours alone, and zones without a colon, for dates in CSV.
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
 _HOURS = r"(?:[01]\d|2[0-3])"
 _ZONE = rf"Z|[+-]{_HOURS}:[0-5]\d|(?<!\d{{4}}-\d\d-\d\d)[+-]{_HOURS}(?:[0-5]\d)?"
@@ -45,8 +45,8 @@ class Parts(NamedTuple):
     names : "year", "month", "day", "weekday" (0 = Monday) and "hour", each where it varies in
         training, and "days", since `origin` with the day's fraction; or "time", the seconds since
         midnight; or "duration", in seconds
-    origin : ISO date, the first in training; None for times and durations
-    zone : whether dates had a zone in training; None: it is not known
+    origin : ISO date, the first in training; None: times or durations
+    zone : whether dates had a zone in training; None: unknown
 
     Examples
     --------
@@ -64,36 +64,30 @@ class Parts(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """The kind of the column's values."""
+        """The column's kind."""
         return OF_PART[self.names[-1]]
 
     def numbers(self, moments: Array) -> NDArray[np.float64]:
-        """Return the parts of each row, shape (n_rows, n_parts), NaN where one is missing."""
+        """Return the parts of each row, shape (n_rows, n_parts), NaN where a value is missing."""
         there = ~np.isnat(moments)
         values = np.full((len(moments), len(self.names)), np.nan)
         if self.kind != "dates":
             values[there, 0] = _seconds(moments[there])
             return values
         day = moments[there].astype("M8[D]")
-        # Below a microsecond libraries differ in what they keep.
+        # Libraries differ in digits below a microsecond.
         past = (moments[there] - day).astype("m8[us]").astype(np.int64)
         for j, name in enumerate(self.names):
             values[there, j] = _part(name, day, past, self.origin)
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as values of JSON, for `from_json`."""
+        """Return values of JSON, for `from_json`."""
         return {"parts": list(self.names), "origin": self.origin, "zone": self.zone}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the parts of values of JSON, checked, as they may come from a file.
-
-        Raises
-        ------
-        TypeError, ValueError, LookupError
-            If the values are not parts.
-        """
+        """Return the parts of values of JSON, checked, which may come from a file."""
         names, origin, zone = tuple(content["parts"]), content["origin"], content["zone"]
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
@@ -106,7 +100,6 @@ class Parts(NamedTuple):
 
 
 def is_kind(kind: str) -> TypeGuard[Kind]:
-    """Return True for a kind of column that has parts."""
     return kind in PARTS
 
 
@@ -116,12 +109,12 @@ def kind_of(moments: Array) -> Kind:
 
 
 def all_of(kind: Kind) -> Parts:
-    """Return all parts of a kind of column, days since 1970."""
+    """All parts of a kind, days since 1970."""
     return Parts(PARTS[kind], EPOCH)
 
 
 def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
-    """Return the parts that vary, from the lows and highs of all parts, days since 1970."""
+    """The parts that vary, from lows and highs of all parts, days since 1970."""
     *some, last = PARTS[kind]
     varying = [name for name, low, high in zip(some, lows, highs, strict=False) if low < high]
     origin = str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
@@ -129,7 +122,7 @@ def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
 
 
 def _part(name: str, day: Array, past: Array, origin: str | None) -> Array:
-    """Return a part of dates, of their days and the microseconds past midnight."""
+    """A part of dates, from days and microseconds past midnight."""
     if name == "year":
         return day.astype("M8[Y]").astype(np.int64) + 1970
     month = day.astype("M8[M]")
@@ -147,14 +140,14 @@ def _part(name: str, day: Array, past: Array, origin: str | None) -> Array:
 
 
 def _seconds(spans: Array) -> Array:
-    """Return spans in seconds: one number of one span, in whatever unit."""
+    """Spans in seconds: one number for one span, in any unit."""
     whole = spans // np.timedelta64(1, "s")
     rest: Array = whole + (spans - whole.astype("m8[s]")) / np.timedelta64(1, "s")
     return rest
 
 
 def of_texts(texts: Sequence[Any]) -> Array | None:
-    """Return ISO texts as dates or times; "" and None are missing; None if they are neither."""
+    """ISO texts as dates or times, None for other texts; "" and None are missing."""
     stripped = [text.strip() if isinstance(text, str) else text for text in texts]
     stripped = ["" if text is None else text for text in stripped]
     there = [text for text in stripped if text]
@@ -175,13 +168,13 @@ def of_texts(texts: Sequence[Any]) -> Array | None:
 
 
 def zone_of(text: str) -> str | None:
-    """Return the zone of the ISO text of a date, or None."""
+    """The zone of an ISO date, or None."""
     match = _ISO_DATE.fullmatch(text.strip())
     return match[2] if match else None
 
 
 def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:
-    """Return the dates or times of rows, of texts and their places: -1 where one is missing."""
+    """Dates or times of rows, from texts and each row's index among them, -1 where missing."""
     none, of_values = missing(1, kind), of_texts(texts)
     if of_values is None or of_values.dtype != none.dtype or kind == "durations":
         each = ((text, of_texts([text])) for text in texts if text)
@@ -194,7 +187,6 @@ def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) ->
 
 
 def missing(n: int, kind: Kind) -> Array:
-    """Return rows without a value."""
     return np.full(n, "NaT", "M8[us]" if kind == "dates" else "m8[us]")
 
 
@@ -211,7 +203,7 @@ def _minutes(zone: str | None) -> int:
 
 
 def of_objects(values: Sequence[Any]) -> Array:
-    """Return objects of one kind of `datetime` or NumPy; None is missing."""
+    """Array of `datetime` or NumPy objects of one kind; None is missing."""
     times = any(isinstance(value, TIMES) for value in values)
     spans = any(isinstance(value, DURATIONS) for value in values)
     moments: Array = np.array([*map(_without_zone, values)], "m8[us]" if spans else "M8[us]")
@@ -219,7 +211,7 @@ def of_objects(values: Sequence[Any]) -> Array:
 
 
 def _without_zone(value: Any) -> Any:
-    """Return a date or time in UTC as one without a zone, which NumPy takes."""
+    """A date or time in UTC as one without a zone, which NumPy takes."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).replace(tzinfo=None)
     if isinstance(value, time):
@@ -229,7 +221,6 @@ def _without_zone(value: Any) -> Any:
 
 
 def of_arrow(column: Any) -> Array:
-    """Return a column of Arrow of dates, times or durations."""
     import pyarrow.types as kinds
 
     if kinds.is_time(column.type):
@@ -239,7 +230,7 @@ def of_arrow(column: Any) -> Array:
 
 
 def text_of(value: Any) -> str:
-    """Return a date, a time or a duration as a level: ISO text, seconds.
+    """A date or time as ISO text, and a duration in seconds, for a level.
 
     Examples
     --------
@@ -259,7 +250,7 @@ def text_of(value: Any) -> str:
 
 
 def as_level(text: str) -> str:
-    """Return an ISO text as `text_of` has it; another as it is."""
+    """An ISO text in the form of `text_of`; another text stays."""
     moments = of_texts([text])
     if moments is None or np.isnat(moments[0]):
         return text
@@ -268,7 +259,6 @@ def as_level(text: str) -> str:
 
 
 def are_levels(levels: Sequence[Any]) -> bool:
-    """Return True if all levels are ISO texts as `text_of` has them."""
     return all(isinstance(one, str) and one[:1].isdigit() for one in levels) and all(
         of_texts([one]) is not None and as_level(one) == one for one in levels
     )

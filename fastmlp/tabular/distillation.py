@@ -22,14 +22,14 @@ from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
 
 Array = NDArray[Any]
-# Drawn rows: their number for each row, the least and the most in all.
+# Drawn rows: number for each row, least and most in all.
 FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
-# A drawn row takes columns of the nearest of this many other rows.
+# A drawn row takes columns of one of this many nearest rows.
 N_OTHERS = 16
 CHUNK = 4096
-# Epochs see about this many rows, for wider layers three times as many; the least number of epochs.
+# Rows that all epochs see, about; three times as many for wider layers. The fewest epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
-# The layers that are tried in turn until the loss is at most this part above the ensemble's.
+# Layers that are tried in turn, until the loss is at most this share above the ensemble's.
 LAYERS, ABOVE = ((64, 64), (128, 128)), 0.03
 
 
@@ -45,11 +45,8 @@ def taught(
 ) -> tuple[Member, Encoding, Array, int]:
     """Train a net on predictions of rows, and of drawn rows; a fifth of the rows ends the training.
 
-    Its encoding is the one whose nets have the greatest weight in the ensemble.
-
-    Returns
-    -------
-    The net without its score, its encoding, the places of the fifth, and how many rows were drawn
+    Its encoding is the one with the greatest weight in the ensemble. Returned are the net without a
+    score, its encoding, the indices of the fifth, and the number of drawn rows.
     """
     generator = np.random.default_rng([seed, 4])
     n = len(values.codes)
@@ -80,9 +77,9 @@ def taught(
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
     of_nets = pool.net_settings(pack.outputs, settings)
     if settings.loss.power is None:
-        # A quantile is the mean of its predictions: the pinball loss would miss it.
+        # Quantiles average the predictions: the pinball loss would miss the mean.
         of_nets = of_nets._replace(loss=pack.outputs.loss)
-    # Epochs are few: batches as of smaller tables.
+    # Epochs are few: batches have the size for smaller tables.
     n = min(n_rows, LARGE - 1)
     net = pool.new_net(recipe, encoding, of_nets, n)
     places = np.arange(len(y))
@@ -109,10 +106,9 @@ def taught(
 def drawn(
     values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
-    """Yield n rows, some at once. Each column comes from a row or from the nearest of a few others;
-    the parts of a date go together.
+    """Yield n rows, some at once; each column comes from a row or from one of its neighbours.
 
-    Near are rows whose ranks of numbers differ little, and whose levels are the same.
+    Parts of a date stay together. Neighbours have close ranks of numbers, and the same levels.
 
     References
     ----------
@@ -142,7 +138,6 @@ def drawn(
 
 
 def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
-    """The fitted model of one net; see `TabularMLP.distilled`."""
     name = type(model).__name__
     who, start = f"{name}.distilled", time.perf_counter()
     values = model._values(X, "distilled")
@@ -198,7 +193,6 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
 
 
 def _layers(sizes: Any, who: str) -> tuple[int, ...]:
-    """The sizes of the hidden layers, checked."""
     if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
         sizes = [sizes]
     return tuple(
@@ -208,7 +202,7 @@ def _layers(sizes: Any, who: str) -> tuple[int, ...]:
 
 
 def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
-    """The rows of the targets y or, without them, those that the model keeps."""
+    """The rows of the targets y or, without y, those that the model keeps."""
     n, classes = len(values.codes), getattr(model, "classes_", None)
     if y is not None and classes is None:
         return KeptRows(pool.TableRows(values, fit_arguments.numbers(y, n, who)))
@@ -223,7 +217,7 @@ def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
 
 
 def _scores(pack: Pack, rows: KeptRows, of_net: Any, of_all: Any) -> tuple[Any, Any]:
-    """Conformal scores of a net's predictions, and the sizes that they are divided by, (n_rows,).
+    """Conformal scores of a net's predictions, and the sizes that divide them, (n_rows,).
 
     With folds, the ensemble was trained on the rows it keeps. Each row is scored by members that
     did not see it, shifted by the difference between net and ensemble.

@@ -21,14 +21,13 @@ from fastmlp.tabular.schema import Task, Values
 
 Scaling = Literal["robust", "rising"]
 Embedding = Literal["none", "piecewise"]
-# Seeds are below it.
 SEEDS = 2**31
 # Most pieces of a column of `Expanded`.
 MOST_BINS = 128
 
 
 class EncodingPart(NamedTuple):
-    """An encoder and the columns that it takes, by their places."""
+    """An encoder and the indices of its columns."""
 
     encoder: Encoder
     columns: Array
@@ -38,10 +37,10 @@ class EncodingPart(NamedTuple):
 class Encoding:
     """The encoders that turn the rows of a table into a net's inputs.
 
-    The inputs are, one after the other: the scaled numbers; 1 where a number is missing, for
-    columns in which one was in training; target statistics of categories of many levels; categories
-    of one or two levels; the pieces of numbers; the levels of the other categories. `expanded`
-    returns them in short: a net trains on that in less time.
+    The inputs are, in order: scaled numbers; marks of missing numbers, for columns that had some in
+    training; target statistics of categories with many levels; categories of one or two levels;
+    pieces of numbers; levels of other categories. `expanded` returns a short form, on which nets
+    train faster.
 
     Parameters
     ----------
@@ -52,7 +51,7 @@ class Encoding:
     n_bins : of `PiecewiseLinear`; at most 128 pieces
     max_levels, min_rows : of `OneHotLevels`
     target_levels : int or None
-        Categories of more levels have `TargetStatistics` too; None: no category has.
+        Categories with more levels get `TargetStatistics` too; None: no category does.
 
     Examples
     --------
@@ -97,7 +96,7 @@ class Encoding:
         ----------
         values : Values
         y : (n_rows,) array
-            Targets: numbers, or places of classes.
+            Numbers, or class indices.
         task : "classification" or "regression"
         rng : Generator or int
             Draws the folds of target statistics.
@@ -125,13 +124,13 @@ class Encoding:
     def fit_expanded(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Expanded:
-        """Learn as `fit` does, and return what `fit_transform` does, in short."""
+        """Learn as `fit` does, and return the inputs of `fit_transform` in short form."""
         return self._expanded(values, self._learned(values, y, task, rng))
 
     def _learned(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Array | None:
-        """Learn as `fit` does, and return target statistics out of folds, if there are some."""
+        """Learn as `fit` does; return target statistics out of folds, if any."""
         statistics: Array | None = None
         for name, part, X, targets in self._begun(values, y, task, rng):
             if isinstance(part.encoder, TargetStatistics):
@@ -152,7 +151,7 @@ class Encoding:
         return self._written(values, None, short=False)
 
     def expanded(self, values: Values) -> Expanded:
-        """Return the net's inputs in short: one number for the pieces or levels of a column.
+        """Return the net's inputs in short form: one number for the pieces or levels of a column.
 
         Raises
         ------
@@ -162,7 +161,6 @@ class Encoding:
         return self._expanded(values, None)
 
     def _expanded(self, values: Values, statistics: Array | None) -> Expanded:
-        """Return rows in short, with target statistics that are known already."""
         inputs = self._written(values, statistics, short=True)
         parts = self._inputs()
         numbers = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
@@ -170,7 +168,6 @@ class Encoding:
         return Expanded.trusted(inputs, (numbers, pieces, levels))
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
-        """Return the inputs, in short or not, with target statistics that are known already."""
         _check(values)
         parts = self._inputs()
         widths = {
@@ -191,13 +188,12 @@ class Encoding:
         return inputs
 
     def _inputs(self) -> dict[str, EncodingPart]:
-        """Return the parts; raise ValueError if nothing has been learned."""
         if not self._parts:
             raise ValueError("Encoding: nothing has been learned; call fit")
         return self._parts
 
     def signs(self, of_numbers: Sequence[int]) -> list[int]:
-        """Return the constraints of the net's inputs, from those for columns of numbers."""
+        """Return the constraints of the net's inputs, from constraints of columns of numbers."""
         signs: list[int] = []
         for name, (encoder, columns) in self._inputs().items():
             constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
@@ -211,16 +207,16 @@ class Encoding:
 
     @property
     def n_inputs(self) -> int:
-        """The number of inputs of the net."""
+        """The net's number of inputs."""
         return sum(part.encoder.n_outputs for part in self._inputs().values())
 
     @property
     def origins(self) -> list[int]:
-        """The column that each input is made of: its place k among the numbers of `Values`, or
-        -1 - k among the codes."""
+        """The column behind each input: its index k among the numbers of `Values`, or -1 - k among
+        the codes."""
         places = []
         for name, (encoder, columns) in self._inputs().items():
-            # Names of inputs begin with their column's.
+            # Names of inputs begin with the column's name.
             labels = encoder._names([str(column) for column in columns])
             own = [int(label.split("_")[0]) for label in labels]
             places += own if name in NUMERIC else [-1 - column for column in own]
@@ -229,18 +225,18 @@ class Encoding:
     def _begun(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Iterator[tuple[str, EncodingPart, Array, Any]]:
-        """Yield each part to learn: name, part, columns and targets."""
+        """Yield name, part, columns and targets of each part to learn."""
         _check(values)
         scalars.known("Encoding", "task", task, get_args(Task))
         rng = np.random.default_rng(rng)
-        # The last of three: with one number target statistics would have other folds.
+        # The third of three draws keeps the folds of target statistics.
         seed = int(rng.integers(SEEDS, size=3)[2])
         y = np.asarray(y, np.float64 if task == "regression" else None)
         if y.shape != (n := len(values.numbers),):
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
         self._parts = {}
         columns_of = self._columns(values)
-        # A net has an input at least: where there are levels alone, the most frequent is one.
+        # A net needs an input: where all columns are levels, the most frequent level is one.
         min_rows = self.min_rows
         if columns_of.keys() <= {"pairs", "levels"}:
             most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
@@ -252,7 +248,7 @@ class Encoding:
             yield name, part, X, y
 
     def _columns(self, values: Values) -> dict[str, Array]:
-        """The columns of each part, by their places; a part without columns is left out."""
+        """Column indices of each part; a part without columns is left out."""
         numbers = np.arange(values.numbers.shape[1])
         codes = np.arange(values.codes.shape[1])
         few = np.inf if self.target_levels is None else self.target_levels
@@ -283,12 +279,12 @@ class Encoding:
 
     @property
     def parts(self) -> Mapping[str, EncodingPart]:
-        """The encoders that have learned, by their part of the inputs, in this order."""
+        """The fitted encoders, by part of the inputs, in this order."""
         return self._parts
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """The learned arrays of float32, float64 or int64, by name, for a file."""
+        """Learned arrays of float32, float64 or int64, by name, for a file."""
         arrays: dict[str, Array] = {}
         for name, (encoder, columns) in self._parts.items():
             arrays[f"{name}.columns"] = columns
@@ -296,16 +292,16 @@ class Encoding:
         return arrays
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as values of JSON; with `arrays` they are all that there is."""
+        """Return the settings as values of JSON, which with `arrays` restore the encoding."""
         settings = asdict(self)
         del settings["_parts"]
         return settings
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
-        """Return the encoding of `to_json` and `arrays`, checked, as they may come from a file.
+        """Return the encoding of `to_json` and `arrays`, checked, which may come from a file.
 
-        The caller compares the places of columns with a table.
+        Column indices are compared with a table by the caller.
 
         Raises
         ------
@@ -337,11 +333,11 @@ def _check(values: Any) -> None:
 
 
 def _columns(table: Array, places: Array) -> Array:
-    """Return some columns of a table: the table itself if they are all."""
+    """Some columns of a table; the table itself for all."""
     return table if len(places) == table.shape[1] else table[:, places]
 
 
 NUMERIC = ("scaled", "missing", "pieces")
 PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "levels")
-# Encoders that turn a number into several inputs: after all others.
+# Encoders that turn a number into several inputs come last.
 SHORT = ("pieces", "levels")
