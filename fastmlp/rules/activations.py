@@ -81,8 +81,8 @@ def gelu(z: float) -> Pair:
 def gelu_tanh(z: float) -> Pair:
     """f(z) = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))). Hendrycks & Gimpel (2016).
 
-    Computed as z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)), the same function: 1 + tanh loses
-    digits in the left tail.
+    z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)) is the same function: 1 + tanh loses digits in the
+    left tail.
     """
     root, cubic = type(z)(1.5957691216057308), type(z)(0.044715)
     # z is clipped before it is cubed: s (1 - s) is 0 there, and 0 * inf would be NaN.
@@ -111,7 +111,7 @@ def softplus(z: float) -> Pair:
 
 RULES: dict[str, ActivationRule] = {name: globals()[name] for name in get_args(ActivationName)}
 ALIASES = {"logistic": "sigmoid"}
-# From a name, or a sentence of advice, to the words of other libraries.
+# Words of other libraries, by name or by sentence of advice.
 SYNONYMS = {
     "silu": "swish",
     "identity": "linear",

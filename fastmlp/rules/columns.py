@@ -1,8 +1,7 @@
-"""Rules of the columns of a table: from a number, which may be missing, to an input of a net,
-float32.
+"""Rules of the columns of a table: from a number, which may be missing, to a float32 input of a
+net.
 
-Compiled loops over columns, code that is called row by row, and C files are made of them. Steps
-say which rule makes which inputs.
+Compiled loops over columns, calls row by row, and C files are made of these rules.
 """
 
 from collections.abc import Callable
@@ -30,8 +29,8 @@ def clipped(x: float, center: float, factor: float) -> float32:
 
 
 def rising(x: float, center: float, factor: float) -> float32:
-    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``, which rises after rounding, too: each of its
-    operations is monotone, and a quotient of two rising numbers is not."""
+    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``: each operation is monotone, so the result
+    rises after rounding, too."""
     z = (x - center) * factor
     z = z if z == z else 0.0
     z = min(max(z, -LARGEST), LARGEST)
@@ -46,7 +45,7 @@ def missing(x: float) -> float32:
 
 
 def share_below(x: float, median: float, low: float, factor: float) -> float32:
-    """The share of a piece from `low` on, ``1 / factor`` wide, that lies below a number, from 0 to
+    """The share of a bin from `low` on, ``1 / factor`` wide, that lies below a number, from 0 to
     1; a missing number counts as the median."""
     x = median if x != x else x
     share = float32((x - low) * factor)
@@ -59,7 +58,6 @@ class NumberStep(NamedTuple):
 
     Attributes
     ----------
-    rule : function of a number and constants
     columns : (n_inputs,) array, places among the numbers of a row
     constants : (n_inputs, n_constants) array of float64
     """
@@ -80,11 +78,9 @@ class LevelStep(NamedTuple):
     ----------
     columns : (n_columns,) array, places among the codes of a row
     starts : (n_columns + 1,) array
-        The first place of each column in `inputs` and `constants`: a missing or unknown level,
-        then the codes from 0.
+        First place of each column in `inputs` and `constants`: missing or unknown, then the codes.
     inputs : (n_places,) array, the first input that is written; -1: nothing is written
     constants : (n_places, width) array of float32, what is written
-    n_inputs : int
     """
 
     columns: Array

@@ -1,10 +1,9 @@
 """Dropout and noise: random numbers, and the numbers of each step that kernels draw them with.
 
 A step's numbers are one row of floats, after the optimizer's coefficients: the key and the number
-of the step in pieces of 16 bits, which float32 holds exactly, then rates. Nothing that is drawn is
-stored: it is a function of key, step, layer, row of the batch and unit, by Philox4x32-10, a
-generator without a state. Words of 32 bits are held in 64, of which the upper halves are not
-used. The text of generator and normals serves NumPy and both backends, which compile it.
+of the step in pieces of 16 bits, which float32 holds exactly, then rates. Each drawn number is a
+function of key, step, layer, row of the batch and unit, by Philox4x32-10. Words of 32 bits are held
+in 64, of which the upper halves are not used.
 
 References
 ----------
@@ -30,7 +29,6 @@ LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Return counter and key after a round."""
     p0, p2 = (c0 & LOW) * MULTIPLIER_0, (c2 & LOW) * MULTIPLIER_2
     return (p2 >> HALF) ^ c1 ^ k0, p2, (p0 >> HALF) ^ c3 ^ k1, p0, k0 + STEP_0, k1 + STEP_1
 
@@ -39,13 +37,6 @@ def philox_of(compiled: Callable[[Any], Any]) -> Any:
     """Make ``philox(c0, c1, c2, c3, k0, k1) -> (w0, w1, w2, w3)``, with each function `compiled`.
 
     The lower 32 bits of each result are its word.
-
-    Examples
-    --------
-    >>> zero = np.uint64(0)
-    >>> words = philox_of(lambda function: function)(zero, zero, zero, zero, zero, zero)
-    >>> [f"{int(word & LOW):x}" for word in words]
-    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     after = compiled(one_round)
 
@@ -82,19 +73,12 @@ def normals_of(
 
     The numbers are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1) are the upper
     24 bits of a word each, u plus half a bit. `scalar` is their dtype.
-
-    Examples
-    --------
-    >>> make = normals_of(np.float64, lambda f: f, lambda a, b, c: a * b + c, np.log, np.sqrt)
-    >>> [float(z.round(6)) for z in make(np.uint64(1 << 31), np.uint64(1 << 29))]
-    [0.832555, 0.832555]
     """
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = map(scalar, SINE)
     fraction, half, one, two = scalar(2.0**-24), scalar(0.5), scalar(1), scalar(2)
     zero = scalar(0)
 
     def sine_of(t: Any) -> Any:
-        """Return sin(pi t) for abs(t) <= 1/2."""
         s = t * t
         high = fma(fma(fma(fma(c10, s, c9), s, c8), s, c7), s, c6)
         low = fma(fma(fma(high, s, c5), s, c4), s, c3)
@@ -142,7 +126,7 @@ class Dropout(NamedTuple):
     ----------
     hidden : the rate of each hidden layer
     inputs : the rate of the inputs
-    noise : the standard deviation of the noise that is added to the inputs
+    noise : the standard deviation of the inputs' noise
     """
 
     hidden: tuple[Rate, ...]
@@ -154,7 +138,6 @@ class Dropout(NamedTuple):
         return HIDDEN + 2 * len(self.hidden)
 
     def in_use(self) -> dict[str, Any]:
-        """Return the rates in use, by the names of `MLP`'s arguments."""
         alike = all(rate == self.hidden[0] for rate in self.hidden)
         hidden = self.hidden[0] if self.hidden and alike else list(self.hidden)
         used = any(map(is_used, self.hidden))
@@ -168,12 +151,11 @@ class Dropout(NamedTuple):
 
 
 def is_used(rate: Rate) -> bool:
-    """Return True if a rate is above 0, or a schedule."""
     return callable(rate) or rate > 0
 
 
 def thresholds(rates: Array) -> Array:
-    """Return the thresholds of rates: a unit whose 16 bits are below it is dropped."""
+    """Return the thresholds of rates: a unit whose 16 bits are below is dropped."""
     return np.minimum(np.round(LEVELS * rates), LEVELS - 1)
 
 
@@ -183,7 +165,7 @@ def scales(threshold: Array) -> Array:
 
 
 def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int) -> Array:
-    """Return the numbers of steps, shape (n_steps, n_numbers); the fit ends at step `total`."""
+    """Return the numbers of steps, shape (n_steps, n_numbers)."""
     table = np.empty((len(steps), dropout.n_numbers))
     words = [word >> bits & 0xFFFF for word in key for bits in WORD_BITS[:2]]
     table[:, : len(words)] = words
@@ -207,12 +189,6 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
     step : int, from 0
     layer : int, from 0; -1: the inputs
     shape : rows of the batch, and units
-
-    Examples
-    --------
-    >>> mask((1, 2), 0, 0, (2, 4), 0.5)
-    array([[2., 2., 0., 2.],
-           [2., 2., 0., 0.]])
     """
     purpose = OF_INPUTS if layer < 0 else OF_HIDDEN
     words = _words(key, step, max(layer, 0) * PURPOSES + purpose, shape[0], -(-shape[1] // UNITS))
@@ -222,14 +198,7 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
 
 
 def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Array:
-    """Return the noise of a batch's inputs in a step; the parameters are as in `mask`.
-
-    Examples
-    --------
-    >>> noise((1, 2), 0, (2, 2), 0.1).round(4)
-    array([[ 0.0659,  0.1668],
-           [-0.0013,  0.1216]])
-    """
+    """The noise of a batch's inputs in a step; the parameters are as in `mask`."""
     words = _words(key, step, OF_NOISE, shape[0], -(-shape[1] // NORMALS)) >> 8
     u, v = (words[..., ::2] + 0.5) / 2.0**24, words[..., 1::2] / 2.0**24
     length, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
@@ -239,7 +208,7 @@ def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Arra
 
 
 def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDArray[np.int64]:
-    """Return the words of all groups of units, shape (n_rows, n_groups, 4)."""
+    """Shape (n_rows, n_groups, 4)."""
     groups, rows = np.meshgrid(*(np.arange(n, dtype=np.uint64) for n in (n_groups, n_rows)))
     high, low = np.uint64(purpose | step >> 32 << 16), np.uint64(step & 0xFFFFFFFF)
     words = PHILOX(groups, rows, high, low, np.uint64(key[0]), np.uint64(key[1]))
@@ -247,7 +216,6 @@ def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDA
 
 
 def checked(rate: Rate, steps: NDArray[np.int64], total: int, name: str) -> NDArray[np.float64]:
-    """Return the rates of steps; a schedule's are checked."""
     returned, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"
     message = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"

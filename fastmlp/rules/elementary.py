@@ -1,8 +1,7 @@
 """Elementary functions of one scalar, in the precision of their argument, and exp of rows.
 
-Rules (activations, losses, links, penalties, updates) call these functions, for which every
-backend has a compiled form. Uncompiled they take NumPy scalars; compiled they take
-float32 or float64 and never widen. A user's rules may call them too.
+Rules, a user's too, call these functions. Every backend has a compiled form. Uncompiled they take
+NumPy scalars; compiled they take float32 or float64 and never widen.
 """
 
 import math
@@ -70,7 +69,7 @@ def exponentials(raw: Any, out: Any) -> None:
         They must not overlap. Loops over rows vectorise if columns are contiguous.
     """
     n_rows, n = raw.shape
-    # out[:, 0] holds the peaks until the last column is done.
+    # out[:, 0] holds the peaks until the last column.
     for r in range(n_rows):
         out[r, 0] = raw[r, 0]
     for j in range(1, n):

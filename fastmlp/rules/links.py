@@ -14,14 +14,13 @@ LEAST_LOG_VARIANCE = -13.815510557964274
 
 
 class Link(NamedTuple):
-    """A link's function; `by_row` is True if it takes whole rows of outputs."""
+    """`by_row` is True if the function takes whole rows of outputs."""
 
     rule: Callable[..., Any]
     by_row: bool = False
 
 
 def identity(raw: float) -> float:
-    """The raw output itself."""
     return raw
 
 
@@ -56,15 +55,17 @@ def ascending(raw: Any, value: Any) -> None:
 
 
 def deviation(raw: float) -> float:
-    """A standard deviation of the logarithm of a variance, at least `LEAST_LOG_VARIANCE`; files of
-    C and ONNX are made of it. Rules call no other rules: `mean_and_deviation` repeats it."""
+    """The standard deviation of the logarithm of a variance, at least `LEAST_LOG_VARIANCE`.
+
+    Rules call no other rules, so `mean_and_deviation` repeats the formula.
+    """
     half, least = type(raw)(0.5), type(raw)(LEAST_LOG_VARIANCE)
     return exp(half * (least if raw < least else raw))
 
 
 def mean_and_deviation(raw: Any, value: Any) -> None:
-    """Write a mean, the raw output itself, and a standard deviation exp(s / 2) for each pair of
-    raw outputs (mean, s), with s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
+    """For each pair of raw outputs (mean, s), write the mean and the standard deviation exp(s /
+    2), s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
     n_rows, n = raw.shape
     half, least = type(raw[0, 0])(0.5), type(raw[0, 0])(LEAST_LOG_VARIANCE)
     for j in range(0, n, 2):

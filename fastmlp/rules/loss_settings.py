@@ -1,4 +1,4 @@
-"""Losses with settings, which `MLP` takes as `loss` beside names and functions."""
+"""Losses with settings."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,18 +12,17 @@ from fastmlp.validation.calls import settings
 
 
 class LossSettings:
-    """A loss with settings, which `MLP` takes as `loss` beside names and functions: a dataclass.
+    """A loss with settings: a dataclass, which `MLP` takes as `loss`.
 
     Attributes
     ----------
-    kind : its row in `LOSSES`, and its name in files
+    kind : name in `LOSSES` and in files
     """
 
     kind: str
 
     @property
     def loss(self) -> losses.Loss:
-        """The loss that a net computes."""
         return losses.LOSSES[self.kind]._replace(constants=tuple(vars(self).values()))
 
 
@@ -95,8 +94,8 @@ class Tweedie(LossSettings):
     Parameters
     ----------
     power : float from 1 to 2, default 1.5
-        The variance is in proportion to the mean to this power: 1 is "poisson", 2 is "gamma",
-        whose targets are above 0.
+        The variance is in proportion to the mean to this power: 1 is "poisson", 2 is "gamma", for
+        targets above 0.
 
     Raises
     ------
@@ -131,9 +130,10 @@ class Tweedie(LossSettings):
 @settings
 class Focal(LossSettings):
     """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
-    of the right class, so that rows that are right already count little.
+    of the right class.
 
-    `class_weight` of `MLP.fit` takes the place of alpha elsewhere.
+    Rows that are already right count little. `class_weight` of `MLP.fit` takes the place of alpha
+    elsewhere.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class BinaryFocal(LossSettings):
 
 @settings
 class Smoothed(LossSettings):
-    """A loss of classes with smoothed labels: `MLP`'s `loss` and `label_smoothing` together."""
+    """`MLP`'s `loss` and `label_smoothing` together."""
 
     kind: str
     label_smoothing: float
@@ -216,7 +216,7 @@ class Smoothed(LossSettings):
         return f"{self.kind!r}, label_smoothing={self.label_smoothing!r}"
 
 
-# The rules that smooth labels, and their curvatures, by the loss that they smooth.
+# Rules that smooth labels, and their curvatures, by the loss that is smoothed.
 SMOOTHED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "cross_entropy": (losses.smoothed_cross_entropy, losses.cross_entropy_curvature),
     "binary_cross_entropy": (
@@ -232,14 +232,7 @@ KINDS: dict[str, Callable[..., LossSettings]] = {
 
 
 def spelled(loss: losses.Loss) -> Any:
-    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom.
-
-    Examples
-    --------
-    >>> loss = losses.LOSSES["tweedie"]
-    >>> spelled(loss), spelled(loss._replace(constants=(1.7,)))
-    ('tweedie', Tweedie(power=1.7))
-    """
+    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom."""
     for name, known in losses.LOSSES.items():
         if known == loss:
             return name
@@ -254,7 +247,6 @@ def spelled(loss: losses.Loss) -> Any:
 
 
 def of_settings(settings: LossSettings) -> dict[str, Any]:
-    """Return a loss with settings as JSON: its name, and the settings."""
     values = {name: _as_json(value) for name, value in vars(settings).items() if name != "kind"}
     return {**values, "name": settings.kind}
 
@@ -264,7 +256,6 @@ def _as_json(value: Any) -> Any:
 
 
 def unsmoothed(loss: losses.Loss) -> losses.Loss:
-    """Return the loss without smoothing of labels, as validation takes it."""
     for name, (rule, _) in SMOOTHED.items():
         if rule is loss.rule:
             return losses.LOSSES[name]._replace(over_outputs=loss.over_outputs)

@@ -5,21 +5,21 @@ its output link and takes the raw output: softmax with cross-entropy, the logist
 binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
 numerically stable formula.
 
-A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
+Settings follow a rule's other arguments: `constants` of its row in `LOSSES`.
 
 A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape (n_rows,
-n_targets), and values, shape (n_rows,). The rule writes slopes and values. Loops over rows are
-innermost: they vectorise.
+n_targets), and values, shape (n_rows,). The rule writes slopes and values; loops over rows are
+innermost, so that they vectorise.
 
 Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
-single outputs has a function of an output and its target. A loss of whole rows writes a root R of
-H = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
-semidefinite; where a second derivative could be 0, as huber's far from the target, the
-parabola that touches the loss there gives it.
+single outputs has a function of an output and its target. A loss of whole rows writes a root R of H
+= R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
+semidefinite. Where the second derivative could be 0, as in huber's tails, H is that of the parabola
+that touches the loss there.
 
-The losses of scikit-learn differ in scale, and clip probabilities in the value. The rules take
-whole rows, because value and slope have different scales: the squared error is a mean over outputs,
-its slope is the slope of half the sum.
+The losses of scikit-learn differ in scale, and clip probabilities in the value. Value and slope
+have different scales, so their rules take whole rows: the squared error is a mean over outputs, its
+slope is the slope of half the sum.
 
 References
 ----------
@@ -112,7 +112,7 @@ def of_output_gradient(raw: Any, target: Any) -> tuple[Any, Any]:
     return raw - raw, target
 
 
-# The loss of a net whose user has the gradient by the raw outputs: it stands in the targets' place.
+# The gradient by the raw outputs stands in the targets' place.
 OUTPUT_GRADIENT = Loss(of_output_gradient, over_outputs="sum")
 
 
@@ -144,8 +144,8 @@ def huber(prediction: float, target: float) -> Pair:
 def binary_cross_entropy(raw: float, target: float) -> Pair:
     """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw)).
 
-    Computed as y softplus(-raw) + (1 - y) softplus(raw): softplus(raw) - y raw would cancel to 0
-    for a correct prediction of high confidence.
+    The sum y softplus(-raw) + (1 - y) softplus(raw) keeps digits that softplus(raw) - y raw
+    cancels.
     """
     one = type(raw)(1)
     return target * softplus(-raw) + (one - target) * softplus(raw), logistic(raw) - target
@@ -162,7 +162,7 @@ def poisson(raw: float, target: float) -> Pair:
 
 
 def log_cosh(prediction: float, target: float) -> Pair:
-    """L = log cosh(p - y), computed from expm1(-2 abs(p - y)), which cannot overflow.
+    """L = log cosh(p - y), from expm1(-2 abs(p - y)), which cannot overflow.
 
     Near p = y the value has an error of about eps abs(p - y); the slope is exact.
     """
@@ -190,7 +190,7 @@ def quantile(prediction: float, target: float, level: float) -> Pair:
 def gamma(raw: float, target: float) -> Pair:
     """L = log(p / y) + y / p - 1, with p = exp(raw): half the gamma deviance, 0 at p = y.
 
-    NaN for negative y, infinite for y = 0.
+    NaN for negative y; infinite for y = 0.
     """
     distance = raw - log(target)
     change = expm1(-distance)
@@ -399,7 +399,7 @@ def binary_cross_entropy_curvature(raw: float, target: float) -> float:
 
 
 def smoothed_binary_cross_entropy_curvature(raw: float, target: float, smoothing: float) -> float:
-    """p (1 - p), as for the labels themselves."""
+    """p (1 - p)."""
     return logistic(raw) * logistic(-raw)
 
 
@@ -493,7 +493,7 @@ def clipped_cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None
         label = int(target[r, 0])
         value[r] = min(max(slope[r, label], eps), one - eps)
         slope[r, label] -= one
-    # By itself, so that the logarithms vectorise.
+    # A separate loop, so that the logarithms vectorise.
     for r in range(n_rows):
         value[r] = -log(type(one)(value[r]))
 
@@ -542,7 +542,7 @@ LOSSES: dict[str, Loss] = {
     ),
     "gaussian_nll": Loss(gaussian_nll, link="mean_std", by_row=True, per_target=2),
 }
-# From a name, or a sentence of advice, to the words of other libraries.
+# Words of other libraries, by name or by sentence of advice.
 SYNONYMS = {
     "mse": "mean_squared_error squared_error squared l2 rmse",
     "mae": "mean_absolute_error absolute_error absolute l1",

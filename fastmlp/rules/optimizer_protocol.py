@@ -1,8 +1,8 @@
 """The protocols of optimizers and schedules, averages of parameters, and shared settings.
 
-After each step, ``average <- average + gain (w - average)``. Each kind of average has its gain of
-the k-th step that counts; at k = 1 the gain is 1. A net shows the average in place of its last
-parameters.
+After each step, ``average <- average + gain (w - average)``. The gain depends on the kind of
+average and on k, the number of steps that count; at k = 1 it is 1. A net shows the average in place
+of its last parameters.
 """
 
 import math
@@ -28,10 +28,10 @@ Rates = NDArray[np.float64]
 class EMA:
     """An exponential moving average: the `average` of an optimizer.
 
-    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step k. Keras'
-    and PyTorch's moving average has weights of another sum; here the sum is 1, as in Adam's
-    moments: the first steps count as much as the later ones. The average covers about
-    ``1 / (1 - momentum)`` steps, which should be a small part of the fit.
+    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step k. The
+    weights sum to 1, as in Adam's moments, and not in Keras or PyTorch: the first steps count as
+    much as later ones. The average covers about ``1 / (1 - momentum)`` steps, which should be a
+    small part of the fit.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ class EMA:
 class SWA:
     """Stochastic weight averaging: the `average` of an optimizer.
 
-    The plain mean of the parameters after all steps of the last part of a fit. Before that part the
-    average is the parameters themselves. The part is one of all epochs that a fit is asked for,
-    even if it ends earlier; a further fit begins anew.
+    The mean of the parameters after each step of the last part of a fit; before, the parameters
+    themselves. The part is of the epochs that are asked for, even if the fit ends earlier; a
+    further fit begins anew.
 
     Parameters
     ----------
@@ -111,7 +111,6 @@ AVERAGES: dict[str, type[EMA] | type[SWA]] = {"EMA": EMA, "SWA": SWA}
 
 
 def checked_average(owner: str, average: object) -> Average:
-    """Check the `average` of an optimizer."""
     if isinstance(average, EMA | SWA):
         return average
     expected = "EMA(momentum), SWA(start) or None"
@@ -129,18 +128,15 @@ def checked_average(owner: str, average: object) -> Average:
 
 
 class Schedule(Protocol):
-    """A function from step numbers (from 0), shape (n,), and the total of steps to rates."""
+    """From step numbers (from 0), shape (n,), and the total of steps to rates."""
 
     def __call__(self, steps: NDArray[np.int64], total: int, /) -> Rates: ...
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """The protocol of optimizers.
-
-    `coefficients` takes the number of the first step (from 1), and the learning rates from there
-    on, shape (n_steps,). The result has shape (n_steps, n_coefficients).
-    """
+    """`coefficients` takes the number of the first step (from 1), and the learning rates from
+    there on, shape (n_steps,). The result has shape (n_steps, n_coefficients)."""
 
     @property
     def learning_rate(self) -> "float | Schedule": ...
@@ -187,7 +183,7 @@ class OptimizerSettings:
         self._check()
 
     def _check(self) -> None:
-        """Check the settings, and store them as Python's numbers: 1 - float32(0.9) is not 0.1."""
+        """Check the settings, and store Python's numbers: 1 - float32(0.9) is not 0.1."""
         who = type(self).__name__
         rate = checked_rate(who, "learning_rate", vars(self)["learning_rate"])
         object.__setattr__(self, "learning_rate", rate)
@@ -226,14 +222,11 @@ def gradient_rule_of(optimizer: Optimizer) -> str:
 
 
 class NormLimit(NamedTuple):
-    """The most that a norm of the gradient may be: of each variable's, or of the whole."""
-
     limit: float
     by_variable: bool
 
 
 def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
-    """Return the limit of the norms that an optimizer asks for, or None."""
     for name, by_variable in updates.NORMS.items():
         limit = getattr(optimizer, name, None)
         if limit is not None:
@@ -255,7 +248,6 @@ def lag_of(optimizer: Optimizer) -> float:
 
 
 def is_averaged(optimizer: Optimizer) -> bool:
-    """Return True if a net shows an average in place of the parameters that are trained."""
     return average_of(optimizer) is not None or lag_of(optimizer) > 0
 
 
@@ -273,10 +265,7 @@ _TRAITS = attrgetter("rule", "clipvalue", "clipnorm", "global_clipnorm", "averag
 
 
 def average_start(optimizer: Optimizer, first: int, last: int, now: int) -> int:
-    """Return the step after which an average counts, in a fit from step `first` to `last`.
-
-    `now` is the step after which it has counted so far.
-    """
+    """`now` is the step after which the average has counted so far."""
     average = average_of(optimizer)
     if isinstance(average, SWA):
         return first + int(average.start * (last - first))
@@ -341,8 +330,8 @@ def columns(rates: Any, *columns: Any) -> Any:
 
 
 def at_steps(first_step: int, rates: Any) -> tuple[Any, Any]:
-    """Return the numbers of the steps from `first_step` on, and their rates; of a single step both
-    are Python's numbers, to the same bits."""
+    """Return the numbers of the steps from `first_step` on, and their rates; for a single step,
+    Python's numbers with the same bits."""
     if isinstance(rates, float):
         return first_step, rates
     if len(rates) == 1:
@@ -357,7 +346,7 @@ def powers(base: float, t: Any) -> Any:
     return np.exp(t * np.log(base)) if base > 0 else np.zeros(np.shape(t))
 
 
-# The powers that are computed at once for single steps, each of which has one: 9 -> 0.3 us.
+# Powers that are computed at once for single steps: 9 -> 0.3 us a step.
 AHEAD = 256
 
 
@@ -368,12 +357,10 @@ def _powers(base: float, block: int) -> list[float]:
 
 
 def root_of(x: Any) -> Any:
-    """Return the square root of a number, as Python's, or of an array: both are rounded alike."""
     return math.sqrt(x) if isinstance(x, float) else np.sqrt(x)
 
 
 def checked_rate(owner: str, name: str, rate: Any) -> Any:
-    """Check a rate: a number above 0, or a schedule."""
     if isinstance(rate, type):
         raise TypeError(f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)")
     if callable(rate):
@@ -398,7 +385,6 @@ def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
     )
 
 
-# The checks of settings by their names.
 CHECKS: dict[str, Callable[[str, str, object], Any]] = {
     **dict.fromkeys(("momentum", "beta_1", "beta_2", "rho"), scalars.fraction),
     **dict.fromkeys(("nesterov", "epsilon_hat", "decay_biases"), scalars.boolean),

@@ -1,8 +1,7 @@
 """Optimizers: settings, an update rule, and the rule's coefficients of each step.
 
-An optimizer is a frozen dataclass of its settings. The `rule` is a function of
-`fastmlp.rules.updates`. The method `coefficients` computes, in float64, the numbers that depend on
-the step alone, so that the rule is a handful of multiplications.
+An optimizer is a frozen dataclass. `rule` is a function of `updates`; `coefficients` computes, in
+float64, the numbers that depend on the step alone.
 """
 
 from dataclasses import asdict, field
@@ -174,7 +173,6 @@ class AdamW(Adam):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.adamw
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
@@ -336,8 +334,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
     ``r = learning_rate min(1, t / warmup_steps)``, is ``v <- beta_2 v + (1 - beta_2) g^2``,
     ``s = g / (sqrt(v / (1 - beta_2^t)) + epsilon) + weight_decay y``, ``z <- z - r s``, and x
     becomes the mean of all z so far, each weighted by the square of its rate. The net's parameters
-    are x for whatever looks at it, while and after it trains; a further fit goes on from y and z,
-    and the length of a fit need not be known ahead.
+    are x, while and after it trains; a further fit goes on from y and z.
 
     Parameters
     ----------
@@ -396,8 +393,8 @@ class ScheduleFreeAdamW(OptimizerSettings):
             )
 
     def coefficients(self, first_step: int, rates: Rates, averaged_from: int = 0) -> Rates:
-        """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), with the bias
-        correction of v folded in; x counts the steps after step `averaged_from`."""
+        """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), v's bias correction
+        folded in; x counts the steps after step `averaged_from`."""
         t = first_step + np.arange(len(rates))
         root = np.sqrt(1 - powers(self.beta_2, t))
         of_z = rates * self._risen(t)
@@ -424,8 +421,8 @@ class Custom(OptimizerSettings):
     ----------
     rule : callable
         ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
-        and two slots of state that start at 0. The rule is compiled on first use, and may call the
-        functions of `fastmlp.rules.elementary` and NumPy's.
+        and two slots of state that start at 0. The rule may call NumPy and
+        `fastmlp.rules.elementary`.
     learning_rate : float or schedule, default 0.001
     constants : tuple of float, default ()
         Further coefficients that the rule takes.
@@ -457,11 +454,11 @@ class Custom(OptimizerSettings):
 
 
 class SecondOrder:
-    """An optimizer whose epoch is one iteration over all rows; it finds its step length.
+    """An epoch is one iteration over all rows, which finds its step length.
 
     Attributes
     ----------
-    learning_rate : float, 1
+    learning_rate : 1
     """
 
     learning_rate: float = 1.0
@@ -483,14 +480,14 @@ class SecondOrder:
 
 @settings
 class LevenbergMarquardt(SecondOrder):
-    """Damped Gauss-Newton steps, for smooth functions to many digits by nets of a few thousand
-    parameters at most.
+    """Damped Gauss-Newton steps, for smooth functions to many digits, by nets of at most a few
+    thousand parameters.
 
     A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix of all rows,
-    and mu the damping. D is the root of the largest diagonal so far times the diagonal's mean.
-    A step that does not lower the objective is not taken; mu rises then, and falls after good
-    steps. An epoch of `MLP.fit` is one step that was taken, with the loss after the step. All
-    numbers are float64, also for nets of float32. A `time_limit` gives the step at hand up.
+    and mu the damping. D is the root of the largest diagonal so far times the diagonal's mean. Mu
+    rises after a step that does not lower the objective, which is not taken, and falls after good
+    steps. An epoch of `MLP.fit` is one step that was taken, with the loss after it. All numbers are
+    float64. A `time_limit` abandons the current step.
 
     Targets of any scale are learned alike. With an identity output, D is taken as if the targets
     were divided by their deviation, rounded to a power of 16. A net that explains less than half of
@@ -547,8 +544,8 @@ class LevenbergMarquardt(SecondOrder):
 class LBFGS(SecondOrder):
     """SciPy's L-BFGS-B on all rows: an epoch of `MLP.fit` is one of its iterations.
 
-    All numbers are float64, also for nets of float32. Each fit starts anew. Parameters that a
-    callback writes are overwritten by the next iteration's. Needs the extra `sklearn`, of SciPy.
+    All numbers are float64. Each fit starts anew; parameters that a callback writes are
+    overwritten. Needs SciPy, of the extra `sklearn`.
 
     Parameters
     ----------
@@ -586,7 +583,6 @@ class LBFGS(SecondOrder):
         object.__setattr__(self, "tolerance", tolerance)
 
 
-# By their names in files.
 SECOND_ORDER: dict[str, type[LevenbergMarquardt] | type[LBFGS]] = {
     "levenbergmarquardt": LevenbergMarquardt,
     "lbfgs": LBFGS,
@@ -594,14 +590,12 @@ SECOND_ORDER: dict[str, type[LevenbergMarquardt] | type[LBFGS]] = {
 
 
 def matrix_bytes(n: int) -> int:
-    """The bytes of the matrix of n parameters and of its factor, which are half of it each."""
+    """The matrix of n parameters, and its factor of half the size."""
     return 8 * n * n
 
 
 def jacobian_bytes(n: int, n_outputs: int, n_threads: int) -> int:
-    """The bytes, about, of a block of the Jacobian by n parameters, and of the threads' buffers.
-
-    The buffers hold some rows of the Jacobian, and roots of the curvature."""
+    """A block of the Jacobian, and the threads' buffers: rows, and roots of the curvature."""
     rows_at_once = 16
     n_rows = min(max((1 << 17) // max(n, 1), 96), 384) + rows_at_once * n_outputs
     return 8 * (n_rows * n + n_threads * rows_at_once * (n + n_outputs**2))
@@ -617,14 +611,14 @@ def require_first_order(optimizer: object, who: str) -> None:
         )
 
 
-# Given one rate, a number, their `coefficients` return a step's numbers.
+# `coefficients` of one rate, a number, are one step's numbers.
 TAKING_ONE_RATE: tuple[type, ...] = (SGD, RMSprop, Adagrad, Adam, AdamW, Custom)
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
 OPTIMIZERS: dict[str, type] = {
     kind.__name__.lower(): kind
     for kind in (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, ScheduleFreeAdamW)
 }
-# From a name, or a sentence of advice, to the words of other libraries.
+# Words of other libraries, by name or by sentence of advice.
 SYNONYMS = {
     "sgd": "gd gradient_descent stochastic_gradient_descent",
     "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree adamwschedulefree",

@@ -1,8 +1,8 @@
 """Learning-rate schedules, which any optimizer takes in place of a learning rate.
 
 A schedule takes an array of step numbers, counted from 0 over the life of the net, and the step at
-which the current fit ends. The result is the rates of those steps. Any such function
-is a schedule. A setting that is not a number raises a TypeError, one out of range a ValueError.
+which the current fit ends. The result is their rates. Any such function is a schedule. A setting
+that is not a number raises a TypeError, one out of range a ValueError.
 
 >>> from fastmlp import Adam, Cosine, Warmup
 >>> Adam(Warmup(Cosine(0.01), n_steps=100)).learning_rate
@@ -21,7 +21,7 @@ Rates = NDArray[np.float64]
 
 
 class _Checked:
-    """Checks each field by the entry of `_CHECKS` for its name, and stores Python's numbers."""
+    """Each field is checked by its entry of `_CHECKS`."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
@@ -134,8 +134,8 @@ class Cosine(_Checked):
     ----------
     learning_rate : float above 0
     n_steps : int of 1 or more, optional
-        The steps of the descent, counted from the net's first step. None: the steps at the end of
-        the current fit, so a further fit begins on the way down.
+        The steps of the descent, counted from the net's first step. None: to the end of the current
+        fit.
     final_rate : float of 0 or more, default 0
 
     References
@@ -223,15 +223,14 @@ class Warmup:
 
 
 def rates_of(learning_rate: float | Schedule, steps: Steps, total: int) -> Rates:
-    """Return the rates of `steps`, shape (n_steps,), from a number or from a schedule."""
+    """Shape (n_steps,)."""
     if callable(learning_rate):
         return learning_rate(steps, total)
     return np.full(len(steps), float(learning_rate))
 
 
 class NoEnd:
-    """In the place of the step at which a fit ends, for steps without one: to compute with it is a
-    TypeError."""
+    """The end of a fit for steps without an end: arithmetic with it is a TypeError."""
 
     __array_ufunc__ = None
 

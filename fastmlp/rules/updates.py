@@ -1,12 +1,11 @@
 """Rules of weights: initial values, penalties, changes of the gradient, updates; groups.
 
-A gradient rule takes g, the derivative of the objective with its penalties, and the setting that
-asks for the rule, and returns the new g. NaN must stay NaN, so that a divergence is seen. Clipping
-by norm needs the whole gradient before the first number changes: `NORMS` names its settings,
-`norm_factor` is its formula, and backends take the norms.
+A gradient rule takes g, penalties included, and the setting that asks for the rule, and returns the
+new g. NaN must stay NaN, so that a divergence is seen. Clipping by norm needs the whole gradient
+first: backends take the norms, `norm_factor` is the formula.
 
-An update rule is the inner formula of an optimizer. The rule takes a parameter w, its gradient g,
-two slots of state (m, v) that start at 0, and the step's coefficients; it returns new (w, m, v).
+An update rule takes a parameter w, its gradient g, two slots of state (m, v) that start at 0, and
+the step's coefficients; it returns new (w, m, v).
 
 Parameter groups share a learning rate and a weight decay, or are frozen. The rate of a group is the
 optimizer's rate of the step times the group's factor, as in PyTorch's groups: a decoupled weight
@@ -77,7 +76,7 @@ def normal(generator: np.random.Generator, shape: Shape) -> Weights:
 
 
 def zeros(generator: np.random.Generator, shape: Shape) -> Weights:
-    """All zeros: for linear models; hidden units would stay equal to each other."""
+    """All zeros, for linear models: hidden units would stay equal."""
     return np.zeros(shape)
 
 
@@ -98,7 +97,7 @@ DEFAULTS: dict[str, str] = {
     "selu": "lecun_normal",
 }
 DEFAULT = "glorot_uniform"
-# From a name to the words of other libraries.
+# Words of other libraries.
 INITIALIZER_SYNONYMS = {
     "glorot_uniform": "xavier xavier_uniform glorot uniform",
     "glorot_normal": "xavier_normal",
@@ -121,7 +120,7 @@ def l1(w: float) -> Pair:
 
 
 PENALTIES: dict[str, PenaltyRule] = {name: globals()[name] for name in get_args(PenaltyName)}
-# From a name, or a sentence of advice, to the words of other libraries.
+# Words of other libraries, by name or by sentence of advice.
 PENALTY_SYNONYMS = {
     "l2": "ridge weight_decay",
     "l1": "lasso",
@@ -132,7 +131,7 @@ PENALTY_SYNONYMS = {
 GradientRule = Callable[..., float]
 Triple = tuple[float, float, float]
 UpdateRule = Callable[..., Triple]
-# The number of the group of parameters that are not trained.
+# The group of parameters that are not trained.
 FROZEN = -1
 
 
@@ -148,8 +147,7 @@ def clip(g: float, limit: float) -> float:
 
 GRADIENT_RULES: dict[str, GradientRule] = {"clipvalue": clip}
 
-# Settings that clip by norm, and True where each variable has a norm: a layer's weights, or its
-# biases.
+# Settings that clip by norm; True: each variable has a norm, a layer's weights or its biases.
 NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
 
 
@@ -275,14 +273,14 @@ N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}
 
 
 class Factors(NamedTuple):
-    """The factors of the learning rate of one layer; 0: frozen."""
+    """Factors of one layer's learning rate; 0: frozen."""
 
     weights: float = 1.0
     biases: float = 1.0
 
 
 class ParameterGroup(NamedTuple):
-    """The settings of the parameters of a group: a factor of the rate, and if weights decay."""
+    """A factor of the rate, and if weights decay."""
 
     factor: float = 1.0
     decays: bool = True
@@ -299,9 +297,7 @@ class ParameterGroups(NamedTuple):
 
     Attributes
     ----------
-    groups : the groups in use
-    weights, biases : of each layer, the number of the group of its weights and of its biases, or
-        FROZEN
+    weights, biases : group of each layer's weights and of its biases, or FROZEN
     """
 
     groups: tuple[ParameterGroup, ...]
@@ -329,21 +325,13 @@ class ParameterGroups(NamedTuple):
 
 
 def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
-    """Return the groups of a net's parameters, from the factors of its layers.
-
-    Examples
-    --------
-    >>> from fastmlp import Adam
-    >>> groups_of(Adam(), [Factors(0, 0), Factors(1, 1)]).weights
-    (-1, 0)
-    """
     same = getattr(optimizer, "decay_biases", True) or optimizer.weight_decay == 0
     return _groups(tuple(factors), same)
 
 
 @lru_cache(maxsize=256)
 def _groups(factors: tuple[Factors, ...], same: bool) -> ParameterGroups:
-    """Return the groups; `same`: biases decay as weights do."""
+    """`same`: biases decay as weights do."""
     numbers_of_groups: dict[ParameterGroup, int] = {}
 
     def number_of(factor: float, decays: bool) -> int:
