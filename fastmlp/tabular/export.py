@@ -23,7 +23,7 @@ Step = rules.NumberStep | rules.LevelStep
 
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
-    """The steps of an encoding that makes inputs, in the order of these."""
+    """The steps of an encoding that makes inputs, in their order."""
     parts = encoding.parts.values()
     return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
 
@@ -67,7 +67,6 @@ STEPS: dict[type[number_encoders.Encoder], Callable[[Any, Array], Step]] = {
 
 
 def check_members(model: Any, who: str) -> None:
-    """Raise NotImplementedError for a member that is neither a net nor boosted trees."""
     used = [
         f"{name!r} with weight {weight:.2g}"
         for name, member, weight in model._beside
@@ -81,7 +80,6 @@ def check_members(model: Any, who: str) -> None:
 
 
 def parts_of_table(model: Any, who: str) -> TableParts:
-    """A fitted model of tables as what becomes of a row."""
     check_members(model, who)
     pack, schema = model.pack_, model.schema_
     places = row_of(schema)
@@ -115,7 +113,6 @@ def parts_of_table(model: Any, who: str) -> TableParts:
 
 
 def _trees(model: Any) -> TreeNodes | None:
-    """The boosted trees of the ensemble, on the numbers of a row."""
     if not model._beside:
         return None
     ((_, trees, weight),), schema = model._beside, model.schema_
@@ -132,41 +129,36 @@ def _trees(model: Any) -> TreeNodes | None:
 
 
 def row_of(schema: Schema) -> NDArray[np.intp]:
-    """The places among numbers, and codes behind them, of the numbers of a row: the order of the
-    table's columns."""
+    """Indices of a row's numbers, in the order of the table's columns; codes follow numbers."""
     names = [*schema.number_names, *schema.categorical_names]
     place = {name: j for j, name in enumerate(schema.columns)}
     return np.argsort([place[name] for name in names], kind="stable")
 
 
 def rows_of(schema: Schema, values: Values) -> NDArray[np.float64]:
-    """The rows of a table as compiled code and C files take them."""
+    """The rows of a table for compiled code and C files."""
     columns = np.concatenate([values.numbers, values.codes], axis=1)
-    # By an index the columns would lie one after the other in memory.
+    # An index would store each column contiguously.
     rows: NDArray[np.float64] = np.take(columns, row_of(schema), axis=1)
     return rows
 
 
 def values_of(schema: Schema, rows: Array) -> Values:
-    """The rows of `rows_of`, taken apart again."""
+    """The inverse of `rows_of`."""
     numbers, codes = _places_in_row(schema)
     return Values(rows[:, numbers], rows[:, codes].astype(np.int32))
 
 
 def _places_in_row(schema: Schema) -> list[NDArray[np.intp]]:
-    """The places of the numbers and of the codes in a row."""
     return np.split(np.argsort(row_of(schema)), [len(schema.number_names)])
 
 
 def _of_trees(
     graph: Graph, trees: BoostedTrees, numbers: str, places: Sequence[str], n_classes: int
 ) -> str:
-    """Add trees; return the name of their predictions, as of a net, float64.
+    """Add trees; return the name of their predictions, float64, in the form of a net's predictions.
 
-    Parameters
-    ----------
-    numbers, places : as of `ColumnNodes`
-    n_classes : 0 for numbers
+    `numbers` and `places` are as in `ColumnNodes`; `n_classes` is 0 for numbers.
     """
     wide = graph.kinds.DOUBLE
     n_trees, n_outputs = len(trees.roots), trees.n_outputs
@@ -191,7 +183,7 @@ def _of_trees(
 
 
 def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
-    """Add the rows that trees look at: numbers, then codes, NaN where a value is missing."""
+    """Add the rows that trees read: numbers, then codes, NaN where a value is missing."""
     wide, parts = graph.kinds.DOUBLE, [numbers] if numbers else []
     shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64) if places else ""
     for place in places:
@@ -203,14 +195,14 @@ def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
 
 
 def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
-    """Add the way down all trees; return the name of leaves' values, (n_rows, n_trees)."""
+    """Add the descent of all trees; return the name of the leaves' values, (n_rows, n_trees)."""
     wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
 
     def integers(values: Any) -> str:
         return graph.constant(np.asarray(values, np.int64), whole)
 
     leaf = trees.features < 0
-    # A leaf goes on to itself.
+    # A leaf's next node is itself.
     children = np.where(leaf[:, None], np.arange(len(leaf))[:, None], trees.children)
     features, ways = integers(np.maximum(trees.features, 0)), integers(children.ravel())
     numbers = graph.constant(trees.numbers, wide)
@@ -240,10 +232,9 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
 
 
 def _depth(trees: BoostedTrees) -> int:
-    """The most steps from a root to a leaf."""
     nodes, depth = trees.roots, 0
     while len(nodes := nodes[trees.features[nodes] >= 0]):
-        # Missing values take one of the two ways, too: a chain's nodes would double.
+        # Nodes for missing values would double along a chain, as they take one of the two ways.
         nodes, depth = np.unique(trees.children[nodes]), depth + 1
     return depth
 
@@ -253,10 +244,10 @@ class ColumnNodes(NamedTuple):
 
     Attributes
     ----------
-    numbers : name of float64 of shape (n_rows, n_numeric); "" without numbers
+    numbers : float64, shape (n_rows, n_numeric); "" without numbers
     places : names of int64 of shape (n_rows,), of each category
-        0 for what is missing or unknown, else 1 + the code.
-    n_levels : of each category
+        0 for a missing or unknown level, else 1 + the code.
+    n_levels : for each category
     """
 
     numbers: str
@@ -265,7 +256,7 @@ class ColumnNodes(NamedTuple):
 
 
 def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Graph.Input]) -> ColumnNodes:
-    """Add the reading of a table: one input of all columns, or an input for each."""
+    """Add the reading of a table: one input for all columns, or an input for each."""
     if schema.dates:
         names = messages.listed([*map(repr, schema.dates)])
         reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
@@ -300,7 +291,7 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Graph.Input]) -> C
 
 
 def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph.Input]:
-    """Return the input of each column: by name, or by place for a table without names."""
+    """The input of each column: by name, or by position for a table without names."""
     by_name = {each.column: each for each in inputs}
     names = [*schema.numeric_names, *schema.categorical_names]
     by_place = not schema.named or len(inputs) == 1
@@ -334,7 +325,7 @@ def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) 
 
 
 def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> str:
-    """Add a category; return the places of its levels."""
+    """Add a category; return the name of its levels' indices."""
     wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
     flat = key = graph.node("Reshape", [column, graph.constant(np.array([-1]), whole)])
     keys: dict[str, Any]
@@ -349,25 +340,24 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
         keys = {"keys_floats": floats.tolist()}
     values = list(range(1, len(levels) + 1))
     options: dict[str, Any] = {"values_int64s": values, "default_int64": 0}
-    # skl2onnx would ask for the newest version, 4, which it then refuses.
+    # skl2onnx asks for the newest version by default, 4, and then refuses it.
     options |= {"op_domain": "ai.onnx.ml", "op_version": 2}
     places = graph.node("LabelEncoder", [key], **keys, **options)
     if "keys_floats" not in keys or graph.kind != wide:
         return places
-    # A number of float64 that is near a level has its float32, and is unknown to the model.
+    # A float64 number near a level rounds to the level's float32, but is unknown to the model.
     level = graph.node("Gather", [graph.constant(np.array([np.nan, *levels]), wide), places])
     same = graph.node("Equal", [level, graph.node("Cast", [flat], to=wide)])
     return graph.node("Where", [same, places, graph.constant(np.array([0]), whole)])
 
 
 def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes) -> str:
-    """Add an encoding; return the name of the net's inputs, float32 of shape (n_rows, n_inputs)."""
+    """Add an encoding; return the name of the net's inputs, float32, shape (n_rows, n_inputs)."""
     nodes = [name for step in steps_of(encoding) for name in _inputs(graph, step, columns)]
     return graph.node("Concat", nodes, axis=1)
 
 
 def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
-    """Add a step; return the names of the inputs that it makes."""
     if isinstance(step, rules.LevelStep):
         return _levels(graph, step, columns)
     numbers = graph.chosen(columns.numbers, step.columns)
@@ -377,13 +367,13 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
 
 
 def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[str]:
-    """Add the encoding of categories: a table for each, from which rows are taken."""
+    """Add the encoding of categories: rows of one table for each."""
     nodes = []
     for column, (start, end) in zip(step.columns, pairwise(step.starts), strict=True):
         inputs = step.inputs[start:end]
         if (inputs < 0).all():
             continue
-        # An unknown level has the place of a missing one.
+        # An unknown level has the index of a missing one.
         places = np.arange(columns.n_levels[column] + 1)
         places[places >= end - start] = 0
         table = np.zeros((len(inputs), step.n_inputs), np.float32)
@@ -396,14 +386,14 @@ def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[s
 
 
 def write(graph: Graph, model: Any) -> Any:
-    """Add a model of a table: of names, or of texts, an input for each column; else one of all."""
+    """Add a model of a table: an input per column if there are names or texts, else one for all."""
     schema, n = model.schema_, len(model.schema_.columns)
     names = [*schema.numeric_names, *schema.categorical_names]
     texts = {
         name for name, levels in schema.levels.items() if levels and isinstance(levels[0], str)
     }
     if schema.named or texts:
-        # Where a table had no names, all columns are needed.
+        # Tables without names need all columns.
         used = names if schema.named else schema.columns
         inputs = [Graph.Input(str(name), name, 1, holds_texts=name in texts) for name in used]
     else:
@@ -416,7 +406,7 @@ def write(graph: Graph, model: Any) -> Any:
 
 
 def predictions(graph: Graph, model: Any, inputs: Sequence[Graph.Input]) -> str:
-    """Add nets and boosted trees; return the name of the weighted mean of predictions, float64."""
+    """Add nets and boosted trees; return the name of the weighted mean prediction, float64."""
     pack = model.pack_
     check_members(model, "to_onnx")
     columns, outputs = columns_of(graph, model.schema_, inputs), []

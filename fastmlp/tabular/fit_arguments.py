@@ -1,4 +1,4 @@
-"""The arguments of a fit on a table: files, frames, rows, targets and weights, checked."""
+"""Checked arguments of a fit on a table: files, frames, rows, targets and weights."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,13 +16,11 @@ from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Schema
 
 Array = NDArray[Any]
-# Targets of up to this size, and down to its inverse: sums of squares are float64.
+# Bounds of targets, with their inverse: sums of squares are float64.
 MOST = 1e150
 
 
 class FitArguments(NamedTuple):
-    """The arguments of `fit` beside X and y."""
-
     sample_weight: Any
     X_val: Any
     y_val: Any
@@ -37,7 +35,7 @@ class FitArguments(NamedTuple):
 
 
 def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
-    """Return targets as an array, shape (n_rows,)."""
+    """Targets as an array, shape (n_rows,)."""
     if y is None:
         door = "pass y, or the name of its column in X by target="
         raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
@@ -62,7 +60,7 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
 
 
 def one_column(values: Array, who: str, name: str) -> Array:
-    """Return values of one column as a vector; raises ValueError, in scikit-learn's words."""
+    """Values of one column as a vector; raises ValueError in scikit-learn's words."""
     if values.ndim != 1 and values.shape[1:] != (1,):
         shape = f"got an array of shape {values.shape} instead"
         raise ValueError(f"{who}: {name} should be a 1d array, {shape}")
@@ -71,7 +69,6 @@ def one_column(values: Array, who: str, name: str) -> Array:
 
 
 def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
-    """Raise ValueError, in scikit-learn's words, unless there is a value of each row."""
     if len(values) != n_rows:
         table = "X_val" if name == "y_val" else "X"
         lengths = f"[{n_rows}, {len(values)}], of {table} and {name}"
@@ -81,8 +78,8 @@ def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
 
 
 def array(y: Any) -> Array:
-    """Return targets as an array of any shape that has missing values as None or NaN."""
-    # NumPy takes a null of Arrow's dictionaries for their last value.
+    """Targets as an array of any shape, with missing values as None or NaN."""
+    # NumPy reads a null of Arrow's dictionaries as their last value.
     values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
     targets = np.asarray(values)
     if targets.dtype.kind in "US" and not isinstance(values, np.ndarray):
@@ -93,7 +90,7 @@ def array(y: Any) -> Array:
 
 
 def missing(values: Array) -> NDArray[np.bool_]:
-    """Return True for each missing value, shape (n_rows,)."""
+    """Mask of missing values, shape (n_rows,)."""
     if values.dtype.kind in "fmM":
         return values != values
     if values.dtype.kind != "O":
@@ -102,7 +99,7 @@ def missing(values: Array) -> NDArray[np.bool_]:
 
 
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
-    """Return targets as numbers; raises as `vector` does."""
+    """Targets as numbers; raises as `vector` does."""
     targets = vector(y, n_rows, who, name)
     moments = (*dates.DATES, dates.TIMES, *dates.DURATIONS)
     of_objects = targets.dtype.kind == "O" and any(isinstance(one, moments) for one in targets)
@@ -123,7 +120,7 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
 
 
 def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
-    """Return the labels, sorted, and the place of each row's, shape (n_rows,)."""
+    """Sorted labels, and the index of each row's label, shape (n_rows,)."""
     labels = vector(y, n_rows, who)
     try:
         classes, places = np.unique(labels, return_inverse=True)
@@ -142,7 +139,7 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
 def places_of(
     y: Any, classes: Array, n_rows: int, who: str, name: str = "y_val"
 ) -> NDArray[np.int64]:
-    """Return the place of each row's label among known ones, shape (n_rows,)."""
+    """The index of each row's label among known labels, shape (n_rows,)."""
     labels = vector(y, n_rows, who, name)
     unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
@@ -154,18 +151,18 @@ def places_of(
 
 
 def weights(sample_weight: Any, n_rows: int, who: str, name: str = "sample_weight") -> Array | None:
-    """Return weights of rows, or None; the mean of those that are not 0 is 1."""
+    """Weights of rows, or None; the mean of those that are not 0 is 1."""
     if sample_weight is None:
         return None
     weight = _checked_weights(sample_weight, n_rows, who, name)
     if not weight.any():
-        # scikit-learn 1.7 says nothing of zeros.
+        # scikit-learn 1.7 accepts weights of zeros.
         raise ValueError(f"{who}: {name} must have at least one non-zero number")
     return np.asarray(weight * (np.count_nonzero(weight) / weight.sum()))
 
 
 def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Array:
-    """Numbers of 0 or more, one for each row; 1 of None."""
+    """Numbers of 0 or more, one for each row; 1 for None."""
     rows, options = np.empty((n_rows, 1)), {"dtype": np.float64, "ensure_non_negative": True}
     try:
         weight: Array = _check_sample_weight(sample_weight, rows, **options)
@@ -177,13 +174,9 @@ def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Ar
 def class_weights(
     class_weight: Any, places: Array, classes: Array, sample_weight: Any, who: str
 ) -> Array:
-    """Return the weight of each class, shape (n_classes,); see scikit-learn's `class_weight`.
+    """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`.
 
-    Parameters
-    ----------
-    class_weight : "balanced", or mapping of labels to numbers
-    places : (n_rows,) array, each row's place among the classes
-    sample_weight : (n_rows,) array, or None; rows of weight 0 are not counted
+    `places` are the rows' class indices, shape (n_rows,). Rows of weight 0 are not counted.
     """
     labels = classes.tolist()
     if not isinstance(class_weight, str):
@@ -208,9 +201,9 @@ def weighted(
     of_class: Array | None = None,
     name: str = "sample_weight",
 ) -> tuple[TableRows, NDArray[np.bool_]]:
-    """Return the rows whose weight is not 0, with weights as of `weights`, and their mask.
+    """Rows whose weight is not 0, with weights of `weights`, and the mask of these rows.
 
-    `of_class`, shape (n_classes,), has factors for the weights of each class's rows.
+    `of_class`, shape (n_classes,), are factors for the rows of each class.
     """
     if of_class is not None:
         of_rows = _checked_weights(sample_weight, len(part.y), who, name)
@@ -230,7 +223,7 @@ def to_validate(
     who: str,
     of_class: Array | None = None,
 ) -> TableRows | None:
-    """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
+    """Rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
     if arguments.X_val is None and arguments.y_val is None:
         return None
     if arguments.X_val is None or arguments.y_val is None:
@@ -254,7 +247,7 @@ def to_validate(
 
 
 def _finite(targets: Array, who: str, name: str) -> None:
-    """Raise ValueError, in scikit-learn's words and with the first row, if a target is infinite."""
+    """Raise ValueError in scikit-learn's words, with the first row, if a target is infinite."""
     infinite = np.isinf(targets) if targets.dtype.kind == "f" else np.zeros(1, np.bool_)
     if infinite.any():
         n = messages.count(int(infinite.sum()), "infinite value")
@@ -263,7 +256,7 @@ def _finite(targets: Array, who: str, name: str) -> None:
 
 
 def check_rows(X: Any, who: str, *, training: bool = False) -> None:
-    """Raise for arrays that are not tables of real numbers, in scikit-learn's words."""
+    """Raise in scikit-learn's words for arrays that are not tables of real numbers."""
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "c":
             raise ValueError(f"{who}: Complex data not supported")
@@ -282,10 +275,10 @@ def check_rows(X: Any, who: str, *, training: bool = False) -> None:
 def opened(
     X: Any, y: Any, arguments: FitArguments, who: str, seed: int
 ) -> tuple[Any, Any, FitArguments]:
-    """Return a table in memory without the columns that are named beside it, y, and the rest.
+    """Return a table in memory without the columns named in other arguments, y, and the arguments.
 
-    With `arguments.target` X is a table that has it, or files; so is X_val without y_val. Rows of
-    files that do not fit into memory are drawn by the seed.
+    With `arguments.target` X is a table that has it, or files; so is X_val without y_val. A sample
+    of files that do not fit into memory is drawn by the seed.
     """
     target = arguments.target
     if isinstance(y, str):
@@ -315,14 +308,14 @@ def opened(
 
 
 def _arrays(values: dict[str, Any]) -> list[str]:
-    """Return the words of the arguments that are arrays; texts are names of columns."""
+    """Names of the arguments that are arrays; texts are names of columns."""
     return [word for word, each in values.items() if each is not None and not isinstance(each, str)]
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
-    """Return rows that are mappings with all columns that there were; other tables as they are.
+    """Rows that are mappings, each with all training columns; other tables stay.
 
-    A key that no row has is then a missing value, as one that some rows lack.
+    A key that no row has is a missing value, like a key that some rows lack.
     """
     if is_rows(X) and any(name in row for row in X for name in columns):
         return [{**dict.fromkeys(columns), **X[0]}, *X[1:]]
@@ -330,7 +323,6 @@ def in_training_order(X: Any, columns: Sequence[str]) -> Any:
 
 
 def check_no_path(X: Any, who: str) -> None:
-    """Raise TypeError if X is a path of a file, or several."""
     if are_files(X):
         name = who.partition(".")[0]
         raise TypeError(
@@ -342,13 +334,10 @@ def check_no_path(X: Any, who: str) -> None:
 def _taken(
     X: Any, named: dict[str, Any], reading: partial[Any], texts: Sequence[str] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a table without some columns, and those columns under the keys of `named`.
+    """A table without some columns, and these columns under the keys of `named`.
 
-    Parameters
-    ----------
-    named : dict; values that are texts are names of columns, others are ignored
-    reading : `read_table` with its caller's name and seed
-    texts : columns that are texts in CSV, whatever they look like
+    Texts in `named` are names of columns; other values are ignored. `reading` is `read_table` with
+    the caller's name and seed. `texts` are columns read as texts from CSV.
     """
     who = reading.keywords["who"]
     names = {word: name for word, name in named.items() if isinstance(name, str)}

@@ -1,4 +1,4 @@
-"""The training of a model of tables: an ensemble is selected, and trained again on all rows."""
+"""Training of a model of tables: an ensemble is selected, then trained again on all rows."""
 
 import hashlib
 import json
@@ -23,18 +23,18 @@ from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
 
 Array = NDArray[Any]
-# Rows of which a unit that is left out changes no prediction.
+# On this many rows an idle unit that is removed changes no prediction.
 IDLE_ROWS = 20_000
 
 
 class TableFit(NamedTuple):
-    """The rows and the settings of a fit.
+    """Rows and settings of a fit.
 
     Attributes
     ----------
     n_classes : int, 0 for numbers
     beside : list of pairs of a name and an estimator
-        Candidates beside the nets; the last are boosted trees where the settings have them.
+        Candidates beside the nets, boosted trees last.
     """
 
     data: Divided
@@ -49,7 +49,7 @@ class TableFit(NamedTuple):
 
     @property
     def validation(self) -> pool.TableRows | None:
-        """The rows held out; None: there are folds."""
+        """Rows held out; None: there are folds."""
         return self.data.held_out if self.data.folds is None else None
 
     def is_before(self, share: float) -> bool:
@@ -61,7 +61,7 @@ class TableFit(NamedTuple):
 def checkpoints_of(
     folder: Any, every: int | timedelta, resume: bool, facts: Mapping[str, str], who: str
 ) -> pool.Checkpoints | None:
-    """Begin a fit's checkpoints, or go on with those of a folder, of a fit of the same facts."""
+    """Begin a fit's checkpoints, or go on with a folder's checkpoints of a fit with equal facts."""
     if folder is None:
         if resume:
             raise ValueError(f"{who}: resume=True needs checkpoint=, the folder to go on from")
@@ -87,7 +87,7 @@ def checkpoints_of(
 
 
 def digest_of(data: Divided) -> str:
-    """Return a hash of all rows of a fit, and of their folds."""
+    """Hash of all rows of a fit, and of their folds."""
     hasher = hashlib.blake2b(digest_size=16)
     parts = [(*rows.values, rows.y, rows.weight) for rows in (data.training, data.held_out)]
     for array in (*parts[0], *parts[1], *(rows for fold in data.folds or () for rows in fold)):
@@ -98,16 +98,16 @@ def digest_of(data: Divided) -> str:
 
 
 class TableEnsemble(NamedTuple):
-    """The ensemble that a fit has trained, and its reports.
+    """A trained ensemble and its reports.
 
     Attributes
     ----------
     members : list of pairs of a name and a fitted estimator, beside the pack
-    n_rows : int, how many rows they were trained on
+    n_rows : int, the number of rows trained on
     leaderboard : frame of pandas, or list of dicts
     scores, sizes : (n_held_out,) arrays
-        Conformal scores of the rows to validate on, each by nets that were not trained on it, and
-        the sizes that they are divided by.
+        Conformal scores of the validation rows, by nets that were not trained on the row, and the
+        sizes that divide them.
     """
 
     pack: Pack
@@ -119,7 +119,7 @@ class TableEnsemble(NamedTuple):
 
 
 def selected(fit: TableFit) -> TableEnsemble:
-    """Train nets and estimators; select those that do best together on the rows to validate on."""
+    """Train nets and estimators; select the best weighted mean on the validation rows."""
     held_out = fit.data.held_out
     waits = _begun(fit)
     pack = train_pack(
@@ -138,7 +138,7 @@ def selected(fit: TableFit) -> TableEnsemble:
     beside = [extra for wait in waits for extra in wait()]
     scores = scores_of(fit.task, held_out.y, pack.validated)
     sizes = np.ones(len(scores))
-    # Sizes take about a twentieth of the time of the nets.
+    # Sizes take about a twentieth of the nets' time.
     if fit.task == "regression" and fit.is_before(0.5):
         apart = splits.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
         kept = fit.caller.checkpoints and fit.caller.checkpoints.within("sizes")
@@ -153,10 +153,7 @@ def selected(fit: TableFit) -> TableEnsemble:
 
 
 def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
-    """The ensemble trained again on all rows, those to validate on too.
-
-    If that does not come to its end, a warning says why, and the ensemble stays as it is.
-    """
+    """The ensemble trained again on all rows, or the same ensemble after a warning."""
     whole, members = fit.data.training, ensemble.members
     try:
         if fit.validation is not None:
@@ -175,8 +172,11 @@ def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
 
 
 def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
-    """Functions that wait for the estimators: the user's are fitted already, trees beside the nets
-    if there are threads for both."""
+    """Functions that wait for the estimators.
+
+    The user's estimators are already fitted. Trees grow beside the nets if there are threads for
+    both.
+    """
     n_own = len(fit.beside) - fit.settings.trees
     in_turn = not fit.settings.trees or n_threads_of(fit.n_threads) == 1
     fitted = partial(
@@ -195,7 +195,7 @@ def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
 def columns_in_order(
     setting: Any, schema: Schema, classes: NDArray[Any] | None, who: str
 ) -> tuple[int, ...]:
-    """Return the constraints of the columns of numbers, in their order; empty without any."""
+    """Constraints of the columns of numbers, in their order; empty without constraints."""
     if setting is None:
         return ()
     names = schema.columns
@@ -226,11 +226,10 @@ def columns_in_order(
 
 
 class NotRefitted(Exception):
-    """A refit that has not come to its end: why, and after a colon what to do."""
+    """A refit that did not finish: the reason, and after a colon the advice."""
 
 
 def joined_rows(first: pool.TableRows, second: pool.TableRows) -> pool.TableRows:
-    """The rows of both."""
     parts = (first, second)
     values = Values(*map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
     return pool.TableRows(values, np.concatenate([first.y, second.y]), pool.joined_weights(*parts))
@@ -245,10 +244,10 @@ def refitted_pack(
     n_threads: int | None,
     caller: Caller,
 ) -> Pack:
-    """The ensemble whose nets are trained on all rows, for the epochs that were best before.
+    """The ensemble with nets trained on all rows, for the numbers of epochs that were best.
 
-    One net replaces a recipe's nets of several folds; its epochs are their mean. Scores and
-    residuals stay as the selection left them.
+    One net replaces a recipe's nets of several folds, with their mean number of epochs. Scores and
+    residuals of the selection stay.
     """
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     of_nets = pool.net_settings(outputs, settings)
@@ -293,7 +292,7 @@ def refitted_pack(
 
 
 def _seconds_left(settings: PackSettings, caller: Caller) -> float | None:
-    """Return the seconds until the time limit, or None; raise NotRefitted if no time is left."""
+    """Seconds until the time limit, or None; raises NotRefitted if no time is left."""
     if settings.time_limit is None:
         return None
     if (left := settings.time_limit - caller.seconds) <= 0:

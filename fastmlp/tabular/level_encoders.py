@@ -13,24 +13,23 @@ from fastmlp.tabular.number_encoders import Array, CodeEncoder, places_of
 class OneHotLevels(CodeEncoder):
     """Encode codes of levels, as of `Schema.read`, as one column for each level, 1 in its rows.
 
-    Rare and unknown levels are zeros. A column with missing values in training, of code -1, has a
-    column for those; what is unknown later has their code, and is taken as missing. A column of
-    two levels that are not rare is one column of -1 and 1, as in RealMLP.
+    Rare and unknown levels are zeros. Missing values in training, of code -1, get a column; unknown
+    levels share this code, and count as missing. Two levels that are not rare become one column of
+    -1 and 1, as in RealMLP.
 
     Parameters
     ----------
     max_levels : int
-        The most levels of a column that are kept: the most frequent ones.
+        The number of levels kept in a column, the most frequent first.
     min_rows : int
         Levels in fewer rows are rare; so are missing values.
 
     Attributes
     ----------
     starts_ : (n_features + 1,) array of int64
-        Where the places of each column begin in the following tables: the place of -1, then a
-        place for each code.
+        First index of each column in the following tables: an index for -1, then one for each code.
     columns_ : (n_places,) array of int64
-        Which column is not 0; -1 for no column.
+        The column that is not 0; -1 for no column.
     values_ : (n_places,) array of float32
         Its value, 1 or -1.
 
@@ -59,7 +58,6 @@ class OneHotLevels(CodeEncoder):
         self.min_rows = min_rows
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked codes."""
         who = type(self).__name__
         most = scalars.positive_integer(who, "max_levels", self.max_levels)
         fewest = scalars.positive_integer(who, "min_rows", self.min_rows)
@@ -75,7 +73,6 @@ class OneHotLevels(CodeEncoder):
         self.values_ = np.concatenate([np.empty(0, np.float32), *values])
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the columns of checked codes to `out`."""
         out[:] = 0
         places = places_of(X, self.starts_)
         columns = self.columns_[places]
@@ -83,9 +80,9 @@ class OneHotLevels(CodeEncoder):
         out[rows, columns[rows, features]] = self.values_[places[rows, features]]
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write, for each feature that has columns, which of them is 1; -1 for no column.
+        """Write the index of the column that is 1 for each feature with columns; -1 for no column.
 
-        It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
+        The sign is lost: a feature of two levels in one column of -1 and 1 does not fit.
         """
         from fastmlp.tabular import compiled
 
@@ -101,18 +98,17 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """The columns of each feature that has some."""
+        """The number of columns of each feature that has some."""
         n = np.diff(self._ends, prepend=0)
         return tuple(n[n > 0].tolist())
 
     @property
     def _ends(self) -> Array:
-        """The end of each feature's columns."""
         return np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1])) + 1
 
     @property
     def _own_columns(self) -> Array:
-        """The column of its feature that is not 0, for each place; -1 for no column."""
+        """For each table index, the feature's column that is not 0; -1 for no column."""
         firsts = np.concatenate([[0], self._ends[:-1]])
         own = self.columns_ - np.repeat(firsts, np.diff(self.starts_))
         return np.where(self.columns_ < 0, -1, own)
@@ -134,9 +130,9 @@ class OneHotLevels(CodeEncoder):
 
 
 def _kept_levels(counts: Array, most: int, fewest: int) -> tuple[Array, Array]:
-    """Return the column (-1: no column) and its value for the places of -1 and each code."""
+    """Column (-1: no column) and its value for code -1 and each code."""
     levels = counts[1:]
-    # The first of equally frequent levels.
+    # The first of equally frequent levels is kept.
     order = np.argsort(-levels, kind="stable")[:most]
     kept = np.sort(order[levels[order] >= fewest])
     columns, values = np.full(len(counts), -1, np.int64), np.ones(len(counts), np.float32)
@@ -155,24 +151,22 @@ Task = Literal["auto", "classification", "regression"]
 class TargetStatistics(CodeEncoder):
     """Encode codes of levels by the smoothed mean of their rows' targets, and the log of the count.
 
-    For a level in k rows, whose targets sum to s, the mean is ``(s + weight m) / (k + weight)``,
-    with the mean m of all rows. For classes it is the share of each class; two classes have the
-    share of the second alone. Beside it is ``log(1 + k)``. Each is standardized over the training
-    rows. An unknown level is taken as missing. Without missing values in training, missing has m
-    and 0.
+    A level in k rows, whose targets sum to s, has the mean ``(s + weight m) / (k + weight)``, with
+    the mean m of all rows, and ``log(1 + k)``. Classes have the share of each class, two classes
+    only the share of the second. All are standardized over the training rows. Unknown levels count
+    as missing. Without missing values in training, missing has m and 0.
 
-    `fit_transform` gives each training row the means of the other folds' rows, as scikit-learn's
-    TargetEncoder does: a net would trust means too much that have seen the row's target.
-    `transform` uses the means of all rows.
+    `fit_transform` gives each training row means of other folds, as scikit-learn's TargetEncoder: a
+    net would trust means with the row's target too much. `transform` uses means of all rows.
 
     Parameters
     ----------
     weight : float
-        How many rows of the mean of all each level's mean is mixed with.
+        Number of rows with the overall mean that are mixed into each level's mean.
     n_folds : int
         Of `fit_transform`.
     task : "auto", "classification" or "regression"
-        "auto": a regression where y is of floats.
+        "auto": regression if y has floats.
     random_state : int, RandomState or None
         Draws the folds.
 
@@ -180,7 +174,7 @@ class TargetStatistics(CodeEncoder):
     ----------
     classes_ : (n_classes,) array, or None for a regression
     starts_ : (n_features + 1,) array of int64
-        Where the rows of each column begin in `table_`: a row for -1, then one for each code.
+        First row of each column in `table_`: a row for -1, then one for each code.
     table_ : (n_places, n_statistics) array of float32
 
     Examples
@@ -219,7 +213,6 @@ class TargetStatistics(CodeEncoder):
         return tags
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked codes, and targets."""
         self._learned(X, y)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array:
@@ -233,7 +226,7 @@ class TargetStatistics(CodeEncoder):
         return self.learn_out_of_folds(self._checked(X, reset=True), y)
 
     def learn_out_of_folds(self, X: Array, y: Any) -> Array:
-        """Learn from checked codes, and targets; return what `fit_transform` does."""
+        """Learn from checked codes and targets; return the result of `fit_transform`."""
         targets, center, scale = self._learned(X, y)
         folds = self._folds(len(X), targets)
         n_places, statistics = (
@@ -243,15 +236,15 @@ class TargetStatistics(CodeEncoder):
         places = places_of(X, self.starts_)
         for fold in range(int(folds.max(initial=-1)) + 1):
             own = folds == fold
-            # One row alone has no other fold.
+            # Single rows do not have another fold.
             rest = own if own.all() else ~own
             statistics[own] = self._table(places[rest], targets[rest], n_places)[places[own]]
-        # Counts of all rows, as in `transform`: they do not depend on a row's target.
+        # Counts are of all rows, as in `transform`: they do not depend on a row's target.
         statistics[:, :, -1] = np.log1p(np.bincount(places.ravel(), minlength=n_places))[places]
         return ((statistics.reshape(len(X), -1) - center) / scale).astype(np.float32)
 
     def _learned(self, X: Array, y: Any) -> tuple[Array, Array, Array]:
-        """Learn; return the targets, and the means and deviations of the statistics."""
+        """Learn; return targets, means and deviations of the statistics."""
         who = type(self).__name__
         scalars.known(who, "task", self.task, get_args(Task))
         scalars.positive(who, "weight", self.weight)
@@ -272,7 +265,7 @@ class TargetStatistics(CodeEncoder):
         return targets, center, scale
 
     def _targets(self, y: Any, n_rows: int, who: str) -> Array:
-        """Return the targets, shape (n_rows, n_means): 0 and 1 for classes."""
+        """Targets, shape (n_rows, n_means): 0 and 1 for classes."""
         if y is None:
             raise ValueError(f"{who}: requires y to be passed, but the target y is None")
         y = np.asarray(y)
@@ -291,7 +284,7 @@ class TargetStatistics(CodeEncoder):
         return one_hot[:, 1:] if len(self.classes_) == 2 else one_hot
 
     def _table(self, places: Array, targets: Array, n_places: int) -> Array:
-        """Return the statistics of all columns' levels, shape (n_places, n_statistics)."""
+        """Statistics of all columns' levels, shape (n_places, n_statistics)."""
         counts = np.bincount(places.ravel(), minlength=n_places)
         table = np.empty((n_places, targets.shape[1] + 1))
         for k, target in enumerate(targets.T):
@@ -302,7 +295,7 @@ class TargetStatistics(CodeEncoder):
         return table
 
     def _folds(self, n_rows: int, targets: Array) -> Array:
-        """Return the fold of each row: of each class as many, as far as that goes."""
+        """Fold of each row, with classes as equal as possible."""
         order = check_random_state(self.random_state).permutation(n_rows)
         if self.classes_ is not None:
             order = order[np.lexsort(targets[order].T)]
@@ -316,7 +309,6 @@ class TargetStatistics(CodeEncoder):
         return (len(self.starts_) - 1) * self.table_.shape[1]
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the statistics of checked codes to `out`."""
         from fastmlp.tabular import compiled
 
         compiled.write_levels(X, out, self.starts_[:-1], np.diff(self.starts_), self.table_)
@@ -331,7 +323,6 @@ class TargetStatistics(CodeEncoder):
 
 
 def _numbers(y: Array, who: str) -> Array:
-    """Return targets as numbers that are finite."""
     try:
         numbers = y.astype(np.float64)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The models of tables for scikit-learn: TabularMLPClassifier and TabularMLPRegressor."""
+"""TabularMLPClassifier and TabularMLPRegressor, models of tables for scikit-learn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fastmlp.typing import (
 )
 
 if TYPE_CHECKING:
-    # Scikit-learn's have no types, and those of the models would be unknown.
+    # Scikit-learn's classes lack types, which would make the models' types unknown.
     class ClassifierMixin:
         def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
 
@@ -43,12 +43,12 @@ Array = NDArray[Any]
 
 
 class TabularMLPClassifier(ClassifierMixin, TabularMLP):
-    """Many small nets on the columns of a table, as they are; probabilities are averaged.
+    """Many small nets on the columns of a raw table; probabilities are averaged.
 
-    Frames of pandas and polars, tables of Arrow and arrays are taken with their missing values,
-    texts and categories: `Schema` says what becomes of a column, and `Encoding` how a net sees it.
-    Nets of different settings train side by side; a greedy selection on rows that are held out
-    forms the ensemble, a weighted mean.
+    Frames of pandas and polars, tables of Arrow and arrays may have missing values, texts and
+    categories: `Schema` describes columns, and `Encoding` the nets' inputs. Nets of different
+    settings train side by side. A greedy selection on held-out rows forms the ensemble, a weighted
+    mean.
 
     Parameters
     ----------
@@ -60,76 +60,69 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     max_members : int, optional
         Maximum number of nets in the ensemble. None: by the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"
-        How nets are chosen on the rows that are held out: by a greedy selection, with weights; the
-        `max_members` that do best each by itself, with equal weights; or the best one alone.
+        The selection on held-out rows: greedy, with weights; the best `max_members`, with equal
+        weights; or the best net alone.
     max_iter : int, optional
-        Maximum number of epochs of a net, which stops earlier if its validation loss does not fall.
-        None: by the preset, 100, 200 or 400; on 100,000 rows or more 16, 33 or 66.
+        Maximum number of epochs of a net. None: by the preset, 100, 200 or 400; on 100,000 rows or
+        more 16, 33 or 66.
     time_limit : float, optional
-        The seconds of a fit, from its call on: reading, learning columns, encoding and selection
-        count. When nine tenths are over, no net is begun, and those that train end, within an
-        epoch too. At least one net is trained, for a tenth of the time; what must be done for it is
-        done in any case, `extra_members` are fitted to their end, and a warning says how many nets
-        there are, if not all. With it results depend on the machine.
+        Seconds of a fit, including reading, encoding and selection. After nine tenths no net is
+        begun, and training nets end, also within an epoch. At least one net is trained, for a tenth
+        of the time, and `extra_members` are fitted to their end. A warning gives the number of
+        nets, if not all. Results then depend on the machine.
     scoring : str or callable, optional
-        What the selection maximises, of scikit-learn's. None: minus the log loss.
+        Scikit-learn's score that the selection maximises. None: minus the log loss.
     metrics : str or callable, or a list or dict of them, optional
-        Scores as of `scoring`, or functions of targets and predictions, of each net after each
-        epoch: in `learning_curves_`, in reports of callbacks, and for
-        ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_` and
-        probabilities, of two classes the vector of the second one's.
+        Scores as in `scoring`, or functions of targets and predictions, of each net after each
+        epoch: for `learning_curves_`, reports and ``EarlyStopping(monitor=name)``. Functions get
+        indices of `classes_` and probabilities; for two classes the vector of the second.
     early_stopping : bool or EarlyStopping, optional
-        The rule by which each net ends and keeps its best epoch. True: by `scoring`, if it is
-        given, after ten epochs without a better one. Else: by the validation loss, with a patience
-        that grows with the epochs until the best one.
+        The rule by which each net ends and keeps its best epoch. True: by `scoring`, if given,
+        after ten epochs without gain. Else: by the validation loss, with a patience that grows with
+        the epochs until the best one.
     class_weight : dict, "balanced" or None
-        Weights of the classes, which multiply the rows' weights, in training and, as for scikit-
-        learn's HistGradientBoostingClassifier, in rows that epochs and nets are chosen on.
+        Weights of the classes, which multiply the rows' weights, in training and validation, as in
+        scikit-learn's HistGradientBoostingClassifier.
     categorical_features : "auto", "from_dtype", or names, places or a mask of columns
-        Columns that become categories beside texts, booleans and types of categories.
+        Columns that become categories beside texts, booleans and categorical types.
     validation_fraction : float in (0, 1), default 0.2
-        The share of the rows that is held out, of each class alike; of `groups`, their share.
+        Share of the rows of each class, or of `groups`, that is held out.
     cv : int, splitter of scikit-learn's, or iterable of (train, test), optional
         Number of folds, instead of a held-out set: each net is trained once without each fold.
-        None: 5 for fewer than 1,000 rows. No row may be in two folds. Rows outside of all folds,
-        as the first ones of a TimeSeriesSplit, are only trained on. A file of the model has a
-        number only.
+        None: 5 for fewer than 1,000 rows. No row may be in two folds. Rows outside all folds, such
+        as the first of a TimeSeriesSplit, are only trained on. Files hold only a number.
     refit : bool, default False
-        After the selection, train the nets of the ensemble once more, on all rows, those to
-        validate on too, each for as many epochs as its best one's number; one net then takes the
-        place of the nets of all folds, and predictions of folds take a fraction of the time.
-        Scores, intervals and curves come from the selection. With `time_limit` a half of it is
-        kept for this, with folds three tenths. If that does not suffice, the selected ensemble
-        stays, and a warning says so. Nets are trained here, not on a cluster.
+        After the selection, train the nets of the ensemble again on all rows, each up to its best
+        epoch. One net replaces the nets of all folds, which makes predictions faster. Scores,
+        intervals and curves come from the selection. About half of `time_limit` is kept for this,
+        with folds three tenths; if the time does not suffice, the selected ensemble stays, with a
+        warning. This training does not use a cluster.
     trees : bool, optional
-        Let scikit-learn's HistGradientBoosting, at most 200 rounds at a rate of 0.05, be a
-        candidate of the selection. Ten rounds without a gain on the rows to validate on end it; it
-        has fewer rounds at a higher rate for more than three classes. Categories of up to 255
-        levels are taken as such, others as numbers. They grow beside the nets on one thread more,
-        with ``n_jobs=1`` before them; with a time limit for a quarter of it at most, in fewer
-        rounds. None: with preset "best" alone, and not with another loss than the squared error.
+        Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at rate 0.05,
+        and fewer at a higher rate for more than three classes. Ten rounds without gain on the
+        validation rows end it. Categories of more than 255 levels are taken as numbers. Trees grow
+        on one thread beside the nets, with ``n_jobs=1`` before them, for at most a quarter of the
+        time limit. None: with preset "best" and the default loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
-        Further candidates of the selection, such as trees. They are given the columns as numbers,
-        NaN where a value is missing, first the numeric ones, then categories as places among their
-        levels.
+        Further candidates of the selection, such as trees. Their input is numeric columns, NaN
+        where a value is missing, then categories as indices of levels.
     compute_dtype : "bfloat16", optional
-        The nets train in mixed precision, as `MLP` does. Their hidden layers have 64 or 128 units:
-        fits took 0 to 15 % less time.
+        Mixed precision, as in `MLP`. Fits took 0 to 15 % less time with hidden layers of 64 or 128
+        units.
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
         The probability of the second of two classes does not fall (1), or does not rise (-1), with
-        the column of numbers; by name those that are named. All nets are of relu then.
+        a numeric column; a dict constrains the named columns. All nets then use relu.
     random_state : int, RandomState instance or None
     n_jobs : int, optional
-        The most threads that train; results do not depend on it.
+        Maximum number of threads that train; results do not depend on it.
     verbose : bool or int, default False
         Print what is done.
     client : distributed.Client or "auto", optional
-        Train the nets, of all folds at once, in groups on the workers of a Dask cluster, on all of
-        their threads; "auto": of the current client. The model is the same as without it;
-        `extra_members` are fitted here. Needs the extra `dask`. Clones and copies have the same
-        client, pickles and files lack it.
+        Train the nets of all folds in groups on the workers of a Dask cluster, on all threads;
+        "auto": the current client. The model is the same as without a client. `extra_members` are
+        fitted here. Clones and copies share the client; pickles and files lack it.
     group_timeout : float, optional
-        With `client`, the most seconds that a group of nets may take on a worker.
+        With `client`, the maximum seconds for a group of nets on a worker.
 
     Attributes
     ----------
@@ -139,17 +132,17 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     weights_ : (n_members + n_extra,) array
     validation_score_ : float
     leaderboard_ : frame of pandas, or list of dict where it is missing
-        The members, the best first, with weight, score and best epoch.
+        Members, the best first, with weight, score and best epoch.
     feature_importances_ : (n_features,) array
-        By shuffling columns of rows that were held out; computed when it is asked for.
+        By shuffled columns of held-out rows; computed on first access.
     schema_ : Schema
-        What the columns are, and which are left out, and why.
+        The columns, and the reason for each that is left out.
     pack_ : Pack
     extra_members_ : list of pairs of a name and a fitted estimator
     training_ : dict
-        A report of the fit: the numbers of rows, and the names of y and of `metrics`, if any.
+        Numbers of rows, and names of y and `metrics`, if any.
     n_features_in_, feature_names_in_
-        As in scikit-learn; the names only of a table that has some.
+        As in scikit-learn; the names only for a table with names.
 
     Raises
     ------
@@ -217,8 +210,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names. In a list
-            of dicts, a row each, a key that is not there is a missing value.
+            Columns are found by name, in any order and among others, if there are names. A key that
+            a dict of a list lacks is a missing value.
 
         Raises
         ------
@@ -251,13 +244,12 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
 
     @explained
     def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
-        """Return sets of classes that hold new labels with a wanted probability, as a mask.
+        """Return sets of classes that hold new labels with probability `coverage`, as a mask.
 
-        A class is in a row's set if its probability is above a threshold, which this share of the
-        rows to validate on reach with their true class (MAPIE's conformity score "lac"). The class
-        with the largest probability is always in, so that no set is empty. The same rows have
-        chosen epochs and members, so that sets are a little too small. Weights of rows and of
-        classes count.
+        A class is in a row's set if its probability reaches a threshold, which this share of
+        validation rows reaches with the true class (MAPIE's score "lac"). The most probable class
+        is always in the set. Sets are slightly too small, as the same rows have chosen epochs and
+        members. Weights of rows and classes count.
 
         Parameters
         ----------
@@ -316,19 +308,19 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
 
 
 class TabularMLPRegressor(RegressorMixin, TabularMLP):
-    """Many small nets on the columns of a table, as they are; predictions are averaged.
+    """Many small nets on the columns of a raw table; predictions are averaged.
 
-    As `TabularMLPClassifier`, for numbers. They are learned standardised, and predictions stay
-    within the range of y in training.
+    `TabularMLPClassifier` for numbers. Targets are standardised, and predictions stay within the
+    range of y in training.
 
     Parameters
     ----------
     loss : {"squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"}, \
     default "squared_error"
-        What nets are trained on, and the selection minimises the mean of without `scoring`; in the
-        words of scikit-learn's HistGradientBoostingRegressor. "poisson" and "tweedie" take y of 0
-        or more, "gamma" of more than 0: such losses suit skewed targets, of which they predict the
-        mean, in proportion. "absolute_error" predicts the median, "quantile" another quantile.
+        The loss of nets, and of the selection without `scoring`, in the words of scikit-learn's
+        HistGradientBoostingRegressor. "poisson" and "tweedie" take y of 0 or more, "gamma" of more
+        than 0: they predict the mean of skewed targets. "absolute_error" predicts the median,
+        "quantile" another quantile.
     quantile : float in (0, 1), default 0.5
         The level of ``loss="quantile"``.
     power : float from 1 to 2, default 1.5
@@ -336,10 +328,10 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     preset, n_members, max_members, ensemble, max_iter, time_limit, metrics, early_stopping, \
     categorical_features, validation_fraction, cv, refit, trees, extra_members, compute_dtype, \
     monotonic_cst, random_state, n_jobs, verbose, client, group_timeout
-        As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
+        As for `TabularMLPClassifier`; held-out rows cover the range of y.
     scoring : str or callable, optional
-        What the selection maximises, of scikit-learn's. None: minus the root mean squared error, or
-        the mean of another `loss`.
+        Scikit-learn's score that the selection maximises. None: minus the root mean squared error,
+        or the mean of another `loss`.
 
     Attributes
     ----------
@@ -412,8 +404,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names. In a list
-            of dicts, a row each, a key that is not there is a missing value.
+            Columns are found by name, in any order and among others, if there are names. A key that
+            a dict of a list lacks is a missing value.
 
         Raises
         ------
@@ -424,14 +416,14 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     @explained
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
-        """Return intervals that hold new targets with a wanted probability, shape (n_rows, 2).
+        """Return intervals that hold new targets with probability `coverage`, shape (n_rows, 2).
 
-        Each row has a separate width: a small pack learns the size of errors on the rows to
-        validate on, and a conformal step says how many sizes hold that share of them, as many rows
-        below as above. These rows have chosen epochs and members, so that intervals are a little
-        too narrow. All have one width with fewer than 100 rows to validate on, or with a
-        `time_limit` of which the nets have taken more than a half. If no target in training is
-        below 0, no interval is; likewise above 0, and outside 0 to 1. Weights of rows count.
+        Each row has a separate width. A small pack learns the size of errors on the validation
+        rows, and a conformal step finds the number of sizes that hold this share, with equal shares
+        below and above. Intervals are slightly too narrow, as the same rows have chosen epochs and
+        members. All have one width with fewer than 100 validation rows, or if the nets took more
+        than half of `time_limit`. Intervals stay at 0 or more, at 0 or less, or in 0 to 1, if all
+        targets in training do. Weights of rows count.
 
         Parameters
         ----------
@@ -456,10 +448,10 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     def predict_quantiles(
         self, X: Any, quantiles: Sequence[float] | NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return numbers that new targets are below with wanted probabilities, (n_rows, n).
+        """Return quantiles of new targets, shape (n_rows, n_quantiles).
 
-        Those of a row rise with the probability. They are as the ends of `predict_interval`; the
-        quantile 0.5 is the prediction moved by the median error.
+        Quantiles of a row rise with the probability, and are computed as the ends of
+        `predict_interval`. The quantile 0.5 is the prediction plus the median error.
 
         Parameters
         ----------
@@ -501,7 +493,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
         settings = super()._settings(n_rows)
-        # Trees are of the squared error: with other losses candidates where they are asked for.
+        # Trees minimise the squared error: with other losses they are candidates on request.
         trees = settings.trees and (bool(self.trees) or self.loss == "squared_error")
         return settings._replace(loss=self._number_loss(), trees=trees)
 

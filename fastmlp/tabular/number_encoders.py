@@ -1,4 +1,4 @@
-"""Encoders of columns of numbers, scaled, in pieces, and marks of missing ones; their base."""
+"""Encoders of columns of numbers: scaled, in pieces, and marks of missing values; their base."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -13,15 +13,15 @@ from fastmlp.extend import explained, scalars
 Array = NDArray[Any]
 # Numbers of a strip of rows, whose intermediate results stay in the cache.
 STRIP = 1 << 15
-# Tables of levels have a place for every code up to the largest.
+# The largest code: tables of levels have a row for every code.
 LARGEST_CODE = 1 << 24
 
 
 class LearnedArrays:
     """Learned numbers as arrays, for files.
 
-    A subclass has `ARRAYS`, the arrays that it learns: by name the dtype, and the sizes, which have
-    names in common. The size of "n_features" is known.
+    `ARRAYS` of a subclass has the dtype and the sizes of each array, by name. Equal names of sizes
+    are equal numbers; "n_features" is known.
     """
 
     ARRAYS: ClassVar[Mapping[str, tuple[type[np.generic], tuple[str, ...]]]]
@@ -29,21 +29,18 @@ class LearnedArrays:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """The learned arrays, by name."""
+        """Learned arrays by name."""
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
         """Take over the learned arrays of an object with the same parameters.
 
-        Raises
-        ------
-        ValueError, LookupError
-            If arrays are missing, do not fit each other, or would be read beyond their ends.
+        Arrays that do not fit each other, or would be read beyond their ends, are errors.
         """
         sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
         for name, (dtype, names) in self.ARRAYS.items():
             array = arrays[name]
-            # An array of shape (2**40, 0) takes no byte of a file.
+            # An array of shape (2**40, 0) needs no byte of a file.
             known = array.ndim == len(names) and (array.size or array.ndim == 1)
             if not known or array.dtype != dtype:
                 expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
@@ -59,13 +56,13 @@ class LearnedArrays:
         return self
 
     def _check_arrays(self) -> None:
-        """Raise ValueError if places in restored arrays are beyond the ends of others."""
+        """Raise ValueError if indices in restored arrays are beyond the ends of others."""
 
 
 class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
     """An encoder of columns.
 
-    A subclass has `learn` and `write`, which check nothing, `n_outputs`, `_names` and `ARRAYS`.
+    A subclass has `n_outputs`, `_names`, `ARRAYS`, and `learn` and `write`, which check nothing.
     """
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -97,7 +94,6 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         return self.encoded(self._checked(X, reset=False))
 
     def encoded(self, X: Array) -> Array:
-        """Return the encoded columns of checked ones."""
         out = np.empty((len(X), self.n_outputs), np.float32)
         self.write(X, out)
         return out
@@ -109,7 +105,6 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         return np.array(self._names(list(names)), dtype=object)
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked rows."""
         raise NotImplementedError
 
     def write(self, X: Array, out: Array) -> None:
@@ -117,7 +112,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write the numbers that stand for the columns of `write`, (n_rows, n_numbers)."""
+        """Write the short form of `write`, shape (n_rows, n_numbers)."""
         self.write(X, out)
 
     @property
@@ -127,7 +122,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """The number of encoded columns that each number of `write_short` stands for, in order."""
+        """The number of encoded columns behind each number of `write_short`, in order."""
         return (1,) * self.n_outputs
 
     def _names(self, names: list[str]) -> Sequence[str]:
@@ -138,7 +133,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
 
 
 class NumberEncoder(Encoder):
-    """An encoder of columns of numbers, among them NaN."""
+    """An encoder of columns of numbers, which may be NaN."""
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
         who = type(self).__name__
@@ -168,11 +163,10 @@ class NumberEncoder(Encoder):
 
 
 class CodeEncoder(Encoder):
-    """An encoder of columns of codes: places among levels, and -1 for a missing value.
+    """An encoder of columns of codes: indices of levels, and -1 for a missing value.
 
-    Codes may be whole floats, as of scikit-learn's OrdinalEncoder, with NaN for a missing value.
-
-    Its first array is `starts_`, where each column begins in the others, which are tables.
+    Codes may be whole floats, such as scikit-learn's OrdinalEncoder returns, with NaN for missing.
+    The first array is `starts_`, the first row of each column in the other arrays.
     """
 
     starts_: Array
@@ -219,18 +213,14 @@ def _whole(codes: Array, who: str) -> Array:
 
 
 def there(column: Array) -> Array:
-    """Return the numbers of a column that are not missing."""
     return column[~np.isnan(column)]
 
 
 def places_of(codes: Array, starts: Array) -> Array:
-    """Return the places of codes in a table of all columns' levels.
+    """Indices of codes in a table of all columns' levels.
 
-    Parameters
-    ----------
-    codes : (n_rows, n_features) array of integers
-    starts : (n_features + 1,) array
-        Where each column's places begin: first a missing or unknown level, then each level.
+    `codes` are integers, shape (n_rows, n_features). `starts`, shape (n_features + 1,), has the
+    first index of each column: a missing or unknown level, then each level.
     """
     known = codes < starts[1:] - starts[:-1] - 1
     return np.where(known, codes + 1, 0) + starts[:-1]
@@ -240,13 +230,12 @@ QUARTILES = (0.25, 0.5, 0.75)
 
 
 class RobustSmoothClip(NumberEncoder):
-    """Scale columns by their median and the distance of their quartiles, and draw outliers in.
+    """Scale columns by median and interquartile range, and draw outliers in.
 
-    With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``, which is
-    about z where that is small, and between -3 and 3. Where the quartiles are equal, z is
-    ``2 (x - median) / (max - min)``, and 0 in a column of one value. NaN becomes 0, the median.
-    RealMLP has this method: Holzmüller, Grinsztajn and Steinwart, "Better by default"
-    (2024).
+    With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``, about z for
+    small z, and between -3 and 3. With equal quartiles z is ``2 (x - median) / (max - min)``, and 0
+    in a column of one value. NaN becomes 0. The method is from RealMLP: Holzmüller, Grinsztajn and
+    Steinwart, "Better by default" (2024).
 
     Attributes
     ----------
@@ -272,12 +261,10 @@ class RobustSmoothClip(NumberEncoder):
     factor_: Array
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked rows."""
         learned = [_quartiles(there(column)) for column in X.T]
         self.center_, self.factor_ = np.array(learned, np.float64).reshape(-1, 2).T.copy()
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the scaled columns of checked rows to `out`."""
         from fastmlp.tabular import compiled
 
         compiled.write_clipped(X, out, self.center_, self.factor_)
@@ -292,10 +279,10 @@ class RobustSmoothClip(NumberEncoder):
 
 
 class RisingSmoothClip(RobustSmoothClip):
-    """`RobustSmoothClip`, for nets that are monotone: it keeps the order of all numbers.
+    """`RobustSmoothClip` for monotone nets: the order of all numbers is kept.
 
-    The published quotient is rounded, and falls by one in the last place between some neighbours.
-    Here the same function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the sign of z.
+    Rounding makes the published quotient fall by one last digit between some neighbours. The same
+    function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the sign of z.
 
     Examples
     --------
@@ -307,14 +294,13 @@ class RisingSmoothClip(RobustSmoothClip):
     """
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the scaled columns of checked rows to `out`."""
         from fastmlp.tabular import compiled
 
         compiled.write_rising(X, out, self.center_, self.factor_)
 
 
 def _quartiles(values: Array) -> tuple[float, float]:
-    """Return a column's median and factor, of the numbers that are there."""
+    """Median and factor of a column's numbers that are not missing."""
     if not len(values):
         return 0.0, 0.0
     low, middle, high = np.quantile(values, QUARTILES)
@@ -330,7 +316,7 @@ class MissingMarks(NumberEncoder):
     Attributes
     ----------
     columns_ : (n_outputs,) array of int64
-        The places of those columns.
+        Indices of those columns.
 
     Examples
     --------
@@ -346,11 +332,9 @@ class MissingMarks(NumberEncoder):
     columns_: Array
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked rows."""
         self.columns_ = np.flatnonzero(np.isnan(X).any(axis=0)).astype(np.int64)
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the marks of checked rows to `out`."""
         out[:] = np.isnan(X[:, self.columns_])
 
     @property
@@ -367,14 +351,14 @@ class MissingMarks(NumberEncoder):
 
 
 class Pieces(NamedTuple):
-    """Numbers as the pieces that they lie in.
+    """The pieces that hold numbers.
 
     Attributes
     ----------
     piece : (n_rows, n_features) array of int32
-        The place of the piece among its column's; 0 in a column without pieces.
+        The piece's index in its column; 0 in a column without pieces.
     fraction : (n_rows, n_features) array of float32
-        The share of that piece that lies below the number, from 0 to 1.
+        The share of that piece below the number, from 0 to 1.
     """
 
     piece: NDArray[np.int32]
@@ -384,25 +368,23 @@ class Pieces(NamedTuple):
 class PiecewiseLinear(NumberEncoder):
     """Encode each number by the pieces of its column: 1 for a piece below it, 0 for one above.
 
-    The piece from edge a to edge b has ``clip((x - a) / (b - a), 0, 1)``. NaN is encoded as
-    the column's median. The method is by Gorishniy, Rubachev and Babenko, "On embeddings for
-    numerical features in tabular deep learning" (2022); below the first edge and above the last
-    one theirs goes on linearly.
+    The piece from edge a to edge b has ``clip((x - a) / (b - a), 0, 1)``. NaN is encoded as the
+    column's median. The method is from Gorishniy, Rubachev and Babenko, "On embeddings for
+    numerical features in tabular deep learning" (2022), without their linear ends.
 
     Parameters
     ----------
     n_bins : int
-        The most pieces of a column.
-        A number that more rows share than a piece would hold gets its edge, for at most
-        half of the pieces; quantiles share the others. A column of few numbers has all of them as
-        edges, and a column of two, or one, has no pieces.
+        The most pieces of a column. A number in more rows than a piece would hold becomes an edge,
+        for at most half of the pieces; other edges are quantiles. All distinct numbers are edges if
+        they are few; one or two have no pieces.
 
     Attributes
     ----------
     edges_ : (n_edges,) array of float64
-        The edges of all columns, one column after the other.
+        Edges of all columns, column by column.
     n_pieces_ : (n_features,) array of int64
-        A column with pieces has one edge more; a column without pieces has no edge.
+        A column with pieces has one more edge; a column without pieces does not have edges.
     medians_ : (n_features,) array of float64
 
     Examples
@@ -435,7 +417,6 @@ class PiecewiseLinear(NumberEncoder):
         self.n_bins = n_bins
 
     def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked rows."""
         scalars.positive_integer(type(self).__name__, "n_bins", self.n_bins)
         numbers = [there(column) for column in X.T]
         edges = [edges_of(column, self.n_bins) for column in numbers]
@@ -445,12 +426,11 @@ class PiecewiseLinear(NumberEncoder):
         self._table = self._made_table()
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the pieces of checked rows to `out`."""
         lows, factors = self.table
         filled = self._filled(X)
         step = max(1, STRIP // max(1, len(lows)))
         for part in (slice(start, start + step) for start in range(0, len(X), step)):
-            # For 10,000 x 20 x 16: 6 ms, and 17 by broadcasting, column by column.
+            # 10,000 x 20 x 16 take 6 ms, and 17 ms by broadcasting, column by column.
             shares = np.repeat(filled[part], self.n_pieces_, axis=1)
             with np.errstate(over="ignore"):
                 shares -= lows
@@ -458,16 +438,15 @@ class PiecewiseLinear(NumberEncoder):
                 np.clip(shares.astype(np.float32), 0, 1, out=out[part])
 
     def pieces(self, X: Any) -> Pieces:
-        """Return the pieces that numbers lie in, and how far: what `transform` says, in short.
+        """Return the short form of `transform`: the piece that holds each number, and the fraction.
 
-        A piece of an encoded row is 1 before `piece`, `fraction` at it, and 0 after it.
+        An encoded row is 1 before `piece`, `fraction` at it, and 0 after it.
         """
         check_is_fitted(self)
         return self.pieces_of(self._checked(X, reset=False))
 
     @np.errstate(over="ignore", invalid="ignore")
     def pieces_of(self, X: Array) -> Pieces:
-        """Return the pieces of checked rows."""
         filled, first = self._filled(X), 0
         piece, fraction = np.zeros(X.shape, np.int32), np.zeros(X.shape, np.float32)
         for j, n in enumerate(self.n_pieces_):
@@ -482,7 +461,7 @@ class PiecewiseLinear(NumberEncoder):
         return Pieces(piece, fraction)
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write the piece of each number and its fraction, as their sum."""
+        """Write piece plus fraction of each number."""
         from fastmlp.tabular import compiled
 
         compiled.write_pieces(X, out, self.edges_, self.n_pieces_, self.medians_)
@@ -494,7 +473,7 @@ class PiecewiseLinear(NumberEncoder):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """The pieces of each column that has some."""
+        """The number of pieces of each column that has some."""
         return tuple(self.n_pieces_[self.n_pieces_ > 0].tolist())
 
     def _check_arrays(self) -> None:
@@ -515,7 +494,8 @@ class PiecewiseLinear(NumberEncoder):
         return self._table
 
     def _made_table(self) -> tuple[Array, Array]:
-        """The table; made for each row to predict it would take half of the encoding's time."""
+        """The table, kept: making it for each row to predict would take half of the encoding's
+        time."""
         has_pieces = self.n_pieces_ > 0
         # The last edge of each column begins no piece.
         lasts = np.cumsum(self.n_pieces_[has_pieces] + 1) - 1
@@ -530,7 +510,7 @@ class PiecewiseLinear(NumberEncoder):
 
 
 def edges_of(values: Array, n_bins: int) -> Array:
-    """Return edges, sorted: frequent numbers, and the quantiles of the others."""
+    """Sorted edges: frequent numbers, and the quantiles of the others."""
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= 2:
         return distinct[:0]

@@ -15,10 +15,10 @@ from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Level, MemoryTable, require
 
 Array = NDArray[Any]
-# "from_dtype" is scikit-learn's word for it.
+# "from_dtype" is scikit-learn's word.
 BY_TYPE = ("auto", "from_dtype")
 MISSING = -1
-# How Arrow writes numbers and booleans.
+# Arrow's spelling of numbers and booleans.
 FROM_NUMBERS = re.compile(r"true|false|-?(0|[1-9]\d*)(\.\d*[1-9])?(e[-+]\d+)?")
 
 
@@ -28,9 +28,9 @@ class Values(NamedTuple):
     Attributes
     ----------
     numbers : (n_rows, n_numbers) array of float64, NaN where a value is missing
-        Columns of numbers first, then the parts of each column of dates.
+        Numeric columns, then the parts of each column of dates.
     codes : (n_rows, n_categorical) array of int32
-        Places among the levels; -1 for a missing value or an unknown level.
+        Indices of levels; -1 for a missing value or an unknown level.
 
     Examples
     --------
@@ -45,33 +45,31 @@ class Values(NamedTuple):
     codes: NDArray[np.int32]
 
     def part(self, rows: Any) -> "Values":
-        """Return some of the rows: of a slice, a mask or places."""
+        """Return some of the rows, by a slice, a mask or indices."""
         return Values(self.numbers[rows], self.codes[rows])
 
 
 class Schema:
     """The columns of a table: numbers, dates, or categories with their levels.
 
-    `Schema.learn` makes it of a table; `read` then returns the rows of tables with such columns.
+    `Schema.learn` learns it from a table; `read` returns the rows of tables with such columns.
 
     Attributes
     ----------
     columns : tuple of str
-        All columns of the table, in its order, as texts; of an array "x0", "x1" and so on.
+        All columns of the table, in its order, as texts; "x0", "x1" and so on for an array.
     named : bool
-        True if columns are found by name, in any order and among others; of a table without
-        names they are found by their places.
+        True if columns are found by name, in any order and among others; else by position.
     levels : dict of str to tuple of str, bool, int or float
-        The levels of each category, sorted, by the column's name.
+        Sorted levels of each category, by column.
     dates : dict of str to Parts
-        The columns of dates, times of day and durations, and the numbers that each becomes:
-        `Parts`, in their order.
+        Columns of dates, times of day and durations, with the numbers that each becomes.
     dropped : dict of str to str
-        Columns that are not read, and why.
+        Columns that are not read, and the reason.
     numeric_names, categorical_names : tuple of str
-        The columns of numbers, and of categories.
+        Columns of numbers, and of categories.
     read_names : tuple of str
-        The columns that are read: first numbers, then dates, then categories.
+        Columns that are read: numbers, then dates, then categories.
 
     Examples
     --------
@@ -125,13 +123,13 @@ class Schema:
 
     @property
     def number_names(self) -> tuple[str, ...]:
-        """The names of the columns of `Values.numbers`; a date has one for each part."""
+        """Names of the columns of `Values.numbers`; a date has one for each part."""
         parts = ([name] * len(of_date.names) for name, of_date in self.dates.items())
         return (*self.numeric_names, *(name for some in parts for name in some))
 
     @property
     def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The place in `read_names` of the column of each number, and of each code, of `Values`."""
+        """The index in `read_names` of the column of each number, and of each code, of `Values`."""
         place = {name: j for j, name in enumerate(self.read_names)}
         numbers, codes = (
             np.array([place[name] for name in names], np.intp)
@@ -143,26 +141,26 @@ class Schema:
     def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
         """Return the schema of a table's columns.
 
-        Texts, True and False, and types of categories become categories; dates and times, also as
-        ISO texts, become their parts; durations seconds; other columns hold numbers. Left out are
-        empty columns, columns of one value or of objects, and texts or categories like ids or free
-        text: more than 20, in more than half of the rows another.
+        Texts, booleans and categorical types become categories; dates and times, also as ISO texts,
+        their parts; durations seconds; other columns numbers. Left out are empty columns, columns
+        of one value or of objects, and ids or free text: more than 20 levels that number more than
+        half of the rows.
 
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
             None, NaN, ``pd.NA`` and nulls are missing values.
         categorical_features : "auto", "from_dtype", or names, places or a mask of columns
-            Columns of any type that become categories, whatever they hold, beside those that do by
-            their type; the first two mean no such column.
+            Columns that become categories whatever their type. "auto" and "from_dtype" mean no such
+            column.
 
         Raises
         ------
         ImportError
             If pyarrow is needed, and not installed.
         TypeError, ValueError
-            If a category that is asked for holds objects, two columns have one name, a number is
-            infinite, rows are missing, or each column is left out.
+            If a requested category holds objects, two columns share a name, a number is infinite,
+            there are no rows, or all columns are left out.
         """
         table = in_memory.table_of(X, who)
         _check(table, who)
@@ -185,7 +183,7 @@ class Schema:
 
     @property
     def text_names(self) -> list[str]:
-        """The columns that CSV holds as texts: of levels that are not all numbers, or of dates."""
+        """Columns that CSV holds as texts: levels that are not all numbers, or dates."""
         texts = [name for name, each in self.levels.items() if not _are_numbers(each)]
         return texts + [name for name, each in self.dates.items() if each.kind != "durations"]
 
@@ -195,8 +193,8 @@ class Schema:
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Its columns are found by name, in any order and among others; without names, of either
-            table, by their places.
+            Columns are found by name, in any order and among others; by position if either table
+            has no names.
 
         Raises
         ------
@@ -216,9 +214,8 @@ class Schema:
         return Values(numbers, self._coded(table, places, who))
 
     def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
-        """Return the places of the columns in a table, by their names."""
         at = {name: place for place, name in enumerate(table.names or ())}
-        # Names that pandas gives count among such names only.
+        # Names given by pandas match such names only.
         if (
             self.named
             and table.names
@@ -261,7 +258,7 @@ class Schema:
         return codes
 
     def _codes_of(self, column: Any, name: str, who: str) -> NDArray[np.int32]:
-        """The codes of a column's values, each of which is looked up once."""
+        """Codes of a column's values, each distinct value looked up once."""
         known, numeric = self._codes[name], not isinstance(self.levels[name][0], str)
         in_column = in_memory.levels_in(column, name, who)
         values = in_memory.as_levels(in_column.values, numeric=numeric)
@@ -269,13 +266,13 @@ class Schema:
             values = [dates.as_level(str(each)) for each in values]
         if numeric and any(isinstance(one, str) for one in _of_texts(values, in_column.values)):
             raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
-        # The last place is for -1.
+        # The last entry is for -1.
         of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
         codes: NDArray[np.int32] = of_values[in_column.codes]
         return codes
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values of JSON, for `from_json`."""
+        """Return values of JSON, for `from_json`."""
         levels = {name: list(each) for name, each in self.levels.items()}
         columns, named = list(self.columns), self.named
         return {
@@ -288,7 +285,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the schema of values of JSON, checked, as it may come from a file.
+        """Return the schema of values of JSON, checked, which may come from a file.
 
         Raises
         ------
@@ -321,7 +318,7 @@ class Schema:
 
     @property
     def moments(self) -> str:
-        """The numbers of columns of dates, times and durations, for reports."""
+        """Numbers of columns of dates, times and durations, for reports."""
         kinds = Counter(parts.kind.removesuffix("s") for parts in self.dates.values())
         return "".join(f", {messages.count(n, kind)}" for kind, n in kinds.items())
 
@@ -331,12 +328,11 @@ def _are_numbers(levels: Sequence[Level]) -> bool:
 
 
 def reasons(dropped: Mapping[str, str]) -> list[str]:
-    """Return the names of columns that are left out, each with its reason."""
     return [f"{name!r} {why}" for name, why in dropped.items()]
 
 
 def _compare_zones(column: Any, parts: Parts, name: str, who: str) -> None:
-    """Warn if dates had a zone in training and lack it now, or the reverse."""
+    """Warn if dates had a time zone in training only, or have one now only."""
     if parts.zone is not None and in_memory.has_zone(column) not in (None, parts.zone):
         was, now = ("a zone", "none") if parts.zone else ("no zone", "one")
         message = f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
@@ -350,7 +346,6 @@ def _check(table: MemoryTable, who: str) -> None:
 
 
 def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
-    """Return the names of columns that are asked to be categories."""
     expected = "'auto', 'from_dtype', or names, places or a mask of columns"
     if isinstance(categorical, str):
         if categorical not in BY_TYPE:
@@ -380,20 +375,17 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
 
 
 def _of_texts(levels: list[Level], values: list[Any]) -> list[Level]:
-    """Return the levels of values that were texts."""
     return [level for level, value in zip(levels, values, strict=True) if isinstance(value, str)]
 
 
 Task = Literal["classification", "regression"]
-# A text column with more levels, and in more than this share of the rows another, is like an id.
+# A text column with more levels, which number more than this share of the rows, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 ONE_VALUE, EMPTY = "has one value only", "is empty"
 
 
 class LeftOut(NamedTuple):
-    """A column that is not learned from, and why."""
-
     why: str
 
 
@@ -410,15 +402,15 @@ def _decided(
     levels: Collection[str],
     type_name: str,
 ) -> Decision:
-    """Return the outcome of the rule for a column.
+    """Return the decision for a column.
 
     Parameters
     ----------
-    kind : by its type; of texts that are all ISO dates or times, the kind of those
+    kind : by type; texts that are all ISO dates or times have their kind
     asked : True if it is to be categories
     n, n_rows : rows with a value, and all
     lows, highs : (n_parts,) arrays, of numbers and of the parts of dates
-    levels : texts of the levels, each once
+    levels : texts of distinct levels
     type_name : of the type, where it is of others
     """
     if kind == "others":
@@ -437,7 +429,7 @@ def _decided(
 
 
 def _no_levels(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> str | None:
-    """Return why a column of texts is left out, or None; all but asked ones may be like ids."""
+    """The reason to leave out a column of texts, or None; asked columns may be like ids."""
     if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
@@ -457,11 +449,9 @@ def _is_number(text: str) -> bool:
 
 
 def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Decision, set[Level]]:
-    """Return the outcome of the rule for a column, and all its levels, if it has levels.
+    """Return the decision for a column, and its levels if any.
 
-    Parameters
-    ----------
-    asked : True if it is to be categories, however many levels it has
+    An `asked` column becomes categories, however many levels it has.
     """
     kind = in_memory.kind_of(values)
     type_name = in_memory.type_of(values) if kind == "others" else ""
@@ -469,7 +459,7 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
         raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
     kind = "numbers" if kind == "nothing" else kind
     temporal, counts = kind if dates.is_kind(kind) else None, Counter[Any]()
-    # Numbers, or parts of dates, shape (n_rows, n_parts).
+    # Shape (n_rows, n_parts).
     parts = np.empty((0, 1))
     if asked or kind in ("texts", "levels"):
         codes, in_column = in_memory.levels_in(values, name, who)
@@ -487,12 +477,12 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
         parts = in_memory.numbers(values, name, who)[:, None]
     by_levels = asked or (kind in ("texts", "levels") and temporal is None)
     if asked and temporal not in (None, kind):
-        # ISO texts of several forms, such as a day with and without a time.
+        # ISO texts in several forms, such as days with and without a time.
         texts, counts = counts, Counter()
         for text, n in texts.items():
             counts[dates.as_level(text)] += n
     levels = _levels(counts) if by_levels else set[Level]()
-    # NaN is not itself.
+    # NaN differs from itself.
     there = [part if (known := part == part).all() else part[known] for part in parts.T]
     n = counts.total() if by_levels else len(there[-1])
     lows = np.array([part.min(initial=np.inf) for part in there])
@@ -507,7 +497,7 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
 
 
 def _levels(counts: Collection[Any]) -> set[Level]:
-    """Return texts, or numbers and truth where no value is of another type."""
+    """Texts, or numbers and booleans where all values are."""
     if all(type(value) is str for value in counts):
         return {*counts}
     numeric = not any(isinstance(value, str) for value in counts)

@@ -1,4 +1,4 @@
-"""The settings of a pack and of its nets: presets, encodings, and recipes that are drawn."""
+"""Settings of a pack and of its nets: presets, encodings, and recipes that are drawn."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,13 +12,13 @@ from fastmlp.tabular.outputs import SQUARED, NumberLoss, Score
 from fastmlp.typing import Activation, ComputeDType
 
 Preset = Literal["fast", "balanced", "best"]
-# A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
+# Bagged greedy selection, equal weights of the best candidates, or the best alone.
 Ensemble = Literal["greedy", "mean", "best"]
-# Pieces of a column, and finer ones of every other net with at most this many columns. In
-# 12 tables finer pieces were better on one half and worse on the other, by 1 to 7 %: the selection
-# chooses. They suit nets with an L1 penalty.
+# Pieces of a column, and more pieces for every other net with at most this many columns. In 12
+# tables more pieces were better on half and worse on half, by 1 to 7 %: the selection chooses. They
+# suit nets with an L1 penalty.
 BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
-# Fewer where all columns together would have more pieces; fewer than two tell a net little.
+# Maximum pieces of all columns together, and the fewest of a column: fewer tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
@@ -30,30 +30,28 @@ class PackSettings(NamedTuple):
     n_members : int
         Number of nets to train, per fold.
     max_members : int
-        The most that the ensemble has.
+        Maximum number of nets in the ensemble.
     ensemble : "greedy", "mean" or "best"
-    compute_dtype : "bfloat16" for nets that train in mixed precision, or None
+    compute_dtype : "bfloat16" for mixed precision, or None
     trees : bool
         Boosted trees are a candidate beside the nets.
-    signs : the constraints of the columns of numbers, 1, -1 or 0 each; empty without any
-    epochs : int, the most of each net
+    signs : constraints of the columns of numbers, 1, -1 or 0 each; empty without constraints
+    epochs : int, the maximum of each net
     patience, patience_share : int, float
-        A net goes on for so many epochs without getting better, and for this share of those until
-        its best.
+        Epochs that a net goes on without gain: `patience` plus this share of the epochs until its
+        best.
     score : function of (y, predictions, weight), optional
-        What the selection maximises; None: minus the log-loss or the RMSE.
+        The score that the selection maximises; None: minus the log-loss or the RMSE.
     loss : of numbers
     metrics : scores of (y, predictions, weight), higher is better, measured after each epoch
     early_stopping : EarlyStopping, optional
-        The end of each net, in place of `patience`.
+        In place of `patience`.
     time_limit : float, optional
-        Seconds after which no net is begun, and those that train end, within an epoch too. With
-        it, which nets there are depends on the machine.
+        Seconds after which no net is begun, and training nets end, also within an epoch.
     time_share : float
-        The share of the time limit for nets and selection; the rest is for a refit.
+        Share of the time limit for nets and selection; the rest is for a refit.
     cv : int
-        Without validation rows or folds: train each net this many times, each time without another
-        fold of the rows, and validate on that. The ensemble has all of them.
+        Number of folds without validation rows: each net is trained once without each fold.
     """
 
     n_members: int = 10
@@ -96,7 +94,7 @@ BATCH_BY_ROOT, FULL_STEPS = 1.1, 100
 
 
 def of_large(settings: PackSettings) -> PackSettings:
-    """Return the settings for large tables: fewer nets, which end sooner."""
+    """Settings for large tables: fewer nets, which end sooner."""
     return settings._replace(
         n_members=-(-settings.n_members // 3),
         epochs=settings.epochs // 6,
@@ -106,8 +104,7 @@ def of_large(settings: PackSettings) -> PackSettings:
 
 
 def encodings_for(n_numeric: int) -> dict[str, Encoding]:
-    """Return the encodings of a pack's nets by their names in leaderboards, for a table with this
-    many columns of numbers."""
+    """Encodings of a pack's nets by their names in leaderboards."""
     n_bins = min(BINS, MOST_PIECES // max(n_numeric, 1))
     if n_bins < FEWEST_BINS:
         return {"scaled": Encoding(embedding="none")}
@@ -118,16 +115,16 @@ def encodings_for(n_numeric: int) -> dict[str, Encoding]:
 
 
 class Recipe(NamedTuple):
-    """The settings of one net.
+    """Settings of one net.
 
     Attributes
     ----------
-    number : int, its place in the draw
+    number : int, its index in the draw
     encoding : str, the name of the inputs' encoding
     hidden : tuple of int, the sizes of the hidden layers; () is a linear model
-    learning_rate, weight_decay, dropout : float
-        Biases do not decay. Dropout is of hidden layers.
-    l1 : float, the strength of the penalty, of a batch: columns without a signal get no weight
+    weight_decay : float, for weights only
+    dropout : float, of hidden layers
+    l1 : float, the strength of the penalty of a batch: columns without a signal lose their weights
     seed : int, of weights, orders and dropout
     """
 
@@ -154,7 +151,7 @@ class Recipe(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of net: ranges that are drawn from, of rate and decay evenly in the logarithm."""
+    """A kind of net: ranges to draw from, for rate and decay evenly in the logarithm."""
 
     hidden: tuple[int, ...]
     activation: Activation
@@ -164,10 +161,9 @@ class Kind(NamedTuple):
     penalties: tuple[float, float] = (0.0, 0.0)
 
 
-# Nets go through them in turn. The first six are what a pack has at least: each does best on some
-# tables, small nets with an L1 penalty on most; a linear net and one of one layer are among them.
-# In 14 tables, layers of 64 were as good as layers of 128 (median of the test loss -0.04 %) in 0.57
-# of the time; in every second turn layers are twice as wide.
+# Nets take the kinds in turn. The first six are in every pack: each does best on some tables, small
+# nets with an L1 penalty on most. In 14 tables, layers of 64 were as good as layers of 128 (median
+# of the test loss -0.04 %) in 0.57 of the time; in every second turn layers are twice as wide.
 L1, NOISY = (0.02, 0.06), (0.1, 1.0)
 KINDS = (
     Kind((64, 64), "silu", decays=NOISY, dropouts=(0.15, 0.35)),
@@ -181,18 +177,18 @@ KINDS = (
     Kind((64, 64), "silu"),
     Kind((64, 64), "relu"),
 )
-# The places of kinds in their order for large tables.
+# Indices of kinds in their order for large tables.
 IN_LARGE = (8, 1, 6, 2, 0, 7, 9, 4, 5, 3)
 
 
 def draw(n: int, seed: int, encodings: Sequence[str], n_rows: int = 0) -> list[Recipe]:
-    """Return the settings of n nets. The settings of a net do not depend on n.
+    """Settings of n nets. A net's settings do not depend on n.
 
     Parameters
     ----------
-    n_rows : int, how many rows there are to train on: large tables have kinds in another order
+    n_rows : int, number of training rows: large tables have another order of kinds
     encodings : sequence of str
-        The names of the encodings, which nets have in turn.
+        Names of encodings, which nets take in turn.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rows to hold out of a table: as many of each class, and of each part of a number's range."""
+"""Held-out rows of a table: equal shares of each class, or of each part of the numbers' range."""
 
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ Array = NDArray[Any]
 
 
 class RowsToSplit(NamedTuple):
-    """Rows of a table that are to be divided.
+    """Rows of a table to divide.
 
     Attributes
     ----------
-    y : (n_rows,) array, numbers or places of classes
-    classes : bool, True for places of classes
+    y : (n_rows,) array, numbers or class indices
+    classes : bool, True for class indices
     groups : (n_rows,) array, or None
-    kept : (n_given,) array of bool, which rows of the table they are
+    kept : (n_given,) array of bool, mask of these rows in the table
     """
 
     y: Array
@@ -30,8 +30,10 @@ class RowsToSplit(NamedTuple):
 
 
 class Divided(NamedTuple):
-    """Rows to train on and to validate on, and the groups of the latter as integers, or None; with
-    folds the former have the latter among them."""
+    """Training and validation rows, and groups of the latter as integers, or None.
+
+    With folds the training rows include the validation rows.
+    """
 
     training: TableRows
     held_out: TableRows
@@ -48,12 +50,7 @@ def divided(
     seed: int,
     who: str,
 ) -> Divided:
-    """Divide rows into folds or, without them, hold a fraction of the rows out.
-
-    Parameters
-    ----------
-    cv, n_folds : as for `folds`
-    """
+    """Divide rows into folds or, without folds, hold a fraction of the rows out."""
     pairs = folds(cv, n_folds, rows, seed, who)
     if pairs is not None:
         tested = validated(pairs)
@@ -71,7 +68,7 @@ def divided(
 
 
 def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
-    """Return the groups of the rows of a mask as integers, shape (n_kept,), or None."""
+    """Groups of the rows of a mask as integers, shape (n_kept,), or None."""
     if groups is None:
         return None
     labels = one_column(np.asarray(groups), who, "groups")
@@ -90,7 +87,7 @@ def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
 def folds(
     cv: Any, n_folds: int | None, rows: RowsToSplit, seed: int, who: str
 ) -> list[Fold] | None:
-    """Return the places of the rows to train on and to validate on in each fold, or None.
+    """Row indices to train on and to validate on in each fold, or None.
 
     Parameters
     ----------
@@ -114,7 +111,7 @@ def folds(
     n_groups = int(rows.groups.max()) + 1
     if cv is None:
         n_folds = min(n_folds, n_groups)
-    # Fewer rows of a class than folds would be a warning, or an error.
+    # With fewer rows of a class than folds scikit-learn warns or raises.
     stratified = rows.classes and np.bincount(rows.y).min() >= n_folds
     kind = StratifiedGroupKFold if stratified else GroupKFold
     if n_folds > n_groups:
@@ -123,7 +120,7 @@ def folds(
 
 
 def folds_apart(groups: Array | None, n_folds: int) -> list[Fold] | None:
-    """Return at most n folds with each group in one; [] for one group, None without groups."""
+    """At most n folds with each group in one; [] for one group, None without groups."""
     if groups is None:
         return None
     n_groups = len(np.unique(groups))
@@ -133,7 +130,7 @@ def folds_apart(groups: Array | None, n_folds: int) -> list[Fold] | None:
 
 
 def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
-    """Return the folds of a splitter, or of pairs, checked; no row is validated on twice."""
+    """Checked folds of a splitter, or of pairs; no row is validated on twice."""
     if hasattr(cv, "split"):
         pairs = list(cv.split(np.empty((len(rows.y), 1)), rows.y, rows.groups))
     else:
@@ -150,7 +147,7 @@ def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
 
 
 def _kept(places: Array, part: Any, who: str) -> Array:
-    """Return the places of rows among those that are kept."""
+    """Indices of rows among the kept rows."""
     part = np.asarray(part) if len(part) else np.empty(0, np.int64)
     if part.dtype == np.bool_ and part.shape == places.shape:
         part = np.flatnonzero(part)
@@ -163,7 +160,7 @@ def _kept(places: Array, part: Any, who: str) -> Array:
 
 
 def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Return the mask of the rows held out, shape (n_rows,): a fraction of the groups."""
+    """Mask of the held-out rows, shape (n_rows,): a fraction of the groups."""
     split = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
     mask = np.zeros(len(groups), np.bool_)
     mask[next(split.split(groups, groups=groups))[1]] = True
@@ -173,10 +170,10 @@ def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.boo
 def held_out(
     y: Array, fraction: float, generator: np.random.Generator, *, classes: bool
 ) -> NDArray[np.bool_]:
-    """The mask of the rows held out, shape (n_rows,): at least one, and not all.
+    """Mask of the held-out rows, shape (n_rows,): at least one, and not all.
 
-    In the order of their targets, equal ones at random, the rows are cut into groups of about one
-    size, and each group gives one row. A class with a single row keeps it in training.
+    Rows sorted by target, equal ones at random, are cut into groups of about equal size, and each
+    group gives one row. A class with one row keeps it in training.
 
     Examples
     --------
