@@ -31,21 +31,21 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "adam": ("learning_rate_init", *to_core.SETTINGS),
 }
 SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
-# The fitted attributes that are stored; others are the results, the best estimator, or follow.
+# Stored fitted attributes; others are results, the best estimator, or derived.
 ATTRIBUTES = (
     "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
     "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
     "n_possible_iterations_", "min_resources_", "max_resources_",
 )  # fmt: skip
 RESULTS = "results"
-# Values that arrays of texts are made of.
+# Types of values in arrays of texts.
 WIDE = (str, list, tuple)
-# A search of two splits has nine numbers for each candidate, and a net some fifty parameters.
+# A search of two splits has nine numbers per candidate, and a net some fifty parameters.
 NAMES_A_NUMBER = 8
 
 
 class Attributes(TypedDict, total=False):
-    """The fitted attributes of a file, each if it is set."""
+    """Fitted attributes of a file, each if set."""
 
     n_iter_: Required[int]
     t_: Required[int]
@@ -59,9 +59,9 @@ class Attributes(TypedDict, total=False):
 
 
 class SavedEstimator(TypedDict, total=False):
-    """The fields of a file, beside the arrays of layers and of training.
+    """Fields of a file, beside the arrays of layers and of training.
 
-    `labels` are a classifier's, `books` the settings of training and None without an optimizer.
+    `labels` are a classifier's. `books` are the settings of training, None without an optimizer.
     """
 
     layer_sizes: Required[tuple[int, ...]]
@@ -100,7 +100,6 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
-    """Return the estimator that a file holds, every part of it checked."""
     if content.kind not in KINDS:
         return _unpack_search(content, own, n_threads)
     sizes = model_state.sizes_of(content)
@@ -166,7 +165,6 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
 
 
 def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
-    """Set the names of the features, if there are names."""
     if "feature_names" not in header:
         return
     names = header["feature_names"]
@@ -233,7 +231,7 @@ def of_labels(classifier: Any) -> dict[str, Any]:
 
 
 def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
-    """Return the binarizer of these labels, which must be sorted and distinct."""
+    """The binarizer of these labels, which must be sorted and distinct."""
     several, sparse = spelled["several"], spelled["sparse"]
     if type(several) is not bool or type(sparse) is not bool or sparse > several:
         raise FileError("several and sparse must be true or false, and sparse only with several")
@@ -287,7 +285,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 class SavedSearch(TypedDict, total=False):
-    """The fields of a file, beside the arrays of results."""
+    """Fields of a file, beside the arrays of results."""
 
     searched: Required[str]
     estimator: Required[dict[str, Any]]
@@ -365,9 +363,9 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
-    """Raise if columns of candidates would take more memory than their numbers suggest.
+    """Raise if columns of candidates would take more memory than the file suggests.
 
-    Each name has an array of all candidates, whose texts have the length of the longest.
+    Texts of a name are an array of all candidates, as wide as the longest.
     """
     n, n_names = len(candidates), len({name for candidate in candidates for name in candidate})
     wide = (

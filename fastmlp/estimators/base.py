@@ -41,13 +41,12 @@ from fastmlp.typing import Metrics, Table
 
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
-# With more rows some versions of scikit-learn warn, where most labels are there once.
+# With more rows some scikit-learn versions warn if most labels occur once.
 FEW_ROWS = 20
 
 
 def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) -> Any:
-    """X as `fit` and `predict` take it: an array, of float32 or float64 for `fit`, or a sparse
-    matrix.
+    """X as an array, of float32 or float64 for `fit`, or a sparse matrix.
 
     With `reset` names and number of the features are set on the estimator, else compared.
     """
@@ -57,7 +56,7 @@ def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) ->
 
 
 def is_checked(estimator: Any, X: Any, *, reset: bool) -> bool:
-    """Return True if `validate_data` would return X as it is; it is not asked then."""
+    """True if `validate_data` would return X unchanged."""
     if not are_floats(X) or X.ndim != 2:
         return False
     if reset:
@@ -69,7 +68,7 @@ def is_checked(estimator: Any, X: Any, *, reset: bool) -> bool:
 
 
 def are_floats(array: Any) -> bool:
-    """Return True for a NumPy array of finite float32 or float64, with one of them at least."""
+    """True for a non-empty NumPy array of finite float32 or float64."""
     if type(array) is not np.ndarray or array.dtype not in FLOATS or not array.size:
         return False
     with np.errstate(all="ignore"):
@@ -77,12 +76,12 @@ def are_floats(array: Any) -> bool:
 
 
 def are_plain_targets(y: Any, X: Any) -> bool:
-    """Return True for a vector of finite floats, or a table of several columns, as long as X."""
+    """True for a vector of finite floats, or a table of several columns, as long as X."""
     return are_floats(y) and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] > 1)) and _as_long(y, X)
 
 
 def are_plain_labels(y: Any, X: Any) -> bool:
-    """Return True for a vector of integers or texts, in native order of bytes, as long as X."""
+    """True for a vector of integers or texts, in native byte order, as long as X."""
     if type(y) is not np.ndarray or y.ndim != 1 or y.dtype.kind not in "iuU":
         return False
     return y.dtype.isnative and _as_long(y, X)
@@ -93,13 +92,13 @@ def _as_long(y: Array, X: Any) -> bool:
 
 
 def classes_of(y: Array) -> Array:
-    """The labels in a vector, sorted, shape (n_classes,); texts as wide as the longest."""
+    """Sorted labels of a vector, shape (n_classes,); texts as wide as the longest."""
     classes = np.unique(y)
     return np.array(classes.tolist()) if y.dtype.kind == "U" else classes
 
 
 def binarizer_of(classes: Array) -> LabelBinarizer:
-    """A binarizer that was fitted to labels, which are sorted, shape (n_classes,)."""
+    """A fitted binarizer of sorted labels, shape (n_classes,)."""
     binarizer = LabelBinarizer()
     binarizer.y_type_ = "binary" if len(classes) <= 2 else "multiclass"
     binarizer.sparse_input_, binarizer.classes_ = False, classes
@@ -107,10 +106,10 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
 
 
 def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
-    """Boolean targets of plain labels, shape (n_samples, n_classes), or one column of two classes.
+    """Boolean targets of plain labels, shape (n_samples, n_classes), or one column for two classes.
 
-    None where scikit-learn raises or may warn: if a label is not among the sorted `classes`, if a
-    class that must be in y is missing, or if there are about as many classes as rows.
+    None where scikit-learn raises or may warn: for a label outside the sorted `classes`, for a
+    required class that y lacks, or with about as many classes as rows.
     """
     n_samples, n_classes = len(y), len(classes)
     if y.dtype.kind != classes.dtype.kind or (n_samples > FEW_ROWS and 2 * n_classes > n_samples):
@@ -124,9 +123,9 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
 
 
 def seeded(estimator: Any) -> np.random.RandomState:
-    """The generator of a fit: one that an earlier fit has made with a seed is seeded again.
+    """The generator of a fit; a generator that an earlier fit has seeded is seeded again.
 
-    Seeding takes 2 us, and a new generator 55. Copies and pickles leave it out.
+    Seeding takes 2 us, and a new generator 55 us. Copies and pickles leave it out.
     """
     seed, own = estimator.random_state, estimator.__dict__.get("_seeded")
     if type(seed) is not int:
@@ -139,9 +138,9 @@ def seeded(estimator: Any) -> np.random.RandomState:
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
-    """The share of rows with the right class, or with all labels right.
+    """Share of rows with the right class, or with all labels right.
 
-    `sklearn.metrics.accuracy_score` of the labels takes 600 us.
+    `sklearn.metrics.accuracy_score` takes 600 us.
     """
     if one_hot:
         right = outputs.argmax(axis=1) == targets.argmax(axis=1)
@@ -151,7 +150,7 @@ def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> f
 
 
 def r2(outputs: Array, targets: Array, weight: Any) -> float:
-    """The coefficient of determination, the mean over outputs; NaN for a net that diverged.
+    """R2, averaged over outputs; NaN for a net that diverged.
 
     `sklearn.metrics.r2_score` takes 400 us.
     """
@@ -167,7 +166,7 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last small batch, with the net and settings for which it is valid."""
+    """The predictor of the last small batch, with the net and settings it is valid for."""
 
     state: NetState
     predictor: Predictor
@@ -192,18 +191,18 @@ class PredictionCache:
 
 @cache
 def parameters_of(kind: Any) -> tuple[str, ...]:
-    """Return the names of a class's parameters: 0.15 ms to find out, for each estimator made."""
+    """Names of a class's parameters, cached: they take 0.15 ms."""
     return tuple(kind._get_param_names())
 
 
 class CompiledMLP(
     net.Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
 ):
-    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases.
+    """Overrides the NumPy loops of the next scikit-learn class among the bases.
 
-    Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
-    take an estimator with `fit_transform`, or an unfitted one with `transform`, for a transformer.
-    A subclass that is a `TransformerMixin` is one.
+    A fitted object has `transform`, but never `fit_transform`: scikit-learn takes an estimator with
+    `fit_transform`, or an unfitted one with `transform`, for a transformer. A subclass that is a
+    `TransformerMixin` is one.
     """
 
     coefs_: list[Array]
@@ -246,17 +245,17 @@ class CompiledMLP(
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        """Return the names of the parameters, sorted; they are found out once."""
+        """Sorted names of the parameters, cached."""
         if "_names" not in vars(cls):
             cls._names = super()._get_param_names()
         return list(cls._names)
 
     def __sklearn_is_fitted__(self) -> bool:
-        # Scikit-learn would iterate over all attributes, which another thread's fit adds to.
+        # Scikit-learn would iterate over all attributes while another thread's fit adds some.
         return "coefs_" in self.__dict__
 
     def _validate_params(self) -> None:
-        # Values that were checked before are not checked again: that takes 55 us.
+        # Unchanged values are not checked again, which takes 55 us.
         values = [getattr(self, name) for name in self._get_param_names()]
         before = self.__dict__.get("_checked_values", ())
         if len(before) != len(values) or any(map(is_not, before, values)):
@@ -273,8 +272,8 @@ class CompiledMLP(
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: training.Reports | None = None,
     ) -> Any:
-        # One fit of an estimator at a time: another would free the optimizer's state that this
-        # one's kernels read.
+        # Fits of an estimator run one at a time: another would free the optimizer's state that
+        # kernels read.
         lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
         with lock.parameters, lock.training(type(self).__name__), self._refusing_overflow():
             self._hidden_sizes()  # Raises before the data are checked.
@@ -351,8 +350,7 @@ class CompiledMLP(
         return sizes
 
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
-        """The rows' weights, shape (n_samples,), times the weights of their classes; None: all are
-        1."""
+        """Row weights, shape (n_samples,), times class weights; None: all are 1."""
         return weight
 
     def _check_sizes(self, units: list[int]) -> None:
@@ -379,7 +377,7 @@ class CompiledMLP(
         signs = to_core.signs_of_estimator(self, network)
         if signs:
             layer_settings.set_first_weights(network._replace(signs=signs), state.parameters)
-        # L-BFGS leaves the optimizer of an earlier fit unchanged, as in scikit-learn.
+        # As in scikit-learn, L-BFGS keeps the optimizer of an earlier fit.
         net.take_slots(self._state, before)
 
     def _adopt(self) -> None:
@@ -394,13 +392,12 @@ class CompiledMLP(
     def net_(self) -> MLP:
         """An `MLP` that shares the parameters, but not the optimizer's state.
 
-        Numbers written to one are in the other, until a further `fit` begins anew: then the
-        attribute is another net.
+        Numbers written to one appear in the other until `fit` starts anew, which replaces the net.
         """
         check_is_fitted(self)
         before: NetState | None = self.__dict__.get("_state")
         if self._live_state() is not before:
-            # Arrays that a user has put into the lists: their numbers move to one vector.
+            # A user's arrays in the lists: their numbers move to one vector.
             self._adopt()
             net.take_slots(self._state, before)
         return net.net_around(self, self._state)
@@ -415,7 +412,7 @@ class CompiledMLP(
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
     ) -> tuple[float, Array]:
-        """The objective and its gradient at these parameters, shape (n_parameters,)."""
+        """The objective and its gradient at parameters of shape (n_parameters,)."""
         objective = training.objective_on(self, net.RowSubset(X, y, sample_weight))
         value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
         return value, slopes
@@ -433,7 +430,7 @@ class CompiledMLP(
         scorer = check_scoring(self, self.scoring)
         options = {} if sample_weight is None else {"sample_weight": sample_weight}
         with warnings.catch_warnings():
-            # The rows of a data frame are an array here.
+            # Rows of a data frame are an array here.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
 
@@ -445,14 +442,14 @@ class CompiledMLP(
             return checked_rows(self, X, reset=False, dtype="numeric")
 
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
-        """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
+        """Predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
         state = self._live_state()
         if X.shape[1] != state.layout.sizes[0]:
             raise ValueError(
                 f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
             )
         dtype = net.dtype_of(np.empty(0, X.dtype), state.parameters)
-        # Without penalties: nets that differ in penalties alone then share buffers.
+        # Without penalties, nets that differ in penalties alone share buffers.
         network = to_core.network_of(self, state.layout.sizes, dtype)._replace(penalties=())
         with state.lock.parameters:
             flat = state.parameters.astype(dtype, copy=False)
@@ -469,7 +466,7 @@ class CompiledMLP(
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
-        """Return predictions for a few plain rows in microseconds; None for other rows."""
+        """Predictions for a few plain rows in microseconds; None for other rows."""
         cache: PredictionCache | None = self.__dict__.get("_cache")
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
@@ -483,9 +480,9 @@ class CompiledMLP(
     def transform(self, X: Table) -> Array:
         """Return the activations of the last hidden layer; only a fitted estimator has it.
 
-        A step before the last one of a pipeline must be a transformer. Put a fitted estimator into
-        scikit-learn's `FrozenEstimator`; one that the pipeline fits needs a class of yours:
-        ``class Features(TransformerMixin, MLPClassifier): ...``.
+        Steps before the last of a pipeline must be transformers. Put a fitted estimator into
+        scikit-learn's `FrozenEstimator`; for an estimator that the pipeline fits, write ``class
+        Features(TransformerMixin, MLPClassifier): ...``.
 
         Parameters
         ----------
@@ -512,6 +509,6 @@ class CompiledMLP(
         return int(self.coefs_[-1].shape[0])
 
 
-# Not as a decorator: `_SetOutputMixin` would put a plain function in its place in the class.
+# Not a decorator: `_SetOutputMixin` would put a plain function in the class.
 available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
 CompiledMLP.transform = available(CompiledMLP.transform)  # type: ignore[method-assign]

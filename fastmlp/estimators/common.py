@@ -1,4 +1,4 @@
-"""Shared by all estimators: warnings, predictions in batches, a client, threads."""
+"""Shared by all estimators: warnings, predictions in batches, clients, threads."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from fastmlp.typing import Source, Table
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
-# The module of scikit-learn that the filters of users name.
+# The scikit-learn module in users' filters.
 MODULE = "sklearn.neural_network._multilayer_perceptron"
 Array = NDArray[Any]
 Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
-# Parameters of `WithClient`, which files do not hold.
+# Parameters of `WithClient`, which files leave out.
 PARAMETERS = ("client", "group_timeout")
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the user's line, but for filters by module as from scikit-learn's estimators.
+    """Warn at the user's line, but with scikit-learn's module for filters.
 
-    So ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")``, which
-    was written for scikit-learn's, holds for these as well.
+    ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`` thus works
+    for these estimators too.
     """
     warnings.warn(message, category, MODULE)
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:
-    """Return the most threads to use, or None for all.
+    """The maximum number of threads, or None for all.
 
-    n_jobs None means all threads, but one inside a worker of joblib, which divides the cores.
+    n_jobs None means all threads, but one inside a joblib worker, which divides the cores.
     """
     if n_jobs is None:
         backend, _ = joblib.parallel.get_active_backend()
@@ -54,18 +54,18 @@ class BatchPredictions:
     def predict_batches(
         self, source: Table | Source, *, method: Method = "predict", batch_rows: int = 65536
     ) -> Iterator[Array]:
-        """Yield predictions of a source, an array each: only one batch is in memory at a time.
+        """Yield arrays of predictions, with one batch in memory at a time.
 
         Parameters
         ----------
         source : array, frame, path or list of paths, table, blocks or stream
-            Files of Parquet, Arrow or CSV, a table of pyarrow, a relation of DuckDB, or any object
-            with ``__arrow_c_stream__``, whose columns are found by name, if the estimator has
-            `feature_names_in_`; `Blocks`, or a function that begins a stream of X or (X, y).
+            Files of Parquet, Arrow or CSV, or any object with ``__arrow_c_stream__``, such as a
+            table of pyarrow or a relation of DuckDB; `Blocks`, or a function that begins a stream
+            of X or (X, y). Columns are found by name if the estimator has `feature_names_in_`.
         method : str, default "predict"
             Or "predict_proba", as in `sklearn.model_selection.cross_val_predict`.
         batch_rows : int of 1 or more, default 65536
-            The most rows of an array.
+            Maximum number of rows of an array.
 
         Yields
         ------
@@ -75,8 +75,8 @@ class BatchPredictions:
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows are of a wrong type or value, pyarrow is missing, or a file cannot be read; when
-            they are asked for. A note names the rows.
+            When rows are requested, if they have a wrong type or value, pyarrow is missing, or a
+            file cannot be read. A note names the rows.
 
         See Also
         --------
@@ -106,9 +106,8 @@ class BatchPredictions:
 class WithClient(BaseEstimator):
     """Adds the parameters `client` and `group_timeout`.
 
-    A client is a connection of this process: clones and copies share it, and pickles have only the
-    word "auto", if that was given. A model that was pickled on one machine predicts on another, and
-    a task of Dask's fits an estimator on the threads of its worker.
+    Clones and copies share a client, a connection of this process. Pickles hold only the word
+    "auto".
     """
 
     client: Any
@@ -154,12 +153,12 @@ class WithClient(BaseEstimator):
 class BaseModel(BatchPredictions, WithClient):
     """A base for your models: `predict_batches`, `client` and `group_timeout`.
 
-    A model's `_parameter_constraints` have `client_constraints`, and `__init__` the parameters of
-    these names and `n_jobs`.
+    A model adds `client_constraints` to `_parameter_constraints`, and these parameters and `n_jobs`
+    to `__init__`.
     """
 
     n_jobs: int | None
 
     def _n_threads(self) -> int | None:
-        """Return the most threads to use by `n_jobs`, or None for all."""
+        """Return the maximum number of threads by `n_jobs`, or None for all."""
         return n_threads_of(self.n_jobs)

@@ -45,65 +45,64 @@ Array = NDArray[Any]
 class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
-    Parameters, attributes, methods and messages are as in
-    `sklearn.neural_network.MLPClassifier`, and so are the numbers: with the same `random_state` the
-    weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
+    Parameters, attributes, methods and messages are as in `sklearn.neural_network.MLPClassifier`.
+    With the same `random_state` the weights, `loss_curve_` and `validation_scores_` equal
+    scikit-learn's up to rounding.
 
     Parameters
     ----------
     hidden_layer_sizes : array-like of int, default (100,)
     activation : str, callable, or a list of them, one per hidden layer, default "relu"
-        scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
-        as "gelu", or a function ``activation(z) -> (value, slope)``.
+        scikit-learn's "identity", "logistic", "tanh" and "relu", other names of `MLP`, such as
+        "gelu", or a function ``activation(z) -> (value, slope)``.
     solver : str or Optimizer, default "adam"
-        scikit-learn's "lbfgs", "sgd" and "adam", another name of fastmlp's, such as "adamw", or an
-        optimizer, such as ``AdamW(weight_decay=0.1)``. A name takes `learning_rate_init`, `beta_1`,
-        `beta_2` and `epsilon` as far as its optimizer has them. "lm" is `LevenbergMarquardt`: all
-        rows at each of `max_iter` iterations, to many digits with ``tol=0``. Like "lbfgs" it takes
-        `tol` as the bound of the gradient.
+        scikit-learn's "lbfgs", "sgd" and "adam", another name of `MLP`, such as "adamw", or an
+        optimizer, such as ``AdamW(weight_decay=0.1)``. Names use `learning_rate_init`, `beta_1`,
+        `beta_2` and `epsilon` if the optimizer has them. "lm" is `LevenbergMarquardt`, with all
+        rows at each of `max_iter` iterations; "lm" and "lbfgs" take `tol` as the bound of the
+        gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
     beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn.
     early_stopping : bool or EarlyStopping, default False
         True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`
-        works as in `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
+        works as in `MLP.fit`.
     n_jobs : int, optional
-        The most threads that train and predict; results do not depend on it. None: the threads that
-        the process may use, but one in a worker of joblib.
+        Maximum number of threads; results do not depend on it. None: all threads of the process,
+        but one in a joblib worker.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights.
     scoring : str or callable, optional
         The criterion of ``early_stopping=True``: a scorer, its name, or "loss". None: the accuracy.
     metrics : str or callable, or a list or dict of them, optional
-        As in `MLP.fit`, on the rows held out or `X_val`: in `history_` and reports, and for
-        ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_`.
+        As in `MLP.fit`, on held-out rows or `X_val`: for `history_`, reports and
+        ``EarlyStopping(monitor=name)``. Functions get indices of `classes_`.
     pickle_state : bool, default False
-        If True, a pickle has the state of training, and `partial_fit` continues as without
-        pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
+        If True, pickles hold the state of training, and are three times as large: `partial_fit`
+        then continues as without pickling. `copy.deepcopy` always keeps the state.
     label_smoothing : float in [0, 1), default 0.0
-        In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``, for
-        n classes (2 for each of several labels).
+        Training targets are ``(1 - label_smoothing) y + label_smoothing / n`` for n classes, 2 for
+        each of several labels.
     dropout, input_dropout, input_noise : float or schedule, default 0.0
         As in `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
     average : EMA or SWA, optional
-        The average of the parameters that the estimator has, as for an optimizer of `MLP`. Not for
-        "lbfgs", nor for an optimizer that averages.
+        The average of parameters that predicts, as for optimizers of `MLP`. Not for "lbfgs", nor
+        for an optimizer that averages.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
-        for "lbfgs".
+        Mixed precision, as in `MLP`, with float32 parameters for any X. Not for "lbfgs".
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
         Predictions, or the second class's probability, do not fall (1) or do not rise (-1) with the
-        feature, as in `MLP`; a dict constrains the columns that it names.
+        feature, as in `MLP`; a dict constrains the named columns.
 
     Attributes
     ----------
     coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
-        Numbers written to them are used from then on.
+        Numbers written to them take effect.
     validation_loss_curve_ : list of float, or None
-        Each epoch's loss on the rows held out, where there are any.
+        Each epoch's loss on the held-out rows, if any.
     history_ : History or None
-        After a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
+        After a fit with metrics, an `EarlyStopping`, callbacks or a bar.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
@@ -113,7 +112,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is of a wrong type or value.
+        By `fit`, if a parameter has a wrong type or value.
 
     See Also
     --------
@@ -205,8 +204,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             Labels, or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
-            part of X. For solvers that work by batches.
+            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
+            for solvers with batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
@@ -221,8 +220,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are of a wrong type or value, or the parameters did not stay
-            finite.
+            If data or parameters have a wrong type or value, or training diverges.
         """
         rows = (X_val, y_val, sample_weight_val)
         reports = reports_of(self, callbacks, progress, rows)
@@ -254,7 +252,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         Raises
         ------
         AttributeError
-            With ``solver="lbfgs"``, which knows no epochs.
+            With ``solver="lbfgs"``.
         ValueError
             If the first call has no classes, a later call has others, or y has other labels.
         """
@@ -273,7 +271,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         outputs = self._quick_outputs(X)
         if outputs is None:
             return super().predict(X)
-        # scikit-learn, too, takes the binarizer's labels: `classes_` may have been written to.
+        # As in scikit-learn, labels are the binarizer's: `classes_` may have been written to.
         classes: Array = self._label_binarizer.classes_
         if len(classes) < 2:
             return super().predict(X)
@@ -309,7 +307,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         return super()._validate_input(X, y, incremental, reset)
 
     def _has_plain_classes(self) -> bool:
-        """Return True for one label a row, and classes that a user has not written to."""
+        """True for one label a row, and classes that a user has not written to."""
         binarizer = self._label_binarizer
         of_one_label = binarizer.y_type_ in ("binary", "multiclass")
         return of_one_label and np.array_equal(binarizer.classes_, self.classes_)
@@ -341,18 +339,18 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
 class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
-    Parameters, attributes, methods and messages are as in
-    `sklearn.neural_network.MLPRegressor`, and so are the numbers: with the same `random_state` the
-    weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
+    Parameters, attributes, methods and messages are as in `sklearn.neural_network.MLPRegressor`.
+    With the same `random_state` the weights, `loss_curve_` and `validation_scores_` equal
+    scikit-learn's up to rounding.
 
     Parameters
     ----------
     loss : str, Quantile, Tweedie, Loss or callable, default "squared_error"
-        scikit-learn's "squared_error" and "poisson", or as in `MLP`, but not for classes. "gamma"
-        is for targets above 0, "tweedie" for targets of 0 or more; both are half the deviance,
-        where `predict` is exp of the net's output. With several levels of `Quantile` y has one
-        column, and `predict` returns a sorted column for each level. "gaussian_nll" trains a mean
-        and a standard deviation.
+        scikit-learn's "squared_error" and "poisson", or a loss of `MLP` for numbers. "gamma" is for
+        targets above 0, "tweedie" for targets of 0 or more; both are half the deviance, and
+        `predict` is exp of the net's output. With several levels of `Quantile` y has one column,
+        and `predict` a sorted column for each level. "gaussian_nll" trains a mean and a standard
+        deviation.
     scoring : str or callable, optional
         The criterion of early stopping: a scorer, its name, or "loss". None: R2.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \
@@ -365,11 +363,11 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     Attributes
     ----------
     coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
-        Numbers written to them are used from then on.
+        Numbers written to them take effect.
     validation_loss_curve_ : list of float, or None
-        Each epoch's loss on the rows held out, where there are any.
+        Each epoch's loss on the held-out rows, if any.
     history_ : History or None
-        After a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
+        After a fit with metrics, an `EarlyStopping`, callbacks or a bar.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
@@ -379,7 +377,7 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is of a wrong type or value.
+        By `fit`, if a parameter has a wrong type or value.
 
     See Also
     --------
@@ -465,8 +463,8 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
-            part of X. For solvers that work by batches.
+            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
+            for solvers with batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
@@ -481,8 +479,7 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are of a wrong type or value, or the parameters did not stay
-            finite.
+            If data or parameters have a wrong type or value, or training diverges.
         """
         rows = (X_val, y_val, sample_weight_val)
         reports = reports_of(self, callbacks, progress, rows)
@@ -508,7 +505,7 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         Raises
         ------
         AttributeError
-            With ``solver="lbfgs"``, which knows no epochs.
+            With ``solver="lbfgs"``.
         """
         return self._fit(X, y, sample_weight=sample_weight, incremental=True)
 
@@ -519,13 +516,12 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         return_std : bool, default False
-            If True, return the standard deviations too, of the same shape; for
-            ``loss="gaussian_nll"``.
+            If True, return standard deviations too, in the same shape; for ``loss="gaussian_nll"``.
 
         Raises
         ------
         ValueError
-            If standard deviations are asked for, and the loss has only means.
+            If `return_std` is True for another loss.
         """
         outputs = self._quick_outputs(X)
         if outputs is None:

@@ -1,7 +1,7 @@
-"""The net of an estimator: its state, the `MLP` that shares it, its copies and pickles; its rows.
+"""The net of an estimator: its state, the `MLP` that shares it, copies, pickles and rows.
 
-`coefs_` and `intercepts_` hold views of its parameters. Both lists are public: numbers of arrays
-that a user has put into them are gathered for each call, and written back after training.
+The public lists `coefs_` and `intercepts_` hold views of its parameters. Arrays that a user puts
+into them are gathered for each call, and written back after training.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from fastmlp.rules.optimizers import Custom
 from fastmlp.training.metrics import Measures, Metrics, check
 
 Array = NDArray[Any]
-# The optimizer of a net before its fit sets the solver's, and with L-BFGS.
+# Before its fit, the optimizer of a net has the solver's settings, also with L-BFGS.
 NO_OPTIMIZER = Custom(updates.sgd)
 RowIndex = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
 
 
 def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
-    """Return True if these lists hold the views of the state and no other arrays."""
+    """True if these lists hold the views of the state, and nothing else."""
     if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
         return False
     for mine, theirs in zip(state.weights, coefs, strict=True):
@@ -60,8 +60,8 @@ def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array
 
 
 def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> None:
-    """Write the parameters into the arrays of these lists; an array that cannot hold them is
-    replaced by the view."""
+    """Write the parameters into the arrays of these lists; a view replaces an array that is too
+    small."""
     for views, arrays in ((state.weights, coefs), (state.biases, intercepts)):
         for i, view in enumerate(views):
             if arrays[i] is view:
@@ -73,14 +73,14 @@ def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> 
 
 
 def take_slots(state: NetState, before: NetState | None) -> None:
-    """Copy the optimizer's state of another net, if it has the same layers."""
+    """Copy the optimizer's state of another net with the same layers."""
     if before is not None and before is not state and before.layout == state.layout:
         state.optimizer, state.averaged_from = before.optimizer, before.averaged_from
         state.set_slots(before.slots())
 
 
 def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
-    """Return the sizes of the layers that these matrices connect.
+    """Sizes of the layers that these matrices connect.
 
     Shapes that do not fit together raise: kernels would read past the end of the flat vector.
     """
@@ -97,7 +97,7 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
 
 
 def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
-    """Return the biases of layers of these widths; one number counts for all units of a layer."""
+    """Biases of layers of these widths; one number counts for all units of a layer."""
     if len(intercepts) != len(widths):
         raise ValueError(
             f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
@@ -114,7 +114,6 @@ def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]
 
 
 def can_hold(array: Any, view: Array) -> bool:
-    """Return True if the array can hold the view's numbers."""
     return (
         isinstance(array, np.ndarray)
         and (array.dtype, array.size) == (view.dtype, view.size)
@@ -123,7 +122,7 @@ def can_hold(array: Any, view: Array) -> bool:
 
 
 def dtype_of(*arrays: Array) -> np.dtype[Any]:
-    """Return the dtype to compute in: float32 if no array is wider, else float64."""
+    """The dtype to compute in: float32 if no array is wider, else float64."""
     kind = np.result_type(*arrays)
     if kind in (np.dtype(np.float16), np.dtype(np.float32)):
         return np.dtype(np.float32)
@@ -132,14 +131,14 @@ def dtype_of(*arrays: Array) -> np.dtype[Any]:
 
 @final
 class SharedNet(NamedTuple):
-    """A net that shares an estimator's parameters, with the settings that it is valid for."""
+    """A net that shares an estimator's parameters, with the settings it is valid for."""
 
     net: MLP
     state: NetState
     settings: list[Any]
 
 
-# The attributes of an estimator that a net around it depends on.
+# Attributes of the estimator that its net depends on.
 SETTINGS = (
     "activation", "out_activation_", "alpha", "solver", "n_jobs", "dropout", "input_dropout",
     "input_noise", "average", "compute_dtype", "monotonic_cst",
@@ -147,7 +146,7 @@ SETTINGS = (
 
 
 def net_around(estimator: Any, state: NetState) -> MLP:
-    """A net with the parameters of a state, which is an estimator's; made once for it."""
+    """A net with the parameters of an estimator's state; made once for the state."""
     settings = [getattr(estimator, name) for name in SETTINGS]
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if made is not None and made.state is state and not any(map(is_not, settings, made.settings)):
@@ -175,8 +174,10 @@ def net_around(estimator: Any, state: NetState) -> MLP:
 
 
 def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
-    """An estimator's loss in the words of `MLP`, for a net of `n_outputs`, and the factor of the
-    estimator's penalty: `MLP` takes means over outputs, the estimators sums."""
+    """An estimator's loss for `MLP` with `n_outputs`, and the factor of the penalty.
+
+    `MLP` takes means over outputs, estimators sums.
+    """
     match estimator.out_activation_:
         case "softmax":
             return "cross_entropy", 1.0
@@ -184,33 +185,33 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
             return "binary_cross_entropy", 1 / n_outputs
     match estimator.loss:
         case "squared_error":
-            # The estimator's gradient is of half the sum over outputs.
+            # The estimator's gradient is the gradient of half the sum over outputs.
             return "mse", 2 / n_outputs
         case "poisson":
             return "poisson", 1 / n_outputs
     return estimator.loss, 1.0
 
 
-# Attributes that training leaves, and predictions do not need.
+# Attributes of training that predictions do not need.
 TRAINING_STATE = (
     "_optimizer",
     "_best_coefs",
     "_best_intercepts",
     "_random_state",
 )
-# Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
+# Attributes that are not copied: net, buffers, lock, and objects of a running fit.
 OWN = (
     "_state", "_cache", "_lock", "_held_out", "_shared_net", "_seeded",
     "_checked_values", "_engine",
 )  # fmt: skip
-# The name of the optimizer's state in a pickle.
+# Name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
-# The name of the step after which its average counts.
+# Name of the step after which the average counts.
 AVERAGED = "_averaged_from"
 
 
 class Copies(SklearnMLP):
-    """An estimator that can be pickled and copied, also during its fit, as scorers may do."""
+    """An estimator that can be pickled and copied during its fit, as scorers may do."""
 
     _state: NetState
     _random_state: Any
@@ -223,7 +224,7 @@ class Copies(SklearnMLP):
         left_out = OWN if self.pickle_state else (*OWN, *TRAINING_STATE)
         kept = {name: value for name, value in state.items() if name not in left_out}
         random = kept.get("_random_state")
-        # A RandomState that the user passed stays the one that is in the parameter.
+        # A RandomState that the user passed stays the parameter's object.
         if random is not None and random is not self.random_state:
             kept["_random_state"] = random_state.pickled(random)
         return kept | self._slots() if self.pickle_state else kept
@@ -241,7 +242,7 @@ class Copies(SklearnMLP):
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
         if hasattr(self, "coefs_"):
-            # A user's arrays that do not fit together: later calls raise for them.
+            # A user's arrays that do not fit together raise in later calls.
             with suppress(ValueError):
                 self._adopt()
                 if slots is not None and slots.shape[1:] == self._state.parameters.shape:
@@ -250,7 +251,7 @@ class Copies(SklearnMLP):
                     self._state.averaged_from = state.get(AVERAGED, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return a copy with the state of training, which a pickle may leave out."""
+        """Copy with the state of training, which a pickle may leave out."""
         memo[id(self)] = other = type(self).__new__(type(self))
         other.__setstate__(deepcopy(self.whole_state(), memo))
         return other
@@ -289,8 +290,8 @@ class RowSubset(NamedTuple):
     def split(self, estimator: Any) -> tuple[Self, Self]:
         """Return the rows to train on, and the rows that early stopping holds out.
 
-        As in scikit-learn only a binary target is stratified: targets of several classes have
-        several columns here.
+        As in scikit-learn only a binary target is stratified: several classes have several columns
+        here.
         """
         rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
         binary = is_classifier(estimator) and estimator.n_outputs_ == 1
@@ -312,14 +313,9 @@ class RowSubset(NamedTuple):
 class HeldOutRows:
     """The rows on which an estimator is validated during training.
 
-    Parameters
-    ----------
-    part : RowSubset
-    data : Data, the same rows in the core's form
-
     Attributes
     ----------
-    X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
+    X, labels, weight : arguments of a scorer; X is None without a scorer of scikit-learn's
     metrics : Measures, of the predictions at the last call of `loss`
     """
 
@@ -337,7 +333,7 @@ class HeldOutRows:
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
-            # The message of scikit-learn's metrics.
+            # scikit-learn's message.
             raise ValueError("Sample weights must contain at least one non-zero number.")
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
@@ -353,11 +349,11 @@ class HeldOutRows:
         return self._evaluation(self._flat, self._outputs)
 
     def score(self) -> float:
-        """Return the metric at the parameters of the last call of `loss`."""
+        """The metric at the parameters of the last call of `loss`."""
         return float(self._metric(self._outputs, self._targets, self.weight))
 
     def common_share(self) -> float:
-        """Return the share of the most common class; 0 of other targets, and of several labels."""
+        """Share of the most common class; 0 for other targets, and for several labels."""
         if not self._has_common_class:
             return 0.0
         shares = np.average(self._targets, axis=0, weights=self.weight)
@@ -365,7 +361,7 @@ class HeldOutRows:
 
 
 def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
-    """Return the validation data given to `fit`, checked and with binarized targets, or None."""
+    """Checked validation data of `fit` with binarized targets, or None."""
     if X is None and y is None:
         return None
     if X is None or y is None:
@@ -400,13 +396,13 @@ def hold_out(
     engine: Engine[Any],
     metrics: Metrics,
 ) -> HeldOutRows | None:
-    """Return the rows to validate on, or None without such rows."""
+    """Rows to validate on, or None without such rows."""
     if held_out is None:
         return None
     if estimator.validation_loss_curve_ is None:
         estimator.validation_loss_curve_ = []
     estimator._best_coefs = [coef.copy() for coef in state.weights]
     estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
-    # If both are subsets of one table, targets and weights in the core's form are shared too.
+    # Subsets of one table also share targets and weights in the core's form.
     own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
     return HeldOutRows(estimator, held_out, own, state, engine, metrics)

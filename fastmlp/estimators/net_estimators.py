@@ -35,8 +35,8 @@ from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import suggestion_for
 
-# Arguments of `MLP.fit` that are not settings of an estimator: data, arguments of one fit, and
-# validation rows, which searches and pipelines would not transform.
+# Arguments of `MLP.fit` that are not settings: data, arguments of one fit, and validation rows,
+# which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
     "checkpoint_every", "resume",
@@ -75,7 +75,7 @@ def check_names(settings: dict[str, Any], who: str) -> None:
 
 
 def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
-    """Return the arguments with which `MLP` makes a net like this one, but its seed."""
+    """The arguments with which `MLP` makes a net like this one, without the seed."""
     *hidden, output = [_name(rule, activations.RULES) for rule in network.activations]
     loss = spelled(network.loss)
     smoothed = isinstance(loss, Smoothed)
@@ -101,7 +101,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
 
 
 def _one_for_all(values: Sequence[Any]) -> Any:
-    """Return the value of all layers, if it is the same: it fits nets of any depth."""
+    """The value of all layers, if equal: it fits nets of any depth."""
     first, *others = values
     same = all(value == first for value in others) and not isinstance(first, float)
     return first if same else list(values)
@@ -152,7 +152,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         of_fit["class_weight"] = weights
         net = MLP(**of_net, seed=self._seed())
         self.history_ = net.fit(X, y, sample_weight=sample_weight, **of_fit, **options)
-        # Ctrl-C has ended the fit, and ends the pool that the fit is part of.
+        # Ctrl-C has ended the fit, and ends the pool of the fit.
         task_pool.check()
         self.net_ = net
         return self
@@ -211,8 +211,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are of a wrong type or value, or the classes do not fit the
-            outputs.
+            If data or parameters have a wrong type or value, or classes do not fit the outputs.
         """
         arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         rows, labels = self._checked(X, y, y_numeric=False)
@@ -324,7 +323,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are of a wrong type or value.
+            If data or parameters have a wrong type or value.
         """
         rows, targets = self._checked(X, y, y_numeric=True)
         options: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
@@ -342,7 +341,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         Raises
         ------
         ValueError
-            If standard deviations are asked for, and the loss has only means.
+            If `return_std` is True for another loss.
         """
         return values_of(self, self._predictions(X), self._loss().link, with_std=return_std)
 
@@ -364,7 +363,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
 def estimator_of(
     net: MLP, network: Network, initializer: Any, kind: Any, settings: dict[str, Any]
 ) -> NetEstimator:
-    """Return an estimator with a net's settings, and with those that are given."""
+    """An estimator with a net's settings, replaced by the given settings."""
     who = "MLP.as_estimator"
     check_names(settings, who)
     if not all(net.trainable):

@@ -43,9 +43,9 @@ HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_e
 
 @final
 class FitBar:
-    """Counts the fits of a search, from several threads; shows them in a tqdm bar if `shown`.
+    """Counts the fits of a search, from several threads, with a tqdm bar if `shown`.
 
-    Under halving the number of fits is known round by round: the bar grows.
+    Under halving the bar grows with each round.
     """
 
     def __init__(self, who: str, *, shown: bool) -> None:
@@ -67,7 +67,7 @@ class FitBar:
 
 
 class SubmittedCall:
-    """A call that joblib has submitted, with its result or its error."""
+    """A call that joblib has submitted, with its result or error."""
 
     def __init__(self, call: Any, callback: Any, bar: FitBar) -> None:
         self._call, self._callback, self._bar = call, callback, bar
@@ -75,11 +75,10 @@ class SubmittedCall:
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """Run the call and notify joblib, which waits for ever for a call that does not notify
-        it."""
+        """Run the call and notify joblib, which would otherwise wait forever."""
         try:
             check()
-            # A warning that is an error fails this fit, not the search at its end.
+            # A warning raised as an error fails this fit, not the search at its end.
             with raised():
                 self._result = self._call()
         except BaseException as error:
@@ -97,13 +96,7 @@ class SubmittedCall:
 
 
 class PoolBackend(ParallelBackendBase):
-    """Collects all calls, and runs them in a pool while joblib waits for the results.
-
-    Parameters
-    ----------
-    n_threads : int
-    bar : FitBar
-    """
+    """Collects all calls, and runs them in a pool while joblib waits for the results."""
 
     supports_retrieve_callback = True
     uses_threads = True
@@ -116,7 +109,7 @@ class PoolBackend(ParallelBackendBase):
         self._pool: Pool | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return the number of threads, for any `n_jobs`, but at least two.
+        """The number of threads, for any `n_jobs`, but at least two.
 
         With one, joblib would run the calls itself, outside of the pool.
         """
@@ -169,7 +162,7 @@ class PoolBackend(ParallelBackendBase):
 
 
 def cost_of(calls: Any) -> float:
-    """Return the estimated operations of a batch of fits, or 1 for other calls."""
+    """Estimated operations of a batch of fits, or 1 for other calls."""
     try:
         return sum(_cost_of_fit(*arguments[:2], **named) for _, arguments, named in calls.items)
     except (AttributeError, IndexError, TypeError, ValueError):
@@ -186,15 +179,17 @@ def _cost_of_fit(estimator: Any, X: Any, *, parameters: Any, train: Any, **more:
 
 
 def are_fits(calls: Any) -> bool:
-    """Return True for a batch of joblib's calls, at least one, that all fit candidates."""
+    """True for a non-empty batch of joblib's calls that all fit candidates."""
     items = getattr(calls, "items", ())
     functions = [getattr(item[0], "function", None) for item in items]
     return bool(items) and all(getattr(f, "__name__", "") == "_fit_and_score" for f in functions)
 
 
 def task_of(calls: Any) -> Callable[[], Any]:
-    """A function that runs calls; fits run without joblib's nested backend, in which a fit has one
-    thread: the pool shares the threads out."""
+    """A function that runs calls.
+
+    Fits run without joblib's nested backend, which would give each fit one thread.
+    """
     return partial(_each, calls.items) if are_fits(calls) else calls
 
 
@@ -203,8 +198,6 @@ def _each(items: Any) -> list[Any]:
 
 
 class SubmittedFit(SubmittedCall):
-    """A call for a worker, with its result when it has one."""
-
     def __init__(self, func: Any, callback: Any, bar: FitBar) -> None:
         super().__init__(func, callback, bar)
         self.run, self.items, self.cost = task_of(func), func.items, cost_of(func)
@@ -217,13 +210,7 @@ class SubmittedFit(SubmittedCall):
 
 
 class ClusterBackend(PoolBackend):
-    """Sends the fits of a search to a cluster; other calls of joblib's run here.
-
-    Parameters
-    ----------
-    cluster : Cluster
-    bar : FitBar
-    """
+    """Sends the fits of a search to a cluster; joblib's other calls run here."""
 
     def __init__(self, cluster: Cluster, bar: FitBar, nesting_level: int = 0) -> None:
         super().__init__(cluster.n_at_once, bar, nesting_level)
@@ -264,7 +251,7 @@ class ClusterBackend(PoolBackend):
 
 
 def _data_of(sent: Sequence[SubmittedFit]) -> list[Any]:
-    """The objects that several fits hold: X, y, rows, and arrays as long as X."""
+    """Objects that several fits share: X, y, rows, and arrays as long as X."""
     shared: dict[int, Any] = {}
     for call in sent:
         for _, (_, X, y), named in call.items:
@@ -278,26 +265,26 @@ def _data_of(sent: Sequence[SubmittedFit]) -> list[Any]:
 class MLPSearchCV(WithClient, BaseSearchCV):
     """scikit-learn's grid, randomized and halving searches, one fit on each core.
 
-    Candidates, folds, scores and `cv_results_` equal scikit-learn's searches
-    with the same `cv` and `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV`
-    with `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
-    `HalvingRandomSearchCV`. No process is started and X is in memory once: one thread fits each
-    candidate on each fold, in compiled code, the costliest first.
+    Candidates, folds, scores and `cv_results_` equal scikit-learn's searches with the same `cv` and
+    `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV` with
+    `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
+    `HalvingRandomSearchCV`. Fits run on threads in compiled code, one each, the costliest first,
+    and X is in memory once.
 
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, or a Pipeline that ends in one
         Other estimators work too, limited by Python's threads.
     param_grid : dict or list of dict, optional
-        Names of parameters and the values to try, all combinations of them.
+        Values to try for each parameter, in all combinations.
     param_distributions : dict or list of dict, optional
-        Names of parameters and lists, or distributions with ``rvs``, of which `n_iter` candidates
-        are drawn. One of the two must be given.
+        Lists, or distributions with ``rvs``, for each parameter, from which `n_iter` candidates are
+        drawn. One of the two must be given.
     n_iter : int, default 10
-        The number of candidates that are drawn; under halving, at the start.
+        Number of drawn candidates; under halving, at the start.
     halving : bool, default False
-        If True, start all candidates with few rows, or epochs, and give more of them to the better
-        candidates only, repeatedly. `scoring` must then be one metric.
+        If True, start all candidates with few rows or epochs, and repeatedly give more to the
+        better candidates only. `scoring` must then be one metric.
     factor, resource, max_resources, min_resources, aggressive_elimination
         Settings of the halving searches; the default of `min_resources` is "exhaust" in both. With
         ``resource="max_iter"`` resources are epochs, and `max_resources` is needed.
@@ -306,16 +293,15 @@ class MLPSearchCV(WithClient, BaseSearchCV):
     random_state : int, RandomState instance or None
         Seeds the draw of candidates, and of rows under halving.
     n_jobs : int, optional
-        The number of fits at once. None: the number of threads that the process may use, or one in
-        a joblib worker. Results do not depend on it.
+        Number of fits at once. None: all threads of the process, but one in a joblib worker.
+        Results do not depend on it.
     client : distributed.Client or "auto", optional
-        Send the fits in groups to the workers of a Dask cluster, on all of their threads; "auto":
-        of the current client. `cv_results_` equal a search without it but for the times,
-        and the best candidate is fitted to all rows here. The lines of `verbose` are in the logs of
-        the workers. Needs the extra `dask`. Clones and copies share the client; pickles and
-        files leave it out.
+        Send the fits in groups to the workers of a Dask cluster, on all threads; "auto": the
+        current client. `cv_results_` are the same but for times, and the best candidate is fitted
+        to all rows here. Lines of `verbose` are in the workers' logs. Clones and copies share the
+        client; pickles and files leave it out.
     group_timeout : float, optional
-        With `client`, the most seconds that a group of fits may take on a worker.
+        With `client`, the maximum seconds for a group of fits on a worker.
 
     Attributes
     ----------
@@ -422,11 +408,10 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         progress : bool
-            Show a tqdm bar over the fits: each candidate on each fold. Under halving it grows with
-            each round.
+            Show a tqdm bar over the fits of candidates on folds.
         **params
-            For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`: arrays as
-            long as X, such as `sample_weight`, are split with it; the splitter takes `groups`.
+            For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`. Arrays as
+            long as X, such as `sample_weight`, are split too; the splitter takes `groups`.
 
         Returns
         -------
@@ -435,7 +420,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         """
         scalars.boolean("MLPSearchCV.fit", "progress", progress)
         search = self._search()
-        # To order calls by cost all must be known; halving searches would set it to 2 n_jobs.
+        # An order by cost needs all calls; halving searches would set it to 2 n_jobs.
         search.pre_dispatch = "all"
         # scikit-learn sets the warning filters in each thread; threads restore them in any order.
         with (
@@ -473,5 +458,5 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return RandomizedSearchCV(self.estimator, distributions, **options)
 
     def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
-        """Raise: `fit` runs another search, which has this method."""
+        """Unused: `fit` runs another search, which has this method."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The settings of an estimator in the core's words: network, loss, optimizer; advice on them."""
+"""Settings of an estimator in the core's words: network, loss, optimizer; advice on them."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,7 +45,7 @@ NAMES = ("dropout", "input_dropout", "input_noise")
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 # With less patience the first epoch may be the best by chance.
 PATIENT = 5
-# The share of one class from which on the accuracy is a poor guide.
+# Share of one class above which the accuracy is a poor guide.
 COMMON = 0.8
 NO_NUMBER = "could not convert string to float"
 
@@ -59,7 +59,7 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 
 def features_of(network: Network) -> Network:
-    """Return the network that predicts the activations of the last hidden layer."""
+    """The network that predicts the activations of the last hidden layer."""
     layout = make_layout(network.layout.sizes[:-1])
     return network._replace(
         layout=layout, activations=network.activations[:-1], link=LINKS["identity"]
@@ -79,8 +79,7 @@ def engine_of(
 
 
 def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:
-    """Return the engine of the last fit, with what it has prepared, if nothing has changed since;
-    else a new one, which is kept."""
+    """The engine of the last fit, if nothing has changed; else a new one, which is kept."""
     settings = network, lock, n_threads_of(estimator.n_jobs)
     before, engine = estimator.__dict__.get("_engine", (None, None))
     if before != settings or engine is None:
@@ -90,7 +89,7 @@ def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
-    """Return the estimated operations of a fit of all epochs; 1 if the settings are not valid."""
+    """Estimated operations of a fit of all epochs; 1 if the settings are not valid."""
     try:
         hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
         batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
@@ -100,7 +99,7 @@ def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
         return 1.0
 
 
-# The core's losses of numbers; the first name is scikit-learn's.
+# The core's losses of numbers; scikit-learn's name comes first.
 OF_REGRESSORS = (
     "squared_error",
     "poisson",
@@ -109,7 +108,7 @@ OF_REGRESSORS = (
 
 
 def loss_of_regressor(estimator: Any) -> Loss:
-    """Return the loss of a regressor: scikit-learn's of this name, else the one of `MLP`."""
+    """A regressor's loss: scikit-learn's of this name, else the loss of `MLP`."""
     if isinstance(estimator.loss, str) and estimator.loss in ("squared_error", "poisson"):
         return SKLEARN_LOSSES[estimator.loss]
     loss = resolve.loss(estimator.loss)
@@ -122,13 +121,12 @@ def loss_of_regressor(estimator: Any) -> Loss:
 
 
 def levels_of(loss: Loss) -> Array | None:
-    """The levels of a loss of quantiles, shape (n,); None for another loss."""
+    """Levels of a loss of quantiles, shape (n,); None for another loss."""
     return np.array(loss.constants) if loss.rule in (losses.quantile, losses.quantiles) else None
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
-    """Return the loss of a classifier, by its output activation; over labels it is a sum, as in
-    scikit-learn."""
+    """A classifier's loss, by output activation; a sum over labels, as in scikit-learn."""
     is_softmax = estimator.out_activation_ == "softmax"
     if estimator.label_smoothing > 0:
         name = "cross_entropy" if is_softmax else "binary_cross_entropy"
@@ -137,9 +135,7 @@ def loss_of_classifier(estimator: Any) -> Loss:
 
 
 def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) -> Array:
-    """Return a regressor's targets as a dense array, after a check that its loss takes them, and
-    the net's dtype, if X has it.
-    """
+    """A regressor's targets as a dense array, in X's dtype if given, accepted by the loss."""
     dense: Array = y.toarray() if issparse(y) else y
     if dense.dtype.kind not in "biuf":
         raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
@@ -167,7 +163,7 @@ def squeezed(outputs: Array) -> Array:
 
 
 def values_of(estimator: Any, outputs: Array, link: str | None, *, with_std: bool) -> Any:
-    """Return a regressor's predictions from a net's outputs; with standard deviations, if asked."""
+    """A regressor's predictions from a net's outputs, and standard deviations if asked."""
     if link == "mean_std":
         mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
         return (mean, deviation) if with_std else mean
@@ -218,7 +214,7 @@ def is_second_order(solver: Any) -> bool:
 
 
 def stops_by_score(estimator: Any) -> bool:
-    """Return True for scikit-learn's early stopping; False for the core's, or without it."""
+    """True for scikit-learn's early stopping; False for the core's, or without it."""
     return bool(estimator.early_stopping) and not isinstance(
         estimator.early_stopping, EarlyStopping
     )
@@ -232,7 +228,7 @@ def holds_out(estimator: Any) -> bool:
 
 def new_optimizer(estimator: Any) -> Any:
     rate = estimator.learning_rate_init
-    # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
+    # Not by the protocol `Optimizer`, whose members take 25 us to look up.
     if isinstance(estimator.solver, type):
         example = f"{estimator.solver.__name__}(...)"
         raise TypeError(
@@ -259,7 +255,7 @@ def core_of(optimizer: Any) -> Optimizer:
     return _sgd(optimizer.momentum, optimizer.nesterov)
 
 
-# One object for the same settings: trainers are kept for it.
+# One object for equal settings: trainers are kept for it.
 @lru_cache(maxsize=16)
 def _adam(*settings: float) -> Adam:
     named: dict[str, Any] = dict(zip(SETTINGS, settings, strict=True))
@@ -297,7 +293,7 @@ def with_average(core: Optimizer, estimator: Any) -> Optimizer:
 
 
 def for_net(estimator: Any) -> Optimizer:
-    """Return the optimizer of an `MLP` with an estimator's settings; "lbfgs" gives Adam."""
+    """The optimizer of an `MLP` with an estimator's settings; "lbfgs" gives Adam."""
     return with_average(_for_net(estimator), estimator)
 
 
@@ -319,7 +315,7 @@ def steps_of(optimizer: Any) -> int:
 
 
 def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
-    """Set an optimizer object's count of steps, and Adam's rate at the last step."""
+    """Set an optimizer object's number of steps, and Adam's rate at the last step."""
     # scikit-learn's SGD has no such attribute.
     optimizer.t = step
     if isinstance(optimizer, AdamOptimizer) and step > 0:
@@ -332,14 +328,13 @@ def names_in_use(estimator: Any) -> list[str]:
 
 
 def _is_used(value: Any) -> bool:
-    # A comparison of floats takes 40 ns, the other way 3 us.
+    # A comparison of floats takes 40 ns in this order, and 3 us in the other.
     if type(value) is float:
         return value != 0
     return callable(value) or bool(np.any(np.asarray(value, object) != 0))
 
 
 def dropout_of_estimator(estimator: Any) -> Dropout | None:
-    """The dropout and noise of an estimator's training, or None."""
     if not names_in_use(estimator):
         return None
     dropout = estimator.dropout
@@ -349,7 +344,7 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 
 def in_training(estimator: Any, network: Network) -> Network:
-    """An estimator's network with the dropout, noise, precision and constraints of training."""
+    """An estimator's network with dropout, noise, precision and constraints of training."""
     who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
     computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
     signs = signs_of_estimator(estimator, network)
@@ -358,7 +353,7 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 
 def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
-    """The constraints of an estimator's inputs, which may be named; empty without constraints."""
+    """Constraints of an estimator's inputs, which may be named; empty without constraints."""
     setting, who = estimator.monotonic_cst, type(estimator).__name__
     if isinstance(setting, Mapping):
         names = getattr(estimator, "feature_names_in_", None)
@@ -367,17 +362,16 @@ def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
 
 
 def key_of_fit(estimator: Any) -> Key:
-    """The key of the masks and noise of a fit, by the random state and the rows seen so far.
+    """The key of a fit's masks and noise, from the random state and the rows seen so far.
 
-    Without the rows each call of `partial_fit` with "sgd", whose steps are not counted, would draw
-    the same masks.
+    Without the rows, each `partial_fit` with "sgd", whose steps are not counted, would draw the
+    same masks.
     """
     seed = int(estimator._random_state.randint(np.iinfo(np.int32).max))
     return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
 
 
 def needs_batches(estimator: Any, setting: str) -> ValueError:
-    """The error of a setting that a solver of all rows does not take."""
     solver = estimator.solver
     name = f'"{solver}"' if isinstance(solver, str) else type(solver).__name__
     return ValueError(
@@ -387,7 +381,7 @@ def needs_batches(estimator: Any, setting: str) -> ValueError:
 
 
 def check_regularization(estimator: Any) -> None:
-    """Check the settings of an estimator, and that one that uses them works by batches."""
+    """Check the settings, and that a solver with batches takes those in use."""
     others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
     used = [*names_in_use(estimator), *others]
     if used and not is_stochastic(estimator.solver):
@@ -399,7 +393,7 @@ def check_regularization(estimator: Any) -> None:
 
 LOSS_WORDS = {"squared_error": "mean_squared_error l2", **dict.fromkeys(OF_REGRESSORS, "")}
 LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
-# Parameters with names as values: the known names, and words of other libraries.
+# Parameters whose values are names: known names, and words of other libraries.
 WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
     "activation": (ACTIVATIONS, activations.SYNONYMS),
     "solver": (SOLVERS, optimizers.SYNONYMS),
@@ -425,7 +419,7 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
 def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
     """Check that no entries of data are masked; add a hint to an error about text in X.
 
-    If columns have no names, scikit-learn's words stay as they are, and a note is added.
+    For columns without names, the hint is a note beside scikit-learn's words.
     """
     for name, array in {"X": X, **others}.items():
         arrays.unmasked(array, type(estimator).__name__, name)
@@ -442,11 +436,11 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 
 
 def warn_of_kept_epoch(estimator: Any, common: float) -> None:
-    """Warn if early stopping has ended a fit, and has kept an epoch that learnt little.
+    """Warn if early stopping kept an epoch that learnt little.
 
-    Such an epoch is the first, or has an accuracy equal to the share of the common class. `common`
-    is this share in the rows held out, 0 without classes. The warning is a RuntimeWarning, as
-    scikit-learn's tests take any UserWarning of such a fit as an error.
+    Such an epoch is the first, or its accuracy equals `common`, the share of the common class in
+    the held-out rows, 0 without classes. scikit-learn's tests take a UserWarning as an error; this
+    is a RuntimeWarning.
     """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
     if patience < PATIENT or len(scores) <= patience or not scores[0] < 1.0:
@@ -472,7 +466,7 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
 
 
 def warn_of_idle_scoring(estimator: Any) -> None:
-    """Warn if `scoring` is set, and nothing is scored."""
+    """Warn if `scoring` is set but unused."""
     if estimator.scoring is not None and not stops_by_score(estimator):
         warn(
             f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used without "

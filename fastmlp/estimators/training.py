@@ -1,4 +1,4 @@
-"""Training as scikit-learn does it: by batches and epochs, or on all rows at once by L-BFGS."""
+"""Training as in scikit-learn: by batches and epochs, or on all rows at once by L-BFGS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fastmlp.training.second_order import check, solver_of
 from fastmlp.training.stopping import EarlyStopping, EpochWatch
 
 Array = NDArray[Any]
-# From this `verbose` on there is a second line for each epoch.
+# From this `verbose` on, each epoch prints a second line.
 DETAILED = 2
 
 
@@ -76,7 +76,7 @@ def fit_epochs(
 
 
 def state_to_train(estimator: Any, *, anew: bool) -> NetState:
-    """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
+    """The state of a net, with the optimizer's numbers unless `anew`."""
     state: NetState = estimator._live_state()
     if anew:
         state.set_slots(None)
@@ -92,18 +92,14 @@ def state_to_train(estimator: Any, *, anew: bool) -> NetState:
 class Epochs:
     """The request of an estimator's fit to the training loop.
 
-    The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
-    `n_iter_no_change` epochs have passed without progress: these run in one window, and the
-    estimator's attributes are updated afterwards.
+    The stopping rule needs `n_iter_no_change` epochs without progress to end a fit or change a
+    rate. These epochs run in one window, and the estimator's attributes are updated afterwards.
 
     Parameters
     ----------
     estimator : the estimator; its attributes record the training
-    data : Data, to train on
-    batch_size : int
-    held_out : HeldOutRows, optional
     incremental : bool
-        One epoch only, and no warnings.
+        One epoch only, without warnings.
     reports : Reports, optional
         Callbacks, bar and lines of each epoch.
     """
@@ -114,7 +110,7 @@ class Epochs:
     n_rows: int
     history: History
 
-    # An epoch's loss weighs batches by rows, and a fit that diverges goes on, as in scikit-learn.
+    # As in scikit-learn, an epoch's loss weighs batches by rows, and a fit that diverges goes on.
     trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     def __init__(
@@ -141,7 +137,7 @@ class Epochs:
     def begin(
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
-        """Prepare; return a context in which the windows run."""
+        """Prepare; return a context for the windows."""
         self._trainer, self._state, self._order = trainer, state, self.data.plain_order[0]
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
@@ -151,8 +147,7 @@ class Epochs:
         return nullcontext() if self._reports is None else self._reports.begin(state)
 
     def window(self, most: int) -> int:
-        """The number of epochs up to the first one after which the rule may stop the fit; 1 if
-        something looks at each."""
+        """Number of epochs up to the first that may stop the fit; 1 if each is observed."""
         estimator = self._estimator
         left = 0 if self._over else self._most - estimator.n_iter_
         if self._looks or estimator.verbose or estimator.early_stopping:
@@ -162,7 +157,7 @@ class Epochs:
         return max(min(1, left), int(most))
 
     def order(self, n_epochs: int) -> Order:
-        """Return the rows' orders; each is the one before it, shuffled again."""
+        """Row orders; each shuffles the previous order."""
         estimator = self._estimator
         if not estimator.shuffle:
             return self.data.plain_order
@@ -172,7 +167,7 @@ class Epochs:
         return orders
 
     def rates(self, n_epochs: int) -> Rates:
-        """The learning rates of the next epochs, as the optimizer object would set them."""
+        """Rates of the next epochs, as the optimizer object would set them."""
         first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
         self._first_step = first
         if isinstance(optimizer, to_core.CoreOptimizer):
@@ -186,10 +181,10 @@ class Epochs:
         return self._rates
 
     def _rates_by_epoch(self, n_epochs: int) -> Array:
-        """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
+        """Rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
         optimizer = self._estimator._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            # The object's `learning_rate` is of its last step, corrections included.
+            # The object's `learning_rate` is the last step's, including corrections.
             return np.full(n_epochs, float(optimizer.learning_rate_init))
         optimizer, rates = copy(optimizer), np.empty(n_epochs)
         for i in range(n_epochs):
@@ -207,15 +202,14 @@ class Epochs:
         self.end_window(losses, None)
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a
-        pool."""
+        """Warn that Ctrl-C has ended the training; raise before the first epoch or in a pool."""
         if not self._begun or isinstance(error, Stopped):
             raise error
         self.history.status = Status.INTERRUPTED
         warn("Training interrupted by user.", UserWarning)
 
     def close(self) -> None:
-        """Record the steps taken in the optimizer object; restore the best epoch."""
+        """Record the steps in the optimizer object; restore the best epoch."""
         if self._begun:
             self._note_steps()
         if self._reports is not None:
@@ -260,7 +254,7 @@ class Epochs:
                 self._trainer.load()
 
     def _is_over(self) -> bool:
-        """Return True if progress stopped for too long, and a lower rate is not left to try."""
+        """True if progress stopped for too long, and a lower rate is not left to try."""
         estimator = self._estimator
         if self._has_watch or estimator._no_improvement_count <= estimator.n_iter_no_change:
             return False
@@ -276,7 +270,6 @@ class Epochs:
 
 
 def batch_rows(estimator: Any, n_rows: int) -> int:
-    """Return the batch size of an estimator's fit on `n_rows`."""
     if estimator.batch_size == "auto":
         return min(200, n_rows)
     if estimator.batch_size > n_rows:
@@ -288,7 +281,7 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
 
 
 def reset_records(estimator: Any) -> None:
-    """Reset the records of a training, which scikit-learn does for its solvers only."""
+    """Reset the records of training, which scikit-learn does only in its solvers."""
     early = to_core.stops_by_score(estimator)
     estimator.loss_curve_ = []
     estimator._no_improvement_count = 0
@@ -300,12 +293,7 @@ def reset_records(estimator: Any) -> None:
 
 @final
 class Reports:
-    """The observers of one fit's epochs: callbacks, metrics, a watch, a bar, a second line.
-
-    Parameters
-    ----------
-    estimator : the estimator; its attributes record the training
-    options : FitOptions
+    """Observers of a fit's epochs: callbacks, metrics, a watch, a bar, a second line.
 
     Attributes
     ----------
@@ -323,7 +311,7 @@ class Reports:
         self._bar: Any = None
 
     def begin(self, state: NetState) -> AbstractContextManager[Any]:
-        """Prepare for the training of a state; return the bar, or nothing, for a with statement."""
+        """Prepare for the training of a state; return the bar, or a null context."""
         if self.options.callbacks:
             self._net = net.net_around(self._estimator, state)
         if not self.options.progress:
@@ -389,7 +377,7 @@ def print_loss(estimator: Any) -> None:
 def reports_of(
     estimator: Any, callbacks: Any, progress: Any, validation: tuple[Any, Any, Any]
 ) -> Reports | None:
-    """Check what is to look at a fit; return the reports of its epochs, or None without any."""
+    """Checked reports of a fit's epochs, or None without observers."""
     early, metrics = estimator.early_stopping, estimator.metrics
     watch = early if isinstance(early, EarlyStopping) else None
     asked = callbacks != () or metrics is not None or watch is not None
@@ -415,8 +403,7 @@ def reports_of(
 
 
 class StopIterations(Exception):
-    """A callback has asked to stop: raised through SciPy, whose StopIteration is new in version
-    1.11."""
+    """A callback asked to stop; SciPy before 1.11 does not know StopIteration."""
 
 
 def objective_on(estimator: Any, part: net.RowSubset) -> Any:
@@ -430,7 +417,7 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
     evaluate, last = objective_on(estimator, part), [np.nan]
     state, looks = estimator._live_state(), reports is not None
     reports = reports or Reports(estimator, FitOptions())
-    # The arrays of the lists may have one number for a layer.
+    # Arrays of the lists may have one number for a layer.
     net.write_back(state, estimator.coefs_, estimator.intercepts_)
     estimator.n_iter_ = 0
 
@@ -460,9 +447,7 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
 
 
 def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
-    """Train an estimator on all rows for `max_iter` iterations, or until no number of the gradient
-    is above `tol`.
-    """
+    """Train on all rows for `max_iter` iterations, or until all gradients are within `tol`."""
     state, who = estimator._live_state(), type(estimator).__name__
     engine, own = core_of(net.net_around(estimator, state))
     check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
