@@ -16,7 +16,7 @@ import numpy as np
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu import dispatch, side_by_side
-from fastmlp.backends.cpu.kernels import epoch, one_step, ranks, step
+from fastmlp.backends.cpu.kernels import epoch, one_step, step
 from fastmlp.backends.cpu.kernels.elementwise import link_loop
 from fastmlp.backends.cpu.kernels.rule_blocks import (
     every_loss,
@@ -48,8 +48,8 @@ from fastmlp.validation import scalars
 
 # Factories of blocks of a net's dtype, beside those of phases and rules.
 _OF_NETS = (
-    epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, ranks.exchange,
-    ranks.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
+    epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, step.exchange,
+    step.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
     embedded.completed_row, embedded.completed_gradient, embedded_vjp.plain_vjp,
     row_gradient.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
     row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,

@@ -230,7 +230,7 @@ class Engine(Runner):
 
 
 def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:
-    """Return a flat gradient clipped by its norm, as kernels/gradient_norm.py clips it."""
+    """Return a flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
     result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
     variables = [

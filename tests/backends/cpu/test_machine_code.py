@@ -23,13 +23,12 @@ from fastmlp.backends.cpu.kernels.expanded import (
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
-from fastmlp.backends.cpu.kernels.microbatches import microbatches
 from fastmlp.backends.cpu.kernels.shared_layers import (
     forward_backward_by_panels,
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.step import objective
+from fastmlp.backends.cpu.kernels.step import microbatches, objective
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch

@@ -1,1 +1,49 @@
-"""The mathematics of a step: forward pass, backpropagation and the update, as kernels."""
+"""The mathematics of a step: forward pass, backpropagation and the update, as kernels.
+
+Here: strips of rows, parts of a loop, and the types of arguments.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.compiler import njit, record_at, records_at
+
+# The argument of a kernel's factory: the type of a net's numbers.
+Scalar = type[np.floating[Any]]
+# The function that a factory returns.
+Kernel = Callable[..., Any]
+# First and last number of a range, or first number and count.
+Span = tuple[int, int]
+# A tile, its layer, and the address of its weights.
+Piece = tuple[Tile, Layer, int]
+
+
+@njit
+def n_strips_of(n_rows: int) -> int:
+    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
+
+
+@njit
+def part_of(part: Any, n_parts: int, n: int) -> Span:
+    # Two divisions take 5 of the 205 ns of 2-4-1@4.
+    if n_parts == 1:
+        return 0, n
+    # Numba's loop index is unsigned, and minus one a float.
+    part = np.int64(part)
+    return part * n // n_parts, (part + 1) * n // n_parts
+
+
+@njit
+def layers_of(net: Net) -> Sequence[Layer]:
+    return records_at(net.layers, net.n_layers, Layer)
+
+
+@njit
+def rows_of_part(net: Net, part: int, n_parts: int) -> Span:
+    n_rows = record_at(net.batch, Batch).n_rows
+    first, last = part_of(part, n_parts, n_strips_of(n_rows))
+    return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)

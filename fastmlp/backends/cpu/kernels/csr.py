@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.plan.records import BLOCK, RELU, RELU_DROPPED, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of
 from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import fma, njit, record_at, row, stack

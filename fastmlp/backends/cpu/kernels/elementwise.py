@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of

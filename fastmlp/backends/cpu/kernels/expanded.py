@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.kernels.csr import activating
-from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import (
     Batch,
     BlockAddresses,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outputs
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, layers_of, rows_of_part
+from fastmlp.backends.cpu.kernels.memory_traffic import pair_deltas, pair_outputs
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import (
     BLOCK,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.kernels.epoch import end_batch, masses
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps
 from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net

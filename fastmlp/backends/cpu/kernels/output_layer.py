@@ -5,8 +5,8 @@ A column has one output of a block of rows; losses run along rows.
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, layers_of
+from fastmlp.backends.cpu.kernels.memory_traffic import pair_deltas
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny

@@ -21,15 +21,14 @@ from fastmlp.backends.cpu.kernels.expanded import (
     expanded_gradient,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
-from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
-from fastmlp.backends.cpu.kernels.gradient_update import update
-from fastmlp.backends.cpu.kernels.microbatches import microbatches
-from fastmlp.backends.cpu.kernels.mixed_precision import pair_rows, pair_tiles, pair_weights
+from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
+from fastmlp.backends.cpu.kernels.memory_traffic import pair_rows, pair_tiles, pair_weights
 from fastmlp.backends.cpu.kernels.shared_layers import (
     forward_backward_by_panels,
     split_k,
     split_k_backward,
 )
+from fastmlp.backends.cpu.kernels.step import microbatches
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
 from fastmlp.backends.cpu.simd.gemm import packed_product, product

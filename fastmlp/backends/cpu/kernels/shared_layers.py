@@ -13,14 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.forward_backward import (
-    inputs_of,
-    layer_kernels,
-    packed_of,
-    product_of,
-)
-from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import (
+from fastmlp.backends.cpu.kernels import (
     Kernel,
     Scalar,
     Span,
@@ -29,6 +22,13 @@ from fastmlp.backends.cpu.kernels.parts import (
     part_of,
     rows_of_part,
 )
+from fastmlp.backends.cpu.kernels.forward_backward import (
+    inputs_of,
+    layer_kernels,
+    packed_of,
+    product_of,
+)
+from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels

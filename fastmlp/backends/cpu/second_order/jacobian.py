@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels import part_of
 from fastmlp.backends.cpu.kernels.elementwise import settings_reader
-from fastmlp.backends.cpu.kernels.parts import part_of
 from fastmlp.backends.cpu.predict.row_blocks import (
     VECTORS,
     FlatLayer,

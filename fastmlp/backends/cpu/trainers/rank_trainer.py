@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner
-from fastmlp.backends.cpu.kernels import ranks as drivers
+from fastmlp.backends.cpu.kernels import step as drivers
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
