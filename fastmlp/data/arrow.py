@@ -13,8 +13,8 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.frames import is_lazy, is_table
 
 CSV_FILES = (".csv", ".csv.gz")
-# pyarrow's errors of a value and of a row. With one thread it counts rows, the header included,
-# but not empty lines.
+# pyarrow's errors of a value and of a row. With one thread it counts rows, including the header,
+# without empty lines.
 INVALID = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
 )
@@ -32,13 +32,12 @@ INSTEAD = {
 ARROW_FILES = (".arrow", ".feather", ".ipc")
 FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
 Batches = Iterator[Any]
-# Default number of rows of a batch.
 ROWS = 65536
 
 
 @final
 class CSVFile(str):
-    """The path of a CSV file that is not UTF-8. It goes where a path goes.
+    """The path of a CSV file that is not UTF-8, for any argument that takes a path.
 
     Parameters
     ----------
@@ -119,8 +118,8 @@ class ChosenColumns(NamedTuple):
     Attributes
     ----------
     names : all columns to read
-    numbers : names; integers in the first megabyte may be followed by fractions
-    texts : names of columns that are texts, whatever the first megabyte looks like
+    numbers : names; integers in the first megabyte may precede fractions
+    texts : columns read as texts, whatever the first megabyte looks like
     labels : names among `numbers`; batches without fractions have integers
     nulls : True if empty texts, NA and alike are missing in texts, as in numbers
     """
@@ -132,7 +131,7 @@ class ChosenColumns(NamedTuple):
     nulls: bool = False
 
 
-# Columns to read of a schema. The text is the name of the caller in errors.
+# The columns to read of a schema. The text is the caller's name in errors.
 Choose = Callable[[Any, str], ChosenColumns]
 
 
@@ -141,7 +140,7 @@ class Place(str):
 
     Attributes
     ----------
-    first : the number of the first row, from 0; in CSV the line, from 1
+    first : number of the first row, from 0; in CSV the line, from 1
     unit : "row" or "line"
     """
 
@@ -165,7 +164,6 @@ def imported(who: str) -> Any:
 
 
 def paths_of(X: Any) -> list[str] | None:
-    """Return paths as a list, and None for anything else."""
     paths = [X] if isinstance(X, str | os.PathLike) else X
     if not isinstance(paths, list | tuple) or not paths:
         return None
@@ -174,7 +172,7 @@ def paths_of(X: Any) -> list[str] | None:
 
 
 def are_files(X: Any) -> bool:
-    """Return True for a path, or a list of paths of files or folders that are read here."""
+    """True for a path, or a list of paths of files or folders."""
     paths = paths_of(X)
     if paths is None or not isinstance(X, list | tuple):
         return paths is not None
@@ -214,7 +212,7 @@ def instead_of(X: object) -> str:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Return a context whose errors get a note with the path."""
+    """A context whose errors get a note with the path."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -223,7 +221,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def scanning(dataset: Any, rows: int, columns: Any) -> Any:
-    """Return a reader of a data set that reads one batch ahead."""
+    """A reader of a data set that reads one batch ahead."""
     import pyarrow.dataset
 
     # The default reads 16 batches of 4 files ahead, and holds the bytes of whole files.
@@ -237,13 +235,10 @@ def scanning(dataset: Any, rows: int, columns: Any) -> Any:
 
 
 def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
-    """Yield record batches of at most `rows` rows, with their places.
+    """Yield record batches of at most `rows` rows, with their places, one in memory at a time.
 
-    One batch is in memory at a time. A table without rows has one batch, without rows.
-
-    Parameters
-    ----------
-    X : path or list of paths, table, frame, reader, relation or data set
+    A table without rows has one empty batch. X is a path or list of paths, table, frame, reader,
+    relation or data set.
     """
     imported(who)
     paths = paths_of(X)
@@ -269,7 +264,7 @@ def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
 
 
 def reader_of_table(X: Any, rows: int, columns: Sequence[str] | None = None) -> Any:
-    """Return a reader of record batches. A data set has batches of `rows` rows."""
+    """A reader of record batches, for a data set with batches of `rows` rows."""
     import pyarrow
 
     if hasattr(X, "scanner"):
@@ -319,10 +314,10 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
 @contextmanager
 def arrow_file(path: str, choose: Callable[[Any], list[str]]) -> Iterator[tuple[Any, list[str]]]:
-    """Open an Arrow file to read the chosen columns, and return their names too."""
+    """Open an Arrow file to read the chosen columns, and return their names."""
     import pyarrow
 
-    # A map of a file that is cut would end the process by a fault, so the file is read.
+    # A memory map of a truncated file would end the process, so the file is read.
     with pyarrow.OSFile(path) as source:
         schema = pyarrow.ipc.open_file(source).schema
         names = choose(schema)
@@ -346,12 +341,12 @@ def _of_csv(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
 
 def csv_schema(path: str, who: str) -> Any:
-    """Return the columns of a file, with types by the first megabyte."""
+    """Columns of a file, with types by the first megabyte."""
     import pyarrow.csv
     import pyarrow.types as kinds
 
     with _located([], path, who), pyarrow.csv.open_csv(path, **_read(path)) as reader:
-        # Bytes that are not UTF-8 become an error with a line when they are read as text.
+        # Bytes that are not UTF-8 become an error with a line when read as text.
         columns = [
             (field.name, pyarrow.string() if kinds.is_binary(field.type) else field.type)
             for field in reader.schema
@@ -363,13 +358,9 @@ def csv_schema(path: str, who: str) -> Any:
 
 
 def _csv_batches(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Iterator[Any]:
-    """Yield record batches of the chosen columns, and at the end one without rows.
+    """Yield record batches of the chosen columns, and at the end an empty one.
 
-    An error of a later value or row has the line.
-
-    Parameters
-    ----------
-    schema : the result of `csv_schema`
+    Errors of later values or rows name the line. `schema` is the result of `csv_schema`.
     """
     import pyarrow.csv
     import pyarrow.types as kinds
@@ -377,7 +368,7 @@ def _csv_batches(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Ite
     kept = {name: schema.field(name).type for name in chosen.names}
     integers = {name for name, kind in kept.items() if kinds.is_integer(kind)}
     empty = [name for name, kind in kept.items() if kinds.is_null(kind)]
-    # A column without a value in the first megabyte is a number as an input, else a text.
+    # A column without a value in the first megabyte is a number if it is an input, else a text.
     types = dict.fromkeys(empty, pyarrow.string())
     guessed = {*integers, *empty} & {*chosen.numbers}
     types |= dict.fromkeys(guessed, pyarrow.float64())
@@ -396,7 +387,7 @@ def _csv_batches(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Ite
 def _read(path: str) -> dict[str, Any]:
     import pyarrow.csv
 
-    # Threads make it no faster, and lose the line of a wrong value.
+    # Threads do not make it faster, and lose the line of a wrong value.
     options = pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding_of(path))
     return {"read_options": options}
 
@@ -413,7 +404,7 @@ def _with_integers(batch: Any, names: Collection[str]) -> Any:
 
 @contextmanager
 def _located(names: list[str], path: str, who: str) -> Iterator[None]:
-    """Return a context whose errors have the line and the column, and say what to do."""
+    """A context whose errors name line and column, and advise."""
     try:
         yield
     except UnicodeError as error:

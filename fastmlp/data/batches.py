@@ -31,12 +31,8 @@ FRAMES = ("pandas", "polars", "pyarrow")
 def blocks_of(X: Any, who: str) -> Iterator[Piece]:
     """Yield X of each block of rows.
 
-    Parameters
-    ----------
-    X : one of
-        - a source, of blocks of (X, ...) or of X
-        - a list of such blocks
-        - rows in memory: an array, a list of rows, a frame
+    X is a source, of blocks of (X, ...) or of X; a list of such blocks; or rows in memory: an
+    array, a list of rows, a frame.
     """
     if is_source(X):
         pieces = opened(X, who).blocks(0, mixed=False)
@@ -61,7 +57,7 @@ class PredictBatch(NamedTuple):
     Attributes
     ----------
     rows : array, frame or Arrow table
-    where : the name of the rows in errors; "" for rows in memory
+    where : name of the rows in errors; "" for rows in memory
     kept : record batch of the columns to keep, or None
     """
 
@@ -71,7 +67,7 @@ class PredictBatch(NamedTuple):
 
 
 def names_of_model(model: Any) -> frames.Names:
-    """Return the names of the columns a model was trained on, or None."""
+    """Names of the columns a model was trained on, or None."""
     for attribute in ("feature_names", "_read_names", "feature_names_in_"):
         names = getattr(model, attribute, None)
         if names is not None:
@@ -87,9 +83,9 @@ def batches_of(
     Parameters
     ----------
     X : array, frame, table, source as `fit` takes it, path or list of paths
-    names : names of the columns of X, if known
+    names : of the columns of X, if known
     rows : int of 1 or more
-    texts : columns that are texts in CSV, whatever they look like
+    texts : columns read as texts from CSV
     """
     if instead_of(X):
         raise no_table(X, "expected rows, files or a table,", who)
@@ -109,7 +105,7 @@ def batches_of(
 
 
 def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
-    """Return the places of the model's columns among a source's, None for the same order."""
+    """Indices of the model's columns in a source, None for equal order."""
     missing = [repr(name) for name in names if name not in source_names]
     if missing:
         raise ValueError(
@@ -120,15 +116,14 @@ def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> l
 
 
 class Choice:
-    """Chooses the columns to read of files or of a table: columns of X, and columns to keep.
+    """The columns to read of files or of a table.
 
     Parameters
     ----------
-    names : names of the columns of X; None: all but those to keep, in their order
-    keep : names of the columns to keep
-    texts : columns that are texts in CSV, whatever they look like
+    names : of columns of X; None: all but `keep` and `ignore`, in order
+    keep : columns to pass on with the predictions
+    texts : columns read as texts from CSV
     nulls : True if texts of CSV such as NA are missing, False if they stay texts
-    ignore : names that are left out where `names` is None
     """
 
     def __init__(
@@ -144,7 +139,7 @@ class Choice:
         self._nulls, self._ignore = nulls, ignore
 
     def __call__(self, schema: Any, who: str) -> ChosenColumns:
-        """Return the columns to read, which must be there once each."""
+        """Return the columns to read, which must exist once each."""
         kept = names_in(self.keep, "keep", schema.names, who)
         names_in([*self._ignore], "ignore", schema.names, who)
         for name in kept:
@@ -160,7 +155,6 @@ class Choice:
 
 
 def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
-    """Yield the rows of files or of a table, in batches of at most `rows`."""
     table = imported(who).Table
     for batch, where in records_of(data, choice, rows, who):
         # scikit-learn finds names in a table, but not in a record batch.
@@ -169,11 +163,9 @@ def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[Pr
 
 
 def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str) -> T:
-    """Return the result of a model's method for a batch. An error has a note with the place.
+    """The result of a model's method for a batch; notes of errors name the rows.
 
-    Parameters
-    ----------
-    named : True if the model knows names of columns
+    `named` is True if the model knows names of columns.
     """
     try:
         if named or not frames.is_frame(batch.rows):
@@ -196,7 +188,7 @@ def _is_in_memory(X: Any) -> bool:
 
 
 def _slices(X: Any, rows: int) -> Iterator[Any]:
-    """Yield batches of rows, and an object without a length whole, for the model to refuse."""
+    """Yield batches of rows; an object without a length is left to the model to refuse."""
     shape = getattr(X, "shape", None)
     n = shape[0] if shape else len(X) if hasattr(X, "__len__") else None
     if n is None:
@@ -226,19 +218,19 @@ def read_table(
 ) -> Any:
     """Return files, or the rows of a query, as a table of Arrow.
 
-    Columns that take more than a 16th of the memory that is free are sampled, with a warning. Each
-    row draws a number by the seed and its place, and stays if the number is below a share, which is
-    halved whenever the rows that stay do not fit: one pass, and no row twice in memory.
+    Columns that take more than a 16th of the free memory are sampled, with a warning. The seed
+    gives each row a number; rows below a share stay, and the share is halved whenever they do not
+    fit. One pass suffices, without a row twice in memory.
 
     Parameters
     ----------
     data : path or list of paths, table, frame, reader, relation or data set
-    columns : names of the columns to read; empty: all but the others and those to ignore
-    others : names of columns to read beside these
-    texts : columns that are texts in CSV, whatever they look like
-    target : the column in which no value may be missing
-    verb : what becomes of the rows, in the warning
-    arrays : words for arrays that have a value of each row, so that no row may be left out
+    columns : columns to read; empty: all but the others and `ignore`
+    others : columns to read beside these
+    texts : columns read as texts from CSV
+    target : column in which no value may be missing
+    verb : use of the rows, in the warning
+    arrays : names of arrays with a value for each row, which forbid a sample
     """
     import pyarrow
 
@@ -281,7 +273,7 @@ def read_table(
 
 
 def _below(share: float, rows: Any, drawn: Any) -> tuple[Any, Any]:
-    """Return the rows whose number is below the share, and those numbers."""
+    """Rows whose number is below the share, and those numbers."""
     import pyarrow
 
     mask = drawn < share

@@ -27,18 +27,18 @@ Part = Callable[[int, int], Any]
 class Blocks:
     """A source of rows for `MLP.fit`, in blocks that are read when the fit needs them.
 
-    Any object with `block_sizes` and `read` is a source as well. Each epoch takes the blocks in a
-    new order, fills a buffer, and mixes the rows of the buffer. Small blocks mix better
-    (CorgiPile: Xu et al., 2022, arXiv 2206.05830).
+    Any object with `block_sizes` and `read` is a source too. Each epoch reads the blocks in a new
+    order into a buffer, and mixes its rows. Small blocks mix better (CorgiPile: Xu et al., 2022,
+    arXiv 2206.05830).
 
     Attributes
     ----------
     block_sizes : tuple of int
-        The number of rows of each block.
+        Number of rows of each block.
     seed : int
-        Decides the order of the blocks, together with the number of the epoch.
+        Decides the order of blocks in each epoch.
     feature_names : tuple of str, or None
-        The names of the columns of X. A net that is trained on them keeps them.
+        Names of the columns of X, which a trained net keeps.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Blocks:
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
 
     def read(self, i: int) -> Block:
-        """Return X, y and, if rows have weights, the weights of block i."""
+        """Return X, y and, if any, the weights of block i."""
         return self._read(i)
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Blocks:
     ) -> Self:
         """Return blocks of arrays, or of other objects with a length whose slices are arrays.
 
-        Data sets of HDF5 and Zarr are such objects. `rows` is best a multiple of a chunk's rows.
+        Data sets of HDF5 and Zarr are such objects; chunks are read fastest if they divide `rows`.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class Blocks:
         y : (n_rows,) or (n_rows, n_outputs) array
         sample_weight : (n_rows,) array, optional
         rows : int of 1 or more, default 65536
-            Rows of a block. The last block may have fewer.
+            Rows of a block; the last may have fewer.
         seed : int of 0 or more, default 0
 
         Raises
@@ -105,8 +105,8 @@ class Blocks:
     ) -> Self:
         """Return blocks of memory maps, read from their files.
 
-        The file is read, and not the map. A map costs a fault for each row that is not in memory.
-        A file that is cut is an OSError, where a map would end the process.
+        The file itself is read: a map costs a page fault for each row outside memory. A truncated
+        file is an OSError, where a map would end the process.
 
         Parameters
         ----------
@@ -155,15 +155,15 @@ class Blocks:
         weight : str, optional
             The column of sample weights.
         rows : int of 1 or more, optional
-            Cut row groups into blocks of this size, which mix better. Reading a block decodes the
-            row group up to the end of the block, so files with small row groups are faster.
+            Cut row groups into blocks of this size, which mix better. A read decodes the row group
+            up to the block's end: files with small row groups are faster.
         seed : int of 0 or more, default 0
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type or value, or a column is missing. A column that is not
-            numeric, or has nulls, is an error with the name of the file when it is read.
+            If an argument has a wrong type or value, or a column is missing; on reading, if a
+            column is not numeric or has nulls.
         ImportError
             If pyarrow is missing.
         OSError
@@ -208,11 +208,11 @@ class Blocks:
         Parameters
         ----------
         table : pyarrow.Table, pandas.DataFrame, polars.DataFrame, or alike
-            Any object with ``__arrow_c_stream__``. It is read once, and Arrow is not copied.
+            Any object with ``__arrow_c_stream__``, read once. Arrow data is not copied.
         target, features, weight, seed
             As for `from_parquet`.
         rows : int of 1 or more, default 65536
-            The most rows of a block.
+            Maximum number of rows of a block.
 
         Raises
         ------
@@ -275,8 +275,6 @@ def _part(array: Any, *, of_files: bool) -> Part:
 
 
 class _FilePart:
-    """Reads rows of a memory map from the file."""
-
     def __init__(self, array: np.memmap[Any, Any]) -> None:
         self._path, self._dtype, self._shape = str(array.filename), array.dtype, array.shape[1:]
         # The attribute `offset` of a slice is the offset of the whole map.
@@ -295,7 +293,7 @@ class _FilePart:
 
 
 def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, Any]:
-    """Return blocks in place of a memory map that needs more than half of the available memory.
+    """Blocks in place of a memory map that needs more than half of the available memory.
 
     Rows in random order would cost a page fault each, unless the file is in memory.
     """

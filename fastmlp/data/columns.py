@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 
 def missing_in(column: Any) -> tuple[int, int]:
-    """Return the number of missing values of an Arrow column, NaN included, and the first row."""
+    """Number of missing values of an Arrow column, including NaN, and the first row."""
     import pyarrow.compute as compute
 
     missing = compute.is_null(column, nan_is_null=True)
@@ -40,14 +40,14 @@ def missing_in(column: Any) -> tuple[int, int]:
 
 
 def require_target(column: Any, name: str, where: Place) -> None:
-    """Raise ValueError if a target is missing, with the number and the place of the first."""
+    """Raise ValueError if a target is missing, with the number and the first row."""
     n, first = missing_in(column)
     if n:
         raise ValueError(f"{where}: {messages.lacking(name, n, where.row(first))}")
 
 
 class NamedColumns(NamedTuple):
-    """The names of the columns that rows are made of.
+    """Names of the columns of rows.
 
     Attributes
     ----------
@@ -61,7 +61,6 @@ class NamedColumns(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns, each once."""
         weights = [] if self.weight is None else [self.weight]
         return list(dict.fromkeys([*self.features, *self.targets, *weights]))
 
@@ -74,7 +73,7 @@ class NamedColumns(NamedTuple):
         return ColumnNames(self.target, self.features, self.weight)
 
     def block(self, batch: Any, where: Place) -> Any:
-        """Return the rows of a record batch. `where` is their name in errors.
+        """Rows of a record batch; errors name them `where`.
 
         Features must be numbers without nulls. Labels in y may be texts.
         """
@@ -94,7 +93,7 @@ class NamedColumns(NamedTuple):
 
 
 class ColumnNames(NamedTuple):
-    """Names of columns as the caller gives them. Without `features`, all others are features."""
+    """Names of columns from the caller. Without `features`, all others are features."""
 
     target: Any
     features: Any = None
@@ -102,7 +101,7 @@ class ColumnNames(NamedTuple):
 
 
 def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns:
-    """Return the columns of a table by their names, which must be there once each."""
+    """Columns of a table by name; each must exist once."""
     (target, features, weight), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
@@ -136,7 +135,7 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
 
 
 def _labels(column: Any) -> Array | None:
-    """Return a text column as an array of objects, and None for another column."""
+    """A text column as an array of objects, None for another column."""
     import pyarrow.types as kinds
 
     values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
@@ -172,7 +171,7 @@ class ParquetGroups:
 
 
 class ArrowGroups:
-    """The record batches of Arrow files, by the methods of `ParquetGroups`."""
+    """The record batches of Arrow files, with the methods of `ParquetGroups`."""
 
     noun = "batch"
 
@@ -187,12 +186,7 @@ class ArrowGroups:
 
 
 class FileBlocks:
-    """Groups of rows of files, or pieces of groups, as blocks.
-
-    Parameters
-    ----------
-    rows : the most rows of a piece, or None
-    """
+    """Groups of rows of files, or pieces of at most `rows` rows, as blocks."""
 
     def __init__(
         self,
@@ -249,12 +243,9 @@ def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> Tabl
 
 
 class Passes:
-    """Begins passes over the batches of files or of a table.
+    """Begins passes over the batches of X, as for `records_of`.
 
-    Parameters
-    ----------
-    X : what `records_of` takes
-    schema : the columns of X, or None if they are known with the first batch
+    `schema` has the columns of X, or None if they are known with the first batch.
     """
 
     def __init__(self, X: Any, column_names: ColumnNames, who: str, schema: Any) -> None:
@@ -294,7 +285,7 @@ class ReadOnce:
 
 
 def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
-    """Return the source of files or tables, by the name or names of the target.
+    """Source of files or tables, by the name or names of the target.
 
     Without `features`, all other columns are features.
     """

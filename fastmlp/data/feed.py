@@ -35,10 +35,10 @@ from fastmlp.validation.messages import count
 # Standard errors between the means of two buffers that chance does not explain.
 MOST_ERRORS = 6.0
 T = TypeVar("T")
-# Seconds of one wait, so that signals are handled, and of waiting for the end of the thread.
+# Seconds of one wait, so that signals are handled, and of the wait for the thread's end.
 LOOK_SECONDS, END_SECONDS = 0.1, 1.0
-# Seconds of computing after which the reading of a buffer counts as a thread: the length of a call
-# of the training loop, which keeps its number of threads.
+# Seconds of computing after which the reading of a buffer counts as a thread: about a call of the
+# training loop, which keeps its number of threads.
 LEAST_SECONDS = 0.05
 # Share of the reading's time in which it computes. A source that waits more needs no core.
 COMPUTING = 0.25
@@ -57,7 +57,7 @@ def moments(y: NDArray[Any]) -> TargetMoments:
 
 
 def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
-    """Return True, with a warning, if the means of two buffers are six standard errors apart."""
+    """True, with a warning, if the means of two buffers are six standard errors apart."""
     error = np.sqrt(first.variance / first.n + later.variance / later.n)
     far = np.abs(first.mean - later.mean) > MOST_ERRORS * error
     if far.any():
@@ -72,10 +72,9 @@ def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
 
 
 class Reader(Generic[T]):
-    """Runs a generator in a thread. Items and the error arrive in the caller's thread.
+    """Runs a generator in a thread, and passes items and errors to the caller's thread.
 
-    The generator waits if it is too far ahead. If the system starts no thread, the caller runs the
-    generator, item by item.
+    The generator waits if it is too far ahead. Without a thread, the caller runs it item by item.
     """
 
     def __init__(self, items: Generator[T, None, None]) -> None:
@@ -93,7 +92,7 @@ class Reader(Generic[T]):
             self._ready.put(error)
 
     def next(self) -> T | None:
-        """Return the next item, None after the last. Raise the generator's error."""
+        """The next item, None after the last; raises the generator's error."""
         while True:
             task_pool.check()
             if self._thread is None:
@@ -107,17 +106,17 @@ class Reader(Generic[T]):
             return item
 
     def join(self) -> None:
-        """Wait at most `END_SECONDS` for the end of the thread. A read may block for ever."""
+        """Wait at most `END_SECONDS` for the thread's end. A read may block forever."""
         if self._thread is not None:
             self._thread.join(END_SECONDS)
 
 
 class Load:
-    """The processor time of reading one buffer, which counts as a thread if it computes for long.
+    """Processor time of reading one buffer, which counts as a thread if it computes for long.
 
-    Training has one thread less meanwhile. A team of as many threads as cores would wait at each
-    barrier for the core that reads: 502 -> 432 ns a row (20-64-64-1@256, 2 threads),
-    1378 -> 1273 ns (20-128-128-1@64), both from Parquet.
+    Training then has one thread less: a team as large as the cores would wait at each barrier for
+    the reading core. 502 -> 432 ns a row (20-64-64-1@256, 2 threads), 1378 -> 1273 ns
+    (20-128-128-1@64), both from Parquet.
     """
 
     def __init__(self, *, takes_thread: bool = False) -> None:
@@ -130,7 +129,7 @@ class Load:
             self._thread.__enter__()
 
     def next(self) -> Self:
-        """Return the load of the next buffer, which begins like the last one that ended."""
+        """The load of the next buffer, which begins like the last that ended."""
         return type(self)(takes_thread=self._computes)
 
     def begin(self) -> None:
@@ -151,7 +150,7 @@ class FilledBuffer(NamedTuple):
 
 
 class Buffers(Protocol):
-    """Buffers of rows, one after the other: a `Feed`, or a part of one that many fits share."""
+    """Successive buffers of rows: a `Feed`, or a part of one that many fits share."""
 
     @property
     def rows(self) -> Rows: ...
@@ -161,7 +160,7 @@ class Buffers(Protocol):
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows of an epoch, or None if it is not known."""
+        """Number of rows of an epoch, None if unknown."""
         ...
 
     @property
@@ -179,13 +178,8 @@ class Feed:
     """Buffers of a source's rows: a fit trains on one while a thread fills the next.
 
     All buffers but the last of an epoch have the same number of rows, a multiple of the batch size.
-    A buffer may begin in the middle of a block. The first is filled at once.
-
-    Parameters
-    ----------
-    source : Opened
-    convert : from a block to rows
-    row_bytes : int, bytes of a row, about
+    Buffers may begin inside a block. The first is filled at once. `convert` makes rows of a block;
+    `row_bytes` is approximate.
     """
 
     def __init__(
@@ -216,13 +210,13 @@ class Feed:
 
     @property
     def sizes(self) -> tuple[int | None, int]:
-        """The rows of an epoch, or None, and the rows of a buffer."""
+        """Rows of an epoch, or None, and rows of a buffer."""
         return self.n_rows, self._buffer_rows
 
     def start(self, epoch: int) -> None:
         """Begin to read ahead, in a thread that `close` ends.
 
-        After a start at a later epoch than the first, the first rows come with `next`.
+        If a later epoch starts, its first rows come with `next`.
         """
         if epoch and self._reading.rows_per_epoch is not None:
             self._filling = self._after(epoch, self._filling)
@@ -235,9 +229,9 @@ class Feed:
             self._first = moments(self.rows.y)
 
     def next(self) -> None:
-        """Go on to the next buffer. The rows of the one before are overwritten.
+        """Go on to the next buffer, which overwrites the rows of the previous one.
 
-        An error of the source is raised here, with its traceback.
+        Errors of the source are raised here, with their traceback.
         """
         assert self._reader is not None
         self._ahead = self._load.next()
@@ -278,14 +272,14 @@ class Feed:
     def _after(
         self, epochs: int, filling: Generator[FilledBuffer, None, None]
     ) -> Generator[FilledBuffer, None, None]:
-        """Yield the buffers after some epochs of `steps_per_epoch`, and drop those before."""
+        """Yield the buffers after some epochs of `steps_per_epoch`."""
         ended = int(self.ends)
         while ended < epochs:
             filled = next(filling, None)
             if filled is None:
                 return
             ended += filled.ends
-            # Nothing trains meanwhile, so the load has ended and takes no thread again.
+            # Training has not begun, so the load has ended and does not take a thread again.
             self._free.put((filled.buffer, self._load))
         yield from filling
 
@@ -336,7 +330,7 @@ class Feed:
             yield self._filled(buffer, ends=True)
 
     def _empty_buffer(self, like: Rows) -> Buffer | None:
-        """Return one of two buffers to fill, and None after the end of the fit."""
+        """One of two buffers to fill, None after the end of the fit."""
         if self._n_buffers < 2:
             self._n_buffers += 1
             n_rows = self._buffer_rows
@@ -355,7 +349,7 @@ class Feed:
 def feed_of(
     X: Any, y: Any, sample_weight: Any, network: Network, reading: Reading, who: str
 ) -> Feed | None:
-    """Return the feed of a source in the place of X, and None for arrays."""
+    """The feed of a source X, None for arrays."""
     steps = reading.steps_per_epoch
     if steps is not None:
         scalars.positive_integer(who, "steps_per_epoch", steps)
@@ -372,7 +366,6 @@ def feed_of(
 
 
 def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str) -> None:
-    """Check that the arguments of a fit on a source go together."""
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
@@ -409,9 +402,9 @@ def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
 
 
 def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
-    """Return the source of files and tables by their target. Other objects stay as they are.
+    """The source of files and tables by target; other objects stay.
 
-    `features` are the names of the columns of X, None for all columns but the target.
+    `features` are names of columns of X, None for all but the target.
     """
     if target is None:
         arrays.unnamed(y, who)

@@ -32,13 +32,13 @@ ArraysByName = dict[str, Array]
 
 
 class Form(NamedTuple):
-    """The columns and batches of predictions.
+    """Columns and batches of predictions.
 
     Attributes
     ----------
-    keep : names of the columns to keep
-    output : the name of the column of predictions
-    rows : the most rows of a batch
+    keep : columns to pass on
+    output : name of the column of predictions
+    rows : maximum rows of a batch
     probabilities : True to add the probabilities of the classes, if there are classes
     compute_dtype : as for `MLP.predict`
     """
@@ -53,10 +53,7 @@ class Form(NamedTuple):
 class PredictionColumns:
     """Makes columns of predictions from batches.
 
-    Parameters
-    ----------
-    model : MLP or estimator
-    named : True if the model knows names of columns
+    `named` is True if the model, an MLP or estimator, knows names of columns.
     """
 
     def __init__(self, model: Any, form: Form, *, named: bool, who: str) -> None:
@@ -146,32 +143,30 @@ def predict_arrow(
     """Return predictions of files or of a table as a stream of Arrow record batches.
 
     One batch is in memory at a time. polars, DuckDB, pandas and pyarrow can read the stream, once.
-    The first batch is predicted here, the next ones when the reader asks for them. It needs the
-    extra `arrow`.
+    The first batch is predicted at once, later ones when they are read. The extra `arrow` is
+    needed.
 
-    A regressor's column is `output`, and with several outputs ``prediction_0`` and so on. A
-    classifier has a column ``probability_<class>`` for each class, and the labels in `output`. A
-    net has the same columns for the classes 0, 1 and so on, if the link of its loss is softmax, or
-    sigmoid with one output. With several labels a row, the columns are ``probability_<label>`` and
-    ``prediction_<label>``.
+    A regressor's column is `output`, or ``prediction_0`` and so on for several outputs. A
+    classifier has a column ``probability_<class>`` for each class, and labels in `output`. A net
+    has them for the classes 0, 1 and so on, if its loss has the link softmax, or sigmoid with one
+    output. Several labels a row have columns ``probability_<label>`` and ``prediction_<label>``.
 
     Parameters
     ----------
     model : MLP or fitted estimator
-        Columns are found by the names of training. A model without names takes all columns but
-        those to keep, in their order.
+        Columns are found by name; a model without names takes all columns but `keep`, in order.
     source : path or list of paths, table or frame, or array or source as `predict_batches` takes it
-        Parquet, Arrow or CSV files; a frame of pandas or polars; a table, a reader or a data set
-        of pyarrow; a relation of DuckDB; or any object with ``__arrow_c_stream__``.
+        Parquet, Arrow or CSV files, or an object with ``__arrow_c_stream__``, such as a frame of
+        pandas or polars, a table of pyarrow, or a relation of DuckDB.
     keep : str or sequence of str
-        Columns to pass on, before the predictions.
+        Columns to pass on before the predictions.
     output : str, default "prediction"
     batch_rows : int of 1 or more, default 65536
-        The most rows of a batch.
+        Maximum number of rows of a batch.
     probabilities : bool, default True
-        False leaves the columns of the classes' probabilities out.
+        False leaves out the probabilities of classes.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        As for `MLP.predict`. It needs an `MLP`, such as an estimator's ``net_``.
+        As for `MLP.predict`; for an `MLP`, such as an estimator's ``net_``.
 
     Returns
     -------
@@ -180,8 +175,8 @@ def predict_arrow(
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value, or a column is missing or not numeric. An error
-        of a later batch, or of the source, is raised when the batch is read.
+        If an argument has a wrong type or value, or a column is missing or not numeric. Later
+        batches raise when they are read.
     ImportError
         If pyarrow is not installed.
     OSError
@@ -218,10 +213,10 @@ def predict_parquet(
     probabilities: bool = True,
     compute_dtype: ComputeDTypes | None = None,
 ) -> int:
-    """Write predictions of files or of a table to a file. It needs the extra `arrow`.
+    """Write predictions of files or of a table to a file. The extra `arrow` is needed.
 
-    One batch is in memory at a time. The file is written whole or not at all. Until the end it has
-    another name, and after an error the old file is unchanged.
+    One batch is in memory at a time. The file has another name until it is complete; after an error
+    the old file is unchanged.
 
     Parameters
     ----------
@@ -230,7 +225,7 @@ def predict_parquet(
     path : path
         The ending decides the format: .parquet, .csv, .arrow, .feather or .ipc.
     batch_rows : int of 1 or more, default 65536
-        The most rows of a batch, and of a row group of the file.
+        Maximum number of rows of a batch, and of a row group of the file.
 
     Returns
     -------
@@ -261,7 +256,7 @@ def predict_parquet(
 
 
 def writer_of(path: Any, who: str) -> WriterOf:
-    """Return the writer of record batches by the path's ending."""
+    """The writer of record batches by the path's ending."""
     scalars.path(who, "path", path, mode="w")
     writer = WRITERS.get(Path(os.fspath(path)).suffix.lower())
     if writer is None:
@@ -297,7 +292,7 @@ WRITERS: dict[str, WriterOf] = {
 
 
 def write(reader: Any, path: str | os.PathLike[str], opened: WriterOf) -> int:
-    """Write the batches of an Arrow reader to a file, whole or not at all; return the rows."""
+    """Write an Arrow reader's batches to a file, whole or not at all; return the number of rows."""
     n = 0
     with whole_files.writing(path) as file, opened(file, reader.schema) as writer:
         for batch in reader:
@@ -366,7 +361,7 @@ def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who
 
 
 def _like(first: Any, batch: Any) -> Any:
-    """Return a batch with the types of the first. The next file may have other ones."""
+    """A batch with the types of the first; files may differ."""
     columns = [
         column.cast(kind) for column, kind in zip(batch.columns, first.schema.types, strict=True)
     ]

@@ -1,6 +1,6 @@
 """Sources of rows: their blocks as arrays of a net's dtype, and buffers of them.
 
-A source is recognised by its methods. No base class is needed.
+Sources are recognised by their methods, without a base class.
 """
 
 import os
@@ -23,21 +23,21 @@ OF_ARRAYS = (
     *("__array__", "__array_interface__", "__cuda_array_interface__", "__dlpack__"),
     *("__arrow_c_stream__", "__dataframe__", "toarray"),
 )
-# The least batches of a buffer.
+# Fewest batches of a buffer.
 LEAST_BATCHES = 16
-# Bytes of a buffer if the available memory is not known.
+# Bytes of a buffer if the available memory is unknown.
 DEFAULT_BYTES = 1 << 30
 
 
 class BlockSource(Protocol):
-    """Rows in blocks that can be read in any order, as `Blocks` has them.
+    """Rows in blocks that can be read in any order, such as `Blocks`.
 
     The integer `seed`, 0 by default, decides the order of blocks.
     """
 
     @property
     def block_sizes(self) -> Sequence[int]:
-        """The number of rows of each block."""
+        """Number of rows of each block."""
         ...
 
     def read(self, i: int, /) -> Block:
@@ -52,7 +52,7 @@ class ArrowStream(Protocol):
 
 
 Path = str | os.PathLike[str]
-# A stream is a function that begins one, or an iterable.
+# Streams are iterables, or functions that begin one.
 Stream = Callable[[], Iterable[Any]] | Iterable[Any]
 Source = BlockSource | Stream | Path | Sequence[Path] | ArrowStream
 
@@ -62,8 +62,8 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    name : the name of the block in errors
-    n_rows : the number of rows that it must have, or None
+    name : of the block in errors
+    n_rows : required number of rows, or None
     content : (X, y) or (X, y, sample_weight)
     """
 
@@ -77,7 +77,7 @@ class Opened(Protocol):
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows of a pass, or None if it is not known."""
+        """Number of rows of a pass, None if unknown."""
         ...
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
@@ -86,8 +86,6 @@ class Opened(Protocol):
 
 
 class RandomAccess:
-    """The blocks of a `BlockSource`."""
-
     def __init__(self, source: BlockSource, who: str) -> None:
         self._source = source
         check = scalars.non_negative_integer
@@ -104,7 +102,7 @@ class RandomAccess:
 
 
 class SourceSlice:
-    """The rows of a `BlockSource` from the first to the one before the last, as a source."""
+    """Rows from the first to the one before the last of a `BlockSource`, as a source."""
 
     def __init__(self, source: Any, first: int, last: int) -> None:
         self._source, self.seed = source, getattr(source, "seed", 0)
@@ -139,7 +137,7 @@ class StreamBlocks:
 
 
 def is_source(X: object) -> bool:
-    """Return True for a source of rows, and False for an array, table or collection."""
+    """True for a source of rows, False for an array, table or collection."""
     if has_blocks(X):
         return True
     if isinstance(X, type) or any(hasattr(X, name) for name in OF_ARRAYS):
@@ -175,7 +173,7 @@ def kind_of(source: Any) -> str:
 
 
 def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
-    """Return X, y and the weights, or None, of a block."""
+    """X, y and the weights, or None, of a block."""
     if not isinstance(content, tuple | list) or len(content) not in (2, 3):
         n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
         raise TypeError(
@@ -186,7 +184,7 @@ def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
 
 @dataclass(frozen=True)
 class Reading:
-    """The settings of a fit that decide how the source is read.
+    """Settings of a fit that decide how the source is read.
 
     Attributes
     ----------
@@ -207,16 +205,14 @@ class Reading:
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """The rows of an epoch; None: an epoch ends with the source."""
+        """Rows of an epoch; None: an epoch ends with the source."""
         steps = self.steps_per_epoch
         return None if steps is None else int(steps) * self.batch_size
 
     def rows_of_a_buffer(self, n_rows: int | None, row_bytes: int, who: str) -> int:
-        """Return the rows of a buffer: all of an epoch, or a multiple of the batch size.
+        """Rows of a buffer: all of an epoch, or a multiple of the batch size.
 
-        Parameters
-        ----------
-        n_rows : int, rows of an epoch, or None if not known
+        `n_rows`, the rows of an epoch, is None if unknown.
         """
         buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch
@@ -273,14 +269,7 @@ Convert = Callable[[Piece], Rows | None]
 
 
 class Conversion:
-    """Makes rows of a net's dtype from blocks.
-
-    Parameters
-    ----------
-    network : Network
-    class_weight : mapping of classes to numbers, optional
-    names : names of the columns of X, optional
-    """
+    """Makes rows of a net's dtype from blocks, with optional class weights and column names."""
 
     def __init__(
         self,
@@ -299,7 +288,7 @@ class Conversion:
         return (sizes[0] + sizes[-1] + 1) * self._network.dtype.itemsize
 
     def __call__(self, piece: Piece) -> Rows | None:
-        """Return the rows of a block, or None for a block without rows."""
+        """The rows of a block, None for an empty block."""
         who = f"{self._who}: {piece.name}"
         X, y, sample_weight = parts_of(piece.content, who)
         n_rows = len(X) if hasattr(X, "__len__") else None
@@ -328,19 +317,13 @@ class Conversion:
             sample_weight = arrays.class_weights(
                 self._class_weight, y, sample_weight, loss.targets, sizes[-1], who
             )
-        # A block whose rows all have the weight 0 is valid, as a batch of such rows is.
+        # A block of rows with weight 0 is valid, as such a batch is.
         weight = arrays.weights(sample_weight, len(x), dtype, who, all_zero=True)
         return Rows(x, table, weight)
 
 
 class Buffer:
-    """Room for rows, filled block by block.
-
-    Parameters
-    ----------
-    n_rows : int, the most rows
-    like : Rows, with the shapes and the dtype of the rows to come
-    """
+    """Room for `n_rows` rows, filled block by block, with the shapes and dtype of `like`."""
 
     def __init__(self, n_rows: int, like: Rows) -> None:
         self._most, self._n = n_rows, 0
@@ -353,17 +336,14 @@ class Buffer:
 
     @property
     def rows(self) -> Rows:
-        """The rows so far, without a copy."""
+        """The rows so far, as views."""
         return Rows(*(array[: self._n] for array in self._room))
 
     def clear(self) -> None:
         self._n = 0
 
     def add(self, rows: Rows, first: int, last: int) -> int:
-        """Copy the rows from `first` to the one before `last` that there is room for.
-
-        The next row is returned.
-        """
+        """Copy rows from `first` to `last`, exclusive, while there is room; return the next row."""
         n = min(last - first, self._most - self._n)
         for room, array in zip(self._room, rows, strict=True):
             if array.size:
@@ -373,7 +353,7 @@ class Buffer:
 
 
 def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
-    """Return all rows of a source in memory. It takes room for them twice."""
+    """All rows of a source in memory, which briefly holds them twice."""
     what, blocks, n_bytes = "to hold all rows of the source", list[Rows](), 0
     for piece in source.blocks(0, mixed=False):
         rows = convert(piece)

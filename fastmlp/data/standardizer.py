@@ -16,13 +16,8 @@ Array = NDArray[Any]
 class Sample:
     """At most `size` rows of a stream, each with the same chance.
 
-    Each row draws a number, and the rows with the smallest numbers stay. The choice does not
-    depend on how the stream is cut into blocks.
-
-    Parameters
-    ----------
-    size : int
-    generator : numpy.random.Generator
+    Each row draws a number, and the rows with the smallest numbers stay. The choice does not depend
+    on blocks.
     """
 
     size: int
@@ -33,7 +28,7 @@ class Sample:
         self._parts: list[Array] = []
 
     def rows(self) -> Array:
-        """Return the rows so far, shape (n, n_features), n up to `size`."""
+        """The rows so far, shape (n, n_features), n up to `size`."""
         if len(self._parts) > 1:
             self._parts = [np.concatenate(self._parts)]
         return self._parts[0]
@@ -67,31 +62,30 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 @final
 class Standardizer:
-    """Scales columns: minus their mean, over their standard deviation.
+    """Scales columns by subtracting the mean and dividing by the standard deviation.
 
-    It learns from rows in memory, or from blocks of rows in one pass. Moments of two blocks are
-    merged in float64 (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-    computing sample variances", 1979). A constant column keeps its scale. `fold` puts the scaling
-    into the weights of a net.
+    Rows are in memory, or in blocks that are read in one pass. Moments of blocks are merged in
+    float64 (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979). A constant column keeps its scale.
 
     Parameters
     ----------
     robust : bool
-        Scale by the median and the distance of the quartiles, which outliers do not move. More
-        than 100,000 rows are sampled at random.
+        Scale by median and interquartile range, which outliers do not move. More than 100,000 rows
+        are sampled at random.
     seed : int of 0 or more
-        The seed of the sample. The sample depends on the order of the rows, but not on blocks.
+        The seed of the sample, which depends on the order of rows, but not on blocks.
 
     Attributes
     ----------
     center : (n_features,) array of float64
-        The means, or the medians.
+        Means or medians.
     scale : (n_features,) array of float64
-        The standard deviations, or the distances of the quartiles; 1 for a constant column.
+        Standard deviations or interquartile ranges; 1 for a constant column.
     n_rows : int
         Rows so far.
     feature_names : tuple of str, or None
-        The names of the columns, from a frame as the first block, or from `Blocks` of tables.
+        Names of the columns, from a frame as the first block, or from `Blocks` of tables.
 
     See Also
     --------
@@ -137,9 +131,9 @@ class Standardizer:
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            A source is `Blocks`, another object with `block_sizes` and ``read(i)``, a function
-            without arguments that begins a stream of blocks, or an iterable of blocks. A block is
-            X, or a tuple that begins with X, such as ``(X, y)``. Empty blocks are skipped.
+            A source is `Blocks`, another object with `block_sizes` and ``read(i)``, an iterable of
+            blocks, or a function without arguments that begins one. A block is X, or a tuple that
+            begins with X, such as ``(X, y)``. Empty blocks are skipped.
 
         Returns
         -------
@@ -149,7 +143,7 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If a block has a wrong type or value, with its number, or if all blocks are empty.
+            If a block has a wrong type or value, or all blocks are empty.
 
         Examples
         --------
@@ -187,7 +181,7 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If X has a wrong type or value, or another number of columns than before.
+            If X has a wrong type or value, or another number of columns than earlier rows.
 
         Examples
         --------
@@ -249,12 +243,12 @@ class Standardizer:
 
     @property
     def center(self) -> Numbers:
-        """The means of the columns, or their medians."""
+        """Means of the columns, or medians."""
         return self._fitted("Standardizer.center")[0]
 
     @property
     def scale(self) -> Numbers:
-        """The standard deviations of the columns, or distances of their quartiles."""
+        """Standard deviations of the columns, or interquartile ranges."""
         return self._fitted("Standardizer.scale")[1]
 
     def _learn(self, X: Any, who: str) -> None:
@@ -268,12 +262,12 @@ class Standardizer:
         self._learned = None
 
     def _rows(self, X: Any, who: str) -> tuple[Array, frames.Names]:
-        """Return checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
+        """Checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
         X, names = frames.named(X, self.feature_names, who)
         return arrays.table(X, len(self._mean) if self.n_rows else None, who), names
 
     def _merge(self, rows: Numbers) -> None:
-        """Take over the moments of some rows, which are overwritten."""
+        """Add the moments of some rows, which are overwritten."""
         n, before = len(rows), self.n_rows
         if not before:
             self._origin = rows.mean(axis=0)
