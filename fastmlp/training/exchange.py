@@ -18,20 +18,16 @@ Array = NDArray[Any]
 
 
 class Communicator(Protocol):
-    """The collectives that training on several ranks takes, by the names of mpi4py.
+    """The collectives that training on several ranks takes, by mpi4py's names.
 
-    ``mpi4py.MPI.COMM_WORLD`` has them, and so have those that `fastmlp.cluster.threads` returns.
-    All ranks call the same ones in the same order. Buffers are C-contiguous arrays, of one size on
-    all ranks. If it has ``Abort(errorcode)`` as well, a rank that fails ends the others by it.
+    ``mpi4py.MPI.COMM_WORLD`` and the results of `fastmlp.cluster.threads` have them. All ranks call
+    the same ones in the same order. Buffers are C-contiguous arrays, of one size on all ranks. A
+    rank that fails calls ``Abort(errorcode)``, where the communicator has it, to end the others.
     """
 
-    def Get_rank(self) -> int:
-        """Return the number of this rank, from 0."""
-        ...
+    def Get_rank(self) -> int: ...
 
-    def Get_size(self) -> int:
-        """Return the number of ranks."""
-        ...
+    def Get_size(self) -> int: ...
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
         """Send part i of `sendbuf` to rank i; rank i's goes to part i of `recvbuf`.
@@ -50,7 +46,7 @@ NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
 
 
 def communicator_of(argument: Any, who: str) -> Communicator | None:
-    """Return the communicator that is meant by the argument: "world" is MPI's of all processes."""
+    """ "world" is MPI's communicator of all processes."""
     if argument is None:
         return None
     if isinstance(argument, str) and argument == "world":
@@ -71,7 +67,6 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
 
 
 def check_ranks(communicator: object, average_every: object, device: str, who: str) -> None:
-    """Check the arguments of a fit on several ranks."""
     if average_every is not None:
         scalars.positive_integer(who, "average_every", average_every)
         if communicator is None:
@@ -87,13 +82,9 @@ DIGEST_BYTES = 16
 class Exchange:
     """The ranks that train one net, as one of them sees them.
 
-    Parameters
-    ----------
-    communicator : Communicator
-
     Attributes
     ----------
-    rank, size : int, the number of this rank, and of how many
+    rank, size : number of this rank, number of ranks
     """
 
     rank: int
@@ -101,21 +92,20 @@ class Exchange:
 
     def __init__(self, communicator: Communicator, who: str) -> None:
         self._communicator, self._who, self._received = communicator, who, np.empty(0)
-        # True once all ranks raise: then no rank waits for another, and no abort is needed.
+        # True once all ranks raise: no rank waits for another, so none need be aborted.
         self._fail_alike = False
         self.rank = int(communicator.Get_rank())
         self.size = int(communicator.Get_size())
 
     @property
     def is_first(self) -> bool:
-        """True for rank 0, which speaks for all."""
         return self.rank == 0
 
     def sum(self, numbers: Array) -> None:
         """Replace numbers by their sums over the ranks, added in the order of the ranks.
 
-        Each rank gets one slice from all, sums it, and sends the sums to all. So all have the same
-        bits, whatever the communicator does. `numbers` has whole slices.
+        Each rank sums one slice and sends the sums to all, so all ranks have the same bits.
+        `numbers` has whole slices.
         """
         received = self._received
         if received.size != numbers.size or received.dtype != numbers.dtype:
@@ -139,7 +129,6 @@ class Exchange:
         return self.allgather(np.array(flags, np.uint8)) != 0
 
     def allgather_objects(self, content: T) -> list[T]:
-        """Return the objects of all ranks, in their order: small ones, which are pickled."""
         own = np.frombuffer(pickle.dumps(content), np.uint8)
         sizes = self.allgather(np.array([len(own)], np.int64))[:, 0]
         padded = np.zeros(int(sizes.max()), np.uint8)
@@ -163,7 +152,7 @@ class Exchange:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise an error on all ranks where one rank raises one; no exchange may stand inside."""
+        """Raise an error on all ranks where one rank raises one; the body must not communicate."""
         own: Exception | None = None
         try:
             yield
@@ -178,7 +167,6 @@ class Exchange:
                 raise RuntimeError(f"{self._who}: rank {rank} has raised {text}")
 
     def agree(self, settings: dict[str, str]) -> None:
-        """Check that all ranks have the same settings."""
         all_settings = self.allgather_objects(settings)
         for name in settings:
             values = [of_rank.get(name, "") for of_rank in all_settings]
@@ -192,10 +180,9 @@ class Exchange:
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:
-        """End all ranks where this one fails by itself: the others would wait for it for ever.
+        """End all ranks where this one fails by itself: the others would wait forever.
 
-        A communicator with ``Abort`` ends them by it: MPI's ends the processes, this one included,
-        so the error is printed first.
+        ``Abort`` ends this process as well, so the error is printed first.
         """
         try:
             yield

@@ -47,8 +47,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     Attributes
     ----------
     loss : list of float
-        Each epoch's mean objective, penalties included, taken batch by batch while training: with
-        dropout and noise, if the net has them.
+        Each epoch's mean objective, with penalties, dropout and noise, taken batch by batch while
+        training.
     validation_loss : list of float
         Each epoch's mean loss on the validation data, without penalties, after its last step;
         empty without validation data.
@@ -95,8 +95,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         Returns
         -------
         pandas.DataFrame
-            Columns ``epoch``, counted from 1, ``loss``, and ``validation_loss``,
-            ``learning_rate`` and metrics where the history has them.
+            Columns ``epoch`` (from 1), ``loss``, and where present ``validation_loss``,
+            ``learning_rate`` and metrics.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
             from pandas import DataFrame, Series
         except ImportError as error:
             raise ImportError(needs("History.to_frame", "pandas")) from error
-        # Ctrl-C while a fit validates leaves one validation loss less: series are aligned.
+        # Ctrl-C during validation leaves one validation loss less: series are aligned.
         columns = {
             "epoch": Series(range(1, len(self.loss) + 1)),
             "loss": Series(self.loss, dtype=float),
@@ -142,9 +142,9 @@ class Report:
     learning_rate : float
         The rate of the epoch's last step.
     net : MLP
-        The net as it is now; its parameters may be read and written.
+        The net; its parameters may be read and written.
     history : History
-        The fit so far, this epoch included; to be read.
+        The fit so far, this epoch included; read-only.
     metrics : dict of str to float
         The epoch's metrics, by their names.
 
@@ -191,7 +191,7 @@ def last_report(history: History, net: Any) -> Report:
 
 
 def interrupted(history: History, *, restores: bool = False) -> History:
-    """Record that Ctrl-C has ended the fit, and warn; `restores`: the best epoch is restored."""
+    """`restores`: the best epoch is restored."""
     history.status = Status.INTERRUPTED
     epoch = len(history.loss)
     kept = f"has the parameters of epoch {history.best_epoch}, the best"
@@ -207,7 +207,6 @@ def record(
     first_step: int,
     steps_per_epoch: int,
 ) -> None:
-    """Add completed epochs: their losses, and the learning rates of their last steps."""
     stop = first_step + steps_per_epoch * len(losses)
     last_steps = np.arange(first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1))
     history.loss += losses.tolist()
@@ -215,7 +214,7 @@ def record(
 
 
 def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:
-    """Record that the next epoch diverged, and warn; `restores`: the best epoch is restored."""
+    """`restores`: the best epoch is restored."""
     history.status = Status.DIVERGED
     before = "keeps its parameters from before that epoch"
     kept = f"has the parameters of epoch {history.best_epoch}, the best" if restores else before
@@ -233,7 +232,7 @@ WIDTH, HEIGHT, MARGIN = 320, 64, 3
 def history_html(
     loss: Sequence[float], validation_loss: Sequence[float], seconds: float, status: str
 ) -> str:
-    """Return the losses, the seconds and the status as HTML; epochs are counted from 1."""
+    """Epochs are counted from 1."""
     curves = {"training": np.asarray(loss, float), "validation": np.asarray(validation_loss, float)}
     rows = [HEADER, *(_row(name, curve) for name, curve in curves.items() if curve.size)]
     n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"
@@ -252,7 +251,7 @@ def _row(name: str, curve: NDArray[Any]) -> tuple[str, ...]:
 
 
 def _line(curves: list[NDArray[Any]]) -> str:
-    """Return the losses as a drawing, logarithmic where all are positive; validation is dashed."""
+    """A logarithmic axis where all losses are positive; validation is dashed."""
     finite = np.concatenate(curves)
     finite = finite[np.isfinite(finite)]
     if not finite.size:
@@ -261,7 +260,7 @@ def _line(curves: list[NDArray[Any]]) -> str:
     low, high = (np.log(finite) if is_log else finite)[[finite.argmin(), finite.argmax()]]
     lines = ""
     for curve, dash in zip(curves, ("", ' stroke-dasharray="4 3"'), strict=True):
-        # At most WIDTH points, whatever the number of epochs.
+        # At most WIDTH points.
         epochs = np.unique(np.linspace(0, max(len(curve) - 1, 0), WIDTH).astype(int))[: len(curve)]
         epochs = epochs[np.isfinite(curve[epochs])]
         values = np.log(curve[epochs]) if is_log else curve[epochs]
@@ -277,7 +276,6 @@ def _line(curves: list[NDArray[Any]]) -> str:
 
 
 def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
-    """Return a tqdm bar over `total` epochs, or other units."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
@@ -310,14 +308,14 @@ class Bar:
             self._bar.update(n_epochs)
 
     def net_ends(self, n_epochs: int) -> None:
-        """Count a net that has ended `n_epochs` before its last."""
+        """`n_epochs`: the epochs before its last."""
         with self._lock:
             self._n_done += 1
             self._show_nets()
             self._bar.update(n_epochs)
 
     def set_postfix(self, numbers: Any = None, **others: Any) -> None:
-        """Show no loss: losses of different nets cannot be compared."""
+        """Show nothing: losses of different nets cannot be compared."""
 
     def _show_nets(self) -> None:
         self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)

@@ -1,7 +1,6 @@
 """The training loop: windows of epochs, in calls of about 50 ms.
 
-`fit` trains nets of `MLP`, of `fit_many` and of the estimators. A request has the order of the
-rows, the learning rates, and the actions between windows.
+A request has the order of the rows, the learning rates, and the actions between windows.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,29 +25,27 @@ from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.history import History, Status
 
 CALL_SECONDS = 0.05
-# A guess for the first call, so low that the call is not longer on a slow core either.
+# A guess for the first call, low enough that the call is short on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
 # A measured speed counts up to this multiple of the guess: batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
-# Estimates in operations at full speed: the start of a fit, a step beside its arithmetic, an
-# element of a layer's outputs, a parameter's update. They only order the fits of a pool.
+# Operations at full speed of a fit's start, of a step beside its arithmetic, of a layer's output,
+# of a parameter's update. The estimates order the fits of a pool.
 FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
-# The spans of a window, which return the number of epochs completed.
+# A window's spans; the result is the number of completed epochs.
 Spans = Generator[Span[Any], None, int]
 
 
 class Request(Protocol):
-    """The settings of a fit, and its actions between windows.
-
-    A window is a number of epochs, planned at once: their order of rows and their learning rates.
+    """The settings of a fit, and its actions between windows, which are epochs planned at once.
 
     Attributes
     ----------
-    data : the rows to train on, of the current buffer
-    n_rows : int, of an epoch
+    data : rows of the current buffer
+    n_rows : rows of an epoch
     """
 
     data: Data
@@ -66,13 +63,13 @@ class Request(Protocol):
     def begin(
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
-        """Prepare; return a context in which the windows run."""
+        """Return a context in which the windows run."""
         ...
 
     def window(self, most: int) -> int:
-        """Return the number of epochs of the next window; 0 ends the fit.
+        """Return the epochs of the next window; 0 ends the fit.
 
-        A call of `CALL_SECONDS` does `most` epochs: a window of more takes several calls.
+        A call of `CALL_SECONDS` does `most` epochs; a longer window takes several calls.
         """
         ...
 
@@ -88,16 +85,13 @@ class Request(Protocol):
         ...
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        """Record the losses of completed epochs; `diverged` is the loss of the next epoch, if it
-        has numbers that are not finite."""
+        """`diverged` is the loss of the next epoch, if it has numbers that are not finite."""
         ...
 
-    def cut_short(self, losses: NDArray[np.float64]) -> None:
-        """Record the epochs of a window that Ctrl-C has ended."""
-        ...
+    def cut_short(self, losses: NDArray[np.float64]) -> None: ...
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Record that Ctrl-C has ended the fit, or raise the error again."""
+        """Record that Ctrl-C has ended the fit, or raise it again."""
         ...
 
     def close(self) -> None:
@@ -108,10 +102,8 @@ class Request(Protocol):
 def fit(
     engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
 ) -> None:
-    """Train a net as requested; `state` is brought up to date, also after Ctrl-C or an error.
-
-    `buffered` is given if the rows come in buffers.
-    """
+    """Train a net; `state` is brought up to date, also after Ctrl-C or an error. `buffered`: the
+    rows come in buffers."""
     if isinstance(state.optimizer, SecondOrder):
         import_module("fastmlp.training.second_order").fit(engine, state, request, buffered)
         return
@@ -120,10 +112,10 @@ def fit(
         for span in spans:
             span.run()
     except BaseException as error:
-        # Python turns a StopIteration within a generator into a RuntimeError.
+        # Python turns a StopIteration in a generator into a RuntimeError.
         if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
             raise error.__cause__ from None
-        # An error of a span, or Ctrl-C between spans, ends the fit, and is raised again.
+        # An error of a span, or Ctrl-C between spans, ends the fit and is raised again.
         with suppress(StopIteration):
             spans.throw(error)
 
@@ -131,7 +123,7 @@ def fit(
 def spans_of(
     engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
 ) -> Generator[Span[Any], None, None]:
-    """Yield the spans of a fit; each must be done, or its error thrown, before the next one."""
+    """Yield the spans of a fit; each must be done, or its error thrown in, before the next."""
     state.bound(engine.network)
     try:
         with task_pool.turn():
@@ -162,14 +154,14 @@ def spans_of(
                         raise
                     diverged = None
                     if trainer.diverged:
-                        # The backend has gone back to the epoch's first parameters, and the
-                        # optimizer's state to zeros.
+                        # The backend has restored the epoch's first parameters, and the optimizer's
+                        # state to zeros.
                         diverged = float(losses[n_done])
                         state.restart()
                     request.end_window(losses[:n_done], diverged)
                 trainer.store()
             except BaseException:
-                # An interrupt may also have come within the last store.
+                # An interrupt may also have come within `store`.
                 trainer.store()
                 raise
         trainer.end()
@@ -182,10 +174,9 @@ def spans_of(
 
 
 class Pace:
-    """The number of units that a call does in about `CALL_SECONDS`.
+    """Units that a call does in about `CALL_SECONDS`.
 
-    The seconds of a unit are kept for the next fit: nets that train for a few milliseconds each
-    then take one call.
+    A unit's seconds are kept for the next fit, so that a fit of milliseconds is one call.
     """
 
     units: int
@@ -197,7 +188,7 @@ class Pace:
         self.units = max(1, int(CALL_SECONDS / max(seconds, slow / MOST_TRUSTED)))
 
     def measure(self, units: int, seconds: float) -> None:
-        """Adapt to a call's time, at most fourfold, for a short call measures overhead."""
+        """Adapt to a call's time, at most fourfold, as a short call measures overhead."""
         self._learnt["unit"] = seconds / units
         ideal = units * CALL_SECONDS / max(seconds, 1e-9)
         self.units = max(1, int(min(ideal, 4 * self.units)))
@@ -205,16 +196,15 @@ class Pace:
 
 @lru_cache(maxsize=256)
 def _learnt(unit_flops: int) -> dict[str, float]:
-    """Return the seconds that a unit of `unit_flops` operations took last, under "unit"."""
     return {}
 
 
 class Calls:
-    """Does windows of epochs in calls of about `CALL_SECONDS`, and counts the steps of a state.
+    """Epochs in calls of about `CALL_SECONDS`; the steps of a state are counted.
 
     Attributes
     ----------
-    drawn : from numbers of steps to the numbers that dropout draws with, or None
+    drawn : from step numbers to dropout's numbers, or None
     """
 
     drawn: Rates | None = None
@@ -231,11 +221,8 @@ class Calls:
         return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
 
     def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
-        """Yield the spans of an epoch for each of the losses to fill; return the number of epochs
-        completed.
-
-        `rates` returns the learning rates of step numbers.
-        """
+        """Yield the spans of an epoch for each of the losses to fill; return the epochs
+        completed."""
         trainer, state, unit = self._trainer, self._state, 0
         order, first_step = request.order(len(losses)), state.n_steps
         total = len(losses) * trainer.units_per_epoch
@@ -256,7 +243,7 @@ class Calls:
                 unit = span.reached
             self._count(first_step)
         except BaseException:
-            # Also where an interrupt comes between a call and the assignment of its result.
+            # An interrupt may come between a call and the assignment of its result.
             self._count(first_step)
             raise
         return unit // trainer.units_per_epoch
@@ -270,14 +257,12 @@ def _size_of(data: Data) -> tuple[int, float]:
 
 
 class ByBuffers:
-    """Epochs, as of `Calls`, over rows that come in buffers: one epoch a window.
+    """Epochs over rows that come in buffers: one epoch a window.
 
     Parameters
     ----------
-    request : Request, with the rows of the first buffer
-    feed : Buffers
-    data_of : from the rows of a buffer to the device's data
-    size_of : from data to the number of rows in the buffers of all ranks, and their mass
+    data_of : from a buffer's rows to the device's data
+    size_of : from data to the rows in the buffers of all ranks, and their mass
     """
 
     _calls: Calls
@@ -292,13 +277,13 @@ class ByBuffers:
         size_of: Callable[[Data], tuple[int, float]] = _size_of,
     ) -> None:
         self._request, self._feed, self._data_of, self._size_of = request, feed, data_of, size_of
-        # An epoch counts the rows of a stream whose length is not known.
+        # A stream's length is not known before.
         request.n_rows = feed.n_rows or request.n_rows
         self._at_first_buffer = True
         self._before: NDArray[Any] | None = None
 
     def begin(self, calls: Calls, trainer: Trainer, state: NetState) -> Self:
-        """Begin to read ahead, at the epoch at which the fit begins or resumes; return self."""
+        """Begin to read ahead, at the epoch at which the fit begins or resumes."""
         self._calls, self._trainer, self._state = calls, trainer, state
         n_done = len(self._request.history.loss)
         self._at_first_buffer = not n_done
@@ -306,7 +291,6 @@ class ByBuffers:
         return self
 
     def window(self, request: Request) -> int:
-        """Return 1, an epoch; 0 ends the fit."""
         return min(1, request.window(1))
 
     def completed_since(self, first_step: int) -> int:
@@ -314,8 +298,7 @@ class ByBuffers:
         return 0
 
     def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
-        """Yield the spans of an epoch, one or more for each buffer; return 1, or 0 if it
-        diverged."""
+        """Yield an epoch's spans, one or more for each buffer; return 1, or 0 if it diverged."""
         self._trainer.store()
         self._before = self._state.parameters.copy()
         by_rows = request.trainer_options.get("by_rows")
@@ -349,17 +332,16 @@ class ByBuffers:
         self._trainer.take(self._request.data)
 
     def close(self) -> None:
-        """End the reading; after a divergence, go back to the epoch's first parameters."""
+        """End the reading; after a divergence, restore the epoch's first parameters."""
         self._feed.close()
         if self._request.history.status is Status.DIVERGED and self._before is not None:
-            # The trainer has gone back to the start of a buffer.
+            # The trainer has restored those at the start of a buffer.
             self._state.assign(self._before)
 
 
 def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) -> None:
-    """Take the next step of the net's optimizer, with this flat gradient."""
     step, slots = state.n_steps, engine.slots(state)
-    # A fit that has ended early may have ended before its average.
+    # A fit that ended early may have ended before its average.
     state.averaged_from = min(state.averaged_from, step)
     rates = rates_at(state.optimizer, np.array([step]), step + 1)
     groups = groups_of(state.optimizer, engine.network.factors).groups
@@ -369,7 +351,7 @@ def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) ->
 
 
 def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
-    """Return the learning rates of step numbers; the fit ends at step `total`."""
+    """The fit ends at step `total`."""
     rate = optimizer.learning_rate
     if not callable(rate):
         rates = np.empty(len(steps))

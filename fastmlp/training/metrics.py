@@ -1,4 +1,4 @@
-"""Metrics of validation rows, and the loss: by one pass over them."""
+"""The loss and the metrics of validation rows, by one pass over them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
 # Columns of a history's frame.
 RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
 WANTED = "a function(targets, predictions), the name of a loss or of a scorer of scikit-learn's"
-# The scorers that suit nets, and their names elsewhere; scikit-learn has 60, of clusters too.
+# Scorers that suit nets, and their names elsewhere; scikit-learn has 60, some for clusters.
 OF_SCORERS = {
     "roc_auc": "auc auroc roc_auc_score",
     "average_precision": "auprc pr_auc average_precision_score",
@@ -47,7 +47,7 @@ class Metric(NamedTuple):
     function : of targets and predictions
     loss : of predictions and targets; its mean is the metric
     scorer : of an estimator, X and y, as scikit-learn's
-    mode : "min" or "max"; None where it is not known which is better
+    mode : "min" or "max"; None: unknown
     """
 
     function: Function | None = None
@@ -66,7 +66,7 @@ def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
 
 
 def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
-    """Yield each metric of an argument, as it is given, with its name."""
+    """Yield each metric of an argument with its name."""
     if argument is None:
         return
     if isinstance(argument, str) or callable(argument):
@@ -131,7 +131,7 @@ def _known(name: str, who: str) -> Metric:
 
 
 def parameters_of(function: Function) -> list[str]:
-    """Names of a function's parameters; empty where Python does not know them."""
+    """Parameter names; empty where Python does not know them."""
     try:
         return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -139,7 +139,7 @@ def parameters_of(function: Function) -> list[str]:
 
 
 def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
-    """Check that the metrics suit a net and its validation rows, before anything is compiled."""
+    """Check before anything is compiled."""
     n_outputs = network.layout.sizes[-1]
     for name, metric in metrics.items():
         owner = f"{who}: metrics[{name!r}]"
@@ -168,25 +168,19 @@ def _ideal(loss: Loss, targets: Array, n_outputs: int) -> Array:
     """Predictions that equal the targets, shape (n_rows, n_outputs)."""
     if loss.targets == "classes":
         return np.eye(n_outputs)[targets] if targets.ndim == 1 else targets
-    # Scorers of labels take whole numbers for labels; predictions of numbers are rarely whole.
+    # Scorers of labels take whole numbers for labels; predictions are rarely whole.
     return targets.reshape(-1, n_outputs).astype(np.float64) / 2 + 0.25
 
 
 class Measures:
-    """The metrics of one net on some rows, as functions of the predictions.
-
-    Parameters
-    ----------
-    network : Network
-    data : Data, the rows
-    """
+    """The metrics of one net on some rows, as functions of the predictions."""
 
     def __init__(self, metrics: Metrics, network: Network, data: Data) -> None:
         shape = (data.n_rows, network.layout.sizes[-1])
         self.predictions = np.empty(shape, network.dtype)
         self._targets = _targets(network, data)
         self._weight = _weight(data)
-        # Functions see the numbers, and do not write to them.
+        # Functions see the numbers read-only.
         self._seen = (self.predictions[:, 0] if shape[1] == 1 else self.predictions).view()
         self._seen.flags.writeable = self._targets.flags.writeable = False
         self._of = {name: self._bound(metric, network) for name, metric in metrics.items()}
@@ -220,8 +214,8 @@ class Measures:
         return lambda: function(self._targets, self._seen, **options)
 
     def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:
-        """Weighted mean of a loss, by the kernels: the net's weights are the identity, its inputs
-        the predictions."""
+        """Weighted mean of a loss, by the kernels: the weights are the identity, the inputs the
+        predictions."""
         n = network.layout.sizes[-1]
         layout, identity = make_layout((n, n)), (activations.identity,)
         link = links.Link(links.identity)
@@ -235,7 +229,7 @@ class Measures:
 
 
 def _targets(network: Network, data: Data) -> Array:
-    """Return the targets of the rows, shape (n_rows,) or (n_rows, n_outputs); labels as int64."""
+    """Shape (n_rows,) or (n_rows, n_outputs); labels as int64."""
     targets = _rows(data.y, data.rows)
     if targets.shape[1] > 1:
         return targets
@@ -249,7 +243,7 @@ def _weight(data: Data) -> dict[str, Array]:
 
 
 def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
-    """A copy of the rows in use, on the host, shape (n_rows, ...)."""
+    """A host copy of the rows in use, shape (n_rows, ...)."""
     on_device = hasattr(source, "copy_to_host")
     array = source.copy_to_host() if on_device else np.array(source)
     return array if rows is None or not array.size else array[rows]
@@ -279,8 +273,8 @@ def estimator_of(classes: Array | None) -> Any:
 
     Parameters
     ----------
-    classes : (n_classes,) array of labels, whose probabilities X are; None: X are numbers.
-        A matrix: X are the probabilities of several labels at once, as many as it has columns.
+    classes : (n_classes,) labels, whose probabilities X are; None: X are numbers.
+        A matrix: X are the probabilities of its columns, several labels at once.
     """
     regressor, classifier = _estimators()
     return regressor() if classes is None else classifier(classes)
@@ -312,15 +306,6 @@ def _estimators() -> tuple[Any, Any]:
 
 @final
 class OnePass:
-    """The loss and the metrics of validation rows, by one pass over them.
-
-    Parameters
-    ----------
-    engine : Engine
-    held_out : Data, the rows
-    metrics : Metrics, which may be empty
-    """
-
     def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
         self._evaluation = engine.evaluation(held_out)
         self._measures = Measures(metrics, engine.network, held_out) if metrics else None

@@ -45,19 +45,16 @@ MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss traini
 
 @dataclass(frozen=True)
 class FitOptions(Reading):
-    """The arguments of a fit, but for its rows; `Reading` is checked with a source.
+    """The arguments of a fit but its rows; `Reading` is checked with a source.
 
     Attributes
     ----------
-    target : the columns of y, where the source is files or a table
-    validated : bool, True if the fit has validation rows
-    callbacks : functions of a `Report`
+    target : columns of y, where the source is files or a table
     early_stopping, plateau : settings with a known mode, or None
     metrics : by their names
-    time_limit : in seconds, or None
-    within_epochs : bool, True if the time may also end within an epoch, the first one too
+    time_limit : seconds, or None
+    within_epochs : the time may also end within an epoch, the first one too
     progress : bool, or a bar in which epochs are counted
-    checkpoint, checkpoint_every, resume, average_every : as for `MLP.fit`
     """
 
     epochs: int = 1
@@ -91,7 +88,7 @@ class FitOptions(Reading):
         validation_rows: Any = None,
         **fields: Any,
     ) -> Self:
-        """The arguments of a fit, checked; `fields` are those that have the names of fields."""
+        """`fields` are the arguments that have names of fields."""
         # Defaults are attributes of the class: its `__init__` takes 6 us.
         options = cls.__new__(cls)
         own = vars(options)
@@ -124,7 +121,6 @@ class FitOptions(Reading):
         return self.early_stopping is not None or self.plateau is not None
 
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
-        """Check that a net and its validation rows, if any, suit the metrics and monitors."""
         if held_out is not None:
             of_metrics.check(self.metrics, network, held_out, who)
             return
@@ -133,7 +129,7 @@ class FitOptions(Reading):
             raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
 
     def monitors(self) -> dict[str, Any]:
-        """The monitors in use, by name, as JSON values: the bits of a fit depend on them."""
+        """Monitors in use, by name, as JSON values: the bits of a fit depend on them."""
         settings = {
             "early_stopping": self.early_stopping and asdict(self.early_stopping),
             "reduce_lr_on_plateau": self.plateau and asdict(self.plateau),
@@ -225,7 +221,7 @@ S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)
 def _resolved(
     settings: S, metrics: Metrics, validated: bool, who: str, asked: str = "ReduceLROnPlateau"
 ) -> S:
-    """The settings with their mode, checked; `asked` is the word for them in the call."""
+    """The settings with their mode; `asked` is their word in the call."""
     owner, monitor = f"{who}: {asked}", settings.monitor
     known = [*MONITORS, *metrics]
     name = next((n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None)
@@ -266,7 +262,7 @@ def _early_stopping(argument: Any, who: str) -> EarlyStopping:
     return EarlyStopping(patience=int(argument))
 
 
-# A rate that depends on the number of steps has two values for these.
+# A rate that depends on the number of steps differs between these.
 LENGTHS = (20_000, 30_000)
 
 
@@ -279,14 +275,14 @@ class RawRows(NamedTuple):
     validation_data: Any = None
 
     def are_arrays(self, options: FitOptions) -> bool:
-        """Return True for arrays of a fit that reads no source: its checks take 15 us."""
+        """True for arrays of a fit that reads no source, whose checks take 15 us."""
         sizes = options.buffer_rows is options.steps_per_epoch is None
         plain = type(self.X) is np.ndarray and type(self.y) is np.ndarray
         return plain and sizes and self.validation_data is options.target is None
 
 
 class FitRows(NamedTuple):
-    """The rows of a fit: of the first buffer, if there is a feed, and to validate on, if any."""
+    """The rows of a fit, or of its first buffer if there is a feed, and to validate on."""
 
     feed: Feed | None
     data: Any
@@ -295,12 +291,7 @@ class FitRows(NamedTuple):
 
 
 def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names) -> FitRows:
-    """The rows of a fit, checked.
-
-    Parameters
-    ----------
-    names : by which the net knows columns of frames, or None
-    """
+    """`names` : the columns of frames that the net knows, or None."""
     network, who, held_out = engine.network, options.who, None
     if raw.are_arrays(options):
         return FitRows(None, engine.data(*raw[:3], who), None, names)
@@ -314,7 +305,7 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
                 "pass Blocks.from_memmap(X, y)"
             )
         options = replace(options, class_weight=None)
-    # The columns of a table are read by the names that are known so far.
+    # A table's columns are read by the names known so far.
     X = tabled(*rows[:2], options.target, who, names)
     if options.validation_split is not None and has_blocks(X):
         n = sum(X.block_sizes)
@@ -353,7 +344,7 @@ def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
 
 
 def _names_of(source: Any, names: frames.Names, network: Network, who: str) -> frames.Names:
-    """Return the names of a source's columns, which must be those that are known, if any are."""
+    """A source's column names; they must be the known ones, if any are known."""
     of_source = getattr(source, "feature_names", None)
     own = frames.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
     if own is not None and names is not None and own != names:
@@ -367,7 +358,7 @@ def _names_of(source: Any, names: frames.Names, network: Network, who: str) -> f
 def split_rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on."""
+    """The rows as of `rows_of`, with class weights, and the last rows to validate on."""
     who, fraction, class_weight = options.who, options.validation_split, options.class_weight
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
@@ -385,7 +376,7 @@ def split_rows_of(
 
 
 def first_held_out(n: int, fraction: Any, who: str) -> int:
-    """Return the place of the first of n rows to validate on, the last ones, a fraction of all."""
+    """The index of the first held-out row: the last rows, a fraction of n."""
     valid = scalars.is_positive(fraction) and fraction < 1
     share = scalars.real(who, "validation_split", fraction, "a number in (0, 1)", valid)
     first = int(n * (1 - share))
@@ -398,7 +389,7 @@ def first_held_out(n: int, fraction: Any, who: str) -> int:
 
 
 def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
-    """Return the first rows, to train on, and the last ones, a fraction of all, to validate on."""
+    """Return the training rows and the last rows, a fraction, to validate on."""
     n = data.n_rows
     first = first_held_out(n, fraction, who)
     rows = np.arange(n) if data.rows is None else data.rows
@@ -411,7 +402,7 @@ def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
 def by_buffers(
     request: Request, feed: Buffers | None, engine: Engine[Any], state: NetState
 ) -> ByBuffers | None:
-    """The way of a fit over all buffers of a feed; None if its rows are in memory."""
+    """None if the rows are in memory."""
     if feed is None or feed.is_whole:
         return None
     if feed.n_rows is None:
@@ -440,8 +431,8 @@ def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, .
 
 
 def setting_of_length(network: Network, optimizer: Optimizer, *, known: bool = False) -> object:
-    """The first schedule, or the average, that depends on a fit's last step; or None. With `known`
-    users' functions are not asked."""
+    """The first schedule, or the average, that depends on a fit's last step; or None. With
+    `known` users' functions are not asked."""
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
     for rate in rates_in_use(network.dropout, optimizer):
         if callable(rate) and not (known and not is_known(rate)):

@@ -1,4 +1,4 @@
-"""A fit on one process, or on several ranks: settings, rows, checkpoints and validation of all."""
+"""A fit on one process, or on several ranks."""
 
 import re
 from collections import Counter
@@ -35,27 +35,27 @@ from fastmlp.validation import arrays, frames
 
 Array = NDArray[Any]
 T = TypeVar("T")
-# Random words of rank 0's generator for each order; the words of each rank follow from them.
+# Random words of rank 0's generator for each order; each rank derives its words.
 N_WORDS = 4
-# A function's address in its repr differs from process to process.
+# A function's address in its repr differs between processes.
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 NONE = np.empty(0, np.int64)
 NOTHING = nullcontext()
 
 
 class Alone:
-    """A fit without other ranks; `Together` has the same methods for several."""
+    """One process; `Together` has the same methods for several ranks."""
 
     def ending_together(self) -> AbstractContextManager[None]:
-        """A context in which an error of one rank ends all."""
+        """An error of one rank ends all."""
         return NOTHING
 
     def agreeing(self) -> AbstractContextManager[None]:
-        """A context in which an error of one rank is raised on all."""
+        """An error of one rank is raised on all."""
         return NOTHING
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
-        """Check that all ranks begin the same fit."""
+        pass
 
     def rows(
         self,
@@ -71,17 +71,17 @@ class Alone:
         return engine, rows
 
     def options(self, options: FitOptions, state: NetState) -> FitOptions:
-        """The options of this rank: rank 0 alone has a clock, a bar and callbacks."""
+        """Rank 0 alone has a clock, a bar and callbacks."""
         return options
 
     def buffered(
         self, request: Request, feed: Feed | None, engine: Engine[Any], state: NetState
     ) -> ByBuffers | None:
-        """The way of a fit over all buffers of a feed; None if all rows are in memory."""
+        """None if all rows are in memory."""
         return by_buffers(request, feed, engine, state)
 
     def n_rows(self, n: int) -> int:
-        """The number of rows of all ranks, of which this one has n."""
+        """The rows of all ranks, of which this one has n."""
         return n
 
     def trainer_options(self, average_every: int | None) -> Mapping[str, Any]:
@@ -91,37 +91,35 @@ class Alone:
         return {}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
-        """The random words of orders of this rank's n rows, shape (n_orders, n)."""
+        """Random words for orders of this rank's n rows, shape (n_orders, n)."""
         return shuffling_words(generator, n_orders, n)
 
     def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> Validation:
         return OnePass(engine, held_out, metrics)
 
     def of_first(self, flag: bool) -> bool:
-        """The flag of rank 0."""
         return flag
 
     def warning(self) -> AbstractContextManager[Any]:
-        """A context in which rank 0 alone warns."""
         return NOTHING
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
-        """Digests of all ranks' rows, from this rank's digests."""
+        """Digests of all ranks' rows."""
         return digests
 
     def resumed(self, resume: Callable[[], T], state: NetState) -> T:
-        """The result of a function that rank 0 calls; all take the state that it leaves there."""
+        """The result of a function that rank 0 calls; all take the state that it leaves."""
         return resume()
 
     def interrupted(self, error: BaseException) -> None:
-        """Raise Ctrl-C again on several ranks: it ends all."""
+        """Ctrl-C is raised again on several ranks: it ends all."""
 
 
 ALONE = Alone()
 
 
 def is_empty(X: Any) -> bool:
-    """Return True for an array, a table, or a list of files, without rows."""
+    """True for an array, a table, or a list of files, without rows."""
     if isinstance(X, str):
         return False
     if hasattr(X, "get_fragments"):
@@ -135,7 +133,7 @@ def is_empty(X: Any) -> bool:
 def rows_of_rank(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows, as `split_rows_of` returns them; a rank may lack rows of either kind."""
+    """The rows as `split_rows_of` returns them; a rank may lack rows of either kind."""
     held_out = raw.validation_data
     has_rows = not is_empty(raw.X)
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
@@ -156,7 +154,7 @@ def rows_of_rank(
 
 
 def _stand_in(network: Network) -> tuple[Any, Any]:
-    """Return a row that is valid for the net, for a rank without rows."""
+    """A row that is valid for the net, for a rank without rows."""
     sizes, loss = network.layout.sizes, network.loss
     if loss.targets == "classes":
         return np.zeros((1, sizes[0])), np.zeros(1, np.int64)
@@ -165,7 +163,6 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
 
 
 def class_counts(raw: RawRows, options: FitOptions, names: frames.Names) -> Counter[int]:
-    """The number of this rank's rows of each class."""
     X, y, who = raw.X, raw.y, options.who
     if y is not None and len(y):
         return arrays.class_counts([y], who)
@@ -177,22 +174,20 @@ def class_counts(raw: RawRows, options: FitOptions, names: frames.Names) -> Coun
 
 @final
 class RanksFeed:
-    """The buffers of this rank, one after the other, in step with the other ranks.
+    """This rank's buffers, one after the other, in step with the other ranks.
 
-    An epoch ends where it has ended on all ranks; one that is done has no rows until then.
+    An epoch ends where it has ended on all ranks; a rank that is done has no rows until then.
 
     Parameters
     ----------
-    ranks : Exchange
-    engine : Engine
     feed : Feed, or None for a rank whose rows are an array
-    data : Data, the rows of the first buffer
+    data : rows of the first buffer
 
     Attributes
     ----------
-    rows : Data, of the current buffer
-    ends : bool, True if an epoch of all ranks ends with it
-    n_rows : int or None, of an epoch of all ranks, if it is known
+    rows : rows of the current buffer
+    ends : True if an epoch of all ranks ends with it
+    n_rows : of an epoch of all ranks, if known
     """
 
     is_whole = False
@@ -211,7 +206,6 @@ class RanksFeed:
         self.n_rows = sum(known) if len(known) == ranks.size else None
 
     def steps(self, batch_size: int) -> int:
-        """Return the steps of an epoch, if `n_rows` is known."""
         total = 0
         left = [n or 0 for n, _ in self._sizes]
         while any(left):
@@ -252,12 +246,11 @@ def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Togeth
 class Together(Exchange):
     """The ranks of a fit; `Alone` has the same methods for one.
 
-    All ranks have the same history, and so they stop, and lower rates, alike. Rank 0 looks at the
-    clock, calls the callbacks, warns, shows the bar and writes checkpoints.
+    All ranks have the same history, so they stop and lower rates alike. Rank 0 does the rest:
+    clock, callbacks, warnings, bar, checkpoints.
     """
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
-        """Check that all ranks begin the same fit with the same state."""
         slots = state.slots()
         settings = {
             "epochs": options.epochs,
@@ -310,7 +303,7 @@ class Together(Exchange):
         )
 
     def _call_back(self, state: NetState, callbacks: Sequence[Callback], report: Report) -> None:
-        """Call the callbacks on rank 0; all ranks stop, and take the parameters, as they say."""
+        """Rank 0 calls; all ranks then stop and take the parameters alike."""
         parameters, changed = state.parameters, False
         if self.is_first and callbacks:
             before = parameters.tobytes()
@@ -354,9 +347,8 @@ class Together(Exchange):
         return {"ranks": self.size, "average_every": average_every}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
-        """Words follow from the rank's number and from words that rank 0 draws, equally many for
-        any number of rows: rank 0's checkpoint is enough for all.
-        """
+        """Words follow from the rank's number and from words that rank 0 draws, whose number is
+        fixed: rank 0's checkpoint is enough for all."""
         words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
         seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
         own = [shuffling_words(np.random.default_rng([*seed, self.rank]), 1, n) for seed in seeds]
@@ -416,14 +408,7 @@ class _Targets(NamedTuple):
 class OnAllRanks:
     """The loss and the metrics of all ranks' validation rows, the same on all ranks.
 
-    Metrics are measured by rank 0, on the predictions of all.
-
-    Parameters
-    ----------
-    ranks : Exchange
-    engine : Engine
-    held_out : Data, this rank's rows, of any number
-    metrics : Metrics, which may be empty
+    Rank 0 measures metrics, on the predictions of all.
     """
 
     def __init__(
@@ -441,7 +426,7 @@ class OnAllRanks:
             self._measures = Measures(metrics, network, whole) if ranks.is_first else None
 
     def _weights(self, held_out: Data) -> Array:
-        """Return the weights of all ranks' rows, shape (0,) without weights on any rank."""
+        """The weights of all ranks' rows, shape (0,) if no rank has weights."""
         own = _in_use(held_out.weight, held_out)
         if not any(self._ranks.allgather_objects(bool(own.size))):
             return own

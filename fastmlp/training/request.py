@@ -38,7 +38,7 @@ from fastmlp.validation import scalars
 SERIES = ("loss", "validation_loss", "learning_rate")
 # The series of a metric, before its name.
 METRIC = "metrics."
-# Settings that determine the bits of a fit, in the order of messages; some fits lack some.
+# Settings that determine the bits of a fit, in the order of messages.
 FURTHER = (
     *("data", "early_stopping", "reduce_lr_on_plateau", "metrics"),
     *("validation_data", "ranks", "average_every"),
@@ -47,12 +47,11 @@ Settings = Mapping[str, Any]
 
 
 class Progress(NamedTuple):
-    """The progress of a fit at the end of an epoch.
+    """A fit's progress at the end of an epoch.
 
     Attributes
     ----------
-    first_step : int
-        The net's number of steps when the fit began.
+    first_step : the net's number of steps when the fit began
     best : (n_parameters,) array, the parameters of the best epoch, or None
     """
 
@@ -66,10 +65,9 @@ class Checkpoint:
 
     Parameters
     ----------
-    file : CheckpointFile
     every : int or timedelta
         Write after this number of epochs, or at the first end of an epoch after this time.
-    fit : the settings that, with the net, determine the bits of the fit; JSON values
+    fit : JSON settings that, with the net, determine the bits of the fit
     """
 
     def __init__(self, file: CheckpointFile, every: int | timedelta, fit: Settings) -> None:
@@ -79,9 +77,8 @@ class Checkpoint:
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
     def resume(self, *, validated: bool) -> Progress | None:
-        """Set the net back to the checkpoint and return the fit's progress; None before the first
-        file. `validated`: the fit has validation data.
-        """
+        """Restore the checkpoint and return the fit's progress; None before the first file.
+        `validated`: the fit has validation data."""
         file = self._file
         saved = file.read(self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)])
         if saved is None:
@@ -100,16 +97,13 @@ class Checkpoint:
         return progress
 
     def window(self, n_epochs: int) -> int | None:
-        """Return the epochs until the next write, after `n_epochs`; None: it depends on time."""
+        """Return the epochs until the next write; None: it depends on time."""
         if not isinstance(self._every, int):
             return None
         return self._every - (n_epochs - self._last_epoch)
 
     def take(self, first_step: int, history: History, best: NDArray[Any] | None = None) -> bool:
-        """Capture the fit's progress; return True if it is time to write it.
-
-        `best` are the parameters of the best epoch; they are not copied.
-        """
+        """Capture the fit's progress; return True if it is time to write. `best` is not copied."""
         facts = {
             **self._fit,
             "first_step": first_step,
@@ -125,7 +119,7 @@ class Checkpoint:
         return time.perf_counter() - self._last_time >= self._every.total_seconds()
 
     def write(self) -> None:
-        """Write the last captured progress, unless it is written already."""
+        """Write the last captured progress, unless it is written."""
         pending = self._pending
         if pending is None:
             return
@@ -159,19 +153,13 @@ class FitRequest:
 
     Parameters
     ----------
-    data : Data, to train on
-    options : FitOptions
-    held_out : Data, optional
-
-    net : MLP
-        The `net` of reports to callbacks.
+    net : MLP, for reports to callbacks
     ranks : Alone or Together
 
     Attributes
     ----------
-    history : History
-    n_rows : int, rows of an epoch: of `data`, of all buffers, or of all ranks
-    steps_per_epoch : int, where batches do not follow from the rows, or None
+    n_rows : rows of an epoch: of `data`, of all buffers, or of all ranks
+    steps_per_epoch : None where batches follow from the rows
     """
 
     last_step: int
@@ -214,7 +202,6 @@ class FitRequest:
         return digests
 
     def keep(self, network: Network, state: NetState) -> None:
-        """Write checkpoints of the fit, or go on from one, if the options say so."""
         options, ranks = self._options, self._ranks
         if options.checkpoint is None:
             return
@@ -234,9 +221,9 @@ class FitRequest:
             self._go_on(so_far)
 
     def _open(self, file: CheckpointFile, fit: Settings, state: NetState) -> Progress | None:
-        """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
+        """Return the progress so far, if the fit resumes."""
         options = self._options
-        # Here, as the other ranks need not see the folder.
+        # The other ranks need not see the folder.
         scalars.path(options.who, "checkpoint", options.checkpoint, mode="w")
         keeper = Checkpoint(file, options.checkpoint_every, fit)
         validated = self._held_out is not None
@@ -255,7 +242,7 @@ class FitRequest:
     def begin(
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
-        """Prepare; return a bar over the epochs, or nothing, to be used in a with statement."""
+        """Return a bar over the epochs, or nothing, for a with statement."""
         self._engine, self._trainer, self._state = engine, trainer, state
         if self._first_step is None:
             self._first_step = state.n_steps
@@ -275,8 +262,7 @@ class FitRequest:
         return self.steps_per_epoch or -(-self.n_rows // self.batch_size)
 
     def window(self, most: int) -> int:
-        """Return the number of epochs to plan at once: one if something looks at each epoch, and at
-        most up to the next checkpoint."""
+        """Return one epoch if something looks at each, and at most up to the next checkpoint."""
         history = self.history
         left = self.epochs - len(history.loss)
         if history.status is not Status.COMPLETED or not left:
@@ -300,7 +286,7 @@ class FitRequest:
         return limit is not None and time.perf_counter() - self._start >= limit
 
     def order(self, n_epochs: int) -> Order:
-        """Return the rows' order in each epoch, drawn from the net's generator."""
+        """The rows' order in each epoch, drawn from the net's generator."""
         if not self.shuffle:
             return self.data.plain_order
         generator = self._state.generator
@@ -324,7 +310,7 @@ class FitRequest:
     def _end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         history, n_done = self.history, len(losses)
         if diverged is None:
-            # Steps of ranks with buffers, and of streams, are known after an epoch.
+            # Ranks with buffers, and streams, know an epoch's steps after it.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
         record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
         looks = self._looks and diverged is None
@@ -344,7 +330,7 @@ class FitRequest:
         self._take_checkpoint()
 
     def _rewind(self, n_done: int) -> None:
-        """Set the generator back to its state after the order of the epoch that diverged."""
+        """Restore the generator to its state after the order of the diverged epoch."""
         if self.shuffle and self._state.generator is not None:
             self._state.generator.bit_generator.state = self._random
             self.order(n_done + 1)
@@ -353,7 +339,7 @@ class FitRequest:
         """Record nothing: the history has whole windows."""
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does; or the time."""
+        """Record that Ctrl-C, or the time, has ended the fit, and warn, unless `fit_many` does."""
         self._ranks.interrupted(error)
         late = isinstance(error, OutOfTime)
         self.history.status = Status.OUT_OF_TIME if late else Status.INTERRUPTED
@@ -365,7 +351,7 @@ class FitRequest:
         best = self._watch.best
         if best is not None:
             self._state.assign(best)
-            # A fit that may be resumed goes on from its last epoch, which the checkpoint has.
+            # A resumed fit goes on from its last epoch, which the checkpoint has.
             if self._is_done:
                 self._capture()
         self._write_checkpoint()
@@ -381,7 +367,7 @@ class FitRequest:
                     for callback in self._options.callbacks:
                         callback(report)
             finally:
-                # Parameters that a callback wrote before it raised are used, too.
+                # Parameters that a callback wrote before it raised count, too.
                 state.begin_average()
                 self._trainer.load()
         if report.stopping or stops:
@@ -416,7 +402,7 @@ class FitRequest:
         return self._checkpoint.take(self._first_step, self.history, self._watch.best)
 
     def _write_checkpoint(self) -> None:
-        """Write the last captured epoch; an OSError, as of a full disk, only warns."""
+        """An OSError, as of a full disk, only warns."""
         if self._checkpoint is None:
             return
         try:
@@ -426,7 +412,7 @@ class FitRequest:
 
 
 def _digest(data: Data) -> str:
-    # Rows in another form than an array, as expanded ones, have their numbers in `values`.
+    # Rows that are not an array, such as expanded ones, have their numbers in `values`.
     x = getattr(data.x, "values", data.x)
     rows = () if data.rows is None else (data.rows,)
     return digest(*map(np.ascontiguousarray, (x, data.y, data.weight, *rows)))

@@ -1,7 +1,4 @@
-"""Fits by second-order optimizers: an epoch is one iteration over all rows.
-
-`fit` takes the place of the loop's windows; a request's actions after each epoch are the same.
-"""
+"""Fits by second-order optimizers: an epoch is one iteration over all rows."""
 
 import time
 from collections.abc import Callable
@@ -38,16 +35,16 @@ from fastmlp.validation.messages import count, needs
 Array = NDArray[Any]
 IsLate = Callable[[], bool]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
-# The seconds of a window, as of other fits' calls.
+# Seconds of a window.
 CALL_SECONDS = 0.05
-# The least mu, and the least number of D as a share of the largest.
+# The least mu, and the least entry of D as a share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
-# A system of equations may take one part in MEMORY_SHARE of the free memory.
+# The fraction 1 / MEMORY_SHARE of the free memory is for the equations.
 MEMORY_SHARE = 4
 
 
 def batch_size_for(optimizer: Optimizer, batch_size: Any, who: str) -> Any:
-    """The batch size of a fit: as asked for, or the optimizer's where it is None."""
+    """The batch size asked for, or the optimizer's."""
     if not isinstance(optimizer, SecondOrder):
         return DEFAULT_BATCH if batch_size is None else batch_size
     if batch_size is not None:
@@ -66,9 +63,8 @@ def check(
     ranks: object,
     who: str,
 ) -> FitOptions:
-    """Check that a second-order optimizer can train the net; return the options by which a fit
-    reads its rows.
-    """
+    """Check that a second-order optimizer can train the net; return the options for reading
+    rows."""
     if not isinstance(optimizer, SecondOrder):
         return options
     name = type(optimizer).__name__
@@ -121,8 +117,8 @@ def _check_memory(network: Network, who: str) -> None:
 
 
 class Damping:
-    """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and the factor of its
-    next rise."""
+    """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and its next
+    factor."""
 
     def __init__(self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]) -> None:
         self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
@@ -131,12 +127,11 @@ class Damping:
         return self.numbers.copy()
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Return False: nothing is averaged."""
         return False
 
 
 def _size_of(network: Network, y: Array) -> float:
-    """Return the deviation of targets as a power of 16, which scales exactly; 1 where outputs are
+    """Return the targets' deviation as a power of 16, which scales exactly; 1 where outputs are
     not in the targets' unit."""
     with np.errstate(all="ignore"):
         deviation = float(np.sqrt(y.var(axis=0).mean()))
@@ -154,10 +149,6 @@ class Marquardt:
     or 300 of the last, by More's D -> identity -> both: 4e-6 -> 6e-10 -> 6e-10 (van der Waals,
     2-16-16-1), 3e-7 -> 1e-7 -> 5e-8 (Friedman), 9e-12 -> 7e-10 -> 2e-10 (sinc, 1-20-1). Factors of
     10 as Hagan and Menhaj (1994) were worse by 10 to 100.
-
-    Attributes
-    ----------
-    loss : float, at the parameters
     """
 
     loss: float
@@ -168,7 +159,7 @@ class Marquardt:
         self._state, self._dtype = state, state.parameters.dtype
         self._system: GaussNewton = engine.gauss_newton(data)
         trained = self._system.trained
-        # Not copied where all are trained: a mask of 61 parameters takes 4 us.
+        # No copy where all are trained: a mask of 61 parameters takes 4 us.
         self._trained: Any = slice(None) if trained.all() else trained
         shape = (len(state.parameters), self._dtype)
         self._slots = state.packed("damping", lambda flat: Damping(flat, *shape)).numbers
@@ -183,8 +174,8 @@ class Marquardt:
     def _scale(self, network: Network, y: Array, is_new: bool) -> None:
         """Make steps as on targets of a deviation near 1, for which the last layer is smaller.
 
-        A new net begins at such steps' start: its last layer is multiplied by the targets' size,
-        unless the net explains half of the objective already.
+        The last layer of a new net is multiplied by the targets' size, unless the net explains half
+        of the objective already.
         """
         size, last = _size_of(network, y), np.zeros(network.layout.n_parameters, bool)
         for views in (weight_views, bias_views):
@@ -197,7 +188,7 @@ class Marquardt:
                 self._state.assign(np.where(last, size, 1.0) * now)
 
     def _rounded(self, number: Any) -> float:
-        """A number as the net's dtype holds it, so that a resumed fit has the same bits."""
+        """A number in the net's precision, so that a resumed fit has the same bits."""
         return float(self._dtype.type(number))
 
     @property
@@ -205,13 +196,12 @@ class Marquardt:
         return float(abs(self._gradient[self._trained]).max(initial=0.0))
 
     def load(self) -> None:
-        """Take the parameters of the net, which a callback may have changed."""
+        """Take the net's parameters, which a callback may have changed."""
         now = self._state.parameters.astype(np.float64)
         if not np.array_equal(now, self._parameters):
             self._take(now, *self._system.objective(now))
 
     def store(self) -> None:
-        """Write the parameters to the net, and what is kept to its slots."""
         self._slots[0, self._trained] = self._largest
         self._slots[1, :2] = self._mu, self._rise
         self._state.assign(self._parameters)
@@ -221,8 +211,8 @@ class Marquardt:
         self._is_linear = False
 
     def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
-        """Iterate as long as `goes_on`, called with the loss after each step, returns True; return
-        True after the last possible step. A step is given up when it `is_late`."""
+        """Iterate as long as `goes_on`, called with the loss after each step, returns True;
+        return True after the last possible step. A step is given up when it `is_late`."""
         while self._iterate(is_late):
             if not goes_on(self.loss):
                 return False
@@ -275,12 +265,7 @@ class Marquardt:
 
 
 class QuasiNewton:
-    """Iterations of `LBFGS`, SciPy's L-BFGS-B, on a net and its rows.
-
-    Attributes
-    ----------
-    loss : float, at the first parameters
-    """
+    """Iterations of `LBFGS`, SciPy's L-BFGS-B."""
 
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         try:
@@ -314,8 +299,6 @@ class QuasiNewton:
         return loss, self._gradient
 
     def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
-        """Iterate, as `Marquardt.run` does."""
-
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
             if not goes_on(float(intermediate_result.fun)):
@@ -347,7 +330,7 @@ def _rows_of(data: Data, who: str) -> Data:
 
 
 def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
-    """Iterations of a net's optimizer on rows of any form, in float64."""
+    """Iterations on rows of any form, in float64."""
     rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
     double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)
@@ -355,15 +338,13 @@ def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
 
 
 class _Epochs:
-    """The epochs of a fit, in windows of about `CALL_SECONDS`."""
-
     def __init__(self, state: NetState, request: Any, solver: Iterations) -> None:
         self._state, self._request, self._solver = state, request, solver
         self._losses: list[float] = []
         self._most, self._start = 1, time.perf_counter()
 
     def begin(self) -> bool:
-        """Begin a window; return False if the fit ends."""
+        """Return False if the fit ends."""
         self._losses, self._window = [], self._request.window(self._most)
         if self._window:
             self._request.rates(self._window)
@@ -383,7 +364,7 @@ class _Epochs:
         return self.begin()
 
     def finish(self) -> None:
-        """Record the epochs of a window that has not ended, and that the fit is done."""
+        """Record the unfinished window's epochs, and that the fit is done."""
         if self._losses:
             self._flush()
         else:
@@ -391,7 +372,6 @@ class _Epochs:
 
 
 def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = None) -> None:
-    """Train a net as requested, as `loop.fit` does, by a second-order optimizer."""
     if buffered is not None:
         raise ValueError(
             f"{request.who}: {type(state.optimizer).__name__} needs all rows in memory, and "

@@ -1,4 +1,4 @@
-"""Single steps from the user's loop: the trainers that are kept between the calls."""
+"""Single steps from the user's loop, with trainers that are kept between calls."""
 
 from __future__ import annotations
 
@@ -39,26 +39,24 @@ from fastmlp.validation import arrays, frames, scalars
 
 Array = NDArray[Any]
 Kind = Literal["batch", "gradient", "vjp", "objective"]
-# The trainers of all nets of the process: most bytes, most trainers.
+# The trainers of all nets of the process: at most 64 MB, and 4096 trainers.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
-# Objectives keep their last rows, if they are few.
+# Objectives keep their last rows up to this number.
 MOST_KEPT_ROWS = 4096
-# The steps whose coefficients are computed at once.
+# Steps whose coefficients are computed at once.
 TABLE_STEPS = 256
-# Trainers that a net finds again, one for each form of a step and number of rows.
+# A net's kept trainers: one for each form of a step and number of rows.
 MOST_KEPT = 32
 NO_END: Any = NoEnd()
 
 
 class Steps:
-    """The steps of one net that its user asks for one by one.
+    """The single steps of one net.
 
     Parameters
     ----------
-    state : NetState
     engine_of : from a network to its engine on the net's device
-    network : Network
     """
 
     def __init__(
@@ -80,15 +78,15 @@ class Steps:
         networks["objective"] = network._replace(compute_dtype=None)
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         self._state = state
-        # Trainers that are ready, by the shape of rows, while the optimizer's state stays.
+        # Ready trainers, by the shape of rows, valid while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
         self._slots: object = None
         self._n_owners = 0
         # Coefficients of the steps in `_steps`.
         self._table, self._steps = np.empty(0), range(0)
         self._tabled: Optimizer | None = None
-        # True if the last step's optimizer needs only its coefficients; True if no user function
-        # gives a rate, which is asked for the current step only.
+        # True if the last optimizer needs only its coefficients; True if no user function gives a
+        # rate, which is asked for the current step only.
         self._is_plain = self._is_known = False
         self._groups: tuple[ParameterGroup, ...] = ()
         self._row = np.empty((1, 0), network.dtype)
@@ -97,7 +95,7 @@ class Steps:
         self._codes = layer_settings.codes_of(network) if network.signs else None
 
     def __del__(self) -> None:
-        """Drop the buffers of a net that is gone: the pool would keep them until it is full."""
+        """Drop a dead net's buffers: the pool would keep them until it is full."""
         references: list[weakref.ref[Any]] = [*self._trainers.values(), *self._objectives.values()]
         for reference in references:
             KEPT.drop(reference())
@@ -107,7 +105,7 @@ class Steps:
         return type(None), ()
 
     def change(self, network: Network) -> None:
-        """Take steps with other factors of learning rates from now on, in the same buffers."""
+        """Take steps with other factors of learning rates, in the same buffers."""
         batch: Any = self._engines["batch"]
         gradient: Any = self._engines["gradient"]
         batch.change(network)
@@ -123,7 +121,7 @@ class Steps:
         self._look()
 
     def on_batch(self, X: Any, y: Any, sample_weight: Any) -> float:
-        """Take a step on these rows; return their objective."""
+        """Take a step; return the rows' objective."""
         loss = self._quickly("batch", X, y, sample_weight)
         if loss is not None:
             return loss
@@ -136,7 +134,7 @@ class Steps:
     def checked(
         self, kind: Kind, X: Any, y: Any, weight: Any, who: str
     ) -> tuple[Data, frames.Names]:
-        """Rows of a step, with targets or the gradient by the raw outputs; the columns' names."""
+        """A step's rows, with targets or the gradient by the raw outputs; the columns' names."""
         self.require_steps(who)
         if kind == "gradient":
             return self._given(kind, X, y, who), self._state.feature_names
@@ -152,7 +150,7 @@ class Steps:
         self._step("gradient", data, who)
 
     def vjp(self, X: Any, output_gradient: Any, inputs: object, parameters: object) -> Any:
-        """The gradient by the parameters and by the inputs, or one of them."""
+        """The gradient by the parameters, by the inputs, or both."""
         who = "MLP.vjp"
         scalars.boolean(who, "inputs", inputs)
         if not scalars.boolean(who, "parameters", parameters) and not inputs:
@@ -179,7 +177,7 @@ class Steps:
     def _differentiate(
         self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None, **options: bool
     ) -> tuple[float, Array]:
-        """The objective and its gradient, by a kept objective, which a single thread gets, or by a
+        """The objective and its gradient, by a kept objective, which one thread gets, or by a
         new one."""
         key, kept = _key(kind, data), self._objectives
         known = self._serving(kept, key)
@@ -198,11 +196,11 @@ class Steps:
         return result
 
     def new_objective(self, kind: Kind, data: Data, room: int | None = None) -> Objective:
-        """A new objective of these rows, and of others up to `room`."""
+        """An objective of these rows, or of others up to `room`."""
         return self._engines[kind].objective(data, summed=kind == "vjp", room=room)
 
     def _serving(self, kept: dict[Key, Any], key: Key) -> Key:
-        """The key of what was kept that serves these rows; else the rows' key."""
+        """The key of a kept trainer that serves these rows; else the rows' key."""
         engine = self._engines[key.kind]
         for it in list(kept):
             if it[:3] == key[:3] and (
@@ -212,7 +210,7 @@ class Steps:
         return key
 
     def _room(self, kept: dict[Key, Any], key: Key, drop: Callable[[Any], Any]) -> int:
-        """The rows of new buffers: twice the rows of kept buffers that are too small, which are
+        """The rows of new buffers: twice the rows of kept ones that are too small, which are
         dropped, where one size serves both."""
         engine, room = self._engines[key.kind], key.room
         for it in list(kept) if key.is_dense else []:
@@ -225,7 +223,6 @@ class Steps:
         return room
 
     def require_steps(self, who: str) -> None:
-        """Check that single steps can be taken with these settings."""
         network, optimizer = self._engines["batch"].network, self._state.optimizer
         if optimizer is self._checked:
             return
@@ -241,7 +238,7 @@ class Steps:
         self._checked = optimizer
 
     def _given(self, kind: Kind, X: Any, output_gradient: Any, who: str) -> Data:
-        """Rows whose targets are the gradient by the raw outputs, checked."""
+        """Rows whose targets are the gradient by the raw outputs."""
         X, engine = self._state.select(X, who), self._engines[kind]
         if not hasattr(output_gradient, "__cuda_array_interface__"):
             n_rows = len(X) if hasattr(X, "__len__") else 0
@@ -264,7 +261,7 @@ class Steps:
             with owners.training(WHO[kind]):
                 loss = self._take(kept, X, y, weight)
         else:
-            # Nobody else begins to train meanwhile: it is held to begin.
+            # While this lock is held, no other thread begins to train.
             with self._state.lock.parameters:
                 if owners.owner is not None:
                     return None
@@ -280,13 +277,12 @@ class Steps:
         return loss
 
     def ready(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
-        """The trainer that takes steps on rows of this shape by one call, if there is one."""
         reference = self._ready[kind].get(shape)
         kept = (None if reference is None else reference()) or self._find(kind, shape)
         return None if kept is None or kept.quick is None else kept
 
     def _find(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
-        """A trainer that is ready for rows of this shape, the first time that they come."""
+        """A ready trainer for rows of this shape, the first time that they come."""
         n_rows, engine = shape[0], self._engines[kind]
         if shape[1] != self._state.layout.sizes[0] or not n_rows:
             return None
@@ -299,15 +295,15 @@ class Steps:
         return None
 
     def _take(self, kept: Kept, X: Any, y: Any, weight: Any) -> float | None:
-        """Take the next step by one call, unless its loss is not finite; return the loss, or None
-        where it cannot be taken so."""
+        """Take the next step by one call; return the loss, or None if the step was not taken:
+        its loss is not finite."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
         if not self.set_up(kept, 1):
             return None
         try:
             loss: float | None = quick(step, X, y, weight)
         except KeyboardInterrupt:
-            # It may have come as the call returned.
+            # An interrupt may have come as the call returned.
             state.n_steps = step + quick.has_taken(step)
             raise
         if loss is not None and (loss - loss == 0 or quick.has_taken(step)):
@@ -340,7 +336,7 @@ class Steps:
         return self._steps.stop - self._state.n_steps
 
     def _fill(self, kept: Kept, step: int) -> None:
-        """Give a trainer the coefficients of the next steps: of one step for a new optimizer, or
+        """Give a trainer the coefficients of the next steps: one step for a new optimizer, or
         where a user's function gives the rate."""
         optimizer: Any = self._state.optimizer
         if step not in self._steps or optimizer is not self._tabled:
@@ -349,7 +345,7 @@ class Steps:
                 numbers = self.coefficients(step, TABLE_STEPS if ahead else 1)
                 table = np.ascontiguousarray(numbers, self._row.dtype)
             else:
-                # What `coefficients` does: 12 -> 2 us.
+                # `coefficients` would take 12 us, this 2.
                 row = []
                 for group in self._groups:
                     rate = optimizer.learning_rate * group.factor
@@ -366,7 +362,7 @@ class Steps:
             kept.table = self._table
 
     def _step(self, kind: Kind, data: Data, who: str) -> float:
-        """Take the next step on these rows, unless its loss is not finite; return the loss."""
+        """Take the next step, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
         with self._owners.training(who):
             if self._codes is not None:
@@ -385,7 +381,7 @@ class Steps:
             trainer.begin()
             try:
                 for unit in range(trainer.units_per_epoch):
-                    # One at a time: Ctrl-C between them leaves the net as it was.
+                    # One at a time: Ctrl-C between them leaves the net unchanged.
                     trainer.run(order, coefficients, losses, unit, unit + 1)
                 self._conclude(trainer, step)
             except BaseException:
@@ -398,13 +394,13 @@ class Steps:
         return float(losses[0])
 
     def _conclude(self, trainer: Trainer, step: int) -> None:
-        """Store and count a step, if it was taken; a second time changes nothing."""
+        """Store and count a step, if it was taken; a second call changes nothing."""
         if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
             trainer.store()
             self._state.n_steps = step + 1
 
     def _get_ready(self, kind: Kind, kept: Kept, shape: Any) -> None:
-        """Prepare a trainer for steps by one call, after a step that was taken by the loop."""
+        """Prepare a trainer for steps by one call, after a step that the loop took."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
         self._tabled = self._state.optimizer
         self._look()
@@ -420,7 +416,7 @@ class Steps:
         self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
 
     def _warn(self, loss: float, who: str, *, taken: bool = False) -> None:
-        """Warn, the first time, that a step was not taken, or has lost the parameters."""
+        """Warn, once, that a step was not taken, or has lost the parameters."""
         if self._warned:
             return
         self._warned, lost = True, "parameters are not finite after this step"
@@ -446,14 +442,12 @@ class Steps:
         return np.column_stack([table, drawn])
 
     def trainer(self, kind: Kind, data: Data, room: int | None = None) -> Trainer:
-        """A new trainer of steps on these rows, and on others up to `room`."""
         state, engine = self._state, self._engines[kind]
         fixed = state.parameters, engine.slots(state, data), state.optimizer, data
         summed = kind == "gradient"
         return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
     def _kept_trainer(self, kind: Kind, data: Data) -> Kept:
-        """A trainer that is ready for these rows: one that was kept, or a new one."""
         state, engine, trainers = self._state, self._engines[kind], self._trainers
         slots, key = engine.slots(state, data), _key(kind, data)
         known = self._serving(trainers, key)
@@ -507,9 +501,9 @@ class Kept:
     Attributes
     ----------
     optimizer : for which it was made, or another with the same traits
-    room : int, the most rows
+    room : most rows
     quick : its steps by one call, or None
-    table : the coefficients that those read
+    table : the coefficients that `quick` reads
     """
 
     def __init__(self, trainer: Trainer, optimizer: Optimizer, room: int) -> None:
@@ -519,7 +513,7 @@ class Kept:
         self.table: Array | None = None
 
     def follows(self, optimizer: Optimizer) -> bool:
-        """Return True if the steps of this optimizer differ in coefficients alone; it is taken."""
+        """Return True if the steps of this optimizer differ in coefficients alone; take it."""
         if optimizer is not self.optimizer:
             if traits_of(optimizer) != self._traits:
                 return False

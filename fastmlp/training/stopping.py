@@ -1,7 +1,6 @@
 """Early stopping, the epoch that is kept, and lower rates after plateaus.
 
-`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. An `EpochWatch`
-keeps the counts of both for one net.
+Settings may be shared by nets; an `EpochWatch` has the counts of one net.
 """
 
 import math
@@ -26,7 +25,7 @@ MODES = ("min", "max")
 class EarlyStopping:
     """Settings of a fit that stops when it gets no better, and keeps its best epoch.
 
-    An object holds no state: it may serve many fits, and all nets of `fit_many`.
+    The object is stateless: many fits, and all nets of `fit_many`, may share it.
 
     Parameters
     ----------
@@ -41,11 +40,10 @@ class EarlyStopping:
         Whether lower or higher is better. None: lower of losses, higher of scikit-learn's scorers;
         your metric needs it.
     restore_best_weights : bool, default True
-        End with the parameters of the best epoch, the first of equals, however the fit ends: also
-        after the last epoch, Ctrl-C, a divergence or an error. The optimizer keeps the state of the
-        last epoch.
+        End with the parameters of the best epoch, the first of equals, however the fit ends. The
+        optimizer keeps the state of the last epoch.
     start_from_epoch : int of 0 or more, default 0
-        Leave the epochs before this one out of account, counted from 0.
+        Ignore the epochs before this one, counted from 0.
 
     Raises
     ------
@@ -88,8 +86,8 @@ codec.add_settings("early_stopping", EarlyStopping)
 class ReduceLROnPlateau:
     """Settings of a fit that lowers its learning rate when it gets no better: one of `callbacks`.
 
-    The rate of a step is the optimizer's, a number or a schedule's, times a factor that begins at
-    1. An object holds no state: it may serve many fits, and all nets of `fit_many`.
+    The optimizer's rate, a number or a schedule's, is multiplied by a factor that begins at 1. The
+    object is stateless, as `EarlyStopping` is.
 
     Parameters
     ----------
@@ -149,8 +147,6 @@ Settings = EarlyStopping | ReduceLROnPlateau
 class EpochWatch:
     """The counts of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
 
-    They are a function of the history, but for the parameters of the best epoch.
-
     Attributes
     ----------
     best : (n_parameters,) array, the parameters of the best epoch, if they are to be restored
@@ -165,12 +161,12 @@ class EpochWatch:
         self._scale = 1.0
 
     def take(self, history: History, parameters: NDArray[Any]) -> bool:
-        """Look at the last epoch; return True if the fit is to stop after it."""
+        """Return True if the fit is to stop after this epoch."""
         epoch = len(history.loss) - 1
         stop = self._take(history, epoch)
         restores = self._stopping is not None and self._stopping.restore_best_weights
         if restores and history.best_epoch == epoch:
-            # A new array: a checkpoint that is not written yet has the one before.
+            # A new array: an unwritten checkpoint has the earlier one.
             self.best = parameters.copy()
         return stop
 
@@ -218,7 +214,7 @@ class EpochWatch:
         return True
 
     def scaled(self, rates: Rates) -> Rates:
-        """Return the learning rates of steps, lowered after plateaus, as they are when called."""
+        """The learning rates of steps, lowered after plateaus so far."""
         plateau = self._plateau
         if plateau is None:
             return rates
@@ -241,7 +237,7 @@ def _check_epochs(settings: Settings, *names: str) -> None:
 
 
 def _check_shared(settings: Settings, first: str) -> None:
-    """Check the settings that both have; `first` is a number that may be given as the monitor."""
+    """`first` is a number that may be given as the monitor."""
     who, monitor = type(settings).__name__, cast(object, settings.monitor)
     if not isinstance(monitor, str):
         hint = f"; did you mean {first}={monitor!r}?" if isinstance(monitor, int | float) else ""
