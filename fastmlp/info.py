@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from fastmlp import __version__
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache, target
 from fastmlp.compiler.jit import setting
 from fastmlp.compiler.target import pair_products

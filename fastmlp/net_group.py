@@ -19,8 +19,8 @@ from fastmlp._process import locks
 from fastmlp.backends.cpu import side_by_side
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.quick_step import converted, products_of
 from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry
-from fastmlp.backends.cpu.trainers.quick_step import converted, products_of
 from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
 from fastmlp.model import MLP, Array

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends import shuffle
-from fastmlp.backends.cpu import dispatch, side_by_side
+from fastmlp.backends.cpu import dispatch, second_order, side_by_side, team, worker_pool
 from fastmlp.backends.cpu.kernels import epoch, one_step, step
 from fastmlp.backends.cpu.kernels.elementwise import link_loop
 from fastmlp.backends.cpu.kernels.rule_blocks import (
@@ -25,6 +25,7 @@ from fastmlp.backends.cpu.kernels.rule_blocks import (
     every_rule,
     loss_options,
 )
+from fastmlp.backends.cpu.parameter_jacobian import curvature_loop
 from fastmlp.backends.cpu.predict import (
     embedded,
     embedded_tables,
@@ -35,9 +36,6 @@ from fastmlp.backends.cpu.predict import (
     small_batch,
     trees,
 )
-from fastmlp.backends.cpu.second_order import tiles
-from fastmlp.backends.cpu.second_order.jacobian import curvature_loop
-from fastmlp.backends.cpu.threads import team, worker_pool
 from fastmlp.compiler import INTERPRETED, Key, block_of, cache
 from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
 from fastmlp.compiler.target import LEVELS, Host, cpuid, level_of
@@ -62,7 +60,8 @@ _OF_INTEGERS = (
     side_by_side.renewed_team_call,
 )  # fmt: skip
 _OF_FLOAT64 = (
-    dispatch.calibrate, tiles.cholesky, tiles.gauss_newton, trees.tree_sums, *tables.FACTORIES,
+    dispatch.calibrate, second_order.cholesky, second_order.gauss_newton, trees.tree_sums,
+    *tables.FACTORIES,
 )  # fmt: skip
 
 

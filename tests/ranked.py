@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import MLP, Adam
-from fastmlp.backends.cpu.trainers.rank_trainer import places_of
+from fastmlp.backends.cpu.rank_trainer import places_of
 from fastmlp.cluster import ThreadCommunicator, threads
 
 Array = NDArray[Any]

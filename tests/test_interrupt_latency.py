@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import dispatch, tuning
+from fastmlp.backends.cpu import dispatch, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Work
-from fastmlp.backends.cpu.threads import worker_pool
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="sizes that take plain Python hours"

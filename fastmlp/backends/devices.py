@@ -46,7 +46,7 @@ def engine_on(
 
 
 def thread_limit() -> int:
-    return int(import_module("fastmlp.backends.cpu.threads.limits").thread_limit())
+    return int(import_module("fastmlp.backends.cpu.limits").thread_limit())
 
 
 def n_threads_of(n_threads: int | None) -> int:

@@ -121,7 +121,7 @@ class Load:
 
     def __init__(self, *, takes_thread: bool = False) -> None:
         # The fit imports the backend.
-        from fastmlp.backends.cpu.threads import limits
+        from fastmlp.backends.cpu import limits
 
         self._thread, self._computes = limits.reserved(1), takes_thread
         self._since = 0.0, 0.0

@@ -169,7 +169,7 @@ HANDLER = """
 import signal
 import numpy as np
 from fastmlp import MLP
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 from fastmlp.model import core_of
 net = MLP((5, 17, 3), seed=0, n_threads=2)
 x = np.random.default_rng(0).normal(size=(3000, 5)).astype(np.float32)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.threads.team import JOINED, share_loop, spin
+from fastmlp.backends.cpu import limits
+from fastmlp.backends.cpu.team import JOINED, share_loop, spin
 from fastmlp.compiler import block_of, call, fetch_add, load_acquire, njit, row
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import spec

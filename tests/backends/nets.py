@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.kernels.rule_blocks import PAIRED
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.main import ending, main, run_demo
 from fastmlp.compiler import cache, target
 from fastmlp.compiler.jit import INTERPRETED
@@ -399,7 +399,7 @@ import numpy as np
 from fastmlp import MLP, SGD
 from fastmlp.rules.activations import RULES
 from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import (OPTIMIZERS)
 for width, n_rows in ((3, 5), (64, 200)):
@@ -449,7 +449,7 @@ MIXED = """
 import numpy as np
 from fastmlp import MLP
 from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 dispatch.pays = lambda work, n_threads: limits.thread_limit() > 1
 for sizes in ((40, 64, 64, 2), (400, 512, 512, 2)):
     X = np.ones((300, sizes[0]), np.float32)

@@ -43,7 +43,7 @@ from fastmlp import (
     fit_many,
     predict_arrow,
 )
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 from fastmlp.many import groups
 from fastmlp.network.state import NetState
 

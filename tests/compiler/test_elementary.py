@@ -14,10 +14,9 @@ from panelled import assembly_for
 from scipy import special
 
 from fastmlp import MLP, SGD
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import lead
+from fastmlp.backends.cpu.team import lead
 from fastmlp.compiler import block_of, cache, call, flush_denormals, restore_denormals, row
 from fastmlp.compiler import elementary as compiled
 from fastmlp.compiler.blocks import Block

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conditions import only_compiled
 
-from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.threads.team import JOINED
+from fastmlp.backends.cpu import worker_pool
+from fastmlp.backends.cpu.team import JOINED
 from fastmlp.compiler import (
     Record,
     fetch_add,

@@ -13,10 +13,10 @@ from loss_cases import CASES, options_of, settings_of
 from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
+from fastmlp.backends.cpu import team
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
 from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
-from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import (
     Record,
     block_of,

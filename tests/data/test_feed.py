@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Blocks
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits
 from fastmlp.backends.cpu.dispatch import Work
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
 from fastmlp.data.sources import Reading, SourceSlice

@@ -19,10 +19,9 @@ from memory_use import peak_of
 
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.devices import n_threads_of
 from fastmlp.many import training
 from fastmlp.model import core_of
@@ -392,7 +391,7 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from fastmlp._process.memory import MOST_KEPT
-    from fastmlp.backends.cpu.trainers import trainer
+    from fastmlp.backends.cpu import trainer
 
     alive: list[Any] = []
     most: list[int] = []
@@ -429,7 +428,7 @@ def alike() -> list[MLP]:
 def test_nets_that_are_alike_train_in_the_same_buffers(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastmlp.backends.cpu.trainers import trainer
+    from fastmlp.backends.cpu import trainer
 
     nets, own = alike(), alike()
     made: list[Session] = []

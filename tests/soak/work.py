@@ -10,9 +10,8 @@ import numpy as np
 from fitting import in_threads as in_threads
 
 from fastmlp import MLP, Custom
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits
 from fastmlp.backends.cpu.dispatch import Autotuner
-from fastmlp.backends.cpu.threads import limits
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 5)).astype(np.float32)

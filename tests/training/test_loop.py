@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup, fit_many
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
 

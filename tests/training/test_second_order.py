@@ -24,7 +24,7 @@ from fastmlp import (
     load,
 )
 from fastmlp.backends.cpu.dispatch import Runner
-from fastmlp.backends.cpu.second_order.system import GaussNewton
+from fastmlp.backends.cpu.second_order import GaussNewton
 from fastmlp.backends.protocol import Data
 from fastmlp.model import core_of
 from fastmlp.rules.optimizers import jacobian_bytes, matrix_bytes

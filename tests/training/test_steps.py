@@ -42,12 +42,10 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp._process import memory
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits, quick_step
 from fastmlp.backends.cpu.dispatch import Autotuner, Runner
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.trainers import quick_step
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS, Trainer
+from fastmlp.backends.cpu.trainer import TRAININGS, Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.losses import OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import is_averaged

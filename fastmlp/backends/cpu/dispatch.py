@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import keep
+from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import JOINED, constants_of
+from fastmlp.backends.cpu.team import JOINED, constants_of
 from fastmlp.backends.cpu.tuning import (
     APART_BYTES,
     CLEAR_SPEEDUP,

@@ -19,8 +19,8 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
-from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.rank_trainer import RankTrainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
@@ -152,7 +152,7 @@ class Engine(Runner):
 
     def gauss_newton(self, data: Data) -> protocol.GaussNewton:
         """Return objective, Gauss-Newton matrix and damped steps on dense rows, in float64."""
-        room: Any = import_module("fastmlp.backends.cpu.second_order.system")
+        room: Any = import_module("fastmlp.backends.cpu.second_order")
         made: protocol.GaussNewton = room.GaussNewton(self, data)
         return made
 

@@ -15,7 +15,7 @@ from fastmlp import EMA, MLP
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.compiler import COMPILER
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
@@ -48,8 +48,8 @@ import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.backends.cpu import limits
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import (OPTIMIZERS, AdamW)
 

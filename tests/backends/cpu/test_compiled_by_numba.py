@@ -9,7 +9,7 @@ import numba
 import pytest
 from conditions import only_compiled
 
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 from fastmlp.compiler import COMPILER
 
 pytestmark = only_compiled
@@ -24,13 +24,13 @@ import hashlib
 import sys
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu.trainers import trainer
+from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict.predictor import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.validation.expanded import Expanded
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.rules.optimizers import (OPTIMIZERS)
 
 inner, threads, teams, sessions, Session = worker_pool.run, 1, set(), [], trainer.Session
@@ -144,7 +144,7 @@ import os
 import warnings
 import numpy as np
 from fastmlp.backends.cpu.plan.records import Job
-from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.compiler import block_of, njit, prange, record_at, row, thread_number
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads

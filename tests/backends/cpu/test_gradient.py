@@ -13,7 +13,7 @@ from pairwise import all_pairs
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.second_order.system import GaussNewton
+from fastmlp.backends.cpu.second_order import GaussNewton
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.layer_settings import trained_parameters
@@ -261,8 +261,7 @@ def test_no_step_where_a_pivot_is_not_positive() -> None:
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes")
 @pytest.mark.parametrize("n_threads", [2, 4])
 def test_threads_do_not_change_a_bit(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu import dispatch
-    from fastmlp.backends.cpu.threads import limits
+    from fastmlp.backends.cpu import dispatch, limits
 
     rng = np.random.default_rng(0)
     net = MLP((3, 20, 12, 2), activation="tanh", seed=0, dtype="float64")

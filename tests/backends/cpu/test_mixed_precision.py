@@ -17,7 +17,7 @@ from fastmlp.backends.cpu import dispatch, session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import spec

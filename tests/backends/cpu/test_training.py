@@ -25,7 +25,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizer_protocol import EMA, Optimizer, coefficients_of

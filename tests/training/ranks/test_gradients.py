@@ -7,7 +7,7 @@ import pytest
 from ranked import in_batches, on_ranks, parts_of, slots_of
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, AdamW, ScheduleFreeAdamW
-from fastmlp.backends.cpu.trainers.rank_trainer import places_of
+from fastmlp.backends.cpu.rank_trainer import places_of
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
 

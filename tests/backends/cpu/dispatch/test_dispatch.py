@@ -12,10 +12,9 @@ from nets import Net
 
 from fastmlp import MLP
 from fastmlp._process import task_pool
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.tuning import (
     LONG_RETRY,
     MOST_PIECES,

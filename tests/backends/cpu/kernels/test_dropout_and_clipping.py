@@ -10,9 +10,9 @@ from nets import FORMS, PENALTY_SETS, Net, Run, distance, orders, take_form, tra
 from scipy.sparse import csr_matrix
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW, Status
+from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition, plan
-from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of

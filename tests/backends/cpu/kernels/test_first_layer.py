@@ -15,7 +15,7 @@ from fastmlp import MLP, Adam, Expanded, fit_many
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of

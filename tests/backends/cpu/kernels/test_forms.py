@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Watch
 from fastmlp.backends.cpu.plan.records import Net as NetRecord
-from fastmlp.backends.cpu.trainers.trainer import TRAININGS, Trainer
+from fastmlp.backends.cpu.trainer import TRAININGS, Trainer
 from fastmlp.backends.cpu.tuning import LEAST_PACKED, STRIP_ROWS
 from fastmlp.compiler import COMPILER, block_of
 from fastmlp.network.spec import make_layout

@@ -25,7 +25,7 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
 )
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.network.spec import Layout, bias_views, make_layout, weight_views
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity

@@ -10,6 +10,7 @@ from nets import SIZE, Net, for_every_layout, layouts, plan_of, spacings, split_
 from panelled import block
 
 from fastmlp import MLP
+from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.partition import (
@@ -37,7 +38,6 @@ from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STREAMS_BYTES
-from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, PAGE_ROWS, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import Block, Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES, vector_bytes

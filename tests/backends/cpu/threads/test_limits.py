@@ -8,14 +8,14 @@ import pytest
 from conditions import only_compiled
 from nets import Net
 
+from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.threads import limits
 
 FORK_BESIDE_A_LAUNCH = """
 import os, signal, threading
 import numba
 from numba.np.ufunc import parallel
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 
 held, done = threading.Event(), threading.Event()
 
@@ -41,7 +41,7 @@ print(limits._state["forked"])
 LAYER_IN_USE = """
 import os
 import numba
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu import limits
 
 def n_tasks():
     return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
@@ -61,7 +61,7 @@ except ValueError:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="none is told here")
 def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
     script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
-    script += "from fastmlp.backends.cpu.threads import limits; limits._cgroup_cpus = lambda: 8; "
+    script += "from fastmlp.backends.cpu import limits; limits._cgroup_cpus = lambda: 8; "
     assert python(script + "print(limits.thread_limit())") == "1\n"
 
 

@@ -15,8 +15,8 @@ from fitting import in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import (
+from fastmlp.backends.cpu import limits, worker_pool
+from fastmlp.backends.cpu.team import (
     GENERATION,
     JOINED,
     LEFT,
@@ -29,7 +29,7 @@ from fastmlp.backends.cpu.threads.team import (
     enter,
     make_team,
 )
-from fastmlp.backends.cpu.threads.worker_pool import ASLEEP, WAITING, WorkerPool, launch
+from fastmlp.backends.cpu.worker_pool import ASLEEP, WAITING, WorkerPool, launch
 from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause, row
 
 pytestmark = pytest.mark.skipif(
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 ITEMS = """
 import sys
 from conditions import Drill
-from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu import worker_pool
 
 def do_items(n_threads, n_joined):
     joined = 0
@@ -60,8 +60,8 @@ import numba
 import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.threads.team import make_team
+from fastmlp.backends.cpu import limits
+from fastmlp.backends.cpu.team import make_team
 from fastmlp.rules.optimizers import (SGD)
 
 for n_threads in (1, 2, 3, 4):

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.memory import FreeList
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.threads.team import (
+from fastmlp.backends.cpu import limits
+from fastmlp.backends.cpu.team import (
     CONSTANT,
     JOINED,
     LEFT,

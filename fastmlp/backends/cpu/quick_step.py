@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.memory import keep
+from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
@@ -17,7 +18,6 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers

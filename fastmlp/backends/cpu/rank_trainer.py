@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.kernels import step as drivers
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates

@@ -1,1 +1,0 @@
-"""Second-order training on the CPU: Gauss-Newton matrices and their factors."""
