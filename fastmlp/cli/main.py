@@ -23,7 +23,7 @@ from fastmlp.extend import messages
 
 # argparse's exit code of a wrong use.
 WRONG_USE = 2
-# Exit codes by which shells report SIGINT (2) and SIGPIPE (13).
+# Shells' exit codes of SIGINT (2) and SIGPIPE (13).
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
 
@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 after success. 1: a package is missing, a file cannot be read or written, or its data are
-        wrong. 2: a wrong option. 130: Ctrl-C. 143: SIGTERM. 141: the reader of a pipe has gone, as
-        after ``fastmlp info | head -1``.
+        wrong. 2: a wrong option. 130: Ctrl-C. 143: SIGTERM. 141: the pipe's reader has ended.
 
     Examples
     --------
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _close_output() -> None:
-    """Close standard output on a broken pipe. Python would write the rest at exit, and fail."""
+    """Close standard output on a broken pipe: Python would write the rest at exit, and fail."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -83,8 +82,6 @@ def _close_output() -> None:
 
 
 class CommandEnded(BaseException):
-    """A signal that ends the command."""
-
     def __init__(self, number: int) -> None:
         self.name, self.code = signal.Signals(number).name, 128 + number
 
@@ -93,7 +90,7 @@ class CommandEnded(BaseException):
 def ending() -> Iterator[None]:
     """Make SIGTERM and SIGHUP an exception, so that no half-written file is left.
 
-    Signals that are ignored or have a handler stay, as do all signals outside the main thread.
+    Ignored signals, other handlers, and signals outside the main thread stay.
     """
 
     def end(number: int, _: Any) -> None:
@@ -156,7 +153,7 @@ def _warmup(arguments: argparse.Namespace) -> None:
 
 
 INK, FAINT, WRONG = "#333333", "#d9d9d9", "#c62828"
-# The curves lie on each other, so the second is dashed.
+# The curves coincide, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
 }  # fmt: skip
@@ -169,19 +166,8 @@ def run_demo(
 ) -> float:
     """Train on scikit-learn's digits, print the results, and save a picture.
 
-    Parameters
-    ----------
-    out_path : path, default "fastmlp-demo.png"
-        The file of the picture.
-    epochs : int, default 30
-        Epochs of both libraries.
-    seed : int, default 0
-        Seed of initial weights and shuffling. The split is always the same.
-
-    Returns
-    -------
-    float
-        fastmlp's accuracy on the held-out digits.
+    `epochs` are epochs of both libraries, and `seed` draws initial weights and orders; the split is
+    fixed. The accuracy on the held-out digits is returned.
 
     Examples
     --------
@@ -228,7 +214,7 @@ def run_demo(
 
 
 def _fitted(model: Any, X: Any, y: Any) -> tuple[float, Any]:
-    """Return the seconds of a fit, and the model. Both libraries only warn of Ctrl-C."""
+    """Seconds of a fit, and the model. Both libraries only warn of Ctrl-C."""
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

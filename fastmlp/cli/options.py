@@ -37,19 +37,18 @@ SYNONYMS = {
     "--gradient": "jacobian derivatives",
     "give its value without an option": "data input i m model",
 }
-# Words of other programs for a command.
 VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
-# Endings of predictions, and rows of a batch of them.
+# Endings of predictions, and rows of a batch.
 OUTPUTS, ROWS = (".parquet", ".csv", ".arrow", ".feather", ".ipc"), 65536
 # Presets and losses of estimators that import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
 PICTURES = (".png", ".pdf", ".svg")
-# The largest seed that scikit-learn takes.
+# scikit-learn's largest seed.
 MOST_SEED = 2**32 - 1
-# The function of fastmlp that writes files of an ending; its keywords are the options that it has.
+# Functions of fastmlp that write files of an ending; their keywords are options.
 EXPORTS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
@@ -68,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed arguments. Unknown ones are an error of the command's parser."""
+    """Parsed arguments. Unknown ones are an error of the command's parser."""
     namespace: argparse.Namespace
     namespace, extra = parser.parse_known_args(arguments)
     if extra:
@@ -99,7 +98,7 @@ class UsageError(Exception):
 
 
 def printable(text: object) -> str:
-    """Return text with escaped control characters, which a terminal would obey."""
+    """Text with escaped control characters, which a terminal would obey."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
 
 

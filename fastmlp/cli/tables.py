@@ -1,4 +1,4 @@
-"""The commands train, predict, score, show and export, and the files that they read and write."""
+"""The commands train, predict, score, show and export, and their files."""
 
 import argparse
 import atexit
@@ -28,7 +28,7 @@ from fastmlp.extend import messages, read_table, scalars
 Array = NDArray[Any]
 Task = Literal["classification", "regression"]
 MODEL, CSV = ".safetensors", (".csv", ".csv.gz")
-# Words of the command for words in errors of Python's API.
+# The command's words for words in errors of Python's API.
 IN_COMMANDS = {
     r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
     r"^predict_(arrow|parquet): ": r"{}: ",
@@ -45,15 +45,15 @@ N_FOLDS = 5
 MOST_CLASSES = 20
 # Time limit of a fit that begins too late: one epoch.
 SHORTEST = 1e-3
-# A target of more classes is an id or free text: so many, and of this share of the rows.
+# A target with more classes, in number and in share of the rows, is an id or free text.
 ID_LEVELS, ID_SHARE = 20, 0.5
-# The column of predictions beside a target.
+# Column of predictions beside a target.
 PREDICTION = "fastmlp: prediction"
-# Levels and classes that a line shows.
+# Levels and classes on a line.
 MOST_SHOWN = 8
-# Keywords of these functions; the options of their names have no defaults here.
+# Functions whose keywords are options without defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
-# Arguments: sklearn.metrics; places of classes and probabilities, or numbers and predictions.
+# Arguments: sklearn.metrics; class indices and probabilities, or numbers and predictions.
 METRICS: dict[Task, dict[str, Callable[[Any, Array, Array], float]]] = {
     "classification": {
         "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
@@ -89,7 +89,7 @@ SYNONYMS = {
 
 @contextmanager
 def telling(who: str) -> Iterator[None]:
-    """Make errors of the data a `CommandError`, and write warnings to standard error."""
+    """Turn errors of the data into a `CommandError`, and write warnings to standard error."""
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
@@ -115,7 +115,6 @@ def say(line: str) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    """Train, write the model, and print the scores of the rows that were held out."""
     limit, output, who = arguments.time_limit, arguments.output, "train"
     ends = None if limit is None else time.monotonic() + limit
     needed = "the following arguments are required"
@@ -132,7 +131,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         if target in getattr(arguments, word):
             raise UsageError(f"argument --{word}: {target!r} is the target")
     require_new(output, force=arguments.force, who=who)
-    # Packages for the end of the command are checked before it reads.
+    # Packages for the command's end are checked before it reads.
     messages.imported("pyarrow", "fastmlp train")
     messages.imported("safetensors", "fastmlp train")
     messages.imported("sklearn", "fastmlp train", "scikit-learn")
@@ -204,10 +203,7 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
 def _divided(
     table: Any, others: list[str], task: Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
-    """Return the rows to train on, the rows to validate on, and their places in the table.
-
-    The second are None for folds. There are places if both parts are of the table.
-    """
+    """Training rows, validation rows (None for folds), and their indices in the table, if any."""
     valid, seed = arguments.valid, arguments.seed
     if not valid:
         say(f"{table.num_rows} rows to train on")
@@ -242,7 +238,7 @@ def _divided(
 
 
 def _text_names(table: Any) -> list[str]:
-    """Return the columns of a table that CSV holds as texts, whatever they look like."""
+    """Columns that CSV holds as texts, whatever they look like."""
     kinds = {field.name: getattr(field.type, "value_type", field.type) for field in table.schema}
     words = ("string", "date", "time")
     return [name for name, kind in kinds.items() if any(word in str(kind) for word in words)]
@@ -250,7 +246,7 @@ def _text_names(table: Any) -> list[str]:
 
 @contextmanager
 def _rows_of_table(*places: Any) -> Iterator[None]:
-    """Make errors of a fit count the rows of the table, not of a part."""
+    """Make errors of a fit number rows in the table, not in a part."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -280,7 +276,6 @@ def _scores(model: Any, data: Any, who: str, names: Any = ()) -> dict[str, float
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
-    """Predict the rows of a table, and write them to a file or to standard output."""
     output, who = arguments.output, "predict"
     if output is not None:
         if not output.lower().endswith(OUTPUTS):
@@ -301,7 +296,6 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 
 def _write_csv(reader: Any) -> None:
-    """Write the batches of an Arrow reader to standard output."""
     import pyarrow.csv
 
     sys.stdout.flush()
@@ -311,7 +305,6 @@ def _write_csv(reader: Any) -> None:
 
 
 def run_score(arguments: argparse.Namespace) -> None:
-    """Print the scores of a model on a table."""
     with telling("score"):
         model = _loaded(arguments)
         if "target" not in model.training_:
@@ -342,7 +335,6 @@ def _loaded(arguments: argparse.Namespace) -> Any:
 
 
 def run_show(arguments: argparse.Namespace) -> None:
-    """Print the columns of a model, the record of its training, and its members."""
     with telling("show"):
         model = _loaded(arguments)
     schema, training, task = model.schema_, model.training_, task_of(model)
@@ -387,13 +379,10 @@ def task_of(model: Any) -> Task:
 def score(
     model: Any, reader: Iterable[Any], target: str, who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Return the scores of all rows by metric, by default `DEFAULTS`.
+    """Scores of all rows by metric, by default `DEFAULTS`.
 
-    Targets and predictions of all rows stay in memory, and the columns of one batch.
-
-    Parameters
-    ----------
-    reader : record batches of `predict_arrow` with the target, and predictions as `PREDICTION`
+    Targets and predictions of all rows stay in memory, and columns of one batch. `reader` has
+    record batches of `predict_arrow` with the target, and predictions as `PREDICTION`.
     """
     from sklearn import metrics
 
@@ -419,7 +408,7 @@ def score(
 
 
 def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
-    """Return an Arrow column as numbers, or as places of classes, shape (n_rows,)."""
+    """An Arrow column as numbers or class indices, shape (n_rows,)."""
     import pyarrow
     import pyarrow.compute as compute
 
@@ -449,7 +438,7 @@ def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
 
 
 def _is_number(kind: Any) -> bool:
-    """Return True for a data type of Arrow of numbers, true and false too."""
+    """Booleans count as numbers."""
     import pyarrow.types as kinds
 
     tests = (kinds.is_floating, kinds.is_integer, kinds.is_decimal, kinds.is_boolean)
@@ -457,7 +446,6 @@ def _is_number(kind: Any) -> bool:
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    """Load the model and write the file."""
     output = arguments.output
     if (ending := Path(output).suffix.lower()) not in EXPORTS:
         raise UsageError(f"argument OUT: must end in {', '.join(EXPORTS)}, got {output!r}")
@@ -487,12 +475,7 @@ def _test_rows(model: Any, path: str, n: int) -> Any:
 
 
 def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> Any:
-    """Return the data of the arguments DATA: paths, or a table.
-
-    Parameters
-    ----------
-    encoding : the encoding of CSV; None: UTF-8
-    """
+    """Data of the arguments DATA: paths, or a table; CSV is UTF-8 without `encoding`."""
     messages.imported("pyarrow", f"fastmlp {who}")
     if list(arguments) == ["-"]:
         return _of_standard_input(encoding)
@@ -508,7 +491,7 @@ def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> 
 
 
 def _of_standard_input(encoding: str | None) -> CSVFile:
-    """Return a file with all of standard input, which is left at the end of the program."""
+    """Standard input as a file, which is deleted at exit."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, "standard input.csv")
@@ -518,7 +501,7 @@ def _of_standard_input(encoding: str | None) -> CSVFile:
 
 
 def _of_arrays(path: str, who: str) -> Any:
-    """Return the arrays of a .npz file as a table. Columns of X are x0, x1 and so on."""
+    """Arrays of a .npz file as a table. Columns of X are x0, x1 and so on."""
     import pyarrow
 
     columns: dict[str, Any] = {}
@@ -534,7 +517,7 @@ def _of_arrays(path: str, who: str) -> Any:
 
 
 def require_new(path: str, *, force: bool, who: str) -> None:
-    """Check before any work that an output can be written."""
+    """Check that an output can be written, before any work."""
     if os.path.exists(path) and not force:
         raise FileExistsError(f"{who}: {path!r} exists; --force overwrites it")
     folder = Path(path).absolute().parent

@@ -1,8 +1,7 @@
 """Rules, settings, parameters of estimators and labels as JSON, and back.
 
-Rules of the library are written as their names, with settings. A user-defined rule is written as
-``{"own": name}``, and read back through a mapping from such names to functions. Code is never
-written to a file, nor run from one.
+Rules of the library are names with settings. A user-defined rule is ``{"own": name}``, and read
+back through a mapping from names to functions. Code is neither written to a file nor run from one.
 
 A value without a form in JSON, such as a tuple or an infinite number, becomes an object with one
 entry: the kind and the content.
@@ -43,7 +42,7 @@ OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Cu
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
-    """Encode a rule: the name in the table, or ``{"own": name}``. A lambda has no name."""
+    """The name in the table, or ``{"own": name}``. A lambda has no name."""
     for name, known in table.items():
         if known is rule:
             return name
@@ -57,7 +56,6 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
 
 
 def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> Any:
-    """Decode a rule, or a user-defined object."""
     if isinstance(spelled, str):
         scalars.known("file", kind, spelled, table)
         return table[spelled]
@@ -73,7 +71,7 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 
 def of_loss(loss: Loss) -> Any:
-    """Encode a loss. The user passes a user-defined one to `load` again, as a whole `Loss`."""
+    """A user-defined loss is passed to `load` again, as a whole `Loss`."""
     known = loss_settings.spelled(loss)
     if known is not None:
         return known if isinstance(known, str) else loss_settings.of_settings(known)
@@ -86,7 +84,7 @@ def of_loss(loss: Loss) -> Any:
 
 
 def loss_from(spelled: Any, own: Own) -> Any:
-    """Decode a loss. The constructor of a loss with settings checks them."""
+    """The constructor of a loss checks its settings."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
     return _made(spelled, loss_settings.KINDS, "loss")
@@ -108,7 +106,6 @@ def of_optimizer(optimizer: Optimizer) -> Any:
 
 
 def optimizer_from(spelled: Any, own: Own) -> Any:
-    """Decode an optimizer. The constructor checks the settings."""
     if "own" in spelled:
         return rule_from(spelled, {}, "optimizer", own)
     settings = dict(spelled)
@@ -133,12 +130,11 @@ def of_setting(value: Any) -> Any:
 
 
 def average_from(spelled: Any) -> Any:
-    """Decode an average. The constructor checks the setting."""
     return _made(spelled, AVERAGES, "average")
 
 
 def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
-    """Decode a number, or a schedule. The caller checks a number."""
+    """Decode a number, which the caller checks, or a schedule."""
     if not isinstance(spelled, dict):
         return spelled
     if "own" in spelled:
@@ -223,25 +219,22 @@ def add_settings(name: str, kind: type[Any]) -> None:
 
 
 def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """Return the JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
+    """The JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
 
-    Raises
-    ------
-    ValueError
-        If one has no name.
+    A value without a name raises ValueError.
     """
     parameters = estimator.get_params(deep=False).items()
     return {name: of_value(value) for name, value in parameters if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
-    """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
+    """The arguments of JSON forms, with `n_threads`, if given, for `n_jobs`."""
     parameters = {name: value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
 
 
 class InFile(NamedTuple):
-    """The form of objects of one type in a file: functions to JSON and arrays, and back."""
+    """The form of one type in a file: functions to JSON and arrays, and back."""
 
     write: Callable[[Any], tuple[Any, dict[str, Array]]]
     read: Callable[[Any, dict[str, Array]], Any]
@@ -256,7 +249,7 @@ FORMS: dict[Any, InFile] = {
 
 @cache
 def declared(kind: Any) -> dict[str, Any]:
-    """Return the types of the fields of a NamedTuple, a dataclass or a TypedDict.
+    """Types of the fields of a NamedTuple, a dataclass or a TypedDict.
 
     Examples
     --------
@@ -273,7 +266,7 @@ def declared(kind: Any) -> dict[str, Any]:
 
 
 def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
-    """Return the types of the parts of a record or a tuple by name or place, or None."""
+    """Types of the parts of a record or a tuple, by name or index, or None."""
     options, names = get_args(kind), declared(kind)
     if get_origin(kind) is tuple:
         return dict(enumerate(options[:1] * len(content) if ... in options else options))
@@ -283,7 +276,7 @@ def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
 
 
 def of_fields(kind: Any, value: Any, forms: InFiles = FORMS) -> tuple[Any, dict[str, Array]]:
-    """Return a value of a declared type as JSON, and as arrays by their paths in it."""
+    """A value of a declared type as JSON, and as arrays by their paths in it."""
     if get_origin(kind) in (Union, UnionType):
         if value is None:
             return None, {}
@@ -307,7 +300,7 @@ def of_fields(kind: Any, value: Any, forms: InFiles = FORMS) -> tuple[Any, dict[
 def fields_from(
     kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles = FORMS, where: str = ""
 ) -> Any:
-    """Return the value of `of_fields`, checked against the declared type."""
+    """The value of `of_fields`, checked against the declared type."""
     if get_origin(kind) in (Union, UnionType):
         if spelled is None and not arrays:
             return None
@@ -350,7 +343,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
-# All texts of an array have the length of the longest.
+# Texts of an array have the length of the longest.
 MAX_TEXT_BYTES = 16 << 20
 
 

@@ -1,4 +1,4 @@
-"""The state of a net, and a checkpoint of a fit, as the content of a file and back."""
+"""State of a net, and checkpoint of a fit, as the content of a file and back."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ MOST_PENALTIES = 1000
 DROPOUT = ("dropout", "input_dropout", "input_noise")
 Series = Mapping[str, Sequence[float]]
 BEST = "best_parameters"
-# Fields of a header that are left out if not in use.
+# Fields of a header that are left out if unused.
 OPTIONAL = (
     *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
     *DROPOUT,
@@ -37,16 +37,15 @@ OPTIONAL = (
 
 
 class SavedNet(NamedTuple):
-    """The content of a file of a net.
+    """Content of a file of a net.
 
     Attributes
     ----------
     parameters : (n_parameters,) array of the net's dtype
     moments : (n_slots, n_parameters) array, optional
-        The state of the optimizer. None: zeros, or not kept.
+        The optimizer's state. None: zeros, or not kept.
     generator : dict, optional
-        The state of the generator, by `fastmlp._process.random_state`. None: neither the number of
-        steps nor the moments are kept.
+        The generator's state. None: neither the number of steps nor the moments are kept.
     key : two integers of 32 bits, optional
         The key of the random numbers of training.
     averaged_from : int
@@ -66,7 +65,7 @@ class SavedNet(NamedTuple):
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
-    """Return a copy of a net's state, with or without the training state."""
+    """A copy of a net's state, with or without the training state."""
     with state.lock.parameters:
         parameters = state.parameters.copy()
     names = state.feature_names
@@ -83,7 +82,7 @@ def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
 
 
 def restore(state: NetState, saved: SavedNet) -> None:
-    """Take over parameters and, if there is one, the training state."""
+    """Take over parameters and, if any, the training state."""
     state.parameters[:] = saved.parameters
     state.n_steps = saved.n_steps
     state.set_slots(saved.moments)
@@ -95,7 +94,7 @@ def restore(state: NetState, saved: SavedNet) -> None:
 
 
 def pack(state: SavedNet) -> Content:
-    """Return the content of a file. Parameters must be finite, and rules must have names."""
+    """The content of a file. Parameters must be finite, and rules must have names."""
     if not np.isfinite(state.parameters).all():
         raise ValueError("MLP.save: a parameter is not finite; no file would load it")
     arrays = layers_of(state.network.layout, state.parameters)
@@ -112,7 +111,7 @@ def pack(state: SavedNet) -> Content:
 
 
 def header_of(state: SavedNet) -> dict[str, Any]:
-    """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
+    """Spec and optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table, names = state.network, activations.RULES, state.feature_names
     *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
     computed = network.compute_dtype
@@ -154,7 +153,7 @@ def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, An
 
 
 def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
-    """Return the net of a file's content, every part of it checked.
+    """The checked net of a file's content.
 
     Memory is allocated only for arrays that the file holds in full.
     """
@@ -168,9 +167,9 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
 
 
 def sizes_of(content: Content) -> tuple[int, ...]:
-    """Return the layer sizes of a file's content, if it has arrays for all layers.
+    """Layer sizes of a file's content, if it has arrays for all layers.
 
-    A layer takes a few bytes of a header, and hundreds of memory.
+    A layer takes a few bytes of a header, but hundreds of memory.
     """
     sizes, held = content.header["layer_sizes"], len(content.arrays)
     if 2 * (len(sizes) - 1) > held:
@@ -179,7 +178,7 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
-    """Return the state of a file's content, for a net of this spec."""
+    """State of a file's content, for a net of this spec."""
     header, arrays = content.header, content.arrays
     parameters = parameters_of(network, arrays)
     generator, names = header.get("generator"), header.get("feature_names")
@@ -242,7 +241,7 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 
 
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
-    """Return views of the flat parameters, by their names in a file."""
+    """Views of the flat parameters, by their names in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
     return {f"weights.{i}": view for i, view in enumerate(weights)} | {
         f"biases.{i}": view for i, view in enumerate(biases)
@@ -250,7 +249,7 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
 
 
 def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
-    """Return flat parameters from the arrays of the layers, whose sizes must match the header."""
+    """Flat parameters from the arrays of the layers, whose sizes must match the header."""
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
@@ -262,7 +261,7 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return the state of the optimizer, shape (n_slots, n_parameters), or None.
+    """The optimizer's state, shape (n_slots, n_parameters), or None.
 
     Infinities are valid: squares of large gradients overflow.
     """
@@ -290,14 +289,14 @@ def _shaped(array: Array, name: str, like: Array) -> Array:
 
 
 class SavedFit(NamedTuple):
-    """The content of a checkpoint.
+    """Content of a checkpoint.
 
     Attributes
     ----------
     state : the state of the net
-    facts : numbers and names by name: settings and progress of the fit
+    facts : settings and progress of the fit, by name
     series : one number an epoch, by name
-    best : (n_parameters,) array, the parameters of the best epoch, or None
+    best : (n_parameters,) array of the best epoch, or None
     """
 
     state: SavedNet
@@ -307,13 +306,7 @@ class SavedFit(NamedTuple):
 
 
 class CheckpointFile:
-    """The checkpoints of one fit, each written over the one before.
-
-    Parameters
-    ----------
-    path : path
-    network, state : the net in training
-    """
+    """Checkpoints of one fit, each written over the last."""
 
     path: Path
 
@@ -327,7 +320,6 @@ class CheckpointFile:
         restore(self._state, state)
 
     def write(self, saved: SavedFit) -> None:
-        """Write a checkpoint."""
         kind, header, arrays = pack(saved.state)
         series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}
@@ -335,12 +327,9 @@ class CheckpointFile:
         safetensors_file.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
-        """Return the checkpoint, or None if there is not yet a file.
+        """The checkpoint, or None without a file.
 
-        Parameters
-        ----------
-        fit : settings that the checkpoint must share
-        names : names of the series
+        It must share the settings `fit`; `names` are names of the series.
         """
         if not self.path.exists():
             return None
@@ -368,7 +357,6 @@ class CheckpointFile:
         return SavedFit(state, content.header["fit"], series, best)
 
     def refusing(self) -> AbstractContextManager[None]:
-        """Return a context in which missing content is a `FileError`."""
         return safetensors_file.refusing(self.path)
 
 

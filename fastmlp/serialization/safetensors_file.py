@@ -2,7 +2,7 @@
 
 A safetensors file holds arrays and a table of strings. The table has one entry, `ENTRY`: JSON with
 the version of the format, the kind of the object, and a header of the kind. Nothing in a file is
-ever run. A file is written whole or not at all. Reading takes memory bounded by the file's size.
+run. Files are written whole or not at all. Reading takes memory bounded by the file's size.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from fastmlp.validation.messages import needs
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
-# Files of fastmlp 0.1 and 0.2 have version 1. tests/golden has files of this version.
+# fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
 FORMAT_VERSION = 2
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -32,11 +32,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 # Python objects take twenty times the bytes of JSON. A net of 1,000 layers has 200 KB of header.
 MAX_HEADER_BYTES = 4 << 20
 # Integers of more than 64 bits, such as a generator's. Sets and dicts take quadratic time for
-# integers that are equal modulo 2**61 - 1: 3.4 s for 20,000.
+# integers equal modulo 2**61 - 1: 3.4 s for 20,000.
 LONG_DIGITS, MOST_LONG = 20, 4096
-# Arrays that need no words in the header, such as moments and losses.
+# Arrays without words in the header, such as moments and losses.
 FREE_ARRAYS = 64
-# Most characters of a message that quotes the file.
+# Maximum length of a message that quotes the file.
 LONGEST = 2000
 # Exceptions of arbitrary content, which become a FileError.
 DEFECTS = (
@@ -79,7 +79,7 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
 
 
 def pack(content: Content) -> bytes:
-    """Return the bytes of a file. A header that no reader would accept is an error."""
+    """Bytes of a file. A header that no reader would accept is an error."""
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
@@ -103,7 +103,7 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 
 def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """Return the arrays below a place, by the next place and name, in one pass.
+    """Arrays below a place, by the next place and name, in one pass.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn errors in the content of a file into a `FileError` with the path.
 
-    Sizes are bounded by the size of the file, so memory runs out only if the process has little.
+    Sizes are bounded by the file's size, so memory runs out only if the process has little.
     """
     try:
         yield
@@ -139,7 +139,7 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading, but not a device or a pipe, some of which never end."""
+    """Open a file to read, but not a device or a pipe, which may never end."""
     with contextlib.suppress(OSError):  # `open` raises it
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

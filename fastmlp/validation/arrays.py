@@ -22,7 +22,7 @@ BALANCED = "balanced"
 
 
 def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
-    """Return X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one."""
+    """X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one."""
     array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
         hint = messages.of_shape(x, array, n_features)
@@ -39,7 +39,7 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
 
 
 def table(x: object, n_features: int | None, who: str) -> Array:
-    """Return X as a C-contiguous (n_rows, n_features) array of float32 if it is one, or float64."""
+    """X as a C-contiguous (n_rows, n_features) array of float32 if it is one, or float64."""
     array = _numbers(x, who, "X")
     if array.ndim != 2:
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}")
@@ -60,10 +60,10 @@ def targets(
     who: str,
     per_target: int = 1,
 ) -> Array:
-    """Return y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
+    """y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
 
-    `accepted` is the word for the targets that the loss accepts, `Loss.targets`. With outputs
-    `per_target` y has n_outputs / per_target columns.
+    `accepted` is `Loss.targets`. With `per_target` outputs per column, y has n_outputs / per_target
+    columns.
     """
     array = _numbers(y, who, "y")
     if array.ndim not in (1, 2):
@@ -95,7 +95,7 @@ def targets(
 def weights(
     argument: object, n_rows: int, kind: np.dtype[Any], who: str, *, all_zero: bool = False
 ) -> Array:
-    """Return sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
+    """Sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
     if argument is None:
         return np.empty(0, kind)
     numbers = vector(argument, n_rows, kind, "sample_weight", who)
@@ -107,7 +107,7 @@ def weights(
 
 
 def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
-    """Return the indices of rows, shape (n,), from indices or from a mask of shape (n_rows,)."""
+    """Row indices, shape (n,), from indices or from a mask of shape (n_rows,)."""
     array = _numbers(argument, who, name)
     if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
         raise TypeError(
@@ -129,7 +129,6 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
 
 
 def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
-    """A vector of finite numbers, shape (n,), of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != (n,):
         hint = (
@@ -142,7 +141,6 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
 def matrix(
     argument: object, shape: tuple[int, int], kind: np.dtype[Any], name: str, who: str
 ) -> Array:
-    """A matrix of finite numbers of this shape, of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != shape:
         column = array.shape == shape[:1] and shape[1] == 1
@@ -180,7 +178,7 @@ def warn_if_not_finite(predictions: Array, who: str) -> Array:
 
 
 def _brief(argument: object) -> str:
-    """Return a short description of an array, or the type's name."""
+    """A short description of an array, or the type's name."""
     if not isinstance(argument, np.ndarray):
         return type(argument).__name__
     order = "" if argument.flags.c_contiguous else ", not C-contiguous"
@@ -200,7 +198,7 @@ def unmasked(argument: object, who: str, name: str) -> None:
 
 
 def without_nul(labels: Any, who: str, name: str) -> None:
-    """Check that no text among labels ends in a NUL character, which NumPy's texts drop."""
+    """Check that no text ends in a NUL character, which NumPy's texts drop."""
     if type(labels) is np.ndarray and labels.dtype.kind != "O":
         return
     for label in np.asarray(labels, object).ravel():
@@ -212,7 +210,7 @@ def without_nul(labels: Any, who: str, name: str) -> None:
 
 
 def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
-    """Return an array of real numbers; one that is made from a frame's columns is of `kind`."""
+    """An array of real numbers; an array made from a frame's columns is of `kind`."""
     if type(argument) is np.ndarray and argument.dtype.kind in "fiub":
         return argument
     unmasked(argument, who, name)
@@ -250,12 +248,11 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
 
 
 def _finite(array: Array, argument: object, who: str, name: str) -> Array:
-    """Check that all numbers are finite, in blocks: no mask as large as the data is made.
+    """Check that all numbers are finite, block by block, without a mask as large as the data.
 
-    The message shows the number and the column's name as `argument` has them, of which the array
-    was made.
+    The message names number and column as in `argument`, from which the array was made.
     """
-    # Bytes are searched in 0.1 us, where the mask's `all` takes 2.3 us.
+    # Bytes are searched in 0.1 us; the mask's `all` takes 2.3 us.
     if array.size <= SEARCHED and b"\0" not in np.isfinite(array).tobytes():
         return array
     flat = array.reshape(-1)
@@ -315,9 +312,9 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
 def class_weights(
     class_weight: object, y: Any, sample_weight: Any, accepted: str, n_outputs: int, who: str
 ) -> NDArray[np.float64]:
-    """Return the weights of rows, shape (n_rows,): of the row's class, times `sample_weight`.
+    """Weights of rows, shape (n_rows,): the class's weight times `sample_weight`.
 
-    `accepted` is the word for the targets that the loss accepts, `Loss.targets`.
+    `accepted` is `Loss.targets`.
     """
     if not isinstance(class_weight, Mapping) and class_weight != BALANCED:
         kind = ValueError if isinstance(class_weight, str) else TypeError
@@ -339,13 +336,12 @@ def class_weights(
 
 
 def balanced(counts: Mapping[int, int]) -> dict[int, float]:
-    """Return the "balanced" weight of each class, from its number of rows."""
     total = sum(counts.values())
     return {label: total / (len(counts) * n) for label, n in counts.items()}
 
 
 def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
-    """Return the number of rows of each class, of y in parts."""
+    """Number of rows of each class, of y in parts."""
     counts = Counter[int]()
     for y in targets:
         present, n = np.unique(_labels(y, who), return_counts=True)

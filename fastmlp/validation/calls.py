@@ -1,4 +1,4 @@
-"""Calls that do not fit a signature, and attributes that a class lacks, with what is meant."""
+"""Advice for calls that do not fit a signature, and for attributes that a class lacks."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -12,15 +12,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
-# Classes that nobody makes: methods are shown as of the class of their object.
+# Internal classes: methods are shown with the class of their object.
 BASES = ("NetBase", "TabularMLP", "BatchPredictions")
 
 
 def explained(target: F) -> F:
     """Make a function, or a class's constructor, explain calls that do not fit its signature.
 
-    Its TypeError names the function as the user knows it, the keyword, the one that is meant, and
-    the known ones. The signature stays as it is; a call that fits costs 0.1 us more.
+    The TypeError names the public function, the keyword, the likely one, and the known ones. The
+    signature stays; a call that fits costs 0.1 us more.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def settings(target: type[T]) -> type[T]:
 
     Comparison and `repr` are not compiled for each class: 1.2 -> 0.6 ms of an import.
     """
-    # A class above may compare its fields alone.
+    # A base class may compare its fields only.
     for name, shared in (("__repr__", _repr), ("__eq__", _eq), ("__hash__", _hash)):
         if name != "__repr__" or target.__repr__ is object.__repr__:
             setattr(target, name, vars(target).get(name, shared))
@@ -70,7 +70,7 @@ def settings(target: type[T]) -> type[T]:
 
 
 def misfit(function: Any, n: int) -> str:
-    """The end of a message if a function does not take `n` arguments by place, else "".
+    """The end of a message if a function does not take `n` positional arguments, else "".
 
     Examples
     --------
@@ -94,7 +94,7 @@ def _explaining(function: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except TypeError as error:
-            # An error of the function itself has a frame of it.
+            # The traceback of an error in the function has its frame.
             if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                 raise
             raise TypeError(_explanation(function, args, kwargs) or str(error)) from None
@@ -103,7 +103,7 @@ def _explaining(function: Any) -> Any:
 
 
 def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The message for a call that does not fit the signature; None if it fits."""
+    """The message for a call that does not fit the signature, else None."""
     owner, _, name = function.__qualname__.rpartition(".")
     method = bool(owner) and not owner.endswith("<locals>")
     who = owner if name in ("__init__", "__new__") else function.__qualname__.split("<locals>.")[-1]
@@ -147,7 +147,7 @@ def _too_many(
     return f"takes {taken}, but {len(values)} were given{advice}"
 
 
-# From advice to the attributes of other libraries.
+# From advice to attributes of other libraries.
 OF_NETS = {
     "predict returns probabilities, of the losses cross_entropy and binary_cross_entropy": (
         "predict_proba"
@@ -161,7 +161,7 @@ OF_NETS = {
     "there is nothing to compile: MLP(layer_sizes, loss=..., optimizer=...)": "compile",
     "one step is net.train_on_batch(X, y)": "partial_fit train_step",
     "use fit": "train fit_generator",
-    # To define __call__ makes `callable(net)` true; no type checker sees it.
+    # A method __call__ would make `callable(net)` true; type checkers do not see it.
     "use predict: net.predict(X)": "__call__ forward predict_on_batch",
     "layers are given at once: MLP((n_inputs, 32, n_outputs))": "add add_module append pop",
     "fastmlp.jacobian(net, X) has the derivatives of predictions by inputs": "jacobian",

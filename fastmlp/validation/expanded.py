@@ -16,7 +16,7 @@ from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 WHO = "Expanded"
-# How many columns are plain, the counts of pieces, the counts of levels.
+# Number of plain columns, numbers of pieces, numbers of levels.
 Kind = tuple[int, tuple[int, ...], tuple[int, ...]]
 # Most pieces of a column: their running sums stay in a first-level cache.
 MOST_PIECES = 128
@@ -28,25 +28,24 @@ BLOCK_ROWS = 1024
 class Expanded:
     """Rows in which a number stands for several inputs of a net.
 
-    A net trains and predicts on them as on the inputs that they stand for, `toarray()`, but its
-    first layer computes with the numbers themselves: two rows of weights a number, whatever the
-    number of pieces. A step of 340-128-128-1 takes 0.56 to 0.69 of the time.
+    A net trains and predicts on them as on the inputs `toarray()`. Its first layer computes with
+    the numbers themselves: two rows of weights each, for any number of pieces. A step of
+    340-128-128-1 takes 0.56 to 0.69 of the time.
 
     Parameters
     ----------
     values : (n_rows, plain + len(pieces) + len(levels)) array of real numbers
-        The plain numbers, then numbers of pieces, then levels. Not copied if it is C-contiguous and
-        of float32 or float64.
+        Plain numbers, then numbers of pieces, then levels. Not copied if C-contiguous and of
+        float32 or float64.
     plain : int
-        How many of the first columns stand for one input each: themselves.
+        Number of first columns that are inputs themselves.
     pieces : sequence of int, from 1 to 128
-        For each of the next columns how many inputs it stands for. A number x of T pieces stands
-        for the T inputs ``min(max(x - t, 0), 1)``, t = 0, ..., T - 1: its whole part is its piece,
-        counted from 0, and its fraction is how far into the piece it lies. A number below 0 counts
-        as 0, one above T as T.
+        Number of inputs of each next column. A number x of T pieces stands for the T inputs
+        ``min(max(x - t, 0), 1)``, t = 0, ..., T - 1: the whole part is the piece, counted from 0,
+        and the fraction the position in the piece. Numbers below 0 count as 0, above T as T.
     levels : sequence of int of 1 or more
-        For each of the last columns how many inputs it stands for. A level, from 0 to L - 1, stands
-        for L inputs, one-hot; -1, no level, for L zeros.
+        Number of inputs of each last column. A level, from 0 to L - 1, stands for L inputs,
+        one-hot; -1, no level, for L zeros.
 
     Attributes
     ----------
@@ -56,9 +55,9 @@ class Expanded:
     Notes
     -----
     The inputs of pieces are the piecewise linear encoding of Gorishniy, Rubachev and Babenko, "On
-    Embeddings for Numerical Features in Tabular Deep Learning", 2022, arXiv:2203.05556, cut to
-    [0, 1] at both ends. Dense and expanded rows train to the same net but for rounding; expanded
-    rows have the same bits for any number of threads. A GPU takes `toarray()` alone.
+    Embeddings for Numerical Features in Tabular Deep Learning", 2022, arXiv:2203.05556, clipped to
+    [0, 1]. Dense and expanded rows train the same net up to rounding, and expanded rows the same
+    bits for any number of threads. A GPU takes only `toarray()`.
 
     Examples
     --------
@@ -96,7 +95,7 @@ class Expanded:
 
     @staticmethod
     def trusted(values: Array, kind: Kind) -> Expanded:
-        """Return rows of a kind, of float32 or float64, that an encoder has written: unchecked."""
+        """Return unchecked rows of float32 or float64, written by an encoder."""
         rows: Expanded = object.__new__(Expanded)
         rows.values, (rows.plain, rows.pieces, rows.levels) = values, kind
         return rows
@@ -126,25 +125,25 @@ class Expanded:
 
     @property
     def kind(self) -> Kind:
-        """The meaning of each column: how many are plain, the counts of pieces, of levels."""
+        """Number of plain columns, numbers of pieces, numbers of levels."""
         return self.plain, self.pieces, self.levels
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first input of each column that is not plain, and how many inputs there are."""
+        """The first input of each column that is not plain, and the number of inputs."""
         return tuple(accumulate((*self.pieces, *self.levels), initial=self.plain))
 
     def astype(self, dtype: np.dtype[Any]) -> Expanded:
-        """Return the rows in a dtype; the same object, if it is theirs."""
+        """Return the rows in a dtype, the same object if they have it."""
         same = self.dtype == dtype
         return self if same else Expanded.trusted(self.values.astype(dtype), self.kind)
 
     def __getitem__(self, rows: Any) -> Expanded:
-        """Return some of the rows: by a slice, a mask or indices."""
+        """Return some of the rows, by a slice, a mask or indices."""
         return Expanded.trusted(np.ascontiguousarray(self.values[rows]), self.kind)
 
     def toarray(self) -> Array:
-        """Return the inputs that the rows stand for, an array of the shape `shape`."""
+        """Return the inputs as an array of shape `shape`."""
         memory.require(self.shape[0] * self.shape[1] * self.dtype.itemsize, WHO, "the inputs")
         counts, out = (*self.pieces, *self.levels), np.empty(self.shape, self.dtype)
         columns = self.plain + np.repeat(np.arange(len(counts)), counts)
@@ -180,7 +179,7 @@ def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:
 
 
 def rows(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array | Expanded:
-    """Return X as `features` does, or expanded rows in the dtype `kind`."""
+    """X as from `features`, or expanded rows in the dtype `kind`."""
     if not isinstance(x, Expanded):
         return features(x, n_features, kind, who)
     if x.shape[1] != n_features:

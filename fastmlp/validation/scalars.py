@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastmlp.validation.messages import NONE, Synonyms, suggestion
 
-# The sum and the difference of two such integers fit into 64 bits.
+# Sum and difference of two such integers fit into 64 bits.
 LARGEST = 2**62
 # `isinstance` of a float and an abstract class: 0.4 us.
 REAL = (float, Real)
@@ -25,7 +25,7 @@ def real(owner: str, name: str, value: object, expected: str, valid: bool) -> fl
 
 
 def seconds(owner: str, name: str, value: object) -> float | None:
-    """Return a time in seconds, given so or as a timedelta; None stays None."""
+    """A time in seconds, from seconds or a timedelta; None stays None."""
     if value is None:
         return None
     number = value.total_seconds() if isinstance(value, timedelta) else value
@@ -100,9 +100,9 @@ def path(owner: str, name: str, value: object, *, mode: Literal["", "r", "w"] = 
 def known(
     owner: str, kind: str, name: object, table: Iterable[str], synonyms: Synonyms = NONE
 ) -> None:
-    """Check that `name` is in `table`; the error lists the known names, and the one that is meant.
+    """Check that `name` is in `table`; the error lists the known names, and suggests one.
 
-    `synonyms` are words elsewhere, as for `suggestion`.
+    `synonyms` are as for `suggestion`.
     """
     names = list(table)
     if name not in names:
@@ -121,7 +121,7 @@ def is_finite(value: object) -> bool:
 
 
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
-    """Return True if low <= value < high, or low < value < high; False for NaN and non-numbers."""
+    """True if low <= value < high, or low < value < high; False for NaN and non-numbers."""
     if not isinstance(value, REAL):
         return False
     try:
