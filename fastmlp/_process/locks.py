@@ -8,12 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-# An object of this process: a forked child has another. Asking for the process's number takes 60 to
-# 220 ns.
+# A forked child has another object. Asking for the process's number takes 60 to 220 ns.
 _process = [object()]
 
-# Another object after each change of what a step of some net depends on but for parameters: who
-# trains it, its settings, its buffers. Written while the net's `parameters` are held.
+# Another object after each change, but for parameters, of what a net's step depends on: who trains
+# it, its settings, its buffers. Written while the net's `parameters` are held.
 change = [object()]
 
 
@@ -33,9 +32,9 @@ class NetLock:
 
     Attributes
     ----------
-    owner : who owns the optimizer's state, or None
-    n_owners : int, how many have been inside `training`
-    n_published : int, how often training has written the parameters
+    owner : of the optimizer's state, or None
+    n_owners : how many have been inside `training`
+    n_published : how often training has written the parameters
     """
 
     owner: object
@@ -58,9 +57,9 @@ class NetLock:
     def parameters(self) -> threading.RLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
-        The lock is an RLock, not a Python context manager: its `__enter__` is one step, so Ctrl-C
-        cannot come between acquiring it and entering the block. It is reentrant: a
-        signal's handler that predicts may interrupt its holder, which copies in one step.
+        An RLock's `__enter__` is one step, so Ctrl-C cannot come between acquiring it and entering
+        the block. It is reentrant: a signal's handler that predicts may interrupt its holder, which
+        copies in one step.
         """
         if self._process is not _process[0]:
             self._renew()
@@ -88,7 +87,7 @@ class NetLock:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """Mark this thread as running callbacks, which may read the training state (at rest)."""
+        """This thread runs callbacks, which may read the training state (at rest)."""
         self._caller = threading.get_ident()
         try:
             yield
@@ -135,6 +134,6 @@ class Training:
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
     """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL too: it sees either all new values or all old ones.
+    A prediction of few rows holds the GIL too, so it sees all new values or all old ones.
     """
     target.data.cast("B")[:] = values.data.cast("B")

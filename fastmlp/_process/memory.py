@@ -1,4 +1,4 @@
-"""Memory: how much is available, and buffers that one call has made and a later call reuses.
+"""Memory: how much is available, and buffers for reuse by later calls.
 
 Linux grants more memory than it has, and kills the process that then writes to it.
 """
@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Bytes below which nothing is checked: a check takes 0.1 ms.
+# Smaller sizes are not checked: a check takes 0.1 ms.
 SMALL = 1 << 27
 UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 CGROUP = Path("/sys/fs/cgroup")
@@ -28,7 +28,7 @@ def require(n_bytes: int, who: str, what: str) -> None:
 
 
 def available() -> int | None:
-    """Bytes that the process can still allocate, or None if that is unknown."""
+    """Bytes that the process can still allocate; None: unknown."""
     limits = [n for n in (_machine(), _control_group(), _address_space()) if n is not None]
     return max(0, min(limits)) if limits else None
 
@@ -81,7 +81,7 @@ MOST_ENTRIES = 512
 
 
 def keep(table: dict[Any, Any], key: Hashable, value: T) -> T:
-    """Keep a value in a table, which is emptied first if it is full; return the value."""
+    """Keep a value in a table, which is emptied first if it is full."""
     if len(table) >= MOST_ENTRIES:
         table.clear()
     table[key] = value
@@ -89,12 +89,12 @@ def keep(table: dict[Any, Any], key: Hashable, value: T) -> T:
 
 
 class BufferPool:
-    """A thread-safe pool of large buffers for reuse, bounded in bytes; the oldest is evicted first.
+    """A thread-safe pool of large buffers for reuse; the oldest is evicted first.
 
     Parameters
     ----------
-    most : int, bytes of all buffers together
-    at_most : int, how many buffers
+    most : bytes of all buffers together
+    at_most : number of buffers
     """
 
     def __init__(self, most: int, at_most: int = MOST_KEPT) -> None:
@@ -109,7 +109,7 @@ class BufferPool:
         return None
 
     def give(self, key: Hashable, thing: Any, n_bytes: int = 0) -> None:
-        """Keep a buffer for later calls, unless it is larger than the pool."""
+        """Keep a buffer, unless it is larger than the pool."""
         if n_bytes > self._most:
             return
         self._things[id(thing)] = key, thing, n_bytes
@@ -118,7 +118,7 @@ class BufferPool:
                 self._things.pop(oldest, None)
 
     def drop(self, thing: Any) -> bool:
-        """Drop a buffer; return False if it is not in the pool."""
+        """Return False if the buffer is not in the pool."""
         return self._things.pop(id(thing), None) is not None
 
     @property

@@ -8,41 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-# Positions in a buffer, with the largest valid one: at a larger one NumPy reads beyond its memory.
+# Positions in a buffer, with the largest valid one: beyond, NumPy reads foreign memory.
 LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
 
 def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
-    """Draw the random words of `n_orders` orders of n rows, shape (n_orders, n).
+    """The random words of `n_orders` orders of n rows, shape (n_orders, n).
 
     A 64-bit number gives two words. The words do not depend on how many orders are drawn at a time.
-
-    Examples
-    --------
-    >>> shuffling_words(np.random.default_rng(0), 2, 5).shape
-    (2, 5)
     """
     pairs = generator.integers(1 << 64, size=(n_orders, -(-n // 2)), dtype=np.uint64)
     return pairs.view(np.uint32)[:, :n]
 
 
 def key_of(sequence: Any) -> tuple[int, int]:
-    """Return a key, two integers of 32 bits, of a child of a seed sequence.
-
-    Examples
-    --------
-    >>> key_of(np.random.SeedSequence(1)) == key_of(np.random.SeedSequence(1))
-    True
-    """
+    """Two integers of 32 bits, of a child of a seed sequence."""
     first, second = sequence.spawn(1)[0].generate_state(2)
     return int(first), int(second)
 
 
 def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
-    """Return the seed sequence of a generator that was made from a seed.
+    """The seed sequence of a generator that was made from a seed.
 
-    It is a copy of a `SeedSequence` that was given, which so has as many children as before. A
-    generator without a sequence, such as one of a state, has one of fresh entropy.
+    A given `SeedSequence` is copied, so it has as many children as before. A generator without a
+    sequence has one of fresh entropy.
     """
     if isinstance(seed, np.random.SeedSequence):
         return deepcopy(seed)
@@ -51,14 +40,7 @@ def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
-    """Return a generator's state as numbers, lists and names.
-
-    Examples
-    --------
-    >>> state = state_of(np.random.default_rng(0))
-    >>> bool(from_state(state).random() == np.random.default_rng(0).random())
-    True
-    """
+    """Return a generator's state as numbers, lists and names."""
     state = generator.bit_generator.state
     if state["bit_generator"] not in KINDS:
         raise ValueError(
@@ -69,7 +51,7 @@ def state_of(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def from_state(state: Any) -> np.random.Generator:
-    """Return a generator with this state, after checking each number of it."""
+    """A generator with this state, each number of which is checked."""
     kind = state["bit_generator"]
     if kind not in KINDS:
         raise ValueError(f"unknown generator {kind!r}; known: {', '.join(KINDS)}")
@@ -79,21 +61,14 @@ def from_state(state: Any) -> np.random.Generator:
 
 
 def of_random_state(random: np.random.RandomState) -> dict[str, Any]:
-    """Return the state of a `RandomState`, as `state_of` does for a `Generator`."""
+    """The state of a `RandomState`, as `state_of` returns a `Generator`'s."""
     state: Any = random.get_state(legacy=False)
     normal = {"has_gauss": int(state["has_gauss"]), "gauss": float(state["gauss"])}
     return state_of(np.random.Generator(random._bit_generator)) | normal
 
 
 def random_state_from(state: Any) -> np.random.RandomState:
-    """Return a `RandomState` with this state, after checking each number of it.
-
-    Examples
-    --------
-    >>> state = of_random_state(np.random.RandomState(0))
-    >>> bool(random_state_from(state).normal() == np.random.RandomState(0).normal())
-    True
-    """
+    """A `RandomState` with this state, each number of which is checked."""
     bits = dict(state)
     has, value = bits.pop("has_gauss"), bits.pop("gauss")
     if has not in (0, 1) or type(value) is not float or not np.isfinite(value):
@@ -117,14 +92,7 @@ def pickled(random: np.random.Generator | np.random.RandomState) -> Any:
 
 
 def unpickled(content: Any) -> Any:
-    """Return the generator that `pickled`, or NumPy, put into a pickle.
-
-    Examples
-    --------
-    >>> generator = unpickled(pickled(np.random.default_rng(0)))
-    >>> generator.random() == np.random.default_rng(0).random()
-    True
-    """
+    """Return the generator that `pickled`, or NumPy, put into a pickle."""
     if not isinstance(content, dict):
         return content
     return random_state_from(content) if "gauss" in content else from_state(content)
@@ -139,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 
 def _like(template: Any, value: Any, name: str) -> Any:
-    """Return the value after checking that it has the template's keys, sizes and integer ranges."""
+    """Check that the value has the template's keys, sizes and integer ranges."""
     if isinstance(template, dict):
         if not isinstance(value, dict) or value.keys() != template.keys():
             raise ValueError(f"a generator's {name} must have {sorted(template)}")

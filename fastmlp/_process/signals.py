@@ -2,7 +2,7 @@
 
 Python runs handlers in the main thread, between any two bytecodes, and a handler's exception leaves
 from there. Raised out of a callback of LLVM's it ends the process; raised out of a compilation or
-an import it leaves modules and caches half initialised for the rest of the process.
+an import it leaves modules and caches half initialised.
 """
 
 import signal
@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# All signals but the thirty real-time ones: to query a handler costs 0.8 us.
+# All but the thirty real-time signals: to query a handler costs 0.8 us.
 SIGNALS = [int(n) for n in signal.valid_signals() if n < getattr(signal, "SIGRTMIN", 65)]
 
-# The thread that is inside the context, or None. Written in one step, after all handlers were
-# replaced and before the first is restored. It is a thread's number, so a child that another thread
-# forks is not inside.
+# The thread inside the context, or None. Written in one step, after all handlers were replaced and
+# before the first is restored. A child that another thread forks is not inside.
 _inside: int | None = None
 _handlers: dict[int, Any] = {}
 _came: dict[int, FrameType | None] = {}
@@ -26,22 +25,9 @@ _came: dict[int, FrameType | None] = {}
 class deferred:
     """A context that defers signal handlers; handlers of signals that arrived run at its end.
 
-    Keep the block short: Ctrl-C is deferred too. It does nothing outside the main thread, where
-    Python runs no handlers, and inside another such context. It costs 30 us. A setting made by
-    `signal.siginterrupt` is lost, for it cannot be queried.
-
-    Examples
-    --------
-    >>> import signal
-    >>> from fastmlp._process import signals
-    >>> try:
-    ...     with signals.deferred():
-    ...         signal.raise_signal(signal.SIGINT)
-    ...         print("whole")
-    ... except KeyboardInterrupt:
-    ...     print("interrupted")
-    whole
-    interrupted
+    Keep the block short: Ctrl-C is deferred too. The context does nothing outside the main thread,
+    where Python runs no handlers, and inside another such context. It costs 30 us. A setting made
+    by `signal.siginterrupt`, which cannot be queried, is lost.
     """
 
     def __init__(self) -> None:
@@ -110,10 +96,8 @@ def _run_handlers() -> None:
 
 @contextmanager
 def interrupts_call(function: Callable[[], None]) -> Iterator[None]:
-    """Return a context in which Ctrl-C calls a function instead of raising KeyboardInterrupt.
-
-    It does nothing outside the main thread, where Python runs no handlers.
-    """
+    """Ctrl-C calls a function instead of raising KeyboardInterrupt; nothing changes outside the
+    main thread."""
     handler = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """A pool of Python threads that runs many fits at once, the costliest first.
 
-Compiled calls release the GIL, so Python threads suffice on every threading layer of Numba: each
-fit is serial. When no fit is left to begin, the free cores go to the fits that run (`share`).
+Compiled calls release the GIL, so Python threads suffice: each fit is serial. When no fit is left
+to begin, the free cores go to the fits that run (`share`).
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from fastmlp._process import signals
 from fastmlp._process.warnings import collected, warn
 
-# Seconds that the caller waits at a time, so that it can handle signals.
+# The caller waits this long at a time, so that it can handle signals.
 LOOK_SECONDS = 0.1
 WORKER = "fastmlp worker"
 
@@ -30,11 +30,9 @@ class Task(NamedTuple):
 
     Attributes
     ----------
-    cost : float, its estimated time, in any unit
-    run : callable without arguments
+    cost : estimated time, in any unit
     name : str, named in the note that is added to its error
-    apart : bool
-        True for a task that uses no core, such as one on a GPU: it gets a separate thread.
+    apart : True for a task that uses no core, such as one on a GPU: it gets a separate thread
     """
 
     cost: float
@@ -57,20 +55,14 @@ class Pool:
 
     Parameters
     ----------
-    n_threads : int
-    patience : float, optional
-        The seconds that `end` waits for a thread; None: until it ends.
-    look : callable, optional
-        Called ten times a second by `run`; it may raise an error to end all tasks.
-    is_here : bool
-        True for short tasks, which the caller does: a thread takes 0.2 ms or more to start.
+    patience : seconds that `end` waits for a thread; None: until it ends
+    look : called ten times a second by `run`; it may raise an error to end all tasks
+    is_here : True for short tasks, which the caller does: a thread takes 0.2 ms or more to start
 
     Attributes
     ----------
-    interrupted : bool
-        True if Ctrl-C ended the call; tasks that had not begun have no outcome then.
-    turn : threading.Lock
-        Held by a task while it does work that holds the GIL (see `turn` below).
+    interrupted : True if Ctrl-C ended the call; tasks that had not begun then lack outcomes
+    turn : held by a task while it does work that holds the GIL (see `turn` below)
     """
 
     def __init__(
@@ -96,7 +88,7 @@ class Pool:
 
     @property
     def share(self) -> int:
-        """The number of threads that one task may use now: above 1 if there are too few tasks."""
+        """Threads that one task may use now: above 1 if there are too few tasks."""
         return 1 if self._waiting else max(1, self._n_threads // max(1, self._running))
 
     @property
@@ -111,11 +103,10 @@ class Pool:
     def run(self, tasks: Sequence[Task], name: str = "task") -> list[Outcome | None]:
         """Run the tasks, the costliest first; return their outcomes in the order given.
 
-        Ctrl-C, or any other exception in the caller, ends running tasks at their next call of
-        compiled code. So does an error in a task. It is raised when all tasks have ended, with a
-        note that has the task's name, or `name` and its index, if there is one. Tasks of a pool
-        that runs inside a task of another pool, such as the fit of many nets in a search, end with
-        that task.
+        Any exception in the caller, Ctrl-C included, or in a task ends running tasks at their next
+        call of compiled code. It is raised when all tasks have ended, with a note of the task's
+        name, or `name` and its index, if there is one. Tasks of a pool inside a task of another
+        pool, such as the fit of many nets in a search, end with that task.
         """
         try:
             self.begin(tasks)
@@ -136,8 +127,8 @@ class Pool:
     def begin(self, tasks: Sequence[Task]) -> None:
         """Start the tasks, the costliest first, and those apart at once; `end` must follow.
 
-        Tasks are started even if the outer pool is stopping: each then raises `Stopped` itself. A
-        task that was never started would leave its waiting callers blocked.
+        Tasks are started even if the outer pool is stopping, to raise `Stopped`: a task that never
+        starts would leave its waiting callers blocked.
         """
         self._outer = _here.pool
         self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
@@ -243,24 +234,23 @@ def started(thread: threading.Thread) -> bool:
 
 
 def check() -> None:
-    """Check that this thread's pool, if it has one, is not stopping."""
     pool = _here.pool
     if pool is not None and pool.stopping:
         raise Stopped
 
 
 def turn() -> AbstractContextManager[Any]:
-    """Return a context that one thread of a pool enters at a time, for work that holds the GIL.
+    """A context that one thread of a pool enters at a time, for work that holds the GIL.
 
-    Without it, threads with similar fits contend for the GIL: they prepare their fits at the same
-    time, end them at the same time, and contend again. With it they stay out of step.
+    Threads with similar fits would contend for the GIL: they prepare and end their fits at the same
+    time, again and again.
     """
     pool = _here.pool
     return nullcontext() if pool is None else pool.turn
 
 
 def share() -> int | None:
-    """Return how many threads this thread may use, or None outside a pool."""
+    """Threads that this thread may use, or None outside a pool."""
     pool = _here.pool
     return None if pool is None else pool.share
 
@@ -274,7 +264,7 @@ _here = _Here()
 
 
 class OneThread:
-    """A context in which BLAS has one thread; the last thread to leave restores the number.
+    """BLAS has one thread inside; the last thread to leave restores the number.
 
     The number belongs to the process: if each of two concurrent fits restored the number that it
     found, it would stay at one.
@@ -303,7 +293,7 @@ class OneThread:
 
 @cache
 def _libraries() -> Any:
-    """Return the controller of the loaded libraries; the search takes 20 ms."""
+    """The search for loaded libraries takes 20 ms."""
     return import_module("threadpoolctl").ThreadpoolController()
 
 

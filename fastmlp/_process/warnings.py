@@ -51,11 +51,8 @@ def _package(frame: FrameType) -> str:
 
 
 def _is_collected(message: str, category: type[Warning], module: str | None) -> bool:
-    """Collect the warning, if this thread does.
-
-    Threads of a pool must not change the filters: those belong to the process, and a thread that
-    restores its copy brings back older filters.
-    """
+    """Threads of a pool must not change the filters: those belong to the process, and a thread
+    that restores its copy brings back older filters."""
     collection: Warnings | None = getattr(_here, "collection", None)
     if collection is None:
         return False
@@ -66,8 +63,8 @@ def _is_collected(message: str, category: type[Warning], module: str | None) -> 
 
 
 def _is_error(message: str, category: type[Warning], module: str | None) -> bool:
-    """Return True if the filters raise this warning; filters for a line are ignored, and those for
-    a module if the warning lacks a module."""
+    """True if the filters raise this warning; filters for a line are ignored, and those for a
+    module if the warning lacks a module."""
     for action, text, kind, names, line in warnings.filters:
         if line or not issubclass(category, kind):
             continue
@@ -77,7 +74,7 @@ def _is_error(message: str, category: type[Warning], module: str | None) -> bool
 
 
 def _matches(pattern: Any, text: str | None) -> bool:
-    """Return True if a filter's pattern matches; Python's filters are strings."""
+    """Python's filters are strings."""
     if pattern is None or text is None or isinstance(pattern, str):
         return pattern in (None, text)
     return pattern.match(text) is not None

@@ -16,7 +16,7 @@ TOKEN_BYTES = 8
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Give a temporary file to write to; at the end sync it, and rename it over the target.
+    """A temporary file to write to, which is synced and renamed over the target.
 
     After an exception it is removed, and the target is as before. The mode is the replaced file's,
     or follows the umask.
@@ -58,7 +58,7 @@ def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files that killed processes left, if an hour old: others may be in use."""
+    """Remove killed processes' temporary files, if an hour old: others may be in use."""
     now = time.time()
     ours = re.compile(rf"\.{re.escape(_start(target))}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.tmp")
     for old in filter(lambda path: ours.fullmatch(path.name), target.parent.glob(".*.tmp")):
@@ -69,12 +69,12 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _start(target: Path) -> str:
-    """Return as much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
+    """As much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
     return target.name[:58]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sync the folder, so that the new name is durable, if the system can open folders."""
+    """Sync the folder, if the system can open folders, so that the new name is durable."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -27,16 +27,11 @@ class NativeCode:
 
     Parameters
     ----------
-    function : function
-    cache : CodeCache or None
-    on : Host, optional
-        The processor, if it is not `target()`.
-    light : bool
-        If True, loops are not unrolled: rules gain by unrolling, kernels do not.
+    on : the processor, if it is not `target()`
+    light : True for kernels, whose loops are not unrolled; rules gain by unrolling
 
     Attributes
     ----------
-    address : int
     entry : callable from Python; it releases the GIL
     """
 
@@ -65,7 +60,6 @@ class NativeCode:
             self.entry = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:
-        """Return the optimized LLVM code, made again."""
         from fastmlp.compiler.native.objects import optimized
 
         return str(optimized(self._function, self._on, light=self._light))
@@ -88,7 +82,7 @@ _METH_FASTCALL = 0x80
 
 
 def _builtin(address: int, name: str) -> Callable[..., Any]:
-    """Return a built-in function of Python's: a call takes 0.02 us, by ctypes 1 us."""
+    """A call of Python's built-in function takes 0.02 us, by ctypes 1 us."""
     _methods.append(_Method(name.encode(), address, _METH_FASTCALL, None))
     kind = ctypes.PYFUNCTYPE(ctypes.py_object, *[ctypes.c_void_p] * 3)
     make = kind(("PyCFunction_NewEx", ctypes.pythonapi))
@@ -98,8 +92,7 @@ def _builtin(address: int, name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Switch Python's garbage collector off, and on again if it was on: hundreds of thousands of
-    nodes and instructions are alive, which it would look through again and again.
+    """Garbage collections would look through hundreds of thousands of live nodes and instructions.
 
     The lock of blocks is held, so threads come here one after the other.
     """
@@ -138,7 +131,7 @@ _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
-# Seconds that a fork waits for compilations in other threads: a kernel takes 3 s at most.
+# Seconds that a fork waits for other threads' compilations: a kernel takes 3 s at most.
 PATIENCE = 10.0
 # The lock of blocks, and owners of further locks once they are imported, in the order of
 # acquisition: every call of LLVM takes the last.
@@ -159,7 +152,7 @@ def _owners() -> list[Any]:
 
 
 def _take_locks() -> None:
-    """Acquire all compiler locks before a fork, so that no other thread holds one in the child."""
+    """Acquire all compiler locks before a fork: no other thread holds one in the child."""
     with signals.deferred():
         locks = [_lock, *(owner._lock for owner in _owners())]
         _taken[:] = [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
@@ -172,7 +165,7 @@ def _give_locks() -> None:
 
 
 def _give_locks_in_child() -> None:
-    """Release the locks, and replace those that other threads did not release in time."""
+    """Release the locks; replace those that other threads did not release in time."""
     global _lock
     _give_locks()
     _lock = _lock if _lock in _taken else RLock()
@@ -196,20 +189,14 @@ class Block:
     ----------
     loop : function of integers without a result
         An argument that is annotated as a NamedTuple takes its integers one by one.
-    cache : CodeCache or None
-    on : Host, optional
-        The processor, if it is not `target()`.
-    light : bool
-        True for kernels and drivers, whose loops are not unrolled: they take longer to compile than
-        unrolling gains.
-    ours : bool
-        True if the translator may compile it. The translator does not check indices, and a user's
-        rule may use negative ones.
+    on : the processor, if it is not `target()`
+    light : True for kernels and drivers, whose loops are not unrolled
+    ours : True if the translator may compile it
+        The translator does not check indices, and a user's rule may use negative ones.
 
     Attributes
     ----------
-    address : int
-    entry : callable, the same for Python, called directly: one frame less than the block itself
+    entry : callable by Python, one frame less than the block itself
     """
 
     def __init__(
@@ -228,7 +215,7 @@ class Block:
             self.address = len(intrinsics.interpreted)
             flat = _of_words(loop)
             intrinsics.interpreted.append(flat)
-            # As compiled code, which never warns of an overflow.
+            # Compiled code never warns of an overflow.
             self.entry = np.errstate(all="ignore")(_alone(flat) if is_entry(loop) else flat)
             return
         if ours and COMPILER == "translator":
@@ -246,12 +233,12 @@ class Block:
         self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
 
     def __call__(self, *arguments: int) -> None:
-        """Run the block with addresses and counts, without the GIL; a call costs 1 us."""
+        """Run the block without the GIL; a call costs 1 us."""
         self.entry(*arguments)
 
 
 def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
-    """Return the function that `factory` makes, for calls from Python, which hold the GIL.
+    """The function that `factory` makes; calls from Python hold the GIL.
 
     Its arguments are annotated: integers, and matrices, whose `shape`, `size` and `ctypes.data` it
     reads; it returns a float or a bool. Callers check that these are arrays of two dimensions.
@@ -260,12 +247,12 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 
 def _of_words(loop: Loop) -> Loop:
-    """Return a loop as a function of integers, without NamedTuples of them."""
+    """Return a loop as a function of integers, without NamedTuples."""
     return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
 
 
 def _alone(loop: Loop) -> Loop:
-    """Return a loop that one thread at a time runs, as compiled entries hold the GIL."""
+    """One thread at a time runs the loop, as compiled entries hold the GIL."""
 
     def run(*arguments: Any) -> Any:
         with _lock:
@@ -288,8 +275,8 @@ def block_of(
         ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
         a function that takes integers only.
     rule : callable, optional
-        A rule of the library or of the user. The code cache stores the library's rules and
-        factories only: no key would notice every change of the functions that a user's rule calls.
+        The library's or the user's. The code cache stores the library's rules and factories only: a
+        user's rule may call functions whose changes a key would not notice.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     block = _blocks.get(key)
@@ -330,10 +317,8 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
 
 
 def is_ours(function: Any) -> bool:
-    """Return True if the library defines this function at module level: the fingerprint covers it.
-
-    A function made inside a factory or by the user is not covered.
-    """
+    """Return True if the library defines this function at module level: the fingerprint covers
+    it."""
     module = sys.modules.get(function.__module__ or "")
     ours = (function.__module__ or "").split(".")[0] == "fastmlp"
     return ours and getattr(module, function.__name__, None) is function

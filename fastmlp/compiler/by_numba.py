@@ -1,6 +1,5 @@
-"""Numba as the compiler: of users' rules, of functions that the translator declines, and of all
-blocks with FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere.
-"""
+"""Numba compiles users' rules, functions that the translator declines, and all blocks with
+FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,8 +8,8 @@ from typing import Any
 
 from fastmlp._process import signals
 
-# A half-imported Numba cannot be imported again in the same process: of 40 imports that Ctrl-C
-# interrupted, 37 ended in an AttributeError at the next import.
+# A half-imported Numba cannot be imported again: of 40 imports that Ctrl-C interrupted, 37 ended in
+# an AttributeError at the next import.
 with signals.deferred():
     import numba
 
@@ -40,7 +39,7 @@ from fastmlp.rules import elementary as rules
 
 
 class FullWidth(Lower):
-    """Numba's lowering, with `FULL_WIDTH` set on the function."""
+    """`FULL_WIDTH` is set on the function."""
 
     def pre_lower(self) -> None:
         set.add(self.function.attributes, FULL_WIDTH)
@@ -49,7 +48,7 @@ class FullWidth(Lower):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class FullWidthLowering(NativeLowering):
-    """The pass that lowers a block, or a function that is inlined in one."""
+    """Lowers a block, or a function that is inlined in one."""
 
     _name = "fastmlp_full_width_lowering"
 
@@ -73,12 +72,12 @@ class Compiler(CompilerBase):
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # Functions that a block calls are inlined: LLVM does not inline a long function that is called
-# twice, and a loop with a call in it does not vectorise. mish, float64: 23 -> 4 ns a number.
+# twice, and a loop with a call does not vectorise. mish, float64: 23 -> 4 ns a number.
 INLINED: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
 
 
 def inline(rule: Any) -> None:
-    """Let Numba inline a rule of the user's, unless the user has compiled it."""
+    """A rule that the user has compiled stays as it is."""
     if isinstance(rule, FunctionType):
         register_jitable(**INLINED)(rule)
 
@@ -87,12 +86,12 @@ class Stored:
     """A `CodeCache` with the interface that Numba expects: of C functions, for one signature."""
 
     def __init__(self, cache: CodeCache) -> None:
-        # Not the file that the translator would look for.
+        # Not the translator's file.
         self._cache = CodeCache(f"{cache.name} by Numba")
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return what a C function reads of stored code, or None."""
-        # Numba refreshes the whole context here, which imports SciPy without need: 0.3 s.
+        # Numba would refresh the whole context here, which imports SciPy without need: 0.3 s.
         rtsys.initialize(context)
         stored = self._cache.load()
         if stored is None:
@@ -105,7 +104,7 @@ class Stored:
         )
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Store the code; on failure change nothing."""
+        """On failure change nothing."""
         if result.lifted or result.library.has_dynamic_globals:
             return
         name, _, (code, bitcode) = result.library.serialize_using_object_code()
@@ -121,16 +120,15 @@ def c_function(
     code: Any = CFunc(function, kinds, {}, {"error_model": "numpy"}, **options)
     if cache is not None:
         code._cache = Stored(cache)
-    # Numba's lock itself, whose `__enter__` is one step: in Numba's wrapper, Ctrl-C could come
-    # between acquiring it and entering the block, and leave it locked.
+    # `__enter__` of Numba's lock itself is one step: in Numba's wrapper, Ctrl-C could come between
+    # acquiring it and entering the block, and leave it locked.
     with getattr(global_compiler_lock, "_lock", global_compiler_lock), signals.deferred():
         code.compile()
     return code
 
 
 def compiled(loop: Any, cache: CodeCache | None) -> Any:
-    """Compile a block: the translator declines it, or must not compile it."""
-    # The words of a NamedTuple are passed one by one: a homogeneous tuple would be an LLVM array.
+    # A homogeneous tuple would be an LLVM array, so a NamedTuple's words are passed one by one.
     arguments = (
         types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
         for kind in parameters_of(loop)
@@ -144,7 +142,7 @@ def compiled(loop: Any, cache: CodeCache | None) -> Any:
 
 
 def dispatcher(function: Any) -> Any:
-    """Return a function that Python calls with objects; it is compiled on its first call."""
+    """Python calls the result with objects; the first call compiles it."""
     return numba.njit(error_model="numpy")(function)
 
 
@@ -153,7 +151,7 @@ _TYPE = "fastmlp_type"
 
 @typeof_impl.register(FunctionType)
 def _typeof_function(function: Any, context: Any) -> Any:
-    """Return the type of a function of ours, made once; None for others."""
+    """The type of a function of ours, made once; None for others."""
     if _TYPE not in function.__dict__:
         if function in EMITTED:
             made: Any = _template(function, *_of_emitted(function))
@@ -168,13 +166,12 @@ def _typeof_function(function: Any, context: Any) -> Any:
 
 
 def _is_rule(function: Any) -> bool:
-    """Return True for a rule of the library that compilers do not replace."""
     module = function.__module__ or ""
     return module.startswith("fastmlp.rules.") and module != rules.__name__
 
 
 def dispatcher_of(function: Any) -> Any:
-    """Return Numba's function for one of ours, by its mark; a rule is inlined."""
+    """Numba's function for one of ours, by its mark; a rule is inlined."""
     mark = mark_of(function)
     if mark == "parallel":
         return _parallel(function)
@@ -184,8 +181,7 @@ def dispatcher_of(function: Any) -> Any:
 def _parallel(function: Any) -> Any:
     """Compile a kernel twice, and run the parallel form on Numba's threads: a parallel region of
     one thread still costs a launch."""
-    # A call without a team uses the buffers of the first thread, also where a thread of a team
-    # makes it.
+    # A call without a team uses the first thread's buffers, also where a thread of a team makes it.
     serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
     shared = numba.njit(**OPTIONS, parallel=True)(_with(function))
 
@@ -217,7 +213,6 @@ def _template(function: Any, define: Any, literal: bool) -> Any:
 
 
 def _of_emitted(function: Any) -> Any:
-    """Return Numba's definition of a function that both compilers emit."""
     form = EMITTED[function]
 
     def define(typing_context: Any, *kinds: Any) -> Any:
@@ -258,7 +253,6 @@ def _wide(kind: Any) -> Any:
 
 
 def _values_of(builder: Any, value: Any, kind: Any) -> Any:
-    """Return a value; of a tuple, those in it."""
     if not isinstance(kind, types.BaseTuple):
         return value
     make: Callable[..., Any] = getattr(kind, "instance_class", None) or (lambda *parts: parts)
@@ -266,8 +260,6 @@ def _values_of(builder: Any, value: Any, kind: Any) -> Any:
 
 
 def _ours(function: Any, *, literal: bool = False) -> Callable[[Any], Any]:
-    """Register Numba's definition of a function that the translator knows by itself."""
-
     def register(define: Any) -> Any:
         function.__dict__[_TYPE] = _template(function, define, literal)
         return define
@@ -309,7 +301,7 @@ def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any
 
 
 def _view(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    """Build a view of the type of the result: of an address, a shape, and a dtype."""
+    """Build a view of the result's type from an address, a shape, and a dtype."""
     kind, (address, *shape, _) = signature.return_type, values
     array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
     size = cgutils.intp_t(context.get_abi_sizeof(number))

@@ -1,20 +1,19 @@
 """The code cache on disk: one file per kernel, in a folder per version.
 
-Numba's cache keeps the machine code of a callee whose file changed, raises if a folder cannot be
-written or a file is damaged, and lets two processes that start together overwrite each other's
-index. Here the folder's name is a hash of the package's sources. A file holds a checksum and is
-written whole or not at all. On any failure code is compiled in memory. A folder that was filled and
-is read-only, as in a container's image, is read.
+The folder's name is a hash of the package's sources. Numba's cache keeps the code of a callee whose
+file changed, raises at a folder or file that it cannot use, and lets two processes overwrite each
+other's index. A file is a checksum, a line of JSON and machine code, written whole or not at all,
+and read without Numba and LLVM. On any failure code is compiled in memory. A filled folder that is
+read-only, as in a container's image, is read.
 
-A file is a checksum, a line of JSON, and machine code. Neither Numba nor LLVM is needed to read it.
 A user who can write to the folder can run code in your process. So a folder is used only if it
 belongs to this user, to root or to the owner of this package, and no other can write to it. The
 same holds for the folder above, `fastmlp`, whose owner can replace those within.
 
-Code is an image on Linux with x86-64: code and constants that refer to themselves by distances.
-Slots in it take the addresses of the few functions that it calls, by their names in the process:
-C's `memset`, and functions of Python's. It lies in memory of no file, so a disk without permission
-to execute does not matter, and children of a fork share it. Elsewhere LLVM loads its own objects.
+On Linux with x86-64, code is an image: code and constants that refer to themselves by distances.
+Slots in it take the addresses of the functions that it calls: C's `memset`, and functions of
+Python's. It lies in memory of no file, so a disk without permission to execute does not matter, and
+forked children share it. Elsewhere LLVM loads its own objects.
 """
 
 import ctypes
@@ -39,15 +38,15 @@ DIGEST_BYTES = 32
 SUFFIX = ".code"
 NOWHERE = "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
 ANOTHER = "or set NUMBA_CACHE_DIR to another folder"
-# Why files could not be written, for `fastmlp warmup`: elsewhere a failure changes nothing.
+# Why files could not be written, for `fastmlp warmup`.
 failures: list[str] = []
 
 
 def sources(package: Path | str = PACKAGE) -> list[str]:
-    """Return every source below `package`, or bytecode without a source; an empty list for a
-    package in a zip or a frozen program.
+    """Return every source below `package`, or bytecode without a source; an empty list for a zip or
+    a frozen program.
 
-    All of them: a list of the modules that reach compiled code was wrong twice.
+    A list of the modules that reach compiled code was wrong twice.
     """
     if not os.path.isdir(package):
         return []
@@ -71,7 +70,6 @@ def hash_of_sources(package: Path = PACKAGE) -> bytes:
 
 
 def fingerprint(package: Path = PACKAGE) -> str:
-    """Hash every source below `package`, the versions and the options of the compiler."""
     digest = hashlib.sha256(hash_of_sources(package))
     for name in ("numba", "llvmlite"):
         spec = find_spec(name)
@@ -84,7 +82,7 @@ def fingerprint(package: Path = PACKAGE) -> str:
 
 
 def _options() -> list[int]:
-    """Return Numba's settings of compiled code: the same numbers before and after its import."""
+    """Numba's settings of compiled code: the same before and after its import."""
     defaults = {
         "BOUNDSCHECK": 0, "OPT": 3, "DEBUGINFO_DEFAULT": 0, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0
     }  # fmt: skip
@@ -101,10 +99,7 @@ def _root() -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return this version's cache folder, or None.
-
-    Warns, once, of a folder that is there and not used.
-    """
+    """Warn, once, of a folder that is there and not used."""
     path, reason = find()
     if path is None and reason.startswith("not used"):
         warn(f"code cache {reason}; until then each process compiles anew", RuntimeWarning)
@@ -112,7 +107,7 @@ def folder() -> Path | None:
 
 
 def find() -> tuple[Path | None, str]:
-    """Return this version's cache folder, creating it if necessary, or None and the reason.
+    """Return this version's cache folder, created if necessary, or None and the reason.
 
     ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources the
     cache is off: the hash could not distinguish versions.
@@ -146,7 +141,6 @@ def find() -> tuple[Path | None, str]:
 
 
 def _is_filled(path: Path) -> bool:
-    """Return True if a folder has code."""
     try:
         files = [path / name for name in os.listdir(path) if name.endswith(SUFFIX)]
     except PermissionError:
@@ -165,7 +159,7 @@ def _distrust(path: Path) -> str | None:
     state = path.stat()
     if state.st_mode & 0o022:
         return f"{path} can be written by others, who could run code here; run chmod go-w on it"
-    # Who owns the package runs code here anyway, as in an environment that many use.
+    # The package's owner runs code here anyway, as in an environment that many use.
     if state.st_uid not in (0, os.geteuid(), PACKAGE.stat().st_uid):
         owner = f"belongs to another user ({state.st_uid})"
         return f"{path} {owner}, who could run code here; let root own it"
@@ -173,9 +167,8 @@ def _distrust(path: Path) -> str | None:
 
 
 def share() -> None:
-    """Let every user read the cache, whatever the umask: folders get mode 0755, files 0644, and so
-    do files that are stored later.
-    """
+    """Let every user read the cache, whatever the umask: folders get mode 0755, files 0644, also
+    those stored later."""
     path = folder()
     if path is None or not setting("CACHE_DIR", ""):
         raise OSError("--shared needs NUMBA_CACHE_DIR, the folder that others read")
@@ -190,33 +183,32 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
-# Code that a wheel brings: a file for each level of processors, in the form of the cache's. Its
-# words have the places of blocks, each in the form of a file without its checksum.
-# FASTMLP_PREBUILT=0: it is not used; "require": if it is used, a block that it lacks is an error.
+# Code that a wheel brings: a file for each level of processors, in the cache's form. Its words have
+# the offsets of blocks, each in the form of a file without its checksum. FASTMLP_PREBUILT=0: it is
+# not used; "require": a block that it lacks is an error.
 LIBRARY_SUFFIX = ".images"
 PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
 
 
 def library(level: str) -> Path:
-    """Return the file of a level's code."""
     return PACKAGE / "compiler" / f"{level}{LIBRARY_SUFFIX}"
 
 
 @cache
 def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
-    """Return the code that the wheel brings for a level of processors; None if there is none, of
-    these sources, settings and this Python's objects."""
+    """The wheel's code for a level of processors; None without code of these sources, settings
+    and this Python's objects."""
     stored = None if PREBUILT == "0" else read(library(level))
     return stored if stored is not None and stored[0]["for"] == of_this_package() else None
 
 
 def of_this_package() -> list[Any]:
-    """Return what code in a wheel depends on, beside the processor."""
+    """What code in a wheel depends on, beside the processor."""
     return [hash_of_sources().hex(), object.__basicsize__, *_options()]
 
 
 def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
-    """Return a file's words and content, or None if it is absent, damaged or unreadable."""
+    """A file's words and content, or None if it is absent, damaged or unreadable."""
     try:
         stored = path.read_bytes() if path else b""
     except OSError:
@@ -235,7 +227,7 @@ def _parts(payload: bytes) -> tuple[dict[str, Any], bytes]:
 class CodeCache:
     """The file of one kernel, by its name: what it is, for which dtype, options and processor.
 
-    With `level`, the name of a level of processors, the code of the wheel is looked through first.
+    With `level`, the name of a level of processors, the wheel's code is looked through first.
     """
 
     def __init__(self, name: str, level: str = "") -> None:
@@ -243,7 +235,6 @@ class CodeCache:
         self._key = hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def load(self) -> tuple[dict[str, Any], bytes] | None:
-        """Return what `save` stored, or the wheel has; None if neither has it."""
         brought = shipped(self._level) if self._level else None
         if brought is not None and self._key in brought[0]["blocks"]:
             start, end = brought[0]["blocks"][self._key]
@@ -264,7 +255,8 @@ class CodeCache:
 
 
 def pack(files: Iterable[Path], out: Path) -> int:
-    """Write the images of the cache's files to the file that a wheel brings; return how many."""
+    """Write the images of the cache's files to the file that a wheel brings; return their
+    number."""
     blocks, content = dict[str, tuple[int, int]](), b""
     for path in sorted(files):
         words, code = read(path) or ({}, b"")
@@ -285,7 +277,7 @@ def _write_whole(path: Path, payload: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(payload).digest() + payload)
-            # Others may read the files of a folder that they may read.
+            # Those who may read the folder may read its files.
             os.chmod(temporary, 0o600 | path.parent.stat().st_mode & 0o044)
             os.replace(temporary, path)
         except BaseException:
@@ -296,16 +288,16 @@ def _write_whole(path: Path, payload: bytes) -> None:
 
 
 LOADS = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
-# Memory of code; none of it is ever freed, as addresses of blocks are kept in many places.
+# Never freed: addresses of blocks are kept in many places.
 _kept: list[mmap.mmap] = []
 
 
 def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
-    """Return the address of a copy of an image that can be executed, and not be written.
+    """Return the address of a copy of an image, executable and read-only.
 
     Parameters
     ----------
-    slots : of each function that the image calls, where its address goes
+    slots : offset of each function's address in the image
     """
     memory = mmap.mmap(-1, len(code), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.write(code)
@@ -321,7 +313,6 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
 
 
 def address_of(name: str) -> int:
-    """Return the address of a function of C's or Python's."""
     for library in (ctypes.pythonapi, ctypes.CDLL(None)):
         function: Any = getattr(library, name, None)
         if function is not None:

@@ -5,13 +5,12 @@ argument is reduced to a short interval, a polynomial is evaluated there (see `C
 special values are selected at the end. Every function covers the whole range of its precision:
 denormals are kept, infinities and NaN follow NumPy.
 
-The reductions follow Cody & Waite (1980) and fdlibm (Sun Microsystems, 1993). The errors were
-measured at every float32, and at 20 million float64 of every scale (exp and expm1 at 170 million),
-in units in the last place (ulp) of the result.
+The reductions follow Cody & Waite (1980) and fdlibm (Sun Microsystems, 1993). Errors, in units in
+the last place (ulp), were measured at every float32 and at 20 million float64 of every scale (exp
+and expm1: 170 million).
 
-The polynomials are minimax polynomials, computed by Remez' algorithm at 50 digits, with a weight
-that minimises the relative error of the function's value. The comment behind each states that
-error, before rounding.
+The polynomials are minimax, by Remez' algorithm at 50 digits, weighted for the function's relative
+error. The comment behind each states that error, before rounding.
 """
 
 from collections.abc import Callable
@@ -31,8 +30,8 @@ LN2 = 0.6931471805599453
 def magic(dtype: Any) -> Any:
     """Return the number whose last bit is worth 1: adding it rounds a small number to an integer.
 
-    The last bits of the sum are that integer, which `scaled` uses as an exponent. The factor 1.5,
-    not 1, keeps the sum's exponent for negative integers.
+    The integer is in the sum's last bits; `scaled` uses it as an exponent. The factor 1.5, not 1,
+    keeps the sum's exponent for negative integers.
     """
     kind = np.dtype(dtype).type
     return kind(1.5 * 2.0 ** np.finfo(kind).nmant)
@@ -43,30 +42,17 @@ class Coefficients(NamedTuple):
 
     Parameters
     ----------
-    magic : float
-        See `magic`.
-    bias : float
-        The exponent's bias, which `octave` adds.
-    log2_e, ln2, ln2_low : float
-        1 / log(2), and log(2) in two parts.
-    tiny : float
-        The smallest normal number.
-    lowest, highest : float
-        Below and above them exp is 0 and infinite.
-    expm1_lowest : float
-        Below it expm1 is -1.
-    tanh_highest, erf_highest : float
-        Above them tanh and erf are 1.
-    erf_split : float
-        The argument at which erf changes from one polynomial to the other.
-    exp : tuple of float
-        q of exp(r) = 1 + r + r^2 q(r), abs(r) <= log(2) / 2.
-    log : tuple of float
-        p of log(1 + f) = f - f^2 / 2 + f^3 p(f), sqrt(1/2) <= 1 + f <= sqrt(2).
-    erf_near : tuple of float
-        p of erf(x) = x + x p(x^2), x up to `erf_split`.
-    erf_far : tuple of float
-        q of erf(x) = 1 - exp(q(x)), x from `erf_split` to `erf_highest`.
+    bias : the exponent's bias, which `octave` adds
+    log2_e, ln2, ln2_low : 1 / log(2), and log(2) in two parts
+    tiny : the smallest normal number
+    lowest, highest : below and above them exp is 0 and infinite
+    expm1_lowest : below it expm1 is -1
+    tanh_highest, erf_highest : above them tanh and erf are 1
+    erf_split : the argument at which erf changes polynomials
+    exp : q of exp(r) = 1 + r + r^2 q(r), abs(r) <= log(2) / 2
+    log : p of log(1 + f) = f - f^2 / 2 + f^3 p(f), sqrt(1/2) <= 1 + f <= sqrt(2)
+    erf_near : p of erf(x) = x + x p(x^2), x up to `erf_split`
+    erf_far : q of erf(x) = 1 - exp(q(x)), x from `erf_split` to `erf_highest`
     """
 
     magic: Any
@@ -231,11 +217,11 @@ FLOAT64 = _in_precision(
 Form = Callable[..., Any]
 COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT64}
 
-# Exact operations that the compiled forms use, without a body in Python: see `native.emitters`.
+# Exact operations without a body in Python: see `native.emitters`.
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Return a if the condition holds, else b; both are computed."""
+    """Both a and b are computed."""
     raise NotImplementedError
 
 
@@ -261,12 +247,12 @@ def octave(x: Any) -> Any:
     raise NotImplementedError
 
 
-# The compiled forms by their functions: ``form(scalar_type)``.
+# Compiled forms, ``form(scalar_type)``, by their functions.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:
-    """Register `form(scalar, coefficients)` as the maker of the compiled form of `function`."""
+    """Register `form(scalar, coefficients)` as the maker of `function`'s compiled form."""
 
     def register(form: Form) -> Form:
         FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))

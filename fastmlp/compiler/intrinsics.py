@@ -1,13 +1,13 @@
 """Functions with two bodies, Python and LLVM IR: records and views at an address, atomics, others.
 
 The Python body is here, so kernels run uncompiled too; `native.emitters` has the other. A record is
-a class with annotated fields, which define a dtype: a field annotated `int` is an int64, a count or
-an address; a field annotated `float` is a float64. Python makes a table with
-``np.zeros(n, Net.dtype)``; a kernel reads it at its address.
+a class with annotated fields, which define a dtype: `int` is an int64, a count or an address;
+`float` is a float64. Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads it at its
+address.
 
-Two compilers take the same text of a `prange` loop. The translator turns the loop's body into a
-function of (names that it reads, first, last, thread) for the team at the address `team`, the
-kernel's first argument. Numba runs the loop on Numba's threads.
+Two compilers take a `prange` loop. The translator turns its body into a function of (names that it
+reads, first, last, thread) for the team at the address `team`, the kernel's first argument. Numba
+runs the loop on Numba's threads.
 """
 
 import ctypes
@@ -27,8 +27,8 @@ class Emitted(NamedTuple):
     ----------
     generate : callable of an LLVM builder and values, or NamedTuples of values; returns a value
     result : dtype of the result, the number of the argument whose dtype it has, or None
-    constant : True if the arguments are integers that are known when compiling
-    alike : True if all arguments must be floats of one dtype
+    constant : the arguments are integers that are known when compiling
+    alike : all arguments must be floats of one dtype
     """
 
     generate: Callable[..., Any]
@@ -43,7 +43,7 @@ EMITTED: dict[Any, Emitted] = {}
 def emitted(
     function: Callable[..., Any], result: Any = None, *, constant: bool = False, alike: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the compiled form of a function, for both compilers; see `Emitted`."""
+    """Register the compiled form of a function, for both compilers."""
 
     def register(generate: Callable[..., Any]) -> Callable[..., Any]:
         EMITTED[function] = Emitted(generate, result, constant, alike)
@@ -69,7 +69,6 @@ interpreted: list[Any] = [None]
 
 
 def flattened(arguments: tuple[Any, ...]) -> list[Any]:
-    """Return the integers of a tuple and of tuples in it, one after the other."""
     parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
     return [word for part in parts for word in part]
 
@@ -82,8 +81,8 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 def row(address: Any, n: Any, dtype: Any) -> Any:
     """Return the n numbers at `address` as a view, an array over that memory.
 
-    Loops over such views, indexed from 0 by a range, vectorise; the same loops over one flat array
-    with an offset added to the index do not, which cost 3x on a 16-64-64-2 net.
+    Loops over such views, indexed from 0 by a range, vectorise. Loops over one flat array with an
+    offset do not: 3x slower on a 16-64-64-2 net.
     """
     kind = np.dtype(dtype)
     memory = (ctypes.c_char * (int(n) * kind.itemsize)).from_address(int(address))
@@ -121,12 +120,11 @@ NUMBERS: dict[Any, Any] = {int: np.int64, float: np.float64, "int": np.int64, "f
 
 
 class RecordType(type):
-    """The metaclass of records, which makes their dtype.
+    """Makes the dtype of records.
 
     Attributes
     ----------
-    dtype : np.dtype of a record with these fields
-    size : int, the bytes of a record
+    size : the bytes of a record
     """
 
     dtype: np.dtype[Any]
@@ -140,39 +138,37 @@ class RecordType(type):
 
 
 class Record(metaclass=RecordType):
-    """The base class of records. It is never instantiated: kernels read NumPy's records."""
+    """The base class of records, never instantiated: kernels read NumPy's records."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 def record_at(address: Any, kind: type[R]) -> R:
-    """Return the record at `address`, live."""
     return records_at(address, 1, kind)[0]
 
 
 def records_at(address: Any, n: Any, kind: type[R]) -> Sequence[R]:
-    """Return the n records at `address`, live."""
     records: Sequence[R] = row(address, n, kind.dtype)
     return records
 
 
 def flush_denormals() -> int:
-    """Flush denormals in this thread, and return its previous mode."""
+    """Flush denormals in this thread, and return the previous mode."""
     return 0
 
 
 def restore_denormals(mode: Any) -> None:
-    """Restore the mode that `flush_denormals` returned."""
+    pass
 
 
 def load_acquire(address: Any) -> Any:
-    """Return the word; after it, everything written before the `store_release` is visible."""
+    """Everything written before the `store_release` is visible after it."""
     return ctypes.c_int64.from_address(int(address)).value
 
 
 def store_release(address: Any, value: Any) -> None:
-    """Write the word; earlier writes of this thread become visible before it."""
+    """Earlier writes of this thread become visible before it."""
     ctypes.c_int64.from_address(int(address)).value = int(value)
 
 
@@ -207,7 +203,7 @@ STATE, DRAW = 0, 2
 
 
 def next_word(generator: Any) -> Any:
-    """Return the next 32 random bits of a generator, by the address of its `bitgen_t`."""
+    """Return the next 32 random bits, by the address of a `bitgen_t`."""
     fields = (ctypes.c_int64 * (DRAW + 1)).from_address(int(generator))
     draw = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p)(fields[DRAW])
     return draw(fields[STATE])
@@ -228,9 +224,9 @@ def share_loop() -> Any:
 
 
 def thread_number() -> Any:
-    """Return the number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
+    """The number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
 
-    Threads of a loop have different numbers: each may have separate buffers.
+    Each thread of a loop may have separate buffers.
     """
     return 0
 
@@ -238,10 +234,10 @@ def thread_number() -> Any:
 def flushed() -> Any:
     """Flush denormals in an iteration that a thread of Numba runs; return its previous mode.
 
-    It does nothing in translated code: the threads of a team flush denormals when they enter.
+    Translated code does nothing here: a team's threads flush denormals when they enter.
     """
     return 0
 
 
 def restored(mode: Any) -> None:
-    """Restore the mode that `flushed` returned."""
+    pass

@@ -1,6 +1,6 @@
 """Numba's settings, the choice of the compiler, and the marks of functions that kernels call.
 
-Nothing here imports Numba or LLVM: code that is stored needs neither.
+Stored code needs neither Numba nor LLVM: nothing here imports them.
 """
 
 import os
@@ -12,9 +12,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def setting(name: str, default: Any = None) -> Any:
-    """Return a setting of Numba's: its present value if Numba is imported, else the environment's.
+    """A setting of Numba's: its present value if Numba is imported, else the environment's
+    NUMBA_...
 
-    It has the type of the default, or is a str. Numba's environment variables begin with NUMBA_.
+    The result has the default's type, or is a str.
     """
     config = sys.modules.get("numba.core.config")
     if hasattr(config, name):

@@ -34,8 +34,7 @@ class Hints(NamedTuple):
 
     Attributes
     ----------
-    control : bool
-        True if the block's loops are short, or of vectors already: LLVM runs few passes.
+    control : the block's loops are short, or of vectors already: LLVM runs few passes
     zeros : fields of records that are 0 whenever the block runs; code for other values is left out
     """
 
@@ -47,7 +46,7 @@ _HINTS = "fastmlp_hints"
 
 
 def hinted(*, control: bool = False, zeros: Fields = NO_FIELDS) -> Callable[[F], F]:
-    """Give a block's function hints; Numba compiles it without them."""
+    """Numba ignores hints."""
 
     def add(function: F) -> F:
         setattr(function, _HINTS, Hints(control, zeros))
@@ -62,7 +61,6 @@ def hints_of(function: Callable[..., None]) -> Hints:
 
 
 def definition_of(function: FunctionType) -> Definition:
-    """Return the syntax tree of a function."""
     code, names = function.__code__, function.__globals__
     definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename, names)))
     node = definitions.get((code.co_name, code.co_firstlineno))
@@ -73,7 +71,7 @@ def definition_of(function: FunctionType) -> Definition:
 
 @lru_cache(maxsize=64)
 def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int], Definition]:
-    """Return a file's functions by name and first line, which may be the line of a decorator."""
+    """Functions by name and first line, which may be a decorator's."""
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:
@@ -86,14 +84,14 @@ def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int],
 
 
 def names_of(function: FunctionType) -> dict[str, Any]:
-    """Return the names that a function sees from outside: its module's and its closure's."""
+    """Names that a function sees from outside: its module's and its closure's."""
     names = function.__code__.co_freevars
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     return {**function.__globals__, **dict(zip(names, cells, strict=True))}
 
 
 def parameters_of(function: FunctionType) -> list[Any]:
-    """Return for each parameter the NamedTuple class that it is annotated with, or None: a word."""
+    """For each parameter the NamedTuple class that annotates it, or None: a word."""
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     kinds = (function.__annotations__.get(name) for name in names)
     return [kind if hasattr(kind, "_fields") else None for kind in kinds]
@@ -110,13 +108,13 @@ def is_entry(function: FunctionType) -> bool:
 
 
 def integers_of(function: FunctionType) -> list[bool]:
-    """Return for each argument of an entry True for an integer, False for an array."""
+    """For each argument of an entry True for an integer, False for an array."""
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return [function.__annotations__[name] is int for name in names]
 
 
 def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the arguments of a function that has NamedTuples among them, from their integers."""
+    """The arguments of a function with NamedTuples, from their integers."""
     words = iter(words)
     return tuple(
         next(words) if kind is None else kind(*islice(words, len(kind._fields)))
@@ -125,7 +123,7 @@ def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def check_shared(node: ast.For, outside: set[str]) -> None:
-    """Raise if a `prange` loop assigns a name of outside, returns or breaks."""
+    """Raise if a `prange` loop assigns an outer name, returns or breaks."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and part.id in outside:
             raise Unsupported(f"a prange loop assigns {part.id!r}, a name of outside")
@@ -137,7 +135,7 @@ def check_shared(node: ast.For, outside: set[str]) -> None:
 
 
 def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements and the statements in their branches, without statements of inner loops."""
+    """Yield statements and those in their branches, without inner loops."""
     for statement in statements:
         yield statement
         if isinstance(statement, ast.If):

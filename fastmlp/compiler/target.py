@@ -1,7 +1,7 @@
 """The host's registers and features, and what multiplies pairs of bfloat16 in them.
 
-LLVM says what the host is. Its answer is stored, by what the processor says of itself (`cpuid`), so
-that a process whose code is stored does not import LLVM.
+LLVM's answer is stored, by the processor's `cpuid`, so that a process whose code is stored does not
+import LLVM.
 """
 
 import ctypes
@@ -20,12 +20,11 @@ from fastmlp._process import signals
 from fastmlp.compiler.cache import LOADS, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
-# Bytes of a cache line.
 LINE_BYTES = 64
-# How pairs of bfloat16 are multiplied: by AMX, in tile registers; by bfmmla of Arm, as matrices of
-# 2 x 4 numbers; by AVX512-BF16, a pair in each lane; or as float32, to which they are widened.
+# How pairs of bfloat16 are multiplied: by AMX, in tile registers; by Arm's bfmmla, as matrices of 2
+# x 4 numbers; by AVX512-BF16, a pair in each lane; or widened to float32.
 PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
-# LLVM's names of processors with bfmmla: of Arm's features it knows few from the system.
+# LLVM's names of processors with bfmmla: LLVM learns few of Arm's features from the system.
 _WITH_BFMMLA = re.compile(
     "neoverse-(512tvb|[nv][23].*|v1)|cortex-(a[57][12][05]|x[2-4]|x925)|c1-.*|ampere1.*|"
     "apple-(m[2-9]|a1[5-9])|cobalt-100|fujitsu-monaka|gb10|grace|olympus|oryon-1"
@@ -47,13 +46,13 @@ def is_arm() -> bool:
 
 
 def vector_bytes() -> int:
-    """Return the bytes of the vector registers that code is compiled for."""
+    """Bytes of the vector registers that code is compiled for."""
     names = target().features.split(",")
     return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
 
 
 def second_level_bytes() -> int:
-    """Return the bytes of a core's second-level cache, as Linux tells; 1 MB where it does not."""
+    """Bytes of a core's second-level cache, as Linux tells; 1 MB elsewhere."""
     try:
         text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
         return int(text.strip().removesuffix("K")) * 1024
@@ -66,9 +65,9 @@ def multiplies_pairs() -> bool:
 
 
 def pair_products() -> PairProducts:
-    """Return how the host multiplies pairs of bfloat16 in products of matrices.
+    """How the host multiplies pairs of bfloat16 in products of matrices.
 
-    Tiles are used where the system permits it; the process asks for it here, once.
+    The process asks the system for tiles here, once.
     """
     on = pair_target()
     features = set(on.features.split(","))
@@ -85,8 +84,8 @@ def pair_products() -> PairProducts:
 def permits_tiles() -> bool:
     """Ask Linux for tile registers, for all threads of the process and for its children.
 
-    It refuses if a thread's alternate signal stack is too small for them. Other systems have no
-    such call.
+    Linux refuses if a thread's alternate signal stack is too small. Other systems have no such
+    call.
     """
     if sys.platform != "linux":
         return False
@@ -106,12 +105,12 @@ LEVELS = (V3, V4)
 
 
 def target() -> Host:
-    """Return the processor that code is compiled for: a level that a wheel has code for, or the
-    host, less what Numba's settings say."""
+    """The processor that code is compiled for: a level that a wheel has code for, or the host,
+    less what Numba's settings say."""
     return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX", -1))
 
 
-# Processors on which Numba uses AVX only if it is told to.
+# Numba uses AVX on these processors only if told to.
 _WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
 
 
@@ -133,8 +132,8 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
 
 
 def pair_target() -> Host:
-    """Return the processor that blocks of mixed precision are compiled for: the host, if it has
-    instructions for pairs of bfloat16, which no level has."""
+    """The processor of mixed-precision blocks: the host, if it has instructions for pairs of
+    bfloat16, which levels lack."""
     chosen = target()
     of_level = chosen in LEVELS and setting("CPU_NAME") is None
     return host() if of_level and _has(cpuid(), _BFLOAT16) else chosen
@@ -142,7 +141,7 @@ def pair_target() -> Host:
 
 @cache
 def host() -> Host:
-    """Return what LLVM knows of the host, asked once: a forked child may find LLVM's lock taken.
+    """LLVM is asked once: a forked child may find LLVM's lock taken.
 
     The features are empty if LLVM does not know the host: an instruction that the host lacks ends
     the process.
@@ -175,7 +174,7 @@ _LEAVES = (
     (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
 )  # fmt: skip
 _OSXSAVE = 1 << 27
-# By its place in the results, the bits of a word that a level needs, and those of AVX512-BF16.
+# By index of the result, the bits that a level needs, and those of AVX512-BF16.
 _OF_V3 = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
 _AVX512F = {8: 1 << 16, 22: 0xE6}
 _OF_V4 = _OF_V3 | {8: 0xD0030128, 22: 0xE6}
@@ -183,8 +182,8 @@ _BFLOAT16 = {11: 1 << 5, 22: 0xE6}
 
 
 def level_of(leaves: bytes) -> Host | None:
-    """Return the level of a processor, by what it says of itself; None if it has none, or more of
-    AVX-512 than the lower level and less than the higher."""
+    """A processor's level by its `cpuid`; None if it has none, or more of AVX-512 than the lower
+    level and less than the higher."""
     if _has(leaves, _OF_V4):
         return V4
     return V3 if _has(leaves, _OF_V3) and not _has(leaves, _AVX512F) else None
@@ -196,7 +195,7 @@ def _has(leaves: bytes, bits: dict[int, int]) -> bool:
 
 
 def cpuid() -> bytes:
-    """Return what LLVM derives a host from, on x86-64; elsewhere nothing."""
+    """What LLVM derives a host from, on x86-64; elsewhere nothing."""
     if not LOADS:
         return b""
     words = ctypes.c_uint32 * 4
@@ -216,5 +215,5 @@ def cpuid() -> bytes:
 
 
 def lanes_of(scalar: type[np.floating[Any]]) -> int:
-    """Return how many numbers a vector register holds: the columns of a panel."""
+    """Numbers in a vector register: the columns of a panel."""
     return vector_bytes() // np.dtype(scalar).itemsize

@@ -1,4 +1,4 @@
-"""check_rule: slopes of a custom rule beside derivatives of its values, as SciPy's check_grad."""
+"""check_rule: a custom rule's slopes beside derivatives of its values, as SciPy's check_grad."""
 
 import inspect
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Array = NDArray[Any]
 Evaluate = Callable[[Array], tuple[Array, Array]]
 WHO = "check_rule"
 FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)"
-# Off 0, 1 and other numbers where rules have kinks; targets are valid for each kind of loss.
+# Off 0, 1 and other kinks of rules; targets are valid for each kind of loss.
 POINTS, TARGETS = np.linspace(-2.93, 2.91, 17), np.array([0.23, 0.71])
-# The step of differences at numbers up to 1, and times |z| at larger ones, where 1e-3 would drown
-# in rounding: with the double step the error is of order 4, 1e-12.
+# The step of differences up to 1, and times |z| beyond, where 1e-3 would drown in rounding: with
+# the double step the error is of order 4, 1e-12.
 STEP = 1e-3
 
 
@@ -40,8 +40,8 @@ def check_rule(
 ) -> RuleCheck:
     """Compare the slopes of an activation, a penalty or a loss with derivatives of its values.
 
-    The rule is called uncompiled, on numbers in float64. Derivatives are differences of values; of
-    a right rule the error is below 1e-6.
+    The rule is called uncompiled, on float64. Derivatives are differences of values; a right rule
+    has an error below 1e-6.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ def check_rule(
         A function ``rule(z) -> (value, slope)`` or ``loss(prediction, target) -> (value, slope)``,
         or a `Loss` of numbers or, with `by_row`, of rows.
     points : array_like, optional
-        Places to compare at: numbers z, or predictions, each with each target; of a loss by rows an
-        array (n_rows, n_outputs). Default: 17 numbers from -2.93 to 2.91; a loss by rows needs
-        them. Points without a finite value and slope are left out.
+        Numbers z, or predictions, each with each target; default: 17 from -2.93 to 2.91. A loss by
+        rows needs an array (n_rows, n_outputs). Points without a finite value and slope are left
+        out.
     targets : array_like, optional
-        Targets of a loss, in its range. Default: 0.23 and 0.71; a loss by rows needs them: its
-        targets have shape (n_rows,) or (n_rows, n_columns).
+        Targets in the loss's range; default: 0.23 and 0.71. A loss by rows needs shape (n_rows,) or
+        (n_rows, n_columns).
 
     Returns
     -------
@@ -175,7 +175,7 @@ def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
 
 
 def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
-    """Return slopes, differences of values, and errors, shape (n_points, n_outputs) each."""
+    """Slopes, differences of values, and errors, shape (n_points, n_outputs) each."""
     _, slopes = evaluate(raw)
     derivatives = np.empty(raw.shape)
     for j in range(raw.shape[1]):

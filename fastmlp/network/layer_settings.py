@@ -29,13 +29,11 @@ SYNONYMS = {
 
 
 class Switches(list[bool]):
-    """A list of a net's `trainable`. Setting an item sets it in the net.
+    """A net's `trainable`: setting an item sets it in the net.
 
     Parameters
     ----------
-    values : sequence of bool
-    assign : callable
-        Takes the whole list when an item has been set.
+    assign : called with the whole list when an item has been set
     """
 
     def __init__(self, values: Sequence[bool], assign: Callable[[list[bool]], None]) -> None:
@@ -49,12 +47,12 @@ class Switches(list[bool]):
         super().__setitem__(place, value)
 
     def __reduce__(self) -> Any:
-        """Make a copy, or a pickle, a plain list."""
+        """A copy, or a pickle, is a plain list."""
         return list, (list(self),)
 
 
 def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
-    """Check factors of the learning rate; return a pair for each layer, or () if all are 1."""
+    """Return a pair for each layer, or () if all factors are 1."""
     if setting is None:
         return ()
     if isinstance(setting, Mapping):
@@ -66,7 +64,7 @@ def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple
 
 
 def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
-    """Check which layers are trained; return a bool for each, or () if all are."""
+    """Return a bool for each layer, or () if all are trained."""
     if isinstance(setting, bool | np.bool_):
         setting = [setting] * n_layers
     else:
@@ -95,8 +93,8 @@ def frozen(network: Network) -> list[tuple[bool, bool]]:
 
 
 def in_use(network: Network) -> dict[str, Any]:
-    """Return rates and frozen layers as JSON, by the names of MLP's attributes; empty for a net
-    that trains all of its layers alike."""
+    """Rates and frozen layers as JSON, by the names of MLP's attributes; empty if all layers
+    train alike."""
     rates, switches = network.layer_rates, network.trainable
     settings = {"layer_rates": [shown(factors) for factors in rates], "trainable": list(switches)}
     return {name: values for name, values in settings.items() if values}
@@ -149,7 +147,7 @@ TRIAL = np.arange(101)
 def dropout_of(
     dropout: object, input_dropout: object, input_noise: object, n_hidden: int
 ) -> Dropout | None:
-    """Return the checked rates of a net with `n_hidden` hidden layers; None if all are 0."""
+    """Checked rates of a net with `n_hidden` hidden layers; None if all are 0."""
     rates = Dropout(
         _rates(dropout, n_hidden),
         _rate("input_dropout", input_dropout),
@@ -207,20 +205,20 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
 
 
 Codes = NDArray[np.int8]
-# A weight may become anything, a number not below 0, a number not above 0, or 0 alone.
+# A weight may be anything, not below 0, not above 0, or 0 alone.
 FREE, RISING, FALLING, ZERO = 0, 1, -1, 2
-# Their values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by one
-# unit in the last place.
+# Their values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by one unit in
+# the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
 # One unit in 2 or in 4 of a layer sees no constrained input, if some inputs are free.
 FREE_OF_FIRST, FREE_OF_OTHERS = 2, 4
-# First weights into a unit, n of one sign, are times this over the root of n, if that is below 1:
+# First weights into a unit, n of one sign, are multiplied by this over the root of n, if below 1:
 # sums of n numbers of one sign grow as n, not as its root.
 START = 1.25
 
 
 def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...]:
-    """Check the constraints of a net's inputs; return an empty tuple without a constraint."""
+    """Return an empty tuple without a constraint."""
     if setting is None:
         return ()
     name, n_inputs = "monotonic_cst", network.layout.sizes[0]
@@ -242,7 +240,7 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
 
 
 def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
-    """Signs of all columns, from a mapping of some columns' names to signs."""
+    """Signs of all columns, from a mapping of some columns' names."""
     if names is None:
         raise ValueError(
             f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X have no names: "
@@ -271,7 +269,6 @@ def _check_rules(network: Network, who: str) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, signs: Sequence[int], who: str = OWNER) -> None:
-    """Check that a net with constraints can be trained by an optimizer."""
     if signs and lag_of(optimizer):
         raise ValueError(
             f"{who}: {type(optimizer).__name__} shows parameters beyond those of its steps, which "
@@ -280,13 +277,7 @@ def check_optimizer(optimizer: Optimizer, signs: Sequence[int], who: str = OWNER
 
 
 def directions(sizes: Sequence[int], signs: Sequence[int]) -> list[Codes]:
-    """The directions of the units of each layer, inputs first: 1, -1, or 0 for free.
-
-    Examples
-    --------
-    >>> [layer.tolist() for layer in directions((2, 4, 4, 1), (1, 0))]
-    [[1, 0], [0, 0, 1, -1], [0, 1, -1, 1], [1]]
-    """
+    """The directions of the units of each layer, inputs first: 1, -1, or 0 for free."""
     result = [np.array(signs, np.int8)]
     for i, n in enumerate(sizes[1:-1]):
         n_free = n // (FREE_OF_OTHERS if i else FREE_OF_FIRST) if 0 in signs else 0
@@ -297,7 +288,7 @@ def directions(sizes: Sequence[int], signs: Sequence[int]) -> list[Codes]:
 
 
 def codes_of(network: Network) -> Codes:
-    """The codes of all parameters, shape (n_parameters,): biases are free."""
+    """Codes of all parameters, shape (n_parameters,): biases are free."""
     layout, units = network.layout, directions(network.layout.sizes, network.signs)
     codes = np.zeros(layout.n_parameters, np.int8)
     for (first, second), view in zip(pairwise(units), weight_views(layout, codes), strict=True):
@@ -309,7 +300,7 @@ def codes_of(network: Network) -> Codes:
 
 
 def bounded(parameters: NDArray[Any], codes: Codes) -> NDArray[Any]:
-    """The parameters with 0 in the place of each wrong sign, in a new array."""
+    """The parameters with 0 for each wrong sign, in a new array."""
     wrong = (codes * parameters < 0) | (codes == ZERO)
     return np.where(wrong, parameters.dtype.type(0), parameters)
 
@@ -321,7 +312,6 @@ def bounds_of(network: Network) -> list[tuple[float | None, float | None]]:
 
 
 def set_first_weights(network: Network, parameters: NDArray[Any]) -> None:
-    """Give an initializer's weights, part of flat parameters, their signs."""
     codes = codes_of(network)
     layers = (weight_views(network.layout, flat) for flat in (codes, parameters))
     for signs, weights in zip(*layers, strict=True):

@@ -20,13 +20,13 @@ from fastmlp.validation import scalars
 from fastmlp.validation.messages import count, same_word, suggestion
 
 Array = NDArray[Any]
-# From a name to the words of other libraries.
+# Words of other libraries.
 DEVICES = {"cuda": "gpu nvidia"}
 
 
 class NamedNetwork(NamedTuple):
-    """A network, and the names of its loss, which may be a loss with settings, and of its output
-    layer's activation or link."""
+    """A network, the name of its loss, or a loss with settings, and of its output layer's
+    activation or link."""
 
     network: Network
     loss: Any
@@ -43,7 +43,6 @@ def network(
     penalties: object,
     kind: Any,
 ) -> NamedNetwork:
-    """Return the network that the arguments of `MLP` describe."""
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(loss_setting)
@@ -59,8 +58,8 @@ def network(
 def initial_state(
     network: Network, optimizer: Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
-    """Return a state of step 0: weights of the initializer, or of the one that suits the
-    activations, biases of 0."""
+    """A state of step 0: weights of the initializer, or of the one that suits the activations,
+    biases of 0."""
     layout = network.layout
     room_for_parameters(layout, network.dtype)
     parameters = np.zeros(layout.n_parameters, network.dtype)
@@ -74,7 +73,7 @@ def initial_state(
 
 
 def layer_sizes(sizes: object) -> tuple[int, ...]:
-    """Check layer sizes: two or more integers of 1 or more, inputs first."""
+    """Two or more integers of 1 or more, inputs first."""
     if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(sizes, Iterable):
         raise TypeError(
             f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
@@ -91,7 +90,6 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
 
 
 def activation(rule: object) -> activations.ActivationRule:
-    """Return the rule of this name, or check a user's rule."""
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
         scalars.known(OWNER, "activation", name, activations.RULES, activations.SYNONYMS)
@@ -100,7 +98,7 @@ def activation(rule: object) -> activations.ActivationRule:
 
 
 def hidden_activations(setting: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
-    """Return one rule per hidden layer, from one name or rule, or from a sequence of them."""
+    """One rule per hidden layer."""
     if isinstance(setting, str) or callable(setting):
         return (activation(setting),) * n_hidden
     if not isinstance(setting, Sequence):
@@ -119,7 +117,7 @@ def hidden_activations(setting: object, n_hidden: int) -> tuple[activations.Acti
 def output_activation(
     setting: object, name: str, function: losses.Loss
 ) -> tuple[activations.ActivationRule, links.Link]:
-    """Return the output layer's rule and the link to predictions; raise if they do not fit."""
+    """The output layer's rule and the link to predictions; raise if they do not fit."""
     if function.link is None:
         if isinstance(setting, str) and setting in links.LINKS and setting not in activations.RULES:
             owner = next(loss for loss, row in losses.LOSSES.items() if row.link == setting)
@@ -139,7 +137,6 @@ def output_activation(
 
 
 def optimizer(setting: object) -> Optimizer:
-    """Return the optimizer of this name or with this update rule, or check an optimizer."""
     if isinstance(setting, str):
         scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
         return optimizers.OPTIMIZERS[setting]()
@@ -167,7 +164,7 @@ def optimizer(setting: object) -> Optimizer:
 def penalty_terms(
     l2: object, l1: object, more: object
 ) -> tuple[tuple[updates.PenaltyRule, float], ...]:
-    """Return pairs of a penalty's rule and a strength above 0."""
+    """Pairs of a penalty's rule and a strength above 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
             f"{OWNER}: penalties must be a mapping of names or functions to strengths, got {more!r}"
@@ -189,7 +186,7 @@ def _penalty(key: object) -> updates.PenaltyRule:
 
 
 def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
-    """Check that there is memory for the parameters, and for drawing one layer in float64."""
+    """Check for the memory of the parameters, and of drawing one layer in float64."""
     largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
     n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
     purpose = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
@@ -197,7 +194,7 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 
 
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return one initializer per layer: the setting, or the activation's default."""
+    """One initializer per layer: the setting, or the activation's default."""
     if setting is None:
         names = [updates.DEFAULTS.get(rule.__name__, updates.DEFAULT) for rule in rules]
         return [updates.INITIALIZERS[name] for name in names]
@@ -216,7 +213,7 @@ def initializer(setting: object, rules: Sequence[activations.ActivationRule]) ->
 
 
 def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
-    """Write an initializer's weights for a layer, checked, to `out`, shape (n_in, n_out)."""
+    """Write an initializer's checked weights for a layer to `out`, shape (n_in, n_out)."""
     weights = np.asarray(rule(generator, out.shape))
     if weights.shape != out.shape or weights.dtype.kind not in "fiub":
         raise _no_weights(rule, out, f"{weights.dtype} of shape {weights.shape}")
@@ -227,7 +224,7 @@ def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> No
 
 
 def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
-    """Return the error. Its text is made on failure only: it took a tenth of making a small net."""
+    """The text is made on failure only: it took a tenth of making a small net."""
     return ValueError(
         f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite {out.dtype} "
         f"numbers of shape {out.shape}, got {got}"
@@ -235,7 +232,6 @@ def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
 
 
 def dtype(setting: Any) -> np.dtype[Any]:
-    """Check a dtype: float32 or float64."""
     try:
         kind = np.dtype(setting)
     except TypeError:
@@ -246,7 +242,6 @@ def dtype(setting: Any) -> np.dtype[Any]:
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """Return a NumPy generator with this seed."""
     try:
         if isinstance(seed, bool | np.bool_):
             raise TypeError("it would do as 0 or 1")
@@ -271,7 +266,6 @@ def device(setting: object) -> str:
 
 
 def own_rules(setting: object, who: str) -> Mapping[str, Any]:
-    """Check a mapping from names to the user's rules."""
     if setting is None:
         return {}
     if not isinstance(setting, Mapping):
@@ -280,7 +274,6 @@ def own_rules(setting: object, who: str) -> Mapping[str, Any]:
 
 
 def loss(setting: object) -> losses.Loss:
-    """Return the loss of this name, or check a user's loss."""
     if isinstance(setting, str):
         scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[setting]
@@ -314,7 +307,6 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
 
 
 def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
-    """Check the number of outputs that a loss needs."""
     name = loss_settings.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
@@ -335,7 +327,6 @@ def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]
 
 
 def smoothed(setting: object, label_smoothing: object) -> object:
-    """Return the loss of `MLP`, with its labels smoothed if `label_smoothing` is above 0."""
     amount = scalars.fraction(OWNER, "label_smoothing", label_smoothing)
     if amount == 0:
         return setting

@@ -19,7 +19,7 @@ from fastmlp.rules.updates import Factors, Initializer, InitializerName, Penalty
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import suggestion
 
-# Who raises the errors of arguments.
+# Raises the errors of arguments.
 OWNER = "MLP"
 Vector = NDArray[Any]
 
@@ -47,18 +47,7 @@ class Views(list[Vector]):
 
     Parameters
     ----------
-    views : iterable of arrays
-    name : str, default "views"
-        The name of the list in messages.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> flat = np.zeros(3)
-    >>> views = Views([flat[:1], flat[1:]])
-    >>> views[1] = 7.0
-    >>> flat
-    array([0., 7., 7.])
+    name : the list's name in messages
     """
 
     def __init__(self, views: Iterable[Vector], name: str = "views") -> None:
@@ -78,18 +67,11 @@ class Views(list[Vector]):
                 ) from None
 
     def __reduce__(self) -> Any:
-        """Make a copy, or a pickle, a plain list: its arrays are not views of the net's vector."""
+        """A copy, or a pickle, is a plain list: its arrays are not views of the net's vector."""
         return list, (list(self),)
 
 
 def make_layout(sizes: tuple[int, ...]) -> Layout:
-    """Return the layout of a net with layers of these sizes.
-
-    Examples
-    --------
-    >>> make_layout((2, 4, 1)).n_parameters
-    17
-    """
     shapes = list(pairwise(sizes))
     offsets = [0]
     for n_in, n_out in shapes:
@@ -101,19 +83,13 @@ def make_layout(sizes: tuple[int, ...]) -> Layout:
 
 
 def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
-    """Return one number a layer for its weights, and one for its biases, as numbers of parameters.
-
-    Examples
-    --------
-    >>> spread(make_layout((1, 2, 1)), [1, 2], [3, 4])
-    array([1, 1, 2, 2, 3, 3, 4])
-    """
+    """One number a layer for its weights, and one for its biases, as numbers of parameters."""
     sizes = [n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
     return np.repeat([*weights, *biases], [*sizes, *layout.sizes[1:]])
 
 
 def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
-    """Return the weight matrices, shape (n_in, n_out) each, as views of `flat`."""
+    """Views of `flat`, shape (n_in, n_out) each."""
     shapes = pairwise(layout.sizes)
     return [
         flat[start : start + n_in * n_out].reshape(n_in, n_out)
@@ -122,7 +98,7 @@ def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
 
 
 def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
-    """Return the bias vectors, shape (n_out,) each, as views of `flat`."""
+    """Views of `flat`, shape (n_out,) each."""
     return [
         flat[start : start + n_out]
         for start, n_out in zip(layout.biases, layout.sizes[1:], strict=True)
@@ -132,7 +108,6 @@ def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
 ComputeDType = Literal["bfloat16"]
 LayerDType = Literal["bfloat16", "float32"]
 OF_LAYER = {"bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half", "float32": "None fp32 f4"}
-# The argument of a net, and its attribute.
 ComputeDTypes = ComputeDType | Sequence[LayerDType]
 Computed = ComputeDType | tuple[LayerDType, ...] | None
 KNOWN = get_args(ComputeDType)
@@ -141,17 +116,17 @@ SYNONYMS = {
     "None means that": "float32 float64 None",
 }
 # Fewest inputs and outputs of a layer that takes part; its outputs are too many to be held
-# transposed. None -> 64 -> 32, us a step: 19.5 -> 19.5 -> 14.9 (48-48-48-10@64, 1 thread),
-# 146 -> 145 -> 100 (784-32-10@128); 32 -> 16 gains 2 % (32-256-256-10@256).
+# transposed. None -> 64 -> 32, us a step: 19.5 -> 19.5 -> 14.9 (48-48-48-10@64, 1 thread), 146 ->
+# 145 -> 100 (784-32-10@128); 32 -> 16 gains 2 % (32-256-256-10@256).
 WIDE_INPUTS, WIDE_OUTPUTS = 32, 32
-# A layer of fewer outputs may be held transposed, and then has no products of pairs.
+# A layer of fewer outputs may be held transposed, without products of pairs.
 FEWEST_OUTPUTS = 17
 
 
 def compute_dtype(
     setting: object, sizes: Sequence[int], dtype: np.dtype[Any], who: str = OWNER
 ) -> Computed:
-    """Check a compute dtype: None, or for a net of float32 "bfloat16", or one dtype per layer."""
+    """None, or for a net of float32 "bfloat16", or one dtype per layer."""
     if setting is None:
         return None
     if isinstance(setting, list | tuple):
@@ -169,7 +144,7 @@ def compute_dtype(
 def _of_layers(
     setting: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
 ) -> tuple[LayerDType, ...] | None:
-    """Check the dtypes of layers; return None without a bfloat16."""
+    """None without a bfloat16."""
     name, n_layers = "compute_dtype", len(sizes) - 1
     if len(setting) != n_layers:
         raise ValueError(
@@ -199,10 +174,10 @@ def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
 def paired_layers(
     layout: Layout, chosen: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
 ) -> tuple[bool, ...]:
-    """Return for each layer True if its products take bfloat16: the chosen ones, or wide ones.
+    """For each layer True if its products take bfloat16: the chosen ones, or wide ones.
 
     A first layer on sparse or expanded rows, which is not a product of matrices, is never chosen.
-    With None, nothing is rounded, and the tuple is empty.
+    With None, the tuple is empty.
     """
     if chosen is None:
         return ()
@@ -231,7 +206,7 @@ Seed = int | np.integer[Any] | np.random.SeedSequence | np.random.Generator
 
 
 class Rates(TypedDict, total=False):
-    """Factors of the learning rate of a layer; a name that is not there has the factor 1."""
+    """Factors of a layer's learning rate; a missing name has the factor 1."""
 
     weights: float
     biases: float
@@ -248,11 +223,11 @@ class Network(NamedTuple):
     activations : one rule per layer, the output layer's last
     link : from raw outputs to predictions; the identity without a link of the loss
     penalties : pairs of a rule and its strength
-    layer_rates : factors of the learning rate, one of each layer; empty: all are 1
+    layer_rates : factors of each layer's learning rate; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained
     dropout : rates of dropout and noise in training, or None
-    compute_dtype : "bfloat16" if training rounds the operands of wide layers' products; of which
-        layers, if layers are named; or None
+    compute_dtype : "bfloat16" if training rounds the operands of wide layers' products, or of the
+        named layers; or None
     signs : of each input 1 if predictions rise with it, -1 if they fall, else 0; empty: all are 0
     """
 
@@ -270,7 +245,7 @@ class Network(NamedTuple):
 
     @property
     def factors(self) -> tuple[Factors, ...]:
-        """The factors of the learning rate of each layer; 0 for frozen weights or biases."""
+        """Factors of each layer's learning rate; 0 for frozen weights or biases."""
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
 
     def without_output(self) -> "Network":

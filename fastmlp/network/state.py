@@ -16,8 +16,8 @@ from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averag
 from fastmlp.validation import frames
 
 Array = NDArray[Any]
-# The numbers that an optimizer keeps for each parameter: an update rule's m and v, and with an
-# average the parameters that are trained, and those that the net has shown last.
+# Numbers that an optimizer keeps for each parameter: m and v, and with an average the trained
+# parameters, and those that the net has shown last.
 N_SLOTS, N_AVERAGED_SLOTS = 2, 4
 
 
@@ -26,17 +26,17 @@ def n_slots_of(optimizer: Optimizer) -> int:
 
 
 class PackedSlots(Protocol):
-    """The optimizer's state in the layout of one backend, which writes to it in place."""
+    """The optimizer's state in one backend's layout, which the backend writes to in place."""
 
     def flat(self) -> Array:
-        """Return a copy in the order of the parameters, shape (n_slots, n_parameters)."""
+        """A copy in the order of the parameters, shape (n_slots, n_parameters)."""
         ...
 
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; `lag` is the optimizer's.
 
-        Where these flat parameters are not what the net has shown last, bit for bit, they are
-        trained and averaged from now on, and the result is True.
+        Flat parameters that differ, in any bit, from those that the net has shown last are trained
+        and averaged from now on; the result is True.
         """
         ...
 
@@ -54,11 +54,8 @@ class NetState:
 
     Parameters
     ----------
-    layout : Layout
     parameters : (n_parameters,) array, C-contiguous; not copied
-    optimizer : Optimizer
-    generator : numpy.random.Generator, optional
-        Source of initial weights and of orders of rows. None: the orders come from elsewhere.
+    generator : source of initial weights and of orders of rows, optional
     key : two integers of 32 bits, optional
         Key of the random numbers of training, such as dropout's masks.
 
@@ -66,12 +63,8 @@ class NetState:
     ----------
     weights, biases : views of `parameters`, shape (n_in, n_out) and (n_out,) each
     feature_names : names of the columns of X, or None: columns are known by their position
-    n_steps : int
-        Optimizer steps done so far.
-    averaged_from : int
-        The step after which the optimizer's average counts.
-    lock : NetLock
-        Held while parameters are read or written as a whole, and by the one thread that trains.
+    averaged_from : step after which the optimizer's average counts
+    lock : held while parameters are read or written as a whole, and by the one thread that trains
     """
 
     __slots__ = (
@@ -120,26 +113,23 @@ class NetState:
             self.assign(layer_settings.bounded(self.parameters, layer_settings.codes_of(network)))
 
     def select(self, X: Any, who: str) -> Any:
-        """Return the columns of X by the net's names, in its order; an array as it is."""
+        """The columns of X by the net's names, in its order; an array as it is."""
         return frames.selected(X, self.feature_names, who)
 
     def slots(self) -> Array | None:
-        """Return a copy of the optimizer's state, shape (n_slots, n_parameters).
-
-        None stands for zeros: no step has been taken.
-        """
+        """A copy of the optimizer's state, shape (n_slots, n_parameters); None: zeros."""
         if self._packed is not None:
             flat = self._packed.flat()
         elif self._slots is not None:
             flat = self._slots.copy()
         else:
             return None
-        # An optimizer that has been set since may keep more slots, or fewer.
+        # A new optimizer may keep more slots, or fewer.
         more = n_slots_of(self.optimizer) - len(flat)
         return np.pad(flat, ((0, more), (0, 0))) if more > 0 else flat[: len(flat) + more]
 
     def set_slots(self, slots: Array | None) -> None:
-        """Replace the optimizer's state; None stands for zeros."""
+        """None stands for zeros."""
         if slots is None:
             self.averaged_from = 0
         dtype = self.parameters.dtype
@@ -147,19 +137,17 @@ class NetState:
         self._packed, self._form = None, None
 
     def unpack(self) -> None:
-        """Drop the packed form of a backend: the optimizer's state is one flat array again."""
+        """Drop a backend's packed form: the optimizer's state is one flat array again."""
         if self._packed is not None:
             self.set_slots(self.slots())
 
     def packed(self, form: Hashable, pack: Callable[[Array | None], P]) -> P:
-        """Return the optimizer's state as a backend packs it; training writes to it in place.
+        """The optimizer's state as a backend packs it; training writes to it in place.
 
         Parameters
         ----------
-        form : hashable
-            Names the layout. The state is packed anew where it is packed in another form.
-        pack : callable
-            From the flat state, shape (n_slots, n_parameters), or None for zeros.
+        form : hashable, names the layout; another form is packed anew
+        pack : from the flat state, shape (n_slots, n_parameters), or None for zeros
         """
         form = (form, n_slots_of(self.optimizer))
         if self._packed is None or self._form != form:
@@ -170,23 +158,20 @@ class NetState:
         return packed
 
     def kept_key(self) -> Key:
-        """Return the key; a state without one gets one from fresh entropy, and keeps it."""
+        """A state without a key gets one from fresh entropy, and keeps it."""
         if self.key is None:
             self.key = random_state.key_of(np.random.SeedSequence())
         return self.key
 
     def begin_average(self) -> None:
-        """Begin an average anew where the parameters were written by hand, or never averaged.
-
-        Elsewhere the optimizer goes on from those that it has trained.
-        """
+        """Begin an average anew where the parameters were written by hand, or never averaged."""
         if self._packed is None or not is_averaged(self.optimizer):
             return
         if self._packed.begin(self.parameters, lag_of(self.optimizer)):
             self.averaged_from = max(self.averaged_from, self.n_steps)
 
     def train_shown(self) -> None:
-        """Train the parameters that the net shows from now on, and average them anew."""
+        """Train the parameters that the net shows, and average them anew."""
         slots = self.slots() if is_averaged(self.optimizer) else None
         if slots is None:
             return
@@ -197,8 +182,8 @@ class NetState:
         self.averaged_from = self.n_steps
 
     def trained(self) -> Array:
-        """The parameters that a fit would go on from, flat: those that the net shows or, where it
-        shows an average, those that were averaged."""
+        """Flat parameters that a fit would go on from: the net's or, where it shows an average,
+        those that were averaged."""
         if not is_averaged(self.optimizer) or self.lock.is_trained_elsewhere:
             return self.parameters
         slots = self.slots()
@@ -214,7 +199,7 @@ class NetState:
             self.averaged_from = now
 
     def restart(self) -> None:
-        """Go back to step 0 with an optimizer's state of zeros; the parameters stay."""
+        """Go back to step 0 with slots of zeros; the parameters stay."""
         self.n_steps = 0
         self.set_slots(None)
 
@@ -248,7 +233,7 @@ class NetState:
         self.feature_names = content.get("feature_names")  # not in pickles of old versions
 
     def adopt(self, content: dict[str, Any]) -> None:
-        """Take over the changes that training has made to a copy, from its `__getstate__`."""
+        """Take over the changes of a trained copy, from its `__getstate__`."""
         self.assign(content["parameters"])
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
@@ -260,7 +245,7 @@ class NetState:
             self.generator.bit_generator.state = generator.bit_generator.state
 
     def __copy__(self) -> "NetState":
-        """Return a deep copy: two states with arrays in common would both be trained."""
+        """A deep copy: two states with common arrays would both be trained."""
         return deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NetState":

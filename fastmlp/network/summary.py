@@ -28,9 +28,7 @@ class Description(NamedTuple):
 
     Attributes
     ----------
-    loss : str, or a loss with settings
-    output : str
-        The name of the output layer's activation or link.
+    output : name of the output layer's activation or link
     """
 
     network: Network
@@ -41,7 +39,7 @@ class Description(NamedTuple):
     device: str
 
     def short(self) -> str:
-        """Return the net in one line, as the call that makes it."""
+        """One line, as the call that makes the net."""
         network, hidden = self.network, self._hidden()
         shown = hidden[0] if len({*hidden}) == 1 else hidden
         activation = f"activation={shown!r}, " if hidden else ""
@@ -86,7 +84,7 @@ class Description(NamedTuple):
         return rows
 
     def _products(self) -> tuple[str, ...]:
-        """Return the dtype of each layer's products in training; empty if it is the net's."""
+        """The dtype of each layer's products in training; empty if it is the net's."""
         paired = paired_layers(self.network.layout, self.network.compute_dtype)
         return tuple("bfloat16" if is_paired else "float32" for is_paired in paired)
 
@@ -128,7 +126,7 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _brief(optimizer: object) -> str:
-    """Return the optimizer with its learning rate and the settings that are not the default."""
+    """The optimizer with its learning rate and the settings that are not the default."""
     if not is_dataclass(optimizer):
         return repr(optimizer)
     shown_fields = []
@@ -145,7 +143,7 @@ LINE = "border-bottom:1px solid currentColor;"
 
 
 def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """Return rows as a table; the first is the header, the columns `left` are left-aligned."""
+    """The first row is the header; the columns `left` are left-aligned."""
     lines = "".join(f"<tr>{_cells(row, i == 0, left)}</tr>" for i, row in enumerate(rows))
     return f'<table style="border-collapse:collapse;margin:0.3em 0">{lines}</table>'
 

@@ -33,7 +33,7 @@ ARM_FLUSH = 1 << 24
 
 
 def entry_alloca(builder: Any, kind: Any) -> Any:
-    """Allocate a `kind` on the stack in the entry block of the function that is being built."""
+    """Allocate on the stack in the entry block of the function that is being built."""
     with builder.goto_entry_block():
         place = builder.alloca(kind)
     place.align = 64
@@ -41,17 +41,17 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
 
 
 def declared(builder: Any, name: str, kind: Any) -> Any:
-    """Return a function of this name and type, which the module declares once."""
+    """A function of this name and type, which the module declares once."""
     module = builder.module
     return module.globals.get(name) or ir.Function(module, kind, name)
 
 
 def emit_fetch(builder: Any, address: Any) -> None:
-    """Prefetch the line at the address into the second-level cache."""
+    """Prefetch into the second-level cache."""
     place, number = ir.IntType(8).as_pointer(), WORD32
     kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
     prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-    # Arguments: read (not write), locality 2 (second level), data (not instructions).
+    # Read (not write), locality 2 (second level), data (not instructions).
     words = [ir.Constant(number, word) for word in (0, 2, 1)]
     builder.call(prefetch, [builder.inttoptr(address, place), *words])
 
@@ -78,7 +78,7 @@ def _x86(builder: Any, mode: Any) -> Any:
 
 
 def _arm(builder: Any, mode: Any) -> Any:
-    # Not inline assembly: no assembler is started for LLVM, which then ends the process.
+    # Inline assembly would need an assembler, without which LLVM ends the process.
     read, write = ir.FunctionType(WORD, []), ir.FunctionType(ir.VoidType(), [WORD])
     old = mode
     if mode is None:
@@ -97,7 +97,7 @@ def _switch(builder: Any, mode: Any = None) -> Any:
 emitted(flush_denormals, INT64)(_switch)
 emitted(restore_denormals)(_switch)
 
-# The instruction that tells a core it is spinning, by machine; other machines lack one.
+# The instruction that tells a core it is spinning, by machine.
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
     "AMD64": ("llvm.x86.sse2.pause", ()),
@@ -165,8 +165,8 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(builder.module.declare_intrinsic("llvm.fma", [a.type], kind), [a, b, c])
 
 
-# Exact operations that vectorise and never branch, each of one or a few instructions, so that a
-# loop's vector body and its scalar remainder give the same bits.
+# Exact operations that vectorise and never branch, so that a loop's vector body and its scalar
+# remainder give the same bits.
 
 
 def _mantissa(kind: ir.Type) -> int:
@@ -178,7 +178,7 @@ def _integer(builder: Any, number: Any) -> Any:
 
 
 def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
-    """Return the bits of a constant, as an integer of the width of `kind`."""
+    """The bits of a constant, as an integer of the width of `kind`."""
     if isinstance(kind, ir.FloatType):
         return ir.Constant(WORD32, int(np.float32(number).view(np.int32)))
     return ir.Constant(WORD, int(np.float64(number).view(np.int64)))

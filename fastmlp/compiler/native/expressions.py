@@ -53,7 +53,7 @@ from fastmlp.compiler.source import Unsupported
 
 
 def of_float(builder: Any, name: str, operand: Any) -> Number:
-    """Return the square root ("sqrt") or the absolute value ("fabs") of a float."""
+    """The square root ("sqrt") or the absolute value ("fabs")."""
     number = number_of(operand)
     if number.dtype.kind != "f":
         raise Unsupported(f"{name} of an integer")
@@ -63,7 +63,6 @@ def of_float(builder: Any, name: str, operand: Any) -> Number:
 
 
 def as_number(builder: Any, kind: Any, operand: Any) -> Any:
-    """Return a number as a scalar of this type."""
     if is_constant(operand):
         return kind(operand)
     dtype = np.dtype(kind)
@@ -73,7 +72,7 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
 
 
 def emitted_code(builder: Any, form: Emitted, arguments: tuple[Any, ...]) -> Any:
-    """Put an emitted function's code where the builder stands, and return its result."""
+    """Put an emitted function's code where the builder stands."""
     if form.constant:
         if not all(type(argument) is int for argument in arguments):
             raise Unsupported("an argument that must be known when compiling")
@@ -100,9 +99,8 @@ class Expressions:
 
     Parameters
     ----------
-    builder : llvmlite's IRBuilder
-    outside : dict, the names of the module and the closure
-    zeros : dict, names of the fields that are 0, by the dtype of their records
+    outside : names of the module and the closure
+    zeros : names of the fields that are 0, by the dtype of their records
     """
 
     builder: Any
@@ -128,7 +126,7 @@ class Expressions:
         return evaluate(node)
 
     def test(self, node: ast.expr) -> Any:
-        """Return the truth of an expression: a bool if known when translating, or a register."""
+        """The truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
         return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
 
@@ -148,7 +146,7 @@ class Expressions:
         return self.all_of(node.elts)
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
-        """Return the operands of several expressions; starred ones are unpacked."""
+        """Operands of several expressions; starred ones are unpacked."""
         results: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
@@ -176,7 +174,7 @@ class Expressions:
         return compared(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
-        """Return the truth of `and` or `or`, not one of the operands as Python would."""
+        """A truth, not one of the operands as in Python."""
         decides = isinstance(node.op, ast.Or)
         first, *rest = node.values
         test = self.test(first)
@@ -198,7 +196,7 @@ class Expressions:
         return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-        """Return the result of one of two branches; only that branch is run."""
+        """The result of one of two branches; only that branch is run."""
         builder, ends, results = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
@@ -223,7 +221,6 @@ class Expressions:
         return in_registers(results[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
-        """Return the common dtype, or dtypes, of two operands."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
         if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
@@ -270,7 +267,7 @@ class Expressions:
         return shape[::-1] if table.transposed else shape
 
     def of_array(self, array: RecordOperand, name: str) -> Any:
-        """Return the shape, the size or the address of a matrix of Python's."""
+        """The shape, the size or the address of a matrix of Python's."""
         if name == "ctypes":
             return array
         if name not in ("data", "shape", "size"):
@@ -303,7 +300,7 @@ class Expressions:
         raise Unsupported(ast.dump(node))
 
     def one_of(self, numbers: tuple[Any, ...], index: Number) -> Number:
-        """Return the number at an index of a tuple of numbers of one dtype; beyond it, the last."""
+        """The number at an index of a tuple of numbers of one dtype; beyond it, the last."""
         *others, number = (number_of(item) for item in numbers)
         if any(item.dtype != number.dtype for item in others):
             raise Unsupported("an index of a tuple of several dtypes")
@@ -320,7 +317,7 @@ class Expressions:
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
-        """Return an index as a 64-bit integer; only a negative constant can be refused."""
+        """An index as a 64-bit integer; only a negative constant can be refused."""
         number = number_of(operand)
         if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
             raise Unsupported("an index that is no integer")

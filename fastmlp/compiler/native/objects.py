@@ -17,13 +17,13 @@ from fastmlp.compiler.target import Host
 SYMBOL = "block"
 # Functions of Python that entries call, for LLVM's loader, which finds C's by itself.
 _OF_PYTHON = ("PyLong_AsSsize_t", "PyFloat_FromDouble", "PyBool_FromLong")
-# The names of functions that were translated in this process, in order.
+# Functions that were translated in this process, in order.
 TRANSLATED: list[str] = []
 
 
 @cache
 def machine(name: str, features: str) -> Any:
-    """Return LLVM's target machine of a processor, whose code runs wherever it lies."""
+    """LLVM's target machine, whose code runs wherever it lies."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     level = min(int(setting("OPT", 3)), 3)
@@ -37,10 +37,7 @@ def machine(name: str, features: str) -> Any:
 
 
 def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
-    """Return a function's module in LLVM, optimized.
-
-    With `light`, loops are not unrolled: rules gain by unrolling, kernels do not.
-    """
+    """`light`: loops are not unrolled."""
     made, on = translate(function, SYMBOL), machine(*host)
     made.triple, made.data_layout = llvm.get_process_triple(), str(on.target_data)
     module = llvm.parse_assembly(str(made), llvm.create_context())
@@ -50,16 +47,15 @@ def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
 
 
 def compiled(function: FunctionType, host: Host, *, light: bool) -> tuple[dict[str, Any], bytes]:
-    """Return the machine code of a function: where its entry and its slots are, and an image; or an
-    object of LLVM's."""
+    """Machine code: where its entry and its slots are, and an image; or an object of LLVM's."""
     content: bytes = machine(*host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
     return linked(content) if stored.LOADS else ({}, content)
 
 
 def _optimize(module: Any, on: Any, *, light: bool) -> None:
-    """Run LLVM's passes. Kernels take only the vectorisers among passes that make code longer: 1.6
-    -> 1.0 s of compilation."""
+    """Kernels take only the vectorisers among passes that lengthen code: 1.6 -> 1.0 s of
+    compilation."""
     options = llvm.create_pipeline_tuning_options()
     level = min(int(setting("OPT", 3)), 3)
     options.speed_level = min(level, 2) if light else level
@@ -70,7 +66,7 @@ def _optimize(module: Any, on: Any, *, light: bool) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
-# The passes of blocks of control, by the names of llvmlite's methods.
+# The passes of control blocks, by llvmlite's methods.
 CONTROL_PASSES = (
     "always_inliner", "sroa", "simplify_cfg", "instruction_combine", "new_gvn", "jump_threading",
     "loop_rotate", "instruction_combine", "simplify_cfg", "global_dead_code_eliminate",
@@ -78,7 +74,7 @@ CONTROL_PASSES = (
 
 
 def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
-    """Run the few passes that a block of control needs; 0.62 -> 0.35 of the time of all."""
+    """The few passes that a block of control needs; 0.62 -> 0.35 of the time of all."""
     passes = llvm.create_new_module_pass_manager()
     for name in CONTROL_PASSES:
         getattr(passes, f"add_{name}_pass")()
@@ -90,7 +86,6 @@ _engines: list[Any] = []
 
 
 def loaded_by_llvm(content: bytes, host: Host) -> int:
-    """Return the address of an object's function."""
     for name in _OF_PYTHON:
         llvm.add_symbol(name, address_of(name))
     empty = llvm.parse_assembly("", llvm.create_context())
@@ -103,7 +98,7 @@ def loaded_by_llvm(content: bytes, host: Host) -> int:
 
 
 class _Section(NamedTuple):
-    """A section of an ELF object's, by the fields of its header."""
+    """A section of an ELF object, by the fields of its header."""
 
     name: int
     kind: int
@@ -118,20 +113,19 @@ class _Section(NamedTuple):
 
     @property
     def is_kept(self) -> bool:
-        """True for code and constants; not of x86-64's tables for unwinding, which C++ reads."""
+        """Code and constants; not x86-64's tables for unwinding, which C++ reads."""
         return self.kind == _BITS and bool(self.flags & _ALLOCATED)
 
 
 _BITS, _RELOCATIONS, _ALLOCATED = 1, 4, 2
-# The kinds of relocations: distances to a place, directly or of a function, to a slot, and of
-# 64 bits.
+# Relocations: distances to a place, directly or of a function, to a slot, and of 64 bits.
 _PC32, _PLT32, _PC64 = 2, 4, 24
 _SLOTS = (9, 41, 42)
 _JUMP = b"\xff\x25"  # to the address in a slot at a distance, which follows
 
 
 def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return an image of an object for x86-64, and where its function and its slots are."""
+    """An image of an x86-64 object, and the offsets of its function and its slots."""
     (start,), (n,) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<H", content, 60)
     headers = (struct.unpack_from("<IIQQQQIIQQ", content, start + 64 * i) for i in range(n))
     sections = [_Section(*header) for header in headers]
@@ -156,7 +150,7 @@ def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
     image += bytes(-len(image) % 8)
 
     def slot_of(name: str) -> int:
-        """Return where a function's slot is; a jump to its address lies behind it."""
+        """Return the offset of a function's slot; a jump to its address follows."""
         if name not in slots:
             slots[name] = len(image)
             image.extend(bytes(8) + _JUMP + struct.pack("<i", -14) + bytes(2))

@@ -1,7 +1,7 @@
 """The operands of translated code: numbers, views of memory, tables, records; and arithmetic.
 
-Any other operand (a function, a dtype, a number known when translating) is a Python object, a
-constant.
+Any other operand (a function, a dtype, a number known when translating) is a constant Python
+object.
 """
 
 import operator
@@ -49,7 +49,7 @@ class RecordOperand(NamedTuple):
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD: Any = ir.IntType(64)
-# The head of NumPy's arrays, behind the head of every object, which is longer without the GIL.
+# The head of NumPy's arrays, behind every object's head, which is longer without the GIL.
 ARRAY = np.dtype(
     {
         "names": ["data", "shape"],
@@ -137,7 +137,7 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
 
 
 def truth(builder: Any, operand: Any) -> Number:
-    """Return the truth of a number: True if it is not zero; NaN is True."""
+    """True if it is not zero; NaN is True."""
     number = number_of(operand)
     if number.dtype == BOOL:
         return number
@@ -147,7 +147,7 @@ def truth(builder: Any, operand: Any) -> Number:
 
 
 def common(a: Number, b: Number) -> np.dtype[Any]:
-    """Return the common dtype of two numbers, as in Numba: integers have 64 bits."""
+    """The common dtype of two numbers, as in Numba: integers have 64 bits."""
     if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
         raise Unsupported("integers with and without sign")
     dtype = np.result_type(a.dtype, b.dtype)
@@ -157,7 +157,7 @@ def common(a: Number, b: Number) -> np.dtype[Any]:
 
 
 def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
-    """Return the result of a binary operator, by the name of its node."""
+    """`sign` names the node of a binary operator."""
     if is_constant(left, right):
         return FOLDED[name](left, right)
     a, b = number_of(left), number_of(right)
@@ -178,7 +178,7 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
 
 
 def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
-    """Return the floored quotient, or the remainder; both are 0 for a divisor of 0, as in Numba."""
+    """The floored quotient, or the remainder; both are 0 for a divisor of 0, as in Numba."""
     if a.dtype != INT64:
         raise Unsupported(f"{name} of {a.dtype}")
     one, zero = ir.Constant(WORD, 1), ir.Constant(WORD, 0)
@@ -201,7 +201,6 @@ def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any
 
 
 def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
-    """Return the truth of a relation, by the name of its node."""
     if is_constant(left, right):
         return FOLDED[name](left, right)
     if name not in RELATIONS:
@@ -227,7 +226,7 @@ def negated(builder: Any, operand: Any) -> Any:
 
 
 def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
-    """Return the least ("Lt") or the largest ("Gt") operand; with NaN, the one Python returns."""
+    """The least ("Lt") or the largest ("Gt") operand; with NaN, the one Python returns."""
     if is_constant(*operands):
         return min(operands) if name == "Lt" else max(operands)
     best, *others = (number_of(operand) for operand in operands)
@@ -240,7 +239,7 @@ def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
 
 
 def kind_of(operand: Any) -> Any:
-    """Return an operand's kind: one name may hold operands of one kind only."""
+    """One name may hold operands of one kind only."""
     if isinstance(operand, (Number, View, RecordOperand)):
         return type(operand), operand.dtype
     if isinstance(operand, MatrixOperand):
@@ -251,7 +250,7 @@ def kind_of(operand: Any) -> Any:
 
 
 def registers_of(operand: Any) -> list[Any]:
-    """Return the registers that hold an operand; empty for a constant."""
+    """The registers that hold an operand; empty for a constant."""
     if isinstance(operand, Number):
         return [operand.value]
     if isinstance(operand, View):
@@ -266,7 +265,7 @@ def registers_of(operand: Any) -> list[Any]:
 
 
 def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
-    """Return an operand of the same kind that is held in other registers."""
+    """An operand of the same kind that is held in other registers."""
     if isinstance(operand, (Number, RecordOperand)):
         return type(operand)(next(registers), operand.dtype)
     if isinstance(operand, View):

@@ -34,8 +34,6 @@ from fastmlp.compiler.source import Unsupported, check_shared, definition_of, na
 
 
 class Functions(Protocol):
-    """The functions of a module, which statements may define, and the fields that are 0."""
-
     zeros: dict[Any, frozenset[str]]
 
     def define(
@@ -45,12 +43,12 @@ class Functions(Protocol):
     def define_loop(
         self, function: FunctionType, node: ast.For, captured: dict[str, Any]
     ) -> tuple[Any, Any]:
-        """Return the body of a `prange` loop as two functions, for one thread and for a team."""
+        """The body of a `prange` loop as two functions, for one thread and for a team."""
         ...
 
 
 class Slot(NamedTuple):
-    """A name's operand, and its places on the stack, which LLVM turns into registers."""
+    """A name's operand, and its stack slots, which LLVM turns into registers."""
 
     operand: Any
     places: list[Any]
@@ -80,9 +78,9 @@ class Body(Expressions):
             names = [argument.arg for argument in self._definition.args.args]
         if len(names) != len(arguments):
             raise Unsupported(f"arguments of {function.__name__}")
-        # The depth of branches and loops; above 0 a name keeps its type.
+        # Depth of branches and loops; above 0 a name keeps its type.
         self._depth = 0
-        # Names that have a value here on every path.
+        # Names with a value here on every path.
         self._known: set[str] = set()
         self._loops: list[Loop] = []
         self._result: Slot | None = None
@@ -98,7 +96,7 @@ class Body(Expressions):
         return None if self._result is None else self._kept(self._result)
 
     def run_loop(self, node: ast.For, first: Number, last: Number, thread: Number) -> None:
-        """Emit a loop over a thread's part of a `prange` as the body of a function."""
+        """Emit a loop over a thread's part of a `prange`."""
         self.thread = thread
         self._count(node, first, last, 1)
         self._go_to(self._exit)
@@ -150,7 +148,6 @@ class Body(Expressions):
         self._keep(slot, operand)
 
     def assign(self, target: ast.expr, operand: Any) -> None:
-        """Assign to a name, several names, a field, an element or all elements."""
         if isinstance(target, ast.Name):
             self.bind(target.id, operand)
         elif isinstance(target, ast.Tuple):
@@ -270,7 +267,8 @@ class Body(Expressions):
     def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
         if node.orelse:
             raise Unsupported("a loop with an else")
-        # The body may run never, or up to a `break`: names that it assigns may have no value after.
+        # The body may never run, or stop at a `break`: names that it assigns may have no value
+        # after.
         before = set(self._known)
         self._loops.append(loop)
         self._inside(node.body)
@@ -307,7 +305,7 @@ class Body(Expressions):
         self._known = before
 
     def _share(self, node: ast.For, call: ast.Call) -> None:
-        """Emit the call that shares a `prange` loop among the team at the address `team`."""
+        """Share a `prange` loop among the team at the address `team`."""
         arguments = call.args
         if len(arguments) != 1 or "team" not in self._known:
             raise Unsupported("prange takes one number, in a kernel with an argument `team`")
@@ -327,7 +325,7 @@ class Body(Expressions):
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
-        """Emit a loop from first to last, exclusive, around the code of the context; yield i."""
+        """A loop from first to last, exclusive, around the code of the context; yield i."""
         builder, last = self.builder, converted(self.builder, last, INT64)
         blocks = [builder.append_basic_block(name) for name in ("head", "body", "next", "after")]
         head, body, following, after = blocks

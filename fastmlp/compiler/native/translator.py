@@ -1,16 +1,16 @@
 """The translator: from a subset of Python to LLVM IR, without Numba's frontend.
 
 Kernels work on numbers in registers and in memory, and on records. Numba's frontend took 3.5 s of a
-first fit for them, and gave LLVM four times as much to optimize; the translator takes 0.2 s.
+first fit, and gave LLVM four times as much to optimize; the translator takes 0.2 s.
 
 It understands assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions and
 of `emitted` functions, arithmetic, comparisons, conditional expressions, fields of records,
 elements of views and tables, and tuples. A name has one type. A function that returns a value is
-inlined in its caller; any other function stays a function.
+inlined in its caller.
 
-It refuses, with the line of the source, everything else: a name that may have no value where it is
-used, an index that is a negative constant, a `prange` loop that assigns a name of outside, returns
-or breaks. Numba then compiles the block. It does not check that an index is in range.
+It refuses, with the source's line, everything else: a name that may have no value, a negative
+constant index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles
+the block. Indices are not checked.
 """
 
 import ast
@@ -37,15 +37,15 @@ from fastmlp.compiler.native.operands import (
 from fastmlp.compiler.native.statements import Body
 from fastmlp.compiler.source import Fields, grouped, hints_of, integers_of, is_entry, n_words
 
-# With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
-# changes nothing. llvmlite does not list the attribute, but prints it.
+# With AVX-512, LLVM uses half a register unless this attribute is set. llvmlite does not list the
+# attribute, but prints it.
 FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str) -> Any:
     """Return a module that exports a function without a result as `symbol`.
 
-    Its arguments are integers, or NamedTuples of integers, which are passed one by one.
+    Arguments are integers, or NamedTuples of integers, which are passed one by one.
     """
     hints = hints_of(function)
     unit = Unit(hints.zeros)
@@ -60,12 +60,7 @@ def translate(function: FunctionType, symbol: str) -> Any:
 
 
 class Unit:
-    """A module, and the functions defined in it.
-
-    Parameters
-    ----------
-    zeros : fields of records that are 0
-    """
+    """A module, and the functions defined in it."""
 
     def __init__(self, zeros: Fields) -> None:
         self.module: Any = ir.Module()
@@ -74,7 +69,7 @@ class Unit:
         self._n_calls: dict[ir.Function, int] = {}
 
     def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
-        """Return the LLVM function of a function without a result, for arguments of these kinds."""
+        """Return the LLVM function for arguments of these kinds."""
         key = function, kind_of(arguments)
         if key not in self._defined:
             kinds = [register.type for register in registers_of(arguments)]
@@ -88,8 +83,8 @@ class Unit:
         return made
 
     def define_entry(self, function: FunctionType, symbol: str) -> None:
-        """Define a function that Python calls with an array of objects and their number, by the
-        convention METH_FASTCALL: of integers and arrays, with a result."""
+        """Define a function of integers and arrays, with a result, for Python's convention
+        METH_FASTCALL."""
         kind = ir.FunctionType(WORD, [WORD, WORD, WORD])
         made = ir.Function(self.module, kind, symbol)
         builder = ir.IRBuilder(made.append_basic_block("entry"))
@@ -112,7 +107,6 @@ class Unit:
         builder.ret(builder.call(to_object, [result.value]))
 
     def inline_once_called(self) -> None:
-        """Let LLVM inline each function that is called in one place."""
         for made, n in self._n_calls.items():
             if n == 1 and made.linkage == "internal":
                 made.attributes.add("alwaysinline")
@@ -122,9 +116,9 @@ class Unit:
     ) -> tuple[ir.Function, ir.Function]:
         """Return the body of a `prange` loop as two LLVM functions.
 
-        One takes the `captured` names in registers, the other the address of the struct that holds
-        them; then both take the first count, the count after the last, and the number of the
-        thread. A thread alone calls the first: 0.250 -> 0.241 us (2-4-1@4).
+        One takes the `captured` names in registers, the other the address of their struct; then
+        both take the first count, the count after the last, and the thread's number. A thread alone
+        calls the first: 0.250 -> 0.241 us (2-4-1@4).
         """
         operands = tuple(captured.values())
         kinds = [register.type for register in registers_of(operands)]
@@ -143,7 +137,6 @@ class Unit:
         return direct, shared
 
     def _begin(self, name: str, kinds: list[Any], linkage: str = "internal") -> Any:
-        """Return a new function without a result, and a builder at its beginning."""
         made = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         set.add(made.attributes, FULL_WIDTH)
         made.linkage = linkage
