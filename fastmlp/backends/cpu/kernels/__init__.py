@@ -12,9 +12,9 @@ from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit, record_at, records_at
 
-# The argument of a kernel's factory: the type of a net's numbers.
+# The type of a net's numbers: the argument of a kernel's factory.
 Scalar = type[np.floating[Any]]
-# The function that a factory returns.
+# A factory's result.
 Kernel = Callable[..., Any]
 # First and last number of a range, or first number and count.
 Span = tuple[int, int]

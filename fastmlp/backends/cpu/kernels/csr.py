@@ -30,7 +30,6 @@ class SparseRows:
     values : shape (n_numbers,)
     columns : int32, shape (n_numbers,), in any order within a row
     starts : int64, shape (n_rows + 1,)
-    n_features : int
     """
 
     values: Array
@@ -49,7 +48,7 @@ class SparseRows:
         return self.shape[0]
 
     def most_numbers(self, n_rows: int) -> int:
-        """Return the most numbers that any `n_rows` rows have together."""
+        """The most numbers that any `n_rows` rows have together."""
         counts = np.diff(self.starts)
         n = min(n_rows, len(counts))
         return int(np.partition(counts, len(counts) - n)[len(counts) - n :].sum())
@@ -82,11 +81,8 @@ def activating(scalar: Scalar) -> Any:
 
     @njit
     def activate(layer: Layer, panel: int, slopes: int, n: int, z: int) -> None:
-        """Apply the activation to n rows of a panel; z has room for a block of rows.
-
-        A loop that reads and writes one place does not vectorise: in place silu took 4.7 ns a
-        number, and from a copy 0.8.
-        """
+        """`z` has room for a block of rows: a loop that reads and writes one place does not
+        vectorise. silu in place took 4.7 ns a number, from a copy 0.8."""
         if layer.form == BLOCK:
             copy(panel, z, n * lanes)
             call(layer.activation, (z, panel, slopes, n * lanes))
@@ -97,7 +93,7 @@ def activating(scalar: Scalar) -> Any:
 
 
 def sparse_forward(scalar: Scalar) -> Any:
-    """Make the block that computes the first layer of rows first to last, at buffer row `at` on.
+    """The first layer of rows first to last, at buffer row `at` on.
 
     Predictions read the flat W: packing a W of 50,000 rows took 0.5 s. Several panels are
     multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
@@ -144,11 +140,11 @@ def sparse_forward(scalar: Scalar) -> Any:
 
 
 def sparse_columns(scalar: Scalar) -> Any:
-    """Make the block that sorts the chunk's numbers by column, then by row."""
+    """Sorts the chunk's numbers by column, then by row."""
 
     def sort(address: int) -> None:
         net, like = record_at(address, Net), row(address, 0, scalar)
-        # During placement, starts[c + 1] is the place of the next number of column c.
+        # During placement, starts[c + 1] is the index of the next number of column c.
         starts = row(net.column_starts, net.n_in + 2, np.int64)
         starts[:] = 0
         n_numbers = 0
@@ -176,7 +172,7 @@ def sparse_columns(scalar: Scalar) -> Any:
 
 
 def sparse_gradient(scalar: Scalar) -> Any:
-    """Make the block that writes the gradient of a tile of the first layer to `g`.
+    """Writes the gradient of a tile of the first layer to `g`.
 
     With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
     `g`.

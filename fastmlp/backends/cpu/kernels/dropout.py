@@ -1,8 +1,7 @@
 """Dropout of a layer's outputs, and noise and dropout of inputs, on panels of a block of rows.
 
 Random words are drawn for all rows of a panel in one loop, which LLVM vectorises: 0.13 ns a
-decision, and 0.09 to apply it. Dropped outputs and slopes are 0, so the backward pass needs no
-mask.
+decision, and 0.09 to apply it. Dropped slopes are 0, so the backward pass needs no mask.
 """
 
 from typing import Any
@@ -33,7 +32,7 @@ PIECE = np.uint64(16)
 
 
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one returns a block's keys of drawing, the other draws.
+    """Two functions: the keys of a block's draws, and the draw.
 
     Keys are: the position of the first row in its batch, the purpose with the high bits of the
     step, the low bits of the step, and the seed's key.
@@ -54,7 +53,7 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def draw(source: Any, group: Any, r: int) -> Any:
-        """Return the four words of a group of units in row r."""
+        """The four words of a group of units in row r."""
         first, high, step, k0, k1 = source
         return philox(np.uint64(group), first + np.uint64(r), high, step, k0, k1)
 
@@ -62,8 +61,8 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one draws 16 bits for each of `width` units of n rows; the other returns
-    the bits of a panel, `skip` units into the row."""
+    """Two functions: 16 bits for each of `width` units of n rows; the bits of a panel, `skip`
+    units into the row."""
     lanes, (_, draw) = lanes_of(scalar), _drawing(scalar)
     width = max(lanes, UNITS)
     n_words = width // 2
@@ -92,8 +91,8 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make functions that drop and scale n values of a panel: with their slopes, with relu's
-    slopes, which are written, and without slopes."""
+    """Functions that drop and scale n values of a panel: with their slopes, with relu's slopes,
+    which are written, and without slopes."""
     _, place_of = _decisions(scalar)
     zero = scalar(0)
 
@@ -126,7 +125,7 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def dropout(scalar: Scalar) -> Kernel:
-    """Make the block that drops outputs of layer i, and their slopes, for some panels."""
+    """The block that drops outputs of layer i, and their slopes, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     width = max(lanes, UNITS)
     source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
@@ -157,7 +156,7 @@ def dropout(scalar: Scalar) -> Kernel:
 
 
 def input_noise(scalar: Scalar) -> Kernel:
-    """Make the block that adds noise to inputs, and then drops some, for some panels."""
+    """The block that adds noise to inputs, and then drops some, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     width, n_normals = max(lanes, UNITS), max(lanes, NORMALS)
     source_of, draw = _drawing(scalar)

@@ -1,6 +1,6 @@
 """Rules in plain loops over memory, each compiled as a block.
 
-A factory takes the scalar type and a rule, and returns a loop that takes addresses and counts.
+A factory takes the scalar type and a rule; its loop takes addresses and counts.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Loop = Callable[..., None]
 
 
 def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
-    """Make the loop that writes values of n pre-activations and, with `slopes`, their slopes."""
+    """Values of n pre-activations and, with `slopes`, their slopes."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
         z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
@@ -36,7 +36,7 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Make the loop that writes links' values of rows of raw outputs, in columns."""
+    """Links' values of rows of raw outputs, in columns."""
 
     def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -51,8 +51,7 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
 
 
 def settings_reader(scalar: Scalar, n: int, by_output: bool = False) -> Callable[[Any, Any], Any]:
-    """Make the function that reads a loss's constants: n numbers, or a row with one for each of
-    `width` outputs."""
+    """Reads a loss's constants: n numbers, or a row with one for each of `width` outputs."""
 
     @njit
     def read(address: Any, width: Any) -> Any:
@@ -77,7 +76,7 @@ def loss_loop(
     n_constants: int = 0,
     by_output: bool = False,
 ) -> Loop:
-    """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
+    """Losses (float64) and slopes of n_rows rows of outputs and targets.
 
     Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
     Constants are read at the address `settings`; with `by_output`, one for each output.
@@ -129,7 +128,7 @@ def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
 
 
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
-    """Make the loop that adds scale * slope to the gradient, and the sum of values to `total`.
+    """Adds scale * slope to the gradient, and the sum of values to `total`.
 
     `values` has room for the values of a panel's rows; columns from `width` on are not summed. The
     sum in one chain -> by columns: 80 -> 14 of 1,000 us (784-100-100-10@200).
@@ -155,8 +154,6 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 class Stepped(NamedTuple):
-    """Addresses of parameters, gradient, state and the optimizer's coefficients."""
-
     w: int
     g: int
     m: int
@@ -167,8 +164,8 @@ class Stepped(NamedTuple):
 
 
 class Penalised(NamedTuple):
-    """Addresses: a penalty's strength over the rows of the batch, the sum of its values (float64),
-    room for the values, and a vector of zeros."""
+    """Addresses: a penalty's strength over the rows of the batch, the sum of its values
+    (float64), room for the values, and a vector of zeros."""
 
     scale: int
     total: int
@@ -179,7 +176,7 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Make two functions: one is the gradient rule of this name ("": without), the other reads its
+    """Two functions: the gradient rule of this name ("": without), and the reader of its
     settings, which follow the coefficients of the update rule."""
     n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
 
@@ -193,7 +190,7 @@ def _gradient_rule(
 def _average(
     scalar: Scalar, gradient_rule: str, n_coefficients: int, averaged: bool
 ) -> Callable[..., Any]:
-    """Make the function that moves n averages toward parameters, or does nothing.
+    """Moves n averages toward parameters, or does nothing.
 
     The gain follows the coefficients of the update rule and of the gradient rule.
     """
@@ -214,7 +211,7 @@ def _average(
 
 
 def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
-    """Make the function that sets weights of a wrong sign to 0, or does nothing."""
+    """Sets weights of a wrong sign to 0, or does nothing."""
     zero, alone = scalar(0), scalar(ZERO)
 
     @njit
@@ -240,7 +237,7 @@ def penalised_update_loop(
     averaged: bool = False,
     signed: bool = False,
 ) -> Loop:
-    """Make the loop of a penalty and the step of a rule with two numbers of state, in one pass.
+    """A penalty and the step of a rule with two numbers of state, in one pass.
 
     Division and root of the step occupy one unit of the core; the penalty's arithmetic uses others.
     4.06 -> 3.94 us (13-32-32-1@32 with l2).
@@ -283,7 +280,7 @@ def update_loop(
     averaged: bool = False,
     signed: bool = False,
 ) -> Loop:
-    """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
+    """An optimizer step of n parameters, with the state that the rule uses.
 
     Reading and writing m and v without need doubled the time of SGD.
     """

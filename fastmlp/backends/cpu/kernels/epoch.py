@@ -1,7 +1,7 @@
 """The drivers: blocks that run a whole job on one thread or a team.
 
 Training is counted in units: one chunk of rows of one batch, as a rule the whole batch. The update
-follows a batch's last chunk. Whole epochs run in one call, which Python keeps to about 50 ms.
+follows a batch's last chunk. Python keeps a call to about 50 ms.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def _finiteness(scalar: Scalar) -> Kernel:
 
     @njit
     def finite_parameters(net: Net) -> bool:
-        """Return True if all parameters are finite, without padding: a user's rule may make NaN of
+        """True if all parameters are finite, without padding: a user's rule may make NaN of
         zeros there, and kernels do not use it."""
         layers, place = layers_of(net), stack(vector)
         clear(place, lanes)
@@ -87,7 +87,7 @@ def end_batch(net: Net, job: Job, n_rows: int) -> None:
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the functions that begin a batch, check it, and go back to the epoch's start."""
+    """Functions that begin a batch, check it, and go back to the epoch's start."""
     copy, clear = moves(scalar, lanes_of(scalar)).copy, moves(scalar, lanes_of(scalar)).clear
     mass_of, finite_parameters = masses(scalar), _finiteness(scalar)
 
@@ -107,7 +107,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def may_go_on(net: Net, job: Job, epoch_ends: bool) -> bool:
-        """Return True if loss and parameters are finite, or if the divergence check is off."""
+        """True if loss and parameters are finite, or if the divergence check is off."""
         if not job.guarded:
             return True
         if not job.batch_loss - job.batch_loss == 0:
@@ -130,7 +130,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def train(scalar: Scalar, plain: bool = False) -> Kernel:
-    """Make the driver of training; with `plain` for nets without `FEATURES`.
+    """The driver of training; with `plain` for nets without `FEATURES`.
 
     Units first to last of a window of epochs are done, or up to a divergence. `order` has the rows
     of each epoch, `coefficients` the optimizer's for each step of the call; `losses` receives the
@@ -197,7 +197,7 @@ def _forward(job: Job, net: Net, mode: int) -> None:
 
 
 def evaluate(scalar: Scalar) -> Kernel:
-    """Make the driver that sums the losses of the chunk's rows, weighted."""
+    """The weighted losses of the chunk's rows, summed."""
 
     def evaluate_rows(address: int) -> None:
         job = record_at(address, Job)
@@ -211,7 +211,7 @@ def evaluate(scalar: Scalar) -> Kernel:
 
 
 def predict(scalar: Scalar) -> Kernel:
-    """Make the driver that writes the predictions of rows to the batch's `out`."""
+    """The predictions of rows, to the batch's `out`."""
 
     def predict_rows(address: int) -> None:
         job = record_at(address, Job)

@@ -2,8 +2,8 @@
 
 A number x of a column of T pieces stands for the T inputs min(max(x - t, 0), 1): ones up to its
 piece, a fraction, zeros. Its product with the column's weights is one of their running sums plus a
-fraction of the piece's weight. The gradient of a weight is the sum of the deltas of all rows above
-its piece, and of the rows within it, times their fractions. A level stands for a single one among
+fraction of the piece's weight. A weight's gradient is the sum of the deltas of all rows above its
+piece, and of the rows within it, times their fractions. A level stands for a single one among
 zeros: its product is a row of the weights, or nothing without a level.
 """
 
@@ -42,7 +42,7 @@ class ExpansionBuffers:
 
     Parameters
     ----------
-    rows : for how many rows there are buffers
+    rows : rows that the buffers hold
     """
 
     record: Array
@@ -68,7 +68,7 @@ class ExpansionBuffers:
 
 
 def _groups(pieces: Sequence[int]) -> list[int]:
-    """Return the starts of groups of columns whose running sums stay in the first-level cache."""
+    """Starts of groups of columns whose running sums stay in the first-level cache."""
     groups, rows = [0], 0
     for c, n in enumerate(pieces):
         if rows + n > SUMS_ROWS:
@@ -120,7 +120,6 @@ def _placing(scalar: Scalar) -> Any:
 
     @njit
     def places_of(expansion: Expansion, at: int, first: int, last: int) -> Places:
-        """Return the places of columns `first` up to `last`, from buffer row `at` on."""
         number = at * expansion.n_columns + first
         offsets, fractions = expansion.offsets + number * 4, expansion.fractions + number * size
         return Places(offsets, fractions, expansion.n_columns, last - first)
@@ -129,8 +128,8 @@ def _placing(scalar: Scalar) -> Any:
 
 
 def _adding(scalar: Scalar) -> tuple[Any, Any]:
-    """Make two functions: one begins panels with biases and plain inputs, the other adds the
-    columns' pieces and levels to a panel."""
+    """Two functions: one begins panels with biases and plain inputs, the other adds the columns'
+    pieces and levels to a panel."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, loops = lanes * size, expanded(scalar, lanes)
     pack_row, places_of = moves(scalar, lanes).pack_row, _placing(scalar)
@@ -172,7 +171,7 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
 
 
 def expanded_forward(scalar: Scalar) -> Any:
-    """Make the block that computes the first layer of rows first to last, at buffer row `at` on.
+    """The first layer of rows first to last, at buffer row `at` on.
 
     Each block of rows computes the running sums anew: with 128 rows a tenth of the time.
     """
@@ -213,7 +212,7 @@ def _plain_gradient(scalar: Scalar) -> Any:
 
 
 def expanded_columns(scalar: Scalar) -> Any:
-    """Make the block that sorts the chunk's numbers by their inputs, by counting."""
+    """Sorts the chunk's numbers by their inputs, by counting."""
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
 
     def sort(address: int) -> None:
@@ -226,7 +225,7 @@ def expanded_columns(scalar: Scalar) -> Any:
         fractions = row(expansion.fractions, n_numbers, scalar)
         rows = row(net.column_rows, n_numbers, np.int32)
         sorted_fractions = row(net.column_values, n_numbers, scalar)
-        # During placement, starts[k + 1] is the place of the next number of input k.
+        # During placement, starts[k + 1] is the index of the next number of input k.
         starts[:] = 0
         for e in range(n_numbers):
             starts[np.int64(offsets[e]) // vector + 2] += 1
@@ -271,10 +270,10 @@ def _column_gradients(scalar: Scalar) -> Any:
 
 
 def expanded_gradient(scalar: Scalar) -> Any:
-    """Make the block that writes the gradient of a tile of the first layer to `g`.
+    """Writes the gradient of a tile of the first layer to `g`.
 
     With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
-    `g`. Two panels at once read the place of each number once.
+    `g`. Two panels at once read each number's place once.
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, add = lanes * size, moves(scalar, lanes).add

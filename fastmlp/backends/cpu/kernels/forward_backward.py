@@ -58,7 +58,7 @@ class LayerKernels(NamedTuple):
 
     Attributes
     ----------
-    gather : (net, inputs, (start, n), at, (low, high)): copy features low to high of rows to panels
+    gather : (net, inputs, (start, n), at, (low, high)): features low to high of rows to panels
     forward : (net, layer, inputs, middle, (panel, n_panels), (at, n), (z, packed)): outputs and
         slopes; the thread's pre-activations, and its packed rows
     add_partial_sums : (net, layer, (panel, n_panels), (at, n), z): outputs and slopes of a split
@@ -75,7 +75,7 @@ class LayerKernels(NamedTuple):
 
 @njit
 def slope_epilogue(below: Layer) -> Span:
-    """Return the epilogue that multiplies a layer's deltas by its slopes, and their address."""
+    """The epilogue that multiplies a layer's deltas by its slopes, and their address."""
     if below.form == RELU_LAYER:
         return WHERE_POSITIVE, below.outputs
     has_slopes = below.form == BLOCK or below.form == RELU_DROPPED
@@ -147,7 +147,7 @@ def _forward(scalar: Scalar) -> Kernel:
     def forward_layer(
         net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, scratch: Span
     ) -> None:
-        """Write f(bias + A W) for some panels, and the slopes of an f that has a block.
+        """f(bias + A W) for some panels, and the slopes of an f that has a block.
 
         If `middle` > 0, inputs from `middle` on are summed separately and added (split-K).
         """
@@ -241,7 +241,7 @@ def _backward(scalar: Scalar) -> Kernel:
     def multiply(
         net: Net, layer: Layer, below: Layer, panels: Span, rows: Span, packed: int
     ) -> None:
-        """Write D W^T, times the slopes of the layer below, for some panels of its deltas."""
+        """D W^T, times the slopes of the layer below, for some panels of its deltas."""
         (at, n), (panel, most) = rows, panels
         down = at * vector + panel * net.panel
         n_columns = min(most * lanes, below.n_out - panel * lanes)
@@ -259,7 +259,7 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def multiply_transposed(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
-        """Do the same for an output layer of few outputs, whose deltas lie transposed."""
+        """For an output layer of few outputs, whose deltas lie transposed."""
         (at, n), (panel, most) = rows, panels
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
@@ -298,7 +298,7 @@ def _backward(scalar: Scalar) -> Kernel:
 
 
 def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
-    """Make the block of phase one by rows; with `plain` for nets without `FEATURES`."""
+    """Phase one by rows; with `plain` for nets without `FEATURES`."""
     gather, forward_layer, add_partial_sums, backward_layer = layer_kernels(scalar)
     finish = output_layer(scalar)
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
@@ -321,7 +321,8 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     ) -> None:
         """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
 
-        The two sums of layer `split` (from 1, or 0), which a team computed by split-K, are added.
+        `split`, from 1 or 0: a team computed the two sums of this layer by split-K; they are added
+        here.
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
@@ -356,7 +357,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
 
 
 def row_backward(scalar: Scalar) -> Kernel:
-    """Make the block that computes one row's deltas of layer i - 1, for some panels.
+    """One row's deltas of layer i - 1, for some panels.
 
     Few nets need it, and it takes a fifth of phase one's compile time.
     """

@@ -57,8 +57,6 @@ PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 class Control(NamedTuple):
-    """The arguments of phase two, for a chunk of rows."""
-
     n_rows: int  # to sum over; 0: the gradient has been summed before
     more: int  # 1: the gradient goes on from the chunks before
     ends: int  # 1: the chunk ends its batch, and penalties are added
@@ -81,7 +79,7 @@ def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
 
 @njit
 def _shape_of(tile: Tile, layer: Layer, p: int, lanes: int) -> tuple[int, int]:
-    """Return the rows of panel p of a tile, and its columns without padding."""
+    """Rows of panel p of a tile, and its columns without padding."""
     width = layer.n_in if layer.is_transposed else layer.n_out
     return tile.last - tile.first, min(lanes, width - (tile.panel + p) * lanes)
 
@@ -94,7 +92,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     def rows_gradient(
         net: Net, t: int, piece: Piece, inputs: int, control: Control, scratch: Scratch
     ) -> None:
-        """Write X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
+        """X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
         blocks, left, right = record_at(net.blocks, BlockAddresses), inputs, layer.deltas
@@ -131,7 +129,6 @@ def _gradients(scalar: Scalar) -> Kernel:
 
     @njit
     def stored_gradient(net: Net, piece: Piece, g: int) -> None:
-        """Copy the tile's part of a stored gradient."""
         tile, layer, w = piece
         n = (tile.last - tile.first) * lanes
         for p in range(tile.n_panels):
@@ -140,8 +137,7 @@ def _gradients(scalar: Scalar) -> Kernel:
 
     @njit
     def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
-        """Write the outer product of a single row's inputs and deltas: 2.2 -> 1.7 us
-        (32-64-32-1@1)."""
+        """The outer product of a single row's inputs and deltas: 2.2 -> 1.7 us (32-64-32-1@1)."""
         tile, layer, _ = piece
         left, right = inputs, layer.deltas
         if layer.is_transposed:
@@ -176,7 +172,7 @@ def _gradients(scalar: Scalar) -> Kernel:
 
 
 def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one adds all penalties to a tile's gradient; the other adds the only
+    """Two functions: one adds all penalties to a tile's gradient; the other adds the only
     penalty to a panel's gradient and takes the step."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
@@ -318,7 +314,7 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
 
 
 def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel:
-    """Make the block of phase two; with `plain` for nets without `FEATURES`.
+    """Phase two; with `plain` for nets without `FEATURES`.
 
     With `by_norm`, squares of a gradient are summed as it is stored, and it is clipped for the
     step.
@@ -332,11 +328,8 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
         team: int, nets: Sequence[Net], n_parts: int, n_rows: int, more: int, ends: int, apply: int,
         split: int,
     ) -> None:  # fmt: skip
-        """Phase two: each tile's gradient over the rows, its penalties and its optimizer step.
-
-        With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
-        that `ends` its batch. With `apply` the step is taken, else the gradient is stored.
-        """
+        """With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
+        that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]
             g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
@@ -367,8 +360,8 @@ _factor = njit(norm_factor)
 
 
 def squares(scalar: Scalar) -> Kernel:
-    """Make the block that adds the squares of rows of a panel, `width` columns of them, to `total`;
-    `goes_on` is 0 at the beginning of a sum."""
+    """Adds the squares of rows of a panel, `width` columns of them, to `total`; `goes_on` is 0
+    at the beginning of a sum."""
     lanes = lanes_of(scalar)
     vector, room = lanes * np.dtype(scalar).itemsize, lanes * 8
 
@@ -397,8 +390,7 @@ def scaled(scalar: Scalar) -> Kernel:
 
 
 def clipping(scalar: Scalar) -> Kernel:
-    """Make the function that adds rows of a panel to the sums of their tile, or clips them for the
-    step."""
+    """Adds rows of a panel to the sums of their tile, or clips them for the step."""
     lanes = lanes_of(scalar)
 
     @njit
@@ -418,12 +410,12 @@ def clipping(scalar: Scalar) -> Kernel:
 
 @njit
 def unclipped(net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span) -> None:
-    """Do nothing: the gradient is not clipped by its norm."""
+    pass
 
 
 @njit
 def take_norms(net: Net) -> None:
-    """Write the factor of each variable, from the sums of squares of all tiles."""
+    """The factor of each variable, from the sums of squares of all tiles."""
     n = 2 * net.n_layers
     factors, tiles = row(net.factors, n, np.float64), records_at(net.tiles, net.n_tiles, Tile)
     order = row(net.tile_order, net.n_tiles, np.int64)
@@ -442,14 +434,6 @@ def take_norms(net: Net) -> None:
 
 
 class Norms:
-    """The buffers of a net's clipping by norm.
-
-    Parameters
-    ----------
-    plan : Plan, of the training
-    dtype : of the net
-    """
-
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
         tiles = plan.tiles
         self._squares: NDArray[np.float64] = aligned(2 * len(tiles), np.float64)
@@ -460,7 +444,6 @@ class Norms:
         self._blocks = {f.__name__: block_of(f, dtype).address for f in (squares, scaled)}
 
     def attach(self, net: Any, blocks: Any, limit: NormLimit) -> None:
-        """Write addresses and the limit to the records of the net and its blocks."""
         net["tile_squares"], net["tile_order"] = address(self._squares), address(self._order)
         net["factors"], net["norm_limit"] = address(self._factors), limit.limit
         net["norm_by_variable"] = limit.by_variable

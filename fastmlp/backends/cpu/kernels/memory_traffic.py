@@ -2,8 +2,7 @@
 
 Mixed precision rounds the operands of products to bfloat16 once, as they are written. Gathered
 rows, outputs and deltas are rounded while their block of rows is in the first-level cache; weights
-after the step of their tile, or once a call of predictions. All else stays float32. Only mixed
-precision compiles these blocks.
+after the step of their tile, or once a call of predictions. All else stays float32.
 """
 
 from typing import Any
@@ -32,7 +31,7 @@ HEAD_BYTES = STREAMS.itemsize
 
 
 def prefetches_rows_of(x: Any, batch_rows: int) -> bool:
-    """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
+    """True if a batch's rows of X are prefetched during the batch before: X exceeds the
     second-level cache, and a row has `PREFETCHED_ROW_BYTES` or is the whole batch."""
     if not isinstance(x, np.ndarray) or x.nbytes <= CACHE_BYTES:
         return False
@@ -53,8 +52,8 @@ def prefetch_for(
 
 @njit
 def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
-    """List the tile's parameters and state, for the update; return the address of the streams. 15.0
-    -> 14.0 ms (784-2048-2048-10@32)."""
+    """List the tile's parameters and state, for the update; return the address of the streams.
+    15.0 -> 14.0 ms (784-2048-2048-10@32)."""
     tile, layer, w = piece
     record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
@@ -98,14 +97,14 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 
 @njit
 def non_temporal_of(net: Net, split: int) -> int:
-    """Return the transposes that use non-temporal stores: without split-K a team stores its few
-    through the cache."""
+    """Transposes that use non-temporal stores: without split-K a team stores its few through the
+    cache."""
     return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
 
 
 @njit
 def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
-    """Return True if row r of a tile, transposed, is stored past the caches."""
+    """True if row r of a tile, transposed, is stored past the caches."""
     of_others = r < tile.cached_first or r >= tile.cached_last
     return non_temporal == ALL or (non_temporal == OTHERS and of_others)
 
@@ -150,7 +149,7 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
 
 
 def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
-    """Make the block that rounds some panels of n rows to both forms of pairs."""
+    """Rounds some panels of n rows to both forms of pairs."""
     lanes = lanes_of(scalar)
     vector, store = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes).pair_rows
 
@@ -174,7 +173,7 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
 
 
 def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
-    """Make the block that rounds the weights of some tiles, for the passes forward and back."""
+    """Rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
     vector, stores = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
     square, non_temporal_square, half = (
@@ -211,7 +210,7 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
 
 
 def pair_weights(scalar: Scalar, pairs: PairProducts) -> Kernel:
-    """Make the block that rounds the weights in a flat vector, for predictions."""
+    """Rounds the weights in a flat vector, for predictions."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, pack_pairs = lanes * size, moves(scalar, lanes).pack_pairs
 

@@ -1,7 +1,7 @@
 """The drivers of a single step, for a user's loop: one batch, in chunks.
 
-A step has the bits of a fit's epoch of one batch. A loss that is not finite, known
-before phase two, takes no step.
+A step has the bits of a fit's epoch of one batch. A loss that is not finite, known before phase
+two, takes no step.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def _is_finite(job: Job, loss: float) -> bool:
 
 
 def batch_step(scalar: Scalar) -> Kernel:
-    """Make the driver of chunks first to last of a batch; the last takes the step.
+    """Chunks first to last of a batch; the last takes the step.
 
     The argument is the address of a `Job`, whose fields from `net` to `losses` are set, except
     `reached`; `reached`, `diverged` and the loss at `losses` are the answer. A job with a `mass`
@@ -80,7 +80,7 @@ def batch_step(scalar: Scalar) -> Kernel:
     return take_step
 
 
-# The status of a quick step: the rows need other checks or a copy; its loss is not finite; taken.
+# The rows need other checks or a copy; the loss is not finite; taken.
 DECLINED, NOT_FINITE, TAKEN = range(3)
 
 
@@ -125,7 +125,7 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def are_within(address: int, n: int, low: float, high: float) -> bool:
-        """Return True if n numbers are in the range; NaN is not. A loop without an exit."""
+        """True if n numbers are in the range; NaN is not. A loop without an exit."""
         numbers, least, most, n_others = row(address, n, scalar), scalar(low), scalar(high), 0
         for i in range(n):
             n_others += 0 if numbers[i] >= least and numbers[i] <= most else 1
@@ -133,8 +133,8 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def are_finite(address: int, n: int, sums: int) -> bool:
-        """Return True if n numbers are finite, and sums of them, in which a nonfinite number stays.
-        22 -> 13 us (100,000 numbers)."""
+        """True if n numbers are finite, by sums, in which a nonfinite number stays. 22 -> 13 us
+        (100,000 numbers)."""
         n_vectors = n // lanes
         zeros = row(sums, lanes, scalar)
         zeros[:] = 0
@@ -148,8 +148,8 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one checks rows and their targets; the other checks weights and labels,
-    and writes labels as numbers."""
+    """Two functions: one checks rows and their targets; the other checks weights and labels, and
+    writes labels as numbers."""
     largest, size = float(np.finfo(scalar).max), np.dtype(scalar).itemsize
     are_within, are_finite = ranges(scalar)
 
@@ -177,7 +177,7 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def take_weights(step: PlainStep) -> bool:
-        """Return True if weights are absent, or nonnegative and not all 0, and labels are in their
+        """True if weights are absent, or nonnegative and not all 0, and labels are in their
         range."""
         total, n = 0.0, step.n_rows
         if step.weight != 0:
@@ -196,7 +196,7 @@ def _comparison(scalar: Scalar) -> Kernel:
 
     @njit
     def are_alike(step: PlainStep, part: int, n_parts: int) -> bool:
-        """Return True if the bits are the same, compared as words, the last perhaps half a word."""
+        """True if the bits are the same, compared as words, the last perhaps half a word."""
         n_words, faults = step.n_parameters * size // 8, 0
         first, last = part_of(part, n_parts, n_words)
         words = row(step.parameters + first * 8, last - first, np.int64)
@@ -214,13 +214,13 @@ def _comparison(scalar: Scalar) -> Kernel:
 
 
 def quick_step(scalar: Scalar) -> Kernel:
-    """Make the block of a `PlainStep`: checks of the rows, parameters changed in between, the step,
-    and the parameters in their order.
+    """The block of a `PlainStep`: checks of the rows, parameters changed in between, the step, and
+    the parameters in their order.
 
     The argument is the record's address. The caller has checked shapes and set the fields from `x`
     to `step`; `status` and `loss` are the answer. With a `team`, threads share all passes over rows
     and parameters. A block that `publishes` needs a caller that holds the GIL, or is alone: nobody
-    may read the parameters meanwhile. The block itself needs no GIL.
+    may read the parameters meanwhile.
     """
     (are_sound, take_weights), are_alike = row_checks(scalar), _comparison(scalar)
     are_finite = ranges(scalar)[1]
@@ -292,7 +292,7 @@ def quick_step(scalar: Scalar) -> Kernel:
 
 
 def take_quick_step(scalar: Scalar) -> Callable[..., float]:
-    """Make the function by which Python takes a step, of any dtype."""
+    """Python takes a step, of any dtype, by this function."""
 
     def take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
         """Take a step on rows, of weights at an address, or 0; return the loss, or NaN if the

@@ -15,12 +15,12 @@ from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 
-# The modes of phase one: predictions, losses, or losses and deltas.
+# Predictions, losses, or losses and deltas.
 FORWARD, EVALUATE, TRAIN = range(3)
 
 
 def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the functions that gather targets, sum losses by strips, and scale the deltas.
+    """Functions that gather targets, sum losses by strips, and scale the deltas.
 
     `skip` is the offset in bytes of the thread's columns in the buffers of the output layer.
     """
@@ -62,7 +62,7 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def scale_deltas(net: Net, outer: Layer, rows: Span, skip: int) -> None:
-        """Multiply slopes of the loss by the activation's slope and the row's weight: deltas."""
+        """Slopes of the loss times the activation's slope and the row's weight."""
         batch, width, (first, n) = _of(net), net.n_out, rows
         count = n * width
         deltas, factor = row(net.loss_slope + skip, count, scalar), scalar(batch.scale)
@@ -157,7 +157,7 @@ def _deltas(scalar: Scalar) -> Kernel:
 
 
 def output_layer(scalar: Scalar) -> Kernel:
-    """Make the function that finishes the output layer of n rows, as far as `mode` asks.
+    """Finishes the output layer of n rows, as far as `mode` asks.
 
     Each thread has its columns. Predictions are written to the batch's `out`, if set.
     """
@@ -168,7 +168,7 @@ def output_layer(scalar: Scalar) -> Kernel:
 
     @njit
     def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:
-        """Finish rows (start, n) of the chunk, which are buffer rows `at` and following."""
+        """Rows (start, n) of the chunk are buffer rows `at` and following."""
         outer = layers_of(net)[net.n_layers - 1]
         skip, n = thread * net.output_bytes, rows[1]
         values, slopes = net.raw + skip, net.loss_slope + skip

@@ -1,4 +1,4 @@
-"""The compiled blocks of a net: of its rules and of the phases."""
+"""The compiled blocks of a net's rules and of the phases."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -49,7 +49,7 @@ from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 def activations(
     network: Network, *, fused: bool = True, dropped: Sequence[int] = (), slopes: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Return the addresses of the activations' blocks, and the form of each layer.
+    """Addresses of the activations' blocks, and the form of each layer.
 
     With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
     computed with its loss. Slopes of a `dropped` layer are written, for the backward pass. Without
@@ -72,7 +72,7 @@ def activations(
 
 
 def link(network: Network, *, needed: bool = True) -> int:
-    """Return the address of the link's block; 0 for the identity, unless `needed`."""
+    """0 for the identity, unless `needed`."""
     if not needed and network.link == LINKS["identity"]:
         return 0
     return link_block(network.link, network.dtype).address
@@ -83,7 +83,7 @@ def link_block(link: Link, dtype: Any) -> Block:
 
 
 def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
-    """Return the values of a link, of raw outputs of shape (n_rows, n_outputs), in their dtype."""
+    """A link's values of raw outputs of shape (n_rows, n_outputs), in their dtype."""
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
     link_block(LINKS[link], raw.dtype)(raw.ctypes.data, out.ctypes.data, *raw.shape)
     return out
@@ -96,8 +96,8 @@ def loss(network: Network) -> tuple[int, int]:
 
 
 def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
-    """Return the options of `loss_loop` beside the rule, and the address of the loss's constants:
-    one block serves all of them."""
+    """Options of `loss_loop` beside the rule, and the address of the loss's constants: one block
+    serves all of them."""
     options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
     if not loss.constants:
         return options, 0
@@ -108,7 +108,7 @@ def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]
 
 @cache
 def _constants(constants: Constants, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a loss's constants, kept as long as the process, as blocks are."""
+    """Kept as long as the process, as blocks are."""
     return np.hstack(constants).astype(dtype)
 
 
@@ -118,14 +118,13 @@ def penalties(network: Network) -> list[int]:
 
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
-    """Return the block of the optimizer's rule, which reads and writes the state that it uses."""
     options = {"n_moments": N_MOMENTS.get(optimizer.rule, 2)} | _options(network.signs, optimizer)
     return block_of(elementwise.update_loop, network.dtype, optimizer.rule, **options)
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
-    """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
-    0 unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
+    """The address of the block that adds a penalty's slope and takes the optimizer's step; 0
+    unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
     rules = [rule for rule, _ in network.penalties]
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
@@ -166,7 +165,7 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward_backward": (forward_backward, {}),
     "update": (update, {}),
 }
-# The blocks of mixed precision beside the phases; each takes how the host multiplies pairs.
+# Blocks of mixed precision beside the phases; each takes how the host multiplies pairs.
 FORWARD_PAIRED = ("pair_product", "pair_rows", "pair_weights")
 TRAIN_PAIRED = ("pair_product", "pair_rows", "pair_tiles", "pair_gradient_product")
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -186,7 +185,7 @@ OTHERS = (
 
 
 def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
-    """Yield what `block_of` takes for the phases and the blocks beside them, in all their forms."""
+    """Arguments of `block_of` for the phases and the blocks beside them, in all their forms."""
     for factory, options in (*PHASES.values(), *((factory, {}) for factory in OTHERS)):
         yield factory, dtype, None, options
     for factory in (forward_backward, update, train):
@@ -195,13 +194,13 @@ def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
 
 
 def every_pair_block() -> Iterator[Key]:
-    """Yield what `block_of` takes for the blocks of mixed precision."""
+    """Arguments of `block_of` for the blocks of mixed precision."""
     for factory, options in PAIRED.values():
         yield factory, np.dtype(np.float32), None, options | {"pairs": pair_products()}
 
 
 def every_loss() -> Iterator[Loss]:
-    """Yield the library's losses, one for all values of settings."""
+    """The library's losses, one for all values of settings."""
     yield from (*LOSSES.values(), *SKLEARN_LOSSES.values(), OUTPUT_GRADIENT)
     yield Quantile((0.1, 0.9)).loss
     for name in SMOOTHED:
@@ -210,7 +209,7 @@ def every_loss() -> Iterator[Loss]:
 
 
 def every_optimizer() -> Iterator[Optimizer]:
-    """Yield the library's optimizers, with and without clipping by value and an average."""
+    """The library's optimizers, with and without clipping by value and an average."""
     heavy: list[Any] = [partial(SGD, momentum=0.9, nesterov=nesterov) for nesterov in (False, True)]
     for kind, clip, average in product_of(
         [*OPTIMIZERS.values(), *heavy], (None, 1.0), (None, EMA())
@@ -220,7 +219,7 @@ def every_optimizer() -> Iterator[Optimizer]:
 
 
 def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
-    """Yield what `block_of` takes for the library's rules, with all options of a net."""
+    """Arguments of `block_of` for the library's rules, with all options of a net."""
     for rule in ACTIVATIONS.values():
         for options in ({}, {"slopes": False}):
             yield elementwise.activation_loop, dtype, rule, options
@@ -239,15 +238,14 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
 
 
 def names_of(*, train: bool, paired: bool) -> list[str]:
-    """Return the names of the blocks of a session; `paired`: products take pairs."""
+    """`paired`: products take pairs."""
     further = TRAIN_PAIRED if train else FORWARD_PAIRED
     return [*(PHASES if train else FORWARD_BLOCKS), *(further if paired else ())]
 
 
 @cache
 def phase(name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False) -> Block:
-    """Return a phase's block by its name; `by_norm`: the update that clips by norm; `plain`: for
-    nets without `FEATURES`."""
+    """`by_norm`: the update that clips by norm; `plain`: for nets without `FEATURES`."""
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}

@@ -58,7 +58,7 @@ def panels_of_part(part: int, n_parts: int, n_panels: int) -> Span:
 
 
 def backward_by_panels(scalar: Scalar) -> Kernel:
-    """Make the block that computes one layer's deltas, shared by panels of the layer below."""
+    """One layer's deltas, shared by panels of the layer below."""
     backward_layer = layer_kernels(scalar).backward
 
     @njit(parallel=True)
@@ -103,7 +103,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
 
 
 def forward_backward_by_panels(scalar: Scalar) -> Kernel:
-    """Make the block of phase one by panels of each layer."""
+    """Phase one by panels of each layer."""
     gather, finish = layer_kernels(scalar).gather, output_layer(scalar)
     forward_by_panels, backward = _forward_by_panels(scalar), backward_by_panels(scalar)
 
@@ -129,7 +129,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     def forward_backward_by_panels(
         team: int, nets: Sequence[Net], n_parts: int, mode: int, split: int
     ) -> None:
-        """Phase one: the team joins after each layer.
+        """The team joins after each layer.
 
         Layers up to `split` (from 1, or 0), which is computed by split-K, are done already.
         """
@@ -151,7 +151,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
 
 
 def split_k(scalar: Scalar) -> Kernel:
-    """Make the block of the split layer's products, and of the layer or rows below it."""
+    """The split layer's products, and the layer or rows below it."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     layer_functions = layer_kernels(scalar)
@@ -160,9 +160,8 @@ def split_k(scalar: Scalar) -> Kernel:
 
     @njit
     def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span, packed: int) -> None:
-        """Write the partial sums of n rows over one half of the inputs: the first half's, with
-        biases, to the layer's outputs; the second half's to its deltas, which are free till then.
-        """
+        """The partial sums of n rows over one half of the inputs: the first half's, with biases,
+        to the layer's outputs; the second half's to its deltas, which are free till then."""
         layer = layers_of(net)[net.split_layer - 1]
         (low, high), (at, n) = features, rows
         to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
@@ -217,7 +216,7 @@ def split_k(scalar: Scalar) -> Kernel:
 
 
 def split_k_backward(scalar: Scalar) -> Kernel:
-    """Make the block that computes the deltas below the split layer, by panels."""
+    """The deltas below the split layer, by panels."""
     backward = backward_by_panels(scalar)
 
     def enter(team: int, net: int, n_parts: int) -> None:

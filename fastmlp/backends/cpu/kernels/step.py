@@ -1,12 +1,11 @@
 """A step of training on a chunk of rows: phase one, then phase two with the update.
 
-The job has the team's address and the number of parts of phase one. Blocks are called by address,
-so that a program compiles only the forms that its nets need.
+The job has the team's address and the number of parts of phase one. Blocks are called by address:
+only the forms that nets need are compiled.
 
-The drivers of one rank of several take its share of each batch. The ranks' gradients are summed
-between two calls. A call takes the step before with the sum, then computes the gradient of this
-rank's rows of the next batch: a step is one call. If parameters are averaged instead, a call does
-some steps by the rank's rows alone.
+A rank's drivers take its share of each batch. The ranks' gradients are summed between two calls. A
+call takes the step before with the sum, then computes the gradient of this rank's next rows. If
+parameters are averaged instead, a call does some steps by the rank's rows alone.
 
 Microbatches are pieces of a chunk that one thread takes through both phases, in separate buffers.
 A team that shares each phase of a small net on many rows moves most outputs and deltas from core to
@@ -45,7 +44,7 @@ from fastmlp.compiler.target import lanes_of
 
 @njit
 def sum_of(address: int, n: int) -> float:
-    """Return the sum of n numbers of float64, in their order."""
+    """The sum of n float64, in their order."""
     values = row(address, n, np.float64)
     total = 0.0
     for i in range(n):
@@ -66,8 +65,8 @@ def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
 
 @njit
 def take_stored_step(job: Job, net: Net, ends: int) -> None:
-    """Take the optimizer's step with the stored gradient, clipped by norm if the optimizer asks; a
-    gradient that `ends` its batch gets penalties first."""
+    """Take the optimizer's step with the stored gradient, clipped by norm if the optimizer asks;
+    a gradient that `ends` its batch gets penalties first."""
     if net.factors:
         if ends:
             update_again(job, net, ends, 0)
@@ -77,7 +76,7 @@ def take_stored_step(job: Job, net: Net, ends: int) -> None:
 
 @njit
 def always(job: Job, loss: float) -> bool:
-    """Return True: a loss that is not finite is found after its step."""
+    """A loss that is not finite is found after its step."""
     return True
 
 
@@ -88,7 +87,7 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
-    """Do phase two; one thread takes the step of microbatches, which is little work."""
+    """One thread takes the step of microbatches, which is little work."""
     blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
     if net.microbatch_rows > 0:
         if ends:
@@ -102,7 +101,7 @@ def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
 
 
 def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
-    """Make the function that does both phases of a chunk and returns the weighted loss.
+    """Both phases of a chunk; the result is the weighted loss.
 
     Phase two is left out if ``may_step(job, loss)`` is False.
     """
@@ -118,7 +117,7 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
     @njit
     def phase_one(job: Job, net: Net, more: int) -> float:
-        """Do phase one in the form of the net's partition; return the weighted loss. Microbatches
+        """Phase one in the form of the net's partition; return the weighted loss. Microbatches
         compute the gradient too."""
         blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         if net.microbatch_rows > 0:
@@ -139,8 +138,8 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """Do both phases; return the weighted loss. If the chunk `ends` its batch, penalties are
-        added; with `apply` the optimizer's step is taken, after clipping by norm."""
+        """If the chunk `ends` its batch, penalties are added; with `apply` the optimizer's step
+        is taken, after clipping by norm."""
         loss = phase_one(job, net, more)
         if may_step(job, loss):
             phase_two(job, net, more, ends, 0 if net.factors else apply)
@@ -152,7 +151,7 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
 
 def objective(scalar: Scalar) -> Any:
-    """Make the driver that adds the gradient of the chunk's rows; `loss` is their objective."""
+    """Adds the gradient of the chunk's rows; `loss` is their objective."""
     step = steps(scalar, _wants_gradient)
 
     def differentiate(address: int) -> None:
@@ -168,7 +167,7 @@ def objective(scalar: Scalar) -> Any:
 
 @njit
 def set_mass(net: Net, mass: float) -> None:
-    """Set the batch's factor of deltas, 1 / mass, and of penalties, strength / mass."""
+    """Factors of deltas, 1 / mass, and of penalties, strength / mass."""
     batch, scale = record_at(net.batch, Batch), 1.0 / mass
     # Written only on change: else workers fetch its line once more.
     if batch.scale != scale:
@@ -208,8 +207,8 @@ def _sharing(scalar: Scalar) -> Kernel:
 
 
 def exchange(scalar: Scalar) -> Kernel:
-    """Make the driver that takes step `first` with the summed gradient, and writes its penalties to
-    `losses`; then stores the gradient of step `last`, whose weighted loss is `loss`. -1: none."""
+    """Takes step `first` with the summed gradient, and writes its penalties to `losses`; then
+    stores the gradient of step `last`, whose weighted loss is `loss`. -1: no step."""
     size, share = np.dtype(scalar).itemsize, _sharing(scalar)
 
     def exchange_gradients(address: int) -> None:
@@ -234,8 +233,8 @@ def exchange(scalar: Scalar) -> Kernel:
 
 
 def train_alone(scalar: Scalar) -> Kernel:
-    """Make the driver of steps `first` to `last` by this rank's rows alone; `losses` receives their
-    weighted losses, penalties included."""
+    """Steps `first` to `last` by this rank's rows alone; `losses` receives their weighted
+    losses, penalties included."""
     share = _sharing(scalar)
 
     def train_steps(address: int) -> None:
@@ -254,7 +253,7 @@ def train_alone(scalar: Scalar) -> Kernel:
     return train_steps
 
 
-# The buffers of each thread; all others are shared.
+# Buffers of each thread; all others are shared.
 OWN = (
     "inputs", "outputs", "deltas", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "row_copy",
@@ -262,7 +261,7 @@ OWN = (
 
 
 def microbatches(scalar: Scalar) -> Kernel:
-    """Make the block that takes microbatches through both phases, without the update.
+    """Takes microbatches through both phases, without the update.
 
     The gradient of microbatch i is number i of the `partials`, as long as the packed parameters.
     """
@@ -270,7 +269,7 @@ def microbatches(scalar: Scalar) -> Kernel:
 
     @njit
     def differentiate(net: Net, i: Any, thread: int) -> None:
-        """Compute the gradient of microbatch i with the thread's replica of the net."""
+        """The gradient of microbatch i with the thread's replica of the net."""
         replica = row(net.replicas, thread + 1, np.int64)[thread]
         copy, batch = record_at(replica, Net), record_at(net.batch, Batch)
         rows, blocks = record_at(copy.batch, Batch), record_at(net.blocks, BlockAddresses)
@@ -300,7 +299,6 @@ def microbatches(scalar: Scalar) -> Kernel:
 
 
 def with_own_buffers(workspace: Workspace, buffers: Workspace) -> Workspace:
-    """Return `workspace` with the buffers for rows of `buffers`."""
     return workspace._replace(**{name: getattr(buffers, name) for name in OWN})
 
 
@@ -311,13 +309,11 @@ class Replicas:
     Parameters
     ----------
     new_plan, new_workspace : functions that make a plan for a workspace, and one for a microbatch
-    workspace : Workspace, of the first thread, with the net's parameters
-    n_threads : int, of the team
-    rows, n_microbatches : int, the most of a chunk
+    workspace : of the first thread, with the net's parameters
+    rows, n_microbatches : the most of a chunk
 
     Attributes
     ----------
-    n_bytes : int, of the buffers
     identity : int64 (rows,): 0, 1, 2, ...
     """
 
@@ -344,12 +340,10 @@ class Replicas:
         self.n_bytes = n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
 
     def point_to_draws(self, n_bytes: int) -> None:
-        """Set the byte offset of dropout's numbers in a step's coefficients."""
         for plan in self._plans:
             plan.net["draws"] = n_bytes
 
     def attach(self, net: Any, blocks: Any) -> None:
-        """Write the replicas' addresses to a net's record, and copy the net's blocks to them."""
         net["replicas"] = address(self._addresses)
         net["partials"], net["strip_losses"] = address(self._partials), address(self._losses)
         for plan in self._plans:

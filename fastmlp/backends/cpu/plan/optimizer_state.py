@@ -1,4 +1,4 @@
-"""The optimizer's state of a net: its slots, in the panels that training works on."""
+"""The slots of a net's optimizer, in the panels that training works on."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ class PanelPacking:
 
     Attributes
     ----------
-    size : int, the numbers of a packed vector, padding included
+    size : numbers of a packed vector, padding included
     """
 
     size: int
@@ -61,7 +61,6 @@ class PanelPacking:
         return result
 
     def flat(self, packed: Array, out: Array | None = None) -> Array:
-        """Return the parameters of a packed vector, shape (n_parameters,)."""
         result = np.empty(self._n_parameters, self._dtype) if out is None else out
         net = address(self._plan.net)
         block_of(unpack, self._dtype)(net, address(result), address(packed))
@@ -71,17 +70,14 @@ class PanelPacking:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    The state is never flat: copying the state of 8 million parameters at the end of a fit, into new
-    memory, took 0.2 s.
+    The state is never flat: copying that of 8 million parameters at the end of a fit took 0.2 s.
 
     Attributes
     ----------
-    network : Network
-    n_slots : int
-        2: m and v. 4: also the trained parameters, and the shown ones, the optimizer's average.
-    lag : float, of a rule that averages by itself
-    sparse : bool, True for training on sparse rows
-    spacing : Spacing, of the panels
+    n_slots : 2: m and v. 4: also the trained parameters, and the shown ones, an average
+    lag : of a rule that averages by itself
+    sparse : True for training on sparse rows
+    spacing : of the panels
     """
 
     network: Network
@@ -108,12 +104,10 @@ class Moments:
 
     @property
     def m(self) -> Array:
-        """The first numbers, a packed vector as `PanelPacking` has them."""
         return self._arrays()[0]
 
     @property
     def v(self) -> Array:
-        """The second numbers, a packed vector as `PanelPacking` has them."""
         return self._arrays()[1]
 
     @property
@@ -131,7 +125,7 @@ class Moments:
 
     @property
     def signs(self) -> Array:
-        """The codes of the parameters' signs, a packed vector in the net's dtype."""
+        """Codes of the parameters' signs, packed, in the net's dtype."""
         if self._signs is None:
             codes = layer_settings.codes_of(self.network).astype(self.network.dtype)
             self._signs = self.panels.packed(codes)
@@ -143,7 +137,6 @@ class Moments:
         return self.n_slots > N_SLOTS or bool(self.network.signs)
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Prepare to train with an average; see `PackedSlots`."""
         self.lag, panels = lag, self.panels
         m, _, trained, shown = self._arrays()
         if panels.flat(shown).tobytes() == parameters.tobytes():
@@ -173,12 +166,12 @@ class Moments:
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
-        """Return a copy in the order of the parameters, shape (n_slots, n_parameters)."""
+        """A copy in the order of the parameters, shape (n_slots, n_parameters)."""
         panels = self.panels
         return np.stack([panels.flat(packed) for packed in self._arrays()])
 
     def _arrays(self) -> tuple[Array, ...]:
-        """Return all packed vectors, allocated on first use with the current spacing."""
+        """All packed vectors, allocated on first use with the current spacing."""
         if self._packed is None:
             n = packed_numbers(self.network, sparse=self.sparse, spacing=self.spacing)
             dtype = self.network.dtype
@@ -191,12 +184,12 @@ class Moments:
 
     @property
     def panels(self) -> PanelPacking:
-        """The plan that packs, which takes 0.1 ms to make."""
+        """The plan that packs takes 0.1 ms to make."""
         if self.spacing not in self._packings:
             made = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
             self._packings[self.spacing] = made
         return self._packings[self.spacing]
 
     def __reduce__(self) -> Any:
-        """Panels are as wide as this machine's registers; a copy may move to another machine."""
+        """A copy may move to a machine with registers of another width."""
         return Moments, (self.network, self.flat())

@@ -1,4 +1,4 @@
-"""Packed parameters: their places, and the kernels that pack, unpack and copy them."""
+"""Packed parameters: their layout, and the kernels that pack, unpack and copy them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,10 +19,8 @@ class Spacing(NamedTuple):
 
     Attributes
     ----------
-    rows : int
-        Empty rows after each panel.
-    split_layer : int
-        The layer, from 1, with as many empty rows before the second half of its inputs, or 0.
+    rows : empty rows after each panel
+    split_layer : 0, or the layer, from 1, with as many before the second half of its inputs
     """
 
     rows: int = 0
@@ -38,16 +36,16 @@ class Packed(NamedTuple):
 
     Attributes
     ----------
-    is_transposed : bool, True for panels of W transposed
-    rows, panels : int, of the held matrix
-    panel : int, rows from one panel to the next
-    biases : int, the first row of the biases
-    middle, gap : int, rows of a panel from `middle` on lie `gap` further down
-    size : int, rows in all
-    copy_panel, copy_size : int, rows of a panel of the transposed copy, in whole squares, and rows
-        of the copy; 0 without one
-    pairs_panel, pairs_size : int, rows of a panel of the weights in pairs across their rows, and in
-        all; 0 without pairs. The transposed copy is then in pairs, too.
+    is_transposed : True for panels of W transposed
+    rows, panels : of the held matrix
+    panel : rows from one panel to the next
+    biases : first row of the biases
+    middle, gap : rows of a panel from `middle` on lie `gap` further down
+    size : rows in all
+    copy_panel, copy_size : rows of a panel of the transposed copy, in whole squares, and of the
+        copy; 0 without one
+    pairs_panel, pairs_size : rows of a panel of the weights in pairs across their rows, and in all;
+        0 without pairs. The transposed copy is then in pairs, too.
     """
 
     is_transposed: bool
@@ -80,7 +78,7 @@ def holds_transposed(n_in: int, n_out: int, lanes: int) -> bool:
 
 
 def has_copy(i: int, n_layers: int, rows: int, *, is_transposed: bool) -> bool:
-    """Return True if training on chunks of `rows` rows holds the weights of layer i in both forms.
+    """True if training on chunks of `rows` rows holds layer i's weights in both forms.
 
     A first layer has no deltas below it, a transposed last layer is multiplied forward as it is,
     and the deltas of a single row go back through W as it is: copies take a quarter of a step
@@ -90,7 +88,7 @@ def has_copy(i: int, n_layers: int, rows: int, *, is_transposed: bool) -> bool:
 
 
 def middle_of(n_in: int, lanes: int) -> int:
-    """Return the first input of a layer's second half, a multiple of `lanes`."""
+    """The first input of a layer's second half, a multiple of `lanes`."""
     return -(-n_in // lanes) // 2 * lanes
 
 
@@ -104,11 +102,11 @@ def packed_layers(
     spacing: Spacing = CLOSE,
     paired: Sequence[bool] = (),
 ) -> tuple[Packed, ...]:
-    """Return the place of each layer's parameters, for chunks of `rows` rows.
+    """The layout of each layer's parameters, for chunks of `rows` rows.
 
     Products of `paired` layers take pairs of bfloat16. A first layer on `sparse` rows is not
-    transposed; predictions read its weights from the flat parameters, and only its biases are
-    packed, as for layers in pairs.
+    transposed. Predictions pack only the biases of it and of layers in pairs, and read the flat
+    weights.
     """
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
@@ -126,7 +124,7 @@ def packed_layers(
 
 
 def _in_pairs(layer: Packed, n_in: int, lanes: int, apart: int) -> Packed:
-    """Return the layer with its weights in pairs, in whole squares of which each takes half."""
+    """The layer with its weights in pairs, in whole squares of which each takes half."""
     panel = round_up(n_in, lanes) // 2 + apart
     n_copies = layer.copy_size // layer.copy_panel if layer.copy_panel else 0
     copy_panel = layer.panels * lanes // 2 + apart if n_copies else 0
@@ -143,7 +141,7 @@ def _packed(
 ) -> Packed:
     in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
     if is_transposed:
-        # No spacing inside: all threads read its few weights.
+        # Without spacing inside: all threads read its few weights.
         rows, panels, panel, other_panels = n_out, in_panels, n_out, out_panels
         biases = panels * panel
         size = biases + 1 + apart
@@ -160,7 +158,7 @@ def _packed(
 
 
 def numbers_packed(layers: tuple[Packed, ...], lanes: int) -> int:
-    """Return the numbers of packed parameters, with room for the last square's transposition."""
+    """Numbers of packed parameters, with room for the last square's transposition."""
     return sum(layer.size for layer in layers) * lanes + lanes * lanes
 
 
@@ -170,7 +168,7 @@ def row_offset(layer: Layer, r: int, vector: int) -> int:
 
 
 def pack(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that copies a flat vector of parameters into panels."""
+    """The block that copies a flat vector of parameters into panels."""
     lanes = lanes_of(scalar)
     pack_row, transpose = moves(scalar, lanes).pack_row, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
@@ -204,8 +202,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 
 
 def unpacking(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that copies rows of a layer's weights, and after the last its biases, into
-    a flat vector."""
+    """Copies rows of a layer's weights, and after the last its biases, into a flat vector."""
     lanes = lanes_of(scalar)
     unpack_rows, transpose = moves(scalar, lanes).unpack_rows, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
@@ -213,8 +210,8 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
 
     @njit
     def unpack_some(layer: Layer, flat: int, there: int, rows: Any, block: int) -> None:
-        """Copy rows first to last, `there` bytes from the net's packed parameters; `first` is a
-        multiple of `lanes`, and `block` has room for a square."""
+        """`there`: bytes from the net's packed parameters; `first` is a multiple of `lanes`;
+        `block` has room for a square."""
         (first, last), width, packed = rows, layer.n_out, layer.packed + there
         target, n_bytes = flat + (layer.offset + first * width) * size, width * size
         if not layer.is_transposed:
@@ -239,7 +236,7 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
 
 
 def unpack(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that copies panels of parameters into a flat vector."""
+    """The block that copies panels of parameters into a flat vector."""
     unpack_some, lanes = unpacking(scalar), lanes_of(scalar)
     square = lanes * lanes * np.dtype(scalar).itemsize
 
@@ -255,7 +252,7 @@ def unpack(scalar: type[np.floating[Any]]) -> Any:
 
 
 def transposes(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that writes every transposed copy of the packed weights."""
+    """The block that writes every transposed copy of the packed weights."""
     lanes = lanes_of(scalar)
     transpose = moves(scalar, lanes).transpose
     vector = lanes * np.dtype(scalar).itemsize

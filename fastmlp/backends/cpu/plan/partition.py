@@ -1,4 +1,4 @@
-"""The partition of a step into chunks, into microbatches and among threads, by their costs."""
+"""How a step is divided into chunks, into microbatches and among threads, by their costs."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -38,7 +38,7 @@ from fastmlp.network.spec import Layout, Network, paired_layers
 
 
 def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
-    """Return the rows of a chunk.
+    """Rows of a chunk.
 
     `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
     memory does not grow with the data, and Ctrl-C is served in time. If the gradient is small
@@ -59,7 +59,7 @@ def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
 
 
 def microbatch_rows(layout: Layout, n_rows: int) -> int:
-    """Return the rows of a microbatch, which one thread takes through both phases, or 0.
+    """Rows of a microbatch, which one thread takes through both phases, or 0.
 
     For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
     cache, its gradient is small beside them, and multiples of four share out evenly.
@@ -81,14 +81,14 @@ def _rows_in_cache(layout: Layout) -> int:
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
-    """Return the rows of a chunk of microbatches of `small` rows and n_packed gradients each: one
-    core's training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
+    """Rows of a chunk of microbatches of `small` rows and n_packed gradients each: one core's
+    training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
     by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * small
     return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
 
 
 def _even_chunk(n_rows: int, most: int) -> int:
-    """Return the rows of equal chunks of about `most` rows; a quarter more saves a short last one.
+    """Rows of equal chunks of about `most` rows; a quarter more saves a short last one.
 
     Chunks of 499 and 13 rows -> one of 512: 156 -> 144 ms (1024-2048-2048-1000@512, 1 thread).
     """
@@ -103,10 +103,8 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    layout : Layout
-    rows : int, of a chunk
-    dtype : np.dtype
-    lanes : int, numbers of a vector
+    rows : of a chunk
+    lanes : numbers of a vector
     """
 
     layout: Layout
@@ -116,7 +114,7 @@ class Step(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """The operations of its products, 6 per weight and row."""
+        """Operations of its products, 6 per weight and row."""
         return 6 * self.layout.n_weights * self.rows
 
 
@@ -125,9 +123,9 @@ class StepCost(NamedTuple):
 
     Attributes
     ----------
-    busy : float, seconds of the busiest thread's arithmetic in phase one
-    fetched : float, seconds of cross-core traffic in both phases
-    joins : int, in both phases
+    busy : seconds of the busiest thread's arithmetic in phase one
+    fetched : seconds of cross-core traffic in both phases
+    joins : number of joins in both phases
     """
 
     busy: float
@@ -136,12 +134,11 @@ class StepCost(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """The sum, with an estimate for the joins."""
         return self.busy + self.fetched + self.joins * JOIN_SECONDS
 
 
 def split_layer_of(step: Step) -> int:
-    """Return the layer, from 1, to compute by split-K, or 0.
+    """The layer, from 1, to compute by split-K, or 0.
 
     Split-K changes the order of sums, so the net and its rows alone decide: the best layer for two
     threads is split for any number of threads.
@@ -152,7 +149,7 @@ def split_layer_of(step: Step) -> int:
 
 
 def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
-    """Return True if a team shares phase one sooner by panels of each layer than by rows.
+    """True if a team shares phase one sooner by panels of each layer than by rows.
 
     The split layer, and those below it, are not shared by panels either way.
     """
@@ -166,7 +163,7 @@ def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
 def cost_of(
     step: Step, n_threads: int, split_layer: int = 0, *, by_panels: bool = False
 ) -> StepCost:
-    """Estimate phase one, and the fetches and joins of phase two."""
+    """Phase one, and the fetches and joins of phase two."""
     busy, fetched, joins = 0.0, 0.0, 2
     for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
         if i + 1 == split_layer:
@@ -191,7 +188,7 @@ def _can_be_split(step: Step) -> Iterator[int]:
 
 
 def _soonest(step: Step, n_threads: int, split_layer: int) -> float:
-    """Return the estimated seconds of the step, by rows or by panels, whichever takes less."""
+    """Estimated seconds of the step, by rows or by panels, whichever takes less."""
     return min(
         cost_of(step, n_threads, split_layer, by_panels=by_panels).seconds
         for by_panels in (False, True)
@@ -203,7 +200,7 @@ _LayerCost = tuple[float, float, int]
 
 
 def _by_rows(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
-    # Products of forward and backward pass; the first layer has no backward pass.
+    # The first layer has no backward pass.
     n_products = 2 if i > 0 else 1
     numbers = n_products * n_in * n_out + step.rows * (n_in + n_out / n_threads)
     return n_products * _part_of_strips(step, n_threads), numbers, 0
@@ -263,19 +260,18 @@ class Partition(NamedTuple):
     single row    not at all                               `single_row`: chunks of one row
     ============  =======================================  =====================================
 
-    The fields that change the order of sums (`rows`, `microbatch_rows`, `split_layer`) depend on
-    the net and its rows alone; the others depend on the number of threads too.
+    The fields that change the order of sums (`rows`, `microbatch_rows`, `split_layer`) do not
+    depend on the number of threads.
 
     Attributes
     ----------
-    rows : int, of a chunk
-    microbatch_rows : int, of a microbatch; 0: none
-    n_threads : int, among how many threads the tiles are divided; 1: no team
-    by_panels : bool, True if a team shares phase one by panels, a layer at a time
-    split_layer : int, from 1, the layer that is computed by split-K; 0: none
-    cost : StepCost or None, of a step on a team; None: not estimated
-    spacing : Spacing, room between memory that different threads write
-    cuts : first inputs of columns of expanded rows, where tiles are rather cut than within them
+    rows : of a chunk
+    microbatch_rows : 0: no microbatches
+    n_threads : that share the tiles; 1: no team
+    split_layer : from 1; 0: no layer
+    cost : of a step on a team; None: not estimated
+    spacing : between memory that different threads write
+    cuts : first inputs of expanded columns, where tiles are preferably cut
     """
 
     rows: int
@@ -303,7 +299,7 @@ WHOLE = Partition(0)
 def partition_of(
     spec: Network, n_rows: int, n_threads: int, *, train: bool, sparse: bool
 ) -> Partition:
-    """Return the partition of a step on up to n_rows rows for up to n_threads threads."""
+    """The partition of a step on up to n_rows rows for up to n_threads threads."""
     layout = spec.layout
     if sparse or not train:
         return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
@@ -313,8 +309,8 @@ def partition_of(
         return Partition(rows_by_microbatches(layout, n_rows, small, n_packed), small)
     rows = chunk_rows(layout, n_rows, train=True)
     step = Step(layout, rows, spec.dtype, lanes)
-    # Sums of halves stay float32, while products take half the time. With split-K -> without:
-    # 1.44 -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
+    # Sums of halves stay float32, while products take half the time. With split-K -> without: 1.44
+    # -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
     paired = paired_layers(layout, spec.compute_dtype, sparse=sparse)
     split_layer = 0 if any(paired) else split_layer_of(step)
     if n_threads == 1 or step.flops < SHARED_FLOPS:
@@ -327,8 +323,8 @@ def partition_of(
 
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
-    """Return the key of steps that may share buffers: equal keys have the same order of sums as a
-    plan for n_rows rows."""
+    """The key of steps that may share buffers: equal keys have the same order of sums as a plan
+    for n_rows rows."""
     in_chunks = n_rows if partition.microbatch_rows and partition.rows < n_rows else 0
     tile_rows = 0
     if network.penalties:
@@ -340,14 +336,14 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 
 
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
-    """Return the rows of weights whose inputs, for n rows of a chunk, stay in the second-level
-    cache while all deltas pass; `size` is a number's bytes."""
+    """Rows of weights whose inputs, for n rows of a chunk, stay in the second-level cache while
+    all deltas pass; `size` is a number's bytes."""
     return max(1, CACHE_BYTES // (chunk_rows * size * TILE_ROWS)) * TILE_ROWS
 
 
 def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
-    """Return a partition of `most` rows whose buffers serve every smaller number of rows of the
-    same form."""
+    """A partition of `most` rows whose buffers serve every smaller number of rows of the same
+    form."""
     if partition.microbatch_rows:
         cached = round_up(_rows_in_cache(layout), STRIP_ROWS)
         small = min(round_up(-(-most // MICROBATCHES), STRIP_ROWS), cached)
@@ -358,15 +354,15 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
 
 
 def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
-    """Return the layers whose products take bfloat16; empty for small nets in microbatches and for
-    single rows in training, which have no products of matrices."""
+    """Layers whose products take bfloat16; empty for small nets in microbatches and for single
+    rows in training, which have no products of matrices."""
     if partition.microbatch_rows or partition.single_row:
         return ()
     return paired_layers(network.layout, network.compute_dtype, sparse=sparse)
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:
-    """Return the spacing for a team; `CLOSE` for single rows, whose deltas are read without it."""
+    """`CLOSE` for single rows, whose deltas are read without spacing."""
     if step.rows == 1:
         return CLOSE
     return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

@@ -49,14 +49,10 @@ class Tiling(NamedTuple):
 
     Attributes
     ----------
-    packed : the layout of each layer's weights
     lanes, size : numbers of a vector, and bytes of a number
     block : rows whose inputs stay in the second-level cache
     sparse : True if the first layer's rows are sparse
-    n_threads : among how many threads the tiles are divided
-    split_layer, middle : the layer, from 1, that is computed by split-K, and its second half's
-        first input
-    by_panels : True if a team shares phase one by panels
+    split_layer, middle : the layer, from 1, of split-K, and its second half's first input
     cuts : first inputs where tiles are cut, if they can be
     """
 
@@ -76,7 +72,7 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
-    Each thread has separate panels of every layer, and as many tiles as any other.
+    Each thread has separate panels of every layer, and an equal number of tiles.
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = rows_of_tiles(workspace.chunk_rows, size)
@@ -87,7 +83,7 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
 
 @lru_cache(maxsize=256)
 def _make_tiles(tiling: Tiling) -> NDArray[Any]:
-    """Return the tiles, read-only, grouped by thread."""
+    """Tiles, read-only, grouped by thread."""
     packed, n_threads, middle = tiling.packed, tiling.n_threads, tiling.middle
     lanes, split_layer = tiling.lanes, tiling.split_layer
     tiles: list[tuple[int, ...]] = []
@@ -117,8 +113,8 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
 
 
 def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Yield the rows of each tile, first and after the last: `TILE_ROWS`, or up to the last cut in
-    their second half."""
+    """Yield each tile's rows, first and end: `TILE_ROWS`, or up to the last cut in their second
+    half."""
     while first < end:
         most = min(first + TILE_ROWS, end)
         half = first + TILE_ROWS // 2
@@ -131,8 +127,8 @@ def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tupl
 def _mark_cached(
     shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
 ) -> None:
-    """Mark, per tile, the weight rows that its thread reads again in the backward pass; they are
-    stored through the cache."""
+    """Mark, per tile, the weight rows that its thread reads again in the backward pass: their
+    stores go through the cache."""
     for i, layer in enumerate(packed):
         if i < first_layer or layer.is_transposed:
             continue
@@ -174,10 +170,10 @@ class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
     `loss` has its block and its constants; `forms` has each layer's form: LINEAR, BLOCK, RELU or
-    RELU_DROPPED; `n_moments` is how many numbers of state a parameter the optimizer's rule uses;
-    `coefficients` are the bytes to the coefficients of each layer's weights and biases in a step's
-    row, or FROZEN, and `lowest` is the first layer that is trained; `dropped` has the number, from
-    1, of each layer that is dropped, and 0 for others.
+    RELU_DROPPED. `n_moments`: numbers of state that the optimizer's rule uses. `coefficients`:
+    bytes to the coefficients of each layer's weights and biases in a step's row, or FROZEN.
+    `lowest`: the first layer that is trained. `dropped`: for each dropped layer its number, from 1,
+    else 0.
     """
 
     activations: Sequence[int]
@@ -200,9 +196,8 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    net, batch, blocks : record arrays of `Net`, `Batch`, `BlockAddresses`, shape (1,) each
-    layers : record array of `Layer`, shape (n_layers,)
-    tiles : record array of `Tile`, shape (n_tiles,)
+    net, batch, blocks : records, shape (1,) each
+    layers, tiles : records, shape (n_layers,) and (n_tiles,)
     strip_losses : float64, shape (n_strips,), the weighted loss of each strip of rows
     tile_penalties : float64, shape (n_tiles,)
     penalties, strengths, scales : int64, float64, float64, shape (n_penalties,)
@@ -229,7 +224,6 @@ def make_plan(
     n_targets: int = 0,
     partition: Partition = WHOLE,
 ) -> Plan:
-    """Lay a net, its buffers and its rules out for the kernels."""
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
     split_layer, several = partition.split_layer, partition.n_threads > 1
@@ -278,7 +272,7 @@ def make_plan(
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
     for name in ("link", "optimizer", "penalised", "drop", "disturb"):
         tables["blocks"][name] = getattr(blocks, name)
-    # All fields at once: setting them one by one took 0.1 ms of each predict.
+    # All fields at once: one by one took 0.1 ms of each predict.
     net = aligned(1, Net.dtype)
     fields["address"] = address(net)
     net[0] = tuple(fields.get(name, 0) for name in Net.dtype.names or ())
@@ -286,7 +280,7 @@ def make_plan(
 
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
-    """Return the table of layers; fields in the order of `Layer`."""
+    """Fields in the order of `Layer`."""
     size = workspace.parameters.itemsize
     lanes, vector = workspace.lanes, workspace.lanes * size
     master, copies = address(workspace.parameters), address(workspace.copies)
@@ -315,8 +309,8 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         dropped = blocks.dropped[i] if blocks.dropped else 0
         outputs, deltas = values
         if blocks.forms[i] == RELU and any(workspace.paired[i + 1 : i + 2]):
-            # Only their signs are read once they are rounded: deltas take their place, line by
-            # line. 18.4 -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
+            # Once rounded, only their signs are read: deltas take their place, line by line. 18.4
+            # -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
             deltas = outputs
         fields = (n_in, n_out, n_panels, *packs, outputs, deltas, *offsets, *form, dropped)
         layers.append((*fields, *pairs[i]))
@@ -326,7 +320,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
 
 
 def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
-    """Return, for each layer, whether its products take pairs, and the addresses of pairs along and
+    """For each layer, whether its products take pairs, and the addresses of pairs along and
     across the rows, or 0: of its inputs, its outputs and its deltas."""
     paired = workspace.paired or (False,) * layout.n_layers
     row_bytes = workspace.panel_rows * workspace.parameters.itemsize
@@ -344,7 +338,7 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
 
 
 def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
-    """Return which transposed weights use non-temporal stores."""
+    """Which transposed weights use non-temporal stores."""
     # Parameters, two numbers of state each, and the transposes.
     n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
     if n_bytes >= NON_TEMPORAL_BYTES:

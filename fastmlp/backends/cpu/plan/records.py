@@ -1,7 +1,7 @@
 """The records that kernels read: a net, its buffers and its rows, as sizes and addresses.
 
 A kernel takes the address of a `Net`, and its control as arguments. Kernels call each other by
-address, and each is compiled once per dtype: nested, they took 11 s; by address, a third of that.
+address, a third of the compile time of nested ones (11 s).
 """
 
 import ctypes
@@ -18,16 +18,15 @@ BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
-# Which transposed weights use non-temporal stores: NONE, OTHERS (weights that other threads read),
-# ALL.
+# Which transposed weights use non-temporal stores; OTHERS: weights that other threads read.
 NONE, OTHERS, ALL = range(3)
-# How a layer finishes its products: as they are, by its activation's block, by relu's epilogue, or
+# How a layer finishes its products: not at all, by its activation's block, by relu's epilogue, or
 # by that and dropout, which writes the slopes.
 LINEAR, BLOCK, RELU, RELU_DROPPED = range(4)
 
 
 class Layer(Record):
-    """A layer. Its weights are packed; training holds a transposed copy too, if it needs one."""
+    """Weights are packed; training holds a transposed copy too, if it needs one."""
 
     n_in: int
     n_out: int
@@ -150,8 +149,8 @@ class Net(Record):
 
 
 class Expansion(Record):
-    """Rows in which a number stands for several inputs: plain numbers first, which stand for one,
-    then numbers of pieces, then levels. The last two are columns, and columns are numbered."""
+    """Rows in which a number stands for several inputs: plain numbers first, which stand for
+    one, then numbers of pieces, then levels. The last two are columns, and columns are numbered."""
 
     n_plain: int
     n_pieces: int  # how many columns of pieces,
@@ -168,7 +167,7 @@ class Expansion(Record):
 
 
 class Batch(Record):
-    """The chunk's rows. Fields that change with the batch are on one line: workers fetch it."""
+    """Fields that change with the batch are on one line: workers fetch it."""
 
     index: int  # address of int64 (n_rows,): where the chunk's rows lie in x; 0: in order
     n_rows: int
@@ -183,8 +182,6 @@ class Batch(Record):
 
 
 class BlockAddresses(Record):
-    """Addresses of compiled code."""
-
     forward_backward: int  # (team, net, n_parts, mode, split): phase one, by rows
     by_panels: int  # (team, net, n_parts, mode, split): phase one, by panels of each layer
     split_k: int  # (team, net, n_parts): the products of the split layer and of those below
@@ -252,10 +249,8 @@ class Job(Record):
     wholes: int  # and of the batch's rows
 
 
-# Fields that are 0 unless a net, its rows or its optimizer use a feature: dropout and noise, pairs
-# of bfloat16, split-K, panels, microbatches, sparse or expanded rows, averages, clipping by norm,
-# frozen layers, signs of weights, prefetches, non-temporal stores. Where all are 0, phases run in
-# their plain form.
+# Fields that are 0 unless a net, its rows or its optimizer use a feature. Where all are 0, phases
+# run in their plain form.
 FEATURES: dict[type[Record], tuple[str, ...]] = {
     Layer: (
         "dropped", "pairs", "inputs_along", "inputs_across", "outputs_along", "outputs_across",
@@ -272,9 +267,9 @@ FEATURES: dict[type[Record], tuple[str, ...]] = {
 
 
 class Watch:
-    """Looks at the fields of `FEATURES` in a table of records, of class `kind`.
+    """Looks at the fields of `FEATURES` in a table of records of class `kind`.
 
-    A view made once: making it takes longer than looking.
+    Making the view takes longer than looking.
     """
 
     def __init__(self, table: NDArray[Any], kind: type[Record]) -> None:
@@ -285,12 +280,12 @@ class Watch:
         self._places: NDArray[np.int64] = (rows + places).ravel()
 
     def sees(self) -> bool:
-        """Return True if a field is not 0; takes 1 us."""
+        """True if a field is not 0; takes 1 us."""
         return bool(np.count_nonzero(self._words[self._places]))
 
 
 def address(array: NDArray[Any], offset: int = 0) -> int:
-    """Return the address of element `offset` of a C-contiguous array."""
+    """The address of element `offset` of a C-contiguous array."""
     buffer: Any = array
     try:
         # 1.15 -> 0.15 us.
@@ -303,7 +298,7 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
 class Fields(ctypes.Structure):
     """A record's fields by their names, as in ``fields["x"]``.
 
-    A call sets 20 of them: item of a record array -> of a structure, 0.4 -> 0.07 us.
+    A call sets 20 fields: item of a record array -> of a structure, 0.4 -> 0.07 us.
     """
 
     __slots__ = ()
@@ -322,11 +317,11 @@ def _fields(dtype: np.dtype[Any]) -> type[Fields]:
 
 
 def fields_of(record: NDArray[Any]) -> Any:
-    """Return the fields of a record of shape (1,), live, as `Fields`."""
+    """A live record's fields; shape (1,)."""
     return fields_of_each(record)[0]
 
 
 def fields_of_each(records: NDArray[Any]) -> Any:
-    """Return the fields of records, live, as an array of `Fields`."""
+    """Live records as an array of `Fields`."""
     memory: Any = records
     return (_fields(records.dtype) * len(records)).from_buffer(memory)

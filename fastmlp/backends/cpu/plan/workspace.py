@@ -38,39 +38,31 @@ class Workspace(NamedTuple):
 
     Attributes
     ----------
-    chunk_rows, panel_rows : int
-        Rows of a chunk, and of its panels: rounded up to whole strips, with room between panels.
-    lanes : int
-        Columns of a panel.
-    train : bool
-        True: with the buffers of training; False: with the buffers of a forward pass.
-    sparse : bool
-        True: the rows' features are sparse, there are no `inputs` unless some are gathered, and the
-        first layer is not transposed.
-    packed : where each layer's parameters lie in `parameters`
-    doubled_inputs : bool
-        True: `inputs` are there twice, as each half of a split second layer gathers its rows.
+    chunk_rows, panel_rows : rows of a chunk, and of its panels: whole strips, room between panels
+    lanes : columns of a panel
+    train : True: with the buffers of training; False: of a forward pass
+    sparse : True: the rows' features are sparse
+        There are no `inputs` unless some are gathered, and the first layer is not transposed.
+    packed : layout of each layer in `parameters`
+    doubled_inputs : True: `inputs` are there twice: each half of a split second layer gathers rows
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; slopes of the activation, which the backward pass replaces by
         deltas.
-    output_bytes : int
-        Bytes from one thread's columns to the next thread's, in each of the next six buffers.
+    output_bytes : from one thread's columns to the next thread's, in each of the next six buffers
     raw, value, slope, loss_slope : columns of n_out numbers a row
         The output layer: pre-activations, values, slopes of the activation, slopes of the loss. A
         block of rows has its columns one after the other, and room for a vector at their end.
     targets : columns of n_targets numbers a row
     row_losses : float64, a number a row
     parameters, backup : packed parameters, and a copy of them
-    copies : the second form of each layer's weights, where `packing.has_copy`: panels of W
-        transposed, or of W where a layer is held transposed; of a layer whose products take pairs
-        both in pairs, W first
-    paired : for each layer True if its products take pairs; empty: none does
-    input_pairs, output_pairs, delta_pairs : of the inputs, and of each layer's outputs and deltas,
-        pairs along the rows, then pairs across them, where a product reads them
+    copies : the second form of each layer's weights, where `packing.has_copy`
+        Panels of W transposed, or of W where a layer is held transposed; both in pairs, W first,
+        where products take pairs.
+    paired : for each layer True if its products take pairs; empty: no layer
+    input_pairs, output_pairs, delta_pairs : pairs along the rows, then across them, where read
     zeros : one vector
-    row_copy, row_copy_bytes : each thread's copy of rows for `simd.gemm.packed_product`, and the
-        bytes of one; 0: no product takes it
+    row_copy, row_copy_bytes : each thread's rows for `simd.gemm.packed_product`, their bytes or 0
     """
 
     chunk_rows: int
@@ -119,12 +111,7 @@ def make_workspace(
     """Allocate for chunks of `rows` rows; without `train`, only the buffers of a forward pass.
 
     Up to `parts` threads may compute output layers at a time. `gathered` features go to panels;
-    None: all, or 0 if they are sparse.
-
-    Raises
-    ------
-    MemoryError
-        If there is not enough memory for all buffers; none has been allocated then.
+    None: all, or 0 if they are sparse. A MemoryError comes before any allocation.
     """
     sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
     units = sum(round_up(n, lanes) for n in sizes[1:])
@@ -176,8 +163,7 @@ def make_workspace(
 
 
 def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
-    """Return the bytes of a thread's packed rows; 0 if no layer's products, forward or back, take
-    them."""
+    """Bytes of a thread's packed rows; 0 if no layer's products, forward or back, take them."""
     pairs = [*pairwise(layout.sizes)]
     both = [*pairs, *((n_out, n_in) for n_in, n_out in pairs[1:])]
     depths = [depth for depth, n_columns in both if packs(n_columns, rows, depth)]
@@ -190,7 +176,7 @@ def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
 def _numbers_in_pairs(
     layout: Layout, panel_rows: int, lanes: int, paired: tuple[bool, ...]
 ) -> dict[str, int]:
-    """Return the numbers of the buffers of pairs; two forms take as much as the numbers do."""
+    """The two forms take as much as the numbers do."""
     sizes = [panel_rows * round_up(n, lanes) for n in layout.sizes]
     read = [n if pairs else 0 for n, pairs in zip(sizes, paired, strict=False)]
     own = [n if pairs else 0 for n, pairs in zip(sizes[1:], paired, strict=False)]
@@ -198,24 +184,22 @@ def _numbers_in_pairs(
 
 
 def _panel_rows(rows: int) -> int:
-    """Return the rows of a panel: whole strips, and no multiple of 4 KiB.
-
-    Panels a multiple of 4 KiB apart share the same few sets of a cache.
-    """
+    """Whole strips, and not a multiple of 4 KiB: panels would share the same few sets of a
+    cache."""
     whole = round_up(rows, STRIP_ROWS)
     return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
 
 
 def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
-    """Return the bytes from one thread's columns of `width` numbers a row to the next thread's: a
-    block of rows and a vector, or a block of losses in float64, and room between the two."""
+    """Bytes from one thread's columns of `width` numbers a row to the next thread's: a block of
+    rows and a vector, or a block of losses in float64, and room between the two."""
     block = min(round_up(rows, STRIP_ROWS), ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
     return round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
 
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
-    """Return zeros as `aligned` does, by name, in one piece of memory: saves 4 us a buffer."""
+    """Zeros as of `aligned`, by name, in one piece of memory: saves 4 us a buffer."""
     kind, place, buffers = np.dtype(dtype), 0, {}
     sizes = {name: round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
     memory = aligned(sum(sizes.values()), np.uint8)
