@@ -1,6 +1,6 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
-# With underscores for editors, which complete the names of this file.
+# Underscores keep the names out of editors' completions.
 import typing as _typing
 from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
@@ -42,7 +42,6 @@ from fastmlp.training.stopping import ReduceLROnPlateau as ReduceLROnPlateau
 from fastmlp.validation.expanded import Expanded as Expanded
 
 if _typing.TYPE_CHECKING:
-    # For type checkers what is loaded on first use.
     from fastmlp.data.outputs import predict_arrow as predict_arrow
     from fastmlp.data.outputs import predict_parquet as predict_parquet
     from fastmlp.data.standardizer import Standardizer as Standardizer
@@ -100,7 +99,7 @@ if not _typing.TYPE_CHECKING:
 
     # Not for type checkers: to them it would give every misspelt name the type Any.
     def __getattr__(name: str) -> object:
-        """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
+        """Load names on first use: scikit-learn, for the estimators, takes a second."""
         if name not in _ROOMS:
             raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
         try:
@@ -114,7 +113,7 @@ if not _typing.TYPE_CHECKING:
             raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
 
     def __dir__() -> list[str]:
-        """Name what can be had: `inspect.getmembers` gets all of it, and ends at an error."""
+        """Names that can be loaded: `inspect.getmembers` loads all, and ends at an error."""
         dunders = {name for name in globals() if name.startswith("__")}
         missing = set() if _find_spec("sklearn") else _OF_SKLEARN.keys()
         return sorted({*__all__, *_ROOMS, *dunders} - missing)

@@ -1,4 +1,4 @@
-"""The public names for clusters: predictions of Dask's collections, and ranks that are threads."""
+"""Public names for clusters: predictions of Dask's collections, and ranks that are threads."""
 
 import sys
 import threading
@@ -27,24 +27,23 @@ def predict(
 ) -> Any:
     """Return the predictions of a Dask DataFrame or a Dask Array, as a collection of the same kind.
 
-    Nothing is read or predicted until Dask computes it. Each partition is a task, and the model
-    goes to each worker once. A task uses one thread in workers that Dask starts as processes.
-    Partitions without rows have predictions without rows. The module needs the extra `dask`.
+    Dask reads and predicts on compute. Each partition is a task, and the model goes to each worker
+    once. A task uses one thread in workers that are processes. The module needs the extra `dask`.
 
     Parameters
     ----------
     model : MLP or fitted estimator, or a model of tables
-        Columns of a DataFrame are found by the names of training. A model without names takes all
-        columns but those to keep, in their order.
+        Columns of a DataFrame are found by name; a model without names takes all columns but
+        `keep`, in order.
     collection : dask.dataframe.DataFrame or dask.array.Array of shape (n_rows, n_features)
-        An array must have all its columns in one chunk.
+        Arrays must have all columns in one chunk.
     keep : str or sequence of str
-        Columns of a DataFrame to pass on, before the predictions.
+        Columns of a DataFrame to pass on before the predictions.
     output : str, default "prediction"
-        The name of a DataFrame's column of predictions, as in `predict_arrow`.
+        A DataFrame's column of predictions, as in `predict_arrow`.
     probabilities : bool, default False
-        Add the columns of the classes' probabilities to a DataFrame. For an array, return
-        `predict_proba` in place of the predictions.
+        Add probabilities of classes to a DataFrame. For an array, return `predict_proba` in place
+        of the predictions.
 
     Returns
     -------
@@ -57,7 +56,7 @@ def predict(
     ------
     TypeError, ValueError
         If an argument has a wrong type or value, columns are in several chunks, or a DataFrame
-        lacks a column. Errors in the numbers of a partition are raised when it is computed.
+        lacks a column; on compute, if numbers of a partition are wrong.
     ImportError
         If pyarrow is not installed, and the collection is a DataFrame.
 
@@ -92,12 +91,12 @@ def predict(
 
 
 def _is(value: Any, module: str, name: str) -> bool:
-    """Return True for an object of one of Dask's classes, without an import of Dask."""
+    """True for an object of one of Dask's classes, without an import of Dask."""
     return isinstance(value, getattr(sys.modules.get(module), name, ()))
 
 
 def _sent_once(model: Any) -> Any:
-    """Return the model as one value of the graph. Else each task would hold a copy."""
+    """The model as one value of the graph; else each task would hold a copy."""
     from dask import delayed
 
     return delayed(model, traverse=False)
@@ -116,7 +115,7 @@ def _of_frame(model: Any, frame: Any, form: dict[str, Any]) -> Any:
 
 
 def _frame_predictions(frame: Any, model: Any, form: dict[str, Any], none: Any) -> Any:
-    """Return the predictions of a pandas frame; `none`: predictions without rows."""
+    """Predictions of a pandas frame; `none`: predictions without rows."""
     if not len(frame):
         return none.set_axis(frame.index)
     table = predict_arrow(model, frame, batch_rows=len(frame), **form).read_all().to_pandas()
@@ -160,7 +159,7 @@ def _array_predictions(rows: Array, model: Any, method: str, none: Array) -> Arr
 
 
 class _Meeting:
-    """The state that ranks share: a barrier, and the array that each rank sends."""
+    """State that ranks share: a barrier, and the array that each rank sends."""
 
     def __init__(self, n: int, timeout: float) -> None:
         self.barrier, self.timeout = threading.Barrier(n), timeout
@@ -180,7 +179,7 @@ class _Meeting:
 class ThreadCommunicator:
     """One of several ranks that are threads of a process, made by `threads`.
 
-    The methods are the collectives of MPI's communicators that `MLP.fit` takes.
+    The methods are MPI's collectives that `MLP.fit` uses.
 
     Examples
     --------
@@ -215,7 +214,6 @@ class ThreadCommunicator:
         self._meeting.wait()
 
     def _exchanged(self, sendbuf: Array, recvbuf: Array) -> Array:
-        """Send `sendbuf`, wait for all ranks, and return the parts of `recvbuf`."""
         parts = recvbuf.reshape(self.Get_size(), -1)
         self._meeting.sent[self._rank] = sendbuf
         self._meeting.wait()
@@ -237,7 +235,7 @@ def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
     ----------
     n : int of 1 or more
     timeout : float
-        Seconds that a rank waits for the others in one call before it raises.
+        Seconds that a rank waits for others in one call before an error.
 
     Returns
     -------
@@ -270,5 +268,5 @@ def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, without the modules that they come from."""
+    """Return the public names, without imported modules."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -14,7 +14,7 @@ from fastmlp.compiler.jit import setting
 from fastmlp.compiler.target import pair_products
 from fastmlp.validation.messages import install
 
-# LLVM's names of the features that kernels use: wide vectors and fused multiply-add.
+# LLVM's names of features that kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
     "amx-tile", "amx-bf16", "neon", "fp-armv8", "bf16", "sve", "sve2",
@@ -108,7 +108,7 @@ def _compiler() -> str:
         return f"translator; the wheel has code for {host.name}"
     folder, _ = cache.find()
     n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir()) if folder else 0
-    # One file is the processor's name.
+    # One file holds the processor's name.
     return "translator; " + ("the cache has code" if n > 1 else "code is compiled on first use")
 
 
@@ -121,13 +121,13 @@ def _threading_layer() -> str:
 
 
 def cache_state() -> str:
-    """Return the cache folder, or the reason for not having one."""
+    """The cache folder, or the reason for not having one."""
     folder, reason = cache.find()
     return reason if folder is None else str(folder)
 
 
 def _gpu() -> str:
-    """Return the number of GPUs, or the reason for not having one."""
+    """The number of GPUs, or the reason for not having one."""
     if not any(find_spec(name) for name in CUDA_PACKAGES):
         return f"none: no package; {install('numba-cuda')}"
     from fastmlp.backends.cuda import device

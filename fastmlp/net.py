@@ -1,4 +1,4 @@
-"""NetBase: what an MLP is made of, as attributes: settings, parameters, the optimizer's state."""
+"""NetBase: the attributes of an MLP: settings, parameters, the optimizer's state."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from fastmlp.validation.calls import explained
 if TYPE_CHECKING:
     from fastmlp.network.spec import Computed
 else:
-    # jedi 0.20 raises at a property with a Literal, and IPython completes nothing at all.
+    # jedi 0.20 raises at a property with a Literal, and IPython then completes nothing.
     Computed = str | tuple[str, ...] | None
 
 Array = NDArray[Any]
 
 
 class NetBase:
-    """The base of `MLP`, which says what its arguments and attributes are."""
+    """The base of `MLP`, which documents arguments and attributes."""
 
     _engine: Engine[Any] | None
     _predictor: Predictor | None
@@ -102,7 +102,7 @@ class NetBase:
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
-        """Sizes of the layers, inputs first."""
+        """Layer sizes, inputs first."""
         return self._network.layout.sizes
 
     @property
@@ -112,22 +112,22 @@ class NetBase:
 
     @property
     def compute_dtype(self) -> Computed:
-        """The dtype to which training rounds operands of products, or one per layer, or None."""
+        """The dtype of products in training, or one per layer, or None."""
         return self._network.compute_dtype
 
     @property
     def monotonic_cst(self) -> tuple[int, ...] | None:
-        """For each input 1 if predictions rise with it, -1 if they fall, or 0; None: all are 0."""
+        """For each input 1 if predictions rise with it, -1 if they fall, else 0; None: all 0."""
         return self._network.signs or None
 
     @property
     def device(self) -> str:
-        """Where the net trains and predicts: "cpu", "cuda" or "cuda:<number>"."""
+        """The device that trains and predicts: "cpu", "cuda" or "cuda:<number>"."""
         return self._device
 
     @property
     def n_threads(self) -> int | None:
-        """The most threads that its calls use on the CPU; None: as many as the process may use."""
+        """Maximum number of threads on the CPU; None: as many as the process may use."""
         return self._n_threads
 
     @n_threads.setter
@@ -140,7 +140,7 @@ class NetBase:
 
     @property
     def n_steps(self) -> int:
-        """Optimizer steps done so far."""
+        """Optimizer steps so far."""
         return self._state.n_steps
 
     @property
@@ -153,7 +153,7 @@ class NetBase:
         optimizer, state = resolve.optimizer(setting), self._state
         layer_settings.check_optimizer(optimizer, self._network.signs)
         if optimizer.rule is state.optimizer.rule:
-            # Not an owner: steps go on with the state, which stays where it is.
+            # Not an owner: steps go on with the state, which stays in place.
             with state.lock.parameters:
                 state.lock.require_free("MLP.optimizer")
                 state.optimizer = optimizer
@@ -165,7 +165,7 @@ class NetBase:
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns of X, or None; a fit of a frame sets them."""
+        """Names of the columns of X, or None; a fit of a frame sets them."""
         return self._state.feature_names
 
     @feature_names.setter
@@ -175,7 +175,7 @@ class NetBase:
 
     @property
     def trainable(self) -> list[bool]:
-        """True for each layer that is trained, False for one that is frozen; live."""
+        """True for each trained layer, False for a frozen layer; live."""
         switches = self._network.trainable or (True,) * self._network.layout.n_layers
         return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
 
@@ -185,7 +185,7 @@ class NetBase:
 
     @property
     def layer_rates(self) -> list[float | Rates]:
-        """The factors of the learning rate of each layer."""
+        """Factors of the learning rate of each layer."""
         return rates_of_layers.all_shown(self._network)
 
     @layer_rates.setter
@@ -200,7 +200,7 @@ class NetBase:
             lock.require_free(f"MLP.{next(iter(fields))}")
             lock.n_owners += averaged
             before, self._network = self._network, self._network._replace(**fields)
-            # Predictions and buffers are the same with other rates.
+            # Predictions and buffers do not depend on rates.
             for prepared in (self._engine, self._steps) if self._device == "cpu" else ():
                 changing: Any = prepared
                 if changing is not None:
@@ -209,7 +209,7 @@ class NetBase:
                 self._engine = self._steps = None
             frozen = rates_of_layers.frozen
             if averaged and frozen(before) != frozen(self._network):
-                # Frozen layers stay as they are seen, and the others were averaged beside them.
+                # Frozen layers keep their shown parameters, and others were averaged beside them.
                 self._state.train_shown()
 
     @property
@@ -219,12 +219,12 @@ class NetBase:
 
     @property
     def weights(self) -> list[Array]:
-        """The weight matrices, shape (n_in, n_out) each, as live views."""
+        """Weight matrices, shape (n_in, n_out) each, as live views."""
         return Views(self._state.weights, "MLP.weights")
 
     @property
     def biases(self) -> list[Array]:
-        """The bias vectors, shape (n_out,) each, as live views."""
+        """Bias vectors, shape (n_out,) each, as live views."""
         return Views(self._state.biases, "MLP.biases")
 
     @property
@@ -232,7 +232,7 @@ class NetBase:
         return self._network.loss.link
 
     def summary(self) -> str:
-        """Return a table of the layers, and the settings, as text.
+        """Return layers and settings as text.
 
         Examples
         --------
@@ -256,14 +256,14 @@ class NetBase:
         return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
     def _on_device(self) -> Engine[Any]:
-        """The engine of the net's device, made on first use: it imports the backend."""
+        """The engine of the net's device, made on first use, which imports the backend."""
         if self._engine is None:
             lock = self._state.lock
             self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)
         return self._engine
 
     def __copy__(self) -> Self:
-        """A deep copy: two nets that had arrays in common would train both."""
+        """A deep copy: nets with common arrays would train together."""
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,23 +18,21 @@ __all__ = ["plot_history", "plot_search"]
 
 
 class Estimator(Protocol):
-    """An estimator in scikit-learn's sense: a net, a pipeline or a search."""
-
     def get_params(self, deep: bool = True) -> Any: ...
 
 
 Fit: TypeAlias = History | Report | Estimator
 Fits: TypeAlias = Fit | Iterable[Fit] | Mapping[Any, Fit]
 ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
-# Ratio of the largest to the smallest value above which an axis is logarithmic.
+# Ratio of largest to smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
 # Colours of matplotlib's cycle. More fits get no legend.
 MOST_NAMED = 10
 TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
-# Place of a second axis on the right, in widths of the axes.
+# Position of a second axis on the right, in widths of the axes.
 BESIDE_SCORES = 1.13
 INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
-# Values of a number with more of them have a colour bar, or groups.
+# Numbers with more distinct values get a colour bar, or groups.
 MOST_COLOURS, N_GROUPS = 6, 4
 TITLE_WIDTH = 70
 
@@ -47,29 +45,29 @@ def plot_history(
     learning_rate: bool = False,
     **line: Any,
 ) -> "Axes":
-    """Plot the loss of each epoch, and the validation loss if there is one.
+    """Plot the loss of each epoch, and the validation loss if any.
 
-    The title names the epoch that early stopping kept, with a circle on the curve. Without one, it
-    names the best epoch, by the validation loss if there is one. The training loss is the mean
-    during an epoch, while the net learns. The validation loss, at the end, may be lower.
+    The title names the epoch that early stopping kept, else the best epoch, with a circle on the
+    curve. The training loss is the mean during an epoch; the validation loss, at its end, may be
+    lower.
 
-    The loss axis is logarithmic if the curves are positive and span more than a factor of 20. A
-    second call with the same `ax` adds curves for comparison.
+    The loss axis is logarithmic for positive curves over a factor of 20. A second call with the
+    same `ax` adds curves.
 
     Parameters
     ----------
     history : History, Report, fitted estimator, or list or dict of them
-        The result of `MLP.fit` or `fit_many`, or a callback's report. The keys of a dict are names
-        in the legend. Metrics of a single fit are drawn on the right. An estimator has
-        `loss_curve_`, and `validation_scores_` on the right. A pipeline stands for the last step,
-        a search for `best_estimator_`. More than ten fits have no legend.
+        The result of `MLP.fit` or `fit_many`, or a callback's report. Keys of a dict are names in
+        the legend. Metrics of a single fit, or `validation_scores_` of an estimator, are drawn on
+        the right. A pipeline stands for the last step, a search for `best_estimator_`. More than
+        ten fits get no legend.
     ax : matplotlib Axes, optional
-        The axes, by default on a new figure.
+        By default on a new figure.
     label : str, default "training"
-        The name of one fit in the legend.
+        Name of one fit in the legend.
     learning_rate : bool, default False
-        Draw each epoch's last learning rate in grey, with an axis on the right. It needs one fit
-        of an `MLP`; others keep no rates.
+        Draw each epoch's last learning rate in grey, with an axis on the right; for one fit of an
+        `MLP`.
     **line
         Arguments of matplotlib's `Axes.plot` for all curves: color, linewidth, ...
 
@@ -125,7 +123,7 @@ def plot_history(
     ax.set_yscale("log" if _spans_decades(values) else "linear")
     ax.set(xlabel="epoch", ylabel="loss")
     ax.locator_params(axis="x", integer=True)
-    # The uppermost axes have the legend. Their curves would cross a legend below.
+    # The uppermost axes have the legend, which curves would cross on axes below.
     shown = [each for part in (ax, *right) for each in part.get_lines()]
     shown = [each for each in shown if not str(each.get_label()).startswith("_")]
     _tidy(ax, right[-1] if right else ax, shown)
@@ -145,22 +143,21 @@ def plot_search(
 ) -> "Axes":
     """Plot the mean score of each candidate on the held-out folds, and its standard deviation.
 
-    Candidates are placed at their values of one parameter. The axis is logarithmic if the values
-    are positive and span more than a factor of 20. Colours show a second parameter. The candidate
-    that the search chose is marked, with its parameters in the title. Under halving, or with a
-    function as `refit`, another candidate may have a higher score.
+    Candidates are placed at their values of one parameter; the axis is logarithmic for positive
+    values over a factor of 20. Colours show a second parameter. The chosen candidate is marked,
+    with its parameters in the title. Under halving, or with a function as `refit`, others may have
+    a higher score.
 
     Parameters
     ----------
     search : fitted MLPSearchCV, or any other of scikit-learn's searches
-        With several metrics, the metric that `refit` names is drawn.
+        Of several metrics, the metric of `refit` is drawn.
     ax : matplotlib Axes, optional
-        The axes, by default on a new figure.
+        By default on a new figure.
     parameter : str, optional
-        The name of a searched parameter. By default, its values explain most of the variance of
-        the scores.
+        A searched parameter. By default, its values explain most of the scores' variance.
     color : str, optional
-        The name of another parameter. By default, it explains most after the first.
+        Another parameter. By default, it explains most after the first.
 
     Returns
     -------
@@ -231,7 +228,7 @@ def _spans_decades(values: NDArray[np.float64]) -> bool:
 
 
 def _histories(fits: Any) -> dict[str, History]:
-    """Return the fits by name. A single fit has the name ""."""
+    """Fits by name; a single fit has the name ""."""
     if isinstance(fits, Mapping):
         named = [(str(key), f"history[{key!r}]", fit) for key, fit in fits.items()]
     elif isinstance(fits, Iterable) and not hasattr(fits, "get_params"):
@@ -244,7 +241,7 @@ def _histories(fits: Any) -> dict[str, History]:
 
 
 def _history(where: str, fit: Any) -> History:
-    """Return a History, also for an estimator, a search or a pipeline."""
+    """A History, also for an estimator, a search or a pipeline."""
     fit = fit.history if isinstance(fit, Report) else fit
     if isinstance(fit, History):
         return fit
@@ -364,7 +361,7 @@ def _chosen(
 
 
 def _influence(params: Sequence[dict[str, Any]], mean: Any, name: str) -> float:
-    """Return the adjusted share of variance, so that many values are not an advantage."""
+    """The adjusted share of variance, so that many values are not an advantage."""
     values = [each.get(name) for each in params]
     groups = np.unique([_text(value) for value in values], return_inverse=True)[1]
     if groups.max() >= N_GROUPS and _are_numbers(values):

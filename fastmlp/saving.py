@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
 
-# Classes that are saved beside nets, by name: `pack` and `unpack`, or their module's name.
+# Classes that are saved beside nets, by name: `pack` and `unpack`, or a module's name.
 ARCHIVES: dict[str, Any] = {
     **dict.fromkeys(("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"),
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"),
@@ -36,17 +36,17 @@ def register(*kinds: type, archive: Any) -> None:
 
     Parameters
     ----------
-    kinds : classes, whose names in files are their own
+    kinds : classes, which files name by class name
     archive : module or class, or the name of a module that is imported on first use
-        It has ``pack(model, training=)``, which returns a header of JSON and arrays by name, and
-        ``unpack(content, own, n_threads)``, which returns the model of ``content.kind``,
-        ``content.header`` and ``content.arrays``. `own` are the user's rules by name.
+        ``pack(model, training=)`` returns a header of JSON and arrays by name. ``unpack(content,
+        own, n_threads)`` returns the model of ``content.kind``, ``content.header`` and
+        ``content.arrays``; `own` has the user's rules by name.
     """
     for kind in kinds:
         ARCHIVES[kind.__name__] = archive
         _registered.add(kind)
     if of_tables := [kind for kind in kinds if hasattr(kind, "_onnx_values")]:
-        # A file of a net needs no graphs.
+        # Files of nets do not need graphs.
         from fastmlp.export import onnx
 
         onnx.register(*of_tables)
@@ -58,19 +58,19 @@ def save(
 ) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
-    Needs the extra `safetensors`. The file, of names and numbers without code, is
-    written whole or not at all. Your rules are stored by name, and you pass them to `load` again.
+    Needs the extra `safetensors`. The file holds names and numbers without code, and is written
+    whole or not at all. Your rules are stored by name, and passed to `load` again.
 
-    For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
-    the setting of `set_output`; not your attributes, nor metadata requests. For a search it holds
-    the settings, `cv_results_` and the best estimator, for a model of tables its columns and the
-    nets of its ensemble.
+    An estimator's file holds parameters, with a RandomState's state, fitted attributes and the
+    setting of `set_output`, but not your attributes, nor metadata requests. A search's file holds
+    settings, `cv_results_` and the best estimator; a model of tables' file columns and the nets of
+    the ensemble.
 
     Parameters
     ----------
     model : MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier or \
     TabularMLPRegressor
-        An estimator must be fitted, and must not be of a subclass.
+        An estimator must be fitted, and not of a subclass.
     path : path
     include_training_state : bool
         Add the optimizer's state, and a net's generator, so that `fit` or `partial_fit` on the
@@ -79,13 +79,13 @@ def save(
     Raises
     ------
     TypeError
-        If the model is something else, or another argument has the wrong type.
+        If an argument has a wrong type.
     ImportError
         If safetensors is not installed.
     OSError
-        If the file cannot be written; a file that was there is unchanged.
+        If the file cannot be written; an old file is unchanged.
     ValueError
-        If your rule has no name, as a lambda, another setting cannot be written, a parameter is not
+        If your rule has no name, as a lambda, a setting cannot be written, a parameter is not
         finite, or an estimator is not fitted.
 
     Examples
@@ -123,14 +123,14 @@ def load(
 ) -> Any:
     """Return the net or the estimator in a file.
 
-    Nothing in the file is run, and loading takes memory bounded by the file's size. A file from any
-    source gives a model or a `FileError`. Files of fastmlp 0.3 and later load.
+    Nothing in the file is run, and memory is bounded by its size. A file from any source gives a
+    model or a `FileError`. Files of fastmlp 0.3 and later load.
 
     Parameters
     ----------
     path : path
     rules : mapping of str to callable, Loss or Optimizer, optional
-        Your rules that the model was made with, by their names; objects by their class's name.
+        The model's user-defined rules by name; objects by class name.
     n_threads : int, optional
         As for `MLP`; an estimator's `n_jobs`.
 
@@ -141,12 +141,11 @@ def load(
     Raises
     ------
     FileError
-        If the file is damaged, of a later version, or names a rule that is neither fastmlp's nor
-        in `rules`. It is a ValueError.
+        A ValueError: the file is damaged, of a later version, or names an unknown rule.
     TypeError, ValueError
         If an argument has the wrong type or value.
     OSError
-        If the file is missing, or cannot be read.
+        If the file cannot be read.
     ImportError
         If safetensors is not installed, or scikit-learn for an estimator.
 
@@ -184,6 +183,6 @@ def _archive(kind: str) -> Any:
 
 
 def _is_known(kind: type) -> bool:
-    """Return True for a class that has an archive; nothing is imported for the check."""
+    """True for a class that has an archive, without imports."""
     archive = str(ARCHIVES.get(kind.__name__, "")).removesuffix("archive")
     return kind in _registered or (bool(archive) and kind.__module__.startswith(archive))

@@ -1,6 +1,7 @@
 """Compiling ahead: all of the library's blocks, into the disk cache or for a wheel.
 
-``python -m fastmlp.warmup`` writes what a wheel brings for this processor's level, with 1 for all.
+``python -m fastmlp.warmup`` writes a wheel's code for this processor's level, with 1 for all
+levels.
 """
 
 import os
@@ -44,7 +45,7 @@ from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular import compiled as tables
 from fastmlp.validation import scalars
 
-# Factories of blocks of a net's dtype, beside those of phases and rules.
+# Factories of blocks of a net's dtype, beside factories of phases and rules.
 _OF_NETS = (
     epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, step.exchange,
     step.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
@@ -70,29 +71,28 @@ def warmup(
     compute_dtype: ComputeDType | None = None,
     report: Callable[[str], Any] | None = None,
 ) -> float:
-    """Compile every kernel and every rule, so that later programs load them from the code cache.
+    """Compile every kernel and rule, so that later programs load them from the code cache.
 
-    Code that is in the cache is loaded, in a fraction of a second. User-defined rules are not
-    cached. Each process compiles them.
+    Code in the cache is loaded in a fraction of a second. User-defined rules are not cached.
 
     Parameters
     ----------
     dtypes : sequence of str, default ("float32", "float64")
-        The dtypes to compile for.
+        Dtypes to compile for.
     compute_dtype : "bfloat16", optional
-        Compile for mixed precision too. It needs "float32" among `dtypes`.
+        Compile for mixed precision too, with "float32" among `dtypes`.
     report : callable, optional
-        Called with a line of text before each part, for example `print`.
+        Called with a line of text before each part, such as `print`.
 
     Returns
     -------
     float
-        The seconds that it took.
+        The duration in seconds.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type or value. Nothing has been compiled then.
+        If an argument has a wrong type or value.
     KeyboardInterrupt
         On Ctrl-C. Compiled code stays in the cache.
 
@@ -125,18 +125,10 @@ def warmup(
 
 
 def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
-    """Compile by `warmup`; return the seconds, and the folder of the cache that keeps the code.
+    """Compile by `warmup`; return the seconds, and the folder of the cache.
 
-    Parameters
-    ----------
-    shared : bool, default False
-        Let other users read the cache.
-    settings : of `warmup`
-
-    Raises
-    ------
-    OSError
-        If there is no folder, or not all code could be kept.
+    With `shared` other users can read the cache. OSError is raised without a folder, or if some
+    code could not be kept.
     """
     if (folder := cache.folder()) is None:
         reason = cache.find()[1]
@@ -156,7 +148,7 @@ def _compile(keys: Iterable[Key]) -> None:
 
 
 def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
-    """Return what `block_of` takes for all that the library compiles, for nets of these dtypes."""
+    """Arguments of `block_of` for all that the library compiles, for nets of these dtypes."""
     wide, blocks = np.dtype(np.float64), dict[str, list[Key]]()
     blocks["teams, orders and groups"] = [(f, np.dtype(np.int64), None, {}) for f in _OF_INTEGERS]
     for name in dtypes:
@@ -179,9 +171,9 @@ def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list
 
 
 def build(levels: Iterable[Host]) -> None:
-    """Write what a wheel brings for levels of processors, where it is not there already.
+    """Write a wheel's code for levels of processors, unless it exists.
 
-    Compiled code is not run: a level may be another than this processor's.
+    Compiled code is not run: levels may differ from this processor's.
     """
     code = "from fastmlp.warmup import compile_part; compile_part({}, {})"
     n = min(os.cpu_count() or 1, 4)
@@ -201,7 +193,7 @@ def build(levels: Iterable[Host]) -> None:
 
 
 def compile_part(first: int, step: int) -> None:
-    """Compile one of `step` parts of all blocks: those from `first` on, in steps."""
+    """Compile one of `step` parts of all blocks: every `step`-th from `first` on."""
     every = [key for keys in every_block(("float32", "float64")).values() for key in keys]
     _compile(every[first::step])
 

@@ -17,7 +17,7 @@ from fastmlp.rules.elementary import exp, logistic
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
-# Levels that a comment names, and that are looked up by their texts, which are so long at most.
+# Levels that a comment names, and that are looked up by text, of at most this length.
 SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
 WHO = "to_c"
 MOST_PARAMETERS = 1_000_000
@@ -26,9 +26,9 @@ PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class CTableText(c_source.CText):
-    """The parts of the text of a C file of a model of tables.
+    """Parts of a C file of a model of tables.
 
-    Rows and predictions are float64, as in the library; encoders and nets compute as there.
+    As in the library, rows and predictions are float64.
     """
 
     libraries = "-lm "
@@ -47,7 +47,7 @@ class CTableText(c_source.CText):
         self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
-            # The texts last: they may have the name of a place.
+            # The texts come last: they may have the name of an entry.
             filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": c_source.texts_of(texts)}
             self.nets.append(c_source.replaced(c_template.CODE, filled))
 
@@ -129,7 +129,7 @@ static void {name}(const double *row, const int *column{constants},
         return name
 
     def predict(self, *, gradient: bool) -> str:
-        """The function that predicts: the weighted mean of the nets and the trees."""
+        """The function that predicts: the weighted mean of nets and trees."""
         parts, encoding, n = self.parts, None, self.widest
         lines = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;"]
         if parts.members:
@@ -220,16 +220,16 @@ def to_c(
     dtype: str | None = None,
     gradient: bool = False,
 ) -> str:
-    """One C file that predicts as a model does, without a library, and tests itself.
+    """One self-contained C file that predicts as a model does, and tests itself.
 
-    The file is C99 and C++17. One including file defines ``PREFIX_IMPLEMENTATION`` before; the
-    others get declarations only. Weights are constants, work is on the stack: nothing is allocated,
-    and any number of threads may call at once. With fused multiply-adds, as with ``-march=native``,
-    numbers equal the model's to the bit, else to rounding.
+    The file is C99 and C++17. One including file first defines ``PREFIX_IMPLEMENTATION``; others
+    get declarations only. Weights are constants and work is on the stack, without allocation: any
+    number of threads may call at once. With fused multiply-adds, as with ``-march=native``, numbers
+    equal the model's to the bit, else to rounding.
 
-    A row of a model of tables is of double: numbers, NAN where one is missing, and codes of levels,
-    -1 for a missing or unknown one, as from `TabularMLPClassifier.codes`. The file names columns
-    and levels, and ``prefix_code`` looks up a level's code by its text.
+    A row of a model of tables is double, as from `TabularMLPClassifier.codes`: numbers, NAN where
+    one is missing, and codes of levels, -1 for a missing or unknown level. The file names columns
+    and levels, and ``prefix_code`` looks up a level's code by text.
 
     Parameters
     ----------
@@ -238,11 +238,11 @@ def to_c(
     path : path, optional
         Written whole or not at all. A file ``.c`` needs no define.
     prefix : str
-        The start of all names in it, as in ``model_predict`` and ``MODEL_INPUTS``.
+        The start of all names, as in ``model_predict`` and ``MODEL_INPUTS``.
     tests : int
-        The rows, with predictions of the model, that the file tests itself on; 0: no tests.
+        Number of rows, with the model's predictions, for the self-test; 0: no tests.
     test_data : array_like of shape (n_rows, n_features), or for a model of tables a table, optional
-        Rows to test on, of which the first are taken; default: normal numbers, and drawn levels.
+        Rows for the self-test, the first are taken; None: normal numbers, and drawn levels.
     dtype : {"float32", "float64"}, optional
         The precision of the C code; default: the model's.
     gradient : bool
@@ -258,13 +258,13 @@ def to_c(
     TypeError
         If it is another model, or an argument has the wrong type.
     ValueError
-        If the model is not fitted, its parameters are more than a million or not finite, or an
-        argument has a wrong value.
+        If the model is not fitted, has more than a million parameters or one that is not finite, or
+        an argument has a wrong value.
     NotImplementedError
-        If your activation is more than arithmetic, ``a if c else b`` and functions of
-        `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`.
+        If your activation uses more than arithmetic, ``a if c else b`` and functions of
+        `fastmlp.rules.elementary`, or a model of tables has members of `extra_members`.
     OSError
-        If the file cannot be written; a file that was there is unchanged.
+        If the file cannot be written; an old file is unchanged.
 
     Examples
     --------

@@ -33,7 +33,7 @@ C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 Array = NDArray[Any]
-# Errors of predictions without fused multiply-adds, or in another precision: relative to 1 + |y|.
+# Errors without fused multiply-adds, or in another precision: relative to 1 + |y|.
 TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
 PLACE = re.compile(r"\$(\$|\w+)")
 
@@ -94,12 +94,10 @@ class Code(Trace):
 
 
 def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
-    """A C function that replaces n numbers by a rule's values; with `slopes`, writes these too.
+    """A C function that replaces n numbers by a rule's values, and with `slopes` writes these too.
 
-    Parameters
-    ----------
-    rule : an activation, which returns a value and a slope, or a link, which returns a value
-    name : of the C function; `$` stands for the prefix of the file
+    The rule is an activation, which returns value and slope, or a link, which returns a value. In
+    `name`, `$` stands for the file's prefix.
     """
     code, real = Code(), C_TYPES[scalar]
     results = code.results(rule, "to_c", code.symbol(scalar, "x"))
@@ -120,7 +118,6 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
 
 
 def numbers(array: Array) -> str:
-    """The numbers of an array in C, some to a line."""
     texts = [
         literal(number).strip("()") if number == number else "(double)NAN"
         for number in array.ravel()
@@ -130,7 +127,7 @@ def numbers(array: Array) -> str:
 
 
 def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
-    """The first n rows of an array or a table; without data, as many rows of normal numbers."""
+    """The first n rows of an array or a table; without data, rows of normal numbers."""
     if data is None:
         return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
     whole = (
@@ -147,11 +144,10 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
 
 
 def predictions_of(model: Any, rows: Array) -> Array:
-    """A model's predictions of rows, shape (n_rows, n_outputs)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rows without names of columns
         predict = model.predict_proba if hasattr(model, "classes_") else model.predict
-        # Twice: the members' mean of one row alone NumPy sums in another order.
+        # Twice, as NumPy sums the members' mean of a single row in another order.
         predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
     return predictions
 
@@ -161,9 +157,8 @@ def tests_of(
 ) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
-    `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`:
-    with fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose
-    predictions are not finite.
+    `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`
+    means equal bits with fused multiply-adds. Rows whose predictions are not finite are left out.
     """
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
@@ -192,14 +187,12 @@ def replaced(template: str, filled: dict[str, str]) -> str:
 
 
 class CText:
-    """The parts of the text of a C file, in its order.
-
-    A subclass has other rows, and another `predict`.
+    """Parts of a C file, in order; a subclass has other rows, and another `predict`.
 
     Attributes
     ----------
     number : the type of a row's numbers and of predictions
-    rules : the functions of rules and links that are there, by their names
+    rules : functions of rules and links in the file, by name
     stack : bytes of numbers that a prediction has on the stack
     """
 
@@ -216,7 +209,7 @@ class CText:
             self._add_net(i, core_of(net).engine.network, net.parameters)
 
     def named(self, text: str) -> str:
-        """A text with the names of this file in place of `$name`; `$$` is `$`."""
+        """A text with the file's names for `$name`; `$$` is `$`."""
 
         def name(match: re.Match[str]) -> str:
             word = match[1]
@@ -227,7 +220,7 @@ class CText:
         return PLACE.sub(name, text)
 
     def rule(self, rule: Any, *, slopes: bool = False) -> str:
-        """The name of a rule's function, which is added if it is not there."""
+        """The name of a rule's function, which is added if missing."""
         key = rule, slopes
         if key not in self.names:
             word = re.sub(r"\W", "_", name_of(rule), flags=re.ASCII)
@@ -237,7 +230,7 @@ class CText:
         return self.names[key]
 
     def link(self, name: str) -> str:
-        """The name of a link's function, which is added if it is not there."""
+        """The name of a link's function, which is added if missing."""
         if not links.LINKS[name].by_row:
             return self.rule(links.LINKS[name].rule)
         if name != "sorted":
@@ -279,7 +272,7 @@ class CText:
             return
         slopes += self._backward(i, sizes)
         if link != "identity":
-            # A little above the least deviation, which has no slope.
+            # Slightly above the least deviation, which has no slope.
             floor = np.exp(self.scalar(links.LEAST_LOG_VARIANCE) / 2) * self.scalar(1.00001)
             filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
             self.rules[f"${link}_slopes"] = replaced(c_template.LINK_SLOPES[link], filled)
@@ -317,7 +310,7 @@ class CText:
         return function_of(head, lines)
 
     def helpers(self, code: str) -> str:
-        """The functions of numbers' bits that the code calls."""
+        """Functions of numbers' bits that the code calls."""
         include = "\n#ifndef __GNUC__\n#include <math.h>\n#endif\n"
         texts = [include] if "$sqrt" in code else []
         for scalar in C_TYPES:
@@ -342,11 +335,7 @@ class CText:
     def text(self, kind: str, file: str, test: tuple[str, str]) -> str:
         """The whole file.
 
-        Parameters
-        ----------
-        kind : the model's class
-        file : the name of the file
-        test : the tests, and the program that runs them; empty: no tests
+        `kind` is the model's class. `test` has the tests and the program that runs them, if any.
         """
         parts, more = self.parts, self.declared()
         if test[0]:
@@ -355,7 +344,7 @@ class CText:
             "@IN": str(parts.n_features),
             "@OUT": str(parts.n_outputs),
             "@STACK": str(self.stack),
-            # Prefixes that differ in case alone have the same macros.
+            # Prefixes that differ in case only have equal macros.
             "@ID": f"0x{crc32(self.prefix.encode()):x}",
             "@PREFIX": self.prefix,
             "@MORE": "\n".join(more),
@@ -381,7 +370,7 @@ class CText:
         return self.named("".join([*pieces, test[0], c_template.END, test[1]]))
 
     def declared(self) -> list[str]:
-        """The declarations that not every model has."""
+        """Declarations that not every model has."""
         more = []
         if self.parts.classes is not None:
             more += [

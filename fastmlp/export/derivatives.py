@@ -22,14 +22,14 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
-# Numbers of a block of derivatives that several nets are added to: 8 MB of float64.
+# Numbers of a block of derivatives summed over nets: 8 MB of float64.
 BLOCK = 1 << 20
-# Probabilities whose logarithm is taken are at least this.
+# Least probability in a logarithm.
 LEAST = 1e-300
 
 
 class NetDerivatives:
-    """The outputs of a net and their derivatives, on the CPU; `raw`: before activation or link."""
+    """Outputs of a net and their derivatives, on the CPU; `raw`: before activation or link."""
 
     def __init__(self, net: MLP, *, raw: bool) -> None:
         core = core_of(net)
@@ -47,8 +47,8 @@ class NetDerivatives:
     ) -> tuple[Array | None, bool]:
         """Write the derivatives of some predictions to out, shape (n_rows, n_places, n_features).
 
-        Returns the outputs before the link, shape (n_rows, n_outputs), if there is a link or they
-        are to be kept; and True if all numbers before the link are finite.
+        Returns the outputs before the link, shape (n_rows, n_outputs), with a link or `keep`; and
+        True if all numbers before the link are finite.
         """
         derived, whole, outputs = places, out, None
         if self.link in ("softmax", "sorted") and len(places) < self.n_outputs:
@@ -81,7 +81,7 @@ def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]
     ----------
     raw : (n_rows, n_outputs) array
     derivatives : (n_rows, n_places, n_features) array
-    places : (n_places,) array, of outputs; all, for a link by row
+    places : (n_places,) array, of outputs; all for a link by row
     """
     if link == "sorted":
         order = np.argsort(raw, axis=1, kind="stable")
@@ -107,7 +107,7 @@ class Term(NamedTuple):
     inputs: slice = slice(None)
 
 
-# From a net's predictions, shape (n_rows, n), and their derivatives or None, to a member's.
+# From a net's predictions, shape (n_rows, n), and derivatives or None, to a member's.
 Complete = Callable[[str, Array, Any], tuple[Array, Any]]
 
 
@@ -128,16 +128,15 @@ def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any
 
 
 class ModelDerivatives:
-    """The predictions of a weighted mean of nets, and their derivatives.
+    """Predictions of a weighted mean of nets, and their derivatives.
 
     Parameters
     ----------
-    terms : of at least one net
-    complete : of each net's predictions
+    terms : at least one net
+    complete : for each net's predictions
     n_features, n_outputs : of the mean
-    logs : True for log odds of two classes, logarithms of the probabilities of several
-    sums : (n_features, n_columns) array, by which derivatives along lines are summed; None: they
-        are not
+    logs : True for log odds of two classes, or logarithms of several probabilities
+    sums : (n_features, n_columns) array, which sums derivatives along lines, or None
     """
 
     def __init__(
@@ -158,8 +157,10 @@ class ModelDerivatives:
         self.n_columns = n_features if sums is None else sums.shape[1]
 
     def write(self, x: Array, places: NDArray[np.intp], out: Array) -> bool:
-        """Write the derivatives of some outputs to out, shape (n_rows, n_places, n_features);
-        return True if all are known to be finite."""
+        """Write the derivatives of some outputs to out, shape (n_rows, n_places, n_features).
+
+        Returns True if all are known to be finite.
+        """
         if self._alone is not None:
             return self._alone(x, places, out)[1] and self._alone.link == "identity"
         rows = max(1, BLOCK // (self._n_outputs * self.n_features))
@@ -169,18 +170,13 @@ class ModelDerivatives:
         return False
 
     def along(self, points: Array, lines: Array, buffer: Array) -> Array:
-        """Each column's part of the derivatives along lines.
+        """Each column's part of the derivatives along lines, (n_points, n_outputs, n_columns).
 
         Parameters
         ----------
-        points : (n_steps * n_lines, n_features) array, the first point of each line before the
-            second ones
+        points : (n_steps * n_lines, n_features) array: first points of all lines, then second ones
         lines : (n_lines, n_features) array
         buffer : (n_points * n_outputs * n_features,) array, which may hold the result
-
-        Returns
-        -------
-        (n_points, n_outputs, n_columns) array
         """
 
         def derive(net: NetDerivatives, x: Array, inputs: slice) -> tuple[Array, Any]:
@@ -209,7 +205,7 @@ class ModelDerivatives:
     def _mean(
         self, x: Array, derive: Callable[..., tuple[Any, Array]], width: int = 0
     ) -> tuple[Array, Array]:
-        """The outputs and, of `width` columns, their derivatives."""
+        """The outputs and, for `width` columns, their derivatives."""
         values = np.zeros((len(x), self._n_outputs))
         total = np.zeros((*values.shape, width), np.float64 if self._logs else self.dtype)
         for net, weight, inputs in self._terms:
@@ -228,7 +224,7 @@ class ModelDerivatives:
 
 
 def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
-    """The derivatives of a model's predictions or, with `raw`, of its raw outputs."""
+    """Derivatives of a model's predictions or, with `raw`, of its raw outputs."""
     net = NetDerivatives(parts.net, raw=raw)
     complete = complemented if parts.complements else as_they_are
     if raw:
@@ -248,7 +244,7 @@ def _parts(model: Any, raw: bool, who: str) -> ModelParts:
 
 
 def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Array:
-    """The rows of X, checked as `predict` checks them."""
+    """The rows of X, checked as for `predict`."""
     model = getattr(model, "best_estimator_", model)
     if isinstance(model, MLP):
         X = core_of(model).state.select(X, who)
@@ -282,31 +278,29 @@ def jacobian(
 ) -> Array:
     """Return the derivatives of each prediction with respect to the features of its row.
 
-    One output takes less than twice the time of `predict`. A net that lies on a GPU is derived on
-    the CPU.
+    One output takes less than twice the time of `predict`. Nets on a GPU are derived on the CPU.
 
     Parameters
     ----------
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     raw : bool, default False
-        Derive the raw outputs, before the output activation or link.
+        Derive raw outputs, before the output activation or link.
     outputs : sequence of int, optional
-        Places of the outputs to derive. None: all.
+        Indices of the outputs to derive. None: all.
     out : (n_rows, n_outputs, n_features) array of the net's dtype, optional
         Where to write them.
 
     Returns
     -------
     (n_rows, n_outputs, n_features) array of the net's dtype
-        The outputs are as in `predict`, or a classifier's `predict_proba`; with `raw` as in
-        `MLP.predict_raw`. At a kink of an activation or link the slope is the one of training:
-        relu has 0 at 0.
+        Outputs are as in `predict`, or a classifier's `predict_proba`; with `raw` as in
+        `MLP.predict_raw`. Kinks have the slope of training: relu has 0 at 0.
 
     Raises
     ------
     TypeError, ValueError
-        If the model is not such a model or not fitted; if X, `outputs` or `out` has a wrong type,
+        If the model has another class or is not fitted, or X, `outputs` or `out` has a wrong type,
         shape or value.
 
     See Also
@@ -327,7 +321,7 @@ def jacobian(
     derivatives = model_derivatives(_parts(model, raw, who), raw)
     places = _places(outputs, derivatives.n_outputs, who)
     n_features, dtype = derivatives.n_features, derivatives.dtype
-    # Rows as they are, which the kernel checks: 0.2 ms of 3.
+    # The kernel checks the rows: 0.2 ms of 3.
     x: Any = X
     plain = isinstance(model, MLP) and type(x) is np.ndarray and x.dtype == dtype
     plain = plain and x.shape[1:] == (n_features,) and len(x) > 0 and x.flags.carray
@@ -356,19 +350,19 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
-        Targets: the gradient is then of each row's loss, without weights and penalties.
+        Targets, for the gradient of each row's loss, without weights and penalties.
     raw : bool, default False
         Derive the raw output, before the output activation or link.
 
     Returns
     -------
     (n_rows, n_features) array of the net's dtype
-        Without y, for a classifier of two classes, the gradient of the second's probability.
+        Without y, for two classes, the gradient of the second's probability.
 
     Raises
     ------
     TypeError, ValueError
-        If there are several outputs and no y, and as by `jacobian`.
+        As for `jacobian`, or if there are several outputs and no y.
 
     See Also
     --------
@@ -414,7 +408,7 @@ def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str)
     if parts.classes is not None:
         y = _coded(y, parts.classes, network.layout.sizes[-1], network.loss.targets, who)
     if network.layout.n_layers == 1:
-        # Deltas are kept of hidden layers alone: the first one leaves the inputs as they are.
+        # Deltas of hidden layers are kept: the first layer leaves the inputs unchanged.
         sizes, views = network.layout.sizes, weight_views(network.layout, parameters)
         biases = bias_views(network.layout, parameters)
         network = network._replace(

@@ -29,12 +29,11 @@ class ModelParts(NamedTuple):
     ----------
     kind : "net", "regressor" or "classifier"
     net : MLP
-        It shares its parameters with the model.
+        Shares its parameters with the model.
     n_features : int, inputs of the net
-    n_outputs : numbers that the model predicts for a row, in the order of its `predict` or, for a
-        classifier, `predict_proba`
-    classes : (n_classes,) array of labels, of a classifier of one label a row; else None
-    feature_names : of the columns, if there are names
+    n_outputs : predictions for a row, in the order of `predict` or a classifier's `predict_proba`
+    classes : (n_classes,) array of a classifier's labels, one label a row; else None
+    feature_names : of the columns, if any
     """
 
     kind: Kind
@@ -46,7 +45,7 @@ class ModelParts(NamedTuple):
 
     @property
     def complements(self) -> bool:
-        """True if the net's one prediction, p, becomes 1 - p and p."""
+        """True if the net's one prediction p becomes 1 - p and p."""
         return self.n_outputs > self.net.layer_sizes[-1]
 
     @property
@@ -67,17 +66,14 @@ def is_a(value: Any, kind: str, package: str) -> bool:
 
 
 def is_of_tables(model: Any) -> bool:
-    """True for a model that tells what becomes of a table's row, as `TableParts`."""
+    """True for a model with `TableParts`."""
     return hasattr(type(model), "_table_parts")
 
 
 def parts_of(model: Any, who: str) -> ModelParts:
-    """The parts of a fitted model, or of a search's best estimator.
+    """Parts of a fitted model, or of a search's best estimator.
 
-    Parameters
-    ----------
-    model : MLP, or a fitted estimator or search of fastmlp
-    who : the function that is called, for messages
+    `who` is the calling function, for messages.
     """
     if is_of_fastmlp(model) and hasattr(model, "best_estimator_"):
         return parts_of(model.best_estimator_, who)
@@ -123,24 +119,24 @@ def _error(model: Any, who: str) -> Exception:
 
 
 class TableParts(NamedTuple):
-    """A model of tables whose predictions are the weighted mean of its nets' and its trees'.
+    """A model of tables, the weighted mean of nets and trees.
 
-    A row is of float64, in the order of the table's columns: a number, NaN where it is missing, or
-    the code of a level, -1 where it is missing or unknown. A date has a number for each part.
+    A row is float64, in the order of the table's columns: numbers, NaN where missing, or codes of
+    levels, -1 where missing or unknown. A date has a number for each part.
 
     Attributes
     ----------
     feature_names : of the numbers of a row
-    levels : of each number of a row; empty if the number is not a code
-    numbers, codes : places in a row of what steps call numbers and codes
-    encodings : the steps of each encoding, whose inputs follow each other
-    members : nets, each with the place of its steps and its weight in the mean
-        Their predictions are summed up in this order.
-    n_outputs : numbers that are predicted for a row
+    levels : of each number of a row; empty unless it is a code
+    numbers, codes : indices in a row of the steps' numbers and codes
+    encodings : steps of each encoding, whose inputs follow each other
+    members : nets, each with the index of its steps and its weight in the mean
+        Predictions are summed in this order.
+    n_outputs : predictions for a row
     classes : labels; None for a regression
     scale, center, low, high : of a regression: nets predict ``(y - center) / scale``, and y is
         between low and high
-    trees : TreeNodes, or None, whose features are places in a row; they are added last
+    trees : TreeNodes, or None; features are indices in a row; added last
     """
 
     feature_names: tuple[str, ...]
@@ -180,7 +176,7 @@ class TableParts(NamedTuple):
         return step._replace(columns=places[step.columns])
 
     def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
-        """Rows of numbers as in training, of levels, and of missing ones."""
+        """Rows of numbers as in training, of levels, and of missing values."""
         generator = np.random.default_rng(seed)
         rows = np.full((n, self.n_features), np.nan)
         steps = (step for steps in self.encodings for step in steps if isinstance(step, NumberStep))
@@ -206,7 +202,7 @@ WHO = "fastmlp.fold"
 MODELS = (
     "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that ends in one"
 )
-# The share of a column's spread that rounding may take.
+# Share of a column's spread that rounding may take.
 LARGEST_ERROR = 1e-3
 
 
@@ -225,7 +221,7 @@ def identity(n_features: int) -> Affine:
 
 
 def affine_of(scaler: Any, name: str, who: str) -> Affine:
-    """The product and sum of a fitted scaler; `name` stands in messages."""
+    """Product and sum of a fitted scaler; `name` is for messages."""
     if isinstance(scaler, Standardizer):
         return _scaled(scaler.center, scaler.scale)
     kind = type(scaler).__name__
@@ -251,8 +247,8 @@ def _scaled(center: Any, scale: Any) -> Affine:
     return Affine(1 / scale, -center / scale)
 
 
-# From a scaler to the numbers that it subtracts, and then divides by; None: it does not.
-# MinMaxScaler's x * scale_ + min_ is (x - center) / scale.
+# From a scaler to the numbers that are subtracted, and then divide; None: neither. MinMaxScaler's x
+# * scale_ + min_ is (x - center) / scale.
 OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "StandardScaler": lambda it: (it.mean_ if it.with_mean else None, it.scale_),
     "MinMaxScaler": lambda it: (-it.min_ / it.scale_, 1 / it.scale_),
@@ -267,38 +263,37 @@ def fold(model: MLP, scaler: Any) -> MLP: ...
 def fold(model: Any, scaler: Any = None) -> Any: ...
 @explained
 def fold(model: Any, scaler: Any = None) -> Any:
-    """Return a net that takes unscaled columns, from a net that was trained on scaled ones.
+    """Return a net for unscaled columns, from a net that was trained on scaled columns.
 
-    The scaling ``x * factor + shift`` goes into the first layer: each row of its weights is
-    multiplied by its column's factor, and its biases gain the shifts times the weights. Predictions
-    from unscaled columns equal the old net's from scaled ones, to rounding. The optimizer begins at
-    step 0.
+    The scaling ``x * factor + shift`` goes into the first layer: rows of weights are multiplied by
+    factors, and biases gain the shifts times the weights. Predictions are equal up to rounding. The
+    optimizer begins at step 0.
 
     Parameters
     ----------
     model : MLP, estimator of fastmlp, Pipeline or TransformedTargetRegressor
-        Fitted; it does not change. A pipeline ends in an estimator of fastmlp, and its steps before
-        are StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of
-        those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
-        where the output activation is the identity.
+        Fitted; unchanged. A pipeline ends in an estimator of fastmlp, after StandardScaler,
+        MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of those. They may
+        also scale the targets of a TransformedTargetRegressor whose output activation is the
+        identity.
     scaler : Standardizer, or one of those scalers, optional
-        The scaler of X, for a model that is not a pipeline.
+        Scaler of X, for a model that is not a pipeline.
 
     Returns
     -------
     MLP or estimator
-        Of the class of `model`, or of the last step.
+        In the class of `model`, or of the last step.
 
     Raises
     ------
     TypeError, ValueError
-        If a step is not such a scaler, is not fitted or has other columns; the message names it.
+        If a step is another transformer, is not fitted or has other columns.
 
     Warns
     -----
     RuntimeWarning
-        If rounding to the net's dtype loses much of a column's differences, as of large values with
-        a small spread.
+        If rounding to the net's dtype loses much of a column's differences, such as large values
+        with a small spread.
 
     See Also
     --------
@@ -418,8 +413,7 @@ def _assign(array: Any, numbers: Any) -> None:
 
 
 def _names(model: Any, scalers: list[Any]) -> tuple[str, ...]:
-    """Return the names of the first scaler's columns, or else of the model's, if there are
-    names."""
+    """Names of the first scaler's columns, or else of the model's, if any."""
     for holder in (*scalers[:1], model):
         for attribute in ("feature_names", "feature_names_in_"):
             names = getattr(holder, attribute, None)

@@ -1,8 +1,8 @@
 """to_onnx: a model as an ONNX graph, node by node; converters of skl2onnx.
 
-The same code writes a graph for `to_onnx`, and to a graph of skl2onnx's, whose converters for
-scikit-learn's classes know four activations, one output of a regressor, and not exp. The converters
-here are registered when skl2onnx is imported, before fastmlp or after.
+One code writes graphs for `to_onnx` and for skl2onnx, whose converters of scikit-learn's classes
+know four activations, one output of a regressor, and not exp. The converters here are registered
+when skl2onnx is imported, before fastmlp or after.
 """
 
 import math
@@ -36,7 +36,7 @@ OF_FLOAT32: dict[Any, tuple[str, dict[str, Any]]] = {
     activations.elu: ("Elu", {"alpha": 1.0}),
     activations.selu: ("Selu", {}),
 }
-# From an operation of a `Trace` to its node, if the node is not of that name.
+# From an operation of a `Trace` to a node of another name.
 OPERATIONS = {
     "truediv": "Div",
     "lt": "Less",
@@ -51,16 +51,12 @@ OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
 
 
 class Output(NamedTuple):
-    """An output of a graph, with the kind of its numbers or texts."""
-
     name: str
     kind: int
     shape: tuple[int | None, ...]
 
 
 class Outline(NamedTuple):
-    """The inputs and outputs of a graph."""
-
     inputs: "list[Graph.Input]"
     outputs: list[Output]
 
@@ -70,9 +66,9 @@ class Graph:
 
     Parameters
     ----------
-    scope : makes names: `get_unique_variable_name`, `get_unique_operator_name`, as skl2onnx's
-    container : takes nodes and constants: `add_node`, `add_initializer`, as skl2onnx's
-    dtype : of what the layers compute
+    scope : makes names by `get_unique_variable_name`, `get_unique_operator_name`, as in skl2onnx
+    container : takes nodes and constants by `add_node`, `add_initializer`, as in skl2onnx
+    dtype : of the layers' arithmetic
     """
 
     class Input(NamedTuple):
@@ -109,14 +105,12 @@ class Graph:
         return self.output(f"predicted_{name}") if name in self.columns else name
 
     def node(self, kind: str, inputs: list[str], output: str | None = None, **options: Any) -> str:
-        """Add a node; return the name of its output."""
         output = output or self.named(kind.lower())
         name = self._scope.get_unique_operator_name(kind)
         self._container.add_node(kind, inputs, output, name=name, **options)
         return output
 
     def constant(self, values: Any, kind: int) -> str:
-        """Add a constant; return its name."""
         name = self.named("constant")
         values = np.asarray(values)
         self._container.add_initializer(name, kind, list(values.shape), values.ravel().tolist())
@@ -151,7 +145,7 @@ class Graph:
         return self.traced(rule, kind, values)
 
     def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
-        """Add the nodes of a rule, of numbers of this kind; return the name of its first result."""
+        """Add the nodes of a rule, with this kind of numbers; return the first result's name."""
         code, to = Nodes(), kind if to is None else to
         scalars = {self.kinds.FLOAT: np.float32, self.kinds.DOUBLE: np.float64}
         names: dict[str, str] = {f"x{i}": name for i, name in enumerate(inputs)}
@@ -234,7 +228,7 @@ def are_words(classes: Array) -> bool:
 
 
 class Nodes(Trace):
-    """The operations of a rule, in the words of nodes: ``Mul t1 0.5:float32``."""
+    """Operations of a rule, in the words of nodes: ``Mul t1 0.5:float32``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +246,6 @@ class Nodes(Trace):
         return number.name if number.kind is kind else self.name(kind, f"Cast {number.name}")
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        """A node and its inputs."""
         if name == "erf" and kind is np.float64:
             raise NotImplementedError(
                 "to_onnx: gelu needs the node Erf, which onnxruntime has in float32 alone: "
@@ -267,7 +260,7 @@ class Nodes(Trace):
 
 
 class Builder:
-    """The nodes and constants of a graph, in the place of skl2onnx's scope and container."""
+    """Nodes and constants of a graph, in place of skl2onnx's scope and container."""
 
     def __init__(self) -> None:
         self._n_names = 0
@@ -301,7 +294,6 @@ class Builder:
         self.constants.append(helper.make_tensor(name, kind, shape, values))
 
     def model(self, graph: Graph, outline: Outline, opset: int) -> Any:
-        """The graph of these inputs and outputs, checked."""
         from onnx import checker, helper
 
         inputs = [
@@ -338,22 +330,23 @@ def to_onnx(
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
-        A search stands for its best estimator; `fold` makes one estimator of a pipeline of scalers.
+        A search stands for its best estimator; `fold` turns a pipeline of scalers into an
+        estimator.
     path : path-like, optional
         The file to write.
     dtype : "float32" or "float64"
-        Of the numbers that come in and go out. Nets of a model of tables compute in float32.
+        Of inputs and outputs. Nets of a model of tables compute in float32.
     opset : int, default 17
-        The version of ONNX' operators, at least 13.
+        Version of ONNX' operators, at least 13.
 
     Returns
     -------
     onnx.ModelProto
-        Its input is "X", shape (n_rows, n_features); for a model of tables with names of columns,
-        one input a column, shape (n_rows, 1): numbers, or texts. The outputs are "Y", shape
-        (n_rows, n_outputs), for a net; "variable", of that shape, for a regressor; "label", shape
-        (n_rows,) or (n_rows, n_labels), and "probabilities", shape (n_rows, n_classes), for a
-        classifier; "predicted_label" and so on where a column has an output's name.
+        The input is "X", shape (n_rows, n_features); for a model of tables with names of columns,
+        one input a column, shape (n_rows, 1): numbers, or texts. Outputs are "Y", shape (n_rows,
+        n_outputs), for a net; "variable", of that shape, for a regressor; "label", shape (n_rows,)
+        or (n_rows, n_labels), and "probabilities", shape (n_rows, n_classes), for a classifier;
+        "predicted_label" and so on if a column has an output's name.
 
     Raises
     ------
@@ -404,7 +397,7 @@ def _write(graph: Graph, model: Any) -> Outline:
 
 
 def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
-    """The graph that skl2onnx gives to a converter, and the name of the predictions in it."""
+    """The graph that skl2onnx gives to a converter, and the name of its predictions."""
     from skl2onnx.common.data_types import StringTensorType
 
     graph = Graph(scope, container, "float64" if _is_double(operator) else "float32")
@@ -439,7 +432,7 @@ def shape_of_regressor(operator: Any) -> None:
 
 
 def shapes_of_classifier(operator: Any) -> None:
-    """Set the types of labels, and of as many probabilities as there are classes."""
+    """Set the types of labels, and of as many probabilities as classes."""
     from skl2onnx.common.data_types import Int64TensorType, StringTensorType
 
     model = _fitted(operator)
@@ -457,7 +450,7 @@ def _fitted(operator: Any) -> Any:
 
 
 def _number_type(operator: Any) -> Callable[[list[Any]], Any]:
-    """Return the type of predictions: float64 where an input is float64."""
+    """The type of predictions: float64 where an input is float64."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     return DoubleTensorType if _is_double(operator) else FloatTensorType

@@ -22,11 +22,11 @@ from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 WHO = "fastmlp.shap_values"
-# The most rows of the background that are used.
+# Maximum number of background rows.
 MOST_ROWS = 1000
-# Numbers of a block of points, or of their derivatives, that stay in the caches.
+# Numbers of a block of points, or of derivatives, that stay in the caches.
 BLOCK = 1 << 18
-# The share of the values' spread from which a gap is warned of.
+# Share of the values' spread above which a gap is warned of.
 LARGE_GAP = 0.05
 
 
@@ -35,12 +35,12 @@ class Attribution(NamedTuple):
 
     Attributes
     ----------
-    values : (n_rows, n_features) array, or (n_rows, n_outputs, n_features) of several outputs
+    values : (n_rows, n_features) array, or (n_rows, n_outputs, n_features) for several outputs
         Their sum is the prediction minus `base`.
     base : float, or (n_outputs,) array
         The mean prediction of the background.
     gap : (n_rows,) array, or (n_rows, n_outputs)
-        The error of the integrals' sum, before it was shared among the values.
+        Error of the integrals' sum, which is shared among the values.
     """
 
     values: NDArray[np.float64]
@@ -61,24 +61,24 @@ def shap_values(
 
     Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep networks")
     along straight lines from each background row, averaged, by Gauss-Legendre quadrature:
-    Aumann-Shapley values, close to Shapley values for smooth nets. Nothing is random.
+    Aumann-Shapley values, close to Shapley values for smooth nets. Results are deterministic.
 
-    A model of tables is attributed to its columns: lines go through the columns as nets see them,
-    so that categories, missing values and dates have shares as numbers have.
+    Models of tables are attributed to columns, including categories, missing values and dates:
+    lines go through the nets' encoded inputs.
 
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame; for a model of tables, a table
     background : rows like those of X
-        Rows that stand for the data, such as 100 of training. At most 1,000 rows are used, evenly
+        Rows that represent the data, such as 100 of training. At most 1,000 rows are used, evenly
         picked.
     n_steps : int of 1 or more, default 16
         Points of each line. The time is n_rows x n_background x n_steps gradients.
     raw : bool, optional
-        Attribute raw outputs, before the output activation or link: a classifier's log odds. For a
-        model of tables: the log odds of two classes, or the logarithms of several classes'
-        probabilities. None: True for classifiers.
+        Attribute raw outputs, before the output activation or link, such as log odds. For a model
+        of tables: the log odds of two classes, or logarithms of several probabilities. None: True
+        for classifiers.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def shap_values(
     Raises
     ------
     TypeError, ValueError
-        If the model is not such a model or not fitted, or rows have a wrong type, shape or value.
+        If the model has another class or is not fitted, or rows have a wrong type, shape or value.
     NotImplementedError
         If a model of tables has members that are not nets.
 
@@ -141,11 +141,9 @@ def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
 
 
 def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: int) -> Array:
-    """The mean over background rows of each column's part of a line integral.
+    """Each column's part of a line integral, averaged over background rows.
 
-    Returns
-    -------
-    (n_rows, n_outputs, n_columns) array of float64
+    Shape (n_rows, n_outputs, n_columns), float64.
     """
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
     dtype, n_outputs, n_features = derivatives.dtype, derivatives.n_outputs, x.shape[1]
@@ -172,8 +170,7 @@ def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: in
 
 
 def _share(values: Array, gap: Array, distances: Array) -> None:
-    """Add each gap to the values in proportion to their sizes or, where all are 0, to distances;
-    warn of large ones."""
+    """Share each gap among the values by size, or by distance if all are 0; warn of large gaps."""
     sizes = np.abs(values)
     sizes = np.where(sizes.any(axis=2, keepdims=True), sizes, distances[:, None])
     totals = sizes.sum(axis=2, keepdims=True)
@@ -223,7 +220,7 @@ class _Table:
         )
 
     def encoded(self, X: Any) -> Array:
-        """The inputs of all nets, shape (n_rows, n_inputs)."""
+        """Inputs of all nets, shape (n_rows, n_inputs)."""
         values = self._model._values(X, "shap_values")
         if not len(values.codes):
             raise ValueError(f"{WHO}: X and background must have rows")

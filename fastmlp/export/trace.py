@@ -1,8 +1,8 @@
 """Rules run on symbols: each operation on a symbol becomes a statement of another language.
 
-Rules, and compiled forms of elementary functions, are straight lines of arithmetic: run once on
-symbols they give the same operations in the same order. A `Trace` of a language says how numbers
-and operations are written in it.
+Rules, and compiled forms of elementary functions, are arithmetic without branches: run once on
+symbols they give the same operations in the same order. A `Trace` writes numbers and operations in
+a language.
 """
 
 import ast
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
 class Symbol:
     """A number of one precision that the program computes.
 
-    Called, as `type(z)(1)` in rules, its class converts a number to this precision.
+    In rules ``type(z)(1)`` converts a number to this precision.
     """
 
     kind: ClassVar[Scalar]
@@ -54,7 +54,7 @@ class Symbol:
 
 
 def _relation(name: str, a: Any, b: Any) -> Comparison:
-    # A constant that is exact in the symbol's precision, as 0 is, widens nothing.
+    # A constant that is exact in the symbol's precision, such as 0, widens nothing.
     kind = a.kind if not isinstance(b, Symbol) and a.kind(b) == b else common(a, b)
     return a.code.relation(name, a.code.text(a, kind), a.code.text(b, kind))
 
@@ -75,12 +75,12 @@ def common(*numbers: Any) -> Any:
 
 
 class Trace(ABC):
-    """The statements of a rule, in the order of its operations; equal ones stand once.
+    """Statements of a rule, in the order of operations; equal ones stand once.
 
     Attributes
     ----------
-    own : from a function that the language has to what a call becomes
-    forms : functions of which calls take another form, by the precision
+    own : from a function of the language to the form of a call
+    forms : functions whose calls have another form, by precision
     """
 
     forms: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {}
@@ -99,7 +99,7 @@ class Trace(ABC):
 
     @abstractmethod
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        """The expression of an operation: Python's name of it, "where", or the name of `own`."""
+        """The expression of an operation: Python's name, "where", or a name of `own`."""
 
     @abstractmethod
     def relation(self, name: str, a: str, b: str) -> Comparison:
@@ -121,7 +121,7 @@ class Trace(ABC):
         return self.put(kind, self.operation(name, kind, [self.text(n, kind) for n in numbers]))
 
     def needed(self, *results: str) -> list[tuple[Any, str, str]]:
-        """The kinds, expressions and names of the statements that texts of results need."""
+        """Kinds, expressions and names of the statements that texts of results need."""
         names, needed = set(NAME.findall(" ".join(results))), []
         for (kind, expression), name in reversed(self.statements.items()):
             if name in names:
@@ -149,7 +149,7 @@ class Trace(ABC):
         return function(*arguments, **others)
 
     def results(self, rule: Any, who: str, *arguments: Any) -> tuple[Any, ...]:
-        """Return the symbols that the rule of an activation or a link returns."""
+        """Symbols that the rule of an activation or a link returns."""
         try:
             results = self.call(rule, *arguments)
         except NotImplementedError:
@@ -178,7 +178,7 @@ class Trace(ABC):
 
 
 class _Calls(ast.NodeTransformer):
-    """Makes calls and conditional expressions calls of a `Code`'s methods."""
+    """Turns calls and conditional expressions into calls of a `Code`'s methods."""
 
     def visit_Call(self, node: ast.Call) -> Any:
         """Turn ``f(x)`` into ``_call(f, x)``."""
