@@ -1,7 +1,7 @@
 """The CUDA module, of numba-cuda, its successor or Numba's simulator; GPUs, and arrays on them.
 
-Kernels use what the three modules have in common, and take `cuda` from here. Code that needs
-private parts of the module is here.
+Kernels use what the three modules have in common, and take `cuda` from here, where all private
+parts of the module are used.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from fastmlp.validation.messages import needs
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
-# The oldest compute capability that the compiler for CUDA 13 supports; the tests compile for it.
+# The oldest compute capability of the compiler for CUDA 13; the tests compile for it.
 OLDEST = (7, 5)
 Array = NDArray[Any]
 
@@ -34,8 +34,8 @@ Array = NDArray[Any]
 class _Simulated:
     """The module `cuda` of kernels in the simulator.
 
-    The simulator replaces the module in a function's globals during a call. With many threads in
-    functions of other modules, one thread would restore it during another thread's call.
+    The simulator replaces the module in a function's globals during a call: with functions of other
+    modules, one thread would restore it during another thread's call.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -44,7 +44,7 @@ class _Simulated:
 
 
 def _module() -> Any:
-    """Return the CUDA module; Numba's, deprecated and without a compiler, comes last."""
+    """Numba's module, deprecated and without a compiler, comes last."""
     if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
         return importlib.import_module("numba_cuda_mlir.cuda")
     return importlib.import_module("numba.cuda")
@@ -55,8 +55,8 @@ cuda: Any = _Simulated() if SIMULATED else MODULE
 
 
 def device_function(function: Function) -> Any:
-    """Make a function that kernels call. The function is inlined, so that its local arrays stay in
-    registers and the compiler knows which arrays are in shared memory."""
+    """A function that kernels call, inlined: local arrays stay in registers, and the compiler
+    knows which arrays are in shared memory."""
     if SIMULATED:
         return function
     return MODULE.jit(device=True, forceinline=True)(function)
@@ -66,8 +66,8 @@ def _unsigned(i: Any) -> Any:
     return np.uint64(i)
 
 
-# An index that is not negative. For a signed index, the compiler adds the test for -1, the last
-# element, to every access: a third of the instructions of the innermost loops.
+# For a signed index, the compiler adds the test for -1, the last element, to every access: a third
+# of the instructions of the innermost loops.
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
@@ -78,7 +78,7 @@ def is_finite(x: Any) -> Any:
 
 
 def _on_host(argument: Any) -> Any:
-    """Return a kernel's argument, its arrays of the simulator as arrays of NumPy."""
+    """A kernel's argument; the simulator's arrays as arrays of NumPy."""
     if isinstance(argument, tuple):
         return argument._make(map(_on_host, argument))  # type: ignore[attr-defined]
     array = getattr(argument, "_item", argument)
@@ -86,7 +86,7 @@ def _on_host(argument: Any) -> Any:
 
 
 def kernel(function: Function) -> Any:
-    """Make a kernel, which compiles at its first launch."""
+    """A kernel, which compiles at its first launch."""
     if not SIMULATED:
         return MODULE.jit(function)
 
@@ -99,24 +99,17 @@ def kernel(function: Function) -> Any:
 
 
 def private_driver() -> Any:
-    """Return the private part of the module that calls the driver."""
+    """The private part of the module that calls the driver."""
     return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
 
 
 def synchronize() -> None:
-    """Wait until all launches have ended."""
     MODULE.synchronize()
 
 
 def configured(dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int) -> Any:
-    """Return a kernel with its launch configuration, compiled for these arguments; `blocks` is
-    their number, or their numbers along x and y.
-
-    Raises
-    ------
-    TypeError
-        If a rule does not compile for a GPU.
-    """
+    """A kernel with its launch configuration, compiled for these arguments; `blocks`: their
+    number, or numbers along x and y. A rule that does not compile raises a TypeError."""
     if SIMULATED:
         return dispatcher[blocks, n_threads]
     if not dispatcher.overloads:
@@ -133,18 +126,11 @@ def _configured(dispatcher: Any, blocks: Any, n_threads: int) -> Any:
 
 
 def type_of(argument: Any) -> Any:
-    """Return the type of a kernel's argument."""
     return device_function(_unsigned).typeof_pyval(argument)
 
 
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return a kernel's compiled form for these arguments.
-
-    Raises
-    ------
-    TypeError
-        If a rule does not compile for a GPU.
-    """
+    """A kernel's form for these arguments; a rule that does not compile raises a TypeError."""
     try:
         return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
     except Exception as error:  # The compiler raises errors of many classes, even KeyError.
@@ -158,14 +144,14 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def max_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:
-    """Return the number of a kernel's blocks that can be resident at once."""
+    """A kernel's blocks that can be resident at once."""
     if SIMULATED:
         return 1
     return int(compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads))
 
 
 def installed() -> bool:
-    """Return True if a CUDA module with a compiler is installed, or in the simulator."""
+    """True also in the simulator."""
     return SIMULATED or any(find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir"))
 
 
@@ -174,21 +160,13 @@ _first_user: int | None = None
 
 
 def note_use() -> None:
-    """Record that this process uses a device."""
     global _first_user
     _first_user = os.getpid()
 
 
 def require(index: int, who: str = "MLP") -> None:
-    """Check that the device with this number is usable.
-
-    Raises
-    ------
-    ImportError
-        If a CUDA module is not installed.
-    RuntimeError
-        If the driver, or the device, is missing.
-    """
+    """Raise an ImportError without a CUDA module, a RuntimeError without the driver or the
+    device."""
     if SIMULATED:
         return
     if not installed():
@@ -213,13 +191,7 @@ def require(index: int, who: str = "MLP") -> None:
 
 
 def count(who: str = "MLP") -> int:
-    """Return the number of devices that the driver sees.
-
-    Raises
-    ------
-    RuntimeError
-        If the driver is missing, or does not answer.
-    """
+    """Devices that the driver sees; a RuntimeError without the driver, or its answer."""
     if SIMULATED:
         return 1
     try:
@@ -258,14 +230,6 @@ def _versions() -> tuple[int, int]:
 
 
 class Card:
-    """A GPU.
-
-    Attributes
-    ----------
-    index : int
-    n_multiprocessors : int
-    """
-
     n_multiprocessors: int
 
     def __init__(self, index: int) -> None:
@@ -277,11 +241,10 @@ class Card:
         self.n_multiprocessors = int(MODULE.gpus[index].MULTIPROCESSOR_COUNT)
 
     def current(self) -> AbstractContextManager[Any]:
-        """Return a context in which allocations and launches go to this GPU."""
+        """Allocations and launches in this context go to this GPU."""
         return nullcontext() if SIMULATED else MODULE.gpus[self.index]
 
     def free_bytes(self) -> int:
-        """Return the number of bytes that can still be allocated."""
         if SIMULATED:
             return 1 << 40
         with self.current():
@@ -300,13 +263,7 @@ class Card:
                 freed.clear()
 
     def require_bytes(self, n_bytes: int, who: str) -> None:
-        """Check that `n_bytes` are free.
-
-        Raises
-        ------
-        MemoryError
-            If not; the message states the bytes needed and the bytes free.
-        """
+        """Raise a MemoryError, with the bytes needed and free, unless `n_bytes` are free."""
         if n_bytes > self.free_bytes():
             self.reclaim()
         if n_bytes > (free := self.free_bytes()):
@@ -317,24 +274,12 @@ class Card:
             )
 
     def empty(self, shape: Any, dtype: Any) -> Any:
-        """Return an uninitialised array on the GPU.
-
-        Raises
-        ------
-        MemoryError
-            If it does not fit.
-        """
+        """An uninitialised array on the GPU, or a MemoryError."""
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
 
     def copied(self, array: Any) -> Any:
-        """Return a copy of a host array on the GPU.
-
-        Raises
-        ------
-        MemoryError
-            If it does not fit.
-        """
+        """A copy of a host array on the GPU, or a MemoryError."""
         return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
 
     def _allocated(self, allocate: Callable[[], Any], n_bytes: int) -> Any:
@@ -351,7 +296,7 @@ class Card:
 
 @cache
 def card_of(index: int) -> Card:
-    """Return the GPU with this number, which `require` has checked."""
+    """The GPU with this number, which `require` has checked."""
     return Card(index)
 
 
@@ -359,19 +304,14 @@ N_BLOCKS, N_THREADS = (2, 8) if SIMULATED else (512, 256)
 
 
 def is_device_array(array: Any) -> bool:
-    """Return True if an object has the CUDA array interface."""
     return hasattr(array, "__cuda_array_interface__")
 
 
 def adopted(array: Any, name: str) -> Any:
-    """Return a view of another library's array on the current GPU, without a copy.
+    """A view of another library's array on the current GPU, without a copy.
 
-    The call waits for work on the array that its library has started.
-
-    Raises
-    ------
-    ValueError
-        If the array is on another GPU; the message begins with `name`.
+    The call waits for work on the array that its library has started. An array on another GPU
+    raises a ValueError that begins with `name`.
     """
     interface = array.__cuda_array_interface__
     if SIMULATED:
@@ -383,7 +323,7 @@ def adopted(array: Any, name: str) -> Any:
             f"{name} lies on cuda:{device}, the net on cuda:{current}: move one of them"
         )
     if "stream" not in interface:
-        # Version 2 of the interface, which is PyTorch's, does not name the stream to wait for.
+        # Version 2 of the interface, PyTorch's, does not name the stream to wait for.
         synchronize()
     return MODULE.as_cuda_array(array)
 
@@ -403,13 +343,8 @@ class _HostMemory:
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """Return X, checked as by `arrays.features`; an X on the GPU stays there, not copied.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X is not valid. An X on the GPU must have the net's dtype and be C-contiguous.
-    """
+    """X, checked as by `arrays.features`; an X on the GPU stays there, not copied. It must have
+    the net's dtype and be C-contiguous."""
     if not is_device_array(x):
         return arrays.features(x, n_features, dtype, who)
     _check_layout(x, dtype, who, "X")
@@ -424,9 +359,9 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
 
 
 def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
-    """Return y, checked as by `arrays.targets`.
+    """y, checked as by `arrays.targets`.
 
-    A y on the GPU is checked on the host. The array stays on the GPU if its dtype and shape fit.
+    A y on the GPU is checked on the host; it stays on the GPU if its dtype and shape fit.
     """
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)
@@ -438,14 +373,13 @@ def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any
 
 
 def weights(weight: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
-    """Return sample weights, checked as by `arrays.weights`, on the host."""
+    """Sample weights, checked as by `arrays.weights`, on the host."""
     if is_device_array(weight):
         weight = to_host(adopted(weight, f"{who}: sample_weight"))
     return arrays.weights(weight, n_rows, dtype, who)
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
-    """Return a checked view of `out`, an array on the GPU."""
     _check_layout(out, dtype, who, "out")
     if out.__cuda_array_interface__["data"][1]:
         raise ValueError(f"{who}: out must be writeable")
@@ -456,7 +390,6 @@ def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) 
 
 
 def to_host(array: Any) -> Array:
-    """Return a host array as it is, or a copy of an array on the GPU."""
     if isinstance(array, np.ndarray) or not hasattr(array, "copy_to_host"):
         return np.asarray(array)
     copy: Array = array.copy_to_host()
@@ -464,7 +397,6 @@ def to_host(array: Any) -> Array:
 
 
 def to_device(card: Card, array: Any) -> Any:
-    """Return an array on the GPU as it is, or a copy of a host array."""
     if hasattr(array, "copy_to_host"):
         return array
     return card.copied(np.ascontiguousarray(array))
@@ -493,12 +425,12 @@ def _contiguous(array: Any) -> bool:
 
 
 def host_bytes(data: Data) -> int:
-    """Return the bytes of x and y that are on the host and must be copied to the GPU."""
+    """Bytes of x and y that are on the host and must be copied to the GPU."""
     return sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray))
 
 
 def gathered(data: Data) -> Data:
-    """Return the rows in use as all rows, copied to the host if `rows` is a subset."""
+    """The rows in use as all rows, copied to the host if `rows` is a subset."""
     if data.rows is None:
         return data
     weight = data.weight[data.rows] if data.weight.size else data.weight
@@ -507,7 +439,7 @@ def gathered(data: Data) -> Data:
 
 @cache
 def _finite_kernel() -> Any:
-    """Make the kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
+    """The kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
 
     def check_finite(x: Any, non_finite: Any) -> None:
         first, n_all = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x, N_BLOCKS * N_THREADS
@@ -521,7 +453,6 @@ def _finite_kernel() -> Any:
 
 
 def all_finite(x: Any) -> bool:
-    """Return True if all numbers of a matrix on the GPU are finite."""
     non_finite = MODULE.to_device(np.zeros(1))
     configured(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
     return not non_finite.copy_to_host()[0]

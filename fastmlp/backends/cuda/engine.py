@@ -1,4 +1,4 @@
-"""The CUDA backend: predictions, losses, gradients and training of one network on a GPU.
+"""The CUDA backend of one network.
 
 Rows pass through the GPU in chunks, so that the memory for activations is bounded.
 """
@@ -28,7 +28,7 @@ from fastmlp.rules.updates import groups_of
 from fastmlp.validation import arrays
 
 Array = NDArray[Any]
-# The activations of a chunk: 64 MB in float32.
+# Activations of a chunk: 64 MB in float32.
 CHUNK_NUMBERS = 1 << 24
 
 
@@ -37,8 +37,7 @@ class ForwardPass:
 
     Attributes
     ----------
-    mass : the number of rows, or the sum of their weights
-    session : Session
+    mass : number of rows, or sum of their weights
     """
 
     mass: float
@@ -71,8 +70,7 @@ class ForwardPass:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 
     def run(self, parameters: Array, inputs: Array | None = None) -> None:
-        """Pass all rows through the net with these parameters; write the gradient by the inputs to
-        `inputs`, if there is such an array."""
+        """Pass all rows through the net; write the gradient by the inputs to `inputs`, if given."""
         session = self.session
         with self._lock.parameters:
             values = parameters.copy()
@@ -93,7 +91,7 @@ class ForwardPass:
         device.synchronize()
 
     def first_deltas(self) -> Array:
-        """Return the first layer's deltas of the last chunk, shape (n, n_units)."""
+        """The first layer's deltas of the last chunk, shape (n, n_units)."""
         layer, n = self.session.nets.layers.copy_to_host()[0], int(self.session.plans["n_rows"][0])
         start, width = int(layer["deltas"]), int(layer["delta_stride"])
         return device.to_host(self.session.nets.memory[0, start : start + n * width]).reshape(
@@ -101,13 +99,11 @@ class ForwardPass:
         )
 
     def loss(self) -> float:
-        """Return the mean loss over the rows, at the parameters of the last run."""
+        """The mean loss over the rows, at the parameters of the last run."""
         return float(self.session.progress()["epoch_loss"][0]) / self.mass
 
 
 class Prediction:
-    """The predictions for some rows."""
-
     def __init__(
         self, card: device.Card, network: Network, lock: NetLock, x: Any, out: Any
     ) -> None:
@@ -129,8 +125,6 @@ class Prediction:
 
 
 class Evaluation:
-    """The mean loss over some rows, weighted, without penalties."""
-
     def __init__(self, card: device.Card, network: Network, lock: NetLock, data: Data) -> None:
         self._plain = network._replace(penalties=(), loss=unsmoothed(network.loss))
         self._card, self._lock, self._data = card, lock, data
@@ -139,7 +133,6 @@ class Evaluation:
         self._predictions: tuple[Prediction | None, Array | None] = None, None
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
-        """Return the loss at these parameters; write predictions to `out`, if there is one."""
         if out is not None:
             made, last = self._predictions
             if made is None or last is not out:
@@ -153,8 +146,6 @@ class Evaluation:
 
 
 class Objective:
-    """The objective on all rows of some data, penalties included, and its gradient."""
-
     def __init__(
         self,
         card: device.Card,
@@ -168,21 +159,18 @@ class Objective:
         self.take(data)
 
     def take(self, data: Data) -> None:
-        """Take these rows from now on."""
         self._pass = ForwardPass(*self._fixed, data, plan.TRAIN, "MLP.loss_and_gradient")
         if self._summed:
             self._pass.mass = 1.0
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of its numbers on the GPU."""
+        """Bytes on the GPU."""
         return self._pass.session.n_bytes
 
     def __call__(
         self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
     ) -> tuple[float, Array]:
-        """Return the objective and its gradient, flat, at these parameters; write the gradient by
-        the inputs to `inputs`, if there is such an array."""
         with self._card.current():
             self._pass.run(parameters, inputs)
             gradient = device.to_host(self._pass.session.get("gradient", len(parameters)))
@@ -207,7 +195,7 @@ class Predictor:
         self._parameters, self._select = parameters, select
 
     def __reduce__(self) -> Any:
-        """Return a call that makes None: a copy of a net makes a new predictor."""
+        """A copy of a net makes a new predictor."""
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
@@ -234,27 +222,20 @@ class Predictor:
         return result if out is None else out
 
     def quick(self, x: object, out: object = None) -> Array | None:
-        """Return None: a few rows go to the GPU as many do."""
+        """Return None: few rows take the way of many."""
         return None
 
     def write(self, x: Array, out: Array) -> None:
-        """Write predictions of validated rows to `out`."""
         self._predict(x, out)
 
 
 class Engine:
-    """Prediction, gradient and training of one network on an NVIDIA GPU.
+    """One network on an NVIDIA GPU. Making it raises the errors of `device.require`.
 
     Parameters
     ----------
-    network : Network
-    index : int, the number of the GPU
-    lock : NetLock, held while all parameters are read or written
-
-    Raises
-    ------
-    ImportError, RuntimeError
-        If the package, the driver or the device is missing.
+    index : number of the GPU
+    lock : held while all parameters are read or written
     """
 
     network: Network
@@ -268,7 +249,6 @@ class Engine:
         self.card, self.queue = device.card_of(index), index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        """Return validated rows, on the host or the GPU."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         with self.card.current():
             x = device.features(X, sizes[0], dtype, who)
@@ -276,18 +256,16 @@ class Engine:
         return Data(x, table, self.weights(sample_weight, len(x), who))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
-        """Return weights of rows, validated, on the host."""
         with self.card.current():
             return device.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        """Return rows that are validated already, on the host, converted to the dtype."""
         dtype, weight = self.network.dtype, np.empty(0) if sample_weight is None else sample_weight
         table, weight = (np.ascontiguousarray(array, dtype) for array in (y, weight))
         return Data(self.features(X), table, weight)
 
     def features(self, X: Any) -> Array:
-        """Return validated features on the host; a sparse matrix as a dense one."""
+        """A sparse matrix becomes a dense one."""
         dense = X.toarray() if hasattr(X, "toarray") else X
         return np.ascontiguousarray(dense, self.network.dtype)
 
@@ -299,13 +277,7 @@ class Engine:
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """Return the predictor for these live parameters; `raw`: before activation or link.
-
-        Raises
-        ------
-        ValueError
-            If products are to be in `compute_dtype`.
-        """
+        """`raw`: before activation or link. Products in `compute_dtype` raise a ValueError."""
         if compute_dtype is not None:
             feature = "predict in mixed precision (compute_dtype): use compute_dtype=None"
             raise plan.refused(feature)
@@ -313,24 +285,20 @@ class Engine:
         return Predictor(self.card, network, self.lock, parameters, select)
 
     def evaluation(self, data: Data) -> Evaluation:
-        """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self.card, self.network, self.lock, data)
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a trainer, or an objective, for `room` rows serves `n_rows`."""
         return n_rows == room
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
-        """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self.card, self.network, self.lock, data, summed=summed)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
-        """Return the optimizer's state of a net on the GPU."""
         n_slots = n_slots_of(state.optimizer)
         return state.packed(("cuda", self.queue), lambda flat: self.moments(flat, n_slots=n_slots))
 
     def moments(self, flat: Array | None = None, *, n_slots: int = N_SLOTS) -> Moments:
-        """Return an optimizer's state on the GPU, from a flat copy, or zeros."""
+        """An optimizer's state on the GPU, from a flat copy, or zeros."""
         return Moments(self.network, self.card.index, flat, n_slots)
 
     def update(
@@ -341,7 +309,6 @@ class Engine:
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         rules = plan.rules_of(self.network._replace(dropout=None), optimizer)
         groups = groups_of(optimizer, self.network.factors)
         need = plan.Need(1, 1, n_steps=1, train=True, average=rules.average)
@@ -370,8 +337,7 @@ class Engine:
         return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
 
     def kind(self, state: NetState, data: Data) -> Any:
-        """Return the key of nets that may train in the same launches: layers, rules, groups of
-        parameters, X and y, and if rows have weights."""
+        """Layers, rules, groups of parameters, X and y, and if rows have weights."""
         network, rules = self.network, plan.rules_of(self.network, state.optimizer)
         rows, groups = (id(data.x), id(data.y)), groups_of(state.optimizer, network.factors)
         return rows, network.layout.sizes, network.activations, rules, groups, data.weight.size > 0
@@ -379,7 +345,6 @@ class Engine:
     def launches(
         self, members: Sequence[tuple["Engine", NetState, Data]], batch_size: int
     ) -> Launches:
-        """Return the launches of as many of these nets as fit into memory, the first ones."""
         networks = [engine.network for engine, _, _ in members]
         _, state, data = members[0]
         return Launches(self.card, networks, state.optimizer, data, batch_size, "fit_many")

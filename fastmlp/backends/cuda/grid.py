@@ -4,8 +4,7 @@ Blocks (i, k) share net k. A step has two phases; between them all blocks wait f
 phase one, each block takes strips of rows through forward pass, loss and backward pass. In phase
 two, each block takes tiles of weights through gradient, penalty and update. Each number is one sum,
 in the order of its depth, by one thread: the bits are independent of tiles, blocks, launches and
-other nets, and sums are never atomic. A launch runs one phase of a step, or a cooperative launch
-runs many steps.
+other nets. A launch runs one phase of a step, or a cooperative launch many steps.
 """
 
 from functools import cache
@@ -35,8 +34,8 @@ class Kernels(NamedTuple):
     ----------
     phase : ``phase(x, y, nets, step, which)``, one phase of each net's step, counted from the first
         of the launch
-    run : ``run(x, y, nets, n_steps)``, each net's steps in one cooperative launch, of which the
-        longest has `n_steps`; None without an optimizer
+    run : ``run(x, y, nets, n_steps)``, each net's steps, at most `n_steps`, in one cooperative
+    launch; None without an optimizer
     """
 
     phase: Any
@@ -45,7 +44,6 @@ class Kernels(NamedTuple):
 
 @cache
 def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
-    """Make the kernels for these rules and shapes, once per process."""
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
     end, training = _make_end(rules, shape), rules.update is not None
@@ -78,7 +76,7 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
 
 
 def _make_end(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the end of a net's launch: a training that has diverged goes back to its epoch."""
+    """The end of a net's launch: a training that has diverged goes back to its epoch."""
     n_threads, restore = shape.n_threads, rule_blocks.restore(rules)
 
     def end(net: Net) -> None:
@@ -92,14 +90,14 @@ def _make_end(rules: KernelRules, shape: GridShape) -> Any:
     return device_function(end)
 
 
-# The simulator runs blocks one after the other: their barriers are the ends of launches there.
+# The simulator runs blocks one after the other: barriers are the ends of launches there.
 COOPERATIVE = not SIMULATED
 
 
 def launch_steps(
     rules: KernelRules, shape: GridShape, session: Session, rows: Samples, n_steps: int
 ) -> None:
-    """Launch the steps that the plans say, of which the longest has `n_steps`."""
+    """Launch the plans' steps, at most `n_steps` for a net."""
     kernels, n_threads, arguments = (
         make_kernels(rules, shape),
         shape.n_threads,
@@ -123,8 +121,8 @@ def launch_steps(
 def launch_chunk(
     rules: KernelRules, shape: GridShape, session: Session, rows: Samples, *, losses: bool
 ) -> None:
-    """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
-    the plan's mode is TRAIN."""
+    """The forward pass of a chunk of rows; with `losses`, their sum, and the gradient if the
+    plan's mode is TRAIN."""
     kernel = make_kernels(rules, shape).phase
     arguments = (*rows, session.nets)
     phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
@@ -134,17 +132,17 @@ def launch_chunk(
 
 
 def launch_update(rules: KernelRules, session: Session) -> None:
-    """Launch one optimizer step by the gradient in memory."""
+    """One optimizer step by the gradient in memory."""
     kernel = kernels.make_apply(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
     configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 
 def phase_blocks(session: Session) -> tuple[int, int]:
-    """Return the blocks of a phase's launch: two for each multiprocessor."""
+    """Two for each multiprocessor."""
     return blocks_of(session, 2 * session.card.n_multiprocessors)
 
 
 def blocks_of(session: Session, most: int) -> tuple[int, int]:
-    """Return how many blocks share a net, and how many nets are worked on at once."""
+    """How many blocks share a net, and how many nets are worked on at once."""
     n_nets = max(1, min(most, len(session.plans)))
     return max(1, most // n_nets), n_nets

@@ -1,9 +1,4 @@
-"""The two phases of a step, and the matrix products that both are made of.
-
-Phase one takes strips of rows through forward pass, loss and backward pass. Phase two takes tiles
-of weights, each through gradient, penalty and update; or the update alone, by a gradient that the
-host gives.
-"""
+"""The two phases of a step, and the matrix products of both."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -45,7 +40,7 @@ class Update(NamedTuple):
 
     Attributes
     ----------
-    accumulate : 1 to add the product to the result that is there, 0 to overwrite it
+    accumulate : 1: add the product to the result; 0: overwrite it
     last_row, last_start : this row begins at `last_start`, apart from the other rows; -1: no row
     """
 
@@ -55,7 +50,7 @@ class Update(NamedTuple):
 
 
 def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
-    """Make ``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
+    """``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
 
     Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
     `staging`, shared memory of `shape.staging` numbers. All threads of the block take part.
@@ -176,8 +171,8 @@ def _make_write(shape: TileShape) -> Any:
 
 
 def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
-    """Make ``forward_backward(staging, rows, net, step)``; the plan's `mode` says whether it
-    trains, predicts into ``rows.y``, or evaluates."""
+    """``forward_backward(staging, rows, net, step)``; the plan's `mode`: train, predict into
+    ``rows.y``, or evaluate."""
     strip_rows = shape.rows.tile_rows
     gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
     begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
@@ -219,7 +214,7 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_mass(shape: GridShape) -> Any:
-    """Make the sum of a batch's row weights: each block computes it, in the same order.
+    """The sum of a batch's row weights: each block computes it, in the same order.
 
     For the gradient of a chunk, it is the mass of all chunks, which the host has written.
     """
@@ -248,8 +243,8 @@ def _make_mass(shape: GridShape) -> Any:
 
 
 def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the work of all blocks before a batch, while no block writes to the weights: the backup
-    of the parameters at an epoch's beginning, and the partial sums of the penalties."""
+    """The work of all blocks before a batch, while no block writes to the weights: the backup of
+    the parameters at an epoch's beginning, and the partial sums of the penalties."""
     n_threads, penalty = shape.n_threads, rule_blocks.penalty(rules)
     copy_average, training = rule_blocks.copy_average(rules), rules.update is not None
 
@@ -284,7 +279,7 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the copy of a strip's features to the first layer's inputs, with noise and dropout, and
+    """The copy of a strip's features to the first layer's inputs, with noise and dropout, and
     the columns of 1."""
     n_threads, draws = shape.n_threads, rules.draws
     disturb = make_drawing(rules).disturbed
@@ -317,8 +312,6 @@ class LayerPass(NamedTuple):
 
     Attributes
     ----------
-    a, b : Operand
-    out : Product
     width, depth : columns of the result, and the sums' length
     derivative, derivative_stride : offset of the derivatives' first row, and of the next row
     """
@@ -334,7 +327,7 @@ class LayerPass(NamedTuple):
 
 @device_function
 def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
-    """Return the pass of the strip that begins at row `low` through layer i.
+    """The pass of the strip that begins at row `low` through layer i.
 
     Forward: values and derivatives of layer i. Backward: deltas of the layer below.
     """
@@ -363,8 +356,7 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
 
 
 def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the pass of a strip through a layer, forward or backward: one product for both, which
-    is compiled once."""
+    """A strip's pass through a layer, forward or backward: one product for both, compiled once."""
     product, activate = make_staged_product(rules, shape.rows), rule_blocks.activation(rules)
     tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
     kept, draws = make_drawing(rules).factor, rules.draws
@@ -407,7 +399,7 @@ def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
-    """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
+    """``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
     n_threads = shape.n_threads
     loss, link = rule_blocks.output_loss(rules), rule_blocks.row_link(rules)
 
@@ -426,8 +418,6 @@ def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
 
 
 class Tile(NamedTuple):
-    """A tile of a layer's weights and biases: its rows and columns."""
-
     layer: Layer
     top: int
     left: int
@@ -436,7 +426,7 @@ class Tile(NamedTuple):
 
 
 def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
-    """Make ``gradient_update(staging, net, step)``, which also sums the batch's losses."""
+    """``gradient_update(staging, net, step)``, which also sums the batch's losses."""
     tile_update = _make_tile_update(rules, shape)
     batch_loss = _make_batch_loss(rules, shape)
 
@@ -459,8 +449,8 @@ def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the sum of a batch's losses, and the epoch's mean up to here. Training ends if it is not
-    finite; an evaluation does not, since later calls have other parameters."""
+    """A batch's losses, and the epoch's mean up to here. Training ends if it is not finite; an
+    evaluation does not, since later calls have other parameters."""
     n_threads, training = shape.n_threads, rules.update is not None
 
     def batch_loss(net: Net, step: int, batch: Batch, t: int) -> None:
@@ -513,7 +503,7 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the penalty's part of a tile's gradient, and the optimizer step; training ends if a
+    """The penalty's part of a tile's gradient, and the optimizer step; training ends if a
     parameter is not finite where an epoch ends."""
     n_threads, training = shape.n_threads, rules.update is not None
     penalty, take_step = rule_blocks.penalty(rules), _make_step(rules)
@@ -544,8 +534,8 @@ def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_step(rules: KernelRules) -> Any:
-    """Make ``take_step(net, i, at, gradient)``: parameter i's optimizer step, by the coefficients
-    from ``memory[at]`` on; nothing for rules without an optimizer."""
+    """``take_step(net, i, at, gradient)``: parameter i's step, by the coefficients from
+    ``memory[at]`` on; nothing without an optimizer."""
     optimizer, follow = rule_blocks.update(rules), rule_blocks.follow(rules)
 
     def take_step(net: Net, i: int, at: int, gradient: Any) -> None:
@@ -561,7 +551,7 @@ def _make_step(rules: KernelRules) -> Any:
 
 @device_function
 def _coefficients_of(net: Net, i: int) -> int:
-    """Return the offset of parameter i's coefficients in a step's, or FROZEN."""
+    """The offset of parameter i's coefficients in a step's, or FROZEN."""
     offset = FROZEN
     for j in range(net.plan.n_layers):
         layer = net.layers[j]
@@ -574,8 +564,7 @@ def _coefficients_of(net: Net, i: int) -> int:
 
 @cache
 def make_apply(rules: KernelRules, n_threads: int) -> Any:
-    """Make the kernel ``apply(nets)``, once per process: a step of the first net, by the
-    gradient in memory."""
+    """The kernel ``apply(nets)``: a step of the first net, by the gradient in memory."""
     take_step = _make_step(rules)
 
     def apply(nets: Nets) -> None:

@@ -3,8 +3,7 @@
 A launch takes 7 us and 4 us more for each array: the rows, x and y, and six of `Nets`, in which a
 net has a row or a record each. Offsets are into `memory`, of the net's dtype, or `sums`, float64.
 
-`refuse` names features that a training on a GPU lacks. `rules_of` calls it before a fit copies
-anything to the GPU or compiles.
+`rules_of` calls `refuse` before a fit copies anything to the GPU or compiles.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,52 +25,52 @@ from fastmlp.rules.updates import ParameterGroups, groups_of
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 # A net shows its parameters, an average in a slot, or an average that follows from m.
 NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
-# Sums of losses and of the rows' weights are partial sums first; the losses' begin `sums`. Their
-# number is independent of the number of threads, and so are the bits.
+# Losses and row weights are summed by these partial sums; the losses' begin `sums`. Their number is
+# independent of the number of threads, and so are the bits.
 N_PARTIAL_SUMS = 32
 # The most partial sums of the penalties, whatever the number of blocks.
 N_PENALTY_SUMS = 1 << 13
-# The mass of a batch that a net does not take: its training has ended, or its part of a launch.
+# The mass of a batch that a net does not take: its training, or its part of a launch, has ended.
 NO_STEP = -1.0
 Function = Callable[..., Any]
 Array = NDArray[Any]
 
 
 class Plan(Record):
-    """A net: sizes, what a launch does, and offsets into memory if nothing else is said."""
+    """A net: sizes, what a launch does, and, unless said otherwise, offsets into memory."""
 
     n_layers: int
     n_parameters: int
     n_outputs: int
-    lowest: int  # the first layer that is trained
+    lowest: int  # first layer that is trained
     n_rows: int  # of an epoch
     batch: int  # rows of a batch
     n_orders: int  # orders of the rows; 0: rows in the data's order
     mode: int  # TRAIN, PREDICT or EVALUATE
-    first: int  # a launch's steps within its window of epochs: first,
-    last: int  # and the one after the last
+    first: int  # a launch's steps within its window of epochs
+    last: int  # after the last
     first_row: int  # of a chunk of an evaluation
-    accumulate: int  # 1: a chunk's gradient adds to the gradient of the chunks before
-    last_chunk: int  # 1: this is the last chunk
+    accumulate: int  # 1: a chunk's gradient is added to the sum so far
+    last_chunk: int
     n_tiles: int  # of the weights
     parameters: int  # flat
     m: int  # the optimizer's state
     v: int
     average: int  # the average of the parameters, or the state from which it follows
-    backup: int  # parameters before the epoch,
-    average_backup: int  # and the average
+    backup: int  # parameters before the epoch
+    average_backup: int
     gradient: int
-    coefficients: int  # of a launch's steps,
-    n_coefficients: int  # this many each,
-    draws: int  # of which the last ones, from here on, are the numbers of dropout
-    weights: int  # of the rows,
-    weighted: int  # 1: they have weights
+    coefficients: int  # of a launch's steps
+    n_coefficients: int  # of a step
+    draws: int  # offset of dropout's numbers, the last ones
+    weights: int  # of the rows
+    weighted: int  # 1: rows have weights
     n_penalties: int
-    strengths: int  # offsets into sums: the penalties' strengths,
-    penalty_sums: int  # partial sums of the penalties,
+    strengths: int  # offsets into sums
+    penalty_sums: int  # partial sums
     n_penalty_sums: int
-    row_losses: int  # the rows' losses,
-    losses: int  # and the epochs'
+    row_losses: int
+    losses: int  # of the epochs
 
 
 class Layer(Record):
@@ -82,26 +81,26 @@ class Layer(Record):
 
     n_in: int
     n_out: int
-    activation: int  # its code
-    w: int  # offsets in the parameters: weights,
-    b: int  # and biases
+    activation: int  # code
+    w: int  # offset of the weights
+    b: int  # offset of the biases
     inputs: int
     input_stride: int
     derivatives: int  # of the previous layer's activation, at this layer's inputs
     deltas: int
     delta_stride: int
     first_tile: int
-    weight_coefficients: int  # offsets of the weights' coefficients in a step's,
-    bias_coefficients: int  # and of the biases; FROZEN: no step
+    weight_coefficients: int  # offsets in a step's coefficients; FROZEN: no step
+    bias_coefficients: int
 
 
 class NetProgress(Record):
-    """The progress of a net's training, or of an evaluation: what kernels write."""
+    """A training's, or an evaluation's, progress, which kernels write."""
 
-    reached: int  # the step of the window
-    diverged: int  # 1: a number was not finite, and the training has ended
+    reached: int  # step of the window
+    diverged: int  # 1: a number was not finite; the training has ended
     epoch_loss: float  # weighted by the rows' weights
-    epoch_mass: float  # the sum of these
+    epoch_mass: float
     batch_mass: float  # or NO_STEP
 
 
@@ -115,7 +114,7 @@ class Nets(NamedTuple):
     progress : `NetProgress`, shape (n_nets,)
     plans : `Plan`, shape (n_nets,)
     layers : `Layer`, shape (n_layers + 1,)
-    orders : int64, shape (n_nets, n), the numbers of a net's rows, one order after the other
+    orders : int64, shape (n_nets, n), row numbers, one order after the other
     """
 
     memory: Any
@@ -142,19 +141,17 @@ _TYPES: dict[np.dtype[Any], Any] = {}
 
 
 def dtype_of(kind: type[Record]) -> np.dtype[Any]:
-    """Return a record's dtype, aligned: else kernels read a field by 8 loads of a byte."""
+    """Aligned: else kernels read a field by 8 loads of a byte."""
     return np.dtype((np.record, np.dtype(kind.dtype.descr, align=True)))
 
 
 class Sizes(NamedTuple):
-    """Numbers that a plan needs in memory and in sums."""
-
     memory: int
     sums: int
 
 
 class Need(NamedTuple):
-    """The requirements of a plan.
+    """Requirements of a plan.
 
     Attributes
     ----------
@@ -166,10 +163,7 @@ class Need(NamedTuple):
     places : each layer's offsets of the coefficients of its weights and biases, or FROZEN; empty:
         all are 0
     lowest : the first layer that is trained
-    n_epochs : epochs of the longest window
     train : True if memory has the optimizer's state and a backup of the parameters
-    average : NO_AVERAGE, OWN_AVERAGE or AVERAGE_OF_M
-    with_penalties : True if the objective has the penalties
     tile : rows and columns of a tile of weights
     """
 
@@ -188,14 +182,12 @@ class Need(NamedTuple):
     n_drawn: int = 0
 
     def of_groups(self, groups: ParameterGroups, width: int) -> "Need":
-        """Return the need of these groups of parameters, with `width` coefficients each."""
+        """`width`: coefficients of each group."""
         n, places = width * len(groups.groups) + self.n_drawn, groups.places(width)
         return self._replace(n_coefficients=n, places=places, lowest=groups.lowest)
 
 
 class _Allocator:
-    """Assigns consecutive offsets."""
-
     def __init__(self, start: int = 0) -> None:
         self.end = start
 
@@ -213,7 +205,6 @@ class NetPlan(NamedTuple):
 
 
 def make_plan(network: Network, need: Need) -> NetPlan:
-    """Return a net's records, and the sizes of its arrays."""
     layout, plans = network.layout, np.zeros(1, dtype_of(Plan))
     plan: Any = plans[0]
     memory, sums = _Allocator(), _Allocator(N_PARTIAL_SUMS)
@@ -266,13 +257,8 @@ def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
 
 
 def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
-    """Check that a GPU can train a network by an optimizer.
-
-    Raises
-    ------
-    ValueError
-        If the training needs a feature of the CPU alone; the message names it and the alternative.
-    """
+    """Raise a ValueError, with the feature and the alternative, for a training that needs the
+    CPU."""
     if optimizer_protocol.norm_limit_of(optimizer) is not None:
         feature = "clip gradients by their norm (clipnorm, global_clipnorm): use clipvalue"
         raise refused(feature)
@@ -283,7 +269,6 @@ def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
 
 
 def refused(feature: str) -> ValueError:
-    """Return the error for a feature that a GPU lacks."""
     return ValueError(f'MLP: device="cuda" does not {feature}, or device="cpu"')
 
 
@@ -294,10 +279,10 @@ class KernelRules(NamedTuple):
     ----------
     activations : the distinct activations of a net; an activation's code is its index here
     update : the optimizer's rule, or None for a kernel without an update
-    n_coefficients : of the optimizer's rule, and of the gradient rule's setting
-    gradient_rule : the name of the rule that changes each number of the gradient first, or ""
+    n_coefficients : of the optimizer's rule and the gradient rule
+    gradient_rule : name, or ""
     average : NO_AVERAGE, OWN_AVERAGE (the gain is the last coefficient) or AVERAGE_OF_M
-    draws : True for training with dropout or noise
+    draws : with dropout or noise
     """
 
     dtype: str
@@ -313,20 +298,14 @@ class KernelRules(NamedTuple):
 
     @property
     def scalar(self) -> type[Any]:
-        """NumPy's class of the dtype's numbers."""
         return np.dtype(self.dtype).type
 
 
 def rules_of(
     network: Network, optimizer: optimizer_protocol.Optimizer | None = None
 ) -> KernelRules:
-    """Return the rules of a network, and of its optimizer if there is one.
-
-    Raises
-    ------
-    ValueError
-        If kernels for the optimizer, or for a training of the network, are missing.
-    """
+    """The rules of a network, and of its optimizer if there is one; a ValueError if kernels are
+    missing."""
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)
@@ -355,7 +334,7 @@ class TileShape(NamedTuple):
     ----------
     across, down : threads along columns and along rows
     rows, columns : sums of a thread
-    depth : depth of the tiles in shared memory
+    depth : of the tiles in shared memory
     """
 
     across: int
@@ -366,32 +345,29 @@ class TileShape(NamedTuple):
 
     @property
     def n_threads(self) -> int:
-        """The threads of a block."""
         return self.across * self.down
 
     @property
     def tile_rows(self) -> int:
-        """The rows of a block's tile."""
         return self.down * self.rows
 
     @property
     def tile_columns(self) -> int:
-        """The columns of a block's tile."""
         return self.across * self.columns
 
     @property
     def staging(self) -> int:
-        """The numbers of shared memory; one padding column reduces bank conflicts."""
+        """Numbers of shared memory; one padding column reduces bank conflicts."""
         return self.depth * (self.tile_rows + 1 + self.tile_columns + 1)
 
 
 class GridShape(NamedTuple):
-    """The shapes of the grid's kernels; both phases have the same number of threads.
+    """Both phases have the same number of threads.
 
     Attributes
     ----------
-    rows : the tile of the forward and the backward pass
-    weights : the tile of the gradient
+    rows : tile of the forward and the backward pass
+    weights : tile of the gradient
     """
 
     rows: TileShape
@@ -399,12 +375,11 @@ class GridShape(NamedTuple):
 
     @property
     def n_threads(self) -> int:
-        """The threads of a block."""
         return self.rows.n_threads
 
     @property
     def staging(self) -> int:
-        """The numbers of shared memory, enough for either phase."""
+        """Numbers of shared memory, enough for either phase."""
         return max(self.rows.staging, self.weights.staging)
 
 
@@ -417,8 +392,7 @@ SIMULATED_THREADS = 8
 
 
 def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> GridShape:
-    """Return the tiles for nets with n rows at once: large ones if there are enough for
-    all multiprocessors."""
+    """Large tiles if there are enough of them for all multiprocessors; n rows pass at once."""
     if device.SIMULATED:
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
@@ -436,7 +410,7 @@ def training_need(
     n_weights: int,
     n_steps: int,
 ) -> Need:
-    """Return the need of a training, of at most `n_steps` steps a launch."""
+    """`n_steps`: the most of a launch."""
     rules, groups = rules_of(network, optimizer), groups_of(optimizer, network.factors)
     need = Need(
         batch,
@@ -454,7 +428,6 @@ def training_need(
 
 
 def n_tiles(network: Network, shape: TileShape) -> int:
-    """Return the number of tiles of a net's weights."""
     need = Need(1, 1, tile=(shape.tile_rows, shape.tile_columns))
     return int(make_plan(network, need).plan["n_tiles"][0])
 
@@ -465,8 +438,7 @@ class Session:
     Attributes
     ----------
     plans : `Plan`, shape (n_nets,), on the host
-    nets : the arrays on the GPU
-    sizes : Sizes
+    nets : arrays on the GPU
     """
 
     plans: NDArray[Any]
@@ -497,17 +469,14 @@ class Session:
         return sums
 
     def set(self, net: int = 0, **fields: int) -> None:
-        """Set fields of a plan on the host."""
         for name, value in fields.items():
             self.plans[name][net] = value
 
     def send_plans(self) -> None:
-        """Copy the plans to the GPU."""
         self.nets.plans.copy_to_device(self.plans)
 
     def send_orders(self, orders: Mapping[int, NDArray[np.int64]], changed: Iterable[int]) -> None:
-        """Copy the row orders of nets, by their numbers, to the GPU; all where they need more room
-        there than before."""
+        """Copy the nets' row orders to the GPU; all where they need more room there than before."""
         n = max(order.size for order in orders.values())
         if self.nets.orders.shape[1] < n:
             self.nets, changed = self.nets._replace(orders=None), [*orders]
@@ -522,21 +491,20 @@ class Session:
         self.get(field, len(values), net).copy_to_device(values)
 
     def get(self, field: str, n: int, net: int = 0) -> Any:
-        """Return a view, on the GPU, of n numbers of memory from the offset in this field on."""
+        """A view, on the GPU, of n numbers of memory from the offset in this field on."""
         start = int(self.plans[field][net])
         return self.nets.memory[net, start : start + n]
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of the nets' numbers on the GPU."""
+        """Bytes on the GPU."""
         return int(self.nets.memory.size * self.nets.memory.dtype.itemsize)
 
     def progress(self) -> Any:
-        """Return a copy of each net's `NetProgress`, after all launches have ended."""
+        """A copy of each net's `NetProgress`, after all launches have ended."""
         return self.nets.progress.copy_to_host()
 
     def set_progress(self, net: int = 0, **fields: float) -> None:
-        """Set fields of a net's progress."""
         progress = self.progress()
         for name, value in fields.items():
             progress[name][net] = value
@@ -544,6 +512,6 @@ class Session:
 
 
 def bytes_of(network: Network, need: Need) -> int:
-    """Return the GPU memory of one net in bytes, without the row orders."""
+    """GPU memory of one net, without the row orders."""
     sizes = make_plan(network, need).sizes
     return sizes.memory * network.dtype.itemsize + 8 * sizes.sums

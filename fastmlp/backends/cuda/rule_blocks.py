@@ -1,10 +1,10 @@
 """A network's rules as device functions, compiled into the kernels, and the arguments they take.
 
-Arguments are grouped in tuples, which stay in registers. No field is called `index` or `count`:
-Numba would take it for the tuple's method.
+Arguments are grouped in tuples, which stay in registers. A field must not be called `index` or
+`count`: Numba would take it for the tuple's method.
 
-The functions of `fastmlp.rules.elementary` are libdevice's, in the argument's precision. The
-errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
+`fastmlp.rules.elementary` is libdevice's, in the argument's precision, with errors of 1 to 2 units
+in the last place (CUDA C++ Programming Guide).
 """
 
 import importlib
@@ -49,7 +49,7 @@ PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
 
 
 class Samples(NamedTuple):
-    """The data: features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
+    """Features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
 
     x: Any
     y: Any
@@ -70,12 +70,11 @@ class Net(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of a step.
+    """A step's rows.
 
     Attributes
     ----------
-    order : index of the first row's number in the net's orders, or -1: rows are in the data's order
-    n_rows : int
+    order : index of the first row's number in the net's orders; -1: the data's order
     mass : the sum of the rows' weights
     coefficients : offset of the step's coefficients in memory
     """
@@ -94,7 +93,7 @@ class Strip(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """One factor of a matrix product, in an array of numbers.
+    """A factor of a matrix product.
 
     Element i at depth d is at ``start + i * stride + d * depth_stride``.
     """
@@ -105,7 +104,7 @@ class Operand(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """The size of a matrix product: rows and columns of the result, and the sums' length."""
+    """Rows and columns of the result, and the sums' length."""
 
     n_rows: int
     n_columns: int
@@ -115,8 +114,8 @@ class Extent(NamedTuple):
 class Product(NamedTuple):
     """The result of a matrix product.
 
-    Element (r, c) is at ``start + r * stride + c``. The sum of column c begins with the
-    number at ``initial + c``, or with 0 if `initial` is -1.
+    Element (r, c) is at ``start + r * stride + c``. Column c's sum begins with the number at
+    ``initial + c``, or 0 if `initial` is -1.
     """
 
     start: int
@@ -125,7 +124,7 @@ class Product(NamedTuple):
 
 
 class OutputRow(NamedTuple):
-    """The output layer at one row: offsets of outputs, derivatives and deltas, and their number."""
+    """Offsets of one row's outputs, derivatives and deltas, and their number."""
 
     outputs: int
     derivatives: int
@@ -135,26 +134,24 @@ class OutputRow(NamedTuple):
 
 @device_function
 def steps_per_epoch(plan: Plan) -> int:
-    """Return the number of steps of an epoch."""
     return (plan.n_rows + plan.batch - 1) // plan.batch
 
 
 @device_function
 def batch_of(plan: Plan, step: int) -> tuple[int, int]:
-    """Return the first row of a step's batch in its epoch, and the number of its rows."""
+    """The first row of a step's batch in its epoch, and the number of its rows."""
     start = step % steps_per_epoch(plan) * plan.batch
     return start, min(plan.batch, plan.n_rows - start)
 
 
 @device_function
 def coefficients_at(plan: Plan, step: int) -> int:
-    """Return the offset of a step's coefficients in memory."""
     return plan.coefficients + (step - plan.first) * plan.n_coefficients
 
 
 @device_function
 def sum_losses(net: Net, n: int, t: int, n_threads: int) -> None:
-    """Make the partial sums of the losses of a batch's n rows."""
+    """The partial sums of the losses of a batch's n rows."""
     for s in range(t, N_PARTIAL_SUMS, n_threads):
         part = 0.0
         for r in range(s, n, N_PARTIAL_SUMS):
@@ -164,7 +161,7 @@ def sum_losses(net: Net, n: int, t: int, n_threads: int) -> None:
 
 @device_function
 def end_batch(net: Net, mass: float) -> float:
-    """Make a batch's loss from partial sums, and add it to the epoch's; called by one thread."""
+    """A batch's loss from partial sums, added to the epoch's; called by one thread."""
     sums, plan, progress = net.sums, net.plan, net.progress
     loss = 0.0
     for s in range(N_PARTIAL_SUMS):
@@ -203,11 +200,8 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
-
-    The module of Numba has no `overload`. The module is imported without an installed compiler,
-    where `device.require` raises.
-    """
+    """Numba's module has no `overload`, and is imported without an installed compiler, where
+    `device.require` raises; the simulator runs the functions as they are."""
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
         return
@@ -236,15 +230,9 @@ if not SIMULATED:
 
 @cache
 def compiled(rule: Function) -> Any:
-    """Return the device function of a rule.
-
-    Raises
-    ------
-    TypeError
-        If the rule is not a function.
-    """
+    """The device function of a rule; a TypeError if it is not a function."""
     function = getattr(rule, "py_func", rule)
-    # A link may be an elementary function; the body of such a function calls NumPy.
+    # A link may be an elementary function, whose body calls NumPy.
     function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")
@@ -252,7 +240,7 @@ def compiled(rule: Function) -> Any:
 
 
 def activation(rules: KernelRules) -> Any:
-    """Make ``f(code, z) -> (value, derivative)``; the code is an index into `rules.activations`."""
+    """``f(code, z) -> (value, derivative)``; the code is an index into `rules.activations`."""
     *others, last = [compiled(rule) for rule in rules.activations]
 
     def only(code: Any, z: Any) -> Any:
@@ -274,7 +262,7 @@ def _either(own_code: int, first: Any, rest: Any) -> Any:
 
 
 def penalty(rules: KernelRules) -> Any:
-    """Make ``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
+    """``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
 
     `strengths` are float64, from index `start` on; so is the value. The derivative is of the dtype.
     """
@@ -300,7 +288,7 @@ def _and(place: int, first: Any, rest: Any, scalar: Any) -> Any:
 
 
 def update(rules: KernelRules) -> Any:
-    """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
+    """``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
     scalar, n_settings = rules.scalar, 1 if rules.gradient_rule else 0
@@ -322,8 +310,8 @@ def update(rules: KernelRules) -> Any:
 
 
 def follow(rules: KernelRules) -> Any:
-    """Make ``f(memory, average, at, w)``: a parameter's average, at ``memory[average]``, follows
-    the parameter; the coefficients are from ``memory[at]`` on."""
+    """``f(memory, average, at, w)``: the average at ``memory[average]`` follows the parameter;
+    the coefficients are from ``memory[at]`` on."""
     last = rules.n_coefficients - 1
 
     def toward(memory: Any, average: Any, at: Any, w: Any) -> None:
@@ -337,7 +325,7 @@ def follow(rules: KernelRules) -> Any:
 
 
 def copy_average(rules: KernelRules) -> Any:
-    """Make ``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
+    """``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
     an average, from the `first` on; nothing for rules without an average."""
 
     def copy(memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any) -> None:
@@ -351,7 +339,7 @@ def copy_average(rules: KernelRules) -> Any:
 
 
 def restore(rules: KernelRules) -> Any:
-    """Make ``f(memory, plan, first, step)``: the end of a training that has diverged.
+    """``f(memory, plan, first, step)``: the end of a training that has diverged.
 
     Every `step`-th parameter, from the `first` on, and its average become those before the epoch;
     the optimizer's state becomes 0.
@@ -369,7 +357,7 @@ def restore(rules: KernelRules) -> Any:
 
 
 def _taker(n: int) -> Any:
-    """Make ``f(memory, at)``, which returns n numbers as a tuple."""
+    """``f(memory, at)``, which returns n numbers as a tuple."""
 
     def nothing(memory: Any, at: Any) -> Any:
         return ()
@@ -388,7 +376,7 @@ def _one_more(rest: Any) -> Any:
 
 
 def row_loss(rules: KernelRules) -> Any:
-    """Make ``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
+    """``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
     The function writes the row's loss to ``losses[place]``, and the loss's derivative by the raw
     outputs, times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into
@@ -429,8 +417,8 @@ def row_loss(rules: KernelRules) -> Any:
 
 
 def output_loss(rules: KernelRules) -> Any:
-    """Make ``f(y, net, r, row, mass)`` for row r of a batch, which is `row` of the data: it writes
-    the loss times the row's weight, and the deltas of the output layer.
+    """``f(y, net, r, row, mass)`` for row r of a batch, which is `row` of the data: it writes the
+    loss times the row's weight, and the deltas of the output layer.
 
     `mass` is the sum of the batch's weights.
     """
@@ -456,8 +444,8 @@ def output_loss(rules: KernelRules) -> Any:
 
 
 def row_link(rules: KernelRules) -> Any:
-    """Make ``f(numbers, outputs, predictions, row, width)``: the predictions of one row from its
-    raw outputs, which begin at ``numbers[outputs]``."""
+    """``f(numbers, outputs, predictions, row, width)``: one row's predictions from its raw
+    outputs, which begin at ``numbers[outputs]``."""
     rule, by_rows = rules.link
     link = compiled(rule)
 
@@ -472,7 +460,7 @@ def row_link(rules: KernelRules) -> Any:
 
 
 class Drawing(NamedTuple):
-    """Device functions; the numbers of the step's dropout are from ``memory[at]`` on.
+    """Device functions; the step's numbers are from ``memory[at]`` on.
 
     Attributes
     ----------
@@ -485,13 +473,13 @@ class Drawing(NamedTuple):
 
 
 def make_drawing(rules: KernelRules) -> Drawing:
-    """Make the functions for a dtype; they are used in training with dropout or noise alone."""
+    """Used in training with dropout or noise alone."""
     scalar, draw = rules.scalar, _make_draw()
     zero, one = scalar(0), scalar(1)
     normal = _make_normal(scalar)
 
     def decided(memory: Any, at: Any, place: Any, purpose: Any, row: Any, unit: Any) -> Any:
-        """Return the factor of a unit, by threshold and scale at ``memory[at + place]``."""
+        """The factor of a unit, by threshold and scale at ``memory[at + place]``."""
         threshold = memory[at + place]
         if threshold == zero:
             return one
@@ -525,7 +513,7 @@ def make_drawing(rules: KernelRules) -> Drawing:
 
 
 def _make_draw() -> Any:
-    """Make ``draw(memory, at, purpose, row, group)``, which returns four words."""
+    """``draw(memory, at, purpose, row, group)``, which returns four words."""
     philox = philox_of(device_function)
 
     def word_at(memory: Any, at: Any) -> Any:
@@ -542,7 +530,7 @@ def _make_draw() -> Any:
 
 
 def _make_normal(scalar: Any) -> Any:
-    """Make ``normal(words, j)``: number j of the four of a group."""
+    """``normal(words, j)``: number j of the four of a group."""
 
     def fma(a: Any, b: Any, c: Any) -> Any:
         return a * b + c

@@ -19,7 +19,7 @@ from fastmlp.network.state import N_SLOTS
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
-# The steps of one launch, at most; memory has their coefficients, sums their losses.
+# Most steps of one launch; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
 # The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).
 MOST_ORDER_NUMBERS = 1 << 20
@@ -30,11 +30,7 @@ class Moments:
 
     Attributes
     ----------
-    network : Network
-    card : Card
-    n_slots : int
-        2: m and v. 4: also the parameters that are trained, and those that the net shows, which are
-        the optimizer's average.
+    n_slots : 2: m and v. 4: also the trained parameters, and the shown ones, an average
     state : array on the GPU, shape (n_slots * n_parameters,), one slot after the other
     """
 
@@ -55,7 +51,6 @@ class Moments:
             self.state = self.card.copied(host.reshape(-1).astype(network.dtype, copy=False))
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Prepare to train with an average; see `PackedSlots`."""
         self._lag, host = lag, np.ascontiguousarray(parameters)
         with self.card.current():
             shown = self._slot(3)
@@ -68,7 +63,7 @@ class Moments:
         return True
 
     def load(self, session: Session, parameters: Array | None, net: int = 0) -> None:
-        """Copy the state to a net's memory, and the parameters that are trained.
+        """Copy the state and the trained parameters to a net's memory.
 
         Without an average, the host's `parameters` are trained; None: they are there already.
         """
@@ -101,7 +96,7 @@ class Moments:
         return shown
 
     def flat(self) -> Array:
-        """Return a copy in host memory, in the parameters' order, shape (n_slots, n_parameters)."""
+        """A copy in host memory, in the parameters' order, shape (n_slots, n_parameters)."""
         with self.card.current():
             return device.to_host(self.state).reshape(self.n_slots, -1).copy()
 
@@ -116,6 +111,8 @@ class Moments:
 class Launches:
     """Nets with the same layers and rules, on the same rows, which train in the same launches.
 
+    A MemoryError says that the rows or a single net do not fit into the GPU's memory.
+
     Parameters
     ----------
     networks : as many as fit into the GPU's memory take part, the first ones
@@ -123,16 +120,6 @@ class Launches:
     data : of the first; the others' rows in use and weights may differ
     batch : rows of the largest batch
     who : the call that messages name
-
-    Attributes
-    ----------
-    n_nets : int
-    session : Session
-
-    Raises
-    ------
-    MemoryError
-        If the rows or a single net do not fit into the GPU's memory.
     """
 
     def __init__(
@@ -158,17 +145,14 @@ class Launches:
         self._losses = int(self.session.plans["losses"][0])
 
     def seat(self, net: int) -> "Seat":
-        """Return the place of a net, for its trainer."""
         return Seat(self, net)
 
     def take(self, x: Any, y: Any) -> None:
-        """Train on these rows from the next launch on."""
         with self.card.current():
             self._rows = Samples(device.to_device(self.card, x), device.to_device(self.card, y))
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def drop(self) -> None:
-        """Let go of the rows."""
         self._rows = Samples(None, None)
 
     def run(self, spans: "Sequence[Span[Trainer]]") -> None:
@@ -195,7 +179,7 @@ class Launches:
             span.seconds = time.perf_counter() - start
 
     def _send_orders(self, spans: "Sequence[Span[Trainer]]") -> None:
-        """Copy orders to the GPU, once per window: the calls of a window pass the same array."""
+        """Once per window: the calls of a window pass the same array."""
         changed = []
         for span in spans:
             net = span.trainer.net
@@ -228,7 +212,7 @@ class Launches:
 
 
 class Seat(NamedTuple):
-    """The place of a net in its launches: its number there."""
+    """A net's index in its launches."""
 
     launches: Launches
     net: int
@@ -240,17 +224,13 @@ class Trainer:
     Parameters
     ----------
     parameters : flat, on the host; `load` reads them, `store` writes them
-    seat : the place in launches of several nets; None: launches of this net alone
-    stepping : bool
-        True: a single batch a time, from a user's loop.
-    summed : bool
-        True: steps are of the sum of the rows' losses, which is linear in y, not of their mean.
+    seat : in launches of several nets; None: launches of this net alone
+    stepping : True: a single batch a time, from a user's loop
+    summed : True: steps of the sum of the rows' losses, linear in y, not of their mean
 
     Attributes
     ----------
-    net : int, the number in its launches
-    units_per_epoch : int
-    unit_flops : int
+    net : index in its launches
     """
 
     net: int
@@ -296,7 +276,6 @@ class Trainer:
                 self._session.put("weights", np.ascontiguousarray(data.weight), self.net)
 
     def take(self, data: Data) -> None:
-        """Train on these rows from the next window on: as wide as those before, and not more."""
         self._set(data)
         self._launches.take(*self._scaled(data)[:2])
 
@@ -305,47 +284,40 @@ class Trainer:
         return False
 
     def resume(self, moments: Moments, data: Data) -> None:
-        """Go on from the parameters, and with the optimizer's state, as they are now."""
         self._moments = moments
         self.take(data)
         self.load()
 
     def pause(self) -> None:
-        """Let go of the rows, until `resume`."""
         self._launches.drop()
 
     def load(self) -> None:
-        """Copy the parameters to the GPU, and the optimizer's state."""
         with self._card.current():
             self._moments.load(self._session, self._parameters, self.net)
 
     def store(self) -> None:
-        """Copy the parameters to the host, and the optimizer's state to `moments`."""
         with self._card.current():
             values = self._moments.store(self._session, self.net)
         self._lock.publish(values, self._parameters)
 
     def end(self) -> None:
-        """End the training; the GPU's memory is freed with this object."""
+        """The GPU's memory is freed with this object."""
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of its numbers on the GPU."""
+        """Bytes on the GPU."""
         return self._session.n_bytes
 
     def begin(self) -> None:
-        """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
             self._session.set_progress(self.net, reached=0, diverged=0)
 
     @property
     def reached(self) -> int:
-        """The unit of the window that the launches have reached, interrupted or not."""
         return int(self._progress("reached"))
 
     @property
     def diverged(self) -> bool:
-        """True if the last call met a number that is not finite."""
         return bool(self._progress("diverged"))
 
     def _progress(self, name: str) -> Any:
@@ -353,20 +325,12 @@ class Trainer:
             return self._session.progress()[name][self.net]
 
     def step_of(self, unit: int) -> int:
-        """Return the number of steps of a window that are complete before this unit."""
         return unit
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do the units first to last of a window of epochs; return the unit where it stopped.
-
-        Parameters
-        ----------
-        order : int64, shape (n_epochs or 1, n_rows)
-        coefficients : shape (n_steps, n_coefficients), of the steps of this call
-        losses : float64, shape (n_epochs,), receives each epoch's mean objective
-        """
+        """Do the units first to last of a window of epochs; return the unit where it stopped."""
         span = Span(self, order, coefficients, losses, first, last)
         self._launches.run([span])
         return span.reached

@@ -87,35 +87,35 @@ DECLINED, NOT_FINITE, TAKEN = range(3)
 class PlainStep(Record):
     """A step on plain rows in prepared buffers, in one call without Python."""
 
-    job: int  # address of its `Job`
-    team: int  # address of the team's record; 0: the calling thread alone
+    job: int  # address of a `Job`
+    team: int  # address; 0: the calling thread alone
     n_parts: int  # of a loop that a team shares
-    block: int  # addresses of the blocks of `quick_step`,
+    block: int  # addresses of the blocks of `quick_step`
     driver: int  # and of `batch_step`
-    parameters: int  # addresses of the net's parameters, live,
-    seen: int  # and of a copy of them, as the last step left them
-    trained: int  # address of the packed parameters where the net shows an average of them, or 0
-    publishes: int  # 1: the step copies that to `parameters`; 0: its caller does
+    parameters: int  # address of the net's parameters, live
+    seen: int  # address of a copy, as the last step left them
+    trained: int  # address of packed parameters where the net shows an average, or 0
+    publishes: int  # 1: the step copies them to `parameters`; 0: its caller does
     n_parameters: int
     n_rows: int
     n_in: int
     n_targets: int
-    table: int  # address of the coefficients of steps from
-    first_step: int  # this one on,
-    row_bytes: int  # so many bytes each
-    label_rows: int  # address of the rows' labels in the net's dtype
-    n_labels: int  # a label is below it; 0: targets are numbers
-    lowest: float  # of a target,
-    highest: float
-    x: int  # addresses of the rows,
-    y: int  # targets or labels,
-    weight: int  # and weights, or 0
+    table: int  # address of the coefficients of steps
+    first_step: int  # of the table
+    row_bytes: int  # of the table
+    label_rows: int  # address of labels in the net's dtype
+    n_labels: int  # a label is below; 0: targets are numbers
+    lowest: float  # target
+    highest: float  # target
+    x: int  # addresses of rows
+    y: int  # targets or labels
+    weight: int  # or 0
     label_bytes: int  # of a label; 0: y has targets
-    step: int  # its number
-    n_unsound: int  # above 0: a number of the rows or targets is out of its range
+    step: int  # number
+    n_unsound: int  # above 0: a number of the rows or targets is out of range
     n_changed: int  # above 0: `parameters` are not as `seen`
     status: int  # DECLINED, NOT_FINITE or TAKEN
-    is_lost: int  # 1: the parameters are not finite after it
+    is_lost: int  # 1: parameters are not finite after it
     loss: float
 
 
