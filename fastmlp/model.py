@@ -44,7 +44,7 @@ Array = NDArray[Any]
 
 @final
 class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
-    """A multi-layer perceptron: trains, predicts, and shows its parameters.
+    """A multi-layer perceptron.
 
     Parameters
     ----------
@@ -53,16 +53,16 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     activation : str or callable, or a sequence of them, one per hidden layer
         A name, or your function ``activation(z) -> (value, slope)`` on scalars.
     output_activation : str or callable, optional
-        None: identity, or the link that the loss owns, such as "softmax" for "cross_entropy".
+        None: identity, or the loss's link, such as "softmax" for "cross_entropy".
     loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal
         A name, a loss with settings, or a function: ``loss(prediction, target) -> (value, slope)``.
     optimizer : str, Optimizer or callable
         A name, settings such as ``Adam(0.01)``, or ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
     l2, l1 : float
-        Strengths of the penalties: a batch of mass m has the objective
-        ``mean(loss) + (l2 sum(W^2) / 2 + l1 sum(abs(W))) / m``. Biases are not penalised.
+        Strengths of penalties on weights: a batch of mass m has the objective ``mean(loss) + (l2
+        sum(W^2) / 2 + l1 sum(abs(W))) / m``.
     penalties : mapping of str or callable to float, optional
-        Further penalties and their strengths: ``penalty(w) -> (value, slope)``.
+        Strengths of further penalties: ``penalty(w) -> (value, slope)``.
     initializer : str or callable, optional
         A name, or ``initializer(generator, shape) -> weights``. None: he_uniform for the relu
         family, lecun_normal for selu, else glorot_uniform. Biases start at 0.
@@ -79,42 +79,42 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Standard deviation of the normal noise that `fit` adds to the inputs.
     dtype : "float32" or "float64"
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Precision of the products of wide layers in `fit`, or of the layers named; the rest stays in
+        Precision of products in training, in wide layers or in the layers you list; the rest is
         float32. None: products are in `dtype`.
     monotonic_cst : sequence of -1, 0 and 1, one per input, optional
-        Predictions never fall as an input of 1 rises, and never rise with one of -1.
+        Predictions do not fall with inputs of 1, and do not rise with inputs of -1.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
-        Source of initial weights, shuffling, dropout and noise. None: different every time.
+        Source of initial weights, shuffling, dropout and noise. None: random.
     n_threads : int, optional
-        Most threads. None: all that the process may use. Results do not depend on it.
+        Maximum number of threads. None: all of the process. Results do not depend on it.
     device : "cpu", "cuda" or "cuda:<number>"
-        Where the net trains and predicts; "cuda" is an NVIDIA GPU, and needs the extra `cuda`.
+        "cuda" is an NVIDIA GPU, with the extra `cuda`.
 
     Attributes
     ----------
     parameters : (n_parameters,) array
-        All weights, then all biases, live: writing to it changes the net.
+        All weights, then all biases: writing to it changes the net.
     weights, biases : lists of arrays
         Views into `parameters`, shape (n_in, n_out) and (n_out,) each.
     optimizer : Optimizer
-        May be set between fits. One of the same rule goes on with the optimizer's state.
+        Can be replaced between fits. Another update rule starts at step 0; else the state is kept.
     trainable : list of bool, one per layer
-        May be set between fits, as a whole, by item, or by one bool for all. False freezes a layer.
+        Can be set between fits, whole, by item, or by one bool. False freezes a layer.
     layer_rates : list of float or mapping, one per layer
-        May be set between fits.
+        Can be set between fits.
     feature_names : tuple of str, or None
-        Names of the columns of X, by which frames are read. A fit of a frame sets them.
+        Names of the columns of X, by which frames are read. A fit on a frame sets them.
     n_steps : int
-        Optimizer steps done so far; a further fit goes on with the optimizer's state.
+        Optimizer steps so far.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value; nothing has been compiled then.
+        If an argument has a wrong type or value.
     ImportError, RuntimeError
-        If a GPU is asked for, and the package, the driver or the device is missing.
+        If a GPU's package, driver or device is missing.
     MemoryError
-        If the parameters do not fit into memory; nothing has been allocated then.
+        If the parameters do not fit into memory.
 
     Examples
     --------
@@ -163,66 +163,65 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            C-contiguous arrays of the net's dtype are not copied. Rows of a source need not fit
-            into memory: `Blocks`, a stream's function or, with `target`, paths of files.
+            C-contiguous arrays of the net's dtype are not copied. A source may exceed memory:
+            `Blocks`, a stream's function or, with `target`, paths of files.
         y : (n_rows,) or (n_rows, n_outputs) array, or a column, or columns, of a frame
-            Integer labels from 0, or one-hot rows, for "cross_entropy". A source has y in it.
+            Integer labels from 0, or one-hot rows, for "cross_entropy". Sources contain y.
         epochs : int of 1 or more
             Passes over all rows.
         batch_size : int of 1 or more, optional
             Rows per step. None: 32; all rows for `LevenbergMarquardt` and `LBFGS`.
         shuffle : bool
-            Take the rows in a new order each epoch; blocks of a source, and rows of a buffer, too.
+            Take rows, or blocks of a source and rows of a buffer, in a new order each epoch.
         target : str or sequence of str, optional
-            Columns of y in files or a table; all others are features. Needs the extra `arrow`.
+            Columns of y in files or a table; others are features. Needs the extra `arrow`.
         buffer_rows : int, at least 16 times the batch size, optional
-            Rows of a source in memory, twice. None: what an eighth of the available memory holds.
+            Rows of a source in memory, twice. None: an eighth of the available memory.
         steps_per_epoch : int, optional
             Steps after which an epoch of a source ends. None: an epoch is one pass.
         sample_weight : (n_rows,) array, optional
             Weights of rows, 0 or more. A batch of zero weights takes no step.
         class_weight : mapping of int to float, or "balanced", optional
-            Weights of classes, 1 for a class without, which multiply `sample_weight` in training.
+            Weights of classes, 1 by default, which multiply `sample_weight` in training.
         validation_data : (X, y) or (X, y, sample_weight), or a source, optional
             Rows to validate on after each epoch.
         validation_split : float in (0, 1), optional
-            Fraction of the rows, the last ones, to hold out and to validate on.
+            Fraction of the rows to hold out, the last ones.
         metrics : dict of str to callable or str, or names, optional
             Measures of the validation rows: names of losses or of scikit-learn's scorers, or
             ``function(targets, predictions) -> float``, which may take ``sample_weight``.
         early_stopping : int or EarlyStopping, optional
-            Epochs without a lower validation loss to stop after, at the best epoch's parameters.
+            Epochs without a lower validation loss before the end, with the best parameters.
         keep_best : bool
-            End with the parameters of the epoch of the lowest validation loss, without stopping.
+            End with the parameters of the lowest validation loss, without stopping early.
         time_limit : float or datetime.timedelta, optional
-            Seconds; the fit ends after the first epoch that ends later.
+            Seconds; the fit ends with the first epoch that ends later.
         callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
-            Functions of a `Report`, called after each epoch; ``report.stop()`` ends the fit.
+            Functions called with a `Report` after each epoch; ``report.stop()`` ends the fit.
         progress : bool
             Show a tqdm bar with the losses and the metrics.
         checkpoint : path, optional
-            File of the fit's progress, written between epochs and at the end; `load` reads it, too.
+            File of the fit's progress, written between epochs and at the end; `load` reads it.
         checkpoint_every : int or datetime.timedelta, default one minute
-            Epochs, or time, from one checkpoint to the next.
+            Epochs, or time, between checkpoints.
         resume : bool
-            Go on from the checkpoint, if there is one, to the bits of a fit that was not
-            interrupted.
+            Go on from a checkpoint, if any, to the bits of an uninterrupted fit.
         communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
             Ranks that train this net together, each with its rows (how-to: several machines).
         average_every : int of 1 or more, optional
-            Steps that ranks take alone before they average. None: ranks sum gradients in each step.
+            Steps of each rank between averages. None: gradients are summed in each step.
 
         Returns
         -------
         History
-            Losses by epoch, the status and the seconds. Ctrl-C warns and ends the fit, with a
-            usable net; a loss or parameter that is not finite warns and restores the parameters
-            before that epoch.
+            Losses by epoch, status and seconds. Ctrl-C ends the fit with a warning and a usable
+            net. A loss or parameter that is not finite warns, and parameters return to the previous
+            epoch.
 
         Raises
         ------
         TypeError, ValueError, FileError, MemoryError
-            If data, an argument or the checkpoint is not valid, or memory is short; the net is
+            If data, an argument or the checkpoint is invalid, or memory is short; the net is
             unchanged.
         RuntimeError
             If another fit of this net is running.
@@ -262,7 +261,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             try:
                 engine, rows = ranks.rows(self._on_device, raw, reading, self.feature_names)
             except KeyboardInterrupt as error:
-                # The first call of a process imports the backend there: 0.1 s.
+                # The first call of a process imports the backend: 0.1 s.
                 ranks.interrupted(error)
                 return interrupted(History())
             options = ranks.options(options, state)
@@ -278,9 +277,9 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def loss_and_gradient(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> tuple[float, Array]:
-        """Return the objective on all rows, penalties included, and its gradient.
+        """Return the objective on all rows, including penalties, and the gradient.
 
-        With an optimizer that averages, both belong to the parameters that it trains.
+        With an averaging optimizer, both belong to the parameters in training.
 
         Parameters
         ----------
@@ -308,7 +307,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     @explained
     def apply_gradient(self, gradient: ArrayLike) -> None:
-        """Take one optimizer step with a gradient, clipped as the optimizer says.
+        """Take one optimizer step with a gradient, which the optimizer may clip.
 
         Parameters
         ----------
@@ -340,9 +339,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     ) -> float:
         """Take one optimizer step on these rows, in your training loop.
 
-        The net ends in the bits of ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)``.
-        Buffers serve every number of rows up to the largest so far, and each call sees what has
-        changed since the last.
+        Bits are as after ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)``. Buffers serve
+        all numbers of rows up to the largest so far.
 
         Parameters
         ----------
@@ -354,8 +352,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Returns
         -------
         float
-            The mean objective before the step, penalties included. One that is not finite warns,
-            and no step is taken. Parameters that are not finite after a step warn, too.
+            The mean objective before the step, including penalties. If it is not finite, a warning
+            replaces the step. Parameters that are not finite warn too.
 
         Raises
         ------
@@ -378,20 +376,20 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
-        """Take one optimizer step on your objective, from its gradient by the outputs.
+        """Take one optimizer step on your objective, from the gradient by the outputs.
 
-        The net's loss plays no part, penalties do; nothing is divided by the number of rows.
+        Penalties are added, the net's loss is unused, and gradients are not divided by rows.
 
         Parameters
         ----------
         X : (n_rows, n_features) array
         output_gradient : (n_rows, n_outputs) array
-            The gradient of your objective by the raw outputs, which `predict_raw` returns.
+            Gradient of your objective by the raw outputs of `predict_raw`.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `train_on_batch`, which also says when a step warns.
+            As `train_on_batch`, with the same warnings.
 
         Examples
         --------
@@ -423,15 +421,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def vjp(
         self, X: ArrayLike, output_gradient: ArrayLike, inputs: bool = True, parameters: bool = True
     ) -> Any:
-        """Return gradients by the parameters and by the inputs, from one by the raw outputs.
+        """Return gradients by parameters and inputs, from the gradient by the raw outputs.
 
-        No step is taken, nothing is dropped, and penalties are left out.
+        Steps, dropout and penalties are left out.
 
         Parameters
         ----------
         X : (n_rows, n_features) array
         output_gradient : (n_rows, n_outputs) array
-            The gradient of an objective by the raw outputs.
+            Gradient of an objective by the raw outputs.
         inputs : bool, default True
             Also return the gradient by X.
         parameters : bool, default True
@@ -470,21 +468,21 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def predict(
         self, X: ArrayLike, out: Array | None = None, *, compute_dtype: ComputeDTypes | None = None
     ) -> Array:
-        """Return predictions: values, or the probabilities of a loss that owns a link.
+        """Return predictions: values, or probabilities if the loss has a link.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
         out : (n_rows, n_outputs) array of the net's dtype, optional
-            Where to write them; it may share memory with X.
+            Receives the result; may share memory with X.
         compute_dtype : "bfloat16", or a sequence of dtypes, one per layer, optional
             Precision of products, as for `MLP`. None: products are in `dtype`.
 
         Returns
         -------
         (n_rows, n_outputs) array of the net's dtype
-            `out`, or a new array, on the GPU for an X that lies there. A prediction that is not
-            finite warns. Compare a y of shape (n_rows,) with the column ``predict(X)[:, 0]``.
+            `out`, or a new array, on the GPU like X. Predictions that are not finite warn. Compare
+            a y of shape (n_rows,) with the column ``predict(X)[:, 0]``.
 
         Raises
         ------
@@ -528,14 +526,14 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         batch_rows: int = 65536,
         compute_dtype: ComputeDTypes | None = None,
     ) -> Iterator[Array]:
-        """Yield predictions of a source, an array each: only one batch is in memory at a time.
+        """Yield arrays of predictions, with one batch in memory at a time.
 
         Parameters
         ----------
         source : array, frame, path or list of paths, table, blocks or stream
-            All that `fit` takes, without y; a stream may yield X alone.
+            As for `fit`, without y; a stream may yield X alone.
         batch_rows : int of 1 or more, default 65536
-            The most rows of an array.
+            Maximum number of rows of an array.
         compute_dtype
             As for `predict`.
 
@@ -546,8 +544,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows, when they are asked for, are not valid or cannot be read. The message names the
-            rows.
+            When requested rows are invalid or cannot be read. The message names the rows.
 
         See Also
         --------
@@ -591,7 +588,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def to(self, device: str) -> Self:
         """Move the net and the optimizer's state to another device; return the net.
 
-        `parameters` stay in the memory of the host: a call on a GPU begins with a copy of them.
+        `parameters` stay in host memory: a call on a GPU begins with a copy.
 
         Parameters
         ----------
@@ -600,7 +597,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         ValueError
-            If the name is not known.
+            If the name is unknown.
         ImportError, RuntimeError
             If a package, the driver or the device is missing, or a fit of this net is running.
 
@@ -623,24 +620,23 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
         """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
 
-        The file, of names and numbers without code, is written whole or not at all: give `load`
-        your rules again.
+        The file holds names and numbers without code, and is written whole or not at all. Your
+        rules are passed to `load` again.
 
         Parameters
         ----------
         path : path
         include_training_state : bool
-            Add the optimizer's state, the number of steps and the generator's state, with which
-            `fit` goes on to the same bits.
+            Add the states of optimizer and generator, so that `fit` goes on to the same bits.
 
         Raises
         ------
         TypeError, ValueError
             If an argument has a wrong type, your rule has no name, or a parameter is not finite.
         ImportError, OSError
-            If safetensors is not installed, or the file cannot be written; it is as it was then.
+            If safetensors is not installed, or the file cannot be written; an old file stays.
         RuntimeError
-            If a fit is running, and with it the training state: see `checkpoint` of `fit`.
+            If a fit is running, for the training state: see `checkpoint` of `fit`.
 
         Examples
         --------
@@ -679,15 +675,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         ----------
         path : path
         rules : mapping of str to callable, Loss or Optimizer, optional
-            Your rules that the net was made with, by their names.
+            The net's user-defined rules, by name.
         n_threads, device
-            As for `MLP`; a file does not keep them.
+            As for `MLP`; files leave them out.
 
         Raises
         ------
         FileError
-            A ValueError: the file is damaged, of another kind or of a later version, or names a
-            rule that is neither fastmlp's nor among `rules`.
+            A ValueError: the file is damaged, of another kind or of a later version, or names an
+            unknown rule.
         TypeError, ValueError, ImportError, OSError
             If an argument is not valid, safetensors is missing, or the file cannot be read.
 
@@ -713,18 +709,18 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def as_estimator(
         self, kind: Literal["classifier", "regressor"] | None = None, **settings: Any
     ) -> Any:
-        """Return an estimator of scikit-learn that fits nets like this one, each with new weights.
+        """Return a scikit-learn estimator that fits nets like this one, with new weights.
 
-        Its parameters are the keywords of `MLP` and of `fit`, but for data, callbacks, progress and
+        Parameters are the keywords of `MLP` and `fit`, without data, callbacks, progress and
         checkpoints; `random_state` is the seed. The fitted net is `net_`, the record `history_`.
 
         Parameters
         ----------
         kind : "classifier" or "regressor", optional
-            None: a classifier if the loss has the link softmax or sigmoid. A classifier takes
-            labels of any kind, as many as `layer_sizes` has outputs; two for one output.
+            None: a classifier if the loss has the link softmax or sigmoid. A classifier has any
+            labels, as many as outputs; two for one output.
         **settings
-            Other values of its parameters, such as ``epochs=50, random_state=0``.
+            Other parameters, such as ``epochs=50, random_state=0``.
 
         Raises
         ------
@@ -750,8 +746,6 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
 
 class Core(NamedTuple):
-    """The parts of a net that `fit_many` trains."""
-
     engine: Engine[Any]
     state: NetState
 
@@ -761,7 +755,7 @@ def core_of(net: MLP) -> Core:
 
 
 def net_on(state: NetState, **settings: Any) -> MLP:
-    """A net that shares a state's parameters and lock; its optimizer starts from step 0."""
+    """A net that shares a state's parameters and lock; the optimizer starts from step 0."""
     net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
     own, net._initializer = net._state, None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
@@ -770,7 +764,7 @@ def net_on(state: NetState, **settings: Any) -> MLP:
 
 
 def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
-    """The net that a file holds; `own` are the user's rules by their names."""
+    """The net in a file; `own` are the user's rules by name."""
     saved = model_state.unpack(content, own)
     network = saved.network
     *hidden, output = network.activations
