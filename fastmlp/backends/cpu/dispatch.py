@@ -70,8 +70,6 @@ ITEM_BYTES = NUMBERS * 8 + APART_BYTES
 
 
 class Calibration(Record):
-    """The job of a calibration's driver."""
-
     team: int  # address of the team's record; 0: no team
     n_parts: int  # not used: the items are the parts
     n_joins: int  # how often the team shares the items
@@ -92,9 +90,9 @@ class Work(NamedTuple):
 
     Attributes
     ----------
-    flops : float, operations that a team can share
-    n_joins : int, how often the team joins
-    fetched : float or None, seconds of cross-core traffic; None: estimated from the joins
+    flops : operations that a team can share
+    n_joins : how often the team joins
+    fetched : seconds of cross-core traffic; None: estimated from the joins
     """
 
     flops: float
@@ -107,7 +105,7 @@ class Work(NamedTuple):
 
 
 def pays(work: Work, n_threads: int) -> bool:
-    """Return True if a team of this size finishes the work clearly sooner than one thread."""
+    """True if a team of this size finishes the work clearly sooner than one thread."""
     if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_joins:
         return False
     seconds = work.flops / RATE
@@ -125,7 +123,7 @@ def pays(work: Work, n_threads: int) -> bool:
 
 
 def measure(n_threads: int) -> Costs:
-    """Measure the costs of a team in about 2 ms: the best of several rounds.
+    """The best of several rounds; takes about 2 ms.
 
     A worker that wakes late disturbs a round: joins of 0.1 us were measured as 4.5, in the median
     of three rounds too, and no team was tried for 5 s.
@@ -141,7 +139,7 @@ def calibration_driver() -> Block:
 
 @njit
 def _multiply_add(numbers: int) -> None:
-    """Do multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
+    """Multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
     view that its body makes."""
     values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
     for _ in range(REPEATS):
@@ -153,13 +151,13 @@ def _multiply_add(numbers: int) -> None:
 def exercise(team: int, numbers: int, n_items: int) -> None:
     for index in prange(n_items):
         mode = flushed()
-        # As int64: Numba's index is unsigned.
+        # Numba's index is unsigned.
         _multiply_add(numbers + int(np.int64(index)) * ITEM_BYTES)
         restored(mode)
 
 
 def calibrate(scalar: Any) -> Callable[[int], None]:
-    """Make the driver that waits at most 1 ms for the whole team, and then shares items."""
+    """The driver waits at most 1 ms for the whole team, and then shares items."""
 
     def calibrate_team(address: int) -> None:
         job = record_at(address, Calibration)
@@ -207,7 +205,7 @@ def _seconds(n_threads: int, n_joins: int, n_items: int, end: float = 0.0) -> fl
     numbers = np.zeros((n_items, ITEM_BYTES // 8))
     job = np.array([(0, 1, n_joins, n_items, numbers.ctypes.data)], Calibration.dtype)
     if n_threads > 1:
-        # Sleeping workers are woken first: with one asleep, a speedup of 1.9 was measured as 1.15.
+        # With a worker asleep, a speedup of 1.9 was measured as 1.15.
         _wake(n_threads, end)
     start = time.perf_counter()
     worker_pool.run(driver, job, n_threads)
@@ -236,7 +234,7 @@ _lock = threading.Lock()
 
 
 def _recent(n_threads: int) -> Costs | None:
-    """Return valid costs, measured if need be; None while another thread measures the first."""
+    """Valid costs, measured if need be; None while another thread measures the first."""
     last = _known.get(n_threads)
     if last is not None and time.monotonic() - last.when < last.valid:
         return last.costs
@@ -253,8 +251,7 @@ def _recent(n_threads: int) -> Costs | None:
 
 
 def _validity(costs: Costs, last: _Finding | None) -> float:
-    """Return the seconds of a calibration's validity; a poor speedup is valid twice as long as
-    before.
+    """Seconds of a calibration's validity, doubled while the speedup stays poor.
 
     After a pause the time starts anew: another library's threads may have spun for 0.2 s, and fits
     of 0.3 s in turns with it never had a team.
@@ -278,7 +275,7 @@ limits.after_fork(_renew_lock)
 
 @lru_cache(maxsize=256)
 def tuner_for(kind: Hashable) -> "Autotuner":
-    """Return the autotuner of a kind of job: one fit's timings serve the next fit."""
+    """One fit's timings serve the next fit of a kind."""
     return Autotuner()
 
 
@@ -292,10 +289,10 @@ class Autotuner:
         self._woke = False
 
     def wants_team(self) -> bool:
-        """Return True if the next call should run on a team.
+        """True if the next call should run on a team.
 
-        One thread and a team are tried first. The faster of the two runs, and the other is retried
-        now and then.
+        One thread and a team are tried first. The faster of the two runs; the other is retried now
+        and then.
         """
         for team in (True, False):
             if self._calls[team] <= SETTLING[team]:
@@ -307,7 +304,7 @@ class Autotuner:
         """Take the time of a call that did `work`, in any unit.
 
         Calls without work are ignored, and a call that had to wake workers, unless the call before
-        it had to: a team's first call takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
+        had to: a team's first call takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:
             return
@@ -334,12 +331,12 @@ class Autotuner:
             self._since += 1
 
     def _best(self) -> bool:
-        """Return True if a team has been faster; without timings it counts as slower."""
+        """True if a team has been faster; without timings it counts as slower."""
         slow = float("inf")
         return self._seconds.get(True, slow) < self._seconds.get(False, slow)
 
 
-# Asking `block_of`, under its lock, takes 0.9 us a call.
+# `block_of`, under its lock, takes 0.9 us a call.
 _driver = lru_cache(maxsize=64)(block_of)
 
 
@@ -348,10 +345,9 @@ class Threads(NamedTuple):
 
     Attributes
     ----------
-    n : int, the threads to ask for, the calling one included; 1: no team
-    pieces : int, the pieces of each thread's part
-    patient : bool, True to wait for sleeping workers
-    tuner : Autotuner
+    n : threads to ask for, the calling one included; 1: no team
+    pieces : of each thread's part
+    patient : True to wait for sleeping workers
     """
 
     n: int
@@ -360,22 +356,21 @@ class Threads(NamedTuple):
     tuner: Autotuner
 
     def record(self, work: Work, seconds: float, *, awake: bool) -> None:
-        """Record the call's time; `awake`: no worker had to be woken."""
+        """`awake`: no worker had to be woken."""
         self.tuner.record(self.n > 1, work.flops, seconds, awake=awake)
 
 
 def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
-    """Return the threads to run a call on.
+    """The threads of a call: a team if the cost model finds that it pays and the autotuner finds it
+    faster.
 
-    A team runs a call if the cost model finds that it pays and the autotuner finds it faster. The
-    number is bounded by the pool of `fit_many`, and by other calls of the process at that moment:
-    the autotuner must not take one thread's time for a team's.
+    The number is bounded by the pool of `fit_many`, and by other calls of the process at that
+    moment: the autotuner must not take one thread's time for a team's.
 
     Parameters
     ----------
-    work : Work
-    kind : tuple, hashable; calls of one kind share an autotuner
-    limit : int, the most threads
+    kind : hashable; calls of one kind share an autotuner
+    limit : the most threads
     """
     most = limits.free_threads(min(limit, task_pool.share() or limit))
     tuner = tuner_for((*kind, most))
@@ -397,8 +392,7 @@ class JobHolder(Protocol):
     ----------
     record : record array, shape (1,), with the fields `team` and `n_parts`
     job : the record's fields by their names
-    kind : tuple, hashable: sizes of layers, dtypes, order of the number of rows; calls of one
-        kind share an autotuner
+    kind : layer sizes, dtypes, order of the number of rows; calls of a kind share an autotuner
     """
 
     record: Any
@@ -411,11 +405,8 @@ class Runner:
 
     Parameters
     ----------
-    network : Network
-    n_threads : int or None
-        The most threads; None: as many as the process may use.
-    lock : NetLock, optional
-        Held while all parameters are read or written.
+    n_threads : the most threads; None: as many as the process may use
+    lock : held while all parameters are read or written, optional
     """
 
     network: Network
@@ -437,7 +428,7 @@ class Runner:
         return self._divided(n_rows)[0]
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a step on n dense rows has the same bits in buffers for `room` rows."""
+        """True if a step on n dense rows has the same bits in buffers for `room` rows."""
         return n_rows <= room and self._divided(n_rows)[1] == self._divided(room)[1]
 
     def _divided(self, n_rows: int) -> tuple[Partition, Hashable]:
@@ -456,7 +447,7 @@ class Runner:
     def work(
         self, rows: int, forward: int = 0, tiles: int = 0, *, by_microbatches: bool = False
     ) -> Work:
-        """Return the work of a chunk: operations per weight and row in each of the two phases.
+        """A chunk's operations per weight and row in each of the two phases.
 
         A single strip of rows is not shared in phase one. Microbatches share both phases at once.
         """

@@ -33,13 +33,12 @@ Array = NDArray[Any]
 
 
 class Engine(Runner):
-    """Predictions, gradients and training of one network on the CPU.
+    """One network on the CPU.
 
     Parameters
     ----------
     network, n_threads, lock : as for a `Runner`
-    buffers : FreeList, optional
-        The free list of predictions' buffers.
+    buffers : the free list of predictions' buffers, optional
     """
 
     queue = None
@@ -69,13 +68,12 @@ class Engine(Runner):
         return arrays.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        """Return rows that are validated already, X dense or sparse, converted to the dtype."""
         weight = np.empty(0) if sample_weight is None else sample_weight
         arrays = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
         return Data(self.features(X), *arrays)
 
     def features(self, X: Any) -> Array | SparseRows | Expanded:
-        """Return validated features as kernels read them; sparse and expanded ones stay so."""
+        """Validated features as kernels read them; sparse and expanded ones stay so."""
         dtype = self.network.dtype
         if isinstance(X, Expanded):
             return X.astype(dtype)
@@ -93,11 +91,8 @@ class Engine(Runner):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """Return predictions at live parameters, as a function of the rows.
-
-        With `raw`, predictions are the outputs before the output activation or link. `select`
-        converts an X that is not a plain array. Products are in `compute_dtype`.
-        """
+        """`raw`: outputs before the output activation or link. `select` converts an X that is
+        not a plain array. Products are in `compute_dtype`."""
         network = self.network.without_output() if raw else self.network
         network = network._replace(compute_dtype=compute_dtype)
         return Predictor(self, network, parameters, self._idle, select)
@@ -105,7 +100,6 @@ class Engine(Runner):
     def predict(
         self, parameters: Array, x: Array | SparseRows | Expanded, out: Array, *, raw: bool = False
     ) -> SmallBatch | None:
-        """Write the predictions for validated rows to out."""
         return self.predictor(parameters, raw=raw).write(x, out)
 
     def jacobian(
@@ -118,7 +112,7 @@ class Engine(Runner):
         *,
         linear: bool = False,
     ) -> bool:
-        """Write derivatives of some outputs by the inputs to out; return True if all are finite.
+        """Write derivatives of outputs by inputs to out; return True if all are finite.
 
         Parameters
         ----------
@@ -136,28 +130,26 @@ class Engine(Runner):
         return finite
 
     def loss(self, parameters: Array, data: Data) -> float:
-        """Return the weighted mean loss over the rows of `data`, without penalties."""
+        """The weighted mean loss over the rows of `data`, without penalties."""
         return self.evaluation(data)(parameters)
 
     def evaluation(self, data: Data) -> Evaluation:
-        """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self, data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         return self.objective(data)(parameters)
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
-        """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data, summed=summed, room=room)
 
     def gauss_newton(self, data: Data) -> protocol.GaussNewton:
-        """Return objective, Gauss-Newton matrix and damped steps on dense rows, in float64."""
+        """Objective, Gauss-Newton matrix and damped steps on dense rows, in float64."""
         room: Any = import_module("fastmlp.backends.cpu.second_order")
         made: protocol.GaussNewton = room.GaussNewton(self, data)
         return made
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
-        """Return a net's optimizer state, packed for training on dense or other rows."""
+        """A net's optimizer state, packed for training on dense or other rows."""
         sparse = data is not None and not isinstance(data.x, np.ndarray)
 
         def pack(flat: Array | None) -> Moments:
@@ -168,7 +160,7 @@ class Engine(Runner):
     def moments(
         self, flat: Array | None = None, *, sparse: bool = False, n_slots: int = N_SLOTS
     ) -> Moments:
-        """Return a flat optimizer state, packed for dense or sparse rows; None: zeros."""
+        """A flat optimizer state, packed for dense or sparse rows; None: zeros."""
         return Moments(self.network, flat, sparse=sparse, n_slots=n_slots)
 
     def update(
@@ -179,7 +171,6 @@ class Engine(Runner):
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with a flat gradient and coefficients of shape (1, n)."""
         network, panels = self.network, slots.panels
         limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
         if limit is not None:
@@ -216,8 +207,7 @@ class Engine(Runner):
         batch_size: int,
         **options: Any,
     ) -> protocol.Trainer:
-        """Return a trainer on `data`, allocated and compiled; `options` as for `Trainer`, or, with
-        `ranks`, `RankTrainer`."""
+        """`options` as for `Trainer`, or, with `ranks`, `RankTrainer`."""
         if "ranks" in options:
             return RankTrainer(self, parameters, slots, optimizer, data, batch_size, **options)
         last, self.last, made_for = self.last, None, (batch_size, options)
@@ -230,7 +220,7 @@ class Engine(Runner):
 
 
 def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:
-    """Return a flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
+    """A flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
     result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
     variables = [
@@ -245,8 +235,8 @@ def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: No
 
 
 def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
-    """Return an optimizer's block as a function of packed vectors: parameters, gradient, m, v,
-    average and the signs of the parameters."""
+    """An optimizer's block as a function of packed vectors: parameters, gradient, m, v, average
+    and the signs of the parameters."""
 
     def step(state: list[Array], constants: Array, n: int) -> None:
         block(*map(address, (*state, constants)), n)

@@ -51,16 +51,12 @@ class Objective:
 
     Attributes
     ----------
-    network : Network
-    session : Session
     packed : the packed gradient
 
     Parameters
     ----------
-    summed : bool
-        True: the rows' losses are summed, and the objective may be differentiated by the inputs.
-    room : int, optional
-        The most rows of `take`; each number of rows has the bits of a new objective.
+    summed : True: losses are summed, and the objective may be differentiated by the inputs
+    room : the most rows of `take`, optional; each number of rows has the bits of a new objective
     """
 
     def __init__(
@@ -101,8 +97,8 @@ class Objective:
     def __call__(
         self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
     ) -> tuple[float, Array]:
-        """Return the objective and its flat gradient at these parameters; write the gradient by the
-        inputs to `inputs`. Without `by_parameters` the flat gradient has no meaning."""
+        """Return the objective and its flat gradient; write the gradient by the inputs to
+        `inputs`. Without `by_parameters` the flat gradient has no meaning."""
         session, total = self.session, 0.0
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)

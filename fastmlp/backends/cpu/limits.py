@@ -1,8 +1,8 @@
 """Thread limits: how many threads a call may use, and where a parallel region of Numba's is safe.
 
-Regions are opened by kernels that Numba compiles alone. A region is not safe on Numba's workqueue
-layer, which aborts the process if two Python threads enter, nor in a process forked after a region,
-where GNU OpenMP kills the child and hangs the grandchild.
+Only kernels that Numba compiles open regions. Numba's workqueue layer aborts the process if two
+Python threads enter. In a process forked after a region, GNU OpenMP kills the child and hangs the
+grandchild.
 """
 
 import importlib
@@ -30,7 +30,7 @@ _lock = threading.RLock()
 
 
 def threading_layer() -> str:
-    """Return the threading layer that Numba uses or would use: tbb, omp or workqueue."""
+    """The layer that Numba uses or would use: tbb, omp or workqueue."""
     import numba
 
     try:
@@ -45,21 +45,19 @@ def threading_layer() -> str:
 
 
 def thread_limit() -> int:
-    """Return the most threads to use, by affinity, cgroup quota and NUMBA_NUM_THREADS.
-
-    In a task of Dask's they are the task's share of them.
-    """
+    """The most threads to use, by affinity, cgroup quota and NUMBA_NUM_THREADS; in a task of
+    Dask's its share of them."""
     most = min(numbas_threads(), _cgroup_cpus())
-    # Not imported: it is there if this may be a worker of Dask's. 0.2 us, 0.04 without.
+    # Not imported: a worker of Dask's has it. 0.2 us, 0.04 without.
     worker = sys.modules.get("distributed.worker")
     return max(1, most if worker is None else _in_dask_task(worker, most))
 
 
 def _in_dask_task(module: ModuleType, most: int) -> int:
-    """Return a task's share of the threads; elsewhere than in a thread of tasks all of them.
+    """In a thread of Dask's tasks, the task's share of the threads; elsewhere all.
 
-    Dask sets OMP_NUM_THREADS to 1 in the processes of its workers, of which a machine may have
-    several, that libraries do not use all cores in each.
+    Dask sets OMP_NUM_THREADS to 1 in its workers' processes, of which a machine may have several,
+    so that libraries do not use all cores in each.
     """
     running = getattr(module.thread_state, "execution_state", None)
     if running is None:
@@ -71,22 +69,21 @@ def _in_dask_task(module: ModuleType, most: int) -> int:
 
 
 def free_threads(limit: int) -> int:
-    """Return how many threads `reserved` would give now to a call that wants `limit`."""
+    """Threads that `reserved` would give now to a call that wants `limit`."""
     busy = _state["busy"]
     return max(1, min(limit, max(thread_limit(), limit) - busy)) if busy else limit
 
 
 def parallel_is_safe() -> bool:
-    """Return True if a parallel region may be launched in this process."""
     return not _state["forked"] and threading_layer() != "workqueue"
 
 
 class reserved:
-    """A context that reserves threads for a call: those wanted, less those in use by other calls.
+    """Reserves threads for a call: those wanted, less those in use by other calls.
 
-    A class, for `contextmanager` takes 1 us more. `__del__` gives the threads back if an interrupt
-    came as the context was entered or left: 39 of 13,000 interrupts in short calls, each of which
-    left the process with fewer threads for good.
+    `contextmanager` would take 1 us more than a class. `__del__` gives the threads back if an
+    interrupt came as the context was entered or left: 39 of 13,000 interrupts in short calls left
+    the process with fewer threads for good.
     """
 
     def __init__(self, most: int) -> None:
@@ -115,7 +112,7 @@ class reserved:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Set Numba's number of threads inside, and restore the calling thread's number after."""
+    """Set Numba's number of threads inside; restore the calling thread's after."""
     import numba
 
     before = numba.get_num_threads()
@@ -135,7 +132,7 @@ def _present(layer: str) -> bool:
 
 
 def numbas_threads() -> int:
-    """Return NUMBA_NUM_THREADS, or the number of cores that this process may use."""
+    """NUMBA_NUM_THREADS, or the number of cores that this process may use."""
     number: int = setting("NUMBA_NUM_THREADS", _cpus())
     return number
 
@@ -148,7 +145,7 @@ def _cpus() -> int:
 
 @cache
 def _cgroup_cpus() -> int:
-    """Return the CPUs of the control group's quota, rounded up; many if it has no quota."""
+    """CPUs of the control group's quota, rounded up; many without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return -(-int(quota) // int(period))
@@ -157,7 +154,6 @@ def _cgroup_cpus() -> int:
 
 
 def after_fork(renew: Callable[[], None]) -> None:
-    """Call `renew` in every forked child."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=renew)
 
@@ -165,8 +161,8 @@ def after_fork(renew: Callable[[], None]) -> None:
 def _remember_fork() -> None:
     """Note that this is a forked child, if Numba's threads ran before, for any library.
 
-    A thread of the parent that starts them at that moment holds a lock of Numba's, which no thread
-    gives back here: the child has another one.
+    A thread of the parent that starts them at that moment holds a lock of Numba's, so the child has
+    another one.
     """
     global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")

@@ -2,8 +2,7 @@
 
 A block of rows passes through the net in lanes, as in predict/row_blocks.py, and keeps values and
 slopes of all layers. For each output q the deltas begin with row q of the root; a weight's column
-is then its input times its delta. Columns go through a buffer to panels of parameters, the form
-that the product of `tiles` reads.
+is then its input times its delta. Columns go through a buffer to panels of parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,7 +71,7 @@ class JacobianRows(Record):
 def curvature_loop(
     scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, n_constants: int = 0
 ) -> Callable[..., None]:
-    """Make the loop that writes the roots of the curvatures of n_rows rows, in columns."""
+    """The roots of the curvatures of n_rows rows, in columns."""
     size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
 
     def by_number(
@@ -106,7 +105,7 @@ def curvature_loop(
 
 
 def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Make the functions that copy a block of rows to lanes, and predict it."""
+    """Functions that copy a block of rows to lanes, and predict it."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, VECTORS * lanes
     unit = VECTORS * vector
@@ -145,13 +144,12 @@ def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Make the functions that begin an output's deltas, and write a layer's columns by them."""
+    """Functions that begin an output's deltas, and write a layer's columns by them."""
     n_lanes = VECTORS * lanes_of(scalar)
     unit = n_lanes * np.dtype(scalar).itemsize
 
     @njit
     def take_slopes(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
-        """Multiply deltas by the slopes of a layer's activation."""
         n = layer.n_out * n_lanes
         delta, value, slope = row(deltas, n, scalar), row(values, n, scalar), row(slopes, n, scalar)
         if layer.relu:
@@ -172,7 +170,7 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def write_columns(layer: FlatLayer, inputs: int, deltas: int, place: int) -> None:
-        """Write the columns of a layer's weights: inputs times deltas."""
+        """Columns of a layer's weights: inputs times deltas."""
         for k in range(layer.n_in):
             value = row(inputs + k * unit, n_lanes, scalar)
             for j in range(layer.n_out):
@@ -184,7 +182,6 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def copy(source: int, target: int, n: int) -> None:
-        """Copy n numbers."""
         numbers, copies = row(source, n, scalar), row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i]
@@ -193,7 +190,7 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that writes a block of rows of the Jacobian, on a team or alone."""
+    """Writes a block of rows of the Jacobian, on a team or alone."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, VECTORS * lanes
     unit = VECTORS * vector
@@ -204,8 +201,8 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
 
     @njit
     def write_panels(of: JacobianRows, at: int, last: int, columns: int, checks: int) -> None:
-        """Write a block of columns to rows of the panels, from row `at`; rows past `last` are not
-        written."""
+        """Write a block of columns to rows of the panels, from row `at`, but for rows past
+        `last`."""
         for p in range(of.n_panels):
             for v in range(VECTORS):
                 place, first = columns + p * lanes * unit + v * vector, at + v * lanes
@@ -214,7 +211,7 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
 
     @njit
     def derive(of: JacobianRows, start: int, thread: int) -> None:
-        """Write the rows of a block of `n_lanes` rows, of all outputs."""
+        """The rows of a block of `n_lanes` rows, of all outputs."""
         net = record_at(of.net, FlatNet)
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         places = row(of.places, 2 * net.n_layers, np.int64)
@@ -249,7 +246,7 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
 
     @njit(parallel=True)
     def write_rows(team: int, of: Sequence[JacobianRows], n_parts: int) -> None:
-        """Write the rows of a block: each part takes a range of blocks of lanes."""
+        """Each part takes a range of blocks of lanes."""
         n = n_vectors(of[0].last - of[0].first, n_lanes)
         for index in prange(n_parts):
             mode, own = flushed(), of[0]

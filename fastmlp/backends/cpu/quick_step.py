@@ -23,16 +23,16 @@ from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers
 
 Array = NDArray[Any]
-# The multiply-adds that an update of a parameter, and its copy to the flat vector, count as.
+# Multiply-adds that a parameter's update and its copy to the flat vector count as.
 UPDATE_PRODUCTS = 16
-# The most multiply-adds of a step in one call, for which signals wait: 17 ms at 60 GFLOP/s.
+# Most multiply-adds of a step in one call, for which signals wait: 17 ms at 60 GFLOP/s.
 MOST_PRODUCTS = 1 << 29
 
 
 def is_quick(network: Network, session: Session) -> bool:
-    """Return True if a step needs nothing that is done by Python."""
+    """True if Python does no part of a step."""
     moments = session.moments
-    # With an optimizer that averages by itself, NumPy computes the parameters that the net shows.
+    # NumPy computes the shown parameters of an optimizer that averages by itself.
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
@@ -50,7 +50,6 @@ def converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
 
 
 def products_of(layout: Layout, n_rows: int) -> int:
-    """The multiply-adds that a step counts as."""
     return 3 * layout.n_weights * n_rows + UPDATE_PRODUCTS * layout.n_parameters
 
 
@@ -59,7 +58,7 @@ class Size(NamedTuple):
 
     Attributes
     ----------
-    is_short : bool, True if it holds the GIL, as predictions of a few rows do
+    is_short : True if it holds the GIL, as predictions of a few rows do
     """
 
     partition: Partition
@@ -73,20 +72,17 @@ class QuickStep:
 
     Parameters
     ----------
-    trainer, engine : Trainer, Runner
-    driver : Block, of the trainer
+    driver : of the trainer
     parameters : (n_parameters,) array, live
-    room : int, the most rows
+    room : most rows
 
     Attributes
     ----------
-    slots : array, the first slot of the optimizer's state; the steps are of no use once that is
-        another array
-    is_lost : bool, True once the parameters are not finite after a step
-    sizes : the steps on numbers of rows, by these numbers
-    address : int, of its `PlainStep`
-    n_rows : int, of its next step
-    record, job, kind : as of every `JobHolder`
+    slots : first slot of the optimizer's state; steps are of no use once that is another array
+    is_lost : True once the parameters are not finite after a step
+    sizes : steps by numbers of rows
+    address : of its `PlainStep`
+    n_rows : of its next step
     """
 
     slots: object
@@ -156,12 +152,11 @@ class QuickStep:
         return size is not None
 
     def adopt(self, moments: Moments) -> None:
-        """Go on with the optimizer's state as it lies now."""
         self._session.adopt(moments)
         self.slots = moments.m
 
     def size_of(self, n_rows: int) -> Size | None:
-        """Return the size of a step on n rows; None if a signal would wait too long for it."""
+        """None if a signal would wait too long for a step on n rows."""
         if n_rows in self.sizes:
             return self.sizes[n_rows]
         engine, layout, size = self._engine, self._engine.network.layout, None
@@ -181,7 +176,6 @@ class QuickStep:
         return size
 
     def _take_size(self, n_rows: int, size: Size) -> None:
-        """Take steps on n rows from now on."""
         rows, job = size.partition.rows, self._session.job
         self._trainer.divide(size.partition, n_rows)
         job["n_rows"], job["chunk_rows"], job["last"] = n_rows, rows, -(-n_rows // rows)
@@ -189,15 +183,12 @@ class QuickStep:
         self.n_rows, self._size, self.kind = n_rows, size, self._session.kind
 
     def point_to(self, table: Array, first_step: int) -> None:
-        """Take the coefficients of steps from `first_step` on of a table in the net's dtype; a
-        single row is for any step."""
+        """A table of a single row is for any step."""
         self._table = table
         self.job["table"], self.job["first_step"] = address(table), first_step
         self.job["row_bytes"] = table.strides[0] if len(table) > 1 else 0
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
-        """Take the step of this number, if its loss is finite; return the loss, or None if the rows
-        need a check or a copy."""
         dtype, n_rows = self._dtype, len(x)
         if n_rows != self.n_rows and self.take_rows(n_rows) is None:
             return None
@@ -236,7 +227,7 @@ class QuickStep:
     def _take_long_step(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
-        """Do what `take_quick_step` does without the GIL, on a team where that is faster."""
+        """As `take_quick_step`, without the GIL, on a team where that is faster."""
         n, size, n_in = self.n_rows, self._size, self.job["n_in"]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
         fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets
@@ -255,7 +246,6 @@ class QuickStep:
         return np.nan if self.job["is_lost"] else float(self.job["loss"])
 
     def has_taken(self, step: int) -> bool:
-        """Return True if the last call took this step; see that the net shows it."""
         taken = bool(self.job["status"] == TAKEN and self.job["step"] == step)
         if taken and not self.job["publishes"]:
             self._engine.lock.publish(self._seen, self._parameters)

@@ -31,10 +31,8 @@ class RankTrainer(Trainer):
 
     Parameters
     ----------
-    batch_size : int, of all ranks together
-    ranks : Ranks
-    average_every : int or None
-        After how many steps to average; None: gradients are summed in each step.
+    batch_size : of all ranks together
+    average_every : steps between averages; None: each step sums gradients
     """
 
     def __init__(
@@ -74,12 +72,11 @@ class RankTrainer(Trainer):
         self._call(-1, -1)
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
-        """Return the rows of each rank, and True if any has weights."""
+        """The rows of each rank, and True if any has weights."""
         counts = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
         return counts[:, 0].tolist(), bool(counts[:, 1].any())
 
     def _count(self) -> None:
-        """Find this rank's rows of each batch."""
         places, rank = places_of(self._n_rows, self._whole_batch), self._ranks.rank
         shares = np.diff(places)
         self.units_per_epoch = n = shares.shape[1]
@@ -90,17 +87,15 @@ class RankTrainer(Trainer):
         self._losses, self._penalties = np.zeros(n), np.zeros(n)
 
     def pause(self) -> None:
-        """Let go of the rows, until `resume`; a step takes several calls."""
+        """A step takes several calls."""
         super().pause()
 
     def take(self, data: Data) -> None:
-        """Train on these rows from the next window on."""
         super().take(data)
         self._n_rows, self._weighted = self._rows_of_all(data)
         self._count()
 
     def begin(self) -> None:
-        """Begin an epoch: `reached` is 0."""
         self._reached, self._diverged = 0, False
 
     @property
@@ -110,20 +105,15 @@ class RankTrainer(Trainer):
 
     @property
     def reached(self) -> int:
-        """The step of the epoch that the calls of `run` have reached."""
         return self._reached
 
     def step_of(self, unit: int) -> int:
-        """Return the unit: it is a step."""
         return unit
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do steps first to last of an epoch; return the step it stopped at, 0 if it diverged.
-
-        Takes what `Trainer.run` does, for a window of one epoch.
-        """
+        """Do steps of one epoch; return the step where it stopped, 0 if it diverged."""
         if first == 0:
             self._begin_epoch(order)
         constants = self.constants(coefficients)
@@ -168,7 +158,7 @@ class RankTrainer(Trainer):
         session.job["n_rows"], session.job["chunk_rows"] = len(order[0]), session.rows
 
     def _weigh(self, order: NDArray[np.int64]) -> None:
-        """Set the mass of each batch, of this rank's rows and of all."""
+        """The mass of each batch, of this rank's rows and of all."""
         weight = self.session.data.weight
         of_order = weight[order].astype(np.float64) if weight.size else np.ones(len(order))
         sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
@@ -223,8 +213,8 @@ class RankTrainer(Trainer):
                 session.blocks["pack"](address(session.plan.net), address(part), address(array))
 
     def _settle(self, last: int) -> float:
-        """Average, if it is time to, and exchange the losses since the last time; return the mean
-        loss of the epoch so far."""
+        """Average, if it is time to, and exchange the losses since the last time; return the
+        mean loss of the epoch so far."""
         first, self._settled = self._settled, last
         wholes = self._wholes[first:last]
         if self._alone and wholes.any():
@@ -258,7 +248,7 @@ class RankTrainer(Trainer):
         return bool(np.isfinite(flat).all())
 
     def _restore(self) -> None:
-        """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
+        """Restore the parameters of the epoch's start, and clear the optimizer's state."""
         session = self.session
         moments, workspace = session.moments, session.workspace
         assert moments is not None
@@ -270,19 +260,10 @@ class RankTrainer(Trainer):
 
 
 def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
-    """Return where the rows of each batch begin in the order of each rank.
+    """The first row of each batch in each rank's order, int64, shape (n_ranks, n_batches + 1).
 
     Each batch has a share of each rank's rows, in proportion to how many it has. All batches have
     `batch_size` rows but the last one.
-
-    Parameters
-    ----------
-    n_rows : of each rank
-    batch_size : int, of all ranks together
-
-    Returns
-    -------
-    int64, shape (n_ranks, n_batches + 1)
 
     Examples
     --------

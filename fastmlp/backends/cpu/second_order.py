@@ -1,9 +1,9 @@
 """The Gauss-Newton equations of a net and its rows: their matrix by tiles, and its Cholesky factor.
 
 Both are upper triangles of block columns of `BLOCK` parameters: block column K has the rows of the
-blocks 0 to K, in panels. So half of the tiles are computed, and a matrix takes half of its numbers.
-Both have one more column: the negative gradient, which the factorization solves on its way. Each
-number is a chain of multiply-adds in one order: bits do not depend on the threads.
+blocks 0 to K, in panels. So half of the tiles are computed and stored. Both have one more column:
+the negative gradient, which the factorization solves on its way. Each number is a chain of
+multiply-adds in one order: bits do not depend on the threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,8 +40,8 @@ from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-# Bytes of a block of the Jacobian, which stay in a cache, and the least and the most of its rows:
-# a multiple of a product's blocks of sums.
+# Bytes of a block of the Jacobian, which stay in a cache, and its least and most rows: a multiple
+# of a product's blocks of sums.
 JACOBIAN_BYTES, LEAST_ROWS, MOST_ROWS = 1 << 20, 96, 384
 
 
@@ -50,7 +50,7 @@ class GaussNewton:
 
     Parameters
     ----------
-    runner : Runner, of a network of float64
+    runner : of a network of float64
     data : dense rows of float64, all of which are taken
 
     Attributes
@@ -123,7 +123,7 @@ class GaussNewton:
         return record, row_block
 
     def _places(self, network: Network) -> NDArray[np.int64]:
-        """The first columns of the layers' weights and of their biases; -1: frozen."""
+        """First columns of the layers' weights and of their biases; -1: frozen."""
         layout = network.layout
         before: Array = np.cumsum(self.trained) - self.trained
         starts = np.array([*layout.weights, *layout.biases])
@@ -161,18 +161,16 @@ class GaussNewton:
         self._diagonal_places = k * (k + 1) // 2 * BLOCK**2 + within
 
     def objective(self, parameters: Array) -> tuple[float, Array]:
-        """The objective at these parameters, and its gradient, both flat."""
         return self._objective(parameters)
 
     def linearize(self, parameters: Array) -> None:
-        """Compute the matrix at these parameters; `diagonal` is its diagonal."""
         self._parameters[:] = parameters
         work = Work(self._flops, 2 * self._n_blocks_of_rows)
         self._runner.run(gauss_newton, self, work)
         self.diagonal = self._gram[self._diagonal_places] + self._decay
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
-        """Return d with (G + damping) d = -gradient, or None where G + damping is not positive.
+        """None where G + damping is not positive definite.
 
         Parameters
         ----------
@@ -186,7 +184,7 @@ class GaussNewton:
         return None if self.job["failed"] else self._step.copy()
 
     def matrix(self) -> Array:
-        """The matrix J^T H J without penalties, shape (n_trained, n_trained)."""
+        """J^T H J without penalties, shape (n_trained, n_trained)."""
         n, lanes = self._n, lanes_of(np.float64)
         result, j = np.zeros((n, n)), np.arange(n)
         k, p = j // BLOCK, j % BLOCK
@@ -227,7 +225,7 @@ class System(Record):
 
 
 def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
-    """Make the driver that computes J^T H J, tile by tile, from blocks of rows of the Jacobian."""
+    """J^T H J, tile by tile, from blocks of rows of the Jacobian."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, write_rows = lanes * size, jacobian_rows(scalar)
 
@@ -267,15 +265,14 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
 
 
 def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Make the functions that copy numbers, that subtract the products of the rows above from a
-    row of tiles, and that scale it by its diagonal tile."""
+    """Functions that copy numbers, that subtract the products of the rows above from a row of
+    tiles, and that scale it by its diagonal tile."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, panels_of_block = lanes * size, BLOCK // lanes
     tile_bytes = BLOCK * BLOCK * size
 
     @njit
     def copy(source: Any, target: Any, n: Any, factor: Any) -> None:
-        """Copy n numbers, times a factor."""
         numbers, copies = row(source, n, scalar), row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i] * factor
@@ -301,7 +298,7 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit(parallel=True)
     def scale_row(team: int, of: Sequence[System], k: int) -> None:
-        """Write the factor's tiles of row k, right of the diagonal."""
+        """The factor's tiles of row k, right of the diagonal."""
         for index in prange(of[0].n_blocks - k - 1):
             mode, own = flushed(), of[0]
             j = k + 1 + np.int64(index)
@@ -316,7 +313,7 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Make the functions that factor and invert a tile by rows, and copy it to panels."""
+    """Functions that factor and invert a tile by rows, and copy it to panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, panels_of_block = lanes * size, BLOCK // lanes
 
@@ -338,7 +335,7 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def invert_tile(dense: int, inverse: int, n: int) -> None:
-        """Write the inverse of an upper triangle, by rows."""
+        """The inverse of an upper triangle, by rows."""
         for i in range(n):
             numbers = row(inverse + i * BLOCK * size, n, scalar)
             for j in range(n):
@@ -352,7 +349,6 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def into_panels(dense: int, panels: int, stride: int) -> None:
-        """Copy a tile by rows to panels."""
         for r in range(BLOCK):
             for p in range(panels_of_block):
                 numbers = row(panels + p * stride + r * vector, lanes, scalar)
@@ -364,7 +360,6 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
-    """Make the function that factors a tile of the diagonal."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
     factor_tile, invert_tile, into_panels = _tile(scalar)
@@ -394,13 +389,13 @@ def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
 
 
 def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Make the functions that write the matrix's last column, and solve by the factor's."""
+    """Functions that write the matrix's last column, and solve by the factor's."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
 
     @njit
     def element(first: int, i: int, j: int) -> int:
-        """Return the address of row i of column j."""
+        """The address of row i of column j."""
         k, p = j // BLOCK, j % BLOCK
         stride = (k + 1) * BLOCK * vector
         within = p // lanes * stride + i * vector + p % lanes * size
@@ -408,7 +403,6 @@ def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def write_gradient(job: System) -> None:
-        """Write the negative gradient to the matrix's last column."""
         gradient = row(job.gradient, job.n, scalar)
         for i in range(job.n):
             row(element(job.gram, i, job.n), 1, scalar)[0] = gradient[i]
@@ -430,7 +424,7 @@ def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def cholesky(scalar: Scalar) -> Callable[[int], None]:
-    """Make the driver that factors the shifted matrix, G + shift = U^T U, and solves for the step.
+    """Factors the shifted matrix, G + shift = U^T U, and solves for the step.
 
     Row k of the tiles is the matrix's less the products of the rows above, times the inverse of its
     diagonal tile's factor, transposed.

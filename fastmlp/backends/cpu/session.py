@@ -67,23 +67,19 @@ class Session:
 
     Attributes
     ----------
-    plan : Plan
     record : record array of `Job`, shape (1,)
-    job, net : the fields of the job's record, and of the plan's, by their names
-    blocks : the blocks of the phases by their names
-    workspace : Workspace
-    moments : Moments, the optimizer's state, or None without training
-    plain : bool, True while phases run in their plain form: no field of `FEATURES` is set
-    rows : int, the rows of a chunk: the `rows` given, else those of the partition
-    kind : tuple, what calls have in common that share an autotuner
-    partition : Partition, how a step is divided
-    user : object, of the trainer that has taken it last
+    job, net : fields of the job's record, and of the plan's, by their names
+    blocks : blocks of the phases by their names
+    moments : the optimizer's state, or None without training
+    plain : True while phases run in their plain form: no field of `FEATURES` is set
+    rows : of a chunk: the `rows` given, else those of the partition
+    kind : calls of one kind share an autotuner
+    user : the trainer that has taken it last
 
     Parameters
     ----------
-    n_threads : int, the most threads of a call
-    roomy : bool
-        True: `divide` takes the partition of any number of rows up to `batch_size`, of one form.
+    n_threads : the most threads of a call
+    roomy : True: `divide` takes the partition of any number of rows up to `batch_size`, of one form
     """
 
     partition: Partition
@@ -180,7 +176,6 @@ class Session:
         self.job["net"] = self._address
 
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
-        """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
         names = names_of(train=train, paired=any(self.workspace.paired))
         tables = (
@@ -207,7 +202,6 @@ class Session:
             self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
 
     def _make_replicas(self, replicas: Replicas) -> None:
-        """Point the plan to each thread's replica of the net, and to the block of microbatches."""
         self._replicas, self._identity = replicas, replicas.identity
         self._blocks["microbatches"] = block_of(microbatches, self._network.dtype).address
         self.net["microbatch_rows"] = self.partition.microbatch_rows
@@ -217,7 +211,6 @@ class Session:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of its buffers."""
         replicas = self._replicas.n_bytes if self._replicas else 0
         return self._workspace_bytes + self._gradient.nbytes + replicas
 
@@ -241,7 +234,6 @@ class Session:
             self._blocks[name] = block_of(factory, self._network.dtype).address
 
     def _sort_by_column(self, n_features: int, n_numbers: int) -> None:
-        """Point the plan to buffers for the chunk's numbers by column."""
         net, dtype = self.net, self._network.dtype
         self._columns = columns = ColumnBuffers(n_features, n_numbers, dtype)
         net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
@@ -280,7 +272,7 @@ class Session:
         self._at = self.moments = self._average_backup = None
 
     def take(self, data: Data) -> None:
-        """Work on these rows from now on: of the kind, width and dtype of those before."""
+        """Work on these rows: of the kind, width and dtype of those before."""
         self.data = data
         self._at, before = None, self.net["prefetches_rows"]
         self.net["prefetches_rows"] = now = prefetches_rows_of(data.x, self.rows)
@@ -292,8 +284,8 @@ class Session:
             self._choose_form()
 
     def regroup(self, places: Sequence[tuple[int, int]], lowest: int) -> None:
-        """Take other coefficients for each layer's weights and biases from now on, or none, and
-        train the layers from `lowest` on; not with microbatches."""
+        """Take other coefficients for each layer's weights and biases, or none, and train the
+        layers from `lowest` on; not with microbatches."""
         for layer, (weights, biases) in zip(self._layers, places, strict=True):
             layer["weight_coefficients"], layer["bias_coefficients"] = weights, biases
             together = weights == biases and not layer["is_transposed"]
@@ -302,7 +294,7 @@ class Session:
         self._choose_form()
 
     def divide(self, partition: Partition) -> None:
-        """Divide steps by this partition from now on; its team and its split layer stay."""
+        """Divide steps by this partition; its team and its split layer stay."""
         rows, small, cost = partition.rows, partition.microbatch_rows, partition.cost
         self.partition = self.partition._replace(rows=rows, microbatch_rows=small, cost=cost)
         self.rows = rows
@@ -312,7 +304,6 @@ class Session:
             self.net["microbatch_rows"] = small
 
     def _choose_form(self) -> None:
-        """Point the plan to the form of the phases that its records ask for."""
         # Numba knows no fields that are 0.
         self.plain = COMPILER == "translator" and not any(watch.sees() for watch in self._watches)
         form = (self.plain, self.net["factors"] != 0)
@@ -325,13 +316,13 @@ class Session:
             self._blocks[name] = self.blocks[name].address
 
     def point_to_draws(self, n_bytes: int) -> None:
-        """Set the bytes from a step's coefficients to the numbers of dropout."""
+        """Set the byte offset of dropout's numbers in a step's coefficients."""
         self.net["draws"] = n_bytes
         if self._replicas:
             self._replicas.point_to_draws(n_bytes)
 
     def keep_gradient(self, n_slices: int = 1) -> Array:
-        """Return the buffer of the packed gradient, allocated on the first call."""
+        """The buffer of the packed gradient, allocated on the first call."""
         size = -(-len(self.workspace.parameters) // n_slices) * n_slices
         if len(self._gradient) < size:
             self._gradient = aligned(size, self._network.dtype)
@@ -339,7 +330,7 @@ class Session:
         return self._gradient[:size]
 
     def clip_by_norm(self, limit: NormLimit | None) -> None:
-        """Clip the gradient by its norm from now on; None: do not."""
+        """None: do not clip."""
         if limit is None and not self.net["factors"]:
             return
         self.net["factors"] = 0
@@ -374,11 +365,10 @@ class Session:
         self.unpack(trained if moments is None else moments.shown(trained), parameters)
 
     def unpack(self, packed: Array, flat: Array) -> None:
-        """Copy a packed vector, such as the gradient, to a flat one."""
         self.blocks["unpack"](self._address, address(flat), address(packed))
 
     def first_deltas(self, rows: slice) -> Array:
-        """Return the first layer's deltas of the chunk of these rows, shape (n, n_units)."""
+        """The first layer's deltas of the chunk of these rows, shape (n, n_units)."""
         n, width = rows.stop - rows.start, self._network.layout.sizes[1]
         if self._network.layout.n_layers == 1:
             # They lie by columns: of the sum of given slopes, they are the targets.
@@ -391,7 +381,6 @@ class Session:
         return panels.swapaxes(0, 1).reshape(n, -1)[:, :width]
 
     def chunks(self) -> Iterator[slice]:
-        """Yield slices of the rows, one chunk after the other."""
         n = self.data.n_rows
         for first in range(0, n, self.rows):
             yield slice(first, min(first + self.rows, n))

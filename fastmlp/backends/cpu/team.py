@@ -10,10 +10,10 @@ A part is claimed by raising its `claim` to the generation (compare and exchange
 a generation when all its parts are done, hence claimed: a worker with an older generation finds no
 part to claim, and one that has claimed reads a command that does not change until its part is done.
 
-Cores differ in speed: by design, by the load of other processes, and a virtual machine's cores may
-share execution units. So long parts are cut into pieces: a part's thread takes them from the front,
-a thread that is done with its part from the back. A loop's body then gets the number of its thread
-in place of the part's.
+Cores differ in speed: by design, by load, and as a virtual machine's cores may share execution
+units. So long parts are cut into pieces: a part's thread takes them from the front, a thread that
+is done with its part from the back. A loop's body then gets the number of its thread in place of
+the part's.
 """
 
 import ctypes
@@ -51,9 +51,9 @@ LINE = 128
 # left, and how many slept; constants on line 2; then a line for each part.
 GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
 POSTED, LEFT, WOKEN = JOINED + 8, JOINED + 16, JOINED + 24
-# The line of a part: its claim, the generation that is done; and the pieces taken, the pieces done.
+# A part's line: its claim, the generation that is done; the pieces taken, the pieces done.
 DONE, TAKEN, FINISHED = 8, 16, 24
-# The most threads: their number has one byte of the generation's word.
+# The number of threads has one byte of the generation's word.
 MOST = 255
 STOPPED = -1
 
@@ -68,8 +68,6 @@ class Command(Record):
 
 
 class Constants(Record):
-    """Constants of one call."""
-
     limit: int  # the most threads
     yield_core: int  # address of the system's function that yields the core, or 0
     share: int  # address of the block of `share`
@@ -77,14 +75,14 @@ class Constants(Record):
 
 
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
-    """Return the record of a team of at most `limit` threads, which no thread has entered.
+    """The record of a team of at most `limit` threads, which no thread has entered.
 
     A record serves one call: a worker that enters after the call's end must find it stopped. It
     starts at a multiple of LINE bytes.
 
     Parameters
     ----------
-    pieces : int, into how many pieces a part is cut, at most `MOST_PIECES`
+    pieces : into how many pieces a part is cut, at most `MOST_PIECES`
     """
     words, n = LINE // 8, PARTS // 8 + min(limit, MOST) * LINE // 8
     memory = np.zeros(n + words, np.int64)
@@ -97,8 +95,8 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
 
 
 def renew(team: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the record of a team that all threads have left, for another call of as many threads
-    and pieces: 11 -> 3 us, between long steps."""
+    """The record of a team that all threads have left, for another call of as many threads and
+    pieces: 11 -> 3 us, between long steps."""
     team[: CONSTANT // 8] = 0
     team[PARTS // 8 :] = 0
     team[POSTED // 8] = -1
@@ -112,7 +110,7 @@ def _share_address() -> int:
 
 @cache
 def yield_core() -> int:
-    """Return the address of the system's function that yields the core, or 0."""
+    """The address of the system's function that yields the core, or 0."""
     try:
         windows = os.name == "nt"
         library = ctypes.CDLL("kernel32" if windows else None)
@@ -124,16 +122,13 @@ def yield_core() -> int:
 
 @njit
 def constants_of(team: int) -> Constants:
-    """Return the constants of the team at this address."""
     return record_at(team + CONSTANT, Constants)
 
 
 @njit
 def spin(team: int, spins: int) -> int:
-    """Spin once, and yield the core now and then after the first `BARRIER_SPINS`.
-
-    Returns the number of spins so far, for the next call.
-    """
+    """Spin once, and yield the core now and then after the first `BARRIER_SPINS`; return the
+    number of spins so far, for the next call."""
     pause()
     if spins < BARRIER_SPINS:
         return spins + 1
@@ -176,7 +171,7 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 
 @njit
 def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
-    """Do the remaining pieces of part t, this thread's or another thread's."""
+    """The remaining pieces of part t, this thread's or another thread's."""
     line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
@@ -193,14 +188,13 @@ def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) 
 
 @njit
 def _do_all_pieces(team: int, generation: int, n_threads: int, thread: int) -> None:
-    """Do this thread's part, then the remaining pieces of the other parts."""
+    """This thread's part, then the remaining pieces of the other parts."""
     for i in range(n_threads):
         _do_pieces(team, generation, n_threads, (thread + i) % n_threads, thread)
 
 
 @njit
 def _wait(team: int, word: int, value: int) -> None:
-    """Spin until a word has this value."""
     spins = 0
     while load_acquire(word) != value:
         spins = spin(team, spins)
@@ -211,13 +205,13 @@ def _wait(team: int, word: int, value: int) -> None:
 def share_loop(team: int, block: int, n: int, environment: int) -> None:
     """Run the iterations 0 to n of a loop's body on a team.
 
-    It shares by address: compiled in place, sharing took 0.6 s of a first fit on one thread.
+    By address: compiled in place, sharing took 0.6 s of a first fit on one thread.
     """
     call(constants_of(team).share, (team, block, n, environment))
 
 
 def share(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Make the block by which a leader shares a loop with its team."""
+    """A leader shares a loop with its team by this block."""
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:
         constants = constants_of(team)
@@ -269,7 +263,7 @@ def _assist(team: int, worker: int) -> None:
 
 @njit
 def _wait_for_team(team: int, n_threads: int) -> None:
-    """Wait until `n_threads` threads have joined, for 0.2 ms at most."""
+    """At most 0.2 ms."""
     spins = 0
     while load_acquire(team + JOINED) < n_threads and spins < TEAM_SPINS:
         pause()
@@ -277,7 +271,7 @@ def _wait_for_team(team: int, n_threads: int) -> None:
 
 
 def enter(scalar: Any) -> Callable[[int, int, int], None]:
-    """Make the block by which each thread enters a team: the first runs the driver, the others are
+    """Each thread enters a team by this block: the first runs the driver, the others are
     workers."""
 
     def enter_team(team: int, driver: int, job: int) -> None:
@@ -295,7 +289,6 @@ def enter(scalar: Any) -> Callable[[int, int, int], None]:
 
 
 def entry() -> Block:
-    """Return the block by which threads enter a team."""
     return block_of(enter, np.int64)
 
 
@@ -310,7 +303,7 @@ def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
 
 
 def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Make the block that runs a driver as the leader; its workers enter by their mailboxes.
+    """Runs a driver as the leader; its workers enter by their mailboxes.
 
     It waits 0.2 ms at most for `n_threads` threads, itself included; 1: it does not wait.
     """

@@ -51,10 +51,8 @@ class Rules(NamedTuple):
 
     Attributes
     ----------
-    optimizer : Optimizer
-    blocks : Addresses
     limit : of the gradient's norms, or None
-    key : what sessions have in common that serve each other
+    key : shared by sessions that serve each other
     """
 
     optimizer: Optimizer
@@ -91,27 +89,21 @@ def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
 
 
 class Trainer:
-    """Runs units of training in compiled code, as many units per call as asked for.
+    """Runs units of training in compiled code, as many per call as asked for.
 
     Parameters
     ----------
-    guarded : bool
-        True: a number that is not finite ends the training and restores the parameters of the
-        epoch's start, of which it keeps a copy.
-    by_rows : bool
-        True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
-    driver : of calls of `do`, in the place of that of `run`
-    stepping : bool
-        True: rows are one batch of at most `batch_size`, of which `Runner.serves` knows the others,
-        and a step whose loss is not finite is not taken.
-    summed : bool
-        True: the step is of the sum of the rows' losses, not of their mean.
+    guarded : True: a number that is not finite ends the training
+        The parameters of the epoch's start, of which it keeps a copy, are restored.
+    by_rows : True: an epoch's loss weighs its batches by their rows, not by their rows' weights
+    driver : of calls of `do`, in place of `run`'s
+    stepping : True: rows are one batch of at most `batch_size`
+        `Runner.serves` knows the other sizes. A step whose loss is not finite is not taken.
+    summed : True: steps of the sum of the rows' losses, not of their mean
 
     Attributes
     ----------
-    units_per_epoch : int
-    unit_flops : int
-        Floating-point operations of a unit, from which the length of the first call is guessed.
+    unit_flops : operations of a unit, from which the length of the first call is guessed
     """
 
     units_per_epoch: int
@@ -176,13 +168,11 @@ class Trainer:
         return session
 
     def take(self, data: Data) -> None:
-        """Train on these rows from the next window on: of the kind and width of those before."""
+        """Train on these rows: of the kind and width of those before."""
         self._session.take(data)
         self._point_to(data)
 
     def regroup(self, optimizer: Optimizer) -> bool:
-        """Train with the engine's factors of learning rates from now on; return False where another
-        trainer is needed."""
         session, network = self._session, self._engine.network
         fixed = network.penalties or session.net["factors"] or session.partition.microbatch_rows
         if fixed or self._batch_size == 1:
@@ -201,20 +191,18 @@ class Trainer:
         return True
 
     def resume(self, moments: Moments, data: Data) -> None:
-        """Go on from the parameters, and with the optimizer's state, as they are now."""
         self._session.adopt(moments)
         self.take(data)
         if not self._is_current or moments.trained is not None or self._are_changed():
             self.load()
 
     def _are_changed(self) -> bool:
-        """Return True if a bit of the parameters is another than `store` has left."""
+        """True if a bit of the parameters is another than `store` has left."""
         kind = np.int32 if self._parameters.itemsize == 4 else np.int64
         stored = self._session.workspace.backup[: len(self._parameters)]
         return not np.array_equal(self._parameters.view(kind), stored.view(kind))
 
     def pause(self) -> QuickStep | None:
-        """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
         session, network, quick = self._session, self._engine.network, self._quick
         n_rows = session.data.n_rows
         if quick is None and self._roomy and is_quick(network, session):
@@ -237,14 +225,13 @@ class Trainer:
         self.units_per_epoch = epoch.units_per_epoch(n_rows, self._batch_size, session.rows)
 
     def divide(self, partition: Partition, n_rows: int) -> None:
-        """Divide steps on n_rows rows by this partition."""
         self._session.divide(partition)
         if partition.rows < n_rows:
             self._session.keep_gradient()
 
     def end(self) -> None:
-        """End the training; leave its buffers, without rows and state, to the next one, and the
-        engine this trainer: the next fit goes on with it, if nobody has taken the buffers."""
+        """Leave the buffers, without rows and state, to the next training, and this trainer to
+        the engine: the next fit goes on with it, if nobody has taken the buffers."""
         session, engine = self._session, self._engine
         del self._session, self._engine
         if isinstance(session.data.x, np.ndarray) and self._key is not None:
@@ -257,8 +244,8 @@ class Trainer:
     def goes_on(
         self, engine: Runner, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data
     ) -> bool:
-        """Begin another fit after `end`, if this net's optimizer and the width of its rows are as
-        they were; return False where that cannot be."""
+        """Begin another fit after `end`; return False if this net's optimizer or the width of
+        its rows has changed."""
         width, session = self._key[-1], self._rested()
         alike = parameters is self._parameters and optimizer is self._optimizer
         if session is None or not alike or type(data.x) is not np.ndarray:
@@ -290,25 +277,16 @@ class Trainer:
         self._is_current = True
 
     def begin(self) -> None:
-        """Begin a window of epochs: set `reached` to 0."""
         self._session.job["reached"] = 0
 
     @property
     def reached(self) -> int:
-        """The unit of the window that the calls of `run` have reached, interrupted or not."""
         return int(self._session.job["reached"])
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Run units first to last of a window of epochs; return the unit it stopped at.
-
-        Parameters
-        ----------
-        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: where the rows lie in the data
-        coefficients : shape (n_steps, n_coefficients), for the steps of this call
-        losses : float64, shape (n_epochs,), receives each epoch's mean objective
-        """
+        """Run units first to last of a window of epochs; return the unit it stopped at."""
         constants = self.constants(coefficients)
         self.do(
             last - first,
@@ -326,7 +304,7 @@ class Trainer:
         return self.reached
 
     def constants(self, coefficients: Rates) -> Array:
-        """Return coefficients of steps, and numbers of their dropout, in the net's dtype."""
+        """Coefficients of steps, and numbers of their dropout, in the net's dtype."""
         constants = np.ascontiguousarray(coefficients, self._engine.network.dtype)
         if self._n_drawn:
             n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
@@ -334,7 +312,6 @@ class Trainer:
         return constants
 
     def work_of(self, partition: Partition) -> Work:
-        """Return the work of a unit."""
         small, cost = partition.microbatch_rows > 0, partition.cost
         unit = self._engine.work(partition.rows, forward=4, tiles=2, by_microbatches=small)
         if cost:
@@ -349,21 +326,17 @@ class Trainer:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of its buffers."""
         return self._session.n_bytes
 
     @property
     def session(self) -> Session:
-        """The session, until `end`."""
         return self._session
 
     def step_of(self, unit: int) -> int:
-        """Return the number of steps of a window that are complete before this unit."""
         epoch, within = divmod(unit, self.units_per_epoch)
         steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
         return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
 
     @property
     def diverged(self) -> bool:
-        """True if the last call ended at a number that is not finite."""
         return bool(self._session.job["diverged"])

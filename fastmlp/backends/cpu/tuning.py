@@ -1,8 +1,7 @@
 """Every measured constant of the CPU backend, to be measured again for another machine.
 
-A constant states its decision and the figures that chose it, as
-``before -> after (net@batch, threads)``; a section states the command that measures it again. Times
-are of one step unless a comment says otherwise.
+A constant states the figures that chose it, as ``before -> after (net@batch, threads)``; a section
+states the command that measures it again. Times are of one step unless a comment says otherwise.
 """
 
 import sys
@@ -12,8 +11,8 @@ from fastmlp.compiler.target import second_level_bytes, vector_bytes
 # --- Lines and pages -----------------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 16-64-64-2@64 --threads 1 2
 
-# Alignment of buffers, in bytes: neighbouring pairs of cache lines travel together on x86, and are
-# one line on Apple's cores.
+# Alignment of buffers, in bytes: cache lines travel in pairs on x86, and are that long on Apple's
+# cores.
 ALIGNMENT = 128
 # Bytes between memory that two threads write. The hardware prefetcher fetches 8 to 16 lines ahead,
 # also lines that another core writes. Lines apart: 0 -> 2 -> 8 -> 16,
@@ -37,8 +36,8 @@ TILE_ROWS = 64
 # Most outputs of a layer that is held transposed: the larger of 4 and 5/8 of a vector.
 # 16.3 -> 15.6 us (64-64-10@64, 1 thread; 8 -> 10 outputs), 2.4 -> 2.0 us (16-32-5@32; 4 -> 5).
 FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS = 4, 5
-# Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill: half of it.
-# 512 -> 256 KB of 512: within noise to 5 % less (AVX2, float32).
+# Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill. 512 -> 256 KB of
+# 512: within noise to 5 % less (AVX2, float32).
 CACHE_BYTES = min(second_level_bytes() // 2, 512 * 1024)
 # Bytes of parameters, optimizer state and transposes that leave a shared third-level cache: then
 # transposes are stored non-temporally. 1.37 -> 1.14 ms (1 thread), 0.74 -> 0.67 ms (2 threads)
@@ -46,8 +45,8 @@ CACHE_BYTES = min(second_level_bytes() // 2, 512 * 1024)
 NON_TEMPORAL_BYTES = 12 << 20
 # Bytes of parameters and optimizer state from which an update's are prefetched: they leave the
 # second-level cache. 4.35 -> 4.15 ms, and in bfloat16 2.86 -> 2.64 ms (784-512-512-10@128, 1
-# thread, 8 MB); 2.31 -> 2.27 ms (28-300x5-2@100, 1 thread, 4.4 MB). With AVX2 never: phase two
-# 20.9 -> 16.9 ms without (128-1024-1024-10@512).
+# thread, 8 MB); 2.31 -> 2.27 ms (28-300x5-2@100, 1 thread, 4.4 MB). Never with AVX2: phase two 20.9
+# -> 16.9 ms without (128-1024-1024-10@512).
 PREFETCHED_STATE_BYTES = sys.maxsize if vector_bytes() == 32 else 4 << 20
 # Bytes of a row of X from which the next batch's rows are prefetched, unless the state is.
 # 415 -> 402 us (784-100-100-10@200, 1 thread), 253 -> 240 us (784-128-10@128, 1 thread).
@@ -56,9 +55,9 @@ PREFETCHED_ROW_BYTES = 1024
 # --- Register tiles ------------------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1
 
-# The largest tile of a product, rows by panels: its sums fill the registers, less those for A and
-# B. Its rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind:
-# 4 x 2 -> 4 x 3, 91 -> 106 GFLOP/s of 110.
+# The largest tile of a product, rows by panels: its sums fill the registers that A and B leave. Its
+# rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind: 4 x 2
+# -> 4 x 3, 91 -> 106 GFLOP/s of 110.
 LARGEST_TILE = (8, 2) if vector_bytes() == 64 else (4, 3)
 # Rows of the smaller tile, for the few rows after the last whole strip.
 SMALL_TILE_ROWS = 4
@@ -80,11 +79,11 @@ SUM_CHAINS = 8
 # Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.
 # 1 panel: 0.17 s (20,000 rows of 50 numbers, 100 units).
 SPARSE_PANELS = 8
-# Rows of running sums that are made together, of columns of pieces: these and as many weights, 24
-# KiB of 512 bits, and the outputs of a strip are in the first-level cache.
+# Running sums that are made together, for columns of pieces: these, as many weights (24 KiB of 512
+# bits) and a strip's outputs are in the first-level cache.
 SUMS_ROWS = 192
-# Most pieces of memory that a tile of weights prefetches: the panels of the largest tile, each with
-# its parameters and two numbers of state.
+# Most pieces of memory that a tile of weights prefetches: the largest tile's panels, each with
+# parameters and two numbers of state.
 MOST_STREAMS = 9
 # Steps of a sum from one of a gradient's prefetches to the next: a few lines at a time.
 # 128 -> 32: 2.56 -> 2.53 ms, 19.0 -> 18.9 ms (784-512-512-10@128, 128-1024-1024-10@512 in
@@ -102,13 +101,12 @@ CHUNK_FLOPS = 25_000_000_000
 CACHE_NUMBERS = 200_000
 # Fewest rows of a chunk that is cut to stay in the cache.
 MIN_CHUNK_ROWS = 64
-# The cache bounds a chunk's rows if it has this many times more numbers than the net has weights:
-# then the gradient is small beside the chunk.
+# The cache bounds a chunk's rows if it has this many times more numbers than the net has weights.
 CHUNK_PER_WEIGHT = 8
-# The number of microbatches is a multiple of this, so that threads have equal numbers of them.
+# The number of microbatches is a multiple of this: threads have equal numbers of them.
 MICROBATCHES = 4
-# Fewest operations of a step that is cut into microbatches: no team shares a shorter step, or it
-# takes longer when cut. 603 -> 415 us (4-32-16-4@10000, 2 threads).
+# Fewest operations of a step that is cut into microbatches: a shorter step takes longer when cut.
+# 603 -> 415 us (4-32-16-4@10000, 2 threads).
 MICROBATCH_FLOPS = 10_000_000
 
 # Most rows of a chunk whose deltas give the gradient by the inputs.
@@ -120,8 +118,8 @@ SUMMED_ROWS = 512
 # Operations a second of one thread: 60 to 180 GFLOP/s are measured. A rate too high errs on the
 # side of one thread.
 RATE = 1.2e11
-# Bytes a second that a core fetches of another core's last writes: 1.8 MB of weights in
-# 0.4 ms (784-512-512-10, 2 threads). Cores of a virtual machine may move nearer or farther.
+# Bytes a second that a core fetches of another core's last writes: 1.8 MB of weights in 0.4 ms
+# (784-512-512-10, 2 threads).
 FETCH_RATE = 4e9
 # Estimated seconds of a join, to compare the forms of a step.
 JOIN_SECONDS = 1e-6
@@ -151,28 +149,28 @@ SECONDS_VALID = 5.0
 # Seconds for which a calibration with less than this speedup is valid: a disturbance of 1 ms kept a
 # fit of 1024-2048-2048-1000 on one thread for 5 s.
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
-# Rounds of a calibration, its joins per round, and how many times longer its long items are.
+# Rounds of a calibration, its joins per round, and the ratio of its long items to its short ones.
 ROUNDS, JOINS, ITEMS = 3, 25, 8
 # An item of a calibration, 0.3 us: its numbers, and multiply-adds of each.
 NUMBERS, REPEATS = 128, 40
 # Seconds for workers to wake up on separate cores before a calibration. After 0.2 s of sleep Linux
 # wakes half of them on the caller's core and moves them after 7 to 22 ms. 9.9 -> 6.6 us
-# (16-64-64-2@64, 2 threads), by the speedup then found: 1.0 to 1.2 -> 1.9.
+# (16-64-64-2@64, 2 threads).
 WAKING = 0.03
 
 # --- Autotuner: one thread or a team -------------------------------------------------------------
 # python -m benchmarks.compare --parts train --threads 2, beside a busy process
 
-# Calls of a team, and of one thread, whose time is not counted: a team's first call compiles, or
-# waits for its threads.
+# Uncounted calls of a team, and of one thread: a team's first call compiles, or waits for its
+# threads.
 SETTLING = {True: 1, False: 0}
-# Calls of the faster of the two before the slower is timed again; doubled after each trial that
-# changes nothing, up to the second number.
+# Calls of the faster before the slower is timed again; doubled after each trial that changes
+# nothing, up to the second number.
 RETRY, MOST_RETRY = 4, 4096
 # Calls, and seconds of them, after which the slower is timed again at the latest. After another
 # library's threads have spun for a minute, a team of calls of 10 ms runs again in 22 -> 1.3 s.
 LONG_RETRY, LONG_RETRY_SECONDS = 128, 1.0
-# The largest factor by which one call can raise a recorded time: a change takes several calls.
+# One call can raise a recorded time by this factor at most.
 SLOWER = 1.25
 
 # --- Threads -------------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ PATIENT_SECONDS = 0.0005
 # done take pieces of other parts. 1 -> 4 pieces: -5 %, -11 % beside a busy process; 4 -> 16 pieces:
 # +15 % (1024-2048-2048-1000@512, 2 threads).
 PIECE_FLOPS, MOST_PIECES = 80_000_000, 4
-# Spins, of about 50 ns, of a thread at a barrier before it yields its core, and between yields.
+# Spins, of about 50 ns, at a barrier before a thread yields its core, and between yields.
 BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
 # Spins of a leader that waits for its team before the first loop, 0.2 ms. Without them a step of
 # 80 ms often ran its first loop on one thread, in twice the time.
@@ -244,6 +242,6 @@ PREDICT_FLOPS = 5_000_000_000
 # Most packed parameters that a prediction leaves to the next one: 4 MB of float32.
 KEPT_PARAMETERS = 1 << 20
 # Bytes of the buffers of ended fits that the process keeps: enough for 8 million parameters, in
-# mixed precision too. To make them takes 0.15 ms, and new memory up to 2.4 ms a megabyte.
-# 128 -> 160 MB: 815 -> 760 ms (12 steps of 1024-2048-2048-1000@512 in bfloat16, 146 MB).
+# mixed precision too. They take 0.15 ms to make, and up to 2.4 ms a megabyte of new memory. 128 ->
+# 160 MB: 815 -> 760 ms (12 steps of 1024-2048-2048-1000@512 in bfloat16, 146 MB).
 KEPT_TRAINING_BYTES = 5 << 25

@@ -1,10 +1,10 @@
 """The pool of workers: a team gathers from its Python threads.
 
-For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us. Those
-that sleep enter after 40 to 400 us, while the leader works without waiting for them. Both wait in
-compiled code, without the GIL: woken in Python, they waited 5 ms for a caller that holds it.
-A parallel region of Numba's would be launched in 17 us while OpenMP's threads still spin, but end
-only when all of them have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us.
+Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in compiled code,
+without the GIL: woken in Python, they waited 5 ms for a caller that holds it. A parallel region of
+Numba's would be launched in 17 us while OpenMP's threads still spin, but end only when all of them
+have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
 """
 
 import ctypes
@@ -74,15 +74,15 @@ class Mailbox(Record):
 
 
 class Mailboxes:
-    """The mailboxes of a pool's workers, each on separate cache lines.
+    """A pool's mailboxes, each on separate cache lines.
 
     Parameters
     ----------
-    spins : int, how many times a worker spins before it sleeps
+    spins : of a worker before it sleeps
 
     Attributes
     ----------
-    first : int, address of the first mailbox
+    first : address of the first mailbox
     fields : int64 arrays by the names of their fields
     """
 
@@ -105,7 +105,6 @@ class Mailboxes:
             self.fields[name][:] = value
 
     def add(self, number: int) -> int:
-        """Prepare a worker's mailbox; return its address."""
         lock = self.fields["lock"]
         if not lock[number]:
             made = ctypes.PYFUNCTYPE(ctypes.c_void_p)(_of_python("PyThread_allocate_lock"))()
@@ -117,13 +116,13 @@ class Mailboxes:
 
 
 def _of_python(name: str) -> int:
-    """Return the address of a function of the interpreter's."""
+    """The address of a function of the interpreter's."""
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
 def serve(scalar: Any) -> Callable[[int], None]:
-    """Make the worker's loop: run the calls that are posted to the mailbox; between two of them
-    spin, and sleep when the spins are used up. The loop never returns."""
+    """The worker's loop: run the calls that are posted to the mailbox; between two of them spin,
+    and sleep when the spins are used up. It never returns."""
 
     def serve_calls(place: int) -> None:
         box, spins = record_at(place, Mailbox), 0
@@ -162,9 +161,8 @@ def _post(place: int, state: int, team: int, driver: int, job: int) -> bool:
 
 
 def launch(scalar: Any) -> Callable[..., None]:
-    """Make the block that posts a call to the mailboxes of up to n - 1 workers, first to those that
-    spin, and runs the driver as the leader; it writes how many it posted, and woke, to the team's
-    record.
+    """Posts a call to the mailboxes of up to n - 1 workers, first to those that spin, and runs the
+    driver as the leader; the numbers posted and woken are written to the team's record.
 
     The leader waits briefly for workers that spin, and if it is patient for those that slept.
     """
@@ -198,12 +196,11 @@ class Entered(NamedTuple):
 
 @cache
 def block(factory: Callable[..., Any]) -> Block:
-    """Return a block of the team, without the lock of `block_of`: a call asks for several."""
+    """A block of the team, without the lock of `block_of`."""
     return block_of(factory, np.int64)
 
 
 def compile_all() -> None:
-    """Compile the blocks of a team, without launching one."""
     entry()
     for factory in (share, lead, launch, serve):
         block(factory)
@@ -226,7 +223,7 @@ def run(
     job : record array, shape (1,), or its fields
         `team` is set to the address of the team's record, 0 for one thread, and `n_parts` to the
         number of parts that suit a loop over rows.
-    pieces : into how many pieces each thread's part of a loop is cut
+    pieces : of each thread's part of a loop
     patient : True if the leader waits briefly for sleeping workers
     """
     # `ctypes.data` takes 1 us more; of fields it takes a tenth of a record array's.
@@ -245,7 +242,7 @@ def run(
 
 
 def _run_by_numba(driver: Block, job: Any, address: int, n: int) -> None:
-    """Run a driver on this thread; its loops open regions of Numba's where that is safe."""
+    """Loops open regions of Numba's where that is safe."""
     safe = limits.parallel_is_safe()
     job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
     with limits.threads(n) if safe else nullcontext():
@@ -257,7 +254,7 @@ class WorkerPool:
 
     Parameters
     ----------
-    spins : int, how many times a worker spins at its mailbox before it sleeps
+    spins : of a worker at its mailbox before it sleeps
     """
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
@@ -271,14 +268,13 @@ class WorkerPool:
         self._spare = FreeList()
 
     def team(self, n_threads: int, pieces: int) -> Team:
-        """Return the record of a team that no thread has entered."""
         team = self._spare.take((n_threads, pieces))
         return make_team(n_threads, pieces) if team is None else renew(team)
 
     def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
         """Run the driver as leader; up to n - 1 workers join while it runs.
 
-        `patient`: wait briefly for sleeping workers. Returns False unless all n - 1 were awake. A
+        `patient`: wait briefly for sleeping workers. Return False unless all n - 1 were awake. A
         worker that wakes too late finds the team stopped; `_teams` holds the team until then.
         """
         boxes = self.boxes(n - 1)
@@ -297,17 +293,17 @@ class WorkerPool:
             self._let_go()
 
     def keep(self, team: Team) -> None:
-        """Keep a team's record until the workers have left it that were posted to it."""
+        """Keep a team's record until the workers that were posted to it have left."""
         if len(team):
             self._teams[addressof(c_char.from_buffer(team.data))] = Entered(team, runs=False)
 
     def boxes(self, n: int) -> tuple[int, int]:
-        """Return the address and the number of the mailboxes of n workers or more."""
+        """The address and the number of the mailboxes of n workers or more."""
         self._grow(n)
         return self._mailboxes.first, self._n_mailboxes
 
     def _let_go(self) -> None:
-        """Give the teams that all workers have left to which they were posted to other calls.
+        """Give teams that all their workers have left to other calls.
 
         Under a lock, and an entry that a signal's handler has replaced is put back: a team that is
         kept while it runs would be given to a second call.
@@ -326,7 +322,7 @@ class WorkerPool:
                 self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:
-        """Start workers up to this number, if the system has threads for them.
+        """Start workers up to this number, as far as the system has threads.
 
         No two workers share a mailbox: both would enter the posted team, and the second find its
         record dropped when the first has left. A mailbox is given before its worker starts, for an
@@ -353,7 +349,7 @@ class WorkerPool:
 
 
 def all_were_awake(team: Team, n: int) -> bool:
-    """Return True if a call of n threads was posted to n - 1 workers that were spinning."""
+    """True if a call of n threads was posted to n - 1 spinning workers."""
     return int(team[POSTED // 8] - team[WOKEN // 8]) == n - 1
 
 
@@ -361,7 +357,7 @@ _POOLS: list[WorkerPool] = []
 
 
 def pool() -> WorkerPool:
-    """Return the process's pool. The first call makes it, which compiles."""
+    """The first call makes the process's pool, which compiles."""
     if not _POOLS:
         _POOLS.append(WorkerPool())
     return _POOLS[0]
