@@ -1,4 +1,4 @@
-"""Further members of an ensemble: scikit-learn's estimators, on the columns as numbers; trees."""
+"""Further members of an ensemble: scikit-learn estimators and trees, on the columns as numbers."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,40 +21,39 @@ Array = NDArray[Any]
 N_BITS, WORDS = 256, 8
 NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
-# A round grows a tree for each of several classes: rounds are fewer then, at a higher rate.
+# A round grows a tree for each of several classes: rounds are then fewer, at a higher rate.
 TREES, FEWEST_ROUNDS, LARGEST_RATE = 600, 40, 0.2
-# With a time limit: rounds that are grown in any case, and the share of the time for all fits.
+# With a time limit: the fewest rounds, and the share of the time for all fits.
 FIRST_ROUNDS, SHARE = 10, 0.25
-# A column of more levels is taken as one of numbers.
+# Columns of more levels are taken as numbers.
 MOST_LEVELS = 255
-# The place of a threshold between two training values. Multiples of this number stay far from whole
-# ones, so that a new price between two others is not on the threshold, as on the middle.
+# Position of a threshold between two training values. Multiples of this number stay far from whole
+# numbers, so that a new price between two others is not on the threshold, as on the middle.
 GOLDEN = 0.6180339887498949
 
 
 class BoostedTrees(LearnedArrays, BaseEstimator):
-    """Trees of scikit-learn's HistGradientBoosting, with its bits for training rows.
+    """Trees of scikit-learn's HistGradientBoosting, with equal bits for training rows.
 
-    Thresholds lie between training values, so that rounded rows go the same ways.
-
-    Probabilities come from the nets' links in float64, with the same bits on every machine.
+    Thresholds lie between training values, so that rounded rows take the same ways. Probabilities
+    come from the nets' links in float64, with the same bits on every machine.
 
     Parameters
     ----------
     classes : bool, True for probabilities
     n_categories : int
-        This many columns, the last ones, hold places of levels.
+        Number of last columns that hold indices of levels.
     monotonic_cst : (n_features,) sequence of -1, 0 and 1, optional
     seconds : float, optional
-        The seconds of a fit, after which no more rounds are begun; results depend on the machine.
+        Time after which no round is begun; results depend on the machine.
     random_state : int, of the rows that histograms of a large table are made of
     rounds : int, optional
-        The most rounds; a fit sets it to the rounds that it has grown, which clones take over.
+        Maximum rounds; a fit sets it to the grown rounds, which clones take over.
 
     Attributes
     ----------
     classes_ : (n_classes,) array of int64, empty for numbers
-    roots, features, numbers, children, places, sets : as of `TreeNodes`
+    roots, features, numbers, children, places, sets : as in `TreeNodes`
         The first tree of each output is a leaf: the prediction without the others.
     """
 
@@ -92,12 +91,12 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     def fit(
         self, X: Array, y: Array, sample_weight: Array | None = None, **validation: Any
     ) -> Self:
-        """Grow the trees, on one thread, until rows to validate on gain no more.
+        """Grow the trees, on one thread, until validation rows gain no more.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of float64, NaN where a value is missing
-        y : (n_rows,) array of numbers, or of places of classes
+        y : (n_rows,) array of numbers, or of class indices
         validation : X_val, y_val and sample_weight_val of scikit-learn's fit
         """
         n_classes = len(np.unique(y)) if self.classes else 1
@@ -105,7 +104,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         most = self.rounds or rounds
         kind = "HistGradientBoosting" + ("Classifier" if self.classes else "Regressor")
         levels = np.arange(X.shape[1]) >= X.shape[1] - self.n_categories
-        # An import of half a second, which predictions do not need.
+        # The import takes half a second, and predictions do not need it.
         model = getattr(import_module("sklearn.ensemble"), kind)(
             learning_rate=min(RATE * ROUNDS / rounds, LARGEST_RATE),
             max_iter=most if self.seconds is None else min(FIRST_ROUNDS, most),
@@ -119,8 +118,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             start = time.perf_counter()
             model.fit(X, y, sample_weight=sample_weight, **validation)
             while self.seconds is not None and (n := model.max_iter) < most:
-                # At the pace of the rounds so far. A fit that goes on makes its bins again, which
-                # few rounds do not pay for.
+                # At the pace of the rounds so far. A resumed fit makes its bins again, which few
+                # rounds do not pay for.
                 more = n * (self.seconds / (time.perf_counter() - start) - 1)
                 if more < n / 2 or model.n_iter_ < n:
                     break
@@ -132,15 +131,15 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         return self.restore(arrays, X.shape[1])
 
     def predict(self, X: Array) -> Array:
-        """The numbers of rows, shape (n_rows,)."""
+        """Numbers, shape (n_rows,)."""
         return self.predict_raw(X)[:, 0]
 
     def predict_proba(self, X: Array) -> Array:
-        """The probabilities of `classes_`, shape (n_rows, n_classes)."""
+        """Probabilities of `classes_`, shape (n_rows, n_classes)."""
         return self.nodes.probabilities(self.predict_raw(X))
 
     def predict_raw(self, X: Array) -> Array:
-        """The sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""
+        """Sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""
         if X.shape[1:] != (self.n_features_in_,):
             raise ValueError(f"X must have {self.n_features_in_} columns, got {X.shape}")
         out = np.zeros((len(X), self.n_outputs), order="F")
@@ -149,12 +148,11 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
     @property
     def n_outputs(self) -> int:
-        """The columns of sums: one of each class, if there are more than two."""
+        """Number of sums: one for each class, if there are more than two."""
         return self.nodes.n_outputs
 
     @property
     def nodes(self) -> TreeNodes:
-        """The nodes of all trees."""
         classes = self.classes_ if len(self.classes_) else np.zeros(1, np.int64)
         own = (getattr(self, name) for name in TreeNodes._fields[:6])
         return TreeNodes(*own)._replace(classes=classes)
@@ -167,7 +165,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             raise ValueError(f"{len(self.roots)} trees for {len(self.classes_)} classes")
         if self.children.shape[1] != 3 or (self.features >= self.n_features_in_).any():
             raise ValueError("nodes of trees must have 3 children, and features that there are")
-        # A row goes forward at each node, and so comes to a leaf.
+        # A row goes forward at each node, and so reaches a leaf.
         children = self.children[inner]
         if (children <= own).any() or (children >= n_nodes).any():
             raise ValueError("children of a node must be behind it")
@@ -199,7 +197,7 @@ def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
 def candidate(
     n_classes: int, values: Values, seed: int, time_limit: float | None, n_fits: int
 ) -> BoostedTrees:
-    """Return trees for a table that are not grown yet; `n_fits` share the time limit."""
+    """Trees for a table, not yet grown; `n_fits` share the time limit."""
     return BoostedTrees(
         classes=n_classes > 0,
         n_categories=values.codes.shape[1],
@@ -209,14 +207,14 @@ def candidate(
 
 
 def arrays_of(model: Any) -> dict[str, Array]:
-    """The arrays of `BoostedTrees` of a fitted HistGradientBoosting.
+    """The arrays of `BoostedTrees` from a fitted HistGradientBoosting.
 
-    Its categories are places of levels, fewer than 256; sets of them hold unknown levels where
-    missing values go left.
+    Categories are indices of levels, fewer than 256; their sets hold unknown levels where missing
+    values go left.
     """
     order, categories = np.arange(model.n_features_in_), []
     if model.is_categorical_ is not None:
-        # scikit-learn has categories first, numbered in the order of those in training.
+        # scikit-learn has categories first, numbered by their order in training.
         order = np.argsort(~model.is_categorical_, kind="stable")
         encoder = model._preprocessor.named_transformers_["encoder"]
         categories = [known[~np.isnan(known)].astype(int) for known in encoder.categories_]
@@ -265,8 +263,7 @@ def arrays_of(model: Any) -> dict[str, Array]:
 
 
 class Extra(NamedTuple):
-    """A fitted estimator, its name, its predictions of the rows to validate on, and the seconds
-    of all that, of its fits to other folds too."""
+    """Name, fitted estimator, predictions of validation rows, and seconds including folds."""
 
     name: str
     estimator: Any
@@ -275,9 +272,9 @@ class Extra(NamedTuple):
 
 
 def matrix(values: Values) -> Array:
-    """Return a table as numbers, shape (n_rows, n_columns): NaN where a value is missing.
+    """A table as numbers, shape (n_rows, n_columns): NaN where a value is missing.
 
-    The numbers come first, then the places of categories among their levels.
+    Numbers come first, then the level indices of categories.
     """
     codes = np.where(values.codes < 0, np.nan, values.codes)
     return np.concatenate([values.numbers, codes], axis=1)
@@ -286,9 +283,9 @@ def matrix(values: Values) -> Array:
 def named(
     members: Sequence[Any], who: str, signs: Sequence[int] = (), n_categories: int = 0
 ) -> list[tuple[str, Any]]:
-    """Return estimators with names: given ones, or the names of their classes.
+    """Estimators with given names, or names of their classes.
 
-    With constraints of the columns of numbers they are clones that have them.
+    With constraints of the columns of numbers they are constrained clones.
     """
     pairs = []
     for member in members:
@@ -324,10 +321,10 @@ def fitted(
     n_classes: int,
     folds: Sequence[Fold] = (),
 ) -> list[Extra]:
-    """Return fitted clones of estimators, and their predictions of the rows to validate on.
+    """Fitted clones of estimators, and their predictions of the validation rows.
 
-    Without such rows each is fitted once for each fold, for the predictions of the fold's rows,
-    and then to all rows.
+    Without such rows each is fitted without each fold, for the predictions of the fold's rows, and
+    then to all rows.
     """
     extras = []
     for name, estimator in members:
@@ -354,7 +351,7 @@ def begun(fit: Callable[[], list[Extra]], *, in_turn: bool) -> Callable[[], list
 
 
 def answers(model: Any, values: Values, n_classes: int) -> Array:
-    """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
+    """Numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
     X = matrix(values)
     if not n_classes:
         return np.asarray(model.predict(X), np.float64).reshape(len(X))
@@ -365,11 +362,11 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
 
 
 def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) -> Any:
-    """A clone of an estimator, fitted to rows; rows to validate on end the growth of trees."""
+    """A clone of an estimator, fitted to rows; validation rows end the growth of trees."""
     more = {} if part.weight is None else {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
         raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
-    # scikit-learn takes no class that training lacks.
+    # scikit-learn rejects classes that training lacks.
     if (
         isinstance(estimator, BoostedTrees)
         and validation is not None

@@ -12,20 +12,18 @@ from fastmlp.typing import LossLike
 
 Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]
-# A score of the user's: of targets, predictions and weights or None; higher is better.
+# A user's score of targets, predictions and weights or None; higher is better.
 Score = Callable[[Array, Array, Array | None], float]
-# The least probability that a log-loss sees, and the least mean of a deviance in its targets' mean.
+# Least probability in a log-loss, and least mean of a deviance as a share of the targets' mean.
 LEAST = 1e-7
 
 
 def squared_errors(y: Array, predictions: Array) -> Array:
-    """The squared error of each row, shape (n_rows,)."""
     errors: Array = (y - predictions) ** 2
     return errors
 
 
 def absolute_errors(y: Array, predictions: Array) -> Array:
-    """The absolute error of each row, shape (n_rows,)."""
     return np.abs(y - predictions)
 
 
@@ -36,7 +34,7 @@ def hits(codes: Array, probabilities: Array) -> Array:
 
 
 def of_classes(codes: Array, probabilities: Array) -> Array:
-    """The probability of each row's true class, shape (n_rows,)."""
+    """Probability of each row's true class, shape (n_rows,)."""
     return probabilities[np.arange(len(codes)), codes]
 
 
@@ -51,13 +49,9 @@ class Scorer:
     Parameters
     ----------
     task : Task
-    y : (n_rows,) array, numbers or places of classes
+    y : (n_rows,) array, numbers or class indices
     weight : (n_rows,) array, optional
     score : function of (y, predictions, weight), higher is better; None: log-loss or RMSE
-
-    Attributes
-    ----------
-    y, weight : as given
     """
 
     def __init__(
@@ -68,15 +62,15 @@ class Scorer:
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
 
-        The log-loss looks at the probability of each row's class alone; their mean equals the mean
-        predictions' probability.
+        The log-loss reads only the probability of each row's class; means over candidates stay
+        exact.
         """
         if self._score is not None or self._task == "regression":
             return predictions
         return of_classes(self.y, predictions)
 
     def loss(self, seen: Array, weight: Array | None) -> float:
-        """The loss of the predictions that `seen` returned, with rows of these weights."""
+        """The loss of the result of `seen`, with rows of these weights."""
         if self._score is not None:
             return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
@@ -84,20 +78,21 @@ class Scorer:
         return _mean(log_losses(seen, LEAST), weight)
 
     def score_of(self, predictions: Array) -> float:
-        """Return the score of predictions, higher is better: the user's, minus log-loss, minus
-        RMSE."""
+        """The score of predictions, higher is better: the user's, minus log-loss, or minus RMSE."""
         return -self.loss(self.seen(predictions), self.weight)
 
 
 def _mean(errors: Array, weight: Array | None) -> float:
-    """The mean of errors, shape (n_rows,), weighted: the bits of `np.average`, which looks at its
-    arguments for as long as a selection's thousand means take."""
+    """The weighted mean of errors, shape (n_rows,), with the bits of `np.average`.
+
+    The checks of `np.average` take as long as a selection's thousand means.
+    """
     mean = errors.mean() if weight is None else (errors * weight).sum() / weight.sum()
     return float(mean)
 
 
 Objective = Literal["squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"]
-# Words of other libraries for some of them.
+# Other libraries' words for some losses.
 WORDS_OF_LOSSES = {
     "squared_error": "mse mean_squared_error l2 rmse regression",
     "absolute_error": "mae mean_absolute_error l1 regression_l1 huber mape",
@@ -114,9 +109,7 @@ LOSSES: dict[Task, LossLike] = {
 class NumberLoss(NamedTuple):
     """The loss of a model of numbers, in scikit-learn's words.
 
-    Attributes
-    ----------
-    setting : the level of "quantile", or the power of "tweedie"
+    `setting` is the level of "quantile", or the power of "tweedie".
     """
 
     name: Objective = "squared_error"
@@ -124,7 +117,6 @@ class NumberLoss(NamedTuple):
 
     @property
     def of_nets(self) -> LossLike:
-        """The loss that nets are trained on."""
         match self.name:
             case "squared_error":
                 return "mse"
@@ -147,7 +139,7 @@ class NumberLoss(NamedTuple):
         return {"poisson": 1.0, "gamma": 2.0, "tweedie": self.setting}.get(self.name)
 
     def of_rows(self, y: Array, predictions: Array) -> Array:
-        """The loss of each row, shape (n_rows,), as scikit-learn's metric of the name has it."""
+        """The loss of each row, shape (n_rows,), as in scikit-learn's metric."""
         if self.power is not None:
             return _deviances(y, predictions, self.power)
         if self.level is None:
@@ -159,7 +151,6 @@ class NumberLoss(NamedTuple):
         return losses
 
     def score(self, y: Array, predictions: Array, weight: Array | None) -> float:
-        """Minus the mean loss."""
         return -_mean(self.of_rows(y, predictions), weight)
 
 
@@ -179,8 +170,7 @@ def _deviances(y: Array, mean: Array, power: float) -> Array:
 class NetOutputs(NamedTuple):
     """The outputs of all nets of a pack.
 
-    Numbers are learned as ``(y - center) / scale``, and predictions stay within those that were
-    seen in training.
+    Numbers are learned as ``(y - center) / scale``, and predictions stay within the training range.
 
     Attributes
     ----------
@@ -199,8 +189,8 @@ class NetOutputs(NamedTuple):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The range of numbers: from 0 if no target in training is below 0, to 0 if no target is
-        above 0, and from 0 to 1 if all are there; else infinite."""
+        """The range of numbers: 0 to 1, from 0, to 0, or infinite, whichever first holds all
+        targets."""
         low = 0.0 if self.low >= 0 else -math.inf
         high = 0.0 if self.high <= 0 else math.inf
         return (low, 1.0) if self.low >= 0 and 0 < self.high <= 1 else (low, high)
@@ -212,16 +202,19 @@ class NetOutputs(NamedTuple):
 
     @property
     def loss(self) -> LossLike:
-        """The loss that nets are trained on, but for numbers with another."""
+        """The default loss of nets."""
         return LOSSES[self.task]
 
     def targets(self, y: Array) -> Array:
-        """The targets of nets, of numbers or places of classes, shape (n_rows,)."""
+        """Targets of nets, from numbers or class indices, shape (n_rows,)."""
         return (y - self.center) / self.scale if self.task == "regression" else y
 
     def predictions(self, outputs: Array) -> NDArray[np.float64]:
-        """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes), of what a
-        net predicts, shape (n_rows, n_outputs)."""
+        """Numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes), from a net's
+        predictions.
+
+        `outputs` has shape (n_rows, n_outputs).
+        """
         numbers = outputs.astype(np.float64)
         if self.task == "regression":
             return np.clip(numbers[:, 0] * self.scale + self.center, self.low, self.high)
@@ -234,10 +227,10 @@ SQUARED = NumberLoss()
 def outputs_of(
     task: Task, y: Array, weight: Array | None, n_classes: int, loss: NumberLoss = SQUARED
 ) -> NetOutputs:
-    """Return the outputs for targets in training, shape (n_rows,): numbers or places of classes.
+    """The outputs for training targets, shape (n_rows,): numbers or class indices.
 
-    A class without a row there has the share of half a row. Nets begin with about the constant that
-    has the least loss: the mean, or a quantile.
+    A class without a row has the share of half a row. Nets begin near the constant with the least
+    loss: the mean, or a quantile.
     """
     if task == "regression":
         center, low = float(np.average(y, weights=weight)), float(y.min())
@@ -259,11 +252,11 @@ def outputs_of(
 
 
 def conformal_quantile(scores: Array, level: float, weights: Array | None = None) -> float:
-    """Return the least score that a new row's does not exceed with a probability.
+    """The least score that a new row's score does not exceed with a probability.
 
-    It is the score at place ``ceil((n + 1) level)`` of n scores in ascending order. If the rows of
-    the scores and new rows come in any order equally often, and the model has not seen either, the
-    score of a new row is at most this with at least the probability, on average over all rows.
+    The result is score number ``ceil((n + 1) level)`` of n scores in ascending order. If old and
+    new rows are exchangeable, and the model was trained on neither, a new row's score is at most
+    this with at least the probability, on average over all rows.
 
     Parameters
     ----------
@@ -271,7 +264,7 @@ def conformal_quantile(scores: Array, level: float, weights: Array | None = None
         Scores of rows that the model was not trained on.
     level : float in (0, 1)
     weights : (n_rows,) array, optional
-        How much the rows count, 1 in the mean, as a new row does. None or empty: all alike.
+        Weights of the rows, 1 in the mean, as for a new row. None or empty: all alike.
 
     Returns
     -------
@@ -296,8 +289,7 @@ def conformal_quantile(scores: Array, level: float, weights: Array | None = None
 
 
 def scores_of(task: Task, y: Array, predictions: Array) -> NDArray[np.float64]:
-    """How far rows are from their targets, shape (n_rows,): errors of numbers, with their signs;
-    for classes one minus the probability of the row's class.
+    """Errors of numbers, with sign, or one minus the probability of the row's class, (n_rows,).
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Selection of an ensemble: the candidates whose weighted mean does best on validation rows."""
+"""Selection of an ensemble: the candidates whose weighted mean is best on validation rows."""
 
 import math
 import time
@@ -26,16 +26,16 @@ from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
 from fastmlp.typing import Callback
 
 Array = NDArray[Any]
-# A loss takes predictions and the rows' weights, shape (n_rows,), or None; lower is better.
+# Losses of predictions and row weights, shape (n_rows,), or None; lower is better.
 WeightedLoss = Callable[[Array, Array | None], float]
-# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the mean,
-# where no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
+# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the mean, where
+# no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
 # uneven as a draw of a fifth of the rows.
 N_BAGS, N_ROUNDS, SHAPE = 20, 8, 0.2
 
 
 class Selection(NamedTuple):
-    """The candidates of an ensemble.
+    """Candidates of an ensemble.
 
     Attributes
     ----------
@@ -54,18 +54,18 @@ def greedy(
     weight: Array | None = None,
     n_rounds: int = N_ROUNDS,
 ) -> Selection:
-    """Return an ensemble to which each round has added the candidate that helps most.
+    """The ensemble to which each round has added the candidate that helps most.
 
-    A candidate may be added again, which raises its weight, and every round adds one, better or
-    not. The best round, the first of equal ones, gives the ensemble.
+    A candidate may be added again, which raises its weight. The best round, the first of equal
+    rounds, gives the ensemble.
 
     Parameters
     ----------
     predictions : sequence of arrays of one shape, or an array of them
-        Each candidate's, of the same validation rows.
-    loss : function of such an array and of the rows' weights, lower is better
+        For each candidate, on the same validation rows.
+    loss : function of such an array and of row weights, lower is better
     n_rounds : int
-        How often a candidate is added.
+        Number of additions.
 
     Returns
     -------
@@ -110,26 +110,20 @@ def bagged(
     max_members: int | None = None,
     deadline: float | None = None,
 ) -> Selection:
-    """Return the mean of many greedy selections, each with other weights of the rows.
+    """The mean of many greedy selections, each with other weights of the rows.
 
     One selection follows the accidents of the validation rows; the mean of many does less.
 
     Parameters
     ----------
-    predictions : sequence of arrays of one shape, or an array of them
-        Each candidate's, of the same validation rows.
-    loss : function of such an array and of the rows' weights, lower is better
-    n_rows : int, how many validation rows there are
+    predictions, loss : as in `greedy`
+    n_rows : int, number of validation rows
     weight : (n_rows,) array, optional
         Weights of the rows, which the bags' weights multiply.
     max_members : int, optional
         Only this many candidates remain, with the greatest weights.
     deadline : float, optional
-        Of `time.perf_counter`: after it no selection is begun, but the first.
-
-    Returns
-    -------
-    Selection
+        Of `time.perf_counter`: after it only the first selection is begun.
 
     References
     ----------
@@ -157,7 +151,7 @@ def equal(
     weight: Array | None = None,
     max_members: int | None = None,
 ) -> Selection:
-    """Return the mean of the candidates that do best each by itself; as `bagged`."""
+    """The mean of the best single candidates; arguments as for `bagged`."""
     losses = np.array([loss(candidate, weight) for candidate in predictions])
     order = np.argsort(losses, kind="stable")[:max_members]
     order = order[~np.isnan(losses[order])]
@@ -168,7 +162,7 @@ def equal(
     return Selection(weights, loss(np.mean([predictions[i] for i in order], axis=0), weight))
 
 
-# Shares of a time limit: what is kept for the selection, and the least for training.
+# Shares of a time limit: kept for the selection, and the least for training.
 FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
 NONE = np.empty(0)
 
@@ -178,13 +172,12 @@ class Member(NamedTuple):
 
     Attributes
     ----------
-    recipe : Recipe
-    encoding : int, the place of its encoding
+    encoding : int, index of its encoding
     weight : float, of its predictions in the mean
     score : float
         On the validation rows, higher is better: of all folds' nets together.
     epoch : int, the best, counted from 1
-    curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
+    curve : (n_epochs, 2 + n_metrics) array, loss, validation loss and metrics of each epoch
     seconds : float, of its training
     """
 
@@ -206,7 +199,6 @@ class Caller(NamedTuple):
     start : float, of `time.perf_counter`: when the time limit began; None: now
     callbacks : sequence of callables, called with a `Report` after each epoch of each net
     progress : bool, True for a bar of all epochs
-    checkpoints : Checkpoints, optional
     """
 
     who: str = "train_pack"
@@ -217,7 +209,7 @@ class Caller(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """The seconds since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - (self.start or 0.0)
 
 
@@ -227,21 +219,20 @@ class Pack:
 
     Attributes
     ----------
-    task : "binary", "multiclass" or "regression"
     outputs : NetOutputs
     encodings : tuple of fitted encodings
     members : tuple of Member
-    extra_weights : (n_extra,) array, of the predictions of models that are not the pack's
+    extra_weights : (n_extra,) array, of the predictions of models outside the pack
     validation_score : float
-        Higher is better. The rows have chosen epochs and members: it flatters a little.
+        Higher is better, and slightly optimistic: the rows have chosen epochs and members.
     residuals : (n_rows,) array
         Scores of the validation rows, ascending: errors of numbers, over `sizes` if any; for
         classes one minus the probability of the row's class.
     row_weights : (n_rows,) array, of the rows of `residuals`, 1 in the mean; empty: all alike
     sizes : Pack, optional
         The logarithm of the size of each row's error; None: all are 1.
-    validated : array, the predictions of the validation rows; empty where they are not kept
-    n_trained : int, how many nets the members were chosen from
+    validated : array, predictions of the validation rows; empty where they are not kept
+    n_trained : int, number of nets the members were chosen from
     """
 
     outputs: NetOutputs
@@ -258,16 +249,15 @@ class Pack:
 
     @property
     def task(self) -> Task:
-        """The task: "binary", "multiclass" or "regression"."""
         return self.outputs.task
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """The weights of the members, shape (n_members,)."""
+        """Weights of the members, shape (n_members,)."""
         return np.array([member.weight for member in self.members])
 
     def predict(self, values: Values) -> NDArray[np.float64]:
-        """Return the nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
+        """The nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
         strips = pool.in_strips(
             len(values.numbers),
             lambda rows: self._nets(values.part(rows)),
@@ -282,16 +272,15 @@ class Pack:
         self.row_weights = NONE if weight is None else weight[order] / weight.mean()
 
     def upper_score(self, level: float) -> float:
-        """The score that a new row's is at most, with a probability; see `conformal_quantile`."""
+        """The score that a new row's score is at most, with this probability."""
         return conformal_quantile(self.residuals, level, self.row_weights)
 
     def lower_score(self, level: float) -> float:
-        """The score that a new row's is below with at most this probability."""
+        """The score that a new row's score is below with at most this probability."""
         return -conformal_quantile(-self.residuals[::-1], 1 - level, self.row_weights[::-1])
 
     def half_width(self, coverage: float) -> float:
-        """Return the half width of intervals around predictions of numbers that hold this share of
-        the targets, in units of `sizes`."""
+        """The half width of intervals that hold this share of the targets, in units of `sizes`."""
         order = np.argsort(np.abs(self.residuals), kind="stable")
         weights = self.row_weights[order] if len(self.row_weights) else NONE
         return conformal_quantile(np.abs(self.residuals)[order], coverage, weights)
@@ -306,7 +295,7 @@ class Pack:
                     yield member, self.outputs.predictions(member.net.predict(inputs))
 
     def _nets(self, values: Values) -> NDArray[np.float64]:
-        """Return the nets' part of the predictions."""
+        """The nets' part of the predictions."""
         outputs, n = self.outputs, len(values.numbers)
         shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
         total = np.zeros(shape)
@@ -330,29 +319,26 @@ def train_pack(
     folds: Sequence[pool.Fold] | None = None,
     caller: Caller | None = None,
 ) -> Pack:
-    """Train nets, and return the ensemble of those that do best together on validation rows.
+    """Train nets, and return the ensemble of nets that are best together on validation rows.
 
-    Without a time limit, the same seed gives the same bits for any number of threads. With one a
-    warning says how many nets there are, if it ended before all were done.
+    Without a time limit, bits depend on the seed only, not on threads. With a time limit that ends
+    training, a warning gives the number of nets.
 
     Parameters
     ----------
-    training : TableRows
     validation : TableRows, or None
         None: folds of the rows of training.
-    seed : int, of all that is drawn
+    seed : int, of all draws
     encodings : mapping of str to Encoding, optional
-        Nets have them in turn. They are copied, and the copies learn from the rows. None: by
-        `encodings_for`.
+        Nets take them in turn. Copies of them learn from the rows. None: by `encodings_for`.
     n_threads : int, optional
-        As of `fit_many`.
+        As for `fit_many`.
     extra : iterable of arrays, read when the nets are trained
-        Predictions of further models for the validation rows: candidates as the nets are.
+        Predictions of further candidates for the validation rows.
     cluster : Cluster, optional
         Its workers train the nets.
     folds : sequence of Fold, optional
-        No row is validated on twice. None: `settings.cv` folds that have the classes alike.
-    caller : Caller
+        No row is validated on twice. None: `settings.cv` folds with equal shares of classes.
     """
     caller = caller or Caller()
     start = time.perf_counter() if caller.start is None else caller.start
@@ -413,7 +399,7 @@ def train_pack(
 
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
-    """Return the end of a share of the time, of `time.perf_counter`; None without a limit."""
+    """The end of a share of the time, of `time.perf_counter`; None without a limit."""
     if settings.time_limit is None:
         return None
     return start + share * settings.time_share * settings.time_limit
@@ -433,7 +419,7 @@ def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: 
 def _pools(
     splits: Sequence[pool.Split], limits: pool.Limits, cluster: Any
 ) -> list[list[pool.Trained]]:
-    """Return the nets of each split, which share the time that there is."""
+    """Nets of each split, which share the remaining time."""
     if cluster is not None and limits.deadline is None:
         return pool.train_together(splits, limits, cluster)
     n = len(splits)
@@ -455,7 +441,7 @@ class Candidate(NamedTuple):
 def _candidates(
     pools: Sequence[Sequence[pool.Trained]], of_rows: Sequence[Array], n: int
 ) -> list[Candidate]:
-    """Return the recipes of which there is a net for each fold."""
+    """Recipes with a net for each fold."""
     candidates = []
     by_number = [{net.recipe.number: net for net in nets} for nets in pools]
     for number in sorted(set.intersection(*(set(of_pool) for of_pool in by_number))):
@@ -475,7 +461,7 @@ def _pack(
     selection: Selection,
     scorer: Scorer,
 ) -> Pack:
-    """The ensemble of a selection; `fits` are the encodings of each split, by their names."""
+    """The ensemble of a selection; `fits` are the encodings of each split, by name."""
     weights = selection.weights
     places = dict[tuple[int, str], int]()
     members = []
@@ -509,12 +495,12 @@ def _selected(
     generator: np.random.Generator,
     deadline: float | None,
 ) -> Selection:
-    """The weights of the candidates, by the settings."""
+    """Weights of the candidates, by the settings."""
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(of_candidate) for of_candidate in predictions]
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
-    # One candidate leaves nothing to choose: a million rows took a second.
+    # A single candidate needs no choice, which takes a second for a million rows.
     if settings.ensemble == "greedy" and len(seen) > 1:
         options: dict[str, Any] = {"max_members": most, "deadline": deadline}
         selection = bagged(seen, loss, len(seen[0]), generator, weight=weight, **options)

@@ -1,4 +1,4 @@
-"""The nets of a pack: trained side by side, each kept as it was in its best epoch; their rows."""
+"""The nets of a pack: trained side by side, each kept at its best epoch; their rows."""
 
 import math
 import time
@@ -20,15 +20,15 @@ from fastmlp.tabular.settings import BATCH_BY_ROOT, FULL_STEPS, LARGE, PackSetti
 from fastmlp.typing import Callback, ComputeDType, LossLike
 
 Array = NDArray[Any]
-# The places of the rows to train on, and of those to validate on.
+# Indices of training rows, and of validation rows.
 Fold = tuple[Array, Array]
 
 
 def folds_of(y: Array, n_folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return the number of each row's fold, shape (n_rows,).
+    """The number of each row's fold, shape (n_rows,).
 
-    Rows are dealt out in the order of their targets, equal ones at random: each fold has each class
-    as often as any other, but for one row, and numbers from all over their range.
+    Rows are dealt out in the order of targets, equal ones at random. Folds have each class equally
+    often, but for one row, and numbers from the whole range.
 
     Examples
     --------
@@ -46,31 +46,31 @@ def folds_of(y: Array, n_folds: int, generator: np.random.Generator) -> NDArray[
 
 
 def drawn(y: Array, n_folds: int, seed: int) -> list[Fold]:
-    """Return the folds of a table, at most one for each row."""
+    """Folds of a table, at most one for each row."""
     n = min(n_folds, len(y))
     folds = folds_of(y, n, np.random.default_rng([seed, n]))
     return [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(n)]
 
 
 def validated(folds: Sequence[Fold]) -> Array:
-    """Return the places of the rows that some fold validates on, in their order."""
+    """Indices of the rows that some fold validates on, in order."""
     return np.sort(np.concatenate([second for _, second in folds]))
 
 
 Result = TypeVar("Result")
-# Most rows of a strip. Its call of a net takes 0.1 ms before and after the arithmetic: 8192 ->
-# 32768, 0.89 to 0.92 of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
+# Maximum rows of a strip. A net's call takes 0.1 ms besides arithmetic: 8192 -> 32768, 0.89 to 0.92
+# of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
 CHUNK = 32768
-# Most numbers of a table in a strip that is longer than `ALONE`: encoded they are twice as many.
+# Maximum numbers of a table in a strip longer than `ALONE`: encoded they are twice as many.
 NUMBERS = 1 << 20
-# Most rows that one thread predicts alone; strips for several have half as many at least.
+# Maximum rows that one thread predicts alone; strips for several have half as many at least.
 ALONE = 8192
 
 
 def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) -> list[Result]:
-    """The results of a function, strip by strip of a table's rows in order; of one strip at least.
+    """Results of a function for each strip of a table's rows, in order; at least one strip.
 
-    Strips run on threads side by side: a team of threads for each net would meet at its end.
+    Strips run on threads side by side: a team of threads for each net would wait at its end.
     """
     if n_rows <= min(ALONE, CHUNK):
         return [do(slice(n_rows))]
@@ -81,7 +81,7 @@ def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) ->
 
 
 def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
-    """Yield several strips that are about equal, as many for each thread."""
+    """Yield strips of about equal size, as many for each thread."""
     n = -(-n_rows // most)
     fewest = min(ALONE, CHUNK) // 2
     n = max(n, min(-(-n // n_threads) * n_threads, n_rows // fewest))
@@ -89,35 +89,33 @@ def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
 
 
 Inputs = NDArray[Any] | Expanded
-# For fewer rows arrays are faster: 60 rows of 10 columns take 0.85 ms for 1.0, 200 rows 1.9 for 1.2
-# (six nets, 1 thread). Nets of layers of 64 train on rows in short in 0.3 to 1.0 of the time; a
-# linear one takes 1.5 times as long, a tenth of theirs: not worth both.
+# Fewer rows are faster as arrays: 60 rows of 10 columns take 0.85 ms for 1.0, 200 rows 1.9 for 1.2
+# (six nets, 1 thread). Nets with layers of 64 train on short rows in 0.3 to 1.0 of the time; a
+# linear net takes 1.5 times as long, a tenth of their time: not worth both.
 FEWEST_ROWS = 128
 
 
 def inputs_of(encoding: Encoding, values: Values) -> Inputs:
-    """Return the inputs of rows to predict."""
     if len(values.numbers) < FEWEST_ROWS:
         return encoding.transform(values)
     return shortest(encoding.expanded(values))
 
 
 def joined(first: Expanded, second: Expanded) -> Inputs:
-    """Return the inputs of the rows of both."""
     values = np.concatenate([first.values, second.values])
     return shortest(Expanded.trusted(values, first.kind))
 
 
 def shortest(rows: Expanded) -> Inputs:
-    """Rows in short, or as an array where no column has pieces or levels."""
+    """Short rows, or an array where no column has pieces or levels."""
     return rows if rows.pieces or rows.levels else rows.values
 
 
-# Batches: a part of the rows, to the nearest power of two between these.
+# Batches are a part of the rows, to the nearest power of two between these.
 STEPS_PER_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 40, 32, 256
-# The average of the parameters covers this many epochs, and at least this many steps. A quarter
-# of an epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but the ten that
-# were kept aside 2.5 % more (geometric means of ratios).
+# Averages of the parameters cover this many epochs, and at least this many steps. A quarter of an
+# epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but ten tables kept aside 2.5 %
+# more (geometric means of ratios).
 AVERAGED_EPOCHS, AVERAGED_STEPS = 1.0, 20
 
 
@@ -129,13 +127,12 @@ class TableRows(NamedTuple):
     weight: Array | None = None
 
     def take(self, rows: Array) -> "TableRows":
-        """Return some of the rows."""
         weight = None if self.weight is None else self.weight[rows]
         return TableRows(self.values.part(rows), self.y[rows], weight)
 
 
 class TableCall(NamedTuple):
-    """The arguments of `fit_many` for nets that are trained together."""
+    """Arguments of `fit_many` for nets that are trained together."""
 
     nets: list[MLP]
     X: Any
@@ -147,12 +144,7 @@ class TableCall(NamedTuple):
 
 
 class Listeners:
-    """The callbacks of a user; any of them ends all fits.
-
-    Attributes
-    ----------
-    stopped : bool, True once a callback has asked to stop
-    """
+    """A user's callbacks, each of which can end all fits; `stopped` then is True."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks, self.stopped = callbacks, False
@@ -164,13 +156,13 @@ class Listeners:
 
 
 class Checkpoints(NamedTuple):
-    """The checkpoints of a fit's nets, which go on from those in the folder."""
+    """Checkpoints of a fit's nets, which go on from checkpoints in the folder."""
 
     folder: Path
     every: int | timedelta
 
     def within(self, name: str) -> "Checkpoints":
-        """Return those of some nets, in a folder below."""
+        """Checkpoints of some nets, in a folder below."""
         return self._replace(folder=self.folder / name)
 
     @property
@@ -180,22 +172,19 @@ class Checkpoints(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The ends of trainings, and the callbacks that are called.
+    """Ends of trainings, and callbacks.
 
     Attributes
     ----------
-    epochs : int, the most of each net
-    patience, patience_share : int, float, as of `PackSettings`
+    epochs : int, the maximum of each net
+    patience, patience_share : int, float, as in `PackSettings`
     early_stopping : EarlyStopping, the rule in place of that, or None
     deadline : float, of `time.perf_counter`; None: no limit
-    n_threads : int, optional
     alone : bool
-        False: the nets belong to one fold, and are useless without the other folds' nets.
+        False: nets belong to one fold, and are useless without the other folds' nets.
     least : float
         Seconds of each call, even if the deadline is earlier.
-    listeners : Listeners, optional
     bar : of `bar_over`, optional
-    checkpoints : Checkpoints, optional
     """
 
     epochs: int
@@ -211,7 +200,7 @@ class Limits(NamedTuple):
     checkpoints: Checkpoints | None = None
 
     def look(self, report: Report) -> None:
-        """Call the callbacks; stop a net that gets no better, and all if a callback asks for it."""
+        """Call the callbacks; stop a net without progress, and all if a callback asks for it."""
         best = report.history.best_epoch or 0
         if self.listeners is not None:
             self.listeners(report)
@@ -225,12 +214,11 @@ class Limits(NamedTuple):
 
     @property
     def are_over(self) -> bool:
-        """True if no further net is to begin."""
         late = self.deadline is not None and time.perf_counter() >= self.deadline
         return late or self._stopped
 
     def shared(self, n_parts: int) -> "Limits":
-        """Return the limits of the next of n parts, which share the time that is left."""
+        """The limits of the next of n parts, which share the remaining time."""
         if self.left is None:
             return self
         return self._replace(deadline=time.perf_counter() + self.left / n_parts)
@@ -244,14 +232,14 @@ class Limits(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A net after its training.
+    """A net after training.
 
     Attributes
     ----------
     predictions : of the validation rows, shape (n_rows,) or (n_rows, n_classes)
     best_epoch : int, counted from 1
     cut : bool, True if the deadline has ended the training
-    curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
+    curve : (n_epochs, 2 + n_metrics) array, loss, validation loss and metrics of each epoch
     seconds : float, of the training
     """
 
@@ -265,8 +253,7 @@ class Trained(NamedTuple):
 
 
 class NetSettings(NamedTuple):
-    """The settings that all nets of a pack share: outputs, loss, precision, constraints of columns
-    and metrics."""
+    """Settings that all nets of a pack share."""
 
     outputs: NetOutputs
     loss: LossLike
@@ -276,7 +263,6 @@ class NetSettings(NamedTuple):
 
 
 def net_settings(outputs: NetOutputs, settings: PackSettings) -> NetSettings:
-    """Return the settings of the nets of a pack."""
     loss = settings.loss.of_nets if outputs.task == "regression" else outputs.loss
     own = (settings.compute_dtype, settings.signs, settings.metrics)
     return NetSettings(outputs, loss, *own)
@@ -292,7 +278,7 @@ class Measure(NamedTuple):
         outputs, n = self.outputs, len(targets)
         seen = outputs.predictions(predictions.reshape(n, -1))
         if outputs.task != "regression":
-            # Sums of float32 are up to 1e-7 beside 1, of which scikit-learn warns.
+            # Sums of float32 are up to 1e-7 off 1, of which scikit-learn warns.
             seen /= seen.sum(axis=1, keepdims=True)
             return float(self.score(targets.astype(np.int64), seen, sample_weight))
         y = targets.astype(np.float64) * outputs.scale + outputs.center
@@ -300,9 +286,9 @@ class Measure(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The recipes of a pool of nets, and rows to train and to validate on.
+    """Recipes of a pool of nets, and rows to train and to validate on.
 
-    The encodings learn from the rows to train on; `generator` draws their seeds.
+    Encodings learn from the training rows; `generator` draws their seeds.
     """
 
     recipes: Sequence[Recipe]
@@ -314,10 +300,11 @@ class Split(NamedTuple):
 
 
 def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
-    """Fit encodings to the rows of training, and train a net by each recipe.
+    """Fit encodings to the training rows, and train a net by each recipe.
 
-    Without a deadline all nets are trained; with one those that are begun in time, in their order,
-    and at least one; it also ends an epoch. Nets that diverge in their first epoch are left out.
+    Without a deadline all nets are trained. With a deadline, nets begin in order while time is
+    left, at least one, and an epoch may be cut. Nets that diverge in their first epoch are left
+    out.
     """
     trained: list[Trained] = []
     prepared = _prepared(split, limits, cluster)
@@ -343,7 +330,7 @@ def train_together(splits: Sequence[Split], limits: Limits, cluster: Any) -> lis
 
 
 def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
-    """Yield the nets of each call, with their rows; a table is encoded when it is needed."""
+    """Yield the nets of each call, with rows; a table is encoded when needed."""
     recipes, encodings, training, validation, nets, generator = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
@@ -363,8 +350,7 @@ def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
 
 
 def _groups(recipes: Sequence[Recipe], limits: Limits, cluster: Any) -> Iterator[list[Recipe]]:
-    """Yield the recipes of each call, of one encoding. With a deadline a call has one net for each
-    thread."""
+    """Yield the recipes of each call, of one encoding; with a deadline one net for each thread."""
     n = len(recipes)
     if limits.deadline is not None:
         n = limits.n_threads or 2 if cluster is None else cluster.n_at_once
@@ -375,15 +361,13 @@ def _groups(recipes: Sequence[Recipe], limits: Limits, cluster: Any) -> Iterator
 
 
 class _Fits(NamedTuple):
-    """The nets of a call of `fit_many`."""
-
     recipes: Sequence[Recipe]
     encoding: Encoding
     call: TableCall
     settings: NetSettings
 
     def trained(self, histories: Sequence[History]) -> list[Trained]:
-        """Return the nets that have a best epoch, or a part of their first."""
+        """Nets with a best epoch, or with a part of their first."""
         nets = []
         held_out = self.call.X[len(self.call.rows) :]
         for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
@@ -400,10 +384,10 @@ class _Fits(NamedTuple):
 
 
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[History]]:
-    """Train the nets of calls: of one here, or of several together on a cluster."""
+    """Train the nets of one call here, or of several calls together on a cluster."""
     outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
     kept = limits.checkpoints and limits.checkpoints.within(str(fits[0].recipes[0].number))
-    # A bar is not pickled, as the callback of a cluster is.
+    # Bars are not pickled, but callbacks of a cluster are.
     return fit_together(
         cluster,
         [nets.call for nets in fits],
@@ -423,7 +407,7 @@ def _interrupted(histories: Sequence[Sequence[History]]) -> bool:
 
 
 def joined_weights(*parts: TableRows) -> Array | None:
-    """Return the weights of the rows of all parts; None where no part has weights."""
+    """Weights of the rows of all parts; None where no part has weights."""
     if all(part.weight is None for part in parts):
         return None
     each = (np.ones(len(part.y)) if part.weight is None else part.weight for part in parts)
@@ -431,7 +415,6 @@ def joined_weights(*parts: TableRows) -> Array | None:
 
 
 def batch_size_of(n_rows: int) -> int:
-    """Return the batch size for a number of rows to train on."""
     if n_rows >= LARGE:
         return int(2 ** round(math.log2(BATCH_BY_ROOT * math.sqrt(n_rows))))
     power = round(math.log2(max(n_rows / STEPS_PER_EPOCH, 1)))
@@ -439,7 +422,6 @@ def batch_size_of(n_rows: int) -> int:
 
 
 def new_net(recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int) -> MLP:
-    """Return a net to be trained on a number of rows."""
     outputs, steps_per_epoch = settings.outputs, math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     share = min(FULL_STEPS / steps_per_epoch, 1.0) if n_rows >= LARGE else 1.0
@@ -474,7 +456,7 @@ IDLE, CHANGE = 1e-3, 1e-6
 def without_idle_units(
     net: MLP, recipe: Recipe, encoding: Encoding, settings: NetSettings, X: Inputs
 ) -> MLP:
-    """Return the net of an L1 penalty without hidden units that no prediction of X depends on."""
+    """The net of an L1 penalty without hidden units that no prediction of X depends on."""
     kept = [np.flatnonzero(np.abs(w).max(axis=1) > IDLE) for w in net.weights[1:]]
     hidden = tuple(map(len, kept))
     if not recipe.l1 or hidden == recipe.hidden or not all(hidden):
