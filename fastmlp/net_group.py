@@ -1,4 +1,4 @@
-"""NetGroup: nets side by side in the user's loop, all of them stepped by one call."""
+"""NetGroup: nets side by side in the user's loop, all stepped by one call."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from fastmlp.validation.calls import explained
 
 WHO = "NetGroup"
 LABELS = (np.dtype(np.int64), np.dtype(np.int32))
-# The most multiply-adds of a call, which holds the GIL: 0.5 ms of one thread.
+# Maximum multiply-adds of a call, which holds the GIL: 0.5 ms of one thread.
 MOST_PRODUCTS = 1 << 24
 
 
 class GroupCalls:
-    """The entries of nets in compiled calls of one kind.
+    """Entries of nets in compiled calls of one kind.
 
     Attributes
     ----------
     form : shapes and dtypes of the last call's arrays
-    each : if an argument has an axis of nets, by the entries' field
-    change : of `locks.change`, after which the entries were taken
-    n_tabled : steps whose coefficients are known since
+    each : True for arguments with an axis of nets, by the entries' field
+    change : value of `locks.change` when the entries were taken
+    n_tabled : steps whose coefficients are known since then
     """
 
     def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
@@ -59,13 +59,13 @@ class GroupCalls:
         self.products, self.buffers = [0] * n, list[Any]()
 
     def set_entry(self, i: int, record: int, factory: Any, dtype: Any, products: int) -> None:
-        """Give net i its record, the block of its dtype, and the multiply-adds of its part."""
+        """Set record, block of the dtype, and multiply-adds of net i."""
         self.columns["record"][i] = record
         self.columns["block"][i] = block_of(factory, dtype).address
         self.products[i] = products
 
     def place(self, name: str, array: Array) -> None:
-        """Write the address of an array for all nets, or the addresses of its parts for each."""
+        """Write the address of an array for all nets, or addresses of parts for each."""
         start: Any = address(array)
         shared = None if self.each[name] else start
         if shared is None or shared != self.starts.get(name):
@@ -73,7 +73,7 @@ class GroupCalls:
             self.columns[name][:], self.starts[name] = start + parts, shared
 
     def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
-        """Run the calls of all nets; return how many are done, or -1 where rows are not sound."""
+        """Run the calls of all nets; return the number done, or -1 for invalid rows."""
         job, n_nets, n_done = self._driver_calls.job, len(self.entries), 0
         products = sum(self.products) * n_rows
         most = n_nets if products <= MOST_PRODUCTS else max(1, MOST_PRODUCTS * n_nets // products)
@@ -95,8 +95,10 @@ class GroupCalls:
 
 
 def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
-    """Acquire all locks, unless another thread holds one. The flags are written in one step, so
-    that an interrupt leaves all known."""
+    """Acquire all locks, unless another thread holds one.
+
+    Flags are written in one step, so that an interrupt leaves all known.
+    """
     while True:
         flags.extend(map(type(all_locks[0]).acquire, all_locks, repeat(False)))
         if all(flags):
@@ -108,7 +110,7 @@ def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
 
 
 def _release(all_locks: list[Any], flags: list[bool]) -> None:
-    """Release the locks that are acquired, in one step; a second time changes nothing."""
+    """Release the acquired locks in one step; a second time changes nothing."""
     with suppress(
         RuntimeError
     ):  # An interrupt may have come after the release: flags alone are left.
@@ -117,7 +119,7 @@ def _release(all_locks: list[Any], flags: list[bool]) -> None:
 
 
 def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
-    """An array of real numbers as C-contiguous one of this dtype; others as they are."""
+    """Real numbers as a C-contiguous array of this dtype; other values stay."""
     if type(value) is not ndarray or (value.dtype == dtype and value.flags.carray):
         return value
     made = converted(value, dtype)
@@ -127,17 +129,16 @@ def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
 class NetGroup:
     """Nets side by side in your loop: one call takes a step of each.
 
-    Each net ends with the bits of `MLP.train_on_batch`, for any number of threads. Nets stay as
-    they are: each may be saved, predicted with, fitted or stepped alone between two calls, and be
-    in several groups.
+    Each net ends with the bits of `MLP.train_on_batch`, for any number of threads. Between calls
+    each net may be saved, fitted or stepped alone, and be in several groups.
 
     Parameters
     ----------
     nets : sequence of MLP
-        Of any hidden layers, rules, optimizers, dtypes and seeds, with the same numbers of inputs
-        and outputs; each net once.
+        Each net once, with equal numbers of inputs and outputs; hidden layers, rules, optimizers,
+        dtypes and seeds may differ.
     n_threads : int, optional
-        How many nets to step at once; None: as many as the process may use threads.
+        Number of nets to step at once; None: all threads of the process.
 
     Attributes
     ----------
@@ -190,7 +191,7 @@ class NetGroup:
         self._process: object = None
 
     def __reduce__(self) -> Any:
-        """Copy and pickle as nets: addresses are valid in this object and process only."""
+        """Copied and pickled as nets: addresses are valid in this object and process only."""
         return partial(NetGroup, n_threads=self._n_threads), (self.nets,)
 
     def __len__(self) -> int:
@@ -209,25 +210,25 @@ class NetGroup:
         Parameters
         ----------
         X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
-            C-contiguous arrays of the nets' dtype are taken as they are, as for an `MLP`. Nets of
-            several dtypes or kinds of targets take their steps by separate calls.
+            C-contiguous arrays of the nets' dtype are not copied. Nets of other dtypes or kinds of
+            targets take steps by separate calls.
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
         sample_weight : (n_rows,) or (n_nets, n_rows) array, optional
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
-            The rows of X, y and weights that each net takes, as of a bootstrap sample. Nets with
-            different numbers of rows take their steps by separate calls.
+            Rows of X, y and weights for each net, such as a bootstrap sample. Nets with other
+            numbers of rows take steps by separate calls.
 
         Returns
         -------
         (n_nets,) array of float64
-            The nets' objectives before the step. A net whose loss is not finite is as it was, and
-            the first time a RuntimeWarning names it; the others take their steps.
+            Objectives before the step. A net whose loss is not finite stays, with a RuntimeWarning
+            the first time; others take steps.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `MLP.train_on_batch`, with the net's number. No net has taken a step where X, y or
-            weights are not valid.
+            As `MLP.train_on_batch`, with the net's number. If X, y or weights are invalid, all nets
+            stay.
         """
         return self._stepped("batch", X, y, sample_weight, rows)
 
@@ -239,7 +240,7 @@ class NetGroup:
         ----------
         X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
         output_gradient : (n_nets, n_rows, n_outputs) array, or (n_rows, n_outputs) for all nets
-            The gradient of an objective by the raw outputs of each net.
+            Gradient of an objective by the raw outputs of each net.
 
         Raises
         ------
@@ -272,7 +273,7 @@ class NetGroup:
 
     @explained
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
-        """Return the raw outputs of each net: those before output activations or links.
+        """Return the raw outputs of each net, before output activations or links.
 
         Parameters, results and errors as for `predict`.
         """
@@ -308,10 +309,10 @@ class NetGroup:
         return losses
 
     def _each(self, kind: Kind, arguments: Any, who: str) -> list[bool]:
-        """Return if X, y and the weights have a leading axis of nets."""
+        """True for X, y and weights with a leading axis of nets."""
         n_nets, X = len(self.nets), arguments[0]
         n = X.shape[-2] if type(X) is ndarray and X.ndim > 1 else -1
-        # Two axes of y are of nets and rows only where they are not of rows and targets.
+        # Two axes of y are nets and rows only if they cannot be rows and targets.
         of_y = getattr(arguments[1], "shape", ()) == (n_nets, n) != (n, self._width)
         n_axes = (2, 2 - (of_y and kind == "batch"), 1)
         each = [
@@ -359,7 +360,7 @@ class NetGroup:
         return parts, [it is not None for it in parts]
 
     def _fits(self, kind: Kind, calls: GroupCalls, arguments: Any, each: list[bool]) -> bool:
-        """Return True if these arrays can belong to one call."""
+        """True if these arrays can belong to one call."""
         if not self._alike or any(type(it) is not ndarray for it in arguments if it is not None):
             return False
         shapes: Any = (
@@ -388,7 +389,7 @@ class NetGroup:
         return True
 
     def _at_once(self, kind: Kind, calls: GroupCalls, x: Array, y: Array, weight: Any) -> int:
-        """Take the steps by one call; return how many nets have taken theirs, or -1."""
+        """Take the steps by one call; return the number of nets done, or -1."""
         calls.place("x", x)
         calls.place("y", y)
         if weight is not None:
@@ -422,7 +423,7 @@ class NetGroup:
                 raise
 
     def _fill_entries(self, kind: Kind, calls: GroupCalls) -> bool:
-        """See that all nets can take their next step by the call; the locks are held."""
+        """Ensure that all nets can take the next step by the call; the locks are held."""
         numbers, n_tabled = [], []
         for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
             steps, n = net._single_steps(), calls.n_rows
@@ -454,7 +455,7 @@ class NetGroup:
     def _one_by_one(
         self, kind: Kind, arguments: Any, each: list[bool], losses: Array, places: Any, who: str
     ) -> None:
-        """Take the steps of nets that no call takes yet, or ever; all rows are checked before."""
+        """Take the steps of nets that no call takes yet, or ever, after a check of all rows."""
         checked = []
         for i in places:
             steps, name = self.nets[i]._single_steps(), f"{who}: nets[{i}]"
@@ -487,7 +488,7 @@ class NetGroup:
         return np.stack(parts, out=arrays.out_array(out, whole, np.result_type(*parts), who))
 
     def _predict(self, name: str, x: Array, out: Array, each: bool) -> bool:
-        """Write the predictions by one call; return False where a number is not finite."""
+        """Write the predictions by one call; return False if a number is not finite."""
         with self._lock:
             calls = self._calls.get(name)
             if calls is None:

@@ -35,7 +35,7 @@ from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
 WHO = "jit.compiled"
-# Steps after which coefficients of a constant rate must no longer change; and a step far away.
+# Steps after which coefficients of a constant rate must stay; and a far step.
 MOST_STEPS, FAR = 1 << 18, 1 << 40
 
 
@@ -45,28 +45,27 @@ def learner(
 ) -> Iterator[Any]:
     """A context with a handle by which compiled code trains a net, and predicts.
 
-    `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
-    `MLP.train_on_gradient`, `vjp` has the bits of `MLP.vjp`, `predict` sees each step. Meanwhile
-    other fits of the net are refused, and its `n_steps` stays. When the context ends, the net
-    counts all steps; the handle trains no more.
+    `train_on_batch`, `train_on_gradient` and `vjp` have the bits of `MLP`'s methods, and `predict`
+    sees each step. Meanwhile other fits of the net are refused, and its `n_steps` stays. At the
+    context's end the net counts all steps, and the handle can no longer train.
 
     Parameters
     ----------
     net : MLP, on the CPU, or a sequence of them
-        With a sequence, handles of shape (n_nets, 1): ``handles[i]`` belongs to ``net[i]``, in
-        compiled code and in its `prange` too.
+        A sequence has handles of shape (n_nets, 1): ``handles[i]`` belongs to ``net[i]``, also in
+        `prange`.
     batch_size : int, rows of every step
     n_steps : int, optional
-        Steps whose coefficients are computed ahead; later steps take the last coefficients. Without
-        it, all steps until they no longer change: with a constant rate, until Adam's corrections of
-        its bias are over, with a schedule, to its end. Dropout needs a number.
+        Steps whose coefficients are computed ahead; later steps take the last coefficients. None:
+        all steps until they stay, after Adam's bias corrections or a schedule's end. Dropout needs
+        a number.
 
     Raises
     ------
     TypeError, ValueError
-        If net is not an MLP, or batch_size or n_steps not a positive int; if a step needs what is
-        done in Python: averages, bfloat16, a GPU, a batch too large for one call; if coefficients
-        do not end, and n_steps is not given.
+        If net is not an MLP, or batch_size or n_steps not a positive int; if a step needs Python:
+        averages, bfloat16, a GPU, a batch too large for one call; if coefficients never stay, and
+        n_steps is None.
     RuntimeError
         If the net is in training.
 
@@ -161,7 +160,7 @@ def _trained(
 def _coefficients(
     steps: Steps, dtype: np.dtype[Any], first: int, n_steps: int | None, who: str
 ) -> NDArray[np.floating[Any]]:
-    """The table of the coefficients of steps from `first` on, to those that no longer change."""
+    """The table of the coefficients of steps from `first` on, until they no longer change."""
     if n_steps is not None:
         scalars.positive_integer(who, "n_steps", n_steps)
         return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
@@ -199,32 +198,29 @@ def __dir__() -> list[str]:
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """A handle of a model, by which compiled code predicts.
 
-    Hand it to compiled functions as an argument. Cached code freezes a global, whose address is not
-    valid in the next process. A copy or a pickle holds addresses of another array: the functions
-    refuse it with a ValueError. Send workers the model: each makes a handle.
+    Pass handles to compiled functions as arguments: cached code freezes a global, whose address is
+    invalid in the next process. Copies and pickles hold addresses of another array, and are refused
+    with a ValueError. Send workers the model: each makes a handle.
 
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp, or a list of them
-        A row of a model of tables has numbers, NaN where one is missing, and codes of levels, as
-        `TabularMLPClassifier.codes` makes them.
+        Rows of a model of tables are as from `TabularMLPClassifier.codes`.
     raw : bool
-        Predict the outputs before the link.
+        Predict outputs before the link.
     freeze : bool
-        Predict by a copy of the parameters. Otherwise predictions see each step, and read
-        parameters during a fit while they change. A further fit of an estimator makes new
-        parameters, which the handle does not see.
+        Predict by a copy of the parameters. Otherwise predictions see each step, also during a fit.
+        A further fit of an estimator makes new parameters, which the handle does not see.
 
     Returns
     -------
-    record array of shape (1,), of the Numba type `HANDLE`; of a list, shape (n_models, 1)
-        All models share the type, so a function is compiled once. The handle keeps the parameters
-        alive.
+    record array of shape (1,), of the Numba type `HANDLE`; for a list, shape (n_models, 1)
+        All models share the type, so a function is compiled once. Handles keep parameters alive.
 
     Raises
     ------
     TypeError, ValueError
-        If it is another model, or not fitted; for `raw`, if it is a model of tables.
+        If the model has another class or is not fitted; for `raw`, if it is a model of tables.
     NotImplementedError
         If a model of tables has members of `extra_members`.
 
@@ -259,8 +255,8 @@ def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
     """A C function that predicts a row: ``void f(void *handle, const T *x, T *out)``.
 
-    The function serves all models: its first argument is ``handle.ctypes.data``. Any thread may
-    call it. Keep the handle as long as it may be called.
+    The function serves all models: the first argument is ``handle.ctypes.data``. Any thread may
+    call it while the handle is alive.
 
     Parameters
     ----------
@@ -269,12 +265,12 @@ def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
     Returns
     -------
     Numba's CFunc
-        Its ``address`` is for C, C++, Rust and Cython, its ``ctypes`` for Python.
+        ``address`` is for C, C++, Rust and Cython, ``ctypes`` for Python.
 
     Raises
     ------
     ValueError
-        If it is another dtype.
+        For another dtype.
 
     Examples
     --------
@@ -298,13 +294,13 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
     ----------
     handle : record array of `compiled`; the callable keeps it alive
     kind : "quad", for `scipy.integrate.quad` and `nquad`, or "generic_filter", of `scipy.ndimage`
-        The number of variables, or of the footprint's elements, must equal the model's inputs:
-        otherwise quad gets NaN, and generic_filter raises.
+        The number of variables, or of the footprint's elements, must equal the model's inputs: else
+        quad gets NaN, and generic_filter raises.
 
     Raises
     ------
     ValueError
-        If the model has several outputs, the handle is a copy, or the kind is another.
+        If the model has several outputs, the handle is a copy, or the kind is unknown.
 
     Examples
     --------
@@ -325,7 +321,7 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
 
 
 def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
-    """The handle of a fitted model of tables; the options are as in `jit.compiled`."""
+    """The handle of a fitted model of tables; options as in `jit.compiled`."""
     parts: TableParts = model._table_parts(who)
     if raw:
         raise ValueError(f"{who}: raw=True is for nets, and a model of tables is a mean of some")

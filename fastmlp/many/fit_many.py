@@ -78,94 +78,87 @@ def fit_many(
 ) -> list[History]:
     """Train many nets on X and y at once, one on each core.
 
-    Each net ends with the bits of `fit` by itself, for any number of threads, order of the nets and
-    other nets in the call. The costliest begin first; if fewer nets than threads remain, the
-    remaining nets share the threads. X is in memory once for all nets. Beside its parameters and
-    its optimizer's state, two numbers a parameter, a net takes memory only while it trains.
+    Each net ends with the bits of `fit`, for any number of threads, order of nets and other nets in
+    the call. The costliest begin first; if fewer nets than threads remain, they share the threads.
+    X is in memory once. Beside parameters and optimizer state a net takes memory only while it
+    trains.
 
-    Nets with a GPU as their device train there, at the same time as the nets on the CPU. Nets with
-    the same layers, rules and dtype train in the same launches, as many as fit into the memory;
-    nets of another kind follow.
+    Nets on a GPU train at the same time as nets on the CPU. Nets with the same layers, rules and
+    dtype train in the same launches, as many as fit into memory; nets of another kind follow.
 
     Parameters
     ----------
     nets : sequence of MLP
-        Of any sizes, depths, rules, optimizers, penalties, dtypes, devices and seeds; each net
-        once.
+        Each net once; sizes, rules, optimizers, dtypes, devices and seeds may differ.
     X : (n_rows, n_features) array of real numbers
-        Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype. On a GPU
-        it is copied there for each launch, or each net that trains by itself. In the place of X
-        and y a source, as for `MLP.fit`: a buffer of it goes to all nets before the next is read.
+        Not copied if C-contiguous and of the nets' dtype; else copied once for each dtype, and to a
+        GPU for each launch. In the place of X and y a source, as for `MLP.fit`: all nets take a
+        buffer before the next is read.
     y : (n_rows,) or (n_rows, n_outputs) array
         Targets, valid for the losses of all nets.
     epochs, batch_size : int, or a sequence of int, one per net
-        A batch size of None is 32, or all rows, as for `MLP.fit`.
+        None: as for `MLP.fit`.
     shuffle : bool
-        Take the rows in a new order each epoch.
+        Take rows in a new order each epoch.
     target, buffer_rows
-        As for `MLP.fit`, of a source.
+        As for a source of `MLP.fit`.
     validation_data : (X, y) or (X, y, sample_weight), or a source, optional
-        With a source, the rows to validate all nets on.
+        Rows to validate all nets on, for a source.
     rows : (n,) array of int or bool, or a sequence of one per net, optional
-        The rows to train on, as of a fold or a bootstrap sample, without a copy: indices in any
-        order, or a mask of shape (n_rows,). None: all rows. A net ends as it would with
-        ``fit(X[rows], y[rows], ...)``.
+        Rows to train on, such as a fold or a bootstrap sample, without a copy: indices in any
+        order, or a mask of shape (n_rows,). None: all rows. Results equal ``fit(X[rows], y[rows],
+        ...)``.
     validation_rows : as `rows`, optional
-        The rows to validate on after each epoch; None: no validation.
+        Rows to validate on after each epoch; None: no validation.
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
-        How much each row counts, in training and in validation.
+        Weights of rows, in training and validation.
     validation_split : float in (0, 1), optional
-        Hold out this fraction of each net's `rows`, the last ones, or of the rows of a source of
-        blocks, and validate on them.
+        Fraction of each net's `rows`, or of a source of blocks, to hold out, the last ones.
     metrics, early_stopping, keep_best, time_limit
-        As for `MLP.fit`, for each net by itself: the time begins with the net's fit. Metrics are
-        computed on several threads at once.
+        As for `MLP.fit`, for each net: the time begins with the net's fit. Metrics are computed on
+        several threads at once.
     callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
-        Each callable is called with a `Report` after every epoch of every net; `Report.net` is the
-        net, and ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
+        Called with a `Report` after every epoch of every net; ``report.stop()`` ends the fit of
+        `Report.net`. Calls come from several threads, one at a time.
     progress : bool
         Show a tqdm bar of all epochs.
     checkpoint : path, optional
-        A folder, for a file of each net on the CPU; not for sources, and not with `client`.
+        A folder for a file of each net on the CPU; not for sources, and not with `client`.
     checkpoint_every, resume
-        As for `MLP.fit`. A net that was done is not trained again.
+        As for `MLP.fit`. Finished nets are not trained again.
     n_threads : int, optional
-        How many nets to train at once; None: as many as the process may use threads. A net whose
-        `n_threads` is less than its share uses no more than that. Nets on GPUs do not count: each
-        GPU has one thread more, which waits for it.
+        Number of nets to train at once; None: all threads of the process. A net's `n_threads`
+        limits its share. Each GPU has one more thread, which waits.
     client : distributed.Client or "auto", optional
-        Train the nets in groups on the workers of a Dask cluster; "auto": of the current client.
-        Nets end as without, on processors of one kind. X and y are sent to the workers once, also
-        for several calls; a source must be a path that all workers see. Callbacks and metrics are
-        pickled, and run there. Needs the extra `dask`.
+        Train the nets in groups on the workers of a Dask cluster; "auto": the current client.
+        Results are the same on equal processors. X and y are sent to workers once, also for several
+        calls; a source must be a path that all workers see. Callbacks and metrics are pickled.
+        Needs the extra `dask`.
     group_timeout : float, in seconds, or timedelta, optional
-        With `client`, the longest that a group of nets may take on a worker.
+        With `client`, the maximum time for a group of nets on a worker.
 
     Returns
     -------
     list of History, one per net
-        Ctrl-C ends the call with a warning; nets that had not begun are unchanged, with an empty
-        history, and all are usable. A net that diverges warns, and the others go on.
+        Ctrl-C ends the call with a warning and usable nets; nets that had not begun are unchanged,
+        with an empty history. A net that diverges warns, and others go on.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not valid, or two nets would shuffle by one generator; all nets are
-        unchanged then, and nothing has been compiled. The message names the net.
+        If an argument is invalid, or two nets would shuffle by one generator; all nets are
+        unchanged. The message names the net.
     RuntimeError
-        If a net is being fitted already, there are no workers, or they have another version of
-        fastmlp; all nets are unchanged then. If workers are lost again and again; nets that are
-        done keep what they learnt.
+        If another fit of a net is running, there are no workers, or they have another version of
+        fastmlp; all nets are unchanged. If workers are lost repeatedly; finished nets are kept.
     TimeoutError
-        If a group takes longer than `group_timeout`; nets that are done keep what they learnt.
+        If a group takes longer than `group_timeout`; finished nets are kept.
     ConnectionError
-        If the scheduler goes away, or the client is closed; nets that are done keep what they
-        learnt.
+        If the scheduler or the client ends; finished nets are kept.
     MemoryError
-        If a net, or the rows, do not fit into memory. The fits that run then end, as with
-        Ctrl-C, before it is raised.
+        If a net, or the rows, do not fit into memory. Running fits end, as with Ctrl-C, first.
     Exception
-        If a callback raises it. The fits that run then end, as with Ctrl-C, before it is raised.
+        If a callback raises it. Running fits end, as with Ctrl-C, first.
 
     Examples
     --------
@@ -204,7 +197,7 @@ def fit_many(
         else:
             jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
-        # The first call of a process imports the backend there: 0.1 s.
+        # The first call of a process imports the backend: 0.1 s.
         return interrupted([None] * len(checked))
     if not jobs:
         return []
@@ -234,7 +227,7 @@ def _bar(jobs: Sequence[NetJob], progress: bool) -> AbstractContextManager[Any]:
 
 
 class Call(NamedTuple):
-    """Arguments of `fit_many` for some nets; see there."""
+    """Arguments of `fit_many` for some nets."""
 
     nets: list[MLP]
     X: Any
@@ -262,12 +255,11 @@ def fit_together(
     early_stopping: EarlyStopping | None = None,
     **checkpoints: Any,
 ) -> list[list[History]]:
-    """Return the histories of each call; the nets have the parameters of their best epochs.
+    """Histories of each call; the nets end with the parameters of their best epochs.
 
-    A call has the fields of `Call`; `checkpoints` are words of `fit_many`.
-
-    Calls one after the other would each wait for its last net. The time limit also ends an epoch:
-    a net that has no other is as it is then, and its history has no epoch.
+    A call has the fields of `Call`; `checkpoints` are arguments of `fit_many`. Successive calls
+    would each wait for the last net. The time limit also ends an epoch: a net in its first epoch
+    keeps its parameters, with an empty history.
     """
     options = FitOptions.checked(
         WHO,

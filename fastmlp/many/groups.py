@@ -1,4 +1,4 @@
-"""Groups of tasks on the workers of a Dask client. Arrays that they share are sent once."""
+"""Groups of tasks on the workers of a Dask client. Shared arrays are sent once."""
 
 import io
 import pickle
@@ -25,9 +25,9 @@ from fastmlp.validation.messages import listed, needs
 
 
 def client_of(client: Any, who: str) -> Any:
-    """Return the client of the argument `client`: the object itself, or for "auto" the current one.
+    """The client of the argument `client`: the object, or for "auto" the current client.
 
-    The client must be running and not asynchronous. A task of a worker cannot have one.
+    The client must be running and not asynchronous. Tasks of workers cannot have one.
     """
     _check_no_task(who)
     if client == "auto":
@@ -51,7 +51,7 @@ def client_of(client: Any, who: str) -> Any:
 
 
 def _check_no_task(who: str) -> None:
-    """Raise ValueError in a task of a worker: it would wait for tasks that need its thread."""
+    """Raise ValueError in a task of a worker, which would wait for tasks that need its thread."""
     module = sys.modules.get("distributed.worker")
     if module is not None and hasattr(module.thread_state, "execution_state"):
         raise ValueError(
@@ -61,10 +61,10 @@ def _check_no_task(who: str) -> None:
 
 
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
-    """Return an object as bytes, and the places in `shared` of the arrays that it holds.
+    """An object as bytes, and the indices in `shared` of arrays that it holds.
 
-    Shared arrays are known by identity, and are not part of the bytes. Functions of the user's
-    program go along as code.
+    Shared arrays are known by identity, and left out of the bytes. Functions of the user's program
+    are sent as code.
     """
     from cloudpickle import Pickler
 
@@ -84,7 +84,7 @@ def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
 
 
 def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
-    """Return the object. `shared` are the arrays by place."""
+    """The inverse of `pack`; `shared` has arrays by index."""
 
     class SharingUnpickler(pickle.Unpickler):
         def persistent_load(self, place: Any) -> Any:
@@ -99,7 +99,7 @@ HOST, THREADS = "host", "threads"
 
 
 def facts() -> dict[str, Any]:
-    """Return versions and hardware that may change the bits of a fit, and the threads for tasks."""
+    """Versions and hardware that may change the bits of a fit, and the threads for tasks."""
     from fastmlp.compiler.target import vector_bytes
 
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
@@ -120,16 +120,16 @@ def run_group(
     timeout: float | None,
     *arrays: Any,
 ) -> Any:
-    """Return the result of the packed function, which runs in a pool.
+    """The result of the packed function, which runs in a pool.
 
-    A callback that never returns leaves a thread behind at the timeout. If the client has
-    cancelled the task, `CancelledError` is raised.
+    A callback that never returns leaves a thread behind at the timeout. If the client has cancelled
+    the task, `CancelledError` is raised.
 
     Parameters
     ----------
     packed : bytes, of `pack`
-    places : places of the packed arrays
-    shares : the number of threads of a task, by the name of the host
+    places : indices of the packed arrays
+    shares : number of threads of a task, by host name
     timeout : seconds after which `TimeoutError` is raised, or None
     """
     from distributed import get_worker
@@ -157,25 +157,25 @@ def run_group(
 # Operations of a group: a fifth of a second or more at 5e10 a second (one core of 2.1 GHz with
 # AVX-512). A task without work takes 2.5 ms.
 LEAST_COST = 1e10
-# Groups for each task that can run at once, so that the last ones end at about the same time.
+# Groups for each concurrent task, so that the last ones end at about the same time.
 GROUPS_EACH = 8
-# Rounds in which groups are sent that were lost with their workers.
+# Rounds in which groups of lost workers are sent again.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
-# Seconds after the timeout of a group after which the worker counts as hanging.
+# Seconds after a group's timeout after which the worker counts as hanging.
 GRACE_SECONDS = 10.0
 OF_HOST = (HOST, THREADS)
 
-# The arrays of a client's last call, by content. Another call with the same arrays sends nothing.
+# Arrays of a client's last call, by content. Another call with the same arrays sends nothing.
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
-# The numbers of the items of a task, and the pickled function that returns a result for each.
+# Numbers of a task's items, and the pickled function that returns a result for each.
 Group = tuple[list[int], Callable[[], Sequence[Any]]]
 
 
 def dealt(costs: Sequence[float], n_at_once: int) -> list[list[int]]:
-    """Return the numbers of tasks in groups of about the same cost, the costliest first."""
+    """Numbers of tasks in groups of about equal cost, the costliest first."""
     least = max(LEAST_COST, sum(costs) / (GROUPS_EACH * n_at_once))
     groups: list[list[int]] = []
     cost = least
@@ -189,7 +189,7 @@ def dealt(costs: Sequence[float], n_at_once: int) -> list[list[int]]:
 
 
 class Cluster:
-    """The workers of a client, checked.
+    """The checked workers of a client.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Cluster:
 
     Attributes
     ----------
-    n_at_once : int, the number of groups that run at once
+    n_at_once : int, number of concurrent groups
     interrupted : bool, True if Ctrl-C ended `run`
     """
 
@@ -209,7 +209,7 @@ class Cluster:
         self.interrupted = False
         answers = self._asked(client.run, facts, on_error="return")
         for answer in answers.values():
-            # A worker that dies meanwhile is left out.
+            # Workers that die meanwhile are left out.
             if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 raise answer
         facts_of = {
@@ -231,7 +231,7 @@ class Cluster:
         at_once = Counter[str]()
         for address, host in facts_of.items():
             at_once[host[HOST]] += n_threads.get(address, 1)
-        # Threads of a machine are divided among the tasks that run there at once.
+        # Threads of a machine are divided among its concurrent tasks.
         self._shares = {
             host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
@@ -258,17 +258,17 @@ class Cluster:
         done: Callable[[int, Any], Any],
         name: str,
     ) -> None:
-        """Run a function on items, in groups of about the same cost.
+        """Run a function on items, in groups of about equal cost.
 
-        `done` gets the number and the result of each item, in any order. A group whose worker dies
-        runs again on another. The first error cancels all other groups, and has a note with its
+        `done` gets number and result of each item, in any order. A group whose worker dies runs
+        again on another. The first error cancels all other groups, with a note that names its
         items. Ctrl-C cancels them too.
 
         Parameters
         ----------
-        work : function of a list of items, which is pickled; returns one result for each
+        work : pickled function of a list of items; returns one result for each
         items, costs : sequences of one length
-        arrays : objects that several groups hold; one that a single group holds goes with it
+        arrays : objects that several groups hold; others are sent with their group
         name : the name of an item, in notes
         """
         groups: list[Group] = [
@@ -300,7 +300,7 @@ class Cluster:
         done: Callable[[int, Any], Any],
         name: str,
     ) -> list[int]:
-        """Run the groups that are left, and return the ones that were lost."""
+        """Run the remaining groups, and return the lost ones."""
         lost: list[int] = []
         arriving: SimpleQueue[Any] = SimpleQueue()
         try:
@@ -331,13 +331,13 @@ class Cluster:
                     done(number, result)
         finally:
             if self._client.status == "running":
-                # The client may be closed by now, which must not hide another error.
+                # The client may be closed, which must not hide another error.
                 with suppress(Exception):
                     self._client.cancel(list(submitted), force=True)
         return lost
 
     def _asked(self, call: Callable[..., Any], *words: Any, **options: Any) -> Any:
-        """Return the answer to a call. If the scheduler was lost, raise that error instead."""
+        """The answer to a call. If the scheduler was lost, raise that error instead."""
         try:
             return call(*words, **options)
         except Exception:
@@ -375,7 +375,7 @@ class Cluster:
     def _submitted(
         self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
-        """Submit the groups, the first ones first, and return their places by future."""
+        """Submit the groups in order, and return their indices by future."""
         import dask
 
         packed = {i: pack(groups[i][1], arrays) for i in left}
@@ -386,7 +386,7 @@ class Cluster:
             several, self._scattered([arrays[place] for place in several]), strict=True
         )
         submitted: dict[Any, int] = {}
-        # Groups of large nets are large, on purpose.
+        # Groups of large nets are large on purpose.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             for rank, i in enumerate(left):
                 content, places = packed[i]
