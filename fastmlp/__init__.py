@@ -33,7 +33,7 @@ from fastmlp.rules.schedules import InverseScaling as InverseScaling
 from fastmlp.rules.schedules import OneCycle as OneCycle
 from fastmlp.rules.schedules import StepDecay as StepDecay
 from fastmlp.rules.schedules import Warmup as Warmup
-from fastmlp.serialization.safetensors_file import FileError as FileError
+from fastmlp.serialization.files import FileError as FileError
 from fastmlp.training.history import History as History
 from fastmlp.training.history import Report as Report
 from fastmlp.training.history import Status as Status
@@ -57,7 +57,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.export.shap import shap_values as shap_values
     from fastmlp.many.fit_many import fit_many as fit_many
     from fastmlp.net_group import NetGroup as NetGroup
-    from fastmlp.network.check_rule import check_rule as check_rule
+    from fastmlp.network.resolve import check_rule as check_rule
     from fastmlp.saving import load as load
     from fastmlp.saving import save as save
     from fastmlp.tabular.models import TabularMLPClassifier as TabularMLPClassifier
@@ -75,7 +75,7 @@ _MODULES = {"jit"}
 _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
-    "check_rule": "network.check_rule",
+    "check_rule": "network.resolve",
     "NetGroup": "net_group",
     "fit_many": "many.fit_many",
     "fold": "export.models",

@@ -7,9 +7,9 @@ which takes nothing else of the core. The page "How do I build on the core?" has
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fastmlp._process import warn as warn
 from fastmlp._process.task_pool import run_all as run_all
-from fastmlp._process.warnings import warn as warn
-from fastmlp.backends.devices import n_threads_of as n_threads_of
+from fastmlp.backends.protocol import n_threads_of as n_threads_of
 from fastmlp.data.arrow import are_files as are_files
 from fastmlp.data.batches import read_table as read_table
 from fastmlp.rules import columns as columns

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, final, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.backends import devices
+from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
@@ -21,8 +21,8 @@ from fastmlp.network import resolve, spec
 from fastmlp.network.spec import Computed, ComputeDTypes
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import require_first_order
-from fastmlp.serialization import codec, model_state, safetensors_file
-from fastmlp.serialization.safetensors_file import Content, content_of
+from fastmlp.serialization import codec, files, model_state
+from fastmlp.serialization.files import Content, content_of
 from fastmlp.training import loop
 from fastmlp.training.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.history import History, interrupted
@@ -460,7 +460,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         steps = self._steps
         if steps is None:
             engine_of = partial(
-                devices.engine_on, self._device, n_threads=self._n_threads, lock=self._state.lock
+                protocol.engine_on, self._device, n_threads=self._n_threads, lock=self._state.lock
             )
             steps = self._steps = Steps(self._state, engine_of, self._network)
         return steps
@@ -609,7 +609,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         """
         who = "MLP.to"
         target = resolve.device(device)
-        devices.require(target, who)
+        protocol.require(target, who)
         with self._state.lock.training(who):
             self._state.unpack()
             self._device = target
@@ -654,7 +654,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                 state = model_state.capture(self._network, self._state, training=True)
         else:
             state = model_state.capture(self._network, self._state, training=False)
-        safetensors_file.write(path, model_state.pack(state))
+        files.write(path, model_state.pack(state))
 
     @classmethod
     @explained
@@ -699,10 +699,10 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         scalars.path("MLP.load", "path", path, mode="r")
         if n_threads is not None:
             scalars.positive_integer("MLP.load", "n_threads", n_threads)
-        devices.require(resolve.device(device), "MLP.load")
+        protocol.require(resolve.device(device), "MLP.load")
         own = resolve.own_rules(rules, "MLP.load")
-        content = safetensors_file.read(path)
-        with safetensors_file.refusing(path):
+        content = files.read(path)
+        with files.refusing(path):
             net = unpacked(content, own, n_threads)
         return net.to(device)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import locks, random_state
-from fastmlp.backends import devices
+from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network import layer_settings as rates_of_layers
@@ -92,7 +92,7 @@ class NetBase:
         rule = resolve.optimizer(optimizer)
         layer_settings.check_optimizer(rule, signs)
         self._device = resolve.device(device)
-        devices.require(self._device)
+        protocol.require(self._device)
         self._initializer = initializer
         self.n_threads = n_threads
         generator = resolve.generator(seed)
@@ -259,7 +259,7 @@ class NetBase:
         """The engine of the net's device, made on first use, which imports the backend."""
         if self._engine is None:
             lock = self._state.lock
-            self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)
+            self._engine = protocol.engine_on(self._device, self._network, self._n_threads, lock)
         return self._engine
 
     def __copy__(self) -> Self:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
-from fastmlp.serialization import model_state, safetensors_file
-from fastmlp.serialization.safetensors_file import Content
+from fastmlp.serialization import files, model_state
+from fastmlp.serialization.files import Content
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import needs
@@ -111,7 +111,7 @@ def save(
         model.save(path, include_training_state=include_training_state)
         return
     packed = _archive(kind).pack(model, training=include_training_state)
-    safetensors_file.write(path, Content(kind, *packed))
+    files.write(path, Content(kind, *packed))
 
 
 @explained
@@ -162,18 +162,18 @@ def load(
     if n_threads is not None:
         scalars.positive_integer("fastmlp.load", "n_threads", n_threads)
     own = resolve.own_rules(rules, "fastmlp.load")
-    content = safetensors_file.read(path)
+    content = files.read(path)
     if content.kind == model_state.KIND:
-        with safetensors_file.refusing(path):
+        with files.refusing(path):
             return unpacked(content, own, n_threads)
-    with safetensors_file.refusing(path):
+    with files.refusing(path):
         scalars.known("file", "kind", content.kind, (model_state.KIND, *ARCHIVES))
     try:
         unpacker = _archive(content.kind)
     except ModuleNotFoundError as error:
         holder = f"{os.fspath(path)} holds an estimator, which"
         raise ImportError(needs(holder, "scikit-learn")) from error
-    with safetensors_file.refusing(path):
+    with files.refusing(path):
         return unpacker.unpack(content, own, n_threads)
 
 

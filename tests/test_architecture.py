@@ -30,8 +30,8 @@ HOUSES: dict[str, list[set[str]]] = {
         {"network"},
         {"compiler"},
         {"backends"},
-        {"data"},
         {"serialization"},
+        {"data"},
         {"training"},
         {"net"},
         {"model"},
@@ -44,7 +44,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"cli"},
         {"__main__"},
     ],
-    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"devices"}, {"__init__"}],
+    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
         {"tuning", "limits"},
         {"team", "simd"},
@@ -64,7 +64,6 @@ HOUSES: dict[str, list[set[str]]] = {
         {"plan"},
         {"rule_blocks"},
         {"kernels"},
-        {"grid"},
         {"training"},
         {"engine"},
         {"__init__"},
@@ -293,7 +292,7 @@ def test_the_estimators_know_backends_by_protocol_and_name_alone() -> None:
     modules = in_rooms("net", "model", "network", "training", "many", "estimators", "saving")
     known = {name for module in modules for name in imports_of(tree_of(module))}
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
-    assert backends <= {"fastmlp.backends.protocol", "fastmlp.backends.devices"}
+    assert backends <= {"fastmlp.backends.protocol"}
 
 
 # Of an MLP: the parts that fit_many trains are those of `model.core_of`.

@@ -16,7 +16,7 @@ from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.updates import PENALTIES
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 
 GOLDEN = Path(__file__).parent / "golden"
 X = np.arange(60.0).reshape(20, 3) % 7 / 7
@@ -131,14 +131,14 @@ def test_a_net_that_never_trained_has_a_training_state(path: Path) -> None:
 def test_the_arrays_are_layers_for_other_programs(path: Path) -> None:
     net = make()
     net.save(path)
-    arrays = safetensors_file.read(path).arrays
+    arrays = files.read(path).arrays
     assert arrays.keys() == {"weights.0", "weights.1", "biases.0", "biases.1"}
     np.testing.assert_array_equal(arrays["weights.0"], net.weights[0])
 
 
 def test_the_header_has_names_only(path: Path) -> None:
     make(optimizer=Adam(Cosine(0.01)), l2=0.1).save(path)
-    assert safetensors_file.read(path).header == {
+    assert files.read(path).header == {
         "layer_sizes": [3, 4, 1],
         "activation": ["tanh"],
         "output_activation": "identity",
@@ -229,11 +229,11 @@ def test_moments_that_overflowed_are_as_they_were(path: Path) -> None:
     net = make()
     net.fit(X, Y, epochs=1)
     net.save(path, include_training_state=True)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     content.arrays["moments"][1, 3] = np.inf
-    safetensors_file.write(path, content)
+    files.write(path, content)
     MLP.load(path).save(path, include_training_state=True)
-    assert safetensors_file.read(path).arrays["moments"][1, 3] == np.inf
+    assert files.read(path).arrays["moments"][1, 3] == np.inf
 
 
 def test_arguments_are_checked(path: Path) -> None:
@@ -324,9 +324,9 @@ def test_a_lying_header_is_refused(lie: str, path: Path) -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused(number: float, path: Path) -> None:
     make().save(path)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     content.arrays["biases.0"][2] = number
-    safetensors_file.write(path, content)
+    files.write(path, content)
     with pytest.raises(FileError, match=r"biases.0 must be finite float32"):
         MLP.load(path)
 

@@ -25,7 +25,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.network import resolve, spec
-from fastmlp.rules import activations, links, losses, optimizers, updates
+from fastmlp.rules import activations, losses, optimizers, updates
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow"
@@ -135,7 +135,7 @@ def names_in(kind: Any) -> set[str]:
     [
         (activations.ActivationName, activations.RULES),
         (updates.InitializerName, updates.INITIALIZERS),
-        (links.LinkName, links.LINKS),
+        (losses.LinkName, losses.LINKS),
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),
         (updates.PenaltyName, updates.PENALTIES),
@@ -157,7 +157,7 @@ def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: st
 
 def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
     assert names_in(spec.Activation) == ALIASED
-    assert names_in(spec.OutputActivation) == ALIASED | links.LINKS.keys()
+    assert names_in(spec.OutputActivation) == ALIASED | losses.LINKS.keys()
     assert names_in(spec.OptimizerLike) == optimizers.OPTIMIZERS.keys()
     assert names_in(spec.LossLike) == losses.LOSSES.keys()
     assert [resolve.dtype(name).name for name in get_args(spec.DTypeName)] == ["float32", "float64"]

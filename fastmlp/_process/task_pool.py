@@ -13,8 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from fastmlp._process import signals
-from fastmlp._process.warnings import collected, warn
+from fastmlp._process import collected, locks, warn
 
 # The caller waits this long at a time, so that it can handle signals.
 LOOK_SECONDS = 0.1
@@ -148,7 +147,7 @@ class Pool:
         if not threads:
             return
         try:
-            with signals.interrupts_call(self._interrupt):
+            with locks.interrupts_call(self._interrupt):
                 for thread in threads:
                     thread.run()
         finally:

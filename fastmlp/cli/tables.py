@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import fastmlp
 from fastmlp import CSVFile, predict_arrow, predict_parquet
-from fastmlp.cli.options import EXPORTS, OUTPUTS, CommandError, UsageError, printable
+from fastmlp.cli import EXPORTS, OUTPUTS, CommandError, UsageError, printable
 from fastmlp.extend import messages, read_table, scalars
 
 Array = NDArray[Any]

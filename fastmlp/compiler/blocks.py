@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastmlp._process import signals
+from fastmlp._process.locks import deferred
 from fastmlp.compiler import intrinsics
 from fastmlp.compiler.cache import CodeCache, executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED
@@ -153,13 +153,13 @@ def _owners() -> list[Any]:
 
 def _take_locks() -> None:
     """Acquire all compiler locks before a fork: no other thread holds one in the child."""
-    with signals.deferred():
+    with deferred():
         locks = [_lock, *(owner._lock for owner in _owners())]
         _taken[:] = [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
 
 
 def _give_locks() -> None:
-    with signals.deferred():
+    with deferred():
         for lock in reversed(_taken):
             lock.release()
 
@@ -283,7 +283,7 @@ def block_of(
     if block is not None:
         return block
     # The lock is acquired before signals are deferred: Ctrl-C works while other threads compile.
-    with _lock, signals.deferred():
+    with _lock, deferred():
         if key not in _blocks:
             _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
         return _blocks[key]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from fastmlp._process import signals
+from fastmlp._process import locks
 
 # A half-imported Numba cannot be imported again: of 40 imports that Ctrl-C interrupted, 37 ended in
 # an AttributeError at the next import.
-with signals.deferred():
+with locks.deferred():
     import numba
 
 import numpy as np
@@ -28,7 +28,7 @@ from numba.core.typing.templates import make_intrinsic_template
 from numba.extending import overload, register_jitable, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
-import fastmlp.compiler.native.emitters  # noqa: F401  (registers functions that both compilers emit)
+import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
 from fastmlp.compiler import elementary, intrinsics
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.intrinsics import EMITTED, RecordType, flush_denormals, restore_denormals
@@ -122,7 +122,7 @@ def c_function(
         code._cache = Stored(cache)
     # `__enter__` of Numba's lock itself is one step: in Numba's wrapper, Ctrl-C could come between
     # acquiring it and entering the block, and leave it locked.
-    with getattr(global_compiler_lock, "_lock", global_compiler_lock), signals.deferred():
+    with getattr(global_compiler_lock, "_lock", global_compiler_lock), locks.deferred():
         code.compile()
     return code
 

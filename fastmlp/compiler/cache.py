@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastmlp._process.warnings import warn
+from fastmlp._process import warn
 from fastmlp.compiler.jit import setting
 
 PACKAGE = Path(__file__).parent.parent

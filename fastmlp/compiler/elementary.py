@@ -217,7 +217,7 @@ FLOAT64 = _in_precision(
 Form = Callable[..., Any]
 COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT64}
 
-# Exact operations without a body in Python: see `native.emitters`.
+# Exact operations without a body in Python: see `native.operands`.
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

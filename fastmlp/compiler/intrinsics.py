@@ -1,6 +1,6 @@
 """Functions with two bodies, Python and LLVM IR: records and views at an address, atomics, others.
 
-The Python body is here, so kernels run uncompiled too; `native.emitters` has the other. A record is
+The Python body is here, so kernels run uncompiled too; `native.operands` has the other. A record is
 a class with annotated fields, which define a dtype: `int` is an int64, a count or an address;
 `float` is a float64. Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads it at its
 address.

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastmlp._process import signals
+from fastmlp._process import locks
 from fastmlp.compiler.cache import LOADS, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
@@ -151,7 +151,7 @@ def host() -> Host:
     if stored and (known := stored.load()) is not None:
         return Host(**known[0])
     # Ctrl-C while Python code takes LLVM's lock would leave it taken.
-    with signals.deferred():
+    with locks.deferred():
         import llvmlite.binding as llvm
 
         try:

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastmlp._process import memory
-from fastmlp._process.warnings import warn
+from fastmlp._process import memory, warn
 from fastmlp.data.arrow import (
     ROWS,
     ChosenColumns,

@@ -10,8 +10,7 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import memory
-from fastmlp._process.warnings import warn
+from fastmlp._process import memory, warn
 from fastmlp.data import arrow
 from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
 from fastmlp.data.sources import Block

@@ -10,8 +10,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import memory, task_pool
-from fastmlp._process.warnings import warn
+from fastmlp._process import memory, task_pool, warn
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.columns import source_of
 from fastmlp.data.sources import (

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp._process import whole_files
 from fastmlp.data.arrow import ARROW_FILES, ROWS, imported
 from fastmlp.data.batches import (
     Choice,
@@ -23,6 +22,7 @@ from fastmlp.data.batches import (
 from fastmlp.data.sources import Source
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDTypes
+from fastmlp.serialization import files
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import listed
@@ -294,7 +294,7 @@ WRITERS: dict[str, WriterOf] = {
 def write(reader: Any, path: str | os.PathLike[str], opened: WriterOf) -> int:
     """Write an Arrow reader's batches to a file, whole or not at all; return the number of rows."""
     n = 0
-    with whole_files.writing(path) as file, opened(file, reader.schema) as writer:
+    with files.writing(path) as file, opened(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
             n += batch.num_rows

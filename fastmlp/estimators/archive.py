@@ -20,7 +20,7 @@ from fastmlp.network import resolve
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.serialization import codec, model_state
-from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.serialization.files import Content, FileError
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ import joblib
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
-from fastmlp._process import warnings
+from fastmlp import _process
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.many.groups import Cluster, client_of
@@ -33,7 +33,7 @@ def warn(message: str, category: type[Warning]) -> None:
     ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`` thus works
     for these estimators too.
     """
-    warnings.warn(message, category, MODULE)
+    _process.warn(message, category, MODULE)
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:

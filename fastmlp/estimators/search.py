@@ -24,9 +24,9 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmlp._process import raised
 from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
-from fastmlp._process.warnings import raised
-from fastmlp.backends.devices import thread_limit
+from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.common import WithClient, n_threads_of, warn
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
 from fastmlp.estimators.to_core import fit_cost

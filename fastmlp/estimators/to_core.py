@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
-from fastmlp.backends import devices
+from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.common import n_threads_of, warn
 from fastmlp.network import layer_settings, resolve, spec
@@ -24,9 +24,8 @@ from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.rules.dropout import Dropout, Key
-from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import Smoothed
-from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss
+from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss
 from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
@@ -75,7 +74,7 @@ def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) 
 def engine_of(
     estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
 ) -> Engine[Any]:
-    return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
+    return protocol.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
 
 
 def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._process import whole_files
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.network.spec import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.elementary import exp, logistic
+from fastmlp.serialization import files
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -325,7 +325,7 @@ def to_c(
     name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
     text = source.text(f"{type(model).__name__}", name, test)
     if path is not None:
-        with whole_files.writing(path) as file:
+        with files.writing(path) as file:
             file.write(text.encode())
     return text
 

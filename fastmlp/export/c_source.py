@@ -22,7 +22,7 @@ from fastmlp.export.c_template import MAIN, TESTS
 from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, name_of, weight_views
-from fastmlp.rules import links
+from fastmlp.rules import losses
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp
 from fastmlp.validation import frames
@@ -231,10 +231,10 @@ class CText:
 
     def link(self, name: str) -> str:
         """The name of a link's function, which is added if missing."""
-        if not links.LINKS[name].by_row:
-            return self.rule(links.LINKS[name].rule)
+        if not losses.LINKS[name].by_row:
+            return self.rule(losses.LINKS[name].rule)
         if name != "sorted":
-            self.rule(exp if name == "softmax" else links.deviation)
+            self.rule(exp if name == "softmax" else losses.deviation)
         self.rules[f"${name}"] = c_template.LINKS[name]
         return f"${name}"
 
@@ -263,7 +263,7 @@ class CText:
             if self.gradient:
                 slopes += [layer, f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});"]
             source = target
-        link = next(name for name, link in links.LINKS.items() if link == network.link)
+        link = next(name for name, link in losses.LINKS.items() if link == network.link)
         linked = [] if link == "identity" else [f"{self.link(link)}(y, {sizes[-1]});"]
         self.nets.append(
             function_of(f"static void $net{i}(const $real *x, $real *y)", predict + linked)
@@ -273,7 +273,7 @@ class CText:
         slopes += self._backward(i, sizes)
         if link != "identity":
             # Slightly above the least deviation, which has no slope.
-            floor = np.exp(self.scalar(links.LEAST_LOG_VARIANCE) / 2) * self.scalar(1.00001)
+            floor = np.exp(self.scalar(losses.LEAST_LOG_VARIANCE) / 2) * self.scalar(1.00001)
             filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
             self.rules[f"${link}_slopes"] = replaced(c_template.LINK_SLOPES[link], filled)
             shape = f"{sizes[-1]}, {sizes[0]}"

@@ -16,7 +16,7 @@ from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
-from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.rules.losses import LEAST_LOG_VARIANCE, LINKS
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count

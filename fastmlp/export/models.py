@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.warnings import warn
+from fastmlp._process import warn
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of

@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.whole_files import writing
 from fastmlp.export.models import ModelParts, has_several_labels, is_of_tables, parts_of
 from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
-from fastmlp.rules import activations, elementary, links
+from fastmlp.rules import activations, elementary, losses
+from fastmlp.serialization.files import writing
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import needs
@@ -167,9 +167,9 @@ class Graph:
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
-        if rule is links.softmax:
+        if rule is losses.softmax:
             return self.node("Softmax", [raw], axis=1)
-        if rule is links.ascending:
+        if rule is losses.ascending:
             n = self.constant(np.array([n_outputs]), self.kinds.INT64)
             values, places = self.named("sorted"), self.named("places")
             self._container.add_node(
@@ -183,7 +183,7 @@ class Graph:
             )
             return values
         means, logs = (self.chosen(raw, np.arange(k, n_outputs, 2)) for k in (0, 1))
-        deviations = self.traced(links.deviation, kind, logs)
+        deviations = self.traced(losses.deviation, kind, logs)
         both = self.node("Concat", [means, deviations], axis=1)
         return self.chosen(both, np.arange(n_outputs).reshape(2, -1).T.ravel())
 

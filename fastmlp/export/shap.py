@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp._process.warnings import warn
+from fastmlp._process import warn
 from fastmlp.export.derivatives import (
     ModelDerivatives,
     NetDerivatives,

@@ -18,9 +18,9 @@ from typing import Any
 from uuid import uuid4
 
 from fastmlp import __version__
+from fastmlp._process import warn
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
-from fastmlp._process.warnings import warn
-from fastmlp.backends.devices import thread_limit
+from fastmlp.backends.protocol import thread_limit
 from fastmlp.validation.messages import listed, needs
 
 

@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from fastmlp._process import task_pool, warnings
+from fastmlp._process import collected, task_pool, warn
 from fastmlp._process.task_pool import Outcome, Pool, Stopped, Task, check
-from fastmlp._process.warnings import warn
-from fastmlp.backends.devices import n_threads_of
-from fastmlp.backends.protocol import GroupEngine, Launches, Span
+from fastmlp.backends.protocol import GroupEngine, Launches, Span, n_threads_of
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.many.groups import Cluster
@@ -101,7 +99,7 @@ class GpuQueue:
         """Return the next span of a net's fit, or None at its end; an error ends the fit."""
         request, spans = self._fits[i]
         try:
-            with warnings.collected() as warned:
+            with collected() as warned:
                 return next(spans) if error is None else spans.throw(error)
         except StopIteration:
             self._conclude(i, request.history)

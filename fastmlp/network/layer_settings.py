@@ -11,7 +11,7 @@ from fastmlp.network.spec import OWNER, Network, name_of, spread, weight_views
 from fastmlp.rules import activations
 from fastmlp.rules import dropout as rules
 from fastmlp.rules.dropout import Dropout, Rate, is_used
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LINKS
 from fastmlp.rules.optimizer_protocol import Optimizer, lag_of
 from fastmlp.rules.updates import Factors
 from fastmlp.validation import scalars

@@ -31,7 +31,7 @@ from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizer_protocol import AVERAGES, Average, Optimizer, OptimizerSettings
 from fastmlp.rules.optimizers import OPTIMIZERS, SECOND_ORDER, Custom, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
-from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of
+from fastmlp.serialization.files import Content, FileError, arrays_at, content_of
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]

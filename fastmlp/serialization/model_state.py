@@ -17,8 +17,8 @@ from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, updates
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
-from fastmlp.serialization import codec, safetensors_file
-from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.serialization import codec, files
+from fastmlp.serialization.files import Content, FileError
 from fastmlp.validation import frames
 from fastmlp.validation.frames import Names
 
@@ -324,7 +324,7 @@ class CheckpointFile:
         series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}
         content = Content(kind, {**header, "fit": saved.facts}, {**arrays, **series, **best})
-        safetensors_file.write(self.path, content)
+        files.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
         """The checkpoint, or None without a file.
@@ -333,7 +333,7 @@ class CheckpointFile:
         """
         if not self.path.exists():
             return None
-        content, state_now = safetensors_file.read(self.path), self.capture()
+        content, state_now = files.read(self.path), self.capture()
         with self.refusing():
             if "fit" not in content.header:
                 raise FileError("a model file, not a checkpoint; MLP.load reads it")
@@ -357,7 +357,7 @@ class CheckpointFile:
         return SavedFit(state, content.header["fit"], series, best)
 
     def refusing(self) -> AbstractContextManager[None]:
-        return safetensors_file.refusing(self.path)
+        return files.refusing(self.path)
 
 
 def _series(content: Content, names: Sequence[str]) -> Series:

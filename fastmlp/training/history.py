@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.warnings import warn
+from fastmlp._process import warn
 from fastmlp.network import summary
 from fastmlp.validation.calls import OF_HISTORIES, AdvisingType
 from fastmlp.validation.messages import needs

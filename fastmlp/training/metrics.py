@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends import devices
+from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
-from fastmlp.rules import activations, links
+from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
 from fastmlp.validation import messages
 from fastmlp.validation.messages import needs, suggestion
@@ -218,9 +218,9 @@ class Measures:
         predictions."""
         n = network.layout.sizes[-1]
         layout, identity = make_layout((n, n)), (activations.identity,)
-        link = links.Link(links.identity)
+        link = losses.Link(losses.identity)
         net = Network(layout, identity, loss, link, (), network.dtype)
-        engine = devices.engine_on("cpu", net, n_threads=1)
+        engine = protocol.engine_on("cpu", net, n_threads=1)
         targets = self._targets.reshape(self.predictions.shape)
         rows = engine.trusted(self.predictions, targets, self._weight.get("sample_weight"))
         evaluation = engine.evaluation(rows)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import collected
 from fastmlp._process.random_state import shuffling_words
-from fastmlp._process.warnings import collected
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Feed, tabled

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import warn
 from fastmlp._process.task_pool import Stopped
-from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState

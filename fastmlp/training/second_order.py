@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory, task_pool
 from fastmlp._process.task_pool import one_thread
-from fastmlp.backends import devices
+from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine, GaussNewton
 from fastmlp.network import layer_settings
 from fastmlp.network.layer_settings import trained_parameters
@@ -103,7 +103,7 @@ def check(
 
 def _check_memory(network: Network, who: str) -> None:
     n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
-    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, devices.n_threads_of(None))
+    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, protocol.n_threads_of(None))
     n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
     if free is not None and n_bytes > free // MEMORY_SHARE:
@@ -333,7 +333,7 @@ def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
     """Iterations on rows of any form, in float64."""
     rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
-    double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)
+    double = protocol.engine_on("cpu", network, engine.n_threads, engine.lock)
     return KINDS[type(state.optimizer)](double, state, rows)
 
 

@@ -9,9 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import locks
+from fastmlp._process import locks, warn
 from fastmlp._process.memory import BufferPool, keep
-from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
 from fastmlp.network import layer_settings
 from fastmlp.network.layer_settings import require_trained
@@ -19,8 +18,7 @@ from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import OUTPUT_GRADIENT
+from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
     SWA,
     Optimizer,

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import memory
-from fastmlp._process.warnings import warn
+from fastmlp._process import memory, warn
 from fastmlp.validation import frames, messages, scalars
 from fastmlp.validation.messages import count
 

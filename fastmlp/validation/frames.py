@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import memory, warnings
+from fastmlp._process import memory, warn
 from fastmlp.validation import messages
 from fastmlp.validation.messages import count, listed, needs, suggestion
 
@@ -113,7 +113,7 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
     names = names_of(table)
     if names is None and warns and (twice := repeated(_names(table))):
         warning = f"X has several columns of the name {twice}; its columns are known by place"
-        warnings.warn(f"{who}: {warning}: {messages.RENAME}", UserWarning)
+        warn(f"{who}: {warning}: {messages.RENAME}", UserWarning)
     return table, names
 
 

@@ -15,7 +15,7 @@ from fitting import in_threads
 from fastmlp import MLP
 from fastmlp._process import memory
 from fastmlp._process.memory import MOST_KEPT, BufferPool, FreeList
-from fastmlp.backends.cpu.plan import workspace
+from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.predict import predictor, row_blocks
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.spec import make_layout
@@ -51,7 +51,7 @@ def test_data_predictions_and_workspaces_are_looked_at() -> None:
     with pytest.raises(
         MemoryError, match=r"a workspace of .* rows needs .* MB, and 1 MB are avail"
     ):
-        workspace.make_workspace(make_layout((2, 100, 1)), 9000, 1, "float32", 16, train=True)
+        plan.make_workspace(make_layout((2, 100, 1)), 9000, 1, "float32", 16, train=True)
     several = MLP((2, 3000, 1), seed=0)
     with pytest.raises(MemoryError, match="MLP: a workspace of"):
         several.fit(np.zeros((500, 2), np.float32), np.zeros(500), batch_size=500, epochs=1)

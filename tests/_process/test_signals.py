@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastmlp._process import signals
-from fastmlp._process.warnings import collected, raised, warn
+from fastmlp._process import collected, locks, raised, warn
 
 FIRST, SECOND = signal.SIGINT, signal.SIGTERM
 
@@ -29,12 +28,12 @@ def heard() -> Iterator[list[int]]:
 
 
 def handlers() -> list[Any]:
-    return [signal.getsignal(it) for it in signals.SIGNALS]
+    return [signal.getsignal(it) for it in locks.SIGNALS]
 
 
 def test_handlers_run_at_the_end(heard: list[int]) -> None:
     before = handlers()
-    with signals.deferred():
+    with locks.deferred():
         signal.raise_signal(SECOND)
         signal.raise_signal(FIRST)
         signal.raise_signal(SECOND)
@@ -44,8 +43,8 @@ def test_handlers_run_at_the_end(heard: list[int]) -> None:
 
 
 def test_inside_another_nothing_ends_early(heard: list[int]) -> None:
-    with signals.deferred():
-        with signals.deferred():
+    with locks.deferred():
+        with locks.deferred():
             signal.raise_signal(FIRST)
         assert heard == []
     assert heard == [FIRST]
@@ -58,7 +57,7 @@ def test_every_handler_runs_though_one_raises() -> None:
         raise LookupError(number)
 
     def with_both() -> None:
-        with signals.deferred():
+        with locks.deferred():
             signal.raise_signal(FIRST)
             signal.raise_signal(SECOND)
 
@@ -74,7 +73,7 @@ def test_every_handler_runs_though_one_raises() -> None:
 
 def test_an_error_of_the_stretch_comes_through(heard: list[int]) -> None:
     def fail() -> None:
-        with signals.deferred():
+        with locks.deferred():
             signal.raise_signal(FIRST)
             raise LookupError
 
@@ -85,14 +84,14 @@ def test_an_error_of_the_stretch_comes_through(heard: list[int]) -> None:
 
 def test_what_ignores_a_signal_is_left_alone(heard: list[int]) -> None:
     signal.signal(FIRST, signal.SIG_IGN)
-    with signals.deferred():
+    with locks.deferred():
         assert signal.getsignal(FIRST) is signal.SIG_IGN
         signal.raise_signal(FIRST)
     assert heard == []
 
 
 def test_a_handler_that_is_set_inside_stays(heard: list[int]) -> None:
-    with signals.deferred():
+    with locks.deferred():
         signal.signal(FIRST, signal.SIG_IGN)
     assert signal.getsignal(FIRST) is signal.SIG_IGN
 
@@ -101,7 +100,7 @@ def test_other_threads_change_nothing(heard: list[int]) -> None:
     before, seen = handlers(), []
 
     def enter() -> None:
-        with signals.deferred():
+        with locks.deferred():
             seen.append(handlers())
 
     thread = threading.Thread(target=enter)
@@ -121,13 +120,13 @@ def test_a_child_forked_by_another_thread_hears_signals(heard: list[int]) -> Non
         if process == 0:
             signal.raise_signal(FIRST)
             alone = heard == [FIRST]
-            with signals.deferred():
+            with locks.deferred():
                 signal.raise_signal(FIRST)
                 alone = alone and heard == [FIRST]
             os._exit(not (alone and heard == [FIRST, FIRST]))
         codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
-    with signals.deferred():
+    with locks.deferred():
         thread = threading.Thread(target=fork)
         thread.start()
         thread.join()
@@ -145,7 +144,7 @@ def test_signals_at_any_step_of_it_are_all_heard(heard: list[int]) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     for _ in range(300):
-        with signals.deferred():
+        with locks.deferred():
             n = len(heard)
             sum(range(50))
             assert len(heard) == n
@@ -171,7 +170,7 @@ def test_ctrl_c_at_every_call_that_it_makes_is_heard_and_leaves_the_handlers() -
         tracer = sys.gettrace()
         sys.settrace(trace)
         try:
-            with signals.deferred():
+            with locks.deferred():
                 pass
         finally:
             sys.settrace(tracer)

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Custom, Status
-from fastmlp._process import task_pool
+from fastmlp._process import task_pool, warn
 from fastmlp._process.locks import NetLock
 from fastmlp._process.task_pool import Pool, Stopped, Task
-from fastmlp._process.warnings import warn
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 

@@ -19,17 +19,15 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
 from fastmlp.backends.cpu.plan.partition import Partition
-from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, Plan, Workspace, make_plan, make_workspace
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LINKS, LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of, is_averaged, lag_of
 from fastmlp.rules.updates import PENALTIES, Factors, groups_of
 

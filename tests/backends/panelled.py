@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd.microkernel import (
     BY_COLUMN,
     PLUS,

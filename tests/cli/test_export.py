@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, save, to_c, to_onnx
+from fastmlp.cli import EXPORTS
 from fastmlp.cli.main import main
-from fastmlp.cli.options import EXPORTS
 from fastmlp.cli.tables import KEYWORDS
 
 NET = MLP((2, 5, 1), activation="tanh", seed=0)

@@ -28,8 +28,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
 from fastmlp.info import format_info, info
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LINKS, LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import PENALTIES
 from fastmlp.warmup import warmup

@@ -25,7 +25,7 @@ from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import Unsupported
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules import activations, links, updates
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -154,7 +154,7 @@ NARROW: dict[str, tuple[Any, Any]] = {
     **{name: (elementwise.activation_loop, rule) for name, rule in activations.RULES.items()},
     **{
         f"link {name}": (functools.partial(elementwise.link_loop, by_row=link.by_row), link.rule)
-        for name, link in links.LINKS.items()
+        for name, link in losses.LINKS.items()
     },
     **{f"update {o.rule.__name__}": (update_factory(o), o.rule) for o in FORMS},
 }

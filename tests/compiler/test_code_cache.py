@@ -34,7 +34,7 @@ def without_the_code_of_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 TRAIN = """
 import sys
 import numpy as np
-from fastmlp.rules import activations, links, losses
+from fastmlp.rules import activations, losses
 from fastmlp.rules import updates
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
@@ -44,7 +44,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import (SGD)
 
 rules = (activations.relu, activations.identity)
-link, decay = links.LINKS["identity"], ((updates.l2, 0.1),)
+link, decay = losses.LINKS["identity"], ((updates.l2, 0.1),)
 narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
 net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
 parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), Moments(net)

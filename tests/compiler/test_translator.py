@@ -31,7 +31,7 @@ from fastmlp.compiler import (
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.source import Unsupported, definition_of
-from fastmlp.rules import activations, elementary, links, updates
+from fastmlp.rules import activations, elementary, losses, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
@@ -468,7 +468,7 @@ def rules_with_arguments() -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, rule in activations.RULES.items():
         table[name] = rule, elementwise.activation_loop, (), "rww", (N_NUMBERS,)
-    for name, link in links.LINKS.items():
+    for name, link in losses.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
     for name, loss in (CASES | OF_SKLEARN).items():
         numbered = {"by_row": False, "mean": False, "n_constants": 0} | options_of(loss)

@@ -22,7 +22,7 @@ from fastmlp._process import task_pool
 from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.devices import n_threads_of
+from fastmlp.backends.protocol import n_threads_of
 from fastmlp.many import training
 from fastmlp.model import core_of
 from fastmlp.training.loop import cost_of

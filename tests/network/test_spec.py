@@ -24,7 +24,7 @@ from fastmlp.network.spec import (
 )
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 from fastmlp.training.history import Report, Status
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
@@ -407,11 +407,11 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
 )
 def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
     MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
-    content = safetensors_file.read(tmp_path / "net")
+    content = files.read(tmp_path / "net")
     changes: list[dict[str, Any]] = [{name: value}, {"key": [1, 2**32]}, {"key": 5}]
     for change in changes:
         wrong = content._replace(header={**content.header, **change})
-        safetensors_file.write(tmp_path / "wrong", wrong)
+        files.write(tmp_path / "wrong", wrong)
         with pytest.raises(FileError):
             MLP.load(tmp_path / "wrong")
 

@@ -11,9 +11,8 @@ import pytest
 from loss_cases import CASES, SETTINGS, constants_of, outputs_for
 
 from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
-from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import KINDS, of_settings, spelled, unsmoothed
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LINKS, LOSSES
 
 each_loss = pytest.mark.parametrize("name", CASES)
 # Whose link is the canonical one.

@@ -18,8 +18,8 @@ from memory_use import peak_of
 from numpy.typing import NDArray
 
 from fastmlp import FileError
-from fastmlp.serialization import codec, safetensors_file
-from fastmlp.serialization.safetensors_file import Content
+from fastmlp.serialization import codec, files
+from fastmlp.serialization.files import Content
 
 CONTENT = Content("THING", {"a": [1, 2.5, "b"]}, {"x": np.arange(6.0).reshape(2, 3)})
 
@@ -34,8 +34,8 @@ def listing(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    safetensors_file.write(path, CONTENT)
-    kind, header, arrays = safetensors_file.read(path)
+    files.write(path, CONTENT)
+    kind, header, arrays = files.read(path)
     assert (kind, header) == ("THING", {"a": [1, 2.5, "b"]})
     assert arrays.keys() == {"x"}
     np.testing.assert_array_equal(arrays["x"], CONTENT.arrays["x"])
@@ -43,21 +43,21 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 
 def test_other_programs_of_safetensors_read_the_arrays(path: Path) -> None:
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     (array,) = safetensors.numpy.load_file(path).values()
     np.testing.assert_array_equal(array, CONTENT.arrays["x"])
 
 
 def test_the_same_content_has_the_same_bytes() -> None:
-    assert safetensors_file.pack(CONTENT) == safetensors_file.pack(CONTENT)
+    assert files.pack(CONTENT) == files.pack(CONTENT)
 
 
-@pytest.mark.parametrize("dtype", safetensors_file.DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", files.DTYPES.values(), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3)], ids=str)
 def test_arrays_of_every_dtype_and_shape(dtype: Any, shape: tuple[int, ...], path: Path) -> None:
     array = np.ones(shape, dtype)
-    safetensors_file.write(path, Content("THING", {}, {"x": array}))
-    back = safetensors_file.read(path).arrays["x"]
+    files.write(path, Content("THING", {}, {"x": array}))
+    back = files.read(path).arrays["x"]
     assert back.dtype == dtype
     assert back.shape == shape
     assert back.tobytes() == array.tobytes()
@@ -68,7 +68,7 @@ def test_arrays_of_every_dtype_and_shape(dtype: Any, shape: tuple[int, ...], pat
 def test_the_mode_is_by_the_umask(umask: int, mode: int, path: Path) -> None:
     before = os.umask(umask)
     try:
-        safetensors_file.write(path, CONTENT)
+        files.write(path, CONTENT)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -77,28 +77,28 @@ def test_the_mode_is_by_the_umask(umask: int, mode: int, path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
 def test_a_file_that_is_replaced_keeps_its_mode(mode: int, path: Path) -> None:
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     path.chmod(mode)
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_a_link_stays_a_link(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path.name)
-    safetensors_file.write(link, CONTENT)
+    files.write(link, CONTENT)
     assert link.is_symlink()
-    assert safetensors_file.read(path).kind == "THING"
+    assert files.read(path).kind == "THING"
 
 
 def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
     path.mkdir()
     with pytest.raises(OSError, match="not a regular file"):
-        safetensors_file.write(path, CONTENT)
+        files.write(path, CONTENT)
     assert listing(path.parent) == [path.name]
     if os.name == "posix":
         with pytest.raises(OSError, match="not a regular file"):
-            safetensors_file.write("/dev/null", CONTENT)
+            files.write("/dev/null", CONTENT)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a path is shorter than a name may be")
@@ -108,8 +108,8 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     left = path.with_name(f".{name[:58]}.{'0f' * 8}.tmp")
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
-    safetensors_file.write(path, CONTENT)
-    assert safetensors_file.read(path).kind == "THING"
+    files.write(path, CONTENT)
+    assert files.read(path).kind == "THING"
     assert listing(tmp_path) == [name]
 
 
@@ -118,7 +118,7 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(
     name: str, error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     before = path.read_bytes()
 
     def fail(*arguments: Any, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file(
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fail)
         with pytest.raises(type(error)):
-            safetensors_file.write(path, CONTENT._replace(kind="ANOTHER"))
+            files.write(path, CONTENT._replace(kind="ANOTHER"))
     assert path.read_bytes() == before
     assert listing(path.parent) == [path.name]
 
@@ -146,17 +146,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_the_old_file(small_disk: Path) -> None:
     path = small_disk / "thing.safetensors"
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
-        safetensors_file.write(path, CONTENT._replace(arrays={"x": np.zeros(20_000)}))
-    assert safetensors_file.read(path).arrays["x"].shape == (2, 3)
+        files.write(path, CONTENT._replace(arrays={"x": np.zeros(20_000)}))
+    assert files.read(path).arrays["x"].shape == (2, 3)
     assert listing(small_disk) == [path.name]
 
 
 def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
     there = path.parent / "no" / "thing.safetensors"
     with pytest.raises(FileNotFoundError) as caught:
-        safetensors_file.write(there, CONTENT)
+        files.write(there, CONTENT)
     assert caught.value.filename == str(there)
     assert str(caught.value).endswith(f"{str(there)!r}")
 
@@ -172,7 +172,7 @@ def test_an_interrupt_as_the_file_is_made_leaves_none(
 
     monkeypatch.setattr(os, "open", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        safetensors_file.write(path, CONTENT)
+        files.write(path, CONTENT)
     assert listing(path.parent) == []
 
 
@@ -187,17 +187,17 @@ def test_leftovers_of_killed_processes_go_after_an_hour(name: str, tmp_path: Pat
         (tmp_path / each).write_bytes(b"half")
         os.utime(tmp_path / each, (0, 0))
     os.utime(tmp_path / ours[0])
-    safetensors_file.write(path, CONTENT)
+    files.write(path, CONTENT)
     assert listing(tmp_path) == sorted({ours[0], *others, name})
 
 
 def test_no_file_is_an_os_error(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        safetensors_file.read(path)
+        files.read(path)
     with pytest.raises(IsADirectoryError):
-        safetensors_file.read(path.parent)
+        files.read(path.parent)
     with pytest.raises(FileNotFoundError):
-        safetensors_file.write(path / "below", CONTENT)
+        files.write(path / "below", CONTENT)
 
 
 def stored(header: Any, metadata: Any = None) -> bytes:
@@ -234,7 +234,7 @@ def test_a_defect_is_named(defect: str, path: Path) -> None:
     raw, words = DEFECTS[defect]
     path.write_bytes(raw)
     with pytest.raises(FileError, match=words) as caught:
-        safetensors_file.read(path)
+        files.read(path)
     assert str(path) in str(caught.value)
 
 
@@ -242,7 +242,7 @@ def test_arrays_of_other_dtypes_are_refused(path: Path) -> None:
     header = json.dumps({"format_version": 2, "kind": "MLP"})
     safetensors.numpy.save_file({"x": np.zeros(3, np.float16)}, path, {"fastmlp": header})
     with pytest.raises(FileError, match="KeyError: 'F16'"):
-        safetensors_file.read(path)
+        files.read(path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="devices and pipes have these names on POSIX only")
@@ -250,7 +250,7 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
     os.mkfifo(path)
     for endless in ("/dev/zero", path):
         with pytest.raises(FileError, match=f"^{endless}: is not a regular file"):
-            safetensors_file.read(endless)
+            files.read(endless)
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
     [
         (b"", "not a safetensors file"),
         ((1 << 23).to_bytes(8, "little"), "the header claims 8,388,608 bytes"),
-        (safetensors_file.pack(CONTENT), "it has 268,435,456 bytes"),
+        (files.pack(CONTENT), "it has 268,435,456 bytes"),
     ],
     ids=["zeros", "a long header", "a file"],
 )
@@ -272,7 +272,7 @@ def test_the_size_is_checked_before_the_arrays_are_read(
 
     def read() -> None:
         with pytest.raises(FileError, match=words):
-            safetensors_file.read(path)
+            files.read(path)
 
     assert peak_of(read) < 1 << 20
 
@@ -284,7 +284,7 @@ def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
 
     def read() -> None:
         with pytest.raises(FileError, match="reads version 2"):
-            safetensors_file.read(path)
+            files.read(path)
 
     assert peak_of(read) < 1 << 20
 
@@ -301,25 +301,25 @@ def test_a_header_of_long_integers_and_of_many_arrays(path: Path) -> None:
     }
     for words, (header, arrays) in contents.items():
         with pytest.raises(ValueError, match=words):
-            safetensors_file.write(path, Content("THING", header, arrays))
+            files.write(path, Content("THING", header, arrays))
         entry = json.dumps({"format_version": 2, "kind": "THING", **header}, separators=(",", ":"))
         safetensors.numpy.save_file(arrays, path, {"fastmlp": entry})
         with pytest.raises(FileError, match=words):
-            safetensors_file.read(path)
+            files.read(path)
 
 
 def test_messages_are_short(path: Path) -> None:
-    with pytest.raises(FileError) as raised, safetensors_file.refusing(path):
+    with pytest.raises(FileError) as raised, files.refusing(path):
         raise ValueError("long" * 10_000)
     assert len(str(raised.value)) < 2100 + len(str(path))
-    with pytest.raises(FileError, match="MemoryError: 80 GB"), safetensors_file.refusing(path):
+    with pytest.raises(FileError, match="MemoryError: 80 GB"), files.refusing(path):
         raise MemoryError("80 GB")
 
 
 def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"model file needs safetensors: pip install safeten"):
-        safetensors_file.pack(CONTENT)
+        files.pack(CONTENT)
 
 
 class Part(NamedTuple):
@@ -363,8 +363,8 @@ def drawn(rng: np.random.Generator, depth: int = 2) -> Whole:
 @pytest.mark.parametrize("seed", range(10))
 def test_declared_fields_come_back(seed: int, path: Path) -> None:
     whole = drawn(np.random.default_rng(seed))
-    safetensors_file.write(path, Content("THING", *codec.of_fields(Whole, whole, {})))
-    _, header, arrays = safetensors_file.read(path)
+    files.write(path, Content("THING", *codec.of_fields(Whole, whole, {})))
+    _, header, arrays = files.read(path)
     assert repr(codec.fields_from(Whole, header, arrays, {})) == repr(whole)
 
 

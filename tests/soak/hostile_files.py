@@ -31,7 +31,7 @@ from fastmlp import (
     Quantile,
     Warmup,
 )
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 7, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 10**30,
@@ -310,10 +310,10 @@ BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
 def write_bombs(folder: Path) -> list[Path]:
     """Write files that claim more than they hold, of kinds that are in the folder."""
     for name, (kind, change) in BOMBS.items():
-        content = safetensors_file.read(folder / kind)
+        content = files.read(folder / kind)
         arrays = {name: array.copy() for name, array in content.arrays.items()}
         change(content.header, arrays)
         words = {"format_version": 2, "kind": content.kind, **content.header}
-        raw = safetensors.numpy.save(arrays, {safetensors_file.ENTRY: json.dumps(words)})
+        raw = safetensors.numpy.save(arrays, {files.ENTRY: json.dumps(words)})
         (folder / f"bomb of {name}").write_bytes(raw)
     return [folder / f"bomb of {name}" for name in BOMBS]

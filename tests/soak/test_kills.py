@@ -138,7 +138,7 @@ INTERRUPT = """
 import faulthandler, os, random, signal, sys, threading, warnings
 import numpy as np
 from fastmlp import MLP, Custom, Status
-from fastmlp._process import signals
+from fastmlp._process import locks as signals
 
 n_moments, own_rule, seed = int(sys.argv[1]), sys.argv[2] == "own", int(sys.argv[3])
 random.seed(seed)

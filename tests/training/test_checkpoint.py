@@ -28,7 +28,7 @@ from fastmlp import (
 )
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 from fastmlp.training import loop
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
@@ -134,7 +134,7 @@ def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
     expected = fit(whole, **options)
     with pytest.raises(LookupError):
         fit(broken, checkpoint=path, **with_callbacks(options, raise_at(epoch, LookupError())))
-    assert len(safetensors_file.read(path).arrays["loss"]) == epoch
+    assert len(files.read(path).arrays["loss"]) == epoch
     history = fit(resumed, checkpoint=path, resume=True, **options)
     assert_same(history, resumed, expected, whole)
 
@@ -157,13 +157,13 @@ def test_neither_how_often_nor_the_pace_changes_a_bit(
 
 def test_checkpoints_come_after_so_many_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    write = safetensors_file.write
+    write = files.write
 
     def note(where: Any, content: Any) -> None:
         written.append(len(content.arrays["loss"]))
         write(where, content)
 
-    monkeypatch.setattr(safetensors_file, "write", note)
+    monkeypatch.setattr(files, "write", note)
     fit(make(), checkpoint=path, checkpoint_every=5)
     assert written == [0, 5, 10, 12]
 
@@ -171,7 +171,7 @@ def test_checkpoints_come_after_so_many_epochs(path: Path, monkeypatch: pytest.M
 def test_the_time_between_checkpoints_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     monkeypatch.setattr(
-        safetensors_file, "write", lambda _, content: written.append(content.arrays["loss"].size)
+        files, "write", lambda _, content: written.append(content.arrays["loss"].size)
     )
     fit(make(), checkpoint=path, callbacks=lambda report: None)
     assert written == [0, EPOCHS]
@@ -321,9 +321,9 @@ SERIES = ["loss", "validation_loss", "learning_rate", "metrics.mae", "best_param
 @pytest.mark.parametrize("name", SERIES)
 def test_series_that_do_not_fit_each_other_are_a_file_error(name: str, path: Path) -> None:
     fit(make(), checkpoint=path, **MONITORED)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     content.arrays[name] = content.arrays[name][1:]
-    safetensors_file.write(path, content)
+    files.write(path, content)
     words = "must be one for each epoch" if name in SERIES[:3] else None
     with pytest.raises(FileError, match=words):
         fit(make(), checkpoint=path, resume=True, **MONITORED)
@@ -350,19 +350,19 @@ def test_where_nothing_can_be_written_the_fit_does_not_begin(path: Path) -> None
 def test_a_disk_that_fills_up_meanwhile_is_a_warning(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = safetensors_file.write
+    write = files.write
 
     def fill(where: Any, content: Any) -> None:
         if 0 < len(content.arrays["loss"]) < 6:
             raise OSError(28, "No space left on device")
         write(where, content)
 
-    monkeypatch.setattr(safetensors_file, "write", fill)
+    monkeypatch.setattr(files, "write", fill)
     net, whole = make(), make()
     with pytest.warns(RuntimeWarning, match="no checkpoint was written: .*No space") as caught:
         history = fit(net, checkpoint=path, checkpoint_every=3)
     assert caught[0].filename == __file__
-    assert len(safetensors_file.read(path).arrays["loss"]) == EPOCHS
+    assert len(files.read(path).arrays["loss"]) == EPOCHS
     assert_same(history, net, fit(whole), whole)
 
 
@@ -374,7 +374,7 @@ def test_a_divergence_leaves_the_checkpoint_from_before_it(path: Path) -> None:
     net = make(optimizer=SGD(1e-3))
     with pytest.warns(RuntimeWarning, match="diverged in epoch 4"):
         fit(net, checkpoint=path, callbacks=blow_up)
-    assert len(safetensors_file.read(path).arrays["loss"]) == 4
+    assert len(files.read(path).arrays["loss"]) == 4
     assert np.isfinite(MLP.load(path).parameters).all()
 
 
@@ -402,10 +402,10 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
         fit(broken, checkpoint=path, callbacks=kill_at(3, signal.SIGTERM))
     assert np.isfinite(broken.predict(X)).all()
     assert fit(broken, epochs=1).status is Status.COMPLETED
-    assert len(safetensors_file.read(path).arrays["loss"]) == 3
+    assert len(files.read(path).arrays["loss"]) == 3
     with pytest.warns(UserWarning, match="interrupted in epoch 7"):
         fit(make(), checkpoint=path, resume=True, callbacks=kill_at(6, signal.SIGINT))
-    assert len(safetensors_file.read(path).arrays["loss"]) == 6
+    assert len(files.read(path).arrays["loss"]) == 6
     net = make()
     assert_same(fit(net, checkpoint=path, resume=True), net, expected, whole)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from fastmlp import MLP, FileError, Report, fit_many
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 from fastmlp.validation import arrays, frames
 
 N = 300
@@ -348,9 +348,9 @@ def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
     net = MLP((2, 1), seed=0)
     net.feature_names = ["a", "b"]
     net.save(tmp_path / "net")
-    content = safetensors_file.read(tmp_path / "net")
+    content = files.read(tmp_path / "net")
     content.header["feature_names"] = names
-    safetensors_file.write(tmp_path / "net", content)
+    files.write(tmp_path / "net", content)
     with pytest.raises(FileError, match="feature_names must be "):
         MLP.load(tmp_path / "net")
 

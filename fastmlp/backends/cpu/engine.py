@@ -13,7 +13,7 @@ from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks

@@ -14,8 +14,8 @@ from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import unsmoothed
+from fastmlp.rules.losses import LINKS
 
 Array = NDArray[Any]
 

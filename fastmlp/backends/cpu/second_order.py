@@ -17,8 +17,8 @@ from fastmlp.backends.cpu.evaluation import Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.parameter_jacobian import JacobianRows, curvature_loop, jacobian_rows
 from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address, fields_of
-from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, Scalar, make_flat
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE

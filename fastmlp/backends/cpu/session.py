@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.csr import (
+from fastmlp.backends.cpu.kernels.first_layer import (
     ColumnBuffers,
-    SparseRows,
-    sparse_columns,
-    sparse_forward,
-    sparse_gradient,
-)
-from fastmlp.backends.cpu.kernels.expanded import (
     ExpansionBuffers,
+    SparseRows,
     expanded_columns,
     expanded_forward,
     expanded_gradient,
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import Norms
@@ -38,7 +36,14 @@ from fastmlp.backends.cpu.plan.partition import (
     partition_of,
     room_of,
 )
-from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
+from fastmlp.backends.cpu.plan.plan import (
+    Addresses,
+    Plan,
+    Workspace,
+    aligned,
+    make_plan,
+    make_workspace,
+)
 from fastmlp.backends.cpu.plan.records import (
     NONE,
     BlockAddresses,
@@ -50,7 +55,6 @@ from fastmlp.backends.cpu.plan.records import (
     fields_of,
     fields_of_each,
 )
-from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.cpu.simd.gemm import packed_product
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import COMPILER, Block, block_of

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device, plan
-from fastmlp.backends.cuda.grid import launch_chunk, launch_update
 from fastmlp.backends.cuda.rule_blocks import Samples
-from fastmlp.backends.cuda.training import Launches, Moments, Trainer
+from fastmlp.backends.cuda.training import Launches, Moments, Trainer, launch_chunk, launch_update
 from fastmlp.backends.protocol import (
     Data,
     GroupEngine,

@@ -18,8 +18,7 @@ from fastmlp.backends.cuda.device import Card, type_of
 from fastmlp.compiler import Record
 from fastmlp.network.spec import Network
 from fastmlp.rules import optimizer_protocol
-from fastmlp.rules.links import Link
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Link, Loss
 from fastmlp.rules.updates import ParameterGroups, groups_of
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2

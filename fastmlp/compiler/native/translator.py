@@ -14,28 +14,52 @@ the block. Indices are not checked.
 """
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from llvmlite import ir
 
-from fastmlp.compiler.native.emitters import declared
+from fastmlp.compiler.intrinsics import prange, share_loop
+from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
     ARRAY,
     BOOL,
     FLOAT64,
     INT64,
     WORD,
+    MatrixOperand,
     Number,
     RecordOperand,
+    View,
+    calculated,
+    common,
+    compared,
     converted,
+    declared,
+    entry_alloca,
     in_registers,
+    is_tuple,
     kind_of,
     loaded,
+    movable,
     registers_of,
+    stored,
+    truth,
 )
-from fastmlp.compiler.native.statements import Body
-from fastmlp.compiler.source import Fields, grouped, hints_of, integers_of, is_entry, n_words
+from fastmlp.compiler.source import (
+    Fields,
+    Unsupported,
+    check_shared,
+    definition_of,
+    grouped,
+    hints_of,
+    integers_of,
+    is_entry,
+    n_words,
+    names_of,
+)
 
 # With AVX-512, LLVM uses half a register unless this attribute is set. llvmlite does not list the
 # attribute, but prints it.
@@ -141,3 +165,317 @@ class Unit:
         set.add(made.attributes, FULL_WIDTH)
         made.linkage = linkage
         return made, ir.IRBuilder(made.append_basic_block("entry"))
+
+
+class Functions(Protocol):
+    zeros: dict[Any, frozenset[str]]
+
+    def define(
+        self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
+    ) -> Any: ...
+
+    def define_loop(
+        self, function: FunctionType, node: ast.For, captured: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """The body of a `prange` loop as two functions, for one thread and for a team."""
+        ...
+
+
+class Slot(NamedTuple):
+    """A name's operand, and its stack slots, which LLVM turns into registers."""
+
+    operand: Any
+    places: list[Any]
+
+
+class Loop(NamedTuple):
+    """The basic blocks that `continue` and `break` branch to."""
+
+    again: Any
+    after: Any
+
+
+class Body(Expressions):
+    """Emits the statements of a function at a builder's position."""
+
+    def __init__(
+        self,
+        unit: Functions,
+        builder: Any,
+        function: FunctionType,
+        arguments: tuple[Any, ...],
+        names: list[str] | None = None,
+    ) -> None:
+        super().__init__(builder, names_of(function), unit.zeros)
+        self._unit, self._definition, self._function = unit, definition_of(function), function
+        if names is None:
+            names = [argument.arg for argument in self._definition.args.args]
+        if len(names) != len(arguments):
+            raise Unsupported(f"arguments of {function.__name__}")
+        # Depth of branches and loops; above 0 a name keeps its type.
+        self._depth = 0
+        # Names with a value here on every path.
+        self._known: set[str] = set()
+        self._loops: list[Loop] = []
+        self._result: Slot | None = None
+        self._exit = builder.append_basic_block("exit")
+        for name, argument in zip(names, arguments, strict=True):
+            self.bind(name, argument)
+
+    def run(self) -> Any:
+        """Emit the body; leave the builder after it, and return the function's result."""
+        self.each(self._definition.body)
+        self._go_to(self._exit)
+        self.builder.position_at_end(self._exit)
+        return None if self._result is None else self._kept(self._result)
+
+    def run_loop(self, node: ast.For, first: Number, last: Number, thread: Number) -> None:
+        """Emit a loop over a thread's part of a `prange`."""
+        self.thread = thread
+        self._count(node, first, last, 1)
+        self._go_to(self._exit)
+        self.builder.position_at_end(self._exit)
+
+    def each(self, statements: list[ast.stmt]) -> None:
+        """Emit statements, up to a `return`, `break` or `continue`."""
+        for statement in statements:
+            if self.builder.block.is_terminated:
+                return
+            emit = getattr(self, f"_{type(statement).__name__}", None)
+            try:
+                if emit is None:
+                    raise Unsupported(ast.dump(statement))
+                emit(statement)
+            except Unsupported as error:
+                raise error.at(self._function.__code__.co_filename, statement.lineno) from None
+
+    def load(self, name: str) -> Any:
+        if name not in self._known:
+            raise Unsupported(f"{name!r} may have no value here")
+        return self._kept(self.names[name])
+
+    def _kept(self, slot: Slot) -> Any:
+        registers = [self.builder.load(place) for place in slot.places]
+        return in_registers(slot.operand, iter(registers))
+
+    def _slot(self, operand: Any) -> Slot:
+        places = [entry_alloca(self.builder, part.type) for part in registers_of(operand)]
+        return Slot(operand, places)
+
+    def _keep(self, slot: Slot, operand: Any) -> None:
+        for register, place in zip(registers_of(operand), slot.places, strict=True):
+            self.builder.store(register, place)
+
+    def bind(self, name: str, operand: Any) -> None:
+        operand, slot = movable(operand), self.names.get(name)
+        self._known.add(name)
+        if slot is not None and kind_of(slot.operand) != kind_of(operand):
+            numbers = isinstance(slot.operand, Number) and isinstance(operand, Number)
+            if numbers and common(slot.operand, operand) == slot.operand.dtype:
+                self._keep(slot, converted(self.builder, operand, slot.operand.dtype))
+                return
+            if self._depth:
+                raise Unsupported(f"another type of {name}")
+            slot = None
+        if slot is None:
+            self.names[name] = slot = self._slot(operand)
+        self._keep(slot, operand)
+
+    def assign(self, target: ast.expr, operand: Any) -> None:
+        if isinstance(target, ast.Name):
+            self.bind(target.id, operand)
+        elif isinstance(target, ast.Tuple):
+            if not is_tuple(operand):
+                raise Unsupported(ast.dump(target))
+            for target_item, part in zip(target.elts, operand, strict=True):
+                self.assign(target_item, part)
+        elif isinstance(target, ast.Attribute):
+            record = self.value(target.value)
+            if not isinstance(record, RecordOperand):
+                raise Unsupported(ast.dump(target))
+            dtype = record.dtype.fields[target.attr][0]  # type: ignore[index]
+            self.builder.store(self._stored(operand, dtype), self.field(record, target.attr))
+        elif isinstance(target, ast.Subscript):
+            self._assign_elements(target, operand)
+        else:
+            raise Unsupported(ast.dump(target))
+
+    def _stored(self, operand: Any, dtype: Any) -> Any:
+        return converted(self.builder, movable(operand), dtype).value
+
+    def _assign_elements(self, target: ast.Subscript, operand: Any) -> None:
+        view = self.value(target.value)
+        if isinstance(view, MatrixOperand):
+            place = self.cell(view, self.value(target.slice))
+            self.builder.store(self._stored(operand, view.dtype), place)
+            return
+        if not isinstance(view, View) or view.dtype.fields:
+            raise Unsupported(ast.dump(target))
+        value = self._stored(operand, view.dtype)
+        if not isinstance(target.slice, ast.Slice):
+            self.builder.store(value, self.element(view, self.value(target.slice)))
+            return
+        if any((target.slice.lower, target.slice.upper, target.slice.step)):
+            raise Unsupported(ast.dump(target))
+        with self._counted(0, Number(view.n, INT64), 1) as i:
+            self.builder.store(value, self.element(view, i))
+
+    def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+        arguments = movable(arguments)
+        returns = (n for n in ast.walk(definition_of(function)) if isinstance(n, ast.Return))
+        if any(node.value is not None for node in returns):
+            return Body(self._unit, self.builder, function, arguments).run()
+        self.builder.call(self._unit.define(function, arguments), registers_of(arguments))
+        return None
+
+    def _Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):
+            self.value(node.value)
+
+    def _Pass(self, node: ast.Pass) -> None:
+        pass
+
+    def _Assign(self, node: ast.Assign) -> None:
+        operand = self.value(node.value)
+        for target in node.targets:
+            self.assign(target, operand)
+
+    def _AugAssign(self, node: ast.AugAssign) -> None:
+        old, new = self.value(node.target), self.value(node.value)
+        self.assign(node.target, calculated(self.builder, type(node.op).__name__, old, new))
+
+    def _Return(self, node: ast.Return) -> None:
+        if node.value is not None:
+            operand = movable(self.value(node.value))
+            if self._result is None:
+                self._result = self._slot(operand)
+            if kind_of(operand) != kind_of(self._result.operand):
+                raise Unsupported("results of several kinds")
+            self._keep(self._result, operand)
+        self.builder.branch(self._exit)
+
+    def _If(self, node: ast.If) -> None:
+        test = self.test(node.test)
+        if isinstance(test, bool):
+            self.each(node.body if test else node.orelse)
+            return
+        builder = self.builder
+        then, otherwise = (builder.append_basic_block(name) for name in ("then", "otherwise"))
+        after = builder.append_basic_block("after")
+        builder.cbranch(test, then, otherwise)
+        before, ends = self._known, []
+        for block, statements in ((then, node.body), (otherwise, node.orelse)):
+            builder.position_at_end(block)
+            self._known = set(before)
+            self._inside(statements)
+            if not builder.block.is_terminated:
+                ends.append(self._known)
+            self._go_to(after)
+        self._known = set.intersection(*ends) if ends else before
+        builder.position_at_end(after)
+
+    def _inside(self, statements: list[ast.stmt]) -> None:
+        self._depth += 1
+        self.each(statements)
+        self._depth -= 1
+
+    def _go_to(self, block: Any) -> None:
+        if not self.builder.block.is_terminated:
+            self.builder.branch(block)
+
+    def _While(self, node: ast.While) -> None:
+        builder = self.builder
+        head, body, after = (builder.append_basic_block(n) for n in ("head", "body", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        test = self.test(node.test)
+        if isinstance(test, bool):
+            builder.branch(body if test else after)
+        else:
+            builder.cbranch(test, body, after)
+        builder.position_at_end(body)
+        self._repeat(node, Loop(head, after))
+        self._go_to(head)
+        builder.position_at_end(after)
+
+    def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
+        if node.orelse:
+            raise Unsupported("a loop with an else")
+        # The body may never run, or stop at a `break`: names that it assigns may have no value
+        # after.
+        before = set(self._known)
+        self._loops.append(loop)
+        self._inside(node.body)
+        self._loops.pop()
+        self._known = before
+
+    def _Break(self, node: ast.Break) -> None:
+        self.builder.branch(self._loops[-1].after)
+
+    def _Continue(self, node: ast.Continue) -> None:
+        self.builder.branch(self._loops[-1].again)
+
+    def _For(self, node: ast.For) -> None:
+        call = node.iter
+        if not isinstance(call, ast.Call):
+            raise Unsupported(ast.dump(call))
+        iterates = self.value(call.func)
+        if iterates is prange:
+            self._share(node, call)
+            return
+        if iterates is not range:
+            raise Unsupported(ast.dump(call))
+        limits = self.all_of(call.args)
+        first, last, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
+        if not (isinstance(step, int) and step):
+            raise Unsupported("a step that is not known")
+        self._count(node, first, last, step)
+
+    def _count(self, node: ast.For, first: Any, last: Any, step: int) -> None:
+        before = set(self._known)
+        with self._counted(first, last, step) as i:
+            self.bind(node.target.id, i)  # type: ignore[attr-defined]
+            self._repeat(node, Loop(self._next, self._after))
+        self._known = before
+
+    def _share(self, node: ast.For, call: ast.Call) -> None:
+        """Share a `prange` loop among the team at the address `team`."""
+        arguments = call.args
+        if len(arguments) != 1 or "team" not in self._known:
+            raise Unsupported("prange takes one number, in a kernel with an argument `team`")
+        check_shared(node, self._known)
+        read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+        captured = {name: self.load(name) for name in sorted(self._known & read)}
+        operands, team, zero = tuple(captured.values()), self.load("team"), ir.Constant(WORD, 0)
+        direct, shared = self._unit.define_loop(self._function, node, captured)
+        n = converted(self.builder, self.value(arguments[0]), INT64)
+        with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
+            with together:
+                block = Number(self.builder.ptrtoint(shared, WORD), INT64)
+                environment = Number(stored(self.builder, operands), INT64)
+                self.call_function(share_loop(), (team, block, n, environment))
+            with alone:
+                self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
+
+    @contextmanager
+    def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
+        """A loop from first to last, exclusive, around the code of the context; yield i."""
+        builder, last = self.builder, converted(self.builder, last, INT64)
+        blocks = [builder.append_basic_block(name) for name in ("head", "body", "next", "after")]
+        head, body, following, after = blocks
+        count = entry_alloca(builder, WORD)
+        builder.store(converted(builder, first, INT64).value, count)
+        builder.branch(head)
+        builder.position_at_end(head)
+        i = Number(builder.load(count), INT64)
+        goes_on = compared(builder, "Lt" if step > 0 else "Gt", i, last)
+        builder.cbranch(goes_on.value, body, after)
+        builder.position_at_end(body)
+        self._next, self._after = following, after
+        yield i
+        self._go_to(following)
+        builder.position_at_end(following)
+        more = builder.add(i.value, ir.Constant(WORD, step), flags=("nsw",))
+        builder.store(more, count)
+        builder.branch(head)
+        builder.position_at_end(after)

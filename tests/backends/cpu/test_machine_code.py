@@ -14,12 +14,14 @@ from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block, innermost
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
 from fastmlp.backends.cpu.kernels.epoch import evaluate, predict, train
-from fastmlp.backends.cpu.kernels.expanded import (
+from fastmlp.backends.cpu.kernels.first_layer import (
     expanded_columns,
     expanded_forward,
     expanded_gradient,
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
@@ -37,7 +39,7 @@ from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.target import vector_bytes
-from fastmlp.rules import activations, links, updates
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -109,7 +111,7 @@ def rule_blocks() -> dict[str, partial[Any]]:
     table: dict[str, partial[Any]] = {}
     for name, rule in activations.RULES.items():
         table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
-    for name, link in links.LINKS.items():
+    for name, link in losses.LINKS.items():
         table[f"link {name}"] = partial(elementwise.link_loop, rule=link.rule, by_row=link.by_row)
     for name, loss in CASES.items():
         options: dict[str, Any] = {"rule": loss.rule, **options_of(loss)}

@@ -83,7 +83,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from numba import from_dtype, types
 
     from fastmlp.backends.cuda import device as device_arrays
-    from fastmlp.backends.cuda import grid, kernels, plan
+    from fastmlp.backends.cuda import kernels, plan, training
     from fastmlp.backends.cuda.device import SCALARS
     from fastmlp.backends.cuda.plan import (
         GridShape,
@@ -115,14 +115,14 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         ("16x128 rows, 32x32 weights", GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS)),
         ("64x64 rows, 64x64 weights", GridShape(plan.MANY_ROWS, plan.MANY_WEIGHTS)),
     ):
-        made = grid.make_kernels(rules, shape)
+        made = training.make_kernels(rules, shape)
         yield f"phase, {name}", made.phase, types.void(matrix, matrix, nets, *numbers)
         yield f"run, {name}", made.run, types.void(matrix, matrix, nets, types.int64)
     signature = types.void(matrix, types.float64[::1])
     yield "finite", device_arrays._finite_kernel(), signature
     yield "apply", kernels.make_apply(rules, 256), types.void(nets)
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
-    made = grid.make_kernels(dropping, GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS))
+    made = training.make_kernels(dropping, GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS))
     yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 
 

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cubins
 
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
+from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import PENALTIES
 

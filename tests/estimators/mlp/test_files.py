@@ -29,7 +29,7 @@ from fastmlp import (
     MLPRegressor,
 )
 from fastmlp.rules.activations import gelu
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 
 pytestmark = unconverged
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -252,7 +252,7 @@ def test_a_file_of_an_estimator_is_no_net(path: Path) -> None:
 
 def test_more_names_than_a_reader_takes_are_refused(path: Path) -> None:
     model = fitted()
-    model.set_params(scoring="x" * safetensors_file.MAX_HEADER_BYTES)
+    model.set_params(scoring="x" * files.MAX_HEADER_BYTES)
     with pytest.raises(ValueError, match="names and settings would take"):
         fastmlp.save(model, path)
 
@@ -329,13 +329,13 @@ LIES: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_lying_header_is_refused(name: str, path: Path) -> None:
     fastmlp.save(fitted(), path, include_training_state=True)
-    kind, header, arrays = safetensors_file.read(path)
+    kind, header, arrays = files.read(path)
     change, words = LIES[name]
     if change is None:
         kind = "FOREST"
     else:
         change(header, arrays)
-    safetensors_file.write(path, safetensors_file.Content(kind, header, arrays))
+    files.write(path, files.Content(kind, header, arrays))
     with pytest.raises(FileError, match=words) as caught:
         fastmlp.load(path)
     assert str(caught.value).startswith(str(path))
@@ -343,10 +343,10 @@ def test_a_lying_header_is_refused(name: str, path: Path) -> None:
 
 def test_one_long_label_does_not_make_all_of_them_long(path: Path) -> None:
     fastmlp.save(fitted(), path)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     values = ["a", "b", "c" * (2 << 20)]
     content.header["labels"].update(dtype="str", values=values)
-    safetensors_file.write(path, content)
+    files.write(path, content)
     with pytest.raises(FileError, match="bytes as an array of text"):
         fastmlp.load(path)
 

@@ -52,7 +52,7 @@ def test_a_callback_stops_the_fit_without_a_warning(solver: str) -> None:
 
     model = clone(SMALL).set_params(solver=solver)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp._process.warnings.warn", pytest.fail)
+        patch.setattr("fastmlp._process.warn", pytest.fail)
         model.fit(X, LABELS, callbacks=[stop])
     assert model.n_iter_ == 3
     if solver == "lbfgs":

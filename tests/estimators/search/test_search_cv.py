@@ -38,7 +38,7 @@ import fastmlp
 from fastmlp import FileError, MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._process import task_pool
 from fastmlp.estimators import search
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 
 pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
 N = 90
@@ -468,9 +468,9 @@ def small_search() -> MLPSearchCV:
 @pytest.mark.parametrize("lie", lies(), ids=lambda lie: lie.__name__)
 def test_a_lying_header_is_refused(lie: Any, path: Path) -> None:
     fastmlp.save(small_search(), path)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     lie(content.header, content.arrays)
-    safetensors_file.write(path, content)
+    files.write(path, content)
 
     def load() -> None:
         with pytest.raises(FileError):

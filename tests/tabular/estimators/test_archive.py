@@ -16,7 +16,7 @@ from small_models import FEW, classifier, drawn, regressor
 import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 from fastmlp.tabular.extras import matrix
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -86,24 +86,24 @@ DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
 def test_content_that_is_no_model(
     name: str, damage: Callable[[Header], Any], words: str, tmp_path: Path
 ) -> None:
-    content = copy.deepcopy(safetensors_file.read(GOLDEN / f"2-tabular-{name}.safetensors"))
+    content = copy.deepcopy(files.read(GOLDEN / f"2-tabular-{name}.safetensors"))
     damage(content.header)
     path = tmp_path / "model.safetensors"
-    safetensors_file.write(path, content)
+    files.write(path, content)
     with pytest.raises(FileError, match=words):
         fastmlp.load(path)
 
 
 @pytest.mark.slow
 def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
-    content = safetensors_file.read(GOLDEN / "2-tabular-pairs.safetensors")
+    content = files.read(GOLDEN / "2-tabular-pairs.safetensors")
     damaged: list[tuple[Path, str]] = []
     for name in ("scaled", "missing", "statistics", "pairs", "pieces", "levels"):
         columns = f"pack.encodings.0.{name}.columns"
         for place in (4, 6 * 10**7, 2**62):
             damaged.append((tmp_path / f"{len(damaged)}.safetensors", name))
             arrays = {**content.arrays, columns: content.arrays[columns] + place}
-            safetensors_file.write(damaged[-1][0], content._replace(arrays=arrays))
+            files.write(damaged[-1][0], content._replace(arrays=arrays))
 
     def load() -> None:
         for path, name in damaged:
@@ -114,10 +114,10 @@ def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
 
 
 def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:
-    content = safetensors_file.read(GOLDEN / "2-tabular-classifier.safetensors")
+    content = files.read(GOLDEN / "2-tabular-classifier.safetensors")
     path = tmp_path / "model.safetensors"
     content.header["parameters"].pop("class_weight")
-    safetensors_file.write(path, content._replace(kind="TabularMLPRegressor"))
+    files.write(path, content._replace(kind="TabularMLPRegressor"))
     with pytest.raises(FileError, match="a pack of multiclass in a file of another kind"):
         fastmlp.load(path)
 
@@ -148,7 +148,7 @@ def test_threads_are_those_of_load(tmp_path: Path) -> None:
 
 
 def test_residuals_must_ascend_and_weights_be_theirs(tmp_path: Path) -> None:
-    content = safetensors_file.read(GOLDEN / "2-tabular-regressor.safetensors")
+    content = files.read(GOLDEN / "2-tabular-regressor.safetensors")
     residuals = content.arrays["pack.residuals"]
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"pack.residuals": residuals[::-1].copy()}, "ascend")
@@ -157,6 +157,6 @@ def test_residuals_must_ascend_and_weights_be_theirs(tmp_path: Path) -> None:
         wrong.append(({"pack.row_weights": weights}, "row_weights must be those of the residuals"))
     for arrays, words in wrong:
         path = tmp_path / "model.safetensors"
-        safetensors_file.write(path, content._replace(arrays={**content.arrays, **arrays}))
+        files.write(path, content._replace(arrays={**content.arrays, **arrays}))
         with pytest.raises(FileError, match=words):
             fastmlp.load(path)

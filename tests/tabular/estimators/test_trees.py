@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor, jit
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.serialization import safetensors_file
+from fastmlp.serialization import files
 from fastmlp.tabular import Schema, extras
 from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
 from fastmlp.tabular.pool import ALONE, TableRows
@@ -337,10 +337,10 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
 def test_content_that_is_no_trees(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     fastmlp.save(TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path)
-    content = safetensors_file.read(path)
+    content = files.read(path)
     for damage, words in DAMAGES:
         damaged = copy.deepcopy(content)
         damage(damaged)
-        safetensors_file.write(path, damaged)
+        files.write(path, damaged)
         with pytest.raises(FileError, match=words):
             fastmlp.load(path)

@@ -13,8 +13,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 from sklearn.tree import DecisionTreeClassifier
 
+from fastmlp._process import warn
 from fastmlp._process.task_pool import Pool, Task
-from fastmlp._process.warnings import warn
 from fastmlp.tabular import extras, fit_arguments, pool
 from fastmlp.tabular.pack import Selection, bagged, equal, greedy
 from fastmlp.tabular.pool import (

@@ -7,7 +7,7 @@ follows a batch's last chunk. Python keeps a call to about 50 ms.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of, n_strips_of
-from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
+from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
 from fastmlp.backends.cpu.simd.pack import moves

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, layers_of, part_of
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
-from fastmlp.backends.cpu.plan.plan import Plan
+from fastmlp.backends.cpu.plan.plan import Plan, aligned
 from fastmlp.backends.cpu.plan.records import (
     FEATURES,
     NONE,
@@ -29,7 +29,6 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
     address,
 )
-from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import skinny

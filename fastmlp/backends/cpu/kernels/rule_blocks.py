@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step
-from fastmlp.backends.cpu.kernels.csr import (
-    sparse_columns,
-    sparse_forward,
-    sparse_gradient,
-)
 from fastmlp.backends.cpu.kernels.epoch import train
-from fastmlp.backends.cpu.kernels.expanded import (
+from fastmlp.backends.cpu.kernels.first_layer import (
     expanded_columns,
     expanded_forward,
     expanded_gradient,
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
@@ -38,9 +36,16 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
-from fastmlp.rules.links import LINKS, Link
 from fastmlp.rules.loss_settings import SMOOTHED, Quantile, Smoothed
-from fastmlp.rules.losses import LOSSES, OUTPUT_GRADIENT, SKLEARN_LOSSES, Constants, Loss
+from fastmlp.rules.losses import (
+    LINKS,
+    LOSSES,
+    OUTPUT_GRADIENT,
+    SKLEARN_LOSSES,
+    Constants,
+    Link,
+    Loss,
+)
 from fastmlp.rules.optimizer_protocol import EMA, Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES

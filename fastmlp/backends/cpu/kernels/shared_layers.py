@@ -23,12 +23,13 @@ from fastmlp.backends.cpu.kernels import (
     rows_of_part,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import (
+    TRAIN,
     inputs_of,
     layer_kernels,
+    output_layer,
     packed_of,
     product_of,
 )
-from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import Kernel, Scalar, n_strips_of
+from fastmlp.backends.cpu.kernels.forward_backward import TRAIN
 from fastmlp.backends.cpu.kernels.gradient_update import take_norms
-from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.plan.plan import Plan
+from fastmlp.backends.cpu.plan.plan import Plan, Workspace, aligned
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net, address
-from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import (

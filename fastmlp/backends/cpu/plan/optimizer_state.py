@@ -14,9 +14,8 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
     unpack,
 )
-from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, aligned, make_plan, make_workspace
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.tuning import PAGE_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of

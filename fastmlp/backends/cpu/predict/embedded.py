@@ -26,7 +26,7 @@ from fastmlp.compiler import (
     row,
 )
 from fastmlp.network.spec import Network
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LINKS
 
 Array = NDArray[Any]
 # Buffers of a row: its values before and after each activation, and slopes.

@@ -30,7 +30,7 @@ from fastmlp.compiler import (
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LINKS
 
 Array = NDArray[Any]
 F32, F64, INT, NAN = np.float32, np.float64, np.int64, np.nan

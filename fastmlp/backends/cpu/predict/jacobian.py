@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.compiler import call, njit, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LINKS
 
 Array = NDArray[Any]
 Scalar = type[np.floating[Any]]

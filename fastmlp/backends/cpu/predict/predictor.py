@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks, TiledRows

@@ -15,8 +15,8 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
-from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, row_tiles, tile
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (

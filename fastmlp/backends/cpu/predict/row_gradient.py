@@ -21,7 +21,7 @@ from fastmlp.compiler import (
     row,
 )
 from fastmlp.rules.elementary import exp
-from fastmlp.rules.links import LEAST_LOG_VARIANCE
+from fastmlp.rules.losses import LEAST_LOG_VARIANCE
 
 # The links, by their numbers.
 DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std", "sorted")

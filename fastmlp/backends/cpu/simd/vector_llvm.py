@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.simd.tile_registers import (
     TileRegisters,
 )
 from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
-from fastmlp.compiler.native.emitters import declared, emit_fetch, entry_alloca
+from fastmlp.compiler.native.operands import declared, emit_fetch, entry_alloca
 from fastmlp.compiler.target import is_arm, multiplies_pairs
 
 WORD: Any = ir.IntType(64)

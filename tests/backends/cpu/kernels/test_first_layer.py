@@ -13,7 +13,7 @@ from pairwise import all_pairs
 
 from fastmlp import MLP, Adam, Expanded, fit_many
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data

@@ -16,7 +16,7 @@ from panelled import INTERPRETED
 from fastmlp import EMA, MLP, SGD, Adam
 from fastmlp.backends.cpu import session, tuning
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
+from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.shared_layers import forward_backward_by_panels
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments

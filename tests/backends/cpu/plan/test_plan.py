@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.plan.partition import (
     partition_of,
     split_layer_of,
 )
-from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, make_plan, make_workspace
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
@@ -34,7 +34,6 @@ from fastmlp.backends.cpu.plan.records import (
     fields_of,
 )
 from fastmlp.backends.cpu.plan.records import Net as NetRecord
-from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STREAMS_BYTES

@@ -28,7 +28,7 @@ from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LINKS
 from fastmlp.validation.arrays import FINITE_BLOCK
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])

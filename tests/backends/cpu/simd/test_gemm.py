@@ -22,7 +22,7 @@ from panelled import (
 )
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product, rows_at_once
 from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue

@@ -33,7 +33,7 @@ from panelled import (
 )
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start

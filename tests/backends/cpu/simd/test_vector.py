@@ -12,7 +12,7 @@ from llvmlite import ir
 from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd import vector_llvm
 from fastmlp.backends.cpu.simd.microkernel import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.pack import moves

@@ -15,7 +15,7 @@ from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda import training as cuda_trainer
 from fastmlp.backends.cuda.device import Card
 from fastmlp.backends.cuda.engine import Engine as GPU
-from fastmlp.backends.cuda.grid import launch_steps
+from fastmlp.backends.cuda.training import launch_steps
 from fastmlp.model import core_of
 from fastmlp.training import loop, request
 

@@ -12,15 +12,14 @@ from runs import BATCH, N_ROWS, Run, assert_alike, gpu, launches_of, pair, train
 
 from fastmlp import EMA, MLP, Cosine, fit_many
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda import device, engine, grid
+from fastmlp.backends.cuda import device, engine, training
 from fastmlp.backends.cuda import engine as cuda_predict
 from fastmlp.backends.cuda.device import configured, cuda, kernel
 from fastmlp.backends.cuda.plan import NetProgress, dtype_of
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import SKLEARN_LOSSES
+from fastmlp.rules.losses import LINKS, SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
 
 FORMS: list[Any] = [
@@ -318,7 +317,7 @@ def train(net: Net, *, weighted: bool, rate: float = 0.1) -> Run:
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     optimizer: Any = SGD(rate) if rate > 1 else Adam(rate, average=EMA(0.9))
     # In phases each step has launches of its own: an epoch is as good as two.
-    order = orders(rng, 1 + grid.COOPERATIVE, N_ROWS)
+    order = orders(rng, 1 + training.COOPERATIVE, N_ROWS)
     return trained(gpu(net), parameters, Data(*data), optimizer, order)
 
 
