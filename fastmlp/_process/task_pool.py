@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -81,6 +81,7 @@ class Pool:
         self._failed: tuple[int, BaseException] | None = None
         self._running = 0
         self._threads: list[threading.Thread] = []
+        self._n_ending = 0
         self._stopping, self._lock = threading.Event(), threading.Lock()
         self.turn = threading.Lock()
         self._ended = threading.Semaphore(0)
@@ -134,22 +135,23 @@ class Pool:
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         self._waiting.extend(i for i in by_cost if not tasks[i].apart)
         self._running = min(1 if self._is_here else self._n_threads, len(self._waiting))
-        for _ in range(self._running):
-            self._threads.append(threading.Thread(target=self._work, name=WORKER, daemon=True))
-        for i in by_cost:
-            if tasks[i].apart:
-                thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
-                self._threads.append(thread)
-        self._run_here([it for it in self._threads if self._is_here or not started(it)])
+        works: list[Callable[[], None]] = [self._work] * self._running
+        works += [partial(self._work_apart, i) for i in by_cost if tasks[i].apart]
+        self._n_ending = len(works)
+        self._run_here([it for it in works if self._is_here or not self._is_started(it)])
 
-    def _run_here(self, threads: Sequence[threading.Thread]) -> None:
+    def _is_started(self, work: Callable[[], None]) -> bool:
+        self._threads.append(threading.Thread(target=work, name=WORKER, daemon=True))
+        return started(self._threads[-1])
+
+    def _run_here(self, works: Sequence[Callable[[], None]]) -> None:
         """Do the work of threads that were not started; Ctrl-C stops the tasks here too."""
-        if not threads:
+        if not works:
             return
         try:
             with locks.interrupts_call(self._interrupt):
-                for thread in threads:
-                    thread.run()
+                for work in works:
+                    work()
         finally:
             _here.pool = self._outer
         if self.interrupted:
@@ -173,7 +175,7 @@ class Pool:
                 thread.join(self._patience)
 
     def _wait(self) -> None:
-        for _ in self._threads:
+        for _ in range(self._n_ending):
             # Short waits: outside Linux a long one delays signal handlers.
             while not self._ended.acquire(timeout=LOOK_SECONDS):
                 if self._look is not None:

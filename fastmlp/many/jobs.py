@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,11 +99,12 @@ def jobs_of(
     each_held_out = shared.indices(validation_rows, "validation_rows", n)
     jobs = []
     for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
-        parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
-        for part in parts if each_held_out[i] is not None else parts[:1]:
-            if part.mass == 0:
+        taken, looked_at = each_rows[i], each_held_out[i]
+        data = whole if taken is None else whole._replace(rows=taken)
+        validated = None if looked_at is None else whole._replace(rows=looked_at)
+        for part in (data, validated):
+            if part is not None and part.mass == 0:
                 raise ValueError(f"{who(i)}: sample_weight must not be 0 in all of its rows")
-        data, validated = parts[0], None if each_held_out[i] is None else parts[1]
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(batch_size_for(net.optimizer, sizes[i], who(i)), data.n_rows)
@@ -160,6 +160,8 @@ class Shared:
     def indices(self, values: Any, name: str, n: int) -> list[Order | None]:
         """Checked indices of rows for each net, or None."""
         indices: list[Order | None] = []
+        if values is None:
+            return [None] * n
         for i, rows in enumerate(_each(values, name, n)):
             self._kept.append(rows)
             make = partial(arrays.row_index, rows, self.n_rows, who(i), name)
@@ -258,7 +260,7 @@ def jobs_over(
                 "a source make a call for each kind"
             )
     # Whole batches of each net.
-    options = replace(options, epochs=max(epochs), batch_size=math.lcm(*batches))
+    options = options.having(epochs=max(epochs), batch_size=math.lcm(*batches))
     raw = RawRows(*rows, None, validation_data)
     feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
     assert feed is not None

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -144,8 +143,9 @@ def locked(jobs: Sequence[NetJob]) -> ExitStack:
     """Return a context in which no other fit of the nets begins; they know their columns in it."""
     with ExitStack() as stack:
         for job in jobs:
-            stack.enter_context(job.core.state.lock.training(who(job.number)))
-            job.core.state.feature_names = job.names
+            state = job.core.state
+            stack.enter_context(state.lock.training(who(job.number)))
+            state.feature_names = job.names
         return stack.pop_all()
 
 
@@ -158,16 +158,18 @@ def trained(
 ) -> CallOutcomes:
     """Train all nets, which are locked, on as many threads; `feed` reads a source."""
     n = n_threads_of(n_threads)
-    options = replace(options, callbacks=_one_at_a_time(options.callbacks))
+    options = options.having(
+        callbacks=_one_at_a_time(options.callbacks), progress=bar if bar is not None else False
+    )
     if options.checkpoint is not None:
         Path(options.checkpoint).mkdir(parents=True, exist_ok=True)
     shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
     # On the CPU in the pool, on each GPU in a separate thread.
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    request = partial(_request, options=options, bar=bar)
-    queues = queues_of(jobs, request, bar)
+    request = partial(_request, options=options)
+    queues = queues_of(jobs, request, bar) if len(on_cpu) < len(jobs) else []
     tasks = [
-        Task(jobs[i].cost, _fit(jobs[i], request, bar, shared), f"nets {jobs[i].number}")
+        Task(jobs[i].cost, partial(_fit, jobs[i], request, bar, shared), f"nets {jobs[i].number}")
         for i in on_cpu
     ]
     seen = options.metrics or options.callbacks or options.look_at_epochs
@@ -196,12 +198,10 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     return tuple(partial(alone, callback) for callback in callbacks)
 
 
-def _request(job: NetJob, options: FitOptions, bar: Bar | None) -> FitRequest:
-    progress: Any = False if bar is None else bar
-    file = None if options.checkpoint is None else Path(options.checkpoint, f"{job.number}{SUFFIX}")
-    own = replace(
-        options, epochs=job.epochs, batch_size=job.batch_size, progress=progress, checkpoint=file
-    )
+def _request(job: NetJob, options: FitOptions) -> FitRequest:
+    own = options.having(epochs=job.epochs, batch_size=job.batch_size)
+    if options.checkpoint is not None:
+        own = own.having(checkpoint=Path(options.checkpoint, f"{job.number}{SUFFIX}"))
     return FitRequest(job.data, own, held_out=job.held_out, net=job.net)
 
 
@@ -210,20 +210,16 @@ def _fit(
     request_of: Callable[[NetJob], FitRequest],
     bar: Bar | None,
     shared: SharedFeed | None,
-) -> Callable[[], History]:
-
-    def fit() -> History:
-        check()
-        request = request_of(job)
-        feed = None if shared is None else shared.part()
-        request.keep(job.core.engine.network, job.core.state)
-        loop.fit(*job.core, request, by_buffers(request, feed, *job.core))
-        history = request.history
-        if bar is not None:
-            bar.net_ends(job.epochs - len(history.loss))
-        return history
-
-    return fit
+) -> History:
+    check()
+    request, (engine, state) = request_of(job), job.core
+    feed = None if shared is None else shared.part()
+    request.keep(engine.network, state)
+    loop.fit(engine, state, request, by_buffers(request, feed, engine, state))
+    history = request.history
+    if bar is not None:
+        bar.net_ends(job.epochs - len(history.loss))
+    return history
 
 
 def concluded(ended: CallOutcomes) -> list[History]:

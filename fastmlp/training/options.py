@@ -116,6 +116,12 @@ class FitOptions(Reading):
         own["time_limit"] = scalars.seconds(who, "time_limit", options.time_limit)
         return options
 
+    def having(self, **fields: Any) -> Self:
+        """A copy with other values of fields; `dataclasses.replace` takes 13 us."""
+        options = object.__new__(type(self))
+        vars(options).update(vars(self), **fields)
+        return options
+
     @property
     def look_at_epochs(self) -> bool:
         return self.early_stopping is not None or self.plateau is not None

@@ -372,7 +372,7 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     kind : hashable; calls of one kind share an autotuner
     limit : the most threads
     """
-    most = limits.free_threads(min(limit, task_pool.share() or limit))
+    most = limits.free_threads(limit)
     tuner = tuner_for((*kind, most))
     n = most if pays(work, most) and tuner.wants_team() else 1
     seconds = work.flops / RATE
@@ -472,10 +472,11 @@ class Runner:
             job[name] = value
         options = {"plain": True} if plain else {}
         block = _driver(driver, self.network.dtype, **options)
-        if self.n_threads == 1:
+        limit = min(self.n_threads, task_pool.share() or self.n_threads)
+        if limit == 1:
             worker_pool.run(block, session.job, 1)
             return job
-        threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
+        threads = threads_for(work, (driver.__name__, *session.kind), limit)
         start = time.perf_counter()
         awake = worker_pool.run(block, session.job, threads.n, threads.pieces, threads.patient)
         threads.record(work, time.perf_counter() - start, awake=awake)
