@@ -19,12 +19,12 @@ from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
 Order = NDArray[np.int64]
-# Takes X and the caller's name; returns X with the columns that the net knows.
+# From X and the caller's name to X with the columns that the net knows.
 Select = Callable[[Any, str], Any]
 
 
 def as_given(X: Any, who: str) -> Any:
-    """Return X: the `select` of nets that know no names of columns."""
+    """The `select` of nets that know no names of columns."""
     return X
 
 
@@ -46,7 +46,7 @@ class Data(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """The number of rows to work on."""
+        """Rows to work on."""
         return len(self.x if self.rows is None else self.rows)
 
     @property
@@ -59,23 +59,23 @@ class Data(NamedTuple):
 
     @property
     def plain_order(self) -> Order:
-        """Where the rows to work on lie, in their order, shape (1, n_rows)."""
+        """Indices of the rows to work on, in their order, shape (1, n_rows)."""
         return (np.arange(self.n_rows, dtype=np.int64) if self.rows is None else self.rows)[None]
 
     def orders(self, words: NDArray[np.uint32]) -> Order:
-        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        """An order of the rows for each row of random words, shape (n_orders, n_rows)."""
         orders: Order = _shuffle().orders_of(words)
         return orders if self.rows is None else self.rows[orders]
 
     @staticmethod
     def reshuffled(random: np.random.RandomState, order: Order, n_orders: int) -> Order:
-        """Return n_orders orders, each the one before it as ``random.shuffle`` would leave it."""
+        """n_orders orders, each the one before it as ``random.shuffle`` would leave it."""
         orders: Order = _shuffle().reshuffled(random, order, n_orders)
         return orders
 
 
 def _shuffle() -> Any:
-    """The module of shuffles, which is compiled: Numba is imported on first use."""
+    """The module of shuffles is compiled: Numba is imported on first use."""
     return import_module("fastmlp.backends.shuffle")
 
 
@@ -98,7 +98,7 @@ class Objective(Protocol):
     ) -> tuple[float, Array]:
         """Return the objective at these parameters, and its flat gradient, which has no meaning
         without `by_parameters`; write the gradient by the inputs to `inputs`, shape (n_rows,
-        n_features), if there is one."""
+        n_features), if given."""
         ...
 
     def take(self, data: Data) -> None:
@@ -114,15 +114,15 @@ class GaussNewton(Protocol):
 
     Attributes
     ----------
-    trained : (n_parameters,) array of bool, False for what is frozen
-    diagonal : (n_trained,) array, that of the last matrix
+    trained : (n_parameters,) array of bool, False for frozen parameters
+    diagonal : (n_trained,) array, of the last matrix
     """
 
     trained: NDArray[np.bool_]
     diagonal: Array
 
     def objective(self, parameters: Array) -> tuple[float, Array]:
-        """Return the objective at these parameters, and its gradient, flat."""
+        """The objective at these parameters, and its gradient, flat."""
         ...
 
     def linearize(self, parameters: Array) -> None:
@@ -130,13 +130,13 @@ class GaussNewton(Protocol):
         ...
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
-        """Return d with (G + damping) d = -gradient, shape (n_trained,), or None without a
-        solution; `damping`, shape (n_trained,), is added to the diagonal."""
+        """The solution of (G + damping) d = -gradient, shape (n_trained,), or None; `damping`,
+        shape (n_trained,), is added to the diagonal."""
         ...
 
 
 class Predictor(Protocol):
-    """Predictions of one net at its live parameters; a copy or a pickle of it is None."""
+    """One net's predictions at its live parameters; a copy or a pickle is None."""
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
         """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the fastest
@@ -144,7 +144,7 @@ class Predictor(Protocol):
         ...
 
     def quick(self, x: object, out: object = None) -> Array | None:
-        """Return predictions of a few rows in the buffers of an earlier call for a few rows; None
+        """Predictions of a few rows in the buffers of an earlier call for a few rows; None
         without such a call, or if x needs a check or a copy."""
         ...
 
@@ -159,14 +159,9 @@ class Predictor(Protocol):
 
 
 class RankExchange(Protocol):
-    """The processes, or threads, that train one net, as one of them sees them: a rank.
+    """The processes, or threads, that train one net, as one rank sees them.
 
     All ranks make the same calls in the same order.
-
-    Attributes
-    ----------
-    rank : int, from 0
-    size : int, the number of ranks
     """
 
     rank: int
@@ -180,13 +175,11 @@ class RankExchange(Protocol):
         ...
 
     def allgather(self, values: Array) -> Array:
-        """Return the values of all ranks, shape (size, n), from this rank's, shape (n,)."""
+        """The values of all ranks, shape (size, n), from this rank's, shape (n,)."""
         ...
 
 
 class StepSize(Protocol):
-    """A step on some number of rows."""
-
     @property
     def is_short(self) -> bool:
         """True if it holds the GIL."""
@@ -199,7 +192,7 @@ class QuickStep(Protocol):
     Attributes
     ----------
     slots : by which it is known if the optimizer's state lies elsewhere since
-    is_lost : bool, True once the parameters are not finite after a step
+    is_lost : True once the parameters are not finite after a step
     """
 
     is_lost: bool
@@ -209,7 +202,7 @@ class QuickStep(Protocol):
         ...
 
     def size_of(self, n_rows: int) -> StepSize | None:
-        """Return the size of a step on n rows, or None without a short step on them."""
+        """The size of a step on n rows, or None without a short step on them."""
         ...
 
     @property
@@ -220,8 +213,8 @@ class QuickStep(Protocol):
         ...
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
-        """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy."""
+        """Take the step of this number, if its loss is finite; return the loss, or None where
+        rows need a check or a copy."""
         ...
 
     def has_taken(self, step: int) -> bool:
@@ -245,7 +238,7 @@ class Trainer(Protocol):
 
     @property
     def reached(self) -> int:
-        """The unit of the window that the calls of `run` have reached, interrupted or not."""
+        """The unit of the window that `run` has reached, interrupted or not."""
         ...
 
     def take(self, data: Any) -> None:
@@ -253,13 +246,12 @@ class Trainer(Protocol):
         ...
 
     def regroup(self, optimizer: Optimizer) -> bool:
-        """Train with the engine's factors of learning rates; return False where that needs another
-        trainer."""
+        """Train with the engine's factors of learning rates; return False where that needs
+        another trainer."""
         ...
 
     def resume(self, moments: Any, data: Any) -> None:
-        """Continue on these rows, a number that it serves, from the current parameters and
-        slots."""
+        """Continue on these rows, as many as it serves, from the current parameters and slots."""
         ...
 
     def pause(self) -> QuickStep | None:
@@ -275,14 +267,14 @@ class Trainer(Protocol):
 
         Parameters
         ----------
-        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: where the rows lie in the data
+        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: row indices
         coefficients : shape (n_steps, n_coefficients), for the steps of this call
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
         ...
 
     def step_of(self, unit: int) -> int:
-        """Return the number of steps of a window that are complete before this unit."""
+        """The steps of a window that are complete before this unit."""
         ...
 
     def load(self) -> None:
@@ -308,8 +300,8 @@ class Span(Generic[T]):
     Attributes
     ----------
     order, coefficients, losses, first, last : as `Trainer.run` takes them
-    reached : the unit where the trainer stopped
-    seconds : the time that it took
+    reached : unit where the trainer stopped
+    seconds : time taken
     """
 
     trainer: T
@@ -335,10 +327,8 @@ class Engine(Protocol[P]):
 
     Attributes
     ----------
-    network : Network
-    queue : int or None
-        Fits on one queue wait for each other and leave the process's cores free: the number of the
-        GPU. None: fits share the cores.
+    queue : int or None Fits on one queue wait for each other and leave the cores free: the number
+    of the GPU. None: fits share the cores.
     """
 
     network: Network
@@ -347,19 +337,19 @@ class Engine(Protocol[P]):
     def queue(self) -> int | None: ...
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        """Return validated rows where the device wants them."""
+        """Validated rows where the device wants them."""
         ...
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
-        """Return validated weights of rows, on the host; an empty array for None."""
+        """Validated weights of rows, on the host; an empty array for None."""
         ...
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        """Return rows that are validated already, X dense or sparse, converted to the dtype."""
+        """Rows that are validated already, X dense or sparse, converted to the dtype."""
         ...
 
     def features(self, X: Any) -> Any:
-        """Return validated features, dense or sparse, in the form of `Data.x`."""
+        """Validated features, dense or sparse, in the form of `Data.x`."""
         ...
 
     def predictor(
@@ -370,26 +360,26 @@ class Engine(Protocol[P]):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """Return the predictor for these live parameters; `raw`: before activation or link.
-        `select` is applied to an X that is not a plain array; products are in `compute_dtype`."""
+        """The predictor for these live parameters; `raw`: before activation or link. `select` is
+        applied to an X that is not a plain array; products are in `compute_dtype`."""
         ...
 
     def evaluation(self, data: Data) -> Evaluation:
-        """Return the mean loss over the rows of `data`, as a function of the parameters."""
+        """The mean loss over the rows of `data`, as a function of the parameters."""
         ...
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a trainer of single steps, or an objective, with `room` for dense rows
-        serves n_rows of them, to the bit."""
+        """True if a trainer of single steps, or an objective, with `room` for dense rows serves
+        n_rows of them, to the bit."""
         ...
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
-        """Return objective and gradient on all rows of `data`, as a function of the parameters;
+        """Objective and gradient on all rows of `data`, as a function of the parameters;
         `summed`: of the sum of the losses, not of their mean; `room`: of later rows."""
         ...
 
     def slots(self, state: NetState, data: Data | None = None) -> P:
-        """Return the optimizer's state of a net, packed for training on `data`."""
+        """A net's optimizer state, packed for training on `data`."""
         ...
 
     def update(
@@ -412,7 +402,7 @@ class Engine(Protocol[P]):
         batch_size: int,
         **options: Any,
     ) -> Trainer:
-        """Return a trainer on `data`: its buffers are allocated, its blocks are compiled.
+        """A trainer on `data`: its buffers are allocated, its blocks are compiled.
 
         `options` of the device's `Trainer`: `stepping` and `summed` for single steps; the
         estimators set `guarded` and `by_rows`, which the CPU has, and fits on several ranks `ranks`
@@ -427,7 +417,7 @@ class Launches(Protocol):
     n_nets: int
 
     def seat(self, net: int) -> Any:
-        """Return the option `seat` of a net's trainer."""
+        """The option `seat` of a net's trainer."""
         ...
 
     def run(self, spans: "Sequence[Span[Any]]") -> None:
@@ -439,11 +429,11 @@ class GroupEngine(Engine[P], Protocol):
     """An engine whose device trains many nets in one launch."""
 
     def kind(self, state: NetState, data: Data) -> Any:
-        """Return the key of nets that may train in the same launches."""
+        """The key of nets that may train in the same launches."""
         ...
 
     def launches(self, members: Sequence[tuple[Any, NetState, Data]], batch_size: int) -> Launches:
-        """Return the launches of the first nets, as many as fit into memory.
+        """The launches of the first nets, as many as fit into memory.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """Orders of the rows for both devices, shuffled on the host.
 
 `orders_of` makes them from 32-bit words: 1.9 ns a row, where NumPy's `permuted` takes 13.
-`reshuffled` makes those that scikit-learn draws from a `RandomState`.
+`reshuffled` makes the orders that scikit-learn draws from a `RandomState`.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _pointer_of = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
 def shuffle(scalar: Any) -> Any:
-    """Make the block that turns n_orders x n words of 32 random bits into orders of n rows.
+    """Turns n_orders x n words of 32 random bits into orders of n rows.
 
     The shuffle is Fisher & Yates', inside out (Durstenfeld, 1964). Row i takes the position
     ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: the probabilities of two orders
@@ -40,16 +40,7 @@ def shuffle(scalar: Any) -> Any:
 
 
 def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return an order of the rows for each row of random words.
-
-    Parameters
-    ----------
-    words : uint32, shape (n_orders, n_rows)
-
-    Returns
-    -------
-    int64, shape (n_orders, n_rows)
-    """
+    """An order of the rows, int64, for each row of uint32 words, both shape (n_orders, n_rows)."""
     words, orders = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
     n_orders, n = words.shape
     block_of(shuffle, np.int64)(words.ctypes.data, orders.ctypes.data, n, n_orders)
@@ -57,12 +48,12 @@ def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 
 def shuffle_again(scalar: Any) -> Any:
-    """Make the block that shuffles an order of n rows, and the result again, n_orders times.
+    """Shuffles an order of n rows, and the result again, n_orders times.
 
-    It draws what `numpy.random.RandomState.shuffle` draws, from the generator whose `bitgen_t` lies
-    at an address, and ends in the same orders: 11 us for 1,437 rows, where NumPy takes 15.6 and
-    holds the GIL. Nothing branches on a word, which would be guessed wrong every fourth time: where
-    one points past the last row, this row changes places with itself, and another word is drawn.
+    The draws and orders are `numpy.random.RandomState.shuffle`'s, from the generator whose
+    `bitgen_t` lies at an address: 11 us for 1,437 rows, where NumPy takes 15.6 and holds the GIL.
+    Nothing branches on a word, which would be guessed wrong every fourth time: where one points
+    past the last row, this row changes places with itself, and another word is drawn.
     """
 
     def shuffle_rows(generator: Any, before: Any, orders: Any, n: Any, n_orders: Any) -> None:
@@ -89,7 +80,7 @@ def shuffle_again(scalar: Any) -> Any:
 
 
 def generator_address(bits: BitGenerator) -> int:
-    """Return the address of a generator's `bitgen_t`, valid for as long as the generator lives."""
+    """A generator's `bitgen_t`, valid for as long as the generator lives."""
     place: int = _pointer_of(bits.capsule, b"BitGenerator")
     return place
 

@@ -159,7 +159,7 @@ def flush_denormals() -> int:
 
 
 def restore_denormals(mode: Any) -> None:
-    pass
+    """Restore the mode that `flush_denormals` returned."""
 
 
 def load_acquire(address: Any) -> Any:
@@ -240,4 +240,4 @@ def flushed() -> Any:
 
 
 def restored(mode: Any) -> None:
-    pass
+    """Restore the mode that `flushed` returned."""

@@ -55,7 +55,7 @@ class Alone:
         return NOTHING
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
-        pass
+        """Check that all ranks begin the same fit."""
 
     def rows(
         self,

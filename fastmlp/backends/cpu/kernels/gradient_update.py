@@ -409,7 +409,7 @@ def clipping(scalar: Scalar) -> Kernel:
 
 @njit
 def unclipped(net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span) -> None:
-    pass
+    """The gradient is not clipped."""
 
 
 @njit

@@ -1,7 +1,7 @@
 """Products with rows in which a number stands for several inputs, and their gradients.
 
-A number of pieces takes two vectors of a panel, a running sum of its column's weights and the
-weight of its piece, and a level takes one, whatever the number of inputs.
+A number of pieces takes two vectors of a panel, a running sum of its column's weights and its
+piece's weight; a level takes one, whatever the number of inputs.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ class Places(NamedTuple):
 
     Attributes
     ----------
-    offsets : address of int32, bytes from the first row of a panel of weights to that of the number
-    fractions : address of each number's fraction of its piece; of a level 1, or 0 for none
+    offsets : address of int32, bytes from a panel's first row of weights to the number's row
+    fractions : address of each number's fraction of its piece; of a level 1, or 0 without one
     width : numbers of a row
     columns : how many of them to take
     """
@@ -43,8 +43,8 @@ class SortedNumbers(NamedTuple):
     Attributes
     ----------
     starts : address of int64, where the numbers of each input begin
-    rows : address of int32, bytes from the first row of a panel to that of each number
-    fractions : as those of `Places`
+    rows : address of int32, bytes from a panel's first row to each number's
+    fractions : as in `Places`
     """
 
     starts: Word
@@ -53,13 +53,12 @@ class SortedNumbers(NamedTuple):
 
 
 def expanded(scalar: Scalar, lanes: int) -> Loops:
-    """Return the loops below for panels of so many lanes."""
     return Loops(globals(), scalar, lanes)
 
 
 def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
-    """Store for each of n rows the sum of those before it; four at a time, as each addition to the
-    sum waits for the one before."""
+    """Store for each of n rows the sum of those before; four at a time, as each addition waits
+    for the one before."""
     total = v.variable(v.zero)
     for i in v.range(n // 4):
         down = i * (4 * v.bytes)
@@ -95,14 +94,14 @@ def add_levels(v: Vectors, target: Word, rows: Word, places: Places, n: Word) ->
 
 
 def _place(v: Vectors, places: Places, r: Word, c: Word) -> tuple[Word, Word]:
-    """Return the offset of a row's number, and the address of its fraction."""
+    """The offset of a row's number, and the address of its fraction."""
     number = r * places.width + c
     return v.int32(places.offsets + number * 4), places.fractions + number * v.size
 
 
 def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Variable]]]:
-    """Yield the first row of each strip, and the strip's values, which are stored afterwards; then
-    those of each row that is left."""
+    """Yield each strip's first row and values, which are stored afterwards; then those of each
+    row that is left."""
     whole = n // STRIP_ROWS
     for first, n_strips, rows in ((0, whole, STRIP_ROWS), (whole * STRIP_ROWS, n % STRIP_ROWS, 1)):
         for i in v.range(n_strips):
@@ -124,7 +123,7 @@ def sum_pieces(
     pair: Word,
 ) -> None:
     """Store for each of n inputs of a column the sum of the rows of its numbers, times their
-    fractions, and of the rows of all numbers above it, those of `n_after` further inputs included;
+    fractions, and of the rows of all numbers above, those of `n_after` further inputs included;
     with `pair` in the next panel too."""
     for panels, applies in _panels(v, pair):
         above = [v.variable(v.zero) for _ in panels]
@@ -150,8 +149,8 @@ def sum_pieces(
 def sum_levels(
     v: Vectors, target: Panels, deltas: Panels, numbers: SortedNumbers, n: Word, pair: Word
 ) -> None:
-    """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next panel
-    too."""
+    """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next
+    panel too."""
     for panels, applies in _panels(v, pair):
         totals = [v.variable(v.zero) for _ in panels]
         for k in v.range(v.choose(applies, n, 0)):
@@ -167,13 +166,12 @@ def sum_levels(
 
 
 def _panels(v: Vectors, pair: Word) -> Iterator[tuple[range, Condition]]:
-    """Yield the panels to take at once, and whether they are asked for: one, or two."""
+    """Yield the panels to take at once, one or two, and whether they are asked for."""
     for n_panels in (1, 2):
         yield range(n_panels), v.equal(pair, n_panels - 1)
 
 
 def _numbers(v: Vectors, numbers: SortedNumbers, k: Word, n: Word | int) -> Iterator[Word]:
-    """Yield the numbers of inputs k to k + n."""
     begin = numbers.starts + k * 8
     yield from v.range(v.word(begin), v.word(begin + n * 8))
 

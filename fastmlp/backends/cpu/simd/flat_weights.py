@@ -6,8 +6,7 @@ unit of many rows, a weight is broadcast. A block of a batch has `vectors` x `la
 `width` times `vectors` vectors: unit by unit. A layer of two outputs takes two rows of a tile,
 where panels of outputs would fill up a vector.
 
-Every element is one chain of fused multiply-adds in the order of k: the bits of the panels'
-products.
+Every element is one chain of fused multiply-adds in the order of k, so the bits equal the panels'.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,27 +18,25 @@ from fastmlp.backends.cpu.simd.vector_function import Loops, VectorFunction, vec
 from fastmlp.backends.cpu.tuning import ROW_TILES
 from fastmlp.compiler.target import lanes_of
 
-# Chains side by side: as many as hide the latency of a multiply-add.
+# Chains side by side, to hide the latency of a multiply-add.
 MOST_VECTORS = 4
-# For a layer of more bytes, the sums take this many inputs at a time: rows of weights are read in
-# whole pieces then, not with a page in between.
+# Larger layers take this many inputs at a time: rows of weights are read in whole pieces then, not
+# with a page in between.
 NEAR, FAR_INPUTS = 1 << 15, 8
 
 
 def one_row(scalar: Scalar) -> VectorFunction:
-    """Return the product of a row with a layer's weights: the loop below."""
     return vector_function(multiply, scalar, lanes_of(scalar))
 
 
 def row_dots(scalar: Scalar) -> VectorFunction:
-    """Return the product of a layer's weights with a row of deltas: the loop below."""
     return vector_function(multiply_back, scalar, lanes_of(scalar))
 
 
 def multiply_back(
     v: Vectors, target: Word, weights: Word, n_in: Word, deltas: Word, n_out: Word
 ) -> None:
-    """Store W d of one row's deltas d: a dot product for each input."""
+    """W d of one row's deltas d: a dot product for each input."""
     total = v.variable(v.zero)
     for k in v.range(n_in):
         total.value = v.zero
@@ -96,18 +93,18 @@ def multiply(
 
 
 def row_tiles(scalar: Scalar) -> list[VectorFunction]:
-    """Return the products of more rows, and of two, with a layer's weights: the loop below."""
+    """More rows, and two, have loops of their shapes."""
     return [_rows_by_tiles(scalar, *shape) for shape in ROW_TILES]
 
 
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
-    """Return the product of tiles of these rows and vectors of outputs.
+    """The product of tiles of these rows and vectors of outputs.
 
     All n rows share one reading of the weights of `n_in` inputs. The first tile copies those of its
-    outputs to `near`, in the first-level cache, and prefetches the next outputs'; with address 0,
-    and of two rows, it does not. A call for the next inputs goes on from the sums, which are the
-    outputs. A last tile repeats the last row, so the outputs have room for whole tiles, and each
-    row for whole vectors.
+    outputs to `near`, in the first-level cache, and prefetches the next outputs'; not with address
+    0 or two rows. A call for the next inputs goes on from the sums, which are the outputs. A last
+    tile repeats the last row, so the outputs have room for whole tiles, and each row for whole
+    vectors.
     """
 
     def multiply(
@@ -118,7 +115,6 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
         groups, mask, width = whole // vectors, v.first(last), vectors * v.bytes
 
         def sweep(count: int, masked: bool, first: Word) -> None:
-            """Add the products to vectors of outputs of all rows."""
             at = first * v.bytes
             columns: list[Callable[..., Vector]] = [v.load] * count
             if masked:
@@ -174,13 +170,12 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
 
 
 def batch_in_lanes(scalar: Scalar) -> Loops:
-    """Return the loops below that copy rows to blocks, whose units are `unit` bytes apart, and
-    back."""
+    """The loops below copy rows to blocks, whose units are `unit` bytes apart, and back."""
     return Loops(globals(), scalar, lanes_of(scalar))
 
 
 def tile(scalar: Scalar, vectors: int, units: int, *, backward: bool = False) -> VectorFunction:
-    """Return the product of a block with the weights of `units` adjacent units.
+    """The product of a block with the weights of `units` adjacent units.
 
     ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
     the layer; with `positive` other than 0 it stores the positive part. `backward`: the weights are
@@ -246,8 +241,7 @@ def out_of_lanes(
     v: Vectors, source: Word, width: Word, n_rows: Word, target: Word, pitch: Word, unit: Word,
     check: Word,
 ) -> None:  # fmt: skip
-    """Copy a vector of each unit back to rows, at most `lanes` of n_rows, which are `pitch` bytes
-    apart."""
+    """Copy a vector of each unit back to rows, at most `lanes` of n_rows, `pitch` bytes apart."""
     # Whole vectors without a mask: 272 -> 264 ns a row (derivatives of 16-64-64-1, Zen 3).
     for p, access in v.parts(width):
         begin = p * v.lanes

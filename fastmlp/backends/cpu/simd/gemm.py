@@ -1,7 +1,7 @@
 """The one matrix product, C = start + A B of panels: which tiles to sweep it with.
 
 Forward (A = inputs, B = W), delta (A = deltas, B = W transposed) and gradient (A = inputs by
-column, B = deltas) are all of this form.
+column, B = deltas) have this form.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.tuning import (
 from fastmlp.compiler import hinted, njit
 from fastmlp.compiler.target import LINE_BYTES, PairProducts, lanes_of, vector_bytes
 
-# How products of pairs go, where they differ from float32's in more than an instruction.
+# Products of pairs that differ from float32's in more than an instruction.
 _KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
     "tiles": TileSweep,
     "matrices": MatrixSweep,
@@ -35,7 +35,7 @@ _KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
 
 
 def panels_at_once(left: int) -> int:
-    """Return how many of the remaining panels the next tile takes: one only if one remains."""
+    """How many of the remaining panels the next tile takes: one only if one remains."""
     return 2 if left == 4 else min(left, LARGEST_TILE[1])
 
 
@@ -43,19 +43,19 @@ next_panels = njit(panels_at_once)
 
 
 def groups_of_panels(n_panels: int) -> int:
-    """Return into how many groups of whole tiles a layer's panels fall; the last may be smaller."""
+    """Groups of whole tiles of a layer's panels; the last may be smaller."""
     return (n_panels + LARGEST_TILE[1] - 1) // LARGEST_TILE[1]
 
 
 class Shape(NamedTuple):
-    """The numbers of columns and rows of C."""
+    """Columns and rows of C."""
 
     n_columns: int
     n_rows: int
 
 
 class _Sweeps(NamedTuple):
-    """A product's shapes of tiles, rows_panels; of a `narrow` one the last panel is half used."""
+    """A product's shapes of tiles, rows_panels; a `narrow` one's last panel is half used."""
 
     largest: VectorFunction
     four_2: VectorFunction
@@ -68,7 +68,7 @@ class _Sweeps(NamedTuple):
 
 
 def has_narrow(pairs: PairProducts | None) -> bool:
-    """Return True if a panel of which at most half is used takes less time: by vectors alone."""
+    """True if a panel of which at most half is used takes less time: by vectors alone."""
     return HALF_VECTORS and pairs != "tiles"
 
 
@@ -85,7 +85,7 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed:
         tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices"),
         tiles(STRIP_ROWS, 1, prefetches=by_column),
     )
-    # A single row: the row after it is padding, where two are the least.
+    # A single row: the row after is padding, where two are the least.
     least = 2 if pairs == "matrices" else 1
     others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(least, 4), tiles(least, 2), tiles(least, 1))
     if not has_narrow(pairs):
@@ -97,8 +97,7 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed:
 def _row_products(
     scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed: bool = False
 ) -> Callable[..., int]:
-    """Make the function that multiplies rows, whole strips or fewer than one, and returns their
-    number.
+    """Multiplies rows, whole strips or fewer than one; the result is their number.
 
     The translator inlines what returns a value. As a separate function, or inlined by LLVM, it made
     the product by column compile 0.05 s longer.
@@ -157,12 +156,10 @@ def _row_products(
 def product(
     scalar: Scalar, by_column: bool, pairs: PairProducts | None = None
 ) -> Callable[..., None]:
-    """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
+    """C = start + A B for up to `ROW_BLOCK` rows, any width.
 
-    With `pairs` the numbers of A and B are pairs of bfloat16, as simd/pairs.py writes them, and
-    multiplied so.
-
-    C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
+    With `pairs` the numbers of A and B are pairs of bfloat16, and multiplied so. C, and the
+    epilogue's operand, must have room for whole panels, and for the rows rounded up to
     `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
     in 0.3 s, by column in 0.15.
     """
@@ -200,25 +197,25 @@ def product(
 
 
 def packs(n_columns: int, n_rows: int, depth: int) -> bool:
-    """Return True if a product by rows pays for a copy of A in tiles."""
+    """True if a product by rows pays for a copy of A in tiles."""
     columns, rows, least = LEAST_PACKED
     return n_columns >= columns and n_rows >= rows and depth >= least
 
 
 def packed_tile(depth: Any, size: int, lanes: int) -> Any:
-    """Return the bytes from a tile of packed rows to the next: not a multiple of a page."""
+    """Bytes from a tile of packed rows to the next: not a multiple of a page."""
     whole = (depth + lanes - 1) // lanes * lanes
     return whole * SMALL_TILE_ROWS * size + 2 * LINE_BYTES
 
 
 def rows_at_once(depth: Any, size: int) -> Any:
-    """Return how many rows of A are packed at once."""
+    """Rows of A that are packed at once."""
     strips = PACKED_BYTES // (depth * size * STRIP_ROWS)
     return min(max(strips, PACKED_STRIPS) * STRIP_ROWS, ROW_BLOCK)
 
 
 def packed_product(scalar: Scalar) -> Callable[..., None]:
-    """Make the block that does what `product` by rows does, on a copy of A in tiles.
+    """`product` by rows, on a copy of A in tiles.
 
     A tile has `SMALL_TILE_ROWS` rows, column by column, so that a microkernel reads A in one piece.
     By rows it jumps a panel, to another page, after each vector. `buffer` is the address of the

@@ -1,4 +1,4 @@
-"""Sweeps of a matrix product by matrix units: AMX's tile registers, and bfmmla of Arm."""
+"""Sweeps of a matrix product by matrix units: AMX's tile registers, and Arm's bfmmla."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,8 +16,8 @@ WOVEN = ([0, 4, 1, 5], [2, 6, 3, 7])
 class MatrixSweep(Sweep):
     """A sweep of an even number of rows, by vectors of four lanes.
 
-    Within `accumulate` the sums of rows m and m + 1, m even, are matrices: the first two columns'
-    in place of row m, the last two columns' in place of row m + 1.
+    Within `accumulate` the sums of rows m and m + 1, m even, are matrices: the first two columns in
+    place of row m, the last two in place of row m + 1.
     """
 
     def begin(self, r: Word, begins: Condition) -> None:
@@ -29,7 +29,7 @@ class MatrixSweep(Sweep):
         super().finish(r, ends)
 
     def exchange(self) -> None:
-        """Turn two rows into two matrices, or back: the same shuffles do both."""
+        """Turn two rows into two matrices, or back, by the same shuffles."""
         for (m, j), total in self.sums.items():
             if m % 2 == 0:
                 other = self.sums[m + 1, j]
@@ -63,7 +63,7 @@ class MatrixSweep(Sweep):
                     total.value = self.v.add_matrices(operand, right, total.value)
 
     def rows(self, a: Word, rows: Sequence[Word | int], whole: bool) -> list[Vector]:
-        """Return the left operands from rows of two pairs, the second perhaps not one."""
+        """Left operands from rows of two pairs, the second perhaps not one."""
         v = self.v
         loaded = [v.load(a + skip) for skip in rows[::2]]
         if whole:
@@ -71,7 +71,7 @@ class MatrixSweep(Sweep):
         return [v.shuffle(both, v.zero, [0, 4, 2, 6]) for both in loaded]
 
     def columns(self, a: Word, columns: Sequence[Word | int], whole: bool) -> list[Vector]:
-        """Return the left operands from columns, four at a time, or the two that there are."""
+        """Left operands from columns, four at a time, or the two that there are."""
         if len(columns) > 2:
             woven = (self.woven(a + skip, whole) for skip in columns[:: self.v.lanes])
             return [operand for both in woven for operand in both]
@@ -81,7 +81,7 @@ class MatrixSweep(Sweep):
         return [half.shuffle(first, second, [0, 2, 1, 3])]
 
     def woven(self, place: Word, whole: bool) -> list[Vector]:
-        """Return two pairs of each of four columns, of two columns at a time."""
+        """Two pairs of each of four columns, of two columns at a time."""
         v = self.v
         first = v.load(place)
         second = v.load(place + v.bytes) if whole else v.zero
@@ -90,7 +90,7 @@ class MatrixSweep(Sweep):
 
 # Pairs of a row of a panel of A; rows and columns of a square that is transposed.
 SQUARE = 8
-# Bytes of a tile of A, and of two, as there are twice: two are read, the next two written.
+# Bytes of a tile of A, and of two pairs of tiles: two are read, the next two written.
 TILE_BYTES = TILE_ROWS * ROW_BYTES
 TURN_BYTES = len(LEFT) * TILE_BYTES
 
@@ -101,13 +101,12 @@ def configure(v: Vectors, n_rows: Word) -> None:
 
 
 def release(v: Vectors) -> None:
-    """End the thread's use of tile registers."""
     v.tile_registers().release()
 
 
 class TileSweep(Sweep):
-    """A sweep whose sums are made in tile registers, which must be configured for its rows. They
-    wait where any sweep's do between two blocks, and are finished from there."""
+    """A sweep whose sums are made in tile registers, which must be configured for its rows.
+    Between two blocks they wait where any sweep's do, and are finished from there."""
 
     def run(self, streams: Word) -> None:
         v, of = self.v, self.factors
@@ -131,10 +130,10 @@ class TileSweep(Sweep):
         return self.factors.depth * 0
 
     def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
-        """Add nothing: the sums that wait are whole."""
+        """The sums that wait are whole."""
 
     def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
-        """Add nothing: the sums that wait are whole. Prefetch a share of the streams."""
+        """The sums that wait are whole: prefetch a share of the streams."""
         if self.tile.prefetches:
             prefetch_streams(self.v, streams, turn)
 
@@ -149,7 +148,7 @@ class TileSweep(Sweep):
                 v.store(v.select(rest > p, row, v.zero), place)
 
     def row_of(self, t: Word) -> Word:
-        """Return the first row of a tile; the last one may share rows with the one before."""
+        """The first row of a tile; the last one may share rows with the one before."""
         v, n = self.v, self.n_rows
         last = v.choose(n < TILE_ROWS, 0, n - TILE_ROWS)
         return v.choose((t + 1) * TILE_ROWS <= n, t * TILE_ROWS, last)
@@ -176,7 +175,7 @@ class TileSweep(Sweep):
         return [(i, j) for j in range(self.tile.vectors) for i in range(len(rows))]
 
     def number(self, i: int, j: int) -> int:
-        """Return the register of the sums of the i-th rows and the j-th panel."""
+        """The register of the sums of the i-th rows and the j-th panel."""
         return i * self.tile.vectors + j
 
     def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
@@ -190,13 +189,13 @@ class TileSweep(Sweep):
             self.registers.multiply(self.number(i, j), LEFT[i], right)
 
     def place_of(self, i: int, k: Word) -> Word:
-        """Return where the k-th tile of A lies, of the first or the second rows."""
+        """The address of the k-th tile of A, of the first or the second rows."""
         return self.left + k % 2 * TURN_BYTES + i * TILE_BYTES
 
     def lay_out(self, rows: Sequence[Word], k: Word, rest: Word | None = None) -> None:
-        """Write the k-th tile of A for each tile of rows, by halves of it; if only `rest` pairs are
-        left, with zeros after them. In a single tile the second half may be past the last row: then
-        it is the first again."""
+        """Write the k-th tile of A for each tile of rows, by halves; if only `rest` pairs are
+        left, with zeros after them. In a single tile a second half past the last row is the
+        first again."""
         v, n = self.v, self.n_rows
         for i, r in enumerate(rows):
             after = r + SQUARE
@@ -205,7 +204,6 @@ class TileSweep(Sweep):
             write(halves, k, self.place_of(i, k), rest)
 
     def copy(self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None) -> None:
-        """Copy rows of two panels side by side."""
         v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
         n = min(self.tile.rows, SQUARE)
         beside = of.a_stride if rest is None else v.choose(rest > SQUARE, of.a_stride, 0)

@@ -2,8 +2,9 @@
 
 A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps
 at a time: a block of B stays in the first-level cache while all rows of A pass by. Every element is
-one chain of fused multiply-adds in the order of k, so its bits depend on no tile and no block.
-All matrices lie in `Panels`."""
+one chain of fused multiply-adds in the order of k, so tiles and blocks do not change bits. All
+matrices lie in `Panels`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -30,8 +31,8 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.compiler.target import LINE_BYTES, PairProducts
 
-# Memory that is read after a product: `n_streams` pieces of `n_lines` lines each; the addresses of
-# the pieces follow the record.
+# Memory that is read after a product: `n_streams` pieces of `n_lines` lines each; the pieces'
+# addresses follow the record.
 STREAMS = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
 STREAMS_BYTES = STREAMS.itemsize + 8 * MOST_STREAMS
 
@@ -44,7 +45,6 @@ class Turn(NamedTuple):
 
 
 def prefetch_share(v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn) -> None:
-    """Prefetch one turn's share of n lines at each of some places."""
     at_once = (n_lines + (turn.n_turns - 1)) // turn.n_turns
     begin = turn.number * at_once
     end = begin + at_once
@@ -55,7 +55,7 @@ def prefetch_share(v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn
 
 
 def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
-    """Prefetch one turn's share of the pieces of a `STREAMS` record; address 0: no record."""
+    """A turn's share of the pieces of a `STREAMS` record; address 0: no record."""
 
     def prefetch() -> None:
         n_streams, n_lines = v.word(streams), v.word(streams + 8)
@@ -78,7 +78,7 @@ class Epilogue(NamedTuple):
 
 
 def finished(v: Vectors, number: int, value: Vector, operand: Callable[[], Vector]) -> Vector:
-    """Return an epilogue's result for a vector of sums; loads the operand if it needs it."""
+    """An epilogue's result for a vector of sums; loads the operand if it needs it."""
     if number == TIMES:
         return value * operand()
     if number == WHERE_POSITIVE:
@@ -89,7 +89,7 @@ def finished(v: Vectors, number: int, value: Vector, operand: Callable[[], Vecto
 
 
 def finished_delta(v: Vectors, number: Word, delta: Vector, operand: Vector) -> Vector:
-    """Return an epilogue's result for deltas; `number` is STORE, TIMES or WHERE_POSITIVE."""
+    """An epilogue's result for deltas; `number` is STORE, TIMES or WHERE_POSITIVE."""
     kept = finished(v, WHERE_POSITIVE, delta, lambda: operand)
     value = v.select(v.equal(number, WHERE_POSITIVE), kept, delta)
     product = finished(v, TIMES, delta, lambda: operand)
@@ -101,22 +101,17 @@ class TileForm(NamedTuple):
 
     Attributes
     ----------
-    scalar : np.float32 or np.float64
-    lanes : int, numbers of a vector
-    rows, vectors : int, the shape of the tile
-    by_column : bool
-        How the left matrix A is read: its rows, of which `depth` numbers go into a sum; or its
-        columns, as A transposed, of which `depth` rows go into a sum.
-    narrow : bool
-        True: the last vector is the first half of a panel, and the other half of C is zeros.
+    lanes : numbers of a vector
+    rows, vectors : of the tile
+    by_column : how the left matrix A is read
+        By rows, `depth` numbers of each go into a sum; by columns, A lies transposed, and `depth`
+        rows go into a sum.
+    narrow : True: the last vector is the first half of a panel, and the other half of C is zeros
         AVX-512 on units of 256 bits takes half the time for it.
-    prefetches : bool
-        True: it prefetches the next block of B; by column, the caller's streams.
-    pairs : PairProducts or None
-        Not None: a number of A or B is a pair of bfloat16 in a float32's place, two that follow
-        each other along the sums; a row of a panel of A has half as many numbers then.
-    packed : bool
-        True, of `by_column`: A lies in panels of `SMALL_TILE_ROWS` columns.
+    prefetches : the next block of B; by column, the caller's streams
+    pairs : not None: a number of A or B is a pair of bfloat16 in a float32's place
+        Two that follow each other along the sums; a row of a panel of A has half as many numbers.
+    packed : by column: A lies in panels of `SMALL_TILE_ROWS` columns
     """
 
     scalar: Scalar
@@ -142,7 +137,7 @@ class Start(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The panels of B and of A, and how many products go into a sum."""
+    """Panels of B and of A, and the number of products of a sum."""
 
     b: Word
     b_stride: Word
@@ -153,7 +148,7 @@ class Operands(NamedTuple):
 
 @cache
 def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorFunction:
-    """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
+    """The product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
 
     ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
     epilogue; by column one of `BY_COLUMN`. `c` are Panels with room for whole tiles. `streams` is
@@ -170,7 +165,7 @@ def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorF
 
 
 class Sweep:
-    """One sweep: for each block of the sums, for each tile of rows."""
+    """For each block of the sums, for each tile of rows."""
 
     def __init__(
         self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: Operands,
@@ -183,7 +178,7 @@ class Sweep:
         self.vectors = [v] * tile.vectors
         if tile.narrow:
             self.vectors[-1] = v.of_lanes(tile.lanes // 2)
-        # The accumulators, by row and panel.
+        # Accumulators, by row and panel.
         self.sums: dict[tuple[int, int], Variable] = {
             (m, j): of.variable(of.zero)
             for m in range(tile.rows)
@@ -226,8 +221,8 @@ class Sweep:
     def prefetch_of(
         self, first: Word, ends: Condition, t: Word, n_tiles: Word
     ) -> Callable[[Word], None]:
-        """Return a function that prefetches, along a tile's panels of A, a share of the next block
-        of B: further down, or of the next panels. It does nothing if all of k is one block.
+        """A function that prefetches, along a tile's panels of A, a share of the next block of B:
+        further down, or of the next panels. It does nothing if all of k is one block.
 
         232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """
@@ -244,7 +239,6 @@ class Sweep:
         return lambda panel: prefetch_share(v, places, n_lines, Turn(before + panel, n_turns))
 
     def rows_of_b(self, first: Word) -> list[Word]:
-        """Return where the block of B begins in each panel."""
         down = self.factors.b + first * self.v.bytes
         return [down + self.factors.b_stride * j for j in range(self.tile.vectors)]
 
@@ -288,8 +282,8 @@ class Sweep:
         def along(panel: Word, n: Word | int) -> None:
             right, down = a + panel * of.a_stride, panel * (in_row * v.bytes)
             if self.tile.prefetches and self.tile.pairs:
-                # The next tile's numbers of A, which another core may have written. 11.3 -> 11.0
-                # ms (128-1024-1024-10@512, 2 threads); in float32 nothing.
+                # The next tile's numbers of A, which another core may have written. 11.3 -> 11.0 ms
+                # (128-1024-1024-10@512, 2 threads); in float32 nothing.
                 tile_bytes = self.tile.rows * row_bytes
                 for skip in range(0, tile_bytes, LINE_BYTES):
                     v.prefetch(right + (tile_bytes + skip))
@@ -305,7 +299,7 @@ class Sweep:
         self, a: Word, rows: Sequence[Word | int], step: int, b: Sequence[Word], n: Word | int
     ) -> None:
         """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
-        of B. Row m of A begins at ``a + rows[m]``, and its numbers are `step` bytes apart.
+        of B. Row m of A begins at ``a + rows[m]``, its numbers `step` bytes apart.
 
         Unrolled fourfold, the loop takes the same time and compiles twice as long.
         """
@@ -316,7 +310,7 @@ class Sweep:
             for m, skip in enumerate(rows):
                 number = v.broadcast(column + skip)
                 if tile.narrow and tile.vectors > 1:
-                    # Else LLVM loads the number again for the narrow vector, and 8 x 2 tiles gain
+                    # LLVM would load the number again for the narrow vector, and 8 x 2 tiles gain
                     # nothing by being narrow.
                     number = v.opaque(number)
                 for j, of in enumerate(self.vectors):
@@ -345,5 +339,5 @@ class Sweep:
             v.store(self.filled(value, of), target.address + target.stride * j + down)
 
     def filled(self, value: Vector, of: Vectors) -> Vector:
-        """Return a whole vector; a half vector is filled up with zeros."""
+        """A half vector is filled up with zeros."""
         return value if of is self.v else self.v.shuffle(value, of.zero, range(self.tile.lanes))

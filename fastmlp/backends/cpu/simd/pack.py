@@ -1,7 +1,6 @@
 """Moves of whole vectors: rows into panels and back, transposes, sums of rows.
 
-Loops of a few numbers cost 10 ns a row where LLVM could not know how few they are; a masked vector
-costs one.
+LLVM's loops of a few numbers cost 10 ns a row; a masked vector costs one.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +13,12 @@ from fastmlp.backends.cpu.tuning import SMALL_TILE_ROWS, SPARSE_PANELS, STRIP_RO
 
 
 class MatrixRows(NamedTuple):
-    """Rows of a matrix: where they begin, and bytes between them."""
-
     address: Word
     stride: Word
 
 
 class SparseRow(NamedTuple):
-    """A sparse row: addresses of its columns (int32) and of its values, and their number."""
+    """Addresses of a sparse row's columns (int32) and values, and their number."""
 
     columns: Word
     values: Word
@@ -29,7 +26,6 @@ class SparseRow(NamedTuple):
 
 
 def moves(scalar: Scalar, lanes: int) -> Loops:
-    """Return the moves of panels of so many lanes: the loops below."""
     return Loops(globals(), scalar, lanes)
 
 
@@ -46,8 +42,8 @@ def unpack_row(v: Vectors, source: Word, stride: Word, target: Word, width: Word
 
 
 def unpack_rows(v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word) -> None:
-    """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 -> 0.4
-    us (4-64-64-1)."""
+    """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 ->
+    0.4 us (4-64-64-1)."""
     for r in v.range(n):
         row, place = source + r * v.bytes, target + r * (width * v.size)
         for p, part in v.parts(width):
@@ -55,13 +51,11 @@ def unpack_rows(v: Vectors, source: Word, stride: Word, target: Word, width: Wor
 
 
 def copy(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Copy n numbers."""
     for i, part in v.parts(n):
         part.store(part.load(source + i * v.bytes), target + i * v.bytes)
 
 
 def add(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Add n numbers to n others."""
     for i, part in v.parts(n):
         place = target + i * v.bytes
         part.store(part.load(place) + part.load(source + i * v.bytes), place)
@@ -70,7 +64,7 @@ def add(v: Vectors, source: Word, target: Word, n: Word) -> None:
 def rectify(v: Vectors, target: Word, n: Word) -> None:
     """Replace the numbers of n vectors by their positive parts.
 
-    Where LLVM sees the place it stores by a mask the lanes that change: with AVX2 a relu took a
+    LLVM, where it sees the address, stores the changed lanes by a mask: with AVX2 a relu took a
     fifth of the layer's time.
     """
     for i in v.range(n):
@@ -79,7 +73,6 @@ def rectify(v: Vectors, target: Word, n: Word) -> None:
 
 
 def clear(v: Vectors, target: Word, n: Word) -> None:
-    """Set n numbers to 0."""
     for i, part in v.parts(n):
         part.store(v.zero, target + i * v.bytes)
 
@@ -87,8 +80,8 @@ def clear(v: Vectors, target: Word, n: Word) -> None:
 def pack_tiles(
     v: Vectors, source: Panels, target: Word, stride: Word, width: Word, n: Word
 ) -> None:
-    """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart: column by
-    column. Whole panels are copied, and rows up to a whole tile."""
+    """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart, column by
+    column: whole panels, and rows up to a whole tile."""
     rows, woven = SMALL_TILE_ROWS, _woven(v)
     for t in v.range((n + (rows - 1)) // rows):
         for p in v.range(v.n_vectors(width)):
@@ -105,7 +98,7 @@ def pack_tiles(
 def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:
     """Add the x - x of n numbers to a vector: it stays 0 where they are finite, else it gets a NaN.
 
-    Those of four vectors are added before the sum that waits for the sum before it.
+    Four vectors are added first, as each sum waits for the sum before.
     """
     total, at_once = v.variable(v.load(target)), 4 * v.lanes
     for i in v.range(n // at_once):
@@ -120,14 +113,14 @@ def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:
 
 
 def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Transpose a square block; rows of the source from the n-th on count as zeros."""
+    """Transpose a square; rows of the source from the n-th on count as zeros."""
     for r, column in enumerate(_transposed_square(v, source, n)):
         v.store(column, target + r * v.bytes)
 
 
 def transpose_non_temporal(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Transpose by non-temporal stores, to memory that this core does not read soon; another core
-    may read it after a `fence`."""
+    """Transpose by non-temporal stores, to memory that this core does not read soon; another
+    core may read it after a `fence`."""
     for r, column in enumerate(_transposed_square(v, source, n)):
         v.store_non_temporal(column, target + r * v.bytes)
 
@@ -177,7 +170,7 @@ def gather_columns(
 def pack_columns(
     v: Vectors, source: Word, target: Word, stride: Word, width: Word, n: Word
 ) -> None:
-    """Copy `width` columns of n numbers to n rows of panels, and pad them with zeros; writes whole
+    """Copy `width` columns of n numbers to n rows of panels, padded with zeros; writes whole
     strips of rows."""
     square = v.lanes * v.bytes
     for p in v.range(v.n_vectors(width)):
@@ -223,8 +216,8 @@ def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n
 def add_rows(
     v: Vectors, target: Word, start: Word, matrix: MatrixRows, width: Word, sparse: SparseRow
 ) -> None:
-    """Store `start` plus the product of a sparse row with the first `width` columns of a matrix, at
-    most `lanes` of them."""
+    """Store `start` plus the product of a sparse row with the first `width` columns of a matrix,
+    at most `lanes`."""
     mask, total = v.first(width), v.variable(v.load(start))
     for place, factor in _each(v, sparse, matrix):
         total.value = v.fma(factor, v.load_masked(place, mask), total.value)
@@ -234,8 +227,8 @@ def add_rows(
 def add_wide_rows(
     v: Vectors, target: Panels, start: Panels, matrix: MatrixRows, sparse: SparseRow
 ) -> None:
-    """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of a
-    matrix, to and from panels. The totals stay in registers."""
+    """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of
+    a matrix, to and from panels. The totals stay in registers."""
     totals = [v.variable(v.load(start.address + start.stride * c)) for c in range(SPARSE_PANELS)]
     for place, factor in _each(v, sparse, matrix):
         for c, total in enumerate(totals):
@@ -253,8 +246,8 @@ def _each(v: Vectors, sparse: SparseRow, matrix: MatrixRows) -> Iterator[tuple[W
 
 
 def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, n: Word) -> None:
-    """Store pairs along, and pairs across, n rows of `width` numbers. The rows begin at an even
-    one; padding is not read, and becomes zeros."""
+    """Store pairs along, and pairs across, n rows of `width` numbers, from an even row on;
+    padding is not read, and becomes zeros."""
     for p in v.range(v.n_vectors(width)):
         mask, source = v.first(width - p * v.lanes), rows.address + p * rows.stride
         skip = p * (rows.stride // 2)
@@ -276,31 +269,31 @@ def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, 
 
 
 def pack_pairs(v: Vectors, source: Word, n: Word, target: Word, stride: Word, width: Word) -> None:
-    """Store pairs across n contiguous rows of `width` numbers, two, or one and zeros, to a row of
-    panels, and pad it with zeros."""
+    """Store pairs across n contiguous rows of `width` numbers, two, or one and zeros, to a row
+    of panels, padded with zeros."""
     for p, part in v.parts(width):
         place = source + p * v.bytes
-        # Of one row both are loaded from the first: there may be nothing after it.
+        # One row is loaded twice: there may be nothing after it.
         below = v.select(n > 1, part.load(place + v.choose(n > 1, width * v.size, 0)), v.zero)
         both = v.rounded(part.load(place), below)
         v.store(v.mixed(both, _woven(v)), target + p * stride)
 
 
 def _woven(v: Vectors) -> list[int]:
-    """Return the places of two rows' numbers in turns: first, first, second, second, ..."""
+    """Two rows' numbers in turns: first, first, second, second, ..."""
     return [j // 2 + j % 2 * v.lanes for j in range(2 * v.lanes)]
 
 
 def pair_square(v: Vectors, source: Word, across: Word, transposed: Word, n: Word) -> None:
-    """Store pairs across the rows of a square block, and those of the block transposed unless its
-    address is 0; rows of the source from the n-th on count as zeros."""
+    """Store pairs across the rows of a square, and of its transpose unless that address is 0;
+    rows of the source from the n-th on count as zeros."""
     _pair_square(v, source, across, transposed, n, v.store)
 
 
 def pair_square_non_temporal(
     v: Vectors, source: Word, across: Word, transposed: Word, n: Word
 ) -> None:
-    """Do the same by non-temporal stores: 19.3 -> 18.9 ms (128-1024-1024-10@512, 1 thread)."""
+    """By non-temporal stores: 19.3 -> 18.9 ms (128-1024-1024-10@512, 1 thread)."""
     _pair_square(v, source, across, transposed, n, v.store_non_temporal)
 
 
@@ -321,7 +314,7 @@ def _pair_square(
 
 
 def _transposed(v: Vectors, both: list[Vector]) -> list[Vector]:
-    """Return, for each pair along the rows, that of every row; each vector given has two rows."""
+    """For each pair along the rows, that of every row; each vector given has two rows."""
     half = v.lanes // 2
     order = [j // 2 + j % 2 * half for j in range(v.lanes)]
     return [v.shuffle(column, column, order) for column in v.transposed(both)]

@@ -15,12 +15,11 @@ from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 
 def skinny(scalar: Scalar, lanes: int) -> Loops:
-    """Return the loops below for panels of so many lanes."""
     return Loops(globals(), scalar, lanes)
 
 
 def delta_unit(lanes: int) -> int:
-    """Return the number of rows of one strip with contiguous deltas."""
+    """Rows of one strip with contiguous deltas."""
     return min(lanes, STRIP_ROWS)
 
 
@@ -31,8 +30,8 @@ def dots(
     """Store X W + b of n rows of panels in columns: the n numbers of one output, then the next's.
 
     The weights are panels of W transposed. Each element is the sums of every `lanes`-th product,
-    added up by halves. Reads whole squares of rows, and writes up to a vector past the last column;
-    padding is not read. Numbers written past the end of a column are overwritten by the next.
+    added up by halves. Reads whole squares of rows; writes up to a vector past each column, which
+    the next column overwrites.
     """
     for j in v.range(n_out):
         w = Panels(weights + j * v.bytes, n_out * v.bytes)
@@ -45,10 +44,9 @@ def backward_dots(
     v: Vectors, weights: Panels, deltas: Panels, target: Word, epilogue: Epilogue, n_out: Word,
     n: Word,
 ) -> None:  # fmt: skip
-    """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue: the backward
-    pass of a layer without a transposed copy of W. The target, the operand and the deltas are rows
-    of panels with one stride. Reads whole squares of W.
-    """
+    """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue, for a
+    layer without a transposed copy of W. Target, operand and deltas are rows of panels with one
+    stride. Reads whole squares of W."""
     for i, sums in _dot_products(v, weights, deltas, n_out, n):
         across = i * deltas.stride
         # Padding of deltas stays zero.

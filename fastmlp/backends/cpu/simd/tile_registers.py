@@ -5,7 +5,7 @@ the first numbers' products of all pairs, and the second ones', each from 0 by f
 then adds both sums and these to the register's number. It rounds to nearest even and takes
 subnormal numbers for zeros, whatever the thread's settings.
 
-The unit needs a cycle for each row of the left operand, however deep it is.
+The unit needs a cycle for each row of the left operand.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Most rows of a tile, and pairs of a sum that one instruction takes.
+# Most rows of a tile, and pairs of a sum of one instruction.
 TILE_ROWS, DEEP = 16, 16
 ROW_BYTES = 64
 # Registers of sums, of left operands, and of right ones.
@@ -22,19 +22,19 @@ SUMS, LEFT, RIGHT = range(4), range(4, 6), range(6, 8)
 
 
 class TileRegisters(ABC):
-    """Operations on tile registers, by number. The words are as in `Vectors`."""
+    """Operations on tile registers, by number."""
 
     @abstractmethod
     def configure(self, rows: Any) -> None:
-        """Set the rows of sums and left operands, and set all registers to zero."""
+        """Set the rows of sums and left operands, and all registers to zero."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give the registers up: the system need no longer keep them."""
+        """The system need no longer keep them."""
 
     @abstractmethod
     def load(self, register: int, address: Any, stride: Any) -> None:
-        """Load a tile, whose rows are `stride` bytes apart."""
+        """Rows are `stride` bytes apart."""
 
     @abstractmethod
     def store(self, register: int, address: Any, stride: Any) -> None: ...
@@ -52,7 +52,7 @@ class _State(threading.local):
 
 
 class NumPyTileRegisters(TileRegisters):
-    """Computes the results of the instructions, to the bit but for subnormal numbers.
+    """The results of the instructions, to the bit but for subnormal numbers.
 
     A product of two bfloat16 is a float32, so that a fused step rounds once here, too.
     """
@@ -63,7 +63,6 @@ class NumPyTileRegisters(TileRegisters):
         self.row = vectors.of_lanes(ROW_BYTES // 4)
 
     def _rows(self, register: int, address: Any, stride: Any) -> list[Any]:
-        """Return where a register's rows lie."""
         n = DEEP if register in RIGHT else self.state.rows
         assert n, "not configured"
         return [address + r * stride for r in range(n)]

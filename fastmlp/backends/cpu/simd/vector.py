@@ -1,9 +1,9 @@
 """The operations on vector registers that every vector loop is written in.
 
 A loop is a function ``loop(v, ...)`` of a `Vectors` and of words: addresses, strides in bytes,
-counts. Given `LLVMVectors` it emits its instructions, given `NumPyVectors` it computes with arrays:
-no loop is written twice. What is known when compiling, as the number of lanes, is a Python integer,
-and a Python loop over it is unrolled.
+counts. `LLVMVectors` emits its instructions, `NumPyVectors` computes with arrays. Numbers known
+when compiling, such as the number of lanes, are Python integers, and a Python loop over them is
+unrolled.
 """
 
 from abc import ABC, abstractmethod
@@ -52,9 +52,9 @@ class Vector(Protocol):
 class Panels(NamedTuple):
     """A matrix, or the rows of one, in panels: where it begins, and bytes between panels.
 
-    A panel is `lanes` columns, one vector register wide, its rows one after the other. Element
-    (r, j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. So no stride is a multiple
-    of a page, every load is of a whole vector, and the hardware prefetches.
+    A panel is `lanes` columns, one vector register wide, its rows one after the other. Element (r,
+    j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. Every load is of a whole vector,
+    strides are not multiples of a page, and the hardware prefetches.
     """
 
     address: Word
@@ -62,7 +62,7 @@ class Panels(NamedTuple):
 
 
 class Variable(Protocol):
-    """A vector that is given another value in the course of a loop."""
+    """A vector that is given other values in the course of a loop."""
 
     value: Vector
 
@@ -79,14 +79,11 @@ class Vectors(ABC):
 
     Parameters
     ----------
-    scalar : np.float32 or np.float64
-    lanes : int, a power of two
+    lanes : a power of two
 
     Attributes
     ----------
-    size, bytes : int
-        Bytes of a number, and of a vector.
-    zero : Vector
+    size, bytes : of a number, and of a vector
     """
 
     scalar: Scalar
@@ -101,11 +98,11 @@ class Vectors(ABC):
 
     @abstractmethod
     def of_lanes(self, lanes: int) -> Self:
-        """Return the same operations on vectors of this many lanes."""
+        """The same operations on vectors of this many lanes."""
 
     @abstractmethod
     def tile_registers(self) -> TileRegisters:
-        """Return the operations on AMX's tile registers."""
+        """AMX's operations."""
 
     # Memory.
 
@@ -144,7 +141,7 @@ class Vectors(ABC):
 
     @abstractmethod
     def scratch(self, n: int) -> Word:
-        """Return the address of n vectors that live as long as the loop's caller."""
+        """Address of n vectors that live as long as the loop's caller."""
 
     @abstractmethod
     def prefetch(self, address: Word) -> None:
@@ -154,49 +151,49 @@ class Vectors(ABC):
 
     @abstractmethod
     def fma(self, a: Vector, b: Vector, c: Vector) -> Vector:
-        """Return a b + c, rounded once (uncompiled: twice)."""
+        """a b + c, rounded once (uncompiled: twice)."""
 
     @abstractmethod
     def add_pairs(self, a: Vector, b: Vector, c: Vector) -> Vector:
-        """Return c plus the two products of each lane's pairs of bfloat16, for any rounding between
-        the two sums."""
+        """c plus the two products of each lane's pairs of bfloat16, for any rounding between the
+        two sums."""
 
     @abstractmethod
     def add_matrices(self, a: Vector, b: Vector, c: Vector) -> Vector:
-        """Return c plus a times b transposed, of four lanes: c is 2 x 2, row by row, a and b are
-        2 x 4 of bfloat16. The products of each pair are summed, then added to c."""
+        """c plus a times b transposed, of four lanes: c is 2 x 2, row by row, a and b are 2 x 4
+        of bfloat16. The products of each pair are summed, then added to c."""
 
     @abstractmethod
     def rounded(self, a: Vector, b: Vector) -> Vector:
-        """Return the numbers of a, then of b, as bfloat16, two in a lane: to nearest even; NaN
-        stays NaN, and subnormal numbers become zeros."""
+        """The numbers of a, then of b, as bfloat16, two in a lane: to nearest even; NaN stays
+        NaN, and subnormal numbers become zeros."""
 
     @abstractmethod
     def mixed(self, pairs: Vector, places: Sequence[int]) -> Vector:
-        """Return the bfloat16 numbers at these places of a vector of pairs."""
+        """The bfloat16 numbers at these places of a vector of pairs."""
 
     @abstractmethod
     def first(self, n: Word) -> Condition:
-        """Return the mask of the first n lanes."""
+        """The mask of the first n lanes."""
 
     @abstractmethod
     def equal(self, a: Word, b: Word | int) -> Condition: ...
 
     @abstractmethod
     def select(self, condition: Condition, a: Vector, b: Vector) -> Vector:
-        """Return a where the condition holds, of two words or of each lane, else b."""
+        """a where the condition holds, of two words or of each lane, else b."""
 
     @abstractmethod
     def choose(self, condition: Condition, a: Word | int, b: Word | int) -> Word:
-        """Return a if the condition holds, else b."""
+        """a if the condition holds, else b."""
 
     @abstractmethod
     def shuffle(self, a: Vector, b: Vector, places: Sequence[int]) -> Vector:
-        """Return the numbers at these places of a and b, one after the other."""
+        """The numbers at these places of a and b, one after the other."""
 
     @abstractmethod
     def opaque(self, value: Vector) -> Vector:
-        """Return the value itself, with its origin hidden from LLVM."""
+        """The value itself, with its origin hidden from LLVM."""
 
     # Control flow.
 
@@ -206,8 +203,8 @@ class Vectors(ABC):
 
     @abstractmethod
     def parts(self, n: Word) -> Iterator[tuple[Word, VectorAccess]]:
-        """Iterate over the whole vectors of a row of n numbers, and its last numbers if any are
-        left; yields each vector's index."""
+        """Iterate over a row's whole vectors, and its last numbers if any are left; yields each
+        vector's index."""
 
     @abstractmethod
     def when(self, condition: Condition, then: Callable[[], None], likely: bool = False) -> None:
@@ -229,15 +226,15 @@ class Vectors(ABC):
     # Operations made of those above.
 
     def n_vectors(self, n: Word) -> Word:
-        """Return how many vectors hold n numbers."""
+        """Vectors that hold n numbers."""
         return (n + (self.lanes - 1)) // self.lanes
 
     def positive_part(self, value: Vector) -> Vector:
-        """Return 0 where the value is below it; NaN stays NaN."""
+        """0 where the value is below it; NaN stays NaN."""
         return self.select(value < self.zero, self.zero, value)
 
     def sum(self, value: Vector) -> Vector:
-        """Return the sum of a vector's numbers, in every lane: halves, quarters, ... added."""
+        """The sum of a vector's numbers, in every lane: halves, quarters, ... added."""
         half = self.lanes // 2
         while half:
             rotated = [(j + half) % self.lanes for j in range(self.lanes)]
@@ -259,7 +256,7 @@ class Vectors(ABC):
         return rows
 
     def sums(self, rows: Sequence[Vector]) -> Vector:
-        """Return the sum of each of `lanes` vectors: halves, quarters, ... of pairs added."""
+        """The sum of each of `lanes` vectors: halves, quarters, ... of pairs added."""
         half = self.lanes // 2
         while half:
             low, high = self.halves(half)
@@ -269,8 +266,8 @@ class Vectors(ABC):
         return rows[0]
 
     def halves(self, half: int) -> tuple[list[int], list[int]]:
-        """Return the indices that shuffle two vectors to their lower, and to their upper, halves of
-        each group of 2 * half lanes."""
+        """Indices that shuffle two vectors to the lower, and to the upper, halves of each group
+        of 2 * half lanes."""
         low = [j if not j & half else self.lanes + j - half for j in range(self.lanes)]
         high = [j + half if not j & half else self.lanes + j for j in range(self.lanes)]
         return low, high

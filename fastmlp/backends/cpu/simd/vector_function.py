@@ -15,7 +15,7 @@ VectorFunction = Callable[..., None]
 
 
 def vector_function(loop: Callable[..., None], scalar: Scalar, lanes: int) -> VectorFunction:
-    """Return ``loop(v, ...)``, of a `Vectors` and of words, as a function of the words alone.
+    """``loop(v, ...)``, of a `Vectors` and of words, as a function of the words alone.
 
     An argument may be a NamedTuple of words.
     """
@@ -46,7 +46,7 @@ def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
 
 
 class Loops:
-    """The vector loops of a module by their names, as functions of the words alone."""
+    """A module's vector loops by their names, as functions of the words alone."""
 
     def __init__(self, module: dict[str, Any], scalar: Scalar, lanes: int) -> None:
         self._module, self._scalar, self._lanes = module, scalar, lanes
@@ -56,6 +56,6 @@ class Loops:
 
 
 def _plain(argument: Any) -> Any:
-    """Return an argument in Python's integers."""
+    """An argument in Python's integers."""
     words = isinstance(argument, tuple)
     return argument._make(map(int, argument)) if words else int(argument)

@@ -23,8 +23,7 @@ HALF: Any = ir.IntType(16)
 
 
 class _BFloat16(ir.Type):
-    """LLVM's bfloat, which llvmlite does not have: it writes a module as text, where a type is its
-    name."""
+    """LLVM's bfloat, which llvmlite lacks: it writes a module as text, where a type is its name."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -124,7 +123,7 @@ class LLVMVariable:
 
 
 class LLVMTileRegisters(TileRegisters):
-    """Emits AMX's instructions; the compiler assumes nothing of memory across each of them."""
+    """Emits AMX's instructions; the compiler assumes nothing of memory across each."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
@@ -167,8 +166,8 @@ class LLVMTileRegisters(TileRegisters):
 
 
 def _configuration(rows: Any) -> list[Any]:
-    """Return the 64 bytes that describe the registers, as words: the table of shapes, then bytes of
-    a row of each register, 16 bits each, and rows of each, 8 bits each."""
+    """The 64 bytes that describe the registers, as words: the table of shapes, then bytes of a
+    row of each register, 16 bits each, and rows of each, 8 bits each."""
     widths = sum(ROW_BYTES << 16 * i for i in range(4))
     ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
     fixed = sum(DEEP << 8 * i for i in RIGHT)
@@ -176,8 +175,8 @@ def _configuration(rows: Any) -> list[Any]:
 
 
 class LLVMVectors(Vectors):
-    """Emits operations at the builder's position. Vectors are plain LLVM types: on a host with
-    narrower registers LLVM splits them."""
+    """Emits operations at the builder's position. LLVM splits vectors on a host with narrower
+    registers."""
 
     def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
@@ -192,7 +191,7 @@ class LLVMVectors(Vectors):
         return LLVMTileRegisters(self.builder)
 
     def argument(self, value: Any) -> Any:
-        """Return an argument of a function being built as a word, or as a NamedTuple of words."""
+        """An argument of a function being built as a word, or as a NamedTuple of words."""
         if isinstance(value, tuple):
             return type(value)(*map(self.argument, value))
         return _Word(self.builder, value)
@@ -276,7 +275,7 @@ class LLVMVectors(Vectors):
         return self._multiplied("llvm.aarch64.neon.bfmmla", a, b, c)
 
     def _multiplied(self, name: str, a: Any, b: Any, c: Any) -> Any:
-        """Return the result of the instruction of this name for c and vectors of pairs."""
+        """The instruction of this name for c and vectors of pairs."""
         pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
         function = declared(self.builder, name, kind)
@@ -284,7 +283,7 @@ class LLVMVectors(Vectors):
         return self._vector(self.builder.call(function, [c.value, *factors]))
 
     def _of_pairs(self, pairs: Any) -> tuple[Any, Any]:
-        """Return the first number of each pair, and the second, as float32."""
+        """The first number of each pair, and the second, as float32."""
         builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
         bits, half = builder.bitcast(pairs.value, ints), ir.Constant(ints, [16] * self.lanes)
         high = builder.shl(builder.lshr(bits, half), half)
@@ -307,7 +306,7 @@ class LLVMVectors(Vectors):
         return self._vector(self.builder.bitcast(pairs, self.kind))
 
     def _upper_bits(self, value: Any) -> Any:
-        """Return numbers rounded to bfloat16, as 16 bits each."""
+        """Numbers rounded to bfloat16, as 16 bits each."""
         builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
 
         def const(number: int) -> Any:

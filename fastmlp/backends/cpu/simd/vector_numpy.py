@@ -1,4 +1,4 @@
-"""The vector operations on NumPy's arrays, computed at once: the uncompiled run of vector loops.
+"""The vector operations on NumPy's arrays: the uncompiled run of vector loops.
 
 Words are Python's integers, vectors and masks are arrays.
 """
@@ -14,14 +14,14 @@ import numpy as np
 from fastmlp.backends.cpu.simd.tile_registers import NumPyTileRegisters, pair_of
 from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
 
-# A process's first page is empty, and no address has more bits.
+# A process's first page is empty, and addresses have at most this many bits.
 PAGE, ADDRESS_BITS = 4096, 56
 
 
 @cache
 def memory(dtype: np.dtype[Any]) -> Any:
-    """Return all memory from `PAGE` on as one array: a slice takes 0.1 us, and a view made for an
-    address 1.5."""
+    """All memory from `PAGE` on as one array: a slice takes 0.1 us, a view made for an address
+    1.5."""
     everything: Any = (ctypes.c_char * (1 << ADDRESS_BITS)).from_address(PAGE)
     return np.frombuffer(everything, dtype)
 
@@ -30,10 +30,10 @@ INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
 def sum_to_odd(a: Any, b: Any) -> Any:
-    """Return a + b, rounded to odd as bfmmla does: towards 0, and the last bit set if inexact."""
+    """a + b, rounded to odd as bfmmla does: towards 0, and the last bit set if inexact."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     total = a + b
-    # What the sum in float64 lacks: it is made odd in that direction, then cut.
+    # The part that the sum in float64 lacks: it is made odd in that direction, then cut.
     part = total - a
     lack = (a - (total - part)) + (b - part)
     inexact = np.isfinite(total) & (lack != 0) & (total.view(np.uint64) % 2 == 0)
@@ -67,7 +67,7 @@ class NumPyVectors(Vectors):
         return NumPyTileRegisters(self)
 
     def _slice(self, address: Any, n: int) -> Any:
-        """Return a view of n numbers; a vector in a register is a copy of it."""
+        """A view of n numbers; a vector in a register is a copy of it."""
         first = (address - PAGE) // self.size
         return self._numbers[first : first + n]
 
