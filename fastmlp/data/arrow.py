@@ -54,7 +54,7 @@ class CSVFile(str):
     Raises
     ------
     TypeError, ValueError
-        If the encoding is unknown, or the path is not one of a CSV file.
+        If the encoding is unknown, or the path is not of a CSV file.
 
     Notes
     -----

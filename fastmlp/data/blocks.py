@@ -141,7 +141,7 @@ class Blocks:
         rows: int | None = None,
         seed: int = 0,
     ) -> Self:
-        """Return the row groups of Parquet files as blocks. It needs the extra `arrow`.
+        """Return the row groups of Parquet files as blocks. The extra `arrow` is needed.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class Blocks:
         rows: int = 65536,
         seed: int = 0,
     ) -> Self:
-        """Return blocks of a table in memory. It needs the extra `arrow`.
+        """Return blocks of a table in memory. The extra `arrow` is needed.
 
         Parameters
         ----------

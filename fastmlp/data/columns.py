@@ -298,7 +298,7 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
     in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
     if in_memory or isinstance(X, imported(who).Table):
         return table_blocks(X, column_names, ROWS, who)
-    # A relation of DuckDB has no schema.
+    # A relation of DuckDB lacks a schema.
     schema = getattr(X, "schema", None)
     is_known = isinstance(getattr(schema, "names", None), list)
     begin = Passes(X, column_names, who, schema if is_known else None)

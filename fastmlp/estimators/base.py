@@ -377,7 +377,7 @@ class CompiledMLP(
         signs = to_core.signs_of_estimator(self, network)
         if signs:
             layer_settings.set_first_weights(network._replace(signs=signs), state.parameters)
-        # As in scikit-learn, L-BFGS keeps the optimizer of an earlier fit.
+        # L-BFGS keeps the optimizer of an earlier fit, as in scikit-learn.
         net.take_slots(self._state, before)
 
     def _adopt(self) -> None:

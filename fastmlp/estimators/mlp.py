@@ -254,7 +254,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         AttributeError
             With ``solver="lbfgs"``.
         ValueError
-            If the first call has no classes, a later call has others, or y has other labels.
+            If the first call lacks classes, a later call has others, or y has other labels.
         """
         known = hasattr(self, "classes_")
         if known and classes is not None and np.array_equal(self.classes_, classes):
@@ -271,7 +271,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         outputs = self._quick_outputs(X)
         if outputs is None:
             return super().predict(X)
-        # As in scikit-learn, labels are the binarizer's: `classes_` may have been written to.
+        # Labels are the binarizer's, as in scikit-learn: `classes_` may have been written to.
         classes: Array = self._label_binarizer.classes_
         if len(classes) < 2:
             return super().predict(X)
@@ -347,10 +347,9 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     ----------
     loss : str, Quantile, Tweedie, Loss or callable, default "squared_error"
         scikit-learn's "squared_error" and "poisson", or a loss of `MLP` for numbers. "gamma" is for
-        targets above 0, "tweedie" for targets of 0 or more; both are half the deviance, and
-        `predict` is exp of the net's output. With several levels of `Quantile` y has one column,
-        and `predict` a sorted column for each level. "gaussian_nll" trains a mean and a standard
-        deviation.
+        targets above 0, "tweedie" for 0 or more; both are half the deviance, and `predict` is exp
+        of the net's output. With several levels of `Quantile` y has one column, and `predict` a
+        sorted column for each level. "gaussian_nll" trains a mean and a standard deviation.
     scoring : str or callable, optional
         The criterion of early stopping: a scorer, its name, or "loss". None: R2.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \

@@ -290,7 +290,7 @@ class RowSubset(NamedTuple):
     def split(self, estimator: Any) -> tuple[Self, Self]:
         """Return the rows to train on, and the rows that early stopping holds out.
 
-        As in scikit-learn only a binary target is stratified: several classes have several columns
+        Only a binary target is stratified, as in scikit-learn: several classes have several columns
         here.
         """
         rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows

@@ -315,7 +315,7 @@ def steps_of(optimizer: Any) -> int:
 
 def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
     """Set an optimizer object's number of steps, and Adam's rate at the last step."""
-    # scikit-learn's SGD has no such attribute.
+    # scikit-learn's SGD lacks this attribute.
     optimizer.t = step
     if isinstance(optimizer, AdamOptimizer) and step > 0:
         rate = np.array([float(optimizer.learning_rate_init)])
@@ -438,8 +438,8 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     """Warn if early stopping kept an epoch that learnt little.
 
     Such an epoch is the first, or its accuracy equals `common`, the share of the common class in
-    the held-out rows, 0 without classes. scikit-learn's tests take a UserWarning as an error; this
-    is a RuntimeWarning.
+    the held-out rows, 0 without classes. The warning is a RuntimeWarning, because scikit-learn's
+    tests take a UserWarning as an error.
     """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
     if patience < PATIENT or len(scores) <= patience or not scores[0] < 1.0:

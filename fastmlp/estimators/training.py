@@ -93,7 +93,8 @@ class Epochs:
     """The request of an estimator's fit to the training loop.
 
     The stopping rule needs `n_iter_no_change` epochs without progress to end a fit or change a
-    rate. These epochs run in one window, and the estimator's attributes are updated afterwards.
+    rate. Until then epochs run in one window, and the estimator's attributes are updated
+    afterwards.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class Epochs:
     n_rows: int
     history: History
 
-    # As in scikit-learn, an epoch's loss weighs batches by rows, and a fit that diverges goes on.
+    # An epoch's loss weighs batches by rows, and a fit that diverges goes on, as in scikit-learn.
     trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     def __init__(

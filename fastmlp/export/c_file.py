@@ -28,7 +28,7 @@ PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 class CTableText(c_source.CText):
     """Parts of a C file of a model of tables.
 
-    As in the library, rows and predictions are float64.
+    Rows and predictions are float64, as in the library.
     """
 
     libraries = "-lm "
@@ -227,9 +227,9 @@ def to_c(
     number of threads may call at once. With fused multiply-adds, as with ``-march=native``, numbers
     equal the model's to the bit, else to rounding.
 
-    A row of a model of tables is double, as from `TabularMLPClassifier.codes`: numbers, NAN where
-    one is missing, and codes of levels, -1 for a missing or unknown level. The file names columns
-    and levels, and ``prefix_code`` looks up a level's code by text.
+    A row of a model of tables is double, as from `TabularMLPClassifier.codes`. Missing numbers are
+    NAN, and missing or unknown levels -1. The file names columns and levels, and ``prefix_code``
+    looks up a level's code by text.
 
     Parameters
     ----------

@@ -265,7 +265,7 @@ def fold(model: Any, scaler: Any = None) -> Any: ...
 def fold(model: Any, scaler: Any = None) -> Any:
     """Return a net for unscaled columns, from a net that was trained on scaled columns.
 
-    The scaling ``x * factor + shift`` goes into the first layer: rows of weights are multiplied by
+    The scaling ``x * factor + shift`` goes into the first layer. Rows of weights are multiplied by
     factors, and biases gain the shifts times the weights. Predictions are equal up to rounding. The
     optimizer begins at step 0.
 
@@ -273,9 +273,8 @@ def fold(model: Any, scaler: Any = None) -> Any:
     ----------
     model : MLP, estimator of fastmlp, Pipeline or TransformedTargetRegressor
         Fitted; unchanged. A pipeline ends in an estimator of fastmlp, after StandardScaler,
-        MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of those. They may
-        also scale the targets of a TransformedTargetRegressor whose output activation is the
-        identity.
+        MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of those. Targets of a
+        TransformedTargetRegressor may be scaled too, if the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
         Scaler of X, for a model that is not a pipeline.
 

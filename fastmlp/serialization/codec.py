@@ -42,7 +42,7 @@ OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Cu
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
-    """The name in the table, or ``{"own": name}``. A lambda has no name."""
+    """The name in the table, or ``{"own": name}``. Lambdas lack a name."""
     for name, known in table.items():
         if known is rule:
             return name

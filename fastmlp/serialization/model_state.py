@@ -329,7 +329,7 @@ class CheckpointFile:
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
         """The checkpoint, or None without a file.
 
-        It must share the settings `fit`; `names` are names of the series.
+        The checkpoint must share the settings `fit`; `names` are names of the series.
         """
         if not self.path.exists():
             return None

@@ -415,7 +415,7 @@ class TabularMLP(BaseModel):
     def predict_std(self, X: Any) -> NDArray[np.float64]:
         """Return the members' weighted standard deviation, (n_rows,) or (n_rows, n_classes).
 
-        It measures disagreement of members, not the noise of y: see `predict_interval` and
+        Disagreement of members is measured, not the noise of y: see `predict_interval` and
         `predict_set`.
 
         Parameters
@@ -578,17 +578,17 @@ class TabularMLP(BaseModel):
     ) -> Self:
         """Return a fitted model of one net, trained on this one's predictions.
 
-        The net is smaller and faster, and exports to less code. It learns the predictions of X and
-        of drawn rows, four for each, from 20,000 to 200,000. A drawn row takes each column from a
-        row of X or from a row near it. A fifth of X is held out to end the training. X may be the
-        rows of `fit`, or more, whose targets need not be known.
+        The net is smaller and faster, and exports to less code. The training rows are X and drawn
+        rows, four for each, from 20,000 to 200,000. A drawn row takes each column from a row of X
+        or from a row near it. A fifth of X is held out to end the training. X may be the rows of
+        `fit`, or more, whose targets need not be known.
 
         Parameters
         ----------
         X : as for `predict`; 2 rows or more
         y : (n_rows,) array, optional
             Targets of X, to compare losses on the held-out fifth. None: losses are compared on the
-            validation rows that the model keeps, and intervals and class sets use errors of nets
+            validation rows that the model keeps. Intervals and class sets then use errors of nets
             that were not trained on the row.
         hidden_layer_sizes : int or sequence of int, optional
             None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. A loss
@@ -597,10 +597,9 @@ class TabularMLP(BaseModel):
         Returns
         -------
         TabularMLPClassifier or TabularMLPRegressor
-            ``training_["distilled"]`` has its `loss`, the `ensemble_loss` of this model on the same
-            rows, the root mean square `difference` of predictions on held-out rows, and the number
-            of `drawn_rows`. Without y both losses are slightly optimistic, as the rows have chosen
-            the ensemble.
+            ``training_["distilled"]`` has `loss`, `ensemble_loss` on the same rows, the root mean
+            square `difference` of predictions on held-out rows, and the number of `drawn_rows`.
+            Without y both losses are slightly optimistic, as the rows have chosen the ensemble.
 
         Raises
         ------

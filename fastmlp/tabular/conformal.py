@@ -27,7 +27,7 @@ FLOOR = 0.1
 # Gain of the interval scores of 9 tables over one width, and share of the nets' time, with one net
 # per fold: 2 folds 13.7 % and 2.5 %, 3 folds 14.7 % and 4.3 %, 5 folds 13.9 % and 7 %. In 12 tables
 # two nets of 2 folds gained 0.2 points more than one, in three times the time. Half of the rows to
-# learn and half to calibrate on gained 2 points less; the members' standard deviation in place of
+# learn and half to calibrate on gained 2 points less. The members' standard deviation in place of
 # sizes gained 2.0 %.
 SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
 

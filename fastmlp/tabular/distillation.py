@@ -45,8 +45,8 @@ def taught(
 ) -> tuple[Member, Encoding, Array, int]:
     """Train a net on predictions of rows, and of drawn rows; a fifth of the rows ends the training.
 
-    Its encoding is the one with the greatest weight in the ensemble. Returned are the net without a
-    score, its encoding, the indices of the fifth, and the number of drawn rows.
+    The encoding has the greatest weight in the ensemble. Returned are the net without a score, its
+    encoding, the indices of the fifth, and the number of drawn rows.
     """
     generator = np.random.default_rng([seed, 4])
     n = len(values.codes)
@@ -106,7 +106,7 @@ def taught(
 def drawn(
     values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
-    """Yield n rows, some at once; each column comes from a row or from one of its neighbours.
+    """Yield n rows, some at once; each column comes from a row or a neighbour.
 
     Parts of a date stay together. Neighbours have close ranks of numbers, and the same levels.
 

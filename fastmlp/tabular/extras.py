@@ -28,7 +28,7 @@ FIRST_ROUNDS, SHARE = 10, 0.25
 # Columns of more levels are taken as numbers.
 MOST_LEVELS = 255
 # Position of a threshold between two training values. Multiples of this number stay far from whole
-# numbers, so that a new price between two others is not on the threshold, as on the middle.
+# numbers, and new prices between two others off the threshold.
 GOLDEN = 0.6180339887498949
 
 

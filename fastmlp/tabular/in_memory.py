@@ -71,7 +71,7 @@ def table_of(X: Any, who: str) -> MemoryTable:
         return _of_rows(X, who)
     if frames.is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
-    # pandas before 3 has no such stream of a series.
+    # pandas before 3 lacks this stream of a series.
     if hasattr(X, "__arrow_c_stream__") or frames.is_series(X):
         if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
             got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
@@ -367,7 +367,7 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
         return None
     if str(values.type) not in ("string", "large_string") or not isinstance(levels[0], str):
         return None
-    # Python has texts that UTF-8 cannot hold; Arrow has no such level.
+    # Python has texts that UTF-8 cannot hold; Arrow cannot hold such a level.
     with suppress(UnicodeEncodeError):
         return arrow_tables.places(values, tuple(levels))
     return None

@@ -151,8 +151,8 @@ Task = Literal["auto", "classification", "regression"]
 class TargetStatistics(CodeEncoder):
     """Encode codes of levels by the smoothed mean of their rows' targets, and the log of the count.
 
-    A level in k rows, whose targets sum to s, has the mean ``(s + weight m) / (k + weight)``, with
-    the mean m of all rows, and ``log(1 + k)``. Classes have the share of each class, two classes
+    A level in k rows, whose targets sum to s, has the mean ``(s + weight m) / (k + weight)`` and
+    ``log(1 + k)``; m is the mean of all rows. Classes have the share of each class, two classes
     only the share of the second. All are standardized over the training rows. Unknown levels count
     as missing. Without missing values in training, missing has m and 0.
 

@@ -96,7 +96,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         epoch. One net replaces the nets of all folds, which makes predictions faster. Scores,
         intervals and curves come from the selection. About half of `time_limit` is kept for this,
         with folds three tenths; if the time does not suffice, the selected ensemble stays, with a
-        warning. This training does not use a cluster.
+        warning. Clusters are not used for this.
     trees : bool, optional
         Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at rate 0.05,
         and fewer at a higher rate for more than three classes. Ten rounds without gain on the
@@ -104,8 +104,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         on one thread beside the nets, with ``n_jobs=1`` before them, for at most a quarter of the
         time limit. None: with preset "best" and the default loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
-        Further candidates of the selection, such as trees. Their input is numeric columns, NaN
-        where a value is missing, then categories as indices of levels.
+        Further candidates of the selection, such as trees. Inputs are numeric columns, NaN where a
+        value is missing, then categories as indices of levels.
     compute_dtype : "bfloat16", optional
         Mixed precision, as in `MLP`. Fits took 0 to 15 % less time with hidden layers of 64 or 128
         units.
@@ -246,10 +246,10 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
         """Return sets of classes that hold new labels with probability `coverage`, as a mask.
 
-        A class is in a row's set if its probability reaches a threshold, which this share of
-        validation rows reaches with the true class (MAPIE's score "lac"). The most probable class
-        is always in the set. Sets are slightly too small, as the same rows have chosen epochs and
-        members. Weights of rows and classes count.
+        A row's set has the classes whose probability reaches a threshold. This share of validation
+        rows reaches the threshold with the true class (MAPIE's score "lac"). The most probable
+        class is always in the set. Sets are slightly too small, as the same rows have chosen epochs
+        and members. Weights of rows and classes count.
 
         Parameters
         ----------
@@ -419,7 +419,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         """Return intervals that hold new targets with probability `coverage`, shape (n_rows, 2).
 
         Each row has a separate width. A small pack learns the size of errors on the validation
-        rows, and a conformal step finds the number of sizes that hold this share, with equal shares
+        rows. A conformal step finds the number of sizes that hold this share, with equal shares
         below and above. Intervals are slightly too narrow, as the same rows have chosen epochs and
         members. All have one width with fewer than 100 validation rows, or if the nets took more
         than half of `time_limit`. Intervals stay at 0 or more, at 0 or less, or in 0 to 1, if all

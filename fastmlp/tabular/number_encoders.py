@@ -377,7 +377,7 @@ class PiecewiseLinear(NumberEncoder):
     n_bins : int
         The most pieces of a column. A number in more rows than a piece would hold becomes an edge,
         for at most half of the pieces; other edges are quantiles. All distinct numbers are edges if
-        they are few; one or two have no pieces.
+        they are few; one or two do not make pieces.
 
     Attributes
     ----------

@@ -235,7 +235,7 @@ def outputs_of(
     if task == "regression":
         center, low = float(np.average(y, weights=weight)), float(y.min())
         if loss.power is not None:
-            # A mean of 0 has no deviance.
+            # The deviance needs a mean other than 0.
             center, scale, low = 0.0, center or 1.0, max(low, LEAST * (center or 1.0))
         elif loss.level is not None:
             center = float(np.quantile(y, loss.level))
@@ -254,9 +254,9 @@ def outputs_of(
 def conformal_quantile(scores: Array, level: float, weights: Array | None = None) -> float:
     """The least score that a new row's score does not exceed with a probability.
 
-    The result is score number ``ceil((n + 1) level)`` of n scores in ascending order. If old and
-    new rows are exchangeable, and the model was trained on neither, a new row's score is at most
-    this with at least the probability, on average over all rows.
+    The result is score number ``ceil((n + 1) level)`` of n scores in ascending order. Old and new
+    rows must be exchangeable, and unseen in training. A new row's score is then at most this with
+    at least the probability, on average over all rows.
 
     Parameters
     ----------

@@ -143,8 +143,8 @@ class Schema:
 
         Texts, booleans and categorical types become categories; dates and times, also as ISO texts,
         their parts; durations seconds; other columns numbers. Left out are empty columns, columns
-        of one value or of objects, and ids or free text: more than 20 levels that number more than
-        half of the rows.
+        of one value or of objects, and ids or free text. Such columns have over 20 levels, more
+        than half as many as rows.
 
         Parameters
         ----------

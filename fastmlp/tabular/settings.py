@@ -15,8 +15,8 @@ Preset = Literal["fast", "balanced", "best"]
 # Bagged greedy selection, equal weights of the best candidates, or the best alone.
 Ensemble = Literal["greedy", "mean", "best"]
 # Pieces of a column, and more pieces for every other net with at most this many columns. In 12
-# tables more pieces were better on half and worse on half, by 1 to 7 %: the selection chooses. They
-# suit nets with an L1 penalty.
+# tables more pieces were better on half and worse on half, by 1 to 7 %: the selection chooses. More
+# pieces suit nets with an L1 penalty.
 BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
 # Maximum pieces of all columns together, and the fewest of a column: fewer tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2

@@ -28,7 +28,7 @@ BLOCK_ROWS = 1024
 class Expanded:
     """Rows in which a number stands for several inputs of a net.
 
-    A net trains and predicts on them as on the inputs `toarray()`. Its first layer computes with
+    A net trains and predicts on them as on the inputs `toarray()`. The first layer computes with
     the numbers themselves: two rows of weights each, for any number of pieces. A step of
     340-128-128-1 takes 0.56 to 0.69 of the time.
 
