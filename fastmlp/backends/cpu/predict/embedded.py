@@ -1,4 +1,4 @@
-"""A model inside compiled code of the user's: a record that names its blocks by their addresses."""
+"""A model inside the user's compiled code: a record that names its blocks by their addresses."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -29,15 +29,14 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS
 
 Array = NDArray[Any]
-# Buffers of a row: its values before and after each activation, and slopes.
+# A row's buffers: values before and after each activation, and slopes.
 BUFFERS = 3
 LINE = 64
 
 
 class Handle(Record):
-    """A model for compiled code. Its fields are the same for every model, so that a function of the
-    user's is compiled once; a field is never given another meaning, as code that is stored reads
-    it."""
+    """A model for compiled code. All models have the same fields, so that a user's function is
+    compiled once; a field is never given another meaning, as stored code reads it."""
 
     me: int  # address of this record: a copy has another
     number_bytes: int  # of a number of the model's
@@ -64,7 +63,7 @@ class CompletedNet(Record):
 
 
 def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
-    """Make the block that predicts a row of a net."""
+    """The block that predicts a row of a net."""
     predict_row = predict_row_of(scalar)
 
     @hinted(control=True)
@@ -77,7 +76,7 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 
 def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
-    """Make the block that predicts a row of a `CompletedNet`."""
+    """The block that predicts a row of a `CompletedNet`."""
     predict_row, complete = predict_row_of(scalar), _completion(scalar, derives=False)
 
     def predict_completed(model: int, x: int, out: int, work: int) -> None:
@@ -90,7 +89,7 @@ def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 
 def completed_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
-    """Make the block that predicts a row of a `CompletedNet`, and writes its derivatives."""
+    """A row of a `CompletedNet` and its derivatives."""
     complete = _completion(scalar, derives=True)
 
     def derive_completed(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
@@ -103,7 +102,7 @@ def completed_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int
 
 
 def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
-    """Make the function that completes a net's predictions, and their derivatives."""
+    """Completes a net's predictions, and their derivatives."""
     one = scalar(1)
 
     @njit
@@ -154,21 +153,21 @@ class Owner:
             "link": max(
                 (DERIVED.index(n) for n, link in LINKS.items() if link == network.link), default=0
             ),
-            # And one of raw outputs.
+            # And raw outputs.
             "n_slopes": 1 + network.layout.n_layers,
         }
 
     def __reduce__(self) -> Any:
-        """Copy and pickle as None: addresses are valid in this object and process only."""
+        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
         return type(None), ()
 
     def handle(self) -> Any:
-        """A handle, shape (1,), which keeps this object alive."""
+        """Shape (1,); keeps this object alive."""
         return handles_of([self])[0]
 
 
 def handles_of(owners: Sequence[Any]) -> Any:
-    """Handles, shape (n, 1), whose memory keeps their owners alive."""
+    """Shape (n, 1); the memory keeps the owners alive."""
     buffer: Any = (ctypes.c_char * (Handle.size * len(owners)))()
     buffer.owners = owners
     handles = np.frombuffer(buffer, Handle.dtype).reshape(-1, 1)

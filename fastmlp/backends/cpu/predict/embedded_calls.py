@@ -1,9 +1,8 @@
-"""Predictions and derivatives in the user's compiled code, and C functions of the same.
+"""Predictions and derivatives in the user's compiled code, and C functions of them.
 
-The heavy part is a block of the library's, from the library's cache; what is compiled into the
-user's function checks lengths, converts a row and calls the block. A row's numbers, its predictions
-and the block's buffers lie on the stack of the user's function, or are allocated where they are
-large.
+The heavy part is a block from the library's cache. The code in the user's function checks lengths,
+converts a row and calls the block. A row's numbers, predictions and buffers lie on the stack of the
+user's function, or are allocated if large.
 """
 
 import ctypes
@@ -31,8 +30,8 @@ COPY = (
 )
 LENGTHS = "jit: x or out has another length than the model's inputs or outputs"
 ONE_OUTPUT = "jit.value: the model has several outputs: jit.predict writes them to an array"
-# For functions that are compiled into the user's: without it an array's references are counted at
-# each call, 164 -> 74 ns.
+# For functions inside the user's: without it an array's references are counted at each call, 164 ->
+# 74 ns.
 INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
 
 
@@ -100,7 +99,7 @@ def _overlap(x: Any, out: Any) -> bool:
 
 @intrinsic
 def _floats(typing_context: Any, numbers: Any) -> Any:
-    """A tuple of numbers of several types as one of float64."""
+    """Numbers of several types as a tuple of float64."""
     kind = types.UniTuple(types.float64, len(numbers))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -110,13 +109,7 @@ def _floats(typing_context: Any, numbers: Any) -> Any:
 
 
 def _n_dim(who: str, handle: Any, x: Any, out: Any = None) -> int:
-    """The dimensions of x, 1 or 2, by its type.
-
-    Raises
-    ------
-    TypingError
-        If an argument is of another type than the function takes.
-    """
+    """The dimensions of x, 1 or 2, by its type; another type raises a TypingError."""
     if not (isinstance(handle, types.Array) and handle.dtype == HANDLE.dtype):
         raise TypingError(f"{who}: the handle must be an array that jit.compiled has made")
     if isinstance(x, types.BaseTuple):
@@ -201,7 +194,7 @@ def value(handle: Any, x: Any) -> float:
 
 
 def _of_row(handle: Any, x: Array, n_out: int) -> Array:
-    """The predictions of a row, by its block, outside of compiled code."""
+    """Outside of compiled code."""
     if x.ndim != 1:
         raise ValueError(LENGTHS)
     _check(handle, len(x), n_out)
@@ -215,13 +208,7 @@ def _of_row(handle: Any, x: Array, n_out: int) -> Array:
 
 
 def require_floats(who: str, *arrays: Any) -> None:
-    """Check that results are written to arrays of floats.
-
-    Raises
-    ------
-    TypeError
-        If one is another object.
-    """
+    """Raise a TypeError unless results are written to arrays of floats."""
     for array in arrays:
         if not (isinstance(array, np.ndarray) and array.dtype.kind == "f"):
             raise TypeError(f"{who}: results are written to arrays of floats, got {array!r}")
@@ -374,7 +361,7 @@ def _gradient(handle: Any, x: Any, out: Any, grad: Any) -> Any:
     return derive
 
 
-# C functions by which others call a model: their types, and what SciPy calls them.
+# C functions by which others call a model: their types, and SciPy's names for them.
 Taker = Literal["quad", "generic_filter"]
 SIGNATURES: dict[Taker, str] = {
     "quad": "double (int, double *, void *)",

@@ -1,4 +1,4 @@
-"""Single steps inside compiled code of the user's: by the block of `one_step`, at its address."""
+"""Single steps inside the user's compiled code: by the block of `one_step`, at its address."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ DECLINED_ROWS = (
 
 
 class EmbeddedSteps(Record):
-    """The training of a net in compiled code: the steps of two kinds, and places for their rows."""
+    """The training of a net in compiled code: steps of two kinds, and memory for their rows."""
 
     batch: int  # address of the `PlainStep` on rows and targets,
     gradient: int  # and on rows and slopes of the raw outputs
@@ -53,7 +53,7 @@ def _copy(numbers: Any, place: Any) -> None:
 
 @register_jitable(**JITTED)
 def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
-    """Copy a batch to its places; return the address of its step."""
+    """Copy a batch; return the address of its step."""
     h = handle[0]
     if h.me != handle.ctypes.data:
         raise ValueError(COPY)
@@ -172,13 +172,7 @@ def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
 
 
 def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
-    """Check the types of arguments; return True for integers as y.
-
-    Raises
-    ------
-    TypingError
-        If one is another.
-    """
+    """True for integers as y; other types raise a TypingError."""
     real = (types.Float, types.Integer, types.Boolean)
     arrays = [isinstance(a, types.Array) and isinstance(a.dtype, real) for a in (X, y)]
     if not (isinstance(handle, types.Array) and handle.dtype == HANDLE.dtype):

@@ -1,4 +1,4 @@
-"""A model of tables inside compiled code of the user's: a row of numbers and codes is encoded, and
+"""A model of tables inside the user's compiled code: a row of numbers and codes is encoded, and
 predicted by each net, and by boosted trees."""
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ class WeightedNets(Record):
 
 @njit
 def _write_numbers(step: InputStep, x: Array, z: int) -> None:
-    """Write the inputs of a step of numbers."""
+    """Inputs of a step of numbers."""
     place, inputs = row(step.columns, step.n, INT), row(z, step.n, F32)
     k = row(step.constants, 3 * step.n, F64)
     for i in range(step.n):
@@ -100,7 +100,7 @@ def _write_numbers(step: InputStep, x: Array, z: int) -> None:
 
 @njit
 def _write_levels(step: InputStep, x: Array, z: int) -> None:
-    """Write the inputs of a step of levels."""
+    """Inputs of a step of levels."""
     column, start = row(step.columns, step.n, INT), row(step.starts, step.n + 1, INT)
     inputs, zero = row(z, step.n_inputs, F32), F32(0)
     for i in range(step.n_inputs):
@@ -158,7 +158,7 @@ def _sum(a: Array, n: int) -> float:
 
 
 def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
-    """Make the block that predicts a row of float64 of `WeightedNets`."""
+    """The block that predicts a row of float64 of `WeightedNets`."""
     predict_row = predict_row_of(scalar)
 
     def predict_table(model: int, x: int, out: int, work: int) -> None:
@@ -204,7 +204,7 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 
 class TableMember(NamedTuple):
-    """A net of a model of tables, the place of its steps, and its weight."""
+    """A net, the index of its encoding, and its weight."""
 
     network: Network
     parameters: Array
@@ -213,7 +213,7 @@ class TableMember(NamedTuple):
 
 
 class TableScale(NamedTuple):
-    """The predictions of a regression: ``y * scale + center``, between `low` and `high`."""
+    """A regression's predictions: ``y * scale + center``, between `low` and `high`."""
 
     scale: float
     center: float
@@ -226,11 +226,10 @@ class TableOwner(Owner):
 
     Parameters
     ----------
-    encodings : the steps of each; their columns are places in a row
+    encodings : steps of each; their columns are indices into a row
     members : those of one encoding follow each other
     n_in, n_out : of the model
     task : of TASKS
-    trees : of the model, optional
     """
 
     def __init__(

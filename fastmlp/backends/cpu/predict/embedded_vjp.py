@@ -1,4 +1,4 @@
-"""Gradients of a batch inside compiled code of the user's: vector-Jacobian products."""
+"""Gradients of a batch inside the user's compiled code: vector-Jacobian products."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 
 
 class EmbeddedVjp(Record):
-    """An objective of slopes that are given, in buffers that are ready."""
+    """An objective of given slopes, in buffers that are ready."""
 
     block: int  # address of the block of `plain_vjp`
     job: int  # address of the objective's `Job`,
@@ -58,8 +58,8 @@ class EmbeddedVjp(Record):
 
 
 def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
-    """Make the block that differentiates the batch of an `EmbeddedVjp`, with 1 as the second
-    argument by the inputs, too."""
+    """Differentiates the batch of an `EmbeddedVjp`, with 1 as the second argument by the inputs,
+    too."""
     size, lanes = np.dtype(scalar).itemsize, lanes_of(scalar)
 
     @njit
@@ -110,7 +110,7 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
 
     Parameters
     ----------
-    objective : Objective, of the sum of slopes that are given, of as many rows
+    objective : of the sum of given slopes, of as many rows
     parameters : (n_parameters,) array, live
     x, slopes : (n_rows, n_inputs) and (n_rows, n_outputs) arrays, live, of the net's dtype
     """
@@ -144,7 +144,7 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
 
 @register_jitable(**JITTED)
 def _begin(handle: Any, X: Any, output_gradient: Any, gradient: Any) -> int:
-    """Copy a batch to its places; return the address of the record."""
+    """Copy a batch; return the address of the record."""
     fill(handle, X, output_gradient, True, False)
     vjp = record_at(handle[0].learner, EmbeddedSteps).vjp
     if len(gradient) != record_at(vjp, EmbeddedVjp).n_parameters:

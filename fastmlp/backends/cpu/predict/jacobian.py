@@ -34,8 +34,8 @@ Scalar = type[np.floating[Any]]
 
 
 def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
-    """Make the function that predicts a block of rows from `start` on and keeps all slopes; it
-    returns where the outputs lie, and where the slopes end."""
+    """Predicts a block of rows from `start` on and keeps all slopes; the results are the
+    addresses of the outputs and of the slopes' end."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     n_rows, vector = VECTORS * lanes, lanes * size
     unit, multiply = VECTORS * vector, products(scalar, VECTORS)
@@ -65,15 +65,15 @@ def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
 
 
 def _backward(scalar: Scalar) -> Callable[..., int]:
-    """Make the function that derives an output of the block whose slopes end at `slopes`; it
-    returns where the derivatives lie."""
+    """Derives an output of the block whose slopes end at `slopes`; the result is the
+    derivatives' address."""
     n_rows = VECTORS * lanes_of(scalar)
     unit = n_rows * np.dtype(scalar).itemsize
     multiply, through = products(scalar, VECTORS, backward=True), times_slopes(scalar)
 
     @njit
     def first_deltas(net: FlatNet, layer: FlatLayer, output: int, slopes: int, deltas: int) -> None:
-        """Write the derivatives of an output by the last layer's inputs."""
+        """The derivatives of an output by the last layer's inputs."""
         weights = row(net.parameters + layer.weights, layer.n_in * layer.n_out, scalar)
         factors = row(slopes + output * unit, n_rows, scalar)
         for k in range(layer.n_in):
@@ -98,14 +98,14 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
 
 
 def _writing(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that writes a block's units to rows."""
+    """Writes a block's units to rows."""
     lanes, out_of_lanes = lanes_of(scalar), batch_in_lanes(scalar).out_of_lanes
     vector = lanes * np.dtype(scalar).itemsize
     unit = VECTORS * vector
 
     @njit
     def write(source: int, width: int, rows: tuple[int, int], to: tuple[int, int, int]) -> None:
-        """Write units to rows start to end, at most a block, which are `pitch` bytes apart."""
+        """Write units to rows start to end, at most a block, `pitch` bytes apart."""
         (start, end), (target, pitch, checks) = rows, to
         for v in range(VECTORS):
             at = start + v * lanes
@@ -116,7 +116,7 @@ def _writing(scalar: Scalar) -> Callable[..., None]:
 
 
 def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that derives vectors first to last of rows in one thread's buffers."""
+    """Derives vectors first to last of rows in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, write = lanes * size, _writing(scalar)
     forward, backward = _forward(scalar), _backward(scalar)
@@ -139,8 +139,7 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
 
 
 def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that takes vectors first to last of rows of the first layer's deltas back
-    to the inputs."""
+    """Takes vectors first to last of rows of the first layer's deltas back to the inputs."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, write = lanes * size, _writing(scalar)
     unit, multiply = VECTORS * vector, products(scalar, VECTORS, backward=True)
@@ -163,8 +162,8 @@ def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
 
 
 def deltas_to_inputs(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Make the block that takes the rows of a `FlatNet` record, the first layer's deltas, back to
-    the inputs: W d of each row."""
+    """Takes the rows of a `FlatNet` record, the first layer's deltas, back to the inputs: W d of
+    each row."""
     return on_all_rows(scalar, _vectors_of_deltas(scalar))
 
 
@@ -174,8 +173,7 @@ class DeltaBlocks(RowBlocks):
     FACTORY = staticmethod(deltas_to_inputs)
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write W d of each row of x, shape (n_rows, n_units), to out, shape (n_rows, n_inputs);
-        return True."""
+        """Write W d of each row of x, shape (n_rows, n_units), to out, shape (n_rows, n_inputs)."""
         net, n_rows = self._net, len(x)
         net["parameters"], net["n_rows"] = address(parameters), n_rows
         net["x"], net["out"] = address(x), address(out)
@@ -185,7 +183,7 @@ class DeltaBlocks(RowBlocks):
 
 
 def jacobian_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Make the block that derives the outputs of a `FlatNet` record's rows."""
+    """Derives the outputs of a `FlatNet` record's rows."""
     return on_all_rows(scalar, _vectors_of_rows(scalar))
 
 
@@ -202,9 +200,9 @@ class JacobianBlocks(RowBlocks):
         self, parameters: Array, x: Array, derived: NDArray[np.int64], out: Array, raw: Array | None
     ) -> bool:
         """Write the derivatives of some outputs to `out`, shape (n_rows, n_derived, n_features),
-        and all outputs to `raw`, shape (n_rows, n_outputs), if it is not None.
+        and all outputs to `raw`, shape (n_rows, n_outputs), if given.
 
-        Returns True if all numbers of x and of the results are finite.
+        Return True if all numbers of x and of the results are finite.
         """
         net, flops, n_rows = self._net, self._row_flops * (1 + len(derived)), len(x)
         with self._runner.lock.parameters:

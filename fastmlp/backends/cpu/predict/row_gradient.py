@@ -1,7 +1,7 @@
 """Derivatives of one row's outputs by its inputs: forward as predictions, slopes kept, then back.
 
-Backward, the sums are dot products with rows of weights, by vectors: not the bits of the product of
-many rows.
+Backward, the sums are dot products with rows of weights, by vectors, whose bits differ from the
+product of many rows.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from fastmlp.compiler import (
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.losses import LEAST_LOG_VARIANCE
 
-# The links, by their numbers.
+# Links, by number.
 DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std", "sorted")
 SIGMOID, EXP, SOFTMAX, MEAN_STD, SORTED = range(1, 6)
 
 
 def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
-    """Make the function that multiplies the derivatives by n of a layer's values by its slopes."""
+    """Multiplies the derivatives by n of a layer's values by its slopes."""
     zero = scalar(0)
 
     @njit
@@ -46,7 +46,7 @@ def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
 
 
 def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None]:
-    """Make the function that changes derivatives of raw outputs to derivatives of predictions."""
+    """Changes derivatives of raw outputs to derivatives of predictions."""
     size, zero, one = np.dtype(scalar).itemsize, scalar(0), scalar(1)
     half, least = scalar(0.5), scalar(LEAST_LOG_VARIANCE)
 
@@ -94,7 +94,7 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
 
 
 def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
-    """Make the block that predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
+    """Predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
 
     Its buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
     """

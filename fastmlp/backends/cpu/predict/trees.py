@@ -13,7 +13,7 @@ Array = NDArray[Any]
 F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32
 # Rows that a tree is added to while it is in the cache.
 ROWS = 128
-# Levels of a set, of a bit each, and the numbers of int32 that hold them.
+# A set has a bit for each level, in numbers of int32.
 N_BITS, WORDS = 256, 8
 
 
@@ -48,20 +48,17 @@ class TreeNodes(NamedTuple):
 
     @property
     def n_outputs(self) -> int:
-        """The columns of sums: one of each class, if there are more than two."""
         return len(self.classes) if len(self.classes) > 2 else 1
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """The arrays that the nodes are made of, by name."""
         return dict(zip(self._fields, self[:6], strict=False))
 
     def sums(self, X: Array, out: Array) -> None:
-        """Add the values of all trees to `out`; see `add_trees`."""
         add_trees(X, out, self)
 
     def probabilities(self, raw: Array) -> Array:
-        """Return the probabilities of `classes` of sums, by the links of nets in float64."""
+        """The probabilities of `classes` of sums, by the links of nets in float64."""
         if len(self.classes) == 1:  # as the rows of a fold may have
             return np.ones_like(raw)
         several = raw.shape[1] > 1
@@ -70,8 +67,6 @@ class TreeNodes(NamedTuple):
 
 
 class Trees(Record):
-    """The sizes and addresses of `TreeNodes`."""
-
     n_trees: int
     n_nodes: int
     n_words: int
@@ -138,7 +133,7 @@ def value_of(trees: Trees, t: int, x: int, right: int) -> float:
 
 
 def tree_sums(scalar: Any) -> Any:
-    """Make the block of `add_trees`: a tree stays in the cache for a block of rows."""
+    """`add_trees`: a tree stays in the cache for a block of rows."""
 
     def add(model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int) -> None:
         trees = record_at(model, Trees)
