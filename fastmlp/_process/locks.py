@@ -1,8 +1,8 @@
 """The locks of a net, and signal handlers deferred while code must not be interrupted.
 
 Python runs handlers in the main thread, between any two bytecodes, and a handler's exception leaves
-from there. Raised out of a callback of LLVM's it ends the process; raised out of a compilation or
-an import it leaves modules and caches half initialised.
+from there. Raised out of a callback of LLVM's it ends the process; out of a compilation or an
+import it leaves modules and caches half initialised.
 """
 
 import os
@@ -65,8 +65,8 @@ class NetLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
         An RLock's `__enter__` is one step, so Ctrl-C cannot come between acquiring it and entering
-        the block. It is reentrant: a signal's handler that predicts may interrupt its holder, which
-        copies in one step.
+        the block. The lock is reentrant: a signal's handler that predicts may interrupt the holder,
+        which copies in one step.
         """
         if self._process is not _process[0]:
             self._renew()
@@ -160,8 +160,8 @@ class deferred:
     """A context that defers signal handlers; handlers of signals that arrived run at its end.
 
     Keep the block short: Ctrl-C is deferred too. The context does nothing outside the main thread,
-    where Python runs no handlers, and inside another such context. It costs 30 us. A setting made
-    by `signal.siginterrupt`, which cannot be queried, is lost.
+    where Python runs no handlers, and inside another such context. The cost is 30 us. A setting
+    made by `signal.siginterrupt`, which cannot be queried, is lost.
     """
 
     def __init__(self) -> None:

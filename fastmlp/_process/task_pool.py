@@ -104,9 +104,9 @@ class Pool:
         """Run the tasks, the costliest first; return their outcomes in the order given.
 
         Any exception in the caller, Ctrl-C included, or in a task ends running tasks at their next
-        call of compiled code. It is raised when all tasks have ended, with a note of the task's
-        name, or `name` and its index, if there is one. Tasks of a pool inside a task of another
-        pool, such as the fit of many nets in a search, end with that task.
+        call of compiled code. The error is raised when all tasks have ended, with a note of the
+        task's name, or `name` and its index, if there is one. Tasks of a pool inside a task of
+        another pool, such as the fit of many nets in a search, end with that task.
         """
         try:
             self.begin(tasks)

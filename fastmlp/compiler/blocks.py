@@ -240,8 +240,8 @@ class Block:
 def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
     """The function that `factory` makes; calls from Python hold the GIL.
 
-    Its arguments are annotated: integers, and matrices, whose `shape`, `size` and `ctypes.data` it
-    reads; it returns a float or a bool. Callers check that these are arrays of two dimensions.
+    Arguments are annotated: integers, and matrices, of which `shape`, `size` and `ctypes.data` are
+    read. The result is a float or a bool. Callers check that these are arrays of two dimensions.
     """
     return block_of(factory, dtype).entry
 

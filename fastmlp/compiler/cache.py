@@ -1,9 +1,9 @@
 """The code cache on disk: one file per kernel, in a folder per version.
 
-The folder's name is a hash of the package's sources. Numba's cache keeps the code of a callee whose
-file changed, raises at a folder or file that it cannot use, and lets two processes overwrite each
-other's index. A file is a checksum, a line of JSON and machine code, written whole or not at all,
-and read without Numba and LLVM. On any failure code is compiled in memory. A filled folder that is
+The folder's name is a hash of the package's sources. Numba's cache keeps a callee's code when its
+file has changed, raises for unusable folders and files, and lets processes overwrite each other's
+index. A file is a checksum, a line of JSON and machine code, written whole or not at all, and read
+without Numba and LLVM. On any failure code is compiled in memory. A filled folder that is
 read-only, as in a container's image, is read.
 
 A user who can write to the folder can run code in your process. So a folder is used only if it
@@ -12,8 +12,8 @@ same holds for the folder above, `fastmlp`, whose owner can replace those within
 
 On Linux with x86-64, code is an image: code and constants that refer to themselves by distances.
 Slots in it take the addresses of the functions that it calls: C's `memset`, and functions of
-Python's. It lies in memory of no file, so a disk without permission to execute does not matter, and
-forked children share it. Elsewhere LLVM loads its own objects.
+Python's. The memory belongs to no file, so the disk need not permit execution, and forked children
+share it. Elsewhere LLVM loads its own objects.
 """
 
 import ctypes
@@ -183,9 +183,9 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
-# Code that a wheel brings: a file for each level of processors, in the cache's form. Its words have
-# the offsets of blocks, each in the form of a file without its checksum. FASTMLP_PREBUILT=0: it is
-# not used; "require": a block that it lacks is an error.
+# Code that a wheel brings: a file for each level of processors, in the cache's form. The file's
+# words have the offsets of blocks, each a file without its checksum. FASTMLP_PREBUILT=0: it is not
+# used; "require": a block that it lacks is an error.
 LIBRARY_SUFFIX = ".images"
 PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
 
@@ -203,7 +203,7 @@ def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
 
 
 def of_this_package() -> list[Any]:
-    """What code in a wheel depends on, beside the processor."""
+    """Everything that code in a wheel depends on, beside the processor."""
     return [hash_of_sources().hex(), object.__basicsize__, *_options()]
 
 
@@ -277,7 +277,7 @@ def _write_whole(path: Path, payload: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(payload).digest() + payload)
-            # Those who may read the folder may read its files.
+            # Readers of the folder may read its files.
             os.chmod(temporary, 0o600 | path.parent.stat().st_mode & 0o044)
             os.replace(temporary, path)
         except BaseException:

@@ -221,7 +221,7 @@ COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT6
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Both a and b are computed."""
+    """Return a where the condition holds, else b; both are computed."""
     raise NotImplementedError
 
 

@@ -48,7 +48,7 @@ def njit(*, parallel: bool) -> Callable[[Function], Function]: ...
 def njit(function: Any = None, *, parallel: bool = False) -> Any:
     """Mark a kernel, or a function that kernels call: the translator and Numba may compile it.
 
-    A `parallel` kernel shares its `prange` loops among threads. Its first argument is `team`: the
+    A `parallel` kernel shares its `prange` loops among threads. The first argument is `team`: the
     address of the team's record, or 0 if the calling thread works alone.
     """
     return _marked("parallel" if parallel else "function", function)

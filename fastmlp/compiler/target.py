@@ -195,7 +195,7 @@ def _has(leaves: bytes, bits: dict[int, int]) -> bool:
 
 
 def cpuid() -> bytes:
-    """What LLVM derives a host from, on x86-64; elsewhere nothing."""
+    """The words from which LLVM derives a host, on x86-64; elsewhere nothing."""
     if not LOADS:
         return b""
     words = ctypes.c_uint32 * 4

@@ -207,8 +207,8 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
 Codes = NDArray[np.int8]
 # A weight may be anything, not below 0, not above 0, or 0 alone.
 FREE, RISING, FALLING, ZERO = 0, 1, -1, 2
-# Their values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by one unit in
-# the last place.
+# Activations whose values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by
+# one unit in the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
 # One unit in 2 or in 4 of a layer sees no constrained input, if some inputs are free.
 FREE_OF_FIRST, FREE_OF_OTHERS = 2, 4

@@ -1,9 +1,8 @@
 """Losses and their links: each takes an output and its target, and returns its value and its slope.
 
-A loss either takes the net's prediction, after any output activation (`link` is None), or owns
-its output link and takes the raw output: softmax with cross-entropy, the logistic function with
-binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
-numerically stable formula.
+A loss either takes the net's prediction, after any output activation (`link` is None), or owns its
+output link and takes the raw output, as cross-entropy owns softmax. In the second form value and
+slope come from one numerically stable formula.
 
 Settings follow a rule's other arguments: `constants` of its row in `LOSSES`.
 
@@ -14,8 +13,8 @@ innermost, so that they vectorise.
 Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
 single outputs has a function of an output and its target. A loss of whole rows writes a root R of H
 = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
-semidefinite. Where the second derivative could be 0, as in huber's tails, H is that of the parabola
-that touches the loss there.
+semidefinite. If the second derivative could be 0, as in huber's tails, a parabola that touches the
+loss gives H.
 
 A link takes one raw output and returns its value, a prediction; `softmax` takes rows, shape
 (n_rows, n), and writes their values.

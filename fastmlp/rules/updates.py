@@ -8,8 +8,7 @@ An update rule takes a parameter w, its gradient g, two slots of state (m, v) th
 the step's coefficients; it returns new (w, m, v).
 
 Parameter groups share a learning rate and a weight decay, or are frozen. The rate of a group is the
-optimizer's rate of the step times the group's factor, as in PyTorch's groups: a decoupled weight
-decay, which is a multiple of the rate, scales with it.
+optimizer's rate times the group's factor, as in PyTorch: a decoupled weight decay scales with it.
 """
 
 from collections.abc import Callable, Sequence

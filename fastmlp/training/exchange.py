@@ -32,7 +32,7 @@ class Communicator(Protocol):
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
         """Send part i of `sendbuf` to rank i; rank i's goes to part i of `recvbuf`.
 
-        Both have the same size and dtype, as many equal parts as there are ranks.
+        The buffers have one size and dtype, and an equal part for each rank.
         """
         ...
 

@@ -303,8 +303,8 @@ class Autotuner:
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
         """Take the time of a call that did `work`, in any unit.
 
-        Calls without work are ignored, and a call that had to wake workers, unless the call before
-        had to: a team's first call takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
+        Calls without work are ignored, and the first in a row that had to wake workers: it takes
+        0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:
             return

@@ -103,7 +103,7 @@ class QuickStep:
         self._parameters = parameters
         self.sizes: dict[int, Size | None] = {}
         self._size: Size | None = None
-        # As the trainer's `store` leaves it: a copy of the parameters.
+        # A copy of the parameters, left by the trainer's `store`.
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
         self._order = np.arange(room, dtype=np.int64)
@@ -227,7 +227,7 @@ class QuickStep:
     def _take_long_step(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
-        """As `take_quick_step`, without the GIL, on a team where that is faster."""
+        """Steps of `take_quick_step` without the GIL, on a team where that is faster."""
         n, size, n_in = self.n_rows, self._size, self.job["n_in"]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
         fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets

@@ -375,7 +375,7 @@ class Session:
         """The first layer's deltas of the chunk of these rows, shape (n, n_units)."""
         n, width = rows.stop - rows.start, self._network.layout.sizes[1]
         if self._network.layout.n_layers == 1:
-            # They lie by columns: of the sum of given slopes, they are the targets.
+            # Deltas lie by columns; for the sum of given slopes, they are the targets.
             deltas: Array = self.data.y[rows]
             return deltas
         workspace = self.workspace

@@ -7,8 +7,8 @@ the leader waits only for parts in progress: a worker that joins late or never, 
 costs nothing. No two threads work on one part at a time: a part may have separate buffers.
 
 A part is claimed by raising its `claim` to the generation (compare and exchange). The leader leaves
-a generation when all its parts are done, hence claimed: a worker with an older generation finds no
-part to claim, and one that has claimed reads a command that does not change until its part is done.
+a generation when all its parts are done, hence claimed. A worker with an older generation finds no
+part to claim; a worker that has claimed reads a command that stays until its part is done.
 
 Cores differ in speed: by design, by load, and as a virtual machine's cores may share execution
 units. So long parts are cut into pieces: a part's thread takes them from the front, a thread that
@@ -77,8 +77,8 @@ class Constants(Record):
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     """The record of a team of at most `limit` threads, which no thread has entered.
 
-    A record serves one call: a worker that enters after the call's end must find it stopped. It
-    starts at a multiple of LINE bytes.
+    A record serves one call: a worker that enters after the call's end must find it stopped. The
+    address is a multiple of LINE bytes.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
 def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
     """Runs a driver as the leader; its workers enter by their mailboxes.
 
-    It waits 0.2 ms at most for `n_threads` threads, itself included; 1: it does not wait.
+    The leader waits 0.2 ms at most for `n_threads` threads, itself included; 1: no wait.
     """
 
     def run_driver(team: int, n_threads: int, driver: int, job: int) -> None:

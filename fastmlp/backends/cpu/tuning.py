@@ -55,9 +55,9 @@ PREFETCHED_ROW_BYTES = 1024
 # --- Register tiles ------------------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1
 
-# The largest tile of a product, rows by panels: its sums fill the registers that A and B leave. Its
-# rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind: 4 x 2
-# -> 4 x 3, 91 -> 106 GFLOP/s of 110.
+# The largest tile of a product, rows by panels: its sums fill the registers that A and B leave, and
+# its rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind: 4
+# x 2 -> 4 x 3, 91 -> 106 GFLOP/s of 110.
 LARGEST_TILE = (8, 2) if vector_bytes() == 64 else (4, 3)
 # Rows of the smaller tile, for the few rows after the last whole strip.
 SMALL_TILE_ROWS = 4
@@ -242,6 +242,6 @@ PREDICT_FLOPS = 5_000_000_000
 # Most packed parameters that a prediction leaves to the next one: 4 MB of float32.
 KEPT_PARAMETERS = 1 << 20
 # Bytes of the buffers of ended fits that the process keeps: enough for 8 million parameters, in
-# mixed precision too. They take 0.15 ms to make, and up to 2.4 ms a megabyte of new memory. 128 ->
+# mixed precision too. New buffers take 0.15 ms, and up to 2.4 ms a megabyte of new memory. 128 ->
 # 160 MB: 815 -> 760 ms (12 steps of 1024-2048-2048-1000@512 in bfloat16, 146 MB).
 KEPT_TRAINING_BYTES = 5 << 25

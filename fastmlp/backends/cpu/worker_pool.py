@@ -3,8 +3,8 @@
 For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us.
 Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in compiled code,
 without the GIL: woken in Python, they waited 5 ms for a caller that holds it. A parallel region of
-Numba's would be launched in 17 us while OpenMP's threads still spin, but end only when all of them
-have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+Numba's would be launched in 17 us while OpenMP's threads spin, but end only when all have entered:
+0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
 """
 
 import ctypes
@@ -122,7 +122,7 @@ def _of_python(name: str) -> int:
 
 def serve(scalar: Any) -> Callable[[int], None]:
     """The worker's loop: run the calls that are posted to the mailbox; between two of them spin,
-    and sleep when the spins are used up. It never returns."""
+    and sleep when the spins are used up. The loop never returns."""
 
     def serve_calls(place: int) -> None:
         box, spins = record_at(place, Mailbox), 0
@@ -161,8 +161,8 @@ def _post(place: int, state: int, team: int, driver: int, job: int) -> bool:
 
 
 def launch(scalar: Any) -> Callable[..., None]:
-    """Posts a call to the mailboxes of up to n - 1 workers, first to those that spin, and runs the
-    driver as the leader; the numbers posted and woken are written to the team's record.
+    """Posts a call to up to n - 1 workers' mailboxes, first where workers spin, and runs the driver
+    as the leader. The numbers posted and woken go to the team's record.
 
     The leader waits briefly for workers that spin, and if it is patient for those that slept.
     """
@@ -305,8 +305,8 @@ class WorkerPool:
     def _let_go(self) -> None:
         """Give teams that all their workers have left to other calls.
 
-        Under a lock, and an entry that a signal's handler has replaced is put back: a team that is
-        kept while it runs would be given to a second call.
+        A lock is held, and an entry that a signal's handler has replaced is put back: else a second
+        call could get a running team.
         """
         with self._lock:
             for address, entered in list(self._teams.items()):

@@ -343,8 +343,8 @@ class _HostMemory:
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """X, checked as by `arrays.features`; an X on the GPU stays there, not copied. It must have
-    the net's dtype and be C-contiguous."""
+    """X, checked as by `arrays.features`; an X on the GPU stays there, must have the net's dtype
+    and be C-contiguous."""
     if not is_device_array(x):
         return arrays.features(x, n_features, dtype, who)
     _check_layout(x, dtype, who, "X")

@@ -24,8 +24,8 @@ from fastmlp.rules.updates import ParameterGroups, groups_of
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 # A net shows its parameters, an average in a slot, or an average that follows from m.
 NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
-# Losses and row weights are summed by these partial sums; the losses' begin `sums`. Their number is
-# independent of the number of threads, and so are the bits.
+# Losses and row weights are summed by these partial sums; the losses' begin `sums`. The number of
+# partial sums, and so the bits, are independent of the number of threads.
 N_PARTIAL_SUMS = 32
 # The most partial sums of the penalties, whatever the number of blocks.
 N_PENALTY_SUMS = 1 << 13

@@ -3,14 +3,14 @@
 Kernels work on numbers in registers and in memory, and on records. Numba's frontend took 3.5 s of a
 first fit, and gave LLVM four times as much to optimize; the translator takes 0.2 s.
 
-It understands assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions and
+The subset has assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions and
 of `emitted` functions, arithmetic, comparisons, conditional expressions, fields of records,
 elements of views and tables, and tuples. A name has one type. A function that returns a value is
 inlined in its caller.
 
-It refuses, with the source's line, everything else: a name that may have no value, a negative
-constant index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles
-the block. Indices are not checked.
+All else is refused, with the source's line: a name that may have no value, a negative constant
+index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles the block.
+Indices are not checked.
 """
 
 import ast

@@ -5,7 +5,7 @@ gradient of a row of W needs one column of the chunk: `sparse_columns` compresse
 (CSC), by counting, before phase two.
 
 In expanded rows a number x of a column of T pieces stands for the T inputs min(max(x - t, 0), 1):
-ones up to its piece, a fraction, zeros. Its product with the column's weights is one of their
+ones up to its piece, a fraction, zeros. The product with the column's weights is one of their
 running sums plus a fraction of the piece's weight. A weight's gradient is the sum of the deltas of
 all rows above its piece, and of the rows within it, times their fractions. A level stands for a
 single one among zeros: its product is a row of the weights, or nothing without a level.

@@ -80,9 +80,8 @@ def holds_transposed(n_in: int, n_out: int, lanes: int) -> bool:
 def has_copy(i: int, n_layers: int, rows: int, *, is_transposed: bool) -> bool:
     """True if training on chunks of `rows` rows holds layer i's weights in both forms.
 
-    A first layer has no deltas below it, a transposed last layer is multiplied forward as it is,
-    and the deltas of a single row go back through W as it is: copies take a quarter of a step
-    (32-64-32-1@1).
+    First layers, transposed last layers and single rows need one form alone: copies take a quarter
+    of a step (32-64-32-1@1).
     """
     return i < n_layers - 1 if is_transposed else i > 0 and rows > 1
 

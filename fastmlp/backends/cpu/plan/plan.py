@@ -554,7 +554,7 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
 
 
 def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
-    """Which transposed weights use non-temporal stores."""
+    """The transposed weights that use non-temporal stores."""
     # Parameters, two numbers of state each, and the transposes.
     n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
     if n_bytes >= NON_TEMPORAL_BYTES:

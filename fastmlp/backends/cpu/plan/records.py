@@ -18,7 +18,7 @@ BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
-# Which transposed weights use non-temporal stores; OTHERS: weights that other threads read.
+# The transposed weights that use non-temporal stores; OTHERS: weights that other threads read.
 NONE, OTHERS, ALL = range(3)
 # How a layer finishes its products: not at all, by its activation's block, by relu's epilogue, or
 # by that and dropout, which writes the slopes.
@@ -249,8 +249,8 @@ class Job(Record):
     wholes: int  # float64, of the batch's rows
 
 
-# Fields that are 0 unless a net, its rows or its optimizer use a feature. Where all are 0, phases
-# run in their plain form.
+# Fields that are 0 unless a net, its rows or its optimizer use a feature. Phases run in their plain
+# form if all are 0.
 FEATURES: dict[type[Record], tuple[str, ...]] = {
     Layer: (
         "dropped", "pairs", "inputs_along", "inputs_across", "outputs_along", "outputs_across",

@@ -51,7 +51,7 @@ def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
         for i in range(net.n_layers):
             layer, target = layers[i], other if source == buffer else buffer
             if layer.relu:
-                # Its values are positive where its slopes are 1: they are kept.
+                # Relu's values are positive where its slopes are 1: they are kept.
                 target = slopes
             multiply(net, layer, source, target)
             source = target

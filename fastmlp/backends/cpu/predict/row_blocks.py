@@ -388,7 +388,7 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
 def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
     """Make the driver that predicts the rows of the `FlatNet` record of a job.
 
-    It adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
+    The driver adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
     """
     size = np.dtype(scalar).itemsize
 

@@ -96,7 +96,7 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
 def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
     """Predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
 
-    Its buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
+    The buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
     """
     size, forward, dots = np.dtype(scalar).itemsize, one_row(scalar), row_dots(scalar)
     through, through_link, one = times_slopes(scalar), _link_slopes(scalar), scalar(1)

@@ -122,9 +122,9 @@ def sum_pieces(
     n_after: Word,
     pair: Word,
 ) -> None:
-    """Store for each of n inputs of a column the sum of the rows of its numbers, times their
-    fractions, and of the rows of all numbers above, those of `n_after` further inputs included;
-    with `pair` in the next panel too."""
+    """Store a sum of rows for each of n inputs of a column: its numbers' rows, times their
+    fractions, and the rows of all numbers above, `n_after` further inputs included. With `pair`
+    in the next panel too."""
     for panels, applies in _panels(v, pair):
         above = [v.variable(v.zero) for _ in panels]
         within = [v.variable(v.zero) for _ in panels]

@@ -100,11 +100,11 @@ def row_tiles(scalar: Scalar) -> list[VectorFunction]:
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     """The product of tiles of these rows and vectors of outputs.
 
-    All n rows share one reading of the weights of `n_in` inputs. The first tile copies those of its
-    outputs to `near`, in the first-level cache, and prefetches the next outputs'; not with address
-    0 or two rows. A call for the next inputs goes on from the sums, which are the outputs. A last
-    tile repeats the last row, so the outputs have room for whole tiles, and each row for whole
-    vectors.
+    All n rows share one reading of the weights of `n_in` inputs. The first tile copies its outputs'
+    weights to `near`, in the first-level cache, and prefetches the next outputs', unless the
+    address is 0 or there are two rows. A call for the next inputs goes on from the sums, which are
+    the outputs. A last tile repeats the last row, so the outputs have room for whole tiles, and
+    each row for whole vectors.
     """
 
     def multiply(

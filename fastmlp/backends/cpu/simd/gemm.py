@@ -1,7 +1,7 @@
 """The one matrix product, C = start + A B of panels: which tiles to sweep it with.
 
-Forward (A = inputs, B = W), delta (A = deltas, B = W transposed) and gradient (A = inputs by
-column, B = deltas) have this form.
+The passes: A = inputs, B = W; A = deltas, B = W transposed; for the gradient A = inputs by column,
+B = deltas.
 """
 
 from collections.abc import Callable
@@ -99,8 +99,8 @@ def _row_products(
 ) -> Callable[..., int]:
     """Multiplies rows, whole strips or fewer than one; the result is their number.
 
-    The translator inlines what returns a value. As a separate function, or inlined by LLVM, it made
-    the product by column compile 0.05 s longer.
+    The translator inlines what returns a value. A separate function, or LLVM's inlining, made the
+    product by column compile 0.05 s longer.
     """
     # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the same time, 55
     # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.

@@ -1,9 +1,9 @@
 """The innermost loops: tiles of a matrix product in vector registers.
 
-A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps
-at a time: a block of B stays in the first-level cache while all rows of A pass by. Every element is
-one chain of fused multiply-adds in the order of k, so tiles and blocks do not change bits. All
-matrices lie in `Panels`.
+A tile keeps rows x vectors accumulators in registers. It takes `DEPTH_BLOCK` steps of the sums at a
+time: a block of B stays in the first-level cache while all rows of A pass by. Every element is one
+chain of fused multiply-adds in the order of k, so tiles and blocks do not change bits. All matrices
+lie in `Panels`.
 """
 
 from collections.abc import Callable, Sequence
@@ -128,7 +128,7 @@ class TileForm(NamedTuple):
 class Start(NamedTuple):
     """The matrix that sums start from: its address, bytes between its rows and between its panels.
 
-    It may lie like C, be one row for all (a bias: `row_stride` 0) or one vector.
+    The matrix may lie like C, be one row for all (a bias: `row_stride` 0) or one vector.
     """
 
     address: Word
@@ -221,8 +221,8 @@ class Sweep:
     def prefetch_of(
         self, first: Word, ends: Condition, t: Word, n_tiles: Word
     ) -> Callable[[Word], None]:
-        """A function that prefetches, along a tile's panels of A, a share of the next block of B:
-        further down, or of the next panels. It does nothing if all of k is one block.
+        """A function that prefetches, along a tile's panels of A, a share of the next block of B,
+        further down or of the next panels; none if all of k is one block.
 
         232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """

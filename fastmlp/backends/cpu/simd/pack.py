@@ -314,7 +314,7 @@ def _pair_square(
 
 
 def _transposed(v: Vectors, both: list[Vector]) -> list[Vector]:
-    """For each pair along the rows, that of every row; each vector given has two rows."""
+    """Each pair along the rows, of every row; each given vector has two rows."""
     half = v.lanes // 2
     order = [j // 2 + j % 2 * half for j in range(v.lanes)]
     return [v.shuffle(column, column, order) for column in v.transposed(both)]

@@ -1,9 +1,9 @@
 """AMX's tile registers: eight of up to 16 rows of 64 bytes, and the product of two of them.
 
-One instruction adds a product of pairs of bfloat16 to 16 x 16 sums, up to 16 pairs deep. It sums
-the first numbers' products of all pairs, and the second ones', each from 0 by fused multiply-adds,
-then adds both sums and these to the register's number. It rounds to nearest even and takes
-subnormal numbers for zeros, whatever the thread's settings.
+One instruction adds a product of pairs of bfloat16 to 16 x 16 sums, up to 16 pairs deep. The
+products of all pairs' first numbers, and of the second ones, are summed from 0 by fused
+multiply-adds; both sums are added, then added to the register's number. Rounding is to nearest
+even, and subnormal numbers count as zeros, whatever the thread's settings.
 
 The unit needs a cycle for each row of the left operand.
 """
