@@ -1,6 +1,6 @@
 """Nets side by side: a step of each, or predictions by each, in calls shared among threads by nets.
 
-A call takes some 100 us, and holds the GIL. Its team serves call after call.
+A call takes some 100 us, and holds the GIL. A team serves call after call.
 """
 
 import ctypes
@@ -89,8 +89,7 @@ def _point(entry: Entry) -> PlainStep:
 
 
 def check_rows(scalar: Scalar) -> Kernel:
-    """Make the block that sets the status of a `PlainStep` to `TAKEN` where a step would take its
-    rows."""
+    """Sets the status of a `PlainStep` to `TAKEN` if a step would take its rows."""
     are_sound, take_weights = row_checks(scalar)
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
 
@@ -105,8 +104,8 @@ def check_rows(scalar: Scalar) -> Kernel:
 def step_nets(scalar: Scalar) -> Kernel:
     """Make the driver of a step of each net, where the rows of all are sound.
 
-    The one argument is the address of a `GroupJob` record. The caller has checked shapes. It holds
-    the GIL, or the parameters' locks, without which nobody reads them.
+    The one argument is the address of a `GroupJob`. The caller has checked shapes, and holds the
+    GIL, or the parameters' locks, without which nobody reads them.
     """
 
     @njit(parallel=True)
@@ -143,8 +142,7 @@ def step_nets(scalar: Scalar) -> Kernel:
 
 
 def predict_rows(scalar: Scalar) -> Kernel:
-    """Make the block that predicts an `Entry`'s rows; its status is `TAKEN` if all numbers read and
-    written are finite."""
+    """Predicts an `Entry`'s rows; the status is `TAKEN` if all numbers are finite."""
     are_finite, vector = ranges(scalar)[1], lanes_of(scalar) * np.dtype(scalar).itemsize
 
     def predict(address: int) -> None:
@@ -161,8 +159,7 @@ def predict_rows(scalar: Scalar) -> Kernel:
 
 
 def predict_nets(scalar: Scalar) -> Kernel:
-    """Make the driver of predictions by each net; its one argument is the address of a `GroupJob`
-    record."""
+    """Predictions by each net; the one argument is the address of a `GroupJob`."""
 
     @njit(parallel=True)
     def predict_each(team: int, entries: Sequence[Entry], first: int, place: int, n: int) -> None:
@@ -182,8 +179,8 @@ def predict_nets(scalar: Scalar) -> Kernel:
 
 
 def renewed_team_call(scalar: Any) -> Callable[..., None]:
-    """Make the block that renews a team that all have left, and runs a driver as its leader, with
-    the workers that spin at their mailboxes."""
+    """Renews a team that all have left, and runs a driver as its leader, with the workers that spin
+    at their mailboxes."""
 
     def lead_renewed_team(
         launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int

@@ -35,19 +35,17 @@ Array = NDArray[Any]
 
 
 class Prediction:
-    """The predictions of a network for rows, dense, sparse or expanded, by packed panels.
-
-    Products are in the network's `compute_dtype`.
+    """Predictions for rows, dense, sparse or expanded, by packed panels, in the network's
+    `compute_dtype`.
 
     Parameters
     ----------
-    like : SparseRows or Expanded, optional
-        Some rows, if all rows are to be of their kind.
+    like : some rows, if all rows are to be of their kind, SparseRows or Expanded
 
     Attributes
     ----------
-    size : int, the numbers of the packed parameters, and of weights in pairs; sparse rows read the
-        first layer unpacked
+    size : numbers of the packed parameters and of weights in pairs
+        Sparse rows read the first layer unpacked.
     """
 
     size: int
@@ -92,7 +90,7 @@ class Way(NamedTuple):
 
     Attributes
     ----------
-    quick : the most rows of a call by this method that holds the GIL; 0: it never does
+    quick : most rows of a call that holds the GIL; 0: it never does
     """
 
     method: Literal["one by one", "in lanes", "row tiles", "row blocks", "packed panels"]
@@ -100,7 +98,7 @@ class Way(NamedTuple):
 
 
 def way_for(n_rows: int, network: Network) -> Way:
-    """Decide by which method n_rows rows of an array are predicted."""
+    """The method for n_rows rows of an array."""
     layout = network.layout
     if network.compute_dtype:
         return Way("packed panels", 0)
@@ -135,20 +133,18 @@ class Predictor:
     expanded rows  expanded                      packed                              a team
     =============  ============================  ==================================  ==============
 
-    `way_for` decides for arrays. All their methods give the same bits, and a row of any kind has
-    the same bits alone and among others; so few rows are rounded to bfloat16 too, though float32
-    would take less time. A copy of the parameters is taken under `lock.parameters`, so that
-    predictions during a fit see one state of them. Any number of threads may predict at a time:
-    each call takes its buffers from a free list.
+    `way_for` decides for arrays. All methods for arrays give the same bits, and a row of any kind
+    has the same bits alone and among others; so few rows are rounded to bfloat16 too. A copy of the
+    parameters is taken under `lock.parameters`: predictions during a fit see one state. Any number
+    of threads may predict at a time: each call takes its buffers from a free list.
 
     Parameters
     ----------
-    runner : Runner, its lock and number of threads
-    network : Network, which may be the runner's without its output function, with the compute dtype
-        of predictions in place of training's
+    runner : of this lock and number of threads
+    network : may be the runner's without its output function, with predictions' compute dtype
     parameters : (n_parameters,) array, live
-    idle : FreeList, the free list of buffers
-    select : from an X that is no plain array, and the caller's name, to the columns to predict from
+    idle : the free list of buffers
+    select : from an X that is not a plain array, and the caller's name, to the columns to use
     """
 
     def __init__(
@@ -169,26 +165,14 @@ class Predictor:
         self._spare = FreeList()
 
     def __reduce__(self) -> Any:
-        """Copy and pickle as None: addresses are valid in this object and process only."""
+        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Array:
-        """Return the predictions for X, shape (n_rows, n_outputs): `out`, or a new array.
+        """Return `out`, or a new array, shape (n_rows, n_outputs).
 
-        Parameters
-        ----------
-        X : (n_rows, n_features) array of real numbers
-        out : (n_rows, n_outputs) array of the network's dtype, optional; may share memory with X
-
-        Raises
-        ------
-        TypeError, ValueError
-            If X or out is not of that kind, or X holds a number that is not finite.
-
-        Warns
-        -----
-        RuntimeWarning
-            If a prediction is not finite.
+        `out` is of the network's dtype and may share memory with X. Invalid X or `out` raise a
+        TypeError or ValueError; predictions that are not finite warn.
         """
         small = self._small
         if small is not None:
@@ -199,7 +183,7 @@ class Predictor:
         return self._checked(X, out, who) if predictions is None else predictions
 
     def quick(self, X: object, out: object = None) -> Array | None:
-        """Return the predictions of a small batch of plain arrays, without checks or copies.
+        """The predictions of a small batch of plain arrays, without checks or copies.
 
         None: X or out is not plain, a number is not finite, or no small batch has been predicted
         before; then `out` may have been written.
@@ -209,7 +193,7 @@ class Predictor:
 
     @property
     def is_quick(self) -> bool:
-        """True if a small batch has been predicted before, so that `quick` has its buffers."""
+        """True if a small batch has been predicted before: `quick` has its buffers."""
         return self._small is not None
 
     def flat_net(self) -> SmallBatch | None:
@@ -299,12 +283,12 @@ class Predictor:
 
 
 def kind_of(x: Rows) -> object:
-    """Return a key: rows of one kind can have the same buffers."""
+    """Rows of one kind can have the same buffers."""
     return x.kind if isinstance(x, Expanded) else type(x)
 
 
 def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict") -> Array | None:
-    """Return `out`, or a new array; None if x would have to be copied, or out to be checked.
+    """`out`, or a new array; None if x would have to be copied, or out to be checked.
 
     Plain arrays are C-contiguous, of the network's dtype and shape, and share no memory.
     """

@@ -47,9 +47,9 @@ from fastmlp.compiler import (
 from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
 
-# The vectors of rows in a block: as many as the largest tile of sums is wide.
+# Vectors of rows in a block: as many as the largest tile of sums is wide.
 VECTORS = LARGEST_TILE[1]
-# Blocks of values per thread: a layer's inputs, its outputs, and the derivatives that an
+# A thread's blocks of values: a layer's inputs, its outputs, and the derivatives that an
 # activation's block writes.
 BLOCKS = 3
 # Operations of a call that asks for no threads: asking takes 15 us.
@@ -102,9 +102,8 @@ class Flat(NamedTuple):
     ----------
     net : record array of `FlatNet`, shape (1,)
     layers : array of `FlatLayer`, shape (n_layers,)
-    buffers : bytes, each thread's on cache lines of their own
-    checks : numbers, each thread's on cache lines of their own: 0, or NaN after a number that was
-        not finite
+    buffers : bytes, each thread's on separate cache lines
+    checks : each thread's on separate cache lines: 0, or NaN after a number that was not finite
     zeros : as many as a tile has units, the biases of products that go backward
     """
 
@@ -130,7 +129,7 @@ def make_flat(
     Parameters
     ----------
     parameters : (n_parameters,) array of the network's dtype, kept alive by the caller
-    slopes : bool, True to keep the slopes of all layers, which follow two blocks of values
+    slopes : keep the slopes of all layers, which follow two blocks of values
     """
     layout, dtype = network.layout, network.dtype
     lanes, size = lanes_of(dtype.type), dtype.itemsize
@@ -190,13 +189,13 @@ Predict = Callable[..., None]
 
 @njit
 def n_vectors(n_rows: int, lanes: int) -> int:
-    """Return how many vectors of `lanes` rows hold n_rows."""
+    """Vectors of `lanes` rows that hold n_rows."""
     return (n_rows + lanes - 1) // lanes
 
 
 def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multiply:
-    """Make the function that writes a layer's sums, or their positive parts, of one block;
-    `backward`: sums over the layer's outputs, for its inputs."""
+    """Writes a layer's sums, or their positive parts, of one block; `backward`: sums over the
+    layer's outputs, for its inputs."""
     size = np.dtype(scalar).itemsize
     unit = vectors * lanes_of(scalar) * size
     most = LARGEST_TILE[0]
@@ -228,7 +227,7 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
 
 
 def _vectors_of_rows(scalar: Scalar) -> Predict:
-    """Make the function that predicts vectors first to last of rows in one thread's buffers."""
+    """Predicts vectors first to last of rows in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector = lanes * size
     wide, narrow = products(scalar, VECTORS), products(scalar, 1)
@@ -273,7 +272,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
 
 
 def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Make the block that predicts a `FlatNet` record's rows, on a team or on one thread."""
+    """Predicts a `FlatNet` record's rows, on a team or on one thread."""
     return hinted(control=True)(on_all_rows(scalar, _vectors_of_rows(scalar)))
 
 
@@ -358,17 +357,17 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
 
 
 def rows_in_tiles(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Make the block that predicts a `FlatNet` record's rows in tiles of rows and outputs."""
+    """Predicts a `FlatNet` record's rows in tiles of rows and outputs."""
     return hinted(control=True)(on_all_rows(scalar, _tiles_of_rows(scalar)))
 
 
 def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
-    """Make the block that applies a function of some vectors of rows to all of them."""
+    """Applies a function of some vectors of rows to all."""
     lanes = lanes_of(scalar)
 
     @njit(parallel=True)
     def predict_rows(team: int, nets: Sequence[FlatNet], n_parts: int) -> None:
-        """Predict all rows: each part takes a range of vectors through all layers."""
+        """Each part takes a range of vectors through all layers."""
         n = n_vectors(nets[0].n_rows, lanes)
         for index in prange(n_parts):
             # A table of one record: a record itself does not cross into a region of Numba's.
@@ -386,9 +385,9 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
 
 
 def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
-    """Make the driver that predicts the rows of the `FlatNet` record of a job.
+    """Predicts the rows of the `FlatNet` record of a job.
 
-    The driver adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
+    It adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
     """
     size = np.dtype(scalar).itemsize
 
@@ -437,12 +436,11 @@ class RowBlocks:
         self.job["net"] = address(self._flat.net)
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write the predictions for x at these parameters to out, shape (n_rows, n_outputs).
+        """Write the predictions for x to out, shape (n_rows, n_outputs); return True if all numbers
+        are finite.
 
         Short calls read the live parameters. Long calls, and those during which training has
         written, read a copy of one state.
-
-        Returns True if all numbers of x and of out are finite.
         """
         lock, live = self._runner.lock, self._row_flops * len(out) <= LIVE_FLOPS
         if live:

@@ -1,8 +1,8 @@
 """Predictions of small batches, straight from the live flat parameters.
 
-Packing the weights would cost more than using them: one row of 16-64-64-2 takes 5,000
-multiply-adds, and packing as many copies. Up to four rows are predicted one by one, more by vectors
-of rows. The sums run in the order of the packed kernels, so all methods give the same bits.
+Packing the weights would cost more than using them: 5,000 copies for one row of 16-64-64-2, of
+5,000 multiply-adds. Up to four rows are predicted one by one, more by vectors of rows. The sums run
+in the order of the packed kernels, so all methods give the same bits.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ Array = NDArray[Any]
 
 
 def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
-    """Make the function that predicts the row at x, in three vectors of the widest layer."""
+    """Predicts the row at x, in three vectors of the widest layer."""
     multiply = one_row(scalar)
 
     @njit
@@ -69,7 +69,7 @@ def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
 
 
 def row_by_row(scalar: Scalar) -> Callable[[int], None]:
-    """Make the block that predicts the rows of a `FlatNet` record, one after the other."""
+    """Predicts the rows of a `FlatNet` record, one after the other."""
     size, predict_row = np.dtype(scalar).itemsize, predict_row_of(scalar)
 
     @hinted(control=True)
@@ -83,8 +83,8 @@ def row_by_row(scalar: Scalar) -> Callable[[int], None]:
 
 
 def small_batch(scalar: Scalar) -> Callable[[int], None]:
-    """Make the driver that predicts the rows of a `FlatNet` record on the calling thread, one by
-    one or by vectors of rows."""
+    """Predicts the rows of a `FlatNet` record on the calling thread, one by one or by vectors of
+    rows."""
 
     def predict_all(address: int) -> None:
         mode = flush_denormals()
@@ -134,7 +134,7 @@ class SmallBatch:
         self.address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
-        """Copy and pickle as None: addresses are valid in this object and process only."""
+        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
         return type(None), ()
 
     def __call__(self, x: object, out: object) -> Array | None:
@@ -168,12 +168,12 @@ class SmallBatch:
 
 
 def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
-    """Make the function by which Python predicts a small batch."""
+    """Python predicts a small batch by this function."""
     size, zero = np.dtype(scalar).itemsize, scalar(0)
 
     @njit
     def all_finite(address: int, n: int) -> bool:
-        """Return True if n numbers are finite. Bits vectorise, a sum would be one chain."""
+        """Bits vectorise, a sum would be one chain."""
         numbers, faults = row(address, n, scalar), 0
         for i in range(n):
             faults |= 0 if numbers[i] * zero == zero else 1
