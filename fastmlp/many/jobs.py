@@ -1,4 +1,4 @@
-"""The nets of a call, each with its rows, epochs and batch size, of arrays or of one source."""
+"""Nets of a call, each with rows, epochs and batch size, from arrays or one source."""
 
 import math
 import threading
@@ -27,12 +27,12 @@ WHO = "fit_many"
 
 
 class NetJob(NamedTuple):
-    """One net's part of the call, checked.
+    """One net's checked part of the call.
 
     Attributes
     ----------
     data, held_out : Data, to train and to validate on; held_out may be None
-    batch_size : no more than there are rows
+    batch_size : at most the number of rows
     names : of the columns of X, or None
     number : of the net in the call
     """
@@ -47,17 +47,17 @@ class NetJob(NamedTuple):
 
     @property
     def core(self) -> Core:
-        """The net's engine and state; a copy in another process makes a new engine."""
+        """Engine and state of the net; a copy in another process makes a new engine."""
         return core_of(self.net)
 
     @property
     def cost(self) -> float:
-        """About how long the fit takes, in operations at full speed."""
+        """Approximate operations of the fit at full speed."""
         return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
 
 
 def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
-    """Check that the nets are a sequence of different `MLP`; return them as a list."""
+    """The nets as a list, after a check that they are distinct `MLP`."""
     if isinstance(sequence, MLP) or not isinstance(sequence, Iterable):
         raise TypeError(f"{caller}: nets must be a sequence of MLP, got {sequence!r}")
     nets, places = list(sequence), dict[int, int]()
@@ -79,7 +79,7 @@ def jobs_of(
     held_out: tuple[Any, Any],
     sample_weight: Any,
 ) -> list[NetJob]:
-    """Check all arguments; return each net's job.
+    """Checked jobs of the nets.
 
     `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
     """
@@ -113,8 +113,7 @@ def jobs_of(
 
 
 def check_generators(jobs: list[NetJob]) -> None:
-    """Raise if two nets draw their orders of rows from one generator: the bits would depend on
-    which thread draws first."""
+    """Raise if two nets shuffle by one generator: bits would depend on the first thread."""
     places = dict[int, int]()
     for i, job in enumerate(jobs):
         if job.batch_size < job.data.n_rows:
@@ -127,7 +126,7 @@ def check_generators(jobs: list[NetJob]) -> None:
 
 
 class Shared:
-    """X, y and weights in the nets' forms, each form made once and shared by nets."""
+    """X, y and weights in the nets' forms, each form made once and shared."""
 
     def __init__(self, X: Any, y: Any) -> None:
         own = frames.named(X, None, WHO, warns=True)
@@ -138,11 +137,11 @@ class Shared:
 
     @property
     def n_rows(self) -> int:
-        """The rows of X; 0 where X is not an array."""
+        """Number of rows of X; 0 where X is not an array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
     def data(self, core: Core, weight: Any, who: str) -> tuple[Data, frames.Names]:
-        """Return all rows, in the form and on the device of a net, and the names of its columns."""
+        """All rows, in the form and on the device of a net, and the names of columns."""
         self._kept.append(weight)
         known = core.state.feature_names
         select = partial(frames.named, self._x, known, who)
@@ -152,7 +151,7 @@ class Shared:
         kind = sizes[0], sizes[-1], dtype, loss.targets, loss.per_target, queue
         own = None if x is self._x else names
         data = self.memo((own, kind), partial(core.engine.data, x, self._y, None, who))
-        # By themselves: nets of one kind may have a weight each.
+        # Separate, as nets of one kind may have a weight each.
         weigh = partial(core.engine.weights, weight, data.n_rows, who)
         weight = self.memo(("weight", id(weight), dtype, queue), weigh)
         return data._replace(weight=weight), names
@@ -179,7 +178,7 @@ def who(i: int) -> str:
 
 
 def each_integer(values: Any, name: str, n: int) -> list[int]:
-    """Return one integer per net, from one for all or from a sequence."""
+    """One integer per net, from one for all or from a sequence."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         return [scalars.positive_integer(WHO, name, values)] * n
     numbers = list(values)
@@ -188,7 +187,7 @@ def each_integer(values: Any, name: str, n: int) -> list[int]:
 
 
 def _each(values: Any, name: str, n: int) -> list[Any]:
-    """Return one array or None per net, from one for all or from a sequence of them."""
+    """One array or None per net, from one for all or from a sequence."""
     if not isinstance(values, Sequence) and not (isinstance(values, np.ndarray) and values.ndim):
         return [values] * n
     if len(values) == 0 or (np.ndim(values[0]) == 0 and values[0] is not None):
@@ -203,12 +202,12 @@ def _as_many(values: Sequence[Any], name: str, n: int) -> None:
         raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(values)}")
 
 
-# Seconds that a wait lasts at a time.
+# Seconds of one wait.
 LOOK_SECONDS = 0.1
 
 
 def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any]) -> bool:
-    """Return True if X is to be a source; `parts` are arguments that go with arrays."""
+    """True if X is a source; `parts` are arguments that go with arrays."""
     unnamed(y, WHO)
     if y is not None and not has_blocks(X):
         if validation_data is not None:
@@ -233,12 +232,12 @@ def jobs_over(
     options: FitOptions,
     sizes: tuple[Any, Any],
 ) -> tuple[list[NetJob], Feed | None]:
-    """Return each net's job over a source, and the feed of its first buffer.
+    """Jobs of the nets over a source, and the feed of the first buffer.
 
     Parameters
     ----------
     rows : the source, and y, which must be None
-    options : FitOptions, but for epochs and batch size
+    options : FitOptions, without epochs and batch size
     sizes : epochs and batch size, each one number or one for each net
     """
     epochs = each_integer(sizes[0], "epochs", len(nets))
@@ -273,7 +272,7 @@ def jobs_over(
 
 
 def _names_of(cores: Sequence[Core]) -> Names:
-    """Names of columns that nets know, which must be the same in all nets that know some."""
+    """Names of columns that nets know, which must be equal."""
     first: Names = None
     for i, core in enumerate(cores):
         names = core.state.feature_names
@@ -291,9 +290,8 @@ class SharedFeed:
 
     Parameters
     ----------
-    feed : Feed
     n_fits : int, which all take `part`
-    n_threads : int, how many of them train at once
+    n_threads : int, number of concurrent fits
     """
 
     def __init__(self, feed: Feed, n_fits: int, n_threads: int) -> None:
@@ -323,7 +321,7 @@ class SharedFeed:
             self._changed.notify_all()
 
     def advance(self) -> None:
-        """Wait until all fits are here; the last one reads the next buffer."""
+        """Wait for all fits; the last one reads the next buffer."""
         self._cores.release()
         with self._changed:
             number, self._waiting = self._number, self._waiting + 1

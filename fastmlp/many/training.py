@@ -1,4 +1,4 @@
-"""The fits of many nets: in a pool on this machine, on GPUs, on a cluster's workers; their ends."""
+"""Fits of many nets: in a pool on this machine, on GPUs, on a cluster's workers; their ends."""
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,25 +26,24 @@ from fastmlp.training.options import FitOptions, by_buffers
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.expanded import Expanded
 
-# Most operations, 0.5 ms of one thread, of fits that start no thread.
+# Maximum operations, 0.5 ms of one thread, of fits without threads.
 SHORT_FLOPS = 20_000_000
 SUFFIX = ".safetensors"
 
 
 class GpuQueue:
-    """The nets on one GPU. Nets of one kind train in the same launches, with the bits of single
-    fits, which use the same kernels.
+    """Nets on one GPU. Equal kinds train in the same launches, with the bits of single fits.
 
     Parameters
     ----------
-    index : the number of the GPU
+    index : number of the GPU
     jobs : by the nets' numbers
-    request : from a net's job to the request of its fit
+    request : from a net's job to the request of the fit
     bar : of the epochs of all nets, or None
 
     Attributes
     ----------
-    outcomes : of the nets that have begun, by their numbers
+    outcomes : of the nets that have begun, by number
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class GpuQueue:
             raise
 
     def _next(self, i: int, error: Stopped | None = None) -> Span[Any] | None:
-        """Return the next span of a net's fit, or None at its end; an error ends the fit."""
+        """The next span of a net's fit, or None at the end; an error ends the fit."""
         request, spans = self._fits[i]
         try:
             with collected() as warned:
@@ -121,7 +120,7 @@ def _group_engine(job: NetJob) -> GroupEngine[Any]:
 
 
 def queues_of(jobs: list[NetJob], *arguments: Any) -> list[GpuQueue]:
-    """Return the queues of the GPUs that have nets; `arguments` are the last ones of `GpuQueue`."""
+    """Queues of the GPUs that have nets; `arguments` follow the jobs of `GpuQueue`."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:
@@ -133,14 +132,14 @@ def queues_of(jobs: list[NetJob], *arguments: Any) -> list[GpuQueue]:
 
 
 class CallOutcomes(NamedTuple):
-    """The nets' outcomes, None for those that had not begun, and True if Ctrl-C ended the call."""
+    """Outcomes of nets, None for nets that had not begun, and True if Ctrl-C ended the call."""
 
     outcomes: Sequence[Outcome | None]
     interrupted: bool
 
 
 def locked(jobs: Sequence[NetJob]) -> ExitStack:
-    """Return a context in which no other fit of the nets begins; they know their columns in it."""
+    """A context in which other fits of the nets are refused, and the nets know their columns."""
     with ExitStack() as stack:
         for job in jobs:
             state = job.core.state
@@ -156,7 +155,7 @@ def trained(
     n_threads: int | None,
     feed: Feed | None = None,
 ) -> CallOutcomes:
-    """Train all nets, which are locked, on as many threads; `feed` reads a source."""
+    """Train all locked nets on up to `n_threads` threads; `feed` reads a source."""
     n = n_threads_of(n_threads)
     options = options.having(
         callbacks=_one_at_a_time(options.callbacks), progress=bar if bar is not None else False
@@ -188,7 +187,7 @@ def trained(
 
 
 def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
-    """Return the callbacks under one lock: two never run at once."""
+    """Callbacks under one lock: two never run at once."""
     lock = threading.Lock()
 
     def alone(callback: Callback, report: Report) -> None:
@@ -223,7 +222,7 @@ def _fit(
 
 
 def concluded(ended: CallOutcomes) -> list[History]:
-    """The histories; the warnings of the fits are repeated here."""
+    """The histories; warnings of the fits are repeated here."""
     for i, outcome in enumerate(ended.outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{who(i)}: {message}", category)
@@ -233,7 +232,7 @@ def concluded(ended: CallOutcomes) -> list[History]:
 
 
 def interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
-    """Return the histories of a call that Ctrl-C has ended, and warn."""
+    """Histories of a call that Ctrl-C has ended, with a warning."""
     histories = _histories(outcomes)
     done = sum(history.status is not Status.INTERRUPTED for history in histories)
     begun = sum(outcome is not None for outcome in outcomes)
@@ -254,7 +253,7 @@ STAYS = ("layout", "optimizer")
 
 
 class Files(NamedTuple):
-    """The files of a call, which each worker reads itself, and rows to validate on, or files."""
+    """Files of a call, which each worker reads itself, and rows to validate on, or files."""
 
     path: Any
     validation_data: Any
@@ -263,7 +262,7 @@ class Files(NamedTuple):
 def train_jobs(
     options: FitOptions, files: Files | None, jobs: list[NetJob]
 ) -> list[tuple[Outcome, dict[str, Any]]]:
-    """Train the nets of a group; return each one's outcome, and its state but for `STAYS`."""
+    """Train the nets of a group; return outcomes, and states without `STAYS`."""
     jobs, feed = _with_rows(jobs, files, options)
     with locked(jobs):
         ended = trained(jobs, options, None, None, feed)
@@ -296,7 +295,6 @@ def files_of(path: Any, validation_data: Any) -> Files:
 
 
 def check_devices(jobs: Sequence[NetJob]) -> None:
-    """Raise ValueError if a net is on a GPU."""
     for job in jobs:
         if job.core.engine.queue is not None:
             raise ValueError(
@@ -311,7 +309,7 @@ def trained_on(
     bar: Bar | None,
     files: Files | None,
 ) -> CallOutcomes:
-    """Train all nets, which are locked, on the workers of a cluster."""
+    """Train all locked nets on the workers of a cluster."""
     work, costs = partial(train_jobs, options, files), [job.cost for job in jobs]
     # Rows of files are read by the workers.
     none: Any = {"data": None, "held_out": None}
@@ -328,7 +326,7 @@ def trained_on(
 
     with ExitStack() as stack:
         for job in jobs:
-            # No fit changes them here: their pickles have the state of the optimizers.
+            # Fits do not change them here: pickles have the optimizers' state.
             stack.enter_context(job.core.state.lock.calling_back())
         try:
             cluster.run(work, parcels, costs, _arrays(jobs), done, "nets")
