@@ -9,11 +9,11 @@ from types import ModuleType as _ModuleType
 from fastmlp.data.arrow import CSVFile as CSVFile
 from fastmlp.data.blocks import Blocks as Blocks
 from fastmlp.model import MLP as MLP
-from fastmlp.rules.loss_settings import BinaryFocal as BinaryFocal
-from fastmlp.rules.loss_settings import Focal as Focal
-from fastmlp.rules.loss_settings import Quantile as Quantile
-from fastmlp.rules.loss_settings import Tweedie as Tweedie
+from fastmlp.rules.losses import BinaryFocal as BinaryFocal
+from fastmlp.rules.losses import Focal as Focal
 from fastmlp.rules.losses import Loss as Loss
+from fastmlp.rules.losses import Quantile as Quantile
+from fastmlp.rules.losses import Tweedie as Tweedie
 from fastmlp.rules.optimizer_protocol import EMA as EMA
 from fastmlp.rules.optimizer_protocol import SWA as SWA
 from fastmlp.rules.optimizers import LBFGS as LBFGS
@@ -39,7 +39,7 @@ from fastmlp.training.history import Report as Report
 from fastmlp.training.history import Status as Status
 from fastmlp.training.stopping import EarlyStopping as EarlyStopping
 from fastmlp.training.stopping import ReduceLROnPlateau as ReduceLROnPlateau
-from fastmlp.validation.expanded import Expanded as Expanded
+from fastmlp.validation.arrays import Expanded as Expanded
 
 if _typing.TYPE_CHECKING:
     from fastmlp.data.outputs import predict_arrow as predict_arrow
@@ -52,9 +52,9 @@ if _typing.TYPE_CHECKING:
     from fastmlp.export.c_file import to_c as to_c
     from fastmlp.export.derivatives import gradient as gradient
     from fastmlp.export.derivatives import jacobian as jacobian
+    from fastmlp.export.derivatives import shap_values as shap_values
     from fastmlp.export.models import fold as fold
     from fastmlp.export.onnx import to_onnx as to_onnx
-    from fastmlp.export.shap import shap_values as shap_values
     from fastmlp.many.fit_many import fit_many as fit_many
     from fastmlp.net_group import NetGroup as NetGroup
     from fastmlp.network.resolve import check_rule as check_rule
@@ -86,7 +86,7 @@ _ROOMS = {
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
     "save": "saving",
-    "shap_values": "export.shap",
+    "shap_values": "export.derivatives",
     "to_c": "export.c_file",
     "to_onnx": "export.onnx",
 }

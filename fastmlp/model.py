@@ -24,12 +24,11 @@ from fastmlp.rules.optimizers import require_first_order
 from fastmlp.serialization import codec, files, model_state
 from fastmlp.serialization.files import Content, content_of
 from fastmlp.training import loop
-from fastmlp.training.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import EVERY, FitOptions, Listener, RawRows, ValidationData
-from fastmlp.training.ranks import ranks_of
+from fastmlp.training.ranks import CommunicatorLike, check_ranks, ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.second_order import batch_size_for
 from fastmlp.training.second_order import check as check_second_order

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu import dispatch, second_order, side_by_side, team, worker_pool
+from fastmlp.backends.cpu.evaluation import curvature_loop
 from fastmlp.backends.cpu.kernels import epoch, one_step, step
 from fastmlp.backends.cpu.kernels.elementwise import link_loop
 from fastmlp.backends.cpu.kernels.rule_blocks import (
@@ -26,7 +27,6 @@ from fastmlp.backends.cpu.kernels.rule_blocks import (
     every_rule,
     loss_options,
 )
-from fastmlp.backends.cpu.parameter_jacobian import curvature_loop
 from fastmlp.backends.cpu.predict import (
     embedded,
     embedded_tables,

@@ -6,8 +6,7 @@ import numpy as np
 
 from fastmlp import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.backends.cpu.kernels.rule_blocks import loss_options
-from fastmlp.rules.loss_settings import Smoothed
-from fastmlp.rules.losses import LOSSES, Loss, in_dtype
+from fastmlp.rules.losses import LOSSES, Loss, Smoothed, in_dtype
 
 SETTINGS: dict[str, Any] = {
     "quantile 0.9": Quantile(0.9),

@@ -54,7 +54,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"dispatch"},
         {"quick_step", "predict"},
         {"trainer"},
-        {"evaluation", "rank_trainer", "side_by_side", "parameter_jacobian"},
+        {"evaluation", "rank_trainer", "side_by_side"},
         {"second_order"},
         {"engine"},
         {"__init__"},
@@ -537,8 +537,6 @@ LOSS: Additions = {
 
 ''',
         ),
-    ],
-    "rules/loss_settings.py": [
         (
             "@settings\nclass Quantile",
             '''@settings
@@ -550,12 +548,12 @@ class Cauchy(LossSettings):
 
 
 ''',
-        )
+        ),
     ],
     "__init__.py": [
         (
             "from fastmlp.rules.optimizers",
-            "from fastmlp.rules.loss_settings import Cauchy as Cauchy\n",
+            "from fastmlp.rules.losses import Cauchy as Cauchy\n",
         )
     ],
 }

@@ -14,15 +14,7 @@ from benchmarks import compare, kinds
 from docs.tools import accessibility, outputs, parameters, times, which_model
 from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules import (
-    activations,
-    loss_settings,
-    losses,
-    optimizer_protocol,
-    optimizers,
-    schedules,
-    updates,
-)
+from fastmlp.rules import activations, losses, optimizer_protocol, optimizers, schedules, updates
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -34,7 +26,7 @@ TABLES = {
     "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
     "losses, with settings": [
-        one.__name__ for one in loss_settings.KINDS.values() if isinstance(one, type)
+        one.__name__ for one in losses.KINDS.values() if isinstance(one, type)
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(optimizer_protocol.AVERAGES),

@@ -18,8 +18,7 @@ from fastmlp.estimators.training import reports_of
 from fastmlp.export.onnx import register
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.loss_settings import LossSettings
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Loss, LossSettings
 from fastmlp.rules.optimizer_protocol import Average
 from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping

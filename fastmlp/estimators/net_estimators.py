@@ -26,8 +26,7 @@ from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, losses, updates
-from fastmlp.rules.loss_settings import Smoothed, spelled
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Loss, Smoothed, spelled
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.typing import Table

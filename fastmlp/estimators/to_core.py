@@ -24,8 +24,7 @@ from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.rules.dropout import Dropout, Key
-from fastmlp.rules.loss_settings import Smoothed
-from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss
+from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss, Smoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES

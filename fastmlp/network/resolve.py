@@ -13,7 +13,7 @@ from fastmlp._process import memory, warn
 from fastmlp.network import layer_settings
 from fastmlp.network.spec import OWNER, Layout, Network, make_layout, name_of
 from fastmlp.network.state import NetState
-from fastmlp.rules import activations, loss_settings, losses, optimizers, schedules, updates
+from fastmlp.rules import activations, losses, optimizers, schedules, updates
 from fastmlp.rules.losses import Loss, in_dtype
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import scalars
@@ -47,7 +47,7 @@ def network(
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(loss_setting)
-    loss_name = loss_setting if isinstance(loss_setting, str) else loss_settings.spelled(function)
+    loss_name = loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
     loss_name = name_of(function.rule) if loss_name is None else loss_name
     check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
@@ -282,11 +282,11 @@ def loss(setting: object) -> losses.Loss:
     if isinstance(setting, str):
         scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[setting]
-    if isinstance(setting, loss_settings.LossSettings):
+    if isinstance(setting, losses.LossSettings):
         return setting.loss
     if isinstance(setting, losses.Loss):
-        return _own_loss(setting) if loss_settings.spelled(setting) is None else setting
-    if isinstance(setting, type) and issubclass(setting, loss_settings.LossSettings):
+        return _own_loss(setting) if losses.spelled(setting) is None else setting
+    if isinstance(setting, type) and issubclass(setting, losses.LossSettings):
         raise TypeError(f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?")
     form = "loss(prediction, target) -> (value, slope)"
     return losses.Loss(own_rule("loss", form, setting, 2, 2))
@@ -312,7 +312,7 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
 
 
 def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
-    name = loss_settings.spelled(function)
+    name = losses.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
         binary = f"binary_{getattr(name, 'kind', name)}"
@@ -336,11 +336,11 @@ def smoothed(setting: object, label_smoothing: object) -> object:
     if amount == 0:
         return setting
     if isinstance(setting, losses.Loss):
-        setting = loss_settings.spelled(setting)
-    if not isinstance(setting, str) or setting not in loss_settings.SMOOTHED:
-        known = " or ".join(map(repr, loss_settings.SMOOTHED))
+        setting = losses.spelled(setting)
+    if not isinstance(setting, str) or setting not in losses.SMOOTHED:
+        known = " or ".join(map(repr, losses.SMOOTHED))
         raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
-    return loss_settings.Smoothed(setting, amount)
+    return losses.Smoothed(setting, amount)
 
 
 NAMES: Mapping[str, Iterable[str]] = {

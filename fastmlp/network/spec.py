@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.rules.activations import ActivationName, ActivationRule, identity
 from fastmlp.rules.dropout import Dropout, Rate
-from fastmlp.rules.loss_settings import LossSettings
-from fastmlp.rules.losses import LINKS, Link, LinkName, Loss, LossName
+from fastmlp.rules.losses import LINKS, Link, LinkName, Loss, LossName, LossSettings
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.rules.updates import Factors, Initializer, InitializerName, PenaltyName, PenaltyRule

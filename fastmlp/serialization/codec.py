@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.rules import activations, loss_settings
+from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizer_protocol import AVERAGES, Average, Optimizer, OptimizerSettings
 from fastmlp.rules.optimizers import OPTIMIZERS, SECOND_ORDER, Custom, SecondOrder
@@ -72,9 +72,9 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 def of_loss(loss: Loss) -> Any:
     """A user-defined loss is passed to `load` again, as a whole `Loss`."""
-    known = loss_settings.spelled(loss)
+    known = losses.spelled(loss)
     if known is not None:
-        return known if isinstance(known, str) else loss_settings.of_settings(known)
+        return known if isinstance(known, str) else losses.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
@@ -87,7 +87,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """The constructor of a loss checks its settings."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
-    return _made(spelled, loss_settings.KINDS, "loss")
+    return _made(spelled, losses.KINDS, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
@@ -189,7 +189,7 @@ def _float_from(name: Any) -> float:
 _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     float: _of_float,
     Loss: lambda value: {"loss": of_loss(value)},
-    loss_settings.LossSettings: lambda value: {"loss": loss_settings.of_settings(value)},
+    losses.LossSettings: lambda value: {"loss": losses.of_settings(value)},
     list: _of_each,
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},

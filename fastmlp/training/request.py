@@ -17,7 +17,6 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.serialization.model_state import CheckpointFile, SavedFit
-from fastmlp.training.exchange import digest
 from fastmlp.training.history import (
     History,
     Status,
@@ -31,7 +30,7 @@ from fastmlp.training.history import (
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates, rates_at
 from fastmlp.training.metrics import Validation
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks import ALONE, Alone, Together
+from fastmlp.training.ranks import ALONE, Alone, Together, digest
 from fastmlp.training.stopping import EpochWatch
 from fastmlp.validation import scalars
 

@@ -26,7 +26,7 @@ from fastmlp import (
 )
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.export.shap import Attribution
+from fastmlp.export.derivatives import Attribution
 from fastmlp.rules.activations import ActivationName
 from fastmlp.rules.elementary import exp
 
@@ -314,7 +314,7 @@ def test_blocks_of_any_size_give_the_same_values(monkeypatch: pytest.MonkeyPatch
     net = MLP((4, 8, 2), activation="tanh", dtype="float64", seed=0)
     expected = shap_values(net, ROWS[:7], ROWS[10:]).values
     for block in (1, 500, 5000):
-        monkeypatch.setattr("fastmlp.export.shap.BLOCK", block)
+        monkeypatch.setattr("fastmlp.export.derivatives.PATHS_AT_ONCE", block)
         np.testing.assert_allclose(
             shap_values(net, ROWS[:7], ROWS[10:]).values, expected, atol=1e-14
         )

@@ -17,8 +17,7 @@ from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
 from fastmlp import MLP, Adam, Quantile, Status, Tweedie
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
-from fastmlp.rules.loss_settings import Smoothed
-from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, Loss, in_dtype
+from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, Loss, Smoothed, in_dtype
 
 FAR: dict[str, Loss] = CASES | {f"tweedie {k}": Tweedie(k).loss for k in (1.001, 1.9, 1.999)}
 MOST_ROUNDINGS, N_ROWS = 8, 40

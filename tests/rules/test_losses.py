@@ -11,8 +11,7 @@ import pytest
 from loss_cases import CASES, SETTINGS, constants_of, outputs_for
 
 from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
-from fastmlp.rules.loss_settings import KINDS, of_settings, spelled, unsmoothed
-from fastmlp.rules.losses import LINKS, LOSSES
+from fastmlp.rules.losses import KINDS, LINKS, LOSSES, of_settings, spelled, unsmoothed
 
 each_loss = pytest.mark.parametrize("name", CASES)
 # Whose link is the canonical one.

@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp import MLP, Expanded
 from fastmlp.validation import scalars
-from fastmlp.validation.expanded import rows as rows_of
+from fastmlp.validation.arrays import rows as rows_of
 
 Check = Callable[[str, str, object], Any]
 

@@ -26,8 +26,8 @@ from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, 
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
-from fastmlp.validation import arrays, expanded
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation import arrays
+from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
 
@@ -60,7 +60,7 @@ class Engine(Runner):
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
         network = self.network
         sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
-        x = expanded.rows(X, sizes[0], dtype, who)
+        x = arrays.rows(X, sizes[0], dtype, who)
         table = arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
         return Data(x, table, self.weights(sample_weight, len(x), who))
 

@@ -1,21 +1,51 @@
-"""Loss and gradient of rows as functions of the parameters; plan and buffers are made once."""
+"""Loss, gradient and Jacobian of rows as functions of the parameters; plan and buffers made once.
 
+For rows of the Jacobian, times roots of the loss's curvature, a block of rows passes through the
+net in lanes, as in predict/row_blocks.py, and keeps values and slopes of all layers. For each
+output q the deltas begin with row q of the root; a weight's column is then its input times its
+delta. Columns go through a buffer to panels of parameters.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner
-from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
+from fastmlp.backends.cpu.kernels import epoch, part_of, rule_blocks, step
+from fastmlp.backends.cpu.kernels.elementwise import settings_reader
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
+from fastmlp.backends.cpu.predict.row_blocks import (
+    VECTORS,
+    FlatLayer,
+    FlatNet,
+    Scalar,
+    n_vectors,
+    products,
+)
 from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.rules.loss_settings import unsmoothed
-from fastmlp.rules.losses import LINKS
+from fastmlp.compiler import (
+    Record,
+    call,
+    flushed,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    restored,
+    row,
+    rows,
+    thread_number,
+)
+from fastmlp.compiler.target import lanes_of
+from fastmlp.rules.losses import LINKS, unsmoothed
 
 Array = NDArray[Any]
 
@@ -38,10 +68,10 @@ class Evaluation:
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
-        for rows in session.chunks():
-            session.at(rows)
+        for chunk in session.chunks():
+            session.at(chunk)
             if out is not None:
-                session.batch["out"] = address(out, rows.start * out.shape[1])
+                session.batch["out"] = address(out, chunk.start * out.shape[1])
             total += self._runner.run(epoch.evaluate, session, self._work)["loss"]
         return float(total / self._mass)
 
@@ -102,16 +132,237 @@ class Objective:
         session, total = self.session, 0.0
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)
-        for rows in session.chunks():
-            session.at(rows)
-            where = {"more": rows.start > 0, "ends": rows.stop == session.data.n_rows}
+        for chunk in session.chunks():
+            session.at(chunk)
+            where = {"more": chunk.start > 0, "ends": chunk.stop == session.data.n_rows}
             job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
             total += job["loss"]
             if inputs is not None:
-                deltas = np.ascontiguousarray(session.first_deltas(rows))
+                deltas = np.ascontiguousarray(session.first_deltas(chunk))
                 self._back = self._back or DeltaBlocks(self._runner, self.network)
-                self._back(parameters, deltas, inputs[rows])
+                self._back(parameters, deltas, inputs[chunk])
         gradient = np.empty_like(parameters)
         if by_parameters:
             session.unpack(self.packed, gradient)
         return float(total), gradient
+
+
+class JacobianRows(Record):
+    """The rows of a net whose Jacobian is wanted, and each thread's buffers.
+
+    A buffer holds units, one after the other: values and slopes of the layers, deltas, targets,
+    roots, and columns of the Jacobian.
+    """
+
+    net: int  # address of its FlatNet record, whose x are all rows
+    y: int  # address of the targets, shape (n_rows, n_targets)
+    n_targets: int
+    scale: int  # address of the roots of the rows' weights over their sum, shape (n_rows,)
+    curvature: int  # address of the block of `curvature_loop`,
+    settings: int  # and of the loss's constants, or 0
+    places: int  # address of the first columns of the layers' weights, and then of their biases;
+    # -1: frozen
+    first: int  # the rows of the block: first,
+    last: int  # and the one after the last
+    buffers: int  # address of the first thread's
+    buffer_bytes: int  # from one thread's to the next thread's
+    values: int  # bytes from a buffer to the values of the inputs and of the layers,
+    slopes: int  # to the layers' slopes,
+    deltas: int  # to two blocks of deltas,
+    width: int  # of so many units each,
+    targets: int  # to the targets,
+    roots: int  # to the roots,
+    columns: int  # and to the columns
+    panels: int  # address of the Jacobian's panels
+    panel: int  # bytes from a panel to the next
+    n_panels: int
+
+
+def curvature_loop(
+    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, n_constants: int = 0
+) -> Callable[..., None]:
+    """The roots of the curvatures of n_rows rows, in columns."""
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
+
+    def by_number(
+        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants = read(settings, width)
+        share = scalar(1.0 / width if mean else 1.0)
+        roots = row(root, width * width * n_rows, scalar)
+        for i in range(width * width * n_rows):
+            roots[i] = scalar(0)
+        for j in range(width):
+            skip = j * n_rows * size
+            p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
+            roots = row(root + j * width * n_rows * size + skip, n_rows, scalar)
+            for r in range(n_rows):
+                roots[r] = np.sqrt(rule(p[r], y[r], *constants) * share)
+
+    def by_rows(
+        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        rule(
+            rows(output, width, n_rows, scalar).T,
+            rows(target, n_targets, n_rows, scalar).T,
+            rows(value, width, n_rows, scalar).T,
+            rows(root, width * width, n_rows, scalar).T,
+        )
+
+    return by_rows if by_row else by_number
+
+
+def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Functions that copy a block of rows to lanes, and predict it."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, n_lanes = lanes * size, VECTORS * lanes
+    unit = VECTORS * vector
+    forward, into_lanes = products(scalar, VECTORS), batch_in_lanes(scalar).into_lanes
+
+    @njit
+    def gather(of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int) -> None:
+        """Copy inputs and targets of a block of rows to lanes; the last row again past it."""
+        last, n_targets = of.last - 1, of.n_targets
+        for v in range(VECTORS):
+            place, at = buffer + of.values + v * vector, start + v * lanes
+            into_lanes(net.x, net.n_in, at, last, place, unit, checks)
+        targets = row(buffer + of.targets, n_targets * n_lanes, scalar)
+        for r in range(n_lanes):
+            y = row(of.y + min(start + r, last) * n_targets * size, n_targets, scalar)
+            for j in range(n_targets):
+                targets[j * n_lanes + r] = y[j]
+
+    @njit
+    def predict(of: JacobianRows, net: FlatNet, buffer: int) -> int:
+        """Write values and slopes of all layers; return the address of the outputs."""
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        values, slopes, sums = buffer + of.values, buffer + of.slopes, buffer + of.deltas
+        for i in range(net.n_layers):
+            layer = layers[i]
+            after = values + layer.n_in * unit
+            if layer.activation:
+                forward(net, layer, values, sums)
+                call(layer.activation, (sums, after, slopes, layer.n_out * n_lanes))
+            else:
+                forward(net, layer, values, after)
+            values, slopes = after, slopes + layer.n_out * unit
+        return values
+
+    return gather, predict
+
+
+def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Functions that begin an output's deltas, and write a layer's columns by them."""
+    n_lanes = VECTORS * lanes_of(scalar)
+    unit = n_lanes * np.dtype(scalar).itemsize
+
+    @njit
+    def take_slopes(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
+        n = layer.n_out * n_lanes
+        delta, value, slope = row(deltas, n, scalar), row(values, n, scalar), row(slopes, n, scalar)
+        if layer.relu:
+            for i in range(n):
+                delta[i] = delta[i] if value[i] > scalar(0) else scalar(0)
+        elif layer.activation:
+            for i in range(n):
+                delta[i] *= slope[i]
+
+    @njit
+    def first_deltas(of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int) -> None:
+        """Write the root's row of an output, times the rows' scale, to the first deltas."""
+        for j in range(net.n_out):
+            delta = row(deltas + j * unit, n_lanes, scalar)
+            numbers = row(root + j * unit, n_lanes, scalar)
+            for r in range(n_lanes):
+                delta[r] = numbers[r] * row(of.scale, of.last, scalar)[min(start + r, of.last - 1)]
+
+    @njit
+    def write_columns(layer: FlatLayer, inputs: int, deltas: int, place: int) -> None:
+        """Columns of a layer's weights: inputs times deltas."""
+        for k in range(layer.n_in):
+            value = row(inputs + k * unit, n_lanes, scalar)
+            for j in range(layer.n_out):
+                delta = row(deltas + j * unit, n_lanes, scalar)
+                column = row(place, n_lanes, scalar)
+                for r in range(n_lanes):
+                    column[r] = value[r] * delta[r]
+                place += unit
+
+    @njit
+    def copy(source: int, target: int, n: int) -> None:
+        numbers, copies = row(source, n, scalar), row(target, n, scalar)
+        for i in range(n):
+            copies[i] = numbers[i]
+
+    return take_slopes, first_deltas, write_columns, copy
+
+
+def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
+    """Writes a block of rows of the Jacobian, on a team or alone."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, n_lanes = lanes * size, VECTORS * lanes
+    unit = VECTORS * vector
+    backward = products(scalar, VECTORS, backward=True)
+    out_of_lanes = batch_in_lanes(scalar).out_of_lanes
+    gather, predict = _forward(scalar)
+    take_slopes, first_deltas, write_columns, copy = _backward(scalar)
+
+    @njit
+    def write_panels(of: JacobianRows, at: int, last: int, columns: int, checks: int) -> None:
+        """Write a block of columns to rows of the panels, from row `at`, but for rows past
+        `last`."""
+        for p in range(of.n_panels):
+            for v in range(VECTORS):
+                place, first = columns + p * lanes * unit + v * vector, at + v * lanes
+                target = of.panels + p * of.panel + first * vector
+                out_of_lanes(place, lanes, last - first + 1, target, vector, unit, checks)
+
+    @njit
+    def derive(of: JacobianRows, start: int, thread: int) -> None:
+        """The rows of a block of `n_lanes` rows, of all outputs."""
+        net = record_at(of.net, FlatNet)
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        places = row(of.places, 2 * net.n_layers, np.int64)
+        buffer = of.buffers + thread * of.buffer_bytes
+        checks = net.checks + thread * net.check_bytes
+        columns, n = buffer + of.columns, of.last - of.first
+        gather(of, net, start, buffer, checks)
+        outputs = predict(of, net, buffer)
+        value, roots = buffer + of.deltas, buffer + of.roots
+        targets = buffer + of.targets
+        shape = n_lanes, net.n_out, of.n_targets
+        call(of.curvature, (outputs, targets, value, roots, of.settings, *shape))
+        for q in range(net.n_out):
+            deltas, other = buffer + of.deltas, buffer + of.deltas + of.width * unit
+            first_deltas(of, net, start, roots + q * net.n_out * unit, deltas)
+            values = outputs
+            slopes = buffer + of.slopes + (outputs - buffer - of.values) - net.n_in * unit
+            for i in range(net.n_layers - 1, -1, -1):
+                layer = layers[i]
+                take_slopes(layer, deltas, values, slopes)
+                values -= layer.n_in * unit
+                slopes -= layer.n_in * unit
+                if places[i] >= 0:
+                    write_columns(layer, values, deltas, columns + places[i] * unit)
+                if places[net.n_layers + i] >= 0:
+                    place = columns + places[net.n_layers + i] * unit
+                    copy(deltas, place, layer.n_out * n_lanes)
+                if i > 0:
+                    backward(net, layer, deltas, other)
+                    deltas, other = other, deltas
+            write_panels(of, q * n + start - of.first, q * n + n - 1, columns, checks)
+
+    @njit(parallel=True)
+    def write_rows(team: int, of: Sequence[JacobianRows], n_parts: int) -> None:
+        """Each part takes a range of blocks of lanes."""
+        n = n_vectors(of[0].last - of[0].first, n_lanes)
+        for index in prange(n_parts):
+            mode, own = flushed(), of[0]
+            first, last = part_of(index, n_parts, n)
+            for i in range(first, last):
+                derive(own, own.first + i * n_lanes, thread_number())
+            restored(mode)
+
+    return write_rows

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner, Work
-from fastmlp.backends.cpu.evaluation import Objective
+from fastmlp.backends.cpu.evaluation import JacobianRows, Objective, curvature_loop, jacobian_rows
 from fastmlp.backends.cpu.kernels import rule_blocks
-from fastmlp.backends.cpu.parameter_jacobian import JacobianRows, curvature_loop, jacobian_rows
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address, fields_of

@@ -61,7 +61,7 @@ from fastmlp.compiler import COMPILER, Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizer_protocol import NormLimit
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
 

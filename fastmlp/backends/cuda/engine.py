@@ -21,7 +21,7 @@ from fastmlp.backends.protocol import (
 )
 from fastmlp.network.spec import Computed, Network, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.loss_settings import unsmoothed
+from fastmlp.rules.losses import unsmoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import groups_of
 from fastmlp.validation import arrays

@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import spec
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.arrays import Expanded
 
 N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
 SHAPES = [(5, 6, 3)] if INTERPRETED else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]

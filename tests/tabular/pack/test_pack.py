@@ -27,7 +27,7 @@ from fastmlp.tabular.pool import (
 )
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import KINDS, LARGE, PRESETS, PackSettings, draw, encodings_for
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
 FEW = PackSettings(n_members=4, max_members=3, epochs=15, patience=5)

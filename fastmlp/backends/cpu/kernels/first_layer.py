@@ -38,7 +38,7 @@ from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS, SUMS_ROWS
 from fastmlp.compiler import call, hinted, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
 STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)

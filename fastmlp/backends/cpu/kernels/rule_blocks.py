@@ -36,15 +36,17 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
-from fastmlp.rules.loss_settings import SMOOTHED, Quantile, Smoothed
 from fastmlp.rules.losses import (
     LINKS,
     LOSSES,
     OUTPUT_GRADIENT,
     SKLEARN_LOSSES,
+    SMOOTHED,
     Constants,
     Link,
     Loss,
+    Quantile,
+    Smoothed,
 )
 from fastmlp.rules.optimizer_protocol import EMA, Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW

@@ -28,8 +28,8 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, paired_layers
-from fastmlp.validation import arrays, expanded
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation import arrays
+from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
 
@@ -227,7 +227,7 @@ class Predictor:
 
     def _checked(self, X: Any, out: Any, who: str) -> Array:
         sizes, dtype = self._network.layout.sizes, self._network.dtype
-        x = expanded.rows(self._select(X, who), sizes[0], dtype, who)
+        x = arrays.rows(self._select(X, who), sizes[0], dtype, who)
         result = arrays.out_array(out, (len(x), sizes[-1]), dtype, who)
         if isinstance(x, Expanded):
             self.write(x, result)

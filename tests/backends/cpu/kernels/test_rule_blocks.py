@@ -15,8 +15,7 @@ from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.loss_settings import Tweedie
-from fastmlp.rules.losses import LINKS
+from fastmlp.rules.losses import LINKS, Tweedie
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 
