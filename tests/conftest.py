@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from itertools import chain, groupby
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from _pytest.doctest import DoctestModule
@@ -23,6 +24,8 @@ import fastmlp
 import fastmlp.compiler.by_numba  # tells Numba of our functions: tests call them in code of its own
 
 TESTS = Path(__file__).parent
+# These run where Numba simulates CUDA: see backends/cuda/test_device.py.
+collect_ignore = [] if numba.config.ENABLE_CUDASIM else ["backends/cuda/simulated"]
 # Containers that set it would have every process compile NumPy, pandas and each module of tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

@@ -564,7 +564,7 @@ from pathlib import Path
 import numpy as np
 import fastmlp
 from fastmlp import MLP, MLPClassifier, MLPRegressor, load, to_c, to_onnx
-from c_programs import failures, built
+from exported import failures, built
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 y, folder = X.sum(axis=1), Path(sys.argv[1])

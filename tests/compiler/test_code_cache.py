@@ -15,8 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from conditions import only_compiled
-from stored_code import DAMAGES, EVALUATE, IMPORTED, RIGHT
+from conditions import DAMAGES, EVALUATE, IMPORTED, RIGHT, only_compiled
 
 from fastmlp.compiler import cache, row
 from fastmlp.compiler.blocks import Block

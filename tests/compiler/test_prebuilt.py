@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conditions import only_compiled
-from stored_code import DAMAGES, EVALUATE, IMPORTED, RIGHT
+from conditions import DAMAGES, EVALUATE, IMPORTED, RIGHT, only_compiled
 
 from fastmlp.compiler import cache, target
 from fastmlp.compiler.target import V3, V4, Host, cpuid, level_of

@@ -14,9 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_programs import built, failures, needs_compiler, needs_gcc, pointer, predictions, sanitized
+from exported import (
+    branch,
+    built,
+    built_of_others,
+    failures,
+    needs_compiler,
+    needs_gcc,
+    of_numpy,
+    plain,
+    pointer,
+    predictions,
+    sanitized,
+)
 from fitting import unconverged
-from own_activations import branch, built_of_others, of_numpy, plain
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler

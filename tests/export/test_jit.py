@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled_models import predict, predict_shared, value
+from exported import predict, predict_shared, value
 from fitting import unconverged
 from numba import njit, prange
 from numba.core.errors import TypingError

@@ -1,6 +1,10 @@
-"""Models in ONNX beside onnxruntime, and parts of a model: what the model predicts."""
+"""Models, their parts, and models of tables in ONNX: what onnxruntime predicts."""
 
+import copy
+import importlib
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,14 +13,36 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
-from fitting import unconverged
-from own_activations import branch, built_of_others, constant, of_logarithms, of_numpy, plain
-from small_models import CASES, FEW, MODELS, TARGETS, X, classifier, drawn, regressor
+import skl2onnx
+from exported import branch, built_of_others, constant, of_logarithms, of_numpy, plain
+from fitting import needs_compiler, unconverged
+from skl2onnx._supported_operators import sklearn_operator_name_map
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.tree import DecisionTreeRegressor
+from small_models import (
+    CASES,
+    FEW,
+    MODELS,
+    TARGETS,
+    WITH_TREES,
+    X,
+    classifier,
+    drawn,
+    regressor,
+    with_trees,
+)
 
 import fastmlp
 from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor, to_onnx
 from fastmlp.export.models import ModelParts, parts_of
+from fastmlp.export.onnx import register
 from fastmlp.rules.activations import ActivationName
+from fastmlp.tabular import extras
+from fastmlp.tabular.outputs import Objective
+
+pytestmark = [unconverged, needs_compiler]
 
 # In float32 sums are of another order, and links may be steep.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -175,3 +201,243 @@ def test_parts_of_a_net() -> None:
 def test_a_model_of_tables_has_no_parts() -> None:
     with pytest.raises(TypeError, match=r"to_c: a Tabular\w+ is a model of tables, .* take"):
         parts_of(regressor(), "to_c")
+
+
+NUMBERS = rng.normal([0, 1e4, 3, 0], [1, 5, 1e-3, 1], (150, 4)).astype(np.float32)
+NUMBERS[:, 3] = np.round(NUMBERS[:, 3])
+NUMBERS[rng.random((150, 4)) < 0.1] = np.nan
+SUM = np.nansum(NUMBERS * [1, 0.1, 500, 1], axis=1)
+
+
+def run_table(model: Any, X: Any, **keywords: Any) -> list[Any]:
+    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
+    graph = skl2onnx.to_onnx(
+        model, None if keywords else X[:1], options=options, **keywords
+    ).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    if isinstance(X, pd.DataFrame):
+        rows = {name: X[[name]].fillna("").to_numpy() for name in X if X[name].dtype == object}
+        rows |= {name: X[[name]].to_numpy() for name in X if name not in rows}
+    else:
+        rows = {"X": X}
+    result: list[Any] = session.run(
+        None, {each.name: rows[each.name] for each in session.get_inputs()}
+    )
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.few(3)
+@pytest.mark.parametrize("kind", WITH_TREES)
+def test_boosted_trees(kind: str) -> None:
+    model, frame = with_trees(kind)
+    X, (_, grown) = complete(frame), model.extra_members_[0]
+    ends = grown.numbers[grown.features == [*model.schema_.numeric_names].index("income")]
+    near = np.concatenate([ends, np.nextafter(ends, -np.inf), np.nextafter(ends, np.inf)])
+    at_ends = X.iloc[np.arange(len(near)) % len(X)].assign(income=near, town="Rome")
+    X = pd.concat([X, at_ends.astype(X.dtypes)])
+    if hasattr(model, "classes_"):
+        np.testing.assert_allclose(run_table(model, X)[1], model.predict_proba(X), atol=1e-6)
+    else:
+        np.testing.assert_allclose(run_table(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
+    graph = fastmlp.to_onnx(model).graph
+    assert {one.name for one in graph.initializer} <= {x for node in graph.node for x in node.input}
+
+
+def test_a_tree_that_is_a_long_chain() -> None:
+    """Its missing values go on, as other rows do: ways must not be counted as nodes."""
+    model, n = copy.deepcopy(with_trees("number")[0]), 60
+    inner, leaves = np.arange(n), np.arange(n, 2 * n + 1)
+    on = np.where(inner < n - 1, inner + 1, leaves[-1])
+    chain = extras.BoostedTrees(n_categories=2).restore(
+        {
+            "classes_": np.empty(0, np.int64),
+            "roots": np.zeros(1, np.int32),
+            "features": np.repeat([0, -1], [n, n + 1]).astype(np.int32),
+            "numbers": np.concatenate([20.0 + inner, 10.0 * np.arange(n + 1)]),
+            "children": np.concatenate(
+                [np.stack([leaves[:n], on, on], axis=1), np.zeros((n + 1, 3))]
+            ).astype(np.int32),
+            "places": np.full(2 * n + 1, -1, np.int32),
+            "sets": np.empty(0, np.int32),
+        },
+        len(model.schema_.columns),
+    )
+    model.extra_members_ = [(extras.NAME, chain)]
+    X = complete(drawn()[0])
+    expected = model.predict(X)
+    assert np.ptp(expected) > 100
+    np.testing.assert_allclose(run_table(model, X)[0][:, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("loss", [*get_args(Objective)][1:])
+def test_other_losses(loss: Any, seed: int) -> None:
+    """Drawn targets, levels, powers and trees: graphs predict what models do."""
+    g = np.random.default_rng([seed, len(loss)])
+    frame, y = drawn(90, seed)
+    y = np.exp(y / g.uniform(1, 4)) if g.random() < 0.7 else 1e3 * np.exp(y)
+    if loss in ("poisson", "tweedie"):
+        y = np.where(g.random(90) < 0.3, 0.0, y)
+    settings: dict[str, Any] = {"quantile": float(g.uniform(0.05, 0.95))}
+    settings |= {"power": float(g.uniform(1.01, 1.99)), "trees": bool(g.random() < 0.3)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extras, "ROUNDS", 5)
+        few = {**FEW, "n_members": 1, "max_iter": 3, "cv": 2}
+        model = TabularMLPRegressor(**few, **settings, loss=loss).fit(frame, y)
+    X = complete(frame)
+    (result,) = run_table(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=2e-5)
+
+
+def complete(X: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that begins with a row of all values: types of inputs are read from it."""
+    first = X[X["town"].notna() & X["income"].notna()].index[0]
+    return pd.concat([X.loc[[first]], X]).assign(town=lambda item: item["town"].astype(object))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grown", [False, True])
+def test_numbers_with_missing_values(grown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ROUNDS", 5)
+    few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "trees": grown}
+    model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
+    assert {member.encoding for member in model.members_} >= {0, 1}
+    for dtype in (np.float32, np.float64):
+        X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
+        (result,) = run_table(model, X)
+        assert result.dtype == dtype
+        assert result.shape == (len(X), 1)
+        np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
+    (none,) = run_table(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))])
+    assert none.shape == (0, 1)
+
+
+@pytest.mark.parametrize("classes", [["no", "yes"], [3, 4, 7], [False, True]])
+def test_classes(classes: list[Any]) -> None:
+    edges = np.quantile(SUM, np.linspace(0, 1, len(classes) + 1)[1:-1])
+    y = np.array(classes)[np.searchsorted(edges, SUM)]
+    model = TabularMLPClassifier(**FEW, cv=2).fit(NUMBERS, y)
+    result, p = run_table(model, NUMBERS)
+    assert result.tolist() == model.predict(NUMBERS).tolist()
+    np.testing.assert_allclose(p, model.predict_proba(NUMBERS), atol=1e-6)
+    assert [
+        len(each)
+        for each in run_table(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, 4]))])
+    ] == [0, 0]
+
+
+def test_columns_of_texts_and_truth_are_inputs_of_their_own() -> None:
+    X = complete(drawn()[0])
+    X.loc[X.index[5:8], "town"] = "Basel"
+    (result,) = run_table(regressor(), X)
+    np.testing.assert_allclose(result[:, 0], regressor().predict(X), rtol=1e-5)
+    # By name, in any order.
+    printed, p = run_table(classifier(), X[X.columns[::-1]])
+    np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-6)
+    assert (printed == classifier().predict(X)).all()
+    session = run_table(classifier(), X)
+    assert session[1].shape == (len(X), 3)
+
+
+def test_categories_of_numbers_and_of_many_levels() -> None:
+    X = np.stack([rng.integers(0, 40, 400), rng.integers(0, 3, 400) / 4, rng.normal(size=400)], 1)
+    y = rng.normal(size=40)[X[:, 0].astype(int)] + X[:, 1]
+    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0, 1]).fit(X, y)
+    assert "statistics" in model.pack_.encodings[0].parts
+    X[:5, 0] = [99, 1.5, np.nan, -1, 7]
+    (result,) = run_table(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
+    (result,) = run_table(model, X.astype(np.float32))
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
+    # Near a level, and none.
+    before = model.predict(X)
+    X[:, 1] += 1e-12
+    (result,) = run_table(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(model.predict(X), before, rtol=0.01)
+
+
+def test_a_table_of_texts_only_and_a_pipeline() -> None:
+    X, y = drawn()
+    towns = X[["town"]].fillna("none").astype(object).to_numpy()
+    model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
+    (result,) = run_table(model, towns, initial_types=[("X", StringTensorType([None, 1]))])
+    np.testing.assert_allclose(result[:, 0], model.predict(towns), rtol=1e-5)
+    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(NUMBERS, SUM)
+    (result,) = run_table(whole, NUMBERS)
+    np.testing.assert_allclose(result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_is_asked_for_before_fit() -> None:
+    with pytest.raises(Exception, match="not fitted"):
+        skl2onnx.to_onnx(TabularMLPRegressor(), NUMBERS)
+
+
+DATED = pd.DataFrame({"a": np.arange(40.0), "when": ["2024-03-01", "2024-03-05"] * 20})
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "trees": (
+        lambda: skl2onnx.to_onnx(
+            TabularMLPRegressor(**FEW, cv=2, extra_members=[DecisionTreeRegressor()]).fit(
+                X := np.repeat(np.arange(20.0), 10)[:, None], np.cos(9 * X[:, 0])
+            ),
+            X,
+        ),
+        "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
+    ),
+    "dates": (
+        lambda: skl2onnx.to_onnx(
+            TabularMLPRegressor(**FEW, cv=2).fit(DATED, -np.arange(40.0)), DATED[:1]
+        ),
+        "the columns 'when' hold dates or times",
+    ),
+    "fewer columns": (
+        lambda: skl2onnx.to_onnx(regressor(), complete(drawn()[0])[["age", "income"]]),
+        r"needs one input of 4 columns, or one of shape \[None, 1\] for each, got 'age' of shape "
+        r"\[None, 1\].*; without 'town', 'member': pass X\[:1\], of a frame as in training",
+    ),
+    "another name": (
+        lambda: skl2onnx.to_onnx(
+            regressor(), complete(drawn()[0]).rename(columns={"age": "years"})
+        ),
+        r"got 'years' of shape \[None, 1\].*; without 'age': pass X",
+    ),
+    "texts as numbers": (
+        lambda: skl2onnx.to_onnx(regressor(), np.zeros((1, 4))),
+        "'town' held texts in training, and is to be numbers: give each column an input of its own",
+    ),
+    "numbers as texts": (
+        lambda: skl2onnx.to_onnx(regressor(), complete(drawn()[0]).astype(str)),
+        "'age' held numbers in training, and is to be texts$",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_graph(case: str) -> None:
+    call, words = REFUSED[case]
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=words):
+        call()
+
+
+def test_levels_that_are_one_number_in_float32() -> None:
+    X = np.stack([np.tile([2.0**24, 2.0**24 + 1], 40), rng.normal(size=80)], axis=1)
+    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0]).fit(X, -X[:, 1])
+    with pytest.raises(NotImplementedError, match="'x0' has levels that are the same number in"):
+        skl2onnx.to_onnx(model, X)
+
+
+@pytest.mark.parametrize("first", ["skl2onnx", "fastmlp"])
+def test_converters_are_registered_whichever_comes_first(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sklearn_operator_name_map
+    for estimator in (TabularMLPClassifier, TabularMLPRegressor):
+        monkeypatch.delitem(names, estimator)
+    if first == "fastmlp":
+        monkeypatch.delitem(sys.modules, "skl2onnx")
+    register(TabularMLPClassifier, TabularMLPRegressor)
+    assert (TabularMLPClassifier in names) == (first == "skl2onnx")
+    importlib.import_module("skl2onnx")
+    assert names[TabularMLPClassifier] == "FastmlpTabularMLPClassifier"
+    assert names[TabularMLPRegressor] == "FastmlpTabularMLPRegressor"

@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from c_programs import built, failures, needs_compiler, needs_gcc, pointer, predictions, sanitized
-from compiled_models import digits, expected_of, predict, predict_shared
+from exported import (
+    built,
+    digits,
+    expected_of,
+    failures,
+    needs_compiler,
+    needs_gcc,
+    pointer,
+    predict,
+    predict_shared,
+    predictions,
+    sanitized,
+)
 from numba import njit
 from sklearn.tree import DecisionTreeClassifier
 from small_models import (

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Required, TypedDict
 import numpy as np
 import pytest
 import safetensors.numpy
-from memory_use import peak_of
+from fitting import peak_of
 from numpy.typing import NDArray
 
 from fastmlp import FileError

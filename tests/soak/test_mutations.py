@@ -19,7 +19,7 @@ import fastmlp
 from fastmlp import MLP, FileError
 from hostile_files import CHECKPOINT, resumed
 from hostile_files import mutated
-from memory_use import peak_of_process
+from fitting import peak_of_process
 path, n, stride, n_bombs = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 files = [Path(each) for each in sys.argv[5:]]
 corpus, bombs = files[n_bombs:], files[:n_bombs]

@@ -20,7 +20,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from memory_use import kept_by
+from fitting import kept_by
 from small_models import reloaded
 
 from fastmlp import (

@@ -1,11 +1,19 @@
-"""The messages of calls that are refused, in messages.txt, and that none costs a compilation.
+"""Messages of calls that are refused, in messages.txt; checks of numbers, words and packages.
 
 A block of messages.txt is a call and its error, where `...` stands for any text. For a new call
 write the first line: `pytest tests/validation/test_messages.py --golden` writes what has changed.
 """
 
+import copy
+import importlib.util
+import inspect
+import pickle
+import pydoc
 import re
+import tomllib
+from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,29 +23,43 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn
 from numba import config
 from numba.core import event
 from scipy.sparse import csr_matrix
+from sklearn.base import is_classifier, is_regressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from small_models import untrained
 
 import fastmlp
 from fastmlp import (
     MLP,
+    Adam,
     Blocks,
+    Cosine,
     Expanded,
+    History,
+    Loss,
+    MLPClassifier,
+    MLPSearchCV,
     TabularMLPRegressor,
     cluster,
     jit,
     predict_arrow,
     predict_parquet,
 )
+from fastmlp.network import resolve
 from fastmlp.plotting import plot_history
+from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import INITIALIZERS
+from fastmlp.validation import messages, scalars
+from fastmlp.validation.arrays import rows as rows_of
+from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
 GOLDEN = Path(__file__).with_name("messages.txt")
 X, Y, VALUES = np.ones((6, 3)), np.ones(6), np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
@@ -197,3 +219,371 @@ def test_a_missing_folder_is_named_by_the_call(who: str, tmp_path: Path) -> None
     folder = str(tmp_path / "no")
     assert str(caught.value) == f"{who}: there is no folder {folder!r} for {str(path)!r}"
     assert not list(tmp_path.iterdir())
+
+
+Check = Callable[[str, str, object], Any]
+
+
+def words(expected: str, value: object) -> str:
+    return f"^{re.escape(f'Adam: beta_1 must be {expected}, got {value!r}')}$"
+
+
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [
+        (scalars.positive, 1e-300),
+        (scalars.positive, 3),
+        (scalars.positive, np.float32(0.5)),
+        (scalars.non_negative, 0),
+        (scalars.non_negative, 1e300),
+        (scalars.fraction, 0.0),
+        (scalars.fraction, np.nextafter(1.0, 0.0)),
+        (scalars.positive_integer, 1),
+        (scalars.positive_integer, np.int64(7)),
+    ],
+)
+def test_a_good_number_comes_back(check: Check, value: Any) -> None:
+    assert check("Adam", "beta_1", value) == value
+
+
+@pytest.mark.parametrize("check", [scalars.positive, scalars.non_negative, scalars.fraction])
+def test_a_real_number_comes_back_as_a_float(check: Check) -> None:
+    assert type(check("Adam", "beta_1", np.float32(0.5))) is float
+
+
+def test_an_integer_comes_back_as_an_int() -> None:
+    assert type(scalars.positive_integer("Adam", "beta_1", np.int64(7))) is int
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_boolean_comes_back(value: bool) -> None:
+    assert scalars.boolean("Adam", "beta_1", value) is value
+
+
+def test_a_known_name_passes() -> None:
+    table = {"tanh": 1, "relu": 2}
+    passed: Any = scalars.known
+    assert [passed("MLP", "activation", name, table) for name in table] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["slu", "", None, ["relu"]])
+def test_an_unknown_name_is_told_the_known_ones_in_order(name: Any) -> None:
+    message = f"MLP: unknown activation {name!r}; known: relu, tanh"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        scalars.known("MLP", "activation", name, {"tanh": 1, "relu": 2})
+
+
+RNG = np.random.default_rng(0)
+ROWS_OF_NUMBERS = RNG.normal(size=(60, 3))
+CLASSES = RNG.choice(3, size=60, p=[0.7, 0.2, 0.1])
+TWO = (CLASSES == 0).astype(int)
+SOFT = RNG.dirichlet(np.ones(3), 60)
+WEIGHT = RNG.uniform(0.5, 2, size=60)
+
+
+def net_of_classes(n: int = 3, loss: Any = "cross_entropy", **settings: Any) -> MLP:
+    return MLP((3, 5, n), loss=loss, seed=0, **settings)
+
+
+def bits(model: MLP, y: Any, **options: Any) -> bytes:
+    model.fit(ROWS_OF_NUMBERS, y, epochs=3, batch_size=16, **options)
+    return model.parameters.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("given", ["balanced", {0: 0.3, 2: 5}, {1: 2.5}], ids=str)
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_fit_is_that_of_the_sample_weights(
+    given: Any, weight: Any, one_hot: bool, dtype: str
+) -> None:
+    of_rows = compute_sample_weight(given, CLASSES) * (1 if weight is None else weight)
+    y = np.eye(3)[CLASSES] if one_hot else CLASSES
+    result = bits(net_of_classes(dtype=dtype), y, class_weight=given, sample_weight=weight)
+    assert result == bits(net_of_classes(dtype=dtype), y, sample_weight=of_rows)
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal"])
+@pytest.mark.parametrize("given", ["balanced", {0: 1.0, 1: 4.0}], ids=str)
+def test_two_classes_have_one_output(loss: str, given: Any) -> None:
+    of_rows = compute_sample_weight(given, TWO)
+    for y in (TWO, TWO[:, None], TWO.astype(float)):
+        assert bits(net_of_classes(1, loss), y, class_weight=given) == bits(
+            net_of_classes(1, loss), TWO, sample_weight=of_rows
+        )
+
+
+def test_validation_rows_have_no_class_weights() -> None:
+    model, given = net_of_classes(), {0: 100.0}
+    history = model.fit(
+        ROWS_OF_NUMBERS,
+        CLASSES,
+        epochs=1,
+        class_weight=given,
+        validation_data=(ROWS_OF_NUMBERS, CLASSES),
+    )
+    assert history.validation_loss[-1] == pytest.approx(
+        model.loss_and_gradient(ROWS_OF_NUMBERS, CLASSES)[0], rel=1e-6
+    )
+
+
+def test_rows_that_are_split_off_have_no_class_weights() -> None:
+    model, given = net_of_classes(), {0: 100.0}
+    options: dict[str, Any] = {"epochs": 1, "sample_weight": WEIGHT, "validation_split": 0.25}
+    history = model.fit(ROWS_OF_NUMBERS, CLASSES, class_weight=given, **options)
+    held_out = model.loss_and_gradient(ROWS_OF_NUMBERS[45:], CLASSES[45:], WEIGHT[45:])[0]
+    assert history.validation_loss[-1] == pytest.approx(held_out, rel=1e-6)
+    of_rows, apart = compute_sample_weight(given, CLASSES) * WEIGHT, net_of_classes()
+    apart.fit(ROWS_OF_NUMBERS[:45], CLASSES[:45], epochs=1, sample_weight=of_rows[:45])
+    assert apart.parameters.tobytes() == model.parameters.tobytes()
+
+
+NUMBERS = np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
+ROWS = Expanded(NUMBERS, plain=1, pieces=[3], levels=[3])
+
+
+def test_values_are_not_copied() -> None:
+    assert ROWS.values is NUMBERS
+    assert ROWS.astype(np.dtype("float64")) is ROWS
+    assert ROWS.astype(np.dtype("float32")).dtype == np.float32
+    assert Expanded([[1]], pieces=[2]).dtype == np.float64
+
+
+def test_rows_are_chosen() -> None:
+    assert (len(ROWS), ROWS.shape) == (3, (3, 7))
+    assert np.array_equal(ROWS[1:].toarray(), ROWS.toarray()[1:])
+    assert ROWS[[0]].kind == ROWS.kind == (1, (3,), (3,))
+    assert ROWS.starts == (1, 4, 7)
+
+
+def test_its_text_tells_the_columns() -> None:
+    assert repr(ROWS) == "Expanded(3 rows: 1 plain, 1 of pieces, 1 of levels; 7 inputs)"
+
+
+def test_a_net_has_as_many_inputs() -> None:
+    kind = np.dtype("float32")
+    assert rows_of(ROWS, 7, kind, "who").dtype == kind
+    with pytest.raises(ValueError, match="who: X stands for 7 inputs, but the net has 6 inputs"):
+        rows_of(ROWS, 6, kind, "who")
+    with pytest.raises(ValueError, match="who: X has no rows"):
+        rows_of(ROWS[:0], 7, kind, "who")
+    with pytest.raises(ValueError, match=r"MLP\.fit: X stands for 7 inputs"):
+        MLP((6, 1)).fit(ROWS, [1.0, 2.0, 3.0])
+
+
+def test_numpy_takes_them_as_their_inputs() -> None:
+    assert np.array_equal(np.asarray(ROWS), ROWS.toarray())
+    assert np.asarray(ROWS, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="copy=False cannot be had"):
+        ROWS.__array__(copy=False)
+
+
+def test_they_are_no_targets() -> None:
+    with pytest.raises(TypeError, match=r"y is expanded; use y\.toarray\(\)"):
+        MLP((7, 7)).fit(ROWS, ROWS)
+
+
+# Wrong types on purpose.
+# mypy: disable-error-code="assignment"
+
+
+TABLES: dict[str, tuple[Any, Any]] = {
+    "activation": (activations.RULES, activations.SYNONYMS),
+    "loss": (losses.LOSSES, losses.SYNONYMS),
+    "optimizer": (optimizers.OPTIMIZERS, optimizers.SYNONYMS),
+    "penalty": (updates.PENALTIES, updates.PENALTY_SYNONYMS),
+    "initializer": (updates.INITIALIZERS, updates.INITIALIZER_SYNONYMS),
+    "device": (("cpu", "cuda"), resolve.DEVICES),
+}
+
+
+def little_net(**settings: Any) -> MLP:
+    return MLP((3, 4, 2), **settings)
+
+
+@pytest.mark.parametrize("keyword", TABLES)
+def test_synonyms_are_no_names_and_stand_for_names_or_sentences(keyword: str) -> None:
+    names, synonyms = TABLES[keyword]
+    for answer, words in synonyms.items():
+        assert answer in names or " " in answer
+        assert not set(words.split()) & set(names)
+
+
+@pytest.mark.parametrize("word", ["", "?", "frobnicate", 3, None, ("relu",)])
+def test_other_words_list_the_known_ones_alone(word: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        little_net(initializer=word, activation=word)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_files_of_cross_entropy_of_one_output_load() -> None:
+    """`MLP`, which refuses its name, is given the loss itself then."""
+    assert MLP((3, 4, 1), loss=losses.LOSSES["cross_entropy"]).layer_sizes == (3, 4, 1)
+
+
+# Wrong types on purpose.
+# mypy: disable-error-code="arg-type"
+
+
+ONES, TARGETS = np.ones((6, 3)), np.ones(6)
+
+
+def test_the_advice_for_text_works() -> None:
+    rows = pd.get_dummies(FRAME, dtype=float)
+    assert MLP((3, 1)).predict(rows).shape == (2, 1)
+    assert MLP((3, 1)).predict(pl.DataFrame(TABLE).to_dummies("b")).shape == (2, 1)
+    codes = OneHotEncoder(sparse_output=False).fit_transform(FRAME[["b"]])
+    assert MLP((2, 1)).predict(codes).shape == (2, 1)
+
+
+def test_columns_have_their_names() -> None:
+    assert [messages.column_name(FRAME, j) for j in range(2)] == ["'a'", "'b'"]
+    assert messages.column_name(pa.table(TABLE), 1) == "'b'"
+    assert messages.column_name(ONES, 1) == "1"
+
+
+NET = MLP((3, 4, 1), seed=0)
+
+
+@pytest.mark.parametrize(("kind", "table"), [(MLP, OF_NETS), (History, OF_HISTORIES)])
+def test_they_are_not_there(kind: type, table: dict[str, str]) -> None:
+    thing = NET if kind is MLP else History()
+    names = [name for words in table.values() for name in words.split()]
+    assert len(names) == len(set(names))
+    assert not [name for name in names if hasattr(thing, name) or hasattr(kind, name)]
+    assert not {*names} & {*dir(thing), *dir(kind)}
+    assert "LackingAttribute" not in pydoc.render_doc(kind)
+    assert {"loss"} <= {*dir(History())}
+    assert {"fit", "predict", "weights", "_state"} <= {*dir(NET)}
+
+
+@pytest.mark.skipif(
+    tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8),
+    reason="scikit-learn before 1.8 goes on with a guess, and warns",
+)
+def test_scikit_learn_sees_no_estimator() -> None:
+    for check in (is_classifier, is_regressor):
+        with pytest.raises(AttributeError, match="has no attribute '__sklearn_tags__'"):
+            check(NET)
+
+
+def test_a_name_of_them_may_be_set() -> None:
+    net = copy.deepcopy(NET)
+    net.history = net.fit(np.ones((2, 3)), [1, 2], epochs=1)  # type: ignore[attr-defined]
+    assert len(pickle.loads(pickle.dumps(net)).history.loss) == 1
+
+
+ROOT = Path(__file__).parents[2]
+FILES = [path for folder in ("fastmlp", "docs") for path in (ROOT / folder).rglob("*.[mp][dy]")]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+KNOWN = {re.split(r"[<>=;\[ ]", one)[0] for extra in EXTRAS.values() for one in extra}
+IN_CODE = re.compile(r"\bneeds\(.*, \"([\w-]+)\"\)")
+NEEDED = {
+    name for path in FILES if path.suffix == ".py" for name in IN_CODE.findall(path.read_text())
+}
+
+
+def test_nothing_installs_fastmlp_by_its_name() -> None:
+    """It is not on PyPI: whoever takes the name would answer."""
+    pages = [*FILES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    by_name = re.compile(r"pip install ['\"]?fastmlp\b")
+    assert not [path for path in pages if by_name.search(path.read_text())]
+
+
+def test_no_message_has_a_command_of_its_own() -> None:
+    own = re.compile(r"[\"'].*needs [\w-]+: pip install")
+    files = [path for path in FILES if path.is_relative_to(ROOT / "fastmlp")]
+    assert [path.name for path in files if own.search(path.read_text())] == ["messages.py"]
+
+
+@pytest.mark.parametrize("package", sorted(NEEDED | messages.ARGUMENTS.keys()))
+def test_the_package_is_one_of_an_extra(package: str) -> None:
+    assert package in KNOWN
+    message = messages.needs("MLP.fit", package)
+    assert message.startswith(f"MLP.fit needs {package}: pip install ")
+    for argument in re.findall(r"[\w-]+(?=\[|\s|$)", messages.install(package)[12:]):
+        assert argument in KNOWN
+
+
+def test_many_messages_are_checked() -> None:
+    assert {"scikit-learn", "pyarrow", "safetensors", "tqdm", "mpi4py", "distributed"} <= NEEDED
+
+
+def test_an_error_of_the_function_itself_is_left_alone() -> None:
+    inner = TypeError("of the function")
+
+    @explained
+    def failing(x: int, *, n: int = 1) -> None:
+        raise inner
+
+    with pytest.raises(TypeError) as caught:
+        failing(3)
+    assert caught.value is inner
+
+    @explained
+    def calling() -> None:
+        failing(m=1)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match="failing: got an unexpected keyword"):
+        calling()
+
+
+@pytest.mark.parametrize("kind", [MLP, Adam, Cosine, Loss, MLPClassifier, MLPSearchCV])
+def test_signatures_stay_as_they_are(kind: Any) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert len(parameters) >= 3
+    assert not {"args", "kwargs", "arguments"} & parameters.keys()
+    assert kind.__init__.__qualname__.split(".")[0] in {base.__name__ for base in kind.__mro__}
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [Adam(0.1, beta_1=0.5), Cosine(0.1), Loss(np.sin, "exp"), MLPClassifier((3,))],
+    ids=repr,
+)
+def test_what_is_made_can_be_copied_and_pickled(thing: Any) -> None:
+    for other in (deepcopy(thing), pickle.loads(pickle.dumps(thing))):
+        assert repr(other) == repr(thing)
+        assert type(other) is type(thing)
+
+
+def test_advice_is_of_words_in_the_groups() -> None:
+    words = {word for group in messages.groups() for word in group}
+    tables = map(messages.advice, messages.content()["advice"])
+    others = {"checkpoint", "resume", "communicator"}
+    assert {word for table in tables for word in table} - words <= others
+
+
+@pytest.mark.parametrize("make", [little_net, little_net().as_estimator])
+def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
+    names = [*inspect.signature(MLP.fit).parameters][3:]
+    assert "checkpoint_every" in names
+    for name in {*names} - {*inspect.signature(type(little_net().as_estimator())).parameters}:
+        with pytest.raises(TypeError, match=f"'{name}': it is an argument of fit: net.fit"):
+            make(**{name: 1})
+
+
+def test_a_word_stands_once_for_a_keyword() -> None:
+    """In the cells of its row, or in the list; but words of two keywords stand in both."""
+    content = messages.content()
+    listed = [(key, word) for key, text in content["also"].items() for word in text.split()]
+    assert len(listed) == len({*listed})
+    in_cells = {
+        (key.split(".")[-1], word)
+        for table in content["table"]
+        for key, cells in table["words"].items()
+        for word in re.findall(r"`(\w+)`", " ".join(cells))
+    }
+    keys = Counter(word for _, word in {*listed} | in_cells)
+    assert {word for _, word in {*listed} & in_cells if keys[word] == 1} == {"T_max"}
+
+
+def test_words_are_read_by_a_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", None)
+    spec = importlib.util.spec_from_file_location("again", messages.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(TypeError, match="NoneType"):
+        module.groups()

@@ -13,8 +13,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from fitting import needs_compiler, unconverged
-from memory_use import peak_of
+from fitting import needs_compiler, peak_of, unconverged
 from scipy.stats import loguniform, uniform
 from sklearn import config_context, neural_network
 from sklearn.base import clone

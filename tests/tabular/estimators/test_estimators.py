@@ -1,4 +1,4 @@
-"""TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
+"""The models of tables: what they take, learn and say; scikit-learn's checks."""
 
 import pickle
 from functools import partial
@@ -25,12 +25,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.estimator_checks import parametrize_with_checks
 from small_models import FEW, classifier, drawn, labels, regressor, reloaded
 
 from fastmlp import EarlyStopping, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular import conformal, extras
+from fastmlp.tabular.settings import PRESETS
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+
 X, Y = drawn()
 LABELS = labels()
 
@@ -322,3 +326,40 @@ def test_mixed_precision() -> None:
     assert "bfloat16" not in plain.summary()
     with pytest.raises(InvalidParameterError, match=r"Got 'bf16' .* Did you mean 'bfloat16'"):
         TabularMLPClassifier(**FEW, compute_dtype="bf16").fit(X, LABELS)  # type: ignore[arg-type]
+
+
+LITTLE: dict[str, Any] = {"n_members": 2, "max_iter": 6, "random_state": 0}
+EXPECTED_TO_FAIL = {
+    # A row of weight 2 is not two rows: they would be in other batches, and in other folds. Trees
+    # count rows in their leaves and draw them for their bins; scikit-learn excepts its own as well.
+    "check_sample_weight_equivalence_on_dense_data": "batches and folds are of rows"
+}
+
+
+def expected(estimator: Any) -> dict[str, str]:
+    return EXPECTED_TO_FAIL
+
+
+@pytest.fixture
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ROUNDS", 10)
+    monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
+    # A check asks for 1,000 epochs.
+    monkeypatch.setitem(PRESETS, "balanced", PRESETS["balanced"]._replace(patience_share=0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.few(30)
+@pytest.mark.usefixtures("few_rounds")
+@pytest.mark.filterwarnings("default")
+@parametrize_with_checks(
+    [
+        TabularMLPClassifier(**LITTLE, validation_fraction=0.3, cv=2),
+        TabularMLPRegressor(**LITTLE, cv=2),
+        TabularMLPClassifier(**{**LITTLE, "n_members": 1, "max_iter": 2}, cv=2, trees=True),
+        TabularMLPRegressor(**{**LITTLE, "n_members": 1}, cv=2, trees=True),
+    ],
+    expected_failed_checks=expected,
+)
+def test_check(estimator: Any, check: Any) -> None:
+    check(estimator)

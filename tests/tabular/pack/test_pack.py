@@ -1,32 +1,48 @@
-"""Packs on small tables: bits, weights, folds, time, intervals, presets and drawn recipes."""
+"""Packs on small tables: bits, weights, time, drawn recipes; Caruana's selection and its folds."""
 
 import os
 import signal
+import threading
+import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import get_scorer
+from sklearn.tree import DecisionTreeClassifier
 
-from fastmlp.tabular import TabularMLPClassifier
+from fastmlp._process import warn
+from fastmlp._process.task_pool import Pool, Task
+from fastmlp.tabular import TabularMLPClassifier, extras, fit_arguments, pool
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import SQUARED, outputs_of
-from fastmlp.tabular.pack import Pack, train_pack
+from fastmlp.tabular.pack import Pack, Selection, bagged, equal, greedy, train_pack
 from fastmlp.tabular.pool import (
+    ALONE,
+    CHUNK,
     FEWEST_ROWS,
+    NUMBERS,
     Limits,
     TableRows,
     batch_size_of,
+    drawn,
+    folds_of,
+    in_strips,
     inputs_of,
     joined,
     net_settings,
     new_net,
     without_idle_units,
 )
+from fastmlp.tabular.reports import QUICK, score_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import KINDS, LARGE, PRESETS, PackSettings, draw, encodings_for
+from fastmlp.tabular.splits import held_out
 from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
@@ -318,3 +334,348 @@ def test_names_of_recipes_can_be_read_aloud(settings: dict[str, Any], name: str)
     (recipe,) = draw(1, 0, ["piecewise linear"])
     plain = recipe._replace(activation="relu", dropout=0.0, l1=0.0)
     assert str(plain._replace(**settings)) == name
+
+
+def candidates_of(seed: int, n: int = 7, n_rows: int = 60) -> tuple[NDArray[Any], NDArray[Any]]:
+    generator = np.random.default_rng(seed)
+    y = generator.normal(size=n_rows)
+    noise = generator.normal(size=(n, n_rows)) * generator.uniform(0.5, 1.5, (n, 1))
+    return y, y + noise + generator.normal(size=(n, 1)) * 0.2
+
+
+def loss_of(y: NDArray[Any], mean: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean((y - mean) ** 2)))
+
+
+def caruana(y: NDArray[Any], candidates: NDArray[Any], n_rounds: int) -> list[int]:
+    chosen: list[int] = []
+    history: list[tuple[float, list[int]]] = []
+    for _ in range(n_rounds):
+        losses = [loss_of(y, candidates[[*chosen, i]].mean(axis=0)) for i in range(len(candidates))]
+        best = min(range(len(candidates)), key=lambda i: losses[i])
+        chosen = [*chosen, best]
+        history.append((losses[best], chosen))
+    return min(history, key=lambda pair: pair[0])[1]
+
+
+def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
+    """The second round adds the other candidate, as the first place that gives the least loss."""
+    candidates = [np.full(3, 0.6), np.zeros(3)]
+    selection = greedy(
+        candidates, lambda mean, weight: float(abs(np.round(mean).mean())), n_rounds=2
+    )
+    assert selection.weights.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_caruanas_selection(seed: int) -> None:
+    y, candidates = candidates_of(seed)
+    result = greedy(candidates, lambda mean, weight: loss_of(y, mean), n_rounds=25)
+    chosen = caruana(y, candidates, 25)
+    expected = np.bincount(chosen, minlength=len(candidates)) / len(chosen)
+    np.testing.assert_allclose(result.weights, expected, rtol=0, atol=1e-15)
+    assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
+
+
+def test_predictions_in_float32_are_summed_in_float64() -> None:
+    y, candidates = candidates_of(3)
+    single = np.asarray(candidates, np.float32)
+    losses = [
+        greedy(each, lambda mean, weight: loss_of(y, mean)).loss
+        for each in (single, single.astype(np.float64))
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
+    y, candidates = candidates_of(2, n=3)
+    candidates[0] = np.nan
+    result = greedy(candidates, lambda mean, weight: loss_of(y, mean))
+    assert result.weights[0] == 0
+    assert np.isfinite(result.loss)
+    none = greedy(candidates[:1], lambda mean, weight: loss_of(y, mean))
+    assert not none.weights.any()
+
+
+def weighted_loss(y: NDArray[Any], mean: NDArray[Any], weight: NDArray[Any] | None) -> float:
+    return float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
+
+
+def bags(y: NDArray[Any], candidates: NDArray[Any], seed: int = 0, **settings: Any) -> Selection:
+    loss = partial(weighted_loss, y)
+    return bagged(candidates, loss, len(y), np.random.default_rng(seed), **settings)
+
+
+def test_a_candidate_that_is_far_better_is_alone_in_every_bag() -> None:
+    y, candidates = candidates_of(4)
+    candidates[3] = y + 1e-6
+    result = bags(y, candidates)
+    np.testing.assert_array_equal(result.weights, np.eye(len(candidates))[3])
+    assert result.loss == pytest.approx(1e-6)
+
+
+def test_bags_spread_the_weights_and_few_may_remain() -> None:
+    y, candidates = candidates_of(6)
+    one, many = greedy(candidates, lambda mean, weight: loss_of(y, mean)), bags(y, candidates)
+    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
+    assert many.weights.sum() == pytest.approx(1)
+    few = bags(y, candidates, max_members=2)
+    kept = np.sort(np.argsort(-many.weights)[:2])
+    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
+    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
+    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
+
+
+def test_bags_are_those_of_their_seed() -> None:
+    y, candidates = candidates_of(6)
+    np.testing.assert_array_equal(bags(y, candidates).weights, bags(y, candidates).weights)
+    assert (bags(y, candidates, 1).weights != bags(y, candidates).weights).any()
+
+
+def test_rows_without_weight_do_not_count_in_bags() -> None:
+    y, candidates = candidates_of(6)
+    weight = np.repeat([1.0, 0.0], 30)
+    far = y.copy()
+    far[30:] += 100
+    result = bags(far, candidates, weight=weight)
+    np.testing.assert_array_equal(result.weights, bags(y, candidates, weight=weight).weights)
+    assert result.loss < 2
+
+
+@pytest.mark.parametrize("most", [1, 3, None])
+def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> None:
+    y, candidates = candidates_of(7, n=6)
+    candidates[2] = np.nan
+    weight = np.random.default_rng(1).uniform(size=len(y))
+    loss = partial(weighted_loss, y)
+    result = equal(candidates, loss, weight=weight, max_members=most)
+    losses = [np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)]
+    best = np.argsort(losses)[: most or 5]
+    expected = np.zeros(6)
+    expected[best] = 1 / len(best)
+    np.testing.assert_array_equal(result.weights, expected)
+    assert result.loss == pytest.approx(loss(candidates[best].mean(axis=0), weight))
+    assert not equal(candidates[2:3], loss).weights.any()
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5])
+def test_classes_are_dealt_out_evenly(n_folds: int) -> None:
+    generator = np.random.default_rng(0)
+    y = generator.choice(4, 203, p=[0.7, 0.2, 0.08, 0.02])
+    folds = folds_of(y, n_folds, generator)
+    for label in range(4):
+        counts = np.bincount(folds[y == label], minlength=n_folds)
+        assert counts.max() - counts.min() <= 1
+    assert np.ptp(np.bincount(folds, minlength=n_folds)) <= 1
+
+
+def test_numbers_are_dealt_out_by_their_order() -> None:
+    y = np.random.default_rng(1).normal(size=500)
+    folds = folds_of(y, 5, np.random.default_rng(0))
+    means = [y[folds == k].mean() for k in range(5)]
+    assert np.ptp(means) < 0.1
+
+
+def test_equal_rows_are_dealt_out_at_random() -> None:
+    y = np.zeros(100, np.int64)
+    first, second = (folds_of(y, 5, np.random.default_rng(seed)) for seed in range(2))
+    assert (first != second).any()
+
+
+@pytest.fixture
+def n_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    n = int(request.param)
+    monkeypatch.setattr(pool, "n_threads_of", lambda given: n)
+    return n
+
+
+several = pytest.mark.parametrize("n_threads", [1, 2, 64], indirect=True)
+
+
+@several
+@pytest.mark.parametrize("n_rows", [0, 1, ALONE, ALONE + 1, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK])
+def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
+    result = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
+    np.testing.assert_array_equal(np.concatenate(result), np.arange(n_rows))
+    sizes = [len(each) for each in result]
+    assert max(sizes) <= CHUNK
+    assert max(sizes) - min(sizes) <= 1
+    if n_rows > ALONE:
+        # The bits of a row do not depend on the strip: all are predicted in short.
+        assert min(sizes) >= ALONE // 2 > FEWEST_ROWS
+        assert len(result) >= min(n_threads, n_rows // (ALONE // 2))
+    if n_rows == 20 * CHUNK:
+        assert len(result) in (20, 64)
+
+
+@pytest.mark.parametrize("n_threads", [1], indirect=True)
+def test_strips_of_wide_tables_are_shorter(n_threads: int) -> None:
+    for n_columns, most in ((1, CHUNK), (NUMBERS // 10_000, 10_000), (NUMBERS, ALONE)):
+        sizes = in_strips(3 * CHUNK, lambda rows: rows.stop - rows.start, n_columns)
+        assert 0.9 * most < max(sizes) <= most + 100
+
+
+@pytest.mark.parametrize("n_threads", [2], indirect=True)
+def test_threads_share_the_strips(n_threads: int) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def meet(rows: slice) -> int:
+        both.wait()
+        return threading.get_ident()
+
+    assert len({*in_strips(2 * CHUNK, meet)}) == 2
+
+
+@pytest.mark.parametrize("n_threads", [2], indirect=True)
+def test_warnings_and_errors_come_through(n_threads: int) -> None:
+    def tell(rows: slice) -> Any:
+        warn(f"from {rows.start}", UserWarning)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_strips(2 * CHUNK, tell)
+    assert [str(each.message) for each in caught] == ["from 0", f"from {CHUNK}"]
+
+    def fail(rows: slice) -> Any:
+        raise LookupError(f"at {rows.start}")
+
+    with pytest.raises(LookupError, match="at "):
+        in_strips(2 * CHUNK, fail)
+
+
+def test_a_task_of_a_pool_uses_its_share_of_the_threads() -> None:
+    seen: list[int] = []
+
+    def task() -> None:
+        in_strips(4 * CHUNK, lambda rows: seen.append(threading.get_ident()))
+
+    Pool(1).run([Task(1, task)], "")
+    assert len(seen) == 4
+    assert len({*seen}) == 1
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9])
+def test_rows_held_out_have_all_classes_alike(fraction: float, rng: np.random.Generator) -> None:
+    y = rng.choice(4, 1000, p=[0.6, 0.3, 0.09, 0.01])
+    y[0] = 4
+    mask = held_out(y, fraction, rng, classes=True)
+    assert abs(mask.mean() - fraction) < 0.002
+    shares = np.bincount(y[mask], minlength=5) - fraction * np.bincount(y)
+    assert (abs(shares) < 2).all()
+    assert not mask[0]
+
+
+def test_rows_held_out_have_all_parts_of_a_range(rng: np.random.Generator) -> None:
+    y = rng.lognormal(size=500)
+    mask = held_out(y, 0.2, rng, classes=False)
+    # Of five rows that follow each other one is held out.
+    ordered = mask[np.argsort(y, kind="stable")]
+    assert {int(some.sum()) for some in ordered.reshape(-1, 5)} == {1}
+    assert (mask != held_out(y, 0.2, rng, classes=False)).any()
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+def test_few_rows_leave_some_on_both_sides(
+    n: int, fraction: float, rng: np.random.Generator
+) -> None:
+    mask = held_out(np.arange(n) % 2, fraction, rng, classes=True)
+    assert 0 < mask.sum() < n
+
+
+LABELS: list[tuple[Any, list[Any]]] = [
+    (["b", "a", "b"], ["a", "b"]),
+    (pd.Series([True, False, True]), [False, True]),
+    (pd.Series(["x", "y", "x"], dtype="category"), ["x", "y"]),
+    (np.array([3, 1, 3], np.int8), [1, 3]),
+    (np.array([0.0, 1.0, 0.0]), [0, 1]),
+]
+
+
+@pytest.mark.parametrize(("y", "classes"), LABELS)
+def test_labels_and_their_places(y: Any, classes: list[Any]) -> None:
+    result, places = fit_arguments.classes_in(y, 3, "fit")
+    assert result.tolist() == classes
+    assert (result[places] == np.asarray(y)).all()
+    assert (fit_arguments.places_of(y, result, 3, "fit") == places).all()
+
+
+@pytest.mark.parametrize("y", [["a", None, "b"], pd.Series([1, pd.NA, 2]), [1.0, np.nan, 0.0]])
+def test_missing_targets_have_their_row(y: Any) -> None:
+    with pytest.raises(ValueError, match="contains NaN: 1 missing value, the first in row 1"):
+        fit_arguments.classes_in(y, 3, "fit")
+
+
+def test_labels_of_several_types() -> None:
+    with pytest.raises(TypeError, match=r"fit: labels of y must be of one type"):
+        fit_arguments.classes_in(np.array(["a", 1, "a"], object), 3, "fit")
+
+
+def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
+    result = fit_arguments.weights([0, 2, 6], 3, "fit")
+    assert result is not None
+    assert result.tolist() == [0, 0.5, 1.5]
+    assert fit_arguments.weights(None, 3, "fit") is None
+    with pytest.raises(ValueError, match="Negative values"):
+        fit_arguments.weights([1, -1, 1], 3, "fit")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", QUICK[True])
+def test_quick_scores_of_numbers(name: str, weighted: bool, rng: np.random.Generator) -> None:
+    y, predictions = rng.normal(size=(2, 50))
+    weight = rng.random(50) if weighted else None
+    result = score_of(name, "regression", None, "fit")
+    assert result is not None
+    plain: Any = get_scorer(name)
+    more = {} if weight is None else {"sample_weight": weight}
+    expected = plain._sign * plain._score_func(y, predictions, **more)
+    assert result(y, predictions, weight) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "roc_auc_ovr", "f1_macro", "neg_brier_score"])
+def test_scores_of_classes_are_those_of_scikit_learn(name: str, rng: np.random.Generator) -> None:
+    classes = np.array(["a", "b", "c"])
+    y = rng.integers(0, 3, 60)
+    p = rng.dirichlet(np.ones(3), 60)
+    result = score_of(name, "multiclass", classes, "fit")
+    assert result is not None
+
+    class Known(DummyClassifier):
+        def predict_proba(self, X: Any) -> Any:
+            return p
+
+        def predict(self, X: Any) -> Any:
+            return classes[p.argmax(axis=1)]
+
+    known = Known().fit(np.zeros((60, 1)), classes[y])
+    expected = get_scorer(name)(known, np.zeros((60, 1)), classes[y])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert result(y, p, None) == pytest.approx(expected)
+
+
+def test_a_function_is_a_score() -> None:
+    def most(estimator: Any, X: Any, y: Any) -> float:
+        return float((estimator.predict(X) == y).sum())
+
+    result = score_of(most, "binary", np.array(["no", "yes"]), "fit")
+    assert result is not None
+    assert result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
+    assert score_of("neg_log_loss", "binary", np.array([0, 1]), "fit") is None
+
+
+def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
+    values = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
+    np.testing.assert_array_equal(extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]])
+    part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
+    # With other seeds the trees of scikit-learn 1.7 do not split these rows.
+    tree = [("tree", DecisionTreeClassifier(random_state=2))]
+    (result,) = extras.fitted(tree, part, part, n_classes=3)
+    np.testing.assert_array_equal(result.predictions, np.eye(3)[part.y])
+    of_rows = drawn(part.y, 3, 0)
+    (folds,) = extras.fitted(tree, part, None, n_classes=3, folds=of_rows)
+    assert folds.predictions.shape == (3, 3)
+    np.testing.assert_allclose(folds.predictions.sum(axis=1), 1)
+    with pytest.raises(ValueError, match="names that differ"):
+        extras.named([*tree, *tree], "fit")

@@ -10,8 +10,7 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
-from fitting import in_threads
-from memory_use import peak_of
+from fitting import in_threads, peak_of
 from nets import network_of
 from panelled import INTERPRETED
 

@@ -300,7 +300,7 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
 AT_THE_EDGE = """
 import os, signal
 import numpy as np
-from memory_use import memory_with_an_edge
+from fitting import memory_with_an_edge
 from fastmlp.compiler.target import lanes_of
 from backends.cpu.simd import test_gemm
 from backends.cpu.simd.test_vector import address, move

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, orders
-from races import ORDERS, watched
 from runs import BATCH, N_ROWS, Run, assert_alike, gpu, launches_of, pair, trained
+from simulator import ORDERS, watched
 
 from fastmlp import EMA, MLP, Cosine, fit_many
 from fastmlp.backends.cpu.engine import Engine as CPU
