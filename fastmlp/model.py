@@ -633,7 +633,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         TypeError, ValueError
             If an argument has a wrong type, your rule has no name, or a parameter is not finite.
         ImportError, OSError
-            If safetensors is not installed, or the file cannot be written; an old file stays.
+            If safetensors is not installed, or the file cannot be written; an old file is
+            unchanged.
         RuntimeError
             If a fit is running, for the training state: see `checkpoint` of `fit`.
 

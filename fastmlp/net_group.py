@@ -119,7 +119,7 @@ def _release(all_locks: list[Any], flags: list[bool]) -> None:
 
 
 def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Real numbers as a C-contiguous array of this dtype; other values stay."""
+    """Real numbers as a C-contiguous array of this dtype; other values are returned unchanged."""
     if type(value) is not ndarray or (value.dtype == dtype and value.flags.carray):
         return value
     made = converted(value, dtype)
@@ -221,14 +221,14 @@ class NetGroup:
         Returns
         -------
         (n_nets,) array of float64
-            Objectives before the step. A net whose loss is not finite stays, with a RuntimeWarning
-            the first time; others take steps.
+            Objectives before the step. A net whose loss is not finite is unchanged, with a
+            RuntimeWarning the first time.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
             As `MLP.train_on_batch`, with the net's number. If X, y or weights are invalid, all nets
-            stay.
+            are unchanged.
         """
         return self._stepped("batch", X, y, sample_weight, rows)
 

@@ -90,7 +90,7 @@ class CommandEnded(BaseException):
 def ending() -> Iterator[None]:
     """Make SIGTERM and SIGHUP an exception, so that no half-written file is left.
 
-    Ignored signals, other handlers, and signals outside the main thread stay.
+    Ignored signals, other handlers, and signals outside the main thread are left alone.
     """
 
     def end(number: int, _: Any) -> None:

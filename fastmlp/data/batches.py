@@ -122,7 +122,7 @@ class Choice:
     names : of columns of X; None: all but `keep` and `ignore`, in order
     keep : columns to pass on with the predictions
     texts : columns read as texts from CSV
-    nulls : True if texts of CSV such as NA are missing, False if they stay texts
+    nulls : True if texts of CSV such as NA are missing, False if they remain texts
     """
 
     def __init__(
@@ -218,8 +218,8 @@ def read_table(
     """Return files, or the rows of a query, as a table of Arrow.
 
     Columns that take more than a 16th of the free memory are sampled, with a warning. The seed
-    gives each row a number; rows below a share stay, and the share is halved whenever they do not
-    fit. One pass suffices, without a row twice in memory.
+    gives each row a number; rows below a share are kept, and the share is halved whenever they do
+    not fit. One pass suffices, without a row twice in memory.
 
     Parameters
     ----------

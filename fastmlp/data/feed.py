@@ -401,7 +401,7 @@ def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
 
 
 def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
-    """The source of files and tables by target; other objects stay.
+    """The source of files and tables by target; other objects are returned unchanged.
 
     `features` are names of columns of X, None for all but the target.
     """

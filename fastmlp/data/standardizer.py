@@ -16,8 +16,8 @@ Array = NDArray[Any]
 class Sample:
     """At most `size` rows of a stream, each with the same chance.
 
-    Each row draws a number, and the rows with the smallest numbers stay. The choice does not depend
-    on blocks.
+    Each row draws a number, and the rows with the smallest numbers are kept. The choice does not
+    depend on blocks.
     """
 
     size: int

@@ -35,7 +35,7 @@ from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
 WHO = "jit.compiled"
-# Steps after which coefficients of a constant rate must stay; and a far step.
+# Steps within which coefficients of a constant rate must settle; and a far step.
 MOST_STEPS, FAR = 1 << 18, 1 << 40
 
 
@@ -46,7 +46,7 @@ def learner(
     """A context with a handle by which compiled code trains a net, and predicts.
 
     `train_on_batch`, `train_on_gradient` and `vjp` have the bits of `MLP`'s methods, and `predict`
-    sees each step. Meanwhile other fits of the net are refused, and its `n_steps` stays. At the
+    sees each step. Meanwhile other fits of the net are refused, and its `n_steps` is fixed. At the
     context's end the net counts all steps, and the handle can no longer train.
 
     Parameters
@@ -57,14 +57,14 @@ def learner(
     batch_size : int, rows of every step
     n_steps : int, optional
         Steps whose coefficients are computed ahead; later steps take the last coefficients. None:
-        all steps until they stay, after Adam's bias corrections or a schedule's end. Dropout needs
-        a number.
+        all steps until they settle, after Adam's bias corrections or a schedule's end. Dropout
+        needs a number.
 
     Raises
     ------
     TypeError, ValueError
         If net is not an MLP, or batch_size or n_steps not a positive int; if a step needs Python:
-        averages, bfloat16, a GPU, a batch too large for one call; if coefficients never stay, and
+        averages, bfloat16, a GPU, a batch too large for one call; if coefficients never settle, and
         n_steps is None.
     RuntimeError
         If the net is in training.

@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 
 def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """Arrays below a place, by the next place and name, in one pass.
+    """Arrays below a path, by the next part and name, in one pass.
 
     Examples
     --------

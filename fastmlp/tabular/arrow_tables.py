@@ -79,7 +79,7 @@ def dictionary(column: Any) -> tuple[Array, list[Any]]:
 
 
 def decoded(column: Any) -> Any:
-    """Values of a dictionary column; another column stays."""
+    """Values of a dictionary column; another column is unchanged."""
     return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 

@@ -163,7 +163,7 @@ class TabularMLP(BaseModel):
             For training and selection. Rows of weight 0 are left out. Arrays, also as `groups`, are
             errors beside files of which a sample is drawn.
         target : str, optional
-            In the place of y: the name of its column of X.
+            Column of X that is used as y.
         X_val, y_val, sample_weight_val : optional
             Rows to validate on, in the place of held-out rows of X. With `target` X_val has the
             column too.
@@ -532,9 +532,9 @@ class TabularMLP(BaseModel):
     def codes(self, X: Any) -> NDArray[np.float64]:
         """Return the rows of a table as C files and compiled code take them.
 
-        Columns that are read follow in the order of training. Numbers stay, NaN where one is
-        missing. A date has a number for each part. A level has its index in ``schema_.levels``, -1
-        where it is missing or unknown.
+        Columns that are read follow in the order of training. Numbers are unchanged, NaN where one
+        is missing. A date has a number for each part. A level has its index in ``schema_.levels``,
+        -1 where it is missing or unknown.
 
         Parameters
         ----------
@@ -591,8 +591,8 @@ class TabularMLP(BaseModel):
             validation rows that the model keeps. Intervals and class sets then use errors of nets
             that were not trained on the row.
         hidden_layer_sizes : int or sequence of int, optional
-            None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. A loss
-            that stays above is warned of.
+            None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. If the
+            loss is still above, a warning is given.
 
         Returns
         -------

@@ -250,7 +250,7 @@ def text_of(value: Any) -> str:
 
 
 def as_level(text: str) -> str:
-    """An ISO text in the form of `text_of`; another text stays."""
+    """An ISO text in the form of `text_of`; another text is unchanged."""
     moments = of_texts([text])
     if moments is None or np.isnat(moments[0]):
         return text

@@ -24,7 +24,7 @@ from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
 Array = NDArray[Any]
 # Drawn rows: number for each row, least and most in all.
 FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
-# A drawn row takes columns of one of this many nearest rows.
+# A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
 CHUNK = 4096
 # Rows that all epochs see, about; three times as many for wider layers. The fewest epochs.
@@ -77,7 +77,8 @@ def taught(
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
     of_nets = pool.net_settings(pack.outputs, settings)
     if settings.loss.power is None:
-        # Quantiles average the predictions: the pinball loss would miss the mean.
+        # A quantile is learned as the ensemble's mean prediction, which the pinball loss would
+        # miss.
         of_nets = of_nets._replace(loss=pack.outputs.loss)
     # Epochs are few: batches have the size for smaller tables.
     n = min(n_rows, LARGE - 1)
@@ -106,9 +107,9 @@ def taught(
 def drawn(
     values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
-    """Yield n rows, some at once; each column comes from a row or a neighbour.
+    """Yield n rows, some at once; each column comes from a row or the nearest of a few others.
 
-    Parts of a date stay together. Neighbours have close ranks of numbers, and the same levels.
+    Parts of a date stay together. Near rows have close ranks of numbers, and the same levels.
 
     References
     ----------

@@ -23,7 +23,7 @@ Step = rules.NumberStep | rules.LevelStep
 
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
-    """The steps of an encoding that makes inputs, in their order."""
+    """The steps of an encoding, in the order of the inputs."""
     parts = encoding.parts.values()
     return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
 
@@ -244,8 +244,8 @@ class ColumnNodes(NamedTuple):
 
     Attributes
     ----------
-    numbers : float64, shape (n_rows, n_numeric); "" without numbers
-    places : names of int64 of shape (n_rows,), of each category
+    numbers : name of float64, shape (n_rows, n_numeric); "" without numbers
+    places : names of int64, shape (n_rows,), for each category
         0 for a missing or unknown level, else 1 + the code.
     n_levels : for each category
     """

@@ -313,7 +313,7 @@ def _arrays(values: dict[str, Any]) -> list[str]:
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
-    """Rows that are mappings, each with all training columns; other tables stay.
+    """Rows that are mappings, each with all training columns; other tables are unchanged.
 
     A key that no row has is a missing value, like a key that some rows lack.
     """

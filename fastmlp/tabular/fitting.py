@@ -247,7 +247,7 @@ def refitted_pack(
     """The ensemble with nets trained on all rows, for the numbers of epochs that were best.
 
     One net replaces a recipe's nets of several folds, with their mean number of epochs. Scores and
-    residuals of the selection stay.
+    residuals of the selection are kept.
     """
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     of_nets = pool.net_settings(outputs, settings)

@@ -380,7 +380,7 @@ def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
 
 
 def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:
-    """Values as levels: numbers and booleans stay if `numeric`; others become texts.
+    """Values as levels: numbers and booleans unchanged if `numeric`; others as texts.
 
     Whole numbers lose their point, so that 1 and 1.0 are one level.
     """

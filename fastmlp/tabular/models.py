@@ -95,7 +95,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         After the selection, train the nets of the ensemble again on all rows, each up to its best
         epoch. One net replaces the nets of all folds, which makes predictions faster. Scores,
         intervals and curves come from the selection. About half of `time_limit` is kept for this,
-        with folds three tenths; if the time does not suffice, the selected ensemble stays, with a
+        with folds three tenths; if the time does not suffice, the selected ensemble is kept, with a
         warning. Clusters are not used for this.
     trees : bool, optional
         Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at rate 0.05,

@@ -62,7 +62,7 @@ class Scorer:
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
 
-        The log-loss reads only the probability of each row's class; means over candidates stay
+        The log-loss reads only the probability of each row's class; means over candidates are
         exact.
         """
         if self._score is not None or self._task == "regression":

@@ -20,7 +20,7 @@ def explained(target: F) -> F:
     """Make a function, or a class's constructor, explain calls that do not fit its signature.
 
     The TypeError names the public function, the keyword, the likely one, and the known ones. The
-    signature stays; a call that fits costs 0.1 us more.
+    signature is kept; a call that fits costs 0.1 us more.
 
     Examples
     --------

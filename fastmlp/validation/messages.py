@@ -125,7 +125,7 @@ def install(package: str) -> str:
 
 
 def lacking(name: str, n: int, first: str) -> str:
-    """The message of `n` missing targets; `first` is the place of the first."""
+    """The message of `n` missing targets; `first` is the first row."""
     lack = f"{count(n, 'missing value')}, the first in {first}"
     return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
 
