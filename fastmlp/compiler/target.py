@@ -47,7 +47,12 @@ def is_arm() -> bool:
 
 def vector_bytes() -> int:
     """Bytes of the vector registers that code is compiled for."""
-    names = target().features.split(",")
+    return _vector_bytes(target().features)
+
+
+@cache
+def _vector_bytes(features: str) -> int:
+    names = features.split(",")
     return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
 
 

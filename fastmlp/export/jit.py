@@ -168,7 +168,7 @@ def _coefficients(
     while n <= MOST_STEPS:
         if np.array_equal(steps.coefficients(first + n - 1).astype(dtype), last):
             table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
-            changing = np.flatnonzero((table != last).any(axis=1))
+            changing = np.flatnonzero(table != last) // table.shape[1]
             return table[: changing[-1] + 2 if len(changing) else 1].copy()
         n += n // 2
     raise ValueError(

@@ -1,6 +1,7 @@
 """How a step is divided into chunks, into microbatches and among threads, by their costs."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -137,6 +138,7 @@ class StepCost(NamedTuple):
         return self.busy + self.fetched + self.joins * JOIN_SECONDS
 
 
+@lru_cache(maxsize=256)
 def split_layer_of(step: Step) -> int:
     """The layer, from 1, to compute by split-K, or 0.
 
@@ -160,6 +162,7 @@ def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
     return by_panels.seconds < by_rows.seconds
 
 
+@lru_cache(maxsize=256)
 def cost_of(
     step: Step, n_threads: int, split_layer: int = 0, *, by_panels: bool = False
 ) -> StepCost:

@@ -247,7 +247,7 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
     kind = np.dtype(dtype)
     size = n * kind.itemsize
     memory = np.zeros(ALIGNMENT + round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
-    skip = -memory.ctypes.data % ALIGNMENT
+    skip = -address(memory) % ALIGNMENT
     return memory[skip : skip + size].view(kind)
 
 

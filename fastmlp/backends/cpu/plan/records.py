@@ -318,7 +318,8 @@ def _fields(dtype: np.dtype[Any]) -> type[Fields]:
 
 def fields_of(record: NDArray[Any]) -> Any:
     """A live record's fields; shape (1,)."""
-    return fields_of_each(record)[0]
+    memory: Any = record
+    return _fields(record.dtype).from_buffer(memory)
 
 
 def fields_of_each(records: NDArray[Any]) -> Any:
