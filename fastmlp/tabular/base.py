@@ -547,7 +547,7 @@ class TabularMLP(BaseModel):
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, or do not hold what they held.
+            If columns are missing, or hold values of another kind.
 
         Examples
         --------

@@ -22,7 +22,7 @@ from fastmlp.tabular.settings import PackSettings
 Array = NDArray[Any]
 # With fewer rows all sizes are 1, and intervals have one width.
 FEWEST_ROWS = 100
-# Errors below this part of the mean absolute error are alike: their logarithms are noise.
+# Errors below this part of the mean absolute error count as equal: their logarithms are noise.
 FLOOR = 0.1
 # Gain of the interval scores of 9 tables over one width, and share of the nets' time, with one net
 # per fold: 2 folds 13.7 % and 2.5 %, 3 folds 14.7 % and 4.3 %, 5 folds 13.9 % and 7 %. In 12 tables

@@ -1,4 +1,4 @@
-"""Dates, times of day and durations as numbers: alike from every library, and from ISO texts.
+"""Dates, times of day and durations as numbers: equal from every library, and from ISO texts.
 
 Inside, dates are arrays of numpy.datetime64 in UTC; times since midnight and durations are
 numpy.timedelta64; NaT where a value is missing.

@@ -104,7 +104,7 @@ class Encoding:
         Raises
         ------
         TypeError, ValueError
-            If a setting is not what it must be.
+            If a setting is invalid.
         """
         self._learned(values, y, task, rng)
         return self
@@ -146,7 +146,7 @@ class Encoding:
         Raises
         ------
         TypeError, ValueError
-            If it is given a table, or nothing was learned.
+            If `values` is not `Values`, or nothing was learned.
         """
         return self._written(values, None, short=False)
 
@@ -156,7 +156,7 @@ class Encoding:
         Raises
         ------
         TypeError, ValueError
-            If it is given a table, or nothing was learned.
+            If `values` is not `Values`, or nothing was learned.
         """
         return self._expanded(values, None)
 

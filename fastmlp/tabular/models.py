@@ -110,8 +110,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Mixed precision, as in `MLP`. Fits took 0 to 15 % less time with hidden layers of 64 or 128
         units.
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
-        The probability of the second of two classes does not fall (1), or does not rise (-1), with
-        a numeric column; a dict constrains the named columns. All nets then use relu.
+        Predictions, or the second of two probabilities, do not fall (1) or do not rise (-1) with a
+        numeric column; a dict constrains the named columns. All nets then use relu.
     random_state : int, RandomState instance or None
     n_jobs : int, optional
         Maximum number of threads that train; results do not depend on it.
@@ -216,7 +216,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, or do not hold what they held.
+            If columns are missing, or hold values of another kind.
         """
         values = self._values(X, "predict")
         labels: Array = self.classes_[self._predicted(values).argmax(axis=1)]
@@ -410,7 +410,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, or do not hold what they held.
+            If columns are missing, or hold values of another kind.
         """
         return self._predicted(self._values(X, "predict"))
 

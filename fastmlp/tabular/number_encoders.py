@@ -77,7 +77,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If X is not what it must be.
+            If X is invalid.
         """
         self.learn(self._checked(X, reset=True), y)
         return self
@@ -88,7 +88,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If X is not what it must be, or nothing was learned.
+            If X is invalid, or nothing was learned.
         """
         check_is_fitted(self)
         return self.encoded(self._checked(X, reset=False))
@@ -311,7 +311,7 @@ def _quartiles(values: Array) -> tuple[float, float]:
 
 
 class MissingMarks(NumberEncoder):
-    """Mark missing numbers by 1, and others by 0, in the columns where one is missing in training.
+    """Mark missing numbers by 1, and others by 0, in columns with missing numbers in training.
 
     Attributes
     ----------
@@ -375,9 +375,9 @@ class PiecewiseLinear(NumberEncoder):
     Parameters
     ----------
     n_bins : int
-        The most pieces of a column. A number in more rows than a piece would hold becomes an edge,
-        for at most half of the pieces; other edges are quantiles. All distinct numbers are edges if
-        they are few; one or two do not make pieces.
+        Maximum number of pieces of a column. A number in more rows than a piece would hold becomes
+        an edge, for at most half of the pieces; other edges are quantiles. All distinct numbers are
+        edges if they are few; one or two do not make pieces.
 
     Attributes
     ----------

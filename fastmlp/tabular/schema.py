@@ -201,7 +201,7 @@ class Schema:
         ImportError
             If pyarrow is needed, and not installed.
         TypeError, ValueError
-            If columns are missing, or do not hold what they held, or a number is infinite.
+            If columns are missing, or hold values of another kind, or a number is infinite.
         """
         table = in_memory.table_of(X, who)
         places = self._places(table, who)
