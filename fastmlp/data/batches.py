@@ -6,16 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastmlp._process import memory, warn
-from fastmlp.data.arrow import (
-    ROWS,
-    ChosenColumns,
-    Place,
-    imported,
-    instead_of,
-    no_table,
-    paths_of,
-    records_of,
-)
+from fastmlp.data import arrow
 from fastmlp.data.columns import names_in, require_target
 from fastmlp.data.sources import Piece, is_source, opened
 from fastmlp.validation import frames
@@ -61,7 +52,7 @@ class PredictBatch(NamedTuple):
     """
 
     rows: Any
-    where: Place
+    where: arrow.Place
     kept: Any = None
 
 
@@ -86,10 +77,10 @@ def batches_of(
     rows : int of 1 or more
     texts : columns read as texts from CSV
     """
-    if instead_of(X):
-        raise no_table(X, "expected rows, files or a table,", who)
+    if arrow.instead_of(X):
+        raise arrow.no_table(X, "expected rows, files or a table,", who)
     streamed = is_table(X) and not _is_in_memory(X)
-    if paths_of(X) is not None or streamed or is_lazy(X):
+    if arrow.paths_of(X) is not None or streamed or is_lazy(X):
         yield from named_batches(X, Choice(names, (), texts), rows, who)
         return
     source_names = getattr(X, "feature_names", None) if is_source(X) else None
@@ -100,7 +91,7 @@ def batches_of(
         content = frames.selected(piece.content, names, who)
         for part in _slices(content, rows):
             ordered = part if order is None else np.take(part, order, axis=1)
-            yield PredictBatch(ordered, Place(piece.name))
+            yield PredictBatch(ordered, arrow.Place(piece.name))
 
 
 def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
@@ -137,7 +128,7 @@ class Choice:
         self.features, self.keep, self._texts = list(names or ()), list(keep), texts
         self._nulls, self._ignore = nulls, ignore
 
-    def __call__(self, schema: Any, who: str) -> ChosenColumns:
+    def __call__(self, schema: Any, who: str) -> arrow.ChosenColumns:
         """Return the columns to read, which must exist once each."""
         kept = names_in(self.keep, "keep", schema.names, who)
         names_in([*self._ignore], "ignore", schema.names, who)
@@ -150,12 +141,12 @@ class Choice:
         frames.selected(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
         all_names = list(dict.fromkeys([*self.features, *kept]))
-        return ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)
+        return arrow.ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)
 
 
 def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
-    table = imported(who).Table
-    for batch, where in records_of(data, choice, rows, who):
+    table = arrow.imported(who).Table
+    for batch, where in arrow.records_of(data, choice, rows, who):
         # scikit-learn finds names in a table, but not in a record batch.
         X = table.from_batches([batch.select(choice.features)])
         yield PredictBatch(X, where, batch.select(choice.keep))
@@ -178,7 +169,7 @@ def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, w
 
 
 def has_names(X: Any) -> bool:
-    return not is_source(X) and (paths_of(X) is not None or is_table(X))
+    return not is_source(X) and (arrow.paths_of(X) is not None or is_table(X))
 
 
 def _is_in_memory(X: Any) -> bool:
@@ -237,7 +228,7 @@ def read_table(
     free = memory.available()
     most = float("inf") if free is None else free // TIMES
     kept, share, n_rows, n_bytes = list[tuple[Any, Any]](), 1.0, 0, 0
-    for number, (rows, place) in enumerate(records_of(data, choose, ROWS, who)):
+    for number, (rows, place) in enumerate(arrow.records_of(data, choose, arrow.ROWS, who)):
         if not rows.num_rows:
             continue
         where = place.by(who)
@@ -279,7 +270,7 @@ def _below(share: float, rows: Any, drawn: Any) -> tuple[Any, Any]:
     return (rows, drawn) if mask.all() else (rows.filter(pyarrow.array(mask)), drawn[mask])
 
 
-def _require_finite(rows: Any, where: Place) -> None:
+def _require_finite(rows: Any, where: arrow.Place) -> None:
     """Raise for an infinite number here, where its row in the file is known."""
     import pyarrow.compute as compute
 

@@ -7,22 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
-from fastmlp.data.arrow import (
-    ARROW_FILES,
-    FILES,
-    ROWS,
-    ChosenColumns,
-    Place,
-    arrow_file,
-    csv_schema,
-    expanded,
-    imported,
-    naming,
-    no_table,
-    paths_of,
-    reader_of_table,
-    records_of,
-)
+from fastmlp.data import arrow
 from fastmlp.data.sources import Block
 from fastmlp.validation import frames, messages
 from fastmlp.validation.frames import is_lazy, is_table
@@ -39,7 +24,7 @@ def missing_in(column: Any) -> tuple[int, int]:
     return int(compute.sum(missing).as_py() or 0), int(compute.index(missing, True).as_py())
 
 
-def require_target(column: Any, name: str, where: Place) -> None:
+def require_target(column: Any, name: str, where: arrow.Place) -> None:
     """Raise ValueError if a target is missing, with the number and the first row."""
     n, first = missing_in(column)
     if n:
@@ -72,7 +57,7 @@ class NamedColumns(NamedTuple):
     def wanted(self) -> "ColumnNames":
         return ColumnNames(self.target, self.features, self.weight)
 
-    def block(self, batch: Any, where: Place) -> Any:
+    def block(self, batch: Any, where: arrow.Place) -> Any:
         """Rows of a record batch; errors name them `where`.
 
         Features must be numbers without nulls. Labels in y may be texts.
@@ -176,12 +161,12 @@ class ArrowGroups:
     noun = "batch"
 
     def sizes(self, path: str) -> tuple[Any, list[int]]:
-        with arrow_file(path, lambda _: []) as (file, _):
+        with arrow.arrow_file(path, lambda _: []) as (file, _):
             numbers = range(file.num_record_batches)
             return file.schema, [file.get_batch(i).num_rows for i in numbers]
 
     def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
-        with arrow_file(path, lambda _: names) as (file, _):
+        with arrow.arrow_file(path, lambda _: names) as (file, _):
             return file.get_batch(group).slice(piece * rows, rows)
 
 
@@ -201,7 +186,7 @@ class FileBlocks:
         self._places: list[tuple[str, int, int, int, int]] = []
         sizes = list[int]()
         for path in paths:
-            with naming(path):
+            with arrow.naming(path):
                 schema, group_rows = groups.sizes(path)
                 self._columns = columns_of(schema, column_names, f"{who}: {path}")
             # Without names of features, the columns of the first file are read in all files.
@@ -216,15 +201,17 @@ class FileBlocks:
 
     def read(self, i: int) -> Block:
         path, group, rows, piece, first = self._places[i]
-        with naming(path):
+        with arrow.naming(path):
             batch = self._groups.read(path, group, self._columns.names, rows, piece)
-        return self._columns.block(batch, Place(f"{self._groups.noun} {group} of {path}", first))
+        return self._columns.block(
+            batch, arrow.Place(f"{self._groups.noun} {group} of {path}", first)
+        )
 
 
 class TableBlocks:
     """Slices of a table in memory as blocks."""
 
-    def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
+    def __init__(self, batches: list[tuple[Any, arrow.Place]], columns: NamedColumns) -> None:
         self._batches, self._columns, self.feature_names = batches, columns, columns.features
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
@@ -233,11 +220,11 @@ class TableBlocks:
 
 
 def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
-    imported(who)
-    table = reader_of_table(X, rows).read_all()
+    arrow.imported(who)
+    table = arrow.reader_of_table(X, rows).read_all()
     columns, batches, n = columns_of(table.schema, column_names, who), [], 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
-        batches.append((batch, Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
+        batches.append((batch, arrow.Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
         n += batch.num_rows
     return TableBlocks(batches, columns)
 
@@ -256,14 +243,14 @@ class Passes:
     def feature_names(self) -> tuple[str, ...] | None:
         return None if self._columns is None else self._columns.features
 
-    def _choose(self, schema: Any, who: str) -> ChosenColumns:
+    def _choose(self, schema: Any, who: str) -> arrow.ChosenColumns:
         wanted = self._column_names if self._columns is None else self._columns.wanted
         columns = columns_of(schema, wanted, who)
         self._columns = self._columns or columns
-        return ChosenColumns(columns.names, columns.names, labels=columns.targets, nulls=True)
+        return arrow.ChosenColumns(columns.names, columns.names, labels=columns.targets, nulls=True)
 
     def __call__(self) -> Iterator[Block]:
-        for batch, where in records_of(self._X, self._choose, ROWS, self._who):
+        for batch, where in arrow.records_of(self._X, self._choose, arrow.ROWS, self._who):
             assert self._columns is not None
             if batch.num_rows:
                 yield self._columns.block(batch, where)
@@ -290,14 +277,14 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
     Without `features`, all other columns are features.
     """
     column_names = ColumnNames(target, features)
-    paths = paths_of(X)
+    paths = arrow.paths_of(X)
     if paths is not None:
-        return _of_paths(expanded(paths, who), column_names, who)
+        return _of_paths(arrow.expanded(paths, who), column_names, who)
     if is_lazy(X) or not is_table(X):
-        raise no_table(X, "target= goes with paths, a table or a frame;", who)
+        raise arrow.no_table(X, "target= goes with paths, a table or a frame;", who)
     in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
-    if in_memory or isinstance(X, imported(who).Table):
-        return table_blocks(X, column_names, ROWS, who)
+    if in_memory or isinstance(X, arrow.imported(who).Table):
+        return table_blocks(X, column_names, arrow.ROWS, who)
     # A relation of DuckDB lacks a schema.
     schema = getattr(X, "schema", None)
     is_known = isinstance(getattr(schema, "names", None), list)
@@ -308,15 +295,19 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
 def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
     by_kind: dict[str | None, str] = {}
     for path in paths:
-        by_kind.setdefault(next((end for end in FILES if path.lower().endswith(end)), None), path)
+        by_kind.setdefault(
+            next((end for end in arrow.FILES if path.lower().endswith(end)), None), path
+        )
     if len(by_kind) > 1 or None in by_kind:
         shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
-        raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
+        raise ValueError(
+            f"{who}: files must be of one kind of {', '.join(arrow.FILES)}, got {shown}"
+        )
     (end,) = by_kind
-    imported(who)
+    arrow.imported(who)
     if end == ".parquet":
         return FileBlocks(ParquetGroups(), paths, column_names, None, who)
-    if end in ARROW_FILES:
-        return FileBlocks(ArrowGroups(), paths, column_names, ROWS, who)
-    with naming(paths[0]):
-        return Passes(paths, column_names, who, csv_schema(paths[0], who))
+    if end in arrow.ARROW_FILES:
+        return FileBlocks(ArrowGroups(), paths, column_names, arrow.ROWS, who)
+    with arrow.naming(paths[0]):
+        return Passes(paths, column_names, who, arrow.csv_schema(paths[0], who))

@@ -11,21 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory, task_pool, warn
+from fastmlp.data import sources
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.columns import source_of
-from fastmlp.data.sources import (
-    Buffer,
-    Conversion,
-    Convert,
-    Opened,
-    Reading,
-    Rows,
-    has_blocks,
-    is_source,
-    kind_of,
-    opened,
-    targets_of,
-)
 from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.frames import is_table
@@ -144,7 +132,7 @@ class Load:
 class FilledBuffer(NamedTuple):
     """A buffer with rows. `ends` is True at the end of an epoch."""
 
-    buffer: Buffer
+    buffer: sources.Buffer
     ends: bool
 
 
@@ -152,7 +140,7 @@ class Buffers(Protocol):
     """Successive buffers of rows: a `Feed`, or a part of one that many fits share."""
 
     @property
-    def rows(self) -> Rows: ...
+    def rows(self) -> sources.Rows: ...
 
     @property
     def ends(self) -> bool: ...
@@ -182,12 +170,17 @@ class Feed:
     """
 
     def __init__(
-        self, source: Opened, convert: Convert, row_bytes: int, reading: Reading, who: str
+        self,
+        source: sources.Opened,
+        convert: sources.Convert,
+        row_bytes: int,
+        reading: sources.Reading,
+        who: str,
     ) -> None:
         self._source, self._convert = source, convert
         self._reading, self._who = reading, who
         # Buffers to fill, and the loads of their readings.
-        self._free: queue.SimpleQueue[tuple[Buffer, Load] | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[tuple[sources.Buffer, Load] | None] = queue.SimpleQueue()
         self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
         self._reader: Reader[FilledBuffer] | None = None
@@ -256,7 +249,7 @@ class Feed:
         self._load.end()
         self._ahead.end()
 
-    def _filled(self, buffer: Buffer, *, ends: bool) -> FilledBuffer:
+    def _filled(self, buffer: sources.Buffer, *, ends: bool) -> FilledBuffer:
         self._load.end()
         return FilledBuffer(buffer, ends)
 
@@ -282,7 +275,7 @@ class Feed:
             self._free.put((filled.buffer, self._load))
         yield from filling
 
-    def _pass(self, number: int) -> Iterator[Rows]:
+    def _pass(self, number: int) -> Iterator[sources.Rows]:
         """Yield the blocks of one pass, which must have as many rows as the first pass."""
         who, n, mixed = self._who, 0, self._reading.shuffle and not self.is_whole
         for piece in self._source.blocks(number, mixed=mixed):
@@ -300,10 +293,12 @@ class Feed:
                 "it anew, or epochs=1"
             )
 
-    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[FilledBuffer, None, None]:
+    def _buffers(
+        self, blocks: Iterator[sources.Rows], epochs: int
+    ) -> Generator[FilledBuffer, None, None]:
         """Yield buffers. Epochs end after `rows_per_epoch`, or with the blocks."""
         per_epoch = self._reading.rows_per_epoch
-        buffer: Buffer | None = None
+        buffer: sources.Buffer | None = None
         left = per_epoch
         for rows in blocks:
             if self._over.is_set():
@@ -328,13 +323,13 @@ class Feed:
         if buffer is not None:
             yield self._filled(buffer, ends=True)
 
-    def _empty_buffer(self, like: Rows) -> Buffer | None:
+    def _empty_buffer(self, like: sources.Rows) -> sources.Buffer | None:
         """One of two buffers to fill, None after the end of the fit."""
         if self._n_buffers < 2:
             self._n_buffers += 1
             n_rows = self._buffer_rows
             memory.require(n_rows * like.row_bytes(), self._who, f"a buffer of {n_rows} rows")
-            buffer = Buffer(n_rows, like)
+            buffer = sources.Buffer(n_rows, like)
         else:
             free = self._free.get()
             if free is None:
@@ -346,25 +341,25 @@ class Feed:
 
 
 def feed_of(
-    X: Any, y: Any, sample_weight: Any, network: Network, reading: Reading, who: str
+    X: Any, y: Any, sample_weight: Any, network: Network, reading: sources.Reading, who: str
 ) -> Feed | None:
     """The feed of a source X, None for arrays."""
     steps = reading.steps_per_epoch
     if steps is not None:
         scalars.positive_integer(who, "steps_per_epoch", steps)
     # An iterator beside y stands for an array.
-    if not has_blocks(X) and (y is not None or not is_source(X)):
+    if not sources.has_blocks(X) and (y is not None or not sources.is_source(X)):
         _check_arrays(X, y, reading, who)
         return None
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
     if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
-        class_weight = arrays.balanced(arrays.class_counts(targets_of(X, who), who))
-    convert = Conversion(network, who, class_weight, names)
-    return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
+        class_weight = arrays.balanced(arrays.class_counts(sources.targets_of(X, who), who))
+    convert = sources.Conversion(network, who, class_weight, names)
+    return Feed(sources.opened(X, who), convert, convert.row_bytes, reading, who)
 
 
-def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str) -> None:
+def check_source(X: Any, y: Any, sample_weight: Any, reading: sources.Reading, who: str) -> None:
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
@@ -374,7 +369,7 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
             "stream give validation_data=(X_val, y_val), or another source"
         )
     balanced = isinstance(reading.class_weight, str)
-    if balanced and reading.steps_per_epoch is not None and not has_blocks(X):
+    if balanced and reading.steps_per_epoch is not None and not sources.has_blocks(X):
         raise ValueError(
             f"{who}: class_weight={reading.class_weight!r} takes a pass over the labels, and a "
             "stream with steps_per_epoch may have no end: give a mapping, such as {0: 1.0, 1: 5.0}"
@@ -384,12 +379,12 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
         named = "" if name == "<genexpr>" else f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
-            f"{who}: {kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} or "
-            "epochs=1; an endless one needs steps_per_epoch"
+            f"{who}: {sources.kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} "
+            "or epochs=1; an endless one needs steps_per_epoch"
         )
 
 
-def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
+def _check_arrays(X: Any, y: Any, reading: sources.Reading, who: str) -> None:
     if y is None:
         raise TypeError(
             f"{who}: missing 1 required argument: 'y'; call {who}(X, y), or {who}(source), with a "

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loss_cases import CASES, draw_targets
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
@@ -204,7 +204,7 @@ def take_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     of 8 rows, a layer shared by panels, or cut in two."""
     split_layer = int(form[-1]) if form.startswith("split") else 0
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(tuning, "SHARED_FLOPS", 0)
     monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: form == "panels")
     if form == "microbatches":
@@ -260,7 +260,7 @@ def scene(
     by_panels: bool = False,
 ) -> Scene:
     """A session for a team of two, however small the work."""
-    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(tuning, "SHARED_FLOPS", 0)
     monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: by_panels)
     parameters, data = net.draw(np.random.default_rng(1), n_rows)

@@ -354,7 +354,7 @@ def test_rows_that_do_not_fit_into_memory(
     seed: int, frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sample is drawn by the seed: rows of the file, about as many of each part of it."""
-    monkeypatch.setattr("fastmlp.data.batches.ROWS", 64)
+    monkeypatch.setattr("fastmlp.data.arrow.ROWS", 64)
     ending = [".csv", ".parquet", ".arrow", ".csv.gz"][seed]
     path, table = f"a{ending}", frame[["age", "income", "buys"]].assign(row=np.arange(400))
     write: Any = {".arrow": table.to_feather, ".parquet": table.to_parquet}

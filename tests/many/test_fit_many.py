@@ -205,10 +205,10 @@ def test_rows_validation_and_weights_of_each_net() -> None:
 
 
 def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu.plan import partition
+    from fastmlp.backends.cpu import tuning
 
-    monkeypatch.setattr(partition, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(partition, "MIN_CHUNK_ROWS", 8)
+    monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(tuning, "MIN_CHUNK_ROWS", 8)
     own, together = mixed()[1], mixed()[1]
     options: dict[str, Any] = {"epochs": 2, "batch_size": 20}
     (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)

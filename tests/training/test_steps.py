@@ -42,9 +42,8 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp._process import memory
-from fastmlp.backends.cpu import dispatch, limits, quick_step
+from fastmlp.backends.cpu import dispatch, limits, quick_step, tuning
 from fastmlp.backends.cpu.dispatch import Autotuner, Runner
-from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainer import TRAININGS, Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.losses import OUTPUT_GRADIENT
@@ -270,7 +269,7 @@ def test_any_number_of_rows_has_the_bits_of_its_own_fit(
     if seed % 4 == 1:
         few = {"CACHE_NUMBERS": 0, "MIN_CHUNK_ROWS": 16, "CHUNK_PER_WEIGHT": 0}
         for name, value in {**few, "MICROBATCH_FLOPS": 20_000 if seed % 8 == 1 else 1e12}.items():
-            monkeypatch.setattr(partition, name, value)
+            monkeypatch.setattr(tuning, name, value)
         TRAININGS.clear()
     net = drawn_net(rng)
     other = copy.deepcopy(net)
@@ -452,7 +451,7 @@ def test_rows_are_not_kept() -> None:
 def test_batches_of_many_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     TRAININGS.clear()
     if kind != "microbatches":
-        monkeypatch.setattr(partition, "CHUNK_NUMBERS", 100 * (3 + 40 + 33 + 3))
+        monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 100 * (3 + 40 + 33 + 3))
     optimizer = Adam(0.01, clipnorm=0.1) if "clipped" in kind else Adam(0.01)
     nets = [MLP((3, 40, 33, 3), optimizer=optimizer, l2=0.1, seed=0) for _ in range(2)]
     rng = np.random.default_rng(0)

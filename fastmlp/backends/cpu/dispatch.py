@@ -16,38 +16,10 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import keep
-from fastmlp.backends.cpu import limits, worker_pool
+from fastmlp.backends.cpu import limits, tuning, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.team import JOINED, constants_of
-from fastmlp.backends.cpu.tuning import (
-    APART_BYTES,
-    CLEAR_SPEEDUP,
-    FAR_JOIN,
-    ITEMS,
-    JOINS,
-    JOINS_SAVED,
-    LEAST_FLOPS,
-    LEAST_JOIN,
-    LONG_RETRY,
-    LONG_RETRY_SECONDS,
-    MOST_PIECES,
-    MOST_RETRY,
-    NUMBERS,
-    PATIENT_SECONDS,
-    PIECE_FLOPS,
-    RATE,
-    REPEATS,
-    RETRY,
-    ROUNDS,
-    SECONDS_DOUBTED,
-    SECONDS_VALID,
-    SETTLING,
-    SLOWER,
-    STRIP_ROWS,
-    WAKING,
-    WORTH_COMPILING,
-)
 from fastmlp.compiler import (
     COMPILER,
     Block,
@@ -66,7 +38,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.spec import Network
 
 # Without room between items a join of 0.2 us was measured as 0.8 to 1.4.
-ITEM_BYTES = NUMBERS * 8 + APART_BYTES
+ITEM_BYTES = tuning.NUMBERS * 8 + tuning.APART_BYTES
 
 
 class Calibration(Record):
@@ -106,19 +78,19 @@ class Work(NamedTuple):
 
 def pays(work: Work, n_threads: int) -> bool:
     """True if a team of this size finishes the work clearly sooner than one thread."""
-    if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_joins:
+    if INTERPRETED or n_threads < 2 or work.flops <= tuning.LEAST_FLOPS * work.n_joins:
         return False
-    seconds = work.flops / RATE
-    costs = _recent(n_threads) if _seen(seconds) > WORTH_COMPILING else None
+    seconds = work.flops / tuning.RATE
+    costs = _recent(n_threads) if _seen(seconds) > tuning.WORTH_COMPILING else None
     if costs is None:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
-    joined = work.n_joins * max(costs.join, LEAST_JOIN)
+    joined = work.n_joins * max(costs.join, tuning.LEAST_JOIN)
     if work.fetched is None:
-        return saved > costs.launch + JOINS_SAVED * joined
+        return saved > costs.launch + tuning.JOINS_SAVED * joined
     # The traffic is estimated for distant cores; a join tells the distance. Half of it, for the
     # autotuner times the rest: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
-    fetched = work.fetched / 2 * min(costs.join / FAR_JOIN, 1.0)
+    fetched = work.fetched / 2 * min(costs.join / tuning.FAR_JOIN, 1.0)
     return saved > costs.launch + joined + fetched
 
 
@@ -128,8 +100,10 @@ def measure(n_threads: int) -> Costs:
     A worker that wakes late disturbs a round: joins of 0.1 us were measured as 4.5, in the median
     of three rounds too, and no team was tried for 5 s.
     """
-    end = time.perf_counter() + WAKING
-    launches, joins, speedups = zip(*(_round(n_threads, end) for _ in range(ROUNDS)), strict=True)
+    end = time.perf_counter() + tuning.WAKING
+    launches, joins, speedups = zip(
+        *(_round(n_threads, end) for _ in range(tuning.ROUNDS)), strict=True
+    )
     return Costs(min(launches), min(joins), max(speedups))
 
 
@@ -141,9 +115,13 @@ def calibration_driver() -> Block:
 def _multiply_add(numbers: int) -> None:
     """Multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
     view that its body makes."""
-    values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
-    for _ in range(REPEATS):
-        for i in range(NUMBERS):
+    values, factor, summand = (
+        row(numbers, tuning.NUMBERS, np.float64),
+        np.float64(0.5),
+        np.float64(1.0),
+    )
+    for _ in range(tuning.REPEATS):
+        for i in range(tuning.NUMBERS):
             values[i] = fma(values[i], factor, summand)
 
 
@@ -191,12 +169,13 @@ def _wake(n_threads: int, end: float) -> None:
 def _round(n: int, end: float) -> Costs:
     """Time a launch, an item on one thread, and a short and a long loop on the team."""
     launched = _seconds(n, 0, 0, end)
-    item = _seconds(1, JOINS * ITEMS, 1) / (JOINS * ITEMS)
+    item = _seconds(1, tuning.JOINS * tuning.ITEMS, 1) / (tuning.JOINS * tuning.ITEMS)
     short, long = (
-        max(_seconds(n, JOINS, n * items, end) - launched, 0.0) / JOINS for items in (1, ITEMS)
+        max(_seconds(n, tuning.JOINS, n * items, end) - launched, 0.0) / tuning.JOINS
+        for items in (1, tuning.ITEMS)
     )
     # short = n item / speedup + join, and long has ITEMS times the work.
-    share = max((long - short) / (ITEMS - 1), 1e-9)
+    share = max((long - short) / (tuning.ITEMS - 1), 1e-9)
     return Costs(launched, max(short - share, 0.0), min(max(n * item / share, 1.0), n))
 
 
@@ -256,13 +235,13 @@ def _validity(costs: Costs, last: _Finding | None) -> float:
     After a pause the time starts anew: another library's threads may have spun for 0.2 s, and fits
     of 0.3 s in turns with it never had a team.
     """
-    if costs.speedup >= CLEAR_SPEEDUP:
-        return SECONDS_VALID
-    if last is None or last.costs.speedup >= CLEAR_SPEEDUP:
-        return SECONDS_DOUBTED
+    if costs.speedup >= tuning.CLEAR_SPEEDUP:
+        return tuning.SECONDS_VALID
+    if last is None or last.costs.speedup >= tuning.CLEAR_SPEEDUP:
+        return tuning.SECONDS_DOUBTED
     if time.monotonic() - last.when > 2 * last.valid:
-        return SECONDS_DOUBTED
-    return min(2 * last.valid, SECONDS_VALID)
+        return tuning.SECONDS_DOUBTED
+    return min(2 * last.valid, tuning.SECONDS_VALID)
 
 
 def _renew_lock() -> None:
@@ -285,7 +264,7 @@ class Autotuner:
     def __init__(self) -> None:
         self._seconds: dict[bool, float] = {}
         self._calls = {True: 0, False: 0}
-        self._since, self._retry, self._waited = 0, RETRY, 0.0
+        self._since, self._retry, self._waited = 0, tuning.RETRY, 0.0
         self._woke = False
 
     def wants_team(self) -> bool:
@@ -295,9 +274,9 @@ class Autotuner:
         and then.
         """
         for team in (True, False):
-            if self._calls[team] <= SETTLING[team]:
+            if self._calls[team] <= tuning.SETTLING[team]:
                 return team
-        is_due = self._since >= LONG_RETRY and self._waited >= LONG_RETRY_SECONDS
+        is_due = self._since >= tuning.LONG_RETRY and self._waited >= tuning.LONG_RETRY_SECONDS
         return self._best() ^ (is_due or self._since >= self._retry)
 
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
@@ -312,7 +291,7 @@ class Autotuner:
         if self._woke:
             return
         n_calls = self._calls[team] + 1
-        if n_calls > SETTLING[team]:
+        if n_calls > tuning.SETTLING[team]:
             self._learn(team, seconds / work)
             self._waited += seconds
         # Counted last: a thread that reads the count must find the seconds.
@@ -320,12 +299,12 @@ class Autotuner:
 
     def _learn(self, team: bool, seconds: float) -> None:
         known, before = len(self._seconds) == 2, self._best()
-        slowest = SLOWER * self._seconds.get(team, float("inf"))
+        slowest = tuning.SLOWER * self._seconds.get(team, float("inf"))
         self._seconds[team] = min(seconds, slowest)
         if known and self._best() != before:
-            self._retry, self._since, self._waited = RETRY, 0, 0.0
+            self._retry, self._since, self._waited = tuning.RETRY, 0, 0.0
         elif known and team != before:
-            self._retry = min(2 * self._retry, MOST_RETRY)
+            self._retry = min(2 * self._retry, tuning.MOST_RETRY)
             self._since, self._waited = 0, 0.0
         else:
             self._since += 1
@@ -375,14 +354,14 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     most = limits.free_threads(limit)
     tuner = tuner_for((*kind, most))
     n = most if pays(work, most) and tuner.wants_team() else 1
-    seconds = work.flops / RATE
-    patient = not 0 < seconds < PATIENT_SECONDS
+    seconds = work.flops / tuning.RATE
+    patient = not 0 < seconds < tuning.PATIENT_SECONDS
     return Threads(n, pieces_of(work, n), patient, tuner)
 
 
 def pieces_of(work: Work, n_threads: int) -> int:
     flops = work.flops / max(work.n_joins, 1) / n_threads
-    return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
+    return max(1, min(int(flops / tuning.PIECE_FLOPS), tuning.MOST_PIECES))
 
 
 class JobHolder(Protocol):
@@ -451,7 +430,7 @@ class Runner:
 
         A single strip of rows is not shared in phase one. Microbatches share both phases at once.
         """
-        several = rows > STRIP_ROWS
+        several = rows > tuning.STRIP_ROWS
         shared = forward * several + tiles
         n_joins = 1 if by_microbatches else several + (tiles > 0)
         return Work(shared * self.network.layout.n_weights * rows, n_joins)

@@ -26,21 +26,7 @@ from fastmlp.backends.cuda.plan import (
     NetProgress,
     Plan,
 )
-from fastmlp.rules import elementary
-from fastmlp.rules.dropout import (
-    HIDDEN,
-    INPUTS,
-    LOW,
-    NOISE,
-    NORMALS,
-    OF_HIDDEN,
-    OF_INPUTS,
-    OF_NOISE,
-    PURPOSES,
-    UNITS,
-    normals_of,
-    philox_of,
-)
+from fastmlp.rules import dropout, elementary
 from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
 
@@ -483,8 +469,8 @@ def make_drawing(rules: KernelRules) -> Drawing:
         threshold = memory[at + place]
         if threshold == zero:
             return one
-        w0, w1, w2, w3 = draw(memory, at, purpose, row, unit // UNITS)
-        j = unit % UNITS
+        w0, w1, w2, w3 = draw(memory, at, purpose, row, unit // dropout.UNITS)
+        j = unit % dropout.UNITS
         word = w0
         if j >= 2:
             word = w1
@@ -493,28 +479,35 @@ def make_drawing(rules: KernelRules) -> Drawing:
         if j >= 6:
             word = w3
         if j % 2 == 1:
-            word = (word & LOW) >> PIECE
+            word = (word & dropout.LOW) >> PIECE
         bits = scalar(np.int32(word & BITS))
         return memory[at + place + 1] if bits >= threshold else zero
 
     decide = device_function(decided)
 
     def factor(memory: Any, at: Any, layer: Any, row: Any, unit: Any) -> Any:
-        return decide(memory, at, HIDDEN + 2 * layer, layer * PURPOSES + OF_HIDDEN, row, unit)
+        return decide(
+            memory,
+            at,
+            dropout.HIDDEN + 2 * layer,
+            layer * dropout.PURPOSES + dropout.OF_HIDDEN,
+            row,
+            unit,
+        )
 
     def disturbed(memory: Any, at: Any, value: Any, row: Any, unit: Any) -> Any:
-        deviation = memory[at + NOISE]
+        deviation = memory[at + dropout.NOISE]
         if deviation > zero:
-            words = draw(memory, at, OF_NOISE, row, unit // NORMALS)
-            value += deviation * normal(words, unit % NORMALS)
-        return value * decide(memory, at, INPUTS, OF_INPUTS, row, unit)
+            words = draw(memory, at, dropout.OF_NOISE, row, unit // dropout.NORMALS)
+            value += deviation * normal(words, unit % dropout.NORMALS)
+        return value * decide(memory, at, dropout.INPUTS, dropout.OF_INPUTS, row, unit)
 
     return Drawing(device_function(factor), device_function(disturbed))
 
 
 def _make_draw() -> Any:
     """``draw(memory, at, purpose, row, group)``, which returns four words."""
-    philox = philox_of(device_function)
+    philox = dropout.philox_of(device_function)
 
     def word_at(memory: Any, at: Any) -> Any:
         return np.uint64(memory[at]) | (np.uint64(memory[at + 1]) << PIECE)
@@ -536,7 +529,7 @@ def _make_normal(scalar: Any) -> Any:
         return a * b + c
 
     log, root = compiled(elementary.log), compiled(elementary.sqrt)
-    normals = normals_of(scalar, device_function, device_function(fma), log, root)
+    normals = dropout.normals_of(scalar, device_function, device_function(fma), log, root)
 
     def normal(words: Any, j: Any) -> Any:
         one_word, other, w2, w3 = words

@@ -201,8 +201,8 @@ def test_gradient_in_chunks_has_the_same_bits_but_for_biases(
     net = Net((5, 17, outputs_for(loss, 3)), loss=loss, penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, 50, weighted=True)
     value, gradient = evaluate(net, parameters, data)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.MIN_CHUNK_ROWS", 7)
     in_chunks, slopes = evaluate(net, parameters, data)
     # The loss adds up by chunks. A weight's slope is one chain over the rows, cut or not; a
     # bias's is eight sums of every eighth row of a chunk, so a cut changes their order.
@@ -325,9 +325,8 @@ SAME_BITS_ON = """
 import hashlib, itertools
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu import dispatch, limits, tuning
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import (OPTIMIZERS, AdamW)
@@ -341,7 +340,7 @@ frozen = Net(sizes, "relu", dtype="float32", penalties={"l2": 0.1}, layer_rates=
 nets.append((frozen, AdamW(0.03, decay_biases=False)))
 order = orders(rng, 2, 200)
 each = itertools.product(nets, (1, 1 << 60), (False, True), (0, 1, 2), (1, 2, 3, 4))
-for (net, rule), dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
+for (net, rule), tuning.PIECE_FLOPS, by_panels, layer, n_threads in each:
     parameters, data = net.draw(np.random.default_rng(1), 200, weighted=True)
     partition.panels_pay = lambda *sizes: by_panels
     partition.split_layer_of = lambda step: layer

@@ -140,8 +140,8 @@ def test_a_penalty_and_the_step_in_one_have_the_bits_of_one_after_the_other(
 def test_training_cut_anywhere_has_the_same_bits(
     optimizer: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 4)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.MIN_CHUNK_ROWS", 4)
     net = Net(penalties={"l2": 0.1})
     parameters, data = net.draw(rng, 13, weighted=True)
     # Batches of 10 and 3 rows in chunks of 4: three units and one an epoch.
@@ -162,8 +162,8 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
     parameters, data = net.draw(rng, n_rows, weighted=True)
     order, adam = orders(rng, n_epochs, n_rows), OPTIMIZERS["adam"](0.03)
     whole = train(net, parameters, data, adam, order, 50)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
     assert whole.stopped == n_epochs * -(-n_rows // 50)
     assert chunks.stopped == n_epochs * n_chunks  # 50 = 6 * 8 + 2 rows, and 9 = 8 + 1
@@ -189,8 +189,8 @@ def test_units_count_the_chunks_of_every_batch(n_rows: int, batch_size: int, chu
 def test_a_unit_knows_the_steps_complete_before_it(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 4)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.MIN_CHUNK_ROWS", 4)
     net = Net()
     parameters, data = net.draw(rng, 13)
     moments = Moments(net.network)

@@ -13,20 +13,8 @@ from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import fma, njit, record_at, row, stack
 from fastmlp.compiler.target import lanes_of
+from fastmlp.rules import dropout as rules
 from fastmlp.rules import elementary
-from fastmlp.rules.dropout import (
-    HIDDEN,
-    INPUTS,
-    NOISE,
-    NORMALS,
-    OF_HIDDEN,
-    OF_INPUTS,
-    OF_NOISE,
-    PURPOSES,
-    UNITS,
-    normals_of,
-    philox_of,
-)
 
 PIECE = np.uint64(16)
 
@@ -37,7 +25,7 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
     Keys are: the position of the first row in its batch, the purpose with the high bits of the
     step, the low bits of the step, and the seed's key.
     """
-    philox = philox_of(njit)
+    philox = rules.philox_of(njit)
 
     @njit
     def word(numbers: Any, j: int) -> Any:
@@ -46,7 +34,7 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
     @njit
     def source_of(net: Net, at: int, purpose: int) -> Any:
         batch = record_at(net.batch, Batch)
-        numbers = row(batch.coefficients + net.draws, INPUTS, scalar)
+        numbers = row(batch.coefficients + net.draws, rules.INPUTS, scalar)
         high = np.uint64(purpose) | (np.uint64(numbers[6]) << PIECE)
         first = np.uint64(batch.position + at)
         return first, high, word(numbers, 4), word(numbers, 0), word(numbers, 2)
@@ -64,7 +52,7 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: 16 bits for each of `width` units of n rows; the bits of a panel, `skip`
     units into the row."""
     lanes, (_, draw) = lanes_of(scalar), _drawing(scalar)
-    width = max(lanes, UNITS)
+    width = max(lanes, rules.UNITS)
     n_words = width // 2
 
     @njit
@@ -77,10 +65,10 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def decide(source: Any, unit: int, n: int, out: int) -> None:
-        bits, group = row(out, n * n_words, np.uint32), unit // UNITS
+        bits, group = row(out, n * n_words, np.uint32), unit // rules.UNITS
         for r in range(n):
             put(draw(source, group, r), bits, n_words * r)
-            if width > UNITS:
+            if width > rules.UNITS:
                 put(draw(source, group + 1, r), bits, n_words * r + 4)
 
     @njit
@@ -127,7 +115,7 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 def dropout(scalar: Scalar) -> Kernel:
     """The block that drops outputs of layer i, and their slopes, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    width = max(lanes, UNITS)
+    width = max(lanes, rules.UNITS)
     source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
     with_slopes, with_slopes_of_relu, _ = _dropping(scalar)
     n_bytes = ROW_BLOCK * width * 2
@@ -136,10 +124,10 @@ def dropout(scalar: Scalar) -> Kernel:
         net, place = record_at(address, Net), stack(n_bytes)
         layer, count = layers_of(net)[i], n * lanes
         numbers = row(
-            record_at(net.batch, Batch).coefficients + net.draws, HIDDEN + 2 * i + 2, scalar
+            record_at(net.batch, Batch).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
         )
-        rate = (np.uint16(numbers[HIDDEN + 2 * i]), numbers[HIDDEN + 2 * i + 1])
-        source = source_of(net, at, i * PURPOSES + OF_HIDDEN)
+        rate = (np.uint16(numbers[rules.HIDDEN + 2 * i]), numbers[rules.HIDDEN + 2 * i + 1])
+        source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
         bits, down = row(place, n * width, np.uint16), at * lanes * size
         for p in range(panel, min(panel + n_panels, layer.n_panels)):
             skip = p * lanes % width
@@ -158,9 +146,9 @@ def dropout(scalar: Scalar) -> Kernel:
 def input_noise(scalar: Scalar) -> Kernel:
     """The block that adds noise to inputs, and then drops some, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    width, n_normals = max(lanes, UNITS), max(lanes, NORMALS)
+    width, n_normals = max(lanes, rules.UNITS), max(lanes, rules.NORMALS)
     source_of, draw = _drawing(scalar)
-    normals = normals_of(scalar, njit, fma, elementary.log, elementary.sqrt)
+    normals = rules.normals_of(scalar, njit, fma, elementary.log, elementary.sqrt)
     (decide, _), (_, _, drop) = _decisions(scalar), _dropping(scalar)
     n_bytes = ROW_BLOCK * max(width * 2, n_normals * size)
 
@@ -173,10 +161,10 @@ def input_noise(scalar: Scalar) -> Kernel:
     @njit
     def add_noise(source: Any, values: Any, unit: int, shape: Any, place: int, std: Any) -> None:
         n, n_features = shape
-        noise, first = row(place, n * n_normals, scalar), unit // NORMALS
-        for g in range(n_normals // NORMALS):
+        noise, first = row(place, n * n_normals, scalar), unit // rules.NORMALS
+        for g in range(n_normals // rules.NORMALS):
             for r in range(n):
-                put(draw(source, first + g, r), noise, r * n_normals + g * NORMALS)
+                put(draw(source, first + g, r), noise, r * n_normals + g * rules.NORMALS)
         skip = unit % n_normals
         for r in range(n):
             for j in range(n_features):
@@ -184,16 +172,19 @@ def input_noise(scalar: Scalar) -> Kernel:
 
     def disturb(address: int, inputs: int, panel: int, n_panels: int, at: int, n: int) -> None:
         net, place = record_at(address, Net), stack(n_bytes)
-        numbers = row(record_at(net.batch, Batch).coefficients + net.draws, HIDDEN, scalar)
-        rate = (np.uint16(numbers[INPUTS]), numbers[INPUTS + 1])
-        source, of_noise = source_of(net, at, OF_INPUTS), source_of(net, at, OF_NOISE)
+        numbers = row(record_at(net.batch, Batch).coefficients + net.draws, rules.HIDDEN, scalar)
+        rate = (np.uint16(numbers[rules.INPUTS]), numbers[rules.INPUTS + 1])
+        source, of_noise = (
+            source_of(net, at, rules.OF_INPUTS),
+            source_of(net, at, rules.OF_NOISE),
+        )
         bits, count = row(place, n * width, np.uint16), n * lanes
         for p in range(panel, panel + n_panels):
             values = row(inputs + p * net.panel + at * lanes * size, count, scalar)
-            if numbers[NOISE] > 0:
+            if numbers[rules.NOISE] > 0:
                 shape = (n, min(lanes, net.n_in - p * lanes))
-                add_noise(of_noise, values, p * lanes, shape, place, numbers[NOISE])
-            if numbers[INPUTS] > 0:
+                add_noise(of_noise, values, p * lanes, shape, place, numbers[rules.NOISE])
+            if numbers[rules.INPUTS] > 0:
                 decide(source, p * lanes, n, place)
                 drop(values, count, bits, p * lanes % width, rate)
 

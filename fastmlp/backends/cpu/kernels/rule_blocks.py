@@ -8,24 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step
+from fastmlp.backends.cpu.kernels import dropout, elementwise, first_layer, one_step, shared_layers
 from fastmlp.backends.cpu.kernels.epoch import train
-from fastmlp.backends.cpu.kernels.first_layer import (
-    expanded_columns,
-    expanded_forward,
-    expanded_gradient,
-    sparse_columns,
-    sparse_forward,
-    sparse_gradient,
-)
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
 from fastmlp.backends.cpu.kernels.memory_traffic import pair_rows, pair_tiles, pair_weights
-from fastmlp.backends.cpu.kernels.shared_layers import (
-    forward_backward_by_panels,
-    split_k,
-    split_k_backward,
-)
 from fastmlp.backends.cpu.kernels.step import microbatches
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
@@ -33,21 +20,10 @@ from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, Key, block_of
 from fastmlp.compiler.target import pair_products
 from fastmlp.network.spec import Network
+from fastmlp.rules import losses
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
-from fastmlp.rules.losses import (
-    LINKS,
-    LOSSES,
-    OUTPUT_GRADIENT,
-    SKLEARN_LOSSES,
-    SMOOTHED,
-    Constants,
-    Link,
-    Loss,
-    Quantile,
-    Smoothed,
-)
 from fastmlp.rules.optimizer_protocol import EMA, Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
@@ -80,19 +56,19 @@ def activations(
 
 def link(network: Network, *, needed: bool = True) -> int:
     """0 for the identity, unless `needed`."""
-    if not needed and network.link == LINKS["identity"]:
+    if not needed and network.link == losses.LINKS["identity"]:
         return 0
     return link_block(network.link, network.dtype).address
 
 
-def link_block(link: Link, dtype: Any) -> Block:
+def link_block(link: losses.Link, dtype: Any) -> Block:
     return block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
 
 
 def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
     """A link's values of raw outputs of shape (n_rows, n_outputs), in their dtype."""
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
-    link_block(LINKS[link], raw.dtype)(raw.ctypes.data, out.ctypes.data, *raw.shape)
+    link_block(losses.LINKS[link], raw.dtype)(raw.ctypes.data, out.ctypes.data, *raw.shape)
     return out
 
 
@@ -102,7 +78,7 @@ def loss(network: Network) -> tuple[int, int]:
     return block.address, settings
 
 
-def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
+def loss_options(loss: losses.Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
     """Options of `loss_loop` beside the rule, and the address of the loss's constants: one block
     serves all of them."""
     options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
@@ -114,7 +90,7 @@ def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]
 
 
 @cache
-def _constants(constants: Constants, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _constants(constants: losses.Constants, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Kept as long as the process, as blocks are."""
     return np.hstack(constants).astype(dtype)
 
@@ -184,10 +160,12 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
-    microbatches, split_k, split_k_backward, forward_backward_by_panels, row_backward,
-    packed_product, train, one_step.batch_step, one_step.quick_step, sparse_forward, sparse_columns,
-    sparse_gradient, expanded_forward, expanded_columns, expanded_gradient, squares, scaled,
-    dropout.dropout, dropout.input_noise,
+    microbatches, shared_layers.split_k, shared_layers.split_k_backward,
+    shared_layers.forward_backward_by_panels, row_backward, packed_product, train,
+    one_step.batch_step, one_step.quick_step, first_layer.sparse_forward,
+    first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
+    first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
+    dropout.input_noise,
 )  # fmt: skip
 
 
@@ -206,12 +184,12 @@ def every_pair_block() -> Iterator[Key]:
         yield factory, np.dtype(np.float32), None, options | {"pairs": pair_products()}
 
 
-def every_loss() -> Iterator[Loss]:
+def every_loss() -> Iterator[losses.Loss]:
     """The library's losses, one for all values of settings."""
-    yield from (*LOSSES.values(), *SKLEARN_LOSSES.values(), OUTPUT_GRADIENT)
-    yield Quantile((0.1, 0.9)).loss
-    for name in SMOOTHED:
-        smoothed = Smoothed(name, 0.1).loss
+    yield from (*losses.LOSSES.values(), *losses.SKLEARN_LOSSES.values(), losses.OUTPUT_GRADIENT)
+    yield losses.Quantile((0.1, 0.9)).loss
+    for name in losses.SMOOTHED:
+        smoothed = losses.Smoothed(name, 0.1).loss
         yield from (smoothed, smoothed._replace(over_outputs="sum"))
 
 
@@ -230,7 +208,7 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
     for rule in ACTIVATIONS.values():
         for options in ({}, {"slopes": False}):
             yield elementwise.activation_loop, dtype, rule, options
-    for link in LINKS.values():
+    for link in losses.LINKS.values():
         yield elementwise.link_loop, dtype, link.rule, {"by_row": link.by_row}
     for loss in every_loss():
         yield elementwise.loss_loop, dtype, loss.rule, loss_options(loss, dtype)[0]

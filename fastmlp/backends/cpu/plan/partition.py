@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan.packing import (
     CLOSE,
     Spacing,
@@ -17,23 +18,6 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
 )
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
-from fastmlp.backends.cpu.tuning import (
-    APART_BYTES,
-    CACHE_BYTES,
-    CACHE_NUMBERS,
-    CHUNK_FLOPS,
-    CHUNK_NUMBERS,
-    CHUNK_PER_WEIGHT,
-    FETCH_RATE,
-    JOIN_SECONDS,
-    MICROBATCH_FLOPS,
-    MICROBATCHES,
-    MIN_CHUNK_ROWS,
-    RATE,
-    SHARED_FLOPS,
-    STRIP_ROWS,
-    TILE_ROWS,
-)
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout, Network, paired_layers
 
@@ -50,12 +34,14 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
 
 def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
     per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
-    by_memory = CHUNK_NUMBERS // per_row
-    by_time = CHUNK_FLOPS // (6 * layout.n_weights)
-    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
-    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
-    if not train or in_cache * per_row > CHUNK_PER_WEIGHT * layout.n_weights:
-        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
+    by_memory = tuning.CHUNK_NUMBERS // per_row
+    by_time = tuning.CHUNK_FLOPS // (6 * layout.n_weights)
+    most = max(tuning.MIN_CHUNK_ROWS, min(by_memory, by_time))
+    in_cache = (
+        tuning.CACHE_NUMBERS // (2 * per_row) // tuning.MIN_CHUNK_ROWS * tuning.MIN_CHUNK_ROWS
+    )
+    if not train or in_cache * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights:
+        most = min(most, max(tuning.MIN_CHUNK_ROWS, in_cache))
     return most
 
 
@@ -65,26 +51,29 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
     For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
     cache, its gradient is small beside them, and multiples of four share out evenly.
     """
-    if 6 * layout.n_weights * n_rows < MICROBATCH_FLOPS:
+    if 6 * layout.n_weights * n_rows < tuning.MICROBATCH_FLOPS:
         return 0
     per_row = sum(layout.sizes)
     n_microbatches = microbatches_of(layout, n_rows)
-    rows = round_up(-(-n_rows // n_microbatches), STRIP_ROWS)
-    return rows if rows * per_row > CHUNK_PER_WEIGHT * layout.n_weights else 0
+    rows = round_up(-(-n_rows // n_microbatches), tuning.STRIP_ROWS)
+    return rows if rows * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights else 0
 
 
 def microbatches_of(layout: Layout, n_rows: int) -> int:
-    return round_up(-(-n_rows // _rows_in_cache(layout)), MICROBATCHES)
+    return round_up(-(-n_rows // _rows_in_cache(layout)), tuning.MICROBATCHES)
 
 
 def _rows_in_cache(layout: Layout) -> int:
-    return max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * sum(layout.sizes)))
+    return max(tuning.MIN_CHUNK_ROWS, tuning.CACHE_NUMBERS // (2 * sum(layout.sizes)))
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
     """Rows of a chunk of microbatches of `small` rows and n_packed gradients each: one core's
     training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
-    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * small
+    by_time, by_memory = (
+        tuning.CHUNK_FLOPS // (6 * layout.n_weights),
+        tuning.CHUNK_NUMBERS // n_packed * small,
+    )
     return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
 
 
@@ -96,7 +85,7 @@ def _even_chunk(n_rows: int, most: int) -> int:
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
     rows = -(-n_rows // n_chunks)
     # Whole strips, if there is room.
-    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
+    return max(1, min(n_rows, max(most, rows), round_up(rows, tuning.STRIP_ROWS)))
 
 
 class Step(NamedTuple):
@@ -135,7 +124,7 @@ class StepCost(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return self.busy + self.fetched + self.joins * JOIN_SECONDS
+        return self.busy + self.fetched + self.joins * tuning.JOIN_SECONDS
 
 
 @lru_cache(maxsize=256)
@@ -145,7 +134,7 @@ def split_layer_of(step: Step) -> int:
     Split-K changes the order of sums, so the net and its rows alone decide: the best layer for two
     threads is split for any number of threads.
     """
-    if step.rows < STRIP_ROWS or step.flops < SHARED_FLOPS:
+    if step.rows < tuning.STRIP_ROWS or step.flops < tuning.SHARED_FLOPS:
         return 0
     return min((0, *_can_be_split(step)), key=lambda split_layer: _soonest(step, 2, split_layer))
 
@@ -177,8 +166,8 @@ def cost_of(
             part, numbers, more = _by_panels(step, n_threads, i, n_in, n_out)
         else:
             part, numbers, more = _by_rows(step, n_threads, i, n_in, n_out)
-        busy += 2 * n_in * n_out * step.rows / RATE * part
-        fetched += numbers * (1 - 1 / n_threads) * step.dtype.itemsize / FETCH_RATE
+        busy += 2 * n_in * n_out * step.rows / tuning.RATE * part
+        fetched += numbers * (1 - 1 / n_threads) * step.dtype.itemsize / tuning.FETCH_RATE
         joins += more
     return StepCost(busy, fetched, joins)
 
@@ -231,7 +220,7 @@ def _below_split_k(step: Step, n_threads: int, n_in: int, n_out: int) -> _LayerC
 
 
 def _part_of_strips(step: Step, n_threads: int) -> float:
-    return _largest_part(-(-step.rows // STRIP_ROWS), n_threads)
+    return _largest_part(-(-step.rows // tuning.STRIP_ROWS), n_threads)
 
 
 def _part_of_panels(step: Step, n_threads: int, width: int) -> float:
@@ -316,7 +305,7 @@ def partition_of(
     # -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
     paired = paired_layers(layout, spec.compute_dtype, sparse=sparse)
     split_layer = 0 if any(paired) else split_layer_of(step)
-    if n_threads == 1 or step.flops < SHARED_FLOPS:
+    if n_threads == 1 or step.flops < tuning.SHARED_FLOPS:
         # Without a cost no team is tried. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from
         # each other (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
         return Partition(rows, split_layer=split_layer)
@@ -332,7 +321,7 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
     tile_rows = 0
     if network.penalties:
         # Penalties are summed in the order of the tiles.
-        widest = round_up(max(network.layout.sizes), TILE_ROWS)
+        widest = round_up(max(network.layout.sizes), tuning.TILE_ROWS)
         tile_rows = min(rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest)
     single, small = partition.single_row, partition.microbatch_rows > 0
     return single, small, partition.split_layer, in_chunks, tile_rows
@@ -341,15 +330,15 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
     """Rows of weights whose inputs, for n rows of a chunk, stay in the second-level cache while
     all deltas pass; `size` is a number's bytes."""
-    return max(1, CACHE_BYTES // (chunk_rows * size * TILE_ROWS)) * TILE_ROWS
+    return max(1, tuning.CACHE_BYTES // (chunk_rows * size * tuning.TILE_ROWS)) * tuning.TILE_ROWS
 
 
 def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
     """A partition of `most` rows whose buffers serve every smaller number of rows of the same
     form."""
     if partition.microbatch_rows:
-        cached = round_up(_rows_in_cache(layout), STRIP_ROWS)
-        small = min(round_up(-(-most // MICROBATCHES), STRIP_ROWS), cached)
+        cached = round_up(_rows_in_cache(layout), tuning.STRIP_ROWS)
+        small = min(round_up(-(-most // tuning.MICROBATCHES), tuning.STRIP_ROWS), cached)
         return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
     # A short last chunk is part of the others: see `_even_chunk`.
     chunk = _most_rows(layout, train=True)
@@ -368,4 +357,4 @@ def _spacing(step: Step, split_layer: int) -> Spacing:
     """`CLOSE` for single rows, whose deltas are read without spacing."""
     if step.rows == 1:
         return CLOSE
-    return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)
+    return Spacing(tuning.APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

@@ -14,30 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp._process import memory
-from fastmlp.backends.cpu.plan.packing import (
-    CLOSE,
-    Packed,
-    Spacing,
-    few_outputs,
-    middle_of,
-    numbers_packed,
-    packed_layers,
-    round_up,
-)
+from fastmlp.backends.cpu.plan import packing, records
 from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
-from fastmlp.backends.cpu.plan.records import (
-    ALL,
-    BUFFERS,
-    NONE,
-    OTHERS,
-    RELU,
-    Batch,
-    BlockAddresses,
-    Layer,
-    Net,
-    Tile,
-    address,
-)
 from fastmlp.backends.cpu.simd.gemm import (
     groups_of_panels,
     packed_tile,
@@ -99,7 +77,7 @@ class Workspace(NamedTuple):
     lanes: int
     train: bool
     sparse: bool
-    packed: tuple[Packed, ...]
+    packed: tuple[packing.Packed, ...]
     doubled_inputs: bool
     inputs: Buffer
     outputs: Buffer
@@ -133,7 +111,7 @@ def make_workspace(
     train: bool,
     sparse: bool = False,
     gathered: int | None = None,
-    spacing: Spacing = CLOSE,
+    spacing: packing.Spacing = packing.CLOSE,
     parts: int = 1,
     paired: tuple[bool, ...] = (),
 ) -> Workspace:
@@ -143,10 +121,10 @@ def make_workspace(
     None: all, or 0 if they are sparse. A MemoryError comes before any allocation.
     """
     sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
-    units = sum(round_up(n, lanes) for n in sizes[1:])
+    units = sum(packing.round_up(n, lanes) for n in sizes[1:])
     form: dict[str, Any] = {"train": train, "sparse": sparse, "spacing": spacing, "paired": paired}
-    layers = packed_layers(layout, lanes, rows, **form)
-    packed = numbers_packed(layers, lanes)
+    layers = packing.packed_layers(layout, lanes, rows, **form)
+    packed = packing.numbers_packed(layers, lanes)
     doubled_inputs = spacing.split_layer > 1
     if gathered is None:
         gathered = 0 if sparse else sizes[0]
@@ -155,7 +133,7 @@ def make_workspace(
     columns = parts * output_bytes // size
     row_copy_bytes = row_copy_bytes_of(layout, rows, size, lanes)
     numbers = {
-        "inputs": (1 + doubled_inputs) * panel_rows * round_up(gathered, lanes),
+        "inputs": (1 + doubled_inputs) * panel_rows * packing.round_up(gathered, lanes),
         # A square of the output layer may be read past the last strip.
         "outputs": panel_rows * units + lanes * lanes,
         # A square of its deltas, transposed, may be written past the last strip.
@@ -199,14 +177,14 @@ def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
     copies = (
         rows_at_once(n, size) // SMALL_TILE_ROWS * packed_tile(n, size, lanes) for n in depths
     )
-    return round_up(max(copies, default=-APART_BYTES) + APART_BYTES, ALIGNMENT)
+    return packing.round_up(max(copies, default=-APART_BYTES) + APART_BYTES, ALIGNMENT)
 
 
 def _numbers_in_pairs(
     layout: Layout, panel_rows: int, lanes: int, paired: tuple[bool, ...]
 ) -> dict[str, int]:
     """The two forms take as much as the numbers do."""
-    sizes = [panel_rows * round_up(n, lanes) for n in layout.sizes]
+    sizes = [panel_rows * packing.round_up(n, lanes) for n in layout.sizes]
     read = [n if pairs else 0 for n, pairs in zip(sizes, paired, strict=False)]
     own = [n if pairs else 0 for n, pairs in zip(sizes[1:], paired, strict=False)]
     return {"input_pairs": sum(read[:1]), "output_pairs": sum(read[1:]), "delta_pairs": sum(own)}
@@ -215,22 +193,22 @@ def _numbers_in_pairs(
 def _panel_rows(rows: int) -> int:
     """Whole strips, and not a multiple of 4 KiB: panels would share the same few sets of a
     cache."""
-    whole = round_up(rows, STRIP_ROWS)
+    whole = packing.round_up(rows, STRIP_ROWS)
     return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
 
 
 def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
     """Bytes from one thread's columns of `width` numbers a row to the next thread's: a block of
     rows and a vector, or a block of losses in float64, and room between the two."""
-    block = min(round_up(rows, STRIP_ROWS), ROW_BLOCK)
+    block = min(packing.round_up(rows, STRIP_ROWS), ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
-    return round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
+    return packing.round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
 
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
     """Zeros as of `aligned`, by name, in one piece of memory: saves 4 us a buffer."""
     kind, place, buffers = np.dtype(dtype), 0, {}
-    sizes = {name: round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
+    sizes = {name: packing.round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
     memory = aligned(sum(sizes.values()), np.uint8)
     for name, n in numbers.items():
         buffers[name] = memory[place : place + n * kind.itemsize].view(kind)
@@ -246,8 +224,8 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
     """
     kind = np.dtype(dtype)
     size = n * kind.itemsize
-    memory = np.zeros(ALIGNMENT + round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
-    skip = -address(memory) % ALIGNMENT
+    memory = np.zeros(ALIGNMENT + packing.round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
+    skip = -records.address(memory) % ALIGNMENT
     return memory[skip : skip + size].view(kind)
 
 
@@ -272,7 +250,7 @@ class Tiling(NamedTuple):
     cuts : first inputs where tiles are cut, if they can be
     """
 
-    packed: tuple[Packed, ...]
+    packed: tuple[packing.Packed, ...]
     lanes: int
     size: int
     block: int
@@ -321,7 +299,7 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
                         owners.append((part * len(groups) + g) * n_threads // shares)
         begin_of_layer += layer.size
-    table = _balanced(np.array(tiles, Tile.dtype), np.array(owners), n_threads)
+    table = _balanced(np.array(tiles, records.Tile.dtype), np.array(owners), n_threads)
     if tiling.by_panels:
         _mark_cached(table.reshape(n_threads, -1), packed, lanes, max(split_layer, 1))
     table.flags.writeable = False
@@ -341,14 +319,14 @@ def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tupl
 
 
 def _mark_cached(
-    shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
+    shares: NDArray[Any], packed: tuple[packing.Packed, ...], lanes: int, first_layer: int
 ) -> None:
     """Mark, per tile, the weight rows that its thread reads again in the backward pass: their
     stores go through the cache."""
     for i, layer in enumerate(packed):
         if i < first_layer or layer.is_transposed:
             continue
-        n_groups = groups_of_panels(round_up(layer.rows, lanes) // lanes)
+        n_groups = groups_of_panels(packing.round_up(layer.rows, lanes) // lanes)
         for thread, share in enumerate(shares):
             ends = (part * n_groups // len(shares) for part in (thread, thread + 1))
             of_layer = share["layer"] == i
@@ -371,7 +349,7 @@ def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDAr
             owners[tile] = low
             loads[[low, high]] += work[tile], -work[tile]
     most = np.bincount(owners, minlength=n_threads).max()
-    table = np.zeros((n_threads, most), Tile.dtype)
+    table = np.zeros((n_threads, most), records.Tile.dtype)
     table["n_panels"] = 1
     for thread, share in enumerate(table):
         own = tiles[owners == thread]
@@ -443,15 +421,15 @@ def make_plan(
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
     split_layer, several = partition.split_layer, partition.n_threads > 1
-    middle = middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
-    tiles = np.zeros(0, Tile.dtype)
+    middle = packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
+    tiles = np.zeros(0, records.Tile.dtype)
     if workspace.train:
         tiles = tiles_of(workspace, partition, middle)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
-        "batch": aligned(1, Batch.dtype).view(np.recarray),
-        "blocks": aligned(1, BlockAddresses.dtype).view(np.recarray),
+        "batch": aligned(1, records.Batch.dtype).view(np.recarray),
+        "blocks": aligned(1, records.BlockAddresses.dtype).view(np.recarray),
         "layers": layers,
         "tiles": tiles,
         "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
@@ -476,22 +454,22 @@ def make_plan(
         "output_bytes": workspace.output_bytes,
         "row_copy_bytes": workspace.row_copy_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
-        "delta_panel": few_outputs(lanes) * lanes * size,
+        "delta_panel": packing.few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
         "prefetches_state": 3 * workspace.parameters.nbytes >= PREFETCHED_STATE_BYTES,
         "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments,
         "disturbs": blocks.disturb != 0,
-        **{name: address(table) for name, table in tables.items()},
-        **{name: address(getattr(workspace, name)) for name in BUFFERS},
+        **{name: records.address(table) for name, table in tables.items()},
+        **{name: records.address(getattr(workspace, name)) for name in records.BUFFERS},
     }
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
     for name in ("link", "optimizer", "penalised", "drop", "disturb"):
         tables["blocks"][name] = getattr(blocks, name)
     # All fields at once: one by one took 0.1 ms of each predict.
-    net = aligned(1, Net.dtype)
-    fields["address"] = address(net)
-    net[0] = tuple(fields.get(name, 0) for name in Net.dtype.names or ())
+    net = aligned(1, records.Net.dtype)
+    fields["address"] = records.address(net)
+    net[0] = tuple(fields.get(name, 0) for name in records.Net.dtype.names or ())
     return Plan(net=net.view(np.recarray), **tables)
 
 
@@ -499,14 +477,14 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Fields in the order of `Layer`."""
     size = workspace.parameters.itemsize
     lanes, vector = workspace.lanes, workspace.lanes * size
-    master, copies = address(workspace.parameters), address(workspace.copies)
-    values = [address(workspace.outputs), address(workspace.deltas)]
+    master, copies = records.address(workspace.parameters), records.address(workspace.copies)
+    values = [records.address(workspace.outputs), records.address(workspace.deltas)]
     pairs = _pairs(layout, workspace)
     coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
     for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, pairwise(layout.sizes), strict=True)
     ):
-        paired, n_panels = copies, round_up(n_out, lanes) // lanes
+        paired, n_panels = copies, packing.round_up(n_out, lanes) // lanes
         copies += layer.pairs_size * vector
         copy = copies if layer.copy_size else 0
         panel, copy_panel = layer.panel * vector, layer.copy_panel * vector
@@ -524,7 +502,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         form = (*rules, of_weights, of_biases, together)
         dropped = blocks.dropped[i] if blocks.dropped else 0
         outputs, deltas = values
-        if blocks.forms[i] == RELU and any(workspace.paired[i + 1 : i + 2]):
+        if blocks.forms[i] == records.RELU and any(workspace.paired[i + 1 : i + 2]):
             # Once rounded, only their signs are read: deltas take their place, line by line. 18.4
             # -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
             deltas = outputs
@@ -532,7 +510,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         layers.append((*fields, *pairs[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
-    return np.array(layers, Layer.dtype).view(np.recarray)
+    return np.array(layers, records.Layer.dtype).view(np.recarray)
 
 
 def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
@@ -540,11 +518,11 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
     across the rows, or 0: of its inputs, its outputs and its deltas."""
     paired = workspace.paired or (False,) * layout.n_layers
     row_bytes = workspace.panel_rows * workspace.parameters.itemsize
-    sizes = [round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]
+    sizes = [packing.round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]
     inputs, deltas = [(0, 0)] * (layout.n_layers + 1), [(0, 0)] * layout.n_layers
-    output, delta = address(workspace.output_pairs), address(workspace.delta_pairs)
+    output, delta = records.address(workspace.output_pairs), records.address(workspace.delta_pairs)
     for i in np.flatnonzero(paired):
-        place = output if i > 0 else address(workspace.input_pairs)
+        place = output if i > 0 else records.address(workspace.input_pairs)
         inputs[i] = (place, place + sizes[i] // 2)
         deltas[i] = (delta, delta + sizes[i + 1] // 2)
         output, delta = output + (sizes[i] if i > 0 else 0), delta + sizes[i + 1]
@@ -558,5 +536,5 @@ def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
     # Parameters, two numbers of state each, and the transposes.
     n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
     if n_bytes >= NON_TEMPORAL_BYTES:
-        return ALL
-    return OTHERS if by_panels else NONE
+        return records.ALL
+    return records.OTHERS if by_panels else records.NONE

@@ -152,7 +152,7 @@ TOLERANCE_OF_LOTS = {"float64": 1e-12, "float32": 1e-5}
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Microbatches of 56 rows of a batch of 203, though the work is little."""
-    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
+    monkeypatch.setattr(tuning, "MICROBATCH_FLOPS", 0)
 
 
 @pytest.mark.slow
@@ -227,10 +227,10 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     parameters, data = net.draw(rng, BATCH, weighted=True)
     order, rule = orders(rng, 3, BATCH), OPTIMIZERS[optimizer](0.01)
     whole = train(net, parameters, data, rule, order, batch_size)
-    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
+    monkeypatch.setattr(tuning, "MICROBATCH_FLOPS", 0)
     small = microbatch_rows(make_layout(net.sizes), batch_size)
     per_row = 6 * make_layout(net.sizes).n_weights
-    monkeypatch.setattr(partition, "CHUNK_FLOPS", per_row * small * n_at_once)
+    monkeypatch.setattr(tuning, "CHUNK_FLOPS", per_row * small * n_at_once)
     microbatches = train(net, parameters, data, rule, order, batch_size)
     n_chunks = [-(-n // (small * n_at_once)) for n in (batch_size, BATCH - batch_size)]
     assert microbatches.stopped == 3 * sum(n_chunks)

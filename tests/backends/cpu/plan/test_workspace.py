@@ -271,7 +271,7 @@ def test_another_net_of_its_kind_gets_the_same_bits_in_spoilt_buffers(
 def test_batches_in_several_chunks_sum_their_gradient_anew(
     kept: Any, made: list[Session], rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 64 * 25)
+    monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 64 * 25)
     net = net_of(KINDS[1])
     x, y = rows_of(net, rng, 200)
     expected, _ = fitted(net, x, y, 200)
