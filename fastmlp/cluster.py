@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp import predict_arrow
 from fastmlp.extend import explained, messages, scalars
+from fastmlp.typing import Array
 
 __all__ = ["ThreadCommunicator", "predict", "threads"]
-Array = NDArray[Any]
 WHO = "cluster.predict"
 
 

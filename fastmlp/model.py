@@ -34,11 +34,9 @@ from fastmlp.training.second_order import batch_size_for
 from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import arrays, scalars
+from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, explained
 from fastmlp.validation.messages import needs
-
-Array = NDArray[Any]
 
 
 @final

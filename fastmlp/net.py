@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import locks, random_state
 from fastmlp.backends import protocol
@@ -35,7 +34,7 @@ from fastmlp.network.spec import (
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.optimizer_protocol import Optimizer, is_averaged
-from fastmlp.validation import frames, scalars
+from fastmlp.validation import Array, frames, scalars
 from fastmlp.validation.calls import explained
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 else:
     # jedi 0.20 raises at a property with a Literal, and IPython then completes nothing.
     Computed = str | tuple[str, ...] | None
-
-Array = NDArray[Any]
 
 
 class NetBase:

@@ -23,10 +23,10 @@ from fastmlp.backends.cpu.quick_step import converted, products_of
 from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry
 from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
-from fastmlp.model import MLP, Array
+from fastmlp.model import MLP
 from fastmlp.network.state import NetState
 from fastmlp.training.steps import Kept, Kind, Steps
-from fastmlp.validation import arrays, scalars
+from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import explained
 
 WHO = "NetGroup"

@@ -16,8 +16,8 @@ from fastmlp._process.memory import FreeList
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 Order = NDArray[np.int64]
 # From X and the caller's name to X with the columns that the net knows.
 Select = Callable[[Any, str], Any]

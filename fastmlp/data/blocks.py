@@ -8,17 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import memory, warn
 from fastmlp.data import arrow
 from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
 from fastmlp.data.sources import Block
-from fastmlp.validation import frames, scalars
+from fastmlp.validation import Array, frames, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
-Array = NDArray[Any]
 Part = Callable[[int, int], Any]
 
 

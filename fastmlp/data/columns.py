@@ -5,15 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from numpy.typing import NDArray
-
 from fastmlp.data import arrow
 from fastmlp.data.sources import Block
-from fastmlp.validation import frames, messages
+from fastmlp.validation import Array, frames, messages
 from fastmlp.validation.frames import is_lazy, is_table
 from fastmlp.validation.messages import suggestion
-
-Array = NDArray[Any]
 
 
 def missing_in(column: Any) -> tuple[int, int]:

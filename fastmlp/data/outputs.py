@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastmlp.data.arrow import ARROW_FILES, ROWS, imported
 from fastmlp.data.batches import (
@@ -23,11 +23,10 @@ from fastmlp.data.sources import Source
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.serialization import files
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import listed
 
-Array = NDArray[Any]
 ArraysByName = dict[str, Array]
 
 

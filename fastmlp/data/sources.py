@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastmlp._process import memory
 from fastmlp.network.spec import Network
-from fastmlp.validation import arrays, scalars
+from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.messages import count
 
-Array = NDArray[Any]
 Block = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 # Attributes of arrays, frames, tables and tensors, which have __iter__ too.
 OF_ARRAYS = (

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.data.batches import blocks_of
-from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation import Array, arrays, frames, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
-
-Array = NDArray[Any]
 
 
 class Sample:

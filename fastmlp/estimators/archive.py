@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
@@ -21,9 +20,8 @@ from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.files import Content, FileError
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 
-Array = NDArray[Any]
 Own = Mapping[str, Any]
 KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 FIELDS: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,6 @@ from operator import is_not
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.preprocessing import LabelBinarizer
@@ -38,8 +37,8 @@ from fastmlp.rules.optimizer_protocol import EMA, SWA, Optimizer
 from fastmlp.training.history import History
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.typing import Metrics, Table
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 # With more rows some scikit-learn versions warn if most labels occur once.
 FEW_ROWS = 20

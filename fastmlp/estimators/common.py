@@ -8,7 +8,6 @@ from numbers import Real
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import joblib
-from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
 from fastmlp import _process
@@ -16,12 +15,11 @@ from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.many.groups import Cluster, client_of
 from fastmlp.typing import Source, Table
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 from fastmlp.validation.calls import explained
 
 # The scikit-learn module in users' filters.
 MODULE = "sklearn.neural_network._multilayer_perceptron"
-Array = NDArray[Any]
 Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
 # Parameters of `WithClient`, which files leave out.
 PARAMETERS = ("client", "group_timeout")

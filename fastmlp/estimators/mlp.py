@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
@@ -35,10 +35,8 @@ from fastmlp.typing import (
     Solver,
     Table,
 )
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 from fastmlp.validation.calls import explained
-
-Array = NDArray[Any]
 
 
 class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):

@@ -32,8 +32,8 @@ from fastmlp.network.state import NetState
 from fastmlp.rules import updates
 from fastmlp.rules.optimizers import Custom
 from fastmlp.training.metrics import Measures, Metrics, check
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # Before its fit, the optimizer of a net has the solver's settings, also with L-BFGS.
 NO_OPTIMIZER = Custom(updates.sgd)
 RowIndex = NDArray[np.int64]

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
@@ -30,7 +30,7 @@ from fastmlp.rules.losses import Loss, Smoothed, spelled
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.typing import Table
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import suggestion_for
 
@@ -40,7 +40,6 @@ OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
     "checkpoint_every", "resume",
 }  # fmt: skip
-Array = NDArray[Any]
 Callbacks = Listener | Iterable[Listener]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.dropout import Rate
@@ -22,8 +22,8 @@ from fastmlp.typing import (
     Solver,
     Table,
 )
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 Request = bool | str | None
 Method = TypeVar("Method", bound=Callable[..., Any])
 

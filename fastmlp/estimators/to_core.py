@@ -31,10 +31,9 @@ from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.updates import l2
 from fastmlp.training.loop import cost_of
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import arrays, messages
+from fastmlp.validation import Array, arrays, messages
 from fastmlp.validation.messages import Synonyms, suggestion
 
-Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
 Rates = NDArray[np.float64]
 SETTINGS = ("beta_1", "beta_2", "epsilon")

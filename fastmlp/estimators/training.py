@@ -10,7 +10,6 @@ from copy import copy
 from typing import Any, ClassVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
@@ -31,8 +30,8 @@ from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 from fastmlp.training.options import FitOptions
 from fastmlp.training.second_order import check, solver_of
 from fastmlp.training.stopping import EarlyStopping, EpochWatch
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # From this `verbose` on, each epoch prints a second line.
 DETAILED = 2
 

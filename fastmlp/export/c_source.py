@@ -25,14 +25,13 @@ from fastmlp.network.spec import Network, bias_views, name_of, weight_views
 from fastmlp.rules import losses
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp
-from fastmlp.validation import frames
+from fastmlp.validation import Array, frames
 from fastmlp.validation.messages import count
 
 C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
 # From a method of Python to the sign in C.
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-Array = NDArray[Any]
 # Errors without fused multiply-adds, or in another precision: relative to 1 + |y|.
 TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
 PLACE = re.compile(r"\$(\$|\w+)")

@@ -21,11 +21,10 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
 from fastmlp.rules.losses import LEAST_LOG_VARIANCE, LINKS
-from fastmlp.validation import arrays, scalars
+from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
-Array = NDArray[Any]
 # Numbers of a block of derivatives summed over nets: 8 MB of float64.
 BLOCK = 1 << 20
 # Least probability in a logarithm.

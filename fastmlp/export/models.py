@@ -13,10 +13,10 @@ from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.validation import Array
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
-Array = NDArray[Any]
 Kind = Literal["net", "regressor", "classifier"]
 MISSING = -1
 Step = NumberStep | LevelStep

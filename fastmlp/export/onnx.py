@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.export.models import ModelParts, has_several_labels, is_of_tables, parts_of
 from fastmlp.export.trace import Comparison, Symbol, Trace
@@ -23,11 +22,10 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, elementary, losses
 from fastmlp.serialization.files import writing
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import needs
 
-Array = NDArray[Any]
 DTypeName = Literal["float32", "float64"]
 # Single nodes of activations. onnxruntime has the nodes of `OF_FLOAT32` in float32 alone.
 NODES: dict[Any, tuple[str, dict[str, Any]]] = {activations.relu: ("Relu", {})}

@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastmlp._process import memory, warn
 from fastmlp.network import layer_settings
@@ -16,11 +16,10 @@ from fastmlp.network.state import NetState
 from fastmlp.rules import activations, losses, optimizers, schedules, updates
 from fastmlp.rules.losses import Loss, in_dtype
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count, same_word, suggestion
 
-Array = NDArray[Any]
 # Words of other libraries.
 DEVICES = {"cuda": "gpu nvidia"}
 

@@ -5,7 +5,6 @@ from copy import deepcopy
 from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock
@@ -13,9 +12,8 @@ from fastmlp.network import layer_settings
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averaged, lag_of
-from fastmlp.validation import frames
+from fastmlp.validation import Array, frames
 
-Array = NDArray[Any]
 # Numbers that an optimizer keeps for each parameter: m and v, and with an average the trained
 # parameters, and those that the net has shown last.
 N_SLOTS, N_AVERAGED_SLOTS = 2, 4

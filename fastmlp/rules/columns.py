@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numpy import float32, sqrt
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 # Scaled numbers are between -3 and 3.
 BOUND = 3.0

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fastmlp.rules.optimizer_protocol import Schedule
 from fastmlp.rules.schedules import rates_of
+from fastmlp.validation import Array
 
 MULTIPLIER_0, MULTIPLIER_2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 # The steps of the key after each round.
@@ -102,7 +103,6 @@ def normals_of(
     return compiled(normals)
 
 
-Array = NDArray[Any]
 Rate = float | Schedule
 Key = tuple[int, int]
 # A decision compares 16 bits with a threshold of a rate: rates differ by at most 8e-6.

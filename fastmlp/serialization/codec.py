@@ -23,7 +23,6 @@ from typing import (
 )
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import random_state
 from fastmlp.rules import activations, losses
@@ -32,9 +31,8 @@ from fastmlp.rules.optimizer_protocol import AVERAGES, Average, Optimizer, Optim
 from fastmlp.rules.optimizers import OPTIMIZERS, SECOND_ORDER, Custom, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization.files import Content, FileError, arrays_at, content_of
-from fastmlp.validation import scalars
+from fastmlp.validation import Array, scalars
 
-Array = NDArray[Any]
 Own = Mapping[str, Any]
 # A schedule may hold a schedule.
 MAX_DEPTH = 8

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastmlp.validation import Array
 from fastmlp.validation.messages import needs
 
-Array = NDArray[Any]
 ENTRY = "fastmlp"
 # fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
 FORMAT_VERSION = 2

@@ -19,10 +19,9 @@ from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, files
 from fastmlp.serialization.files import Content, FileError
-from fastmlp.validation import frames
+from fastmlp.validation import Array, frames
 from fastmlp.validation.frames import Names
 
-Array = NDArray[Any]
 KIND = "MLP"
 # The check of a penalty takes 0.1 ms: 200,000 took 20 s.
 MOST_PENALTIES = 1000

@@ -13,10 +13,9 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
-from fastmlp.validation import messages
+from fastmlp.validation import Array, messages
 from fastmlp.validation.messages import needs, suggestion
 
-Array = NDArray[Any]
 Function = Callable[..., Any]
 Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
 # Columns of a history's frame.

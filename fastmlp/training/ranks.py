@@ -34,10 +34,8 @@ from fastmlp.training.options import (
     check_length,
     split_rows_of,
 )
-from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation import Array, arrays, frames, scalars
 from fastmlp.validation.messages import needs
-
-Array = NDArray[Any]
 
 
 class Communicator(Protocol):

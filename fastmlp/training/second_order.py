@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import memory, task_pool
 from fastmlp._process.task_pool import one_thread
@@ -30,9 +29,9 @@ from fastmlp.rules.optimizers import (
 from fastmlp.rules.updates import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
+from fastmlp.validation import Array
 from fastmlp.validation.messages import count, needs
 
-Array = NDArray[Any]
 IsLate = Callable[[], bool]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 # Seconds of a window.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import locks, warn
 from fastmlp._process.memory import BufferPool, keep
@@ -33,9 +32,8 @@ from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.loop import rates_at
 from fastmlp.training.options import rates_in_use, setting_of_length
-from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation import Array, arrays, frames, scalars
 
-Array = NDArray[Any]
 Kind = Literal["batch", "gradient", "vjp", "objective"]
 # The trainers of all nets of the process: at most 64 MB, and 4096 trainers.
 KEPT = BufferPool(1 << 26, 4096)

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import memory, warn
-from fastmlp.validation import frames, messages, scalars
+from fastmlp.validation import Array, frames, messages, scalars
 from fastmlp.validation.messages import count
 
-Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
 # Larger arrays would be copied for a search.
 SEARCHED = 1 << 12

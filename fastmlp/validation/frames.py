@@ -11,13 +11,11 @@ from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process import memory, warn
-from fastmlp.validation import messages
+from fastmlp.validation import Array, messages
 from fastmlp.validation.messages import count, listed, needs, suggestion
 
-Array = NDArray[Any]
 Names = tuple[str, ...] | None
 Form = Literal["frame", "series", "other"]
 # Rows of all columns that are written at a time: 1.8 ns a number, 2.2 ns by whole columns.

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from fastmlp.validation import Array
+
 # Lower ratios match words that share a few letters: "nonsense" and "lecun_normal".
 SIMILARITY = 0.7
 # A text of a file with 3,000,000 characters took 110 MB.

@@ -5,7 +5,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
@@ -26,10 +25,8 @@ from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, 
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 from fastmlp.validation.arrays import Expanded
-
-Array = NDArray[Any]
 
 
 class Engine(Runner):

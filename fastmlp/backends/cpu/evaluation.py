@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, part_of, rule_blocks, step
@@ -46,8 +45,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.losses import LINKS, unsmoothed
-
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 
 class Evaluation:

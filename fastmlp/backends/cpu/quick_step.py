@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.memory import keep
@@ -21,8 +20,8 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # Multiply-adds that a parameter's update and its copy to the flat vector count as.
 UPDATE_PRODUCTS = 16
 # Most multiply-adds of a step in one call, for which signals wait: 17 ms at 60 GFLOP/s.

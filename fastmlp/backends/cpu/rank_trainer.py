@@ -5,7 +5,6 @@ rank takes steps alone, and now and then all take the mean of their parameters a
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,8 @@ from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # Steps after which losses are exchanged, and a divergence is seen.
 LOSS_STEPS = 256
 

@@ -37,8 +37,8 @@ from fastmlp.compiler import (
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # Bytes of a block of the Jacobian, which stay in a cache, and its least and most rows: a multiple
 # of a product's blocks of sums.
 JACOBIAN_BYTES, LEAST_ROWS, MOST_ROWS = 1 << 20, 96, 384

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.first_layer import (
     ColumnBuffers,
@@ -61,9 +60,8 @@ from fastmlp.compiler import COMPILER, Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizer_protocol import NormLimit
+from fastmlp.validation import Array
 from fastmlp.validation.arrays import Expanded
-
-Array = NDArray[Any]
 
 
 class Session:

@@ -28,9 +28,7 @@ from fastmlp.rules.optimizer_protocol import (
     norm_limit_of,
 )
 from fastmlp.rules.updates import N_MOMENTS, groups_of
-
-Array = NDArray[Any]
-
+from fastmlp.validation import Array
 
 # Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from numba import config, types
-from numpy.typing import NDArray
 
 from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 from fastmlp.validation.messages import needs
 
 Function = Callable[..., Any]
@@ -28,7 +27,6 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
 # The oldest compute capability of the compiler for CUDA 13; the tests compile for it.
 OLDEST = (7, 5)
-Array = NDArray[Any]
 
 
 class _Simulated:

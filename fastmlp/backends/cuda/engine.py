@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device, plan
@@ -24,9 +23,8 @@ from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.losses import unsmoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import groups_of
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 
-Array = NDArray[Any]
 # Activations of a chunk: 64 MB in float32.
 CHUNK_NUMBERS = 1 << 24
 

@@ -20,6 +20,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules import optimizer_protocol
 from fastmlp.rules.losses import Link, Loss
 from fastmlp.rules.updates import ParameterGroups, groups_of
+from fastmlp.validation import Array
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 # A net shows its parameters, an average in a slot, or an average that follows from m.
@@ -32,7 +33,6 @@ N_PENALTY_SUMS = 1 << 13
 # The mass of a batch that a net does not take: its training, or its part of a launch, has ended.
 NO_STEP = -1.0
 Function = Callable[..., Any]
-Array = NDArray[Any]
 
 
 class Plan(Record):

@@ -44,8 +44,8 @@ from fastmlp.backends.protocol import Data, Span
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # Most steps of one launch; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
 # The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.plan.plan import aligned
@@ -38,9 +37,9 @@ from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS, SUMS_ROWS
 from fastmlp.compiler import call, hinted, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
+from fastmlp.validation import Array
 from fastmlp.validation.arrays import Expanded
 
-Array = NDArray[Any]
 STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
 
 

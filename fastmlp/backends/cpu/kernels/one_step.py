@@ -5,10 +5,8 @@ two, takes no step.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.kernels.epoch import end_batch, masses
@@ -31,8 +29,7 @@ from fastmlp.compiler import (
     stack,
 )
 from fastmlp.compiler.target import lanes_of
-
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 
 @njit

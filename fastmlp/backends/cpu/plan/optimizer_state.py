@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import (
     CLOSE,
@@ -22,8 +21,7 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network import layer_settings
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
-
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 
 def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = CLOSE) -> int:
