@@ -212,17 +212,17 @@ class NetBase:
     @property
     def parameters(self) -> Array:
         """All weights, then all biases: one flat vector, live."""
-        return self._state.parameters
+        return self._state.lock.lend()
 
     @property
     def weights(self) -> list[Array]:
         """Weight matrices, shape (n_in, n_out) each, as live views."""
-        return Views(self._state.weights, "MLP.weights")
+        return Views(spec.weight_views(self._network.layout, self.parameters), "MLP.weights")
 
     @property
     def biases(self) -> list[Array]:
         """Bias vectors, shape (n_out,) each, as live views."""
-        return Views(self._state.biases, "MLP.biases")
+        return Views(spec.bias_views(self._network.layout, self.parameters), "MLP.biases")
 
     @property
     def _link(self) -> str | None:

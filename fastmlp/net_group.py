@@ -405,6 +405,8 @@ class NetGroup:
                 return -1
             calls.change, calls.n_tabled = None, calls.n_tabled - 1
             n_checked = len(self.nets) if True in calls.each.values() else 1
+            for state in self._states:
+                state.lock.n_published += 1
             try:
                 n_done = calls.run(n_checked, self._n_threads)
             finally:

@@ -32,6 +32,7 @@ from fastmlp.backends.cpu.predict import (
     embedded_tables,
     embedded_vjp,
     jacobian,
+    packed_weights,
     row_blocks,
     row_gradient,
     small_batch,
@@ -52,7 +53,8 @@ _OF_NETS = (
     embedded.completed_row, embedded.completed_gradient, embedded_vjp.plain_vjp,
     row_gradient.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
     row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
-    small_batch.predict_small, small_batch.row_by_row, small_batch.small_batch,
+    packed_weights.pack_net, small_batch.predict_small, small_batch.row_by_row,
+    small_batch.small_batch,
 )  # fmt: skip
 # Factories of blocks of one dtype: of teams, orders and groups; of second order, trees and tables.
 _OF_INTEGERS = (

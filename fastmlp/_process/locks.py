@@ -8,11 +8,13 @@ import it leaves modules and caches half initialised.
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 # A forked child has another object. Asking for the process's number takes 60 to 220 ns.
@@ -21,6 +23,10 @@ _process = [object()]
 # Another object after each change, but for parameters, of what a net's step depends on: who trains
 # it, its settings, its buffers. Written while the net's `parameters` are held.
 change = [object()]
+
+
+def _nothing() -> None:
+    """Return what a weak reference to a dead object does."""
 
 
 def _note_fork() -> None:
@@ -42,14 +48,27 @@ class NetLock:
     owner : of the optimizer's state, or None
     n_owners : how many have been inside `training`
     n_published : how often training has written the parameters
+    n_lent : how often a view of the parameters was made for outside
+    is_lent : True if there are always such views
+    packed : the weights as predictions have packed them last, or None
+
+    Parameters
+    ----------
+    values : array, optional
+        The net's parameters, which nobody writes without the lock but by views that were lent.
     """
 
     owner: object
     n_owners: int
     n_published: int
+    n_lent: int
+    is_lent = False
+    packed: Any = None
 
-    def __init__(self) -> None:
-        self.n_owners = self.n_published = 0
+    def __init__(self, values: NDArray[Any] | None = None) -> None:
+        self.n_owners = self.n_published = self.n_lent = 0
+        self._values = values
+        self._lent: Callable[[], NDArray[Any] | None] = _nothing
         self._renew()
 
     def _renew(self) -> None:
@@ -81,6 +100,26 @@ class NetLock:
         """A token that changes when training has written the parameters."""
         with self.parameters:
             return self.n_published, self.n_owners
+
+    def lend(self) -> NDArray[Any]:
+        """Return the parameters as a view for outside, which `settled` knows of while it lives."""
+        with self.parameters:
+            view, values = self._lent(), self._values
+            if view is None:
+                assert values is not None
+                # Its base is no array: every view of it keeps it alive.
+                view = np.frombuffer(values.data, values.dtype)
+                self._lent, self.n_lent = weakref.ref(view), self.n_lent + 1
+            return view
+
+    def settled(self, values: NDArray[Any]) -> object:
+        """A token that changes when these parameters may have been written; None: somebody may
+        write at any time."""
+        if self.is_lent or self.owner is not None or self._lent() is not None:
+            return None
+        if values is not self._values:
+            return None
+        return self.n_published, self.n_owners, self.n_lent
 
     def training(self, who: str) -> "Training":
         return Training(self, who)

@@ -383,6 +383,7 @@ class CompiledMLP(
         """Copy all parameters to one vector, and replace the arrays by its views."""
         dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
         self._state = net.state_from(self.coefs_, self.intercepts_, dtype)
+        self._state.lock.is_lent = True
         self._cache = PredictionCache()
         self.coefs_ = list(self._state.weights)
         self.intercepts_ = list(self._state.biases)
@@ -404,6 +405,7 @@ class CompiledMLP(
     def _live_state(self) -> NetState:
         state: NetState | None = self.__dict__.get("_state")
         if state is not None and net.stand_in(state, self.coefs_, self.intercepts_):
+            state.lock.is_lent = True
             return state
         dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
         return net.state_from(self.coefs_, self.intercepts_, dtype)

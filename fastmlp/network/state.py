@@ -92,7 +92,7 @@ class NetState:
     ) -> None:
         self.layout, self.optimizer, self.generator = layout, optimizer, generator
         self.key, self.feature_names = key, None
-        self.n_steps, self.averaged_from, self.lock = 0, 0, NetLock()
+        self.n_steps, self.averaged_from, self.lock = 0, 0, NetLock(parameters)
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
         self._form: Hashable = None

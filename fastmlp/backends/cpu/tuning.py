@@ -210,22 +210,20 @@ GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more rows and
 # for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4).
 ROW_TILES = ((4, 3), (2, 4))
-# Inputs whose weights, of as many outputs as a tile is wide, the first tile copies to the
-# first-level cache for the others. 212 -> 187, 346 -> 303 and 1,181 -> 1,001 us (8, 16 and 64
-# rows, 784-512-512-10, 1 thread).
-ROW_TILE_INPUTS = 192
+# Rows of weights that are packed at a time.
+PACKED_ROWS = 8
 # Bytes of weights that few tiles of rows read at once, in whole rows: 101 -> 80 us (2 rows).
 ROW_TILE_BYTES = 1 << 15
 # Rows of outputs a multiple of this many bytes apart are spread, and two tiles of rows copy weights
 # whose rows are as long.
 SPREAD_BYTES = 2048
+# Most rows whose tiles read flat weights where nobody has asked twice; more are worth packing them.
+LIVE_ROWS = 8
 # Rows that pass through all layers at once in tiles.
 TILED_AT_ONCE = 128
 # Fewest weights of a net whose rows go in tiles, with AVX2. Row blocks -> tiles: 179 -> 164 us (64
 # rows, 128-256-256-10); packed panels -> tiles: 1,181 -> 1,001 us (64 rows, 784-512-512-10).
 TILED_WEIGHTS = 50_000 if vector_bytes() == 32 else sys.maxsize
-# Most rows in tiles: of 1,000, row blocks and packed panels take 0.95 of the time of tiles.
-TILED_ROWS = 256
 # Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7
 # MB takes 100 to 200 us.
 LIVE_FLOPS = 1_000_000_000

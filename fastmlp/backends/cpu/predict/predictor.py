@@ -11,7 +11,8 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks
 from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.row_blocks import RowBlocks, TiledRows
+from fastmlp.backends.cpu.predict.packed_weights import TiledRows, packed_weights
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
@@ -23,7 +24,6 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
-    TILED_ROWS,
     TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
@@ -103,7 +103,7 @@ def way_for(n_rows: int, network: Network) -> Way:
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
-    if layout.n_weights >= TILED_WEIGHTS and 1 < n_rows <= TILED_ROWS:
+    if layout.n_weights >= TILED_WEIGHTS and n_rows > 1:
         return Way("row tiles", in_lanes)
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
@@ -124,8 +124,8 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row tiles      2 to 256, of wide nets with   live; of long calls copied flat;    a team
-                   AVX2                          few hold the GIL
+    row tiles      2 and more, of wide nets      packed once; live for few rows, at  a team
+                   with AVX2                     first; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed                              a team
                    bfloat16
@@ -136,7 +136,8 @@ class Predictor:
     `way_for` decides for arrays. All methods for arrays give the same bits, and a row of any kind
     has the same bits alone and among others; so few rows are rounded to bfloat16 too. A copy of the
     parameters is taken under `lock.parameters`: predictions during a fit see one state. Any number
-    of threads may predict at a time: each call takes its buffers from a free list.
+    of threads may predict at a time: each call takes its buffers from a free list. All calls of a
+    net share the packed weights that tiles read, which are valid until somebody may have written.
 
     Parameters
     ----------
@@ -242,9 +243,7 @@ class Predictor:
 
     def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
         """Predict in spare or new buffers: another thread may use the buffers of quick calls."""
-        small = self._spare.take(way) or SmallBatch(
-            self._network, self._parameters, way.quick, way.method
-        )
+        small = self._spare.take(way) or self._small_batch(way)
         with self._runner.lock.parameters:
             small.write(x, out)
         if len(x) <= way.quick and (self._small is None or self._small.most < len(x)):
@@ -252,6 +251,12 @@ class Predictor:
         else:
             self._spare.give(way, small)
         return small
+
+    def _small_batch(self, way: Way) -> SmallBatch:
+        network, parameters, shared = self._network, self._parameters, None
+        if way.method == "row tiles":
+            shared = self._runner.lock, packed_weights(self._runner, network, parameters)
+        return SmallBatch(network, parameters, way.quick, way.method, shared)
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
         """Predict by blocks if x and out are plain; None if they, or a number, are not."""

@@ -6,6 +6,7 @@ is broadcast from where it lies in the flat parameters: nothing is packed. 1,000
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
-from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, row_tiles, tile
+from fastmlp.backends.cpu.simd.flat_weights import Weights, batch_in_lanes, row_tiles, tile
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
@@ -25,8 +26,6 @@ from fastmlp.backends.cpu.tuning import (
     LIVE_FLOPS,
     PREDICT_FLOPS,
     ROW_TILE_BYTES,
-    ROW_TILE_INPUTS,
-    ROW_TILES,
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
@@ -54,6 +53,8 @@ VECTORS = LARGEST_TILE[1]
 BLOCKS = 3
 # Operations of a call that asks for no threads: asking takes 15 us.
 MOST_ALONE = 1_000_000
+# Fewest inputs whose flat weights tiles read at a time.
+LEAST_INPUTS = 4
 
 
 class FlatLayer(Record):
@@ -65,6 +66,7 @@ class FlatLayer(Record):
     biases: int  # bytes from the first parameter to the biases, shape (n_out,)
     relu: int  # 1: the positive parts of the sums are stored; 0: the sums
     activation: int  # address of the activation's block, or 0
+    panels: int  # bytes from the first packed weight to the layer's panels, which its biases follow
 
 
 class FlatNet(Record):
@@ -75,6 +77,7 @@ class FlatNet(Record):
     n_out: int
     layers: int  # address of n_layers FlatLayer records
     parameters: int  # address of the flat vector
+    packed: int  # address of the packed weights that tiles read, or 0
     link: int  # address of the output link's block, or 0
     x: int  # address of the rows, shape (n_rows, n_in)
     out: int  # address of the predictions, shape (n_rows, n_out)
@@ -138,8 +141,7 @@ def make_flat(
     apart = 2 * LINE_BYTES if tiled else 0
     block_bytes = (round_up(max(layout.sizes), lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
-    near_bytes = ROW_TILE_INPUTS * ROW_TILES[0][1] * vector_bytes() if tiled else 0
-    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT) + near_bytes
+    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT)
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
@@ -164,6 +166,13 @@ def make_flat(
     return Flat(net.view(np.recarray), layers, buffers, checks, zeros)
 
 
+def panels_of(network: Network) -> list[int]:
+    """Return how many packed numbers are before each layer's, and of all layers."""
+    sizes, lanes = network.layout.sizes, lanes_of(network.dtype.type)
+    numbers = ((n_in + 1) * round_up(n_out, lanes) for n_in, n_out in pairwise(sizes))
+    return [0, *accumulate(numbers)]
+
+
 def _layers(network: Network) -> list[tuple[int, ...]]:
     """Return the table of layers; fields in the order of `FlatLayer`."""
     layout, size = network.layout, network.dtype.itemsize
@@ -175,6 +184,7 @@ def _layers(network: Network) -> list[tuple[int, ...]]:
             layout.biases[i] * size,
             forms[i] == RELU,
             activations[i],
+            panels_of(network)[i] * size,
         )
         for i in range(layout.n_layers)
     ]
@@ -280,32 +290,33 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     """Make the function that predicts vectors first to last of rows, in tiles of rows and outputs,
     in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    (four, two), few = row_tiles(scalar), ROW_TILES[0][0]
-    apart = 2 * LINE_BYTES // size
+    four, two = row_tiles(scalar)
+    apart, vector = 2 * LINE_BYTES // size, vector_bytes()
     copy, add_differences = moves(scalar, lanes).copy, moves(scalar, lanes).add_differences
 
     @njit
-    def multiply(
-        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int, near: int
-    ) -> None:
-        """Write the sums of n rows, or their positive parts, some inputs at a time."""
-        (source, stride), (target, pitch), n_out = inputs, outputs, layer.n_out
-        start, start_pitch, row_bytes, k = net.parameters + layer.biases, 0, n_out * size, 0
-        # Few tiles read whole rows of weights; two tiles copy those whose rows are far apart.
-        copies = n > (few if row_bytes >= SPREAD_BYTES else 2 * few)
-        step = ROW_TILE_INPUTS if copies else max(ROW_TILE_BYTES // row_bytes, few)
-        copy_to = near if copies else 0
+    def multiply(net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int) -> None:
+        """Write the sums of n rows, or their positive parts; of flat weights, some inputs at a
+        time."""
+        (source, stride), (target, pitch) = inputs, outputs
+        n_in, n_out, k = layer.n_in, layer.n_out, 0
+        start, start_pitch, row_bytes = net.parameters + layer.biases, 0, n_out * size
+        at, across, step = net.parameters + layer.weights, vector, ROW_TILE_BYTES // row_bytes
+        if net.packed:
+            n_out = n_vectors(n_out, lanes) * lanes
+            at, across, row_bytes, step = net.packed + layer.panels, n_in * vector, vector, n_in
+            start = at + n_out * n_in * size
         while k < layer.n_in:
-            n_in = min(step, layer.n_in - k)
-            positive = layer.relu if k + n_in == layer.n_in else 0
-            weights = MatrixRows(net.parameters + layer.weights + k * row_bytes, row_bytes)
+            n_terms = min(max(step, LEAST_INPUTS), n_in - k)
+            positive = layer.relu if k + n_terms == n_in else 0
+            weights = Weights(at + k * row_bytes, across, row_bytes)
             of = (MatrixRows(target, pitch), MatrixRows(start, start_pitch), weights, n_out)
-            right = (MatrixRows(source + k * size, stride), n_in, positive, n, copy_to)
+            right = (MatrixRows(source + k * size, stride), n_terms, positive, n)
             if n > 2:
                 four(*of, *right)
             else:
                 two(*of, *right)
-            start, start_pitch, k = target, pitch, k + n_in
+            start, start_pitch, k = target, pitch, k + n_terms
 
     @njit
     def write_linked(net: FlatNet, raw: Span, n: int, out: int, spare: Span) -> None:
@@ -325,7 +336,7 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     def predict_tiles(net: FlatNet, first: int, last: int, thread: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         buffer = net.buffers + thread * net.buffer_bytes
-        checks, near = net.checks + thread * net.check_bytes, buffer + BLOCKS * net.block_bytes
+        checks = net.checks + thread * net.check_bytes
         begin, end = first * lanes, min(last * lanes, net.n_rows)
         n_blocks = (end - begin + TILED_AT_ONCE - 1) // TILED_AT_ONCE
         for block in range(n_blocks):
@@ -340,7 +351,7 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
                 wide = (layer.n_out + lanes - 1) // lanes * lanes
                 if wide * size % SPREAD_BYTES == 0:
                     wide += apart
-                multiply(net, layer, (source, stride), (target, wide * size), n, near)
+                multiply(net, layer, (source, stride), (target, wide * size), n)
                 if layer.activation:
                     call(layer.activation, (target, other, derivatives, n * wide))
                     target, other = other, target
@@ -421,7 +432,7 @@ class RowBlocks:
     job: Any
 
     def __init__(self, runner: Runner, network: Network) -> None:
-        self._runner = runner
+        self._runner, self._network = runner, network
         self._row_flops = 2 * network.layout.n_weights
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
         self.kind = self._kind = (network.layout.sizes, network.dtype)
@@ -471,10 +482,3 @@ class RowBlocks:
         else:
             # No thread reads the writes of another.
             self._runner.run(predict_blocks, self, Work(flops, 0))
-
-
-class TiledRows(RowBlocks):
-    """Predicts the rows of a network in tiles of rows and outputs."""
-
-    FACTORY = staticmethod(rows_in_tiles)
-    OPTIONS: ClassVar = {"tiled": True}

@@ -12,7 +12,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.records import address
+from fastmlp._process.locks import NetLock
+from fastmlp.backends.cpu.plan.records import address, fields_of
+from fastmlp.backends.cpu.predict.packed_weights import PackedWeights
 from fastmlp.backends.cpu.predict.row_blocks import (
     FlatLayer,
     FlatNet,
@@ -109,6 +111,7 @@ class SmallBatch:
     method : str, of a `Way`
         More than `ONE_BY_ONE` rows go by vectors of rows, or more than one by tiles, whose blocks
         take 0.3 s to compile; "one by one": all rows.
+    shared : a net's lock and its PackedWeights, which tiles read, optional
     """
 
     parameters: Array
@@ -116,13 +119,21 @@ class SmallBatch:
     most: int
     address: int  # of its `FlatNet`
 
-    def __init__(self, network: Network, parameters: Array, most: int, method: str) -> None:
-        dtype = network.dtype
+    def __init__(
+        self,
+        network: Network,
+        parameters: Array,
+        most: int,
+        method: str,
+        shared: tuple[NetLock, PackedWeights] | None = None,
+    ) -> None:
+        dtype, self._shared = network.dtype, shared
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
         tiled, blocks = method == "row tiles", method != "one by one"
         self._flat = make_flat(network, parameters, blocks=blocks, tiled=tiled)
         net = self._flat.net[0]
+        self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
         self._predict: Callable[..., bool] = entry_of(predict_small, dtype)
         net.row_by_row = block_of(row_by_row, dtype).address
@@ -153,17 +164,31 @@ class SmallBatch:
         else:
             return None
         # C-contiguous, aligned and writeable: it reads their addresses alone.
-        if x.flags.carray and result.flags.carray and self._predict(self.address, x, result):
-            return result
-        return None
+        if not (x.flags.carray and result.flags.carray):
+            return None
+        n_packed = self._share(len(x))
+        if not self._predict(self.address, x, result):
+            return None
+        is_whole = self._shared is None or n_packed in (0, self._shared[1].n_packed)
+        return result if is_whole else None
+
+    def _share(self, n_rows: int) -> int:
+        """Point to the packed weights, if so many rows read them; return the number of packings."""
+        if self._shared is None or n_rows == 1:
+            return 0
+        lock, packed = self._shared
+        self._net["packed"], n_packed = packed.at(lock, n_rows)
+        return n_packed
 
     def write(self, x: Array, out: Array) -> None:
         """Write the predictions of rows to out, without the GIL.
 
-        Only one thread may call it at a time, and `__call__` must wait meanwhile.
+        Only one thread may call it at a time, and `__call__` must wait meanwhile; the caller holds
+        the lock of the parameters.
         """
-        net = self._flat.net[0]
-        net.x, net.out, net.n_rows = address(x), address(out), len(x)
+        net = self._net
+        net["x"], net["out"], net["n_rows"] = address(x), address(out), len(x)
+        self._share(len(x))
         self._driver(self.address)
 
 

@@ -11,6 +11,7 @@ Every element is one chain of fused multiply-adds in the order of k, so the bits
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.pack import MatrixRows
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, VectorAccess, Vectors, Word
@@ -92,6 +93,15 @@ def multiply(
         v.switch(rest * 2 + v.choose(last > 0, 1, 0), cases)
 
 
+class Weights(NamedTuple):
+    """Weights where they lie flat, or in panels: bytes from a vector of outputs to the next, and
+    from an input to the next."""
+
+    address: Word
+    across: Word
+    along: Word
+
+
 def row_tiles(scalar: Scalar) -> list[VectorFunction]:
     """More rows, and two, have loops of their shapes."""
     return [_rows_by_tiles(scalar, *shape) for shape in ROW_TILES]
@@ -100,29 +110,26 @@ def row_tiles(scalar: Scalar) -> list[VectorFunction]:
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     """The product of tiles of these rows and vectors of outputs.
 
-    All n rows share one reading of the weights of `n_in` inputs. The first tile copies its outputs'
-    weights to `near`, in the first-level cache, and prefetches the next outputs', unless the
-    address is 0 or there are two rows. A call for the next inputs goes on from the sums, which are
-    the outputs. A last tile repeats the last row, so the outputs have room for whole tiles, and
-    each row for whole vectors.
+    All n rows share one reading of the weights of `n_in` inputs. A call for the next inputs goes on
+    from the sums, which are the outputs. A last tile repeats the last row, so the outputs have room
+    for whole tiles, and each row for whole vectors.
     """
 
     def multiply(
-        v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: MatrixRows, n_out: Word,
-        inputs: MatrixRows, n_in: Word, positive: Word, n: Word, near: Word,
+        v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: Weights, n_out: Word,
+        inputs: MatrixRows, n_in: Word, positive: Word, n: Word,
     ) -> None:  # fmt: skip
         whole, last = n_out // v.lanes, n_out % v.lanes
-        groups, mask, width = whole // vectors, v.first(last), vectors * v.bytes
+        groups, mask = whole // vectors, v.first(last)
 
         def sweep(count: int, masked: bool, first: Word) -> None:
-            at = first * v.bytes
+            at, source = first * v.bytes, weights.address + first * weights.across
             columns: list[Callable[..., Vector]] = [v.load] * count
             if masked:
                 columns.append(lambda place: v.load_masked(place, mask))
             loads = [*enumerate(columns)]
             sums = [[v.variable(v.zero) for _ in loads] for _ in range(rows)]
-
-            def add(t: Word | int, copies: bool) -> None:
+            for t in v.range((n + (rows - 1)) // rows):
                 row = []
                 for m, totals in enumerate(sums):
                     r = t * rows + m
@@ -131,15 +138,8 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                         place = start.address + r * start.stride + at
                         totals[i].value = load(place + i * v.bytes)
                 for k in v.range(n_in):
-                    place = weights.address + k * weights.stride + at
-                    if not copies:
-                        place = source + k * stride
-                    w = [load(place + i * v.bytes) for i, load in loads]
-                    if copies:
-                        for i, vector in enumerate(w):
-                            v.store(vector, near + k * width + i * v.bytes)
-                        v.prefetch(place + (width + v.bytes))
-                        v.prefetch(place + (2 * width - 1))
+                    place = source + k * weights.along
+                    w = [load(place + weights.across * i) for i, load in loads]
                     for m, totals in enumerate(sums):
                         x = v.broadcast(row[m] + k * v.size)
                         for i, total in enumerate(totals):
@@ -150,14 +150,6 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                         part = v.positive_part(total.value)
                         value = v.select(v.equal(positive, 0), total.value, part)
                         v.store(value, place + i * v.bytes)
-
-            has_copy = near > 0
-            source = v.choose(has_copy, near, weights.address + at)
-            stride = v.choose(has_copy, width, weights.stride)
-            if rows > ROW_TILES[1][0]:
-                v.when(has_copy, partial(add, 0, True))
-            for t in v.range(v.choose(has_copy, 1, 0), (n + (rows - 1)) // rows):
-                add(t, False)
 
         for group in v.range(groups):
             sweep(vectors, False, group * vectors)

@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import Loops
-from fastmlp.backends.cpu.tuning import SMALL_TILE_ROWS, SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
+from fastmlp.backends.cpu.tuning import (
+    PACKED_ROWS,
+    SMALL_TILE_ROWS,
+    SPARSE_PANELS,
+    STRIP_ROWS,
+    SUM_CHAINS,
+)
 
 
 class MatrixRows(NamedTuple):
@@ -33,6 +39,17 @@ def pack_row(v: Vectors, source: Word, target: Word, stride: Word, width: Word) 
     """Copy `width` contiguous numbers to a row of panels, and pad it with zeros."""
     for p, part in v.parts(width):
         v.store(part.load(source + p * v.bytes), target + p * stride)
+
+
+def pack_matrix(v: Vectors, source: Word, n_rows: Word, width: Word, target: Word) -> None:
+    """Copy contiguous rows to panels of `n_rows` rows, padded with zeros, some rows at a time."""
+    for first in v.range((n_rows + (PACKED_ROWS - 1)) // PACKED_ROWS):
+        begin = first * PACKED_ROWS
+        n = v.choose(n_rows - begin < PACKED_ROWS, n_rows - begin, PACKED_ROWS)
+        for p, part in v.parts(width):
+            for r in v.range(begin, begin + n):
+                place = source + r * (width * v.size) + p * v.bytes
+                v.store(part.load(place), target + (p * n_rows + r) * v.bytes)
 
 
 def unpack_row(v: Vectors, source: Word, stride: Word, target: Word, width: Word) -> None:
