@@ -252,6 +252,11 @@ def test_a_loss_of_ones_own_is_not_spelled() -> None:
     assert spelled(LOSSES["tweedie"]._replace(over_outputs="sum")) is None
 
 
+def test_a_curvature_is_a_function() -> None:
+    with pytest.raises(TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"):
+        MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=1.0))
+
+
 def test_validation_losses_are_not_smoothed() -> None:
     smoothed = {name for name in CASES if unsmoothed(CASES[name]) != CASES[name]}
     assert smoothed == {"smoothed cross_entropy", "smoothed binary_cross_entropy"}
