@@ -113,7 +113,8 @@ class BufferPool:
         if n_bytes > self._most:
             return
         self._things[id(thing)] = key, thing, n_bytes
-        while self.n_bytes > self._most or len(self._things) > self._at_most:
+        # Without bytes the sum, 0.8 us, stays.
+        while len(self._things) > self._at_most or (n_bytes and self.n_bytes > self._most):
             for oldest in list(self._things)[:1]:
                 self._things.pop(oldest, None)
 

@@ -156,7 +156,9 @@ def matrix(
 def out_array(out: object, shape: tuple[int, ...], kind: np.dtype[Any], who: str) -> Array:
     """Return `out` after checking it, or a new array if it is None."""
     if out is None:
-        memory.require(math.prod(shape) * kind.itemsize, who, f"predictions of shape {shape}")
+        n_bytes = math.prod(shape) * kind.itemsize
+        if n_bytes > memory.SMALL:
+            memory.require(n_bytes, who, f"predictions of shape {shape}")
         return np.empty(shape, kind)
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
     if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]
