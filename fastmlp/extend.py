@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from fastmlp.backends.cpu.predict.trees import TreeNodes as TreeNodes
     from fastmlp.compiler import block_of as block_of
     from fastmlp.compiler import njit as njit
-    from fastmlp.compiler import row as row
-    from fastmlp.compiler import stack as stack
+    from fastmlp.compiler.memory import row as row
+    from fastmlp.compiler.memory import stack as stack
     from fastmlp.estimators.common import BaseModel as BaseModel
     from fastmlp.export.models import TableParts as TableParts
     from fastmlp.export.onnx import Graph as Graph
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 # Loaded on first use, as they load scikit-learn or the compiler.
 _LATER = {
-    **dict.fromkeys(("block_of", "njit", "row", "stack"), "compiler"),
+    **dict.fromkeys(("block_of", "njit"), "compiler"),
+    **dict.fromkeys(("row", "stack"), "compiler.memory"),
     "BaseModel": "estimators.common",
     "Graph": "export.onnx",
     "TableParts": "export.models",

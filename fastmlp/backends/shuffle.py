@@ -11,7 +11,8 @@ import numpy as np
 from numpy.random import BitGenerator
 from numpy.typing import NDArray
 
-from fastmlp.compiler import block_of, next_word, row
+from fastmlp.compiler import block_of, next_word
+from fastmlp.compiler.memory import row
 
 # A new prototype: argument types set on the function of ctypes.pythonapi would hold for the whole
 # process.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastmlp._process.locks import deferred
-from fastmlp.compiler import intrinsics
+from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED
 from fastmlp.compiler.source import Unsupported, grouped, is_entry, n_words, parameters_of
@@ -212,9 +212,9 @@ class Block:
         self.entry: Callable[..., None]
         self.address: int
         if INTERPRETED:
-            self.address = len(intrinsics.interpreted)
+            self.address = len(jit.interpreted)
             flat = _of_words(loop)
-            intrinsics.interpreted.append(flat)
+            jit.interpreted.append(flat)
             # Compiled code never warns of an overflow.
             self.entry = np.errstate(all="ignore")(_alone(flat) if is_entry(loop) else flat)
             return

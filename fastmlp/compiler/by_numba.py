@@ -29,10 +29,10 @@ from numba.extending import overload, register_jitable, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
 import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
-from fastmlp.compiler import elementary, intrinsics
+from fastmlp.compiler import elementary, jit, memory
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.intrinsics import EMITTED, RecordType, flush_denormals, restore_denormals
-from fastmlp.compiler.jit import COMPILER, mark_of
+from fastmlp.compiler.jit import COMPILER, EMITTED, flush_denormals, mark_of, restore_denormals
+from fastmlp.compiler.memory import RecordType
 from fastmlp.compiler.native.translator import FULL_WIDTH
 from fastmlp.compiler.source import parameters_of
 from fastmlp.rules import elementary as rules
@@ -267,7 +267,7 @@ def _ours(function: Any, *, literal: bool = False) -> Callable[[Any], Any]:
     return register
 
 
-@_ours(intrinsics.call)
+@_ours(jit.call)
 def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         parts = list(_unpacked(builder, values[1]))
@@ -284,17 +284,17 @@ def _unpacked(builder: Any, packed: Any) -> Iterator[Any]:
         yield from _unpacked(builder, value) if nested else (value,)
 
 
-@_ours(intrinsics.row)
+@_ours(memory.row)
 def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
     return types.Array(dtype.dtype, 1, "C")(types.intp, types.intp, dtype), _view
 
 
-@_ours(intrinsics.records_at)
+@_ours(memory.records_at)
 def _records_at(typing_context: Any, address: Any, n: Any, kind: Any) -> Any:
     return types.Array(kind.dtype, 1, "C")(types.intp, types.intp, kind), _view
 
 
-@_ours(intrinsics.rows)
+@_ours(memory.rows)
 def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
     words = types.intp, types.intp, types.intp
     return types.Array(dtype.dtype, 2, "C")(*words, dtype), _view
@@ -313,7 +313,7 @@ def _view(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return array._getvalue()
 
 
-@_ours(intrinsics.coefficients_at, literal=True)
+@_ours(memory.coefficients_at, literal=True)
 def _coefficients_at(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
     if not isinstance(n, types.IntegerLiteral):
         return None
@@ -332,7 +332,7 @@ def _typeof_record(kind: RecordType, context: Any) -> Any:
     return types.DType(from_dtype(kind.dtype))
 
 
-@_ours(intrinsics.record_at)
+@_ours(memory.record_at)
 def _record_at(typing_context: Any, address: Any, kind: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer: ir.Type = context.get_value_type(signature.return_type)
@@ -341,17 +341,17 @@ def _record_at(typing_context: Any, address: Any, kind: Any) -> Any:
     return kind.dtype(types.intp, kind), generate
 
 
-@overload(intrinsics.thread_number)
+@overload(jit.thread_number)
 def _thread_number() -> Any:
     return lambda: numba.get_thread_id()
 
 
-@overload(intrinsics.flushed)
+@overload(jit.flushed)
 def _flushed() -> Any:
     return lambda: flush_denormals()
 
 
-@overload(intrinsics.restored)
+@overload(jit.restored)
 def _restored(mode: Any) -> Any:
     def restore(mode: Any) -> Any:
         restore_denormals(mode)

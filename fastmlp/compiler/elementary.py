@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.compiler.intrinsics import fma
-from fastmlp.compiler.jit import inlined
+from fastmlp.compiler.jit import fma, inlined
 from fastmlp.rules import elementary
 
 LN2 = 0.6931471805599453

@@ -1,12 +1,19 @@
-"""Numba's settings, the choice of the compiler, and the marks of functions that kernels call.
+"""Functions of kernels: `njit`, `prange`, calls; Numba's settings and the choice of the compiler.
 
-Stored code needs neither Numba nor LLVM: nothing here imports them.
+Stored code needs neither Numba nor LLVM: nothing here imports them. Functions with two bodies,
+Python and LLVM IR, have the Python body here, so kernels run uncompiled too; `native.operands` has
+the other.
+
+Two compilers take a `prange` loop. The translator turns its body into a function of (names that it
+reads, first, last, thread) for the team at the address `team`, the kernel's first argument. Numba
+runs the loop on Numba's threads.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -71,3 +78,121 @@ def _marked(mark: Mark, function: Any) -> Any:
 def mark_of(function: Any) -> Mark | None:
     mark: Mark | None = getattr(function, _MARK, None)
     return mark
+
+
+class Emitted(NamedTuple):
+    """The compiled form of a function.
+
+    Attributes
+    ----------
+    generate : callable of an LLVM builder and values, or NamedTuples of values; returns a value
+    result : dtype of the result, the number of the argument whose dtype it has, or None
+    constant : the arguments are integers that are known when compiling
+    alike : all arguments must be floats of one dtype
+    """
+
+    generate: Callable[..., Any]
+    result: Any
+    constant: bool
+    alike: bool
+
+
+EMITTED: dict[Any, Emitted] = {}
+
+
+def emitted(
+    function: Callable[..., Any], result: Any = None, *, constant: bool = False, alike: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the compiled form of a function, for both compilers."""
+
+    def register(generate: Callable[..., Any]) -> Callable[..., Any]:
+        EMITTED[function] = Emitted(generate, result, constant, alike)
+        return generate
+
+    return register
+
+
+class prange:
+    """A range whose iterations a team of threads may share, in a kernel with an argument `team`."""
+
+    def __new__(cls, *limits: Any) -> Any:
+        return range(*limits)
+
+
+def call(address: Any, arguments: Any) -> None:
+    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
+    interpreted[address](*flattened(arguments))
+
+
+# Blocks by their addresses, uncompiled. The address 0 stands for a missing block.
+interpreted: list[Any] = [None]
+
+
+def flattened(arguments: tuple[Any, ...]) -> list[Any]:
+    parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
+    return [word for part in parts for word in part]
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c, rounded once (uncompiled: twice)."""
+    return a * b + c
+
+
+def flush_denormals() -> int:
+    """Flush denormals in this thread, and return the previous mode."""
+    return 0
+
+
+def restore_denormals(mode: Any) -> None:
+    """Restore the mode that `flush_denormals` returned."""
+
+
+def pause() -> None:
+    """Pause for some tens of cycles (140 on recent Intel cores)."""
+
+
+# Fields of a `bitgen_t`: the state, and the function that draws 32 bits.
+STATE, DRAW = 0, 2
+
+
+def next_word(generator: Any) -> Any:
+    """Return the next 32 random bits, by the address of a `bitgen_t`."""
+    fields = (ctypes.c_int64 * (DRAW + 1)).from_address(int(generator))
+    draw = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p)(fields[DRAW])
+    return draw(fields[STATE])
+
+
+ShareLoop = Callable[[Any, Any, Any, Any], None]
+
+
+_runtime: list[ShareLoop] = []
+
+
+def runtime(share_loop: ShareLoop) -> ShareLoop:
+    """Register the function that a translated loop calls: ``(team, body, n, environment)``."""
+    _runtime[:] = [share_loop]
+    return share_loop
+
+
+def share_loop() -> Any:
+    return _runtime[0]
+
+
+def thread_number() -> Any:
+    """The number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
+
+    Each thread of a loop may have separate buffers.
+    """
+    return 0
+
+
+def flushed() -> Any:
+    """Flush denormals in an iteration that a thread of Numba runs; return its previous mode.
+
+    Translated code does nothing here: a team's threads flush denormals when they enter.
+    """
+    return 0
+
+
+def restored(mode: Any) -> None:
+    """Restore the mode that `flushed` returned."""

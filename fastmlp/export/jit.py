@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.predict.embedded_steps import (
 from fastmlp.backends.cpu.predict.embedded_tables import TableMember, TableOwner, TableScale
 from fastmlp.backends.cpu.predict.embedded_vjp import vjp, vjp_record
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import record_at
+from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.rules.optimizer_protocol import is_averaged

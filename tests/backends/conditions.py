@@ -8,8 +8,9 @@ import pytest
 
 from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.team import JOINED, share_loop, spin
-from fastmlp.compiler import block_of, call, fetch_add, load_acquire, njit, row
+from fastmlp.compiler import block_of, call, njit
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.compiler.memory import fetch_add, load_acquire, row
 from fastmlp.network import spec
 
 needs_threads = pytest.mark.skipif(

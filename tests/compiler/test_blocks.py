@@ -17,10 +17,11 @@ from numba.extending import register_jitable
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.compiler import block_of, blocks, cache, call, row
+from fastmlp.compiler import block_of, blocks, cache, call
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.memory import row
 from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import Unsupported

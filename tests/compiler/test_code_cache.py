@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from conditions import DAMAGES, EVALUATE, IMPORTED, RIGHT, only_compiled
 
-from fastmlp.compiler import cache, row
+from fastmlp.compiler import cache
 from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.memory import row
 from fastmlp.compiler.native.objects import TRANSLATED
 
 pytestmark = only_compiled

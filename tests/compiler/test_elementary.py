@@ -17,9 +17,10 @@ from fastmlp import MLP, SGD
 from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.team import lead
-from fastmlp.compiler import block_of, cache, call, flush_denormals, restore_denormals, row
+from fastmlp.compiler import block_of, cache, call, flush_denormals, restore_denormals
 from fastmlp.compiler import elementary as compiled
 from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.memory import row
 from fastmlp.rules import elementary, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training.history import Status

@@ -10,21 +10,11 @@ from conditions import only_compiled
 
 from fastmlp.backends.cpu import worker_pool
 from fastmlp.backends.cpu.team import JOINED
-from fastmlp.compiler import (
-    Record,
-    fetch_add,
-    load_acquire,
-    njit,
-    pause,
-    prange,
-    record_at,
-    records_at,
-    row,
-    thread_number,
-)
+from fastmlp.compiler import njit, pause, prange, thread_number
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.by_numba import compiled as compiled_by_numba
-from fastmlp.compiler.intrinsics import flushed, restored
+from fastmlp.compiler.jit import flushed, restored
+from fastmlp.compiler.memory import Record, fetch_add, load_acquire, record_at, records_at, row
 from fastmlp.compiler.source import Unsupported
 
 pytestmark = only_compiled

@@ -17,19 +17,10 @@ from fastmlp.backends.cpu import team
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
 from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    coefficients_at,
-    hinted,
-    njit,
-    record_at,
-    row,
-    rows,
-)
+from fastmlp.compiler import block_of, call, hinted, njit
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
+from fastmlp.compiler.memory import Record, coefficients_at, record_at, row, rows
 from fastmlp.compiler.source import Unsupported, definition_of
 from fastmlp.rules import activations, elementary, losses, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES

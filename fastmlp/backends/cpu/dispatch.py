@@ -20,21 +20,9 @@ from fastmlp.backends.cpu import limits, tuning, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.team import JOINED, constants_of
-from fastmlp.compiler import (
-    COMPILER,
-    Block,
-    Record,
-    block_of,
-    flushed,
-    fma,
-    load_acquire,
-    njit,
-    prange,
-    record_at,
-    restored,
-    row,
-)
+from fastmlp.compiler import COMPILER, Block, block_of, flushed, fma, njit, prange, restored
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.compiler.memory import Record, load_acquire, record_at, row
 from fastmlp.network.spec import Network
 
 # Without room between items a join of 0.2 us was measured as 0.8 to 1.4.

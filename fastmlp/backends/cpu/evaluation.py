@@ -30,19 +30,8 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import (
-    Record,
-    call,
-    flushed,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    row,
-    rows,
-    thread_number,
-)
+from fastmlp.compiler import call, flushed, njit, prange, restored, thread_number
+from fastmlp.compiler.memory import Record, record_at, records_at, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.losses import LINKS, unsmoothed
 from fastmlp.validation import Array

@@ -22,18 +22,8 @@ from fastmlp.backends.cpu.predict.row_blocks import VECTORS, Scalar, make_flat
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    flushed,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    row,
-)
+from fastmlp.compiler import block_of, call, flushed, njit, prange, restored
+from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network

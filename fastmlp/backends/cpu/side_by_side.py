@@ -30,20 +30,9 @@ from fastmlp.backends.cpu.team import (
     make_team,
 )
 from fastmlp.backends.cpu.tuning import MOST_PIECES
-from fastmlp.compiler import (
-    COMPILER,
-    Record,
-    block_of,
-    call,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    row,
-    stack,
-    store_release,
-)
+from fastmlp.compiler import COMPILER, block_of, call, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.compiler.memory import Record, record_at, records_at, row, stack, store_release
 from fastmlp.compiler.target import lanes_of
 
 # Multiply-adds of a call on a team: below it takes 10 us.

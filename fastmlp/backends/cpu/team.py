@@ -26,22 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, TEAM_SPINS
-from fastmlp.compiler import (
-    Block,
+from fastmlp.compiler import Block, block_of, call, flush_denormals, njit, pause, restore_denormals
+from fastmlp.compiler.jit import runtime
+from fastmlp.compiler.memory import (
     Record,
-    block_of,
-    call,
     exchange_if,
     fetch_add,
-    flush_denormals,
     load_acquire,
-    njit,
-    pause,
     record_at,
-    restore_denormals,
     store_release,
 )
-from fastmlp.compiler.intrinsics import runtime
 
 # Bytes. Neighbouring pairs of cache lines travel together on x86, and are one line on Apple's
 # cores.

@@ -38,21 +38,16 @@ from fastmlp.backends.cpu.team import (
     yield_core,
 )
 from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
-from fastmlp.compiler import (
-    COMPILER,
-    Block,
+from fastmlp.compiler import COMPILER, Block, block_of, call, njit, pause
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.compiler.memory import (
     Record,
-    block_of,
-    call,
     exchange_if,
     fetch_add,
     load_acquire,
-    njit,
-    pause,
     record_at,
     store_release,
 )
-from fastmlp.compiler.jit import INTERPRETED
 
 # A mailbox's state: its worker has not come, spins, or sleeps; a caller writes; a call is posted.
 EMPTY, WAITING, ASLEEP, TAKEN, WRITTEN = range(5)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.device import Card, type_of
-from fastmlp.compiler import Record
+from fastmlp.compiler.memory import Record
 from fastmlp.network.spec import Network
 from fastmlp.rules import optimizer_protocol
 from fastmlp.rules.losses import Link, Loss

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.compiler import intrinsics
+from fastmlp.compiler import jit, memory
 from fastmlp.compiler.elementary import FORMS
 from fastmlp.compiler.native.operands import (
     ARRAY,
@@ -59,7 +59,7 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
     return converted(builder, operand, dtype)
 
 
-def emitted_code(builder: Any, form: intrinsics.Emitted, arguments: tuple[Any, ...]) -> Any:
+def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) -> Any:
     """Put an emitted function's code where the builder stands."""
     if form.constant:
         if not all(type(argument) is int for argument in arguments):
@@ -326,24 +326,24 @@ class Expressions:
         function, arguments = self.value(node.func), self.all_of(node.args)
         if node.keywords:
             raise Unsupported(ast.dump(node))
-        if function is intrinsics.row:
+        if function is memory.row:
             return self.view(*arguments)
-        if function is intrinsics.records_at:
+        if function is memory.records_at:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
-        if function is intrinsics.record_at:
+        if function is memory.record_at:
             place = converted(self.builder, arguments[0], INT64).value
             return RecordOperand(place, arguments[1].dtype)
-        if function is intrinsics.thread_number:
+        if function is jit.thread_number:
             return self.thread
-        if function in (intrinsics.flushed, intrinsics.restored):
+        if function in (jit.flushed, jit.restored):
             return 0
-        if function is intrinsics.rows:
+        if function is memory.rows:
             address, n, width, dtype = arguments
             ends = (converted(self.builder, word, INT64).value for word in (address, n, width))
             return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
-        if function is intrinsics.coefficients_at:
+        if function is memory.coefficients_at:
             return self.coefficients(*arguments)
-        if function is intrinsics.call:
+        if function is jit.call:
             return self.call_block(*arguments)
         if function in (min, max):
             name = "Lt" if function is min else "Gt"
@@ -360,8 +360,8 @@ class Expressions:
             return function(*arguments)
         if function in (int, float) or isinstance(function, type):
             return as_number(self.builder, function, *arguments)
-        if function in intrinsics.EMITTED:
-            return emitted_code(self.builder, intrinsics.EMITTED[function], arguments)
+        if function in jit.EMITTED:
+            return emitted_code(self.builder, jit.EMITTED[function], arguments)
         called = getattr(function, "py_func", function)
         if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))

@@ -1,7 +1,7 @@
 """The operands of translated code: numbers, views of memory, tables, records; and arithmetic.
 
 Any other operand (a function, a dtype, a number known when translating) is a constant Python
-object. Functions with two bodies, see `intrinsics` and `elementary`, have their LLVM IR here.
+object. Functions with two bodies, see `jit`, `memory` and `elementary`, have their LLVM IR here.
 """
 
 import operator
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.compiler import intrinsics
+from fastmlp.compiler import jit, memory
 from fastmlp.compiler.elementary import copysign, magic, octave, polynomial, scaled, where
 from fastmlp.compiler.source import Unsupported
 from fastmlp.compiler.target import is_arm
@@ -86,8 +86,8 @@ def _switch(builder: Any, mode: Any = None) -> Any:
     return _arm(builder, mode) if is_arm() else ir.Constant(WORD, 0)
 
 
-intrinsics.emitted(intrinsics.flush_denormals, INT64)(_switch)
-intrinsics.emitted(intrinsics.restore_denormals)(_switch)
+jit.emitted(jit.flush_denormals, INT64)(_switch)
+jit.emitted(jit.restore_denormals)(_switch)
 
 # The instruction that tells a core it is spinning, by machine.
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -98,7 +98,7 @@ PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-@intrinsics.emitted(intrinsics.pause)
+@jit.emitted(jit.pause)
 def _pause(builder: Any) -> None:
     name, hints = PAUSES.get(platform.machine(), ("", ()))
     if name:
@@ -107,51 +107,51 @@ def _pause(builder: Any) -> None:
         builder.call(builder.module.declare_intrinsic(name, (), kind), numbers)
 
 
-@intrinsics.emitted(intrinsics.load_acquire, INT64)
+@jit.emitted(memory.load_acquire, INT64)
 def _load(builder: Any, address: Any) -> Any:
     return builder.load_atomic(_pointer(builder, address), "acquire", 8)
 
 
-@intrinsics.emitted(intrinsics.store_release)
+@jit.emitted(memory.store_release)
 def _store(builder: Any, address: Any, value: Any) -> None:
     builder.store_atomic(value, _pointer(builder, address), "release", 8)
 
 
-@intrinsics.emitted(intrinsics.fetch_add, INT64)
+@jit.emitted(memory.fetch_add, INT64)
 def _add(builder: Any, address: Any, value: Any) -> Any:
     return builder.atomic_rmw("add", _pointer(builder, address), value, "acq_rel")
 
 
-@intrinsics.emitted(intrinsics.exchange_if, BOOL)
+@jit.emitted(memory.exchange_if, BOOL)
 def _exchange_if(builder: Any, address: Any, expected: Any, value: Any) -> Any:
     pointer = _pointer(builder, address)
     pair = builder.cmpxchg(pointer, expected, value, "acq_rel", "acquire")
     return builder.extract_value(pair, 1)
 
 
-@intrinsics.emitted(intrinsics.fence)
+@jit.emitted(memory.fence)
 def _fence(builder: Any) -> None:
     builder.fence("seq_cst")
 
 
-@intrinsics.emitted(intrinsics.next_word, INT64)
+@jit.emitted(jit.next_word, INT64)
 def _next_word(builder: Any, generator: Any) -> Any:
     fields = _pointer(builder, generator)
     state, draw = (
         builder.load(builder.gep(fields, [ir.Constant(WORD, i)], source_etype=WORD))
-        for i in (intrinsics.STATE, intrinsics.DRAW)
+        for i in (jit.STATE, jit.DRAW)
     )
     kind = ir.FunctionType(WORD32, [WORD])
     bits = builder.call(builder.inttoptr(draw, kind.as_pointer()), [state])
     return builder.zext(bits, WORD)
 
 
-@intrinsics.emitted(intrinsics.stack, INT64, constant=True)
+@jit.emitted(memory.stack, INT64, constant=True)
 def _stack_of(builder: Any, n_bytes: int) -> Any:
     return builder.ptrtoint(entry_alloca(builder, ir.ArrayType(ir.IntType(8), n_bytes)), WORD)
 
 
-@intrinsics.emitted(intrinsics.fma, 0, alike=True)
+@jit.emitted(jit.fma, 0, alike=True)
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     kind = ir.FunctionType(a.type, [a.type] * 3)
     return builder.call(builder.module.declare_intrinsic("llvm.fma", [a.type], kind), [a, b, c])
@@ -176,18 +176,18 @@ def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
     return ir.Constant(WORD, int(np.float64(number).view(np.int64)))
 
 
-@intrinsics.emitted(where, 1)
+@jit.emitted(where, 1)
 def _where(builder: Any, condition: Any, a: Any, b: Any) -> Any:
     return builder.select(condition, a, b)
 
 
-@intrinsics.emitted(copysign, 0, alike=True)
+@jit.emitted(copysign, 0, alike=True)
 def _copysign(builder: Any, a: Any, b: Any) -> Any:
     kind = ir.FunctionType(a.type, [a.type] * 2)
     return builder.call(builder.module.declare_intrinsic("llvm.copysign", [a.type], kind), [a, b])
 
 
-@intrinsics.emitted(polynomial, 0)
+@jit.emitted(polynomial, 0)
 def _polynomial(builder: Any, x: Any, coefficients: Any) -> Any:
     *others, value = coefficients
     for coefficient in reversed(others):
@@ -195,14 +195,14 @@ def _polynomial(builder: Any, x: Any, coefficients: Any) -> Any:
     return value
 
 
-@intrinsics.emitted(scaled, 0, alike=True)
+@jit.emitted(scaled, 0, alike=True)
 def _scaled(builder: Any, x: Any, t: Any) -> Any:
     number, power = _integer(builder, x), _integer(builder, t)
     power = builder.shl(power, ir.Constant(power.type, _mantissa(x.type)))
     return builder.bitcast(builder.add(number, power), x.type)
 
 
-@intrinsics.emitted(octave, 0, alike=True)
+@jit.emitted(octave, 0, alike=True)
 def _octave(builder: Any, x: Any) -> Any:
     kind = x.type
     # Down by sqrt(1/2) and up by 1, which is the bias.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from llvmlite import ir
 
 from fastmlp.compiler import source
-from fastmlp.compiler.intrinsics import prange, share_loop
+from fastmlp.compiler.jit import prange, share_loop
 from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
     ARRAY,

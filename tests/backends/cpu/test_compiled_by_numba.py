@@ -145,7 +145,8 @@ import warnings
 import numpy as np
 from fastmlp.backends.cpu.plan.records import Job
 from fastmlp.backends.cpu import limits, worker_pool
-from fastmlp.compiler import block_of, njit, prange, record_at, row, thread_number
+from fastmlp.compiler import block_of, njit, prange, thread_number
+from fastmlp.compiler.memory import record_at, row
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
 limits.thread_limit = lambda: 2

@@ -35,9 +35,10 @@ from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.compiler import COMPILER, row
+from fastmlp.compiler import COMPILER
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
+from fastmlp.compiler.memory import row
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.optimizers import OPTIMIZERS

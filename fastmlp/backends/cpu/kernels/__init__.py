@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.compiler import njit, record_at, records_at
+from fastmlp.compiler import njit
+from fastmlp.compiler.memory import record_at, records_at
 
 # The type of a net's numbers: the argument of a kernel's factory.
 Scalar = type[np.floating[Any]]

@@ -11,7 +11,8 @@ import numpy as np
 from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of
 from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
-from fastmlp.compiler import fma, njit, record_at, row, stack
+from fastmlp.compiler import fma, njit
+from fastmlp.compiler.memory import record_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import dropout as rules
 from fastmlp.rules import elementary

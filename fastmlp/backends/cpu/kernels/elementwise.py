@@ -10,7 +10,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.compiler import coefficients_at, njit, row, rows
+from fastmlp.compiler import njit
+from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import ZERO
 from fastmlp.rules.updates import GRADIENT_RULES, PENALTIES, unchanged

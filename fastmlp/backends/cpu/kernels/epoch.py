@@ -11,7 +11,8 @@ from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.compiler import call, hinted, njit, record_at, row, stack
+from fastmlp.compiler import call, hinted, njit
+from fastmlp.compiler.memory import record_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
 

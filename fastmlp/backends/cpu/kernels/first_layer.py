@@ -35,7 +35,8 @@ from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS, SUMS_ROWS
-from fastmlp.compiler import call, hinted, njit, record_at, records_at, row, stack
+from fastmlp.compiler import call, hinted, njit
+from fastmlp.compiler.memory import record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
 from fastmlp.validation.arrays import Expanded

@@ -37,19 +37,8 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
-from fastmlp.compiler import (
-    call,
-    flushed,
-    hinted,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    row,
-    stack,
-    thread_number,
-)
+from fastmlp.compiler import call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler.memory import record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
 # Predictions, losses, or losses and deltas.

@@ -24,7 +24,8 @@ from fastmlp.backends.cpu.simd.microkernel import STREAMS
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES
-from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler import call, njit
+from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.compiler.target import LINE_BYTES, PairProducts, lanes_of
 
 HEAD_BYTES = STREAMS.itemsize

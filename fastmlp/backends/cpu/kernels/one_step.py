@@ -15,19 +15,15 @@ from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import (
-    Record,
     call,
     flush_denormals,
     flushed,
     njit,
     prange,
-    record_at,
-    records_at,
     restore_denormals,
     restored,
-    row,
-    stack,
 )
+from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
 

@@ -35,18 +35,8 @@ from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
-from fastmlp.compiler import (
-    call,
-    flushed,
-    hinted,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    stack,
-    thread_number,
-)
+from fastmlp.compiler import call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler.memory import record_at, records_at, stack
 from fastmlp.compiler.target import lanes_of
 
 _groups_of_panels = njit(groups_of_panels)

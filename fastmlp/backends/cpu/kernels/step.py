@@ -27,17 +27,8 @@ from fastmlp.backends.cpu.plan.plan import Plan, Workspace, aligned
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net, address
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.compiler import (
-    call,
-    flushed,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    row,
-    thread_number,
-)
+from fastmlp.compiler import call, flushed, njit, prange, restored, thread_number
+from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 
 

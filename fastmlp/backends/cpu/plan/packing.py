@@ -9,7 +9,8 @@ import numpy as np
 from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
-from fastmlp.compiler import njit, record_at, records_at, stack
+from fastmlp.compiler import njit
+from fastmlp.compiler.memory import record_at, records_at, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout
 

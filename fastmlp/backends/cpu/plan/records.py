@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.compiler import Record
+from fastmlp.compiler.memory import Record
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",

@@ -14,17 +14,8 @@ from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.predict.row_gradient import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    flush_denormals,
-    hinted,
-    njit,
-    record_at,
-    restore_denormals,
-    row,
-)
+from fastmlp.compiler import block_of, call, flush_denormals, hinted, njit, restore_denormals
+from fastmlp.compiler.memory import Record, record_at, row
 from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import HANDLE, LINE, Handle
-from fastmlp.compiler import INTERPRETED, by_numba, call, row, stack
+from fastmlp.compiler import INTERPRETED, by_numba, call
 from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.memory import row, stack
 from fastmlp.compiler.target import target
 
 Array = NDArray[Any]

@@ -10,7 +10,8 @@ from numba.extending import overload, register_jitable
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep
 from fastmlp.backends.cpu.predict.embedded import HANDLE
 from fastmlp.backends.cpu.predict.embedded_calls import COPY, run
-from fastmlp.compiler import Record, call, record_at, row
+from fastmlp.compiler import call
+from fastmlp.compiler.memory import Record, record_at, row
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
 BATCH = "jit: X, y or a gradient has another shape than those of a batch of the learner's"

@@ -15,18 +15,8 @@ from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
 from fastmlp.backends.cpu.predict.trees import TreeNodes, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    flush_denormals,
-    njit,
-    record_at,
-    records_at,
-    restore_denormals,
-    row,
-    stack,
-)
+from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
+from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep

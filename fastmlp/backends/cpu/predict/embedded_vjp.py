@@ -22,17 +22,8 @@ from fastmlp.backends.cpu.predict.embedded_steps import (
 from fastmlp.backends.cpu.predict.jacobian import deltas_to_inputs
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    flush_denormals,
-    njit,
-    record_at,
-    records_at,
-    restore_denormals,
-    row,
-)
+from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
+from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 
 Array = NDArray[Any]

@@ -24,7 +24,8 @@ from fastmlp.backends.cpu.predict.row_blocks import (
 )
 from fastmlp.backends.cpu.predict.row_gradient import times_slopes
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
-from fastmlp.compiler import call, njit, records_at, row
+from fastmlp.compiler import call, njit
+from fastmlp.compiler.memory import records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS

@@ -22,7 +22,8 @@ from fastmlp.backends.cpu.predict.row_blocks import (
 )
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LIVE_ROWS
-from fastmlp.compiler import block_of, record_at, records_at
+from fastmlp.compiler import block_of
+from fastmlp.compiler.memory import record_at, records_at
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 

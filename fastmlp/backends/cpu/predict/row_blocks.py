@@ -29,20 +29,8 @@ from fastmlp.backends.cpu.tuning import (
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
-from fastmlp.compiler import (
-    Record,
-    block_of,
-    call,
-    flushed,
-    hinted,
-    njit,
-    prange,
-    record_at,
-    records_at,
-    restored,
-    row,
-    thread_number,
-)
+from fastmlp.compiler import block_of, call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
 

@@ -11,15 +11,8 @@ import numpy as np
 from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet
 from fastmlp.backends.cpu.simd.flat_weights import one_row, row_dots
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import (
-    call,
-    flush_denormals,
-    njit,
-    record_at,
-    records_at,
-    restore_denormals,
-    row,
-)
+from fastmlp.compiler import call, flush_denormals, njit, restore_denormals
+from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.losses import LEAST_LOG_VARIANCE
 

@@ -32,11 +32,9 @@ from fastmlp.compiler import (
     flush_denormals,
     hinted,
     njit,
-    record_at,
-    records_at,
     restore_denormals,
-    row,
 )
+from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]

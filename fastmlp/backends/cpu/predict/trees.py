@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.compiler import Record, block_of, njit, record_at, row
+from fastmlp.compiler import block_of, njit
+from fastmlp.compiler.memory import Record, record_at, row
 
 Array = NDArray[Any]
 F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32

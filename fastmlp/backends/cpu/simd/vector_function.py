@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.backends.cpu.simd.vector_numpy import NumPyVectors
-from fastmlp.compiler.intrinsics import emitted
+from fastmlp.compiler.jit import emitted
 
 VectorFunction = Callable[..., None]
 

@@ -38,7 +38,8 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STREAMS_BYTES
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, PAGE_ROWS, STRIP_ROWS, TILE_ROWS
-from fastmlp.compiler import Block, Record, record_at, records_at, row, stack
+from fastmlp.compiler import Block
+from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES, vector_bytes
 from fastmlp.network.spec import Layout, make_layout
 

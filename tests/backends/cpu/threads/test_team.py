@@ -30,7 +30,8 @@ from fastmlp.backends.cpu.team import (
     make_team,
 )
 from fastmlp.backends.cpu.worker_pool import ASLEEP, WAITING, WorkerPool, launch
-from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause, row
+from fastmlp.compiler import COMPILER, block_of, pause
+from fastmlp.compiler.memory import fetch_add, load_acquire, row
 
 pytestmark = pytest.mark.skipif(
     COMPILER == "numba", reason="kernels that Numba compiles have Numba's threads, not a team"
