@@ -16,21 +16,6 @@ from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network import layer_settings as rates_of_layers
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
-from fastmlp.network.spec import (
-    Activation,
-    ComputeDTypes,
-    DropoutLike,
-    DType,
-    InitializerLike,
-    LayerRates,
-    LossLike,
-    OptimizerLike,
-    OutputActivation,
-    Penalties,
-    Rates,
-    Seed,
-    Views,
-)
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.optimizer_protocol import Optimizer, is_averaged
@@ -57,23 +42,23 @@ class NetBase:
         self,
         layer_sizes: Iterable[int],
         *,
-        activation: Activation | Sequence[Activation] = "relu",
-        output_activation: OutputActivation | None = None,
-        loss: LossLike = "mse",
-        optimizer: OptimizerLike = "adam",
+        activation: spec.Activation | Sequence[spec.Activation] = "relu",
+        output_activation: spec.OutputActivation | None = None,
+        loss: spec.LossLike = "mse",
+        optimizer: spec.OptimizerLike = "adam",
         l2: float = 0.0,
         l1: float = 0.0,
-        penalties: Penalties | None = None,
-        initializer: InitializerLike | None = None,
+        penalties: spec.Penalties | None = None,
+        initializer: spec.InitializerLike | None = None,
         label_smoothing: float = 0.0,
-        layer_rates: LayerRates | None = None,
-        dropout: DropoutLike = 0.0,
+        layer_rates: spec.LayerRates | None = None,
+        dropout: spec.DropoutLike = 0.0,
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
-        dtype: DType = "float32",
-        compute_dtype: ComputeDTypes | None = None,
+        dtype: spec.DType = "float32",
+        compute_dtype: spec.ComputeDTypes | None = None,
         monotonic_cst: Sequence[int] | None = None,
-        seed: Seed | None = None,
+        seed: spec.Seed | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -146,7 +131,7 @@ class NetBase:
         return self._state.optimizer
 
     @optimizer.setter
-    def optimizer(self, setting: OptimizerLike) -> None:
+    def optimizer(self, setting: spec.OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(setting), self._state
         layer_settings.check_optimizer(optimizer, self._network.signs)
         if optimizer.rule is state.optimizer.rule:
@@ -181,12 +166,12 @@ class NetBase:
         self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
 
     @property
-    def layer_rates(self) -> list[float | Rates]:
+    def layer_rates(self) -> list[float | spec.Rates]:
         """Factors of the learning rate of each layer."""
         return rates_of_layers.all_shown(self._network)
 
     @layer_rates.setter
-    def layer_rates(self, factors: LayerRates | None) -> None:
+    def layer_rates(self, factors: spec.LayerRates | None) -> None:
         self._change(
             layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
         )
@@ -217,12 +202,12 @@ class NetBase:
     @property
     def weights(self) -> list[Array]:
         """Weight matrices, shape (n_in, n_out) each, as live views."""
-        return Views(spec.weight_views(self._network.layout, self.parameters), "MLP.weights")
+        return spec.Views(spec.weight_views(self._network.layout, self.parameters), "MLP.weights")
 
     @property
     def biases(self) -> list[Array]:
         """Bias vectors, shape (n_out,) each, as live views."""
-        return Views(spec.bias_views(self._network.layout, self.parameters), "MLP.biases")
+        return spec.Views(spec.bias_views(self._network.layout, self.parameters), "MLP.biases")
 
     @property
     def _link(self) -> str | None:

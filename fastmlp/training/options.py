@@ -10,18 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmlp.backends.protocol import Data, Engine
+from fastmlp.data import sources
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
-from fastmlp.data.sources import (
-    Conversion,
-    Reading,
-    SourceSlice,
-    all_rows,
-    has_blocks,
-    is_source,
-    opened,
-)
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout, Rate
@@ -44,7 +36,7 @@ MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss traini
 
 
 @dataclass(frozen=True)
-class FitOptions(Reading):
+class FitOptions(sources.Reading):
     """The arguments of a fit but its rows; `Reading` is checked with a source.
 
     Attributes
@@ -313,18 +305,22 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
         options = replace(options, class_weight=None)
     # A table's columns are read by the names known so far.
     X = tabled(*rows[:2], options.target, who, names)
-    if options.validation_split is not None and has_blocks(X):
+    if options.validation_split is not None and sources.has_blocks(X):
         n = sum(X.block_sizes)
         first = first_held_out(n, options.validation_split, who)
-        X, validated = SourceSlice(X, 0, first), SourceSlice(X, first, n)
+        X, validated = sources.SourceSlice(X, 0, first), sources.SourceSlice(X, first, n)
         options = replace(options, validation_split=None)
     if validated is not None and (is_table(validated) or paths_of(validated) is not None):
         known = names or getattr(X, "feature_names", None)
         validated = tabled(validated, None, options.target, where, known)
     # First: a database has one open result at a time.
-    if validated is not None and is_source(validated):
-        convert = Conversion(network, where, None, getattr(validated, "feature_names", None))
-        held_out = engine.trusted(*all_rows(opened(validated, where), convert, where))
+    if validated is not None and sources.is_source(validated):
+        convert = sources.Conversion(
+            network, where, None, getattr(validated, "feature_names", None)
+        )
+        held_out = engine.trusted(
+            *sources.all_rows(sources.opened(validated, where), convert, where)
+        )
     feed = feed_of(X, *rows[1:], network, options, who)
     if feed is None:
         X, names = frames.named(X, names, who, warns=True)

@@ -17,7 +17,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp._process import collected, locks, raised, warn
-from fastmlp.backends.cpu import dispatch, tuning, worker_pool
+from fastmlp.backends.cpu import dispatch, team, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Work
 
 pytestmark = pytest.mark.skipif(
@@ -340,7 +340,9 @@ class Calls:
 
     def interrupt(self, work: Callable[[], Any]) -> None:
         """Compile first: LLVM hears nothing for a second at a time."""
-        worker_pool.compile_all()
+        worker_pool.entry()
+        for factory in (team.share, team.lead, worker_pool.launch, worker_pool.serve):
+            worker_pool.block(factory)
         dispatch.calibration_driver()
         MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)
         # That fit may have set the event.

@@ -34,7 +34,6 @@ from fastmlp.backends.cpu.team import (
     lead_team,
     make_team,
     renew,
-    share,
     yield_core,
 )
 from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
@@ -193,12 +192,6 @@ class Entered(NamedTuple):
 def block(factory: Callable[..., Any]) -> Block:
     """A block of the team, without the lock of `block_of`."""
     return block_of(factory, np.int64)
-
-
-def compile_all() -> None:
-    entry()
-    for factory in (share, lead, launch, serve):
-        block(factory)
 
 
 def run(

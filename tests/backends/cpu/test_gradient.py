@@ -25,8 +25,8 @@ from nets import (
 from pairwise import all_pairs
 
 from fastmlp import EMA, MLP
+from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.second_order import GaussNewton
 from fastmlp.backends.cpu.trainer import TRAININGS
@@ -446,7 +446,7 @@ def test_non_temporal_stores_have_the_same_bits(
     order, optimizer = orders(rng, 2, N_ROWS), OPTIMIZERS[name](0.03)
     arguments = (net, parameters, data, optimizer, order, BATCH)
     cached = train(*arguments)
-    monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
+    monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", 0)
     non_temporal = train(*arguments, n_threads=n_threads)
     assert np.array_equal(cached.parameters, non_temporal.parameters)
     assert np.array_equal(cached.moments, non_temporal.moments)

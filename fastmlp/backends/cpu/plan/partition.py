@@ -8,15 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu import tuning
-from fastmlp.backends.cpu.plan.packing import (
-    CLOSE,
-    Spacing,
-    holds_transposed,
-    middle_of,
-    numbers_packed,
-    packed_layers,
-    round_up,
-)
+from fastmlp.backends.cpu.plan import packing
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout, Network, paired_layers
@@ -55,12 +47,12 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
         return 0
     per_row = sum(layout.sizes)
     n_microbatches = microbatches_of(layout, n_rows)
-    rows = round_up(-(-n_rows // n_microbatches), tuning.STRIP_ROWS)
+    rows = packing.round_up(-(-n_rows // n_microbatches), tuning.STRIP_ROWS)
     return rows if rows * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights else 0
 
 
 def microbatches_of(layout: Layout, n_rows: int) -> int:
-    return round_up(-(-n_rows // _rows_in_cache(layout)), tuning.MICROBATCHES)
+    return packing.round_up(-(-n_rows // _rows_in_cache(layout)), tuning.MICROBATCHES)
 
 
 def _rows_in_cache(layout: Layout) -> int:
@@ -85,7 +77,7 @@ def _even_chunk(n_rows: int, most: int) -> int:
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
     rows = -(-n_rows // n_chunks)
     # Whole strips, if there is room.
-    return max(1, min(n_rows, max(most, rows), round_up(rows, tuning.STRIP_ROWS)))
+    return max(1, min(n_rows, max(most, rows), packing.round_up(rows, tuning.STRIP_ROWS)))
 
 
 class Step(NamedTuple):
@@ -175,7 +167,9 @@ def cost_of(
 def _can_be_split(step: Step) -> Iterator[int]:
     """Yield 1 and 2, the first layers, unless held transposed or of fewer than two panels."""
     for i, (n_in, n_out) in enumerate([*pairwise(step.layout.sizes)][:2]):
-        if middle_of(n_in, step.lanes) and not holds_transposed(n_in, n_out, step.lanes):
+        if packing.middle_of(n_in, step.lanes) and not packing.holds_transposed(
+            n_in, n_out, step.lanes
+        ):
             yield i + 1
 
 
@@ -228,7 +222,7 @@ def _part_of_panels(step: Step, n_threads: int, width: int) -> float:
 
 
 def _larger_half(step: Step, width: int) -> float:
-    middle = middle_of(width, step.lanes)
+    middle = packing.middle_of(width, step.lanes)
     return max(middle, width - middle) / width
 
 
@@ -272,7 +266,7 @@ class Partition(NamedTuple):
     by_panels: bool = False
     split_layer: int = 0
     cost: StepCost | None = None
-    spacing: Spacing = CLOSE
+    spacing: packing.Spacing = packing.CLOSE
     cuts: tuple[int, ...] = ()
 
     @property
@@ -297,7 +291,9 @@ def partition_of(
         return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
     lanes, small = lanes_of(spec.dtype.type), microbatch_rows(layout, n_rows)
     if small:
-        n_packed = numbers_packed(packed_layers(layout, lanes, small, train=True), lanes)
+        n_packed = packing.numbers_packed(
+            packing.packed_layers(layout, lanes, small, train=True), lanes
+        )
         return Partition(rows_by_microbatches(layout, n_rows, small, n_packed), small)
     rows = chunk_rows(layout, n_rows, train=True)
     step = Step(layout, rows, spec.dtype, lanes)
@@ -321,7 +317,7 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
     tile_rows = 0
     if network.penalties:
         # Penalties are summed in the order of the tiles.
-        widest = round_up(max(network.layout.sizes), tuning.TILE_ROWS)
+        widest = packing.round_up(max(network.layout.sizes), tuning.TILE_ROWS)
         tile_rows = min(rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest)
     single, small = partition.single_row, partition.microbatch_rows > 0
     return single, small, partition.split_layer, in_chunks, tile_rows
@@ -337,8 +333,8 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
     """A partition of `most` rows whose buffers serve every smaller number of rows of the same
     form."""
     if partition.microbatch_rows:
-        cached = round_up(_rows_in_cache(layout), tuning.STRIP_ROWS)
-        small = min(round_up(-(-most // tuning.MICROBATCHES), tuning.STRIP_ROWS), cached)
+        cached = packing.round_up(_rows_in_cache(layout), tuning.STRIP_ROWS)
+        small = min(packing.round_up(-(-most // tuning.MICROBATCHES), tuning.STRIP_ROWS), cached)
         return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
     # A short last chunk is part of the others: see `_even_chunk`.
     chunk = _most_rows(layout, train=True)
@@ -353,8 +349,8 @@ def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[
     return paired_layers(network.layout, network.compute_dtype, sparse=sparse)
 
 
-def _spacing(step: Step, split_layer: int) -> Spacing:
+def _spacing(step: Step, split_layer: int) -> packing.Spacing:
     """`CLOSE` for single rows, whose deltas are read without spacing."""
     if step.rows == 1:
-        return CLOSE
-    return Spacing(tuning.APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)
+        return packing.CLOSE
+    return packing.Spacing(tuning.APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

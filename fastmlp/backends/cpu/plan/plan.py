@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp._process import memory
+from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan import packing, records
 from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
 from fastmlp.backends.cpu.simd.gemm import (
@@ -22,18 +23,6 @@ from fastmlp.backends.cpu.simd.gemm import (
     packs,
     panels_at_once,
     rows_at_once,
-)
-from fastmlp.backends.cpu.tuning import (
-    ALIGNMENT,
-    APART_BYTES,
-    LARGEST_TILE,
-    NON_TEMPORAL_BYTES,
-    PAGE_ROWS,
-    PREFETCHED_STATE_BYTES,
-    ROW_BLOCK,
-    SMALL_TILE_ROWS,
-    STRIP_ROWS,
-    TILE_ROWS,
 )
 from fastmlp.network.spec import Layout
 
@@ -175,9 +164,12 @@ def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
     both = [*pairs, *((n_out, n_in) for n_in, n_out in pairs[1:])]
     depths = [depth for depth, n_columns in both if packs(n_columns, rows, depth)]
     copies = (
-        rows_at_once(n, size) // SMALL_TILE_ROWS * packed_tile(n, size, lanes) for n in depths
+        rows_at_once(n, size) // tuning.SMALL_TILE_ROWS * packed_tile(n, size, lanes)
+        for n in depths
     )
-    return packing.round_up(max(copies, default=-APART_BYTES) + APART_BYTES, ALIGNMENT)
+    return packing.round_up(
+        max(copies, default=-tuning.APART_BYTES) + tuning.APART_BYTES, tuning.ALIGNMENT
+    )
 
 
 def _numbers_in_pairs(
@@ -193,22 +185,24 @@ def _numbers_in_pairs(
 def _panel_rows(rows: int) -> int:
     """Whole strips, and not a multiple of 4 KiB: panels would share the same few sets of a
     cache."""
-    whole = packing.round_up(rows, STRIP_ROWS)
-    return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
+    whole = packing.round_up(rows, tuning.STRIP_ROWS)
+    return whole if whole % tuning.PAGE_ROWS else whole + tuning.STRIP_ROWS
 
 
 def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
     """Bytes from one thread's columns of `width` numbers a row to the next thread's: a block of
     rows and a vector, or a block of losses in float64, and room between the two."""
-    block = min(packing.round_up(rows, STRIP_ROWS), ROW_BLOCK)
+    block = min(packing.round_up(rows, tuning.STRIP_ROWS), tuning.ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
-    return packing.round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
+    return packing.round_up(n_bytes, tuning.ALIGNMENT) + (tuning.APART_BYTES if parts > 1 else 0)
 
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
     """Zeros as of `aligned`, by name, in one piece of memory: saves 4 us a buffer."""
     kind, place, buffers = np.dtype(dtype), 0, {}
-    sizes = {name: packing.round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
+    sizes = {
+        name: packing.round_up(n * kind.itemsize, tuning.ALIGNMENT) for name, n in numbers.items()
+    }
     memory = aligned(sum(sizes.values()), np.uint8)
     for name, n in numbers.items():
         buffers[name] = memory[place : place + n * kind.itemsize].view(kind)
@@ -224,8 +218,10 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
     """
     kind = np.dtype(dtype)
     size = n * kind.itemsize
-    memory = np.zeros(ALIGNMENT + packing.round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
-    skip = -records.address(memory) % ALIGNMENT
+    memory = np.zeros(
+        tuning.ALIGNMENT + packing.round_up(size, tuning.ALIGNMENT) + tuning.APART_BYTES, np.uint8
+    )
+    skip = -records.address(memory) % tuning.ALIGNMENT
     return memory[skip : skip + size].view(kind)
 
 
@@ -310,8 +306,8 @@ def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tupl
     """Yield each tile's rows, first and end: `TILE_ROWS`, or up to the last cut in their second
     half."""
     while first < end:
-        most = min(first + TILE_ROWS, end)
-        half = first + TILE_ROWS // 2
+        most = min(first + tuning.TILE_ROWS, end)
+        half = first + tuning.TILE_ROWS // 2
         last = max((cut for cut in cuts if half <= cut < most), default=most)
         last = most if most == end or most in cuts else last
         yield first, last
@@ -331,7 +327,7 @@ def _mark_cached(
             ends = (part * n_groups // len(shares) for part in (thread, thread + 1))
             of_layer = share["layer"] == i
             for name, end in zip(("cached_first", "cached_last"), ends, strict=True):
-                share[name][of_layer] = end * LARGEST_TILE[1] * lanes
+                share[name][of_layer] = end * tuning.LARGEST_TILE[1] * lanes
 
 
 def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:
@@ -432,7 +428,7 @@ def make_plan(
         "blocks": aligned(1, records.BlockAddresses.dtype).view(np.recarray),
         "layers": layers,
         "tiles": tiles,
-        "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
+        "strip_losses": aligned(workspace.panel_rows // tuning.STRIP_ROWS, np.float64),
         "tile_penalties": aligned(len(tiles), np.float64),
         "penalties": np.array(blocks.penalties, np.int64),
         "strengths": np.array(strengths, np.float64),
@@ -456,7 +452,7 @@ def make_plan(
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": packing.few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
-        "prefetches_state": 3 * workspace.parameters.nbytes >= PREFETCHED_STATE_BYTES,
+        "prefetches_state": 3 * workspace.parameters.nbytes >= tuning.PREFETCHED_STATE_BYTES,
         "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments,
         "disturbs": blocks.disturb != 0,
@@ -535,6 +531,6 @@ def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
     """The transposed weights that use non-temporal stores."""
     # Parameters, two numbers of state each, and the transposes.
     n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
-    if n_bytes >= NON_TEMPORAL_BYTES:
+    if n_bytes >= tuning.NON_TEMPORAL_BYTES:
         return records.ALL
     return records.OTHERS if by_panels else records.NONE

@@ -31,7 +31,7 @@ from fastmlp.backends.cpu import session, trainer, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.shared_layers import forward_backward_by_panels
-from fastmlp.backends.cpu.plan import partition, plan
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Watch
@@ -580,7 +580,7 @@ def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     assert distance(free, expected) > 1e-3
     take_form(form, monkeypatch)
     if form == "non-temporal":
-        monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
+        monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", 0)
     clip: dict[str, Any] = {name: limit}
     runs: list[Run] = []
     # Uncompiled no team gathers.
