@@ -266,7 +266,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
-                request.keep(self._network, state)
+                request.open_checkpoint(self._network, state)
                 loop.fit(engine, state, request, buffered)
             return request.history
 

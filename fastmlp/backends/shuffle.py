@@ -53,8 +53,8 @@ def shuffle_again(scalar: Any) -> Any:
 
     The draws and orders are `numpy.random.RandomState.shuffle`'s, from the generator whose
     `bitgen_t` lies at an address: 11 us for 1,437 rows, where NumPy takes 15.6 and holds the GIL.
-    Nothing branches on a word, which would be guessed wrong every fourth time: where one points
-    past the last row, this row changes places with itself, and another word is drawn.
+    No branch depends on a word, as the processor would mispredict every fourth: a word past the
+    last row swaps this row with itself, and another word is drawn.
     """
 
     def shuffle_rows(generator: Any, before: Any, orders: Any, n: Any, n_orders: Any) -> None:

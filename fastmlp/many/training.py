@@ -213,7 +213,7 @@ def _fit(
     check()
     request, (engine, state) = request_of(job), job.core
     feed = None if shared is None else shared.part()
-    request.keep(engine.network, state)
+    request.open_checkpoint(engine.network, state)
     loop.fit(engine, state, request, by_buffers(request, feed, engine, state))
     history = request.history
     if bar is not None:

@@ -107,7 +107,7 @@ def _matrix(array: Array) -> Matrix:
 
 
 @njit
-def _take(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> None:
+def _read_column(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> None:
     values, source = row(to, n, F64), x.address + first * x.down + j * x.right
     if x.down == 8:
         column = row(source, n, F64)
@@ -165,7 +165,7 @@ def _pieces(scalar: Any) -> Any:
             n, at, to = min(ROWS, x.n_rows - first), edges, out.address + first * out.down
             for j in range(x.n_columns):
                 if counts[j] > 0:
-                    _take(x, first, n, j, missing[j], values)
+                    _read_column(x, first, n, j, missing[j], values)
                     _locate(values, n, at, counts[j], below, places)
                     _give(places, n, to, out.down)
                     at += (counts[j] + 1) * 8
@@ -195,7 +195,7 @@ def _by_column(scale: Any) -> Any:
         for first in range(0, x.n_rows, ROWS):
             n, to = min(ROWS, x.n_rows - first), out.address + first * out.down
             for j in range(x.n_columns):
-                _take(x, first, n, j, nan, values)
+                _read_column(x, first, n, j, nan, values)
                 scale(values, n, center[j], factor[j], scaled)
                 _give(scaled, n, to + j * out.right, out.down)
 

@@ -13,8 +13,8 @@ from fastmlp.tabular.number_encoders import Array, CodeEncoder, places_of
 class OneHotLevels(CodeEncoder):
     """Encode codes of levels, as from `Schema.read`: one column for each level, 1 in its rows.
 
-    Rare and unknown levels are zeros. Missing values in training, of code -1, get a column; unknown
-    levels share this code, and count as missing. Two levels that are not rare become one column of
+    Rare levels are zeros. Missing values get a column if training had any that are not rare, else
+    zeros; unknown levels are treated as missing. Two levels that are not rare become one column of
     -1 and 1, as in RealMLP.
 
     Parameters

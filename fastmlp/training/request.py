@@ -101,7 +101,7 @@ class Checkpoint:
             return None
         return self._every - (n_epochs - self._last_epoch)
 
-    def take(self, first_step: int, history: History, best: NDArray[Any] | None = None) -> bool:
+    def capture(self, first_step: int, history: History, best: NDArray[Any] | None = None) -> bool:
         """Capture the fit's progress; return True if it is time to write. `best` is not copied."""
         facts = {
             **self._fit,
@@ -200,7 +200,7 @@ class FitRequest:
             digests["validation_data"] = _digest(self._held_out)
         return digests
 
-    def keep(self, network: Network, state: NetState) -> None:
+    def open_checkpoint(self, network: Network, state: NetState) -> None:
         options, ranks = self._options, self._ranks
         if options.checkpoint is None:
             return
@@ -228,7 +228,7 @@ class FitRequest:
         validated = self._held_out is not None
         so_far = keeper.resume(validated=validated) if options.resume else None
         if so_far is None:
-            keeper.take(state.n_steps, History())
+            keeper.capture(state.n_steps, History())
             keeper.write()
         self._checkpoint = keeper
         return so_far
@@ -398,7 +398,7 @@ class FitRequest:
         if self._checkpoint is None or self._first_step is None:
             return False
         self.history.seconds = time.perf_counter() - self._start
-        return self._checkpoint.take(self._first_step, self.history, self._watch.best)
+        return self._checkpoint.capture(self._first_step, self.history, self._watch.best)
 
     def _write_checkpoint(self) -> None:
         """An OSError, as of a full disk, only warns."""

@@ -253,8 +253,9 @@ def test_a_loss_of_ones_own_is_not_spelled() -> None:
 
 
 def test_a_curvature_is_a_function() -> None:
+    wrong: Any = 1.0
     with pytest.raises(TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"):
-        MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=1.0))
+        MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=wrong))
 
 
 def test_validation_losses_are_not_smoothed() -> None:

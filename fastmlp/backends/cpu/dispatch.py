@@ -76,8 +76,8 @@ def pays(work: Work, n_threads: int) -> bool:
     joined = work.n_joins * max(costs.join, tuning.LEAST_JOIN)
     if work.fetched is None:
         return saved > costs.launch + tuning.JOINS_SAVED * joined
-    # The traffic is estimated for distant cores; a join tells the distance. Half of it, for the
-    # autotuner times the rest: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
+    # The traffic is estimated for distant cores; a join tells the distance. Half of it counts, as
+    # the autotuner then measures the whole: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
     fetched = work.fetched / 2 * min(costs.join / tuning.FAR_JOIN, 1.0)
     return saved > costs.launch + joined + fetched
 
@@ -265,7 +265,7 @@ class Autotuner:
             if self._calls[team] <= tuning.SETTLING[team]:
                 return team
         is_due = self._since >= tuning.LONG_RETRY and self._waited >= tuning.LONG_RETRY_SECONDS
-        return self._best() ^ (is_due or self._since >= self._retry)
+        return self._best() != (is_due or self._since >= self._retry)
 
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
         """Take the time of a call that did `work`, in any unit.

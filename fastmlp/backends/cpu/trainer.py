@@ -94,7 +94,7 @@ class Trainer:
     guarded : True: a number that is not finite ends the training
         The parameters of the epoch's start, of which it keeps a copy, are restored.
     by_rows : True: an epoch's loss weighs its batches by their rows, not by their rows' weights
-    driver : of calls of `do`, in place of `run`'s
+    driver : factory of the driver that all calls run
     stepping : True: rows are one batch of at most `batch_size`
         `Runner.serves` knows the other sizes. A step whose loss is not finite is not taken.
     summed : True: steps of the sum of the rows' losses, not of their mean
