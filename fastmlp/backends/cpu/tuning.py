@@ -203,10 +203,10 @@ ALONE_FLOPS = 12_000_000
 # Most rows that are predicted one by one rather than as a vector of rows.
 # 1.4 -> 1.1 us (16-64-64-2, 4 rows, 1 thread).
 ONE_BY_ONE = 4
-# Most rows, and multiply-adds, of a call that holds the GIL, 30 to 44 us: row by row, and by
+# Most rows, and multiply-adds, of a call that holds the GIL, 30 to 48 us: row by row, and by
 # vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us (784-128-10),
 # 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 -> 134 (784-512-512-10).
-GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
+GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_750_000
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more rows and
 # for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4).
 ROW_TILES = ((4, 3), (2, 4))

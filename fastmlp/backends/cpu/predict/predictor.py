@@ -302,7 +302,7 @@ def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict")
     sizes, dtype = network.layout.sizes, network.dtype
     if x.dtype != dtype or x.ndim != 2 or x.shape[1] != sizes[0]:
         return None
-    if not (x.flags.c_contiguous and x.dtype.isnative):
+    if not x.flags.c_contiguous:
         return None
     shape = (len(x), sizes[-1])
     if out is None:

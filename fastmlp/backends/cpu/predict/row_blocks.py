@@ -456,7 +456,6 @@ class RowBlocks:
     def _write(self, parameters: Array, x: Array, out: Array) -> bool:
         net, n_rows = self._net, len(out)
         net["parameters"], self.job["loss"] = address(parameters), 0.0
-        self.kind = (*self._kind, n_rows.bit_length())
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)
             net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
@@ -471,4 +470,5 @@ class RowBlocks:
             self._driver.entry(self._place)
         else:
             # No thread reads the writes of another.
+            self.kind = (*self._kind, int(self._net["n_rows"]).bit_length())
             self._runner.run(predict_blocks, self, Work(flops, 0))
