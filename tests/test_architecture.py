@@ -188,11 +188,21 @@ def run_on_import(tree: ast.AST) -> ast.Module:
     return ast.Module(body=body, type_ignores=[])
 
 
-def test_every_module_has_a_floor() -> None:
+def test_floors_hold_and_imports_point_down() -> None:
     """Add what is found to HOUSES."""
     rooms = {(house, room_of(module, house)) for module in FILES for house in houses_of(module)}
     floors = {(house, room) for house, floors in HOUSES.items() for room in set().union(*floors)}
     assert rooms <= floors
+    up = {
+        (module, target)
+        for module in FILES
+        for target in imports_in(module)
+        for house in houses_of(module)
+        if goes_up(module, target, house)
+    }
+    assert not up
+    graph = {module: imports_in(module) - {module} for module in FILES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_a_class_name_stands_once_or_once_on_each_device() -> None:
@@ -207,22 +217,6 @@ def test_a_class_name_stands_once_or_once_on_each_device() -> None:
         assert not several or (len({*rooms}) == len(rooms) and {*rooms} <= devices), (name, rooms)
 
 
-def test_imports_point_down() -> None:
-    up = {
-        (module, target)
-        for module in FILES
-        for target in imports_in(module)
-        for house in houses_of(module)
-        if goes_up(module, target, house)
-    }
-    assert not up
-
-
-def test_no_module_imports_itself_through_others() -> None:
-    graph = {module: imports_in(module) - {module} for module in FILES}
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
-
-
 def in_rooms(*rooms: str) -> list[str]:
     return [module for module in FILES if room_of(module) in rooms]
 
@@ -231,9 +225,11 @@ def up_to(highest: str) -> list[str]:
     return [module for module in FILES if floor_of(module) <= floor_of(highest)]
 
 
-def test_only_the_compiler_the_backends_and_the_doors_know_numba() -> None:
+def test_low_floors_do_without_numba_and_libraries() -> None:
     low = {*up_to("fastmlp.model")}.difference(in_rooms("compiler", "backends"))
     assert not {module for module in low if libraries_of(tree_of(module)) & {"numba", "llvmlite"}}
+    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(tree_of(module))}
+    assert needed - sys.stdlib_module_names <= {"numpy"}
 
 
 def test_what_is_compiled_lies_in_few_rooms() -> None:
@@ -251,11 +247,6 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
     }
     compiled = {module for module in high if "njit" in names[module]}
     assert compiled == {"fastmlp.extend", "fastmlp.tabular.compiled"}
-
-
-def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
-    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(tree_of(module))}
-    assert needed - sys.stdlib_module_names <= {"numpy"}
 
 
 def test_optional_libraries_are_imported_where_they_are_used() -> None:
@@ -347,8 +338,7 @@ for name in ("TabularMLPClassifier", "TabularMLPRegressor"):
 @pytest.mark.slow
 def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(tmp_path: Path) -> None:
     """Under another package's name it passes tests of its own, of files and of exports too."""
-    files = ["estimators/test_round_trips.py", "estimators/test_trees.py", "test_compiled.py"]
-    files.append("../small_models.py")
+    files = ["estimators/test_trees.py", "test_compiled.py", "../small_models.py"]
     shutil.copytree(ROOT / "tabular", tmp_path / "copied")
     for path in files:
         shutil.copy(TESTS / path, tmp_path)
@@ -399,16 +389,10 @@ def defined_in(path: str) -> set[str]:
     return results
 
 
-def test_it_is_one_page() -> None:
+def test_the_map_is_one_page_of_every_folder_and_twelve_frames() -> None:
     assert len(MAP.splitlines()) <= 85
-
-
-def test_every_folder_has_its_line() -> None:
     folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")} - {"."}
     assert folders_of_the_tree() == folders
-
-
-def test_fit_takes_twelve_frames_at_most() -> None:
     assert 8 <= len(FRAMES) <= 12
     assert FRAMES[0][0] == "MLP.fit"
 
@@ -551,10 +535,7 @@ class Cauchy(LossSettings):
         ),
     ],
     "__init__.py": [
-        (
-            "from fastmlp.rules.optimizers",
-            "from fastmlp.rules.losses import Cauchy as Cauchy\n",
-        )
+        ("from fastmlp.rules.optimizers", "from fastmlp.rules.losses import Cauchy as Cauchy\n")
     ],
 }
 START = """

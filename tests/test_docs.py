@@ -35,14 +35,7 @@ from fastmlp import (
 from fastmlp.cli import tables
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules import (
-    activations,
-    losses,
-    optimizer_protocol,
-    optimizers,
-    schedules,
-    updates,
-)
+from fastmlp.rules import activations, losses, optimizer_protocol, optimizers, schedules, updates
 from fastmlp.tabular import Schema
 
 ROOT = Path(__file__).parent.parent
@@ -54,9 +47,7 @@ TABLES = {
     "activations": [*activations.RULES, *activations.ALIASES],
     "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
-    "losses, with settings": [
-        one.__name__ for one in losses.KINDS.values() if isinstance(one, type)
-    ],
+    "losses, with settings": [k.__name__ for k in losses.KINDS.values() if isinstance(k, type)],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(optimizer_protocol.AVERAGES),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
@@ -82,9 +73,7 @@ def name_of(page: Path) -> str:
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("page", [page for page in PAGES if outputs.blocks(page)], ids=name_of)
-def test_code_runs_in_order_and_gives_what_stands_under_it(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_runs_and_prints(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of its own: some write files."""
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
@@ -94,39 +83,30 @@ def test_code_runs_in_order_and_gives_what_stands_under_it(
 
 
 @pytest.mark.parametrize(
-    ("recorded", "fresh"),
+    ("agree", "recorded", "fresh"),
     [
-        ("[0.1 -0.2]", "[ 0.1  -0.2 ]"),
-        ("R2 0.97", "R2 0.98"),  # a unit of the last digit
-        ("1234.5", "1250.1"),  # 3 %
-        ("History(50 epochs, loss 0.2, 0.249 s)", "History(50 epochs, loss 0.2, 12.1 s)"),
-        ("(np.float64(0.5), 2)", "(0.5, 2)"),
-        ("numpy 2.4.6 in /a/b/numpy", "numpy 1.26.4 in /c/numpy"),
-        ("a  b\n----\n1  2", "a b\n--\n1 2"),
-        ("1e-09", "1.02e-09"),
-        ("0.11 2.2e-07", "0.11 1.1e-07"),  # beside a larger number
+        (True, "[0.1 -0.2]", "[ 0.1  -0.2 ]"),
+        (True, "R2 0.97", "R2 0.98"),  # a unit of the last digit
+        (True, "1234.5", "1250.1"),  # 3 %
+        (True, "History(50 epochs, loss 0.2, 0.249 s)", "History(50 epochs, loss 0.2, 12.1 s)"),
+        (True, "(np.float64(0.5), 2)", "(0.5, 2)"),
+        (True, "numpy 2.4.6 in /a/b/numpy", "numpy 1.26.4 in /c/numpy"),
+        (True, "a  b\n----\n1  2", "a b\n--\n1 2"),
+        (True, "1e-09", "1.02e-09"),
+        (True, "0.11 2.2e-07", "0.11 1.1e-07"),  # beside a larger number
+        (False, "50 epochs", "51 epochs"),
+        (False, "2,305 parameters", "2,306 parameters"),
+        (False, "0.97", "0.90"),
+        (False, "1e-09", "2e-08"),
+        (False, "0.5", "-0.5"),
+        (False, "no", "yes"),
+        (False, "64x64 relu", "32x64 relu"),
+        (False, "1 2", "1"),
+        (False, "", "1"),
     ],
 )
-def test_outputs_that_agree(recorded: str, fresh: str) -> None:
-    assert outputs.agree(recorded, fresh)
-
-
-@pytest.mark.parametrize(
-    ("recorded", "fresh"),
-    [
-        ("50 epochs", "51 epochs"),
-        ("2,305 parameters", "2,306 parameters"),
-        ("0.97", "0.90"),
-        ("1e-09", "2e-08"),
-        ("0.5", "-0.5"),
-        ("no", "yes"),
-        ("64x64 relu", "32x64 relu"),
-        ("1 2", "1"),
-        ("", "1"),
-    ],
-)
-def test_outputs_that_differ(recorded: str, fresh: str) -> None:
-    assert not outputs.agree(recorded, fresh)
+def test_outputs_agree_to_their_digits(agree: bool, recorded: str, fresh: str) -> None:
+    assert outputs.agree(recorded, fresh) == agree
 
 
 PAGE = """# A page
@@ -160,9 +140,7 @@ import a_library_that_nobody_has
 """
 
 
-def test_outputs_are_written_under_their_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_stand_under_their_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, folder in (("ROOT", "."), ("DOCS", "."), ("PICTURES", "_static/outputs")):
         monkeypatch.setattr(outputs, name, tmp_path / folder)
     (tmp_path / "_static").mkdir()
@@ -189,13 +167,22 @@ def test_outputs_are_written_under_their_blocks(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_output_stands_under_a_block(page: Path) -> None:
+def test_pages_have_outputs_lengths_and_texts_of_pictures(page: Path) -> None:
     n_outputs = sum(block["text"] is not None for block in outputs.blocks(page))
     assert page.read_text().count("\n```text output") == n_outputs
+    text = whole(page)
+    if page.relative_to(ROOT).as_posix().removeprefix("docs/") in REFERENCES:
+        summary = text.partition("\n# ")[2] or text
+        assert n_words(re.split(r"\n#|\n\||\n```", summary)[0]) >= 12
+    else:
+        assert n_words(text) <= 2500
+    assert "" not in [text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())]
 
 
-def test_every_picture_of_a_block_stands_on_a_page() -> None:
+def test_pages_have_code_and_pictures() -> None:
     assert outputs.unused() == []
+    assert sum(bool(outputs.blocks(page)) for page in PAGES) >= 20
+    assert len(PROGRAMS) >= 15
 
 
 REFERENCES = [
@@ -222,22 +209,9 @@ def n_words(text: str) -> int:
     return sum(bool(re.search("[A-Za-z]{2}", word)) for word in text.split())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_is_short_or_a_reference_with_a_summary(page: Path) -> None:
-    text = whole(page)
-    if page.relative_to(ROOT).as_posix().removeprefix("docs/") in REFERENCES:
-        summary = text.partition("\n# ")[2] or text
-        assert n_words(re.split(r"\n#|\n\||\n```", summary)[0]) >= 12
-    else:
-        assert n_words(text) <= 2500
-
-
-def test_the_picture_of_times_is_of_the_figures_that_are_kept() -> None:
+def test_pictures_are_of_figures_and_programs() -> None:
     assert times.PICTURE.read_text(encoding="utf-8") == times.drawn(kinds.kept())
-
-
-def test_most_pages_have_code() -> None:
-    assert sum(bool(outputs.blocks(page)) for page in PAGES) >= 20
+    assert which_model.PICTURE.read_text(encoding="utf-8") == which_model.drawn()
 
 
 FILES = sorted({*PAGES, *ROOT.glob("*.md")})
@@ -253,21 +227,12 @@ def test_links_lead_to_files(page: Path) -> None:
     assert missing == [t for t in missing if t.startswith("auto_gallery/")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_pictures_have_texts_in_their_place(page: Path) -> None:
-    assert "" not in [text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())]
-
-
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
 def test_a_figure_of_the_gallery_has_a_title(program: Path) -> None:
     """The site shows titles in the place of pictures that are not seen."""
     _, *figures = program.read_text().split("plt.subplots(")
     assert figures
     assert all(re.search(r"\btitle=|suptitle\(|set_title\(", figure) for figure in figures)
-
-
-def test_the_gallery_has_enough_to_look_at() -> None:
-    assert len(PROGRAMS) >= 15
 
 
 def test_no_page_is_under_more() -> None:
@@ -284,12 +249,9 @@ def test_tables_name_everything(row: str) -> None:
     assert sorted(re.findall(r"`(\w+)`", cell)) == sorted(TABLES[row])
 
 
-def test_losses_are_named_with_their_links() -> None:
+def test_pages_name_losses_links_and_all_public_names() -> None:
     for name, loss in losses.LOSSES.items():
         assert loss.link is None or f"`{name}` ({loss.link})" in RULES
-
-
-def test_the_api_has_a_page_for_every_public_name() -> None:
     index = (DOCS / "api" / "index.md").read_text()
     assert sorted(re.findall(r"^   ([A-Za-z][\w.]*)$", index, flags=re.MULTILINE)) == PUBLIC
 
@@ -342,10 +304,6 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
         (inside,) = project["optional-dependencies"][name]
         parts = re.findall(r"\w+", inside.removeprefix("fastmlp"))
         assert set(re.findall(r"`(\w+)`", rows[name])) == set(parts)
-
-
-def test_the_picture_of_models_is_what_its_program_draws() -> None:
-    assert which_model.PICTURE.read_text(encoding="utf-8") == which_model.drawn()
 
 
 @pytest.mark.parametrize(
@@ -404,9 +362,7 @@ def test_a_page_is_described_by_its_first_paragraph() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(accessibility.chromium() is None, reason="needs Chromium")
-def test_findings_of_accessibility_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_accessibility_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By a stand-in for axe-core that looks at texts of pictures alone, in a real Chromium."""
     head = '<title>Page</title><meta name="viewport" content="width=device-width">'
     for name, text in (("good", 'alt="A net"'), ("bad", "")):
@@ -436,23 +392,23 @@ def commands(text: str) -> list[str]:
     return re.findall(r"^    (python .*)$", text, flags=re.MULTILINE)
 
 
-def test_the_index_lists_every_page() -> None:
+def test_the_index_lists_every_page_and_security_what_is_trusted() -> None:
     index = (FOLDER / "README.md").read_text()
     assert re.findall(r"\]\((0\d\d-[\w-]+\.md)\) \|", index) == DECISIONS
     assert [page[:3] for page in DECISIONS] == [f"{i + 1:03}" for i in range(len(DECISIONS))]
+    rows = re.findall(r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE)
+    assert dict(rows)["Model files and checkpoints"] == "no"
+    assert dict(rows)["The disk cache"] == "yes"
+    assert "## Reporting" in SECURITY
 
 
 @each_page
-def test_a_page_has_context_decision_and_a_command(page: str) -> None:
+def test_a_page_has_context_decision_and_commands_that_are_understood(page: str) -> None:
     text = (FOLDER / page).read_text()
     assert text.startswith(f"# {page[:3]}. ")
     assert "**Context.**" in text
     assert "**Measure again.**" in text
     assert commands(text)
-
-
-@each_page
-def test_its_commands_are_understood(page: str) -> None:
     for command in commands((FOLDER / page).read_text()):
         words = shlex.split(command)
         assert words[1] == "-m"
@@ -479,13 +435,6 @@ def test_it_is_short() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_stand_word_for_word(command: str) -> None:
     assert README.splitlines().count(command) == 1
-
-
-def test_security_says_what_is_trusted() -> None:
-    rows = re.findall(r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE)
-    assert dict(rows)["Model files and checkpoints"] == "no"
-    assert dict(rows)["The disk cache"] == "yes"
-    assert "## Reporting" in SECURITY
 
 
 ERRORS = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
@@ -675,9 +624,7 @@ def test_each_quoted_message_is_of_a_call_or_has_a_cause_here() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
 @pytest.mark.parametrize("words", CAUSES)
-def test_a_quoted_message_is_raised(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quotes_are_raised(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Warnings are errors here, so that both are raised."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises((Exception, Warning)) as caught:

@@ -27,7 +27,6 @@ from conditions import count_as_wide
 from fitting import Cut, cut_after
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils import check_random_state
 from small_models import reloaded
 
 import fastmlp
@@ -262,11 +261,11 @@ def keyword_refused(door: Door, feature: str) -> str | None:
 def cells() -> Iterator[Any]:
     for door, (i, feature) in product(DOORS, enumerate(FEATURES)):
         keyword = "".join(FEATURES[feature])
-        # A net of a loss of numbers is one of numbers; at two doors many/test_tasks has each loss.
+        # A net of a loss of numbers is one of numbers; two doors have each in many/.
         if keyword in OF_NUMBERS and door.name in OF_NETS:
             chosen = repr(door) == "as_estimator of numbers"
         # The costly doors: a feature of both kinds at one of them.
-        elif door.name in ("ensemble", "search") and keyword not in OF_CLASSES | OF_NUMBERS:
+        elif door.name == "search" and keyword not in OF_CLASSES | OF_NUMBERS:
             chosen = door.classifies == (i % 2 == 0)
         else:
             chosen = True
@@ -294,13 +293,6 @@ def by_the_core(door: Door, model: Any, words: Words) -> list[Any]:
         for name in ("split0_test_score", "split1_test_score"):
             assert model.cv_results_[name] == theirs.cv_results_[name]
         return [theirs.best_estimator_.net_.parameters]
-    if door.name == "ensemble":
-        random, results = check_random_state(0), []
-        for part in door.parts(model):
-            alone = clone(part).set_params(random_state=random.randint(np.iinfo(np.int32).max))
-            alone.fit(X, door.y, sample_weight=words.get("sample_weight"))
-            results.append(alone.net_.parameters)
-        return results
     # The estimator: its first weights, and its key of masks, in a net.
     still = {"solver": SGD(1e-300), "average": None, "max_iter": 1}
     start = clone(model).set_params(**still).fit(X, door.y)
@@ -421,10 +413,6 @@ def test_another_seed_at_a_door(door: Door) -> None:
 @each_door
 def test_callbacks_at_a_door(door: Door) -> None:
     reports: list[Any] = []
-    if door.name == "ensemble":
-        with pytest.raises(TypeError, match=f"{door.who}.*'callbacks'"):
-            door.fit(X, door.y, door.words(), callbacks=reports.append)
-        return
     model = door.fit(X, door.y, door.words(), callbacks=reports.append)
     assert bits_of(door.parts(model)) == plain_bits(door)
     epochs = dict[int, list[int]]()
@@ -459,11 +447,11 @@ def test_a_bar_at_a_door(
     model = door.fit(X, door.y, door.words(), progress=True)
     assert bits_of(door.parts(model)) == plain_bits(door)
     printed = capfd.readouterr().err
-    totals = {"search": 2, "fit_many": 2 * EPOCHS, "ensemble": 2 * EPOCHS, "tables": 4 * EPOCHS}
+    totals = {"search": 2, "fit_many": 2 * EPOCHS, "tables": 4 * EPOCHS}
     total = totals.get(door.name, EPOCHS)
     assert f"{total}/{total}" in printed
     assert {*re.findall(r"\d+/(\d+) ", printed)} == {str(total)}
-    n_nets = {"fit_many": 2, "ensemble": 2, "tables": 4}.get(door.name)
+    n_nets = {"fit_many": 2, "tables": 4}.get(door.name)
     assert n_nets is None or f"{n_nets} of {n_nets} nets" in printed
     who = "MLPSearchCV" if door.name == "search" else rf"({door.who}|MLP|Net\w+)"
     message = rf"{who}(.fit)?: progress"
@@ -477,7 +465,7 @@ def test_a_bar_at_a_door(
 # --- a solver of all rows at once ---
 
 
-@pytest.mark.parametrize("door", [d for d in DOORS if d.name in ("estimator", "ensemble")])
+@pytest.mark.parametrize("door", [d for d in DOORS if d.name == "estimator"])
 @pytest.mark.parametrize("feature", ["dropout", "input_dropout", "input_noise", "EMA", "bfloat16"])
 def test_lbfgs_refuses_what_is_by_batches(door: Door, feature: str) -> None:
     words = {"optimizer": "lbfgs", **FEATURES[feature]}

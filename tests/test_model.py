@@ -186,7 +186,7 @@ def test_rules_of_ones_own_have_right_gradients() -> None:
     assert gradient @ direction == pytest.approx((above - below) / (2 * step), rel=1e-7)
 
 
-def test_an_update_rule_of_ones_own_trains_as_the_librarys() -> None:
+def test_rules_of_ones_own_own_links_and_train() -> None:
     x, y = wave()
     own = MLP((3, 4, 1), optimizer=Custom(descent, learning_rate=0.05), seed=0)
     known = MLP((3, 4, 1), optimizer=SGD(0.05), seed=0)
@@ -194,9 +194,6 @@ def test_an_update_rule_of_ones_own_trains_as_the_librarys() -> None:
         net.fit(x, y, epochs=2)
     assert own.parameters.tobytes() == known.parameters.tobytes()
     assert MLP((3, 1), optimizer=descent).optimizer.learning_rate == 0.001
-
-
-def test_a_loss_of_ones_own_may_own_a_link() -> None:
     poisson = LOSSES["poisson"]
     net = MLP((3, 4, 1), loss=Loss(poisson.rule, link="exp", targets="count"), seed=0)
     x, y = wave()
@@ -213,7 +210,7 @@ def test_the_default_initializer_suits_the_activation() -> None:
         np.testing.assert_array_equal(net.weights[0], expected)
 
 
-def test_repr_and_summary_say_what_the_net_is() -> None:
+def test_repr_says_what_the_net_and_its_optimizer_are() -> None:
     net = MLP((64, 100, 10), loss="cross_entropy", l2=1e-4, seed=0)
     assert repr(net) == (
         "MLP((64, 100, 10), activation='relu', output_activation='softmax', loss='cross_entropy', "
@@ -223,9 +220,6 @@ def test_repr_and_summary_say_what_the_net_is() -> None:
     assert lines[1].split() == ["hidden", "64", "100", "relu", "6,500"]
     assert lines[2].split() == ["output", "100", "10", "softmax", "1,010"]
     assert lines[3].startswith("7,510 parameters, float32; loss cross_entropy; l2 0.0001; Adam(")
-
-
-def test_the_optimizer_is_shown_with_what_is_not_its_default() -> None:
     net = MLP((3, 1), optimizer=SGD(0.5, momentum=0.9))
     assert "optimizer=SGD(learning_rate=0.5, momentum=0.9)," in repr(net)
     net.optimizer = Custom(descent, learning_rate=0.1)
@@ -348,13 +342,10 @@ def test_predictions_that_are_not_finite_warn_at_the_callers_line() -> None:
         net.predict([[0.0]])
 
 
-def test_predictions_may_be_so_large_that_their_sum_is_not_finite() -> None:
+def test_far_predictions_and_validation_losses_warn_or_not() -> None:
     net = MLP((1, 1), initializer="zeros")
     net.biases[0][:] = 3e38
     assert (net.predict(np.zeros((9, 1))) == np.float32(3e38)).all()
-
-
-def test_a_validation_loss_that_is_not_finite_warns() -> None:
     net = MLP((3, 1), seed=0, optimizer=SGD(1e-3))
     far = np.full((2, 3), 3e38, np.float32)
     with pytest.warns(RuntimeWarning, match="the validation loss is (inf|nan)"):

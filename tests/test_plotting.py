@@ -178,7 +178,7 @@ def test_a_search_is_drawn_by_the_parameter_that_matters_most() -> None:
     plot_search(search_of(GRID, np.full(len(GRID), np.nan))).figure.canvas.draw()
 
 
-def test_numbers_lie_at_their_value_and_other_values_side_by_side() -> None:
+def test_of_several_metrics_the_one_of_refit_lies_at_its_value() -> None:
     scores = np.arange(len(GRID))
     wide = plot_search(search_of(GRID, scores), parameter="b")
     assert (wide.get_xscale(), {x for x, _ in points(wide)}) == ("log", {0.1, 10})
@@ -189,9 +189,6 @@ def test_numbers_lie_at_their_value_and_other_values_side_by_side() -> None:
     ax = plot_search(search_of(drawn, np.array([each["q"] for each in drawn])))
     assert ax.get_xlabel() == "q"
     assert ax.figure.axes[1].get_ylabel() == "p"
-
-
-def test_of_several_metrics_the_one_of_refit_is_drawn() -> None:
     results = {"params": [{"a": 1}, {"a": 2}], "mean_test_f1": [0.1, 0.2], "std_test_f1": [0, 0]}
     assert plot_search(SimpleNamespace(cv_results_=results, refit="f1")).get_ylabel() == "f1"
     with pytest.raises(ValueError, match="several metrics: set its refit"):

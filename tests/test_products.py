@@ -188,30 +188,16 @@ def assert_slopes_agree(rng: np.random.Generator, **model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", naive.VALUES)
-def test_slope_of_each_activation_is_that_of_its_complex_step(name: str) -> None:
+def test_slopes_of_activations_are_complex_steps(name: str, rng: np.random.Generator) -> None:
     z = np.linspace(-6, 6, 50)  # an even number of points: no kink at 0
     expected = naive.VALUES[name](z + 1e-30j).imag / 1e-30
     np.testing.assert_allclose(naive.SLOPES[name](z), expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", naive.VALUES)
-def test_backpropagation_is_the_complex_step_for_each_activation(
-    name: str, rng: np.random.Generator
-) -> None:
     assert_slopes_agree(rng, activations=[name, name], output_activation=name)
 
 
 @pytest.mark.parametrize("loss", naive.LOSS_VALUES)
-def test_backpropagation_is_the_complex_step_for_each_loss(
-    loss: str, rng: np.random.Generator
-) -> None:
+def test_slopes_of_losses_are_complex_steps(loss: str, rng: np.random.Generator) -> None:
     assert_slopes_agree(rng, loss=loss)
-
-
-@pytest.mark.parametrize("loss", naive.LOSS_VALUES)
-def test_backpropagation_is_the_complex_step_with_weights_and_penalties(
-    loss: str, rng: np.random.Generator
-) -> None:
     assert_slopes_agree(rng, loss=loss, l2=0.7, l1=0.3, sample_weight=rng.uniform(0, 3, size=7))
 
 

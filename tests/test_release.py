@@ -23,16 +23,13 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 
 
-def test_the_changelog_begins_with_this_version() -> None:
+def test_the_changelog_begins_with_this_version_the_newest() -> None:
     (*newest, date), *_ = SECTIONS
     assert ".".join(newest) == fastmlp.__version__
     citation = (ROOT / "CITATION.cff").read_text()
     assert f'\nversion: {fastmlp.__version__}\ndate-released: "{date}"\n' in citation
     page = (ROOT / "docs" / "project" / "cite.md").read_text()
     assert f"version = {{{fastmlp.__version__}}},\n  year = {{{date[:4]}}}," in page
-
-
-def test_the_changelog_has_the_newest_first() -> None:
     versions = [tuple(map(int, section[:3])) for section in SECTIONS]
     dates = [section[3] for section in SECTIONS]
     assert versions == sorted(set(versions), reverse=True)

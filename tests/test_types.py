@@ -185,9 +185,7 @@ def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters:
 
 
 @pytest.mark.slow
-def test_a_listing_loads_no_scikit_learn_and_a_star_has_its_estimators(
-    python: Callable[..., str],
-) -> None:
+def test_a_listing_loads_no_scikit_learn_a_star_its_estimators(python: Callable[..., str]) -> None:
     script = "import sys, fastmlp\ndir(fastmlp)\nprint('sklearn' in sys.modules)\n"
     script += "from fastmlp import *\nprint(TabularMLPClassifier.__name__, MLPSearchCV.__name__)"
     assert python(script) == "False\nTabularMLPClassifier MLPSearchCV\n"

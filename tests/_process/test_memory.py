@@ -80,9 +80,7 @@ def test_a_limit_of_the_address_space_counts(python: Callable[..., str]) -> None
     assert status == "COMPLETED"
 
 
-def test_what_a_control_group_has_left_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_control_groups_rest_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("900000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\nfile 300000\n")
@@ -106,7 +104,7 @@ class Rows(np.ndarray):
     """An array that can be watched."""
 
 
-def test_a_thing_is_taken_once_and_by_its_key_alone() -> None:
+def test_kept_things_are_bounded_by_key_number_and_size() -> None:
     idle = FreeList()
     assert idle.take("a") is None
     idle.give("a", 1)
@@ -116,14 +114,27 @@ def test_a_thing_is_taken_once_and_by_its_key_alone() -> None:
     idle.give("b", 2)
     assert idle.take("c") is None
     assert (idle.take("b"), idle.take("a"), idle.take("b")) == (2, 1, None)
-
-
-def test_no_more_are_kept_than_threads_may_want() -> None:
     idle = FreeList()
     for thing in range(2 * MOST_KEPT):
         idle.give("a", thing)
     assert [idle.take("a") for _ in range(MOST_KEPT)] == [*range(MOST_KEPT, 2 * MOST_KEPT)]
     assert idle.take("a") is None
+    kept = BufferPool(100)
+    for thing, n_bytes in ((1, 40), (2, 40), (3, 40)):
+        kept.give(thing % 2, thing, n_bytes)
+    assert kept.n_bytes == 80
+    assert (kept.take(0), kept.take(1), kept.take(1)) == (2, 3, None)
+    assert kept.n_bytes == 0
+    kept = BufferPool(100)
+    kept.give("a", 1, 100)
+    kept.give("a", 2, 101)
+    assert (kept.take("a"), kept.take("a")) == (1, None)
+    kept = BufferPool(100)
+    for thing in range(2 * MOST_KEPT):
+        kept.give("a", thing, 1)
+    assert kept.n_bytes == MOST_KEPT
+    kept.clear()
+    assert kept.take("a") is None
 
 
 @pytest.mark.parametrize(
@@ -134,31 +145,6 @@ def test_a_copy_begins_with_none(duplicate: Any) -> None:
     idle.give("a", 1)
     assert duplicate(idle).take("a") is None
     assert idle.take("a") == 1
-
-
-def test_of_large_things_the_oldest_goes_first() -> None:
-    kept = BufferPool(100)
-    for thing, n_bytes in ((1, 40), (2, 40), (3, 40)):
-        kept.give(thing % 2, thing, n_bytes)
-    assert kept.n_bytes == 80
-    assert (kept.take(0), kept.take(1), kept.take(1)) == (2, 3, None)
-    assert kept.n_bytes == 0
-
-
-def test_what_is_too_large_is_not_kept_and_takes_nobodys_place() -> None:
-    kept = BufferPool(100)
-    kept.give("a", 1, 100)
-    kept.give("a", 2, 101)
-    assert (kept.take("a"), kept.take("a")) == (1, None)
-
-
-def test_small_things_are_kept_by_their_number() -> None:
-    kept = BufferPool(100)
-    for thing in range(2 * MOST_KEPT):
-        kept.give("a", thing, 1)
-    assert kept.n_bytes == MOST_KEPT
-    kept.clear()
-    assert kept.take("a") is None
 
 
 @pytest.fixture

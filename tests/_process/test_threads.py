@@ -214,10 +214,20 @@ def square(i: int) -> int:
     return i * i
 
 
-def test_outcomes_come_in_the_order_given() -> None:
+def test_outcomes_come_in_order_and_tasks_may_add_others() -> None:
     tasks = [Task(i % 3, partial(square, i)) for i in range(10)]
     outcomes = Pool(3).run(tasks)
     assert [outcome.result for outcome in outcomes if outcome] == [i * i for i in range(10)]
+    crew, done = Pool(2), []
+
+    def count(n: int) -> None:
+        done.append(n)
+        if n:
+            crew.add(Task(1, lambda: count(n - 1)))
+
+    crew.run([Task(1, lambda: count(3))])
+    assert done == [3, 2, 1, 0]
+    assert len(crew.outcomes) == 4
 
 
 def test_warnings_are_collected_by_task_and_thread() -> None:
@@ -344,19 +354,6 @@ def test_interruption_leaves_no_outcome_of_what_had_not_begun() -> None:
     assert outcomes[1] is None
 
 
-def test_a_task_may_add_another() -> None:
-    crew, done = Pool(2), []
-
-    def count(n: int) -> None:
-        done.append(n)
-        if n:
-            crew.add(Task(1, lambda: count(n - 1)))
-
-    crew.run([Task(1, lambda: count(3))])
-    assert done == [3, 2, 1, 0]
-    assert len(crew.outcomes) == 4
-
-
 def test_turns_are_taken_one_by_one() -> None:
     inside: list[int] = []
     most: list[int] = []
@@ -386,9 +383,7 @@ def limited(n_threads: int) -> Callable[[threading.Thread], None]:
 
 
 @pytest.mark.parametrize("n_threads", [0, 1, 2])
-def test_the_caller_does_the_work_of_threads_that_cannot_be_started(
-    n_threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_caller_works_without_threads(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", limited(n_threads))
     pool, here = Pool(4), list[bool]()
 

@@ -51,9 +51,12 @@ def test_words_at_the_ends_stay_inside(word: int) -> None:
     assert np.array_equal(np.sort(orders_of(np.full((3, 1000), word))), [np.arange(1000)] * 3)
 
 
-def test_orders_are_those_of_the_formula(rng: Any) -> None:
+def test_orders_are_those_of_the_formula_and_not_of_others(rng: Any) -> None:
     words = draw(rng, 7, 101)
     assert orders_of(words).tolist() == [by_hand(row) for row in words]
+    words = draw(rng, 5, 33)
+    assert np.array_equal(orders_of(words), np.concatenate([orders_of(row[None]) for row in words]))
+    assert np.array_equal(orders_of(words), orders_of(words))
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -76,12 +79,6 @@ def test_every_row_is_as_likely_at_every_place(rng: Any) -> None:
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     freedom = (n - 1) ** 2
     assert abs(chi_squared - freedom) < 5 * np.sqrt(2 * freedom)
-
-
-def test_orders_do_not_depend_on_those_beside_them(rng: Any) -> None:
-    words = draw(rng, 5, 33)
-    assert np.array_equal(orders_of(words), np.concatenate([orders_of(row[None]) for row in words]))
-    assert np.array_equal(orders_of(words), orders_of(words))
 
 
 @pytest.mark.parametrize("n_rows", [10, 11])
@@ -178,13 +175,10 @@ def test_a_random_state_may_have_any_bit_generator(kind: Any) -> None:
     assert ours.standard_normal() == theirs.standard_normal()
 
 
-def test_the_order_given_is_not_changed() -> None:
+def test_an_order_given_stays_and_none_draws_nothing() -> None:
     order = np.arange(50)
     reshuffled(RandomState(0), order, 4)
     assert (order == np.arange(50)).all()
-
-
-def test_no_orders_draw_nothing() -> None:
     random = RandomState(0)
     assert reshuffled(random, np.arange(9), 0).shape == (0, 9)
     assert random.randint(1 << 30) == RandomState(0).randint(1 << 30)

@@ -37,11 +37,21 @@ PNG = b"\x89PNG\r\n\x1a\n"
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_info_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"fastmlp {fastmlp.__version__}\n"
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == format_info() + "\n"
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == info()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert main([]) == 0
+    assert capsys.readouterr() == (printed, "")
+    assert all(command in printed for command in ("demo", "info", "warmup"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
@@ -54,13 +64,6 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_info(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info"]) == 0
-    assert capsys.readouterr().out == format_info() + "\n"
-    assert main(["info", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == info()
 
 
 # It prints the help, and imports neither Numba nor pyarrow.
@@ -87,9 +90,7 @@ def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> N
 
 @pytest.mark.slow
 @needs_compiler
-def test_demo_saves_the_picture_that_it_names(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_demo_saves_its_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     assert main(["demo", "--epochs", "2", "--seed", "3", "--output", str(path)]) == 0
     printed = capsys.readouterr().out
@@ -102,9 +103,7 @@ def test_demo_saves_the_picture_that_it_names(
 
 @pytest.mark.slow
 @needs_compiler
-def test_demo_reads_97_percent_of_the_held_out_digits(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_demo_reads_the_digits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run_demo(tmp_path / "picture.png", seed=0) >= 0.97
 
 
@@ -146,18 +145,7 @@ def test_wrong_argument_is_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
-def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    printed = capsys.readouterr().out
-    assert main([]) == 0
-    assert capsys.readouterr() == (printed, "")
-    assert all(command in printed for command in ("demo", "info", "warmup"))
-
-
-def test_warmup_of_a_shared_cache(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_warmup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
 
     def compile_all(**_: Any) -> float:
@@ -172,7 +160,7 @@ def test_warmup_of_a_shared_cache(
     assert capsys.readouterr().out == "1.2 s, kept in /somewhere\n"
 
 
-def test_warmup_of_mixed_precision_and_of_one_dtype(
+def test_warmup_of_a_dtype(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reports: list[Any] = []
@@ -251,9 +239,7 @@ def test_ctrl_c_in_a_fit_ends_the_demo(
     assert not path.exists()
 
 
-def test_ctrl_c_ends_the_warmup(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warmup_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("fastmlp.warmup.block_of", interrupt)
     assert main(["warmup"]) == 130
     assert capsys.readouterr() == ("teams, orders and groups\n", "fastmlp: interrupted\n")
@@ -502,9 +488,7 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
         ),
     ],
 )
-def test_arguments_are_checked_before_anything_is_compiled(
-    options: dict[str, Any], error: type, words: str
-) -> None:
+def test_arguments_are_checked_first(options: dict[str, Any], error: type, words: str) -> None:
     reports: list[str] = []
     with pytest.raises(error, match=words):
         warmup(**options, report=reports.append)

@@ -172,7 +172,7 @@ def test_texts_that_look_like_numbers_in_csv(
     assert not np.array_equal(several[0], several[2])
 
 
-def test_a_table_without_rows_has_no_predictions(
+def test_no_rows_no_predictions(
     rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(some(rng, ["no", "yes"]))
@@ -305,9 +305,7 @@ def test_words_of_other_programs(words: list[str], capsys: pytest.CaptureFixture
     assert "did you mean" in capsys.readouterr().err
 
 
-def test_options_of_other_endings(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A function without these keywords."""
     monkeypatch.setitem(EXPORTS, ".copy", "save")
     command = ["export", "net.safetensors", "net.copy"]

@@ -44,7 +44,6 @@ def run(command: list[str], data: str, encoding: str, monkeypatch: pytest.Monkey
     return main([path if one == "DATA" else one for one in command])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("data", ["file", "-"])
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
@@ -68,7 +67,6 @@ def test_all_commands_take_it(
     assert '"Zürich","' in printed[0]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("data", "encoding", "message"),
@@ -93,7 +91,6 @@ def test_without_it(
     assert not Path("model.safetensors").exists()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("data", ["file", "-"])
 def test_a_column_is_not_left_out(
@@ -107,7 +104,6 @@ def test_a_column_is_not_left_out(
     assert "column 'stadt': the text is not utf-8: give its encoding" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.usefixtures("files")
 def test_an_unknown_encoding_is_a_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["train", "no.csv"], ["predict", "m", "no.csv"], ["score", "m", "no.csv"]):
@@ -149,7 +145,6 @@ def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return table
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.parametrize("target", ["texts", "numbers"])
 @pytest.mark.parametrize("reader", [".csv", ".csv.gz", ".parquet", ".arrow", ".npz", "-"])
 def test_a_missing_target_is_an_error_at_each_door(
@@ -182,10 +177,7 @@ def test_a_missing_target_is_an_error_at_each_door(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_missing_texts_are_missing_levels_as_of_frames(
-    frame: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_texts_are_missing_levels(frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of CSV, of standard input, and of the frame that pandas reads of it."""
     rng = np.random.default_rng(1)
     words = rng.choice(["Bern", "Chur", "", '""', "NA"], N)
@@ -206,7 +198,6 @@ def test_missing_texts_are_missing_levels_as_of_frames(
     assert results[0] == results[2] == results[4]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.parametrize("data", ["rows.csv", "-"])
 def test_what_is_kept_is_passed_on_as_it_is(
     data: str, frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -223,7 +214,6 @@ def test_what_is_kept_is_passed_on_as_it_is(
     assert [line.rsplit(",", 1)[0] for line in lines] == kept
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_columns_to_keep_that_cannot_be(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "whole.csv", "--target", "numbers", *FAST]) == 0
     predict = ["predict", "model.safetensors", "rows.csv", "--keep"]
@@ -292,7 +282,7 @@ def test_predictions_beyond_the_room_that_is_left(
 
 
 @pytest.mark.slow
-def test_a_model_beyond_the_room_that_is_left(
+def test_a_model_beyond_the_room(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "model.safetensors"
@@ -357,9 +347,7 @@ def test_a_signal_between_two_batches(
 @pytest.mark.parametrize(
     ("number", "message"), [(signal.SIGTERM, "fastmlp: ended by SIGTERM\n"), (signal.SIGKILL, "")]
 )
-def test_a_signal_to_the_process(
-    trained: Path, tmp_path: Path, number: signal.Signals, message: str
-) -> None:
+def test_its_signal(trained: Path, tmp_path: Path, number: signal.Signals, message: str) -> None:
     output = tmp_path / "out.parquet"
     output.write_bytes(BEFORE)
     # Batches so small take ten seconds and more.

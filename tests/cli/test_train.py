@@ -25,7 +25,6 @@ from fastmlp.tabular import settings
 from fastmlp.tabular.outputs import Objective
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 TRAIN = ["train", "a.csv", "--target", "y"]
 
 
@@ -41,7 +40,6 @@ def test_presets_and_losses_are_those_of_the_estimators() -> None:
     assert get_args(Objective) == LOSSES
 
 
-@needs_compiler
 def test_a_preset_reaches_the_estimator() -> None:
     assert main([*TRAIN, "--preset", "fast"]) == 0
     assert fastmlp.load("model.safetensors").preset == "fast"
@@ -49,9 +47,7 @@ def test_a_preset_reaches_the_estimator() -> None:
     assert fastmlp.load("model.safetensors").preset == "balanced"
 
 
-def test_a_wrong_use_is_said_before_an_output_that_exists(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_use_is_said_before_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
     Path("model.safetensors").touch()
     assert main([*TRAIN, "--ignore", "y"]) == 2
     assert "exists" not in capsys.readouterr().err
@@ -59,7 +55,6 @@ def test_a_wrong_use_is_said_before_an_output_that_exists(
     assert "exists" in capsys.readouterr().err
 
 
-@needs_compiler
 def test_the_time_limit_counts_from_the_start_of_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,9 +117,7 @@ def fit(*arguments: str, data: str = "a.csv", target: str = "y") -> int:
 
 
 @pytest.mark.slow
-def test_every_class_is_trained_on_and_no_other_row_changes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_class_is_trained_on_and_rows_stay(capsys: pytest.CaptureFixture[str]) -> None:
     n_mended = 0
     for seed in range(40):
         frame = table(seed)
@@ -152,7 +145,6 @@ def test_every_class_is_trained_on_and_no_other_row_changes(
     assert n_mended > 3
 
 
-@needs_compiler
 def test_rare_classes_train(capsys: pytest.CaptureFixture[str]) -> None:
     frame = table(0, most_rare=1)
     frame["y"] = np.where(frame["a"] > 0, "yes", "no")
@@ -209,7 +201,6 @@ NAMES = re.compile(
 WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson"]
 
 
-@needs_compiler
 @pytest.mark.parametrize("row", [20, 21, 22])
 @pytest.mark.parametrize(
     ("target", "column", "value", "options", "message"),
@@ -247,7 +238,6 @@ def test_wrong_values_are_named_by_column_and_row(
     assert not NAMES.search(printed)
 
 
-@needs_compiler
 def test_a_file_to_validate_on_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     table(1).to_csv("a.csv", index=False)
     valid = table(1).iloc[:130]
@@ -263,7 +253,6 @@ def test_a_file_to_validate_on_is_counted(capsys: pytest.CaptureFixture[str]) ->
     assert not NAMES.search(printed)
 
 
-@needs_compiler
 def test_weights_that_are_all_0(capsys: pytest.CaptureFixture[str]) -> None:
     table(1).assign(w=0).to_csv("a.csv", index=False)
     assert fit("--weight", "w") == 1
@@ -331,7 +320,7 @@ def test_numbers(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out)["training"]["seed"] == 5
 
 
-def test_without_rows_to_validate_on_there_are_folds(
+def test_folds_without_validation(
     two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "a.parquet", "--target", "y", "--valid", "0", "--epochs", "1"]
@@ -342,9 +331,7 @@ def test_without_rows_to_validate_on_there_are_folds(
     assert len(model.pack_.residuals) == 120
 
 
-def test_a_model_that_was_fitted_in_python(
-    two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_of_python(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     X, y = drawn()
     model = TabularMLPRegressor(n_members=1, max_iter=1, cv=2, random_state=0).fit(X, y)
     fastmlp.save(model, "own.safetensors")

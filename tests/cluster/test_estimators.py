@@ -79,9 +79,7 @@ def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
-def test_a_search_has_the_results_of_one_here(
-    client: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_search_has_the_results_of_here(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
     here = MLPSearchCV(net(), GRID, cv=3, return_train_score=True).fit(X, LABELS)
     there = clone(here).set_params(client=client).fit(X, LABELS, progress=True)
     assert "18/18" in capfd.readouterr().err
@@ -121,11 +119,18 @@ def test_other_searches_too(client: Any, make: Make) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
+def test_errors_and_time_of_searches_and_tables_are_as_here(client: Any) -> None:
     search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
     with pytest.raises(ValueError, match="'alpha'") as caught:
         search.fit(X, LABELS)
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
+    frame, y = drawn()
+    model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
+    here = TabularMLPRegressor(**FEW, cv=2).fit(frame, y)
+    np.testing.assert_array_equal(model.predict(frame), here.predict(frame))
+    """Dask sets OMP_NUM_THREADS there: several workers share the machine."""
+    assert client.submit(os.environ.get, "OMP_NUM_THREADS", pure=False).result() == "1"
+    assert client.submit(limits.thread_limit, pure=False).result() == 1
 
 
 @pytest.mark.slow
@@ -134,9 +139,7 @@ def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     ("kind", "more"),
     [(TabularMLPClassifier, {"cv": 3}), (TabularMLPRegressor, {"validation_fraction": 0.4})],
 )
-def test_a_model_of_tables_is_that_of_a_fit_here(
-    client: Any, kind: Any, more: dict[str, Any]
-) -> None:
+def test_a_model_of_tables_is_that_of_here(client: Any, kind: Any, more: dict[str, Any]) -> None:
     frame, few = drawn()[0], {**FEW, "n_members": 4, **more}
     targets = labels() if kind is TabularMLPClassifier else drawn()[1]
     here = kind(**few).fit(frame, targets)
@@ -145,14 +148,6 @@ def test_a_model_of_tables_is_that_of_a_fit_here(
     np.testing.assert_array_equal(here.predict(frame), there.predict(frame))
     assert here.validation_score_ == there.validation_score_
     assert here.summary() == there.summary()
-
-
-@pytest.mark.slow
-def test_a_model_of_tables_has_its_time(client: Any) -> None:
-    frame, y = drawn()
-    model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
-    here = TabularMLPRegressor(**FEW, cv=2).fit(frame, y)
-    np.testing.assert_array_equal(model.predict(frame), here.predict(frame))
 
 
 HOLDERS: dict[str, Any] = {
@@ -164,9 +159,7 @@ each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 @pytest.mark.slow
 @each_holder
-def test_copies_have_the_same_client_and_pickles_none(
-    client: Any, make: Make, tmp_path: Path
-) -> None:
+def test_copies_have_the_client_and_pickles_none(client: Any, make: Make, tmp_path: Path) -> None:
     made = make(client=client, group_timeout=60).fit(X, LABELS)
     assert made.get_params()["client"] is client
     for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
@@ -297,16 +290,7 @@ def test_a_search_has_the_same_results_there(client: Any) -> None:
     np.testing.assert_array_equal(search.predict_proba(FEWER_ROWS), here.predict_proba(FEWER_ROWS))
 
 
-@pytest.mark.slow
-def test_a_task_uses_one_thread_in_a_worker(client: Any) -> None:
-    """Dask sets OMP_NUM_THREADS there: several workers share the machine."""
-    assert client.submit(os.environ.get, "OMP_NUM_THREADS", pure=False).result() == "1"
-    assert client.submit(limits.thread_limit, pure=False).result() == 1
-
-
-def test_in_a_task_the_cores_are_divided_by_the_threads_of_the_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_in_a_task_cores_are_shared_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     import distributed.worker as module
 
     class Worker:
@@ -374,9 +358,7 @@ def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataF
 
 @each_model
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_a_frame_has_the_predictions_of_predict_arrow(
-    make: Callable[[Any], Any], probabilities: bool
-) -> None:
+def test_a_frame_has_predictions_of_arrow(make: Callable[[Any], Any], probabilities: bool) -> None:
     model, frame = make(NAMED), dd.from_pandas(TABLE, npartitions=3)
     result = cluster.predict(model, frame, keep="id", probabilities=probabilities)
     expected = expected_of(model, ["id"], probabilities=probabilities)
@@ -389,9 +371,7 @@ def test_a_frame_has_the_predictions_of_predict_arrow(
 
 @each_model
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_an_array_has_the_predictions_of_the_model(
-    make: Callable[[Any], Any], probabilities: bool
-) -> None:
+def test_an_array_has_its_predictions(make: Callable[[Any], Any], probabilities: bool) -> None:
     model, rows = make(ROWS), da.from_array(ROWS, chunks=(150, 3))
     if probabilities and not hasattr(model, "predict_proba"):
         with pytest.raises(ValueError, match="has no predict_proba"):

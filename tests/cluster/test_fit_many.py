@@ -263,9 +263,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
 
 
 @pytest.mark.slow
-def test_other_versions_and_processors_are_told(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_versions_and_processors(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     here = groups.facts()
     monkeypatch.setattr(groups, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
     monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here})

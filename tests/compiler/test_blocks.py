@@ -253,6 +253,13 @@ def test_the_two_products_are_stored_apart(stored: list[str]) -> None:
     assert len(set(stored)) == 2
 
 
+@only_compiled
+def test_a_rule_of_the_library_is_stored(stored: list[str]) -> None:
+    block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
+    assert len(stored) == 1
+    assert "fastmlp.rules.activations.relu" in stored[0]
+
+
 def triple(z: Any) -> Any:
     return 3 * z, z + type(z)(1)
 
@@ -277,13 +284,6 @@ def test_what_is_yours_is_not_stored(
 ) -> None:
     block_of(factory, "float64", *rule, **options)
     assert stored == []
-
-
-@only_compiled
-def test_a_rule_of_the_library_is_stored(stored: list[str]) -> None:
-    block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
-    assert len(stored) == 1
-    assert "fastmlp.rules.activations.relu" in stored[0]
 
 
 def no_rule(z: Any) -> Any:
@@ -361,7 +361,7 @@ def does_nothing(address: int) -> None:
 
 @only_compiled
 @pytest.mark.parametrize("on", [True, False])
-def test_the_collector_is_off_while_a_block_is_compiled(
+def test_the_collector_is_off_meanwhile(
     on: bool, monkeypatch: pytest.MonkeyPatch, collector: None
 ) -> None:
     states = seen(monkeypatch, translate)

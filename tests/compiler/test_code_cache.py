@@ -114,16 +114,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_code_is_stored_whole_and_found_again(store: Path) -> None:
+def test_code_is_stored_whole_in_a_file_of_its_name(store: Path) -> None:
     assert twice(4.0) == (8.0, 1)
     before = files_in(store)
     assert len(before) == 1
     assert all(is_whole(Path(path)) for path in before)
     assert twice(4.0) == (8.0, 0)
     assert files_in(store) == before
-
-
-def test_each_name_has_its_file(store: Path) -> None:
     twice(4.0)
     twice(4.0, "test.other")
     assert len(files_in(store)) == 2
@@ -164,7 +161,7 @@ FULL = OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(("module", "name"), [(os, "replace"), (tempfile, "mkstemp")])
-def test_a_full_disk_is_no_failure_and_leaves_nothing(
+def test_a_full_disk_leaves_none(
     module: Any, name: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -175,9 +172,7 @@ def test_a_full_disk_is_no_failure_and_leaves_nothing(
     assert len(files_in(store)) == 1
 
 
-def test_a_disk_that_fills_while_writing_is_no_failure_and_leaves_nothing(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_full(descriptor: int, mode: str) -> Any:
         os.close(descriptor)
         return open("/dev/full", mode, buffering=0)
@@ -208,9 +203,7 @@ def no_folder_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_folder_yet")
-def test_a_folder_is_made_where_numba_is_told_to_keep_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_made_where_numbas_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     folder = cache.folder()
@@ -231,9 +224,7 @@ def test_fastmlp_cache_0_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("no_folder_yet")
 @pytest.mark.parametrize("below", ["file", "/proc/nonexistent", "/dev/null"])
-def test_a_folder_that_cannot_be_is_no_failure(
-    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_folder(below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / below / "cache"))
@@ -262,9 +253,7 @@ def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT"])
-def test_the_fingerprint_knows_the_options_of_the_compiler(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fingerprint_knows_the_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = cache.fingerprint()
     monkeypatch.setattr(numba.config, name, 2)
     assert cache.fingerprint() != before
@@ -309,9 +298,7 @@ def test_a_second_process_compiles_nothing_and_needs_only_what_is_hashed(
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_do_not_disturb_each_other(
-    tmp_path: Path, python: Callable[..., str]
-) -> None:
+def test_processes_at_once_do_not_disturb(tmp_path: Path, python: Callable[..., str]) -> None:
     with ThreadPoolExecutor(3) as pool:
         runs = [pool.submit(python, EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
     assert {" ".join(run.result().split()[:3]) for run in runs} == {RIGHT}
@@ -408,7 +395,7 @@ def opened() -> Iterator[Path]:
 
 @pytest.mark.slow
 @only_root
-def test_another_user_reads_a_cache_that_is_shared(
+def test_another_user_reads_it(
     opened: Path, home: dict[str, str], python: Callable[..., str]
 ) -> None:
     shutil.copytree(home["NUMBA_CACHE_DIR"], opened / "cache")
@@ -427,9 +414,7 @@ def test_another_user_reads_a_cache_that_is_shared(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes")
 @pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
-def test_others_read_what_is_stored_in_a_folder_that_they_read(
-    folder: int, file: int, store: Path
-) -> None:
+def test_others_read_what_a_shared_folder_has(folder: int, file: int, store: Path) -> None:
     store.chmod(folder)
     twice(4.0)
     assert [path.stat().st_mode & 0o777 for path in store.iterdir()] == [file]
@@ -460,9 +445,7 @@ def test_a_folder_that_another_user_can_write_to_is_not_used(
 
 
 @pytest.mark.usefixtures("no_folder_yet")
-def test_what_is_shared_has_a_name_and_can_be_entered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_code_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     with pytest.raises(OSError, match="--shared needs NUMBA_CACHE_DIR"):
@@ -475,9 +458,7 @@ def test_what_is_shared_has_a_name_and_can_be_entered(
 
 
 @pytest.mark.slow
-def test_a_package_in_a_zip_has_no_folder(
-    tmp_path: Path, package: Path, python: Callable[..., str]
-) -> None:
+def test_zips_have_no_folder(tmp_path: Path, package: Path, python: Callable[..., str]) -> None:
     # Its hash would be the same whatever is in it: the code of one version would serve the next.
     home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     home["PYTHONPATH"] = shutil.make_archive(str(tmp_path / "fastmlp"), "zip", package.parent)
@@ -566,9 +547,7 @@ print(net.predict(X).tobytes().hex(), net.predict(X[:1]), net.parameters.tobytes
 
 
 @pytest.mark.slow
-def test_elsewhere_llvm_loads_its_objects_with_the_same_bits(
-    tmp_path: Path, python: Callable[..., str]
-) -> None:
+def test_elsewhere_llvm_loads_the_same_bits(tmp_path: Path, python: Callable[..., str]) -> None:
     home = {"NUMBA_CACHE_DIR": str(tmp_path)}
     by_llvm = [python(BY_LLVM, "object", **home) for _ in range(2)]  # compiled, then stored
     assert [*by_llvm, python(BY_LLVM, "image")] == [by_llvm[0]] * 3

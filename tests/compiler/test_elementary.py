@@ -136,7 +136,7 @@ def test_error_of_float64(name: str, rng: np.random.Generator) -> None:
 
 @each_function
 @each_dtype
-def test_special_values_are_those_of_numpy(name: str, dtype: Any) -> None:
+def test_special_values_are_those_of_numpy(name: str, dtype: Any, rng: np.random.Generator) -> None:
     kind = np.finfo(dtype)
     corners = [0.0, 1.0, np.inf, kind.max, kind.tiny, kind.smallest_subnormal, 1 + kind.eps]
     x = np.array([sign * corner for corner in corners for sign in (1, -1)] + [np.nan], dtype)
@@ -144,6 +144,12 @@ def test_special_values_are_those_of_numpy(name: str, dtype: Any) -> None:
     assert errors(y, true).max() <= stated(name, dtype)
     known = ~np.isnan(true)
     assert (np.signbit(y) == np.signbit(true))[known].all()
+    x = rng.normal(0, 3, 75).astype(dtype)
+    one_by_one = np.concatenate([evaluate(name, x[i : i + 1]) for i in range(x.size)])
+    for start in range(0, 40, 3):
+        for stop in range(start + 1, x.size + 1, 5):
+            part = evaluate(name, x[start:stop])
+            assert np.array_equal(part, one_by_one[start:stop], equal_nan=True)
 
 
 @each_dtype
@@ -154,17 +160,6 @@ def test_small_results_of_exp_lose_digits_one_by_one(dtype: Any) -> None:
         y = evaluate(name, x.astype(dtype))
         assert (y > 0).all()
         assert (np.diff(y) >= 0).all()
-
-
-@each_function
-@each_dtype
-def test_bits_depend_on_the_number_alone(name: str, dtype: Any, rng: np.random.Generator) -> None:
-    x = rng.normal(0, 3, 75).astype(dtype)
-    one_by_one = np.concatenate([evaluate(name, x[i : i + 1]) for i in range(x.size)])
-    for start in range(0, 40, 3):
-        for stop in range(start + 1, x.size + 1, 5):
-            part = evaluate(name, x[start:stop])
-            assert np.array_equal(part, one_by_one[start:stop], equal_nan=True)
 
 
 @each_function
@@ -218,9 +213,7 @@ def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(name: str, 
 @pytest.mark.usefixtures("compiled_here")
 @each_dtype
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_update_does_not_depend_on_the_numbers_beside(
-    name: str, dtype: Any, rng: np.random.Generator
-) -> None:
+def test_an_update_is_of_its_numbers_alone(name: str, dtype: Any, rng: np.random.Generator) -> None:
     optimizer = OPTIMIZERS[name]()
     constants = optimizer.coefficients(3, np.array([0.01])).astype(dtype)
     options = {
@@ -285,22 +278,19 @@ ROOT = {np.float32: 1e-20, np.float64: 1e-160}
 
 @only_compiled
 @each_dtype
-def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> None:
+def test_denormals_are_zero_in_a_driver_and_flushes_nest(dtype: Any) -> None:
+    numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
+    job = np.array([(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
+    block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
+    assert not numbers.any()
+    product = twice(np.full(5, ROOT[dtype], dtype))
+    assert (product != 0).tolist() == [True, False, False, False, True]
     block = block_of(multiply, dtype)
     numbers = np.full(75, ROOT[dtype], dtype)
     block(numbers.ctypes.data, 0, 75, 0)
     assert (numbers > 0).all()  # by itself, a block has the caller's mode
     numbers[:] = ROOT[dtype]
     job = np.array([(0, 1, block.address, 75, numbers.ctypes.data)], JOB)
-    block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
-    assert not numbers.any()
-
-
-@only_compiled
-@each_dtype
-def test_a_denormal_argument_is_zero_in_a_driver(dtype: Any) -> None:
-    numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
-    job = np.array([(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
     block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
@@ -344,13 +334,6 @@ def twice(numbers: Any) -> Any:
     restore_denormals(outer)
     product[4] = numbers[0] * numbers[1]
     return product
-
-
-@only_compiled
-@each_dtype
-def test_a_flush_inside_a_flush_goes_back_to_the_flush(dtype: Any) -> None:
-    product = twice(np.full(5, ROOT[dtype], dtype))
-    assert (product != 0).tolist() == [True, False, False, False, True]
 
 
 @only_compiled
@@ -431,7 +414,7 @@ VERBS: dict[str, Callable[[MLP], Any]] = {
 @each_dtype
 @pytest.mark.parametrize("team", [False, True], ids=["alone", "team"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_mode_of_the_caller_is_as_before(
+def test_the_mode_is_as_before(
     dtype: Any, team: bool, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: team and n_threads > 1)

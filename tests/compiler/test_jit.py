@@ -2,7 +2,6 @@
 
 import ctypes
 import re
-import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
+from fitting import in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.errors import TypingError
@@ -81,10 +81,11 @@ def test_kernels_release_the_interpreter_and_use_no_fast_math() -> None:
 
 
 @only_compiled
-def test_a_division_by_zero_is_that_of_numpy() -> None:
+def test_divisions_and_widths_of_blocks_are_numpys_and_full(text: str) -> None:
     compiled = called(divide)
     assert compiled(1.0, 0.0) == np.inf
     assert np.isnan(compiled(0.0, 0.0))
+    assert '"prefer-vector-width"="512"' in text
 
 
 def test_sums_run_in_the_order_that_is_written() -> None:
@@ -110,11 +111,6 @@ def text(request: pytest.FixtureRequest) -> str:
     if request.param == "by Numba":
         return str(compiled_by_numba(loop, None).inspect_llvm())
     return str(Block(loop, None)._code.inspect_llvm())
-
-
-@only_compiled
-def test_a_block_asks_for_full_width(text: str) -> None:
-    assert '"prefer-vector-width"="512"' in text
 
 
 @only_compiled
@@ -261,13 +257,10 @@ def table() -> Any:
     return pieces
 
 
-def test_the_dtype_is_that_of_the_annotations() -> None:
+def test_dtypes_are_those_of_annotations_and_no_others() -> None:
     assert Piece.dtype.names == ("first", "weight", "last")
     assert [str(Piece.dtype[name]) for name in Piece.dtype.names] == ["int64", "float64", "int64"]
     assert Piece.size == Piece.dtype.itemsize == 24
-
-
-def test_an_annotation_of_another_kind_is_an_error() -> None:
     with pytest.raises(KeyError):
 
         class Wrong(Record):
@@ -465,14 +458,10 @@ def test_compiled_code_takes_the_other_body() -> None:
 
 
 @only_compiled
-def test_the_other_body_is_code_in_the_place_of_the_call() -> None:
+def test_other_bodies_are_in_the_place_of_calls_of_known_types() -> None:
     use_shifted(2.5, 3.0)
     text = next(iter(use_shifted.inspect_llvm().values()))
     assert not re.search(r"call [^\n]*shifted[^\n]*_shifted", text.replace("use_shifted", ""))
-
-
-@only_compiled
-def test_types_that_have_no_other_body_are_refused() -> None:
     with pytest.raises(numba.TypingError):
         use_shifted(2, 3)
     with pytest.raises(numba.TypingError):
@@ -496,22 +485,15 @@ def swap_in_ones(address: Any, n: Any) -> None:
 def from_two_threads(function: Any, n: int) -> int:
     word = np.zeros(1, np.int64)
     function(word.ctypes.data, 0)
-    threads = [threading.Thread(target=function, args=(word.ctypes.data, n)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda i: function(word.ctypes.data, n), 2)
     return int(word[0])
 
 
 N = 10 if numba.config.DISABLE_JIT else 100_000
 
 
-def test_no_addition_is_lost() -> None:
+def test_no_addition_and_no_exchange_is_lost() -> None:
     assert from_two_threads(add_ones, N) == 2 * N
-
-
-def test_no_exchange_is_lost() -> None:
     assert from_two_threads(swap_in_ones, N) == 2 * N
 
 

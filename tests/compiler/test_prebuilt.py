@@ -90,9 +90,7 @@ print(len(asked) > 250, *(asked - shipped), sep="\\n")
 
 
 @pytest.mark.slow
-def test_a_wheel_has_every_block_that_nets_estimators_and_tables_ask_for(
-    python: Callable[..., str],
-) -> None:
+def test_a_wheel_has_all_that_nets_estimators_and_tables_take(python: Callable[..., str]) -> None:
     assert python(MISSING).split("\n") == ["True", ""]
 
 
@@ -208,9 +206,7 @@ def test_code_that_cannot_be_taken_is_compiled_with_the_same_numbers(
 
 
 @of_a_level
-def test_what_is_required_and_not_there_is_named(
-    brought: Path, python: Callable[..., str], tmp_path: Path
-) -> None:
+def test_missing_code_is_named(brought: Path, python: Callable[..., str], tmp_path: Path) -> None:
     ask = """
 import numpy as np
 from fastmlp.compiler import block_of

@@ -353,11 +353,20 @@ def test_an_error_leaves_no_open_result(
     made.fit(connection.sql(QUERY), target="y", **HOW)
 
 
-def test_a_fit_that_stops_leaves_no_open_result(connection: Any) -> None:
+def test_errors_and_stops_leave_no_open_result(connection: Any) -> None:
     history = queried_net().fit(
         connection.sql(QUERY), target="y", callbacks=lambda report: report.stop(), **HOW
     )
     assert history.status is Status.STOPPED
+    assert is_free(connection)
+    model, query = queried_net(), "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows"
+    model.feature_names = ["a", "b", "c"]
+    cursor = connection.cursor()
+    reader = predict_arrow(model, cursor.sql(query), batch_rows=1000)
+    with pytest.raises(duckdb.Error, match="missing values in column 'c'"):
+        connection.execute("CREATE TABLE predictions AS SELECT * FROM reader")
+    assert reader.schema.names == ["prediction"]
+    del reader
     assert is_free(connection)
 
 
@@ -380,16 +389,4 @@ def test_duckdb_reads_predictions(connection: Any, tmp_path: Any) -> None:
     assert np.array_equal(result["prediction"], expected)
     assert np.array_equal(model.predict(connection.sql("SELECT b, a, c FROM table_of_rows"))[:, 0],
                           expected)  # fmt: skip
-    assert is_free(connection)
-
-
-def test_an_error_of_predictions_arrives_in_duckdb(connection: Any) -> None:
-    model, query = queried_net(), "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows"
-    model.feature_names = ["a", "b", "c"]
-    cursor = connection.cursor()
-    reader = predict_arrow(model, cursor.sql(query), batch_rows=1000)
-    with pytest.raises(duckdb.Error, match="missing values in column 'c'"):
-        connection.execute("CREATE TABLE predictions AS SELECT * FROM reader")
-    assert reader.schema.names == ["prediction"]
-    del reader
     assert is_free(connection)

@@ -284,9 +284,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
         ("7,1,5", f": line {LATE}, 3 values for the 4 columns of the header: '7,1,5'; is the"),
     ],
 )
-def test_a_late_value_that_is_no_number_is_named(
-    name: str, last: str, message: str, tmp_path: Path
-) -> None:
+def test_a_late_non_number_is_named(name: str, last: str, message: str, tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", last)
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         CALLS[name](path)
@@ -306,9 +304,7 @@ def test_a_late_value_that_is_no_number_is_named(
         ("7,1,inf,0", r"block 2: X must be finite as float32, got inf in row \d+, column 'b'"),
     ],
 )
-def test_a_fit_names_the_place_of_what_is_no_number(
-    last: str, message: str, tmp_path: Path
-) -> None:
+def test_a_fit_names_the_place_of_no_number(last: str, message: str, tmp_path: Path) -> None:
     """Nulls and infinite values by batch, in a file of which some columns are read."""
     with pytest.raises(ValueError, match=message):
         net_of_columns().fit(written(tmp_path / "a.csv", last), target="y", epochs=1)
@@ -325,7 +321,7 @@ def test_a_row_of_the_first_megabyte_with_a_comma_too_many(tmp_path: Path) -> No
         assert info.value.__notes__ == [f"in {path}"]
 
 
-def test_late_fractions_of_inputs_and_targets(tmp_path: Path) -> None:
+def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -> None:
     """They are the numbers of arrays."""
     path = written(tmp_path / "a.csv", "0.5,1.5,-2.5,0.25")
     i = np.arange(N_LONG)
@@ -335,16 +331,10 @@ def test_late_fractions_of_inputs_and_targets(tmp_path: Path) -> None:
     nets[0].fit(x, y, **options)
     nets[1].fit(path, target="y", buffer_rows=50_000, **options)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-def test_texts_from_the_start_are_no_inputs(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b,y\n1,2,0\n4,?,1\n")
     with pytest.raises(TypeError, match=r"text, such as '\?' in column 'b'; encode it"):
         net_of_columns().fit(path, target="y")
-
-
-def test_late_fractions_and_texts_in_columns_that_are_not_read(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "no number,0.5,1e-3,0")
     table = pa.table({"a": [*(np.arange(N_LONG) % 7), 0.5], "b": [*(np.arange(N_LONG) % 5), 1e-3]})
     result = predict_arrow(net_of_columns(), path).read_all()["prediction"].to_numpy()
@@ -455,7 +445,7 @@ def test_text_that_is_not_utf_8(
     assert f"in {path}" in raised.value.__notes__
 
 
-def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
+def test_encodings_are_named_and_read_where_columns_are(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     for encoding, values in (
         ("ascii", "the text is not ascii ('ascii' codec can't decode byte 0xfc"),
@@ -464,8 +454,5 @@ def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(values)):
             predict_arrow(net_of_two(), CSVFile(path, encoding), keep="town").read_all()
-
-
-def test_columns_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     assert predict_arrow(net_of_two(), path).read_all().num_rows == len(ROWS)

@@ -416,9 +416,7 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize("computes", [True, False])
-def test_training_has_a_thread_less_while_a_buffer_is_read(
-    computes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_takes_a_thread_of_training(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0 if computes else 1e9)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source, less = Source(), 3 if computes else 4
@@ -453,9 +451,7 @@ def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_the_thread_is_given_back_if_a_read_blocks_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_thread_comes_back_if_a_read_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     monkeypatch.setattr(feeding, "END_SECONDS", 0.01)
@@ -481,9 +477,7 @@ def test_a_call_beside_others_is_not_timed_as_a_team(monkeypatch: pytest.MonkeyP
     assert beside.tuner is not alone.tuner
 
 
-def test_bits_do_not_depend_on_the_threads_that_the_reading_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bits_do_not_depend_on_threads_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((4096, 20))
     source = Blocks.from_arrays(X, X[:, 0] * X[:, 1], rows=256)

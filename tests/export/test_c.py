@@ -257,9 +257,7 @@ def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(tmp_path:
     assert "_TEST" not in to_c(net, tests=0).replace("MODEL_TEST_MAIN", "")
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.h"
     path.write_text("old")
 

@@ -85,7 +85,7 @@ def test_derivatives_are_those_of_complex_steps(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bits_do_not_depend_on_the_threads(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_of_one_thread(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     net = MLP((5, 17, 9, 3), activation=["tanh", "relu"], loss="cross_entropy", seed=0, dtype=dtype)
     x = rows_for(net, 0, 997)
@@ -106,21 +106,18 @@ def test_calls_of_many_operations_are_cut(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(jacobian(other, X, raw=True), expected)
 
 
-def test_kinks_have_the_slopes_of_training() -> None:
+def test_kinks_and_activations_of_ones_own() -> None:
     for activation, slope in (("relu", 0.0), ("leaky_relu", 0.01)):
         net = MLP((1, 1, 1), activation=activation, initializer="zeros")  # type: ignore[arg-type]
         net.weights[0][:], net.weights[1][:] = 1, 2
         assert jacobian(net, [[0.0], [1.0]]).ravel().tolist() == pytest.approx([2 * slope, 2])
+    net = MLP((3, 5, 2), activation=bump, output_activation=bump, dtype="float64", seed=0)
+    np.testing.assert_allclose(jacobian(net, X), differences(net.predict, X), atol=1e-8)
 
 
 def bump(z: float) -> tuple[float, float]:
     value = exp(-z * z)
     return value, -(z + z) * value
-
-
-def test_an_activation_of_ones_own() -> None:
-    net = MLP((3, 5, 2), activation=bump, output_activation=bump, dtype="float64", seed=0)
-    np.testing.assert_allclose(jacobian(net, X), differences(net.predict, X), atol=1e-8)
 
 
 def differences(predict: Any, x: Any, h: float = 1e-6) -> Any:
@@ -134,9 +131,7 @@ def net_of(outputs: int, loss: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "target"), CASES)
-def test_estimators_are_derived_as_they_predict(
-    name: str, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_estimators_are_derived(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmlp.export.derivatives.BLOCK", 100)
     model = MODELS[name](target)
     if "dtype" in model.get_params():
@@ -237,14 +232,11 @@ def test_frames_are_read_by_name() -> None:
     np.testing.assert_array_equal(gradient(net, frame), gradient(net, X))
 
 
-def test_far_rows_warn() -> None:
+def test_far_rows_warn_and_labels_are_known() -> None:
     net = MLP((1, 1), loss="poisson", initializer="zeros")
     net.weights[0][:] = 1
     with pytest.warns(RuntimeWarning, match=r"fastmlp\.jacobian: not all"):
         assert np.isinf(jacobian(net, [[1000.0]]))
-
-
-def test_labels_are_known() -> None:
     with pytest.raises(ValueError, match=r"y holds .*z.*not among the model's classes"):
         gradient(MLPClassifier(**LITTLE).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])
 
@@ -397,17 +389,13 @@ def shapley_values(predict: Any, X: Any, background: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_columns_of_tables_have_about_their_shapley_values() -> None:
+def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
     frame, _ = drawn_table()
     model = regressor()
     X, background = frame[:12], frame[60:80]
     values = shap_values(model, X, background).values
     expected = shapley_values(model.predict, X, background)
     assert np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.99
-
-
-@pytest.mark.slow
-def test_tables_of_several_classes() -> None:
     frame, _ = drawn_table()
     probabilities = classifier().predict_proba(frame)
     attribution = shap_values(classifier(), frame, frame[:10], raw=False)
@@ -444,15 +432,12 @@ def test_a_long_background_is_picked_evenly() -> None:
     np.testing.assert_allclose(attribution.values, shap_values(net, ROWS, ROWS).values, atol=1e-12)
 
 
-def test_what_cannot_be_attributed() -> None:
+def test_what_cannot_be_attributed_and_one_step() -> None:
     model, rows = regressor(), drawn_table()[0]
     with pytest.raises(TypeError, match="no raw outputs"):
         shap_values(model, rows, rows, raw=True)
     with pytest.raises(ValueError, match="rows"):
         shap_values(model, rows[:0], rows)
-
-
-def test_one_step_is_the_derivative_in_the_middle() -> None:
     net = MLP((4, 5, 1), activation="tanh", dtype="float64", seed=0)
     attribution = shap_values(net, ROWS[:1], ROWS[1:2], n_steps=1)
     middle = jacobian(net, (ROWS[:1] + ROWS[1:2]) / 2)[:, 0] * (ROWS[:1] - ROWS[1:2])

@@ -428,9 +428,7 @@ def test_levels_that_are_one_number_in_float32() -> None:
 
 
 @pytest.mark.parametrize("first", ["skl2onnx", "fastmlp"])
-def test_converters_are_registered_whichever_comes_first(
-    first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_converters_are_registered(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = sklearn_operator_name_map
     for estimator in (TabularMLPClassifier, TabularMLPRegressor):
         monkeypatch.delitem(names, estimator)

@@ -296,9 +296,7 @@ def rise(handle: Any, row: Any, n: int) -> int:
 @pytest.mark.few(4)
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bits_are_those_of_drawn_models(
-    seed: int, function: Callable[..., None], tmp_path: Any
-) -> None:
+def test_bits_of_drawn_models(seed: int, function: Callable[..., None], tmp_path: Any) -> None:
     model, X = untrained(seed)
     model = reloaded(model, tmp_path / "model")
     expected = expected_of(model, X)

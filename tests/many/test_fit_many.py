@@ -21,7 +21,8 @@ from loss_cases import CASES, draw_targets, outputs_for
 
 from fastmlp import MLP, SGD, Adam, AdamW, Blocks, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
-from fastmlp.backends.cpu import dispatch, limits, worker_pool
+from fastmlp._process.memory import MOST_KEPT
+from fastmlp.backends.cpu import dispatch, limits, trainer, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.protocol import n_threads_of
@@ -55,8 +56,8 @@ EPOCHS = [3, 2, 4, 3, 5]
 BATCHES = [7, 16, 1000, N, 5]
 
 
-def alone(net: MLP, i: int, **options: Any) -> Any:
-    return net.fit(X, Y, epochs=EPOCHS[i], batch_size=BATCHES[i], **options)
+def alone(net: MLP, i: int, x: Any = X, y: Any = Y, **options: Any) -> Any:
+    return net.fit(x, y, epochs=EPOCHS[i], batch_size=BATCHES[i], **options)
 
 
 def bits(nets: list[MLP]) -> list[bytes]:
@@ -86,7 +87,7 @@ def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="uncompiled, no team gathers")
 @pytest.mark.parametrize("n_threads", [2, 3])
-def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
+def test_nets_that_share_threads_end_as_alone(
     n_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered: list[int] = []
@@ -123,7 +124,7 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
 
 
 @pytest.mark.parametrize("most", [0, 1 << 60])
-def test_short_fits_and_those_for_which_no_thread_starts_are_the_callers(
+def test_short_and_threadless_fits_are_the_callers(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[threading.Thread] = []
@@ -153,30 +154,23 @@ def test_the_order_of_the_nets_and_the_others_change_no_bit() -> None:
     assert single.parameters.tobytes() == expected[1].parameters.tobytes()
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_rows_train_as_copies_of_them_would(shuffle: bool) -> None:
+@pytest.mark.parametrize(("shuffle", "chunk"), [(True, None), (False, None), (True, 8)])
+def test_rows_train_as_copies_of_them_would(
+    shuffle: bool, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunk:
+        monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 1)
+        monkeypatch.setattr(tuning, "MIN_CHUNK_ROWS", chunk)
     own, together = mixed(), mixed()
-    histories = fit_many(
-        together,
-        X,
-        Y,
-        epochs=EPOCHS,
-        batch_size=BATCHES,
-        shuffle=shuffle,
-        rows=ROWS,
-        validation_rows=HELD_OUT,
-        sample_weight=WEIGHT,
-    )
+    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "shuffle": shuffle}
+    chosen: Any = {"rows": ROWS, "validation_rows": HELD_OUT, "sample_weight": WEIGHT}
+    histories = fit_many(together, X, Y, **options, **chosen)
+    copied = {
+        "sample_weight": WEIGHT[ROWS],
+        "validation_data": (X[HELD_OUT], Y[HELD_OUT], WEIGHT[HELD_OUT]),
+    }
     for i, net in enumerate(own):
-        expected = net.fit(
-            X[ROWS],
-            Y[ROWS],
-            epochs=EPOCHS[i],
-            batch_size=BATCHES[i],
-            shuffle=shuffle,
-            sample_weight=WEIGHT[ROWS],
-            validation_data=(X[HELD_OUT], Y[HELD_OUT], WEIGHT[HELD_OUT]),
-        )
+        expected = alone(net, i, X[ROWS], Y[ROWS], shuffle=shuffle, **copied)
         assert histories[i].loss == expected.loss
         assert histories[i].validation_loss == expected.validation_loss
     assert [state_of(net) for net in together] == [state_of(net) for net in own]
@@ -204,31 +198,8 @@ def test_rows_validation_and_weights_of_each_net() -> None:
     assert bits(together) == bits(own)
 
 
-def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu import tuning
-
-    monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(tuning, "MIN_CHUNK_ROWS", 8)
-    own, together = mixed()[1], mixed()[1]
-    options: dict[str, Any] = {"epochs": 2, "batch_size": 20}
-    (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)
-    held_out = (X[HELD_OUT], Y[HELD_OUT])
-    expected = own.fit(X[ROWS], Y[ROWS], validation_data=held_out, **options)
-    assert (history.loss, history.validation_loss) == (expected.loss, expected.validation_loss)
-    assert state_of(together) == state_of(own)
-
-
-def test_class_labels_and_one_hot_losses_share_the_rows() -> None:
-    nets = [MLP((3, 8, 3), loss="cross_entropy", seed=i) for i in range(2)]
-    own = copy.deepcopy(nets)
-    fit_many(nets, X, LABELS, epochs=2)
-    for net in own:
-        net.fit(X, LABELS, epochs=2)
-    assert bits(nets) == bits(own)
-
-
 def test_no_nets_is_no_work() -> None:
-    assert fit_many([], X, Y) == []
+    assert fit_many([], X, Y) == fit_many([], SOURCE) == []
     assert len(fit_many(iter(mixed()[:2]), X, Y, epochs=1)) == 2
 
 
@@ -253,29 +224,23 @@ def test_the_costly_begin_first() -> None:
     assert list(begun) == sorted(range(len(nets)), key=lambda i: -costs[i])
 
 
-# --- callbacks ---
-
-
 def test_callbacks_stop_each_net_by_itself_and_never_meet() -> None:
-    inside, met, seen = threading.Lock(), [], []
+    inside, met, nets = threading.Lock(), list[Report](), mixed()
 
     def watch(report: Report) -> None:
         if not inside.acquire(blocking=False):
             met.append(report)
         time.sleep(0.001)
-        seen.append(report.net)
         assert report.history.loss[-1] == report.loss
         if report.epoch == nets.index(report.net):
             report.stop()
         inside.release()
 
-    nets = mixed()
     histories = fit_many(nets, X, Y, epochs=4, callbacks=watch, n_threads=3)
     assert not met
     assert [len(history.loss) for history in histories] == [1, 2, 3, 4, 4]
     statuses = [history.status for history in histories]
     assert statuses == [Status.STOPPED] * 4 + [Status.COMPLETED]
-    assert len(seen) == 14
 
 
 def test_a_copy_that_a_callback_makes_goes_on_as_its_net_does() -> None:
@@ -335,9 +300,6 @@ def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("\n") == 1
 
 
-# --- errors ---
-
-
 @pytest.mark.parametrize(
     "wrong", [{"rows": [None, [0, N]]}, {"sample_weight": np.arange(N), "rows": [None, [0, 0]]}]
 )
@@ -374,9 +336,6 @@ def test_a_net_in_a_fit_is_refused_and_no_other_begins() -> None:
     fit_many(nets, X, Y, epochs=1)
 
 
-# --- memory ---
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
 def test_rows_and_x_are_not_copied() -> None:
@@ -391,12 +350,7 @@ def test_rows_and_x_are_not_copied() -> None:
     assert peak < 0.8 * data.nbytes, f"{peak} bytes at most, where X takes {data.nbytes}"
 
 
-def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from fastmlp._process.memory import MOST_KEPT
-    from fastmlp.backends.cpu import trainer
-
+def test_buffers_serve_nets_in_turn_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[Any] = []
     most: list[int] = []
 
@@ -429,11 +383,7 @@ def alike() -> list[MLP]:
 
 @pytest.mark.filterwarnings("ignore:.*fit diverged")
 @pytest.mark.parametrize("batch_size", [7, N])
-def test_nets_that_are_alike_train_in_the_same_buffers(
-    batch_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fastmlp.backends.cpu import trainer
-
+def test_alike_nets_train_in_one_buffer(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nets, own = alike(), alike()
     made: list[Session] = []
     y = np.stack([Y, -Y], axis=1)
@@ -470,39 +420,23 @@ def test_a_callback_may_fit_a_net_that_is_alike() -> None:
     assert bits(inner) == bits(own)
 
 
-# --- threads ---
-
-
 def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
     asked: list[int] = []
-
-    def ask(work: Any, n: int) -> bool:
-        asked.append(n)
-        return False
-
-    monkeypatch.setattr(dispatch, "pays", ask)
-    fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1)
-    assert set(asked) == {4}
-    asked.clear()
-    fit_many([MLP((3, 4, 1), seed=0, n_threads=2)], X, Y, epochs=1)
-    assert set(asked) == {2}
-    asked.clear()
-    fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1, n_threads=1)
-    assert not asked
+    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n: bool(asked.append(n)))  # type: ignore[func-returns-value]
+    for of_net, of_call, expected in ((None, None, {4}), (2, None, {2}), (None, 1, set[int]())):
+        asked.clear()
+        fit_many([MLP((3, 4, 1), n_threads=of_net)], X, Y, epochs=1, n_threads=of_call)
+        assert set(asked) == expected
 
 
 @pytest.mark.slow
-def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
+def test_waiting_nets_and_calls_in_tasks_keep_their_threads() -> None:
     shares: list[int | None] = []
     crew = task_pool.Pool(2)
     crew.run([task_pool.Task(1, lambda: shares.append(task_pool.share())) for _ in range(8)])
     assert set(shares[:6]) == {1}
     assert task_pool.share() is None
-
-
-@pytest.mark.slow
-def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
     taken = list[int]()
     tasks = [task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)]
     task_pool.Pool(2).run(tasks)
@@ -536,8 +470,6 @@ assert trained() == expected
 def test_threads_and_a_fork(python: Callable[..., str]) -> None:
     python(FORKED, NUMBA_NUM_THREADS="2")
 
-
-# --- interruption ---
 
 INTERRUPTED = """
 import signal, sys, threading, time, warnings
@@ -598,9 +530,7 @@ print(len(begun))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize("way", ["SIGINT", "SIGINT alone", "SIGTERM"])
-def test_signals_end_the_call_and_leave_every_net_usable(
-    way: str, python: Callable[..., str]
-) -> None:
+def test_signals_end_the_call_and_leave_nets_usable(way: str, python: Callable[..., str]) -> None:
     limit = 20  # it would take hours
     assert python(INTERRUPTED, way, limit) == ("1\n" if "alone" in way else "2\n")
 
@@ -701,12 +631,11 @@ def test_nets_end_with_the_bits_of_their_own_fits(buffer_rows: Any, n_threads: i
 def test_in_one_buffer_as_over_arrays_of_other_batch_sizes_and_columns() -> None:
     pandas = pytest.importorskip("pandas", reason="frames are pandas'")
     pytest.importorskip("pyarrow", reason="it reads frames")
-    nets, others = made(), made()
+    nets, others, options = made(), made(), dict[str, Any](epochs=2, batch_size=[16, 7, 10])
     frame = pandas.DataFrame(X_SOURCE, columns=list("abcde")).assign(y=Y_SOURCE)
-    fit_many(nets, frame, target="y", epochs=2, batch_size=[16, 7, 10])
-    fit_many(others, X_SOURCE, Y_SOURCE, epochs=2, batch_size=[16, 7, 10])
-    for net, other in zip(nets, others, strict=True):
-        assert net.parameters.tobytes() == other.parameters.tobytes()
+    fit_many(nets, frame, target="y", **options)
+    fit_many(others, X_SOURCE, Y_SOURCE, **options)
+    assert bits(nets) == bits(others)
 
 
 def test_a_fit_that_stops_or_fails_holds_nobody_up() -> None:
@@ -736,10 +665,6 @@ def test_what_a_source_raises_arrives() -> None:
     with pytest.raises(ConnectionError, match="gone"):
         fit_many(made(), Fails(), epochs=4, batch_size=16, buffer_rows=320)
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
-
-
-def test_no_nets_are_no_fits() -> None:
-    assert fit_many([], SOURCE) == []
 
 
 @pytest.mark.parametrize("n_epochs", [0, 2])

@@ -63,7 +63,7 @@ def test_views_cover_the_vector_once_weights_first_in_order(layout: Layout) -> N
     assert np.array_equal(np.concatenate(parts), flat)
 
 
-def test_a_view_that_is_set_is_written_to() -> None:
+def test_a_view_that_is_set_is_written_to_or_says_both_shapes() -> None:
     layout, flat = make_layout((2, 4, 1)), np.zeros(17)
     weights = Views(weight_views(layout, flat))
     weights[0] = np.ones((2, 4))
@@ -76,9 +76,6 @@ def test_a_view_that_is_set_is_written_to() -> None:
         weights[0] = np.ones((4, 2))
     with pytest.raises(ValueError, match="zip"):
         weights[:] = [0]
-
-
-def test_a_view_that_is_set_to_other_shapes_says_both() -> None:
     flat = np.zeros(6, np.float32)
     weights = Views([flat.reshape(3, 2)], "MLP.weights")
     message = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
@@ -99,20 +96,17 @@ def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
     assert np.array_equal(other[1], flat[8:12, None])
 
 
+TOLD: Any = ("float32", "bfloat16", "float32")
+
+
 def test_offsets_of_a_worked_example() -> None:
     # W1 (2, 4), W2 (4, 1), then biases of 4 and 1.
     assert make_layout((2, 4, 1)) == Layout((2, 4, 1), (0, 8), (12, 16), 12, 17)
 
 
-def test_wide_layers_take_part() -> None:
+def test_wide_and_told_layers_take_part() -> None:
     assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (True, False, False, False)
     assert paired_layers(make_layout((1000, 512, 32, 32)), sparse=True) == (False, True, True)
-
-
-TOLD: Any = ("float32", "bfloat16", "float32")
-
-
-def test_told_layers_take_part_however_narrow() -> None:
     layout = make_layout((3, 90, 20, 90))
     assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (True, True, False)
     assert paired_layers(layout, ["bfloat16"] * 3, sparse=True) == (False, True, True)
@@ -120,11 +114,14 @@ def test_told_layers_take_part_however_narrow() -> None:
     assert net.compute_dtype == TOLD
     lines = net.summary().splitlines()
     assert tuple(line.split()[-1] for line in lines[1:4]) == TOLD
-
-
-def test_nothing_is_rounded_if_no_layer_is_told() -> None:
     net = MLP((70, 80, 2), compute_dtype=["float32", "float32"], dtype="float64")
     assert net.compute_dtype is None
+    net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
+    lines = net.summary().splitlines()
+    assert lines[0].endswith("products in")
+    assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
+    assert "compute_dtype='bfloat16'" in repr(net)
+    assert net.compute_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("name", ["predict", "predict_raw", "predict_batches"])
@@ -138,15 +135,6 @@ def test_predictions_take_it_too(name: str) -> None:
         double(x, compute_dtype="bfloat16")
     plain, mixed = (np.concatenate([*predict(x, compute_dtype=c)]) for c in (None, "bfloat16"))
     np.testing.assert_array_equal(mixed, plain)
-
-
-def test_the_summary_says_which_layers_take_part() -> None:
-    net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
-    lines = net.summary().splitlines()
-    assert lines[0].endswith("products in")
-    assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
-    assert "compute_dtype='bfloat16'" in repr(net)
-    assert net.compute_dtype == "bfloat16"
 
 
 def cells(html: str) -> list[list[str]]:
@@ -168,7 +156,7 @@ def test_a_net_in_a_notebook_is_a_table_of_its_layers() -> None:
     assert "loss cross_entropy; l2 0.0001; SGD(learning_rate=0.5); 0 steps done" in texts
 
 
-def test_names_of_own_rules_are_escaped() -> None:
+def test_html_escapes_names_and_has_no_colours() -> None:
     def own(prediction: Any, target: Any) -> Any:
         return prediction - target, 1.0
 
@@ -176,9 +164,6 @@ def test_names_of_own_rules_are_escaped() -> None:
     html = MLP((2, 1), loss=Loss(own))._repr_html_()
     assert "<script>" not in html
     assert "loss &lt;script&gt;" in html
-
-
-def test_the_html_has_no_colours_of_its_own() -> None:
     html = MLP((2, 4, 1), seed=0)._repr_html_()
     assert "background" not in html
     assert not re.search(r"#[0-9a-f]{3}|rgb|(?<!-)color:", html)
@@ -211,7 +196,7 @@ def slots_of(net: MLP) -> Any:
     return slots
 
 
-def test_layer_rates_are_those_that_were_given() -> None:
+def test_rates_that_are_set_are_given_or_refused() -> None:
     assert MLP(SIZES).layer_rates == [1, 1, 1]
     assert (
         MLP(SIZES, layer_rates={"biases": 0.1}).layer_rates == [{"weights": 1, "biases": 0.1}] * 3
@@ -224,6 +209,11 @@ def test_layer_rates_are_those_that_were_given() -> None:
     assert net.layer_rates == [0.1, 1, 2]
     net.layer_rates = None
     assert net.layer_rates == [1, 1, 1]
+    """In the words of the constructor, which are in validation/messages.txt."""
+    net = MLP(SIZES, layer_rates=RATES)
+    with pytest.raises(ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"):
+        net.layer_rates = [1, -1, 1]
+    assert net.layer_rates == RATES
 
 
 def test_trainable_is_a_list_whose_items_may_be_set() -> None:
@@ -239,14 +229,6 @@ def test_trainable_is_a_list_whose_items_may_be_set() -> None:
     net.trainable = True
     assert net.trainable == [True, True, True]
     assert type(pickle.loads(pickle.dumps(net.trainable))) is list
-
-
-def test_wrong_layer_rates_are_refused_where_they_are_set() -> None:
-    """In the words of the constructor, which are in validation/messages.txt."""
-    net = MLP(SIZES, layer_rates=RATES)
-    with pytest.raises(ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"):
-        net.layer_rates = [1, -1, 1]
-    assert net.layer_rates == RATES
 
 
 @pytest.mark.parametrize(
@@ -289,7 +271,7 @@ def test_a_fit_that_runs_does_not_change_its_groups() -> None:
         MLP(SIZES).fit(X, Y, epochs=1, callbacks=[freeze])
 
 
-def test_the_summary_shows_them() -> None:
+def test_the_summary_shows_rates_and_dropout() -> None:
     net = MLP(SIZES, seed=0, layer_rates=[0.5, {"biases": 0.1}, {"weights": 0}])
     assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
     net.trainable[0] = False
@@ -298,6 +280,11 @@ def test_the_summary_shows_them() -> None:
     assert net.summary().splitlines()[-1].startswith("108 parameters, 52 of them frozen, float32;")
     assert "frozen" in net._repr_html_()
     assert "learning rate" not in MLP(SIZES).summary()
+    net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
+    assert "dropout=0.2, input_noise=0.5, dtype" in repr(net)
+    assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
+    assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
+    assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()
 
 
 def test_frozen_layers_and_their_state_keep_their_bits() -> None:
@@ -362,12 +349,17 @@ def test_the_gradient_is_the_whole_gradient() -> None:
 SIZES_DROPPED = (3, 5, 4, 1)
 
 
-def test_nets_that_draw_nothing_have_no_key() -> None:
+def test_keys_are_of_nets_that_draw_and_change_no_weights() -> None:
     assert MLP((3, 1), input_dropout=0.2, dropout=0.0)._network.dropout is not None
     for nothing in ({}, {"dropout": 0}, {"dropout": [0.0, 0]}, {"input_noise": np.float32(0)}):
         net = MLP(SIZES_DROPPED, seed=0, **nothing)
         assert net._network.dropout is None
         assert net._state.key is None
+    plain, other = MLP(SIZES_DROPPED, seed=1), MLP(SIZES_DROPPED, seed=1, dropout=0.1)
+    assert plain.parameters.tobytes() == other.parameters.tobytes()
+    generators = [net._state.generator for net in (plain, other)]
+    first, second = (one.bit_generator.state for one in generators if one is not None)
+    assert first == second
 
 
 def test_the_key_is_the_seeds_own() -> None:
@@ -384,14 +376,6 @@ def test_the_key_is_the_seeds_own() -> None:
     legacy = np.random.Generator(np.random.RandomState(1)._bit_generator)
     assert key(legacy) is not None
     assert key(None) != key(None)
-
-
-def test_weights_and_orders_are_as_without() -> None:
-    plain, other = MLP(SIZES_DROPPED, seed=1), MLP(SIZES_DROPPED, seed=1, dropout=0.1)
-    assert plain.parameters.tobytes() == other.parameters.tobytes()
-    generators = [net._state.generator for net in (plain, other)]
-    first, second = (one.bit_generator.state for one in generators if one is not None)
-    assert first == second
 
 
 def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
@@ -432,14 +416,6 @@ def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_pat
         files.write(tmp_path / "wrong", wrong)
         with pytest.raises(FileError):
             MLP.load(tmp_path / "wrong")
-
-
-def test_the_summary_shows_what_is_in_use() -> None:
-    net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
-    assert "dropout=0.2, input_noise=0.5, dtype" in repr(net)
-    assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
-    assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
-    assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()
 
 
 EXACT = ("relu", "leaky_relu", "identity")

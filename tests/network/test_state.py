@@ -40,9 +40,13 @@ class Packed:
         return edited
 
 
-def make_state() -> NetState:
+def make_state(n_steps: int = 0) -> NetState:
     parameters = np.arange(float(LAYOUT.n_parameters))
-    return NetState(LAYOUT, parameters, Adam(), np.random.default_rng(0))
+    state = NetState(LAYOUT, parameters, Adam(), np.random.default_rng(0))
+    if n_steps:
+        state.set_slots(SLOTS)
+        state.n_steps = n_steps
+    return state
 
 
 def test_slots_are_packed_once_and_trained_in_place() -> None:
@@ -62,7 +66,7 @@ def test_slots_are_packed_once_and_trained_in_place() -> None:
     assert (slots == 1).all()
 
 
-def test_another_form_is_packed_from_the_flat_numbers() -> None:
+def test_another_form_is_packed_from_flat_numbers_or_the_first_stays() -> None:
     state = make_state()
     state.set_slots(SLOTS)
     first = state.packed("one form", Packed)
@@ -72,9 +76,6 @@ def test_another_form_is_packed_from_the_flat_numbers() -> None:
     state.unpack()
     assert np.array_equal(state.slots(), SLOTS)  # type: ignore[arg-type]
     assert state.packed("another", Packed) is not second
-
-
-def test_a_form_that_cannot_be_made_leaves_the_one_before() -> None:
     state = make_state()
     state.set_slots(SLOTS)
     first = state.packed("one form", Packed)
@@ -88,9 +89,7 @@ def test_a_form_that_cannot_be_made_leaves_the_one_before() -> None:
 
 
 def test_an_optimizer_with_an_average_has_more_slots_and_one_without_fewer() -> None:
-    state = make_state()
-    state.set_slots(SLOTS)
-    state.n_steps = 5
+    state = make_state(5)
     state.optimizer = Adam(average=EMA())
     packed: Any = state.packed("one form", lambda flat: Packed(flat))
     assert packed.flat().tolist() == [*SLOTS.tolist(), *2 * [state.parameters.tolist()]]
@@ -109,20 +108,23 @@ def test_an_optimizer_with_an_average_has_more_slots_and_one_without_fewer() -> 
     assert (state.averaged_from, state.slots()) == (0, None)
 
 
-def test_slots_take_the_dtype_of_the_parameters() -> None:
+def test_slots_take_the_dtype_and_go_with_a_restart() -> None:
     state = NetState(LAYOUT, np.zeros(LAYOUT.n_parameters, np.float32), Adam())
     state.set_slots(SLOTS)
     slots = state.slots()
     assert slots is not None
     assert slots.dtype == np.float32
+    state = make_state(5)
+    before = state.parameters.copy()
+    state.restart()
+    assert (state.n_steps, state.slots()) == (0, None)
+    assert np.array_equal(state.parameters, before)
 
 
 @each_copy
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_copy_takes_all_along_and_shares_nothing(make_copy: Any, packed: bool) -> None:
-    state = make_state()
-    state.set_slots(SLOTS)
-    state.n_steps = 5
+    state = make_state(5)
     if packed:
         state.packed("one form", Packed)
     other = make_copy(state)
@@ -137,9 +139,7 @@ def test_a_copy_takes_all_along_and_shares_nothing(make_copy: Any, packed: bool)
 
 @each_copy
 def test_a_copy_made_beside_a_training_begins_at_step_0(make_copy: Any) -> None:
-    state, results = make_state(), []
-    state.set_slots(SLOTS)
-    state.n_steps = 5
+    state, results = make_state(5), list[NetState]()
     with state.lock.training("a test"):
         thread = threading.Thread(target=lambda: results.append(make_copy(state)))
         thread.start()
@@ -150,37 +150,21 @@ def test_a_copy_made_beside_a_training_begins_at_step_0(make_copy: Any) -> None:
     assert [each.slots() is None for each in results] == [True, False]
 
 
-def test_read_only_parameters_of_a_pickle_are_copied() -> None:
+def test_pickles_of_every_numpy_and_version_are_read_and_copied() -> None:
+    """NumPy 1.26 does not read the generators of NumPy 2."""
+    written = pickle.dumps(make_state())
+    assert b"numpy.random" not in written
+    generator = pickle.loads(written).generator
+    assert generator.random() == np.random.default_rng(0).random()
+    state, generator = make_state(), np.random.default_rng(5)
+    state.__setstate__(state.__getstate__() | {"generator": generator})
+    assert state.generator is generator
     state = make_state()
     content = state.__getstate__()
     content["parameters"].flags.writeable = False
     other = NetState.__new__(NetState)
     other.__setstate__(content)
     other.parameters[:] = 1
-
-
-def test_restart_keeps_the_parameters() -> None:
-    state = make_state()
-    state.set_slots(SLOTS)
-    state.n_steps = 5
-    before = state.parameters.copy()
-    state.restart()
-    assert (state.n_steps, state.slots()) == (0, None)
-    assert np.array_equal(state.parameters, before)
-
-
-def test_every_numpy_reads_a_pickle() -> None:
-    """NumPy 1.26 does not read the generators of NumPy 2."""
-    written = pickle.dumps(make_state())
-    assert b"numpy.random" not in written
-    generator = pickle.loads(written).generator
-    assert generator.random() == np.random.default_rng(0).random()
-
-
-def test_pickles_of_version_0_1_hold_the_generator_itself() -> None:
-    state, generator = make_state(), np.random.default_rng(5)
-    state.__setstate__(state.__getstate__() | {"generator": generator})
-    assert state.generator is generator
 
 
 def test_deep_copies_made_at_once_share_what_the_originals_share() -> None:
@@ -246,9 +230,7 @@ def test_a_number_that_cannot_be_is_refused(kind: str, wrong: Any) -> None:
         ("PCG64", ("has_uint32",), 1),
     ],
 )
-def test_a_position_beyond_its_buffer_is_refused(
-    kind: str, path: tuple[str, ...], most: int
-) -> None:
+def test_a_position_beyond_is_refused(kind: str, path: tuple[str, ...], most: int) -> None:
     state = random_state.state_of(used(kind))
     assert random_state.from_state(replaced(state, path, most)).integers(9) >= 0
     with pytest.raises(ValueError, match=f"from 0 to {most}"):

@@ -7,14 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from fastmlp import (
-    MLP,
-    SGD,
-    Adam,
-    Cosine,
-    jacobian,
-    shap_values,
-)
+from fastmlp import MLP, SGD, Adam, Cosine, jacobian, shap_values
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.dropout import mask, noise
@@ -184,9 +177,7 @@ OPTIMIZERS: dict[str, tuple[Any, Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_fifty_steps_are_those_of_pytorch(
-    name: str, activation: str, rng: np.random.Generator
-) -> None:
+def test_fifty_steps_are_pytorchs(name: str, activation: str, rng: np.random.Generator) -> None:
     ours, theirs = OPTIMIZERS[name]
     X, y = rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
     net = MLP(

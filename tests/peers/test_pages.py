@@ -22,9 +22,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", PAGES)
-def test_both_sides_of_a_page_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sides_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's first library must be there; a block of another is left out where it is not."""
     monkeypatch.chdir(tmp_path)
     theirs = outputs.blocks(DOCS / page, ("py",))

@@ -63,9 +63,7 @@ def train_peer(pairs: list[Any], clip: Clip, limit: float, data: Any) -> list[fl
     ],
 )
 @pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen"])
-def test_thirty_steps_of_adam_are_pytorchs(
-    frozen: bool, name: str, clip: Clip, rng: np.random.Generator
-) -> None:
+def test_adam_is_pytorchs(frozen: bool, name: str, clip: Clip, rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
     limit = LIMITS[name]
     setting: dict[str, Any] = {name: limit}

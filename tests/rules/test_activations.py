@@ -44,14 +44,10 @@ def test_an_alias_is_a_second_name_of_a_rule() -> None:
 
 
 @each_rule
-def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
+def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
     value, slope = evaluate(name, POINTS)
     np.testing.assert_allclose(value, VALUES[name](POINTS), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(slope, SLOPES[name](POINTS), rtol=1e-12, atol=1e-14)
-
-
-@each_rule
-def test_float32_is_float64_rounded(name: str) -> None:
     points = POINTS.astype(np.float32)
     expected = evaluate(name, points.astype(np.float64))
     # 1 + erf and 1 - tanh^2 cancel in the tails, so the bound there is one on the whole scale.
@@ -60,13 +56,8 @@ def test_float32_is_float64_rounded(name: str) -> None:
 
 @each_rule
 @each_dtype
-def test_nan_stays_nan(name: str, dtype: Any) -> None:
+def test_nan_stays_nan_and_far_numbers_overflow_nowhere(name: str, dtype: Any) -> None:
     assert np.isnan(OF_ONE[name](dtype("nan"))[0])
-
-
-@each_rule
-@each_dtype
-def test_no_overflow_far_out(name: str, dtype: Any) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         pairs = [OF_ONE[name](dtype(z)) for z in (-1e4, -100, -80, 80, 100, 1e4)]
     assert np.isfinite(pairs).all()
@@ -80,9 +71,7 @@ def test_far_out_it_is_a_line_or_a_constant(name: str) -> None:
 
 
 @pytest.mark.parametrize(("power", "moment"), [(1, 0.0), (2, 1.0)])
-def test_selu_keeps_the_mean_and_variance_of_the_normal_distribution(
-    power: int, moment: float
-) -> None:
+def test_selu_keeps_mean_and_variance_of_normal_numbers(power: int, moment: float) -> None:
     def density(z: float) -> float:
         return RULES["selu"](np.float64(z))[0] ** power * stats.norm.pdf(z)
 
@@ -113,15 +102,11 @@ def points_of(function: Function, candidates: Any) -> Any:
 
 
 @each_function
-def test_value_is_that_of_the_reference(function: Function) -> None:
+def test_functions_are_the_references_in_float32_too(function: Function) -> None:
     sizes = np.geomspace(1e-8, 30, 40)
     points = points_of(function, np.concatenate([-sizes, [0.0], sizes]))
     values = [function(x) for x in points]
     np.testing.assert_allclose(values, reference(function, np.array(points)), rtol=4e-16)
-
-
-@each_function
-def test_float32_value_is_the_float64_value_rounded(function: Function) -> None:
     points = points_of(function, np.linspace(-20, 20, 81, dtype=np.float32))
     values = [function(x) for x in points]
     expected = [function(np.float64(x)) for x in points]
@@ -136,9 +121,7 @@ def test_elementary_functions_keep_nan(function: Function, dtype: Any) -> None:
 
 @each_function
 @pytest.mark.parametrize(("dtype", "sizes"), [(np.float32, [80]), (np.float64, [100, 1e4])])
-def test_no_overflow_where_the_value_is_finite(
-    function: Function, dtype: Any, sizes: list[float]
-) -> None:
+def test_finite_values_overflow_nowhere(function: Function, dtype: Any, sizes: list[float]) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         for x in points_of(function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]):
             assert np.isfinite(function(x))
@@ -170,14 +153,13 @@ def draw(name: str, seed: int = 0, shape: tuple[int, int] = SHAPE) -> Any:
 
 
 @each_initializer
-def test_variance_is_that_of_the_paper(name: str) -> None:
+def test_initializers_have_the_papers_variance_and_no_mean(name: str) -> None:
     # The variance of 120,000 normal numbers is known to sqrt(2 / 120,000) = 0.4 %.
     assert draw(name).var() == pytest.approx(VARIANCES[name], rel=0.02, abs=0)
-
-
-@each_initializer
-def test_mean_is_zero(name: str) -> None:
     assert abs(draw(name).mean()) <= 5 * np.sqrt(VARIANCES[name] / draw(name).size)
+    generator = np.random.default_rng(0)
+    first, second = (np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2))
+    assert np.array_equal(first, second) == (not first.any())
 
 
 @pytest.mark.parametrize("name", [name for name in INITIALIZERS if name.endswith("uniform")])
@@ -192,13 +174,6 @@ def test_normal_weights_have_the_tails_of_the_normal_distribution(name: str) -> 
     # 4.55 % lie beyond two standard deviations; a uniform distribution has none there.
     beyond = np.abs(draw(name)) > 2 * np.sqrt(VARIANCES[name])
     assert beyond.mean() == pytest.approx(0.0455, abs=0.003)
-
-
-@each_initializer
-def test_the_weights_of_two_layers_differ_where_any_are_drawn(name: str) -> None:
-    generator = np.random.default_rng(0)
-    first, second = (np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2))
-    assert np.array_equal(first, second) == (not first.any())
 
 
 @pytest.mark.parametrize("activation", activations.RULES)

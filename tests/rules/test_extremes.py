@@ -315,9 +315,7 @@ def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
 @each_loss
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-13)])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_value_and_slope_are_those_of_scikit_learn(
-    name: str, scale: float, dtype: Any, tolerance: float
-) -> None:
+def test_value_and_slope_as_sklearn(name: str, scale: float, dtype: Any, tolerance: float) -> None:
     raw, targets = draw(name, 1.0 if name == "poisson" else scale, dtype)
     prediction = raw.copy()
     ACTIVATIONS[SKLEARN_LINKS[SKLEARN_LOSSES[name].link]](prediction)

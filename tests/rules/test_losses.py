@@ -60,22 +60,14 @@ def as_targets(name: str, one_hot: Any) -> Any:
 
 
 @each_loss
-def test_link_is_that_of_the_oracle(name: str) -> None:
+def test_losses_are_the_oracles_in_float32_too(name: str) -> None:
     assert CASES[name].link == naive.LINK_OF.get(name)
-
-
-@each_loss
-def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
     for outputs, targets in draw_rows(name):
         value, slopes = evaluate(name, outputs, targets)
         expected = naive.row_losses(name, outputs[None], targets[None])[0]
         expected_slopes = naive.row_slopes(name, outputs[None], targets[None])[0]
         assert value == pytest.approx(expected, rel=1e-12, abs=1e-14)
         np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-12, atol=1e-14)
-
-
-@each_loss
-def test_float32_is_float64_rounded(name: str) -> None:
     for outputs, targets in draw_rows(name):
         narrow, aim = outputs.astype(np.float32), targets.astype(np.float32)
         value, slopes = evaluate(name, narrow, aim)
@@ -97,9 +89,7 @@ def test_nan_stays_nan(name: str, place: int) -> None:
     ("dtype", "size"), [(np.float32, 80), (np.float64, 100), (np.float64, 1e4)]
 )
 @pytest.mark.parametrize("hot", range(3))
-def test_no_overflow_where_the_value_is_finite(
-    name: str, dtype: Any, size: float, hot: int
-) -> None:
+def test_finite_values_overflow_nowhere(name: str, dtype: Any, size: float, hot: int) -> None:
     outputs = np.resize(np.array([size, -size, 0], dtype), outputs_for(name, 3))
     if CASES[name].link == "exp":
         outputs = np.clip(outputs, -700, 700)  # from 710 on the value itself overflows
@@ -145,15 +135,12 @@ def test_a_label_is_its_one_hot_row(name: str, label: int, dtype: Any) -> None:
     np.testing.assert_allclose(slopes, expected_slopes, rtol=near, atol=near)
 
 
-def test_cross_entropy_is_in_proportion_to_the_mass_of_its_targets() -> None:
+def test_slopes_of_cross_entropy_and_absolute_error() -> None:
     outputs, targets = np.array([0.3, -1.2, 2.5]), np.array([0.2, 0.5, 0.3])
     value, slopes = evaluate("cross_entropy", outputs, targets)
     twice, twice_slopes = evaluate("cross_entropy", outputs, 2 * targets)
     assert twice == pytest.approx(2 * value, rel=1e-15, abs=0)
     np.testing.assert_allclose(twice_slopes, 2 * slopes, rtol=1e-14)
-
-
-def test_absolute_error_has_no_slope_where_it_is_zero() -> None:
     assert LOSSES["mae"].rule(np.float64(2), np.float64(2)) == (0, 0)
 
 
@@ -170,14 +157,10 @@ def apply(name: str, row: Any) -> Any:
 
 
 @each_link
-def test_value_is_that_of_the_oracle(name: str, rng: np.random.Generator) -> None:
+def test_links_are_the_oracles_in_float32_too(name: str, rng: np.random.Generator) -> None:
     rows = rng.normal(scale=5, size=(20, 4))
     values = np.array([apply(name, row) for row in rows])
     np.testing.assert_allclose(values, naive.LINKS[name](rows), rtol=1e-13)
-
-
-@each_link
-def test_float32_of_a_link_is_float64_rounded(name: str, rng: np.random.Generator) -> None:
     row = rng.normal(scale=5, size=6).astype(np.float32)
     np.testing.assert_allclose(apply(name, row), apply(name, row.astype(float)), rtol=1e-6)
 
@@ -203,21 +186,15 @@ def test_no_link_overflows_where_the_value_is_finite(name: str, dtype: Any, size
         assert np.isfinite(apply(name, row)).all()
 
 
-def test_means_are_raw_outputs_and_deviations_are_above_a_least_one() -> None:
+def test_links_of_means_deviations_and_softmax(rng: np.random.Generator) -> None:
     row = np.array([3.0, 2.0, -5.0, -1e4, 7.0, np.log(4.0)])
     np.testing.assert_allclose(apply("mean_std", row), [3, np.e, -5, 1e-3, 7, 2], rtol=1e-14)
-
-
-def test_numbers_of_a_row_are_sorted(rng: np.random.Generator) -> None:
-    rows = rng.normal(size=(50, 7)).round(1)
-    assert (np.diff(np.array([apply("sorted", row) for row in rows])) >= 0).all()
-
-
-def test_softmax_may_write_over_its_argument() -> None:
     row = np.array([1.0, -2.0, 0.5])
     expected = apply("softmax", row)
     LINKS["softmax"].rule(row[None], row[None])
     assert (row == expected).all()
+    rows = rng.normal(size=(50, 7)).round(1)
+    assert (np.diff(np.array([apply("sorted", row) for row in rows])) >= 0).all()
 
 
 def squared(p: Any, y: Any, factor: Any = 1.0) -> Any:
@@ -237,7 +214,13 @@ def test_a_loss_is_found_again_from_what_a_file_says(name: str) -> None:
     assert again.loss == pickle.loads(pickle.dumps(settings)).loss == copy.deepcopy(settings).loss
 
 
-def test_defaults_are_the_losses_of_the_table() -> None:
+def test_a_curvature_is_a_function() -> None:
+    wrong: Any = 1.0
+    with pytest.raises(TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"):
+        MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=wrong))
+
+
+def test_settings_of_losses_as_they_are_told() -> None:
     defaults: dict[str, Any] = {"quantile": Quantile(), "tweedie": Tweedie(), "focal": Focal()}
     for name, settings in {**defaults, "binary_focal": BinaryFocal()}.items():
         assert settings.loss == LOSSES[name]
@@ -245,23 +228,16 @@ def test_defaults_are_the_losses_of_the_table() -> None:
     assert Tweedie(1).loss == LOSSES["poisson"]
     assert Tweedie(2).loss == LOSSES["gamma"]
     assert Quantile([0.5]) == Quantile(np.float32(0.5)) == Quantile(0.5)
-
-
-def test_a_loss_of_ones_own_is_not_spelled() -> None:
     assert spelled(Loss(squared)) is None
     assert spelled(LOSSES["tweedie"]._replace(over_outputs="sum")) is None
-
-
-def test_a_curvature_is_a_function() -> None:
-    wrong: Any = 1.0
-    with pytest.raises(TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"):
-        MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=wrong))
-
-
-def test_validation_losses_are_not_smoothed() -> None:
     smoothed = {name for name in CASES if unsmoothed(CASES[name]) != CASES[name]}
     assert smoothed == {"smoothed cross_entropy", "smoothed binary_cross_entropy"}
     assert unsmoothed(CASES["smoothed cross_entropy"]) == LOSSES["cross_entropy"]
+    net = MLP((2, 3), loss="cross_entropy", label_smoothing=0.1)
+    assert "loss='cross_entropy', label_smoothing=0.1, " in repr(net)
+    assert "loss cross_entropy, label_smoothing=0.1;" in net.summary()
+    assert "loss=Quantile(levels=0.9), " in repr(MLP((2, 1), loss=Quantile(0.9)))
+    assert "loss='tweedie', " in repr(MLP((2, 1), loss=Tweedie()))
 
 
 @pytest.mark.slow
@@ -275,11 +251,3 @@ def test_a_loss_of_ones_own_may_have_settings() -> None:
     (one, slopes), (three, slopes_of_three) = (net.loss_and_gradient(x, y) for net in nets)
     assert three == pytest.approx(3 * one, rel=1e-14)
     np.testing.assert_allclose(slopes_of_three, 3 * slopes, rtol=1e-13)
-
-
-def test_repr_is_the_call() -> None:
-    net = MLP((2, 3), loss="cross_entropy", label_smoothing=0.1)
-    assert "loss='cross_entropy', label_smoothing=0.1, " in repr(net)
-    assert "loss cross_entropy, label_smoothing=0.1;" in net.summary()
-    assert "loss=Quantile(levels=0.9), " in repr(MLP((2, 1), loss=Quantile(0.9)))
-    assert "loss='tweedie', " in repr(MLP((2, 1), loss=Tweedie()))

@@ -104,19 +104,11 @@ def test_coefficients_are_finite_however_long_the_training(optimizer: Any, first
 
 
 @each_form
-def test_a_nan_slope_makes_a_nan_parameter(optimizer: Any) -> None:
+def test_slopes_of_nan_and_none_and_frozen_settings(optimizer: Any) -> None:
     assert np.isnan(run(optimizer, np.ones(1), np.full((1, 1), np.nan), RATES[:1])).all()
-
-
-@each_form
-def test_no_slope_and_no_decay_is_no_step(optimizer: Any) -> None:
     kept = np.prod(1 - RATES[:5] * getattr(optimizer, "weight_decay", 0.0))
     after = run(optimizer, np.ones(1), np.zeros((5, 1)), RATES[:5])[-1]
     np.testing.assert_allclose(after, kept, rtol=1e-15)
-
-
-@each_form
-def test_it_is_an_optimizer_and_cannot_be_changed(optimizer: Any) -> None:
     assert isinstance(optimizer, Optimizer)
     with pytest.raises(FrozenInstanceError):
         optimizer.learning_rate = 1.0  # type: ignore[misc]
@@ -186,37 +178,31 @@ def test_a_gradient_rule_adds_its_setting_to_the_coefficients() -> None:
     assert (gradient_rule_of(plain), gradient_rule_of(clipped)) == ("", "clipvalue")
 
 
-def test_an_optimizer_shows_the_shared_settings_in_use() -> None:
+def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
     assert repr(SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
     clipped = "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, clipvalue=2.0)"
     assert repr(SGD(0.1, clipvalue=2)) == clipped
     assert repr(SGD(0.1, global_clipnorm=1)).endswith(", global_clipnorm=1.0)")
     assert SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
-
-
-def test_clipping_by_norm_adds_no_coefficient() -> None:
     for name, by_variable in NORMS.items():
         settings: dict[str, Any] = {name: 2}
-        clipped = Adam(0.01, **settings)
-        assert norm_limit_of(clipped) == (2.0, by_variable)
+        limited = Adam(0.01, **settings)
+        assert norm_limit_of(limited) == (2.0, by_variable)
         plain = coefficients_of(Adam(0.01), 3, RATES)
-        assert np.array_equal(coefficients_of(clipped, 3, RATES), plain)
+        assert np.array_equal(coefficients_of(limited, 3, RATES), plain)
     assert norm_limit_of(Adam(0.01, clipvalue=1.0)) is None
 
 
 FIVE_RATES = np.geomspace(0.1, 0.01, 5)
 
 
-def test_layers_that_are_alike_are_one_group() -> None:
+def test_groups_of_layers_factors_and_biases() -> None:
     for factors in ([Factors()] * 3, [Factors(0.5, 0.5)] * 3):
         groups = groups_of(Adam(), factors)
         assert groups.alike
         assert groups.groups == (ParameterGroup(factors[0].weights),)
         assert groups.places(32) == ((0, 0),) * 3
         assert groups.lowest == 0
-
-
-def test_each_factor_is_a_group_and_frozen_layers_have_none() -> None:
     groups = groups_of(SGD(), [Factors(0, 0), Factors(0, 0.5), Factors(1, 0.5)])
     assert groups.groups == (ParameterGroup(0.5), ParameterGroup(1.0))
     assert (groups.weights, groups.biases) == ((FROZEN, FROZEN, 1), (FROZEN, 0, 0))
@@ -224,9 +210,6 @@ def test_each_factor_is_a_group_and_frozen_layers_have_none() -> None:
     assert groups.lowest == 1
     assert not groups.alike
     assert not groups_of(SGD(), [Factors(), Factors(0, 0)]).alike
-
-
-def test_biases_are_a_group_if_they_alone_do_not_decay() -> None:
     assert groups_of(AdamW(), [Factors()]).alike
     assert groups_of(AdamW(weight_decay=0, decay_biases=False), [Factors()]).alike
     groups = groups_of(AdamW(decay_biases=False), [Factors()] * 2)
@@ -262,7 +245,7 @@ def averaged(gains: Any, path: Any) -> Any:
     return np.array(seen)
 
 
-def test_an_ema_is_that_of_keras_without_its_bias(rng: np.random.Generator) -> None:
+def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> None:
     path, m = rng.normal(size=(50, 3)), 0.9
     got = averaged(EMA(m).gains(np.arange(1, 51)), path)
     # Keras, from zeros: average <- m average + (1 - m) w; Adam's correction divides by 1 - m^k.
@@ -270,6 +253,12 @@ def test_an_ema_is_that_of_keras_without_its_bias(rng: np.random.Generator) -> N
     for k, w in enumerate(path, start=1):
         keras = m * keras + (1 - m) * w
         np.testing.assert_allclose(got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12)
+    path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
+    origin = average_start(optimizer, 100, 140, 0)
+    gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
+    got = averaged(gains, path)
+    np.testing.assert_allclose(got[:31], path[:31], rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(got[-1], path[30:].mean(axis=0), rtol=1e-14)
 
 
 @pytest.mark.parametrize("momentum", [1e-12, 0.5, 0.999, 1 - 1e-12])
@@ -280,21 +269,18 @@ def test_gains_of_an_ema_are_exact(momentum: float) -> None:
     assert gains[2] == pytest.approx(1 - momentum, rel=1e-3)
 
 
-def test_swa_is_the_mean_of_the_last_part(rng: np.random.Generator) -> None:
-    path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
-    origin = average_start(optimizer, 100, 140, 0)
-    gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
-    got = averaged(gains, path)
-    np.testing.assert_allclose(got[:31], path[:31], rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(got[-1], path[30:].mean(axis=0), rtol=1e-14)
-
-
-def test_the_gain_is_the_last_of_a_steps_row() -> None:
+def test_averages_and_gains_stand_in_rows() -> None:
     plain, both = Adam(0.01, clipvalue=1.0), Adam(0.01, clipvalue=1.0, average=EMA(0.9))
     rates = np.full(5, 0.01)
     table = coefficients_of(both, 11, rates, averaged_from=8)
     assert np.array_equal(table[:, :-1], coefficients_of(plain, 11, rates))
     assert np.array_equal(table[:, -1], EMA(0.9).gains(np.arange(3, 8)))
+    assert [is_averaged(each) for each in (Adam(), Adam(average=SWA()), ScheduleFreeAdamW())] == [
+        False,
+        True,
+        True,
+    ]
+    assert lag_of(ScheduleFreeAdamW(beta_1=0.8)) == pytest.approx(0.25)
 
 
 def test_schedule_free_rows_do_not_depend_on_how_steps_are_split() -> None:
@@ -316,46 +302,33 @@ def test_an_average_is_in_files(average: Any) -> None:
     assert "average" not in codec.of_optimizer(AdamW())
 
 
-def test_which_optimizers_average() -> None:
-    assert [is_averaged(each) for each in (Adam(), Adam(average=SWA()), ScheduleFreeAdamW())] == [
-        False,
-        True,
-        True,
-    ]
-    assert lag_of(ScheduleFreeAdamW(beta_1=0.8)) == pytest.approx(0.25)
-
-
 TOTAL = 3000  # longer than the default steps of a decay and of a warm-up
 STEPS = np.arange(TOTAL)
 each_schedule = pytest.mark.parametrize("kind", SCHEDULES.values())
 
 
 @each_schedule
-def test_rates_are_one_float64_for_each_step(kind: Any) -> None:
+def test_rates_are_one_float64_a_step_however_they_are_split(kind: Any) -> None:
     rates = kind(0.1)(STEPS, TOTAL)
     assert rates.shape == STEPS.shape
     assert rates.dtype == np.float64
     assert (rates >= 0).all()
-
-
-@each_schedule
-def test_rates_do_not_depend_on_how_steps_are_split(kind: Any) -> None:
     whole = kind(0.1)(STEPS, TOTAL)
     parts = [kind(0.1)(part, TOTAL) for part in np.split(STEPS, [37, 38, 1000, 2500])]
     assert np.array_equal(whole, np.concatenate(parts))
+    assert kind(0.1)(STEPS[:0], 0).shape == (0,)
 
 
 @each_schedule
-def test_rates_rise_to_one_peak_and_then_never_again(kind: Any) -> None:
+def test_rates_rise_to_one_peak_after_a_line_of_warm_up(kind: Any) -> None:
     rates = kind(0.1)(STEPS, TOTAL)
     peak = rates.argmax()
     assert (np.diff(rates[: peak + 1]) >= 0).all()
     assert (np.diff(rates[peak:]) <= 0).all()
-
-
-@each_schedule
-def test_a_fit_without_steps_has_no_rates(kind: Any) -> None:
-    assert kind(0.1)(STEPS[:0], 0).shape == (0,)
+    rates = Warmup(kind(0.1), n_steps=100)(STEPS, TOTAL)
+    later = kind(0.1)(np.arange(TOTAL - 100), TOTAL - 100)
+    np.testing.assert_allclose(rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15)
+    assert np.array_equal(rates[100:], later)
 
 
 @pytest.mark.parametrize(
@@ -378,14 +351,6 @@ def test_a_fit_without_steps_has_no_rates(kind: Any) -> None:
 )
 def test_rate_of_a_step(schedule: Any, step: int, rate: float) -> None:
     assert schedule(np.array([step]), TOTAL) == pytest.approx(rate, rel=1e-12, abs=0)
-
-
-@each_schedule
-def test_warm_up_is_a_line_to_the_first_rate_and_then_the_schedule(kind: Any) -> None:
-    rates = Warmup(kind(0.1), n_steps=100)(STEPS, TOTAL)
-    later = kind(0.1)(np.arange(TOTAL - 100), TOTAL - 100)
-    np.testing.assert_allclose(rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15)
-    assert np.array_equal(rates[100:], later)
 
 
 SETTINGS = [

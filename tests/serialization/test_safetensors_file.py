@@ -33,22 +33,16 @@ def listing(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 
 
-def test_what_is_written_is_read(path: Path) -> None:
+def test_what_is_written_is_read_by_all_in_the_same_bytes(path: Path) -> None:
     files.write(path, CONTENT)
     kind, header, arrays = files.read(path)
     assert (kind, header) == ("THING", {"a": [1, 2.5, "b"]})
     assert arrays.keys() == {"x"}
     np.testing.assert_array_equal(arrays["x"], CONTENT.arrays["x"])
     assert listing(path.parent) == [path.name]
-
-
-def test_other_programs_of_safetensors_read_the_arrays(path: Path) -> None:
     files.write(path, CONTENT)
     (array,) = safetensors.numpy.load_file(path).values()
     np.testing.assert_array_equal(array, CONTENT.arrays["x"])
-
-
-def test_the_same_content_has_the_same_bytes() -> None:
     assert files.pack(CONTENT) == files.pack(CONTENT)
 
 
@@ -115,7 +109,7 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fsync", "replace", "fdopen"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file(
+def test_a_failed_write_keeps_the_file(
     name: str, error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.write(path, CONTENT)
@@ -153,17 +147,21 @@ def test_a_disk_that_is_really_full_leaves_the_old_file(small_disk: Path) -> Non
     assert listing(small_disk) == [path.name]
 
 
-def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
+def test_errors_name_the_file_that_was_asked_for(path: Path) -> None:
     there = path.parent / "no" / "thing.safetensors"
     with pytest.raises(FileNotFoundError) as caught:
         files.write(there, CONTENT)
     assert caught.value.filename == str(there)
     assert str(caught.value).endswith(f"{str(there)!r}")
+    with pytest.raises(FileNotFoundError):
+        files.read(path)
+    with pytest.raises(IsADirectoryError):
+        files.read(path.parent)
+    with pytest.raises(FileNotFoundError):
+        files.write(path / "below", CONTENT)
 
 
-def test_an_interrupt_as_the_file_is_made_leaves_none(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = os.open
 
     def interrupted(*arguments: Any) -> int:
@@ -189,15 +187,6 @@ def test_leftovers_of_killed_processes_go_after_an_hour(name: str, tmp_path: Pat
     os.utime(tmp_path / ours[0])
     files.write(path, CONTENT)
     assert listing(tmp_path) == sorted({ours[0], *others, name})
-
-
-def test_no_file_is_an_os_error(path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        files.read(path)
-    with pytest.raises(IsADirectoryError):
-        files.read(path.parent)
-    with pytest.raises(FileNotFoundError):
-        files.write(path / "below", CONTENT)
 
 
 def stored(header: Any, metadata: Any = None) -> bytes:
@@ -238,11 +227,16 @@ def test_a_defect_is_named(defect: str, path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_arrays_of_other_dtypes_are_refused(path: Path) -> None:
+def test_errors_of_dtypes_are_short(path: Path) -> None:
     header = json.dumps({"format_version": 2, "kind": "MLP"})
     safetensors.numpy.save_file({"x": np.zeros(3, np.float16)}, path, {"fastmlp": header})
     with pytest.raises(FileError, match="KeyError: 'F16'"):
         files.read(path)
+    with pytest.raises(FileError) as raised, files.refusing(path):
+        raise ValueError("long" * 10_000)
+    assert len(str(raised.value)) < 2100 + len(str(path))
+    with pytest.raises(FileError, match="MemoryError: 80 GB"), files.refusing(path):
+        raise MemoryError("80 GB")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="devices and pipes have these names on POSIX only")
@@ -263,9 +257,7 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
     ],
     ids=["zeros", "a long header", "a file"],
 )
-def test_the_size_is_checked_before_the_arrays_are_read(
-    start: bytes, words: str, path: Path
-) -> None:
+def test_the_size_is_checked_before_arrays_are_read(start: bytes, words: str, path: Path) -> None:
     with open(path, "wb") as file:
         file.write(start)
         file.truncate(1 << 28)
@@ -306,14 +298,6 @@ def test_a_header_of_long_integers_and_of_many_arrays(path: Path) -> None:
         safetensors.numpy.save_file(arrays, path, {"fastmlp": entry})
         with pytest.raises(FileError, match=words):
             files.read(path)
-
-
-def test_messages_are_short(path: Path) -> None:
-    with pytest.raises(FileError) as raised, files.refusing(path):
-        raise ValueError("long" * 10_000)
-    assert len(str(raised.value)) < 2100 + len(str(path))
-    with pytest.raises(FileError, match="MemoryError: 80 GB"), files.refusing(path):
-        raise MemoryError("80 GB")
 
 
 def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,7 @@ def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
-def test_every_resume_ends_in_the_same_bits(
-    python: Callable[..., str], soak: bool, tmp_path: Path
-) -> None:
+def test_resumes_end_in_its_bits(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
     """Of arrays, and of a source in buffers."""
     n_kills = 50 if soak else 4
     printed = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, timeout=1200)
@@ -414,9 +412,7 @@ def n_rows(parquet: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_a_fit_takes_the_memory_of_its_buffers(
-    python: Callable[..., str], parquet: Path, n_rows: int
-) -> None:
+def test_a_fit_takes_its_buffers(python: Callable[..., str], parquet: Path, n_rows: int) -> None:
     steps, grown, learns = python(FIT, parquet, timeout=500).split()
     assert int(steps) == 2 * -(-n_rows // 256)
     # Two buffers of 8.4 MB, and what pyarrow reads: 30 MB; the file has 134 MB and more.

@@ -111,9 +111,7 @@ print(models, refused, growth, slowest_mutant, peak_of_process() - before, slowe
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_every_mutated_file_is_a_model_or_an_error(
-    python: Callable[..., str], soak: bool, tmp_path: Path
-) -> None:
+def test_mutated_files_load_or_fail(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
     n = FULL if soak else 1_000

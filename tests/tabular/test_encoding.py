@@ -395,12 +395,7 @@ def test_what_every_encoder_of_numbers_does(encoder: Any) -> None:
 
 @each_of_numbers
 @pytest.mark.parametrize(
-    "X",
-    [
-        [[2.0, 1.0]],
-        [[NANS, 1.0], [NANS, 2.0], [NANS, NANS]],
-    ],
-    ids=["one row", "all missing"],
+    "X", [[[2.0, 1.0]], [[NANS, 1.0], [NANS, 2.0], [NANS, NANS]]], ids=["one row", "all missing"]
 )
 def test_rows_that_tell_little(encoder: Any, X: Any) -> None:
     result = clone(encoder).fit(X).transform([[2.0, 1.5], [NANS, NANS], [1e300, -1e300]])
@@ -492,14 +487,11 @@ def test_edges_are_frequent_numbers_and_quantiles() -> None:
     assert edges_of(values, 8) == sorted(expected)
 
 
-def test_a_number_is_frequent_if_a_bin_cannot_hold_it() -> None:
+def test_frequent_and_missing_numbers_have_pieces() -> None:
     values = np.r_[np.arange(93.0), np.repeat(50.5, 7)]
     assert edges_of(values, 10) == np.quantile(values, np.linspace(0, 1, 11)).tolist()
     assert 50.5 not in edges_of(values, 10)
     assert 50.5 in edges_of(np.r_[values, np.repeat(50.5, 5)], 10)
-
-
-def test_a_missing_number_has_the_pieces_of_the_median() -> None:
     X = np.array([[1.0], [2.0], [NANS], [4.0], [8.0]])
     encoder = PiecewiseLinear(8).fit(X)
     np.testing.assert_array_equal(encoder.transform([[NANS]]), encoder.transform([[3.0]]))
@@ -513,7 +505,7 @@ def codes(n: int = 400, seed: int = 0) -> Any:
     return np.stack([*columns, rng.integers(-1, 1, n)], axis=1).astype(np.int32)
 
 
-def test_one_hot_is_that_of_scikit_learn() -> None:
+def test_one_hot_of_levels() -> None:
     X = codes()[:, [0, 2]]
     peer = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(X)
     result = OneHotLevels(min_rows=1).fit(X).transform(X)
@@ -521,9 +513,6 @@ def test_one_hot_is_that_of_scikit_learn() -> None:
     # Theirs begins with the missing ones, and ours ends with them.
     order = [*range(4), *range(5, 35), 4]
     np.testing.assert_array_equal(result, expected[:, order])
-
-
-def test_levels_that_are_rare_unknown_or_missing() -> None:
     X = np.array([[0]] * 6 + [[1]] * 3 + [[2]] * 2 + [[-1]] * 4)
     result = OneHotLevels(min_rows=3).fit(X)
     assert result.get_feature_names_out().tolist() == ["x0_0", "x0_1", "x0_missing"]
@@ -532,9 +521,6 @@ def test_levels_that_are_rare_unknown_or_missing() -> None:
     # The most frequent one, and no column for few missing ones.
     result = OneHotLevels(max_levels=1, min_rows=5).fit(X)
     assert result.transform([[0], [1], [-1], [9]]).tolist() == [[1], [0], [0], [0]]
-
-
-def test_two_levels_are_one_column() -> None:
     X = np.array([[0], [1], [1], [0], [1]])
     result = OneHotLevels(min_rows=1).fit(X).transform([[0], [1], [-1], [5]])
     assert result.tolist() == [[-1], [1], [0], [0]]

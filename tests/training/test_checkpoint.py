@@ -125,9 +125,7 @@ def edit(report: Any) -> None:
 @pytest.mark.few(12)
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("epoch", [0, 3, EPOCHS - 1])
-def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
-    name: str, epoch: int, path: Path
-) -> None:
+def test_a_resumed_fit_has_the_bits_of_a_whole_one(name: str, epoch: int, path: Path) -> None:
     settings, options = FITS[name]
     whole, broken, resumed = (make(**{"l2": 0.1, **settings}) for _ in range(3))
     options = with_callbacks(options, edit)
@@ -235,15 +233,12 @@ def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> Non
     assert_same(second, again, history, net)
 
 
-def test_callbacks_count_on(path: Path) -> None:
+def test_callbacks_count_on_from_a_checkpoint_that_is_a_model(path: Path) -> None:
     with pytest.raises(LookupError):
         fit(make(), checkpoint=path, callbacks=raise_at(5, LookupError()))
     epochs: list[int] = []
     fit(make(), checkpoint=path, resume=True, callbacks=lambda r: epochs.append(r.epoch))
     assert epochs == list(range(5, EPOCHS))
-
-
-def test_a_checkpoint_is_a_model_file_too(path: Path) -> None:
     net = make()
     fit(net, checkpoint=path)
     assert MLP.load(path).predict(X).tobytes() == net.predict(X).tobytes()
@@ -285,29 +280,20 @@ def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
     assert not isinstance(caught.value, FileError)
 
 
-def test_a_fit_that_nothing_looks_at_is_not_resumed_by_one_that_is(path: Path) -> None:
+def test_other_data_and_model_files_are_not_resumed(path: Path) -> None:
     fit(make(), checkpoint=path)
     stopping: dict[str, Any] = {"early_stopping": EarlyStopping("loss")}
     with pytest.raises(ValueError, match=r"its early_stopping is None, here it is {'monitor'"):
         fit(make(), checkpoint=path, resume=True, **stopping)
     with pytest.raises(ValueError, match="it has no validation data, here there is val"):
         fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
-
-
-def test_other_validation_rows_are_another_fit_where_they_decide(path: Path) -> None:
     options: dict[str, Any] = {"early_stopping": 20, "checkpoint": path}
     fit(make(), validation_data=(X[:9], Y[:9]), **options)
     with pytest.raises(ValueError, match="its validation_data is"):
         fit(make(), validation_data=(X[:9], Y[:9] + 1), resume=True, **options)
-
-
-def test_other_data_are_not_resumed(path: Path) -> None:
     fit(make(), checkpoint=path)
     with pytest.raises(ValueError, match="its data is"):
         make().fit(X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True)
-
-
-def test_a_fit_with_validation_data_is_not_resumed_without(path: Path) -> None:
     fit(make(), checkpoint=path, validation_data=(X, Y))
     with pytest.raises(
         ValueError, match="it has validation data, here there is no validation_data"
@@ -347,9 +333,7 @@ def test_where_nothing_can_be_written_the_fit_does_not_begin(path: Path) -> None
     assert fit(net).status is Status.COMPLETED
 
 
-def test_a_disk_that_fills_up_meanwhile_is_a_warning(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_is_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = files.write
 
     def fill(where: Any, content: Any) -> None:
@@ -411,9 +395,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_calls")
-def test_the_orders_after_a_divergence_do_not_depend_on_the_pace(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_pace_changes_no_order_after_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     nets = [make(optimizer=SGD(1e30)) for _ in range(2)]
     for net in nets:
         with pytest.warns(RuntimeWarning, match="diverged"):

@@ -47,26 +47,17 @@ def make_net(**settings: Any) -> MLP:
     return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": Adam(0.01), **settings})
 
 
-def test_epochs_in_one_window_equal_epochs_one_by_one() -> None:
-    nets = [make_net() for _ in range(2)]
-    whole = nets[0].fit(X, Y, epochs=12, batch_size=16)
-    seen: list[float] = []
-    single = nets[1].fit(X, Y, epochs=12, batch_size=16, callbacks=lambda r: seen.append(r.loss))
-    assert whole.loss == single.loss == seen
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-def test_the_pace_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    nets = [make_net(optimizer="nadam") for _ in range(2)]
-    nets[0].fit(X, Y, epochs=9, batch_size=7)
+def test_neither_windows_nor_the_pace_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, seen = [make_net(optimizer="nadam") for _ in range(3)], list[float]()
+    options: dict[str, Any] = {"epochs": 12, "batch_size": 7}
+    whole = nets[0].fit(X, Y, **options)
+    single = nets[1].fit(X, Y, callbacks=lambda r: seen.append(r.loss), **options)
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
-    nets[1].fit(X, Y, epochs=9, batch_size=7)
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert nets[2].fit(X, Y, **options).loss == whole.loss == single.loss == seen
+    assert len({net.parameters.tobytes() for net in nets}) == 1
 
 
-def test_an_interrupted_window_counts_the_steps_that_it_did(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interrupted_window_counts_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interrupt comes after a call, before the assignment of its result."""
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
     run = Trainer.run
@@ -178,7 +169,7 @@ def test_another_optimizer_starts_with_a_state_of_its_own(after: Any) -> None:
     assert net.parameters.tobytes() == fresh.parameters.tobytes()
 
 
-def test_another_rate_goes_on_with_the_optimizers_state() -> None:
+def test_an_optimizer_may_be_set_between_fits() -> None:
     nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 15))]
     nets[1].fit(X, Y, epochs=6, batch_size=10)
     nets[0].fit(X, Y, epochs=3, batch_size=10)
@@ -187,8 +178,6 @@ def test_another_rate_goes_on_with_the_optimizers_state() -> None:
     nets[0].fit(X, Y, epochs=3, batch_size=10)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
-
-def test_an_optimizer_is_not_set_while_a_fit_runs() -> None:
     def callback(report: Report) -> None:
         report.net.optimizer = Adam(0.001)
 
@@ -196,14 +185,11 @@ def test_an_optimizer_is_not_set_while_a_fit_runs() -> None:
         make_net().fit(X, Y, epochs=2, callbacks=callback)
 
 
-def test_validation_loss_is_the_loss_after_the_epoch_without_penalties() -> None:
+def test_validation_losses_are_weighted_and_without_penalties() -> None:
     net = make_net(l2=5.0, dtype="float64")
     history = net.fit(X, Y, epochs=2, validation_data=(X[:20], Y[:20]))
     expected = np.mean((net.predict(X[:20])[:, 0] - Y[:20]) ** 2)
     assert history.validation_loss[-1] == pytest.approx(expected, rel=1e-12)
-
-
-def test_validation_rows_may_be_weighted() -> None:
     net = make_net(dtype="float64")
     weight = np.zeros(50)
     weight[7] = 3
@@ -303,14 +289,11 @@ def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
     assert again == max(1, int(loop.CALL_SECONDS / seconds))
 
 
-def test_progress_shows_a_bar_with_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_a_bar_where_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     make_net().fit(X, Y, epochs=5, progress=True)
     shown = capfd.readouterr().err
     assert "5/5" in shown
     assert "loss=" in shown
-
-
-def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_net().fit(X, Y, epochs=2)
@@ -371,9 +354,7 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
 
 
 @pytest.mark.slow
-def test_importing_compiles_nothing_and_no_fit_of_arrays_brings_anything_heavy(
-    python: Callable[..., str],
-) -> None:
+def test_importing_compiles_nothing_fits_bring_nothing_heavy(python: Callable[..., str]) -> None:
     script = """
 import sys
 import numpy as np
@@ -652,17 +633,13 @@ def test_nets_of_a_pack_have_their_own_masks_and_bits() -> None:
 
 
 @needs_compiler
-def test_a_net_that_was_loaded_without_a_state_draws_and_keeps_a_key(tmp_path: Path) -> None:
+def test_keys_and_losses_of_dropout_are_kept(tmp_path: Path) -> None:
     make_dropped().save(tmp_path / "net")
     net = MLP.load(tmp_path / "net")
     fit(net)
     other = copy.deepcopy(net)
     assert net._state.key is not None
     assert fit(net).loss == fit(other).loss
-
-
-@needs_compiler
-def test_the_loss_of_the_history_is_with_dropout() -> None:
     net = make_dropped(dropout=0.5, optimizer="sgd")
     before = net.loss_and_gradient(X_WIDE, Y_WIDE)[0]
     dropped = net.fit(X_WIDE, Y_WIDE, epochs=1, batch_size=51).loss[0]

@@ -344,30 +344,24 @@ def test_any_history_is_shown(
     assert all(0 <= float(x) <= 320 for points in lines for p in points for x in p.split(","))
 
 
-def test_a_frame_has_a_row_an_epoch() -> None:
+def test_frames_have_epochs_metrics_and_columns() -> None:
     history = History([3.0, 2.0], [4.0, 3.0], [0.1, 0.05])
     frame = pd.DataFrame(
         {"epoch": [1, 2], "loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]}
     ).assign(learning_rate=[0.1, 0.05])
     pd.testing.assert_frame_equal(history.to_frame(), frame)
-
-
-def test_a_frame_has_the_metrics() -> None:
     history = History([3.0, 2.0], [4.0, 3.0], metrics={"auc": [0.5, 0.75], "r2": []})
     assert list(history.to_frame().columns) == ["epoch", "loss", "validation_loss", "auc"]
     assert history.to_frame()["auc"].tolist() == [0.5, 0.75]
+    assert list(History().to_frame().columns) == ["epoch", "loss"]
+    assert History().to_frame().shape == (0, 2)
+    cut = History([3.0, 2.0], [4.0]).to_frame()
+    assert math.isnan(cut["validation_loss"][1])
 
 
 def test_its_repr_names_the_best_epoch() -> None:
     history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
     assert repr(history) == ("History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)")
-
-
-def test_a_frame_has_the_columns_that_the_history_has() -> None:
-    assert list(History().to_frame().columns) == ["epoch", "loss"]
-    assert History().to_frame().shape == (0, 2)
-    cut = History([3.0, 2.0], [4.0]).to_frame()
-    assert math.isnan(cut["validation_loss"][1])
 
 
 def test_a_missing_pandas_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,14 +149,11 @@ def test_a_time_limit_ends_within_a_step(seed: int, monkeypatch: pytest.MonkeyPa
     assert limit <= history.seconds <= limit + product
 
 
-def test_damping_above_its_limit_ends_a_fit() -> None:
+def test_damping_above_its_limit_ends_a_fit_and_the_next_begins_anew() -> None:
     net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
     history = net.fit(X, Y, epochs=1000)
     assert history.status.name == "CONVERGED"
     assert len(history.loss) < 1000
-
-
-def test_a_fit_after_one_that_ended_by_damping_begins_anew() -> None:
     net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
     assert net.fit(X, Y, epochs=1000).status.name == "CONVERGED"
     assert len(net.fit(X, X[:, 0], epochs=5).loss) == 5
@@ -195,12 +192,19 @@ def test_a_fit_does_what_others_do(optimizer: Any) -> None:
 
 
 @each_optimizer
-def test_weights_are_repetitions(optimizer: Any) -> None:
+def test_weights_are_repetitions_in_fit_many_too(optimizer: Any) -> None:
     weight = np.arange(60) % 3
-    nets = net_of(optimizer), net_of(optimizer)
+    nets = [net_of(optimizer), net_of(optimizer)]
     nets[0].fit(X, Y, epochs=5, sample_weight=weight)
     nets[1].fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight, axis=0), epochs=5)
     np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-6)
+    nets = [net_of(optimizer, seed) for seed in range(3)] + [net_of(SGD(), 4)]
+    alone = deepcopy(nets)
+    rows = np.arange(0, 60, 2)
+    histories = fit_many(nets, X, Y, epochs=5, rows=rows, n_threads=2)
+    for net, own, history in zip(nets, alone, histories, strict=True):
+        assert own.fit(X[rows], Y[rows], epochs=5).loss == history.loss
+        assert own.parameters.tobytes() == net.parameters.tobytes()
 
 
 def test_what_callbacks_write_is_trained() -> None:
@@ -236,17 +240,6 @@ def test_resumed_copied_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype
     for net in [resumed, *parts]:
         assert net.parameters.tobytes() == whole.parameters.tobytes()
         assert net.optimizer == LevenbergMarquardt()
-
-
-@each_optimizer
-def test_fit_many_has_the_bits_of_fits(optimizer: Any) -> None:
-    nets = [net_of(optimizer, seed) for seed in range(3)] + [net_of(SGD(), 4)]
-    alone = deepcopy(nets)
-    rows = np.arange(0, 60, 2)
-    histories = fit_many(nets, X, Y, epochs=5, rows=rows, n_threads=2)
-    for net, own, history in zip(nets, alone, histories, strict=True):
-        assert own.fit(X[rows], Y[rows], epochs=5).loss == history.loss
-        assert own.parameters.tobytes() == net.parameters.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -384,9 +377,7 @@ def test_other_doors_are_refused(tmp_path: Path) -> None:
             LevenbergMarquardt(**wrong)
 
 
-def test_a_matrix_above_a_quarter_of_the_free_memory_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_matrix_above_a_quarter_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastmlp._process import memory
 
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)

@@ -107,9 +107,7 @@ def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> Histor
 @pytest.mark.parametrize(
     ("patience", "min_delta", "start"), list(product([0, 1, 3, 10], [0.0, 0.01], [0, 5]))
 )
-def test_it_stops_and_restores_at_keras_epochs(
-    curve: str, patience: int, min_delta: float, start: int
-) -> None:
+def test_it_stops_at_keras_epochs(curve: str, patience: int, min_delta: float, start: int) -> None:
     settings = EarlyStopping(
         patience=patience, min_delta=min_delta, start_from_epoch=start, mode="min"
     )
@@ -145,12 +143,17 @@ def test_rates_fall_at_keras_epochs(
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-14)
 
 
-def test_losses_that_are_not_finite_are_no_better() -> None:
+def test_losses_that_are_not_finite_or_of_training() -> None:
     losses = [np.nan, -np.inf, 1.0, np.nan, np.inf, 2.0]
     history = follow(losses, EarlyStopping(patience=3, mode="min"), None)
     assert (len(history.loss), history.best_epoch) == (6, 2)
     history = follow([np.nan] * 6, EarlyStopping(patience=3, mode="min"), None)
     assert (len(history.loss), history.best_epoch) == (3, None)
+    settings = EarlyStopping("loss", patience=2, min_delta=0.01)
+    history = make().fit(X, Y, epochs=300, early_stopping=settings)
+    assert history.status is Status.STOPPED_EARLY
+    assert len(history.loss) - 1 - int(history.best_epoch or 0) == 2
+    assert history.validation_loss == []
 
 
 # --- in a fit ---
@@ -191,14 +194,6 @@ def test_the_net_is_that_of_the_best_epoch() -> None:
     assert values.loss == history.loss
     best.fit(X, Y, epochs=int(values.best_epoch or 0) + 1, **SPLIT)
     assert kept_too.parameters.tobytes() == best.parameters.tobytes()
-
-
-def test_the_training_loss_may_be_monitored_without_validation_rows() -> None:
-    settings = EarlyStopping("loss", patience=2, min_delta=0.01)
-    history = make().fit(X, Y, epochs=300, early_stopping=settings)
-    assert history.status is Status.STOPPED_EARLY
-    assert len(history.loss) - 1 - int(history.best_epoch or 0) == 2
-    assert history.validation_loss == []
 
 
 def raising(report: Report) -> None:
@@ -268,7 +263,7 @@ def test_callbacks_and_a_later_fit_go_along() -> None:
 # --- plateaus in a fit ---
 
 
-def test_the_rate_is_the_schedules_times_the_factor() -> None:
+def test_lowered_rates_are_the_schedules_and_train_as_set_by_hand() -> None:
     schedule = Cosine(0.02)
     reduce = ReduceLROnPlateau(0.5, patience=1, monitor="loss", min_delta=10.0)
     net = make(optimizer=SGD(schedule))
@@ -276,9 +271,6 @@ def test_the_rate_is_the_schedules_times_the_factor() -> None:
     # The first epoch is the best; each one after it lowers the rate.
     expected = schedule(np.arange(6), 6) * 0.5 ** np.array([0, 0, 1, 2, 3, 4])
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
-
-
-def test_lowered_rates_train_as_rates_set_by_hand() -> None:
     lowered, by_hand = (make(optimizer=SGD(0.1)) for _ in range(2))
     reduce = ReduceLROnPlateau(0.25, patience=2, monitor="loss", min_delta=10.0, min_lr=0.01)
     history = lowered.fit(X, Y, epochs=8, callbacks=reduce)
@@ -398,10 +390,13 @@ def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(limit: Any, clock: C
     assert make().fit(X, Y, epochs=1, **options).status is Status.COMPLETED
 
 
-def test_windows_of_many_epochs_end_in_time() -> None:
+def test_time_ends_windows_and_each_of_many_nets() -> None:
     history = make().fit(X, Y, epochs=10**9, time_limit=0.02)
     assert history.status is Status.OUT_OF_TIME
     assert history.seconds >= 0.02
+    histories = fit_many([make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05)
+    assert [history.status for history in histories] == [Status.OUT_OF_TIME] * 3
+    assert all(history.loss for history in histories)
 
 
 def test_the_time_of_a_fit_that_goes_on_counts_in_all(path: Path, clock: Clock) -> None:
@@ -414,12 +409,6 @@ def test_the_time_of_a_fit_that_goes_on_counts_in_all(path: Path, clock: Clock) 
         assert len(history.loss) == length
         assert history.status is (Status.OUT_OF_TIME if limit else Status.COMPLETED)
     assert_same(net, history, whole, fit(whole, clock, epochs=12))
-
-
-def test_each_net_of_many_has_its_time() -> None:
-    histories = fit_many([make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05)
-    assert [history.status for history in histories] == [Status.OUT_OF_TIME] * 3
-    assert all(history.loss for history in histories)
 
 
 # --- the split ---

@@ -73,9 +73,7 @@ class Source:
          {"class_weight": {0: 1.0, 1: 3.0}}),
     ],
 )  # fmt: skip
-def test_in_one_buffer_the_bits_are_those_of_arrays(
-    net: Any, y: Any, weight: Any, settings: Any
-) -> None:
+def test_one_buffer_has_the_bits_of_arrays(net: Any, y: Any, weight: Any, settings: Any) -> None:
     nets, options = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
     held = (X[:100], y[:100])
     histories = [
@@ -100,9 +98,7 @@ ALL_ON: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("shuffle", "batch", "settings"), [(True, 16, {}), (False, 16, ALL_ON), (True, 1, {})]
 )
-def test_buffers_train_as_arrays_one_after_the_other(
-    shuffle: bool, batch: int, settings: Any
-) -> None:
+def test_buffers_train_as_arrays_in_turn(shuffle: bool, batch: int, settings: Any) -> None:
     """Blocks in the order of the source's seed and the epoch, cut into buffers of whole batches;
     blocks of no rows, and larger than a buffer."""
     sizes, n_buffer = [70, 0, 300, 130, 200, 300], 256
@@ -484,9 +480,7 @@ def test_rows_to_validate_on_that_do_not_fit(source: Any, monkeypatch: pytest.Mo
     assert net.parameters.tobytes() == before
 
 
-def test_a_large_memory_map_is_read_in_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_maps_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "X.npy", X)
     mapped, nets = np.load(tmp_path / "X.npy", mmap_mode="r"), [regression() for _ in range(3)]
     nets[0].fit(X, Y, epochs=1, sample_weight=WEIGHT)

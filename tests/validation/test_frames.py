@@ -356,9 +356,7 @@ def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [None, [*COLUMNS]])
-def test_a_frame_for_many_nets_is_recognised_once(
-    names: list[str] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_are_known_once(names: list[str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, counts, is_frame = list[Any](), list[int](), frames.is_frame
 
     def recognise(table: Any) -> bool:

@@ -112,12 +112,9 @@ def test_gradient_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Gen
     assert_gradient_is_that_of_the_oracle(net, parameters, data)
 
 
-def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(rng: np.random.Generator) -> None:
+def test_gradients_of_many_tiles_and_soft_targets_are_the_oracles(rng: np.random.Generator) -> None:
     net = Net((70, 130, 3), penalties={"l2": 0.1, "l1": 0.1})  # two tiles high, several wide
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
-
-
-def test_gradient_of_soft_targets_is_that_of_the_oracle(rng: np.random.Generator) -> None:
     net = Net((3, 5, 4), loss="cross_entropy")
     parameters, data = net.draw(rng, 9)
     soft = data._replace(y=rng.uniform(size=(9, 4)))
@@ -125,9 +122,7 @@ def test_gradient_of_soft_targets_is_that_of_the_oracle(rng: np.random.Generator
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=told)
-def test_loss_is_the_objective_without_penalties(
-    case: dict[str, Any], rng: np.random.Generator
-) -> None:
+def test_loss_is_without_penalties(case: dict[str, Any], rng: np.random.Generator) -> None:
     dtype, loss = case["dtype"], case["loss"]
     sizes = (3, 5, outputs_for(loss, 2))
     net = Net(sizes, loss=loss, penalties=PENALTY_SETS[-1], dtype=dtype)
@@ -161,9 +156,7 @@ def test_a_raw_prediction_is_the_last_pre_activation(loss: str, rng: np.random.G
 
 
 @weighted_or_not
-def test_rows_of_weight_zero_count_as_if_they_were_not_there(
-    weighted: bool, rng: np.random.Generator
-) -> None:
+def test_rows_of_weight_zero_are_not_there(weighted: bool, rng: np.random.Generator) -> None:
     net = Net(penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, 40, weighted=True)
     weight = data.weight if weighted else np.ones(40)
@@ -177,17 +170,13 @@ def test_rows_of_weight_zero_count_as_if_they_were_not_there(
 
 
 @each_dtype
-def test_weights_of_one_are_no_weights(dtype: str, rng: np.random.Generator) -> None:
+def test_weights_of_one_are_none_and_nan_stays(dtype: str, rng: np.random.Generator) -> None:
     net = Net(dtype=dtype)
     parameters, data = net.draw(rng, 40)
     value, gradient = evaluate(net, parameters, data._replace(weight=np.ones(40, dtype)))
     expected, slopes = evaluate(net, parameters, data)
     assert value == expected
     assert np.array_equal(gradient, slopes)
-
-
-@each_dtype
-def test_a_nan_in_the_rows_is_a_nan_in_the_loss(dtype: str, rng: np.random.Generator) -> None:
     net = Net(activation="relu", dtype=dtype)
     parameters, data = net.draw(rng, 20)
     data.x[11, 1] = np.nan
@@ -476,9 +465,7 @@ def test_a_step_of_training_allocates_nothing(python: Callable[..., str]) -> Non
 
 
 @only_compiled
-def test_python_allocates_the_same_for_ten_steps_and_for_a_thousand(
-    rng: np.random.Generator,
-) -> None:
+def test_python_allocates_the_same_for_10_steps_and_1000(rng: np.random.Generator) -> None:
     net = Net()
     parameters, data = net.draw(rng, 40)
     moments, order = Moments(net.network), np.arange(40)[None]

@@ -196,9 +196,7 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PHASES)
-def test_loops_of_phases_calculate_with_whole_vectors_and_call_nothing(
-    name: str, dtype: Any
-) -> None:
+def test_loops_of_phases_are_of_whole_vectors_and_call_nothing(name: str, dtype: Any) -> None:
     text = assembly(compiled(name, dtype))
     every = innermost(text)
     loops = calculating(every, dtype)

@@ -83,8 +83,16 @@ def test_a_step_of_told_layers_is_that_of_rounded_operands(pattern: str) -> None
     check_step((3, 19, 18, 2), N_ROWS, "tanh", N_ROWS, names)
 
 
-def test_a_step_with_penalties_is_that_of_rounded_operands() -> None:
+def test_penalties_and_a_last_row_round_their_operands() -> None:
     check_step(SHAPES[0], N_ROWS, "relu", N_ROWS, l2=0.3, l1=0.1)
+    sizes, rule = SHAPES[0], ["relu"]
+    net, (x, y) = make(sizes, optimizer=SGD(1.0)), draw(sizes, 5)
+    first = make(sizes, optimizer=SGD(1.0))
+    first.fit(x[:4], y[:4], epochs=1, batch_size=4, shuffle=False)
+    _, expected = naive_gradient(first, x[4:], y[4:], activations=rule)
+    net.fit(x, y, epochs=1, batch_size=4, shuffle=False)
+    error = np.abs(first.parameters - net.parameters - expected)
+    assert error.max() <= 2e-3 * np.abs(expected).max()
 
 
 def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,17 +103,6 @@ def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(session, "partition_of", chunks)
     check_step(SHAPES[0], N_ROWS, "tanh", N_ROWS)
-
-
-def test_a_last_batch_of_one_row_is_that_of_rounded_operands() -> None:
-    sizes, rule = SHAPES[0], ["relu"]
-    net, (x, y) = make(sizes, optimizer=SGD(1.0)), draw(sizes, 5)
-    first = make(sizes, optimizer=SGD(1.0))
-    first.fit(x[:4], y[:4], epochs=1, batch_size=4, shuffle=False)
-    _, expected = naive_gradient(first, x[4:], y[4:], activations=rule)
-    net.fit(x, y, epochs=1, batch_size=4, shuffle=False)
-    error = np.abs(first.parameters - net.parameters - expected)
-    assert error.max() <= 2e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": Adam(0.01, global_clipnorm=0.1)}], ids=repr)
@@ -154,20 +151,20 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
     assert {*rule_blocks.TRAIN_PAIRED} <= set(made)
 
 
-def test_single_rows_train_in_float32() -> None:
+def test_single_rows_gradients_and_narrow_layers_are_of_float32() -> None:
     x, y = draw(SHARED, 4)
     nets = [make(SHARED, compute_dtype=given) for given in ("bfloat16", None)]
     for net in nets:
         net.fit(x, y, epochs=1, batch_size=1)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-def test_predictions_and_gradients_are_of_float32() -> None:
     x, y = draw(SHARED)
     nets = [make(SHARED, compute_dtype=given) for given in ("bfloat16", None)]
     mixed, plain = (np.hstack(net.loss_and_gradient(x, y)) for net in nets)
     assert np.array_equal(mixed, plain)
     assert np.array_equal(nets[0].predict(x), nets[1].predict(x))
+    sizes = (3, 3, 2) if INTERPRETED else (20, 32, 32, 3)
+    net, x = predicting(sizes), draw_rows(sizes)
+    assert net.predict(x, **MIXED).tobytes() == net.predict(x).tobytes()
 
 
 def test_divergence_is_noticed() -> None:
@@ -343,12 +340,6 @@ def test_sparse_and_expanded_rows_have_a_first_layer_in_float32() -> None:
         error = np.abs(mixed - expected)
         assert np.median(error) <= 2e-5 * np.abs(expected).max()
         assert np.abs(mixed - plain).max() > error.max()
-
-
-def test_predictions_without_wide_layers_are_those_of_float32() -> None:
-    sizes = (3, 3, 2) if INTERPRETED else (20, 32, 32, 3)
-    net, x = predicting(sizes), draw_rows(sizes)
-    assert net.predict(x, **MIXED).tobytes() == net.predict(x).tobytes()
 
 
 def test_predictions_do_not_depend_on_what_a_net_was_trained_in() -> None:

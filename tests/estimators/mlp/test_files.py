@@ -152,12 +152,23 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
     other.partial_fit(X, LABEL_TYPES[labels])
 
 
-def test_labels_that_no_file_has_are_refused(path: Path) -> None:
+def test_labels_settings_and_names_that_no_file_has_are_refused(path: Path) -> None:
     model = fitted("binary")
     model.classes_ = np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")
     with pytest.raises(ValueError, match=r"labels cannot be written to a file: .*datetime64"):
         fastmlp.save(model, path)
     assert not path.exists()
+    for settings, words in (
+        ({"activation": lambda z: (z, 0 * z + 1)}, "'<lambda>' has no name"),
+        ({"class_weight": {0: 1, 10: 1, 20: 1 + 0j}}, "cannot be written to a file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fastmlp.save(fitted().set_params(**settings), path)
+    assert not path.exists()
+    model = fitted()
+    model.set_params(scoring="x" * files.MAX_HEADER_BYTES)
+    with pytest.raises(ValueError, match="names and settings would take"):
+        fastmlp.save(model, path)
 
 
 PARAMETERS: list[dict[str, Any]] = [
@@ -199,16 +210,6 @@ def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) 
     assert not np.isfinite(slots).all()
     other = reloaded(model, path, training=True)
     assert predictions(model, rows) == predictions(other, rows)
-
-
-def test_settings_that_have_no_name_are_refused(path: Path) -> None:
-    for settings, words in (
-        ({"activation": lambda z: (z, 0 * z + 1)}, "'<lambda>' has no name"),
-        ({"class_weight": {0: 1, 10: 1, 20: 1 + 0j}}, "cannot be written to a file"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            fastmlp.save(fitted().set_params(**settings), path)
-    assert not path.exists()
 
 
 def test_names_of_features_and_the_output_that_was_set(path: Path) -> None:
@@ -262,13 +263,6 @@ def test_a_file_of_an_estimator_is_no_net(path: Path) -> None:
     fastmlp.save(fitted(), path)
     with pytest.raises(FileError, match=r"kind 'MLPClassifier', not 'MLP': load it by"):
         MLP.load(path)
-
-
-def test_more_names_than_a_reader_takes_are_refused(path: Path) -> None:
-    model = fitted()
-    model.set_params(scoring="x" * files.MAX_HEADER_BYTES)
-    with pytest.raises(ValueError, match="names and settings would take"):
-        fastmlp.save(model, path)
 
 
 @pytest.mark.slow

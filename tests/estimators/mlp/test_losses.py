@@ -217,15 +217,12 @@ def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> N
         assert (copy.predict(WAVE_X) == again.predict(WAVE_X)).all()
 
 
-def test_it_reaches_more_digits_than_lbfgs() -> None:
+def test_it_reaches_more_digits_than_lbfgs_and_ends_by_tol() -> None:
     settings = {"max_iter": 200, "alpha": 0.0}
     lm, lbfgs = (
         model_of("one", solver, **settings).fit(WAVE_X, WAVE) for solver in ("lm", "lbfgs")
     )
     assert lm.loss_ < lbfgs.loss_ / 3
-
-
-def test_its_end_by_tol_and_by_iterations() -> None:
     assert model_of("one", tol=1e-2, max_iter=200).fit(WAVE_X, WAVE).n_iter_ < 200
     with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
         model_of("one", max_iter=2).fit(WAVE_X, WAVE)

@@ -76,13 +76,10 @@ def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
         clone(model).set_params(activation=["gelu"]).fit(X, LABELS)
 
 
-def test_unknown_names_say_what_is_known() -> None:
+def test_unknown_names_say_what_is_known_and_classes_are_refused() -> None:
     for setting in ("activation", "solver"):
         with pytest.raises(ValueError, match=f"'{setting}' parameter.*'sgd|gelu'"):
             clone(SMALL).set_params(**{setting: "no such"}).fit(X, LABELS)
-
-
-def test_the_class_of_an_optimizer_is_refused() -> None:
     message = r"MLPClassifier: solver must be an optimizer, not its class: AdamW\(...\)"
     with pytest.raises(TypeError, match=message):
         clone(SMALL).set_params(solver=AdamW).fit(X, LABELS)
@@ -165,7 +162,6 @@ DROPPED: dict[str, Any] = {"dropout": [0.5], "input_dropout": 0.2, "input_noise"
 STILL = 1e-300
 
 
-@needs_compiler
 def test_masks_are_those_of_the_seed_in_early_stopping_too() -> None:
     settings = {**SHORT, **DROPPED, "early_stopping": True, "validation_fraction": 0.3}
     model = MLPClassifier(**settings)
@@ -178,7 +174,6 @@ def test_masks_are_those_of_the_seed_in_early_stopping_too() -> None:
     assert np.array_equal(fits[0].predict_proba(X), fits[0].predict_proba(X))
 
 
-@needs_compiler
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
@@ -206,23 +201,6 @@ def net_from(start: Any, optimizer: Any) -> MLP:
     return net
 
 
-@needs_compiler
-@pytest.mark.parametrize(
-    ("solver", "optimizer", "average"), [(*SOLVERS[0], EMA(0.9)), (*SOLVERS[1], SWA(0.5))]
-)
-def test_it_has_the_average_that_a_net_has(solver: str, optimizer: Any, average: Any) -> None:
-    model = clone(AVERAGED).set_params(solver=solver, learning_rate_init=0.1, average=average)
-    start = clone(model).set_params(learning_rate_init=STILL).fit(X, POSITIVE)
-    model.fit(X, POSITIVE)
-    changed = type(optimizer)(**optimizer.settings(), average=average)
-    net = net_from(start, changed)
-    net.fit(X, POSITIVE, epochs=4, batch_size=10, shuffle=False)
-    np.testing.assert_allclose(model.net_.parameters, net.parameters, rtol=1e-9, atol=1e-12)
-    assert model.net_.optimizer == changed
-    assert not same(model, clone(model).set_params(average=None).fit(X, POSITIVE))
-
-
-@needs_compiler
 @pytest.mark.parametrize(("solver", "optimizer"), SOLVERS)
 def test_partial_fit_goes_on_with_the_average(solver: str, optimizer: Any) -> None:
     model = clone(AVERAGED).set_params(solver=solver, learning_rate_init=0.1, average=EMA(0.9))
@@ -234,7 +212,6 @@ def test_partial_fit_goes_on_with_the_average(solver: str, optimizer: Any) -> No
         np.testing.assert_allclose(model.net_.parameters, net.parameters, rtol=1e-9, atol=1e-12)
 
 
-@needs_compiler
 def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
     model = clone(AVERAGED).set_params(average=EMA(0.9), learning_rate_init=0.05, max_iter=9)
     seen: list[float] = []
@@ -249,7 +226,6 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
     assert early.score(X, POSITIVE) > 0.5
 
 
-@needs_compiler
 def test_an_average_that_began_anew_goes_on_in_a_pickle() -> None:
     model = clone(AVERAGED).set_params(average=EMA(0.9), pickle_state=True).fit(X, POSITIVE)
     model.coefs_[0][0, 0] = 3.0
@@ -327,9 +303,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "message"), WRONG)
-def test_what_cannot_be_is_told_before_anything_runs(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_is_told_before_a_run(settings: dict[str, Any], message: str) -> None:
     model = MLPClassifier(**{**SHORT, **settings})
     with pytest.raises(TypeError if "optimizer" in message else ValueError, match=message):
         model.fit(X, POSITIVE)
@@ -371,7 +345,7 @@ def test_fits_are_monotone(kind: Any, solver: str) -> None:
     assert model.net_.monotonic_cst == (1, 0, -1)
 
 
-def test_columns_by_name() -> None:
+def test_columns_by_name_and_not_several_classes() -> None:
     frame = pd.DataFrame(RISING_X, columns=[*"abc"])
     named = MLPRegressor(**FEW, monotonic_cst={"c": -1, "a": 1}).fit(frame, RISING)
     placed = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
@@ -380,6 +354,8 @@ def test_columns_by_name() -> None:
         MLPRegressor(**FEW, monotonic_cst={"A": 1}).fit(frame, RISING)
     with pytest.raises(ValueError, match="those of X have no names: pass a frame"):
         MLPRegressor(**FEW, monotonic_cst={"a": 1}).fit(RISING_X, RISING)
+    with pytest.raises(ValueError, match="the link 'softmax' do not"):
+        MLPClassifier(monotonic_cst=SIGNS).fit(RISING_X, np.digitize(RISING, [-1, 1]))
 
 
 def test_searches_files_and_exports_keep_it(tmp_path: Path) -> None:
@@ -393,11 +369,6 @@ def test_searches_files_and_exports_keep_it(tmp_path: Path) -> None:
     assert loaded.monotonic_cst == SIGNS
     assert is_ordered(loaded)
     assert to_onnx(model)
-
-
-def test_several_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="the link 'softmax' do not"):
-        MLPClassifier(monotonic_cst=SIGNS).fit(RISING_X, np.digitize(RISING, [-1, 1]))
 
 
 REPORTED = ("adam", "sgd", "adamw", "lbfgs")
@@ -523,16 +494,20 @@ def test_a_regressor_lowers_its_rate_on_plateaus() -> None:
     assert model.history_.metrics["mae"][-1] == pytest.approx(mean, rel=1e-12)
 
 
-def test_a_bar_counts_the_epochs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bars_count_epochs_in_a_pipeline_too(capfd: pytest.CaptureFixture[str]) -> None:
     model = clone(SMALL).set_params(solver="lbfgs").fit(X, LABELS, progress=True)
     printed = capfd.readouterr().err
     assert "8/8" in printed
     assert f"loss={model.loss_:.4g}" in printed
     assert same(model, clone(model).fit(X, LABELS))
+    epochs: list[int] = []
+    model = make_pipeline(StandardScaler(), clone(SMALL))
+    model.fit(X, LABELS, mlpclassifier__callbacks=lambda report: epochs.append(report.epoch))
+    assert epochs == list(range(8))
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_verbose_prints_scikit_learns_lines_and_from_2_on_a_second(
+def test_verbose_prints_lines_as_scikit_learn(
     early: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {"early_stopping": early, "max_iter": 3, "random_state": 0}
@@ -557,13 +532,6 @@ def test_lbfgs_prints_its_iterations_from_2_on(capsys: pytest.CaptureFixture[str
     first, second, *_ = capsys.readouterr().out.splitlines()[-4:]
     assert re.fullmatch(r"Iteration 1, loss = \d\.\d{8}", first)
     assert re.fullmatch(r"    \d+\.\d\d s", second)
-
-
-def test_a_pipeline_passes_them_on(capfd: pytest.CaptureFixture[str]) -> None:
-    epochs: list[int] = []
-    model = make_pipeline(StandardScaler(), clone(SMALL))
-    model.fit(X, LABELS, mlpclassifier__callbacks=lambda report: epochs.append(report.epoch))
-    assert epochs == list(range(8))
 
 
 def test_metadata_routing_passes_them_on() -> None:

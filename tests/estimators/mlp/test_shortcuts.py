@@ -332,9 +332,7 @@ print((peak_of_process() - before - 2 * matrix) / parameters)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
-def test_a_sparse_fit_takes_twice_the_matrix_and_five_times_the_parameters(
-    python: Callable[..., str],
-) -> None:
+def test_a_sparse_fit_takes_twice_the_matrix_and_5_parameters(python: Callable[..., str]) -> None:
     # They are held flat, and in panels, 4 % wider, with Adam's two numbers each; at the end they
     # are laid out flat once more, to be copied to where predictions see all of them or none: 205
     # MB, 5.1 times, and dense rows would be 800. Of arrays below 32 MB the allocator may keep freed
@@ -411,9 +409,7 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
         ({"loss": Tweedie(1.7)}, (53, 1)),
     ],
 )
-def test_it_has_the_losses_that_scikit_learn_has_not(
-    settings: dict[str, Any], shape: tuple[int, int]
-) -> None:
+def test_it_has_further_losses(settings: dict[str, Any], shape: tuple[int, int]) -> None:
     model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0, **settings)
     net = model.fit(X, POSITIVE).net_
     assert net.predict(X).shape == shape
@@ -667,16 +663,12 @@ def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_who_leaves_last_gives_the_threads_back() -> None:
+def test_threads_come_back_from_the_last_and_after_errors() -> None:
     with one_thread:
         with one_thread:
             pass
         assert set(blas_threads()) == {1}
     assert set(blas_threads()) == {3}
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_an_error_gives_them_back() -> None:
     with pytest.raises(KeyError), one_thread:
         raise KeyError
     assert set(blas_threads()) == {3}

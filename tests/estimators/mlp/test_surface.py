@@ -45,11 +45,15 @@ def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 @each
-def test_parameters_are_scikit_learns_and_after_them_ours_by_keyword(name: str) -> None:
+def test_parameters_and_public_names_are_scikit_learns_first(name: str) -> None:
     theirs, ours = (parameters_of(type(model)) for model in both(name))
     assert ours[: len(theirs)] == theirs
     assert {kind for _, kind, _ in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
     assert list(getattr(fastmlp, name)().get_params()) == sorted(n for n, _, _ in ours)
+    theirs, ours = both(name)
+    missing = {each for each in dir(theirs) if each[0] != "_"} - set(dir(ours))
+    assert not missing
+    assert not hasattr(ours, "decision_function")
 
 
 @each
@@ -63,14 +67,6 @@ def test_methods_take_what_scikit_learns_take_in_its_order(name: str) -> None:
 
 
 @each
-def test_what_is_public_there_is_public_here(name: str) -> None:
-    theirs, ours = both(name)
-    missing = {each for each in dir(theirs) if each[0] != "_"} - set(dir(ours))
-    assert not missing
-    assert not hasattr(ours, "decision_function")
-
-
-@each
 def test_settings_are_checked_as_there_and_others_are_unknown(name: str) -> None:
     theirs, ours = (model._parameter_constraints for model in both(name))
     wider = {"activation", "solver", "loss", "early_stopping"}  # what the core has
@@ -81,17 +77,9 @@ def test_settings_are_checked_as_there_and_others_are_unknown(name: str) -> None
 
 
 @each
-def test_tags_are_the_same(name: str) -> None:
+def test_tags_and_tools_are_the_same(name: str) -> None:
     theirs, ours = (asdict(get_tags(model)) for model in both(name))
     assert ours == theirs
-
-
-def fitted_to_six_rows(model: Any) -> Any:
-    return model.set_params(max_iter=2).fit(X, y)
-
-
-@each
-def test_it_is_no_transformer_to_tools(name: str) -> None:
     """They ask for the mixin, for its method, or for `transform` before the fit."""
     _, ours = both(name)
     assert not isinstance(ours, TransformerMixin)
@@ -102,15 +90,15 @@ def test_it_is_no_transformer_to_tools(name: str) -> None:
     assert fitted.transform(X).shape == (6, 100)
     with pytest.raises(AttributeError, match="has no attribute 'transform'"):
         type(ours)().transform(X)
-
-
-@each
-def test_a_pipeline_can_use_a_fitted_ones_hidden_layer(name: str) -> None:
     fitted = fitted_to_six_rows(getattr(fastmlp, name)(hidden_layer_sizes=(5,)))
     pipe = make_pipeline(FrozenEstimator(fitted), LinearRegression()).fit(X, y)
     assert pipe[-1].n_features_in_ == 5
     # A pipeline sets the output of every step that has `transform`.
     assert make_pipeline(fitted).set_output(transform="pandas")
+
+
+def fitted_to_six_rows(model: Any) -> Any:
+    return model.set_params(max_iter=2).fit(X, y)
 
 
 @each
@@ -124,14 +112,11 @@ def test_routing_asks_for_the_same_and_for_our_arguments_of_fit(name: str) -> No
     }
 
 
-def test_mixins_come_first_then_the_base() -> None:
+def test_mixins_and_losses_come_first() -> None:
     for kind, mixin in ((MLPClassifier, ClassifierMixin), (MLPRegressor, RegressorMixin)):
         order = kind.__mro__
         places = [order.index(each) for each in (mixin, BaseMultilayerPerceptron, BaseEstimator)]
         assert places == sorted(places)
-
-
-def test_a_regressors_loss_comes_first() -> None:
     with pytest.raises(ValueError, match="The 'loss' parameter of MLPRegressor must be a str"):
         MLPRegressor((50,)).fit([[0.0], [1.0]], [0.0, 1.0])
 
@@ -148,16 +133,13 @@ def test_a_wrong_keyword_is_one_of_the_class_that_was_made(model: Any) -> None:
         model.predict_batches(ROWS, batch=3)
 
 
-def test_text_in_a_frame_names_its_column() -> None:
+def test_text_is_named_by_its_column_and_has_scikit_learns_words() -> None:
     message = (
         r"^could not convert string to float: 'u': text, such as 'u' in column 'b'; encode it: "
         r"pandas.get_dummies\(X, dtype=float\), or scikit-learn's OneHotEncoder$"
     )
     with pytest.raises(ValueError, match=message):
         MLPClassifier().fit(FRAME, [0, 1])
-
-
-def test_text_in_an_array_has_the_words_of_scikit_learn_and_a_note() -> None:
     rows = FRAME.to_numpy()
     with pytest.raises(ValueError, match="could not convert") as theirs:
         Theirs().fit(rows, [0, 1])

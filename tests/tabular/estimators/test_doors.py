@@ -231,10 +231,12 @@ def test_texts_like_numbers_stay_texts_in_files(kind: str, seed: int, tmp_path: 
     assert (schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]).all()
 
 
-def test_nulls_of_arrows_dictionaries_are_missing_labels() -> None:
+def test_missing_labels_of_dictionaries_and_lists() -> None:
     column = pyarrow.chunked_array([pyarrow.array([None, *LABELS[1:]]).dictionary_encode()])
     with pytest.raises(ValueError, match="1 missing value, the first in row 0"):
         TabularMLPClassifier(**FEW).fit(X, column)
+    with pytest.raises(ValueError, match="1 missing value, the first in row 2"):
+        TabularMLPClassifier(max_iter=1).fit([[1], [2], [3]], ["a", "b", float("nan")])
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -277,13 +279,18 @@ def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) ->
     assert model.training_["rows"] == 120 - divided[0]
 
 
-def test_rows_that_no_fold_validates_on_are_trained_on() -> None:
+def test_folds_of_masks_and_rows_that_none_validates_on() -> None:
     model = TabularMLPRegressor(**FEW, cv=TimeSeriesSplit(2)).fit(X, Y)
     assert model.training_ == {"rows": 120, "validation_rows": 80}
     assert len(model.pack_.residuals) == 80
     trees = DecisionTreeRegressor(max_depth=3, random_state=0)
     both = clone(model).set_params(extra_members=[trees]).fit(X, Y)
     assert both.leaderboard_["validation_score"].notna().all()
+    mask = np.arange(120) % 2 == 0
+    first = TabularMLPRegressor(**FEW, cv=[(mask, ~mask)]).fit(X, Y)
+    second = TabularMLPRegressor(**FEW).fit(X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask])
+    assert len(first.members_) == len(second.members_)
+    assert first.training_["validation_rows"] == 60
 
 
 PAIRS: list[tuple[Any, str]] = [
@@ -301,14 +308,6 @@ PAIRS: list[tuple[Any, str]] = [
 def test_faults_of_pairs(cv: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         TabularMLPRegressor(**FEW, cv=cv).fit(X, Y)
-
-
-def test_masks_divide_rows_too() -> None:
-    mask = np.arange(120) % 2 == 0
-    first = TabularMLPRegressor(**FEW, cv=[(mask, ~mask)]).fit(X, Y)
-    second = TabularMLPRegressor(**FEW).fit(X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask])
-    assert len(first.members_) == len(second.members_)
-    assert first.training_["validation_rows"] == 60
 
 
 def test_a_callback_ends_the_fit() -> None:
@@ -349,11 +348,6 @@ def test_a_missing_target_is_one_error_at_every_door(classes: list[Any], tmp_pat
             message = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
             with pytest.raises(ValueError, match=message):
                 TabularMLPClassifier(max_iter=1).fit(table, target="y")
-
-
-def test_nan_among_texts_of_a_list_is_missing() -> None:
-    with pytest.raises(ValueError, match="1 missing value, the first in row 2"):
-        TabularMLPClassifier(max_iter=1).fit([[1], [2], [3]], ["a", "b", float("nan")])
 
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

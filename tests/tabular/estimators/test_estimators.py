@@ -84,7 +84,7 @@ def test_a_table_of_any_library_gives_the_same_model() -> None:
     assert other.feature_names_in_.tolist() == list(X.columns)
 
 
-def test_rows_of_weight_0_are_not_there() -> None:
+def test_rows_of_weight_0_and_classes_of_one_row() -> None:
     weight = np.where(np.arange(120) % 4 == 0, 0.0, 3.0)
     model = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
     keep = weight > 0
@@ -92,6 +92,12 @@ def test_rows_of_weight_0_are_not_there() -> None:
     assert (model.predict(X) == other.predict(X)).all()
     heavy = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=1 + 9.0 * (Y > 4))
     assert heavy.predict(X).mean() > model.predict(X).mean()
+    y = LABELS.copy()
+    y[7] = "unique"
+    for more in ({}, {"cv": 2}):
+        model = TabularMLPClassifier(**{**FEW, **more}).fit(X, y)
+        assert model.predict_proba(X).shape == (120, 4)
+        assert np.isfinite(model.predict_log_proba(X)).all()
 
 
 @pytest.mark.slow
@@ -104,15 +110,6 @@ def test_scores_choose_the_ensemble(kind: Any) -> None:
     quick = "accuracy" if kind is TabularMLPClassifier else "neg_mean_absolute_error"
     model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
     assert model.validation_score_ == pytest.approx(get_scorer(quick)(model, X[::2], y[::2]))
-
-
-def test_a_class_of_one_row_has_its_column() -> None:
-    y = LABELS.copy()
-    y[7] = "unique"
-    for more in ({}, {"cv": 2}):
-        model = TabularMLPClassifier(**{**FEW, **more}).fit(X, y)
-        assert model.predict_proba(X).shape == (120, 4)
-        assert np.isfinite(model.predict_log_proba(X)).all()
 
 
 @pytest.mark.slow
@@ -171,14 +168,11 @@ def test_pipelines_searches_and_calibration() -> None:
     assert calibrated.predict_proba(X).shape == (120, 3)
 
 
-def test_a_time_limit_leaves_one_net_at_least() -> None:
+def test_a_time_limit_leaves_one_net_and_scores_that_fail_say_why() -> None:
     model = TabularMLPClassifier(n_members=6, time_limit=1e-3, random_state=0, n_jobs=2)
     with pytest.warns(match=r"fit: \d+ of 30 nets were trained within time_limit=0.001, \d+ of"):
         model.fit(X, LABELS)
     assert len(model.members_) >= 1
-
-
-def test_a_score_that_fails_says_why() -> None:
     with pytest.raises(ValueError, match=r"Classifier.fit: scoring='f1' of 3 classes failed: T"):
         TabularMLPClassifier(**FEW | {"scoring": "f1", "max_iter": 1}).fit(X, LABELS)
 
@@ -267,7 +261,7 @@ def test_targets_among_the_columns_are_warned_of(seed: int) -> None:
     model.fit(X.assign(copy=changed), y)
 
 
-def test_faults_of_numbers() -> None:
+def test_faults_of_numbers_and_predictions() -> None:
     with pytest.raises(
         ValueError, match=r"fit: y must hold numbers: .*; TabularMLPClassifier learn"
     ):
@@ -275,9 +269,6 @@ def test_faults_of_numbers() -> None:
     assert not hasattr(TabularMLPRegressor(), "predict_proba")
     with pytest.raises(AttributeError, match="no predict_proba: numbers have predict_quantiles"):
         regressor().predict_proba(X)
-
-
-def test_faults_in_predictions() -> None:
     model = classifier()
     with pytest.raises(ValueError, match="'town'"):
         model.predict(X.drop(columns="town"))

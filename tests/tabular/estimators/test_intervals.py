@@ -40,7 +40,6 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: t
 Array = NDArray[Any]
 X, Y = drawn()
 LABELS = labels()
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
 def naive(scores: Array, level: float, weights: Array) -> float:
@@ -139,7 +138,6 @@ def test_ends_are_in_the_range_of_targets(low: float, high: float, expected: Any
 
 
 @pytest.mark.slow
-@needs_compiler
 def test_sizes_of_errors_are_learned() -> None:
     """Where errors are ten times as large intervals are several times as wide, and both hold."""
     generator = np.random.default_rng(0)
@@ -175,7 +173,6 @@ def test_sizes_of_errors_are_learned() -> None:
 
 
 @pytest.mark.slow
-@needs_compiler
 def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> None:
     model = regressor()
     assert model.pack_.sizes is not None
@@ -197,7 +194,6 @@ def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> No
     assert model.predict_quantiles(X[:0], [0.5]).shape == (0, 1)
 
 
-@needs_compiler
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sets_of_classes_are_those_of_the_definition(weighted: bool, tmp_path: Path) -> None:
     weight = np.where(np.arange(40) % 3 == 0, 2.0, 1.0) if weighted else np.ones(40)
@@ -218,7 +214,6 @@ def test_sets_of_classes_are_those_of_the_definition(weighted: bool, tmp_path: P
     assert model.predict_set(X[:0]).shape == (0, 3)
 
 
-@needs_compiler
 def test_faults() -> None:
     model = regressor()
     with pytest.raises(ValueError, match=r"predict_interval: coverage=0.995 needs 199 rows to val"):
@@ -263,7 +258,6 @@ def test_scores_of_rows() -> None:
     np.testing.assert_array_equal(errors, [-1, 2])
 
 
-@needs_compiler
 @pytest.mark.parametrize("seed", range(8))
 def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a fold of the sizes no row is trained on whose group has rows to validate on."""
@@ -297,7 +291,6 @@ def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.Monk
         assert not {*of_rows[first]} & {*of_rows[second]}
 
 
-@needs_compiler
 def test_folds_and_groups_that_contradict_each_other() -> None:
     groups = np.arange(120) // 4
     pairs = [(np.arange(58), np.arange(58, 120))]
@@ -312,7 +305,6 @@ def test_folds_and_groups_that_contradict_each_other() -> None:
         TabularMLPRegressor(**FEW).fit(X, Y, groups=groups, sample_weight=groups == 0)
 
 
-@needs_compiler
 def test_a_time_limit_leaves_sizes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     called = list[int]()
 
@@ -363,7 +355,6 @@ def test_nets_begin_with_the_best_constant(name: Any) -> None:
     assert all(own >= loss.score(y, np.full(400, constant * k), None) for k in (0.9, 1.1))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.parametrize("name", [*LOSSES][1:])
 def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
     metric, settings = LOSSES[name]
@@ -392,18 +383,14 @@ def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
         assert (predictions > 0).all()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_the_default_is_as_before() -> None:
     model = TabularMLPRegressor(**FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2)
     assert np.array_equal(model.fit(X, Y).predict(X), regressor().predict(X))
 
 
-def test_a_score_of_classes_is_refused() -> None:
+def test_scores_of_classes_are_refused_and_rows_without_weight_may_be_anything() -> None:
     with pytest.raises(ValueError, match=r"Regressor.fit: scoring='roc_auc' of numbers failed: "):
         TabularMLPRegressor(**FEW, scoring="roc_auc").fit(X, POSITIVE)
-
-
-def test_a_row_without_weight_may_have_any_target() -> None:
     weight = np.arange(120) > 0
     model = TabularMLPRegressor(**FEW, loss="gamma", cv=2)
     y = np.where(weight, POSITIVE, -1.0)

@@ -365,7 +365,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ("classes", "divided"),
     [(True, "folds"), (False, "folds"), (True, "held out"), (False, "given")],
 )
-def test_all_rows_are_trained_on_after_the_selection(
+def test_all_rows_are_trained_on(
     classes: bool, divided: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
@@ -436,9 +436,7 @@ def test_a_refit_that_is_cut_short_leaves_the_selection() -> None:
 
 
 @pytest.mark.parametrize("time_limit", [None, 1e6])
-def test_ctrl_c_during_a_refit_leaves_the_selection(
-    time_limit: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_a_refit(time_limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(nets: Any, *_: Any, **options: Any) -> list[History]:
         return [History(status=Status.INTERRUPTED) for _ in nets]
 
@@ -561,7 +559,8 @@ def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
     assert (np.diff(small.predict(ages)) >= 0).all()
 
 
-def test_drawn_rows_are_of_near_rows(rng: np.random.Generator) -> None:
+def test_drawn_rows_are_of_near_rows() -> None:
+    rng = np.random.default_rng(0)
     # Two groups far from each other; the last two numbers are parts of one date.
     group = rng.integers(2, size=500)
     numbers = np.stack([10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1)

@@ -116,9 +116,7 @@ def test_nets_take_rows_in_short_where_that_is_faster() -> None:
 
 
 @pytest.mark.parametrize(("weight", "bias", "left"), [(1e-4, -9, 5), (1e-4, 9, 8), (0.1, -9, 8)])
-def test_units_that_no_prediction_depends_on_are_left_out(
-    weight: float, bias: float, left: int
-) -> None:
+def test_units_without_a_prediction_are_left_out(weight: float, bias: float, left: int) -> None:
     rows, _ = parts(90)
     encoding = Encoding(n_bins=8).fit(rows.values, rows.y, "regression", 0)
     settings = net_settings(outputs_of("regression", rows.y, None, 0), FEW)
@@ -132,12 +130,16 @@ def test_units_that_no_prediction_depends_on_are_left_out(
     assert without_idle_units(net, recipe._replace(l1=0.0), encoding, settings, X) is net
 
 
-def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_chunks_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
     monkeypatch.setattr("fastmlp.tabular.pool.CHUNK", 7)
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
+    far = second.values._replace(numbers=second.values.numbers * 1e3)
+    predictions = pack.predict(far)
+    assert first.y.min() <= predictions.min()
+    assert predictions.max() <= first.y.max()
 
 
 def test_bits_of_predictions_are_of_two_forms_of_rows() -> None:
@@ -187,24 +189,12 @@ def test_weights_of_rows_count_in_training_and_in_selection() -> None:
     assert -trained(first, far).validation_score < 2
 
 
-def test_further_models_are_candidates() -> None:
+def test_further_models_are_candidates_and_a_score_is_a_number() -> None:
     first, second = parts(300)
     pack = trained(first, second, extra=[second.y + 1e-3, np.zeros(100)])
     np.testing.assert_array_equal(pack.extra_weights, [1, 0])
     assert not pack.members
     assert not pack.predict(second.values).any()
-
-
-def test_predictions_of_numbers_stay_in_the_range_of_training() -> None:
-    first, second = parts(200)
-    pack = trained(first, second)
-    far = second.values._replace(numbers=second.values.numbers * 1e3)
-    predictions = pack.predict(far)
-    assert first.y.min() <= predictions.min()
-    assert predictions.max() <= first.y.max()
-
-
-def test_a_score_that_is_no_number_is_refused() -> None:
     first, second = parts(60)
     nan = FEW._replace(n_members=1, score=lambda y, predictions, weight: float("nan"))
     with pytest.raises(ValueError, match="no number"):
@@ -255,34 +245,26 @@ def test_few_columns_have_many_pieces(n_numeric: int, expected: list[int]) -> No
     assert [encoding.n_bins for encoding in encodings_for(n_numeric).values()] == expected
 
 
-def test_thousands_of_columns_have_none() -> None:
+def test_pieces_by_the_number_of_columns_and_presets() -> None:
     (encoding,) = encodings_for(5000).values()
     assert encoding.embedding == "none"
-
-
-def test_the_smallest_preset_has_every_encoding_and_the_l1_penalty() -> None:
     names = tuple(encodings_for(5))
     recipes = draw(PRESETS["fast"].n_members, 0, names)
     assert {recipe.encoding for recipe in recipes} == {*names}
     assert any(recipe.l1 for recipe in recipes)
     assert PRESETS["balanced"].n_members == len(KINDS)
+    depths = [len(recipe.hidden) for recipe in draw(6, 0, NAMES)]
+    assert 0 in depths
+    assert 1 in depths
 
 
 NAMES = ("steps", "plain")
 
 
-def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
+def test_draws_are_those_of_their_seed_and_kind() -> None:
     assert draw(20, 7, NAMES) == draw(20, 7, NAMES)
     first, second = draw(20, 7, NAMES), draw(20, 8, NAMES)
     assert not any(a.seed == b.seed for a, b in zip(first, second, strict=True))
-
-
-@pytest.mark.parametrize("n", [1, 5, 13])
-def test_a_net_does_not_depend_on_how_many_are_drawn(n: int) -> None:
-    assert draw(n, 3, NAMES) == draw(40, 3, NAMES)[:n]
-
-
-def test_all_draws_are_within_their_kind() -> None:
     for recipe in draw(40 * len(KINDS), 0, NAMES):
         kind = KINDS[recipe.number % len(KINDS)]
         factor = 1 + recipe.number // len(KINDS) % 2
@@ -294,17 +276,18 @@ def test_all_draws_are_within_their_kind() -> None:
         assert kind.penalties[0] <= recipe.l1 <= kind.penalties[1]
 
 
+@pytest.mark.parametrize("n", [1, 5, 13])
+def test_a_net_does_not_depend_on_how_many_are_drawn(n: int) -> None:
+    assert draw(n, 3, NAMES) == draw(40, 3, NAMES)[:n]
+
+
 def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
     few = TabularMLPClassifier(n_members=7, preset="fast")
     alone = TabularMLPClassifier(preset="fast")
     assert [alone._settings(n).n_members for n in (LARGE - 1, LARGE)] == [6, 2]
     assert few._settings(LARGE).n_members == 7
-    assert [batch_size_of(n) for n in (LARGE - 1, LARGE, 200_000, 1_000_000)] == [
-        256,
-        256,
-        512,
-        1024,
-    ]
+    sizes = [batch_size_of(n) for n in (LARGE - 1, LARGE, 200_000, 1_000_000)]
+    assert sizes == [256, 256, 512, 1024]
     first, second = draw(2, 0, NAMES, LARGE)
     assert (first.activation, first.dropout, second.l1 > 0) == ("silu", 0, True)
     assert draw(10, 0, NAMES, LARGE - 1) == draw(10, 0, NAMES)
@@ -314,12 +297,6 @@ def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
     made: list[Any] = [new_net(second, encoding, nets, n) for n in (1_000_000, LARGE - 1)]
     decays = [net.optimizer.weight_decay for net in made]
     assert decays[0] == pytest.approx(decays[1] * 100 / 977)
-
-
-def test_a_linear_net_and_one_of_one_layer_are_among_the_first() -> None:
-    depths = [len(recipe.hidden) for recipe in draw(6, 0, NAMES)]
-    assert 0 in depths
-    assert 1 in depths
 
 
 @pytest.mark.parametrize(
@@ -341,10 +318,6 @@ def candidates_of(seed: int, n: int = 7, n_rows: int = 60) -> tuple[NDArray[Any]
     y = generator.normal(size=n_rows)
     noise = generator.normal(size=(n, n_rows)) * generator.uniform(0.5, 1.5, (n, 1))
     return y, y + noise + generator.normal(size=(n, 1)) * 0.2
-
-
-def loss_of(y: NDArray[Any], mean: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean((y - mean) ** 2)))
 
 
 def caruana(y: NDArray[Any], candidates: NDArray[Any], n_rounds: int) -> list[int]:
@@ -370,69 +343,45 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
-    result = greedy(candidates, lambda mean, weight: loss_of(y, mean), n_rounds=25)
+    result = greedy(candidates, partial(loss_of, y), n_rounds=25)
     chosen = caruana(y, candidates, 25)
     expected = np.bincount(chosen, minlength=len(candidates)) / len(chosen)
     np.testing.assert_allclose(result.weights, expected, rtol=0, atol=1e-15)
     assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
 
 
-def test_predictions_in_float32_are_summed_in_float64() -> None:
+def test_float32_and_numbers_that_are_none_in_a_selection() -> None:
     y, candidates = candidates_of(3)
     single = np.asarray(candidates, np.float32)
-    losses = [
-        greedy(each, lambda mean, weight: loss_of(y, mean)).loss
-        for each in (single, single.astype(np.float64))
-    ]
-    assert losses[0] == losses[1]
-
-
-def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
+    one, other = (greedy(each, partial(loss_of, y)) for each in (single, single.astype(float)))
+    assert one.loss == other.loss
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
-    result = greedy(candidates, lambda mean, weight: loss_of(y, mean))
+    result = greedy(candidates, partial(loss_of, y))
     assert result.weights[0] == 0
     assert np.isfinite(result.loss)
-    none = greedy(candidates[:1], lambda mean, weight: loss_of(y, mean))
+    none = greedy(candidates[:1], partial(loss_of, y))
     assert not none.weights.any()
 
 
-def weighted_loss(y: NDArray[Any], mean: NDArray[Any], weight: NDArray[Any] | None) -> float:
+def loss_of(y: NDArray[Any], mean: NDArray[Any], weight: NDArray[Any] | None = None) -> float:
     return float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
 
 
 def bags(y: NDArray[Any], candidates: NDArray[Any], seed: int = 0, **settings: Any) -> Selection:
-    loss = partial(weighted_loss, y)
+    loss = partial(loss_of, y)
     return bagged(candidates, loss, len(y), np.random.default_rng(seed), **settings)
 
 
-def test_a_candidate_that_is_far_better_is_alone_in_every_bag() -> None:
+def test_bags_have_their_seed_their_rows_and_the_best() -> None:
     y, candidates = candidates_of(4)
     candidates[3] = y + 1e-6
     result = bags(y, candidates)
     np.testing.assert_array_equal(result.weights, np.eye(len(candidates))[3])
     assert result.loss == pytest.approx(1e-6)
-
-
-def test_bags_spread_the_weights_and_few_may_remain() -> None:
-    y, candidates = candidates_of(6)
-    one, many = greedy(candidates, lambda mean, weight: loss_of(y, mean)), bags(y, candidates)
-    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
-    assert many.weights.sum() == pytest.approx(1)
-    few = bags(y, candidates, max_members=2)
-    kept = np.sort(np.argsort(-many.weights)[:2])
-    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
-    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
-    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
-
-
-def test_bags_are_those_of_their_seed() -> None:
     y, candidates = candidates_of(6)
     np.testing.assert_array_equal(bags(y, candidates).weights, bags(y, candidates).weights)
     assert (bags(y, candidates, 1).weights != bags(y, candidates).weights).any()
-
-
-def test_rows_without_weight_do_not_count_in_bags() -> None:
     y, candidates = candidates_of(6)
     weight = np.repeat([1.0, 0.0], 30)
     far = y.copy()
@@ -442,12 +391,24 @@ def test_rows_without_weight_do_not_count_in_bags() -> None:
     assert result.loss < 2
 
 
+def test_bags_spread_the_weights_and_few_may_remain() -> None:
+    y, candidates = candidates_of(6)
+    one, many = greedy(candidates, partial(loss_of, y)), bags(y, candidates)
+    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
+    assert many.weights.sum() == pytest.approx(1)
+    few = bags(y, candidates, max_members=2)
+    kept = np.sort(np.argsort(-many.weights)[:2])
+    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
+    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
+    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
+
+
 @pytest.mark.parametrize("most", [1, 3, None])
 def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> None:
     y, candidates = candidates_of(7, n=6)
     candidates[2] = np.nan
     weight = np.random.default_rng(1).uniform(size=len(y))
-    loss = partial(weighted_loss, y)
+    loss = partial(loss_of, y)
     result = equal(candidates, loss, weight=weight, max_members=most)
     losses = [np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)]
     best = np.argsort(losses)[: most or 5]
@@ -469,14 +430,11 @@ def test_classes_are_dealt_out_evenly(n_folds: int) -> None:
     assert np.ptp(np.bincount(folds, minlength=n_folds)) <= 1
 
 
-def test_numbers_are_dealt_out_by_their_order() -> None:
+def test_folds_of_numbers_and_of_equal_rows() -> None:
     y = np.random.default_rng(1).normal(size=500)
     folds = folds_of(y, 5, np.random.default_rng(0))
     means = [y[folds == k].mean() for k in range(5)]
     assert np.ptp(means) < 0.1
-
-
-def test_equal_rows_are_dealt_out_at_random() -> None:
     y = np.zeros(100, np.int64)
     first, second = (folds_of(y, 5, np.random.default_rng(seed)) for seed in range(2))
     assert (first != second).any()
@@ -576,9 +534,7 @@ def test_rows_held_out_have_all_parts_of_a_range(rng: np.random.Generator) -> No
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
-def test_few_rows_leave_some_on_both_sides(
-    n: int, fraction: float, rng: np.random.Generator
-) -> None:
+def test_few_rows_are_on_both_sides(n: int, fraction: float, rng: np.random.Generator) -> None:
     mask = held_out(np.arange(n) % 2, fraction, rng, classes=True)
     assert 0 < mask.sum() < n
 
@@ -606,12 +562,9 @@ def test_missing_targets_have_their_row(y: Any) -> None:
         fit_arguments.classes_in(y, 3, "fit")
 
 
-def test_labels_of_several_types() -> None:
+def test_labels_of_several_types_and_weights() -> None:
     with pytest.raises(TypeError, match=r"fit: labels of y must be of one type"):
         fit_arguments.classes_in(np.array(["a", 1, "a"], object), 3, "fit")
-
-
-def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
     result = fit_arguments.weights([0, 2, 6], 3, "fit")
     assert result is not None
     assert result.tolist() == [0, 0.5, 1.5]

@@ -124,11 +124,13 @@ def test_unknown_levels_and_columns_without_a_value() -> None:
         assert values.codes.tolist() == [[-1, -1]]
 
 
-def test_columns_are_found_by_name() -> None:
+def test_columns_are_found_by_name_and_no_rows_are_none() -> None:
     schema = Schema.learn(pandas_frame())
     other = pandas_frame()[["new", "rooms", "color", "size"]].assign(date=pandas.Timestamp(0))
     assert_equal(schema.read(other), schema.read(pandas_frame()))
     assert_equal(schema.read(polars.from_pandas(other)), schema.read(pandas_frame()))
+    values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
+    assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -256,12 +258,6 @@ def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
         schema.read(other.assign(rooms="2"))
 
 
-def test_numbers_where_texts_were_are_texts() -> None:
-    schema = Schema.learn(pandas.DataFrame({"zip": ["8000", "9000", "8000"]}))
-    codes = schema.read(pandas.DataFrame({"zip": [9000.0, 8000, 1]})).codes
-    assert codes[:, 0].tolist() == [1, 0, -1]
-
-
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
@@ -305,25 +301,16 @@ def test_columns_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
-def test_infinite_numbers_are_named(library: Any) -> None:
+def test_infinite_numbers_and_texts_for_numbers_are_named(library: Any) -> None:
     fine, wrong = {"a": [1.0, 2.0], "b": [0.0, 1.0]}, {"a": [1.0, 2.0], "b": [0.0, -np.inf]}
     message = "me: the column 'b' is infinite in row 1"
     with pytest.raises(ValueError, match=message):
         Schema.learn(library(wrong), who="me")
     with pytest.raises(ValueError, match=message):
         Schema.learn(library(fine)).read(library(wrong), "me")
-
-
-@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
-def test_texts_where_numbers_were_are_named(library: Any) -> None:
     schema = Schema.learn(library({"a": [1.0, 2.0], "b": [0.0, 1.0]}))
     with pytest.raises(TypeError, match="me: the column 'b' must hold numbers, got"):
         schema.read(library({"a": [1.0, 2.0], "b": ["0", "1"]}), "me")
-
-
-def test_no_rows_are_read_as_none() -> None:
-    values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
-    assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
 
 
 def test_many_levels_and_columns() -> None:
@@ -414,11 +401,14 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
         np.testing.assert_array_equal(few.codes, expected.codes)
 
 
-def test_texts_that_are_all_missing_are_no_numbers() -> None:
+def test_numbers_and_texts_that_are_all_missing() -> None:
     schema = Schema.learn(pandas.DataFrame({"a": [1.0, 2.0], "b": [3, 4]}))
     missing = pandas.DataFrame({"a": pandas.array([None], "str"), "b": [3]})
     with pytest.raises(TypeError, match="the column 'a' must hold numbers, got texts"):
         schema.read(missing)
+    schema = Schema.learn(pandas.DataFrame({"zip": ["8000", "9000", "8000"]}))
+    codes = schema.read(pandas.DataFrame({"zip": [9000.0, 8000, 1]})).codes
+    assert codes[:, 0].tolist() == [1, 0, -1]
 
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -557,14 +547,11 @@ def test_texts_that_are_dates(text: str, utc: str | None) -> None:
         np.testing.assert_array_equal(pyarrows, ours)
 
 
-def test_texts_some_of_which_are_no_dates_are_texts() -> None:
+def test_texts_and_objects_some_of_which_are_dates() -> None:
     for wrong in ("soon", "2024-02-30", 5):
         frame = pandas.DataFrame({"when": ["2024-03-01", "2024-03-02", wrong] * 2}, dtype=object)
         assert len(Schema.learn(frame).levels["when"]) == 3
     assert Schema.learn(pandas.DataFrame({"at": ["10:30", "24:30"] * 2})).levels
-
-
-def test_objects_of_several_kinds_of_dates() -> None:
     day = datetime.datetime(2024, 3, 1, 22, tzinfo=datetime.timezone(datetime.timedelta(hours=-3)))
     mixed = [datetime.date(2024, 3, 2), day, np.datetime64("2024-03-03", "ns"), None, pandas.NaT]
     frame = pandas.DataFrame({"when": pandas.Series(mixed, dtype=object)})

@@ -104,7 +104,7 @@ def test_other_settings_of_one_rank_raise_on_all(of_rank: Any, message: str) -> 
         assert message in str(error)
 
 
-def test_other_nets_of_one_rank_raise_on_all() -> None:
+def test_ranks_agree_on_nets_and_need_rows() -> None:
     for name, nets in {
         "parameters (by seed=, or from a file)": [made(seed=seed) for seed in (1, 1, 1, 2)],
         "optimizer": [made(optimizer=SGD(rate)) for rate in (0.1, 0.1, 0.1, 0.2)],
@@ -113,8 +113,6 @@ def test_other_nets_of_one_rank_raise_on_all() -> None:
         for error in errors_of(work(iter(nets).__next__)):
             assert f"all ranks must have the same {name}, but rank 0 has" in str(error)
 
-
-def test_rows_there_must_be() -> None:
     def fit(communicator: Any) -> Any:
         return made().fit(X[:0], Y[:0], communicator=communicator)
 
@@ -324,18 +322,15 @@ def test_ranks_with_other_numbers_of_buffers(source: Any) -> None:
     assert net.n_steps == 3 * (12 + 10 + 7 + 4)
 
 
-def test_an_epoch_has_the_loss_of_all_rows() -> None:
+def test_buffers_of_ranks_have_one_loss_and_schedule() -> None:
     def net() -> MLP:
         return made(optimizer=Adam(1e-12))
 
     (_, history), *_ = fitted(blocks, net)
     expected = float(np.mean((net().predict(DEALT_X) - DEALT_Y) ** 2))
     np.testing.assert_allclose(history.loss, expected, rtol=1e-6)
-
-
-def test_schedules_know_the_steps_of_all_buffers() -> None:
-    (net, history), *_ = fitted(blocks, lambda: made(optimizer=Adam(Cosine(0.01))))
-    last = Cosine(0.01)(np.array([net.n_steps - 1]), net.n_steps)
+    (one, history), *_ = fitted(blocks, lambda: made(optimizer=Adam(Cosine(0.01))))
+    last = Cosine(0.01)(np.array([one.n_steps - 1]), one.n_steps)
     np.testing.assert_allclose(history.learning_rate[-1], last)
     result = outcomes(
         4,

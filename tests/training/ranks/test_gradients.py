@@ -231,9 +231,7 @@ def fitted_averaged(
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shares", [(80, 80), (100, 3, 0, 57)])
-def test_after_each_step_of_plain_sgd_it_is_a_step_by_the_gradient(
-    shares: tuple[int, ...], weighted: bool
-) -> None:
+def test_averages_after_each_step_are_gradients(shares: tuple[int, ...], weighted: bool) -> None:
     def net() -> MLP:
         return made_averaged(SGD(0.1), l2=0.1)
 
@@ -419,23 +417,15 @@ def alone() -> MLP:
 
 
 @on_mpi
-def test_ranks_are_equal_by_bits_and_to_one_process(killed: Path) -> None:
+def test_processes_are_equal_to_one_process_and_end_with_a_killed_rank(killed: Path) -> None:
     result = np.frombuffer(parameters_of("plain", killed))
     np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
-
-
-@on_mpi
-def test_a_killed_rank_ends_the_job(killed: Path) -> None:
     assert not list(killed.glob("kill [0-9]"))
 
 
 @on_mpi
-def test_processes_have_the_same_bits_twice(ended: Path) -> None:
+def test_processes_have_the_same_bits_twice_and_resumed(ended: Path) -> None:
     assert parameters_of("average", ended) == parameters_of("again", ended)
-
-
-@on_mpi
-def test_a_resumed_fit_has_the_bits_of_a_whole_one(ended: Path) -> None:
     assert parameters_of("resume", ended) == parameters_of("whole", ended)
 
 

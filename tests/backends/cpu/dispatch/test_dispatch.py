@@ -38,46 +38,34 @@ def choices(tuner: Autotuner, n_calls: int, alone: float, together: float) -> li
     return chosen
 
 
-def test_both_are_tried_and_the_first_call_of_a_team_does_not_count() -> None:
+def test_both_are_tried_and_the_faster_one_runs_but_for_trials() -> None:
     tuner = Autotuner()
     assert tuner.wants_team()
     tuner.record(True, 1, 100.0)
     assert choices(tuner, 3, alone=2.0, together=1.0) == [True, False, True]
-
-
-def test_the_faster_one_runs_but_for_a_trial_now_and_then() -> None:
     for team in (True, False):
         tuner = Autotuner()
         alone, together = (2.0, 1.0) if team else (1.0, 2.0)
         chosen = choices(tuner, 1000, alone, together)
         assert 0 < chosen[10:].count(not team) <= 15
-
-
-def test_it_changes_over_when_another_process_takes_a_core_and_back() -> None:
     tuner = Autotuner()
     choices(tuner, 100, alone=2.0, together=1.0)
     assert choices(tuner, 100, alone=2.0, together=5.0)[-10:] == [False] * 10
     assert choices(tuner, 150, alone=2.0, together=1.0)[-10:] == [True] * 10
 
 
-def test_the_slower_one_is_tried_less_and_less_often_while_nothing_changes() -> None:
+def test_the_slower_one_is_tried_less_and_less_often_or_within_a_second() -> None:
     tuner = Autotuner()
     trials = [i for i, team in enumerate(choices(tuner, 100 * RETRY, 2.0, 1.0)) if not team]
     gaps = [b - a for a, b in pairwise(trials)]
     assert gaps == sorted(gaps)
     assert gaps[-1] >= 4 * gaps[0]
-
-
-def test_the_slower_one_is_tried_within_a_second_of_long_calls() -> None:
     """Another library's threads spin for a minute; after it a team is faster."""
     tuner = Autotuner()
     choices(tuner, 6_000, alone=0.01, together=0.025)
     assert True in choices(tuner, LONG_RETRY, alone=0.01, together=0.006)
     choices(tuner, 100_000, alone=1e-6, together=2e-6)
     assert True not in choices(tuner, LONG_RETRY, alone=1e-6, together=2e-6)
-
-
-def test_one_call_that_was_disturbed_changes_nothing() -> None:
     tuner = Autotuner()
     choices(tuner, 200, alone=2.0, together=1.0)
     choices(tuner, 1, alone=2.0, together=9.0)
@@ -120,7 +108,7 @@ def test_only_long_parts_are_cut(flops: float, n_joins: int, n_threads: int, exp
     assert pieces_of(Work(flops, n_joins), n_threads) == expected
 
 
-def test_nets_of_another_dtype_have_tuners_of_their_own(
+def test_another_dtype_has_its_tuner(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     # 13-32-32-1 at 64 rows is faster on one thread in float32, and on two in float64.
@@ -145,14 +133,10 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Costs | None]:
 
 
 @only_compiled
-def test_a_team_pays_from_some_work_a_join(costs: dict[int, Costs | None]) -> None:
+def test_a_team_pays_from_some_work_by_how_far_cores_are(costs: dict[int, Costs | None]) -> None:
     # A join costs 0.3 us, and 20 of them must be saved: 1.5 MFLOP.
     assert not dispatch.pays(Work(1_000_000 * 2000, 2000), 2)
     assert dispatch.pays(Work(2_000_000 * 2000, 2000), 2)
-
-
-@only_compiled
-def test_what_is_fetched_counts_by_how_far_cores_are(costs: dict[int, Costs | None]) -> None:
     # 8.3 us a step, of which a team of near cores, with 1 us of joins, has to fetch 12 us' worth.
     work = Work(1_000_000 * 2000, 4 * 2000, 12e-6 * 2000)
     assert not dispatch.pays(work, 2)
@@ -160,10 +144,7 @@ def test_what_is_fetched_counts_by_how_far_cores_are(costs: dict[int, Costs | No
     assert dispatch.pays(work, 2)
     costs[2] = QUICK._replace(join=0.9e-6)
     assert not dispatch.pays(work._replace(fetched=6e-6 * 2000), 2)
-
-
-@only_compiled
-def test_one_short_call_pays_the_launch(costs: dict[int, Costs | None]) -> None:
+    costs[2] = QUICK
     assert not dispatch.pays(Work(200_000, 1), 2)
     assert dispatch.pays(Work(5_000_000, 1), 2)
 
@@ -234,9 +215,7 @@ def test_costs_are_measured_once_in_a_while(drills: Drills) -> None:
 
 
 @only_compiled
-def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_often(
-    drills: Drills,
-) -> None:
+def test_a_drill_without_a_second_core_is_done_again_soon_then_less_often(drills: Drills) -> None:
     drills.costs = QUICK._replace(speedup=1.0)
     for step in range(400):
         drills.costs_at(100 + step / 16)
@@ -266,9 +245,7 @@ def test_a_drill_waits_until_helpers_are_awake(
     assert len(answers) + 1 - len(left) == expected
 
 
-def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_drill_waits_for_absent_helpers_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def run(driver: Any, job: Any, n: int) -> bool:
@@ -355,7 +332,7 @@ def test_the_thread_limit_obeys_numbas(n: int, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("cpus", "limit"), [(0, 1), (1, 1), (1 << 16, numba.config.NUMBA_NUM_THREADS)]
 )
-def test_the_thread_limit_obeys_the_control_group(
+def test_threads_obey_control_groups(
     cpus: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "_cgroup_cpus", lambda: cpus)
@@ -376,11 +353,20 @@ def test_a_call_leaves_alone_the_threads_of_other_calls(monkeypatch: pytest.Monk
         assert again == 4
 
 
-def test_threads_are_given_back_after_an_exception() -> None:
+def test_threads_are_given_and_put_back_after_an_exception() -> None:
     with pytest.raises(KeyboardInterrupt), limits.reserved(limits.thread_limit()):
         raise KeyboardInterrupt
     with limits.reserved(limits.thread_limit()) as n:
         assert n == limits.thread_limit()
+    before, inside = numba.get_num_threads(), list[int]()
+
+    def interrupted() -> None:
+        inside.append(numba.get_num_threads())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), limits.threads(1):
+        interrupted()
+    assert (inside, numba.get_num_threads()) == ([1], before)
 
 
 class InterruptedLock:
@@ -415,18 +401,6 @@ def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
     else:
         pytest.fail("no interrupt came")
     assert limits._state["busy"] == busy
-
-
-def test_threads_puts_the_number_back_after_an_exception_too() -> None:
-    before, inside = numba.get_num_threads(), list[int]()
-
-    def interrupted() -> None:
-        inside.append(numba.get_num_threads())
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), limits.threads(1):
-        interrupted()
-    assert (inside, numba.get_num_threads()) == ([1], before)
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_columns_in_any_order_and_twice() -> None:
     assert x.most_numbers(9) == 4
 
 
-def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
+def test_buffers_are_narrower_than_rows() -> None:
     n_features = 50_000
     x = SparseRows(np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features)
     network = Net((n_features, 2)).network
@@ -139,6 +139,14 @@ def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
     trainer = Trainer(engine, flat, engine.moments(sparse=True), Adam(), data, 3)
     assert trainer.session.workspace.inputs.size == 0
     assert trainer.units_per_epoch == 1
+    rows = Expanded(np.zeros((3, 2)), plain=1, levels=[50_000])
+    net = Net((rows.shape[1], 2))
+    engine = Engine(net.network, 1)
+    data = Data(rows, np.zeros((3, 2)), np.empty(0))
+    parameters = np.zeros(net.network.layout.n_parameters)
+    trainer = Trainer(engine, parameters, engine.moments(sparse=True), Adam(), data, 3)
+    workspace = trainer.session.workspace
+    assert workspace.inputs.size == workspace.panel_rows * workspace.lanes
 
 
 def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded:
@@ -267,10 +275,15 @@ def test_a_fit_is_resumed(tmp_path: Path) -> None:
     assert np.array_equal(loaded.predict(rows), whole.predict(rows))
 
 
-def test_no_level_is_no_input() -> None:
+def test_no_level_is_no_input_and_noise_is_refused() -> None:
     net = MLP((3, 2), seed=0)
     rows = Expanded([[-1.0], [1.0]], levels=[3])
     assert np.array_equal(net.predict(rows), [net.biases[0], net.biases[0] + net.weights[0][1]])
+    rows = rows_of("all")
+    each: list[dict[str, Any]] = [{"input_dropout": 0.1}, {"input_noise": 0.1}]
+    for rules in each:
+        with pytest.raises(ValueError, match=r"X is sparse or expanded: pass X\.toarray"):
+            net_for(rows, **rules).fit(rows, targets())
 
 
 def test_numbers_that_change_later_stay_within_the_weights() -> None:
@@ -294,25 +307,6 @@ def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
             np.testing.assert_allclose(net.predict(each), outputs, rtol=1e-12)
 
 
-def test_noise_at_the_inputs_is_refused() -> None:
-    rows = rows_of("all")
-    each: list[dict[str, Any]] = [{"input_dropout": 0.1}, {"input_noise": 0.1}]
-    for rules in each:
-        with pytest.raises(ValueError, match=r"X is sparse or expanded: pass X\.toarray"):
-            net_for(rows, **rules).fit(rows, targets())
-
-
-def test_no_buffer_is_as_wide_as_the_inputs() -> None:
-    rows = Expanded(np.zeros((3, 2)), plain=1, levels=[50_000])
-    net = Net((rows.shape[1], 2))
-    engine = Engine(net.network, 1)
-    data = Data(rows, np.zeros((3, 2)), np.empty(0))
-    parameters = np.zeros(net.network.layout.n_parameters)
-    trainer = Trainer(engine, parameters, engine.moments(sparse=True), Adam(), data, 3)
-    workspace = trainer.session.workspace
-    assert workspace.inputs.size == workspace.panel_rows * workspace.lanes
-
-
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parents[1], HERE.parents[2], HERE.parents[3])
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -328,11 +322,20 @@ def block_for(name: str, dtype: str = "float64") -> int:
     return block_of(elementwise.activation_loop, dtype, ACTIVATIONS[name]).address
 
 
-def test_a_hidden_relu_is_fused_and_an_identity_linear() -> None:
+def test_forms_of_rules() -> None:
     both = rule_blocks.activations(network_of("identity", "relu", "relu", "identity"))
     assert both == ([0] * 4, [LINEAR, RELU, RELU, LINEAR])
     apart = rule_blocks.activations(network_of("relu", "identity"), fused=False)
     assert apart == ([block_for("relu"), 0], [RELU, LINEAR])
+    network = network_of("relu", "identity")._replace(activations=(relu, ACTIVATIONS["identity"]))
+    addresses, forms = rule_blocks.activations(network)
+    assert forms == [BLOCK, LINEAR]
+    assert addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
+    network = network_of("tanh", "sigmoid", link=LINKS["softmax"])
+    raw = network.without_output()
+    assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
+    assert raw.link is LINKS["identity"]
+    assert network.link is LINKS["softmax"]
 
 
 @each_dtype
@@ -354,13 +357,6 @@ def relu(z: Any) -> Any:
     return (z if z > 0 else type(z)(0)), type(z)(1)
 
 
-def test_a_rule_of_yours_is_never_fused() -> None:
-    network = network_of("relu", "identity")._replace(activations=(relu, ACTIVATIONS["identity"]))
-    addresses, forms = rule_blocks.activations(network)
-    assert forms == [BLOCK, LINEAR]
-    assert addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
-
-
 ALONE = """
 import numpy as np
 from fastmlp import MLP
@@ -380,23 +376,12 @@ def test_the_first_block_of_a_process_is_called(disable: str, python: Any) -> No
     python(ALONE, NUMBA_DISABLE_JIT=disable)
 
 
-def test_without_output_neither_activation_nor_link_is_left() -> None:
-    network = network_of("tanh", "sigmoid", link=LINKS["softmax"])
-    raw = network.without_output()
-    assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
-    assert raw.link is LINKS["identity"]
-    assert network.link is LINKS["softmax"]
-
-
-def test_one_block_reads_each_setting_of_a_loss() -> None:
+def test_blocks_of_losses_and_penalties() -> None:
     nets = [network_of("identity", loss=Tweedie(power).loss) for power in (1.2, 1.4, 1.2)]
     first, second, again = map(rule_blocks.loss, nets)
     assert first == again
     assert first[0] == second[0]
     assert first[1] != second[1]
-
-
-def test_penalties_have_their_blocks_in_order() -> None:
     names = sorted(PENALTIES, reverse=True)
     network = network_of("identity", penalties=tuple((PENALTIES[n], 0.1) for n in names))
     blocks = [block_of(elementwise.penalty_loop, "float64", PENALTIES[n]).address for n in names]
@@ -417,9 +402,7 @@ FORMS: list[Any] = [
 
 @each_dtype
 @pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
-def test_an_optimizer_moves_the_state_of_its_rule_and_no_other(
-    optimizer: Any, dtype: str, rng: Any
-) -> None:
+def test_an_optimizer_moves_the_state_of_its_rule(optimizer: Any, dtype: str, rng: Any) -> None:
     w, g, m = rng.normal(size=(3, 75)).astype(dtype)
     v = rng.uniform(1, 2, size=75).astype(dtype)
     constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
@@ -438,15 +421,12 @@ def test_an_optimizer_moves_the_state_of_its_rule_and_no_other(
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_rule_that_moves_state_is_known_to_use_it() -> None:
+def test_updates_take_state_and_one_penalty_of_ours() -> None:
     for optimizer in FORMS:
         constants = optimizer.coefficients(3, np.full(1, 0.1))[0]
         _, m, v = optimizer.rule(1.0, 2.0, 0.5, 0.25, *constants)
         moved = 2 if v != 0.25 else 1 if m != 0.5 else 0
         assert N_MOMENTS.get(optimizer.rule, 2) == moved
-
-
-def test_a_penalty_of_ours_and_an_update_with_two_numbers_of_state_are_one_block() -> None:
     l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
     adam, results = OPTIMIZERS["adam"](), set[int]()
     for penalty in (l1, l2):
@@ -455,8 +435,6 @@ def test_a_penalty_of_ours_and_an_update_with_two_numbers_of_state_are_one_block
         assert rule_blocks.penalised_optimizer(network, SGD(momentum=0.5)) == 0
     assert len(results - {0}) == 2
 
-
-def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> None:
     def own(w: Any) -> Any:
         return w * w, w + w
 
@@ -486,7 +464,7 @@ print("block" if rule_blocks.penalised_optimizer(network, optimizer) else "no bl
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["", "numba"])
 @only_compiled
-def test_numba_compiles_a_penalty_in_an_update_before_any_other(
+def test_numba_compiles_a_penalty_before_any_other(
     compiler: str, python: Callable[..., str]
 ) -> None:
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), *map(str, FOLDERS)])

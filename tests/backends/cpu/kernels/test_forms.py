@@ -88,9 +88,7 @@ def test_a_loss_alone_computes_no_deltas(dtype: str, monkeypatch: pytest.MonkeyP
 @each_dtype
 @pytest.mark.parametrize("split_layer", [0, 1, 2])
 @pytest.mark.skipif(LEAST_PACKED[0] > 96, reason="packs no rows")
-def test_packed_rows_change_no_bits(
-    split_layer: int, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packed_rows_same(split_layer: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net((130, 100, 98, 3), "relu", dtype=dtype)
     at = scene(monkeypatch, net, 133, split_layer=split_layer, by_panels=True)
     by_rows, by_panels = at.session.blocks["forward_backward"], forward_backward_by_panels
@@ -344,9 +342,7 @@ def fitted(settings: dict[str, Any], fit: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_it_has_the_bits_of_the_general_form(
-    seed: int, forms: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_general_form(seed: int, forms: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     settings = {
         "activation": str(rng.choice(["relu", "tanh", "identity"])),
@@ -370,9 +366,7 @@ def test_a_feature_in_use_takes_the_general_form(name: str, forms: list[bool]) -
     assert forms == [False]
 
 
-def test_a_kept_session_changes_its_form_with_its_rows(
-    forms: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_session_changes_form(forms: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"optimizer": Adam()}
     first = fitted(settings, {})
     monkeypatch.setattr(session, "prefetches_rows_of", lambda x, rows: True)
@@ -414,10 +408,7 @@ def rows_of(dtype: str, n_rows: int = N_ROWS) -> tuple[Any, Any]:
 
 
 def made(**settings: Any) -> MLP:
-    return MLP(
-        DROPPED,
-        **{"optimizer": SGD(0.01), "seed": 1, "dtype": "float64", **settings},
-    )
+    return MLP(DROPPED, **{"optimizer": SGD(0.01), "seed": 1, "dtype": "float64", **settings})
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
@@ -585,15 +576,8 @@ def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     runs: list[Run] = []
     # Uncompiled no team gathers.
     for n_threads in (1, 2) if INTERPRETED else (1, 2, 4):
-        arguments = (
-            net,
-            parameters,
-            data,
-            SGD(ETA, **clip),
-            order,
-            batch_size,
-        )
-        runs.append(train(*arguments, n_threads=n_threads))
+        run = train(net, parameters, data, SGD(ETA, **clip), order, batch_size, n_threads=n_threads)
+        runs.append(run)
         assert runs[-1].parameters.tobytes() == runs[0].parameters.tobytes()
         assert runs[-1].losses.tobytes() == runs[0].losses.tobytes()
     assert distance(runs[0].parameters, expected) <= 1e-12
@@ -626,13 +610,7 @@ def spoiled(z: Any) -> Any:
 def test_padding_does_not_count(clip: Any) -> None:
     X = np.random.default_rng(0).uniform(1, 2, (20, 3))
     nets = [
-        MLP(
-            (3, 5, 2),
-            activation=rule,
-            optimizer=SGD(ETA, **clip),
-            dtype="float64",
-            seed=0,
-        )
+        MLP((3, 5, 2), activation=rule, optimizer=SGD(ETA, **clip), dtype="float64", seed=0)
         for rule in (spoiled, "identity")
     ]
     for net in nets:
@@ -645,10 +623,7 @@ def test_padding_does_not_count(clip: Any) -> None:
 def test_a_norm_that_is_not_finite_is_a_divergence(clip: Any) -> None:
     """Loss, gradient and the parameters of a plain step are finite, the sum of squares is not."""
     X, y = np.full((4, 2), 1e200), np.ones(4)
-    for optimizer, status in (
-        (SGD(ETA), "COMPLETED"),
-        (SGD(ETA, **clip), "DIVERGED"),
-    ):
+    for optimizer, status in ((SGD(ETA), "COMPLETED"), (SGD(ETA, **clip), "DIVERGED")):
         net = MLP((2, 1), loss="mae", optimizer=optimizer, dtype="float64", seed=0)
         before = net.parameters.tobytes()
         assert net.fit(X, y, epochs=1, batch_size=4).status is Status[status]
@@ -670,13 +645,7 @@ def test_squares_that_float32_cannot_hold_are_summed(clip: Any) -> None:
 def test_a_step_of_ones_own_is_clipped_as_in_a_fit(frozen: bool, clip: Any) -> None:
     X = np.random.default_rng(0).normal(size=(30, 3))
     nets = [
-        MLP(
-            (3, 5, 2),
-            optimizer=Adam(ETA, **clip),
-            l2=0.5,
-            dtype="float64",
-            seed=0,
-        )
+        MLP((3, 5, 2), optimizer=Adam(ETA, **clip), l2=0.5, dtype="float64", seed=0)
         for _ in range(2)
     ]
     for net in nets:

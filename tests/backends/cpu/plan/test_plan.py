@@ -54,7 +54,7 @@ def test_what_no_cache_holds_goes_past_them() -> None:
 
 @for_every_layout
 @given(layouts, widths, st.booleans(), spacings)
-def test_layers_lie_one_after_the_other_in_the_packed_vector(
+def test_layers_adjoin_in_the_packed_vector(
     layout: Layout, lanes: int, train: bool, spacing: Spacing
 ) -> None:
     plan, buffers = plan_of(layout, lanes, train=train, spacing=spacing)
@@ -99,9 +99,7 @@ def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spa
 
 @for_every_layout
 @given(layouts, widths, st.integers(1, 40), spacings)
-def test_buffers_of_layers_lie_one_after_the_other(
-    layout: Layout, lanes: int, rows: int, spacing: Spacing
-) -> None:
+def test_buffers_of_layers_adjoin(layout: Layout, lanes: int, rows: int, spacing: Spacing) -> None:
     plan, buffers = plan_of(layout, lanes, rows, spacing=spacing)
     panel = plan.net[0].panel
     assert panel == buffers.panel_rows * lanes * SIZE
@@ -174,7 +172,7 @@ def test_layers_are_shared_by_panels_where_weights_are_what_counts(
         ((784, 100, 100, 10), 7, 0),  # less than a strip
     ],
 )
-def test_the_layer_done_by_halves_is_the_one_that_saves_most(
+def test_halves_are_of_the_layer_that_saves(
     sizes: tuple[int, ...], rows: int, expected: int
 ) -> None:
     assert split_layer_of(step_of(sizes, rows)) == expected
@@ -196,9 +194,7 @@ def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)])
-def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
-    sizes: tuple[int, ...], rows: int
-) -> None:
+def test_no_team_is_thought_of_on_steps_without_room(sizes: tuple[int, ...], rows: int) -> None:
     result = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
     assert (result.n_threads, result.cost, result.spacing) == (1, None, CLOSE)
     twice = partition_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
@@ -209,9 +205,7 @@ def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
 
 @for_every_layout
 @given(layouts, widths, split_layers)
-def test_small_tiles_cover_every_row_of_every_panel_once(
-    layout: Layout, lanes: int, split_layer: int
-) -> None:
+def test_small_tiles_cover_every_row_once(layout: Layout, lanes: int, split_layer: int) -> None:
     plan, _ = plan_of(layout, lanes, split_layer=split_layer)
     tiles = plan.tiles
     assert (tiles.last > tiles.first).all()
@@ -281,7 +275,7 @@ def test_each_member_keeps_the_transposes_of_its_own_rows(
 
 @for_every_layout
 @given(layouts, widths, st.integers(1, 3), spacings)
-def test_a_tile_knows_where_its_parameters_lie(
+def test_tiles_know_parameters(
     layout: Layout, lanes: int, n_threads: int, spacing: Spacing
 ) -> None:
     split_layer = min(spacing.split_layer, layout.n_layers)
@@ -414,9 +408,7 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
 
 
 @pytest.mark.parametrize(("width", "expected"), [(340, False), (360, True)])
-def test_a_net_whose_state_leaves_the_second_level_cache_asks_for_it(
-    width: int, expected: bool
-) -> None:
+def test_a_net_whose_state_leaves_level_2_asks_for_it(width: int, expected: bool) -> None:
     # Parameters and two numbers of state each: from 4 MiB on.
     layout = make_layout((1_000, width))
     buffers = make_workspace(layout, BATCH, 1, np.float32, LANES, train=True)
@@ -435,7 +427,7 @@ def test_a_net_whose_state_leaves_the_second_level_cache_asks_for_it(
         ((1_000, 8), 1, False),
     ],
 )
-def test_rows_are_asked_for_where_they_are_long_or_single_and_in_no_cache(
+def test_long_or_single_rows_in_no_cache_are_asked_for(
     shape: tuple[int, int], batch: int, expected: bool
 ) -> None:
     assert prefetches_rows_of(np.empty(shape, np.float32), batch) is expected

@@ -32,13 +32,8 @@ for_every_layout = settings(derandomize=True, deadline=None)
 
 @for_every_layout
 @given(layouts, st.integers(0, 10**9))
-def test_a_chunk_has_a_row_and_no_more_than_there_are(layout: Layout, n_rows: int) -> None:
+def test_a_chunk_has_a_row_and_is_bounded(layout: Layout, n_rows: int) -> None:
     assert 1 <= chunk_rows(layout, n_rows) <= max(1, n_rows)
-
-
-@for_every_layout
-@given(layouts, st.integers(0, 10**9))
-def test_a_chunk_is_bounded_in_memory_and_in_time(layout: Layout, n_rows: int) -> None:
     rows = chunk_rows(layout, n_rows)
     if rows > tuning.MIN_CHUNK_ROWS:
         # A quarter more, where that saves a short last chunk.
@@ -55,9 +50,7 @@ def test_rows_in_plenty_fill_the_smallest_chunk_at_least(layout: Layout) -> None
 
 @for_every_layout
 @given(layouts, st.integers(0, 10**9))
-def test_a_chunk_of_training_is_all_the_rows_or_no_small_part_of_them(
-    layout: Layout, n_rows: int
-) -> None:
+def test_a_chunk_of_training_is_all_rows_or_no_small_part(layout: Layout, n_rows: int) -> None:
     rows = chunk_rows(layout, n_rows, train=True)
     assert rows <= max(1, n_rows)
     assert rows == max(1, n_rows) or rows >= tuning.MIN_CHUNK_ROWS // 2

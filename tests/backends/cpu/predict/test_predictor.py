@@ -147,22 +147,6 @@ def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert net.predict(x[:1]).shape == (1, 2)
 
 
-@each_dtype
-def test_parameters_are_live(dtype: str) -> None:
-    net, x = net_and_rows(dtype)
-    before = net.predict(x)
-    net.weights[0][1, 2] += 1
-    after = net.predict(x)
-    assert not np.array_equal(after, before)
-    assert np.array_equal(after, slowly(net, x))
-    net.biases[-1][:] = 7
-    assert np.array_equal(net.predict(x), slowly(net, x))
-    net.fit(x, np.zeros((3, 2)), epochs=2)
-    assert np.array_equal(net.predict(x), slowly(net, x))
-    net.apply_gradient(np.ones(net.parameters.size))
-    assert np.array_equal(net.predict(x), slowly(net, x))
-
-
 # One row, in lanes, in tiles with and without the GIL, in blocks, by panels.
 EACH_WAY = {
     "one by one": ((4, 6, 2), 1), "in lanes": ((4, 6, 2), 9), "few tiles": ((90, 500, 20), 3),
@@ -233,7 +217,7 @@ def test_each_write_of_parameters_shows_in_the_next_predictions(
 
 
 @only_compiled
-def test_parameters_that_training_writes_meanwhile_are_predicted_whole(
+def test_parameters_of_a_step_are_predicted_whole(
     monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
@@ -253,11 +237,18 @@ def test_parameters_that_training_writes_meanwhile_are_predicted_whole(
     assert np.array_equal(net.predict(x), slowly(net, x))
 
 
-def test_without_out_every_call_returns_an_array_of_its_own() -> None:
+def test_raw_outputs_leave_the_quick_way_and_every_call_has_an_array() -> None:
     net, x = net_and_rows()
     one, other = net.predict(x), net.predict(-x)
     assert not np.shares_memory(one, other)
     assert np.array_equal(one, slowly(net, x))
+    net = MLP((4, 6, 3), loss="cross_entropy", seed=0)
+    x = np.ones((2, 4), np.float32)
+    probabilities = net.predict(x)
+    raw = net.predict_raw(x)
+    assert np.array_equal(net.predict(x), probabilities)
+    assert np.array_equal(net.predict_raw(x), raw)
+    assert not np.array_equal(raw, probabilities)
 
 
 def read_only(array: Any) -> Any:
@@ -473,20 +464,8 @@ def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.Monkey
     assert len(made) == 1
 
 
-def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:
-    net = MLP((4, 6, 3), loss="cross_entropy", seed=0)
-    x = np.ones((2, 4), np.float32)
-    probabilities = net.predict(x)
-    raw = net.predict_raw(x)
-    assert np.array_equal(net.predict(x), probabilities)
-    assert np.array_equal(net.predict_raw(x), raw)
-    assert not np.array_equal(raw, probabilities)
-
-
 @each_dtype
-def test_bits_do_not_depend_on_the_threads(
-    dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_are_of_one_thread(dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
@@ -552,9 +531,7 @@ def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: st
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
 @pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"])
 @pytest.mark.parametrize("n_rows", [1, 20_000])
-def test_a_plain_out_the_predictions_is_all_the_memory_they_take(
-    n_rows: int, sizes: tuple[int, ...]
-) -> None:
+def test_a_plain_out_is_all_the_memory_they_take(n_rows: int, sizes: tuple[int, ...]) -> None:
     net = MLP(sizes, seed=0)
     x = np.random.default_rng(1).normal(size=(n_rows, 3)).astype(np.float32)
     out = net.predict(x)

@@ -130,7 +130,7 @@ def test_a_product_of_any_shape_is_that_of_numpy(
 @each_reading
 @for_many_shapes
 @some_shape
-def test_no_element_depends_on_how_the_product_is_tiled(
+def test_no_element_depends_on_tiles(
     dtype: Any, by_column: Reading, height: int, width: int, depth: int
 ) -> None:
     start, a, b = draw(np.random.default_rng(0), dtype, *shapes(height, width, depth))
@@ -159,9 +159,7 @@ def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
 
 @each_dtype
 @each_reading
-def test_panels_beside_those_asked_for_are_untouched(
-    dtype: Any, by_column: Reading, rng: Any
-) -> None:
+def test_other_panels_stay_and_a_bias_starts_rows(dtype: Any, by_column: Reading, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for n_panels in range(1, 8):
         start, a, b = draw(rng, dtype, *shapes(9, n_panels * lanes, 3))
@@ -169,13 +167,6 @@ def test_panels_beside_those_asked_for_are_untouched(
         multiply(start, a, b, by_column, STORE, memory[2:-2])
         assert (memory[[0, 1, -2, -1]] == UNTOUCHED).all()
         assert not (memory[2:-2, :9] == UNTOUCHED).any()
-
-
-@each_dtype
-@each_reading
-def test_a_bias_and_a_row_of_zeros_start_every_row_alike(
-    dtype: Any, by_column: Reading, rng: Any
-) -> None:
     _, a, b = draw(rng, dtype, *shapes(13, 37, DEPTHS[-2]))
     bias = rng.normal(size=37).astype(dtype)
     for start in (bias, np.zeros_like(bias)):
@@ -184,12 +175,22 @@ def test_a_bias_and_a_row_of_zeros_start_every_row_alike(
 
 
 @each_dtype
-def test_a_product_of_no_rows_writes_nothing(dtype: Any) -> None:
+def test_no_rows_write_nothing_and_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
     vector = np.full(lanes_of(dtype), UNTOUCHED, dtype)
     place = address(vector)
-    compiled = block_of(product, dtype, by_column=False)
-    compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
+    multiplied = block_of(product, dtype, by_column=False)
+    multiplied(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
     assert (vector == UNTOUCHED).all()
+    lanes = lanes_of(dtype)
+    for n in EACH_DEPTH:
+        numbers = rng.normal(size=(1, n)).astype(dtype)
+        panels = to_panels(numbers, lanes, 3, np.nan)
+        start, target = rng.normal(size=1).astype(dtype), np.full(3, UNTOUCHED, dtype)
+        where = (address(panels), panels[0].nbytes, address(start), address(target, 1))
+        compiled("add_row", dtype)(*where, n)
+        expected = numbers.astype(float).sum() + start[0]
+        assert abs(target[1] - expected) <= rounding(n, dtype) * (abs(numbers).sum() + abs(start))
+        assert target[0] == target[2] == UNTOUCHED
 
 
 EACH_DEPTH = (1, 3, 16, 40) if INTERPRETED else range(1, 70)
@@ -267,20 +268,6 @@ def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int
             assert (abs(result[:n] - expected) <= bound).all()
             assert not result[n:].any()
             assert (target[:, 1:] == UNTOUCHED).all()
-
-
-@each_dtype
-def test_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n in EACH_DEPTH:
-        numbers = rng.normal(size=(1, n)).astype(dtype)
-        panels = to_panels(numbers, lanes, 3, np.nan)
-        start, target = rng.normal(size=1).astype(dtype), np.full(3, UNTOUCHED, dtype)
-        where = (address(panels), panels[0].nbytes, address(start), address(target, 1))
-        compiled("add_row", dtype)(*where, n)
-        expected = numbers.astype(float).sum() + start[0]
-        assert abs(target[1] - expected) <= rounding(n, dtype) * (abs(numbers).sum() + abs(start))
-        assert target[0] == target[2] == UNTOUCHED
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
@@ -514,9 +501,7 @@ def test_a_narrow_tile_has_the_bits_of_a_whole_one_and_zeros_after_them(
 @each_dtype
 @each_shape
 @each_order
-def test_every_element_is_one_chain_of_multiply_adds(
-    dtype: Any, shape: Any, by_column: bool, rng: Any
-) -> None:
+def test_elements_are_chains_of_fma(dtype: Any, shape: Any, by_column: bool, rng: Any) -> None:
     for depth in DEPTHS:
         these = matrices(rng, dtype, shape[1], HEIGHTS[-1], depth)
         actual = by_sweep(swept(dtype, shape, by_column), these, by_column)
@@ -526,9 +511,7 @@ def test_every_element_is_one_chain_of_multiply_adds(
 @each_dtype
 @each_shape
 @each_order
-def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
-    dtype: Any, shape: Any, by_column: bool, rng: Any
-) -> None:
+def test_a_sum_that_goes_on_has_its_bits(dtype: Any, shape: Any, by_column: bool, rng: Any) -> None:
     these = matrices(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
     compiled = swept(dtype, shape, by_column)
     whole = by_sweep(compiled, these, by_column)
@@ -541,17 +524,12 @@ def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
 
 @each_dtype
 @each_shape
-def test_relu_keeps_nan_and_makes_no_number_of_it(dtype: Any, shape: Any, rng: Any) -> None:
+def test_relu_keeps_nan_and_where_positive_lets_none_pass(dtype: Any, shape: Any, rng: Any) -> None:
     these = matrices(rng, dtype, shape[1], 3, 5)
     these.a[1, 2] = np.nan
     actual = by_sweep(swept(dtype, shape, False), these, False, RELU)
     assert np.isnan(actual[1]).all()
     assert (actual[[0, 2]] >= 0).all()
-
-
-@each_dtype
-@each_shape
-def test_where_positive_lets_nothing_pass_for_zero_or_nan(dtype: Any, shape: Any, rng: Any) -> None:
     these = matrices(rng, dtype, shape[1], 4, 5)
     these.c[1:-1, :4, :] = np.array([0, np.nan, -1, 1], dtype)[None, :, None]
     expected = chains(these.start, these.a, these.b)
@@ -625,9 +603,7 @@ def runs_code_for(name: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="uncompiled, there are no machines to compile for")
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_machine_with_narrower_vectors_finds_the_same_gradients(
-    other: str, python: Callable[..., str]
-) -> None:
+def test_narrower_vectors_find_the_same_gradients(other: str, python: Callable[..., str]) -> None:
     if not runs_code_for(other):
         pytest.skip("this machine cannot run code for that one")
     environment, n_bytes, dtypes = OTHERS[other]

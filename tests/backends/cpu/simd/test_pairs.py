@@ -289,7 +289,7 @@ def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
 @pytest.mark.few(3)
 @each_kind
 @each_reading
-def test_sums_have_one_order_whatever_the_shape(
+def test_sums_have_one_order(
     kind: PairProducts, by_column: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disguise(kind, monkeypatch)
@@ -408,9 +408,7 @@ def loops_of(kind: PairProducts, by_column: bool, word: str) -> list[Loop]:
 @pytest.mark.slow
 @reads_machine_code
 @each_reading
-def test_a_loop_by_tiles_has_four_products_of_them(
-    by_column: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_by_tiles_has_four(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     disguise("tiles", monkeypatch)
     loops = loops_of("tiles", by_column, "tdpbf16ps")
     # Two tiles of rows by two panels: each operand is loaded once for two products.
@@ -429,9 +427,7 @@ def test_a_loop_by_tiles_has_four_products_of_them(
 
 @reads_machine_code
 @each_reading
-def test_a_loop_by_bfmmla_has_twelve_of_them(
-    by_column: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_by_bfmmla_has_twelve(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     disguise("matrices", monkeypatch)
     loops = loops_of("matrices", by_column, "bfmmla")
     largest = max(loops, key=lambda loop: loop.n["bfmmla"])
@@ -466,9 +462,7 @@ print(target.pair_products(), target.vector_bytes())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiles", "matrices"])
-def test_a_step_of_training_is_that_of_rounded_operands(
-    kind: PairProducts, python: Callable[..., str]
-) -> None:
+def test_a_step_rounds_its_operands(kind: PairProducts, python: Callable[..., str]) -> None:
     """In plain Python, where a machine is no more than a name."""
     machine = MACHINES[kind]
     environment = {"NUMBA_CPU_NAME": machine.cpu, "NUMBA_CPU_FEATURES": machine.features}
@@ -589,14 +583,8 @@ def test_products_by_bfmmla_have_its_bits(
         start, a, b, operand = (rng.normal(size=size).astype(np.float32) for size in sizes)
         most, epilogue = round_up(height, 8), known[i % len(known)]
         left = across(a.T, ARM_LANES) if form == "by_column" else along(a, ARM_LANES, most)
-        right, c = (
-            across(b, ARM_LANES),
-            to_panels(np.full_like(start, np.nan), ARM_LANES, most),
-        )
-        origin, panels = (
-            to_panels(start, ARM_LANES, most),
-            to_panels(operand, ARM_LANES, most),
-        )
+        right, c = (across(b, ARM_LANES), to_panels(np.full_like(start, np.nan), ARM_LANES, most))
+        origin, panels = (to_panels(start, ARM_LANES, most), to_panels(operand, ARM_LANES, most))
         memory.calls[i] = (
             memory.put(c), c[0].nbytes, memory.put(origin), 4 * ARM_LANES, origin[0].nbytes,
             memory.put(right), right[0].nbytes, memory.put(left), left[0].nbytes, (depth + 1) // 2,

@@ -112,12 +112,21 @@ def test_a_loop_does_the_same_compiled_and_in_numpy(
 
 
 @each_dtype
-def test_comparisons_with_nan_are_false_and_the_positive_part_keeps_it(dtype: Any) -> None:
+def test_positive_parts_keep_nan_and_replace_whole_vectors(dtype: Any, rng: Any) -> None:
     numbers = aligned(N_VECTORS * lanes_of(dtype), dtype)
     numbers[:] = np.nan
     computed, compiled = results(arithmetic, dtype, numbers, (1, 2))
     np.testing.assert_array_equal(computed, compiled)
     assert np.isnan(compiled[5 * lanes_of(dtype)])
+    lanes = lanes_of(dtype)
+    for n in range(5):
+        numbers = rng.normal(size=(n + 1) * lanes).astype(dtype)
+        numbers[:3] = np.nan, -0.0, -np.inf
+        expected = numbers.copy()
+        first = expected[: n * lanes]
+        first[first < 0] = 0
+        move("rectify", dtype)(address(numbers), n)
+        assert numbers.tobytes() == expected.tobytes()
 
 
 UNTOUCHED = 77.0
@@ -160,19 +169,6 @@ def test_a_row_is_packed_into_panels_and_padded_with_zeros(dtype: Any, rng: Any)
         expected = np.full_like(panels, UNTOUCHED)
         expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
         assert np.array_equal(panels, expected)
-
-
-@each_dtype
-def test_positive_parts_replace_the_numbers_of_whole_vectors(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n in range(5):
-        numbers = rng.normal(size=(n + 1) * lanes).astype(dtype)
-        numbers[:3] = np.nan, -0.0, -np.inf
-        expected = numbers.copy()
-        first = expected[: n * lanes]
-        first[first < 0] = 0
-        move("rectify", dtype)(address(numbers), n)
-        assert numbers.tobytes() == expected.tobytes()
 
 
 @each_dtype

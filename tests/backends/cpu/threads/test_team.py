@@ -144,16 +144,13 @@ def test_a_helper_that_never_comes_or_sleeps_is_not_waited_for(n_joined: int, pi
     assert drill.calls == 1000 * (n_joined * pieces if n_joined > 1 else 1)
 
 
-def test_a_helper_that_comes_after_the_end_leaves_at_once() -> None:
+def test_who_comes_late_or_too_many_leaves_at_once() -> None:
     drill = Drill(8, 3)
     team = gathered(drill, 2)
     drill.driver(drill.job.ctypes.data)
     team[GENERATION // 8] = STOPPED
     block_of(enter, np.int64)(team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
     assert drill.exact
-
-
-def test_one_too_many_leaves_at_once() -> None:
     team = make_team(2)
     team[JOINED // 8] = 2
     block_of(enter, np.int64)(team.ctypes.data, 0, 0)
@@ -219,15 +216,12 @@ def test_parts_and_pieces_cover_the_items(n: int, more: int, pieces: int) -> Non
     assert drill.exact
 
 
-def test_the_lines_of_a_team_are_its_own() -> None:
+def test_lines_of_a_team_and_a_job_alone() -> None:
     for limit in (2, 255, 300):
         team = make_team(limit)
         assert team.ctypes.data % LINE == 0
         assert team.nbytes == PARTS + min(limit, 255) * LINE
         assert not team[: JOINED // 8 + 1].any()
-
-
-def test_a_job_alone_has_no_team() -> None:
     drill = Drill(5, 10)
     drill.job["team"] = 1
     worker_pool.run(drill.driver, drill.job, 1)
@@ -392,9 +386,7 @@ def test_no_worker_spins_for_long() -> None:
 
 @pytest.mark.parametrize("patient", [False, True])
 @only_compiled
-def test_a_worker_that_never_wakes_is_not_waited_for(
-    patient: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sleeping_worker_is_not_awaited(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -427,9 +419,7 @@ def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
 
 
 @only_compiled
-def test_an_interrupt_while_a_helper_starts_leaves_its_mailbox_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interrupt_while_a_helper_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, start = Noting(), threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
@@ -446,9 +436,7 @@ def test_an_interrupt_while_a_helper_starts_leaves_its_mailbox_to_it(
 
 
 @only_compiled
-def test_a_team_has_no_more_helpers_than_there_are_mailboxes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_team_has_no_more_helpers_than_mailboxes(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[int] = []
 
     class Noted(WorkerPool):

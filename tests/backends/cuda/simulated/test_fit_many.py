@@ -138,7 +138,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
     assert [h.status.name for h in histories] == ["COMPLETED", "STOPPED", "COMPLETED"]
 
 
-def test_nets_of_one_kind_may_have_epochs_and_batches_of_their_own(
+def test_nets_may_have_epochs_and_batches(
     groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
@@ -166,9 +166,7 @@ def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) ->
     assert "5 of 5 nets" in text
 
 
-def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_ctrl_c_ends_launches_and_leaves_nets_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps that the GPU did before the interrupt count."""
     launches_of(2, monkeypatch)
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
@@ -265,9 +263,7 @@ def members_alone(shuffle: bool) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:.*fit diverged")
 @pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
-def test_each_member_ends_as_by_itself(
-    shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_end_alone(shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = members_alone(shuffle)
     monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", order_numbers)
     together = member_nets()

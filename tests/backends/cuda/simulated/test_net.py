@@ -307,9 +307,7 @@ def test_arrays_of_the_device_are_checked(rows: Any) -> None:
         gpu_net.fit(Elsewhere(x * np.nan), y)
 
 
-def test_too_little_memory_is_an_error_with_the_sizes(
-    rows: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_names_the_sizes(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Card, "free_bytes", lambda self: 1000)
     words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
     with pytest.raises(MemoryError, match=words):

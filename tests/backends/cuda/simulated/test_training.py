@@ -134,9 +134,7 @@ def two_epochs_at_once() -> Run:
 
 @pytest.mark.usefixtures("each_launch")
 @pytest.mark.parametrize("most_steps", [1, 2, 100])
-def test_where_calls_and_launches_end_changes_no_bit(
-    most_steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ends_of_launches_change_no_bit(most_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     once = two_epochs_at_once()
     launches_of(most_steps, monkeypatch)
     cut = two_epochs((1, 3))
