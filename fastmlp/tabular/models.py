@@ -55,8 +55,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     preset : {"fast", "balanced", "best"}, default "balanced"
         The number of nets to train, of nets in the ensemble, and of epochs.
     n_members : int, optional
-        Number of nets to train, per fold. None: by the preset, 6, 10 or 30; on 100,000 rows or more
-        2, 4 or 10.
+        Number of nets to train, per fold. None: by the preset, 6, 10 or 20; on 100,000 rows or more
+        2, 4 or 7.
     max_members : int, optional
         Maximum number of nets in the ensemble. None: by the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"

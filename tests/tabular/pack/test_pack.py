@@ -265,6 +265,8 @@ def test_draws_are_those_of_their_seed_and_kind() -> None:
     assert draw(20, 7, NAMES) == draw(20, 7, NAMES)
     first, second = draw(20, 7, NAMES), draw(20, 8, NAMES)
     assert not any(a.seed == b.seed for a, b in zip(first, second, strict=True))
+    numbers = [recipe.number for recipe in draw(PRESETS["best"].n_members, 0, NAMES)]
+    assert numbers == [*range(10), 10, 11, 12, 14, 17, 20, 21, 22, 24, 27]
     for recipe in draw(40 * len(KINDS), 0, NAMES):
         kind = KINDS[recipe.number % len(KINDS)]
         factor = 1 + recipe.number // len(KINDS) % 2
