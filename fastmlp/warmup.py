@@ -29,12 +29,11 @@ from fastmlp.backends.cpu.kernels.rule_blocks import (
 )
 from fastmlp.backends.cpu.predict import (
     embedded,
+    embedded_steps,
     embedded_tables,
-    embedded_vjp,
     jacobian,
     packed_weights,
     row_blocks,
-    row_gradient,
     small_batch,
     trees,
 )
@@ -50,8 +49,8 @@ from fastmlp.validation import scalars
 _OF_NETS = (
     epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, step.exchange,
     step.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
-    embedded.completed_row, embedded.completed_gradient, embedded_vjp.plain_vjp,
-    row_gradient.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
+    embedded.completed_row, embedded.completed_gradient, embedded_steps.plain_vjp,
+    jacobian.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
     row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
     packed_weights.pack_net, small_batch.predict_small, small_batch.row_by_row,
     small_batch.small_batch,

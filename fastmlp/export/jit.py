@@ -23,9 +23,10 @@ from fastmlp.backends.cpu.predict.embedded_steps import (
     EmbeddedSteps,
     train_on_batch,
     train_on_gradient,
+    vjp,
+    vjp_record,
 )
 from fastmlp.backends.cpu.predict.embedded_tables import TableMember, TableOwner, TableScale
-from fastmlp.backends.cpu.predict.embedded_vjp import vjp, vjp_record
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of

@@ -28,7 +28,7 @@ from fastmlp.extend import (
     scalars,
     warn,
 )
-from fastmlp.tabular import export, extras, fit_arguments, fitting, reports, splits
+from fastmlp.tabular import export, extras, fit_arguments, fitting, reports
 from fastmlp.tabular.distillation import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
 from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
@@ -228,15 +228,15 @@ class TabularMLP(BaseModel):
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
         validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
         self._check_targets(np.where(kept, targets, 1), who, "y")
-        groups = splits.groups_of(arguments.groups, kept, who)
+        groups = fit_arguments.groups_of(arguments.groups, kept, who)
         if validation is not None:
             self._check_targets(validation.y, who, "y_val")
-            data = splits.Divided(whole, validation, None)
+            data = fit_arguments.Divided(whole, validation, None)
         else:
-            rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
+            rows = fit_arguments.RowsToSplit(whole.y, classes is not None, groups, kept)
             n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
             fraction = self.validation_fraction
-            data = splits.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
+            data = fit_arguments.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         checkpoints = self._checkpoints(arguments, data, who)
         caller = Caller(who, start, callbacks, arguments.progress, checkpoints)
@@ -257,7 +257,7 @@ class TabularMLP(BaseModel):
         self._say(f"{who}: {self.summary()}", start)
 
     def _checkpoints(
-        self, arguments: fit_arguments.FitArguments, data: splits.Divided, who: str
+        self, arguments: fit_arguments.FitArguments, data: fit_arguments.Divided, who: str
     ) -> Checkpoints | None:
         *_, folder, every, resume = arguments
         facts: dict[str, str] = {}
@@ -288,7 +288,7 @@ class TabularMLP(BaseModel):
     def _table_fit(
         self,
         schema: Schema,
-        data: splits.Divided,
+        data: fit_arguments.Divided,
         classes: Array | None,
         seed: int,
         caller: Caller,

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from fastmlp import Status, fit_many
 from fastmlp.extend import messages, n_threads_of, scalars, warn
-from fastmlp.tabular import conformal, extras, pool, reports, splits
+from fastmlp.tabular import conformal, extras, fit_arguments, pool, reports
 from fastmlp.tabular.extras import Extra
+from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
 from fastmlp.tabular.pack import Caller, Member, Pack, train_pack
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import PackSettings
-from fastmlp.tabular.splits import Divided
 
 Array = NDArray[Any]
 # On this many rows an idle unit that is removed changes no prediction.
@@ -140,7 +140,7 @@ def selected(fit: TableFit) -> TableEnsemble:
     sizes = np.ones(len(scores))
     # Sizes take about a twentieth of the nets' time.
     if fit.task == "regression" and fit.is_before(0.5):
-        apart = splits.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
+        apart = fit_arguments.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
         kept = fit.caller.checkpoints and fit.caller.checkpoints.within("sizes")
         own: Any = {"seed": fit.seed, "n_threads": fit.n_threads, "checkpoints": kept}
         sizes = conformal.learn_sizes(pack, held_out, folds=apart, **own)

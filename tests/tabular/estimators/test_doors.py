@@ -35,7 +35,7 @@ from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import Schema, fit_arguments, splits
+from fastmlp.tabular import Schema, fit_arguments
 from fastmlp.tabular.reports import kept_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -246,13 +246,13 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     n, n_groups = 200, int(generator.integers(3, 40))
     y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
     kept = np.ones(n, np.bool_)
-    groups = splits.groups_of(generator.integers(0, n_groups, n).astype(str), kept, "fit")
+    groups = fit_arguments.groups_of(generator.integers(0, n_groups, n).astype(str), kept, "fit")
     assert groups is not None
     n_groups = len(np.unique(groups))
-    rows = splits.RowsToSplit(y, classes, groups, kept)
-    mask = splits.held_out_groups(groups, 0.2, seed)
+    rows = fit_arguments.RowsToSplit(y, classes, groups, kept)
+    mask = fit_arguments.held_out_groups(groups, 0.2, seed)
     for cv in (None, 3, GroupKFold(3)):
-        result = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
+        result = fit_arguments.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
         assert result is not None
         assert len(result) == (3 if cv else min(5, n_groups))
         np.testing.assert_array_equal(np.sort(np.concatenate([b for _, b in result])), np.arange(n))
@@ -260,7 +260,7 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
             assert not {*groups[first]} & {*groups[second]}
             assert len(first) + len(second) == n
     with pytest.raises(ValueError, match=f"cv=50 folds of {n_groups} groups"):
-        splits.folds(50, 50, rows, seed, "fit")
+        fit_arguments.folds(50, 50, rows, seed, "fit")
 
 
 def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from fastmlp._process import warn
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp.tabular import TabularMLPClassifier, extras, fit_arguments, pool
 from fastmlp.tabular.encoding import Encoding
+from fastmlp.tabular.fit_arguments import held_out
 from fastmlp.tabular.outputs import SQUARED, outputs_of
 from fastmlp.tabular.pack import Pack, Selection, bagged, equal, greedy, train_pack
 from fastmlp.tabular.pool import (
@@ -42,7 +43,6 @@ from fastmlp.tabular.pool import (
 from fastmlp.tabular.reports import QUICK, score_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import KINDS, LARGE, PRESETS, PackSettings, draw, encodings_for
-from fastmlp.tabular.splits import held_out
 from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]

@@ -32,9 +32,10 @@ from fastmlp.backends.cpu.simd.microkernel import (
     TIMES,
     WHERE_POSITIVE,
     Epilogue,
+    delta_unit,
+    skinny,
 )
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import call, flushed, hinted, njit, prange, restored, thread_number

@@ -29,9 +29,8 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
     address,
 )
-from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES
+from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES, skinny
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import block_of, call, flushed, hinted, njit, prange, restored
 from fastmlp.compiler.memory import fence, record_at, records_at, row, stack

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.predict.jacobian import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.row_gradient import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import block_of, call, flush_denormals, hinted, njit, restore_denormals

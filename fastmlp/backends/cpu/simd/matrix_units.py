@@ -3,8 +3,17 @@
 from collections.abc import Callable, Sequence
 
 from fastmlp.backends.cpu.simd.microkernel import Start, Sweep, Turn, prefetch_streams
-from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTES, TILE_ROWS
-from fastmlp.backends.cpu.simd.vector import Condition, Vector, Vectors, Word
+from fastmlp.backends.cpu.simd.vector import (
+    DEEP,
+    LEFT,
+    RIGHT,
+    ROW_BYTES,
+    TILE_ROWS,
+    Condition,
+    Vector,
+    Vectors,
+    Word,
+)
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 # Lanes of two vectors: the first halves, and the second ones; and the lanes of either half in

@@ -5,15 +5,17 @@ from typing import Any, Self
 
 from llvmlite import ir
 
-from fastmlp.backends.cpu.simd.tile_registers import (
+from fastmlp.backends.cpu.simd.vector import (
     DEEP,
     LEFT,
     RIGHT,
     ROW_BYTES,
     SUMS,
+    Scalar,
     TileRegisters,
+    VectorAccess,
+    Vectors,
 )
-from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
 from fastmlp.compiler.native.operands import declared, emit_fetch, entry_alloca
 from fastmlp.compiler.target import is_arm, multiplies_pairs
 

@@ -41,9 +41,10 @@ from fastmlp.backends.cpu.simd.microkernel import (
     Operands,
     Start,
     TileForm,
+    delta_unit,
+    skinny,
     sweep,
 )
-from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import (
     DEPTH_BLOCK,

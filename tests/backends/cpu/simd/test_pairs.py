@@ -51,7 +51,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
 )
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
+from fastmlp.backends.cpu.simd.vector_function import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
 from fastmlp.compiler import COMPILER, block_of, target
 from fastmlp.compiler.target import PairProducts, lanes_of, pair_products

@@ -17,8 +17,7 @@ from fastmlp.backends.cpu.simd import vector_llvm
 from fastmlp.backends.cpu.simd.microkernel import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
-from fastmlp.backends.cpu.simd.vector_function import vector_function
-from fastmlp.backends.cpu.simd.vector_numpy import NumPyVectors
+from fastmlp.backends.cpu.simd.vector_function import NumPyVectors, vector_function
 from fastmlp.backends.cpu.tuning import MOST_STREAMS, STRIP_ROWS, SUM_CHAINS
 from fastmlp.compiler import Block
 from fastmlp.compiler.target import LINE_BYTES, lanes_of
