@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
-from fastmlp.data.batches import PredictBatch, batches_of
+from fastmlp.data.outputs import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.net import NetBase
 from fastmlp.network import layer_settings as rates_of_layers

@@ -117,7 +117,7 @@ def warmup(
         say(part)
         _compile(keys)
     if not INTERPRETED:
-        from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
+        from fastmlp.backends.cpu.predict.embedded import SIGNATURES, c_function
 
         say("nets inside compiled code")
         for kind in (*kinds, *SIGNATURES):

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.one_step import PlainStep
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, handles_of
-from fastmlp.backends.cpu.predict.embedded_calls import (
+from fastmlp.backends.cpu.predict.embedded import (
+    HANDLE,
     SIGNATURES,
+    Owner,
     Taker,
     c_function,
     gradient,
+    handles_of,
     predict,
     value,
 )

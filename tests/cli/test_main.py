@@ -413,7 +413,7 @@ for _ in range(2):
     net.train_on_batch(np.ones((32, 64), np.float32), np.ones((32, 64), np.float32))
 dispatch.measure(limits.thread_limit())
 from fastmlp import MLPClassifier, gradient, jacobian, jit
-from fastmlp.backends.cpu.predict.embedded_calls import c_function
+from fastmlp.backends.cpu.predict.embedded import c_function
 net = MLP((3, 7, 1), optimizer="sgd", seed=0, activation="tanh")
 X, y, row = np.ones((5, 3)), np.ones((5, 1)), np.empty(3)
 two = MLPClassifier((7,), max_iter=2, tol=0, random_state=0)

@@ -21,12 +21,13 @@ from fastmlp.backends.cpu.kernels.forward_backward import row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
-from fastmlp.backends.cpu.kernels.shared_layers import (
+from fastmlp.backends.cpu.kernels.step import (
+    Replicas,
     forward_backward_by_panels,
+    microbatches,
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.step import Replicas, microbatches
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import (
     Partition,

@@ -25,12 +25,13 @@ from fastmlp.backends.cpu.kernels.first_layer import (
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
-from fastmlp.backends.cpu.kernels.shared_layers import (
+from fastmlp.backends.cpu.kernels.step import (
     forward_backward_by_panels,
+    microbatches,
+    objective,
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.step import microbatches, objective
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch

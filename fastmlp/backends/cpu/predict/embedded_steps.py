@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, address
-from fastmlp.backends.cpu.predict.embedded import HANDLE
-from fastmlp.backends.cpu.predict.embedded_calls import COPY, require_floats, run
+from fastmlp.backends.cpu.predict.embedded import COPY, HANDLE, require_floats, run
 from fastmlp.backends.cpu.predict.jacobian import deltas_to_inputs
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.simd.vector import Scalar

@@ -30,7 +30,7 @@ from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW, Statu
 from fastmlp.backends.cpu import session, trainer, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, TRAIN
-from fastmlp.backends.cpu.kernels.shared_layers import forward_backward_by_panels
+from fastmlp.backends.cpu.kernels.step import forward_backward_by_panels
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
