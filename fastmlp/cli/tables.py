@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 import fastmlp
 from fastmlp import CSVFile, predict_arrow, predict_parquet
 from fastmlp.cli import EXPORTS, OUTPUTS, CommandError, UsageError, printable
 from fastmlp.extend import messages, read_table, scalars
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 Task = Literal["classification", "regression"]
 MODEL, CSV = ".safetensors", (".csv", ".csv.gz")
 # The command's words for words in errors of Python's API.

@@ -14,8 +14,9 @@ from fastmlp.tabular import reports
 from fastmlp.tabular.encoding import NUMERIC, Encoding
 from fastmlp.tabular.extras import BoostedTrees
 from fastmlp.tabular.models import TabularMLPClassifier, TabularMLPRegressor
-from fastmlp.tabular.pack import Array, Member, Pack
+from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.schema import Schema
+from fastmlp.typing import Array
 
 KINDS: dict[str, type[Any]] = {
     "TabularMLPClassifier": TabularMLPClassifier,

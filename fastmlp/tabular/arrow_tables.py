@@ -3,11 +3,10 @@
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.tabular import dates
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind
 
 

@@ -37,9 +37,8 @@ from fastmlp.tabular.pool import Checkpoints, TableRows, in_strips
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.settings import LARGE, PRESETS, Ensemble, PackSettings, Preset, of_large
-from fastmlp.typing import Callback, ComputeDType, Folds, Metrics, RandomState, Scoring
+from fastmlp.typing import Array, Callback, ComputeDType, Folds, Metrics, RandomState, Scoring
 
-Array = NDArray[Any]
 EVERY = timedelta(minutes=1)
 SEEDS = np.iinfo(np.int32).max
 # Tables with fewer rows use folds, this many.

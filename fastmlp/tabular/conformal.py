@@ -18,8 +18,8 @@ from fastmlp.tabular.pack import NONE, Caller, Pack, train_pack
 from fastmlp.tabular.pool import Checkpoints, Fold, TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # With fewer rows all sizes are 1, and intervals have one width.
 FEWEST_ROWS = 100
 # Errors below this part of the mean absolute error count as equal: their logarithms are noise.

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, Self, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from fastmlp.typing import Array
+
 Kind = Literal["dates", "times", "durations"]
 PARTS: dict[Kind, tuple[str, ...]] = {
     "dates": ("year", "month", "day", "weekday", "hour", "days"),

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
@@ -20,8 +19,8 @@ from fastmlp.tabular.pack import NONE, Member, Pack
 from fastmlp.tabular.reports import KeptRows, kept_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # Drawn rows: number for each row, least and most in all.
 FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
 # A drawn row takes columns of the nearest of this many other rows.

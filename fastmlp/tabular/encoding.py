@@ -10,7 +10,6 @@ from fastmlp import Expanded
 from fastmlp.extend import scalars
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.number_encoders import (
-    Array,
     Encoder,
     MissingMarks,
     PiecewiseLinear,
@@ -18,6 +17,7 @@ from fastmlp.tabular.number_encoders import (
     RobustSmoothClip,
 )
 from fastmlp.tabular.schema import Task, Values
+from fastmlp.typing import Array
 
 Scaling = Literal["robust", "rising"]
 Embedding = Literal["none", "piecewise"]

@@ -17,8 +17,8 @@ from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.outputs import NetOutputs
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.schema import Schema, Values
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 Step = rules.NumberStep | rules.LevelStep
 
 

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import has_fit_parameter
 
@@ -15,8 +14,8 @@ from fastmlp.extend import TreeNodes
 from fastmlp.tabular.number_encoders import LearnedArrays, there
 from fastmlp.tabular.pool import Fold, TableRows, in_strips, validated
 from fastmlp.tabular.schema import Values
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # Levels of a set, a bit each, and the numbers of int32 that hold them.
 N_BITS, WORDS = 256, 8
 NAME = "boosted trees"

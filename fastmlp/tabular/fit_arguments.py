@@ -18,8 +18,8 @@ from fastmlp.tabular import dates
 from fastmlp.tabular.in_memory import is_missing, is_rows, require, text_names
 from fastmlp.tabular.pool import Fold, TableRows, drawn, validated
 from fastmlp.tabular.schema import Schema
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # Bounds of targets, with their inverse: sums of squares are float64.
 MOST = 1e150
 

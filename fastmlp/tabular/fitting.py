@@ -21,8 +21,8 @@ from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
 from fastmlp.tabular.pack import Caller, Member, Pack, train_pack
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import PackSettings
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # On this many rows an idle unit that is removed changes no prediction.
 IDLE_ROWS = 20_000
 

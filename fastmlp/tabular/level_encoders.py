@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from fastmlp.extend import explained, scalars
-from fastmlp.tabular.number_encoders import Array, CodeEncoder, places_of
+from fastmlp.tabular.number_encoders import CodeEncoder, places_of
+from fastmlp.typing import Array
 
 
 class OneHotLevels(CodeEncoder):

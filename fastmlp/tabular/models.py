@@ -19,6 +19,7 @@ from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.settings import Ensemble, PackSettings, Preset
 from fastmlp.typing import (
+    Array,
     ClassWeight,
     Client,
     ComputeDType,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
         def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
 else:
     from sklearn.base import ClassifierMixin, RegressorMixin
-
-Array = NDArray[Any]
 
 
 class TabularMLPClassifier(ClassifierMixin, TabularMLP):

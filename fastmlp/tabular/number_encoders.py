@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from fastmlp.extend import explained, scalars
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # Numbers of a strip of rows, whose intermediate results stay in the cache.
 STRIP = 1 << 15
 # The largest code: tables of levels have a row for every code.

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import Quantile, Tweedie
-from fastmlp.typing import LossLike
+from fastmlp.typing import Array, LossLike
 
-Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]
 # A user's score of targets, predictions and weights or None; higher is better.
 Score = Callable[[Array, Array, Array | None], float]

@@ -17,9 +17,8 @@ from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import NetOutputs, Score
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import BATCH_BY_ROOT, FULL_STEPS, LARGE, PackSettings, Recipe
-from fastmlp.typing import Callback, ComputeDType, LossLike
+from fastmlp.typing import Array, Callback, ComputeDType, LossLike
 
-Array = NDArray[Any]
 # Indices of training rows, and of validation rows.
 Fold = tuple[Array, Array]
 

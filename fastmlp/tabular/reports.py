@@ -16,9 +16,8 @@ from fastmlp.tabular.outputs import Score, Scorer, Task
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Values, reasons
-from fastmlp.typing import Scoring
+from fastmlp.typing import Array, Scoring
 
-Array = NDArray[Any]
 # The default score of a pack.
 OWN = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"

@@ -13,8 +13,8 @@ from fastmlp.tabular import dates, in_memory
 from fastmlp.tabular.arrow_tables import Kind
 from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Level, MemoryTable, require
+from fastmlp.typing import Array
 
-Array = NDArray[Any]
 # "from_dtype" is scikit-learn's word.
 BY_TYPE = ("auto", "from_dtype")
 MISSING = -1

@@ -16,7 +16,6 @@ import numpy as np
 from numba import carray, types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload, register_jitable
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
@@ -39,8 +38,8 @@ from fastmlp.compiler.memory import Record, record_at, row, stack
 from fastmlp.compiler.target import target
 from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 # A row's buffers: values before and after each activation, and slopes.
 BUFFERS = 3
 LINE = 64

@@ -10,7 +10,6 @@ import numpy as np
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload, register_jitable
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep
@@ -22,6 +21,7 @@ from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
+from fastmlp.validation import Array
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
 BATCH = "jit: X, y or a gradient has another shape than those of a batch of the learner's"
@@ -215,9 +215,6 @@ def _train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> Any:
         _settle(handle, place)
 
     return train
-
-
-Array = NDArray[Any]
 
 
 class EmbeddedVjp(Record):

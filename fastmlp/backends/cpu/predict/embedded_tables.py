@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.rule_blocks import link_block
 from fastmlp.backends.cpu.plan.packing import round_up
@@ -21,8 +20,8 @@ from fastmlp.network.spec import Network
 from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.losses import LINKS
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 F32, F64, INT, NAN = np.float32, np.float64, np.int64, np.nan
 RULES: list[Callable[..., Any]] = [
     columns.clipped, columns.rising, columns.missing, columns.share_below

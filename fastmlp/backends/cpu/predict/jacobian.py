@@ -9,7 +9,7 @@ product of many rows.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.losses import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.validation import Array
 
 # Links, by number.
 DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std", "sorted")
@@ -161,9 +162,6 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
         restore_denormals(mode)
 
     return derive
-
-
-Array = NDArray[Any]
 
 
 def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:

@@ -1,10 +1,9 @@
 """Weights packed once for many predictions, and rows in tiles that read them."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.dispatch import Runner
@@ -26,8 +25,7 @@ from fastmlp.compiler import block_of
 from fastmlp.compiler.memory import record_at, records_at
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
-
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 
 def pack_net(scalar: Scalar) -> Callable[[int], None]:

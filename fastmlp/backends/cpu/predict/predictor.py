@@ -3,7 +3,6 @@
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp._process.memory import FreeList, keep
 from fastmlp.backends.cpu.dispatch import Runner
@@ -28,10 +27,8 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, paired_layers
-from fastmlp.validation import arrays
+from fastmlp.validation import Array, arrays
 from fastmlp.validation.arrays import Expanded
-
-Array = NDArray[Any]
 
 
 class Prediction:

@@ -33,6 +33,7 @@ from fastmlp.compiler import block_of, call, flushed, hinted, njit, prange, rest
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
+from fastmlp.validation import Array
 
 # Vectors of rows in a block: as many as the largest tile of sums is wide.
 VECTORS = LARGEST_TILE[1]
@@ -178,7 +179,6 @@ def _layers(network: Network) -> list[tuple[int, ...]]:
     ]
 
 
-Array = NDArray[Any]
 Scalar = type[np.floating[Any]]
 Span = tuple[int, int]
 Multiply = Callable[[FlatNet, FlatLayer, int, int], None]

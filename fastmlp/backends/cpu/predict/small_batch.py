@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.plan.records import address, fields_of
@@ -36,8 +35,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.network.spec import Network
-
-Array = NDArray[Any]
+from fastmlp.validation import Array
 
 
 def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:

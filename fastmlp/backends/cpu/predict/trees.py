@@ -3,14 +3,13 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.compiler import block_of, njit
 from fastmlp.compiler.memory import Record, record_at, row
+from fastmlp.validation import Array
 
-Array = NDArray[Any]
 F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32
 # Rows that a tree is added to while it is in the cache.
 ROWS = 128
