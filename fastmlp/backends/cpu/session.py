@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.kernels.first_layer import (
     ColumnBuffers,
     ExpansionBuffers,
@@ -21,13 +22,6 @@ from fastmlp.backends.cpu.kernels.forward_backward import row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
-from fastmlp.backends.cpu.kernels.step import (
-    Replicas,
-    forward_backward_by_panels,
-    microbatches,
-    split_k,
-    split_k_backward,
-)
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import (
     Partition,
@@ -101,7 +95,7 @@ class Session:
     _at: slice | None
     _gradient: Array
     _average_backup: Array | None
-    _replicas: Replicas | None
+    _replicas: step.Replicas | None
     _norms: Norms | None
 
     def __init__(
@@ -172,7 +166,7 @@ class Session:
             makers = (new_plan, new_workspace, self.workspace)
             most = -(-partition.rows // partition.microbatch_rows)
             most = max(most, microbatches_of(layout, room.rows)) if roomy else most
-            self._make_replicas(Replicas(*makers, n_threads, room.rows, most))
+            self._make_replicas(step.Replicas(*makers, n_threads, room.rows, most))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
@@ -197,16 +191,16 @@ class Session:
         if train and partition.single_row:
             self._blocks["row_backward"] = block_of(row_backward, dtype).address
         if n_threads > 1 and partition.split_layer:
-            self._blocks["split_k"] = block_of(split_k, dtype).address
+            self._blocks["split_k"] = block_of(step.split_k, dtype).address
         if n_threads > 1 and partition.by_panels:
-            by_panels = block_of(forward_backward_by_panels, dtype)
+            by_panels = block_of(step.forward_backward_by_panels, dtype)
             self._blocks["by_panels"] = by_panels.address
         elif n_threads > 1 and partition.split_layer > 1:
-            self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
+            self._blocks["split_k_backward"] = block_of(step.split_k_backward, dtype).address
 
-    def _make_replicas(self, replicas: Replicas) -> None:
+    def _make_replicas(self, replicas: step.Replicas) -> None:
         self._replicas, self._identity = replicas, replicas.identity
-        self._blocks["microbatches"] = block_of(microbatches, self._network.dtype).address
+        self._blocks["microbatches"] = block_of(step.microbatches, self._network.dtype).address
         self.net["microbatch_rows"] = self.partition.microbatch_rows
         self._choose_form()
         replicas.attach(self.net, self.plan.blocks)

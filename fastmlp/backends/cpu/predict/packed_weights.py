@@ -9,16 +9,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.row_blocks import (
-    FlatLayer,
-    FlatNet,
-    RowBlocks,
-    Scalar,
-    make_flat,
-    n_vectors,
-    panels_of,
-    rows_in_tiles,
-)
+from fastmlp.backends.cpu.predict import row_blocks
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LIVE_ROWS
 from fastmlp.compiler import block_of
@@ -28,19 +19,19 @@ from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
 
-def pack_net(scalar: Scalar) -> Callable[[int], None]:
+def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:
     """Make the block that packs a `FlatNet` record's weights and biases."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     pack_matrix = moves(scalar, lanes).pack_matrix
 
     def pack(address: int) -> None:
-        net = record_at(address, FlatNet)
-        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        net = record_at(address, row_blocks.FlatNet)
+        layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         for i in range(net.n_layers):
             layer = layers[i]
             n_in, n_out, place = layer.n_in, layer.n_out, net.packed + layer.panels
             pack_matrix(net.parameters + layer.weights, n_in, n_out, place)
-            place += n_in * n_vectors(n_out, lanes) * lanes * size
+            place += n_in * row_blocks.n_vectors(n_out, lanes) * lanes * size
             pack_matrix(net.parameters + layer.biases, 1, n_out, place)
 
     return pack
@@ -61,8 +52,8 @@ class PackedWeights:
         self.parameters = parameters
         self._state: object = None
         self._asked: object = None
-        self._size, self._dtype = panels_of(network)[-1], network.dtype
-        self._flat = make_flat(network, parameters, blocks=False)
+        self._size, self._dtype = row_blocks.panels_of(network)[-1], network.dtype
+        self._flat = row_blocks.make_flat(network, parameters, blocks=False)
         self._pack = block_of(pack_net, network.dtype)
         self._place = 0
 
@@ -102,10 +93,10 @@ def packed_weights(runner: Runner, network: Network, parameters: Array) -> Packe
     return kept
 
 
-class TiledRows(RowBlocks):
+class TiledRows(row_blocks.RowBlocks):
     """Predicts the rows of a network in tiles of rows and outputs."""
 
-    FACTORY = staticmethod(rows_in_tiles)
+    FACTORY = staticmethod(row_blocks.rows_in_tiles)
     OPTIONS: ClassVar = {"tiled": True}
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:

@@ -13,14 +13,8 @@ from numpy import ndarray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.plan.records import address, fields_of
+from fastmlp.backends.cpu.predict import row_blocks
 from fastmlp.backends.cpu.predict.packed_weights import PackedWeights
-from fastmlp.backends.cpu.predict.row_blocks import (
-    FlatLayer,
-    FlatNet,
-    make_flat,
-    rows_in_lanes,
-    rows_in_tiles,
-)
 from fastmlp.backends.cpu.simd.flat_weights import one_row
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
@@ -38,13 +32,13 @@ from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
 
-def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
+def predict_row_of(scalar: Scalar) -> Callable[[row_blocks.FlatNet, int, int, int], None]:
     """Predicts the row at x, in three vectors of the widest layer."""
     multiply = one_row(scalar)
 
     @njit
-    def predict_row(net: FlatNet, x: int, out: int, buffers: int) -> None:
-        layers = records_at(net.layers, net.n_layers, FlatLayer)
+    def predict_row(net: row_blocks.FlatNet, x: int, out: int, buffers: int) -> None:
+        layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         other = buffers + net.block_bytes
         derivatives, inputs, z = other + net.block_bytes, x, buffers
         for i in range(net.n_layers):
@@ -72,7 +66,7 @@ def row_by_row(scalar: Scalar) -> Callable[[int], None]:
 
     @hinted(control=True)
     def predict_each(address: int) -> None:
-        net = record_at(address, FlatNet)
+        net = record_at(address, row_blocks.FlatNet)
         for r in range(net.n_rows):
             x, out = net.x + r * net.n_in * size, net.out + r * net.n_out * size
             predict_row(net, x, out, net.buffers)
@@ -86,7 +80,7 @@ def small_batch(scalar: Scalar) -> Callable[[int], None]:
 
     def predict_all(address: int) -> None:
         mode = flush_denormals()
-        net = record_at(address, FlatNet)
+        net = record_at(address, row_blocks.FlatNet)
         if net.rows_in_lanes == 0 or net.n_rows <= net.one_by_one:
             call(net.row_by_row, (address,))
         else:
@@ -127,7 +121,7 @@ class SmallBatch:
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
         tiled, blocks = method == "row tiles", method != "one by one"
-        self._flat = make_flat(network, parameters, blocks=blocks, tiled=tiled)
+        self._flat = row_blocks.make_flat(network, parameters, blocks=blocks, tiled=tiled)
         net = self._flat.net[0]
         self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
@@ -135,7 +129,7 @@ class SmallBatch:
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
         if blocks:
-            factory = rows_in_tiles if tiled else rows_in_lanes
+            factory = row_blocks.rows_in_tiles if tiled else row_blocks.rows_in_lanes
             net.rows_in_lanes = block_of(factory, dtype).address
             net.one_by_one = 1 if tiled else ONE_BY_ONE
         self.address = address(self._flat.net)
@@ -203,7 +197,7 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
     def predict(address: int, x: Array, out: Array) -> bool:
         """Write the predictions to out; return False for wrong shapes, for memory that x and out
         share, and for numbers that are not finite."""
-        net = record_at(address, FlatNet)
+        net = record_at(address, row_blocks.FlatNet)
         n = x.shape[0]
         net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
         if n == 0 or x.shape[1] != net.n_in or out.shape[0] != n or out.shape[1] != net.n_out:

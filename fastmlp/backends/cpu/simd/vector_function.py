@@ -12,13 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastmlp.backends.cpu.simd.vector import (
-    NumPyTileRegisters,
-    Scalar,
-    VectorAccess,
-    Vectors,
-    pair_of,
-)
+from fastmlp.backends.cpu.simd import vector
 from fastmlp.compiler.jit import emitted
 
 # A process's first page is empty, and addresses have at most this many bits.
@@ -56,10 +50,10 @@ class NumPyVariable:
         self.value = value
 
 
-class NumPyVectors(Vectors):
+class NumPyVectors(vector.Vectors):
     """Computes as `LLVMVectors` emits, but that an fma rounds twice."""
 
-    def __init__(self, scalar: Scalar, lanes: int) -> None:
+    def __init__(self, scalar: vector.Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
         self._zeros = self.zero = np.zeros(lanes, scalar)
         # Shared, as vectors are not changed in place.
@@ -70,8 +64,8 @@ class NumPyVectors(Vectors):
     def of_lanes(self, lanes: int) -> Self:
         return type(self)(self.scalar, lanes)
 
-    def tile_registers(self) -> NumPyTileRegisters:
-        return NumPyTileRegisters(self)
+    def tile_registers(self) -> vector.NumPyTileRegisters:
+        return vector.NumPyTileRegisters(self)
 
     def _slice(self, address: Any, n: int) -> Any:
         """A view of n numbers; a vector in a register is a copy of it."""
@@ -119,12 +113,12 @@ class NumPyVectors(Vectors):
         return a * b + c
 
     def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
-        (a_low, a_high), (b_low, b_high) = pair_of(a), pair_of(b)
+        (a_low, a_high), (b_low, b_high) = vector.pair_of(a), vector.pair_of(b)
         return a_low * b_low + (a_high * b_high + c)
 
     def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
         # Two pairs of each row; a product of two bfloat16 is a float32.
-        left, right = ([half.reshape(2, 2) for half in pair_of(pairs)] for pairs in (a, b))
+        left, right = ([half.reshape(2, 2) for half in vector.pair_of(pairs)] for pairs in (a, b))
         low, high = (x[:, None] * y for x, y in zip(left, right, strict=True))
         for pair in sum_to_odd(low, high).reshape(4, 2).T:
             c = sum_to_odd(c, pair)
@@ -164,15 +158,15 @@ class NumPyVectors(Vectors):
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
         return iter(builtins.range(first) if last is None else builtins.range(first, last))
 
-    def parts(self, n: Any) -> Iterator[tuple[Any, VectorAccess]]:
+    def parts(self, n: Any) -> Iterator[tuple[Any, vector.VectorAccess]]:
         whole, rest = divmod(n, self.lanes)
         for index in builtins.range(whole):
-            yield index, VectorAccess(self.load, self.store)
+            yield index, vector.VectorAccess(self.load, self.store)
         if rest:
             mask = self.first(rest)
             yield (
                 whole,
-                VectorAccess(
+                vector.VectorAccess(
                     lambda address: self.load_masked(address, mask),
                     lambda value, address: self.store_masked(value, address, mask),
                 ),
@@ -197,7 +191,7 @@ class NumPyVectors(Vectors):
 VectorFunction = Callable[..., None]
 
 
-def vector_function(loop: Callable[..., None], scalar: Scalar, lanes: int) -> VectorFunction:
+def vector_function(loop: Callable[..., None], scalar: vector.Scalar, lanes: int) -> VectorFunction:
     """``loop(v, ...)``, of a `Vectors` and of words, as a function of the words alone.
 
     An argument may be a NamedTuple of words.
@@ -231,7 +225,7 @@ def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
 class Loops:
     """A module's vector loops by their names, as functions of the words alone."""
 
-    def __init__(self, module: dict[str, Any], scalar: Scalar, lanes: int) -> None:
+    def __init__(self, module: dict[str, Any], scalar: vector.Scalar, lanes: int) -> None:
         self._module, self._scalar, self._lanes = module, scalar, lanes
 
     def __getattr__(self, name: str) -> VectorFunction:
