@@ -259,9 +259,8 @@ def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
     settings = {name: spelled[name] for name in FIELDS[kind]}
     scalars.positive("file", "learning_rate_init", settings["learning_rate_init"])
     optimizer = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
-    optimizer.learning_rate = scalars.non_negative(
-        "file", "learning_rate", spelled["learning_rate"]
-    )
+    rate = spelled["learning_rate"]
+    optimizer.learning_rate = scalars.non_negative("file", "learning_rate", rate)
     optimizer.t = t
     to_core.core_of(optimizer)
     return optimizer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral, Real
 from operator import is_not
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, Self, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.preprocessing import LabelBinarizer
@@ -27,6 +28,7 @@ from fastmlp.estimators.common import BatchPredictions
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
     SklearnMLP,
+    _fit_context,
     _SetOutputMixin,
     available_if,
 )
@@ -35,9 +37,11 @@ from fastmlp.network import layer_settings, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizer_protocol import EMA, SWA, Optimizer
 from fastmlp.training.history import History
+from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.typing import Metrics, Table
 from fastmlp.validation import Array
+from fastmlp.validation.calls import explained
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 # With more rows some scikit-learn versions warn if most labels occur once.
@@ -262,6 +266,51 @@ class CompiledMLP(
             self._checked_values = values
         to_core.check_regularization(self)
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    @explained
+    def fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Table | None = None,
+        y_val: Table | None = None,
+        sample_weight_val: ArrayLike | None = None,
+        callbacks: Listener | Iterable[Listener] = (),
+        progress: bool = False,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers; for a classifier labels, or an indicator matrix of several labels a row.
+        sample_weight : array-like of shape (n_samples,), optional
+        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
+            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
+            for solvers with batches.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
+            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
+        progress : bool
+            Show a tqdm bar with the losses and the score.
+
+        Returns
+        -------
+        MLPClassifier or MLPRegressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or parameters have a wrong type or value, or training diverges.
+        """
+        rows = (X_val, y_val, sample_weight_val)
+        reports = training.reports_of(self, callbacks, progress, rows)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
+
     def _fit(
         self,
         X: Any,
@@ -364,7 +413,7 @@ class CompiledMLP(
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
         self.n_outputs_ = layer_units[-1]
-        # `hold_out` makes these copies if early stopping needs them.
+        # `fit_epochs` makes these copies if early stopping needs them.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
         if to_core.is_stochastic(self.solver):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -14,13 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators import base, sklearn_bases, to_core
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
-from fastmlp.estimators.training import reports_of
 from fastmlp.export.onnx import register
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss, LossSettings
 from fastmlp.rules.optimizer_protocol import Average
-from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.typing import (
     Activations,
@@ -178,51 +176,6 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     ) -> None:
         self._keep(locals(), sklearn_bases.MLPClassifier)
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    @explained
-    def fit(
-        self,
-        X: Table,
-        y: Table,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: Table | None = None,
-        y_val: Table | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Listener | Iterable[Listener] = (),
-        progress: bool = False,
-    ) -> Self:
-        """Fit the model.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels, or an indicator matrix of several labels a row.
-        sample_weight : array-like of shape (n_samples,), optional
-        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
-            for solvers with batches.
-        callbacks : callable, or a sequence of them
-            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
-            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
-        progress : bool
-            Show a tqdm bar with the losses and the score.
-
-        Returns
-        -------
-        MLPClassifier
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or parameters have a wrong type or value, or training diverges.
-        """
-        rows = (X_val, y_val, sample_weight_val)
-        reports = reports_of(self, callbacks, progress, rows)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
-
     @available_if(lambda estimator: estimator._check_solver())
     def partial_fit(
         self,
@@ -333,7 +286,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         return by_class if weight is None else weight * by_class
 
 
-class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
+class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
     Parameters, attributes, methods and messages are as in `sklearn.neural_network.MLPRegressor`.
@@ -437,50 +390,6 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     ) -> None:
         self._keep(locals(), sklearn_bases.MLPRegressor)
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    @explained
-    def fit(
-        self,
-        X: Table,
-        y: Table,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: Table | None = None,
-        y_val: Table | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Listener | Iterable[Listener] = (),
-        progress: bool = False,
-    ) -> Self:
-        """Fit the model.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), optional
-        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
-            for solvers with batches.
-        callbacks : callable, or a sequence of them
-            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
-            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
-        progress : bool
-            Show a tqdm bar with the losses and the score.
-
-        Returns
-        -------
-        MLPRegressor
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or parameters have a wrong type or value, or training diverges.
-        """
-        rows = (X_val, y_val, sample_weight_val)
-        reports = reports_of(self, callbacks, progress, rows)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
-
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
@@ -524,20 +433,6 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
             check_is_fitted(self)
             outputs = self._outputs(self._validated_rows(X))
         return to_core.values_of(self, outputs, self.out_activation_, with_std=return_std)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 of the predictions; for quantiles, the negative mean pinball loss.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), optional
-        """
-        levels = to_core.levels_of(self._loss())
-        if levels is None:
-            return float(super().score(X, y, sample_weight))
-        return to_core.quantile_score(self, X, y, sample_weight, levels)
 
     def _loss(self) -> Loss:
         return to_core.loss_of_regressor(self)

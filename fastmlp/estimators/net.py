@@ -15,10 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    validate_data,
-)
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp._process import random_state
 from fastmlp.backends.protocol import Data, Engine
@@ -193,12 +190,7 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
 
 
 # Attributes of training that predictions do not need.
-TRAINING_STATE = (
-    "_optimizer",
-    "_best_coefs",
-    "_best_intercepts",
-    "_random_state",
-)
+TRAINING_STATE = ("_optimizer", "_best_coefs", "_best_intercepts", "_random_state")
 # Attributes that are not copied: net, buffers, lock, and objects of a running fit.
 OWN = (
     "_state", "_cache", "_lock", "_held_out", "_shared_net", "_seeded",
@@ -367,17 +359,9 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
     if X is None or y is None:
         present, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
         raise ValueError(f"{present} is provided, but {lacks} was not provided.")
-    dtype = (np.float64, np.float32)
+    form: Any = {"accept_sparse": ["csr", "csc"], "dtype": (np.float64, np.float32)}
     with checking(estimator, X, y_val=y, sample_weight_val=weight):
-        X, y = validate_data(
-            estimator,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=dtype,
-            reset=False,
-        )
+        X, y = validate_data(estimator, X, y, multi_output=True, reset=False, **form)
     weight = None if weight is None else _check_sample_weight(weight, X)
     targets = estimator._binarized(y)
     if estimator._outputs_for(targets) != estimator.n_outputs_:
@@ -385,24 +369,3 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
             f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
         )
     return RowSubset(X, targets, weight)
-
-
-def hold_out(
-    estimator: Any,
-    held_out: RowSubset | None,
-    part: RowSubset,
-    data: Data,
-    state: NetState,
-    engine: Engine[Any],
-    metrics: Metrics,
-) -> HeldOutRows | None:
-    """Rows to validate on, or None without such rows."""
-    if held_out is None:
-        return None
-    if estimator.validation_loss_curve_ is None:
-        estimator.validation_loss_curve_ = []
-    estimator._best_coefs = [coef.copy() for coef in state.weights]
-    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
-    # Subsets of one table also share targets and weights in the core's form.
-    own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
-    return HeldOutRows(estimator, held_out, own, state, engine, metrics)

@@ -15,13 +15,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import BatchPredictions
-from fastmlp.estimators.sklearn_bases import (
-    BaseEstimator,
-    ClassifierMixin,
-    RegressorMixin,
-    available_if,
-)
-from fastmlp.estimators.to_core import levels_of, quantile_score, values_of
+from fastmlp.estimators.sklearn_bases import BaseEstimator, ClassifierMixin, available_if
+from fastmlp.estimators.to_core import QuantileScore, values_of
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
@@ -144,16 +139,50 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.dtype(self.dtype), multi_output=True, **options)
         return X, y
 
-    def _train(self, X: Array, y: Array, sample_weight: Any, weights: Any, **options: Any) -> Self:
-        of_net = {name: getattr(self, name) for name in OF_NETS}
-        of_fit = {name: getattr(self, name) for name in OF_FITS}
-        of_fit["class_weight"] = weights
-        net = MLP(**of_net, seed=self._seed())
-        self.history_ = net.fit(X, y, sample_weight=sample_weight, **of_fit, **options)
+    @explained
+    def fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        *,
+        callbacks: Callbacks = (),
+        progress: bool = False,
+    ) -> Self:
+        """Fit a net with new weights.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array-like
+        y : (n_samples,) or (n_samples, n_outputs) array-like
+            Numbers; for a classifier labels, or 0 and 1 for each of several labels.
+        sample_weight : (n_samples,) array-like, optional
+        callbacks, progress
+            As for `MLP.fit`.
+
+        Returns
+        -------
+        NetClassifier or NetRegressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or parameters have a wrong type or value, or classes do not fit the outputs.
+        """
+        rows, targets, weights = self._data(X, y)
+        net = MLP(**{name: getattr(self, name) for name in OF_NETS}, seed=self._seed())
+        options = {name: getattr(self, name) for name in OF_FITS} | {"class_weight": weights}
+        options |= {"callbacks": callbacks, "progress": progress}
+        self.history_ = net.fit(rows, targets, sample_weight=sample_weight, **options)
         # Ctrl-C has ended the fit, and ends the pool of the fit.
         task_pool.check()
         self.net_ = net
         return self
+
+    def _data(self, X: Any, y: Any) -> tuple[Array, Array, Any]:
+        """Rows, targets and class weights for the net."""
+        raise NotImplementedError
 
     def _seed(self) -> int | None:
         state = self.random_state
@@ -181,36 +210,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    @explained
-    def fit(
-        self,
-        X: Table,
-        y: Table,
-        sample_weight: ArrayLike | None = None,
-        *,
-        callbacks: Callbacks = (),
-        progress: bool = False,
-    ) -> Self:
-        """Fit a net with new weights.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array-like
-        y : (n_samples,) array-like of labels, or (n_samples, n_labels) of 0 and 1
-        sample_weight : (n_samples,) array-like, optional
-        callbacks, progress
-            As for `MLP.fit`.
-
-        Returns
-        -------
-        NetClassifier
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or parameters have a wrong type or value, or classes do not fit the outputs.
-        """
+    def _data(self, X: Any, y: Any) -> tuple[Array, Array, Any]:
         arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         rows, labels = self._checked(X, y, y_numeric=False)
         check_classification_targets(labels)
@@ -221,8 +221,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         else:
             self.classes_, codes = np.unique(column_or_1d(labels), return_inverse=True)
             targets = self._coded(codes)
-        weights, options = self._weights_of_codes(), {"callbacks": callbacks, "progress": progress}
-        return self._train(rows, targets, sample_weight, weights, **options)
+        return rows, targets, self._weights_of_codes()
 
     def _coded(self, codes: Array) -> Array:
         sizes, n = tuple(self.layer_sizes), len(self.classes_)
@@ -290,42 +289,11 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         return outputs
 
 
-class NetRegressor(RegressorMixin, NetEstimator):
+class NetRegressor(QuantileScore, NetEstimator):
     """A net as a regressor."""
 
-    @explained
-    def fit(
-        self,
-        X: Table,
-        y: Table,
-        sample_weight: ArrayLike | None = None,
-        *,
-        callbacks: Callbacks = (),
-        progress: bool = False,
-    ) -> Self:
-        """Fit a net with new weights.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array-like
-        y : (n_samples,) or (n_samples, n_outputs) array-like
-        sample_weight : (n_samples,) array-like, optional
-        callbacks, progress
-            As for `MLP.fit`.
-
-        Returns
-        -------
-        NetRegressor
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or parameters have a wrong type or value.
-        """
-        rows, targets = self._checked(X, y, y_numeric=True)
-        options: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
-        return self._train(rows, targets, sample_weight, self.class_weight, **options)
+    def _data(self, X: Any, y: Any) -> tuple[Array, Array, Any]:
+        return *self._checked(X, y, y_numeric=True), self.class_weight
 
     def predict(self, X: Table, *, return_std: bool = False) -> Any:
         """Return the predictions, shape (n_samples,) or (n_samples, n_outputs).
@@ -342,20 +310,6 @@ class NetRegressor(RegressorMixin, NetEstimator):
             If `return_std` is True for another loss.
         """
         return values_of(self, self._predictions(X), self._loss().link, with_std=return_std)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 of the predictions; for `Quantile`, the negative mean pinball loss.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array-like
-        y : (n_samples,) or (n_samples, n_outputs) array-like
-        sample_weight : (n_samples,) array-like, optional
-        """
-        levels = levels_of(self._loss())
-        if levels is None:
-            return float(super().score(X, y, sample_weight))
-        return quantile_score(self, X, y, sample_weight, levels)
 
 
 def estimator_of(

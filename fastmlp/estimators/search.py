@@ -14,13 +14,8 @@ from typing import Any, ClassVar, Literal, Self, final
 import joblib
 import numpy as np
 from joblib.parallel import ParallelBackendBase
+from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-from sklearn.model_selection import (
-    GridSearchCV,
-    HalvingGridSearchCV,
-    HalvingRandomSearchCV,
-    RandomizedSearchCV,
-)
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -449,13 +444,13 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         if self.halving:
             options |= {name: getattr(self, name) for name in (*HALVING, "random_state")}
             if grid is not None:
-                return HalvingGridSearchCV(self.estimator, grid, **options)
-            n = self.n_iter
-            return HalvingRandomSearchCV(self.estimator, distributions, n_candidates=n, **options)
+                return model_selection.HalvingGridSearchCV(self.estimator, grid, **options)
+            options["n_candidates"] = self.n_iter
+            return model_selection.HalvingRandomSearchCV(self.estimator, distributions, **options)
         if grid is not None:
-            return GridSearchCV(self.estimator, grid, **options)
+            return model_selection.GridSearchCV(self.estimator, grid, **options)
         options |= {"n_iter": self.n_iter, "random_state": self.random_state}
-        return RandomizedSearchCV(self.estimator, distributions, **options)
+        return model_selection.RandomizedSearchCV(self.estimator, distributions, **options)
 
     def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
         """Unused: `fit` runs another search, which has this method."""

@@ -19,6 +19,7 @@ from fastmlp._process.random_state import key_of
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.common import n_threads_of, warn
+from fastmlp.estimators.sklearn_bases import RegressorMixin
 from fastmlp.network import layer_settings, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
@@ -57,10 +58,8 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 def features_of(network: Network) -> Network:
     """The network that predicts the activations of the last hidden layer."""
-    layout = make_layout(network.layout.sizes[:-1])
-    return network._replace(
-        layout=layout, activations=network.activations[:-1], link=LINKS["identity"]
-    )
+    layout, rules = make_layout(network.layout.sizes[:-1]), network.activations[:-1]
+    return network._replace(layout=layout, activations=rules, link=LINKS["identity"])
 
 
 def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
@@ -138,9 +137,8 @@ def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) 
         raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
     least, accepted = float(dense.min()) if dense.size else 1.0, regressor._loss().targets
     # scikit-learn does not check the targets of its "poisson".
-    if regressor.loss != "poisson" and (
-        (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
-    ):
+    wrong = {"positive": least <= 0, "count": least < 0}.get(accepted, False)
+    if wrong and regressor.loss != "poisson":
         limit = "above 0" if accepted == "positive" else "0 or more"
         raise ValueError(
             f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
@@ -178,10 +176,22 @@ def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) ->
     return -float(np.average(values.mean(axis=1, dtype=np.float64), weights=weight))
 
 
-def quantile_score(estimator: Any, X: Any, y: Any, weight: Any, levels: Array) -> float:
-    targets = np.asarray(y, np.float64).reshape(len(y), -1)
-    outputs = estimator.predict(X).reshape(len(targets), -1)
-    return pinball_score(outputs, targets, weight, levels)
+class QuantileScore(RegressorMixin):
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R2 of the predictions; for quantiles, the negative mean pinball loss.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        """
+        regressor: Any = self
+        if (levels := levels_of(regressor._loss())) is None:
+            return float(super().score(X, y, sample_weight))
+        targets = np.asarray(y, np.float64).reshape(len(y), -1)
+        outputs = regressor.predict(X).reshape(len(targets), -1)
+        return pinball_score(outputs, targets, sample_weight, levels)
 
 
 class CoreOptimizer(BaseOptimizer):
@@ -212,15 +222,13 @@ def is_second_order(solver: Any) -> bool:
 
 def stops_by_score(estimator: Any) -> bool:
     """True for scikit-learn's early stopping; False for the core's, or without it."""
-    return bool(estimator.early_stopping) and not isinstance(
-        estimator.early_stopping, EarlyStopping
-    )
+    early = estimator.early_stopping
+    return bool(early) and not isinstance(early, EarlyStopping)
 
 
 def holds_out(estimator: Any) -> bool:
-    return bool(estimator.early_stopping) and (
-        getattr(estimator.early_stopping, "monitor", None) != "loss"
-    )
+    early = estimator.early_stopping
+    return bool(early) and getattr(early, "monitor", None) != "loss"
 
 
 def new_optimizer(estimator: Any) -> Any:
@@ -456,10 +464,7 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
         other = '; where a class is rare, scoring="loss" finds better epochs'
     else:
         other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
-    warn(
-        f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}",
-        RuntimeWarning,
-    )
+    warn(f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}", RuntimeWarning)
 
 
 def warn_of_idle_scoring(estimator: Any) -> None:

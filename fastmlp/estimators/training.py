@@ -60,7 +60,16 @@ def fit_epochs(
     data = part.data(engine)
     batch_size = batch_rows(estimator, data.n_rows)
     metrics = {} if reports is None else reports.options.metrics
-    held_out = net.hold_out(estimator, validation, part, data, state, engine, metrics)
+    held_out: net.HeldOutRows | None = None
+    if validation is not None:
+        if estimator.validation_loss_curve_ is None:
+            estimator.validation_loss_curve_ = []
+        estimator._best_coefs = [coef.copy() for coef in state.weights]
+        estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
+        # Subsets of one table also share targets and weights in the core's form.
+        shared = validation.shares(part)
+        own = data._replace(rows=validation.rows) if shared else validation.data(engine)
+        held_out = net.HeldOutRows(estimator, validation, own, state, engine, metrics)
     estimator._held_out = held_out
     try:
         epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
