@@ -159,16 +159,16 @@ class Place(str):
         return f"{self.unit} {self.first + i}"
 
 
-def imported(who: str) -> Any:
-    return messages.imported("pyarrow", who)
-
-
 def paths_of(X: Any) -> list[str] | None:
     paths = [X] if isinstance(X, str | os.PathLike) else X
     if not isinstance(paths, list | tuple) or not paths:
         return None
     are_paths = all(isinstance(one, str | os.PathLike) for one in paths)
     return [os.fspath(one) for one in paths] if are_paths else None
+
+
+def ending_of(path: str) -> str | None:
+    return next((end for end in FILES if path.lower().endswith(end)), None)
 
 
 def are_files(X: Any) -> bool:
@@ -240,7 +240,7 @@ def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[An
     A table without rows has one empty batch. X is a path or list of paths, table, frame, reader,
     relation or data set.
     """
-    imported(who)
+    messages.imported("pyarrow", who)
     paths = paths_of(X)
     if paths is None:
         yield from _cut(_of_table(X, choose, rows, who), "", rows)
@@ -295,8 +295,7 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
 
 
 def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
-    end = next((end for end in FILES if path.lower().endswith(end)), None)
-    if end is None:
+    if (end := ending_of(path)) is None:
         raise ValueError(f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}")
     return _of_parquet if end == ".parquet" else _of_arrow if end in ARROW_FILES else _of_csv
 

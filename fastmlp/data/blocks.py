@@ -13,7 +13,7 @@ from fastmlp._process import memory, warn
 from fastmlp.data import arrow
 from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
 from fastmlp.data.sources import Block
-from fastmlp.validation import Array, frames, scalars
+from fastmlp.validation import Array, frames, messages, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
@@ -183,7 +183,7 @@ class Blocks:
             raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
-        arrow.imported(who)
+        messages.imported("pyarrow", who)
         paths, column_names = arrow.expanded(files, who), ColumnNames(target, features, weight)
         blocks = FileBlocks(ParquetGroups(), paths, column_names, rows, who)
         return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))

@@ -199,9 +199,8 @@ class FileBlocks:
         path, group, rows, piece, first = self._places[i]
         with arrow.naming(path):
             batch = self._groups.read(path, group, self._columns.names, rows, piece)
-        return self._columns.block(
-            batch, arrow.Place(f"{self._groups.noun} {group} of {path}", first)
-        )
+        place = arrow.Place(f"{self._groups.noun} {group} of {path}", first)
+        return self._columns.block(batch, place)
 
 
 class TableBlocks:
@@ -216,7 +215,7 @@ class TableBlocks:
 
 
 def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
-    arrow.imported(who)
+    messages.imported("pyarrow", who)
     table = arrow.reader_of_table(X, rows).read_all()
     columns, batches, n = columns_of(table.schema, column_names, who), [], 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
@@ -279,7 +278,7 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
     if is_lazy(X) or not is_table(X):
         raise arrow.no_table(X, "target= goes with paths, a table or a frame;", who)
     in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
-    if in_memory or isinstance(X, arrow.imported(who).Table):
+    if in_memory or isinstance(X, messages.imported("pyarrow", who).Table):
         return table_blocks(X, column_names, arrow.ROWS, who)
     # A relation of DuckDB lacks a schema.
     schema = getattr(X, "schema", None)
@@ -291,16 +290,14 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
 def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
     by_kind: dict[str | None, str] = {}
     for path in paths:
-        by_kind.setdefault(
-            next((end for end in arrow.FILES if path.lower().endswith(end)), None), path
-        )
+        by_kind.setdefault(arrow.ending_of(path), path)
     if len(by_kind) > 1 or None in by_kind:
         shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
         raise ValueError(
             f"{who}: files must be of one kind of {', '.join(arrow.FILES)}, got {shown}"
         )
     (end,) = by_kind
-    arrow.imported(who)
+    messages.imported("pyarrow", who)
     if end == ".parquet":
         return FileBlocks(ParquetGroups(), paths, column_names, None, who)
     if end in arrow.ARROW_FILES:

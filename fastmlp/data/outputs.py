@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike
 
 from fastmlp._process import memory, warn
 from fastmlp.data import arrow
-from fastmlp.data.arrow import ARROW_FILES, ROWS, imported
+from fastmlp.data.arrow import ARROW_FILES, ROWS
 from fastmlp.data.columns import names_in, require_target
 from fastmlp.data.sources import Piece, Source, is_source, opened
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.serialization import files
-from fastmlp.validation import Array, frames, scalars
+from fastmlp.validation import Array, frames, messages, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.frames import is_lazy, is_table
 from fastmlp.validation.messages import listed
@@ -157,7 +157,7 @@ class Choice:
 
 
 def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
-    table = arrow.imported(who).Table
+    table = messages.imported("pyarrow", who).Table
     for batch, where in arrow.records_of(data, choice, rows, who):
         # scikit-learn finds names in a table, but not in a record batch.
         X = table.from_batches([batch.select(choice.features)])
@@ -295,38 +295,19 @@ def _require_finite(rows: Any, where: arrow.Place) -> None:
 ArraysByName = dict[str, Array]
 
 
-class Form(NamedTuple):
-    """Columns and batches of predictions.
-
-    Attributes
-    ----------
-    keep : columns to pass on
-    output : name of the column of predictions
-    rows : maximum rows of a batch
-    probabilities : True to add the probabilities of the classes, if there are classes
-    compute_dtype : as for `MLP.predict`
-    """
-
-    keep: list[str]
-    output: str = "prediction"
-    rows: int = ROWS
-    probabilities: bool = True
-    compute_dtype: ComputeDTypes | None = None
-
-
 class PredictionColumns:
     """Makes columns of predictions from batches.
 
     `named` is True if the model, an MLP or estimator, knows names of columns.
     """
 
-    def __init__(self, model: Any, form: Form, *, named: bool, who: str) -> None:
-        self._model, self._form, self._named, self._who = model, form, named, who
-        self._output = form.output
-        self._link = getattr(model, "_link", None)
+    def __init__(
+        self, model: Any, output: str, probabilities: bool, dtype: Any, named: bool, who: str
+    ) -> None:
+        self._model, self._output, self._named, self._who = model, output, named, who
+        self._probabilities, self._link = probabilities, getattr(model, "_link", None)
+        self._dtypes = {} if dtype is None else {"compute_dtype": dtype}
         self._several: bool | None = None
-        compute_dtype = form.compute_dtype
-        self._dtypes = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
 
     def __call__(self, batch: PredictBatch) -> ArraysByName:
         rows, n = batch.rows, None
@@ -368,7 +349,7 @@ class PredictionColumns:
 
     def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
         labels = classes[probabilities.argmax(axis=1)]
-        each = _each("probability", probabilities, classes) if self._form.probabilities else {}
+        each = _each("probability", probabilities, classes) if self._probabilities else {}
         return {**each, self._output: labels}
 
     def _of_labels(self, probabilities: Array, labels: Array) -> ArraysByName:
@@ -460,9 +441,8 @@ def predict_arrow(
     >>> predict_arrow(net, table, keep="id").read_all().column_names
     ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
     """
-    who = "predict_arrow"
-    form = Form(kept_names(keep, who), output, batch_rows, probabilities, compute_dtype)
-    return reader_of(model, source, form, who)
+    form = (output, batch_rows, probabilities, compute_dtype)
+    return _reader(model, source, keep, *form, "predict_arrow")
 
 
 @explained
@@ -513,20 +493,18 @@ def predict_parquet(
     1000
     """
     who = "predict_parquet"
-    writer = writer_of(path, who)
-    form = Form(kept_names(keep, who), output, batch_rows, probabilities, compute_dtype)
-    reader = reader_of(model, source, form, who)
-    return write(reader, path, writer)
-
-
-def writer_of(path: Any, who: str) -> WriterOf:
-    """The writer of record batches by the path's ending."""
     scalars.path(who, "path", path, mode="w")
-    writer = WRITERS.get(Path(os.fspath(path)).suffix.lower())
-    if writer is None:
+    writer_of = WRITERS.get(Path(os.fspath(path)).suffix.lower())
+    if writer_of is None:
         got = os.fspath(path)
         raise ValueError(f"{who}: path must end in {', '.join(WRITERS)}, got {got!r}")
-    return writer
+    form = (output, batch_rows, probabilities, compute_dtype)
+    reader, n = _reader(model, source, keep, *form, who), 0
+    with files.writing(path) as file, writer_of(file, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            n += batch.num_rows
+    return n
 
 
 def _parquet(file: Any, schema: Any) -> Any:
@@ -555,33 +533,20 @@ WRITERS: dict[str, WriterOf] = {
 }  # fmt: skip
 
 
-def write(reader: Any, path: str | os.PathLike[str], opened: WriterOf) -> int:
-    """Write an Arrow reader's batches to a file, whole or not at all; return the number of rows."""
-    n = 0
-    with files.writing(path) as file, opened(file, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-            n += batch.num_rows
-    return n
-
-
-def kept_names(keep: Any, who: str) -> list[str]:
-    names = [keep] if isinstance(keep, str) else keep
-    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+def _reader(
+    model: Any, source: Any, keep: Any, output: Any, rows: Any, proba: bool, dtype: Any, who: str
+) -> Any:
+    keep = [keep] if isinstance(keep, str) else keep
+    if not isinstance(keep, Iterable) or not all(isinstance(name, str) for name in keep):
         raise TypeError(f"{who}: keep must be a column's name, or several, got {keep!r}")
-    return list(names)
-
-
-def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
-    arrow = imported(who)
-    keep, rows = list(dict.fromkeys(form.keep)), form.rows
+    pyarrow, keep = messages.imported("pyarrow", who), list(dict.fromkeys(keep))
     scalars.positive_integer(who, "batch_rows", rows)
-    scalars.boolean(who, "probabilities", form.probabilities)
-    if not isinstance(form.output, str):
-        raise TypeError(f"{who}: output must be a column's name, got {form.output!r}")
+    scalars.boolean(who, "probabilities", proba)
+    if not isinstance(output, str):
+        raise TypeError(f"{who}: output must be a column's name, got {output!r}")
     if not hasattr(model, "predict") or isinstance(model, type):
         raise TypeError(f"{who}: model must be an MLP or a fitted estimator, got {model!r}")
-    _check_precision(model, form.compute_dtype, who)
+    _check_precision(model, dtype, who)
     names = names_of_model(model)
     if has_names(source):
         choice = Choice(names, keep, getattr(model, "_text_names", ()))
@@ -590,13 +555,14 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
         raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
     else:
         batches = batches_of(source, names, rows, who)
-    outputs = PredictionColumns(model, form, named=names is not None, who=who)
+    outputs = PredictionColumns(model, output, proba, dtype, names is not None, who)
     first = next(batches, None)
     if first is None:
         raise ValueError(f"{who}: there are no rows")
     begun = _table(outputs, first, keep, who)
-    more = (_like(begun, _table(outputs, batch, keep, who)) for batch in batches)
-    return arrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
+    # Batches get the types of the first; files may differ.
+    more = (_table(outputs, batch, keep, who).cast(begun.schema) for batch in batches)
+    return pyarrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
 
 
 def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
@@ -622,11 +588,3 @@ def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who
         )
     kept = {name: batch.kept.column(name) for name in keep}
     return pyarrow.RecordBatch.from_pydict(kept | columns)
-
-
-def _like(first: Any, batch: Any) -> Any:
-    """A batch with the types of the first; files may differ."""
-    columns = [
-        column.cast(kind) for column, kind in zip(batch.columns, first.schema.types, strict=True)
-    ]
-    return type(first).from_arrays(columns, schema=first.schema)

@@ -71,19 +71,6 @@ class Piece(NamedTuple):
     content: Any
 
 
-class Opened(Protocol):
-    """A source's blocks, pass by pass."""
-
-    @property
-    def n_rows(self) -> int | None:
-        """Number of rows of a pass, None if unknown."""
-        ...
-
-    def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks of a pass, if `mixed` in an order that depends on its number."""
-        ...
-
-
 class RandomAccess:
     def __init__(self, source: BlockSource, who: str) -> None:
         self._source = source
@@ -93,6 +80,7 @@ class RandomAccess:
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
+        """Yield the blocks of a pass, if `mixed` in an order that depends on its number."""
         n = len(self._sizes)
         order = np.random.default_rng([self._seed, number]).permutation(n) if mixed else range(n)
         for i in map(int, order):
@@ -133,6 +121,10 @@ class StreamBlocks:
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
         for i, content in enumerate(self._begin()):
             yield Piece(f"block {i}", None, content)
+
+
+# A source's blocks, pass by pass.
+Opened = RandomAccess | StreamBlocks
 
 
 def is_source(X: object) -> bool:
