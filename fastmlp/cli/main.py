@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -118,17 +118,14 @@ def _parser() -> Parser:
     for name, (text, add_options, run) in COMMANDS.items():
         added = commands.add_parser(name, help=text)
         add_options(added)
-        added.set_defaults(run=run, parser=added)
+        added.set_defaults(run=run or partial(_on_tables, name), parser=added)
     return parser
 
 
-def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:
-    def run(arguments: argparse.Namespace) -> None:
-        from fastmlp.cli import tables
+def _on_tables(name: str, arguments: argparse.Namespace) -> None:
+    from fastmlp.cli import tables
 
-        getattr(tables, f"run_{name}")(arguments)
-
-    return run
+    getattr(tables, f"run_{name}")(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -242,20 +239,14 @@ def _draw_digits(part: Any, images: Any, labels: Any, predictions: Any) -> None:
     part.suptitle(caption, x=0.016, ha="left", fontsize=10)
 
 
-# Line of the help, function that adds the options, function that runs.
-COMMANDS = {
-    "train": ("train a net on a table", options.add_train, _on_tables("train")),
-    "predict": ("predict the rows of a table", options.add_predict, _on_tables("predict")),
-    "score": (
-        "measure a model on a table with its target", options.add_score, _on_tables("score")
-    ),
-    "show": (
-        "print what a model was trained on, and its layers", options.add_show, _on_tables("show")
-    ),
-    "export": (
-        "write a model as C source or an ONNX graph", options.add_export, _on_tables("export")
-    ),
+# Line of the help, function that adds the options, function that runs; None: one of tables.py.
+COMMANDS: dict[str, tuple[str, Any, Any]] = {
+    "train": ("train a net on a table", options.add_train, None),
+    "predict": ("predict the rows of a table", options.add_predict, None),
+    "score": ("measure a model on a table with its target", options.add_score, None),
+    "show": ("print what a model was trained on, and its layers", options.add_show, None),
+    "export": ("write a model as C source or an ONNX graph", options.add_export, None),
     "demo": ("learn handwritten digits, beside scikit-learn", options.add_demo, _demo),
     "info": ("versions, compiler, threads, cache", options.add_info, _info),
     "warmup": ("compile everything ahead, into the disk cache", options.add_warmup, _warmup),
-}  # fmt: skip
+}

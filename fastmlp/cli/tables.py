@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -52,24 +52,17 @@ PREDICTION = "fastmlp: prediction"
 MOST_SHOWN = 8
 # Functions whose keywords are options without defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
-# Arguments: sklearn.metrics; class indices and probabilities, or numbers and predictions.
-METRICS: dict[Task, dict[str, Callable[[Any, Array, Array], float]]] = {
+# Functions of sklearn.metrics.
+METRICS: dict[Task, dict[str, str]] = {
     "classification": {
-        "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
-        "log_loss": lambda metrics, codes, p: metrics.log_loss(
-            codes, p, labels=np.arange(p.shape[1])
-        ),
-        "auc": lambda metrics, codes, p: metrics.roc_auc_score(
-            codes,
-            p[:, 1] if p.shape[1] == 2 else p,
-            multi_class="ovr",
-            labels=np.arange(p.shape[1]),
-        ),
+        "accuracy": "accuracy_score",
+        "log_loss": "log_loss",
+        "auc": "roc_auc_score",
     },
     "regression": {
-        "rmse": lambda metrics, y, result: metrics.root_mean_squared_error(y, result),
-        "mae": lambda metrics, y, result: metrics.mean_absolute_error(y, result),
-        "r2": lambda metrics, y, result: metrics.r2_score(y, result),
+        "rmse": "root_mean_squared_error",
+        "mae": "mean_absolute_error",
+        "r2": "r2_score",
     },
 }
 DEFAULTS: dict[Task, tuple[str, ...]] = {
@@ -399,11 +392,18 @@ def score(
     if not n:
         raise ValueError(f"{who}: there are no rows")
     y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
+    inputs: dict[str, Array] = dict.fromkeys(known, values[:, 0])
+    options: dict[str, Any] = {}
     if task == "classification":
         values /= values.sum(axis=1, keepdims=True)
-    else:
-        values = values[:, 0]
-    return {name: float(known[name](metrics, y, values)) for name in names or DEFAULTS[task]}
+        labels = {"labels": np.arange(values.shape[1])}
+        ranked = values[:, 1] if values.shape[1] == 2 else values
+        inputs = {"accuracy": values.argmax(axis=1), "log_loss": values, "auc": ranked}
+        options = {"log_loss": labels, "auc": {**labels, "multi_class": "ovr"}}
+    return {
+        name: float(getattr(metrics, known[name])(y, inputs[name], **options.get(name, {})))
+        for name in names or DEFAULTS[task]
+    }
 
 
 def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
