@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import locks
 from fastmlp.backends.cpu import side_by_side
-from fastmlp.backends.cpu.kernels.one_step import DECLINED, NOT_FINITE
+from fastmlp.backends.cpu.kernels.epoch import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.quick_step import converted, products_of
 from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry

@@ -18,7 +18,7 @@ import numpy as np
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu import dispatch, second_order, side_by_side, team, worker_pool
 from fastmlp.backends.cpu.evaluation import curvature_loop
-from fastmlp.backends.cpu.kernels import epoch, one_step, step
+from fastmlp.backends.cpu.kernels import epoch, step
 from fastmlp.backends.cpu.kernels.elementwise import link_loop
 from fastmlp.backends.cpu.kernels.rule_blocks import (
     every_loss,
@@ -32,7 +32,6 @@ from fastmlp.backends.cpu.predict import (
     embedded_steps,
     embedded_tables,
     jacobian,
-    packed_weights,
     row_blocks,
     small_batch,
     trees,
@@ -47,12 +46,12 @@ from fastmlp.validation import scalars
 
 # Factories of blocks of a net's dtype, beside factories of phases and rules.
 _OF_NETS = (
-    epoch.evaluate, epoch.predict, step.objective, one_step.take_quick_step, step.exchange,
+    epoch.evaluate, epoch.predict, step.objective, epoch.take_quick_step, step.exchange,
     step.train_alone, side_by_side.check_rows, side_by_side.predict_rows, embedded.single_row,
     embedded.completed_row, embedded.completed_gradient, embedded_steps.plain_vjp,
     jacobian.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
     row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
-    packed_weights.pack_net, small_batch.predict_small, small_batch.row_by_row,
+    small_batch.pack_net, small_batch.predict_small, small_batch.row_by_row,
     small_batch.small_batch,
 )  # fmt: skip
 # Factories of blocks of one dtype: of teams, orders and groups; of second order, trees and tables.

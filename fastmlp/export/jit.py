@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.one_step import PlainStep
+from fastmlp.backends.cpu.kernels.epoch import PlainStep
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import (
     HANDLE,

@@ -29,7 +29,7 @@ from fastmlp.extend import (
     warn,
 )
 from fastmlp.tabular import export, extras, fit_arguments, fitting, reports
-from fastmlp.tabular.distillation import distilled
+from fastmlp.tabular.fitting import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
 from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
 from fastmlp.tabular.pack import Caller, Member, Pack

@@ -11,8 +11,8 @@ from fastmlp._process import task_pool
 from fastmlp._process.memory import keep
 from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.dispatch import Runner, Work
-from fastmlp.backends.cpu.kernels import one_step
-from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
+from fastmlp.backends.cpu.kernels import epoch
+from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, take_quick_step
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import address, fields_of
@@ -106,9 +106,9 @@ class QuickStep:
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
         self._order = np.arange(room, dtype=np.int64)
-        self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
+        self.record, self.kind = np.zeros(1, epoch.PlainStep.dtype), session.kind
         self.job, self.address = fields_of(self.record), address(self.record)
-        self._blocks = block_of(one_step.quick_step, dtype), driver
+        self._blocks = block_of(epoch.quick_step, dtype), driver
         self._take_short: Callable[..., float] = entry_of(take_quick_step, dtype)
         has_labels = network.loss.targets == "classes"
         self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
@@ -240,7 +240,7 @@ class QuickStep:
                 with limits.reserved(1):
                     self._blocks[0].entry(self.address)
             else:
-                self._engine.run(one_step.quick_step, self, size.work, **options)
+                self._engine.run(epoch.quick_step, self, size.work, **options)
             self.has_taken(step)
         return np.nan if self.job["is_lost"] else float(self.job["loss"])
 

@@ -14,7 +14,7 @@ from fastmlp._process import task_pool
 from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.backends.cpu.dispatch import tuner_for
 from fastmlp.backends.cpu.kernels import Kernel, Scalar
-from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep, ranges, row_checks
+from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, PlainStep, ranges, row_checks
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet
 from fastmlp.backends.cpu.team import (

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch import Runner, Work
-from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks
+from fastmlp.backends.cpu.kernels import epoch, rule_blocks
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
@@ -145,7 +145,7 @@ class Trainer:
         if kept:
             kept.serve(network, blocks, data, moments)
         self._session.clip_by_norm(rules.limit)
-        self._driver = one_step.batch_step if stepping else driver
+        self._driver = epoch.batch_step if stepping else driver
         job = self._session.job
         job["mass"] = float(summed)
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0

@@ -24,7 +24,7 @@ from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import files
-from fastmlp.tabular import distillation, extras, settings
+from fastmlp.tabular import extras, fitting, settings
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.settings import Preset
 
@@ -178,7 +178,7 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 5)
-    monkeypatch.setattr(distillation, "LEAST", 600)
+    monkeypatch.setattr(fitting, "LEAST", 600)
 
 
 def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor, jit, t
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
 from fastmlp.serialization import files
-from fastmlp.tabular import Schema, distillation, extras
+from fastmlp.tabular import Schema, extras, fitting
 from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
 from fastmlp.tabular.fitting import NotRefitted, refitted_pack
 from fastmlp.tabular.outputs import Scorer
@@ -358,7 +358,7 @@ def test_content_that_is_no_trees(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "LEAST", 600)
+    monkeypatch.setattr(fitting, "LEAST", 600)
 
 
 @pytest.mark.parametrize(
@@ -493,8 +493,8 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
 
 
 def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "ABOVE", -1.0)
-    monkeypatch.setattr(distillation, "LAYERS", ((1,), (16,)))
+    monkeypatch.setattr(fitting, "ABOVE", -1.0)
+    monkeypatch.setattr(fitting, "LAYERS", ((1,), (16,)))
     with pytest.warns(UserWarning, match=r"loss is -?\d+\.\d% above the ensemble's on 24 rows"):
         small = regressor().distilled(X, Y)
     assert small.members_[0].net.layer_sizes[1] > 1
@@ -567,7 +567,7 @@ def test_drawn_rows_are_of_near_rows() -> None:
     numbers[:, 1:] += np.arange(500)[:, None] / 1e4
     values = Values(numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32))
     columns = np.array([0, 1, 1]), np.array([2, 3])
-    drawn_rows = [*distillation.drawn(values, columns, 5000, np.random.default_rng(0))]
+    drawn_rows = [*fitting.drawn(values, columns, 5000, np.random.default_rng(0))]
     assert [len(part.codes) for part in drawn_rows] == [4096, 904]
     rows = Values(*map(np.concatenate, zip(*drawn_rows, strict=True)))
     assert rows.codes.dtype == np.int32

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import dropout, elementwise, first_layer, one_step, step
+from fastmlp.backends.cpu.kernels import dropout, elementwise, epoch, first_layer, step
 from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
@@ -162,7 +162,7 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 OTHERS = (
     microbatches, step.split_k, step.split_k_backward,
     step.forward_backward_by_panels, row_backward, packed_product, train,
-    one_step.batch_step, one_step.quick_step, first_layer.sparse_forward,
+    epoch.batch_step, epoch.quick_step, first_layer.sparse_forward,
     first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
     first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
     dropout.input_noise,

@@ -12,7 +12,7 @@ from numba.core.errors import TypingError
 from numba.extending import overload, register_jitable
 
 from fastmlp.backends.cpu.kernels import step
-from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep
+from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, PlainStep
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, address
 from fastmlp.backends.cpu.predict.embedded import COPY, HANDLE, require_floats, run
 from fastmlp.backends.cpu.predict.jacobian import deltas_to_inputs

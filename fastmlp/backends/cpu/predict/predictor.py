@@ -10,9 +10,8 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks
 from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.packed_weights import TiledRows, packed_weights
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
-from fastmlp.backends.cpu.predict.small_batch import SmallBatch
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch, TiledRows, packed_weights
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
     BLOCK_BYTES,
