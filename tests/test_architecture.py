@@ -279,21 +279,18 @@ def test_only_the_programs_print() -> None:
     assert prints == []
 
 
-def test_the_estimators_know_backends_by_protocol_and_name_alone() -> None:
+def test_doors_are_known_by_protocol_and_private_parts_in_model() -> None:
     modules = in_rooms("net", "model", "network", "training", "many", "estimators", "saving")
     known = {name for module in modules for name in imports_of(tree_of(module))}
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
     assert backends <= {"fastmlp.backends.protocol"}
+    modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
+    assert modules
+    assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]
 
 
 # Of an MLP: the parts that fit_many trains are those of `model.core_of`.
 PRIVATE = re.compile(r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b")
-
-
-def test_private_parts_of_a_net_are_read_in_model_alone() -> None:
-    modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
-    assert modules
-    assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]
 
 
 DOORS_TO_THE_CORE = {"", "extend", "info", "jit", "plotting", "tabular", "typing", "warmup"}
@@ -314,12 +311,16 @@ def test_what_stands_on_the_core_takes_public_names_and_those_of_extend(room: st
     assert not {(door, name) for door, name in taken if name not in public.get(door, {name})}
 
 
-def test_the_names_for_those_who_build_on_the_core_are_few_and_on_their_page() -> None:
+def test_the_map_and_names_to_build_on_are_few_words() -> None:
     imports = (n for n in ast.walk(tree_of("fastmlp.extend")) if isinstance(n, ast.ImportFrom))
     names = {name.asname for node in imports for name in node.names if name.asname}
     page = (ROOT.parent / "docs/how-to/build-on-the-core.md").read_text()
     assert len(names) <= 25
     assert {*re.findall(r"`(\w+)`", page.split("## The 25 names")[1])} >= names
+    (table,) = re.findall(r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
+    words = [row.split("|")[1].strip() for row in table.splitlines()]
+    assert len(words) == len(set(words))
+    assert len(words) <= 25
 
 
 TESTS = Path(__file__).parent / "tabular"
@@ -405,13 +406,6 @@ def test_what_it_names_exists(path: str) -> None:
 @pytest.mark.parametrize(("name", "path"), [*FRAMES, *PAIRS])
 def test_names_are_where_it_says(name: str, path: str) -> None:
     assert name in defined_in(path)
-
-
-def test_words_of_our_own_are_few_and_each_is_explained_once() -> None:
-    (table,) = re.findall(r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
-    words = [row.split("|")[1].strip() for row in table.splitlines()]
-    assert len(words) == len(set(words))
-    assert len(words) <= 25
 
 
 WALK = """

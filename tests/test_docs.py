@@ -616,10 +616,17 @@ CAUSES: dict[str, Callable[[], Any]] = {
 }
 
 
-def test_each_quoted_message_is_of_a_call_or_has_a_cause_here() -> None:
+def test_each_quote_has_a_cause_and_the_advice_works() -> None:
     """A cause may be of another argument than the call of messages.txt with these words."""
     assert {words for words in QUOTED if words not in MESSAGES} <= CAUSES.keys() <= {*QUOTED}
     assert len(QUOTED) >= 60
+    model = copy.deepcopy(net())
+    model.fit(X.reshape(len(X), -1), Y, epochs=1)
+    model.predict(X[0].reshape(1, -1))
+    model.predict(np.asarray([["1", "2", "3"]], float))
+    classes, labels = np.unique(["b", "a", "c"] * 2, return_inverse=True)
+    assert list(classes) == ["a", "b", "c"]
+    fit_classes(labels)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
@@ -630,13 +637,3 @@ def test_quotes_are_raised(words: str, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises((Exception, Warning)) as caught:
         CAUSES[words]()
     assert words in str(caught.value)
-
-
-def test_what_the_page_advises_works() -> None:
-    model = copy.deepcopy(net())
-    model.fit(X.reshape(len(X), -1), Y, epochs=1)
-    model.predict(X[0].reshape(1, -1))
-    model.predict(np.asarray([["1", "2", "3"]], float))
-    classes, labels = np.unique(["b", "a", "c"] * 2, return_inverse=True)
-    assert list(classes) == ["a", "b", "c"]
-    fit_classes(labels)

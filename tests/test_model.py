@@ -59,7 +59,7 @@ def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
     assert accuracy >= 0.97
 
 
-def test_one_step_by_hand() -> None:
+def test_one_step_by_hand_and_an_activation_per_layer() -> None:
     net = MLP((1, 1), optimizer=SGD(0.1), initializer="zeros", dtype="float64")
     net.weights[0][:] = 2.0
     net.biases[0][:] = 1.0
@@ -67,6 +67,10 @@ def test_one_step_by_hand() -> None:
     # Prediction 7, error 2: loss 4, slope 4; dW = 4 * 3, db = 4.
     assert history.loss == [4.0]
     np.testing.assert_allclose(net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15)
+    x, _ = wave(9)
+    net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
+    expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
+    np.testing.assert_allclose(net.predict(x), expected, rtol=1e-12)
 
 
 def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
@@ -81,13 +85,19 @@ def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
     assert other.parameters.tobytes() == net.parameters.tobytes()
 
 
-def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
+def test_seeds_and_initializers_give_the_nets() -> None:
     x, y = wave()
     nets = [MLP((3, 4, 1), seed=seed) for seed in (1, 1, 2)]
     for net in nets:
         net.fit(x, y, epochs=3)
     assert (nets[0].parameters == nets[1].parameters).all()
     assert (nets[0].parameters != nets[2].parameters).any()
+    activation: Any
+    for activation, initializer in DEFAULTS.items():
+        net = MLP((300, 200, 1), activation=activation, seed=0, dtype="float64")
+        generator = np.random.default_rng(0)
+        expected = INITIALIZERS[initializer](generator, (300, 200))
+        np.testing.assert_array_equal(net.weights[0], expected)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -159,13 +169,6 @@ def test_predictions_may_go_over_the_rows_themselves(
         np.testing.assert_array_equal(out, expected)
 
 
-def test_one_activation_per_layer() -> None:
-    x, _ = wave(9)
-    net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
-    expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
-    np.testing.assert_allclose(net.predict(x), expected, rtol=1e-12)
-
-
 def log_cosh(w: Any) -> Any:
     return np.log(np.cosh(w)), np.tanh(w)
 
@@ -199,15 +202,6 @@ def test_rules_of_ones_own_own_links_and_train() -> None:
     x, y = wave()
     net.fit(x, abs(y), epochs=1)
     assert (net.predict(x) > 0).all()
-
-
-def test_the_default_initializer_suits_the_activation() -> None:
-    activation: Any
-    for activation, initializer in DEFAULTS.items():
-        net = MLP((300, 200, 1), activation=activation, seed=0, dtype="float64")
-        generator = np.random.default_rng(0)
-        expected = INITIALIZERS[initializer](generator, (300, 200))
-        np.testing.assert_array_equal(net.weights[0], expected)
 
 
 def test_repr_says_what_the_net_and_its_optimizer_are() -> None:

@@ -88,10 +88,12 @@ def test_divisions_and_widths_of_blocks_are_numpys_and_full(text: str) -> None:
     assert '"prefer-vector-width"="512"' in text
 
 
-def test_sums_run_in_the_order_that_is_written() -> None:
+def test_sums_stack_and_bodies_are_as_they_are_written() -> None:
     # In pairs or in vector lanes the ones would meet before they meet 1e16, and count.
     numbers = np.array([1e16] + [1.0] * 63)
     assert called(sum_of)(numbers) == 1e16
+    assert use_shifted(2.5, 3.0) == 5.5
+    assert take_often(10_000) == 10_000
 
 
 def test_another_compiler_is_refused() -> None:
@@ -232,10 +234,6 @@ def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
 @only_compiled
 def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
     assert [place % 64 for place in fill_two(np.zeros(512, np.uint8))] == [0, 0]
-
-
-def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
-    assert take_often(10_000) == 10_000
 
 
 class Piece(Record):
@@ -431,10 +429,13 @@ def test_both_bodies_give_the_same_result(name: str) -> None:
     assert result_of(numba.njit(use)) == result_of(use)
 
 
-def test_a_block_is_called_by_its_address() -> None:
+def test_blocks_and_generators_have_their_addresses() -> None:
     # Not interpreted in a process that compiles: a compiled block's address is the machine's.
     result, _ = result_of(numba.njit(use_call))
     assert result == 2
+    bits = MT19937(0)
+    state = ctypes.c_int64.from_address(generator_address(bits)).value
+    assert state == bits.ctypes.state_address
 
 
 def test_every_emitted_function_is_tested_here() -> None:
@@ -451,10 +452,6 @@ def test_every_emitted_function_is_tested_here() -> None:
 @numba.njit
 def use_shifted(x: Any, by: Any) -> Any:
     return shifted(x, by)
-
-
-def test_compiled_code_takes_the_other_body() -> None:
-    assert use_shifted(2.5, 3.0) == 5.5
 
 
 @only_compiled
@@ -522,9 +519,3 @@ def test_words_are_those_that_numpy_draws(kind: Any) -> None:
         values = expected.ctypes
         assert result == [values.next_uint32(values.state) for _ in range(1001)]
         assert bits.random_raw() == expected.random_raw()
-
-
-def test_the_address_is_that_of_numpys_own_interface() -> None:
-    bits = MT19937(0)
-    state = ctypes.c_int64.from_address(generator_address(bits)).value
-    assert state == bits.ctypes.state_address

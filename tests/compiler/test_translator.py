@@ -196,7 +196,7 @@ def test_a_function_takes_the_integers_of_named_tuples_one_by_one() -> None:
         assert out.tolist() == [1, 0, 2, 0, 3]
 
 
-def test_by_zero_an_integer_is_divided_to_zero() -> None:
+def test_integers_are_calculated_and_divided_by_zero_to_zero() -> None:
     def divide(out: Any, a: Any, b: Any) -> None:
         numbers = row(out, 2, np.float64)
         numbers[0], numbers[1] = a // b, a % b
@@ -205,8 +205,6 @@ def test_by_zero_an_integer_is_divided_to_zero() -> None:
     native(divide).entry(out.ctypes.data, 5, 0)
     assert out.tolist() == [0.0, 0.0]
 
-
-def test_arithmetic_of_integers_and_bits() -> None:
     def calculate(out: Any, a: Any, b: Any) -> None:
         numbers = row(out, 8, np.float64)
         numbers[0], numbers[1], numbers[2] = a + b, a - b, -a * b
@@ -398,20 +396,17 @@ def test_a_rule_of_yours_may_count_from_the_end() -> None:
     assert slopes.tolist() == [[0.0, 0.0], [1.0, 1.0]]
 
 
-def test_a_function_without_source_is_unsupported() -> None:
+def test_functions_without_source_and_below_decorators() -> None:
     names: dict[str, Any] = {}
     exec("def hidden(out):\n    pass", names)
     with pytest.raises(Unsupported, match="source"):
         native(names["hidden"])
+    assert definition_of(decorated).name == "decorated"  # type: ignore[arg-type]
 
 
 @njit
 def decorated(x: Any) -> Any:
     return x
-
-
-def test_a_function_is_found_below_its_decorators() -> None:
-    assert definition_of(decorated).name == "decorated"  # type: ignore[arg-type]
 
 
 def own_blocks() -> dict[str, Callable[[Any], Any]]:
@@ -523,18 +518,15 @@ def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
         np.testing.assert_array_equal(np.signbit(one[numbers]), np.signbit(other[numbers]))
 
 
-def test_code_says_in_llvm_what_it_became() -> None:
+def test_code_says_what_it_became_and_has_the_names_looked_for() -> None:
     code = Block(elementwise.activation_loop(np.float32, elementary_pair), None)._code
     assert isinstance(code, NativeCode)
     assert "define void" in code.inspect_llvm()
-
-
-def elementary_pair(z: float) -> tuple[float, float]:
-    return elementary.exp(z), z
-
-
-def test_sources_have_the_names_that_are_looked_for() -> None:
     """A tree is found by name and first line: no two functions of a file share both."""
     tree = ast.parse(inspect.getsource(epoch))
     names = [(one.name, one.lineno) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)]
     assert len(names) == len(set(names))
+
+
+def elementary_pair(z: float) -> tuple[float, float]:
+    return elementary.exp(z), z

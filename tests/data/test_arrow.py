@@ -302,16 +302,13 @@ def test_a_query_trains_in_the_bits_of_arrays(connection: Any, buffer_rows: Any)
     assert is_free(connection)
 
 
-def test_many_nets(connection: Any) -> None:
+def test_queries_train_many_nets_and_numbers_of_their_types(connection: Any) -> None:
     nets = [queried_net(seed=i) for i in range(2)]
     fit_many(nets, connection.sql(QUERY), target="y", **HOW)
     alone = queried_net(seed=1)
     alone.fit(connection.sql(QUERY), target="y", **HOW)
     assert nets[1].parameters.tobytes() == alone.parameters.tobytes()
     assert is_free(connection)
-
-
-def test_numbers_of_its_types(connection: Any) -> None:
     query = "SELECT a::DECIMAL(9, 3) AS a, id::HUGEINT AS b, a > 0 AS c, y::FLOAT AS y FROM"
     queried_net().fit(connection.sql(f"{query} table_of_rows"), target="y", epochs=1)
 

@@ -134,12 +134,18 @@ def test_what_pandas_calls_missing(kind: str) -> None:
         DOORS["MLP"](frame, "y")
 
 
-def test_nan_of_arrow_and_of_polars_is_missing() -> None:
+def test_missing_values_of_arrow_polars_and_csv(tmp_path: Path) -> None:
     """Not a null, but no number either."""
     columns = {"a": [0.0, 1.0], "y": [0.5, float("nan")]}
     for source in (pa.table(columns), pl.DataFrame(columns)):
         with pytest.raises(ValueError, match=r"'y' has 1 missing value, the first in row 1; fill"):
             DOORS["MLP"](source, "y")
+    """They are those of numbers, as of pandas' reader."""
+    for word in ("", '""', "NA", "NaN", "null", "#N/A"):
+        (tmp_path / "a.csv").write_text(f"a,y\n1,0\n2,1\n3,{word}\n")
+        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [False, False, True]
+        with pytest.raises(ValueError, match="'y' has 1 missing value, the first in line 4; fill"):
+            DOORS["MLP"](tmp_path / "a.csv", "y")
 
 
 def test_later_blocks_and_files(tmp_path: Path) -> None:
@@ -161,15 +167,6 @@ def test_later_blocks_and_files(tmp_path: Path) -> None:
         net("y").fit(blocks, epochs=1, buffer_rows=50_000)
     with pytest.raises(ValueError, match=r"^rows 131072 to 149999: .* first in row 140001;"):
         net("y").fit(whole, target="y", epochs=1)
-
-
-def test_words_for_missing_values_in_csv(tmp_path: Path) -> None:
-    """They are those of numbers, as of pandas' reader."""
-    for word in ("", '""', "NA", "NaN", "null", "#N/A"):
-        (tmp_path / "a.csv").write_text(f"a,y\n1,0\n2,1\n3,{word}\n")
-        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [False, False, True]
-        with pytest.raises(ValueError, match="'y' has 1 missing value, the first in line 4; fill"):
-            DOORS["MLP"](tmp_path / "a.csv", "y")
 
 
 rng = np.random.default_rng(0)

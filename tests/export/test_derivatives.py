@@ -216,15 +216,12 @@ def test_results_are_written_where_they_are_asked_for() -> None:
         jacobian(net, x, outputs=[0], out=out)
 
 
-def test_what_lies_after_the_last_row_is_not_read() -> None:
+def test_frames_are_read_by_name_and_no_row_after_the_last() -> None:
     rows = np.full((8, 3), np.nan)
     rows[:5] = X[:5]
     net, out = MLP((3, 4, 2), dtype="float64", seed=0), np.empty((5, 2, 3))
     assert Engine(net._network, 1).jacobian(net.parameters, rows[:5], [0, 1], out)
     np.testing.assert_array_equal(out, jacobian(net, X)[:5])
-
-
-def test_frames_are_read_by_name() -> None:
     pandas = pytest.importorskip("pandas")
     net = MLP((3, 4, 1), dtype="float64", seed=0)
     net.feature_names = [*"abc"]
@@ -415,16 +412,13 @@ def test_members_that_are_no_nets_are_refused() -> None:
 # Messages.
 
 
-def test_few_steps_over_kinks_warn() -> None:
+def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
     net = MLP((1, 1, 1), initializer="zeros", dtype="float64")
     net.weights[0][:], net.weights[1][:] = 1, 1
     with pytest.warns(RuntimeWarning, match="n_steps="):
         attribution = shap_values(net, [[1.0]], [[-3.0]], n_steps=2)
     assert attribution.values.tolist() == [[1.0]]
     assert abs(attribution.gap[0]) > 0.05
-
-
-def test_a_long_background_is_picked_evenly() -> None:
     net = MLP((4, 1), dtype="float64", seed=0)
     rows = np.repeat(ROWS, 50, axis=0)
     with pytest.warns(RuntimeWarning, match="1000 of 2000 rows of background"):

@@ -203,10 +203,13 @@ def test_a_handle_outlives_its_net() -> None:
         assert np.array_equal(out, EXPECTED)
 
 
-def test_numbers_that_are_not_finite_are_no_error() -> None:
+def test_values_and_raw_outputs_that_are_not_finite_or_one() -> None:
     out = np.empty(2)
     predict(HANDLE, (np.nan, 0.0, 0.0), out)
     assert np.isnan(out).all()
+    model, out = MLPClassifier(**LITTLE).fit(X, TARGETS["two"]), np.empty((len(X), 1))
+    predict(jit.compiled(model, raw=True), X, out)
+    assert np.array_equal(out, model.net_.predict_raw(X))
 
 
 @compiled_alone
@@ -277,12 +280,6 @@ def test_cached_code_takes_another_net_in_another_process(
     script = "import sys; sys.path.insert(0, sys.argv[1]); from simulation import simulate; "
     printed = python(f"{script}print(simulate((7, 64, 16, 1), 'gelu'))", tmp_path)
     assert printed == "[1, 0]\n"
-
-
-def test_raw_outputs_of_a_classifier_are_one() -> None:
-    model, out = MLPClassifier(**LITTLE).fit(X, TARGETS["two"]), np.empty((len(X), 1))
-    predict(jit.compiled(model, raw=True), X, out)
-    assert np.array_equal(out, model.net_.predict_raw(X))
 
 
 @compiled_alone

@@ -189,16 +189,13 @@ def test_parts_predict_as_the_model(name: str, target: str) -> None:
     assert parts.complements != same
 
 
-def test_parts_of_a_net() -> None:
+def test_parts_are_of_nets_and_not_of_tables() -> None:
     net = MLP((3, 4, 2), seed=0)
     net.feature_names = [*"abc"]
     parts = parts_of(net, "export")
     assert parts.net is net
     assert parts.feature_names == ("a", "b", "c")
     assert not parts.complements
-
-
-def test_a_model_of_tables_has_no_parts() -> None:
     with pytest.raises(TypeError, match=r"to_c: a Tabular\w+ is a model of tables, .* take"):
         parts_of(regressor(), "to_c")
 
@@ -358,7 +355,7 @@ def test_categories_of_numbers_and_of_many_levels() -> None:
     assert not np.allclose(model.predict(X), before, rtol=0.01)
 
 
-def test_a_table_of_texts_only_and_a_pipeline() -> None:
+def test_tables_of_texts_levels_and_before_fit() -> None:
     X, y = drawn()
     towns = X[["town"]].fillna("none").astype(object).to_numpy()
     model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
@@ -367,9 +364,6 @@ def test_a_table_of_texts_only_and_a_pipeline() -> None:
     whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(NUMBERS, SUM)
     (result,) = run_table(whole, NUMBERS)
     np.testing.assert_allclose(result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
-
-
-def test_a_graph_that_is_asked_for_before_fit() -> None:
     with pytest.raises(Exception, match="not fitted"):
         skl2onnx.to_onnx(TabularMLPRegressor(), NUMBERS)
 

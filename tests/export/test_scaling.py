@@ -155,10 +155,15 @@ def test_columns_by_name() -> None:
     np.testing.assert_allclose(scaler.center, X[:, 1:].mean(axis=0), rtol=1e-12)
 
 
-def test_its_form() -> None:
+def test_its_form_is_a_string_and_nets_are_estimators() -> None:
     scaler = Standardizer(robust=True)
     assert repr(scaler) == "Standardizer(robust=True)"
     assert repr(scaler.fit(X)) == "<Standardizer(robust=True): 6 columns, 3000 rows>"
+    net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
+    model = make_pipeline(StandardScaler(), net).fit(FRAME_FOLDED, Y)
+    expected = model.predict(FRAME_FOLDED)
+    np.testing.assert_allclose(fold(model).predict(FRAME_FOLDED), expected, rtol=1e-9)
+    np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
 
 
 N_FOLDED = 200
@@ -242,14 +247,6 @@ def test_scaled_targets(transformer: Any) -> None:
         alone = TransformedTargetRegressor(regressor, transformer=StandardScaler())
         expected = alone.fit(X_FOLDED, Y).predict(X_FOLDED)
         np.testing.assert_allclose(fold(alone).predict(X_FOLDED), expected, rtol=1e-9)
-
-
-def test_nets_as_estimators() -> None:
-    net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
-    model = make_pipeline(StandardScaler(), net).fit(FRAME_FOLDED, Y)
-    expected = model.predict(FRAME_FOLDED)
-    np.testing.assert_allclose(fold(model).predict(FRAME_FOLDED), expected, rtol=1e-9)
-    np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
 
 
 def test_a_column_whose_spread_is_lost() -> None:

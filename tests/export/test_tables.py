@@ -339,7 +339,7 @@ def test_bits_of_boosted_trees(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_missing_and_unknown_values_in_compiled_code() -> None:
+def test_missing_values_and_rises_in_compiled_code() -> None:
     model, X = regressor(), drawn()[0][:1]
     handle, out = jit.compiled(model), np.empty(1)
     new = X.assign(age=[np.nan], town=["Rome"], income=[np.inf], member=[None])
@@ -347,10 +347,6 @@ def test_missing_and_unknown_values_in_compiled_code() -> None:
     for code in (-1, np.nan, -7, 99, 1e300):
         predict(handle, (np.nan, code, np.nan, code), out)
         assert out[0] == model.predict(new)[0]
-
-
-@pytest.mark.slow
-def test_predictions_rise_in_compiled_code() -> None:
     X, y = drawn()
     model = TabularMLPRegressor(**FEW, monotonic_cst={"age": 1}).fit(X, y, X_val=X, y_val=y)
     handle = jit.compiled(model)

@@ -99,9 +99,14 @@ def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
 TOLD: Any = ("float32", "bfloat16", "float32")
 
 
-def test_offsets_of_a_worked_example() -> None:
+def test_offsets_summaries_and_gradients_are_whole() -> None:
     # W1 (2, 4), W2 (4, 1), then biases of 4 and 1.
     assert make_layout((2, 4, 1)) == Layout((2, 4, 1), (0, 8), (12, 16), 12, 17)
+    summary = MLP((2, 4, 1), seed=0).summary()
+    assert isinstance(summary, str)
+    assert repr(summary) == str(summary)
+    assert len(repr(summary).splitlines()) == 4
+    assert repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
 
 
 def test_wide_and_told_layers_take_part() -> None:
@@ -167,14 +172,6 @@ def test_html_escapes_names_and_has_no_colours() -> None:
     html = MLP((2, 4, 1), seed=0)._repr_html_()
     assert "background" not in html
     assert not re.search(r"#[0-9a-f]{3}|rgb|(?<!-)color:", html)
-
-
-def test_a_summary_is_shown_in_lines_without_print() -> None:
-    summary = MLP((2, 4, 1), seed=0).summary()
-    assert isinstance(summary, str)
-    assert repr(summary) == str(summary)
-    assert len(repr(summary).splitlines()) == 4
-    assert repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
 
 
 SIZES = (4, 8, 6, 2)
@@ -263,14 +260,6 @@ def test_there_must_be_something_to_train() -> None:
     assert np.isfinite(frozen.loss_and_gradient(X, Y)[0])
 
 
-def test_a_fit_that_runs_does_not_change_its_groups() -> None:
-    def freeze(report: Report) -> None:
-        report.net.trainable = False
-
-    with pytest.raises(RuntimeError, match=r"MLP\.trainable"):
-        MLP(SIZES).fit(X, Y, epochs=1, callbacks=[freeze])
-
-
 def test_the_summary_shows_rates_and_dropout() -> None:
     net = MLP(SIZES, seed=0, layer_rates=[0.5, {"biases": 0.1}, {"weights": 0}])
     assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
@@ -320,12 +309,24 @@ def fitted(net: MLP, **options: Any) -> Any:
     return net.parameters.tobytes(), slots_of(net).tobytes(), history.loss
 
 
-def test_a_copy_has_its_own() -> None:
+def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
     net = net_of()
     again = copy.copy(net)
     assert (again.layer_rates, again.trainable) == (RATES, [False, True, True])
     again.trainable[0] = True
     assert net.trainable[0] is False
+    net, frozen = MLP(SIZES, seed=0, l2=0.1), MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
+    frozen.trainable = [False, False, True]
+    value, gradient = net.loss_and_gradient(X, Y)
+    same, slopes = frozen.loss_and_gradient(X, Y)
+    assert value == same
+    assert np.array_equal(gradient, slopes)
+
+    def freeze(report: Report) -> None:
+        report.net.trainable = False
+
+    with pytest.raises(RuntimeError, match=r"MLP\.trainable"):
+        MLP(SIZES).fit(X, Y, epochs=1, callbacks=[freeze])
 
 
 def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,15 +336,6 @@ def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     MLP(SIZES).save(path)
     with pytest.raises(FileError, match=r"layer_rates\[1\]"):
         MLP.load(path)
-
-
-def test_the_gradient_is_the_whole_gradient() -> None:
-    net, frozen = MLP(SIZES, seed=0, l2=0.1), MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
-    frozen.trainable = [False, False, True]
-    value, gradient = net.loss_and_gradient(X, Y)
-    again, slopes = frozen.loss_and_gradient(X, Y)
-    assert value == again
-    assert np.array_equal(gradient, slopes)
 
 
 SIZES_DROPPED = (3, 5, 4, 1)

@@ -33,12 +33,9 @@ def evaluate(name: str, points: Any) -> Any:
     return np.array([OF_ONE[name](z) for z in points]).T
 
 
-def test_a_name_in_the_table_is_that_of_its_function() -> None:
+def test_names_and_aliases_are_those_of_functions() -> None:
     for table in (RULES, PENALTIES):
         assert [rule.__name__ for rule in table.values()] == list(table)
-
-
-def test_an_alias_is_a_second_name_of_a_rule() -> None:
     assert set(ALIASES.values()) <= set(RULES)
     assert not set(ALIASES) & set(RULES)
 
@@ -318,14 +315,12 @@ def test_a_wrong_slope_of_one_output_of_a_row_is_found() -> None:
     assert check_rule(loss, OUTPUTS[:3], LABELS[:3]).error < 1e-6
 
 
-def test_large_numbers_have_larger_steps() -> None:
+def test_points_are_taken_where_losses_are_finite() -> None:
     def squared(prediction: Any, target: Any) -> Any:
         return (prediction - target) ** 2, 2 * (prediction - target)
 
     assert check_rule(squared, points=[1e9, -3e12], targets=[1.0]).error < 1e-6
 
-
-def test_points_without_a_finite_value_are_left_out() -> None:
     def log_loss(prediction: Any, target: Any) -> Any:
         p = prediction
         return -target * np.log(p) - (1 - target) * np.log(1 - p), (p - target) / (p * (1 - p))
@@ -333,9 +328,6 @@ def test_points_without_a_finite_value_are_left_out() -> None:
     assert check_rule(log_loss).error < 1e-6
     with pytest.raises(ValueError, match=r"no finite value and slope at any point; give points="):
         check_rule(log_loss, points=[-1.0, 2.0])
-
-
-def test_a_loss_by_rows_needs_points_and_as_many_targets() -> None:
     loss = losses.LOSSES["cross_entropy"]
     with pytest.raises(ValueError, match=r"^check_rule: .*a loss by rows needs points"):
         check_rule(loss)

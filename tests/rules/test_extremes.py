@@ -274,9 +274,13 @@ def test_a_linear_net_reaches_the_objective_of_a_linear_model(loss: Any, peer: A
     assert result.fun == pytest.approx(expected, abs=1e-6)
 
 
-def test_constants_are_of_the_nets_dtype() -> None:
+def test_constants_are_of_the_dtype_and_negative_counts_lose_nothing() -> None:
     (levels,) = constants_of("three quantiles", "float32")
     assert {type(level) for level in levels} == {np.float32}
+    with np.errstate(invalid="ignore"):
+        values, slopes = evaluate("poisson", np.zeros((1, 1)), np.array([[-1.0]]))
+    assert np.isnan(values).all()
+    assert slopes == 2
 
 
 SKLEARN_LINKS = {None: "identity", "exp": "exp", "sigmoid": "logistic", "softmax": "softmax"}
@@ -338,13 +342,6 @@ def test_a_prediction_that_is_certain_is_clipped_as_by_scikit_learn(name: str, d
     expected = LOSS_FUNCTIONS[name](one_hot, one_hot)
     assert expected > 0
     np.testing.assert_allclose(values, expected, rtol=1e-6)
-
-
-def test_a_negative_count_has_no_loss() -> None:
-    with np.errstate(invalid="ignore"):
-        values, slopes = evaluate("poisson", np.zeros((1, 1)), np.array([[-1.0]]))
-    assert np.isnan(values).all()
-    assert slopes == 2
 
 
 D = Decimal

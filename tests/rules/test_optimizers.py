@@ -131,12 +131,17 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any, shrink: Any) -> Any:
     return shrink * w - rate * np.sign(g), m, v
 
 
-def test_a_rule_of_your_own_gets_the_rate_and_its_constants() -> None:
+def test_rules_of_ones_own_and_of_gradients_get_their_settings() -> None:
     own = Custom(sign_descent, 0.5, constants=(0.25,))
     assert own.coefficients(1, np.array([0.5, 0.1])).tolist() == [[0.5, 0.25], [0.1, 0.25]]
     # 0.25 * 4 - 0.5 = 0.5, then 0.25 * 0.5 + 0.5 = 0.625.
     path = run(own, np.full(1, 4.0), np.array([[3.0], [-7.0]]), np.full(2, 0.5))
     assert path.tolist() == [[0.5], [0.625]]
+    plain, clipped = Adam(0.01), Adam(0.01, clipvalue=0.5)
+    table = coefficients_of(clipped, 3, RATES)
+    assert np.array_equal(table[:, :-1], coefficients_of(plain, 3, RATES))
+    assert (table[:, -1] == 0.5).all()
+    assert (gradient_rule_of(plain), gradient_rule_of(clipped)) == ("", "clipvalue")
 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, Nadam])
@@ -168,14 +173,6 @@ def test_every_optimizer_documents_the_shared_settings(kind: Any) -> None:
     parameters = kind.__doc__.partition("Parameters")[2].partition("Raises")[0]
     for field in fields(OptimizerSettings):
         assert f"    {field.name} : " in parameters
-
-
-def test_a_gradient_rule_adds_its_setting_to_the_coefficients() -> None:
-    plain, clipped = Adam(0.01), Adam(0.01, clipvalue=0.5)
-    table = coefficients_of(clipped, 3, RATES)
-    assert np.array_equal(table[:, :-1], coefficients_of(plain, 3, RATES))
-    assert (table[:, -1] == 0.5).all()
-    assert (gradient_rule_of(plain), gradient_rule_of(clipped)) == ("", "clipvalue")
 
 
 def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
@@ -217,11 +214,18 @@ def test_groups_of_layers_factors_and_biases() -> None:
     assert (groups.weights, groups.biases) == ((0, 0), (1, 1))
 
 
-def test_one_group_has_the_bits_of_the_optimizer() -> None:
+def test_one_group_and_split_rows_have_the_same_bits() -> None:
     adam = Adam(clipvalue=0.5)
     expected = np.column_stack([adam.coefficients(7, FIVE_RATES), np.full(5, 0.5)])
     assert coefficients_of(adam, 7, FIVE_RATES).tobytes() == expected.tobytes()
     assert n_coefficients_of(adam) == 5
+    optimizer, rates = ScheduleFreeAdamW(warmup_steps=20), np.full(60, 0.0025)
+    whole = optimizer.coefficients(6, rates, averaged_from=5)
+    parts = [optimizer.coefficients(6, rates[:9], 5), optimizer.coefficients(15, rates[9:], 5)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    # The share of z: the square of its rate by the sum of those since step 5.
+    squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
+    np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
 
 
 @pytest.mark.parametrize("clipvalue", [None, 0.5])
@@ -281,16 +285,6 @@ def test_averages_and_gains_stand_in_rows() -> None:
         True,
     ]
     assert lag_of(ScheduleFreeAdamW(beta_1=0.8)) == pytest.approx(0.25)
-
-
-def test_schedule_free_rows_do_not_depend_on_how_steps_are_split() -> None:
-    optimizer, rates = ScheduleFreeAdamW(warmup_steps=20), np.full(60, 0.0025)
-    whole = optimizer.coefficients(6, rates, averaged_from=5)
-    parts = [optimizer.coefficients(6, rates[:9], 5), optimizer.coefficients(15, rates[9:], 5)]
-    assert np.array_equal(whole, np.concatenate(parts))
-    # The share of z: the square of its rate by the sum of those since step 5.
-    squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
-    np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
 
 
 @pytest.mark.parametrize("average", [EMA(0.9), SWA(), SWA(start=0)], ids=repr)
@@ -383,8 +377,15 @@ def test_nan_of_the_gradient_stays_nan(rule: Any) -> None:
     assert np.isnan(rule(np.float64(np.nan), np.float64(0.5)))
 
 
-def test_a_norm_is_scaled_down_to_its_limit() -> None:
+def test_norms_are_scaled_to_limits_and_noise_is_normal() -> None:
     assert [norm_factor(norm, 2.0) for norm in (0.0, 1.0, 2.0, 8.0)] == [1.0, 1.0, 1.0, 0.25]
+    drawn = noise(KEY, 3, (1000, 1000), 1.0)
+    n = drawn.size
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((drawn**power).mean() - moment) < 4 * np.sqrt(variance / n)
+    for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
+        assert abs((a * b).mean()) < 4e-3
+    assert abs((drawn < 1.0).mean() - 0.841345) < 4 * np.sqrt(0.8413 * 0.1587 / n)
 
 
 @pytest.mark.parametrize("norm", [np.inf, np.nan])
@@ -432,16 +433,6 @@ def test_decisions_do_not_depend_on_each_other() -> None:
     pairs += [(one[1:], one[:-1]), (one[:, 1:], one[:, :-1]), (one[:, 8:], one[:, :-8])]
     for a, b in pairs:
         assert abs((a * b).mean()) < 4e-3
-
-
-def test_noise_is_normal() -> None:
-    drawn = noise(KEY, 3, (1000, 1000), 1.0)
-    n = drawn.size
-    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
-        assert abs((drawn**power).mean() - moment) < 4 * np.sqrt(variance / n)
-    for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
-        assert abs((a * b).mean()) < 4e-3
-    assert abs((drawn < 1.0).mean() - 0.841345) < 4 * np.sqrt(0.8413 * 0.1587 / n)
 
 
 def test_the_numbers_of_a_step_are_exact_in_float32() -> None:

@@ -127,7 +127,7 @@ def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(kind: Any, man
     assert net.n_steps == 2
 
 
-def test_what_a_callback_wrote_before_it_raised_counts() -> None:
+def test_callbacks_count_and_schedules_reach_histories() -> None:
     def callback(report: Report) -> None:
         report.net.parameters.fill(0.5)
         raise LookupError("mine")
@@ -136,6 +136,11 @@ def test_what_a_callback_wrote_before_it_raised_counts() -> None:
     with pytest.raises(LookupError, match="mine"):
         net.fit(X, Y, epochs=3, callbacks=callback)
     assert (net.parameters == 0.5).all()
+    schedule = Warmup(Cosine(0.1), n_steps=4)
+    history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=25)
+    # Two steps an epoch, ten in all; the rate of each epoch's last step.
+    expected = schedule(np.array([1, 3, 5, 7, 9]), 10)
+    np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "nadam", "rmsprop"])
@@ -196,14 +201,6 @@ def test_validation_losses_are_weighted_and_without_penalties() -> None:
     history = net.fit(X, Y, epochs=1, validation_data=(X, Y, weight))
     expected = (net.predict(X[7:8])[0, 0] - Y[7]) ** 2
     assert history.validation_loss == [pytest.approx(expected, rel=1e-12)]
-
-
-def test_a_schedule_reaches_the_optimizer_and_the_history() -> None:
-    schedule = Warmup(Cosine(0.1), n_steps=4)
-    history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=25)
-    # Two steps an epoch, ten in all; the rate of each epoch's last step.
-    expected = schedule(np.array([1, 3, 5, 7, 9]), 10)
-    np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
 
 
 def test_a_diverging_fit_warns_and_keeps_the_last_good_parameters() -> None:

@@ -130,11 +130,16 @@ def test_three_classes(one_hot: bool) -> None:
     assert history.metrics["auc"][-1] == auc(CLASSES[40:], p, multi_class="ovr")
 
 
-def test_labels_are_integers_and_probabilities_have_a_column_a_class() -> None:
+def test_metrics_have_columns_and_change_no_bit() -> None:
     history = classifier().fit(
         X[:40], CLASSES[:40], epochs=2, metrics={"log": log_loss}, **THREE_CLASSES
     )
     np.testing.assert_allclose(history.metrics["log"], history.validation_loss, rtol=1e-9)
+    nets = [regressor(dtype="float32") for _ in range(2)]
+    plain = nets[0].fit(X[:40], Y[:40], epochs=5, **VALID)
+    measured = nets[1].fit(X[:40], Y[:40], epochs=5, metrics=["mae", "r2"], **VALID)
+    assert (plain.loss, plain.validation_loss) == (measured.loss, measured.validation_loss)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
 def test_one_prediction_an_epoch_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,14 +155,6 @@ def test_one_prediction_an_epoch_serves_all(monkeypatch: pytest.MonkeyPatch) -> 
     metrics = {"r2": r2_score, "median": "neg_median_absolute_error", "mean": lambda y, p: p.mean()}
     net.fit(X[:40], Y[:40], epochs=4, metrics=metrics, **VALID)
     assert rows == [net.parameters.size] * 4
-
-
-def test_metrics_change_no_bit() -> None:
-    nets = [regressor(dtype="float32") for _ in range(2)]
-    plain = nets[0].fit(X[:40], Y[:40], epochs=5, **VALID)
-    measured = nets[1].fit(X[:40], Y[:40], epochs=5, metrics=["mae", "r2"], **VALID)
-    assert (plain.loss, plain.validation_loss) == (measured.loss, measured.validation_loss)
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -291,12 +288,14 @@ def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) 
         regressor().fit(X[:40], Y[:40], metrics="r2_score", **VALID)
 
 
-def test_an_unknown_metric_lists_those_that_suit_nets() -> None:
+def test_unknown_metrics_and_best_epochs_are_told() -> None:
     with pytest.raises(ValueError, match="did you mean 'roc_auc'") as raised:
         regressor().fit(X[:40], Y[:40], metrics="auc", **VALID)
     assert {*OF_SCORERS} <= {*get_scorer_names()}
     assert len(str(raised.value)) < 350
     assert "completeness" not in str(raised.value)
+    history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
+    assert repr(history) == ("History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)")
 
 
 def parts(history: History, tag: str) -> list[Any]:
@@ -357,11 +356,6 @@ def test_frames_have_epochs_metrics_and_columns() -> None:
     assert History().to_frame().shape == (0, 2)
     cut = History([3.0, 2.0], [4.0]).to_frame()
     assert math.isnan(cut["validation_loss"][1])
-
-
-def test_its_repr_names_the_best_epoch() -> None:
-    history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
-    assert repr(history) == ("History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)")
 
 
 def test_a_missing_pandas_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,7 @@ def test_the_best_epoch_is_restored_at_every_ending_and_a_warning_names_it(
     assert net.parameters.tobytes() == best.parameters.tobytes()
 
 
-def test_callbacks_and_a_later_fit_go_along() -> None:
+def test_later_fits_and_fits_that_use_none_keep_nothing() -> None:
     seen: list[int | None] = []
     net = make()
     settings: Any = {"epochs": 30, "early_stopping": 30, **SPLIT}
@@ -258,6 +258,11 @@ def test_callbacks_and_a_later_fit_go_along() -> None:
     assert seen[:2] == [0, 1]
     assert net.fit(X, Y, epochs=2).status is Status.COMPLETED
     assert net.n_steps == 30 * 8 + 2 * 3
+    assert EpochWatch(None, None).best is None
+    assert not FitOptions().look_at_epochs
+    history = make().fit(X, Y, epochs=2)
+    assert (history.best_epoch, history.metrics) == (None, {})
+    assert "best" not in repr(history)
 
 
 # --- plateaus in a fit ---
@@ -292,14 +297,6 @@ def test_a_split_of_many_nets_is_that_of_their_rows() -> None:
     (history,) = fit_many([together], X, Y, rows=rows, **settings)
     assert history.loss == own.fit(X[rows], Y[rows], **settings).loss
     assert together.parameters.tobytes() == own.parameters.tobytes()
-
-
-def test_fits_that_use_none_of_it_keep_nothing() -> None:
-    assert EpochWatch(None, None).best is None
-    assert not FitOptions().look_at_epochs
-    history = make().fit(X, Y, epochs=2)
-    assert (history.best_epoch, history.metrics) == (None, {})
-    assert "best" not in repr(history)
 
 
 # --- through a checkpoint ---

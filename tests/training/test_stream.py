@@ -132,12 +132,17 @@ def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
-def test_a_source_of_a_seed_of_its_own_has_another_order() -> None:
+def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
     nets = [regression() for _ in range(2)]
     for seed, net in enumerate(nets):
         net.fit(Blocks.from_arrays(X, Y, rows=50, seed=seed), epochs=1, batch_size=8,
                 buffer_rows=200)  # fmt: skip
     assert (nets[0].parameters != nets[1].parameters).any()
+    nets, options = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
+    arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
+    blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
+    assert (arrays.loss, arrays.validation_loss) == (blocks.loss, blocks.validation_loss)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
 def test_early_stopping_and_callbacks_look_at_epochs() -> None:
@@ -423,14 +428,6 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
     if buffer_rows is None:
         with pytest.raises(ValueError, match="fit_many: give validation_data or validation_split"):
             fit_many([net()], table, validation_split=0.25, validation_data=table)
-
-
-def test_a_split_of_arrays_and_of_blocks_is_the_same() -> None:
-    nets, options = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
-    arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
-    blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
-    assert (arrays.loss, arrays.validation_loss) == (blocks.loss, blocks.validation_loss)
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
 @pytest.mark.parametrize("form", ["blocks", "stream", "file"])

@@ -366,9 +366,12 @@ def test_other_words_list_the_known_ones_alone(word: Any) -> None:
     assert "did you mean" not in str(caught.value)
 
 
-def test_files_of_cross_entropy_of_one_output_load() -> None:
+def test_nets_of_files_and_names_may_be_set() -> None:
     """`MLP`, which refuses its name, is given the loss itself then."""
     assert MLP((3, 4, 1), loss=losses.LOSSES["cross_entropy"]).layer_sizes == (3, 4, 1)
+    net = copy.deepcopy(NET)
+    net.history = net.fit(np.ones((2, 3)), [1, 2], epochs=1)  # type: ignore[attr-defined]
+    assert len(pickle.loads(pickle.dumps(net)).history.loss) == 1
 
 
 # Wrong types on purpose.
@@ -378,15 +381,12 @@ def test_files_of_cross_entropy_of_one_output_load() -> None:
 ONES, TARGETS = np.ones((6, 3)), np.ones(6)
 
 
-def test_the_advice_for_text_works() -> None:
+def test_advice_for_text_works_and_columns_have_names() -> None:
     rows = pd.get_dummies(FRAME, dtype=float)
     assert MLP((3, 1)).predict(rows).shape == (2, 1)
     assert MLP((3, 1)).predict(pl.DataFrame(TABLE).to_dummies("b")).shape == (2, 1)
     codes = OneHotEncoder(sparse_output=False).fit_transform(FRAME[["b"]])
     assert MLP((2, 1)).predict(codes).shape == (2, 1)
-
-
-def test_columns_have_their_names() -> None:
     assert [messages.column_name(FRAME, j) for j in range(2)] == ["'a'", "'b'"]
     assert messages.column_name(pa.table(TABLE), 1) == "'b'"
     assert messages.column_name(ONES, 1) == "1"
@@ -415,12 +415,6 @@ def test_scikit_learn_sees_no_estimator() -> None:
     for check in (is_classifier, is_regressor):
         with pytest.raises(AttributeError, match="has no attribute '__sklearn_tags__'"):
             check(NET)
-
-
-def test_a_name_of_them_may_be_set() -> None:
-    net = copy.deepcopy(NET)
-    net.history = net.fit(np.ones((2, 3)), [1, 2], epochs=1)  # type: ignore[attr-defined]
-    assert len(pickle.loads(pickle.dumps(net)).history.loss) == 1
 
 
 ROOT = Path(__file__).parents[2]

@@ -193,11 +193,19 @@ def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> Non
     assert copy.get_params() == model.get_params()
 
 
-def test_a_random_state_comes_back_where_it_was(path: Path) -> None:
+def test_random_states_and_float32_weights_come_back(path: Path) -> None:
     model = fitted(random_state=np.random.RandomState(7))
     model.random_state.normal()
     other = reloaded(model, path)
     assert (other.random_state.normal(size=5) == model.random_state.normal(size=5)).all()
+    model = MLPRegressor(hidden_layer_sizes=(4,), random_state=0, max_iter=3).fit(
+        np.float32(X), X[:, 0]
+    )
+    assert reloaded(model, path).coefs_[0].dtype == np.float32
+    model.coefs_[0] = np.ones_like(model.coefs_[0])
+    other = reloaded(model, path)
+    assert (other.coefs_[0] == 1).all()
+    assert predictions(other, np.float32(X)) == predictions(model, np.float32(X))
 
 
 @pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
@@ -224,17 +232,6 @@ def test_names_of_features_and_the_output_that_was_set(path: Path) -> None:
     assert other.transform(frame).equals(model.transform(frame))
     with pytest.raises(ValueError, match="feature names"):
         other.predict(frame[frame.columns[::-1]])
-
-
-def test_float32_and_weights_of_ones_own(path: Path) -> None:
-    model = MLPRegressor(hidden_layer_sizes=(4,), random_state=0, max_iter=3).fit(
-        np.float32(X), X[:, 0]
-    )
-    assert reloaded(model, path).coefs_[0].dtype == np.float32
-    model.coefs_[0] = np.ones_like(model.coefs_[0])
-    other = reloaded(model, path)
-    assert (other.coefs_[0] == 1).all()
-    assert predictions(other, np.float32(X)) == predictions(model, np.float32(X))
 
 
 def test_other_things_are_refused(path: Path) -> None:
@@ -431,14 +428,11 @@ def test_a_worker_of_joblib_takes_one_thread(backend: str) -> None:
         assert np.array_equal(search.cv_results_[name], here.cv_results_[name])
 
 
-def test_a_pickle_is_as_small_as_its_parameters() -> None:
+def test_pickles_are_small_and_read_by_every_numpy() -> None:
     model = MLPClassifier((300,), max_iter=2).fit(X, LABELS)
     n_bytes = sum(part.nbytes for part in [*model.coefs_, *model.intercepts_])
     assert len(pickle.dumps(model)) < n_bytes + 5000
     assert len(pickle.dumps(model.set_params(pickle_state=True))) > 3 * n_bytes
-
-
-def test_every_numpy_reads_a_pickle_with_the_state_of_training() -> None:
     """NumPy 1.26 does not read the generators of NumPy 2; a user's own are the user's."""
     model = clone(SMALL).set_params(pickle_state=True).fit(X, LABELS)
     assert b"numpy.random" not in pickle.dumps(model)

@@ -500,13 +500,6 @@ def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
         assert np.array_equal(again.predict(X)[:, 0], model.predict(X))
 
 
-def test_it_has_the_precision_threads_and_optimizer_of_the_estimator() -> None:
-    model = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
-    net = model.fit(X.astype(np.float32), LABELS).net_
-    assert (net.dtype.name, net.n_threads) == ("float32", 1)
-    assert net.optimizer == SGD(0.02, momentum=0.9, nesterov=True)
-
-
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
 WIDE = 100_000
 # Batches of one row, of a few and of many lay out the optimizer's state in different ways.
@@ -620,12 +613,16 @@ def test_a_scorer_may_copy_the_estimator(carry: Callable[[Any], Any], state: boo
         np.testing.assert_array_equal(other.predict(X), predictions)
 
 
-def test_a_copy_in_memory_trains_on_as_the_original() -> None:
+def test_copies_train_on_and_nets_have_the_estimators_settings() -> None:
     model = MLPRegressor(**SMALL).fit(X, REAL)
     other = copy.deepcopy(model)
     losses = [[each.partial_fit(X, REAL).loss_ for _ in range(3)] for each in (other, model)]
     assert losses[0] == losses[1]
     assert not hasattr(pickle.loads(pickle.dumps(other)), "_optimizer")
+    classifier = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
+    net = classifier.fit(X.astype(np.float32), LABELS).net_
+    assert (net.dtype.name, net.n_threads) == ("float32", 1)
+    assert net.optimizer == SGD(0.02, momentum=0.9, nesterov=True)
 
 
 # --- L-BFGS keeps BLAS to one thread while it runs, and gives the others back ---

@@ -87,10 +87,14 @@ def test_a_grid_is_that_of_grid_search(theirs: Any, n_jobs: int) -> None:
         assert all(np.array_equal(*pair) for pair in pairs)
 
 
-def test_draws_are_those_of_randomized_search() -> None:
+def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
     options: dict[str, Any] = {"n_iter": 4, "cv": 3, "random_state": 7}
     search = MLPSearchCV(OURS, param_distributions=DRAWN, n_jobs=2, **options).fit(X, LABELS)
     assert_same(search, RandomizedSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
+    model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
+    objects, grid = REAL.astype(object), {"alpha": [1e-4, 1.0]}
+    search = MLPSearchCV(model, grid, cv=2).fit(X, objects)
+    assert_same(search, GridSearchCV(model, grid, cv=2).fit(X, objects))
 
 
 @pytest.mark.slow
@@ -242,13 +246,6 @@ def test_it_is_an_estimator() -> None:
 def test_scikit_learns_checks_of_a_fit(check: str, base: Any) -> None:
     model = base(hidden_layer_sizes=(3,), max_iter=2, random_state=0)
     getattr(estimator_checks, check)("search", MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2))
-
-
-def test_objects_that_are_numbers_are_a_regressors_targets() -> None:
-    model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
-    objects, grid = REAL.astype(object), {"alpha": [1e-4, 1.0]}
-    search = MLPSearchCV(model, grid, cv=2).fit(X, objects)
-    assert_same(search, GridSearchCV(model, grid, cv=2).fit(X, objects))
 
 
 def test_the_costly_fits_begin_first() -> None:

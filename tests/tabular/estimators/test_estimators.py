@@ -129,7 +129,7 @@ def test_members_of_scikit_learn() -> None:
         TabularMLPClassifier(**FEW, extra_members=[DecisionTreeClassifier]).fit(X, LABELS)
 
 
-def test_leaderboard_summary_and_html() -> None:
+def test_leaderboards_and_new_categories_are_answered() -> None:
     model = classifier()
     board = model.leaderboard_
     assert board["weight"].sum() == pytest.approx(1)
@@ -138,6 +138,10 @@ def test_leaderboard_summary_and_html() -> None:
     assert "<table" in model._repr_html_()
     assert "not fitted" in TabularMLPClassifier()._repr_html_()
     assert (model.n_iter_ >= 1).all()
+    model = classifier()
+    rows = X[:3].assign(town="Rome", income=np.nan)
+    assert np.isfinite(model.predict_proba(rows)).all()
+    assert model.predict(X[:0]).shape == (0,)
 
 
 def test_importances(tmp_path: Path) -> None:
@@ -276,13 +280,6 @@ def test_faults_of_numbers_and_predictions() -> None:
         model.predict(X.assign(age="old"))
     with pytest.raises(TypeError, match="got an unexpected keyword argument 'members'"):
         TabularMLPClassifier(members=3)  # type: ignore[call-arg]
-
-
-def test_new_categories_and_missing_columns_of_rows_are_answered() -> None:
-    model = classifier()
-    rows = X[:3].assign(town="Rome", income=np.nan)
-    assert np.isfinite(model.predict_proba(rows)).all()
-    assert model.predict(X[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -251,11 +251,13 @@ def test_faults() -> None:
         classifier().predict_set(X, 0)
 
 
-def test_scores_of_rows() -> None:
+def test_scores_of_rows_and_the_default_are_as_before() -> None:
     p = np.array([[0.2, 0.8], [0.5, 0.5]])
     np.testing.assert_allclose(scores_of("binary", np.array([0, 1]), p), [0.8, 0.5])
     errors = scores_of("regression", np.array([1.0, 2.0]), np.array([2.0, 0.0]))
     np.testing.assert_array_equal(errors, [-1, 2])
+    model = TabularMLPRegressor(**FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2)
+    assert np.array_equal(model.fit(X, Y).predict(X), regressor().predict(X))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -381,11 +383,6 @@ def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
         assert abs(share - setting.get("quantile", 0.5)) < 0.15
     else:
         assert (predictions > 0).all()
-
-
-def test_the_default_is_as_before() -> None:
-    model = TabularMLPRegressor(**FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2)
-    assert np.array_equal(model.fit(X, Y).predict(X), regressor().predict(X))
 
 
 def test_scores_of_classes_are_refused_and_rows_without_weight_may_be_anything() -> None:

@@ -142,12 +142,25 @@ def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> 
     assert BoostedTrees(classes=True).fit(values.numbers, many).rounds == 40
 
 
-def test_strips_of_many_rows() -> None:
+def test_strips_threads_and_presets_of_trees() -> None:
     model, ours, rows = grown(1)
     many = np.tile(rows, (2 * ALONE // len(rows) + 1, 1))
     np.testing.assert_array_equal(ours.predict_raw(many), model._raw_predict(many))
     with pytest.raises(ValueError, match="X must have"):
         ours.predict_raw(rows[:, 1:])
+    g = np.random.default_rng(0)
+    rows, y = g.normal(size=(3000, 2)), g.normal(size=3000)
+    results: list[Any] = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="openmp"):
+            results.append(BoostedTrees().fit(rows, y).predict(rows))
+    np.testing.assert_array_equal(*results)
+    presets: list[tuple[Any, bool]] = [("fast", False), ("balanced", False), ("best", True)]
+    for preset, trees_ in presets:
+        assert TabularMLPRegressor(preset=preset)._settings().trees is trees_
+        assert TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees is not trees_
+    with pytest.raises(ValueError, match="'trees' parameter"):
+        TabularMLPRegressor(trees="yes").fit(X, Y)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -213,16 +226,6 @@ def test_errors_of_fits_beside_the_nets(monkeypatch: pytest.MonkeyPatch) -> None
         TabularMLPRegressor(**FEW, trees=True, n_jobs=2).fit(X, Y)
 
 
-def test_threads_do_not_change_the_trees() -> None:
-    g = np.random.default_rng(0)
-    rows, y = g.normal(size=(3000, 2)), g.normal(size=3000)
-    results: list[Any] = []
-    for n_threads in (1, 2):
-        with threadpool_limits(n_threads, user_api="openmp"):
-            results.append(BoostedTrees().fit(rows, y).predict(rows))
-    np.testing.assert_array_equal(*results)
-
-
 @pytest.mark.slow
 def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 35)
@@ -238,15 +241,6 @@ def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = TabularMLPRegressor(**FEW, cv=2, trees=True, time_limit=60).fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.seconds == 5.0
-
-
-def test_presets_and_the_setting() -> None:
-    presets: list[tuple[Any, bool]] = [("fast", False), ("balanced", False), ("best", True)]
-    for preset, trees_ in presets:
-        assert TabularMLPRegressor(preset=preset)._settings().trees is trees_
-        assert TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees is not trees_
-    with pytest.raises(ValueError, match="'trees' parameter"):
-        TabularMLPRegressor(trees="yes").fit(X, Y)  # type: ignore[arg-type]
 
 
 SINGLE = np.where(np.arange(120) == 7, "unique", "common")
@@ -308,13 +302,18 @@ def test_trees_alone(tmp_path: Path) -> None:
         fastmlp.shap_values(model, X[:1], X[:9])
 
 
-def test_constraints_are_passed_on() -> None:
+def test_members_see_all_rows_and_constraints() -> None:
     model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1}).fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.monotonic_cst == [-1, 0, 0, 0]
     rows = np.zeros((60, 4))
     rows[:, 0] = np.linspace(10, 99, 60)
     assert (np.diff(ours.predict(rows)) <= 0).all()
+    tree = DecisionTreeRegressor(max_depth=9, random_state=0)
+    model = TabularMLPRegressor(**FEW, extra_members=[tree], refit=True)
+    model.fit(X[:60], Y[:60], X_val=X[60:], y_val=Y[60:])
+    assert model.weights_[-1] > 0
+    assert model.extra_members_[0][1].tree_.n_node_samples[0] == 120
 
 
 def replaced(name: str, place: Any, value: Any) -> Callable[[Any], None]:
@@ -387,14 +386,6 @@ def test_all_rows_are_trained_on(
     assert model.score(X, y) > 0.4
     again = clone(model).set_params(n_jobs=1).fit(**more)
     assert np.array_equal(getattr(again, method)(X), getattr(model, method)(X))
-
-
-def test_other_members_see_all_rows_too() -> None:
-    tree = DecisionTreeRegressor(max_depth=9, random_state=0)
-    model = TabularMLPRegressor(**FEW, extra_members=[tree], refit=True)
-    model.fit(X[:60], Y[:60], X_val=X[60:], y_val=Y[60:])
-    assert model.weights_[-1] > 0
-    assert model.extra_members_[0][1].tree_.n_node_samples[0] == 120
 
 
 @pytest.mark.slow

@@ -342,6 +342,18 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
     assert selection.weights.tolist() == [0, 1]
 
 
+def test_bags_spread_the_weights_and_few_may_remain() -> None:
+    y, candidates = candidates_of(6)
+    one, many = greedy(candidates, partial(loss_of, y)), bags(y, candidates)
+    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
+    assert many.weights.sum() == pytest.approx(1)
+    few = bags(y, candidates, max_members=2)
+    kept = np.sort(np.argsort(-many.weights)[:2])
+    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
+    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
+    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
@@ -391,18 +403,6 @@ def test_bags_have_their_seed_their_rows_and_the_best() -> None:
     result = bags(far, candidates, weight=weight)
     np.testing.assert_array_equal(result.weights, bags(y, candidates, weight=weight).weights)
     assert result.loss < 2
-
-
-def test_bags_spread_the_weights_and_few_may_remain() -> None:
-    y, candidates = candidates_of(6)
-    one, many = greedy(candidates, partial(loss_of, y)), bags(y, candidates)
-    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
-    assert many.weights.sum() == pytest.approx(1)
-    few = bags(y, candidates, max_members=2)
-    kept = np.sort(np.argsort(-many.weights)[:2])
-    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
-    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
-    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
 
 
 @pytest.mark.parametrize("most", [1, 3, None])

@@ -103,6 +103,15 @@ def test_numbers_of_an_array_are_numeric() -> None:
     assert schema.read([[1.0, 2.0]]).numbers.tolist() == [[1, 2]]
 
 
+def test_unknown_levels_and_columns_without_a_value() -> None:
+    schema = Schema.learn(pandas_frame())
+    unknown = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
+    for X in (pandas.DataFrame(unknown), polars.DataFrame(unknown), pyarrow.table(unknown)):
+        values = schema.read(X)
+        np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
+        assert values.codes.tolist() == [[-1, -1]]
+
+
 @pytest.mark.parametrize("missing", [None, NAN, pandas.NA, pandas.NaT, np.float32("nan")])
 def test_every_missing_value(missing: Any) -> None:
     frame = pandas.DataFrame(
@@ -113,15 +122,6 @@ def test_every_missing_value(missing: Any) -> None:
     values = schema.read(frame)
     np.testing.assert_array_equal(values.numbers, [[1], [NAN], [2]])
     assert values.codes.tolist() == [[0, 1], [-1, -1], [1, 0]]
-
-
-def test_unknown_levels_and_columns_without_a_value() -> None:
-    schema = Schema.learn(pandas_frame())
-    unknown = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
-    for X in (pandas.DataFrame(unknown), polars.DataFrame(unknown), pyarrow.table(unknown)):
-        values = schema.read(X)
-        np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
-        assert values.codes.tolist() == [[-1, -1]]
 
 
 def test_columns_are_found_by_name_and_no_rows_are_none() -> None:

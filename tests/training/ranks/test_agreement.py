@@ -184,10 +184,14 @@ def validated(rank: int) -> dict[str, Any]:
     return {"validation_data": tuple(parts_of(each, (3, 90, 7, 0))[rank] for each in (X, Y))}
 
 
-def test_the_validation_loss_is_that_of_all_rows() -> None:
+def test_validation_and_time_are_of_all_rows_and_rank_0() -> None:
     for net, history in on_ranks(4, work(of_rank=validated)):
         expected = float(np.mean((net.predict(X) - Y) ** 2))
         np.testing.assert_allclose(history.validation_loss[-1], expected, rtol=1e-10)
+    result = on_ranks(4, work(of_rank=lambda rank: {"time_limit": 1e-6}, epochs=50))
+    for _, history in result:
+        assert history.status is Status.OUT_OF_TIME
+        assert len(history.loss) == 1
 
 
 def test_metrics_are_of_all_rows() -> None:
@@ -230,13 +234,6 @@ def test_early_stopping_plateaus_and_splits_are_the_same_on_all_ranks() -> None:
         assert net.parameters.tobytes() == first.parameters.tobytes()
     split = on_ranks(4, work(validation_split=0.34, keep_best=True))
     assert len({tuple(item.validation_loss) for _, item in split}) == 1
-
-
-def test_time_is_that_of_rank_0() -> None:
-    result = on_ranks(4, work(of_rank=lambda rank: {"time_limit": 1e-6}, epochs=50))
-    for _, history in result:
-        assert history.status is Status.OUT_OF_TIME
-        assert len(history.loss) == 1
 
 
 @pytest.mark.parametrize("every", [None, 2])
@@ -341,7 +338,7 @@ def test_buffers_of_ranks_have_one_loss_and_schedule() -> None:
     assert all("needs the number of steps" in str(error) for error in result)
 
 
-def test_whole_sources_train_in_the_bits_of_arrays() -> None:
+def test_sources_train_as_arrays_and_in_epochs_of_steps() -> None:
     def arrays(rank: int) -> Any:
         return parts_of(DEALT_X, DEALT)[rank], parts_of(DEALT_Y, DEALT)[rank]
 
@@ -349,8 +346,6 @@ def test_whole_sources_train_in_the_bits_of_arrays() -> None:
     (of_arrays, _), *_ = fitted(arrays, buffer_rows=None)
     assert of_blocks.parameters.tobytes() == of_arrays.parameters.tobytes()
 
-
-def test_epochs_of_so_many_steps() -> None:
     def endless(rank: int) -> Any:
         def read() -> Iterator[Any]:
             while True:

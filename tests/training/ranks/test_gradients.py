@@ -172,11 +172,13 @@ def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors() -> None:
     np.testing.assert_allclose(nets[0][0].parameters, alike[0][0].parameters, rtol=1e-9, atol=1e-12)
 
 
-def test_one_rank_alone_has_the_bits_of_no_communicator() -> None:
+def test_ranks_learn_together_and_one_has_the_bits_of_none() -> None:
     ((alone, _),) = fitted(made, shares=(N,))
     net = made()
     net.fit(X, Y, batch_size=BATCH, epochs=3)
     assert alone.parameters.tobytes() == net.parameters.tobytes()
+    (_, history), *_ = fitted_averaged(lambda: made_averaged(Adam(0.01)), (80, 80), 4, epochs=30)
+    assert history.loss[-1] < 0.3 * history.loss[0]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 32, 1000])
@@ -272,11 +274,6 @@ def test_twice_the_same_bits(every: int) -> None:
         for _ in range(2)
     )
     assert once.parameters.tobytes() == again.parameters.tobytes()
-
-
-def test_ranks_learn_together() -> None:
-    (_, history), *_ = fitted_averaged(lambda: made_averaged(Adam(0.01)), (80, 80), 4, epochs=30)
-    assert history.loss[-1] < 0.3 * history.loss[0]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nets whose layers a team shares take minutes")

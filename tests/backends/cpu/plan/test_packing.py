@@ -126,12 +126,9 @@ def test_layers_read_in_both_forms_have_a_copy(sizes: tuple[int, ...], copied: l
     assert [i for i, layer in enumerate(layers) if layer.copy_size] == copied
 
 
-def test_one_row_needs_copies_of_turned_layers_alone() -> None:
+def test_one_row_and_a_forward_pass_need_few_copies() -> None:
     layers = packed_layers(make_layout((9, 3, 20, 12, 2)), 16, 1, train=True)
     assert [layer.copy_size > 0 for layer in layers] == [True, False, False, False]
-
-
-def test_a_forward_pass_turns_nothing_and_copies_nothing() -> None:
     layers = packed_layers(make_layout((9, 3, 20, 2)), 16, 5, train=False, spacing=CLOSE)
     assert not any(layer.is_transposed or layer.copy_size for layer in layers)
 

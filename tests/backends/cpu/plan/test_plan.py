@@ -178,16 +178,13 @@ def test_halves_are_of_the_layer_that_saves(
     assert split_layer_of(step_of(sizes, rows)) == expected
 
 
-def test_no_layer_is_done_by_halves_in_mixed_precision() -> None:
+def test_halves_are_left_out_or_shared_by_panels() -> None:
     sizes = (784, 512, 512, 10)
     network = Net(sizes, dtype="float32").network
     mixed = network._replace(compute_dtype="bfloat16")
     for each, split_layer in ((network, 2), (mixed, 0)):
         result = partition_of(each, 128, 2, train=True, sparse=False)
         assert result.split_layer == split_layer
-
-
-def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
     step = step_of((28, 300, 300, 300, 300, 300, 1), 100)
     assert split_layer_of(step) == 2
     assert panels_pay(step, 2, 2)

@@ -289,6 +289,16 @@ def test_fewer_rows_more_rows_and_weights_may_follow(made: list[Session], rng: A
     assert len(made) == 1
 
 
+def test_after_a_training_that_diverged(made: list[Session], rng: Any) -> None:
+    x, y = rows_of(net_of(KINDS[0]), rng)
+    expected, _ = fitted(net_of(KINDS[0]), x, y)
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        net_of(KINDS[0]).fit(x * 1e18, y, epochs=3, batch_size=BATCH)
+    again, _ = fitted(net_of(KINDS[0]), x, y)
+    assert len(made) == 1
+    assert np.array_equal(again, expected)
+
+
 @pytest.mark.parametrize(
     "other",
     [{"activation": "tanh"}, {"l2": 0.1}, {"loss": "mae"}, {"dtype": "float64"}, {"n_threads": 2}],
@@ -320,16 +330,6 @@ def test_strengths_and_optimizers_are_those_of_the_net(made: list[Session], rng:
         assert np.array_equal(again, parameters)
         assert its_losses == losses
     assert len(made) == 1
-
-
-def test_after_a_training_that_diverged(made: list[Session], rng: Any) -> None:
-    x, y = rows_of(net_of(KINDS[0]), rng)
-    expected, _ = fitted(net_of(KINDS[0]), x, y)
-    with pytest.warns(RuntimeWarning, match="diverged"):
-        net_of(KINDS[0]).fit(x * 1e18, y, epochs=3, batch_size=BATCH)
-    again, _ = fitted(net_of(KINDS[0]), x, y)
-    assert len(made) == 1
-    assert np.array_equal(again, expected)
 
 
 @pytest.mark.slow

@@ -343,12 +343,16 @@ def test_places_of_any_kind_have_the_outcome_of_the_slow_way(place: str, rows: s
     assert outcome(net.predict, given, OUTS[place]()) == expected
 
 
-def test_what_is_wrong_writes_nothing() -> None:
+def test_what_is_wrong_writes_nothing_and_not_finite_is_warned_of() -> None:
     net, x = net_and_rows()
     out = np.full((3, 2), 5, np.float32)
     with pytest.raises(ValueError, match=r"MLP\.predict"):
         net.predict(with_number(x, np.nan), out)
     assert (out == 5).all()
+    net, x = large()
+    net.biases[-1][1] = np.inf
+    with pytest.warns(RuntimeWarning, match="not all predictions are finite"):
+        assert np.isinf(net.predict(x)[:, 1]).all()
 
 
 def unpickled(net: MLP) -> Any:
@@ -559,13 +563,6 @@ def test_rows_that_are_not_finite_are_named(r: int, fault: float) -> None:
     x[r, 2] = fault
     with pytest.raises(ValueError, match=rf"got {fault} in row {r}, column 2"):
         net.predict(x)
-
-
-def test_predictions_that_are_not_finite_are_warned_of() -> None:
-    net, x = large()
-    net.biases[-1][1] = np.inf
-    with pytest.warns(RuntimeWarning, match="not all predictions are finite"):
-        assert np.isinf(net.predict(x)[:, 1]).all()
 
 
 def test_wide_nets_go_by_panels(monkeypatch: pytest.MonkeyPatch) -> None:
