@@ -75,7 +75,7 @@ class Data(NamedTuple):
 
 
 def _shuffle() -> Any:
-    """The module of shuffles is compiled: Numba is imported on first use."""
+    """The module of shuffles, and with it the compiler, is imported on first use."""
     return import_module("fastmlp.backends.shuffle")
 
 
