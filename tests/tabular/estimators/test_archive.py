@@ -345,6 +345,25 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         model.fit(X, y, **where)
 
 
+@pytest.mark.slow
+def test_a_fit_that_its_time_limit_cut_goes_on(tmp_path: Path) -> None:
+    """A second run keeps the epochs of nets that the first cut, and begins further nets."""
+    names: dict[str, Any] = {}
+    exec(KILLED.format(n=0), names)
+    (X, y), words = names["rows"](), {**names["words"], "refit": False}
+    words |= {"max_iter": 10**6, "early_stopping": fastmlp.EarlyStopping(patience=10**6)}
+    model = TabularMLPRegressor(**words, ensemble="mean", time_limit=0.5)
+    curves = []
+    for _ in range(2):
+        with pytest.warns(match="cut short"):
+            model.fit(X, y, X_val=X, y_val=y, checkpoint=tmp_path, resume=True)
+        curves.append({k: fit.validation_loss for k, fit in model.learning_curves_.items()})
+    first, second = curves
+    for name, losses in first.items():
+        assert second[name][: len(losses)] == losses
+    assert len(first) == 1 < len(second)
+
+
 def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
