@@ -535,6 +535,26 @@ def test_threads_that_train_one_estimator_take_turns(python: Callable[..., str])
     assert python(TURNS, timeout=300) == "True True\n"
 
 
+@pytest.mark.parametrize("as_it_comes", [lambda it: it, lambda it: pickle.loads(pickle.dumps(it))])
+def test_writes_to_a_wide_estimator_show_in_its_next_predictions(as_it_comes: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 90)).astype(np.float32)
+    settings: dict[str, Any] = {"hidden_layer_sizes": (500, 20), "max_iter": 1, "random_state": 0}
+    model: Any = as_it_comes(MLPRegressor(**settings).fit(rows, rows[:, 0]))
+    net, before = model.net_, model.predict(rows)
+    writes: list[Callable[[], Any]] = [
+        lambda: model.coefs_[0].__imul__(1.01), lambda: net.biases[-1].__iadd__(0.1),
+        lambda: model.partial_fit(rows, rows[:, 0]), lambda: net.train_on_batch(rows, rows[:, 0]),
+    ]  # fmt: skip
+    for write in writes:
+        write()
+        expected = pickle.loads(pickle.dumps(model)).predict(rows)
+        assert not np.array_equal(expected, before)
+        for n in (3, 3, 3, 20):
+            assert np.array_equal(model.predict(rows[:n]), expected[:n])
+            assert np.array_equal(net.predict(rows[:n])[:, 0], expected[:n])
+        before = expected
+
+
 def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
     return w + type(w)(1), m, v
 
