@@ -9,20 +9,18 @@ from fastmlp.compiler.jit import (
     INTERPRETED,
     call,
     flush_denormals,
-    flushed,
     fma,
     next_word,
     njit,
     pause,
     prange,
     restore_denormals,
-    restored,
     thread_number,
 )
 from fastmlp.compiler.source import hinted
 
 __all__ = [
     "COMPILER", "INTERPRETED", "Block", "Key", "block_of", "call", "entry_of", "flush_denormals",
-    "flushed", "fma", "hinted", "is_ours", "next_word", "njit", "pause", "prange",
-    "restore_denormals", "restored", "thread_number",
+    "fma", "hinted", "is_ours", "next_word", "njit", "pause", "prange",
+    "restore_denormals", "thread_number",
 ]  # fmt: skip

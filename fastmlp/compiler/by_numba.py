@@ -1,8 +1,10 @@
 """Numba compiles users' rules, functions that the translator declines, and all blocks with
 FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere."""
 
+import ast
 import inspect
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -29,12 +31,11 @@ from numba.extending import overload, register_jitable, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
 import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
-from fastmlp.compiler import elementary, jit, memory
+from fastmlp.compiler import elementary, jit, memory, source
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import COMPILER, EMITTED, flush_denormals, mark_of, restore_denormals
 from fastmlp.compiler.memory import RecordType
 from fastmlp.compiler.native.translator import FULL_WIDTH
-from fastmlp.compiler.source import parameters_of
 from fastmlp.rules import elementary as rules
 
 
@@ -131,7 +132,7 @@ def compiled(loop: Any, cache: CodeCache | None) -> Any:
     # A homogeneous tuple would be an LLVM array, so a NamedTuple's words are passed one by one.
     arguments = (
         types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
-        for kind in parameters_of(loop)
+        for kind in source.parameters_of(loop)
     )
     if COMPILER == "numba":
         # Code from the disk cache names functions of the threads' runtime.
@@ -183,7 +184,7 @@ def _parallel(function: Any) -> Any:
     one thread still costs a launch."""
     # A call without a team uses the first thread's buffers, also where a thread of a team makes it.
     serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
-    shared = numba.njit(**OPTIONS, parallel=True)(_with(function))
+    shared = numba.njit(**OPTIONS, parallel=True)(_with(_flushing(function)))
 
     def kernel(team: Any, *arguments: Any) -> None:
         if team != 0:
@@ -199,6 +200,30 @@ def _with(function: Any, **names: Any) -> Any:
     names = {**function.__globals__, "prange": numba.prange, **names}
     parts = function.__code__, names, function.__name__, function.__defaults__
     return FunctionType(*parts, function.__closure__)
+
+
+class _Flushing(ast.NodeTransformer):
+    def visit_For(self, node: ast.For) -> ast.For:
+        if isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "prange":
+            first, last = ast.parse("before = flush_here()\nrestore_here(before)").body
+            node.body = [first, *node.body, last]
+        return node
+
+
+def _flushing(function: Any) -> Any:
+    """Return the function with `prange` loops that flush denormals: Numba's threads do not.
+
+    Without sources, as in a frozen program, return the function itself.
+    """
+    try:
+        definition = _Flushing().visit(deepcopy(source.definition_of(function)))
+    except source.Unsupported:
+        return function
+    definition.decorator_list = []
+    names = {"flush_here": flush_denormals, "restore_here": restore_denormals}
+    names.update(source.names_of(function))
+    exec(compile(ast.Module([definition], []), function.__code__.co_filename, "exec"), names)
+    return names[function.__name__]
 
 
 @numba.njit
@@ -344,19 +369,6 @@ def _record_at(typing_context: Any, address: Any, kind: Any) -> Any:
 @overload(jit.thread_number)
 def _thread_number() -> Any:
     return lambda: numba.get_thread_id()
-
-
-@overload(jit.flushed)
-def _flushed() -> Any:
-    return lambda: flush_denormals()
-
-
-@overload(jit.restored)
-def _restored(mode: Any) -> Any:
-    def restore(mode: Any) -> Any:
-        restore_denormals(mode)
-
-    return restore
 
 
 SCALARS = {types.float32: np.float32, types.float64: np.float64}

@@ -184,15 +184,3 @@ def thread_number() -> Any:
     Each thread of a loop may have separate buffers.
     """
     return 0
-
-
-def flushed() -> Any:
-    """Flush denormals in an iteration that a thread of Numba runs; return its previous mode.
-
-    Translated code does nothing here: a team's threads flush denormals when they enter.
-    """
-    return 0
-
-
-def restored(mode: Any) -> None:
-    """Restore the mode that `flushed` returned."""

@@ -13,7 +13,6 @@ from fastmlp.backends.cpu.team import JOINED
 from fastmlp.compiler import njit, pause, prange, thread_number
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.by_numba import compiled as compiled_by_numba
-from fastmlp.compiler.jit import flushed, restored
 from fastmlp.compiler.memory import Record, fetch_add, load_acquire, record_at, records_at, row
 from fastmlp.compiler.source import Unsupported
 
@@ -160,13 +159,12 @@ def test_numba_drops_writes_to_a_view_that_the_kernel_makes() -> None:
 def meets(team: Any, words: Any) -> None:
     threads = row(words + 8, 2, np.int64)
     for i in prange(2):
-        mode, spins = flushed(), 0
+        spins = 0
         fetch_add(words, 1)
         while load_acquire(words) < 2 and spins < LONGEST:
             pause()
             spins += 1
         threads[i] = thread_number()
-        restored(mode)
 
 
 def run_meeting(address: Any) -> None:
@@ -186,7 +184,7 @@ def test_two_threads_run_iterations_at_once_and_have_numbers() -> None:
 
 def test_outside_a_loop_the_thread_is_0() -> None:
     def ask(out: Any) -> None:
-        row(out, 1, np.int64)[0] = thread_number() + flushed()
+        row(out, 1, np.int64)[0] = thread_number()
 
     words = np.ones(1, np.int64)
     NativeCode(ask, None, light=True).entry(words.ctypes.data)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from fastmlp.backends.cpu import limits, tuning, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.team import JOINED, constants_of
-from fastmlp.compiler import COMPILER, Block, block_of, flushed, fma, njit, prange, restored
+from fastmlp.compiler import COMPILER, Block, block_of, fma, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import Record, load_acquire, record_at, row
 from fastmlp.network.spec import Network
@@ -116,10 +116,8 @@ def _multiply_add(numbers: int) -> None:
 @njit(parallel=True)
 def exercise(team: int, numbers: int, n_items: int) -> None:
     for index in prange(n_items):
-        mode = flushed()
         # Numba's index is unsigned.
         _multiply_add(numbers + int(np.int64(index)) * ITEM_BYTES)
-        restored(mode)
 
 
 def calibrate(scalar: Any) -> Callable[[int], None]:

@@ -30,7 +30,7 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import call, flushed, njit, prange, restored, thread_number
+from fastmlp.compiler import call, njit, prange, thread_number
 from fastmlp.compiler.memory import Record, record_at, records_at, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.losses import LINKS, unsmoothed
@@ -346,10 +346,9 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         """Each part takes a range of blocks of lanes."""
         n = n_vectors(of[0].last - of[0].first, n_lanes)
         for index in prange(n_parts):
-            mode, own = flushed(), of[0]
+            own = of[0]
             first, last = part_of(index, n_parts, n)
             for i in range(first, last):
                 derive(own, own.first + i * n_lanes, thread_number())
-            restored(mode)
 
     return write_rows

@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.predict.row_blocks import VECTORS, Scalar, make_flat
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import block_of, call, flushed, njit, prange, restored
+from fastmlp.compiler import block_of, call, njit, prange
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import trained_parameters
@@ -222,7 +222,7 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
     def add_products(team: int, of: Sequence[System], depth: int, more: int) -> None:
         """Add the products of the Jacobian's columns to all tiles."""
         for index in prange(of[0].n_tiles):
-            mode, own = flushed(), of[0]
+            own = of[0]
             rows, tile = (
                 record_at(own.rows, JacobianRows),
                 row(own.tiles, 2 * own.n_tiles, np.int64),
@@ -238,7 +238,6 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
             shape = (min(BLOCK, own.n + 1 - k * BLOCK), min(BLOCK, own.n - i * BLOCK))
             to = (c, stride, start, start_row, start_panel)
             call(own.product, (*to, b, rows.panel, a, rows.panel, depth, STORE, 0, *shape, 0))
-            restored(mode)
 
     def compute(address: int) -> None:
         job = record_at(address, System)
@@ -270,7 +269,7 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     def subtract_products(team: int, of: Sequence[System], k: int) -> None:
         """Write the tiles of row k, less the products of the rows above, to the strip."""
         for index in prange(of[0].n_blocks - k):
-            mode, own = flushed(), of[0]
+            own = of[0]
             j = k + np.int64(index)
             place, stride = j * (j + 1) // 2 * tile_bytes, (j + 1) * BLOCK * vector
             start, c = own.gram + place + k * BLOCK * vector, own.strip + j * tile_bytes
@@ -283,20 +282,18 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                 depth = k * BLOCK
                 a = (own.negated, depth * vector, depth, STORE, 0)
                 call(own.product, (*to, *a, *shape, 0))
-            restored(mode)
 
     @njit(parallel=True)
     def scale_row(team: int, of: Sequence[System], k: int) -> None:
         """The factor's tiles of row k, right of the diagonal."""
         for index in prange(of[0].n_blocks - k - 1):
-            mode, own = flushed(), of[0]
+            own = of[0]
             j = k + 1 + np.int64(index)
             place, stride = j * (j + 1) // 2 * tile_bytes, (j + 1) * BLOCK * vector
             c = own.factor + place + k * BLOCK * vector
             to = (c, stride, own.zeros, 0, 0, own.strip + j * tile_bytes, BLOCK * vector)
             a = (own.dense + 2 * tile_bytes, BLOCK * vector, BLOCK, STORE, 0)
             call(own.product, (*to, *a, min(BLOCK, own.n + 1 - j * BLOCK), BLOCK, 0))
-            restored(mode)
 
     return copy, subtract_products, scale_row
 

@@ -335,8 +335,6 @@ class Expressions:
             return RecordOperand(place, arguments[1].dtype)
         if function is jit.thread_number:
             return self.thread
-        if function in (jit.flushed, jit.restored):
-            return 0
         if function is memory.rows:
             address, n, width, dtype = arguments
             ends = (converted(self.builder, word, INT64).value for word in (address, n, width))

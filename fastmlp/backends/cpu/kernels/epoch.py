@@ -17,16 +17,7 @@ from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.compiler import (
-    call,
-    flush_denormals,
-    flushed,
-    hinted,
-    njit,
-    prange,
-    restore_denormals,
-    restored,
-)
+from fastmlp.compiler import call, flush_denormals, hinted, njit, prange, restore_denormals
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
@@ -435,13 +426,12 @@ def quick_step(scalar: Scalar) -> Kernel:
     def look(team: int, steps: Sequence[PlainStep], n_parts: int) -> None:
         """Check the rows, and compare the parameters with the last step's."""
         for part in prange(n_parts):
-            flush, step, sums = flushed(), steps[0], stack(vector)
+            step, sums = steps[0], stack(vector)
             first, last = part_of(part, n_parts, step.n_rows)
             if not are_sound(step, first, last, sums):
                 step.n_unsound = 1
             if not are_alike(step, part, n_parts):
                 step.n_changed = 1
-            restored(flush)
 
     @njit(parallel=True)
     def unpack_all(team: int, nets: Sequence[Net], n_parts: int, flat: int, there: int) -> None:

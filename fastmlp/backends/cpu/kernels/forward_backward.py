@@ -38,7 +38,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
-from fastmlp.compiler import call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler import call, hinted, njit, prange, thread_number
 from fastmlp.compiler.memory import record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
@@ -494,7 +494,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
         here.
         """
         for part in prange(n_parts):
-            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            z, net = stack(z_bytes), nets[0]
             packed = packed_of(net, thread_number())
             layers, (low, stop) = layers_of(net), rows_of_part(net, part, n_parts)
             # `finish` computes a transposed output layer.
@@ -516,7 +516,6 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
                 above = max(split - 1, net.lowest)
                 for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
                     backward_layer(net, i, (0, net.max_width), (at, n), packed)
-            restored(flush)
 
     @hinted(control=True, zeros=FEATURES if plain else {})
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:

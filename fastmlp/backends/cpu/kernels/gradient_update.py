@@ -32,7 +32,7 @@ from fastmlp.backends.cpu.plan.records import (
 from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES, skinny
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
-from fastmlp.compiler import block_of, call, flushed, hinted, njit, prange, restored
+from fastmlp.compiler import block_of, call, hinted, njit, prange
 from fastmlp.compiler.memory import fence, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizer_protocol import NormLimit
@@ -317,7 +317,7 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
         """With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
         that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
         for part in prange(n_parts):
-            flush, net = flushed(), nets[0]
+            net = nets[0]
             g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
             scratch = Scratch(g, values, streams)
             control = Control(n_rows, more, ends, apply, split)
@@ -329,7 +329,6 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
             # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1 thread.
             if non_temporal_of(net, split) != NONE:
                 fence()
-            restored(flush)
 
     @hinted(control=True, zeros=FEATURES if plain else {})
     def enter(

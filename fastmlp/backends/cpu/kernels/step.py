@@ -55,7 +55,7 @@ from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
-from fastmlp.compiler import call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler import call, hinted, njit, prange, thread_number
 from fastmlp.compiler.memory import record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
@@ -304,9 +304,7 @@ def microbatches(scalar: Scalar) -> Kernel:
     @njit(parallel=True)
     def differentiate_all(team: int, nets: Sequence[Net], n: int) -> None:
         for i in prange(n):
-            flush = flushed()
             differentiate(nets[0], np.int64(i), thread_number())
-            restored(flush)
 
     def enter(team: int, net: int) -> None:
         nets = records_at(net, 1, Net)
@@ -384,14 +382,13 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
     @njit(parallel=True)
     def backward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int) -> None:
         for part in prange(n_parts):
-            flush, net = flushed(), nets[0]
+            net = nets[0]
             below = layers_of(net)[i - 1]
             panels = panels_of_part(part, n_parts, below.n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
                 packed = packed_of(net, thread_number())
                 backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)), packed)
-            restored(flush)
 
     return backward_by_panels
 
@@ -404,7 +401,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
     @njit(parallel=True)
     def forward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int, split: int) -> None:
         for part in prange(n_parts):
-            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            z, net = stack(z_bytes), nets[0]
             layers = layers_of(net)
             panels = panels_of_part(part, n_parts, layers[i].n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
@@ -417,7 +414,6 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
                 else:
                     scratch = (z, packed_of(net, thread_number()))
                     forward_layer(net, layers[i], inputs, middle, panels, rows, scratch)
-            restored(flush)
 
     return forward_by_panels
 
@@ -439,11 +435,10 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     @njit(parallel=True)
     def finish_rows(team: int, nets: Sequence[Net], n_parts: int, mode: int) -> None:
         for part in prange(n_parts):
-            flush, net = flushed(), nets[0]
+            net = nets[0]
             begin, stop = rows_of_part(net, part, n_parts)
             for start in range(begin, stop, ROW_BLOCK):
                 finish(net, (start, min(ROW_BLOCK, stop - start)), start, mode, thread_number())
-            restored(flush)
 
     @njit
     def forward_backward_by_panels(
@@ -516,7 +511,7 @@ def split_k(scalar: Scalar) -> Kernel:
     def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:
         """Parts are strips of rows of the first half, then strips of the second half."""
         for part in prange(n_parts):
-            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            z, net = stack(z_bytes), nets[0]
             n_rows = record_at(net.batch, Batch).n_rows
             n_strips = n_strips_of(n_rows)
             first, last = part_of(part, n_parts, 2 * n_strips)
@@ -527,7 +522,6 @@ def split_k(scalar: Scalar) -> Kernel:
                     rows = (at, min(ROW_BLOCK, end - at))
                     scratch = (z, packed_of(net, thread_number()))
                     multiply_half(net, half, net.inputs_apart, rows, scratch)
-            restored(flush)
 
     def enter(team: int, net: int, n_parts: int) -> None:
         multiply_split(team, records_at(net, 1, Net), n_parts)

@@ -29,7 +29,7 @@ from fastmlp.backends.cpu.tuning import (
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
-from fastmlp.compiler import block_of, call, flushed, hinted, njit, prange, restored, thread_number
+from fastmlp.compiler import block_of, call, hinted, njit, prange, thread_number
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
@@ -370,12 +370,11 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
         n = n_vectors(nets[0].n_rows, lanes)
         for index in prange(n_parts):
             # A table of one record: a record itself does not cross into a region of Numba's.
-            mode, net = flushed(), nets[0]
+            net = nets[0]
             # Numba counts in uint64, which would make floats of the products.
             part = np.int64(index)
             first, last = part * n // n_parts, (part + 1) * n // n_parts
             on_vectors(net, first, last, thread_number())
-            restored(mode)
 
     def predict_rows_of(team: int, net: int, n_parts: int) -> None:
         predict_rows(team, records_at(net, 1, FlatNet), n_parts)
