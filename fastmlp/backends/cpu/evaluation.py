@@ -17,15 +17,9 @@ from fastmlp.backends.cpu.kernels.elementwise import settings_reader
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.predict import row_blocks
 from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
-from fastmlp.backends.cpu.predict.row_blocks import (
-    VECTORS,
-    FlatLayer,
-    FlatNet,
-    Scalar,
-    n_vectors,
-    products,
-)
+from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, Scalar, n_vectors, products
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
@@ -204,15 +198,15 @@ def curvature_loop(
 def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     """Functions that copy a block of rows to lanes, and predict it."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, n_lanes = lanes * size, VECTORS * lanes
-    unit = VECTORS * vector
-    forward, into_lanes = products(scalar, VECTORS), batch_in_lanes(scalar).into_lanes
+    vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
+    unit = row_blocks.VECTORS * vector
+    forward, into_lanes = products(scalar, row_blocks.VECTORS), batch_in_lanes(scalar).into_lanes
 
     @njit
     def gather(of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int) -> None:
         """Copy inputs and targets of a block of rows to lanes; the last row again past it."""
         last, n_targets = of.last - 1, of.n_targets
-        for v in range(VECTORS):
+        for v in range(row_blocks.VECTORS):
             place, at = buffer + of.values + v * vector, start + v * lanes
             into_lanes(net.x, net.n_in, at, last, place, unit, checks)
         targets = row(buffer + of.targets, n_targets * n_lanes, scalar)
@@ -242,7 +236,7 @@ def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     """Functions that begin an output's deltas, and write a layer's columns by them."""
-    n_lanes = VECTORS * lanes_of(scalar)
+    n_lanes = row_blocks.VECTORS * lanes_of(scalar)
     unit = n_lanes * np.dtype(scalar).itemsize
 
     @njit
@@ -289,9 +283,9 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
     """Writes a block of rows of the Jacobian, on a team or alone."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, n_lanes = lanes * size, VECTORS * lanes
-    unit = VECTORS * vector
-    backward = products(scalar, VECTORS, backward=True)
+    vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
+    unit = row_blocks.VECTORS * vector
+    backward = products(scalar, row_blocks.VECTORS, backward=True)
     out_of_lanes = batch_in_lanes(scalar).out_of_lanes
     gather, predict = _forward(scalar)
     take_slopes, first_deltas, write_columns, copy = _backward(scalar)
@@ -301,7 +295,7 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         """Write a block of columns to rows of the panels, from row `at`, but for rows past
         `last`."""
         for p in range(of.n_panels):
-            for v in range(VECTORS):
+            for v in range(row_blocks.VECTORS):
                 place, first = columns + p * lanes * unit + v * vector, at + v * lanes
                 target = of.panels + p * of.panel + first * vector
                 out_of_lanes(place, lanes, last - first + 1, target, vector, unit, checks)

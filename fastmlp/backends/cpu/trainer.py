@@ -20,13 +20,8 @@ from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizer_protocol import (
-    NormLimit,
-    Optimizer,
-    Rates,
-    n_coefficients_of,
-    norm_limit_of,
-)
+from fastmlp.rules import optimizer_protocol
+from fastmlp.rules.optimizer_protocol import Optimizer, Rates, n_coefficients_of, norm_limit_of
 from fastmlp.rules.updates import N_MOMENTS, groups_of
 from fastmlp.validation import Array
 
@@ -55,7 +50,7 @@ class Rules(NamedTuple):
 
     optimizer: Optimizer
     blocks: Addresses
-    limit: NormLimit | None
+    limit: optimizer_protocol.NormLimit | None
     key: Any
 
 

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp._process.locks import NetLock
+from fastmlp.backends import protocol
 from fastmlp.backends.cuda import device, plan
 from fastmlp.backends.cuda.rule_blocks import Samples
 from fastmlp.backends.cuda.training import Launches, Moments, Trainer, launch_chunk, launch_update
-from fastmlp.backends.protocol import (
-    Data,
-    GroupEngine,
-    Select,
-    as_given,
-)
+from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Network, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.losses import unsmoothed
@@ -348,4 +344,4 @@ class Engine:
 
 
 if TYPE_CHECKING:
-    _conforms: type[GroupEngine[Moments]] = Engine
+    _conforms: type[protocol.GroupEngine[Moments]] = Engine

@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device, kernels, rule_blocks
-from fastmlp.backends.cuda.device import (
-    SCALARS,
-    SIMULATED,
-    configured,
-    cuda,
-    device_function,
-    kernel,
-    max_cooperative_blocks,
-)
+from fastmlp.backends.cuda.device import configured, cuda, device_function, kernel
 from fastmlp.backends.cuda.kernels import make_forward_backward, make_gradient_update
 from fastmlp.backends.cuda.plan import (
     SIMULATED_THREADS,
@@ -386,7 +378,7 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
     end, training = _make_end(rules, shape), rules.update is not None
-    scalar, size = SCALARS[rules.dtype], shape.staging
+    scalar, size = device.SCALARS[rules.dtype], shape.staging
 
     def of_nets(staging: Any, rows: Samples, nets: Nets, step: int, which: int) -> None:
         for k in range(cuda.blockIdx.y, nets.plans.shape[0], cuda.gridDim.y):
@@ -430,7 +422,7 @@ def _make_end(rules: KernelRules, shape: GridShape) -> Any:
 
 
 # The simulator runs blocks one after the other: barriers are the ends of launches there.
-COOPERATIVE = not SIMULATED
+COOPERATIVE = not device.SIMULATED
 
 
 def launch_steps(
@@ -445,7 +437,7 @@ def launch_steps(
     if COOPERATIVE:
         # All blocks must be resident at once. Two on one multiprocessor would share its arithmetic,
         # and reach the barrier later.
-        resident = max_cooperative_blocks(kernels.run, (*arguments, n_steps), n_threads)
+        resident = device.max_cooperative_blocks(kernels.run, (*arguments, n_steps), n_threads)
         blocks = blocks_of(session, min(resident, session.card.n_multiprocessors))
         run = configured(kernels.run, (*arguments, n_steps), blocks, n_threads)
         run(*arguments, n_steps)
@@ -472,7 +464,7 @@ def launch_chunk(
 
 def launch_update(rules: KernelRules, session: Session) -> None:
     """One optimizer step by the gradient in memory."""
-    kernel = kernels.make_apply(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
+    kernel = kernels.make_apply(rules, n_threads := SIMULATED_THREADS if device.SIMULATED else 256)
     configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 

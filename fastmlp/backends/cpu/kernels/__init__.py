@@ -4,15 +4,14 @@ A factory's docstring describes the function that it makes. Here: strips of rows
 and the types of arguments.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, batch_of
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit
-from fastmlp.compiler.memory import record_at, records_at
 
 # The type of a net's numbers: the argument of a kernel's factory.
 Scalar = type[np.floating[Any]]
@@ -40,12 +39,7 @@ def part_of(part: Any, n_parts: int, n: int) -> Span:
 
 
 @njit
-def layers_of(net: Net) -> Sequence[Layer]:
-    return records_at(net.layers, net.n_layers, Layer)
-
-
-@njit
 def rows_of_part(net: Net, part: int, n_parts: int) -> Span:
-    n_rows = record_at(net.batch, Batch).n_rows
+    n_rows = batch_of(net).n_rows
     first, last = part_of(part, n_parts, n_strips_of(n_rows))
     return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)

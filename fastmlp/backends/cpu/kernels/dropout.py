@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of
-from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
+from fastmlp.backends.cpu.kernels import Kernel, Scalar
+from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Net, batch_of, layers_of
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import fma, njit
 from fastmlp.compiler.memory import record_at, row, stack
@@ -34,7 +34,7 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def source_of(net: Net, at: int, purpose: int) -> Any:
-        batch = record_at(net.batch, Batch)
+        batch = batch_of(net)
         numbers = row(batch.coefficients + net.draws, rules.INPUTS, scalar)
         high = np.uint64(purpose) | (np.uint64(numbers[6]) << PIECE)
         first = np.uint64(batch.position + at)
@@ -124,9 +124,7 @@ def dropout(scalar: Scalar) -> Kernel:
     def drop(address: int, i: int, panel: int, n_panels: int, at: int, n: int) -> None:
         net, place = record_at(address, Net), stack(n_bytes)
         layer, count = layers_of(net)[i], n * lanes
-        numbers = row(
-            record_at(net.batch, Batch).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
-        )
+        numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar)
         rate = (np.uint16(numbers[rules.HIDDEN + 2 * i]), numbers[rules.HIDDEN + 2 * i + 1])
         source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
         bits, down = row(place, n * width, np.uint16), at * lanes * size
@@ -173,7 +171,7 @@ def input_noise(scalar: Scalar) -> Kernel:
 
     def disturb(address: int, inputs: int, panel: int, n_panels: int, at: int, n: int) -> None:
         net, place = record_at(address, Net), stack(n_bytes)
-        numbers = row(record_at(net.batch, Batch).coefficients + net.draws, rules.HIDDEN, scalar)
+        numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN, scalar)
         rate = (np.uint16(numbers[rules.INPUTS]), numbers[rules.INPUTS + 1])
         source, of_noise = (
             source_of(net, at, rules.OF_INPUTS),

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import Kernel, Scalar, layers_of, n_strips_of, part_of
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, n_strips_of, part_of
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
+from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import unpacking
-from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
+from fastmlp.backends.cpu.plan.records import Batch, Job, Net, batch_of, blocks_of, layers_of
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import call, flush_denormals, hinted, njit, prange, restore_denormals
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
@@ -108,7 +109,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
                     copy(net.average, net.average_backup, net.n_packed)
             job.epoch_loss = 0.0
             job.epoch_mass = 0.0
-        job.batch_mass = mass_of(record_at(net.batch, Batch), n_rows)
+        job.batch_mass = mass_of(batch_of(net), n_rows)
         job.batch_loss = 0.0
         if job.batch_mass != 0:
             set_mass(net, job.batch_mass)
@@ -131,7 +132,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         clear(net.v, n)
         if net.average != 0:
             copy(net.average_backup, net.average, n)
-        call(record_at(net.blocks, BlockAddresses).transposes, (job.net,))
+        call(blocks_of(net).transposes, (job.net,))
         job.diverged = 1.0
 
     return start_batch, may_go_on, restore
@@ -150,7 +151,7 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
     def epochs(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
-        batch = record_at(net.batch, Batch)
+        batch = batch_of(net)
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         batch.coefficients = job.coefficients
@@ -195,12 +196,12 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
                 batch.order_stop = order + job.n_rows * 8
         job.reached, batch.order_stop = job.last, 0
 
-    return hinted(control=True, zeros=FEATURES if plain else {})(epochs)
+    return hinted(control=True, zeros=records.FEATURES if plain else {})(epochs)
 
 
 @njit
 def _forward(job: Job, net: Net, mode: int) -> None:
-    block = record_at(net.blocks, BlockAddresses).forward_backward
+    block = blocks_of(net).forward_backward
     call(block, (job.team, job.net, job.n_parts, mode, 0))
 
 
@@ -210,7 +211,7 @@ def evaluate(scalar: Scalar) -> Kernel:
     def evaluate_rows(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
-        batch = record_at(net.batch, Batch)
+        batch = batch_of(net)
         batch.scale = 1.0
         _forward(job, net, EVALUATE)
         job.loss = sum_of(net.strip_losses, n_strips_of(batch.n_rows))
@@ -246,7 +247,7 @@ def batch_step(scalar: Scalar) -> Kernel:
     def take_step(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
-        batch = record_at(net.batch, Batch)
+        batch = batch_of(net)
         batch.coefficients = job.coefficients
         for u in range(job.first, job.last):
             low = u * job.chunk_rows
@@ -450,7 +451,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         step = steps[0]
         job, nets = record_at(step.job, Job), records_at(record_at(step.job, Job).net, 1, Net)
         net = nets[0]
-        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
+        batch, blocks = batch_of(net), blocks_of(net)
         team, n_parts = step.team, step.n_parts
         job.team, job.n_parts = team, n_parts
         step.n_unsound = step.n_changed = step.is_lost = 0

@@ -20,29 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import Scalar
+from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.plan import aligned
-from fastmlp.backends.cpu.plan.records import (
-    BLOCK,
-    RELU,
-    RELU_DROPPED,
-    Batch,
-    BlockAddresses,
-    Expansion,
-    Layer,
-    Net,
-    Tile,
-    address,
-)
+from fastmlp.backends.cpu.plan.records import Expansion, Layer, Net, Tile, address, batch_of
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
-from fastmlp.backends.cpu.simd.vector import (
-    Condition,
-    Panels,
-    Variable,
-    Vector,
-    Vectors,
-    Word,
-)
+from fastmlp.backends.cpu.simd.vector import Condition, Panels, Variable, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import Loops
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS, STRIP_ROWS, SUMS_ROWS
 from fastmlp.compiler import call, hinted, njit
@@ -262,7 +245,7 @@ class ColumnBuffers:
 
 @njit
 def _row_of(net: Net, r: int) -> tuple[int, int]:
-    batch = record_at(net.batch, Batch)
+    batch = batch_of(net)
     place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
     bounds = row(batch.x + place * 8, 2, np.int64)
     return bounds[0], bounds[1]
@@ -276,10 +259,10 @@ def activating(scalar: Scalar) -> Any:
     def activate(layer: Layer, panel: int, slopes: int, n: int, z: int) -> None:
         """`z` has room for a block of rows: a loop that reads and writes one place does not
         vectorise. silu in place took 4.7 ns a number, from a copy 0.8."""
-        if layer.form == BLOCK:
+        if layer.form == records.BLOCK:
             copy(panel, z, n * lanes)
             call(layer.activation, (z, panel, slopes, n * lanes))
-        elif layer.form == RELU or layer.form == RELU_DROPPED:
+        elif layer.form == records.RELU or layer.form == records.RELU_DROPPED:
             rectify(panel, n)
 
     return activate
@@ -341,7 +324,7 @@ def sparse_columns(scalar: Scalar) -> Any:
         starts = row(net.column_starts, net.n_in + 2, np.int64)
         starts[:] = 0
         n_numbers = 0
-        for r in range(record_at(net.batch, Batch).n_rows):
+        for r in range(batch_of(net).n_rows):
             begin, end = _row_of(net, r)
             columns = row(net.x_columns + begin * 4, end - begin, np.int32)
             n_numbers += end - begin
@@ -351,7 +334,7 @@ def sparse_columns(scalar: Scalar) -> Any:
             starts[c + 2] += starts[c + 1]
         rows = row(net.column_rows, n_numbers, np.int32)
         sorted_values = row(net.column_values, n_numbers, scalar)
-        for r in range(record_at(net.batch, Batch).n_rows):
+        for r in range(batch_of(net).n_rows):
             begin, end = _row_of(net, r)
             columns = row(net.x_columns + begin * 4, end - begin, np.int32)
             values = row(net.x_values + begin * like.itemsize, end - begin, scalar)
@@ -459,7 +442,7 @@ def _locating(scalar: Scalar) -> Any:
     @njit
     def locate_rows(net: Net, expansion: Expansion, first: int, last: int, at: int) -> None:
         """Gather the plain inputs of rows to panels, and find the pieces of the other numbers."""
-        batch, n = record_at(net.batch, Batch), expansion.n_columns
+        batch, n = batch_of(net), expansion.n_columns
         firsts, lasts = row(expansion.firsts, n, np.int32), row(expansion.lasts, n, scalar)
         wholes = row(expansion.wholes, n, scalar)
         for r in range(first, last):
@@ -501,7 +484,7 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
             start = (layer.biases, 0, layer.packed_panel)
             weights = (layer.weights, layer.weight_panel)
             a = (net.inputs + down, net.panel, expansion.n_plain, STORE, 0)
-            product, shape = record_at(net.blocks, BlockAddresses).product, (layer.n_out, n, 0)
+            product, shape = records.blocks_of(net).product, (layer.n_out, n, 0)
             call(product, (outputs, net.panel, *start, *weights, *a, *shape))
             return
         for p in range(layer.n_panels):
@@ -559,12 +542,12 @@ def _plain_gradient(scalar: Scalar) -> Any:
 
     @njit
     def plain_gradient(net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int) -> None:
-        n_rows, panel = record_at(net.batch, Batch).n_rows, net.panel
+        n_rows, panel = batch_of(net).n_rows, net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size
         factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
         n_columns = min(tile.n_panels * lanes, layer.n_out - tile.panel * lanes)
         shape, start = (n_columns, last - tile.first), (net.zeros, 0, 0)
-        product = record_at(net.blocks, BlockAddresses).gradient_product
+        product = records.blocks_of(net).gradient_product
         call(product, (g, g_panel, *start, *factors, STORE, 0, *shape, 0))
 
     return plain_gradient
@@ -576,7 +559,7 @@ def expanded_columns(scalar: Scalar) -> Any:
 
     def sort(address: int) -> None:
         net = record_at(address, Net)
-        expansion, n_rows = record_at(net.expansion, Expansion), record_at(net.batch, Batch).n_rows
+        expansion, n_rows = record_at(net.expansion, Expansion), batch_of(net).n_rows
         width = expansion.n_columns
         n_numbers = n_rows * width
         starts = row(net.column_starts, net.n_in + 2, np.int64)

@@ -10,19 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, layers_of, rows_of_part
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, rows_of_part
 from fastmlp.backends.cpu.kernels.memory_traffic import pair_deltas, pair_outputs
+from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import (
-    BLOCK,
-    FEATURES,
-    RELU_DROPPED,
-    Batch,
-    BlockAddresses,
-    Layer,
-    Net,
-)
-from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
+from fastmlp.backends.cpu.plan.records import Layer, Net, batch_of, blocks_of, layers_of
 from fastmlp.backends.cpu.simd.gemm import next_panels, packs
 from fastmlp.backends.cpu.simd.microkernel import (
     PLUS,
@@ -56,7 +48,7 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def gather_targets(net: Net, rows: Span, skip: int) -> int:
-        batch, n_targets, place, (first, n) = _of(net), net.n_targets, net.targets + skip, rows
+        batch, n_targets, place, (first, n) = batch_of(net), net.n_targets, net.targets + skip, rows
         if n_targets >= lanes:
             gather_columns(batch.y, batch.index + first * 8, place, n_targets, n)
             return place
@@ -72,7 +64,7 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def sum_losses(net: Net, rows: Span, at: int, skip: int) -> None:
-        batch, (first, n) = _of(net), rows
+        batch, (first, n) = batch_of(net), rows
         loss = row(net.row_losses + skip, n, np.float64)
         n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
         sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
@@ -90,7 +82,7 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def scale_deltas(net: Net, outer: Layer, rows: Span, skip: int) -> None:
         """Slopes of the loss times the activation's slope and the row's weight."""
-        batch, width, (first, n) = _of(net), net.n_out, rows
+        batch, width, (first, n) = batch_of(net), net.n_out, rows
         count = n * width
         deltas, factor = row(net.loss_slope + skip, count, scalar), scalar(batch.scale)
         if outer.activation:
@@ -109,11 +101,6 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
                 deltas[j * n + r] *= share
 
     return gather_targets, sum_losses, scale_deltas
-
-
-@njit
-def _of(net: Net) -> Batch:
-    return record_at(net.batch, Batch)
 
 
 def _values(scalar: Scalar) -> Kernel:
@@ -147,17 +134,17 @@ def _predictions(scalar: Scalar) -> Kernel:
         net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
         start, n = rows
-        link = record_at(net.blocks, BlockAddresses).link
+        link = blocks_of(net).link
         if net.n_out == 1:
             # A single column has the order of the rows.
-            call(link, (values, _of(net).out + start * size, n, 1))
+            call(link, (values, batch_of(net).out + start * size, n, 1))
             return
         call(link, (values, place, n, net.n_out))
         # From columns to rows through panels: one by one a number took 4 ns.
         panels = outer.outputs + at * vector
         pack_columns(place, panels, net.panel, net.n_out, n)
         for r in range(n):
-            target = _of(net).out + (start + r) * net.n_out * size
+            target = batch_of(net).out + (start + r) * net.n_out * size
             unpack_row(panels + r * vector, net.panel, target, net.n_out)
 
     return write_predictions
@@ -209,10 +196,10 @@ def output_layer(scalar: Scalar) -> Kernel:
         if mode != FORWARD:
             targets = gather_targets(net, rows, skip)
             row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
-            blocks = record_at(net.blocks, BlockAddresses)
+            blocks = blocks_of(net)
             call(blocks.loss, (values, targets, slopes, row_losses, blocks.loss_settings, *shape))
             sum_losses(net, rows, at, skip)
-        if _of(net).out:
+        if batch_of(net).out:
             write_predictions(net, outer, rows, at, values, slopes)
         if mode == TRAIN:
             scale_deltas(net, outer, rows, skip)
@@ -245,9 +232,9 @@ class LayerKernels(NamedTuple):
 @njit
 def slope_epilogue(below: Layer) -> Span:
     """The epilogue that multiplies a layer's deltas by its slopes, and their address."""
-    if below.form == RELU_LAYER:
+    if below.form == records.RELU:
         return WHERE_POSITIVE, below.outputs
-    has_slopes = below.form == BLOCK or below.form == RELU_DROPPED
+    has_slopes = below.form == records.BLOCK or below.form == records.RELU_DROPPED
     return TIMES if has_slopes else STORE, below.deltas
 
 
@@ -260,7 +247,7 @@ _packs = njit(packs)
 
 
 @njit
-def product_of(blocks: BlockAddresses, pairs: int, depth: int, shape: Any) -> int:
+def product_of(blocks: records.BlockAddresses, pairs: int, depth: int, shape: Any) -> int:
     if pairs:
         return blocks.pair_product
     n_columns, n_rows, _ = shape
@@ -281,7 +268,7 @@ def gathering(scalar: Scalar) -> Kernel:
     @njit
     def gather(net: Net, inputs: int, rows: Span, at: int, features: Span) -> None:
         """Copy features low to high of rows to panels; low is the first of a panel."""
-        batch, (start, n), (low, high) = record_at(net.batch, Batch), rows, features
+        batch, (start, n), (low, high) = batch_of(net), rows, features
         index = row(batch.index + start * 8, n, np.int64)
         panels = inputs + low // lanes * net.panel
         for r in range(n):
@@ -290,13 +277,11 @@ def gathering(scalar: Scalar) -> Kernel:
             pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
         group = (low // lanes, (high - low + lanes - 1) // lanes)
         if net.disturbs:
-            call(
-                record_at(net.blocks, BlockAddresses).disturb, (net.address, inputs, *group, at, n)
-            )
+            call(blocks_of(net).disturb, (net.address, inputs, *group, at, n))
         first = layers_of(net)[0]
         if first.pairs:
             values = (inputs, net.panel, first.inputs_along, first.inputs_across, net.n_in)
-            call(record_at(net.blocks, BlockAddresses).pair_rows, (*values, *group, at, n))
+            call(blocks_of(net).pair_rows, (*values, *group, at, n))
 
     return gather
 
@@ -320,10 +305,10 @@ def _forward(scalar: Scalar) -> Kernel:
 
         If `middle` > 0, inputs from `middle` on are summed separately and added (split-K).
         """
-        blocks, (at, n), (p, most) = record_at(net.blocks, BlockAddresses), rows, panels
-        down, waits, pairs = at * vector, layer.form == BLOCK, layer.pairs
+        blocks, (at, n), (p, most) = blocks_of(net), rows, panels
+        down, waits, pairs = at * vector, layer.form == records.BLOCK, layer.pairs
         z, packed = scratch
-        is_relu = layer.form == RELU_LAYER or layer.form == RELU_DROPPED
+        is_relu = layer.form == records.RELU or layer.form == records.RELU_DROPPED
         stop = min(p + most, layer.n_panels)
         while p < stop:
             # Pre-activations wait on the stack, 12 or 16 KiB in the first-level cache.
@@ -361,7 +346,7 @@ def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Drop outputs of some panels in training, and round them if the next layer takes pairs."""
     if layer.dropped:
         which = (net.address, layer.dropped - 1, *panels, *rows)
-        call(record_at(net.blocks, BlockAddresses).drop, which)
+        call(blocks_of(net).drop, which)
     pair_outputs(net, layer, panels, rows)
 
 
@@ -384,18 +369,18 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
         count = n * lanes
         for p in range(first, min(first + most, layer.n_panels)):
             skip = p * net.panel + at * vector
-            to = z if layer.form == BLOCK else layer.outputs + skip
+            to = z if layer.form == records.BLOCK else layer.outputs + skip
             sums = row(to, count, scalar)
             first_half = row(layer.outputs + skip, count, scalar)
             second_half = row(layer.deltas + skip, count, scalar)
-            if layer.form == RELU_LAYER or layer.form == RELU_DROPPED:
+            if layer.form == records.RELU or layer.form == records.RELU_DROPPED:
                 for i in range(count):
                     total = first_half[i] + second_half[i]
                     sums[i] = scalar(0) if total < 0 else total
             else:
                 for i in range(count):
                     sums[i] = first_half[i] + second_half[i]
-            if layer.form == BLOCK:
+            if layer.form == records.BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
         complete(net, layer, panels, rows)
 
@@ -416,7 +401,7 @@ def _backward(scalar: Scalar) -> Kernel:
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
         weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-        blocks, pairs, deltas = record_at(net.blocks, BlockAddresses), layer.pairs, layer.deltas
+        blocks, pairs, deltas = blocks_of(net), layer.pairs, layer.deltas
         if pairs:
             deltas = layer.deltas_along
         depth = (layer.n_out + pairs) >> pairs
@@ -433,7 +418,7 @@ def _backward(scalar: Scalar) -> Kernel:
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
         weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-        product, start = record_at(net.blocks, BlockAddresses).gradient_product, (net.zeros, 0, 0)
+        product, start = blocks_of(net).gradient_product, (net.zeros, 0, 0)
         r, stop = at, at + n
         while r < stop:
             # First to the end of a panel of deltas, then whole panels.
@@ -451,7 +436,7 @@ def _backward(scalar: Scalar) -> Kernel:
         layers, (p, most) = layers_of(net), panels
         layer, below = layers[i], layers[i - 1]
         if layer.transposed == 0:
-            call(record_at(net.blocks, BlockAddresses).row_backward, (net.address, i, *panels))
+            call(blocks_of(net).row_backward, (net.address, i, *panels))
             return
         stop = min(p + most, below.n_panels)
         while p < stop:
@@ -475,7 +460,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     @njit
     def begin(net: Net, rows: Span, at: int, split: int) -> int:
         """Gather the rows, unless split-K did; return the first layer to compute."""
-        sparse, (start, n) = record_at(net.blocks, BlockAddresses).sparse_forward, rows
+        sparse, (start, n) = blocks_of(net).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
             complete(net, layers_of(net)[0], (0, net.max_width), (at, n))
@@ -517,7 +502,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
                 for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
                     backward_layer(net, i, (0, net.max_width), (at, n), packed)
 
-    @hinted(control=True, zeros=FEATURES if plain else {})
+    @hinted(control=True, zeros=records.FEATURES if plain else {})
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:
         forward_backward(team, records_at(net, 1, Net), n_parts, mode, split)
 

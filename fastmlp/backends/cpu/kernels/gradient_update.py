@@ -16,24 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, layers_of, part_of
+from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, part_of
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
+from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.plan import Plan, aligned
-from fastmlp.backends.cpu.plan.records import (
-    FEATURES,
-    NONE,
-    Batch,
-    BlockAddresses,
-    Layer,
-    Net,
-    Tile,
-    address,
-)
+from fastmlp.backends.cpu.plan.records import Net, Tile, address, batch_of, blocks_of, layers_of
 from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES, skinny
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import block_of, call, hinted, njit, prange
-from fastmlp.compiler.memory import fence, record_at, records_at, row, stack
+from fastmlp.compiler.memory import fence, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizer_protocol import NormLimit
 from fastmlp.rules.updates import FROZEN, norm_factor
@@ -59,12 +51,12 @@ class Scratch(NamedTuple):
 
 
 @njit
-def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
+def _has_few_outputs(net: Net, tile: Tile, layer: records.Layer) -> bool:
     return layer.is_transposed != 0 and tile.layer == net.n_layers - 1
 
 
 @njit
-def _shape_of(tile: Tile, layer: Layer, p: int, lanes: int) -> tuple[int, int]:
+def _shape_of(tile: Tile, layer: records.Layer, p: int, lanes: int) -> tuple[int, int]:
     """Rows of panel p of a tile, and its columns without padding."""
     width = layer.n_in if layer.is_transposed else layer.n_out
     return tile.last - tile.first, min(lanes, width - (tile.panel + p) * lanes)
@@ -81,7 +73,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
         """X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
-        blocks, left, right = record_at(net.blocks, BlockAddresses), inputs, layer.deltas
+        blocks, left, right = blocks_of(net), inputs, layer.deltas
         pairs, product = layer.pairs, blocks.gradient_product
         if pairs:
             right, product = layer.deltas_across, blocks.pair_gradient_product
@@ -143,7 +135,7 @@ def _gradients(scalar: Scalar) -> Kernel:
             inputs = layers_of(net)[tile.layer - 1].outputs
         if tile.layer == 0 and control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
-        sparse = record_at(net.blocks, BlockAddresses).sparse_gradient
+        sparse = blocks_of(net).sparse_gradient
         single = control.n_rows == 1 and control.more == 0 and layer.pairs == 0
         if control.n_rows == 0:
             stored_gradient(net, piece, g)
@@ -179,7 +171,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     @njit
     def step_penalised(net: Net, piece: Piece, p: int, w: int, g: int, values: int) -> None:
         tile, layer, _ = piece
-        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
+        batch, blocks = batch_of(net), blocks_of(net)
         total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
@@ -198,7 +190,7 @@ def _finishing(scalar: Scalar) -> Kernel:
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
         skip = w - net.parameters
         if apply:
-            batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
+            batch, blocks = batch_of(net), blocks_of(net)
             coefficients += batch.coefficients
             state = (net.m + skip, net.v + skip, net.average + skip, net.signs + skip, coefficients)
             call(blocks.optimizer, (w, g, *state, n))
@@ -224,7 +216,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
         shape, when = _shape_of(tile, layer, p, lanes), (control.ends, control.apply)
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
         clip(net, tile, p, WEIGHTS, g, shape, when)
-        if control.ends and control.apply and record_at(net.blocks, BlockAddresses).penalised != 0:
+        if control.ends and control.apply and blocks_of(net).penalised != 0:
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
         if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
@@ -275,9 +267,7 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
         non_temporal = non_temporal_of(net, control.split)
         if trains:
             write_gradient(net, t, piece, control, scratch)
-        if control.ends and not (
-            trains and apply and record_at(net.blocks, BlockAddresses).penalised
-        ):
+        if control.ends and not (trains and apply and blocks_of(net).penalised):
             # Frozen weights too: their values count in the loss.
             penalise(net, piece, scratch)
         for p in range(tile.n_panels if trains else 0):
@@ -286,7 +276,7 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
                 transpose_panel(piece, p, non_temporal)
         if trains and apply and layer.pairs:
             call(
-                record_at(net.blocks, BlockAddresses).pair_tiles,
+                blocks_of(net).pair_tiles,
                 (net.address, t, t + 1, non_temporal),
             )
         if tile.last == layer.packed_rows and not layer.steps_biases_with_weights:
@@ -327,10 +317,10 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
                 if tiles[t].first < tiles[t].last:
                     update_tile(net, t, tiles[t], control, scratch)
             # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1 thread.
-            if non_temporal_of(net, split) != NONE:
+            if non_temporal_of(net, split) != records.NONE:
                 fence()
 
-    @hinted(control=True, zeros=FEATURES if plain else {})
+    @hinted(control=True, zeros=records.FEATURES if plain else {})
     def enter(
         team: int, net: int, n_parts: int, n_rows: int, more: int, ends: int, apply: int, split: int
     ) -> None:
@@ -382,7 +372,7 @@ def clipping(scalar: Scalar) -> Kernel:
     def by_norm(
         net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span
     ) -> None:
-        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, BlockAddresses), shape, when
+        blocks, (n_rows, width), (ends, apply) = blocks_of(net), shape, when
         if apply:
             factor = net.factors + (2 * tile.layer + variable) * 8
             call(blocks.scaled, (factor, g, n_rows * lanes))

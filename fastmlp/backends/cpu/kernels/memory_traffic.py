@@ -9,17 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, layers_of
-from fastmlp.backends.cpu.plan.records import (
-    ALL,
-    NONE,
-    OTHERS,
-    Batch,
-    BlockAddresses,
-    Layer,
-    Net,
-    Tile,
-)
+from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span
+from fastmlp.backends.cpu.plan import records
+from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, batch_of, blocks_of, layers_of
 from fastmlp.backends.cpu.simd.microkernel import STREAMS
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -75,7 +67,7 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
 @njit
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
     """List the tile's share of the next batch's rows of X; return the address of the streams."""
-    batch, record = record_at(net.batch, Batch), row(streams, 1, STREAMS)[0]
+    batch, record = batch_of(net), row(streams, 1, STREAMS)[0]
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     after = batch.index + batch.n_rows * 8
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
@@ -100,14 +92,14 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 def non_temporal_of(net: Net, split: int) -> int:
     """Transposes that use non-temporal stores: without split-K a team stores its few through the
     cache."""
-    return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
+    return records.NONE if net.non_temporal == records.OTHERS and split == 0 else net.non_temporal
 
 
 @njit
 def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
     """True if row r of a tile, transposed, is stored past the caches."""
     of_others = r < tile.cached_first or r >= tile.cached_last
-    return non_temporal == ALL or (non_temporal == OTHERS and of_others)
+    return non_temporal == records.ALL or (non_temporal == records.OTHERS and of_others)
 
 
 def transposing(scalar: Scalar) -> Kernel:
@@ -138,7 +130,7 @@ def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     if layer.outputs_along:
         forms = (layer.outputs_along, layer.outputs_across)
         outputs = (layer.outputs, net.panel, *forms, layer.n_out)
-        call(record_at(net.blocks, BlockAddresses).pair_rows, (*outputs, *panels, *rows))
+        call(blocks_of(net).pair_rows, (*outputs, *panels, *rows))
 
 
 @njit
@@ -146,7 +138,7 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     if layer.pairs:
         forms = (layer.deltas_along, layer.deltas_across)
         deltas = (layer.deltas, net.panel, *forms, layer.n_out)
-        call(record_at(net.blocks, BlockAddresses).pair_rows, (*deltas, *panels, *rows))
+        call(blocks_of(net).pair_rows, (*deltas, *panels, *rows))
 
 
 def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:

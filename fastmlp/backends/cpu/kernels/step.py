@@ -30,15 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import (
-    Kernel,
-    Scalar,
-    Span,
-    layers_of,
-    n_strips_of,
-    part_of,
-    rows_of_part,
-)
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, n_strips_of, part_of, rows_of_part
 from fastmlp.backends.cpu.kernels.forward_backward import (
     TRAIN,
     inputs_of,
@@ -48,9 +40,10 @@ from fastmlp.backends.cpu.kernels.forward_backward import (
     product_of,
 )
 from fastmlp.backends.cpu.kernels.gradient_update import take_norms
+from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.plan import Plan, Workspace, aligned
-from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net, address
+from fastmlp.backends.cpu.plan.records import Job, Net, address, batch_of, blocks_of, layers_of
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
@@ -76,7 +69,7 @@ def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
     team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
     split = net.split_layer if shared else 0
     call(
-        record_at(net.blocks, BlockAddresses).update,
+        blocks_of(net).update,
         (team, job.net, n_parts, 0, 1, ends, apply, split),
     )
 
@@ -106,7 +99,7 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
     """One thread takes the step of microbatches, which is little work."""
-    blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
+    blocks, n_rows = blocks_of(net), batch_of(net).n_rows
     if net.microbatch_rows > 0:
         if ends:
             call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
@@ -137,7 +130,7 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     def phase_one(job: Job, net: Net, more: int) -> float:
         """Phase one in the form of the net's partition; return the weighted loss. Microbatches
         compute the gradient too."""
-        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
+        blocks, n_rows = blocks_of(net), batch_of(net).n_rows
         if net.microbatch_rows > 0:
             call(blocks.microbatches, (job.team, job.net))
             add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
@@ -186,7 +179,7 @@ def objective(scalar: Scalar) -> Any:
 @njit
 def set_mass(net: Net, mass: float) -> None:
     """Factors of deltas, 1 / mass, and of penalties, strength / mass."""
-    batch, scale = record_at(net.batch, Batch), 1.0 / mass
+    batch, scale = batch_of(net), 1.0 / mass
     # Written only on change: else workers fetch its line once more.
     if batch.scale != scale:
         batch.scale = scale
@@ -206,7 +199,7 @@ def _sharing(scalar: Scalar) -> Kernel:
 
     @njit
     def share(job: Job, net: Net, s: int, apply: int) -> float:
-        batch, starts = record_at(net.batch, Batch), row(job.starts + s * 8, 2, np.int64)
+        batch, starts = batch_of(net), row(job.starts + s * 8, 2, np.int64)
         batch.coefficients = job.coefficients + s * job.n_coefficients * size
         batch.order_stop = job.order + job.n_rows * 8
         position = row(job.positions + s * 8, 1, np.int64)[0] - starts[0]
@@ -233,9 +226,7 @@ def exchange(scalar: Scalar) -> Kernel:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         if job.first >= 0:
-            record_at(net.batch, Batch).coefficients = (
-                job.coefficients + job.first * job.n_coefficients * size
-            )
+            batch_of(net).coefficients = job.coefficients + job.first * job.n_coefficients * size
             set_mass(net, row(job.wholes + job.first * 8, 1, np.float64)[0])
             take_stored_step(job, net, 1)
             penalties = sum_of(net.tile_penalties, net.n_tiles) if net.n_penalties > 0 else 0.0
@@ -289,8 +280,8 @@ def microbatches(scalar: Scalar) -> Kernel:
     def differentiate(net: Net, i: Any, thread: int) -> None:
         """The gradient of microbatch i with the thread's replica of the net."""
         replica = row(net.replicas, thread + 1, np.int64)[thread]
-        copy, batch = record_at(replica, Net), record_at(net.batch, Batch)
-        rows, blocks = record_at(copy.batch, Batch), record_at(net.blocks, BlockAddresses)
+        copy, batch = record_at(replica, Net), batch_of(net)
+        rows, blocks = batch_of(copy), blocks_of(net)
         begin = i * net.microbatch_rows
         rows.x, rows.y, rows.weight, rows.scale = batch.x, batch.y, batch.weight, batch.scale
         rows.coefficients, rows.position = batch.coefficients, batch.position + begin
@@ -308,7 +299,7 @@ def microbatches(scalar: Scalar) -> Kernel:
 
     def enter(team: int, net: int) -> None:
         nets = records_at(net, 1, Net)
-        rows, n_rows = nets[0].microbatch_rows, record_at(nets[0].batch, Batch).n_rows
+        rows, n_rows = nets[0].microbatch_rows, record_at(nets[0].batch, records.Batch).n_rows
         differentiate_all(team, nets, (n_rows + rows - 1) // rows)
 
     return enter
@@ -385,7 +376,7 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
             net = nets[0]
             below = layers_of(net)[i - 1]
             panels = panels_of_part(part, n_parts, below.n_panels)
-            n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
+            n_rows = batch_of(net).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
                 packed = packed_of(net, thread_number())
                 backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)), packed)
@@ -404,7 +395,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
             z, net = stack(z_bytes), nets[0]
             layers = layers_of(net)
             panels = panels_of_part(part, n_parts, layers[i].n_panels)
-            n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
+            n_rows = batch_of(net).n_rows if panels[1] > 0 else 0
             inputs = inputs_of(net, i)
             middle = net.middle if i + 1 == net.split_layer else 0
             for at in range(0, n_rows, ROW_BLOCK):
@@ -487,7 +478,7 @@ def split_k(scalar: Scalar) -> Kernel:
         weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
         shape = (layer.n_out, n, packed)
-        product = product_of(record_at(net.blocks, BlockAddresses), 0, high - low, shape)
+        product = product_of(blocks_of(net), 0, high - low, shape)
         call(product, (*c, start, 0, start_panel, *weights, *left, *shape))
 
     @njit
@@ -512,7 +503,7 @@ def split_k(scalar: Scalar) -> Kernel:
         """Parts are strips of rows of the first half, then strips of the second half."""
         for part in prange(n_parts):
             z, net = stack(z_bytes), nets[0]
-            n_rows = record_at(net.batch, Batch).n_rows
+            n_rows = batch_of(net).n_rows
             n_strips = n_strips_of(n_rows)
             first, last = part_of(part, n_parts, 2 * n_strips)
             for half in range(2):

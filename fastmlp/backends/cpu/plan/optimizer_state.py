@@ -4,15 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.packing import (
-    CLOSE,
-    Spacing,
-    numbers_packed,
-    pack,
-    packed_layers,
-    round_up,
-    unpack,
-)
+from fastmlp.backends.cpu.plan import packing
+from fastmlp.backends.cpu.plan.packing import Spacing, pack, packed_layers, round_up, unpack
 from fastmlp.backends.cpu.plan.plan import Addresses, aligned, make_plan, make_workspace
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.tuning import PAGE_ROWS
@@ -24,10 +17,10 @@ from fastmlp.network.state import N_SLOTS
 from fastmlp.validation import Array
 
 
-def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = CLOSE) -> int:
+def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = packing.CLOSE) -> int:
     lanes = lanes_of(network.dtype.type)
     layers = packed_layers(network.layout, lanes, 1, train=True, sparse=sparse, spacing=spacing)
-    return round_up(numbers_packed(layers, lanes), PAGE_ROWS)
+    return round_up(packing.numbers_packed(layers, lanes), PAGE_ROWS)
 
 
 class PanelPacking:
@@ -40,7 +33,9 @@ class PanelPacking:
 
     size: int
 
-    def __init__(self, network: Network, *, sparse: bool = False, spacing: Spacing = CLOSE) -> None:
+    def __init__(
+        self, network: Network, *, sparse: bool = False, spacing: Spacing = packing.CLOSE
+    ) -> None:
         layout, self._dtype = network.layout, network.dtype
         lanes = lanes_of(network.dtype.type)
         self._n_parameters = layout.n_parameters
@@ -91,7 +86,7 @@ class Moments:
         sparse: bool = False,
         n_slots: int = N_SLOTS,
     ) -> None:
-        self.network, self.sparse, self.spacing = network, sparse, CLOSE
+        self.network, self.sparse, self.spacing = network, sparse, packing.CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
         # Steps on few and on many rows, of other spacings, may take turns.

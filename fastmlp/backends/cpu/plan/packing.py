@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import Layer, Net
+from fastmlp.backends.cpu.plan.records import Layer, Net, layers_of
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
 from fastmlp.compiler import njit
-from fastmlp.compiler.memory import record_at, records_at, stack
+from fastmlp.compiler.memory import record_at, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout
 
@@ -177,7 +177,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
     def pack_all(address: int, flat: int, packed: int) -> None:
         block, transposed = stack(square), stack(square)
         net = record_at(address, Net)
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         for i in range(net.n_layers):
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
@@ -243,7 +243,7 @@ def unpack(scalar: type[np.floating[Any]]) -> Any:
     def unpack_all(address: int, flat: int, packed: int) -> None:
         block = stack(square)
         net = record_at(address, Net)
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         for i in range(net.n_layers):
             rows = (0, layers[i].n_in)
             unpack_some(layers[i], flat, packed - net.parameters, rows, block)
@@ -260,7 +260,7 @@ def transposes(scalar: type[np.floating[Any]]) -> Any:
 
     def transpose_all(address: int) -> None:
         net = record_at(address, Net)
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         for i in range(net.n_layers):
             layer = layers[i]
             if layer.transposed_copy == 0:

@@ -17,13 +17,8 @@ from fastmlp._process import memory
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan import packing, records
 from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
-from fastmlp.backends.cpu.simd.gemm import (
-    groups_of_panels,
-    packed_tile,
-    packs,
-    panels_at_once,
-    rows_at_once,
-)
+from fastmlp.backends.cpu.simd import gemm
+from fastmlp.backends.cpu.simd.gemm import packed_tile, packs, panels_at_once, rows_at_once
 from fastmlp.network.spec import Layout
 
 Buffer = NDArray[Any]
@@ -322,7 +317,7 @@ def _mark_cached(
     for i, layer in enumerate(packed):
         if i < first_layer or layer.is_transposed:
             continue
-        n_groups = groups_of_panels(packing.round_up(layer.rows, lanes) // lanes)
+        n_groups = gemm.groups_of_panels(packing.round_up(layer.rows, lanes) // lanes)
         for thread, share in enumerate(shares):
             ends = (part * n_groups // len(shares) for part in (thread, thread + 1))
             of_layer = share["layer"] == i

@@ -5,6 +5,7 @@ address, a third of the compile time of nested ones (11 s).
 """
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import addressof, c_char
 from functools import cache
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.compiler.memory import Record
+from fastmlp.compiler import njit
+from fastmlp.compiler.memory import Record, record_at, records_at
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
@@ -247,6 +249,21 @@ class Job(Record):
     positions: int  # int64 (n_steps,), in the batch
     masses: int  # float64, of the rows whose mean is taken: the rank's, or the batch's
     wholes: int  # float64, of the batch's rows
+
+
+@njit
+def layers_of(net: Net) -> Sequence[Layer]:
+    return records_at(net.layers, net.n_layers, Layer)
+
+
+@njit
+def batch_of(net: Net) -> Batch:
+    return record_at(net.batch, Batch)
+
+
+@njit
+def blocks_of(net: Net) -> BlockAddresses:
+    return record_at(net.blocks, BlockAddresses)
 
 
 # Fields that are 0 unless a net, its rows or its optimizer use a feature. Phases run in their plain
