@@ -176,9 +176,7 @@ def _give_locks_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_take_locks,
-        after_in_parent=_give_locks,
-        after_in_child=_give_locks_in_child,
+        before=_take_locks, after_in_parent=_give_locks, after_in_child=_give_locks_in_child
     )
 
 
@@ -262,10 +260,7 @@ def _alone(loop: Loop) -> Loop:
 
 
 def block_of(
-    factory: Factory,
-    dtype: DTypeLike,
-    rule: Callable[..., Any] | None = None,
-    **options: Any,
+    factory: Factory, dtype: DTypeLike, rule: Callable[..., Any] | None = None, **options: Any
 ) -> Block:
     """Return the block that `factory` makes, compiled once per process, dtype and rule.
 

@@ -103,11 +103,8 @@ def calibration_driver() -> Block:
 def _multiply_add(numbers: int) -> None:
     """Multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
     view that its body makes."""
-    values, factor, summand = (
-        row(numbers, tuning.NUMBERS, np.float64),
-        np.float64(0.5),
-        np.float64(1.0),
-    )
+    values = row(numbers, tuning.NUMBERS, np.float64)
+    factor, summand = np.float64(0.5), np.float64(1.0)
     for _ in range(tuning.REPEATS):
         for i in range(tuning.NUMBERS):
             values[i] = fma(values[i], factor, summand)

@@ -223,10 +223,8 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
         """Add the products of the Jacobian's columns to all tiles."""
         for index in prange(of[0].n_tiles):
             own = of[0]
-            rows, tile = (
-                record_at(own.rows, JacobianRows),
-                row(own.tiles, 2 * own.n_tiles, np.int64),
-            )
+            rows = record_at(own.rows, JacobianRows)
+            tile = row(own.tiles, 2 * own.n_tiles, np.int64)
             i, k = tile[2 * index], tile[2 * index + 1]
             stride = (k + 1) * BLOCK * vector
             c = own.gram + k * (k + 1) // 2 * BLOCK * BLOCK * size + i * BLOCK * vector

@@ -194,13 +194,7 @@ def block(factory: Callable[..., Any]) -> Block:
     return block_of(factory, np.int64)
 
 
-def run(
-    driver: Block,
-    job: Any,
-    n_threads: int,
-    pieces: int = 1,
-    patient: bool = True,
-) -> bool:
+def run(driver: Block, job: Any, n_threads: int, pieces: int = 1, patient: bool = True) -> bool:
     """Run a driver on a job, on up to `n_threads` threads; return False if a worker was not awake.
 
     Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:

@@ -418,10 +418,7 @@ def output_loss(rules: KernelRules) -> Any:
             weight = float(net.memory[unsigned(plan.weights + row)])
         offset, deltas = r * after.input_stride, r * layer.delta_stride
         at = OutputRow(
-            after.inputs + offset,
-            after.derivatives + offset,
-            layer.deltas + deltas,
-            plan.n_outputs,
+            after.inputs + offset, after.derivatives + offset, layer.deltas + deltas, plan.n_outputs
         )
         loss(net.memory, at, sums, place, y, row, weight / mass)
         sums[unsigned(place)] *= weight

@@ -429,11 +429,8 @@ def launch_steps(
     rules: KernelRules, shape: GridShape, session: Session, rows: Samples, n_steps: int
 ) -> None:
     """Launch the plans' steps, at most `n_steps` for a net."""
-    kernels, n_threads, arguments = (
-        make_kernels(rules, shape),
-        shape.n_threads,
-        (*rows, session.nets),
-    )
+    kernels, n_threads = make_kernels(rules, shape), shape.n_threads
+    arguments = (*rows, session.nets)
     if COOPERATIVE:
         # All blocks must be resident at once. Two on one multiprocessor would share its arithmetic,
         # and reach the barrier later.

@@ -196,11 +196,8 @@ class Body(Expressions):
         names: list[str] | None = None,
     ) -> None:
         super().__init__(builder, source.names_of(function), unit.zeros)
-        self._unit, self._definition, self._function = (
-            unit,
-            source.definition_of(function),
-            function,
-        )
+        self._unit, self._function = unit, function
+        self._definition = source.definition_of(function)
         if names is None:
             names = [argument.arg for argument in self._definition.args.args]
         if len(names) != len(arguments):

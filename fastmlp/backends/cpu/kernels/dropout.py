@@ -173,10 +173,7 @@ def input_noise(scalar: Scalar) -> Kernel:
         net, place = record_at(address, Net), stack(n_bytes)
         numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN, scalar)
         rate = (np.uint16(numbers[rules.INPUTS]), numbers[rules.INPUTS + 1])
-        source, of_noise = (
-            source_of(net, at, rules.OF_INPUTS),
-            source_of(net, at, rules.OF_NOISE),
-        )
+        source, of_noise = (source_of(net, at, rules.OF_INPUTS), source_of(net, at, rules.OF_NOISE))
         bits, count = row(place, n * width, np.uint16), n * lanes
         for p in range(panel, panel + n_panels):
             values = row(inputs + p * net.panel + at * lanes * size, count, scalar)

@@ -199,16 +199,13 @@ def _average(
 
     @njit
     def follow(average: Any, w: Any, coefficients: Any, n: Any) -> None:
-        average, w = row(average, n, scalar), row(w, n, scalar)
-        gain = row(coefficients + skip, 1, scalar)[0]
-        for i in range(n):
-            average[i] += gain * (w[i] - average[i])
+        if averaged:
+            average, w = row(average, n, scalar), row(w, n, scalar)
+            gain = row(coefficients + skip, 1, scalar)[0]
+            for i in range(n):
+                average[i] += gain * (w[i] - average[i])
 
-    @njit
-    def nothing(average: Any, w: Any, coefficients: Any, n: Any) -> None:
-        pass
-
-    return follow if averaged else nothing
+    return follow
 
 
 def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
@@ -217,16 +214,13 @@ def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
 
     @njit
     def bound(signs: Any, w: Any, n: Any) -> None:
-        signs, w = row(signs, n, scalar), row(w, n, scalar)
-        for i in range(n):
-            kept = zero if signs[i] * w[i] < zero else w[i]
-            w[i] = zero if signs[i] == alone else kept
+        if signed:
+            signs, w = row(signs, n, scalar), row(w, n, scalar)
+            for i in range(n):
+                kept = zero if signs[i] * w[i] < zero else w[i]
+                w[i] = zero if signs[i] == alone else kept
 
-    @njit
-    def nothing(signs: Any, w: Any, n: Any) -> None:
-        pass
-
-    return bound if signed else nothing
+    return bound
 
 
 def penalised_update_loop(
@@ -251,12 +245,8 @@ def penalised_update_loop(
 
     def loop(state: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
         n, scale = n_rows * lanes, row(penalty.scale, 1, np.float64)[0]
-        w, g, m, v = (
-            row(state.w, n, scalar),
-            row(state.g, n, scalar),
-            row(state.m, n, scalar),
-            row(state.v, n, scalar),
-        )
+        w, g = row(state.w, n, scalar), row(state.g, n, scalar)
+        m, v = row(state.m, n, scalar), row(state.v, n, scalar)
         value, factor = row(penalty.values, n, scalar), scalar(scale)
         constants = coefficients_at(state.coefficients, n_coefficients, scalar)
         settings = settings_at(state.coefficients)
@@ -289,40 +279,21 @@ def update_loop(
     bound = _bounds(scalar, signed)
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
 
-    def without_state(
+    def step(
         w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
     ) -> None:
         address, zero = w, scalar(0)
-        w, g = row(w, n, scalar), row(g, n, scalar)
-        constants = coefficients_at(coefficients, n_coefficients, scalar)
-        settings = settings_at(coefficients)
-        for i in range(n):
-            w[i] = rule(w[i], change(g[i], *settings), zero, zero, *constants)[0]
-        bound(signs, address, n)
-        follow(average, address, coefficients, n)
-
-    def with_m(
-        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
-    ) -> None:
-        address, zero = w, scalar(0)
-        w, g, m = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar)
-        constants = coefficients_at(coefficients, n_coefficients, scalar)
-        settings = settings_at(coefficients)
-        for i in range(n):
-            w[i], m[i], _ = rule(w[i], change(g[i], *settings), m[i], zero, *constants)
-        bound(signs, address, n)
-        follow(average, address, coefficients, n)
-
-    def with_both(
-        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
-    ) -> None:
-        address = w
         w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
-            w[i], m[i], v[i] = rule(w[i], change(g[i], *settings), m[i], v[i], *constants)
+            first, second = m[i] if n_moments > 0 else zero, v[i] if n_moments > 1 else zero
+            w[i], m_after, v_after = rule(w[i], change(g[i], *settings), first, second, *constants)
+            if n_moments > 0:
+                m[i] = m_after
+            if n_moments > 1:
+                v[i] = v_after
         bound(signs, address, n)
         follow(average, address, coefficients, n)
 
-    return (without_state, with_m, with_both)[n_moments]
+    return step

@@ -147,15 +147,9 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
     vector, store = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes).pair_rows
 
     def run(
-        values: Panels,
-        along: int,
-        across: int,
-        width: int,
-        panel: int,
-        n_panels: int,
-        at: int,
+        values: Panels, along: int, across: int, width: int, panel: int, n_panels: int, at: int,
         n: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         source, stride = values
         down, n_columns = panel * stride + at * vector, min(n_panels * lanes, width - panel * lanes)
         half = down // 2
@@ -168,12 +162,8 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
 def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
-    vector, stores = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
-    square, non_temporal_square, half = (
-        stores.pair_square,
-        stores.pair_square_non_temporal,
-        lanes // 2,
-    )
+    vector, half, stores = lanes * np.dtype(scalar).itemsize, lanes // 2, moves(scalar, lanes)
+    square, non_temporal_square = stores.pair_square, stores.pair_square_non_temporal
 
     @njit
     def pair_panel(net: Net, tile: Tile, p: int, non_temporal: int) -> None:

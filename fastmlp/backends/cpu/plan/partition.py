@@ -62,10 +62,8 @@ def _rows_in_cache(layout: Layout) -> int:
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
     """Rows of a chunk of microbatches of `small` rows and n_packed gradients each: one core's
     training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
-    by_time, by_memory = (
-        tuning.CHUNK_FLOPS // (6 * layout.n_weights),
-        tuning.CHUNK_NUMBERS // n_packed * small,
-    )
+    by_time = tuning.CHUNK_FLOPS // (6 * layout.n_weights)
+    by_memory = tuning.CHUNK_NUMBERS // n_packed * small
     return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
 
 
