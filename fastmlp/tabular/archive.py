@@ -66,13 +66,11 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     # Splitters have no name in a file, and row numbers belong to one table.
     left_out = LEFT_OUT if isinstance(model.cv, Integral | None) else (*LEFT_OUT, "cv")
     is_classifier = isinstance(model, TabularMLPClassifier)
+    board = reports.rows_of(model.leaderboard_)
     saved = SavedTable(
         codec.parameters_of(model, but=left_out),
         model.schema_,
-        tuple(
-            tuple(row[name] for name in reports.COLUMNS)
-            for row in reports.rows_of(model.leaderboard_)
-        ),
+        tuple(tuple(row[name] for name in reports.COLUMNS) for row in board),
         replace(model.pack_, extra_weights=np.array([weight for *_, weight in others], np.float64)),
         model.training_,
         codec.of_classes(model.classes_) if is_classifier else None,
@@ -95,9 +93,8 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     if pack_.sizes is not None:
         _check(pack_.sizes, schema, None, [])
     model._take(schema, pack_, members, classes)
-    model.leaderboard_ = reports.framed(
-        [dict(zip(reports.COLUMNS, row, strict=True)) for row in saved.leaderboard]
-    )
+    board = [dict(zip(reports.COLUMNS, row, strict=True)) for row in saved.leaderboard]
+    model.leaderboard_ = reports.framed(board)
     model.training_ = saved.training
     metrics = model.training_.get("metrics", [])
     named = (model.training_.get("target", ""), *metrics) if isinstance(metrics, list) else ()

@@ -29,11 +29,12 @@ from fastmlp.extend import (
     warn,
 )
 from fastmlp.tabular import export, extras, fit_arguments, fitting, reports
+from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.fitting import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
 from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
 from fastmlp.tabular.pack import Caller, Member, Pack
-from fastmlp.tabular.pool import Checkpoints, TableRows, in_strips
+from fastmlp.tabular.pool import Checkpoints, TableRows, in_parts
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.settings import LARGE, PRESETS, Ensemble, PackSettings, Preset, of_large
@@ -80,6 +81,7 @@ class TabularMLP(BaseModel):
     random_state: RandomState | None
     n_jobs: int | None
     verbose: bool | int
+    classes_: Array
     n_features_in_: int
     feature_names_in_: Array
     schema_: Schema
@@ -221,7 +223,8 @@ class TabularMLP(BaseModel):
         targets, classes = self._learn_targets(y, len(values.codes), who)
         self._warn_of_target(schema, values, targets, classes, who)
         weight = arguments.sample_weight
-        of_class = self._class_weights(targets, classes, weight, who)
+        class_weight = getattr(self, "class_weight", None)
+        of_class = fit_arguments.class_weights(class_weight, targets, classes, weight, who)
         whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, who, of_class)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
@@ -230,7 +233,7 @@ class TabularMLP(BaseModel):
         groups = fit_arguments.groups_of(arguments.groups, kept, who)
         if validation is not None:
             self._check_targets(validation.y, who, "y_val")
-            data = fit_arguments.Divided(whole, validation, None)
+            data = Divided(whole, validation, None)
         else:
             rows = fit_arguments.RowsToSplit(whole.y, classes is not None, groups, kept)
             n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
@@ -256,7 +259,7 @@ class TabularMLP(BaseModel):
         self._say(f"{who}: {self.summary()}", start)
 
     def _checkpoints(
-        self, arguments: fit_arguments.FitArguments, data: fit_arguments.Divided, who: str
+        self, arguments: fit_arguments.FitArguments, data: Divided, who: str
     ) -> Checkpoints | None:
         *_, folder, every, resume = arguments
         facts: dict[str, str] = {}
@@ -285,12 +288,7 @@ class TabularMLP(BaseModel):
             warn(f"{who}: {message}", UserWarning)
 
     def _table_fit(
-        self,
-        schema: Schema,
-        data: fit_arguments.Divided,
-        classes: Array | None,
-        seed: int,
-        caller: Caller,
+        self, schema: Schema, data: Divided, classes: Array | None, seed: int, caller: Caller
     ) -> fitting.TableFit:
         name, values = type(self).__name__, data.training.values
         signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
@@ -317,17 +315,8 @@ class TabularMLP(BaseModel):
         if given is None and self.early_stopping and score is not None:
             metrics["scoring"], stopping = score, EarlyStopping("scoring", mode="max")
         settings = settings._replace(score=score, metrics=metrics, early_stopping=stopping)
-        return fitting.TableFit(
-            data=data,
-            task=task,
-            n_classes=n_classes,
-            settings=settings,
-            beside=beside,
-            seed=seed,
-            n_threads=self._n_threads(),
-            cluster=cluster,
-            caller=caller,
-        )
+        options = (seed, self._n_threads(), cluster, caller)
+        return fitting.TableFit(data, task, n_classes, settings, beside, *options)
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
         """Settings of the preset, replaced by the parameters that are not None."""
@@ -355,11 +344,6 @@ class TabularMLP(BaseModel):
         """The score to maximise without `scoring`; None: the score of the task."""
         return None
 
-    def _class_weights(
-        self, places: Array, classes: Array | None, sample_weight: Any, who: str
-    ) -> Array | None:
-        return None
-
     def _take(
         self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
     ) -> None:
@@ -369,6 +353,8 @@ class TabularMLP(BaseModel):
         vars(self).pop("_importances", None)
         if schema.named:
             self.feature_names_in_ = np.array(schema.columns, object)
+        if classes is not None:
+            self.classes_ = classes
 
     def _say(self, message: str, start: float) -> None:
         if self.verbose:
@@ -432,11 +418,7 @@ class TabularMLP(BaseModel):
 
     def _each(self, values: Values) -> Any:
         """Yield weight and predictions of each member."""
-        strips = in_strips(
-            len(values.codes),
-            lambda rows: [*self.pack_.each(values.part(rows))],
-            values.numbers.shape[1] + values.codes.shape[1],
-        )
+        strips = in_parts(values, lambda part: [*self.pack_.each(part)])
         for pairs in zip(*strips, strict=True):
             weight = pairs[0][0].weight
             yield weight, np.concatenate([predictions for _, predictions in pairs])

@@ -37,14 +37,8 @@ def write_pieces(X: Array, out: Array, edges: Array, n_pieces: Array, medians: A
     for each feature that has pieces. `edges`, `n_pieces` and `medians` are as in `PiecewiseLinear`.
     """
     n = int(np.count_nonzero(n_pieces))
-    _run(
-        _pieces,
-        np.asarray(X, F64),
-        out,
-        n,
-        [_as(INT, n_pieces), _as(F64, medians)],
-        [_as(F64, edges)],
-    )
+    of_features = [_as(INT, n_pieces), _as(F64, medians)]
+    _run(_pieces, np.asarray(X, F64), out, n, of_features, [_as(F64, edges)])
 
 
 def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:

@@ -110,11 +110,8 @@ def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> flo
 
 def _check(value: Any, asked: str) -> None:
     if not scalars.is_positive(value) or value >= 1:
-        share = (
-            f": {value} percent is {value / 100:g}"
-            if scalars.is_positive(value) and value > 1
-            else ""
-        )
+        is_percent = scalars.is_positive(value) and value > 1
+        share = f": {value} percent is {value / 100:g}" if is_percent else ""
         raise ValueError(f"{asked} must be a number in (0, 1), got {value!r}{share}")
 
 

@@ -1,6 +1,6 @@
 """Encoding: the encoders that turn the rows of a table into a net's inputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -10,6 +10,7 @@ from fastmlp import Expanded
 from fastmlp.extend import scalars
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.number_encoders import (
+    CodeEncoder,
     Encoder,
     MissingMarks,
     PiecewiseLinear,
@@ -21,6 +22,7 @@ from fastmlp.typing import Array
 
 Scaling = Literal["robust", "rising"]
 Embedding = Literal["none", "piecewise"]
+Random = np.random.Generator | int
 SEEDS = 2**31
 # Most pieces of a column of `Expanded`.
 MOST_BINS = 128
@@ -31,6 +33,12 @@ class EncodingPart(NamedTuple):
 
     encoder: Encoder
     columns: Array
+
+    def of(self, values: Values) -> Array:
+        """Return the columns of a table's rows; for all columns not a copy."""
+        is_of_codes = isinstance(self.encoder, CodeEncoder)
+        table: Array = values.codes if is_of_codes else values.numbers
+        return table if len(self.columns) == table.shape[1] else table[:, self.columns]
 
 
 @dataclass
@@ -79,7 +87,7 @@ class Encoding:
     max_levels: int = 100
     min_rows: int = 5
     target_levels: int | None = 8
-    _parts: dict[str, EncodingPart] = field(
+    parts: dict[str, EncodingPart] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -89,7 +97,7 @@ class Encoding:
         if scalars.positive_integer("Encoding", "n_bins", self.n_bins) > MOST_BINS:
             raise ValueError(f"Encoding: n_bins must be at most {MOST_BINS}, got {self.n_bins}")
 
-    def fit(self, values: Values, y: Any, task: Task, rng: np.random.Generator | int) -> Self:
+    def fit(self, values: Values, y: Any, task: Task, rng: Random) -> Self:
         """Learn from training rows.
 
         Parameters
@@ -109,9 +117,7 @@ class Encoding:
         self._learned(values, y, task, rng)
         return self
 
-    def fit_transform(
-        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
-    ) -> Array:
+    def fit_transform(self, values: Values, y: Any, task: Task, rng: Random) -> Array:
         """Learn as `fit` does, and return the inputs to train on: target statistics out of folds.
 
         Returns
@@ -121,23 +127,33 @@ class Encoding:
         statistics = self._learned(values, y, task, rng)
         return self._written(values, statistics, short=False)
 
-    def fit_expanded(
-        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
-    ) -> Expanded:
+    def fit_expanded(self, values: Values, y: Any, task: Task, rng: Random) -> Expanded:
         """Learn as `fit` does, and return the inputs of `fit_transform` in short form."""
         return self._expanded(values, self._learned(values, y, task, rng))
 
-    def _learned(
-        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
-    ) -> Array | None:
+    def _learned(self, values: Values, y: Any, task: Task, rng: Random) -> Array | None:
         """Learn as `fit` does; return target statistics out of folds, if any."""
+        _check(values)
+        scalars.known("Encoding", "task", task, get_args(Task))
+        # The third of three draws keeps the folds of target statistics.
+        seed = int(np.random.default_rng(rng).integers(SEEDS, size=3)[2])
+        y = np.asarray(y, np.float64 if task == "regression" else None)
+        if y.shape != (n := len(values.numbers),):
+            raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
+        self.parts, columns_of = {}, self._columns(values)
         statistics: Array | None = None
-        for name, part, X, targets in self._begun(values, y, task, rng):
+        # A net needs an input: where all columns are levels, the most frequent level is one.
+        min_rows = self.min_rows
+        if columns_of.keys() <= {"pairs", "levels"}:
+            most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
+            min_rows = min(min_rows, int(most))
+        for name, columns in columns_of.items():
+            part = EncodingPart(self._encoder(name, seed, task, min_rows), columns)
             if isinstance(part.encoder, TargetStatistics):
-                statistics = part.encoder.learn_out_of_folds(X, targets)
+                statistics = part.encoder.learn_out_of_folds(part.of(values), y)
             else:
-                part.encoder.learn(X, targets)
-            self._parts[name] = part
+                part.encoder.learn(part.of(values), y)
+            self.parts[name] = part
         return statistics
 
     def transform(self, values: Values) -> Array:
@@ -175,22 +191,21 @@ class Encoding:
             for name, part in parts.items()
         }
         inputs, first = np.empty((len(values.numbers), sum(widths.values())), np.float32), 0
-        for name, (encoder, columns) in parts.items():
-            X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
+        for name, part in parts.items():
             end = first + widths[name]
             out, first = inputs[:, first:end], end
-            if short and name in SHORT:
-                encoder.write_short(X, out)
-            elif name == "statistics" and statistics is not None:
+            if name == "statistics" and statistics is not None:
                 out[:] = statistics
             else:
-                encoder.write(X, out)
+                is_short = short and name in SHORT
+                write = part.encoder.write_short if is_short else part.encoder.write
+                write(part.of(values), out)
         return inputs
 
     def _inputs(self) -> dict[str, EncodingPart]:
-        if not self._parts:
+        if not self.parts:
             raise ValueError("Encoding: nothing has been learned; call fit")
-        return self._parts
+        return self.parts
 
     def signs(self, of_numbers: Sequence[int]) -> list[int]:
         """Return the constraints of the net's inputs, from constraints of columns of numbers."""
@@ -221,31 +236,6 @@ class Encoding:
             own = [int(label.split("_")[0]) for label in labels]
             places += own if name in NUMERIC else [-1 - column for column in own]
         return places
-
-    def _begun(
-        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
-    ) -> Iterator[tuple[str, EncodingPart, Array, Any]]:
-        """Yield name, part, columns and targets of each part to learn."""
-        _check(values)
-        scalars.known("Encoding", "task", task, get_args(Task))
-        rng = np.random.default_rng(rng)
-        # The third of three draws keeps the folds of target statistics.
-        seed = int(rng.integers(SEEDS, size=3)[2])
-        y = np.asarray(y, np.float64 if task == "regression" else None)
-        if y.shape != (n := len(values.numbers),):
-            raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
-        self._parts = {}
-        columns_of = self._columns(values)
-        # A net needs an input: where all columns are levels, the most frequent level is one.
-        min_rows = self.min_rows
-        if columns_of.keys() <= {"pairs", "levels"}:
-            most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
-            min_rows = min(min_rows, int(most))
-        for name, columns in columns_of.items():
-            encoder = self._encoder(name, seed, task, min_rows)
-            part = EncodingPart(encoder, columns)
-            X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
-            yield name, part, X, y
 
     def _columns(self, values: Values) -> dict[str, Array]:
         """Column indices of each part; a part without columns is left out."""
@@ -278,15 +268,10 @@ class Encoding:
         return TargetStatistics(task=task, random_state=seed)
 
     @property
-    def parts(self) -> Mapping[str, EncodingPart]:
-        """The fitted encoders, by part of the inputs, in this order."""
-        return self._parts
-
-    @property
     def arrays(self) -> dict[str, Array]:
         """Learned arrays of float32, float64 or int64, by name, for a file."""
         arrays: dict[str, Array] = {}
-        for name, (encoder, columns) in self._parts.items():
+        for name, (encoder, columns) in self.parts.items():
             arrays[f"{name}.columns"] = columns
             arrays |= {f"{name}.{key}": array for key, array in encoder.arrays.items()}
         return arrays
@@ -294,7 +279,7 @@ class Encoding:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as values of JSON, which with `arrays` restore the encoding."""
         settings = asdict(self)
-        del settings["_parts"]
+        del settings["parts"]
         return settings
 
     @classmethod
@@ -321,7 +306,7 @@ class Encoding:
                 raise ValueError(f"numbers of {name} must be finite")
             if name == "levels" and (learned["values_"] != 1).any():
                 raise ValueError("levels must be one-hot; those of -1 and 1 are pairs")
-            encoding._parts[name] = EncodingPart(encoder.restore(learned, len(columns)), columns)
+            encoding.parts[name] = EncodingPart(encoder.restore(learned, len(columns)), columns)
         encoding._inputs()
         return encoding
 
@@ -330,11 +315,6 @@ def _check(values: Any) -> None:
     if not isinstance(values, Values):
         expected = f"as of Schema.learn(X).read(X), got {type(values).__name__}"
         raise TypeError(f"Encoding: values must be Values, {expected}")
-
-
-def _columns(table: Array, places: Array) -> Array:
-    """Some columns of a table; the table itself for all."""
-    return table if len(places) == table.shape[1] else table[:, places]
 
 
 NUMERIC = ("scaled", "missing", "pieces")

@@ -302,16 +302,12 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
         n = messages.count(len(schema.columns), "column")
         expected = f"one input of {n}, or one of shape [None, 1] for each"
         without = f"; without {messages.listed(list(map(repr, lacking)))}" if lacking else ""
-        got = messages.listed([_shown(one) for one in inputs])
+        shown = [f"{one.column!r} of shape {[None, one.n_columns]}" for one in inputs]
         raise ValueError(
-            f"to_onnx: the model needs {expected}, got {got}{without}: "
+            f"to_onnx: the model needs {expected}, got {messages.listed(shown)}{without}: "
             "pass X[:1], of a frame as in training"
         )
     return by_name
-
-
-def _shown(column: Graph.Input) -> str:
-    return f"{column.column!r} of shape {[None, column.n_columns]}"
 
 
 def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) -> None:

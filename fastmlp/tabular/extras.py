@@ -289,11 +289,8 @@ def named(
     pairs = []
     for member in members:
         name, estimator = member if isinstance(member, tuple) else (type(member).__name__, member)
-        if (
-            not hasattr(estimator, "fit")
-            or not isinstance(name, str)
-            or isinstance(estimator, type)
-        ):
+        is_estimator = hasattr(estimator, "fit") and not isinstance(estimator, type)
+        if not is_estimator or not isinstance(name, str):
             expected = "estimators, or pairs of a name and an estimator"
             raise TypeError(f"{who}: extra_members must be {expected}, got {member!r}")
         if signs:

@@ -176,12 +176,14 @@ def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Ar
 
 
 def class_weights(
-    class_weight: Any, places: Array, classes: Array, sample_weight: Any, who: str
-) -> Array:
-    """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`.
+    class_weight: Any, places: Array, classes: Array | None, sample_weight: Any, who: str
+) -> Array | None:
+    """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`, or None.
 
     `places` are the rows' class indices, shape (n_rows,). Rows of weight 0 are not counted.
     """
+    if class_weight is None or classes is None:
+        return None
     labels = classes.tolist()
     if not isinstance(class_weight, str):
         if unknown := [repr(key) for key in class_weight if key not in labels]:

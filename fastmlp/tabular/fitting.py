@@ -169,9 +169,7 @@ def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
             whole = joined_rows(whole, fit.validation)
             if fit.is_before(1):
                 members = [(name, extras.fit(model, whole)) for name, model in members]
-        pack = refitted_pack(
-            ensemble.pack, whole, fit.n_classes, fit.settings, fit.seed, fit.n_threads, fit.caller
-        )
+        pack = refitted_pack(fit, ensemble.pack, whole)
     except (NotRefitted, KeyboardInterrupt) as error:
         reason, _, advice = (str(error) or "was interrupted").partition(": ")
         message = f"refit=True {reason}: the ensemble is that of the selection"
@@ -244,36 +242,28 @@ def joined_rows(first: pool.TableRows, second: pool.TableRows) -> pool.TableRows
     return pool.TableRows(values, np.concatenate([first.y, second.y]), pool.joined_weights(*parts))
 
 
-def refitted_pack(
-    pack: Pack,
-    rows: pool.TableRows,
-    n_classes: int,
-    settings: PackSettings,
-    seed: int,
-    n_threads: int | None,
-    caller: Caller,
-) -> Pack:
+def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
     """The ensemble with nets trained on all rows, for the numbers of epochs that were best.
 
     One net replaces a recipe's nets of several folds, with their mean number of epochs. Scores and
     residuals of the selection are kept.
     """
-    outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
-    of_nets = pool.net_settings(outputs, settings)
+    outputs = outputs_of(pack.task, rows.y, rows.weight, fit.n_classes, fit.settings.loss)
+    of_nets, checkpoints = pool.net_settings(outputs, fit.settings), fit.caller.checkpoints
     by_encoding: dict[str, dict[int, list[Member]]] = {}
     for member in pack.members:
         recipes = by_encoding.setdefault(member.recipe.encoding, {})
         recipes.setdefault(member.recipe.number, []).append(member)
     encodings, members = [], []
     for place, same_encoding in enumerate(by_encoding.values()):
-        _seconds_left(settings, caller)
+        _seconds_left(fit)
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
-        generator = np.random.default_rng([seed, place, 3])
+        generator = np.random.default_rng([fit.seed, place, 3])
         X = pool.shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
         nets = [pool.new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
-        kept = caller.checkpoints and caller.checkpoints.within(f"refit{place}")
+        kept = checkpoints and checkpoints.within(f"refit{place}")
         histories = fit_many(
             nets,
             X,
@@ -281,15 +271,15 @@ def refitted_pack(
             epochs=epochs,
             batch_size=pool.batch_size_of(len(rows.y)),
             sample_weight=rows.weight,
-            time_limit=_seconds_left(settings, caller),
-            n_threads=n_threads,
+            time_limit=_seconds_left(fit),
+            n_threads=fit.n_threads,
             **(kept.words if kept else {}),
         )
         statuses = {history.status for history in histories}
         if Status.INTERRUPTED in statuses:
             raise KeyboardInterrupt
         if Status.OUT_OF_TIME in statuses:
-            raise _out_of_time(settings)
+            raise _out_of_time(fit)
         if statuses != {Status.COMPLETED}:
             raise NotRefitted("has nets that diverged")
         encodings.append(encoding)
@@ -300,17 +290,17 @@ def refitted_pack(
     return replace(pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members))
 
 
-def _seconds_left(settings: PackSettings, caller: Caller) -> float | None:
+def _seconds_left(fit: TableFit) -> float | None:
     """Seconds until the time limit, or None; raises NotRefitted if no time is left."""
-    if settings.time_limit is None:
+    if (limit := fit.settings.time_limit) is None:
         return None
-    if (left := settings.time_limit - caller.seconds) <= 0:
-        raise _out_of_time(settings)
+    if (left := limit - fit.caller.seconds) <= 0:
+        raise _out_of_time(fit)
     return left
 
 
-def _out_of_time(settings: PackSettings) -> NotRefitted:
-    limit = f"did not end within time_limit={settings.time_limit:g}"
+def _out_of_time(fit: TableFit) -> NotRefitted:
+    limit = f"did not end within time_limit={fit.settings.time_limit:g}"
     return NotRefitted(f"{limit}: more time, or fewer nets, would do")
 
 

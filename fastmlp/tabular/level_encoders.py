@@ -197,11 +197,7 @@ class TargetStatistics(CodeEncoder):
 
     @explained
     def __init__(
-        self,
-        weight: float = 10.0,
-        n_folds: int = 5,
-        task: Task = "auto",
-        random_state: Any = None,
+        self, weight: float = 10.0, n_folds: int = 5, task: Task = "auto", random_state: Any = None
     ) -> None:
         self.weight = weight
         self.n_folds = n_folds
@@ -230,10 +226,8 @@ class TargetStatistics(CodeEncoder):
         """Learn from checked codes and targets; return the result of `fit_transform`."""
         targets, center, scale = self._learned(X, y)
         folds = self._folds(len(X), targets)
-        n_places, statistics = (
-            len(self.table_),
-            np.empty((len(X), X.shape[1], self.table_.shape[1])),
-        )
+        n_places, n_statistics = self.table_.shape
+        statistics = np.empty((*X.shape, n_statistics))
         places = places_of(X, self.starts_)
         for fold in range(int(folds.max(initial=-1)) + 1):
             own = folds == fold

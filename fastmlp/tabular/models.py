@@ -15,8 +15,6 @@ from fastmlp.extend import explained, register
 from fastmlp.tabular import conformal, fit_arguments
 from fastmlp.tabular.base import TabularMLP
 from fastmlp.tabular.outputs import NumberLoss, Objective, Score
-from fastmlp.tabular.pack import Pack
-from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.settings import Ensemble, PackSettings, Preset
 from fastmlp.typing import (
     Array,
@@ -166,7 +164,6 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     """
 
     class_weight: ClassWeight | None
-    classes_: Array
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **TabularMLP._parameter_constraints,
@@ -290,20 +287,6 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         classes, places = fit_arguments.classes_in(y, n_rows, who)
         return places, classes
-
-    def _class_weights(
-        self, places: Array, classes: Array | None, sample_weight: Any, who: str
-    ) -> Array | None:
-        if self.class_weight is None or classes is None:
-            return None
-        return fit_arguments.class_weights(self.class_weight, places, classes, sample_weight, who)
-
-    def _take(
-        self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
-    ) -> None:
-        super()._take(schema, pack, members, classes)
-        assert classes is not None
-        self.classes_ = classes
 
 
 class TabularMLPRegressor(RegressorMixin, TabularMLP):

@@ -131,6 +131,12 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
     def _checked(self, X: Any, *, reset: bool) -> Array:
         raise NotImplementedError
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
 
 class NumberEncoder(Encoder):
     """An encoder of columns of numbers, which may be NaN."""
@@ -155,12 +161,6 @@ class NumberEncoder(Encoder):
             raise ValueError(f"{who}: {place}; make NaN of it, a missing value")
         return numbers
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
 
 class CodeEncoder(Encoder):
     """An encoder of columns of codes: indices of levels, and -1 for a missing value.
@@ -173,8 +173,7 @@ class CodeEncoder(Encoder):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = tags.input_tags.categorical = True
-        tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.categorical = True
         return tags
 
     def _check_arrays(self) -> None:
@@ -410,7 +409,8 @@ class PiecewiseLinear(NumberEncoder):
     edges_: Array
     n_pieces_: Array
     medians_: Array
-    _table: tuple[Array, Array]
+    # The low edge of each piece, and 1 / its width, shape (n_outputs,).
+    table: tuple[Array, Array]
 
     @explained
     def __init__(self, n_bins: int = 16) -> None:
@@ -423,7 +423,7 @@ class PiecewiseLinear(NumberEncoder):
         self.edges_ = np.concatenate([np.empty(0), *edges])
         self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
         self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
-        self._table = self._made_table()
+        self.table = self._made_table()
 
     def write(self, X: Array, out: Array) -> None:
         lows, factors = self.table
@@ -482,16 +482,11 @@ class PiecewiseLinear(NumberEncoder):
             raise ValueError(f"a column must have 0 pieces or more, and at most {self.n_bins}")
         if int(n.sum()) + np.count_nonzero(n) != len(self.edges_):
             raise ValueError("the edges are not as many as the pieces need")
-        self._table = self._made_table()
+        self.table = self._made_table()
 
     def _filled(self, X: Array) -> Array:
         missing = np.isnan(X)
         return np.where(missing, self.medians_, X) if missing.any() else X
-
-    @property
-    def table(self) -> tuple[Array, Array]:
-        """The low edge of each piece, and 1 / its width, shape (n_outputs,)."""
-        return self._table
 
     def _made_table(self) -> tuple[Array, Array]:
         """The table, kept: making it for each row to predict would take half of the encoding's

@@ -257,12 +257,7 @@ class Pack:
 
     def predict(self, values: Values) -> NDArray[np.float64]:
         """The nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
-        strips = pool.in_strips(
-            len(values.numbers),
-            lambda rows: self._nets(values.part(rows)),
-            values.numbers.shape[1] + values.codes.shape[1],
-        )
-        return np.concatenate(strips)
+        return np.concatenate(pool.in_parts(values, self._nets))
 
     def take_scores(self, scores: Array, weight: Array | None) -> None:
         """Keep the scores of validation rows, and their weights if any, in ascending order."""
@@ -345,11 +340,8 @@ def train_pack(
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     if validation is not None:
-        held_out, parts, of_rows = (
-            validation,
-            [(training, validation)],
-            [np.arange(len(validation.y))],
-        )
+        held_out, parts = validation, [(training, validation)]
+        of_rows = [np.arange(len(validation.y))]
     else:
         folds = pool.drawn(training.y, settings.cv, seed) if folds is None else folds
         rows = pool.validated(folds)

@@ -79,6 +79,12 @@ def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) ->
     return run_all([partial(do, strip) for strip in strips], n_threads)
 
 
+def in_parts(values: Values, do: Callable[[Values], Result]) -> list[Result]:
+    """Results of the strips of a table's rows."""
+    n_columns = values.numbers.shape[1] + values.codes.shape[1]
+    return in_strips(len(values.codes), lambda rows: do(values.part(rows)), n_columns)
+
+
 def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
     """Yield strips of about equal size, as many for each thread."""
     n = -(-n_rows // most)

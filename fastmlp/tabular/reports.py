@@ -277,13 +277,10 @@ class EnsembleText(str):
 def summary(model: Any) -> EnsembleText:
     cells = _cells(model)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    lines = []
+    for name, *numbers in cells:
+        row = [name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
+        lines.append("  ".join(row).rstrip())
     left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
     return EnsembleText("\n".join([*lines, *left_out, _last(model)]))
 

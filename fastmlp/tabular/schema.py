@@ -216,11 +216,8 @@ class Schema:
     def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
         at = {name: place for place, name in enumerate(table.names or ())}
         # Names given by pandas match such names only.
-        if (
-            self.named
-            and table.names
-            and not (table.numbered and at.keys().isdisjoint(self.columns))
-        ):
+        given_by_pandas = table.numbered and at.keys().isdisjoint(self.columns)
+        if self.named and table.names and not given_by_pandas:
             if table.names != self.columns:
                 try:
                     require(self.read_names, table.names, who)
@@ -264,7 +261,7 @@ class Schema:
         values = in_memory.as_levels(in_column.values, numeric=numeric)
         if name in self._dated:
             values = [dates.as_level(str(each)) for each in values]
-        if numeric and any(isinstance(one, str) for one in _of_texts(values, in_column.values)):
+        if numeric and any(isinstance(value, str) for value in in_column.values):
             raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
         # The last entry is for -1.
         of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
@@ -273,13 +270,11 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Return values of JSON, for `from_json`."""
-        levels = {name: list(each) for name, each in self.levels.items()}
-        columns, named = list(self.columns), self.named
         return {
-            "columns": columns,
-            "levels": levels,
+            "columns": list(self.columns),
+            "levels": {name: list(each) for name, each in self.levels.items()},
             "dropped": dict(self.dropped),
-            "named": named,
+            "named": self.named,
             "dates": {name: each.to_json() for name, each in self.dates.items()},
         }
 
@@ -372,10 +367,6 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
         return {columns[place] for place in each}
     require(each.tolist(), columns, f"{who}: categorical_features")
     return set(each.tolist())
-
-
-def _of_texts(levels: list[Level], values: list[Any]) -> list[Level]:
-    return [level for level, value in zip(levels, values, strict=True) if isinstance(value, str)]
 
 
 Task = Literal["classification", "regression"]

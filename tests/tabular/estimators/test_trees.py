@@ -27,7 +27,8 @@ from fastmlp.plotting import plot_history
 from fastmlp.serialization import files
 from fastmlp.tabular import Schema, extras, fitting
 from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
-from fastmlp.tabular.fitting import NotRefitted, refitted_pack
+from fastmlp.tabular.fit_arguments import Divided
+from fastmlp.tabular.fitting import NotRefitted, TableFit, refitted_pack
 from fastmlp.tabular.outputs import Scorer
 from fastmlp.tabular.pack import Caller
 from fastmlp.tabular.pool import ALONE, TableRows
@@ -422,8 +423,10 @@ def test_a_refit_that_is_cut_short_leaves_the_selection() -> None:
     settings = model._settings()._replace(time_limit=0.05)
     for seconds_ago in (0.0, 0.05):
         caller = Caller("fit", time.perf_counter() - seconds_ago)
+        data = Divided(rows, rows, None)
+        fit = TableFit(data, "regression", 0, settings, [], 0, 1, None, caller)
         with pytest.raises(NotRefitted, match=r"did not end within time_limit=0\.05: more"):
-            refitted_pack(model.pack_, rows, 0, settings, 0, 1, caller)
+            refitted_pack(fit, model.pack_, rows)
 
 
 @pytest.mark.parametrize("time_limit", [None, 1e6])
