@@ -42,8 +42,6 @@ from fastmlp.typing import Array, Callback, ComputeDType, Folds, Metrics, Random
 
 EVERY = timedelta(minutes=1)
 SEEDS = np.iinfo(np.int32).max
-# Tables with fewer rows use folds, this many.
-FEW_ROWS, FOLDS_OF_FEW = 1000, 5
 # Share of a time limit that is kept for the refit. With folds one net replaces five.
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
 # Errors of these parameters suggest known values, also for other libraries' words.
@@ -225,10 +223,10 @@ class TabularMLP(BaseModel):
         weight = arguments.sample_weight
         class_weight = getattr(self, "class_weight", None)
         of_class = fit_arguments.class_weights(class_weight, targets, classes, weight, who)
-        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, who, of_class)
+        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, of_class, who)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
+        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, of_class, who)
         self._check_targets(np.where(kept, targets, 1), who, "y")
         groups = fit_arguments.groups_of(arguments.groups, kept, who)
         if validation is not None:
@@ -236,9 +234,7 @@ class TabularMLP(BaseModel):
             data = Divided(whole, validation, None)
         else:
             rows = fit_arguments.RowsToSplit(whole.y, classes is not None, groups, kept)
-            n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
-            fraction = self.validation_fraction
-            data = fit_arguments.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
+            data = fit_arguments.divided(whole, rows, self.cv, self.validation_fraction, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         checkpoints = self._checkpoints(arguments, data, who)
         caller = Caller(who, start, callbacks, arguments.progress, checkpoints)

@@ -201,11 +201,7 @@ def class_weights(
 
 
 def weighted(
-    part: TableRows,
-    sample_weight: Any,
-    who: str,
-    of_class: Array | None = None,
-    name: str = "sample_weight",
+    part: TableRows, sample_weight: Any, of_class: Any, who: str, name: str = "sample_weight"
 ) -> tuple[TableRows, NDArray[np.bool_]]:
     """Rows whose weight is not 0, with weights of `weights`, and the mask of these rows.
 
@@ -222,12 +218,7 @@ def weighted(
 
 
 def to_validate(
-    arguments: FitArguments,
-    schema: Schema,
-    classes: Array | None,
-    cv: Any,
-    who: str,
-    of_class: Array | None = None,
+    arguments: FitArguments, schema: Schema, classes: Any, cv: Any, of_class: Array | None, who: str
 ) -> TableRows | None:
     """Rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
     if arguments.X_val is None and arguments.y_val is None:
@@ -249,7 +240,7 @@ def to_validate(
     else:
         y = places_of(arguments.y_val, classes, n, who)
     weight, name = arguments.sample_weight_val, "sample_weight_val"
-    return weighted(TableRows(values, y), weight, who, of_class, name)[0]
+    return weighted(TableRows(values, y), weight, of_class, who, name)[0]
 
 
 def _finite(targets: Array, who: str, name: str) -> None:
@@ -375,6 +366,10 @@ def _taken(
     return table.drop_columns(chosen), columns
 
 
+# Tables with fewer rows use folds, this many.
+FEW_ROWS, FOLDS_OF_FEW = 1000, 5
+
+
 class RowsToSplit(NamedTuple):
     """Rows of a table to divide.
 
@@ -405,15 +400,10 @@ class Divided(NamedTuple):
 
 
 def divided(
-    whole: TableRows,
-    rows: RowsToSplit,
-    cv: Any,
-    n_folds: int | None,
-    fraction: float,
-    seed: int,
-    who: str,
+    whole: TableRows, rows: RowsToSplit, cv: Any, fraction: float, seed: int, who: str
 ) -> Divided:
     """Divide rows into folds or, without folds, hold a fraction of the rows out."""
+    n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
     pairs = folds(cv, n_folds, rows, seed, who)
     if pairs is not None:
         tested = validated(pairs)

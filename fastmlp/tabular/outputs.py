@@ -37,11 +37,6 @@ def of_classes(codes: Array, probabilities: Array) -> Array:
     return probabilities[np.arange(len(codes)), codes]
 
 
-def log_losses(own: Array, least: float) -> Array:
-    """Minus the logarithm of the true classes' probabilities, of at least `least`."""
-    return -np.log(np.clip(own, least, 1))
-
-
 class Scorer:
     """The loss of candidates' predictions on the same rows, lower is better.
 
@@ -74,7 +69,7 @@ class Scorer:
             return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
             return math.sqrt(_mean(squared_errors(self.y, seen), weight))
-        return _mean(log_losses(seen, LEAST), weight)
+        return _mean(-np.log(np.clip(seen, LEAST, 1)), weight)
 
     def score_of(self, predictions: Array) -> float:
         """The score of predictions, higher is better: the user's, minus log-loss, or minus RMSE."""
@@ -116,16 +111,11 @@ class NumberLoss(NamedTuple):
 
     @property
     def of_nets(self) -> LossLike:
-        match self.name:
-            case "squared_error":
-                return "mse"
-            case "absolute_error":
-                return "mae"
-            case "quantile":
-                return Quantile(self.setting)
-            case "tweedie":
-                return Tweedie(self.setting)
-        return self.name
+        if self.name in ("quantile", "tweedie"):
+            return (Quantile if self.name == "quantile" else Tweedie)(self.setting)
+        if self.name == "squared_error":
+            return "mse"
+        return "mae" if self.name == "absolute_error" else self.name
 
     @property
     def level(self) -> float | None:

@@ -269,7 +269,7 @@ def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.Monk
     weight = g.integers(0, 2, 120) if g.random() < 0.3 else None
     divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][int(g.integers(3))]
     seen = list[Any]()
-    monkeypatch.setattr("fastmlp.tabular.base.FEW_ROWS", 0)
+    monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 0)
     monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_ROWS", 1)
 
     def train(rows: TableRows, *_: Any, folds: Any, **options: Any) -> Any:
