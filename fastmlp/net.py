@@ -13,8 +13,6 @@ from fastmlp._process import locks, random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import layer_settings, resolve, spec
-from fastmlp.network import layer_settings as rates_of_layers
-from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
@@ -65,8 +63,10 @@ class NetBase:
         aim = smoothed(loss, label_smoothing)
         arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
         network, self._loss_name, self._output_name = resolve.network(*arguments)
-        factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
-        drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
+        factors = layer_settings.layer_rates(layer_rates, network.layout.n_layers)
+        drawn = layer_settings.dropout_of(
+            dropout, input_dropout, input_noise, len(network.activations) - 1
+        )
         computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
         network = network._replace(layer_rates=factors, dropout=drawn)
         signs = layer_settings.signs_of(monotonic_cst, network)
@@ -159,22 +159,20 @@ class NetBase:
     def trainable(self) -> list[bool]:
         """True for each trained layer, False for a frozen layer; live."""
         switches = self._network.trainable or (True,) * self._network.layout.n_layers
-        return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
+        return layer_settings.Switches(switches, partial(setattr, self, "trainable"))
 
     @trainable.setter
     def trainable(self, switches: bool | Sequence[bool]) -> None:
-        self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
+        self._change(trainable=layer_settings.trainable(switches, self._network.layout.n_layers))
 
     @property
     def layer_rates(self) -> list[float | spec.Rates]:
         """Factors of the learning rate of each layer."""
-        return rates_of_layers.all_shown(self._network)
+        return layer_settings.all_shown(self._network)
 
     @layer_rates.setter
     def layer_rates(self, factors: spec.LayerRates | None) -> None:
-        self._change(
-            layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
-        )
+        self._change(layer_rates=layer_settings.layer_rates(factors, self._network.layout.n_layers))
 
     def _change(self, **fields: Any) -> None:
         lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
@@ -189,7 +187,7 @@ class NetBase:
                     changing.change(self._network)
             if self._device != "cpu":
                 self._engine = self._steps = None
-            frozen = rates_of_layers.frozen
+            frozen = layer_settings.frozen
             if averaged and frozen(before) != frozen(self._network):
                 # Frozen layers keep their shown parameters, and others were averaged beside them.
                 self._state.train_shown()

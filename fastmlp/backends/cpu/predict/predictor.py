@@ -120,13 +120,14 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row tiles      2 and more, of wide nets      packed once; live for few rows, at  a team
-                   with AVX2                     first; few hold the GIL
+    row tiles      2 and more, of wide nets      packed until somebody may have      a team
+                   with AVX2                     written; live for few rows, after
+                                                 a write; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
-    packed panels  more, of wider nets; any, in  packed                              a team
+    packed panels  more, of wider nets; any, in  packed in each call                 a team
                    bfloat16
-    sparse rows    sparse                        packed, but for the first layer's   a team
-    expanded rows  expanded                      packed                              a team
+    sparse rows    sparse                        the same, but for the first layer   a team
+    expanded rows  expanded                      packed in each call                 a team
     =============  ============================  ==================================  ==============
 
     `way_for` decides for arrays. All methods for arrays give the same bits, and a row of any kind

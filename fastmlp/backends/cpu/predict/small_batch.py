@@ -78,9 +78,9 @@ class PackedWeights:
     def at(self, lock: NetLock, n_rows: int) -> tuple[int, int]:
         """Return the address of the packed weights, or 0, and `n_packed`.
 
-        Few rows read the live weights unless these are packed, or as they were in the last call:
-        packing takes longer than two such calls. A caller whose `n_packed` has changed meanwhile
-        may have read the numbers of two states.
+        Few rows read the live weights if somebody may have written since the last packing and the
+        last call: packing takes longer than two such calls. A caller whose `n_packed` has changed
+        meanwhile may have read the numbers of two states.
         """
         n_packed, state = self.n_packed, lock.settled(self.parameters)
         if state is not None and state == self._state:
