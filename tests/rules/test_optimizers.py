@@ -116,7 +116,7 @@ def test_slopes_of_nan_and_none_and_frozen_settings(optimizer: Any) -> None:
 
 
 MODULES = (optimizers, optimizer_protocol, schedules, losses, stopping)
-SETTINGS = [
+CLASSES = [
     kind
     for module in MODULES
     for kind in vars(module).values()
@@ -124,7 +124,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", CLASSES)
 def test_settings_are_equal_if_all_their_fields_are(kind: Any) -> None:
     def made(**others: int) -> Any:
         one = object.__new__(kind)
