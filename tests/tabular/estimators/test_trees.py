@@ -35,7 +35,10 @@ from fastmlp.tabular.pool import ALONE, TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.training.history import History, Status
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+    pytest.mark.filterwarnings("ignore:.*columns left out|.*above the ensemble"),
+]
 
 X, Y = drawn()
 LABELS = labels()

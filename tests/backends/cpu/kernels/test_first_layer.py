@@ -446,7 +446,7 @@ def test_updates_take_state_and_one_penalty_of_ours() -> None:
 
 # A rule in a script has no source, which the translator would read.
 PENALISED = """
-from test_rule_blocks import network_of
+from test_first_layer import network_of
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.compiler import COMPILER
 from fastmlp.rules.optimizers import (Adam, Custom)

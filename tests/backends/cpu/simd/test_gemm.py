@@ -589,7 +589,7 @@ GRADIENTS = """
 import json, sys
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
-from backends.cpu.simd.test_microkernel import gradients
+from backends.cpu.simd.test_gemm import gradients
 
 results = [(a.astype(float).tolist(), d) for a, d in gradients(sys.argv[1:])]
 print(json.dumps([vector_bytes(), results]))
