@@ -107,7 +107,7 @@ class NetLock:
             view, values = self._lent(), self._values
             if view is None:
                 assert values is not None
-                # Its base is no array: every view of it keeps it alive.
+                # The base is not an array: every view of the view keeps it alive.
                 view = np.frombuffer(values.data, values.dtype)
                 self._lent, self.n_lent = weakref.ref(view), self.n_lent + 1
             return view
@@ -133,7 +133,7 @@ class NetLock:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """This thread runs callbacks, which may read the training state (at rest)."""
+        """While this thread runs callbacks, they may read the training state, which is at rest."""
         self._caller = threading.get_ident()
         try:
             yield

@@ -265,7 +265,7 @@ class Autotuner:
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
         """Take the time of a call that did `work`, in any unit.
 
-        Calls without work are ignored, and the first in a row that had to wake workers: it takes
+        Calls without work are ignored. So is the first in a row that had to wake workers: it takes
         0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:

@@ -1,7 +1,7 @@
 """Loss, gradient and Jacobian of rows as functions of the parameters; plan and buffers made once.
 
-For rows of the Jacobian, times roots of the loss's curvature, a block of rows passes through the
-net in lanes, as in predict/row_blocks.py, and keeps values and slopes of all layers. For each
+Rows of the Jacobian are multiplied by roots of the loss's curvature. A block of rows passes through
+the net in lanes, as in predict/row_blocks.py; values and slopes of all layers are kept. For each
 output q the deltas begin with row q of the root; a weight's column is then its input times its
 delta. Columns go through a buffer to panels of parameters.
 """

@@ -56,8 +56,8 @@ def thread_limit() -> int:
 def _in_dask_task(module: ModuleType, most: int) -> int:
     """In a thread of Dask's tasks, the task's share of the threads; elsewhere all.
 
-    Dask sets OMP_NUM_THREADS to 1 in its workers' processes, of which a machine may have several,
-    so that libraries do not use all cores in each.
+    Dask sets OMP_NUM_THREADS to 1 in its workers' processes, as a machine may have several, and
+    libraries would use all cores in each.
     """
     running = getattr(module.thread_state, "execution_state", None)
     if running is None:

@@ -177,8 +177,8 @@ class RankTrainer(Trainer):
         self._call(before, -1)
 
     def _call(self, first: int, last: int) -> None:
-        # A call without rows counts as no work: with a step's work it was sixty times as fast as
-        # the autotuner takes a step for, which then chose one thread (784-512-512-10@4096).
+        # A call without rows counts as no work. With a step's work it was sixty times as fast as a
+        # step, and the autotuner chose one thread (784-512-512-10@4096).
         n_units = last - first if self._alone else int(last >= 0)
         job = self.do(n_units, first=first, last=last)
         if last >= 0 and not self._alone:

@@ -8,9 +8,9 @@ of `emitted` functions, arithmetic, comparisons, conditional expressions, fields
 elements of views and tables, and tuples. A name has one type. A function that returns a value is
 inlined in its caller.
 
-All else is refused, with the source's line: a name that may have no value, a negative constant
-index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles the block.
-Indices are not checked.
+All else is refused, with the source's line: a name without a value on some path, a negative
+constant index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles
+the block. Indices are not checked.
 """
 
 import ast

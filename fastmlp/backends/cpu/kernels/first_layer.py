@@ -10,8 +10,8 @@ running sums plus a fraction of the piece's weight. A weight's gradient is the s
 all rows above its piece, and of the rows within it, times their fractions. A level stands for a
 single one among zeros: its product is a row of the weights, or nothing without a level.
 
-In products with expanded rows, a number of pieces takes two vectors of a panel, a running sum of
-its column's weights and its piece's weight; a level takes one, whatever the number of inputs.
+In products with expanded rows, a number of pieces takes two vectors of a panel: a running sum of
+its column's weights, and its piece's weight. A level takes one, whatever the number of inputs.
 """
 
 from collections.abc import Iterator, Sequence

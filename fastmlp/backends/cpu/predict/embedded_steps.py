@@ -1,4 +1,4 @@
-"""Single steps inside the user's compiled code, by the block of `one_step`; gradients of a batch.
+"""Single steps inside the user's compiled code, by the block `quick_step`; gradients of a batch.
 
 Gradients are vector-Jacobian products.
 """

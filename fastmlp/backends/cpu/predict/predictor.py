@@ -131,7 +131,7 @@ class Predictor:
     =============  ============================  ==================================  ==============
 
     `way_for` decides for arrays. All methods for arrays give the same bits, and a row of any kind
-    has the same bits alone and among others; so few rows are rounded to bfloat16 too. A copy of the
+    has the same bits alone and among others. So few rows are rounded to bfloat16 too. A copy of the
     parameters is taken under `lock.parameters`: predictions during a fit see one state. Any number
     of threads may predict at a time: each call takes its buffers from a free list. All calls of a
     net share the packed weights that tiles read, which are valid until somebody may have written.

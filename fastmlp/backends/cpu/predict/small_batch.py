@@ -112,7 +112,10 @@ def packed_weights(runner: Runner, network: Network, parameters: Array) -> Packe
 
 
 class TiledRows(row_blocks.RowBlocks):
-    """Predicts the rows of a network in tiles of rows and outputs."""
+    """Predicts the rows of a network in tiles of rows and outputs, which read packed weights.
+
+    A call during which the weights were packed again is repeated from the live ones.
+    """
 
     FACTORY = staticmethod(row_blocks.rows_in_tiles)
     OPTIONS: ClassVar = {"tiled": True}
@@ -259,7 +262,7 @@ class SmallBatch:
         return result if is_whole else None
 
     def _share(self, n_rows: int) -> int:
-        """Point to the packed weights, if so many rows read them; return the number of packings."""
+        """Point to the packed weights, if n_rows read them; return the number of packings."""
         if self._shared is None or n_rows == 1:
             return 0
         lock, packed = self._shared
