@@ -217,10 +217,17 @@ class Block:
             self.entry = np.errstate(all="ignore")(_alone(flat) if is_entry(loop) else flat)
             return
         if ours and COMPILER == "translator":
-            with suppress(Unsupported):
+            try:
                 self._code = NativeCode(loop, cache, on, light=light)
-                self.address, self.entry = self._code.address, self._code.entry
-                return
+            except Unsupported as error:
+                # Numba's code takes Python's state, which the team's workers do not have.
+                told = ": ".join(map(str, reversed(error.args)))
+                raise RuntimeError(
+                    f"the translator does not compile {loop.__qualname__}: {told}; "
+                    "FASTMLP_COMPILER=numba compiles all blocks by Numba"
+                ) from error
+            self.address, self.entry = self._code.address, self._code.entry
+            return
         from fastmlp.compiler import by_numba
 
         if is_entry(loop):

@@ -156,7 +156,7 @@ def test_what_is_wrong_in_a_leaf_is_said_as_ever() -> None:
         wrong(address)
 
     with pytest.raises(TypingError, match="nothing"):
-        Block(block, None)
+        Block(block, None, ours=False)
 
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])

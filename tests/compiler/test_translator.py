@@ -370,14 +370,14 @@ def test_blocks_call_each_other() -> None:
     assert out.tolist() == [0.0, 3.0]
 
 
-def test_what_is_not_known_is_compiled_by_numba() -> None:
+def test_what_is_not_known_is_an_error_and_compiled_by_numba_if_asked() -> None:
     def a_power(out: Any) -> None:
         row(out, 1, np.float64)[0] = 2.0 ** row(out, 1, np.float64)[0]
 
-    with pytest.raises(Unsupported):
-        native(a_power)
+    with pytest.raises(RuntimeError, match=r"does not compile .*a_power: .*Pow.*COMPILER=numba"):
+        Block(a_power, None)
     out = np.full(2, 3.0)
-    Block(a_power, None)(out.ctypes.data)
+    Block(a_power, None, ours=False)(out.ctypes.data)
     assert out.tolist() == [8.0, 3.0]
 
 
