@@ -10,6 +10,7 @@ from fastmlp.compiler.jit import (
     call,
     flush_denormals,
     fma,
+    hinted,
     next_word,
     njit,
     pause,
@@ -17,7 +18,6 @@ from fastmlp.compiler.jit import (
     restore_denormals,
     thread_number,
 )
-from fastmlp.compiler.source import hinted
 
 __all__ = [
     "COMPILER", "INTERPRETED", "Block", "Key", "block_of", "call", "entry_of", "flush_denormals",

@@ -17,8 +17,15 @@ from numpy.typing import DTypeLike
 from fastmlp._process.locks import deferred
 from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
-from fastmlp.compiler.jit import COMPILER, INTERPRETED
-from fastmlp.compiler.source import Unsupported, grouped, is_entry, n_words, parameters_of
+from fastmlp.compiler.jit import (
+    COMPILER,
+    INTERPRETED,
+    Unsupported,
+    grouped,
+    is_entry,
+    n_words,
+    parameters_of,
+)
 from fastmlp.compiler.target import LEVELS, Host, pair_target, target
 
 

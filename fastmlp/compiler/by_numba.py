@@ -31,7 +31,7 @@ from numba.extending import overload, register_jitable, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
 import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
-from fastmlp.compiler import elementary, jit, memory, source
+from fastmlp.compiler import elementary, jit, memory
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import COMPILER, EMITTED, flush_denormals, mark_of, restore_denormals
 from fastmlp.compiler.memory import RecordType
@@ -132,7 +132,7 @@ def compiled(loop: Any, cache: CodeCache | None) -> Any:
     # A homogeneous tuple would be an LLVM array, so a NamedTuple's words are passed one by one.
     arguments = (
         types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
-        for kind in source.parameters_of(loop)
+        for kind in jit.parameters_of(loop)
     )
     if COMPILER == "numba":
         # Code from the disk cache names functions of the threads' runtime.
@@ -216,12 +216,12 @@ def _flushing(function: Any) -> Any:
     Without sources, as in a frozen program, return the function itself.
     """
     try:
-        definition = _Flushing().visit(deepcopy(source.definition_of(function)))
-    except source.Unsupported:
+        definition = _Flushing().visit(deepcopy(jit.definition_of(function)))
+    except jit.Unsupported:
         return function
     definition.decorator_list = []
     names = {"flush_here": flush_denormals, "restore_here": restore_denormals}
-    names.update(source.names_of(function))
+    names.update(jit.names_of(function))
     exec(compile(ast.Module([definition], []), function.__code__.co_filename, "exec"), names)
     return names[function.__name__]
 

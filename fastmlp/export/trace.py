@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from fastmlp.compiler.source import Unsupported, definition_of, names_of
+from fastmlp.compiler.jit import Unsupported, definition_of, names_of
 from fastmlp.network.spec import name_of
 
 Scalar = type[np.floating[Any]]

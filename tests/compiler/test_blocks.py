@@ -21,10 +21,10 @@ from fastmlp.compiler import block_of, blocks, cache, call
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.memory import row
 from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
-from fastmlp.compiler.source import Unsupported
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD

@@ -38,7 +38,7 @@ from fastmlp.rules import activations, losses
 from fastmlp.rules import updates
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.network.spec import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import (SGD)

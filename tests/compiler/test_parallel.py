@@ -13,8 +13,8 @@ from fastmlp.backends.cpu.team import JOINED
 from fastmlp.compiler import njit, pause, prange, thread_number
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.by_numba import compiled as compiled_by_numba
+from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.memory import Record, fetch_add, load_acquire, record_at, records_at, row
-from fastmlp.compiler.source import Unsupported
 
 pytestmark = only_compiled
 N = 37

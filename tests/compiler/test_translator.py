@@ -20,8 +20,8 @@ from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.compiler import block_of, call, hinted, njit
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
+from fastmlp.compiler.jit import Unsupported, definition_of
 from fastmlp.compiler.memory import Record, coefficients_at, record_at, row, rows
-from fastmlp.compiler.source import Unsupported, definition_of
 from fastmlp.rules import activations, elementary, losses, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS

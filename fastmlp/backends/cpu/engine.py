@@ -13,12 +13,12 @@ from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.kernels.first_layer import SparseRows
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.rank_trainer import RankTrainer
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views

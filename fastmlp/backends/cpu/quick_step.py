@@ -13,10 +13,9 @@ from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, take_quick_step
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import address, fields_of
-from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import step as drivers
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.quick_step import QuickStep, is_quick
-from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of

@@ -11,6 +11,7 @@ from llvmlite import ir
 
 from fastmlp.compiler import jit, memory
 from fastmlp.compiler.elementary import FORMS
+from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.native.operands import (
     ARRAY,
     BOOL,
@@ -37,7 +38,6 @@ from fastmlp.compiler.native.operands import (
     truth,
     tuple_like,
 )
-from fastmlp.compiler.source import Unsupported
 
 
 def of_float(builder: Any, name: str, operand: Any) -> Number:

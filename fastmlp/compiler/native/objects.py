@@ -9,9 +9,8 @@ import llvmlite.binding as llvm
 
 from fastmlp.compiler import cache as stored
 from fastmlp.compiler.cache import address_of
-from fastmlp.compiler.jit import setting
+from fastmlp.compiler.jit import hints_of, setting
 from fastmlp.compiler.native.translator import translate
-from fastmlp.compiler.source import hints_of
 from fastmlp.compiler.target import Host
 
 SYMBOL = "block"

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from fastmlp.compiler import jit, memory
 from fastmlp.compiler.elementary import copysign, magic, octave, polynomial, scaled, where
-from fastmlp.compiler.source import Unsupported
+from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.target import is_arm
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)

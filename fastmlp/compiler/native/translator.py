@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from llvmlite import ir
 
-from fastmlp.compiler import source
+from fastmlp.compiler import jit
 from fastmlp.compiler.jit import prange, share_loop
 from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
@@ -60,13 +60,13 @@ def translate(function: FunctionType, symbol: str) -> Any:
 
     Arguments are integers, or NamedTuples of integers, which are passed one by one.
     """
-    hints = source.hints_of(function)
+    hints = jit.hints_of(function)
     unit = Unit(hints.zeros)
-    if source.is_entry(function):
+    if jit.is_entry(function):
         unit.define_entry(function, symbol)
         return unit.module
-    words = (Number(ir.Constant(WORD, 0), INT64),) * source.n_words(function)
-    unit.define(function, source.grouped(function, words), symbol)
+    words = (Number(ir.Constant(WORD, 0), INT64),) * jit.n_words(function)
+    unit.define(function, jit.grouped(function, words), symbol)
     if hints.control:
         unit.inline_once_called()
     return unit.module
@@ -75,7 +75,7 @@ def translate(function: FunctionType, symbol: str) -> Any:
 class Unit:
     """A module, and the functions defined in it."""
 
-    def __init__(self, zeros: source.Fields) -> None:
+    def __init__(self, zeros: jit.Fields) -> None:
         self.module: Any = ir.Module()
         self.zeros = {kind.dtype: frozenset(names) for kind, names in zeros.items()}
         self._defined: dict[Any, ir.Function] = {}
@@ -103,7 +103,7 @@ class Unit:
         builder = ir.IRBuilder(made.append_basic_block("entry"))
         objects = builder.inttoptr(made.args[1], WORD.as_pointer())
         arguments: list[Any] = []
-        for i, is_integer in enumerate(source.integers_of(function)):
+        for i, is_integer in enumerate(jit.integers_of(function)):
             place = builder.gep(objects, [ir.Constant(WORD, i)], source_etype=WORD)
             value = builder.load(place)
             if is_integer:
@@ -195,13 +195,13 @@ class Body(Expressions):
         arguments: tuple[Any, ...],
         names: list[str] | None = None,
     ) -> None:
-        super().__init__(builder, source.names_of(function), unit.zeros)
+        super().__init__(builder, jit.names_of(function), unit.zeros)
         self._unit, self._function = unit, function
-        self._definition = source.definition_of(function)
+        self._definition = jit.definition_of(function)
         if names is None:
             names = [argument.arg for argument in self._definition.args.args]
         if len(names) != len(arguments):
-            raise source.Unsupported(f"arguments of {function.__name__}")
+            raise jit.Unsupported(f"arguments of {function.__name__}")
         # Depth of branches and loops; above 0 a name keeps its type.
         self._depth = 0
         # Names with a value here on every path.
@@ -234,14 +234,14 @@ class Body(Expressions):
             emit = getattr(self, f"_{type(statement).__name__}", None)
             try:
                 if emit is None:
-                    raise source.Unsupported(ast.dump(statement))
+                    raise jit.Unsupported(ast.dump(statement))
                 emit(statement)
-            except source.Unsupported as error:
+            except jit.Unsupported as error:
                 raise error.at(self._function.__code__.co_filename, statement.lineno) from None
 
     def load(self, name: str) -> Any:
         if name not in self._known:
-            raise source.Unsupported(f"{name!r} may have no value here")
+            raise jit.Unsupported(f"{name!r} may have no value here")
         return self._kept(self.names[name])
 
     def _kept(self, slot: Slot) -> Any:
@@ -265,7 +265,7 @@ class Body(Expressions):
                 self._keep(slot, converted(self.builder, operand, slot.operand.dtype))
                 return
             if self._depth:
-                raise source.Unsupported(f"another type of {name}")
+                raise jit.Unsupported(f"another type of {name}")
             slot = None
         if slot is None:
             self.names[name] = slot = self._slot(operand)
@@ -276,19 +276,19 @@ class Body(Expressions):
             self.bind(target.id, operand)
         elif isinstance(target, ast.Tuple):
             if not is_tuple(operand):
-                raise source.Unsupported(ast.dump(target))
+                raise jit.Unsupported(ast.dump(target))
             for target_item, part in zip(target.elts, operand, strict=True):
                 self.assign(target_item, part)
         elif isinstance(target, ast.Attribute):
             record = self.value(target.value)
             if not isinstance(record, RecordOperand):
-                raise source.Unsupported(ast.dump(target))
+                raise jit.Unsupported(ast.dump(target))
             dtype = record.dtype.fields[target.attr][0]  # type: ignore[index]
             self.builder.store(self._stored(operand, dtype), self.field(record, target.attr))
         elif isinstance(target, ast.Subscript):
             self._assign_elements(target, operand)
         else:
-            raise source.Unsupported(ast.dump(target))
+            raise jit.Unsupported(ast.dump(target))
 
     def _stored(self, operand: Any, dtype: Any) -> Any:
         return converted(self.builder, movable(operand), dtype).value
@@ -300,19 +300,19 @@ class Body(Expressions):
             self.builder.store(self._stored(operand, view.dtype), place)
             return
         if not isinstance(view, View) or view.dtype.fields:
-            raise source.Unsupported(ast.dump(target))
+            raise jit.Unsupported(ast.dump(target))
         value = self._stored(operand, view.dtype)
         if not isinstance(target.slice, ast.Slice):
             self.builder.store(value, self.element(view, self.value(target.slice)))
             return
         if any((target.slice.lower, target.slice.upper, target.slice.step)):
-            raise source.Unsupported(ast.dump(target))
+            raise jit.Unsupported(ast.dump(target))
         with self._counted(0, Number(view.n, INT64), 1) as i:
             self.builder.store(value, self.element(view, i))
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
         arguments = movable(arguments)
-        returns = (n for n in ast.walk(source.definition_of(function)) if isinstance(n, ast.Return))
+        returns = (n for n in ast.walk(jit.definition_of(function)) if isinstance(n, ast.Return))
         if any(node.value is not None for node in returns):
             return Body(self._unit, self.builder, function, arguments).run()
         self.builder.call(self._unit.define(function, arguments), registers_of(arguments))
@@ -340,7 +340,7 @@ class Body(Expressions):
             if self._result is None:
                 self._result = self._slot(operand)
             if kind_of(operand) != kind_of(self._result.operand):
-                raise source.Unsupported("results of several kinds")
+                raise jit.Unsupported("results of several kinds")
             self._keep(self._result, operand)
         self.builder.branch(self._exit)
 
@@ -390,7 +390,7 @@ class Body(Expressions):
 
     def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
         if node.orelse:
-            raise source.Unsupported("a loop with an else")
+            raise jit.Unsupported("a loop with an else")
         # The body may never run, or stop at a `break`: names that it assigns may have no value
         # after.
         before = set(self._known)
@@ -408,17 +408,17 @@ class Body(Expressions):
     def _For(self, node: ast.For) -> None:
         call = node.iter
         if not isinstance(call, ast.Call):
-            raise source.Unsupported(ast.dump(call))
+            raise jit.Unsupported(ast.dump(call))
         iterates = self.value(call.func)
         if iterates is prange:
             self._share(node, call)
             return
         if iterates is not range:
-            raise source.Unsupported(ast.dump(call))
+            raise jit.Unsupported(ast.dump(call))
         limits = self.all_of(call.args)
         first, last, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
         if not (isinstance(step, int) and step):
-            raise source.Unsupported("a step that is not known")
+            raise jit.Unsupported("a step that is not known")
         self._count(node, first, last, step)
 
     def _count(self, node: ast.For, first: Any, last: Any, step: int) -> None:
@@ -432,8 +432,8 @@ class Body(Expressions):
         """Share a `prange` loop among the team at the address `team`."""
         arguments = call.args
         if len(arguments) != 1 or "team" not in self._known:
-            raise source.Unsupported("prange takes one number, in a kernel with an argument `team`")
-        source.check_shared(node, self._known)
+            raise jit.Unsupported("prange takes one number, in a kernel with an argument `team`")
+        jit.check_shared(node, self._known)
         read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         captured = {name: self.load(name) for name in sorted(self._known & read)}
         operands, team, zero = tuple(captured.values()), self.load("team"), ir.Constant(WORD, 0)

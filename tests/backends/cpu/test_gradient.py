@@ -27,8 +27,8 @@ from pairwise import all_pairs
 from fastmlp import EMA, MLP
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.second_order import GaussNewton
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import COMPILER
@@ -352,7 +352,7 @@ import numpy as np
 from nets import Net
 from numba.core.runtime import rtsys
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.rules.optimizers import (OPTIMIZERS)
 
 numba.njit(lambda: np.empty(3))()  # shows that allocations are counted

@@ -24,7 +24,7 @@ from pairwise import crossed
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.kernels.first_layer import SparseRows
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED

@@ -32,10 +32,10 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.step import forward_backward_by_panels
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Watch
 from fastmlp.backends.cpu.plan.records import Net as NetRecord
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import TRAININGS, Trainer
 from fastmlp.backends.cpu.tuning import LEAST_PACKED, STRIP_ROWS
 from fastmlp.backends.protocol import Data

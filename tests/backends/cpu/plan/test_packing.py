@@ -12,7 +12,6 @@ from pairwise import all_pairs
 from panelled import INTERPRETED, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import (
     CLOSE,
     Packed,
@@ -25,6 +24,7 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
 )
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.network.spec import Layout, bias_views, make_layout, weight_views
 from fastmlp.rules.activations import RULES as ACTIVATIONS

@@ -16,11 +16,10 @@ from panelled import INTERPRETED
 
 from fastmlp import MLP, SGD, Adam, AdamW
 from fastmlp.backends.cpu import dispatch, trainer, tuning
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import chunk_rows
 from fastmlp.backends.cpu.plan.plan import Workspace, aligned, make_workspace
-from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.spec import Layout, make_layout
 
