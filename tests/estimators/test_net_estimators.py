@@ -14,7 +14,7 @@ import pytest
 from fitting import needs_compiler, unconverged
 from pairs import REAL, WEIGHTS, X
 from sklearn.base import clone, is_classifier, is_regressor
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -230,47 +230,6 @@ def test_early_stopping_metrics_and_callbacks_are_those_of_the_fit() -> None:
     history = model.history_
     assert history.status.name == "STOPPED_EARLY"
     assert len(history.metrics["mae"]) == len(epochs) < 200
-
-
-def test_what_cannot_be_is_told_before_a_fit() -> None:
-    net = MLP((6, 5, 1))
-    message = r"^MLP.as_estimator: got an unexpected keyword argument '"
-    with pytest.raises(
-        TypeError, match=message + r"lr': .*optimizer=Adam\(.* known: layer_sizes, "
-    ):
-        net.as_estimator(lr=0.1)
-    with pytest.raises(TypeError, match=message + "seed', did you mean 'random_state'"):
-        net.as_estimator(seed=1)
-    with pytest.raises(TypeError, match=message + "max_iter', did you mean 'epochs'"):
-        net.as_estimator(max_iter=1)
-    with pytest.raises(ValueError, match="kind must be 'classifier', 'regressor' or None, got 'c"):
-        net.as_estimator("clusterer")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Invalid parameter 'lr' for estimator NetRegressor"):
-        net.as_estimator().set_params(lr=0.1)
-    net.trainable = [False, True]
-    with pytest.raises(ValueError, match="each fit draws new weights, also for frozen layers"):
-        net.as_estimator()
-    with pytest.raises(NotFittedError):
-        MLP((6, 1)).as_estimator().predict(X)
-
-
-@needs_compiler
-def test_what_does_not_fit_the_data_is_told() -> None:
-    model = MLP((6, 4, 4), loss="cross_entropy").as_estimator(epochs=1)
-    message = r"y has 3 classes, but layer_sizes=\(6, 4, 4\) is for 4: layer_sizes=\(6, 4, 3\)$"
-    with pytest.raises(ValueError, match=message):
-        model.fit(X, LABELS)
-    message = r"y has 3 classes, but layer_sizes=\(6, 1\) is for 2: layer_sizes=\(6, 3\)$"
-    with pytest.raises(ValueError, match=message):
-        MLP((6, 1), loss="binary_cross_entropy").as_estimator().fit(X, LABELS)
-    message = "loss='binary_cross_entropy' is for two classes or several .* y has 3 classes: loss="
-    with pytest.raises(ValueError, match=message):
-        MLP((6, 3), loss="binary_cross_entropy").as_estimator().fit(X, LABELS)
-    with pytest.raises(ValueError, match="X has 6 features, but the net has 5 inputs"):
-        MLP((5, 1)).as_estimator(epochs=1).fit(X, REAL)
-    fitted = MLP((6, 1)).as_estimator(epochs=1).fit(X, REAL)
-    with pytest.raises(ValueError, match="X has 3 features, but NetRegressor is expecting 6"):
-        fitted.predict(X[:, :3])
 
 
 @needs_compiler

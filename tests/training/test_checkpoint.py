@@ -153,29 +153,21 @@ def test_neither_how_often_nor_the_pace_changes_a_bit(
     assert_same(history, resumed, fit(whole, **options), whole)
 
 
-def test_checkpoints_come_after_so_many_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"checkpoint_every": 5}, [0, 5, 10, 12]),
+        ({}, [0, EPOCHS]),
+        ({"checkpoint_every": timedelta(0)}, [*range(EPOCHS + 1)]),
+    ],
+)
+def test_checkpoints_come_after_so_many_epochs_or_so_long(
+    options: Any, expected: list[int], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[int] = []
-    write = files.write
-
-    def note(where: Any, content: Any) -> None:
-        written.append(len(content.arrays["loss"]))
-        write(where, content)
-
-    monkeypatch.setattr(files, "write", note)
-    fit(make(), checkpoint=path, checkpoint_every=5)
-    assert written == [0, 5, 10, 12]
-
-
-def test_the_time_between_checkpoints_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-    monkeypatch.setattr(
-        files, "write", lambda _, content: written.append(content.arrays["loss"].size)
-    )
-    fit(make(), checkpoint=path, callbacks=lambda report: None)
-    assert written == [0, EPOCHS]
-    written.clear()
-    fit(make(), checkpoint=path, checkpoint_every=timedelta(0), callbacks=lambda report: None)
-    assert written == list(range(EPOCHS + 1))
+    monkeypatch.setattr(files, "write", lambda _, it: written.append(it.arrays["loss"].size))
+    fit(make(), checkpoint=path, callbacks=lambda report: None, **options)
+    assert written == expected
 
 
 @pytest.mark.parametrize("options", [{}, MONITORED], ids=["plain", "monitored"])
@@ -187,6 +179,21 @@ def test_a_chain_of_ends_is_no_more_than_one(options: dict[str, Any], path: Path
             fit(make(), **kept, **with_callbacks(options, raise_at(epoch, LookupError())))
     net = make()
     assert_same(fit(net, **kept, **options), net, expected, whole)
+
+
+def test_a_fit_that_stops_early_goes_on_from_its_last_epoch(path: Path) -> None:
+    options = {**MONITORED, "epochs": 200}
+    whole, broken, net = (make(optimizer=Adam(0.004)) for _ in range(3))
+    expected = fit(whole, **options)
+    assert expected.status is Status.STOPPED_EARLY
+    assert 20 < len(expected.loss) < 200
+    cut = raise_at(len(expected.loss) - 2, KeyboardInterrupt())
+    with pytest.warns(UserWarning, match="fit interrupted .* the best"):
+        history = fit(broken, checkpoint=path, **with_callbacks(options, cut))
+    assert history.best_epoch == expected.best_epoch
+    assert broken.parameters.tobytes() == whole.parameters.tobytes()
+    assert MLP.load(path).parameters.tobytes() != whole.parameters.tobytes()
+    assert_same(fit(net, checkpoint=path, resume=True, **options), net, expected, whole)
 
 
 def test_a_net_that_was_trained_before_is_resumed_with_its_schedule(path: Path) -> None:
@@ -209,12 +216,6 @@ def test_without_a_seed_the_resumed_fit_is_that_of_the_file(path: Path) -> None:
     start = MLP.load(path)
     history = fit(resumed, checkpoint=path, resume=True)
     assert history.loss == fit(start).loss
-
-
-def test_without_a_file_resuming_is_starting(path: Path) -> None:
-    nets = [make() for _ in range(2)]
-    history = fit(nets[0], checkpoint=path, resume=True)
-    assert_same(history, nets[0], fit(nets[1]), nets[1])
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.STOPPED, Status.STOPPED_EARLY])
@@ -322,15 +323,6 @@ def test_a_model_file_is_no_checkpoint(path: Path) -> None:
     path.write_bytes(b"junk")
     with pytest.raises(FileError):
         fit(make(), checkpoint=path, resume=True)
-
-
-def test_where_nothing_can_be_written_the_fit_does_not_begin(path: Path) -> None:
-    net = make()
-    before = net.parameters.copy()
-    with pytest.raises(FileNotFoundError):
-        fit(net, checkpoint=path / "no" / "folder")
-    assert net.parameters.tobytes() == before.tobytes()
-    assert fit(net).status is Status.COMPLETED
 
 
 def test_a_disk_that_fills_up_is_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

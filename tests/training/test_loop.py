@@ -39,7 +39,7 @@ from fastmlp.model import core_of
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
 
-X = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+X = np.random.default_rng(0).uniform(-1, 1, (51, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
 
 
@@ -47,8 +47,12 @@ def make_net(**settings: Any) -> MLP:
     return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": Adam(0.01), **settings})
 
 
-def test_neither_windows_nor_the_pace_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    nets, seen = [make_net(optimizer="nadam") for _ in range(3)], list[float]()
+@pytest.mark.parametrize("dropout", [0.0, Cosine(0.5)])
+def test_neither_windows_nor_the_pace_change_a_bit(
+    dropout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"dropout": dropout, "input_noise": 0.1} if dropout else {}
+    nets, seen = [make_net(optimizer="nadam", **settings) for _ in range(3)], list[float]()
     options: dict[str, Any] = {"epochs": 12, "batch_size": 7}
     whole = nets[0].fit(X, Y, **options)
     single = nets[1].fit(X, Y, callbacks=lambda r: seen.append(r.loss), **options)
@@ -82,17 +86,6 @@ def test_rows_are_shuffled_if_they_are_more_than_a_batch(n_rows: int) -> None:
         net.fit(X[:n_rows], Y[:n_rows], epochs=5, batch_size=4, shuffle=shuffle)
     same = nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     assert same == (n_rows == 4)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_taken_apart_is_a_step_of_fit(optimizer: str) -> None:
-    nets = [make_net(optimizer=optimizer, l2=0.1, l1=0.01) for _ in range(2)]
-    nets[0].fit(X, Y, epochs=3, batch_size=50, shuffle=False)
-    for _ in range(3):
-        _, gradient = nets[1].loss_and_gradient(X, Y)
-        nets[1].apply_gradient(gradient)
-    assert nets[1].n_steps == 3
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
 def test_a_callback_is_told_everything_and_may_stop() -> None:
@@ -137,7 +130,7 @@ def test_callbacks_count_and_schedules_reach_histories() -> None:
         net.fit(X, Y, epochs=3, callbacks=callback)
     assert (net.parameters == 0.5).all()
     schedule = Warmup(Cosine(0.1), n_steps=4)
-    history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=25)
+    history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=26)
     # Two steps an epoch, ten in all; the rate of each epoch's last step.
     expected = schedule(np.array([1, 3, 5, 7, 9]), 10)
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
@@ -157,7 +150,7 @@ def test_a_copy_made_by_a_callback_goes_on_as_the_net_does(optimizer: str, make_
     net.fit(X, Y, epochs=5, batch_size=10, callbacks=callback)
     (other,) = copies
     other.fit(X, Y, epochs=2, batch_size=10)
-    assert steps == [5, 10, 15, 20, 25]
+    assert steps == [6, 12, 18, 24, 30]
     assert other.parameters.tobytes() == net.parameters.tobytes()
 
 
@@ -175,11 +168,11 @@ def test_another_optimizer_starts_with_a_state_of_its_own(after: Any) -> None:
 
 
 def test_an_optimizer_may_be_set_between_fits() -> None:
-    nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 15))]
+    nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 18))]
     nets[1].fit(X, Y, epochs=6, batch_size=10)
     nets[0].fit(X, Y, epochs=3, batch_size=10)
     nets[0].optimizer = Adam(0.005)
-    assert nets[0].n_steps == 15
+    assert nets[0].n_steps == 18
     nets[0].fit(X, Y, epochs=3, batch_size=10)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
@@ -196,7 +189,7 @@ def test_validation_losses_are_weighted_and_without_penalties() -> None:
     expected = np.mean((net.predict(X[:20])[:, 0] - Y[:20]) ** 2)
     assert history.validation_loss[-1] == pytest.approx(expected, rel=1e-12)
     net = make_net(dtype="float64")
-    weight = np.zeros(50)
+    weight = np.zeros(51)
     weight[7] = 3
     history = net.fit(X, Y, epochs=1, validation_data=(X, Y, weight))
     expected = (net.predict(X[7:8])[0, 0] - Y[7]) ** 2
@@ -214,32 +207,6 @@ def test_a_diverging_fit_warns_and_keeps_the_last_good_parameters() -> None:
     assert history.loss == []
     assert net.parameters.tobytes() == before.tobytes()
     assert net.n_steps == 0
-
-
-def test_a_late_divergence_keeps_the_epochs_before_it() -> None:
-    def blow_up(report: Report) -> None:
-        if report.epoch == 3:
-            report.net.weights[1][:] = 1e30
-
-    net = make_net(optimizer=SGD(1e-3))
-    with pytest.warns(RuntimeWarning, match="epoch 4"):
-        history = net.fit(X, Y, epochs=9, callbacks=blow_up)
-    assert len(history.loss) == 4
-    assert np.isfinite(net.parameters).all()
-
-
-def interrupt_soon(report: Report) -> None:
-    if report.epoch == 1:
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_ctrl_c_warns_and_leaves_a_usable_net() -> None:
-    net = make_net()
-    with pytest.warns(UserWarning, match="fit interrupted in epoch 2"):
-        history = net.fit(X, Y, epochs=1000, callbacks=interrupt_soon)
-    assert history.status is Status.INTERRUPTED
-    assert len(history.loss) == 2
-    assert net.fit(X, Y, epochs=1).status is Status.COMPLETED
 
 
 def test_ctrl_c_is_heard_after_the_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,8 +348,6 @@ def test_between_fit_and_the_trainer_are_few_frames(monkeypatch: pytest.MonkeyPa
     assert len(stack) - stack.index("test_between_fit_and_the_trainer_are_few_frames") - 2 <= 3
 
 
-X_WIDE = np.random.default_rng(0).uniform(-1, 1, (51, 3))
-Y_WIDE = np.sin(3 * X_WIDE[:, 0]) + X_WIDE[:, 1]
 # Their fits may be cut anywhere; those of SWA depend on the fit's length.
 ENDLESS: list[Any] = [
     Adam(0.01, average=EMA(0.9)),
@@ -390,7 +355,6 @@ ENDLESS: list[Any] = [
     ScheduleFreeAdamW(0.01, warmup_steps=7, weight_decay=0.1),
 ]
 KINDS = [*ENDLESS, SGD(0.05, average=SWA(0.5))]
-each_endless = pytest.mark.parametrize("optimizer", ENDLESS, ids=repr)
 each_kind = pytest.mark.parametrize("optimizer", KINDS, ids=repr)
 
 
@@ -399,14 +363,14 @@ def make(optimizer: Any, **settings: Any) -> MLP:
 
 
 def fit(net: MLP, epochs: int = 6, **options: Any) -> Any:
-    return net.fit(X_WIDE, Y_WIDE, epochs=epochs, batch_size=10, **options)
+    return net.fit(X, Y, epochs=epochs, batch_size=10, **options)
 
 
 def bits(net: MLP) -> bytes:
     state = core_of(net).state
     slots = state.slots()
-    assert slots is not None
-    return net.parameters.tobytes() + slots.tobytes() + bytes([net.n_steps, state.averaged_from])
+    kept = b"" if slots is None else slots.tobytes()
+    return net.parameters.tobytes() + kept + bytes([net.n_steps, state.averaged_from])
 
 
 @each_kind
@@ -417,8 +381,8 @@ def test_a_fit_ends_in_the_average_of_its_steps(optimizer: Any, l2: float) -> No
     history = fit(net, shuffle=False)
     losses, *after = naive.train(
         *before,
-        X_WIDE,
-        Y_WIDE[:, None],
+        X,
+        Y[:, None],
         [np.split(np.arange(51), range(10, 51, 10))] * 6,
         optimizer=optimizer.rule.__name__.replace("sgd_", ""),
         settings=asdict(optimizer),
@@ -456,11 +420,11 @@ def test_whatever_looks_sees_the_average(optimizer: Any) -> None:
 
     def look(report: Any) -> None:
         seen.append(report.net.parameters.tobytes())
-        predicted = report.net.predict(X_WIDE)
-        assert report.validation_loss == pytest.approx(np.mean((predicted[:, 0] - Y_WIDE) ** 2))
+        predicted = report.net.predict(X)
+        assert report.validation_loss == pytest.approx(np.mean((predicted[:, 0] - Y) ** 2))
 
     net = make(optimizer)
-    fit(net, callbacks=look, validation_data=(X_WIDE, Y_WIDE))
+    fit(net, callbacks=look, validation_data=(X, Y))
     if not isinstance(optimizer.average, SWA):
         for epochs in (1, 4):
             short = make(optimizer)
@@ -472,19 +436,20 @@ def test_whatever_looks_sees_the_average(optimizer: Any) -> None:
 PLAIN = [SGD(0.1, momentum=0.9), AdamW(decay_biases=False)]
 
 
-@pytest.mark.parametrize("optimizer", [*ENDLESS, *PLAIN], ids=repr)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *ENDLESS, *PLAIN], ids=repr)
 def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(optimizer: Any) -> None:
     def rated() -> MLP:
-        net = make(optimizer, layer_rates=[0.5, {"weights": 1.0, "biases": 2.0}], l2=0.1)
-        net.fit(X_WIDE, Y_WIDE, epochs=1, batch_size=51)
+        rates = [0.5, {"weights": 1.0, "biases": 2.0}]
+        net = make(optimizer, layer_rates=rates, l2=0.1, l1=0.01)
+        net.fit(X, Y, epochs=1, batch_size=51)
         net.trainable = [False, True]
         return net
 
     whole, apart = rated(), rated()
     frozen, before = whole.weights[0].tobytes(), whole.weights[1].tobytes()
-    whole.fit(X_WIDE, Y_WIDE, epochs=3, batch_size=51)
+    whole.fit(X, Y, epochs=3, batch_size=51)
     for _ in range(3):
-        apart.apply_gradient(apart.loss_and_gradient(X_WIDE, Y_WIDE)[1])
+        apart.apply_gradient(apart.loss_and_gradient(X, Y)[1])
     assert bits(apart) == bits(whole)
     assert whole.weights[0].tobytes() == frozen
     assert whole.weights[1].tobytes() != before
@@ -505,7 +470,7 @@ def test_parameters_written_by_hand_are_trained_and_averaged_anew(optimizer: Any
 
 def test_a_later_fit_goes_on_from_a_best_epoch_that_was_restored() -> None:
     net, best = make(SGD(0.05, average=EMA(0.9))), list[Any]()
-    against = {"validation_data": (X_WIDE, -Y_WIDE), "keep_best": True}
+    against = {"validation_data": (X, -Y), "keep_best": True}
     history = fit(net, 4, callbacks=lambda r: best.append(r.net.parameters.copy()), **against)
     assert history.best_epoch == 0
     assert net.parameters.tobytes() == best[0].tobytes()
@@ -562,14 +527,12 @@ def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="plain Python predicts while parameters are written")
 def test_predictions_beside_a_fit_are_of_averages() -> None:
-    x, known, seen = X_WIDE[:2], set[bytes](), set[bytes]()
+    x, known, seen = X[:2], set[bytes](), set[bytes]()
     optimizer, twin = Adam(0.01, average=EMA(0.95)), make(Adam(0.01, average=EMA(0.95)))
     known.add(twin.predict(x).tobytes())
     fit(twin, 200, callbacks=lambda r: known.add(r.net.predict(x).tobytes()))
     net = make(optimizer)
-    thread = threading.Thread(
-        target=fit, args=(net, 200), kwargs={"validation_data": (X_WIDE, Y_WIDE)}
-    )
+    thread = threading.Thread(target=fit, args=(net, 200), kwargs={"validation_data": (X, Y)})
     thread.start()
     while thread.is_alive():
         seen.add(net.predict(x).tobytes())
@@ -607,40 +570,26 @@ def make_dropped(seed: Any = 0, **settings: Any) -> MLP:
 
 
 @needs_compiler
-def test_neither_calls_nor_windows_change_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = make_dropped()
-    expected = fit(net).loss
-    monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
-    other = make_dropped()
-    assert fit(other, callbacks=lambda report: None).loss == expected
-    assert other.parameters.tobytes() == net.parameters.tobytes()
-
-
-@needs_compiler
 def test_nets_of_a_pack_have_their_own_masks_and_bits() -> None:
     """Two nets with the same weights, but seeds of their own, and no shuffling."""
     nets = [make_dropped(seed, initializer="glorot_uniform") for seed in (1, 2, 1)]
     nets[1].parameters[:] = nets[0].parameters
     alone = make_dropped(1, initializer="glorot_uniform")
     options: dict[str, Any] = {"epochs": 3, "batch_size": 10, "shuffle": False}
-    histories = fit_many(nets, X_WIDE, Y_WIDE, n_threads=2, **options)
-    assert histories[0].loss == histories[2].loss == alone.fit(X_WIDE, Y_WIDE, **options).loss
+    histories = fit_many(nets, X, Y, n_threads=2, **options)
+    assert histories[0].loss == histories[2].loss == alone.fit(X, Y, **options).loss
     assert histories[0].loss != histories[1].loss
     assert alone.parameters.tobytes() == nets[0].parameters.tobytes()
 
 
 @needs_compiler
-def test_keys_and_losses_of_dropout_are_kept(tmp_path: Path) -> None:
+def test_a_net_of_a_file_draws_a_key_that_copies_keep(tmp_path: Path) -> None:
     make_dropped().save(tmp_path / "net")
     net = MLP.load(tmp_path / "net")
     fit(net)
     other = copy.deepcopy(net)
     assert net._state.key is not None
     assert fit(net).loss == fit(other).loss
-    net = make_dropped(dropout=0.5, optimizer="sgd")
-    before = net.loss_and_gradient(X_WIDE, Y_WIDE)[0]
-    dropped = net.fit(X_WIDE, Y_WIDE, epochs=1, batch_size=51).loss[0]
-    assert dropped != pytest.approx(before, rel=1e-3)
 
 
 @needs_compiler

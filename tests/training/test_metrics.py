@@ -107,17 +107,6 @@ def test_weights_reach_functions_that_take_them() -> None:
     assert seen == [((20,), (20,), False)]
 
 
-def test_two_classes() -> None:
-    net = binary()
-    metrics = {"auc": auc, "accuracy": "accuracy", "roc": "roc_auc", "log": "neg_log_loss"}
-    history = net.fit(X[:40], IS_POSITIVE[:40], epochs=3, metrics=metrics, **TWO_CLASSES)
-    p = net.predict(X[40:])[:, 0]
-    last = {name: values[-1] for name, values in history.metrics.items()}
-    assert last["auc"] == last["roc"] == auc(IS_POSITIVE[40:], p)
-    assert last["accuracy"] == accuracy_score(IS_POSITIVE[40:], p > 0.5)
-    assert last["log"] == pytest.approx(-history.validation_loss[-1], rel=1e-12)
-
-
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_three_classes(one_hot: bool) -> None:
     net = classifier()
@@ -215,6 +204,10 @@ SCORES: dict[str, tuple[Any, Any]] = {
     "accuracy": (accuracy_score, ("two classes", "classes", "labels")),
     "f1_macro": (partial(f1_score, average="macro"), ("two classes", "classes", "labels")),
     "roc_auc": (auc, ("two classes", "labels")),
+    "neg_log_loss": (
+        lambda y, p, **of_rows: -log_loss(y, p, **of_rows),
+        ("two classes", "classes"),
+    ),
     "r2": (r2_score, KINDS),
     "neg_max_error": (None, ()),
 }
@@ -237,7 +230,7 @@ def test_a_scorer_suits_the_targets_or_is_refused_before_training(name: str, kin
     if kind in suiting:
         scores = doors.pop("MLP")().metrics[name]
         p = net.predict(X[40:])
-        seen = np.squeeze(p) if name == "roc_auc" else compared(p)
+        seen = np.squeeze(p) if name in ("roc_auc", "neg_log_loss") else compared(p)
         assert scores[-1] == pytest.approx(function(y[40:], seen, sample_weight=WEIGHTS[40:]))
         assert len(doors.popitem()[1]().history_.metrics[name]) == 2
     for who, fit in doors.items():

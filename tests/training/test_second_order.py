@@ -12,14 +12,12 @@ from fitting import Cut, cut_after
 from loss_cases import CASES, draw_targets
 
 from fastmlp import (
-    EMA,
     LBFGS,
     MLP,
     SGD,
     Blocks,
     LevenbergMarquardt,
     Loss,
-    ReduceLROnPlateau,
     fit_many,
     load,
 )
@@ -226,7 +224,7 @@ def test_what_callbacks_write_is_trained() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_resumed_copied_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) -> None:
+def test_resumed_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) -> None:
     whole, file = net_of(dtype=dtype), tmp_path / "fit.safetensors"
     history = whole.fit(X, Y, epochs=8)
     cut = net_of(dtype=dtype)
@@ -234,16 +232,11 @@ def test_resumed_copied_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype
         cut.fit(X, Y, epochs=8, checkpoint=file, checkpoint_every=1, callbacks=cut_after(4))
     resumed = net_of(dtype=dtype)
     assert resumed.fit(X, Y, epochs=8, checkpoint=file, resume=True).loss == history.loss
-    parts = [net_of(dtype=dtype)]
-    parts[0].fit(X, Y, epochs=4)
-    parts[0].save(tmp_path / "net.safetensors", include_training_state=True)
-    parts += [deepcopy(parts[0]), pickle.loads(pickle.dumps(parts[0]))]
-    parts.append(load(tmp_path / "net.safetensors"))
-    for net in parts:
-        net.fit(X, Y, epochs=4)
-    for net in [resumed, *parts]:
+    parts = net_of(dtype=dtype)
+    parts.fit(X, Y, epochs=4)
+    parts.fit(X, Y, epochs=4)
+    for net in (resumed, parts):
         assert net.parameters.tobytes() == whole.parameters.tobytes()
-        assert net.optimizer == LevenbergMarquardt()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -305,36 +298,6 @@ def test_a_step_of_lbfgs_is_scipys() -> None:
     assert (net.parameters == found.x).all()
 
 
-NO_FUNCTION: Any = 2
-SETTINGS: dict[str, dict[str, Any]] = {
-    "dropout": {"dropout": 0.1},
-    "input_noise": {"input_noise": 0.1},
-    "layer_rates": {"layer_rates": [0.5, 1.0]},
-    "compute_dtype": {"dtype": "float32", "compute_dtype": ["float32", "float32"]},
-    "l1": {"l1": 0.1},
-    "monotonic_cst": {"monotonic_cst": [1, 0]},
-    "curvature": {"loss": "mae"},
-}
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "batch_size": {"batch_size": 16},
-    "ReduceLROnPlateau": {"callbacks": ReduceLROnPlateau(monitor="loss")},
-}
-
-
-@pytest.mark.parametrize("words", [*SETTINGS, *ARGUMENTS])
-def test_what_does_not_go_with_it_is_refused(words: str) -> None:
-    if words == "compute_dtype":
-        net = MLP((2, 40, 40, 1), optimizer=LevenbergMarquardt(), compute_dtype="bfloat16")
-    else:
-        net = net_of(**SETTINGS.get(words, {}))
-    before = net.parameters.copy()
-    with pytest.raises(ValueError, match=words):
-        net.fit(X, Y, **ARGUMENTS.get(words, {}))
-    with pytest.raises(ValueError, match=words):
-        fit_many([net], X, Y, **ARGUMENTS.get(words, {}))
-    assert (net.parameters == before).all()
-
-
 @pytest.mark.slow
 def test_a_loss_of_ones_own_has_a_curvature_of_its_own() -> None:
     def square(p: Any, y: Any) -> Any:
@@ -348,30 +311,11 @@ def test_a_loss_of_ones_own_has_a_curvature_of_its_own() -> None:
     for net in nets:
         net.fit(X, Y, epochs=5)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-    with pytest.raises(TypeError, match="MLP: curvature must be a"):
-        net_of(loss=Loss(square, curvature=NO_FUNCTION))
 
 
-def test_other_doors_are_refused(tmp_path: Path) -> None:
-    net = net_of()
-    for step in (
-        lambda: net.train_on_batch(X, Y),
-        lambda: net.train_on_gradient(X, Y),
-        lambda: net.apply_gradient(net.parameters),
-    ):
-        with pytest.raises(ValueError, match=r"use MLP\.fit"):
-            step()
-    with pytest.raises(ValueError, match="checkpoint"):
-        net_of(LBFGS()).fit(X, Y, checkpoint=tmp_path / "fit")
+def test_a_source_is_read_whole() -> None:
     source = Blocks.from_arrays(np.tile(X, (20, 1)), np.tile(Y, (20, 1)), rows=100)
-    assert len(net.fit(source, epochs=2).loss) == 2
-    with pytest.raises(ValueError, match=r"^MLP\.fit: LevenbergMarquardt .* buffer_rows"):
-        net.fit(source, buffer_rows=600)
-    with pytest.raises(TypeError):
-        LevenbergMarquardt(average=EMA(0.9))  # type: ignore[call-arg]
-    for wrong in ({"damping": 0.0}, {"damping": 1.0, "max_damping": 0.5}):
-        with pytest.raises(ValueError, match="LevenbergMarquardt"):
-            LevenbergMarquardt(**wrong)
+    assert len(net_of().fit(source, epochs=2).loss) == 2
 
 
 def test_a_matrix_above_a_quarter_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,13 @@ class KerasCallback:
     def on_train_begin(self, logs: Any = None) -> None: ...
 
 
+class OwnOptimizer:
+    learning_rate, rule = 0.1, staticmethod(updates.sgd)
+
+    def coefficients(self, first_step: int, rates: Any) -> Any:
+        return rates[:, None]
+
+
 NAMES = {
     **{name: getattr(fastmlp, name) for name in dir(fastmlp)},
     **{"X": X, "Y": Y, "VALUES": VALUES, "LABELS": LABELS, "TABLE": TABLE, "FRAME": FRAME},
@@ -100,7 +107,7 @@ NAMES = {
     **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
     **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
     **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
-    "jit": jit,
+    **{"jit": jit, "OwnOptimizer": OwnOptimizer},
 }
 
 

@@ -2,13 +2,11 @@
 
 import pickle
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from fitting import unconverged
-from scipy.sparse import csr_matrix
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import mean_pinball_loss, r2_score
 from sklearn.model_selection import cross_val_score
@@ -16,7 +14,6 @@ from sklearn.model_selection import cross_val_score
 from fastmlp import (
     LBFGS,
     MLP,
-    Focal,
     LevenbergMarquardt,
     MLPClassifier,
     MLPRegressor,
@@ -77,6 +74,7 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str)
         np.testing.assert_array_equal(model.predict(X), mean)
     else:
         np.testing.assert_array_equal(model.predict(X).reshape(expected.shape), expected)
+    np.testing.assert_array_equal(model.net_.predict(X), expected)
     np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
     assert model.n_outputs_ == n_outputs
     assert model.out_activation_ == (net._network.loss.link or "identity")
@@ -129,38 +127,6 @@ def test_smoothed_labels_are_those_of_a_net() -> None:
         before = net.loss_and_gradient(X, np.asarray(y, int))[0] * (2 if n == 2 else 1)
         further = model.set_params(learning_rate_init=1e-300).partial_fit(X, y)
         assert further.loss_ == pytest.approx(before, rel=0.05)
-
-
-WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: regressor(loss="gamma").fit(X, Y), ValueError, "y must be above 0 for loss='gamma'"),
-    (lambda: regressor(loss="tweedie").fit(X, Y), ValueError, "0 or more for loss='tweedie'"),
-    (
-        lambda: regressor(loss="gamma").fit(X, np.exp(Y), X_val=X, y_val=Y),
-        ValueError,
-        "y must be above 0",
-    ),
-    (lambda: regressor(loss="focal").fit(X, Y), ValueError, "'loss' parameter of MLPRegressor"),
-    (lambda: regressor(loss=Focal()).fit(X, Y), ValueError, "is of classes: take MLPClassifier"),
-    (lambda: regressor(quantile=0.9), TypeError, r"the loss has it: loss=Quantile\(0.9\)"),
-    (
-        lambda: regressor(loss=Quantile(LEVELS)).fit(X, X[:, :2]),
-        ValueError,
-        "take y of one column, got 2",
-    ),
-    (lambda: regressor(loss="pinball").fit(X, Y), ValueError, "Did you mean 'quantile'"),
-    (
-        lambda: regressor(max_iter=2, tol=1e9).fit(X, Y).predict(X, return_std=True),
-        ValueError,
-        "return_std=True needs loss='gaussian_nll', got loss='squared_error'",
-    ),
-    (lambda: MLPClassifier(label_smoothing=1.0).fit(X, Y > 0), ValueError, "'label_smoothing'"),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
-def test_what_is_wrong_is_told(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind, match=words):
-        call()
 
 
 def test_targets_beyond_the_dtype_of_x_are_named() -> None:
@@ -241,16 +207,8 @@ def test_callbacks_see_each_iteration() -> None:
 def test_what_it_does_not_take() -> None:
     assert not hasattr(model_of("one"), "partial_fit")
     assert not hasattr(model_of("classes", LevenbergMarquardt()), "partial_fit")
-    with pytest.raises(ValueError, match="dropout"):
-        model_of("one", dropout=0.1).fit(WAVE_X, WAVE)
-    with pytest.raises(ValueError, match="dense"):
-        model_of("one").fit(csr_matrix(WAVE_X), WAVE)
-    for solver in ("lm", "lbfgs"):
-        with pytest.raises(ValueError, match=f'X_val needs a solver that works .*; "{solver}" '):
-            model_of("one", solver).fit(WAVE_X, WAVE, X_val=WAVE_X, y_val=WAVE)
-    with pytest.raises(ValueError, match=r'"adam"; LBFGS uses all rows at once'):
-        model_of("one", LBFGS(), dropout=0.1).fit(WAVE_X, WAVE)
     with pytest.raises(ValueError, match="the loss is inf before the first step"):
         model_of("one", activation="identity").fit(1e200 * WAVE_X, WAVE)
-    with pytest.raises(ValueError, match="curvature of the loss"):
-        model_of("one", loss="quantile").fit(WAVE_X, WAVE)
+    model = regressor(max_iter=2, tol=1e9).fit(X, Y)
+    with pytest.raises(ValueError, match="return_std=True needs loss='gaussian_nll', got loss='sq"):
+        model.predict(X, return_std=True)

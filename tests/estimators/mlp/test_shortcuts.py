@@ -16,7 +16,6 @@ from fitting import needs_compiler, peak_of, unconverged
 from pairs import LABELS, REAL, TASKS, X, both
 from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import multiclass
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -31,8 +30,6 @@ from fastmlp import (
     Custom,
     MLPClassifier,
     MLPRegressor,
-    Quantile,
-    Tweedie,
 )
 from fastmlp._process.task_pool import OneThread, one_thread
 from fastmlp.compiler.jit import INTERPRETED
@@ -150,35 +147,6 @@ def test_plain_data_are_not_given_to_scikit_learn(monkeypatch: pytest.MonkeyPatc
     classifier = MLPClassifier().partial_fit(X, y, classes=[0, 1, 2])
     monkeypatch.setattr(multiclass, "unique_labels", None)
     classifier.partial_fit(X[:1], y[:1], classes=[0, 1, 2])
-
-
-@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 3], ["0", "1", "2"], [2, 1, 0], [], [[0], 1]])
-def test_classes_of_a_later_call(classes: Any) -> None:
-    X, y = np.eye(3), np.arange(3)
-    errors = []
-    for kind in (MLPClassifier, neural_network.MLPClassifier):
-        model = kind().partial_fit(X, y, classes=[0, 1, 2])
-        try:
-            errors.append(str(model.partial_fit(X, y, classes=classes) is model))
-        except (TypeError, ValueError) as error:
-            errors.append(f"{type(error)} {error}")
-    assert errors[0] == errors[1]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_scores_are_those_of_scikit_learn(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n, width = rng.integers(2, 20), int(rng.integers(1, 4))
-    outputs, truth = rng.uniform(size=(n, width)), rng.random((n, width)) < 0.5
-    weight = rng.uniform(0.1, 1, n) if seed % 2 else None
-    ours = base.accuracy(outputs, truth, weight, one_hot=False)
-    assert ours == pytest.approx(accuracy_score(truth, outputs > 0.5, sample_weight=weight))
-    ours = base.r2(outputs, truth * 1.0, weight)
-    assert ours == pytest.approx(r2_score(truth * 1.0, outputs, sample_weight=weight))
-    labels = rng.integers(width, size=n)
-    ours = base.accuracy(outputs, np.eye(width)[labels], weight, one_hot=True)
-    expected = accuracy_score(labels, outputs.argmax(axis=1), sample_weight=weight)
-    assert ours == pytest.approx(expected)
 
 
 def test_a_seed_draws_the_same_numbers_in_each_fit() -> None:
@@ -400,22 +368,6 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
         assert its_value == pytest.approx(share * value, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("settings", "shape"),
-    [
-        ({"loss": Quantile([0.1, 0.9])}, (53, 2)),
-        ({"loss": "gaussian_nll"}, (53, 2)),
-        ({"loss": "gamma"}, (53, 1)),
-        ({"loss": Tweedie(1.7)}, (53, 1)),
-    ],
-)
-def test_it_has_further_losses(settings: dict[str, Any], shape: tuple[int, int]) -> None:
-    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0, **settings)
-    net = model.fit(X, POSITIVE).net_
-    assert net.predict(X).shape == shape
-    assert np.array_equal(net.predict(X)[:, 0], model.predict(X).reshape(len(X), -1)[:, 0])
-
-
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs", SGD(0.1)])
 def test_what_is_written_to_one_is_in_the_other(solver: Any) -> None:
     model = fitted(solver=solver)
@@ -633,12 +585,7 @@ def test_a_scorer_may_copy_the_estimator(carry: Callable[[Any], Any], state: boo
         np.testing.assert_array_equal(other.predict(X), predictions)
 
 
-def test_copies_train_on_and_nets_have_the_estimators_settings() -> None:
-    model = MLPRegressor(**SMALL).fit(X, REAL)
-    other = copy.deepcopy(model)
-    losses = [[each.partial_fit(X, REAL).loss_ for _ in range(3)] for each in (other, model)]
-    assert losses[0] == losses[1]
-    assert not hasattr(pickle.loads(pickle.dumps(other)), "_optimizer")
+def test_nets_have_the_estimators_settings() -> None:
     classifier = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
     net = classifier.fit(X.astype(np.float32), LABELS).net_
     assert (net.dtype.name, net.n_threads) == ("float32", 1)

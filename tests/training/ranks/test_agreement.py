@@ -88,18 +88,18 @@ def test_a_bad_argument_of_one_rank_raises_on_all(of_rank: Any, message: str) ->
     assert isinstance(own[0], TypeError | ValueError)
 
 
-@pytest.mark.parametrize(
-    ("of_rank", "message"),
-    [
-        (lambda rank: {"epochs": 3 + rank // 3}, "same epochs, but rank 0 has 3 and rank 3 4"),
-        (lambda rank: {"shuffle": rank != 1}, "same shuffle, but rank 0 has True and rank 1 False"),
-        (lambda rank: {"average_every": 2 if rank else None}, "same average_every"),
-        (lambda rank: {"validation_data": (X, Y)} if rank else {}, "same validation"),
-        (lambda rank: {"class_weight": {0: rank}}, "same class_weight"),
-    ],
-)
-def test_other_settings_of_one_rank_raise_on_all(of_rank: Any, message: str) -> None:
-    for error in errors_of(work(of_rank=of_rank)):
+OTHER_SETTINGS: dict[str, Any] = {
+    "same epochs, but rank 0 has 3 and rank 3 4": lambda rank: {"epochs": 3 + rank // 3},
+    "same shuffle, but rank 0 has True and rank 1 False": lambda rank: {"shuffle": rank != 1},
+    "same average_every": lambda rank: {"average_every": 2 if rank else None},
+    "same validation": lambda rank: {"validation_data": (X, Y)} if rank else {},
+    "same class_weight": lambda rank: {"class_weight": {0: rank}},
+}
+
+
+@pytest.mark.parametrize("message", OTHER_SETTINGS)
+def test_other_settings_of_one_rank_raise_on_all(message: str) -> None:
+    for error in errors_of(work(of_rank=OTHER_SETTINGS[message])):
         assert isinstance(error, ValueError)
         assert message in str(error)
 
@@ -242,17 +242,9 @@ def test_divergence_is_that_of_all_ranks(every: int | None) -> None:
         if report.epoch == 1:
             report.net.weights[0][:] = 1e200
 
-    results = []
-
-    def fit(communicator: Any) -> Any:
-        net = made(optimizer=SGD(0.1))
-        rank = communicator.Get_rank()
-        rows = [parts_of(each, SHARES)[rank] for each in (X, Y)]
-        options: Any = {"epochs": 5, "batch_size": 16, "average_every": every, "callbacks": burst}
-        return net, net.fit(*rows, communicator=communicator, **options)
-
+    options: Any = {"epochs": 5, "average_every": every, "callbacks": burst}
     with pytest.warns(RuntimeWarning, match="fit diverged in epoch 2"):
-        results = on_ranks(4, fit)
+        results = on_ranks(4, work(lambda: made(optimizer=SGD(0.1)), **options))
     for net, history in results:
         assert history.status is Status.DIVERGED
         assert len(history.loss) == 2
@@ -421,23 +413,12 @@ def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
         assert result[0][1] == 2 * -(-1800 // 64)
 
 
-SHARES_OF_FEW = (60, 3, 0, 37)
-FEW_ROWS = rng.normal(size=(100, 5))
-FEW_TARGETS = np.sin(FEW_ROWS[:, :1]) * FEW_ROWS[:, 1:2]
-
-
-def fit_on(
-    communicator: Any, shares: Any = SHARES_OF_FEW, rows: Any = FEW_ROWS, **options: Any
-) -> Any:
+def fit_on(communicator: Any, shares: Any = SHARES, rows: Any = X, **options: Any) -> Any:
     rank = communicator.Get_rank()
     net = MLP((5, 16, 1), optimizer=Adam(0.01, average=EMA(0.9)), dropout=0.2, seed=1)
-    settings: dict[str, Any] = {
-        "epochs": 8,
-        "batch_size": 16,
-        "communicator": communicator,
-        **options,
-    }
-    history = net.fit(parts_of(rows, shares)[rank], parts_of(FEW_TARGETS, shares)[rank], **settings)
+    of_rank = [parts_of(each, shares)[rank] for each in (rows, Y)]
+    settings: dict[str, Any] = {"epochs": 8, "batch_size": 16, **options}
+    history = net.fit(*of_rank, communicator=communicator, **settings)
     return net.parameters.tobytes(), history, slots_of(net).tobytes()
 
 
@@ -475,11 +456,11 @@ def test_a_checkpoint_of_other_ranks_or_rows_is_refused(tmp_path: Path) -> None:
         settings: Any = {"checkpoint": tmp_path / "fit.safetensors", "epochs": 2, **arguments}
         return outcomes(len(shares), lambda comm: fit_on(comm, shares, **settings))
 
-    fit(SHARES_OF_FEW)
+    fit(SHARES)
     for shares, arguments, message in (
         ((60, 40), {}, "its data is"),
-        (SHARES_OF_FEW, {"average_every": 2}, "its average_every is None, here it is 2"),
-        (SHARES_OF_FEW, {"rows": FEW_ROWS + 1}, "its data is"),
+        (SHARES, {"average_every": 2}, "its average_every is None, here it is 2"),
+        (SHARES, {"rows": X + 1}, "its data is"),
         ((100,), {}, "its data is"),
     ):
         first, *others = fit(shares, resume=True, **arguments)
