@@ -143,18 +143,15 @@ class Predictor(Protocol):
         method for the number of rows, and warn if a prediction is not finite."""
         ...
 
-    def quick(self, x: object, out: object = None) -> Array | None:
-        """Predictions of a few rows in the buffers of an earlier call for a few rows; None
-        without such a call, or if x needs a check or a copy."""
+    def quick(self, x: object, *, alone: bool) -> Array | None:
+        """Predictions of plain rows; None if x needs a check or a copy.
+
+        `alone`: only on the caller's thread, in the buffers of an earlier call for a few rows.
+        """
         ...
 
     def write(self, x: Any, out: Array) -> object:
         """Write predictions to `out` for features in the form of `Engine.features`, unchecked."""
-        ...
-
-    @property
-    def is_quick(self) -> bool:
-        """True if `quick` can predict a few rows."""
         ...
 
 

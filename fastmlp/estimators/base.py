@@ -24,7 +24,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators import net, to_core, training
-from fastmlp.estimators.common import BatchPredictions
+from fastmlp.estimators.common import BatchPredictions, n_threads_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
     SklearnMLP,
@@ -169,12 +169,14 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last small batch, with the net and settings it is valid for."""
+    """The predictor of the last batch, with the net and settings it is valid for."""
 
     state: NetState
     predictor: Predictor
     activation: Any
     out_activation: str
+    compute_dtype: Any
+    n_threads: int | None
 
 
 @final
@@ -185,7 +187,7 @@ class PredictionCache:
     Attributes
     ----------
     buffers : FreeList of buffers for predictions of many rows
-    quick : QuickPredictor, or None before the first small batch
+    quick : QuickPredictor, or None before the first batch
     """
 
     buffers: FreeList = field(default_factory=FreeList)
@@ -198,6 +200,27 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
+def lent(name: str) -> Any:
+    """A list of views of the net's parameters: who has asked for it may write at any time.
+
+    Before anybody has asked, views in `vars` are read-only.
+    """
+
+    def get(estimator: Any) -> Any:
+        there = vars(estimator)
+        if name not in there:
+            raise AttributeError(f"{type(estimator).__name__!r} object has no attribute {name!r}")
+        if "_state" in there and not there["_state"].lock.is_lent:
+            there["_state"].lock.is_lent = True
+            net.set_writeable(there["_state"], True)
+        return there[name]
+
+    def put(estimator: Any, arrays: list[Array]) -> None:
+        vars(estimator)[name] = arrays
+
+    return property(get, put, lambda estimator: vars(estimator).pop(name))
+
+
 class CompiledMLP(
     net.Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
 ):
@@ -208,8 +231,8 @@ class CompiledMLP(
     `TransformerMixin` is one.
     """
 
-    coefs_: list[Array]
-    intercepts_: list[Array]
+    coefs_: list[Array] = lent("coefs_")
+    intercepts_: list[Array] = lent("intercepts_")
     loss_: float
     n_outputs_: int
     compute_dtype: str | None
@@ -327,7 +350,7 @@ class CompiledMLP(
             self._hidden_sizes()  # Raises before the data are checked.
             if not incremental:
                 to_core.warn_of_idle_scoring(self)
-            first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+            first_pass = "coefs_" not in vars(self) or (not self.warm_start and not incremental)
             if isinstance(y, str):
                 who = f"{type(self).__name__}.fit"
                 raise TypeError(
@@ -402,7 +425,7 @@ class CompiledMLP(
         return weight
 
     def _check_sizes(self, units: list[int]) -> None:
-        sizes = list(net.sizes_of(self.coefs_))
+        sizes = list(self._live_state().layout.sizes)
         if sizes != list(units):
             raise ValueError(
                 f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
@@ -430,12 +453,10 @@ class CompiledMLP(
 
     def _adopt(self) -> None:
         """Copy all parameters to one vector, and replace the arrays by its views."""
-        dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
-        self._state = net.state_from(self.coefs_, self.intercepts_, dtype)
-        self._state.lock.is_lent = True
-        self._cache = PredictionCache()
-        self.coefs_ = list(self._state.weights)
-        self.intercepts_ = list(self._state.biases)
+        state = net.state_from(vars(self))
+        net.set_writeable(state, False)
+        self._state, self._cache = state, PredictionCache()
+        self.coefs_, self.intercepts_ = list(state.weights), list(state.biases)
 
     @property
     def net_(self) -> MLP:
@@ -453,11 +474,10 @@ class CompiledMLP(
 
     def _live_state(self) -> NetState:
         state: NetState | None = self.__dict__.get("_state")
-        if state is not None and net.stand_in(state, self.coefs_, self.intercepts_):
-            state.lock.is_lent = True
-            return state
-        dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
-        return net.state_from(self.coefs_, self.intercepts_, dtype)
+        if state is None or not net.stand_in(state, vars(self)):
+            state = net.state_from(vars(self))
+            state.lock.is_lent = True  # Training may write its views into a user's lists.
+        return state
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
@@ -470,7 +490,7 @@ class CompiledMLP(
     def _unpack(self, packed_parameters: Array) -> None:
         state = self._live_state()
         state.assign(packed_parameters)
-        net.write_back(state, self.coefs_, self.intercepts_)
+        net.write_back(state, vars(self))
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:
@@ -505,27 +525,34 @@ class CompiledMLP(
             flat = state.parameters.astype(dtype, copy=False)
             if hidden:
                 network = to_core.features_of(network)
-                flat = net.state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
+                flat = net.flat_of(state.weights[:-1], state.biases[:-1]).astype(dtype, copy=False)
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
         cache: PredictionCache | None = self.__dict__.get("_cache")
         engine = to_core.engine_of(self, network, state.lock, cache.buffers if cache else None)
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
-        if cache is not None and predictor.is_quick and flat is state.parameters:
-            cache.quick = QuickPredictor(state, predictor, self.activation, self.out_activation_)
+        if cache is not None and flat is state.parameters:
+            settings = self.activation, self.out_activation_, self.compute_dtype
+            cache.quick = QuickPredictor(state, predictor, *settings, n_threads_of(self.n_jobs))
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
-        """Predictions for a few plain rows in microseconds; None for other rows."""
+        """Predictions for plain rows in microseconds; None for other rows."""
         cache: PredictionCache | None = self.__dict__.get("_cache")
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
-        state, predictor, activation, output = cache.quick
+        state, predictor, activation, output, compute_dtype, n_threads = cache.quick
         if activation is not self.activation or output is not self.out_activation_:
             return None
-        if state is not self._state or not net.stand_in(state, self.coefs_, self.intercepts_):
+        if compute_dtype is not self.compute_dtype or state is not self._state:
             return None
-        return predictor.quick(X)
+        if not net.stand_in(state, vars(self)):
+            return None
+        outputs = predictor.quick(X, alone=True)
+        # To ask joblib takes 3 us.
+        if outputs is None and n_threads == n_threads_of(self.n_jobs):
+            outputs = predictor.quick(X, alone=False)
+        return outputs
 
     def transform(self, X: Table) -> Array:
         """Return the activations of the last hidden layer; only a fitted estimator has it.
@@ -550,15 +577,16 @@ class CompiledMLP(
         """
         check_is_fitted(self)
         rows = self._validated_rows(X)
-        if len(self.coefs_) == 1:
+        if len(vars(self)["coefs_"]) == 1:
             return rows.toarray() if hasattr(rows, "toarray") else rows
         return self._outputs(rows, hidden=True)
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.coefs_[-1].shape[0])
+        check_is_fitted(self)
+        return self._live_state().layout.sizes[-2]
 
 
 # Not a decorator: `_SetOutputMixin` would put a plain function in the class.
-available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
+available = available_if(lambda it: "coefs_" in vars(it) or isinstance(it, TransformerMixin))
 CompiledMLP.transform = available(CompiledMLP.transform)  # type: ignore[method-assign]

@@ -223,13 +223,13 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             return super().predict(X)
         # Labels are the binarizer's, as in scikit-learn: `classes_` may have been written to.
         classes: Array = self._label_binarizer.classes_
-        if len(classes) < 2:
-            return super().predict(X)
-        if self.n_outputs_ == 1:
+        if len(classes) > 1 and self.n_outputs_ == 1:
             return classes[(outputs[:, 0] > 0.5).astype(np.intp)]
         if self._label_binarizer.y_type_ == "multiclass":
             return classes[outputs.argmax(axis=1)]
-        return super().predict(X)
+        outputs = outputs.ravel() if self.n_outputs_ == 1 else outputs
+        labels: Array = self._label_binarizer.inverse_transform(outputs)
+        return labels
 
     def predict_proba(self, X: Table) -> Array:
         """Return the probabilities of the classes, shape (n_samples, n_classes).

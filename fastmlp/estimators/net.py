@@ -4,7 +4,7 @@ The public lists `coefs_` and `intercepts_` hold views of its parameters. Arrays
 into them are gathered for each call, and written back after training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from numbers import Integral
@@ -36,8 +36,9 @@ NO_OPTIMIZER = Custom(updates.sgd)
 RowIndex = NDArray[np.int64]
 
 
-def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
-    layout = make_layout(sizes_of(coefs))
+def state_from(lists: Mapping[str, Any]) -> NetState:
+    coefs, intercepts = lists["coefs_"], lists["intercepts_"]
+    layout, dtype = make_layout(sizes_of(coefs)), dtype_of(*coefs, *intercepts)
     biases = biases_of(intercepts, layout.sizes[1:])
     return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
 
@@ -46,20 +47,21 @@ def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
     return np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)])
 
 
-def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
+def set_writeable(state: NetState, flag: bool) -> None:
+    for view in (*state.weights, *state.biases):
+        view.flags.writeable = flag
+
+
+def stand_in(state: NetState, lists: Mapping[str, Any]) -> bool:
     """True if these lists hold the views of the state, and nothing else."""
-    if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
-        return False
-    for mine, theirs in zip(state.weights, coefs, strict=True):
-        if mine is not theirs:
-            return False
-    return all(mine is theirs for mine, theirs in zip(state.biases, intercepts, strict=True))
+    views, arrays = state.weights + state.biases, (*lists["coefs_"], *lists["intercepts_"])
+    return len(views) == len(arrays) and not any(map(is_not, views, arrays))
 
 
-def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> None:
+def write_back(state: NetState, lists: Mapping[str, Any]) -> None:
     """Write the parameters into the arrays of these lists; a view replaces an array that is too
     small."""
-    for views, arrays in ((state.weights, coefs), (state.biases, intercepts)):
+    for views, arrays in ((state.weights, lists["coefs_"]), (state.biases, lists["intercepts_"])):
         for i, view in enumerate(views):
             if arrays[i] is view:
                 continue
@@ -233,7 +235,7 @@ class Copies(SklearnMLP):
         super().__setstate__({name: value for name, value in state.items() if name not in others})
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
-        if hasattr(self, "coefs_"):
+        if "coefs_" in state:
             # A user's arrays that do not fit together raise in later calls.
             with suppress(ValueError):
                 self._adopt()

@@ -80,7 +80,7 @@ def fit_epochs(
             to_core.warn_of_kept_epoch(estimator, held_out.common_share())
     finally:
         del estimator._held_out
-        net.write_back(state, estimator.coefs_, estimator.intercepts_)
+        net.write_back(state, vars(estimator))
 
 
 def state_to_train(estimator: Any, *, anew: bool) -> NetState:
@@ -427,7 +427,7 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
     state, looks = estimator._live_state(), reports is not None
     reports = reports or Reports(estimator, FitOptions())
     # Arrays of the lists may have one number for a layer.
-    net.write_back(state, estimator.coefs_, estimator.intercepts_)
+    net.write_back(state, vars(estimator))
     estimator.n_iter_ = 0
 
     def objective(flat: Array) -> Any:
@@ -441,7 +441,7 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
         if reports.epoch_ends(np.nan, state):
             raise StopIterations
 
-    start = net.flat_of(estimator.coefs_, estimator.intercepts_)
+    start = state.parameters.copy()
     limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
     options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
     network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
@@ -483,7 +483,7 @@ def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) ->
         )
     with nullcontext() if reports is None else reports.begin(state):
         solver.run(goes_on)
-    net.write_back(state, estimator.coefs_, estimator.intercepts_)
+    net.write_back(state, vars(estimator))
     if estimator.n_iter_ == estimator.max_iter and slope > estimator.tol:
         warnings.warn(
             f"{type(own.optimizer).__name__}: Maximum iterations ({estimator.max_iter}) reached "

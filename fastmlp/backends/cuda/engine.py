@@ -179,8 +179,6 @@ class Predictor:
     select : from X and the caller's name to the columns to predict from
     """
 
-    is_quick = False
-
     def __init__(
         self, card: device.Card, network: Network, lock: NetLock, parameters: Array, select: Select
     ) -> None:
@@ -214,8 +212,8 @@ class Predictor:
             Prediction(self._card, self._network, self._lock, x, result)(self._parameters)
         return result if out is None else out
 
-    def quick(self, x: object, out: object = None) -> Array | None:
-        """Return None: few rows take the way of many."""
+    def quick(self, x: object, *, alone: bool) -> Array | None:
+        """Return None: all rows take one way."""
         return None
 
     def write(self, x: Array, out: Array) -> None:

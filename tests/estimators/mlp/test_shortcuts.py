@@ -493,6 +493,13 @@ def test_writes_to_a_wide_estimator_show_in_its_next_predictions(as_it_comes: An
     settings: dict[str, Any] = {"hidden_layer_sizes": (500, 20), "max_iter": 1, "random_state": 0}
     model: Any = as_it_comes(MLPRegressor(**settings).fit(rows, rows[:, 0]))
     net, before = model.net_, model.predict(rows)
+    lock = vars(model)["_state"].lock
+    assert hasattr(model, "transform")
+    assert model.score(rows, before) == 1
+    assert not lock.is_lent
+    assert not vars(model)["coefs_"][0].flags.writeable
+    if lock.packed is not None:  # Rows in tiles, with AVX2.
+        assert [model.predict(rows), lock.packed.n_packed][1] == 1
     writes: list[Callable[[], Any]] = [
         lambda: model.coefs_[0].__imul__(1.01), lambda: net.biases[-1].__iadd__(0.1),
         lambda: model.partial_fit(rows, rows[:, 0]), lambda: net.train_on_batch(rows, rows[:, 0]),

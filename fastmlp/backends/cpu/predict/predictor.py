@@ -181,19 +181,16 @@ class Predictor:
         predictions = self._by_plain_blocks(X, out, who)
         return self._checked(X, out, who) if predictions is None else predictions
 
-    def quick(self, X: object, out: object = None) -> Array | None:
-        """The predictions of a small batch of plain arrays, without checks or copies.
+    def quick(self, X: object, *, alone: bool) -> Array | None:
+        """The predictions of a plain array, without checks or copies; None for other arrays, and if
+        a number is not finite.
 
-        None: X or out is not plain, a number is not finite, or no small batch has been predicted
-        before; then `out` may have been written.
+        `alone`: only of a small batch, after another.
         """
+        if not alone:
+            return self._by_plain_blocks(X, None, "")
         small = self._small
-        return None if small is None else small(X, out)
-
-    @property
-    def is_quick(self) -> bool:
-        """True if a small batch has been predicted before: `quick` has its buffers."""
-        return self._small is not None
+        return None if small is None else small(X, None)
 
     def flat_net(self) -> SmallBatch | None:
         """New buffers for any number of rows of one thread, at the live parameters; None in
