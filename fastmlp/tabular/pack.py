@@ -31,6 +31,10 @@ WeightedLoss = Callable[[Array, Array | None], float]
 # no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
 # uneven as a draw of a fifth of the rows.
 N_BAGS, N_ROUNDS, SHAPE = 20, 8, 0.2
+# Least weight of a member, in equal shares. Mean test loss of 32 tables (fast, balanced, best):
+# with 0.15 -.007 -.006 -.038 %, 0.25 -.026 -.043 -.085 %, 0.4 +.151 +.059 -.056 %. A quarter leaves
+# 3.5, 5.1 and 8.6 members of 3.9, 5.8 and 9.8.
+LEAST_SHARE = 0.25
 
 
 class Selection(NamedTuple):
@@ -112,6 +116,7 @@ def bagged(
     """The mean of many greedy selections, each with other weights of the rows.
 
     One selection follows the accidents of the validation rows; the mean of many does less.
+    Candidates of a small weight are left out: predictions take less time, and no more loss.
 
     Parameters
     ----------
@@ -136,6 +141,7 @@ def bagged(
         weights += greedy(predictions, loss, drawn).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
+    weights[weights * np.count_nonzero(weights) < LEAST_SHARE * weights.sum()] = 0
     if not weights.any():
         return Selection(weights, np.inf)
     weights /= weights.sum()

@@ -354,6 +354,17 @@ def test_bags_spread_the_weights_and_few_may_remain() -> None:
     assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
 
 
+def test_candidates_of_a_small_weight_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, candidates = candidates_of(2, n=9)
+    kept = bags(y, candidates)
+    monkeypatch.setattr("fastmlp.tabular.pack.LEAST_SHARE", 0)
+    every = bags(y, candidates).weights
+    heavy = every * np.count_nonzero(every) >= 0.25
+    assert np.count_nonzero(every) > np.count_nonzero(heavy) > 1
+    np.testing.assert_allclose(kept.weights, np.where(heavy, every, 0) / every[heavy].sum())
+    assert kept.loss == pytest.approx(loss_of(y, kept.weights @ candidates))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
