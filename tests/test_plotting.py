@@ -129,20 +129,6 @@ def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
     assert curves(plot_history(reports[-1])) == {TRAINING: history.loss}
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (3.0, r"history must be a History, .* got float$"),
-        ([BOTH, None], r"history\[1\] must be a History, .* got NoneType$"),
-        ([BOTH, 3], r"history\[1\] must be a History, .* got int$"),
-        ({"a": MLP((2, 1), seed=0)}, r"history\['a'\] must be .* got MLP: take what its fit ret"),
-    ],
-)
-def test_what_is_not_a_fit_is_refused(given: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=f"plot_history: {message}"):
-        plot_history(given)
-
-
 def test_without_matplotlib_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"plotting needs matplotlib: pip install"):
@@ -193,16 +179,3 @@ def test_of_several_metrics_the_one_of_refit_lies_at_its_value() -> None:
     assert plot_search(SimpleNamespace(cv_results_=results, refit="f1")).get_ylabel() == "f1"
     with pytest.raises(ValueError, match="several metrics: set its refit"):
         plot_search(SimpleNamespace(cv_results_=results))
-
-
-@pytest.mark.parametrize(
-    ("search", "options", "message"),
-    [
-        (SimpleNamespace(), {}, "search must be fitted"),
-        (search_of(GRID, np.arange(12)), {"color": "d"}, "no parameter 'd' was searched; there"),
-        (search_of([{}], np.zeros(1)), {}, "search has no parameters"),
-    ],
-)
-def test_wrong_searches(search: Any, options: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"plot_search: {message}"):
-        plot_search(search, **options)

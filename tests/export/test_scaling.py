@@ -15,22 +15,11 @@ import pytest
 import skl2onnx
 from fitting import unconverged
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.decomposition import PCA
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
 import fastmlp
-from fastmlp import (
-    MLP,
-    Blocks,
-    MLPClassifier,
-    MLPRegressor,
-    Standardizer,
-    TabularMLPClassifier,
-    TabularMLPRegressor,
-    fold,
-)
+from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, Standardizer, fold
 from fastmlp.data import standardizer
 from fastmlp.data.standardizer import Sample
 
@@ -256,84 +245,3 @@ def test_a_column_whose_spread_is_lost() -> None:
     with pytest.warns(RuntimeWarning, match=words):
         fold(MLP((2, 1), seed=0), scaler)
     fold(MLP((2, 1), seed=0, dtype="float64"), scaler)
-
-
-def fitted(*steps: Any) -> Any:
-    return make_pipeline(*steps).fit(X_FOLDED, Y)
-
-
-NET = MLPRegressor(**SMALL)
-CASES: dict[str, tuple[Any, str]] = {
-    "another step": (
-        lambda: fold(fitted(StandardScaler(), PCA(4), NET)),
-        r"pca is a PCA, which cannot be folded; what can be: Standardizer, StandardScaler, ",
-    ),
-    "a step within": (
-        lambda: fold(fitted(make_pipeline(PCA(4)), NET)),
-        r"pipeline\['pca'\] is a PCA, which cannot be folded",
-    ),
-    "clips": (
-        lambda: fold(fitted(MinMaxScaler(clip=True), NET)),
-        r"minmaxscaler clips, which cannot be folded: use MinMaxScaler\(clip=False\)$",
-    ),
-    "not fitted": (lambda: fold(MLP((4, 1)), StandardScaler()), "fold: scaler is not fitted$"),
-    "not learned": (lambda: fold(MLP((4, 1)), Standardizer()), "nothing has been learned"),
-    "no scaler": (lambda: fold(MLP((4, 1))), r"scaler is missing: fold\(model, scaler\), or fold"),
-    "another model": (
-        lambda: fold(fitted(StandardScaler(), PCA(2))),
-        r"model must be an MLP, a fitted estimator of fastmlp, or a scikit-learn pipe.*PCA\(",
-    ),
-    "an estimator that is not fitted": (
-        lambda: fold(MLPRegressor(), StandardScaler().fit(X_FOLDED)),
-        r"model must be an MLP, a fitted estimator .*, got MLPRegressor\(\)$",
-    ),
-    "a search": (
-        lambda: fold(
-            GridSearchCV(NET, {"alpha": [0.1]}, cv=2).fit(X_FOLDED, Y),
-            StandardScaler().fit(X_FOLDED),
-        ),
-        "; fold its best_estimator_$",
-    ),
-    "a model of tables": (
-        lambda: fold(TabularMLPRegressor()),
-        "a TabularMLPRegressor scales the columns itself.*: predict takes columns as they are, al",
-    ),
-    "a model of tables after a scaler": (
-        lambda: fold(Pipeline([("scaler", StandardScaler()), ("net", TabularMLPClassifier())])),
-        "a TabularMLPClassifier scales the columns itself, and draws outliers in by a curve",
-    ),
-    "other columns": (
-        lambda: fold(MLP((3, 1)), Standardizer().fit(X_FOLDED)),
-        "fold: scaler scales 4 columns, but the net has 3 inputs$",
-    ),
-    "functions of targets": (
-        lambda: fold(
-            TransformedTargetRegressor(NET, func=np.log, inverse_func=np.exp).fit(X_FOLDED, Y)
-        ),
-        "targets of the TransformedTargetRegressor are changed by func, which cannot be folded$",
-    ),
-    "targets that are not fitted": (
-        lambda: fold(TransformedTargetRegressor(NET)),
-        "the TransformedTargetRegressor is not fitted$",
-    ),
-    "an output that is no identity": (
-        lambda: fold(
-            TransformedTargetRegressor(
-                MLPRegressor(loss="poisson", **SMALL), transformer=MinMaxScaler()
-            ).fit(X_FOLDED, Y)
-        ),
-        "scaled targets need an output activation of identity, got 'exp'$",
-    ),
-    "overflow": (
-        lambda: fold(MLP((1, 1), seed=0), Standardizer().fit([[0.0], [1e-100]])),
-        "a scale is so small that weights are not finite float32$",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.filterwarnings("ignore:invalid value encountered in log:RuntimeWarning")
-def test_what_cannot_be_folded(case: str) -> None:
-    call, words = CASES[case]
-    with pytest.raises((TypeError, ValueError), match=words):
-        call()

@@ -43,7 +43,7 @@ from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizer_protocol import average_of
 from fastmlp.serialization import files
-from fastmlp.training.history import Report, Status
+from fastmlp.training.history import Report
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
     lambda sizes: make_layout(tuple(sizes))
@@ -127,19 +127,6 @@ def test_wide_and_told_layers_take_part() -> None:
     assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
     assert "compute_dtype='bfloat16'" in repr(net)
     assert net.compute_dtype == "bfloat16"
-
-
-@pytest.mark.parametrize("name", ["predict", "predict_raw", "predict_batches"])
-def test_predictions_take_it_too(name: str) -> None:
-    x = np.ones((3, 2), np.float32)
-    predict: Any = getattr(MLP((2, 1), seed=0), name)
-    with pytest.raises(ValueError, match=f"MLP.{name}: unknown .* did you mean 'bfloat16'"):
-        predict(x, compute_dtype="bf16")
-    double: Any = getattr(MLP((2, 1), dtype="float64"), name)
-    with pytest.raises(ValueError, match=f"MLP.{name}: compute_dtype='bfloat16' needs dtype="):
-        double(x, compute_dtype="bfloat16")
-    plain, mixed = (np.concatenate([*predict(x, compute_dtype=c)]) for c in (None, "bfloat16"))
-    np.testing.assert_array_equal(mixed, plain)
 
 
 def cells(html: str) -> list[list[str]]:
@@ -228,38 +215,6 @@ def test_trainable_is_a_list_whose_items_may_be_set() -> None:
     assert type(pickle.loads(pickle.dumps(net.trainable))) is list
 
 
-@pytest.mark.parametrize(
-    ("given", "error", "words"),
-    [
-        (1, TypeError, "True or False, or one of them for each layer, got 1"),
-        ([0, 1, 1], TypeError, r"trainable\[0\] must be True or False, got 0"),
-        ([True], ValueError, "one entry for each of 3 layers, hidden and output, got 1"),
-        ("all", TypeError, "True or False, or one of them for each layer, got 'all'"),
-    ],
-    ids=str,
-)
-def test_wrong_trainable(given: Any, error: type[Exception], words: str) -> None:
-    net = MLP(SIZES)
-    with pytest.raises(error, match=words):
-        net.trainable = given
-    with pytest.raises(TypeError, match=r"trainable\[0\] must be True or False, got 'no'"):
-        net.trainable[0] = "no"  # type: ignore[call-overload]
-    assert net.trainable == [True] * 3
-
-
-def test_there_must_be_something_to_train() -> None:
-    frozen, other = MLP(SIZES, layer_rates={"weights": 0, "biases": 0}), MLP(SIZES)
-    other.trainable = False
-    for net in (frozen, other):
-        with pytest.raises(ValueError, match=r"MLP\.fit: all layers are frozen"):
-            net.fit(X, Y)
-        with pytest.raises(ValueError, match=r"MLP\.apply_gradient: all layers are frozen"):
-            net.apply_gradient(np.zeros(len(net.parameters)))
-    with pytest.raises(ValueError, match=r"fit_many: nets\[1\]: all layers are frozen"):
-        fit_many([MLP(SIZES), frozen], X, Y)
-    assert np.isfinite(frozen.loss_and_gradient(X, Y)[0])
-
-
 def test_the_summary_shows_rates_and_dropout() -> None:
     net = MLP(SIZES, seed=0, layer_rates=[0.5, {"biases": 0.1}, {"weights": 0}])
     assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
@@ -303,12 +258,6 @@ def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
     assert 0 < abs(net.weights[0] - before).max() < 0.1
 
 
-def fitted(net: MLP, **options: Any) -> Any:
-    history = net.fit(X, Y, **{"epochs": 4, "batch_size": 8, **options})
-    assert history.status is Status.COMPLETED
-    return net.parameters.tobytes(), slots_of(net).tobytes(), history.loss
-
-
 def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
     net = net_of()
     again = copy.copy(net)
@@ -327,15 +276,6 @@ def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
 
     with pytest.raises(RuntimeError, match=r"MLP\.trainable"):
         MLP(SIZES).fit(X, Y, epochs=1, callbacks=[freeze])
-
-
-def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "net.safetensors"
-    keywords = {"layer_rates": [1.0, -1.0, 1.0]}
-    monkeypatch.setattr("fastmlp.network.layer_settings.in_use", lambda network: keywords)
-    MLP(SIZES).save(path)
-    with pytest.raises(FileError, match=r"layer_rates\[1\]"):
-        MLP.load(path)
 
 
 SIZES_DROPPED = (3, 5, 4, 1)
@@ -397,7 +337,10 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dropout", 2.0), ("dropout", [0.1]), ("input_noise", -1), ("input_dropout", {"name": "x"})],
+    [
+        *(("dropout", 2.0), ("dropout", [0.1]), ("input_noise", -1)),
+        *(("input_dropout", {"name": "x"}), ("layer_rates", [1.0, -1.0, 1.0])),
+    ],
 )
 def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
     MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)

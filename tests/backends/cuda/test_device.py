@@ -208,12 +208,6 @@ def test_a_net_that_cannot_move_stays(monkeypatch: pytest.MonkeyPatch, tmp_path:
         MLP.load(tmp_path / "net.safetensors", device="cuda")
 
 
-@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cuda:\u0661", "CUDA", 0, None])
-def test_names_of_no_device(device: Any) -> None:
-    with pytest.raises(ValueError, match=r"MLP: unknown device .* known: cpu, cuda, cuda:0"):
-        net(device)
-
-
 @pytest.mark.slow
 def test_a_net_on_the_cpu_imports_nothing_of_cuda(python: Callable[..., str]) -> None:
     script = """
