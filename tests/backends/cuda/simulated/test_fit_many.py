@@ -3,11 +3,11 @@
 import _thread
 import copy
 import warnings
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+from pairwise import crossed
 from runs import launches_of
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(N_ROWS, 3)), RNG.normal(size=N_ROWS)
 WEIGHT = RNG.uniform(0, 2, N_ROWS)
 FOLD, MASK = np.array([0, 3, 4, 5, 8, 9]), np.arange(N_ROWS) % 3 > 0
-ROWS = [None, FOLD, MASK, None, FOLD]
+ROWS = [None, FOLD, MASK, None, FOLD, FOLD, None]
 
 
 def net(seed: int, **settings: Any) -> MLP:
@@ -39,6 +39,8 @@ def nets() -> list[MLP]:
         net(2, optimizer=Adam(0.1), device="cpu"),
         net(3, optimizer=SGD(1e200), l2=0.1),
         net(4, optimizer=Adam(0.1), activation="relu", dtype="float32"),
+        net(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
+        net(6, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
     ]
 
 
@@ -71,15 +73,27 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
-@pytest.mark.parametrize("weight", [None, WEIGHT, [WEIGHT, None, None, WEIGHT, None]])
-@pytest.mark.parametrize("batch_size", [4, N_ROWS])
-def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: list[int]) -> None:
+@crossed(
+    weight=[None, WEIGHT, [WEIGHT, None, None, WEIGHT, *[None] * 3]],
+    batch_size=[4, N_ROWS],
+    shuffle=[True, False],
+    order_numbers=[1, 1 << 20],
+)
+def test_each_net_ends_as_by_its_own_fit(
+    weight: Any,
+    batch_size: int,
+    shuffle: bool,
+    order_numbers: int,
+    groups: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", order_numbers)
     together, own = nets(), nets()
-    options: dict[str, Any] = {"epochs": 2, "batch_size": batch_size}
+    options: dict[str, Any] = {"epochs": 2, "batch_size": batch_size, "shuffle": shuffle}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
-    # One optimizer: a group with weights and one without. The other optimizer: one net.
-    assert sorted(groups) == ([1, 1, 2] if isinstance(weight, list) else [1, 3])
+    # Nets of one optimizer: with weights, and without; with rates of layers, each alone.
+    assert sorted(groups) == [1, 1, 1, *([1, 2] if isinstance(weight, list) else [3])]
     weights = weight if isinstance(weight, list) else [weight] * len(own)
     for i, member in enumerate(own):
         expected = alone(member, ROWS[i], weights[i], **options)
@@ -102,15 +116,6 @@ def test_averages_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
             member.fit(X, Y, epochs=epochs, batch_size=4)
     # Both averages are of one kernel.
     assert sorted(groups) == [1, 1, 1, 1, 2, 2]
-    assert [state_of(member) for member in together] == [state_of(member) for member in own]
-
-
-def test_a_further_call_goes_on() -> None:
-    together, own = nets()[:3], nets()[:3]
-    for shuffle in (True, False):
-        fit_many(together, X, Y, epochs=[2, 1, 2], batch_size=4, shuffle=shuffle)
-        for member, epochs in zip(own, [2, 1, 2], strict=True):
-            member.fit(X, Y, epochs=epochs, batch_size=4, shuffle=shuffle)
     assert [state_of(member) for member in together] == [state_of(member) for member in own]
 
 
@@ -156,14 +161,6 @@ def test_nets_may_have_epochs_and_batches(
     for member, epochs, batch in zip(own, [1, 3, 1], [4, 5, 4], strict=True):
         alone(member, FOLD, epochs=epochs, batch_size=batch)
     assert [state_of(member) for member in together] == [state_of(member) for member in own]
-
-
-def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(RuntimeWarning, match="diverged"):
-        fit_many(nets(), X, Y, epochs=2, progress=True)
-    text = capsys.readouterr().err
-    assert "10/10" in text
-    assert "5 of 5 nets" in text
 
 
 def test_ctrl_c_ends_launches_and_leaves_nets_usable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,53 +219,13 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
         assert np.isfinite(member.predict(X)).all()
 
 
-def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_net_and_the_device() -> None:
     def fail(momenta: Any) -> None:
         raise LookupError("of the user's")
 
     with pytest.raises(LookupError, match="of the user's") as caught:
         fit_many([net(0)], X, Y, epochs=1, callbacks=fail)
     assert caught.value.__notes__ == ["in nets 0", "in nets on cuda:0"]
-    monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
-    with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
-        fit_many([net(0)], X, Y, epochs=1)
-
-
-MEMBER_ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None, None, None]
-
-
-def member_nets() -> list[MLP]:
-    return [
-        net(0, optimizer=SGD(0.1), l2=0.1),
-        net(1, optimizer=SGD(0.01), l2=0.5),
-        net(2, optimizer=SGD(1e200), l2=0.1),
-        net(3, optimizer=Adam(0.1), activation="relu"),
-        net(4, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
-        net(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
-    ]
-
-
-FEW_STEPS: dict[str, Any] = {"epochs": 2, "batch_size": 4}
-
-
-def ends_of(nets: list[MLP], histories: list[Any]) -> list[Any]:
-    return [(h.loss, h.status, state_of(each)) for h, each in zip(histories, nets, strict=True)]
-
-
-@cache
-def members_alone(shuffle: bool) -> list[Any]:
-    nets, rows = member_nets(), iter(MEMBER_ROWS)
-    return ends_of(nets, [alone(each, next(rows), shuffle=shuffle, **FEW_STEPS) for each in nets])
-
-
-@pytest.mark.filterwarnings("ignore:.*fit diverged")
-@pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
-def test_end_alone(shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = members_alone(shuffle)
-    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", order_numbers)
-    together = member_nets()
-    histories = fit_many(together, X, Y, rows=MEMBER_ROWS, shuffle=shuffle, **FEW_STEPS)
-    assert ends_of(together, histories) == expected
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(

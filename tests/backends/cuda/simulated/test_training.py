@@ -180,21 +180,6 @@ def test_a_batch_of_zero_weights_takes_no_step(which: str, monkeypatch: pytest.M
     assert_alike(on_cpu, on_gpu)
 
 
-def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
-    """A rate of 0 changes no parameter, in any launch."""
-    rng = np.random.default_rng(0)
-    net = Net()
-    parameters, data = net.draw(rng, N_ROWS)
-    changed = parameters.copy()
-    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Data(*data), BATCH)
-    losses = np.zeros(1)
-    trainer.begin()
-    trainer.run(np.arange(N_ROWS)[None], np.zeros((3, 1)), losses, 0, 3)
-    trainer.store()
-    assert np.array_equal(parameters, changed)
-    assert losses[0] > 0
-
-
 SIZES = (5, 9, 10, 2)
 DRAWN: dict[str, Any] = {"dropout": [0.3, Cosine(0.5)], "input_dropout": 0.2, "input_noise": 0.5}
 
@@ -208,21 +193,14 @@ def rows_of(rng: np.random.Generator) -> tuple[Any, Any]:
     return rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
 
 
-@pytest.mark.parametrize("activation", ["relu", "identity"])
-def test_a_fit_is_that_of_the_cpu(activation: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("activation", "dtype"), [("relu", "float64"), ("identity", "float32")])
+def test_a_fit_is_that_of_the_cpu(activation: str, dtype: str, rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
-    nets = [made(device, activation=activation) for device in ("cpu", "cuda")]
+    nets = [made(device, activation=activation, dtype=dtype) for device in ("cpu", "cuda")]
     losses = [net.fit(X, y, epochs=2, batch_size=BATCH).loss for net in nets]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
-    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=0, atol=1e-10)
-
-
-def test_float32_has_the_same_masks(rng: np.random.Generator) -> None:
-    X, y = rows_of(rng)
-    nets = [made(device, dtype="float32") for device in ("cpu", "cuda")]
-    for net in nets:
-        net.fit(X, y, epochs=1, batch_size=BATCH)
-    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=0, atol=1e-5)
+    tolerance = 1e-5 if dtype == "float32" else 1e-10
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=0, atol=tolerance)
 
 
 def test_nets_of_one_launch_have_masks_of_their_own(rng: np.random.Generator) -> None:
@@ -247,34 +225,26 @@ def test_nothing_is_dropped_but_in_fit(rng: np.random.Generator) -> None:
     assert net.parameters.tobytes() == plain.parameters.tobytes()
 
 
-each_loss = pytest.mark.parametrize("loss", CASES)
-
-
-@each_loss
-@pytest.mark.parametrize("raw", [False, True])
-def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    net = Net(loss=loss, sizes=(3, 4, outputs_for(loss, 3)))
-    parameters, data = net.draw(rng, 7)
-    expected = np.empty((7, net.sizes[-1]))
-    CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(Net(loss=name, sizes=(3, 4, outputs_for(name, 3))) for name in CASES),
+        *(Net(output_activation=name) for name in ACTIVATIONS),
+    ],
+    ids=lambda net: f"{net.loss}-{net.output_activation}",
+)
+def test_predictions(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, data = net.draw(np.random.default_rng(0), 7)
     # Three rows at a time.
     monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
-    got = gpu(net).predictor(parameters, raw=raw)(data.x)
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    for raw in (False, True):
+        expected = np.empty((7, net.sizes[-1]))
+        CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
+        got = gpu(net).predictor(parameters, raw=raw)(data.x)
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_predictions_with_an_output_activation(activation: str) -> None:
-    rng = np.random.default_rng(0)
-    net = Net(output_activation=activation)
-    parameters, data = net.draw(rng, 3)
-    expected = np.empty((3, 2))
-    CPU(net.network, 1).predict(parameters, data.x, expected)
-    np.testing.assert_allclose(gpu(net).predictor(parameters)(data.x), expected, rtol=1e-12)
-
-
-@each_loss
+@pytest.mark.parametrize("loss", CASES)
 def test_losses_and_gradients(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights in turn: what multiplies by them is the same for every loss."""
     rng = np.random.default_rng(0)
