@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import naive
 import numpy as np
 import pytest
 import scipy.sparse
 from conditions import only_compiled
 from fitting import Cut, cut_after
-from nets import Net, split
+from nets import Net
 from pairwise import all_pairs
 
 from fastmlp import MLP, Adam, Expanded, fit_many
@@ -28,7 +27,7 @@ from fastmlp.model import core_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LINKS, Tweedie
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 from fastmlp.training import loop
 from fastmlp.training.options import FitOptions
@@ -189,24 +188,6 @@ def test_rows_stand_for_their_inputs(kind: str) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("sizes", [(), (3,), (20, 4)], ids=str)
-def test_gradients_are_those_of_complex_steps(kind: str, sizes: tuple[int, ...]) -> None:
-    rows = rows_of(kind, n_rows=7)
-    net = Net((rows.shape[1], *sizes, 2), penalties={"l2": 0.3})
-    rng = np.random.default_rng(1)
-    parameters, data = net.draw(rng, 7, weighted=True)
-    value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data._replace(x=rows))
-    where = (*split(net, parameters), inputs_of(rows), data.y)
-    kinds = {**net.oracle, "sample_weight": data.weight}
-    np.testing.assert_allclose(value, naive.objective(*where, **kinds), rtol=1e-12)
-    expected = naive.flatten(*naive.gradient(*where, **kinds)[1:])
-    np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-13)
-    if gradient.size < 500:
-        steps = naive.complex_step_gradient(*where, **kinds)
-        np.testing.assert_allclose(gradient, naive.flatten(*steps), rtol=1e-10, atol=1e-13)
-
-
-@each_kind
 def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
     rows, results = rows_of(kind), list[list[Any]]()
     for x in (rows, rows.toarray()):
@@ -357,25 +338,6 @@ def relu(z: Any) -> Any:
     return (z if z > 0 else type(z)(0)), type(z)(1)
 
 
-ALONE = """
-import numpy as np
-from fastmlp import MLP
-net = MLP((2, 3, 1), activation="tanh", output_activation="sigmoid", seed=0, dtype="float64")
-x = np.array([[1.0, -2.0]])
-first = net.predict(x)
-assert np.array_equal(first, net.predict(np.repeat(x, 9, axis=0))[:1])
-w, b = net.weights, net.biases
-expected = 1 / (1 + np.exp(-(np.tanh(x @ w[0] + b[0]) @ w[1] + b[1])))
-np.testing.assert_allclose(first, expected, rtol=1e-12)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("disable", ["0", "1"])
-def test_the_first_block_of_a_process_is_called(disable: str, python: Any) -> None:
-    python(ALONE, NUMBA_DISABLE_JIT=disable)
-
-
 def test_blocks_of_losses_and_penalties() -> None:
     nets = [network_of("identity", loss=Tweedie(power).loss) for power in (1.2, 1.4, 1.2)]
     first, second, again = map(rule_blocks.loss, nets)
@@ -388,37 +350,11 @@ def test_blocks_of_losses_and_penalties() -> None:
     assert rule_blocks.penalties(network) == blocks
 
 
-def own_rule(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    return w - rate * g, m + g, v + g * g
-
-
 FORMS: list[Any] = [
     *(kind() for kind in OPTIMIZERS.values()),
     SGD(momentum=0.9),
     SGD(momentum=0.9, nesterov=True),
-    Custom(own_rule),
 ]
-
-
-@each_dtype
-@pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
-def test_an_optimizer_moves_the_state_of_its_rule(optimizer: Any, dtype: str, rng: Any) -> None:
-    w, g, m = rng.normal(size=(3, 75)).astype(dtype)
-    v = rng.uniform(1, 2, size=75).astype(dtype)
-    constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
-    n = N_MOMENTS.get(optimizer.rule, 2)
-    # What the rule does not use: a NaN that is read would spoil w, one that is written be gone.
-    unused = (m, v)[n:]
-    for moment in unused:
-        moment[:] = np.nan
-    state = [np.nan_to_num(a) for a in (m, v)]
-    after = [optimizer.rule(*each, *constants) for each in zip(w, g, *state, strict=True)]
-    block = rule_blocks.optimizer(network_of("identity", dtype=dtype), optimizer)
-    block(*(a.ctypes.data for a in (w, g, m, v)), 0, 0, constants.ctypes.data, w.size)
-    assert np.isnan(unused).all()
-    tolerance = {"float32": 3e-6, "float64": 1e-14}[dtype]
-    for actual, expected in zip((w, m, v)[: n + 1], np.array(after, dtype).T, strict=False):
-        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_updates_take_state_and_one_penalty_of_ours() -> None:

@@ -10,12 +10,10 @@ import scipy.sparse
 from conditions import only_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import CASES, draw_targets, outputs_for
 from nets import (
     FORMS,
     PENALTY_SETS,
     Net,
-    Run,
     distance,
     oracle_gradient,
     orders,
@@ -24,10 +22,9 @@ from nets import (
     train,
 )
 from pairwise import all_pairs
-from scipy.sparse import csr_matrix
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW, Status
-from fastmlp.backends.cpu import session, trainer, tuning
+from fastmlp.backends.cpu import session, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.step import forward_backward_by_panels
@@ -35,15 +32,12 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Watch
 from fastmlp.backends.cpu.plan.records import Net as NetRecord
-from fastmlp.backends.cpu.session import Moments
-from fastmlp.backends.cpu.trainer import TRAININGS, Trainer
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.tuning import LEAST_PACKED, STRIP_ROWS
-from fastmlp.backends.protocol import Data
 from fastmlp.compiler import COMPILER, block_of
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.network.spec import make_layout
-from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
 from fastmlp.training.options import FitOptions
@@ -51,23 +45,6 @@ from fastmlp.training.request import FitRequest
 
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-@each_dtype
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-@pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2), (5, 19, 33)], ids=str)
-def test_rows_have_the_same_errors_by_strips(
-    sizes: tuple[int, ...], activation: str, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part of a team begins in the middle of a panel of errors transposed."""
-    at = scene(monkeypatch, Net(sizes, activation, dtype=dtype), 45)  # six strips
-    assert at.session.plan.layers[-1].is_transposed == (sizes[-1] < 3)
-
-    def in_parts(n_parts: int) -> Any:
-        block = at.session.blocks["forward_backward"]
-        return lambda: block(0, at.net, n_parts, TRAIN, 0)
-
-    assert len({at.gradient(in_parts(n_parts)) for n_parts in (1, 2, 4, 6, 9)}) == 1
 
 
 @each_dtype
@@ -182,28 +159,6 @@ def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
     assert microbatch_rows(make_layout((784, 512, 512, 10)), 10_000) == 0
 
 
-@pytest.mark.few(12)
-@pytest.mark.usefixtures("always")
-@pytest.mark.parametrize(
-    ("dtype", "loss", "penalties"),
-    [(*case.values(),) for case in all_pairs(dtype=DTYPES, loss=[*CASES], penalties=PENALTY_SETS)],
-    ids=str,
-)
-def test_loss_and_gradient_are_the_oracles(
-    dtype: str, loss: str, penalties: dict[str, float], rng: Any
-) -> None:
-    net = Net((5, 20, outputs_for(loss, 3)), "tanh", loss, penalties=penalties, dtype=dtype)
-    parameters, data = net.draw(rng, BATCH, weighted=True)
-    objective = Engine(net.network, 1).objective(data)
-    assert objective.session.partition.microbatch_rows
-    expected_value, expected = oracle_gradient(net, parameters, data)
-    # Buffers are used again, by the same Python where nothing is compiled.
-    for _ in range(1 if INTERPRETED else 2):
-        value, gradient = objective(parameters)
-        assert value == pytest.approx(expected_value, rel=TOLERANCE_OF_LOTS[dtype])
-        assert distance(gradient, expected) < TOLERANCE_OF_LOTS[dtype]
-
-
 @pytest.mark.parametrize(
     ("dtype", "optimizer", "batch_size", "n_at_once"),
     [
@@ -248,63 +203,6 @@ def test_rows_by_index_and_rows_of_weight_0(rng: Any) -> None:
     expected_value, expected = oracle_gradient(net, parameters, data)
     assert value == pytest.approx(expected_value, rel=1e-12)
     assert distance(gradient, expected) < 1e-12
-
-
-FEW_ROWS, RATE = 6, 1e-5
-# The last layer of few outputs, or not; a hidden one; the only one; more than two panels of units;
-# more than four.
-SHAPES = [(5, 40, 19, 2), (5, 19, 20), (20, 3, 9, 3), (40, 1), (3, 7), (35, 70, 33, 1), (9, 90, 2)]
-SHAPES = SHAPES[:3] if INTERPRETED else SHAPES
-each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
-each_optimizer = pytest.mark.parametrize("kind", ["sgd", "adam"])
-
-
-def trainer_of(net: Net, optimizer: Any, parameters: Any, data: Any, **options: Any) -> Trainer:
-    moments = Moments(net.network, None)
-    return Trainer(Engine(net.network, 1), parameters, moments, optimizer, data, 1, **options)
-
-
-def trained(net: Net, optimizer: Any, fill: float | None) -> list[Any]:
-    """Parameters and losses after an epoch; with anything in place of the padding."""
-    rng = np.random.default_rng(2)
-    parameters, data = net.draw(rng, FEW_ROWS)
-    trainer = trainer_of(net, optimizer, parameters, data)
-    session = trainer.session
-    if fill is not None:
-        packed, copies = session.workspace.parameters, session.workspace.copies
-        session.load(np.ones_like(parameters))
-        # Past the last number is room for what is read and never used.
-        ours, theirs = packed == 0, copies == 0
-        ours[np.flatnonzero(packed)[-1] + 1 :] = False
-        session.load(parameters)
-        packed[ours], copies[theirs] = fill, fill
-    losses, rates = np.zeros(1), RATE * np.linspace(1, 2, FEW_ROWS)
-    trainer.begin()
-    order = rng.permutation(FEW_ROWS)[None]
-    trainer.run(order, coefficients_of(optimizer, 1, rates), losses, 0, FEW_ROWS)
-    trainer.store()
-    return [parameters, losses]
-
-
-@each_dtype
-@each_shape
-@each_optimizer
-def test_nothing_reads_the_padding(dtype: str, sizes: tuple[int, ...], kind: str) -> None:
-    net, optimizer = Net(sizes, "sigmoid", dtype=dtype), OPTIMIZERS[kind]()
-    plain, filled = (trained(net, optimizer, fill) for fill in (None, np.nan))
-    assert [it.tobytes() for it in filled] == [it.tobytes() for it in plain]
-
-
-@pytest.mark.parametrize("loss", [name for name in CASES if outputs_for(name, 3) == 3])
-def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: Any, rng: Any) -> None:
-    n_rows = 20 if INTERPRETED else 60
-    X, y = rng.normal(size=(n_rows, 7)), draw_targets(loss, rng, n_rows, 3)
-    fits = []
-    for n_threads in (1, 2):
-        net = MLP((7, 20, 3), loss=CASES[loss], optimizer=SGD(0.003), seed=1, n_threads=n_threads)
-        fits.append((net.fit(X, y, epochs=5, batch_size=1).loss, net.parameters.tobytes()))
-    assert fits[0] == fits[1]
-    assert fits[0][0][-1] < fits[0][0][0]
 
 
 SIZES = (12, 20, 3)
@@ -440,20 +338,6 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
         np.testing.assert_allclose(result, wanted, atol=1e-11)
 
 
-def test_chunks_of_any_size_drop_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums of a gradient run over chunks in another order; nothing else changes."""
-    X, y = rows_of("float64")
-    results = []
-    for rows in (8, 24, N_ROWS):
-        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n, rows=rows, **_: min(rows, n))
-        trainer.TRAININGS.clear()
-        net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2)
-        net.fit(X, y, epochs=2, batch_size=N_ROWS // 2)
-        results.append(net.parameters.copy())
-    for other in results[1:]:
-        np.testing.assert_allclose(other, results[0], rtol=0, atol=1e-12)
-
-
 def test_nothing_is_dropped_but_in_fit() -> None:
     X, y = rows_of("float32")
     net = made(dropout=0.5, input_dropout=0.5, input_noise=3.0, dtype="float32")
@@ -513,91 +397,9 @@ def test_hidden_layers_are_dropped_on_sparse_rows(activation: str) -> None:
     np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("given", [{"input_dropout": 0.1}, {"input_noise": 0.1}])
-def test_inputs_of_sparse_rows_cannot_be_dropped(given: dict[str, float]) -> None:
-    X, y = rows_of("float64")
-    engine, state = core_of(made(**given))
-    data = engine.trusted(scipy.sparse.csr_array(X), y, None)
-    with pytest.raises(ValueError, match=r"need dense rows, and X is sparse or expanded: pass"):
-        loop.fit(engine, state, FitRequest(data, FitOptions(1, 16)))
-
-
 CLIPS: list[Any] = [{"clipnorm": 0.3}, {"global_clipnorm": 0.3}]
 each_clip = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: next(iter(clip)))
-NORM_SIZES, NORM_BATCH = ((17, 18, 10, 3), 19) if INTERPRETED else ((17, 80, 20, 5), 35)
-NORM_ROWS = 2 * NORM_BATCH
 ETA = 0.05
-
-
-def by_hand(
-    net: Net, parameters: Any, data: Data, batches: list[Any], name: str, limit: float
-) -> Any:
-    parameters, layout = parameters.astype(np.float64), net.network.layout
-    engine = Engine(net.network, 1)
-    starts = [*layout.weights, *layout.biases]
-    seen: list[float] = []
-    assert isinstance(data.x, np.ndarray)
-    for rows in batches:
-        part = Data(data.x[rows], data.y[rows], data.weight[rows])
-        slopes = engine.loss_and_gradient(parameters, part)[1].astype(np.float64)
-        variables = np.split(slopes, starts[1:]) if name == "clipnorm" else [slopes]
-        norms = [float(np.linalg.norm(variable)) for variable in variables]
-        seen += norms
-        pairs = zip(variables, norms, strict=True)
-        parameters -= ETA * np.concatenate(
-            [variable * min(1, limit / norm) for variable, norm in pairs]
-        )
-    return parameters, seen
-
-
-@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
-@pytest.mark.parametrize("form", [*FORMS, "non-temporal"])
-def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
-    form: str, name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net = Net(NORM_SIZES, penalties=PENALTY_SETS[-1])
-    parameters, data = net.draw(rng, NORM_ROWS, weighted=True)
-    order = orders(rng, 1 if INTERPRETED else 2, NORM_ROWS)
-    batch_size = 1 if form == "single row" else NORM_BATCH
-    batches = [
-        rows
-        for epoch in order
-        for rows in np.split(epoch, range(batch_size, NORM_ROWS, batch_size))
-    ]
-    free, norms = by_hand(net, parameters, data, batches, name, np.inf)
-    limit = float(np.median(norms))
-    expected, norms = by_hand(net, parameters, data, batches, name, limit)
-    assert min(norms) < limit < max(norms)
-    assert distance(free, expected) > 1e-3
-    take_form(form, monkeypatch)
-    if form == "non-temporal":
-        monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", 0)
-    clip: dict[str, Any] = {name: limit}
-    runs: list[Run] = []
-    # Uncompiled no team gathers.
-    for n_threads in (1, 2) if INTERPRETED else (1, 2, 4):
-        run = train(net, parameters, data, SGD(ETA, **clip), order, batch_size, n_threads=n_threads)
-        runs.append(run)
-        assert runs[-1].parameters.tobytes() == runs[0].parameters.tobytes()
-        assert runs[-1].losses.tobytes() == runs[0].losses.tobytes()
-    assert distance(runs[0].parameters, expected) <= 1e-12
-
-
-@each_clip
-def test_sparse_rows_are_clipped_as_dense_ones(clip: Any, rng: np.random.Generator) -> None:
-    net = Net(NORM_SIZES, penalties={"l2": 0.3})
-    parameters, dense = net.draw(rng, 70)
-    dense.x[rng.uniform(size=dense.x.shape) < 0.8] = 0
-    engine, order, ends = Engine(net.network, 1), orders(rng, 2, 70), []
-    optimizer: Optimizer = Adam(ETA, **clip)
-    for data in (dense, dense._replace(x=engine.features(csr_matrix(dense.x)))):
-        here, sparse = parameters.copy(), data is not dense
-        trainer = engine.trainer(here, engine.moments(sparse=sparse), optimizer, data, 35)
-        coefficients = coefficients_of(optimizer, 1, np.full(4, ETA))
-        trainer.run(order, coefficients, np.zeros(2), 0, trainer.units_per_epoch * 2)
-        trainer.store()
-        ends.append(here)
-    assert distance(ends[1], ends[0]) <= 1e-12
 
 
 def spoiled(z: Any) -> Any:

@@ -1,6 +1,5 @@
 """Parameters in panels: nothing overlaps, there and back bit for bit, and copies in step."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import PENALTY_SETS, Net
-from pairwise import all_pairs
+from pairwise import crossed
 from panelled import INTERPRETED, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
@@ -148,16 +147,7 @@ FORMS: list[Any] = [
 N_ROWS, BATCH = 20, 7
 # The last layer transposed; the first; the only one; two of them; none.
 SHAPES = [(70, 19, 5, 3), (70, 2, 7), (40, 1), (33, 20, 4, 2), (3, 9, 9)]
-N_STEPS = -(-N_ROWS // BATCH)
-
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_two_of_them = pytest.mark.parametrize(
-    ("dtype", "sizes", "optimizer"),
-    [
-        (*case.values(),)
-        for case in all_pairs(dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS)
-    ],
-)
 # Layers of few outputs, which may be transposed, as often as others.
 sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
 small_layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
@@ -165,18 +155,19 @@ for_small_layouts = settings(derandomize=True, deadline=None, max_examples=5 if 
 
 
 def trainer_of(
-    net: Net, optimizer: Any, rng: Any, rules: Any = None
+    net: Net, optimizer: Any, rng: Any, rules: Any = None, batch_size: int = BATCH
 ) -> tuple[Trainer, Any, Moments]:
     parameters, data = net.draw(rng, N_ROWS)
     network = net.network if rules is None else net.network._replace(activations=rules)
     moments = Moments(network, rng.uniform(size=(2, parameters.size)).astype(net.dtype))
-    trainer = Trainer(Engine(network, 1), parameters, moments, optimizer, data, BATCH)
+    trainer = Trainer(Engine(network, 1), parameters, moments, optimizer, data, batch_size)
     return trainer, parameters, moments
 
 
 def take_steps(trainer: Trainer, optimizer: Any, rate: float = 0.01) -> None:
     order, losses = np.arange(N_ROWS)[None], np.zeros(1)
-    coefficients = coefficients_of(optimizer, 1, np.full(N_STEPS, rate))
+    rates = np.full(trainer.step_of(trainer.units_per_epoch), rate)
+    coefficients = coefficients_of(optimizer, 1, rates)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
         trainer.run(order, coefficients, losses, 0, trainer.units_per_epoch)
 
@@ -270,7 +261,7 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple
     assert back.tobytes() == bits
 
 
-@each_two_of_them
+@crossed(dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS)
 def test_panels_are_those_of_the_parameters_after_every_optimizer(
     dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any
 ) -> None:
@@ -295,41 +286,16 @@ def test_copies_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
     assert_in_step(trainer, net, before)
 
 
-@each_dtype
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
-def test_transposed_layers_train_as_others(
-    dtype: str, sizes: tuple[int, ...], rng: Any, monkeypatch: pytest.MonkeyPatch
+@crossed(dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS, batch_size=[BATCH, 1])
+def test_padding_is_unread(
+    dtype: str, sizes: tuple[int, ...], optimizer: Any, batch_size: int, rng: Any
 ) -> None:
-    net, adam = Net(sizes, "tanh", penalties=PENALTY_SETS[-1], dtype=dtype), OPTIMIZERS["adam"]()
-    state = rng.bit_generator.state
-    results = []
-    for most in (4, 0):
-        monkeypatch.setattr(
-            "fastmlp.backends.cpu.plan.packing.few_outputs", lambda lanes, n=most: min(n, lanes)
-        )
-        rng.bit_generator.state = state
-        trainer, parameters, moments = trainer_of(net, adam, rng)
-        transposed = [bool(layer.is_transposed) for layer in trainer.session.plan.layers]
-        lanes = workspace_of(trainer).lanes
-        few = [b <= min(most, lanes) and a > b for a, b in pairwise(sizes)]
-        assert transposed == few
-        take_steps(trainer, adam)
-        trainer.store()
-        results.append((parameters, *moments.flat()))
-    # Biases, which are summed elsewhere, may differ.
-    tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
-
-
-@each_two_of_them
-def test_padding_is_unread(dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any) -> None:
     net = Net(sizes, "sigmoid", penalties=PENALTY_SETS[-1], dtype=dtype)
     state = rng.bit_generator.state
     results = []
     for fill in (0.0, np.nan):
         rng.bit_generator.state = state
-        trainer, parameters, moments = trainer_of(net, optimizer, rng)
+        trainer, parameters, moments = trainer_of(net, optimizer, rng, None, batch_size)
         workspace, (packed, copies) = workspace_of(trainer), places_of_numbers(trainer, net)
         for vector in (workspace.parameters, moments.m, moments.v):
             vector[: packed.size][~packed] = fill

@@ -242,14 +242,6 @@ def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> 
     assert ((own.last <= net.middle) | (own.first >= net.middle)).all()
 
 
-def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
-    plan, _ = plan_of(make_layout((320, 40)), 16, n_threads=2, split_layer=1)
-    first, second = plan.tiles.reshape(2, -1)
-    assert plan.net[0].middle == 160
-    assert first.last.max() == 160
-    assert second.first.min() == 160
-
-
 @for_every_layout
 @given(layouts, widths, st.integers(1, 3), split_layers)
 def test_each_member_keeps_the_transposes_of_its_own_rows(

@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import chunk_rows
 from fastmlp.backends.cpu.plan.plan import Workspace, aligned, make_workspace
 from fastmlp.backends.cpu.session import Moments, Session
-from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.spec import Layout, make_layout
 
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
@@ -30,29 +30,17 @@ for_every_layout = settings(derandomize=True, deadline=None)
 
 
 @for_every_layout
-@given(layouts, st.integers(0, 10**9))
-def test_a_chunk_has_a_row_and_is_bounded(layout: Layout, n_rows: int) -> None:
-    assert 1 <= chunk_rows(layout, n_rows) <= max(1, n_rows)
-    rows = chunk_rows(layout, n_rows)
-    if rows > tuning.MIN_CHUNK_ROWS:
+@given(layouts, st.integers(0, 10**9), st.booleans())
+def test_a_chunk_has_a_row_and_is_bounded(layout: Layout, n_rows: int, train: bool) -> None:
+    rows = chunk_rows(layout, n_rows, train=train)
+    assert 1 <= rows <= max(1, n_rows)
+    # All rows, or no small part.
+    assert rows == max(1, n_rows) or rows >= tuning.MIN_CHUNK_ROWS // 2
+    if rows > tuning.MIN_CHUNK_ROWS and not train:
         # A quarter more, where that saves a short last chunk.
         whole = (rows - 1) * 4 / 5
         assert whole * sum(layout.sizes) <= tuning.CHUNK_NUMBERS
         assert whole * 6 * layout.n_weights <= tuning.CHUNK_FLOPS
-
-
-@for_every_layout
-@given(layouts)
-def test_rows_in_plenty_fill_the_smallest_chunk_at_least(layout: Layout) -> None:
-    assert chunk_rows(layout, 10**9) >= tuning.MIN_CHUNK_ROWS
-
-
-@for_every_layout
-@given(layouts, st.integers(0, 10**9))
-def test_a_chunk_of_training_is_all_rows_or_no_small_part(layout: Layout, n_rows: int) -> None:
-    rows = chunk_rows(layout, n_rows, train=True)
-    assert rows <= max(1, n_rows)
-    assert rows == max(1, n_rows) or rows >= tuning.MIN_CHUNK_ROWS // 2
 
 
 @for_every_layout
@@ -65,33 +53,6 @@ def test_chunks_are_about_equal(layout: Layout, n_rows: int, train: bool) -> Non
 
 def test_a_batch_a_little_over_a_chunk_is_one_chunk() -> None:
     assert chunk_rows(make_layout((1024, 2048, 2048, 1000)), 512, train=True) == 512
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
-    buffers = make_workspace(make_layout((3, 7, 5, 2)), 11, 6, dtype, 4, train=True)
-    assert (buffers.chunk_rows, buffers.panel_rows, buffers.lanes) == (11, 16, 4)
-    assert buffers.inputs.shape == (16 * 4,)
-    # And room for a square more.
-    for of_layers in (buffers.deltas, buffers.outputs):
-        assert of_layers.shape == (16 * (8 + 8 + 4) + 4 * 4,)
-    assert buffers.copies.shape == (8 * 8,)
-    # Panels with a row for the biases; the last layer transposed, its biases after its panels; and
-    # room for a square that reaches past the end.
-    packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
-    for of_parameters in ("parameters", "backup"):
-        assert getattr(buffers, of_parameters).shape == packed
-    assert buffers.zeros.shape == (4,)
-    arrays = [b for b in buffers if isinstance(b, np.ndarray) and b is not buffers.row_losses]
-    assert {b.dtype.type for b in arrays} == {dtype}
-
-
-@given(st.integers(1, 5000))
-def test_panels_of_rows_are_never_a_multiple_of_a_page_apart(rows: int) -> None:
-    buffers = make_workspace(make_layout((1, 1)), rows, 1, np.float32, 16, train=False)
-    assert buffers.panel_rows % STRIP_ROWS == 0
-    assert buffers.panel_rows % PAGE_ROWS != 0
-    assert rows <= buffers.panel_rows < rows + 2 * STRIP_ROWS
 
 
 @pytest.mark.parametrize("rows", [3, 8, 17])

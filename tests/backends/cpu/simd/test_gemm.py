@@ -127,34 +127,22 @@ def test_a_product_of_any_shape_is_that_of_numpy(
     assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
 
 
-@each_dtype
-@each_reading
-@for_many_shapes
-@some_shape
-def test_no_element_depends_on_tiles(
-    dtype: Any, by_column: Reading, height: int, width: int, depth: int
-) -> None:
-    start, a, b = draw(np.random.default_rng(0), dtype, *shapes(height, width, depth))
-    actual = from_panels(multiply(start, a, b, by_column), height, width)
-    assert np.array_equal(actual, chains(start, a, b))
-
-
 @pytest.mark.few(21)
 @each_dtype
 @each_reading
 @pytest.mark.parametrize("n_panels", range(1, 8))
 @pytest.mark.parametrize("last", ["one", "half", "whole"])
-def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
+def test_every_number_of_rows_and_panels_is_chains_of_fma_and_has_its_room(
     dtype: Any, by_column: Reading, n_panels: int, last: str, rng: Any
 ) -> None:
     lanes = lanes_of(dtype)
     width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[last]
     depth, most = DEPTHS[-2], min(MOST_ROWS, ROW_BLOCK)
     start, a, b = draw(rng, dtype, *shapes(most, width, depth))
-    alone = [from_panels(multiply(start[[r]], a[[r]], b, by_column), 1, width) for r in range(most)]
+    expected = chains(start, a, b)
     for height in range(1, most + 1):
         c = multiply(start[:height], a[:height], b, by_column)
-        assert np.array_equal(from_panels(c, height, width), np.concatenate(alone[:height]))
+        assert np.array_equal(from_panels(c, height, width), expected[:height])
         assert (c[:, round_up(height, STRIP_ROWS) :] == UNTOUCHED).all()
 
 
@@ -507,20 +495,6 @@ def test_elements_are_chains_of_fma(dtype: Any, shape: Any, by_column: bool, rng
         these = matrices(rng, dtype, shape[1], HEIGHTS[-1], depth)
         actual = by_sweep(swept(dtype, shape, by_column), these, by_column)
         assert np.array_equal(actual, chains(these.start, these.a, these.b))
-
-
-@each_dtype
-@each_shape
-@each_order
-def test_a_sum_that_goes_on_has_its_bits(dtype: Any, shape: Any, by_column: bool, rng: Any) -> None:
-    these = matrices(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
-    compiled = swept(dtype, shape, by_column)
-    whole = by_sweep(compiled, these, by_column)
-    for cut in (1, DEPTHS[-1] // 2):
-        first = these._replace(a=these.a[:, :cut], b=these.b[:cut])
-        rest = these._replace(a=these.a[:, cut:], b=these.b[cut:])
-        half = by_sweep(compiled, first, by_column).copy()
-        assert np.array_equal(by_sweep(compiled, rest, by_column, start=half), whole)
 
 
 @each_dtype

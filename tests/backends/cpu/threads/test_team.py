@@ -238,19 +238,6 @@ def test_interpreted_a_call_is_alone() -> None:
 
 
 @only_compiled
-def test_a_pool_out_of_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    drill, team = Drill(8, 1000), make_team(3)
-    drill.job["team"] = team.ctypes.data
-    worker_pool.WorkerPool().run(drill.driver, drill.job.ctypes.data, team, 3)
-    assert (drill.exact, drill.calls) == (True, 1000)
-    assert team[GENERATION // 8] == STOPPED
-
-
-@only_compiled
 def test_a_pool_keeps_its_threads() -> None:
     pool, before = worker_pool.WorkerPool(), threading.active_count()
     for _ in itertools.repeat(None, 20):
