@@ -1,7 +1,6 @@
 """save and load: every net that can be made comes back, and every defect is a FileError."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -246,54 +245,26 @@ def test_the_training_state_of_a_running_fit_is_not_to_be_had(path: Path) -> Non
     assert MLP.load(path).predict(X).tobytes() == net.predict(X).tobytes()
 
 
-def edit(path: Path, change: Any) -> None:
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    outer = json.loads(raw[8 : 8 + length])
-    inner = json.loads(outer["__metadata__"]["fastmlp"])
-    change(inner, outer)
-    outer["__metadata__"]["fastmlp"] = json.dumps(inner)
-    words = json.dumps(outer).encode()
-    path.write_bytes(struct.pack("<Q", len(words)) + words + raw[8 + length :])
+def nested(depth: int) -> Any:
+    return {"name": "Warmup", "schedule": nested(depth - 1), "n_steps": 1} if depth else 0.1
 
 
-def deep(inner: Any, outer: Any) -> None:
-    for _ in range(20):
-        inner["optimizer"]["learning_rate"] = {
-            "name": "Warmup", "schedule": inner["optimizer"]["learning_rate"], "n_steps": 1,
-        }  # fmt: skip
-
-
-LIES: dict[str, tuple[Any, str]] = {
-    "more parameters": (lambda i, o: i.update(layer_sizes=[1 << 40, 1 << 21, 1]), "but holds 63"),
-    "more layers": (lambda i, o: i.update(layer_sizes=[3] * 9), "claims 8 layers, but holds 5"),
-    "other sizes": (lambda i, o: i.update(layer_sizes=[4, 3, 1]), "weights.0 must be"),
-    "no layers": (lambda i, o: i.update(layer_sizes=[]), "layer_sizes needs at least"),
-    "sizes of text": (lambda i, o: i.update(layer_sizes="341"), "layer_sizes must be"),
-    "negative size": (lambda i, o: i.update(layer_sizes=[3, -4, 1]), "layer_sizes"),
-    "another dtype": (lambda i, o: i.update(dtype="float64"), "must be float64"),
-    "no dtype": (lambda i, o: i.update(dtype=None), "dtype must be"),
-    "another kind": (lambda i, o: i.update(kind="FOREST"), "of kind 'FOREST'"),
-    "unknown activation": (lambda i, o: i.update(activation=["slu"]), "unknown activation 'slu'"),
-    "too many activations": (lambda i, o: i.update(activation=["relu"] * 2), "names 2 layers"),
-    "an activation by number": (lambda i, o: i.update(activation=[7]), "AttributeError"),
-    "unknown loss": (lambda i, o: i.update(loss="mse2"), "unknown loss"),
-    "link that does not fit": (lambda i, o: i.update(loss="poisson"), "owns its output link"),
-    "unknown optimizer": (lambda i, o: i["optimizer"].update(name="zeus"), "unknown optimizer"),
-    "bad setting": (lambda i, o: i["optimizer"].update(beta_1=2), "beta_1 must be"),
-    "setting too many": (lambda i, o: i["optimizer"].update(speed=2), "unexpected keyword"),
-    "schedules in schedules": (deep, "more than 8 schedules"),
-    "negative penalty": (lambda i, o: i.update(penalties=[["l2", -1]]), "l2 must be"),
-    "penalty of zero": (lambda i, o: i.update(penalties=[["l2", 0]]), "not enough values"),
-    "many penalties": (lambda i, o: i.update(penalties=[["l2", 1]] * 1001), "1,001 penalties"),
-    "negative steps": (lambda i, o: i.update(n_steps=-1), "n_steps must be"),
-    "half a step": (lambda i, o: i.update(n_steps=0.5), "n_steps must be"),
-    "bad generator": (
-        lambda i, o: i.update(generator={"bit_generator": "os"}),
-        "unknown generator",
+# What a header says, beside its arrays: what no setting of a net is, or more than the file holds.
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "more parameters": ({"layer_sizes": [1 << 40, 1 << 21, 1]}, "but holds 63"),
+    "more layers": ({"layer_sizes": [3] * 9}, "claims 8 layers, but holds 5"),
+    "other sizes": ({"layer_sizes": [4, 3, 1]}, "weights.0 must be"),
+    "another dtype": ({"dtype": "float64"}, "must be float64"),
+    "unknown loss": ({"loss": "mse2"}, "unknown loss"),
+    "schedules in schedules": (
+        {"optimizer": {"name": "sgd", "learning_rate": nested(9)}},
+        "than 8",
     ),
-    "a name for code": (lambda i, o: i.update(loss={"own": "os.system"}), "custom rule"),
-    "no biases": (lambda i, o: o.pop("biases.1"), "damaged file|not a safetensors|biases.1"),
+    "setting too many": ({"optimizer": {"name": "adam", "speed": 2}}, "unexpected keyword"),
+    "many penalties": ({"penalties": [["l2", 1]] * 1001}, "1,001 penalties"),
+    "half a step": ({"n_steps": 0.5}, "n_steps must be"),
+    "bad generator": ({"generator": {"bit_generator": "os"}}, "unknown generator"),
+    "a name for code": ({"loss": {"own": "os.system"}}, "custom rule"),
 }
 
 
@@ -302,8 +273,8 @@ def test_a_lying_header_is_refused(lie: str, path: Path) -> None:
     net = make(l2=0.1)
     net.fit(X, Y, epochs=1)
     net.save(path, include_training_state=True)
-    change, words = LIES[lie]
-    edit(path, change)
+    content, (change, words) = files.read(path), LIES[lie]
+    files.write(path, content._replace(header=content.header | change))
     with pytest.raises(FileError, match=words) as caught:
         MLP.load(path)
     assert str(caught.value).startswith(str(path))

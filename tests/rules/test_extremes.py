@@ -9,15 +9,13 @@ import numba
 import numpy as np
 import pytest
 from loss_cases import CASES, constants_of, options_of, outputs_for, settings_of
-from scipy.optimize import minimize
 from sklearn import _loss
-from sklearn.linear_model import GammaRegressor, TweedieRegressor
 from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
 
 from fastmlp import MLP, Adam, Quantile, Status, Tweedie
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
-from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, Loss, Smoothed, in_dtype
+from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, Loss, in_dtype
 
 FAR: dict[str, Loss] = CASES | {f"tweedie {k}": Tweedie(k).loss for k in (1.001, 1.9, 1.999)}
 MOST_ROUNDINGS, N_ROWS = 8, 40
@@ -203,75 +201,6 @@ def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
     np.testing.assert_allclose(
         slopes[~kink], peer.gradient(y, RAW_OUTPUTS)[~kink], rtol=1e-12, atol=1e-12
     )
-
-
-def test_focal_losses_without_focus_are_the_cross_entropies() -> None:
-    rng = np.random.default_rng(0)
-    raw, y = rng.normal(scale=5, size=(20, 4)), rng.integers(4, size=(20, 1)).astype(float)
-    results = []
-    for name, more in (("focal", (0.0,)), ("cross_entropy", ())):
-        slopes, values = np.empty_like(raw), np.empty(20)
-        LOSSES[name].rule(raw, y, slopes, values, *more)
-        results.append((slopes, values))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-12, atol=1e-14)
-    for z in RAW_OUTPUTS:
-        for target in (0.0, 0.3, 1.0):
-            pair = np.float64(z), np.float64(target)
-            np.testing.assert_allclose(
-                LOSSES["binary_focal"].rule(*pair, 0.0),
-                LOSSES["binary_cross_entropy"].rule(*pair),
-                rtol=1e-12,
-                atol=1e-14,
-            )
-
-
-def test_smoothed_labels_are_soft_targets() -> None:
-    """As PyTorch's and Keras' label_smoothing: (1 - s) y + s / n."""
-    rng = np.random.default_rng(0)
-    X, labels = rng.normal(size=(30, 3)), rng.integers(4, size=30)
-    smooth = MLP((3, 5, 4), loss="cross_entropy", label_smoothing=0.2, dtype="float64", seed=0)
-    plain = MLP((3, 5, 4), loss="cross_entropy", dtype="float64", seed=0)
-    value, slopes = smooth.loss_and_gradient(X, labels)
-    expected, gradient = plain.loss_and_gradient(X, 0.8 * np.eye(4)[labels] + 0.05)
-    assert value == pytest.approx(expected, rel=1e-13)
-    np.testing.assert_allclose(slopes, gradient, rtol=1e-10, atol=1e-14)
-    assert smooth._network.loss == Smoothed("cross_entropy", 0.2).loss
-
-
-def test_a_gaussian_below_the_least_variance_goes_on_as_a_line() -> None:
-    rule, y = CASES["gaussian_nll"].rule, np.array([[0.3]])
-    ends, middle = np.array([-20.0, -16.0]), -18.0
-    values = []
-    for s in (*ends, middle):
-        raw, slopes, value = np.array([[0.5, s]]), np.empty((1, 2)), np.empty(1)
-        rule(raw, y, slopes, value)
-        values.append(value[0])
-    assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("loss", "peer"),
-    [
-        ("gamma", GammaRegressor(alpha=0, tol=1e-9, max_iter=10_000)),
-        (Tweedie(1.5), TweedieRegressor(power=1.5, alpha=0, link="log", tol=1e-9, max_iter=10_000)),
-    ],
-    ids=str,
-)
-def test_a_linear_net_reaches_the_objective_of_a_linear_model(loss: Any, peer: Any) -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(200, 3))
-    y = rng.gamma(2.0, np.exp(X @ [0.3, -0.2, 0.5]) / 2)
-    net = MLP((3, 1), loss=loss, dtype="float64", initializer="zeros")
-
-    def objective(flat: Any) -> Any:
-        net.parameters[:] = flat
-        return net.loss_and_gradient(X, y)
-
-    result = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15})
-    theirs = peer.fit(X, y)
-    expected, _ = objective(np.append(theirs.coef_, theirs.intercept_))
-    assert result.fun == pytest.approx(expected, abs=1e-6)
 
 
 def test_constants_are_of_the_dtype_and_negative_counts_lose_nothing() -> None:

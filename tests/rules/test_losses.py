@@ -14,12 +14,6 @@ from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
 from fastmlp.rules.losses import KINDS, LINKS, LOSSES, of_settings, spelled, unsmoothed
 
 each_loss = pytest.mark.parametrize("name", CASES)
-# Whose link is the canonical one.
-each_link_owner = pytest.mark.parametrize(
-    "name", ["binary_cross_entropy", "cross_entropy", "poisson"]
-)
-# Losses without a least value of 0 where predictions are perfect.
-NOT_FROM_ZERO = {"gaussian_nll", *(name for name in CASES if name.startswith("smoothed"))}
 
 
 def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
@@ -84,45 +78,6 @@ def test_nan_stays_nan(name: str, place: int) -> None:
     assert np.isnan(evaluate(name, outputs, as_targets(name, np.array([1.0, 0.0, 0.0])))[0])
 
 
-@each_loss
-@pytest.mark.parametrize(
-    ("dtype", "size"), [(np.float32, 80), (np.float64, 100), (np.float64, 1e4)]
-)
-@pytest.mark.parametrize("hot", range(3))
-def test_finite_values_overflow_nowhere(name: str, dtype: Any, size: float, hot: int) -> None:
-    outputs = np.resize(np.array([size, -size, 0], dtype), outputs_for(name, 3))
-    if CASES[name].link == "exp":
-        outputs = np.clip(outputs, -700, 700)  # from 710 on the value itself overflows
-    targets = as_targets(name, np.eye(3, dtype=outputs.dtype)[hot])
-    with np.errstate(over="raise", invalid="raise", divide="raise"):
-        value, slopes = evaluate(name, outputs, targets)
-    assert np.isfinite(value)
-    assert np.isfinite(slopes).all()
-
-
-@pytest.mark.parametrize("name", sorted(CASES.keys() - NOT_FROM_ZERO))
-def test_value_is_never_below_zero_and_zero_at_a_perfect_prediction(name: str) -> None:
-    outputs, targets = np.array([800.0, -800.0]), np.array([1.0, 0.0])
-    if CASES[name].link == "sorted":
-        outputs, targets = np.full(3, 5.0), np.array([5.0])
-    elif CASES[name].link is None:
-        targets = outputs
-    elif CASES[name].link == "exp":
-        outputs = np.log([1.0, 20.0])
-        targets = np.array([1.0, 20.0])
-    assert evaluate(name, outputs, targets)[0] == pytest.approx(0, abs=1e-13)
-    assert min(evaluate(name, *row)[0] for row in draw_rows(name)) > 0
-
-
-@each_link_owner
-def test_slope_of_a_loss_with_a_link_is_value_less_target(name: str) -> None:
-    for outputs, targets in draw_rows(name):
-        _, slopes = evaluate(name, outputs, targets)
-        value = naive.LINKS[naive.LINK_OF[name]](outputs[None])[0]
-        n_values = 1 if CASES[name].over_outputs == "sum" else len(targets)
-        np.testing.assert_allclose(slopes * n_values, value - targets, atol=1e-13)
-
-
 @pytest.mark.parametrize("name", sorted(naive.OF_CLASSES))
 @pytest.mark.parametrize("label", range(4))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -133,15 +88,6 @@ def test_a_label_is_its_one_hot_row(name: str, label: int, dtype: Any) -> None:
     near = 8 * float(np.finfo(dtype).eps)
     assert value == pytest.approx(expected, rel=near, abs=near)
     np.testing.assert_allclose(slopes, expected_slopes, rtol=near, atol=near)
-
-
-def test_slopes_of_cross_entropy_and_absolute_error() -> None:
-    outputs, targets = np.array([0.3, -1.2, 2.5]), np.array([0.2, 0.5, 0.3])
-    value, slopes = evaluate("cross_entropy", outputs, targets)
-    twice, twice_slopes = evaluate("cross_entropy", outputs, 2 * targets)
-    assert twice == pytest.approx(2 * value, rel=1e-15, abs=0)
-    np.testing.assert_allclose(twice_slopes, 2 * slopes, rtol=1e-14)
-    assert LOSSES["mae"].rule(np.float64(2), np.float64(2)) == (0, 0)
 
 
 each_link = pytest.mark.parametrize("name", LINKS)
@@ -174,27 +120,11 @@ def test_a_link_keeps_nan(name: str, dtype: Any, place: int) -> None:
     assert np.isnan(apply(name, row)[place])
 
 
-@each_link
-@pytest.mark.parametrize(
-    ("dtype", "size"), [(np.float32, 80), (np.float64, 100), (np.float64, 1e4)]
-)
-def test_no_link_overflows_where_the_value_is_finite(name: str, dtype: Any, size: float) -> None:
-    row = np.array([size, -size, 0], dtype)
-    if name == "exp":
-        row = np.minimum(row, 700)  # exp(700) is 1e304; from 710 on the value itself overflows
-    with np.errstate(over="raise", invalid="raise", divide="raise"):
-        assert np.isfinite(apply(name, row)).all()
-
-
-def test_links_of_means_deviations_and_softmax(rng: np.random.Generator) -> None:
-    row = np.array([3.0, 2.0, -5.0, -1e4, 7.0, np.log(4.0)])
-    np.testing.assert_allclose(apply("mean_std", row), [3, np.e, -5, 1e-3, 7, 2], rtol=1e-14)
+def test_softmax_may_go_over_its_row() -> None:
     row = np.array([1.0, -2.0, 0.5])
     expected = apply("softmax", row)
     LINKS["softmax"].rule(row[None], row[None])
     assert (row == expected).all()
-    rows = rng.normal(size=(50, 7)).round(1)
-    assert (np.diff(np.array([apply("sorted", row) for row in rows])) >= 0).all()
 
 
 def squared(p: Any, y: Any, factor: Any = 1.0) -> Any:

@@ -4,12 +4,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from fitting import in_threads as in_threads
 
-from fastmlp import MLP, Custom
+from fastmlp import MLP
 from fastmlp.backends.cpu import dispatch, limits
 from fastmlp.backends.cpu.dispatch import Autotuner
 
@@ -52,10 +51,3 @@ def forked(work: Callable[[], int]) -> int:
         signal.alarm(SECONDS)
         os._exit(work())
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    return w + type(w)(1), m, v
-
-
-COUNTER = Custom(count_up)
