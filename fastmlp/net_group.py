@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -40,8 +39,9 @@ class GroupCalls:
 
     Attributes
     ----------
-    form : shapes and dtypes of the last call's arrays
-    each : True for arguments with an axis of nets, by the entries' field
+    form : shapes and dtypes of the last call's arrays and rows
+    dtypes, each : of X, y and weights: kinds of numbers, and True for an axis of nets
+    by_net : `each` of the arrays from which `rows` are taken
     change : value of `locks.change` when the entries were taken
     n_tabled : steps whose coefficients are known since then
     """
@@ -49,11 +49,14 @@ class GroupCalls:
     def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
         self.entries, n = np.zeros(len(states), Entry.dtype), len(states)
         self._driver_calls, self._states = DriverCalls(factory), states
-        self._numbers, self.starts = np.arange(n), dict[str, int | None]()
-        self._driver_calls.job["entries"] = address(self.entries)
+        self.job = self._driver_calls.job
+        self.job["entries"] = address(self.entries)
         self.columns = {name: self.entries[name] for name in Entry.dtype.names or ()}
         self.form: Any = None
-        self.each, self.n_rows, self.n_tabled = dict[str, bool](), 0, 0
+        self.dtypes: Any = ()
+        self.each: list[bool] = []
+        self.by_net: list[bool] | None = None
+        self.n_checked = self.n_rows = self.n_tabled = 0
         self.change: object = None
         self.members: list[tuple[Steps, Kept] | None] = [None] * n
         self.products, self.buffers = [0] * n, list[Any]()
@@ -64,17 +67,9 @@ class GroupCalls:
         self.columns["block"][i] = block_of(factory, dtype).address
         self.products[i] = products
 
-    def place(self, name: str, array: Array) -> None:
-        """Write the address of an array for all nets, or addresses of parts for each."""
-        start: Any = address(array)
-        shared = None if self.each[name] else start
-        if shared is None or shared != self.starts.get(name):
-            parts = array.strides[0] * self._numbers if self.each[name] else 0
-            self.columns[name][:], self.starts[name] = start + parts, shared
-
     def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
         """Run the calls of all nets; return the number done, or -1 for invalid rows."""
-        job, n_nets, n_done = self._driver_calls.job, len(self.entries), 0
+        job, n_nets, n_done = self.job, len(self.entries), 0
         products = sum(self.products) * n_rows
         most = n_nets if products <= MOST_PRODUCTS else max(1, MOST_PRODUCTS * n_nets // products)
         for first in range(0, n_nets, most):
@@ -89,9 +84,10 @@ class GroupCalls:
         return n_done
 
     def settle(self) -> None:
-        """Count the steps that were taken; a second time changes nothing."""
+        """Count the steps that were taken, while the locks are held; again changes no count."""
         for state, number in zip(self._states, self.columns["number"].tolist(), strict=True):
             state.n_steps = number
+            state.lock.n_published += 1
 
 
 def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
@@ -111,10 +107,9 @@ def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
 
 def _release(all_locks: list[Any], flags: list[bool]) -> None:
     """Release the acquired locks in one step; a second time changes nothing."""
-    with suppress(
-        RuntimeError
-    ):  # An interrupt may have come after the release: flags alone are left.
-        deque(map(type(all_locks[0]).release, compress(all_locks, flags)), 0)
+    # An interrupt may have come after the release: flags alone are left.
+    with suppress(RuntimeError):
+        any(map(type(all_locks[0]).release, compress(all_locks, flags)))
     flags.clear()
 
 
@@ -280,33 +275,45 @@ class NetGroup:
         return self._predicted(X, out, "predict_raw")
 
     def _stepped(self, kind: Kind, X: Any, y: Any, weight: Any, rows: Any) -> Array:
-        who, n_nets = f"{WHO}.train_on_{kind}", len(self.nets)
-        arguments, each = (X, y, weight), None
-        if rows is not None:
-            arguments, each = self._rows(arguments, rows, who)
-        labels = self._has_labels and kind == "batch" and type(y) is ndarray and y.dtype in LABELS
-        x, y = (
-            _plain(arguments[0], self._dtype),
-            _plain(arguments[1], y.dtype if labels else self._dtype),
-        )
-        plain = [(it.shape, it.dtype) if type(it) is ndarray else it for it in (x, y, arguments[2])]
-        losses, left = np.empty(n_nets), range(n_nets)
+        who, arguments = f"{WHO}.train_on_{kind}", (X, y, weight)
+        # An object that is not an array equals no other: its form is looked at each time.
+        form = [
+            (it.shape, it.dtype) if type(it) is ndarray else None if it is None else object()
+            for it in (X, y, weight, rows)
+        ]
+        losses: Any = None
+        left: Any = range(len(self.nets))
         with self._lock:
             calls = self._calls.get(kind)
             if calls is None:
                 calls = self._calls[kind] = GroupCalls(side_by_side.step_nets, self._states)
-            ready = plain == calls.form
+            ready = form == calls.form
             if not ready:
-                each = each or self._each(kind, arguments, who)
-                ready = self._fits(kind, calls, (x, y, arguments[2]), each)
-                calls.form = plain if ready else None
-            if ready and (n_done := self._at_once(kind, calls, x, y, arguments[2])) >= 0:
-                losses[:] = calls.columns["loss"]
-                left = [] if n_done == n_nets else self._looked_at(calls, losses, who)
-        if len(left):
-            each = each or self._each(kind, arguments, who)
-            self._one_by_one(kind, arguments, each, losses, left, who)
+                calls.form = calls.by_net = None
+            if rows is not None:
+                arguments = self._rows(calls, arguments, rows, who)
+            if not ready:
+                taken = [it is not None for it in arguments]
+                calls.each = self._each(kind, arguments, who) if rows is None else taken
+                own = getattr(arguments[1], "dtype", None) if self._takes_labels(kind) else None
+                calls.dtypes = (self._dtype, own if own in LABELS else self._dtype, self._dtype)
+            plain = list(map(_plain, arguments, calls.dtypes))
+            if not ready and self._fits(kind, calls, plain):
+                ready = True
+                # Masks of one form may have other numbers of rows.
+                calls.form = form if rows is None or calls.by_net else None
+            each = calls.each
+            if ready and (n_done := self._at_once(kind, calls, plain)) >= 0:
+                losses = calls.columns["loss"].copy()
+                if n_done == len(losses):
+                    return losses
+                left = self._looked_at(calls, losses, who)
+        losses = np.empty(len(self.nets)) if losses is None else losses
+        self._one_by_one(kind, arguments, each, losses, left, who)
         return losses
+
+    def _takes_labels(self, kind: Kind) -> bool:
+        return self._has_labels and kind == "batch"
 
     def _each(self, kind: Kind, arguments: Any, who: str) -> list[bool]:
         """True for X, y and weights with a leading axis of nets."""
@@ -326,19 +333,26 @@ class NetGroup:
                 )
         return each
 
-    def _rows(self, arguments: Any, rows: Any, who: str) -> tuple[Any, list[bool]]:
-        """The arguments at each net's rows."""
-        arguments = [None if it is None else np.asarray(it) for it in arguments]
-        each = self._each("batch", arguments, who)
-        n, n_nets = (arguments[0].shape[each[0] :] or (0,))[0], len(self.nets)
-        for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
-            if it is not None and it.shape[by_net:][:1] != (n,):
-                raise ValueError(f"{who}: {name} must have {n} rows, as X, got shape {it.shape}")
-        if not isinstance(rows, (Sequence, ndarray)) or len(rows) != n_nets:
-            raise ValueError(f"{who}: rows must be indices or masks for each of {n_nets} nets")
+    def _rows(self, calls: GroupCalls, arguments: Any, rows: Any, who: str) -> Any:
+        """The arguments at each net's rows; `calls.by_net` is known of arrays of this form."""
+        n_nets = len(self.nets)
+        each: Any = calls.by_net
+        if each is None:
+            arguments = [None if it is None else np.asarray(it) for it in arguments]
+            each = self._each("batch", arguments, who)
+            n = (arguments[0].shape[each[0] :] or (0,))[0]
+            for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
+                if it is not None and it.shape[by_net:][:1] != (n,):
+                    raise ValueError(f"{who}: {name} must have {n} rows, as X, got {it.shape}")
+            if not isinstance(rows, (Sequence, ndarray)) or len(rows) != n_nets:
+                raise ValueError(f"{who}: rows must be indices or masks for each of {n_nets} nets")
         index: Any = rows
-        plain = type(rows) is ndarray and index.ndim == 2 and index.dtype.kind in "iu"
-        if not (plain and index.size and index.min() >= 0 and index.max() < n):
+        n = arguments[0].shape[each[0]]
+        plain = type(rows) is ndarray and rows.ndim == 2 and rows.dtype.kind in "iu" and rows.size
+        # A negative number becomes a huge one.
+        if plain and rows.astype(np.uint64, copy=False).max() < n:
+            calls.by_net = each
+        else:
             names = [f"{who}: nets[{i}]" for i in range(n_nets)]
             index = [
                 arrays.row_index(it, n, at, "rows") for it, at in zip(rows, names, strict=True)
@@ -346,54 +360,49 @@ class NetGroup:
             if len({len(k) for k in index}) == 1:
                 index = np.stack(index)
         if type(index) is ndarray:
-            # One gather of all nets: 86 -> 15 us (7 nets, 64 rows each).
+            # One gather of all nets, 2 us (seven nets, 32 rows each); kernels gather rows, too, but
+            # checks and labels want them together.
             nets = np.arange(n_nets)[:, None]
-            parts: list[Any] = [
+            return [
                 it if it is None else it[nets, index] if by_net else it.take(index, axis=0)
                 for it, by_net in zip(arguments, each, strict=True)
             ]
-        else:
-            parts = [
-                it if it is None else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
-                for it, by_net in zip(arguments, each, strict=True)
-            ]
-        return parts, [it is not None for it in parts]
+        return [
+            it if it is None else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
+            for it, by_net in zip(arguments, each, strict=True)
+        ]
 
-    def _fits(self, kind: Kind, calls: GroupCalls, arguments: Any, each: list[bool]) -> bool:
+    def _fits(self, kind: Kind, calls: GroupCalls, plain: Any) -> bool:
         """True if these arrays can belong to one call."""
-        if not self._alike or any(type(it) is not ndarray for it in arguments if it is not None):
+        if not self._alike or any(type(it) is not ndarray for it in plain if it is not None):
             return False
         shapes: Any = (
-            it if it is None else it.shape[e:] for it, e in zip(arguments, each, strict=True)
+            it if it is None else it.shape[e:] for it, e in zip(plain, calls.each, strict=True)
         )
         x, y, weight = shapes
-        n, labels = x[:1], self._has_labels and kind == "batch"
+        n, labels = x[:1], self._takes_labels(kind)
         targets = (*n, self._width if kind == "batch" else self._n_out)
-        fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0
+        fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0 and weight in (None, n)
+        fits = fits and (not labels or plain[1].dtype in LABELS)
         fits = fits and (y == targets or (y == n and targets[1:] == (1,) and kind == "batch"))
-        for it, dtype in (
-            (arguments[0], self._dtype),
-            (arguments[2], self._dtype),
-            (arguments[1], None),
+        if not fits or any(
+            it is not None and not (it.dtype == dtype and it.flags.carray)
+            for it, dtype in zip(plain, calls.dtypes, strict=True)
         ):
-            known = (dtype,) if dtype else LABELS if labels else (self._dtype,)
-            fits = fits and (it is None or (it.dtype in known and it.flags.carray))
-        if not fits or weight not in (None, n):
             return False
-        calls.each = dict(zip(("x", "y", "weight"), each, strict=True))
-        calls.columns["label_bytes"][:] = arguments[1].dtype.itemsize if labels else 0
-        if weight is None:
-            calls.columns["weight"][:], calls.starts["weight"] = 0, 0
+        for name, it, by_net in zip(("x", "y", "weight"), plain, calls.each, strict=True):
+            calls.job[f"{name}_step"] = it.strides[0] if by_net else 0
+        calls.job["label_bytes"] = plain[1].itemsize if labels else 0
+        calls.n_checked = len(self.nets) if True in calls.each else 1
         if calls.n_rows != x[0]:
             calls.n_rows, calls.change = x[0], None
         return True
 
-    def _at_once(self, kind: Kind, calls: GroupCalls, x: Array, y: Array, weight: Any) -> int:
+    def _at_once(self, kind: Kind, calls: GroupCalls, plain: Any) -> int:
         """Take the steps by one call; return the number of nets done, or -1."""
-        calls.place("x", x)
-        calls.place("y", y)
-        if weight is not None:
-            calls.place("weight", weight)
+        job, (x, y, weight) = calls.job, plain
+        job["x"], job["y"] = address(x), address(y)
+        job["weight"] = 0 if weight is None else address(weight)
         if self._process is not locks._process[0]:
             self._process = locks._process[0]
             self._locks = [state.lock.parameters for state in self._states]
@@ -404,11 +413,8 @@ class NetGroup:
             if not (goes_on or self._fill_entries(kind, calls)):
                 return -1
             calls.change, calls.n_tabled = None, calls.n_tabled - 1
-            n_checked = len(self.nets) if True in calls.each.values() else 1
-            for state in self._states:
-                state.lock.n_published += 1
             try:
-                n_done = calls.run(n_checked, self._n_threads)
+                n_done = calls.run(calls.n_checked, self._n_threads)
             finally:
                 try:
                     calls.settle()
@@ -502,8 +508,7 @@ class NetGroup:
                         i, small.address, side_by_side.predict_rows, self._dtype, n_weights
                     )
                     calls.buffers.append(small)
-            calls.each = {"x": each, "y": True}
-            calls.place("x", x)
-            calls.place("y", out)
-            calls.columns["number"][:] = out.shape[1]
+            job = calls.job
+            job["x"], job["x_step"] = address(x), x.strides[0] if each else 0
+            job["y"], job["y_step"], job["n_rows"] = address(out), out.strides[0], out.shape[1]
             return calls.run(0, self._n_threads, out.shape[1]) == len(out)

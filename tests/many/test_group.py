@@ -140,6 +140,35 @@ def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
             assert losses[i] == twin.train_on_batch(X, y[i] if axes else y)
 
 
+def test_calls_of_the_shapes_of_the_last_one_look_at_their_arrays() -> None:
+    group, X, y = plain_group()
+    nets, rows = copy.deepcopy(group.nets), np.array([[0, 1], [3, 3], [2, 0]])
+    weights = np.arange(1, 9, dtype="f4").reshape(4, 2)
+    X, y = X * weights, y * weights[:, :1]
+    calls: list[Any] = [
+        (X, y, weights[:, 0].copy()),
+        (X, y, weights[:, 0]),
+        (np.asfortranarray(X), y, weights.ravel()[::-2].astype("f8")),
+        (X.tolist(), y, weights[:, 1]),
+        (X, y, None, rows),
+        (X[:3], y[:3].tolist(), None, rows % 3),
+        (X[:3], y[:3], None, rows.astype("u1") % 3),
+        (X[:3], y[:3], weights[:3, 1], rows.astype("i4") % 3),
+        (X[:3], y[:3], weights[:3, 1], np.eye(3, dtype=bool)[[0, 2, 1]]),
+        (X[:3], y[:3], weights[:3, 1], rows[:, ::-1] % 3),
+    ]
+    for arguments in calls:
+        losses = group.train_on_batch(*arguments)
+        for i, net in enumerate(nets):
+            part = [np.asarray(it) for it in arguments[:3] if it is not None]
+            if len(arguments) > 3:
+                part = [it[arguments[3][i]] for it in part]
+            assert losses[i] == net.train_on_batch(*part)
+    for wrong in (rows, rows - 1):
+        with pytest.raises(ValueError, match=r"rows must be from 0 to 2, got (3|-1)"):
+            group.train_on_batch(X[:3], y[:3], None, wrong)
+
+
 def test_predictions_are_written_to_out() -> None:
     group, X, _ = plain_group()
     out = np.empty((3, 4, 1), np.float32)

@@ -44,10 +44,6 @@ class Entry(Record):
 
     record: int  # address of its `PlainStep`, or `FlatNet`
     block: int  # address of its block of `check_rows`, or of `predict_rows`
-    x: int  # addresses of its rows,
-    y: int  # targets or labels, or the place of its predictions,
-    weight: int  # and weights, or 0
-    label_bytes: int
     number: int  # of its next step
     status: int  # of its last step
     is_lost: int
@@ -66,13 +62,22 @@ class GroupJob(Record):
     last: int
     n_checked: int  # the first ones whose rows are checked before any net steps
     n_done: int  # nets that have done it, and have finite numbers; -1: rows are not sound
+    x: int  # addresses of the first net's rows,
+    y: int  # targets or labels, or the place of its predictions,
+    weight: int  # and weights, or 0
+    x_step: int  # bytes from a net's to those of the next net; 0: the same ones
+    y_step: int
+    weight_step: int
+    label_bytes: int
+    n_rows: int  # to predict
 
 
 @njit
-def _point(entry: Entry) -> PlainStep:
+def _point(job: GroupJob, entry: Entry, i: int) -> PlainStep:
     step = record_at(entry.record, PlainStep)
-    step.x, step.y, step.weight = entry.x, entry.y, entry.weight
-    step.label_bytes, step.step, step.status = entry.label_bytes, entry.number, DECLINED
+    step.x, step.y = job.x + i * job.x_step, job.y + i * job.y_step
+    step.weight = job.weight + i * job.weight_step
+    step.label_bytes, step.step, step.status = job.label_bytes, entry.number, DECLINED
     step.team, step.n_parts = 0, 1
     return step
 
@@ -98,10 +103,13 @@ def step_nets(scalar: Scalar) -> Kernel:
     """
 
     @njit(parallel=True)
-    def step_each(team: int, entries: Sequence[Entry], first: int, n: int) -> None:
+    def step_each(
+        team: int, jobs: Sequence[GroupJob], entries: Sequence[Entry], first: int, n: int
+    ) -> None:
         for index in prange(n):
-            entry = entries[first + int(np.int64(index))]
-            step = _point(entry)
+            i = first + int(np.int64(index))
+            entry = entries[i]
+            step = _point(jobs[0], entry, i)
             publishes, step.publishes = step.publishes, 1
             call(step.block, (entry.record,))
             step.publishes = publishes
@@ -110,18 +118,19 @@ def step_nets(scalar: Scalar) -> Kernel:
                 entry.number += 1
 
     def take_steps(address: int) -> None:
-        job = record_at(address, GroupJob)
+        jobs = records_at(address, 1, GroupJob)
+        job = jobs[0]
         entries = records_at(job.entries, job.last, Entry)
         n_sound = 0
         for i in range(job.n_checked):
             entry = entries[i]
-            step = _point(entry)
+            step = _point(job, entry, i)
             call(entry.block, (entry.record,))
             entry.status = step.status
             n_sound += 1 if step.status == TAKEN else 0
         job.n_done = -1
         if n_sound == job.n_checked:
-            step_each(job.team, entries, job.first, job.last - job.first)
+            step_each(job.team, jobs, entries, job.first, job.last - job.first)
             job.n_done = 0
             for i in range(job.first, job.last):
                 entry = entries[i]
@@ -137,11 +146,10 @@ def predict_rows(scalar: Scalar) -> Kernel:
     def predict(address: int) -> None:
         entry, sums = record_at(address, Entry), stack(vector)
         net = record_at(entry.record, FlatNet)
-        net.x, net.out, net.n_rows = entry.x, entry.y, entry.number
         entry.status = DECLINED
-        if are_finite(entry.x, net.n_rows * net.n_in, sums):
+        if are_finite(net.x, net.n_rows * net.n_in, sums):
             call(net.small_batch, (entry.record,))
-            if are_finite(entry.y, net.n_rows * net.n_out, sums):
+            if are_finite(net.out, net.n_rows * net.n_out, sums):
                 entry.status = TAKEN
 
     return predict
@@ -151,15 +159,21 @@ def predict_nets(scalar: Scalar) -> Kernel:
     """Predictions by each net; the one argument is the address of a `GroupJob`."""
 
     @njit(parallel=True)
-    def predict_each(team: int, entries: Sequence[Entry], first: int, place: int, n: int) -> None:
+    def predict_each(
+        team: int, jobs: Sequence[GroupJob], entries: Sequence[Entry], first: int, n: int
+    ) -> None:
         for index in prange(n):
-            i = first + int(np.int64(index))
-            call(entries[i].block, (place + i * ENTRY_BYTES,))
+            i, job = first + int(np.int64(index)), jobs[0]
+            net = record_at(entries[i].record, FlatNet)
+            net.x, net.out = job.x + i * job.x_step, job.y + i * job.y_step
+            net.n_rows = job.n_rows
+            call(entries[i].block, (job.entries + i * ENTRY_BYTES,))
 
     def predict_all(address: int) -> None:
-        job = record_at(address, GroupJob)
+        jobs = records_at(address, 1, GroupJob)
+        job = jobs[0]
         entries = records_at(job.entries, job.last, Entry)
-        predict_each(job.team, entries, job.first, job.entries, job.last - job.first)
+        predict_each(job.team, jobs, entries, job.first, job.last - job.first)
         job.n_done = 0
         for i in range(job.first, job.last):
             job.n_done += 1 if entries[i].status == TAKEN else 0
