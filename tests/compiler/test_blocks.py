@@ -12,12 +12,10 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
-from loss_cases import CASES, constants_of, options_of, outputs_for, settings_of
 from numba.extending import register_jitable
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.compiler import block_of, blocks, cache, call
+from fastmlp.compiler import block_of, blocks, cache
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.cache import CodeCache
@@ -25,8 +23,7 @@ from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.memory import row
 from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
-from fastmlp.compiler.target import lanes_of
-from fastmlp.rules import activations, losses, updates
+from fastmlp.rules import activations, losses
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -35,40 +32,6 @@ FORMS: list[Any] = [
     SGD(momentum=0.9),
     SGD(momentum=0.9, nesterov=True),
 ]
-# Compiled code calls the C library's functions and uncompiled NumPy's: a last digit differs, and
-# 1 + tanh, 1 - tanh^2 carry it over to small results.
-TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
-
-each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
-each_activation = pytest.mark.parametrize("name", activations.RULES)
-each_loss = pytest.mark.parametrize("name", CASES)
-each_penalty = pytest.mark.parametrize("name", updates.PENALTIES)
-
-
-@numba.njit
-def invoke(address: Any, arguments: Any) -> None:
-    call(address, arguments)
-
-
-def run(block: Block, *arguments: Any) -> None:
-    integers = (a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
-    invoke(block.address, tuple(integers))
-
-
-def numbers(dtype: str, n: int = 60) -> Any:
-    """An even count over both signs: none is 0, where some rules have a kink."""
-    return np.linspace(-8, 8, n).astype(dtype)
-
-
-def assert_close(actual: Any, expected: Any, dtype: str) -> None:
-    expected, tolerance = np.array(expected), TOLERANCE[dtype]
-    assert actual.dtype == expected.dtype == np.dtype(dtype)
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def loss_block(name: str, dtype: str) -> Block:
-    loss = CASES[name]
-    return block_of(elementwise.loss_loop, dtype, loss.rule, **options_of(loss))
 
 
 def update_factory(optimizer: Any) -> Any:
@@ -83,71 +46,6 @@ def block_ir(factory: Callable[..., Any], *rule: Any, ours: bool = True) -> str:
     for each in rule:
         register_jitable(**INLINED)(each)
     return str(Block(factory(np.float32, *rule), None, ours=ours)._code.inspect_llvm())
-
-
-@each_dtype
-@each_activation
-def test_an_activation_is_its_rule_at_every_number(dtype: str, name: str) -> None:
-    rule, z = activations.RULES[name], numbers(dtype)
-    value, slope = np.empty_like(z), np.empty_like(z)
-    run(block_of(elementwise.activation_loop, dtype, rule), z, value, slope, z.size)
-    expected = np.array([rule(number) for number in z]).T
-    assert_close(value, expected[0], dtype)
-    assert_close(slope, expected[1], dtype)
-
-
-@each_dtype
-@each_loss
-def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
-    loss, n = CASES[name], outputs_for(name, 3)
-    outputs = np.asfortranarray(np.resize(numbers(dtype), (20, n)))
-    n_targets = n // loss.per_target
-    drawn = np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype)
-    targets, constants = np.asfortranarray(drawn[:, :n_targets]), constants_of(name, dtype)
-    slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
-    run(
-        loss_block(name, dtype),
-        outputs,
-        targets,
-        slopes,
-        values,
-        settings_of(loss, dtype),
-        20,
-        n,
-        n_targets,
-    )
-    rows = np.empty(20)
-    if loss.by_row:
-        loss.rule(outputs, targets, expected, rows, *constants)
-    else:
-        for r in range(20):
-            pairs = [
-                loss.rule(p, y, *constants) for p, y in zip(outputs[r], targets[r], strict=True)
-            ]
-            rows[r] = np.mean([value for value, _ in pairs], dtype=np.float64)
-            expected[r] = [slope / 3 for _, slope in pairs]
-    np.testing.assert_allclose(values, rows, rtol=10 * TOLERANCE[dtype])
-    assert_close(slopes, expected, dtype)
-
-
-@each_dtype
-@each_penalty
-@pytest.mark.parametrize("missing", [0, 1])
-def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing: int) -> None:
-    rule, lanes = updates.PENALTIES[name], lanes_of(np.dtype(dtype).type)
-    w, width = np.resize(numbers(dtype), 11 * lanes), lanes - missing
-    gradient, total, scale = np.ones_like(w), np.ones(1), np.full(1, 0.25)
-    block, values, zeros = (
-        block_of(elementwise.penalty_loop, dtype, rule),
-        w.copy(),
-        np.zeros_like(w),
-    )
-    run(block, w, gradient, scale, total, values, zeros, w.size // lanes, width)
-    pairs = [rule(weight) for weight in w]
-    one, factor = np.array([1, 0.25], dtype)
-    assert_close(gradient, [one + factor * slope for _, slope in pairs], dtype)
-    counted = np.array([float(value) for value, _ in pairs]).reshape(-1, lanes)[:, :width]
-    assert total[0] == pytest.approx(1 + 0.25 * counted.sum(), rel=TOLERANCE[dtype], abs=0)
 
 
 # Losses and penalties are left out: they sum in float64 by design.
@@ -243,13 +141,6 @@ def test_blocks_of_other_options_share_no_code_in_memory_nor_on_disk(
         assert {number: written_by(block) for number, block in made.items()} == {1.5: 1.5, 2.5: 2.5}
         assert make(1.5) is made[1.5]
     assert len(list(tmp_path.iterdir())) == (0 if numba.config.DISABLE_JIT else 2)
-
-
-@only_compiled
-def test_the_two_products_are_stored_apart(stored: list[str]) -> None:
-    for by_column in (False, True):
-        block_of(product, "float32", by_column=by_column)
-    assert len(set(stored)) == 2
 
 
 @only_compiled

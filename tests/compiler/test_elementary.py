@@ -152,32 +152,6 @@ def test_special_values_are_those_of_numpy(name: str, dtype: Any, rng: np.random
             assert np.array_equal(part, one_by_one[start:stop], equal_nan=True)
 
 
-@each_dtype
-def test_small_results_of_exp_lose_digits_one_by_one(dtype: Any) -> None:
-    kind = np.finfo(dtype)
-    x = np.linspace(np.log(kind.smallest_subnormal.astype(float)) + 1, np.log(kind.tiny), 999)
-    for name in ("exp", "logistic", "softplus"):
-        y = evaluate(name, x.astype(dtype))
-        assert (y > 0).all()
-        assert (np.diff(y) >= 0).all()
-
-
-@each_function
-def test_float32_is_never_widened(name: str) -> None:
-    text = str(block_of_function(name, np.float32)._code.inspect_llvm())
-    assert "float" in text
-    assert "double" not in text
-    assert "fpext" not in text
-
-
-@each_function
-@each_dtype
-def test_the_loop_is_vectorised(name: str, dtype: Any) -> None:
-    word = {np.float32: "float", np.float64: "double"}[dtype]
-    text = str(block_of_function(name, dtype)._code.inspect_llvm())
-    assert re.search(rf"store <\d+ x {word}>", text)
-
-
 def test_integers_are_taken_as_before() -> None:
     assert numba.njit(lambda x: elementary.exp(x))(1) == pytest.approx(np.e, rel=1e-15)
 

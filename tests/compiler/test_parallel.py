@@ -211,13 +211,6 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
             if i == out:
                 break
 
-    def breaks_else(team: Any, out: Any) -> None:
-        for i in prange(4):
-            if i < out:
-                row(out, 4, np.int64)[i] = 1
-            else:
-                break
-
     def has_limits(team: Any, out: Any) -> None:
         for i in prange(1, 4):
             row(out, 4, np.int64)[i] = i
@@ -229,11 +222,6 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
     def has_no_value_after_if(out: Any) -> None:
         if out > 0:
             x = 1
-        row(out, 1, np.int64)[0] = x
-
-    def has_no_value_after_loop(out: Any) -> None:
-        for i in range(out):
-            x = i
         row(out, 1, np.int64)[0] = x
 
     def has_no_value_after_prange(team: Any, out: Any) -> None:
@@ -254,32 +242,20 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
             n = 1.5  # type: ignore[assignment]
         row(out, 1, np.float64)[0] = n
 
-    def has_a_chain(out: Any) -> None:
-        row(out, 1, np.float64)[0] = 1.0 if 0 < out < 5 else 0.0
-
     def has_a_name_of_nothing(out: Any) -> None:
         row(out, 1, np.float64)[0] = nothing_of_that_name  # type: ignore[name-defined] # noqa: F821
-
-    def has_a_string(out: Any) -> None:
-        numbers = row(out, 4, np.int64)
-        if out > 0:
-            numbers[0] = len("abc")
 
     return {
         "assigns": (assigns, "'total', a name of outside", 2),
         "returns": (returns, "a prange loop returns", 1),
         "breaks": (breaks, "a prange loop breaks", 1),
-        "breaks_else": (breaks_else, "a prange loop breaks", 1),
         "has limits": (has_limits, "prange takes one number", 1),
         "has no team": (has_no_team, "an argument `team`", 1),
         "no value after if": (has_no_value_after_if, "'x' may have no value here", 3),
-        "no value after loop": (has_no_value_after_loop, "'x' may have no value here", 3),
         "no value after prange": (has_no_value_after_prange, "'x' may have no value here", 3),
         "negative index": (has_a_negative_index, "index", 2),
-        "string": (has_a_string, "", 3),
         "slice": (has_a_slice, "", 1),
         "two types": (has_two_types, "another type of n", 3),
-        "chain": (has_a_chain, "", 1),
         "name of nothing": (has_a_name_of_nothing, "", 1),
     }
 

@@ -357,19 +357,6 @@ def test_tables_and_coefficients() -> None:
     assert results(turn) == [0.0, 10.0, 20.0, 30.0, 1.0, 11.0, 21.0, 31.0]
 
 
-def test_blocks_call_each_other() -> None:
-    def write(out: Any, number: Any) -> None:
-        row(out, 1, np.float64)[0] = number
-
-    def pass_on(out: Any, number: Any, block: Any) -> None:
-        call(block, (out + 8, number))
-
-    out = np.zeros(2)
-    inner = native(write)
-    native(pass_on).entry(out.ctypes.data, 3, inner.address)
-    assert out.tolist() == [0.0, 3.0]
-
-
 def test_what_is_not_known_is_an_error_and_compiled_by_numba_if_asked() -> None:
     def a_power(out: Any) -> None:
         row(out, 1, np.float64)[0] = 2.0 ** row(out, 1, np.float64)[0]
