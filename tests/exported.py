@@ -19,6 +19,12 @@ from fastmlp.rules import elementary
 from fastmlp.rules.elementary import exp, expm1, log1p, sqrt
 
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Wshadow", "-Werror"]
+# All of Clang's warnings, but of style.
+OF_CLANG = [
+    *("-O3", "-march=native", "-Weverything", "-Wno-float-equal", "-Wno-padded"),
+    *("-Wno-declaration-after-statement", "-Wno-unused-macros", "-Wno-used-but-marked-unused"),
+    "-Wno-missing-variable-declarations",
+]
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
 

@@ -83,21 +83,8 @@ HOUSES: dict[str, list[set[str]]] = {
 # They name types of what stands above them, for type checkers alone: what is loaded on first use,
 # and the net that a callback is given.
 NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.saving", "fastmlp.training.history"}
-OPTIONAL = {
-    "dask",
-    "distributed",
-    "sklearn",
-    "joblib",
-    "threadpoolctl",
-    "skl2onnx",
-    "matplotlib",
-    "mpi4py",
-    "pandas",
-    "pyarrow",
-    "safetensors",
-    "scipy",
-    "tqdm",
-}
+# All others are imported where they are used.
+NEEDED = sys.stdlib_module_names | {"numpy", "numba", "llvmlite"}
 # A room that is loaded on first use may build on the library that it is the door to.
 DOORS = {
     "estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"},
@@ -253,7 +240,7 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
     early: dict[str, set[str]] = {}
     for module in FILES:
         doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-        if result := libraries_of(run_on_import(tree_of(module))) & OPTIONAL.difference(*doors):
+        if result := libraries_of(run_on_import(tree_of(module))).difference(NEEDED, *doors):
             early[module] = result
     assert early == {}
 

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from exported import (
-    branch,
+    OF_CLANG,
     built,
     built_of_others,
     failures,
     needs_compiler,
     needs_gcc,
-    of_numpy,
     plain,
     pointer,
     predictions,
@@ -123,15 +121,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
     texts = {name: to_c(net, prefix=name) for name, net in NETS.items()}
-    excepted = (
-        "float-equal",
-        "padded",
-        "declaration-after-statement",
-        "unused-macros",
-        "used-but-marked-unused",
-    )
-    flags = ["-Weverything", *(f"-Wno-{word}" for word in excepted), "-O3", "-march=native"]
-    library = built(tmp_path, texts, [*flags, "-Wno-missing-variable-declarations"], "clang")
+    library = built(tmp_path, texts, OF_CLANG, "clang")
     for name, net in NETS.items():
         assert failures(library, name, net.dtype) == 0
 
@@ -205,14 +195,6 @@ def test_activations_of_ones_own(dtype: Any, tmp_path: Path) -> None:
     net = MLP((2, 9, 9, 1), activation=[plain, built_of_others], dtype=dtype, seed=0)
     library = built(tmp_path, {"net": to_c(net, prefix="net")}, ["-O1", "-march=native"])
     assert failures(library, "net", net.dtype) == 0
-
-
-@pytest.mark.parametrize("rule", [branch, of_numpy, lambda z: (z, 1)])
-def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
-    with pytest.raises(
-        NotImplementedError, match=f"to_c: the activation '{rule.__name__}' is more"
-    ):
-        to_c(MLP((2, 3, 1), activation=rule))
 
 
 @pytest.mark.slow
@@ -293,8 +275,7 @@ def test_rows_without_finite_predictions_are_left_out() -> None:
 
 broken = MLP((2, 3, 1), seed=0)
 broken.parameters[0] = np.nan
-ROOT = Path(__file__).parents[2]
-PAGE, EXAMPLE = ROOT / "docs" / "how-to" / "export-to-c.md", ROOT / "examples" / "browser.py"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-to-c.md"
 # JavaScript that predicts the rows of a file.
 NODE = """
 const fs = require("fs");
@@ -355,47 +336,6 @@ def test_the_browsers_module_predicts_as_the_net(folder: Path) -> None:
     (folder / "predict.js").write_text(blocks("javascript")[0] + NODE)
     numbers = np.array(output("node predict.js", folder).split(), float)
     np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-5)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["browser.py", "--quick"])
-        patch.setattr("shutil.which", lambda name: None)
-        example = runpy.run_path(str(EXAMPLE))
-    page = example["build"](example["net"], tmp_path_factory.mktemp("browser"))
-    return page, example["net"].predict([[0.25, -0.5]])[0]
-
-
-# The elements and events that the page's script asks for.
-NO_BROWSER = """
-const context = { createImageData: () => ({ data: [] }), putImageData() {} };
-const element = { width: 4, getContext: () => context };
-const elements = { map: element, point: {}, speed: {} };
-globalThis.document = { getElementById: (id) => elements[id] };
-setTimeout(() => console.log(elements.point.textContent), 100);
-"""
-SHOWN = r"\(0\.25, -0\.50\): ([\d., ]+)"
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="clang for wasm32 is not installed")
-@pytest.mark.parametrize("program", ["node", "chromium"])
-def test_the_examples_page_predicts_as_the_net(program: str, browser: Any) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
-    page, expected = browser
-    if program == "node":
-        (script,) = re.findall(r"<script>(.*)</script>", page.read_text(), flags=re.DOTALL)
-        (page.parent / "page.js").write_text(NO_BROWSER + script)
-        command = "node page.js"
-    else:
-        options = f"--no-sandbox --disable-gpu --user-data-dir={page.parent / 'user'}"
-        command = f"chromium --headless {options} --dump-dom {page.as_uri()} 2> /dev/null"
-    shown = re.search(SHOWN, output(command, page.parent))
-    assert shown is not None
-    np.testing.assert_allclose(np.array(shown[1].split(", "), float), expected, atol=1e-4)
 
 
 @needs_compiler

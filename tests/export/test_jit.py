@@ -32,14 +32,14 @@ WITH_LINK: list[tuple[Any, int]] = [
 ]  # fmt: skip
 
 
-def drawn_net(seed: int) -> MLP:
+def drawn_net(seed: int, **more: Any) -> MLP:
     rng = np.random.default_rng(seed)
     sizes = [int(n) for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))]
     loss, least = WITH_LINK[seed % len(WITH_LINK)]
     sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
     dtype: Any = str(rng.choice(["float32", "float64"]))
     activation: Any = [*RULES][seed % len(RULES)]
-    return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1)
+    return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1, **more)
 
 
 def rows_of(net: MLP, n: int = 3) -> Any:
@@ -431,14 +431,8 @@ def vjp(handle: Any, X: Any, slopes: Any, by_parameters: Any, by_inputs: Any) ->
 @pytest.mark.parametrize("function", [vjp, jit.vjp])
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
 def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -> None:
-    rng, (loss, least) = np.random.default_rng(seed), WITH_LINK[seed % len(WITH_LINK)]
-    sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 17, 33], rng.integers(2, 5))]
-    sizes[-1], n_rows = least, int(rng.choice([1, 6, 33, 520]))
-    activation: Any = [*RULES][seed % len(RULES)]
-    dtype: Any = str(rng.choice(["float32", "float64"]))
-    settings: Any = {"activation": activation, "loss": loss, "dtype": dtype}
-    settings["dropout"] = 0.2 if len(sizes) > 2 else 0.0
-    net = MLP(sizes, seed=seed, l2=0.3, **settings)
+    rng, net = np.random.default_rng(seed), drawn_net(seed, l2=0.3, input_dropout=0.2)
+    n_rows, sizes = int(rng.choice([1, 6, 33, 520])), net.layer_sizes
     X, slopes = rng.normal(size=(n_rows, sizes[0])), rng.normal(size=(n_rows, sizes[-1]))
     gradient, by_inputs = np.empty(net.parameters.size), np.empty_like(X)
     expected, of_inputs = net.vjp(X, slopes)
@@ -545,24 +539,15 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 @pytest.mark.parametrize("seed", range(4 if INTERPRETED else 24))
 def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
-    rng, (loss, least) = np.random.default_rng(seed), WITH_LINK[seed % len(WITH_LINK)]
-    activation: Any = [*RULES][seed % len(RULES)]
-    sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 17, 33], rng.integers(2, 5))]
-    sizes[-1] = least * (1 if least == 3 else int(rng.integers(1, 4)))
-    settings: Any = {"activation": activation, "loss": loss, "seed": seed}
-    net, exact = MLP(sizes, **settings), MLP(sizes, **settings, dtype="float64")
-    net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)
-    exact.parameters[:] = net.parameters
-    x, raw = rng.normal(size=sizes[0]), bool(rng.integers(2))
-    out, grad = np.empty(sizes[-1]), np.empty((sizes[-1], sizes[0]))
-    predicted = exact.predict_raw if raw else exact.predict
-    moves = 1e-6 * np.eye(sizes[0])
-    expected = (predicted(x + moves) - predicted(x - moves)).T / 2e-6
-    for of, bound in ((net, 1e-4), (exact, 1e-7)):
-        function(jit.compiled(of, raw=raw), x, out, grad)
-        row = x[None].astype(of.dtype)
-        assert np.array_equal(out, (of.predict_raw(row) if raw else of.predict(row))[0])
-        assert abs(grad - expected).max() <= bound * (1 + abs(expected).max())
+    net, raw = drawn_net(seed), seed % 4 < 2
+    x, handle = rows_of(net), jit.compiled(net, raw=raw)
+    expected, predicted = jacobian(net, x, raw=raw), (net.predict_raw if raw else net.predict)(x)
+    out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
+    bound = 1e-12 if net.dtype == np.float64 else 2e-6
+    for row, values, slopes in zip(x, predicted, expected, strict=True):
+        function(handle, row, out, grad)
+        assert np.array_equal(out, values)
+        assert abs(grad - slopes).max() <= bound * (1 + abs(slopes).max())
 
 
 @pytest.mark.slow

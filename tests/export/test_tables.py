@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from exported import (
+    OF_CLANG,
     built,
     digits,
     expected_of,
@@ -172,10 +173,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
     models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path) | {"trees": with_trees("multiclass")}
     texts = {name: to_c(model, prefix=name, test_data=X) for name, (model, X) in models.items()}
-    excepted = ("float-equal", "padded", "declaration-after-statement", "unused-macros")
-    more = ("used-but-marked-unused", "missing-variable-declarations")
-    flags = ["-Weverything", *(f"-Wno-{word}" for word in (*excepted, *more))]
-    library = built(tmp_path, texts, [*flags, "-O3", "-march=native"], "clang")
+    library = built(tmp_path, texts, OF_CLANG, "clang")
     for name in models:
         assert failures(library, name, np.float64) == 0
 
