@@ -222,29 +222,6 @@ print([name for name in names if name in sys.modules])
     assert python(script) == "[]\n"
 
 
-@pytest.mark.slow
-def test_the_benchmark_says_that_there_is_no_card() -> None:
-    from fastmlp.backends.cuda.device import require
-
-    try:
-        require(0)
-    except (ImportError, RuntimeError):
-        pass
-    else:
-        pytest.skip("there is a card")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("benchmarks.gpu: ")
-    assert done.stderr.count("\n") == 1
-
-
 FOLDER = Path(__file__).parent / "simulated"
 # The simulator runs Python and NumPy: DISABLE_JIT and BOUNDSCHECK change nothing.
 plain = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
