@@ -460,16 +460,3 @@ def test_a_bar_at_a_door(
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=f"{message}=True needs tqdm: pip"):
         door.fit(X, door.y, door.words(), progress=True)
-
-
-# --- a solver of all rows at once ---
-
-
-@pytest.mark.parametrize("door", [d for d in DOORS if d.name == "estimator"])
-@pytest.mark.parametrize("feature", ["dropout", "input_dropout", "input_noise", "EMA", "bfloat16"])
-def test_lbfgs_refuses_what_is_by_batches(door: Door, feature: str) -> None:
-    words = {"optimizer": "lbfgs", **FEATURES[feature]}
-    ((keyword, value),) = FEATURES[feature].items()
-    message = f"{keyword}={value!r} needs a solver that works by batches"
-    with pytest.raises(ValueError, match=rf"^MLP\w+: {re.escape(message)}"):
-        door.fit(X, door.y, door.words(**words))

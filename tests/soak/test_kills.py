@@ -1,17 +1,15 @@
 """SIGKILL, Ctrl-C, cold starts leave whole files; memory does not grow with fits and files."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
 import pytest
 
-from fastmlp import MLP, Blocks
+from fastmlp import Blocks
 from fastmlp.compiler.jit import INTERPRETED
 
 SAVE_IN_A_LOOP = """
@@ -50,60 +48,6 @@ for i in range(n_kills):
 print(changed)
 """
 
-FIT_AND_BE_KILLED = """
-import os, random, shutil, signal, sys, time
-import numpy as np
-from datetime import timedelta
-from fastmlp import EMA, MLP, Adam, Blocks, Cosine
-path, n_kills = sys.argv[1], int(sys.argv[2])
-random.seed(0)
-rng = np.random.default_rng(0)
-X = rng.normal(size=(4000, 8)).astype(np.float32)
-y = np.sin(X[:, 0])
-validation = {"validation_split": 0.1}
-in_buffers = {"validation_data": (X[:400], y[:400]), "buffer_rows": 1000}
-SOURCES = [((X, y), validation), ((Blocks.from_arrays(X, y, rows=250),), in_buffers)]
-
-def fit(rows, held_out, **options):
-    optimizer = Adam(Cosine(0.01), average=EMA(0.9), global_clipnorm=0.5)
-    rates = {"weights": 1.0, "biases": 0.5}
-    net = MLP((8, 16, 1), optimizer=optimizer, layer_rates=rates, dropout=0.2, input_noise=0.1,
-              l2=0.1, seed=0, n_threads=1)
-    options = {**held_out, "metrics": {"mae": "mae"}, "early_stopping": 50, **options}
-    history = net.fit(*rows, epochs=40, batch_size=16, **options)
-    numbers = (history.loss, history.learning_rate, history.metrics, history.best_epoch)
-    return net.parameters.tobytes() + repr(numbers).encode()
-
-for source in SOURCES:
-    expected = fit(*source)
-    start = time.perf_counter()
-    fit(*source, checkpoint=path, checkpoint_every=1)
-    seconds = time.perf_counter() - start
-    os.remove(path)
-    kills = resumed = 0
-    while kills < n_kills or resumed < n_kills // 2:
-        process = os.fork()
-        if process == 0:
-            every = random.choice([1, 3, timedelta(0), timedelta(seconds=seconds / 20)])
-            bits = fit(*source, checkpoint=path, checkpoint_every=every, resume=True)
-            os._exit(bits != expected)
-        random.random()  # what the child has drawn
-        time.sleep(random.uniform(0, seconds / 3))
-        os.kill(process, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        assert code in (0, -signal.SIGKILL), code
-        kills += code != 0
-        if os.path.exists(path):
-            shutil.copy(path, path + ".copy")
-            resumed += MLP.load(path).n_steps > 0
-            assert fit(*source, checkpoint=path + ".copy", resume=True) == expected, "other bits"
-        if code == 0:
-            os.remove(path)
-    if os.path.exists(path):
-        os.remove(path)
-    print(kills, resumed)
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -111,18 +55,6 @@ def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path
     n_kills = 500 if soak else 25
     changed = int(python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600))
     assert changed >= n_kills // 2
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
-def test_resumes_end_in_its_bits(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
-    """Of arrays, and of a source in buffers."""
-    n_kills = 50 if soak else 4
-    printed = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, timeout=1200)
-    of_sources = [tuple(map(int, line.split())) for line in printed.splitlines()]
-    assert len(of_sources) == 2
-    assert all(n >= n_kills and resumed >= n_kills // 2 for n, resumed in of_sources)
 
 
 needs_a_new_process = pytest.mark.skipif(
@@ -261,62 +193,6 @@ def test_ctrl_c_at_any_moment_of_the_first_work(
     assert unheard <= n_moments // 5
 
 
-# A folder is looked for by the environment of the first look, which each home has for itself.
-HOMES = """
-import os, sys
-from numba import config
-config.CACHE_DIR = ""
-from fastmlp.compiler import cache
-path = os.path.join(os.getcwd(), "no", "home")
-homes = [
-    {"HOME": "/proc", "XDG_CACHE_HOME": "/proc/1"},  # read-only
-    {"HOME": path},  # not there
-    {"HOME": sys.executable},  # a file
-    {"HOME": "", "XDG_CACHE_HOME": ""},  # relative
-]
-for home in homes:
-    os.environ.pop("XDG_CACHE_HOME", None)
-    os.environ |= home
-    print(cache.find()[0])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
-def test_a_home_of_any_kind_is_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert len(python(HOMES, FASTMLP_CACHE="1").splitlines()) == 4
-    assert not (tmp_path / "~").exists()
-
-
-NO_HOME = """
-import os, sys
-os.setgroups([])
-os.setuid(54321)  # nobody's: no entry, hence no home
-from fastmlp.compiler import cache
-print(cache.folder())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
-def test_a_user_without_a_home_has_no_folder(tmp_path: Path, python: Any) -> None:
-    if os.name != "posix" or os.getuid() != 0:
-        pytest.skip("only root may become another user")
-    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    tmp_path.chmod(0o777)
-    done = subprocess.run(
-        [sys.executable, "-c", NO_HOME], env=variables, cwd=tmp_path, capture_output=True, text=True
-    )
-    if "Permission" in done.stderr or "No module named" in done.stderr:
-        pytest.skip("another user may not read this installation")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "None"
-    assert list(tmp_path.iterdir()) == []
-
-
 FIT_ON = """
 import gc, os, sys
 import numpy as np
@@ -377,13 +253,6 @@ history = net.fit(source, epochs=2, batch_size=256, buffer_rows=100_000)
 grown = peak_of_process() - before
 print(net.n_steps, grown, history.loss[1] < history.loss[0])
 """
-PREDICT = f"""{LIMIT}
-net = MLP((20, 16, 1), seed=0)
-net.predict(source.read(0)[0])
-before = bounded(500_000_000)
-n = predict_parquet(net, sys.argv[1], sys.argv[2], keep="y")
-print(n, peak_of_process() - before)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -418,28 +287,6 @@ def test_a_fit_takes_its_buffers(python: Callable[..., str], parquet: Path, n_ro
     # Two buffers of 8.4 MB, and what pyarrow reads: 30 MB; the file has 134 MB and more.
     assert int(grown) < 60e6
     assert learns == "True"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_predictions_of_a_file_take_the_memory_of_a_batch(
-    python: Callable[..., str], parquet: Path, n_rows: int, tmp_path: Path
-) -> None:
-    import pyarrow.parquet
-
-    path = tmp_path / "predictions.parquet"
-    n, grown = python(PREDICT, parquet, path, timeout=500).split()
-    assert int(n) == n_rows
-    assert int(grown) < 100e6  # 57
-    # Its last rows, beside those that are predicted in memory.
-    X, y, *_ = Blocks.from_parquet(parquet, target="y").read(n_rows // GROUP - 1)
-    with pyarrow.parquet.ParquetFile(path) as file:
-        last = file.read_row_group(file.num_row_groups - 1)
-    n_last = min(last.num_rows, GROUP)
-    last, tail = last.slice(last.num_rows - n_last), slice(GROUP - n_last, GROUP)
-    assert last["y"].to_numpy().tobytes() == np.asarray(y)[tail].tobytes()
-    expected = MLP((20, 16, 1), seed=0).predict(X).reshape(-1)[tail]
-    np.testing.assert_allclose(last["prediction"].to_numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 COMMANDS = """

@@ -59,9 +59,6 @@ SCENARIOS = {
         return 0
     assert forked(starve) == 0
     """,
-    "threads": """
-    assert in_threads(lambda i: same(serial[i], i)) == [0] * 8
-    """,
     "threads after set_num_threads": """
     import numba
     numba.set_num_threads(1)
@@ -108,17 +105,8 @@ SCENARIOS = {
     assert in_threads(lambda i: forked(lambda: same(serial[0])), 2) == [0, 0]
     """,
     "fork beside a fit": """
-    stop = threading.Event()
-    def fit_on():
-        while not stop.is_set():
-            same(serial[1], 1)
-    thread = threading.Thread(target=fit_on)
-    thread.start()
-    try:
+    with beside(lambda: same(serial[1], 1)):
         assert [forked(lambda: same(serial[0])) for _ in range(5)] == [0] * 5
-    finally:
-        stop.set()
-    thread.join()
     """,
     "fork beside a compilation": """
     from fastmlp import MLP
@@ -129,37 +117,19 @@ SCENARIOS = {
     def compiled():
         net = MLP((5, 4, 1), activation=new_rule(), seed=0, n_threads=1)
         return int(not np.isfinite(net.predict(X)).all())
-    stop = threading.Event()
-    def compile_on():
-        while not stop.is_set():
-            compiled()
-    thread = threading.Thread(target=compile_on)
-    thread.start()
-    try:
+    with beside(compiled):
         for _ in range(5):
             assert forked(lambda: same(serial[0]) or compiled()) == 0
-    finally:
-        stop.set()
-    thread.join()
     """,
-    "multiprocessing fork": """
+    **{
+        f"multiprocessing {method}": f"""
     import multiprocessing
     assert same(serial[0]) == 0
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context({method!r}).Pool(2) as pool:
         assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
-    """,
-    "multiprocessing spawn": """
-    import multiprocessing
-    assert same(serial[0]) == 0
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
-    """,
-    "multiprocessing forkserver": """
-    import multiprocessing
-    assert same(serial[0]) == 0
-    with multiprocessing.get_context("forkserver").Pool(2) as pool:
-        assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
-    """,
+    """
+        for method in ("fork", "spawn", "forkserver")
+    },
     "joblib loky": """
     import joblib
     assert same(serial[0]) == 0
@@ -218,7 +188,6 @@ GROUPS = {
     ),
     "threads": (
         "threads that get little of one core",
-        "threads",
         "eight threads fit many nets",
         "eight threads predict row by row",
         "threads after set_num_threads",

@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from fitting import in_threads as in_threads
@@ -42,6 +43,24 @@ def same(expected: bytes, seed: int = 0) -> int:
     finally:
         if hasattr(signal, "alarm") and threading.current_thread() is threading.main_thread():
             signal.alarm(0)
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Do work again and again in another thread meanwhile."""
+    stop = threading.Event()
+
+    def work_on() -> None:
+        while not stop.is_set():
+            work()
+
+    thread = threading.Thread(target=work_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def forked(work: Callable[[], int]) -> int:

@@ -133,15 +133,21 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
     assert 0 < distance(mixed, plain) < 0.02
 
 
-def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The phases that sessions take."""
+    names: list[str] = []
 
     def phase(name: str, *which: Any, **options: Any) -> Any:
-        made.append(name)
+        names.append(name)
         return rule_blocks.phase(name, *which, **options)
 
     monkeypatch.setattr(session, "phase", phase)
     TRAININGS.clear()  # else a session of another test may serve
+    return names
+
+
+def test_only_asked_for_anything_is_compiled(made: list[str]) -> None:
     x, y = draw(SHARED)
     make(SHARED, compute_dtype=None).fit(x, y, epochs=1)
     make((3, 2, 1)).fit(x[:, :3], y[:, 0], epochs=1)
@@ -347,14 +353,7 @@ def test_predictions_do_not_depend_on_what_a_net_was_trained_in() -> None:
         assert first.tobytes() == second.tobytes()
 
 
-def test_for_predictions_too_nothing_is_compiled_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-
-    def phase(name: str, *which: Any, **options: Any) -> Any:
-        made.append(name)
-        return rule_blocks.phase(name, *which, **options)
-
-    monkeypatch.setattr(session, "phase", phase)
+def test_for_predictions_too_nothing_is_compiled_unasked(made: list[str]) -> None:
     net, x = predicting(compute_dtype="bfloat16"), draw_rows()
     net._on_device().evaluation(net._on_device().data(x, x[:, : PREDICTED[-1]], None, "test"))
     list(of_both(x[:3]))[:1]

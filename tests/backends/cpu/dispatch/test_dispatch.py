@@ -322,20 +322,14 @@ def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None
     assert python(script + "print(limits.thread_limit())") == "1\n"
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_the_thread_limit_obeys_numbas(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_cgroup_cpus", lambda: 8)
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
-    assert limits.thread_limit() == n
-
-
 @pytest.mark.parametrize(
-    ("cpus", "limit"), [(0, 1), (1, 1), (1 << 16, numba.config.NUMBA_NUM_THREADS)]
+    ("cpus", "n", "limit"), [(8, 1, 1), (8, 3, 3), (0, 3, 1), (1, 3, 1), (1 << 16, 3, 3)]
 )
-def test_threads_obey_control_groups(
-    cpus: int, limit: int, monkeypatch: pytest.MonkeyPatch
+def test_the_thread_limit_obeys_numba_and_control_groups(
+    cpus: int, n: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "_cgroup_cpus", lambda: cpus)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
     assert limits.thread_limit() == limit
 
 

@@ -355,11 +355,7 @@ def test_a_team_serves_one_call_after_the_other(pool: WorkerPool) -> None:
     assert soon(lambda: states(pool, 1) == [WAITING])
     work()
     assert len(set(addresses)) < len(addresses)
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda i: work(), 4)
     assert not wrong
 
 
