@@ -1,6 +1,5 @@
 """Arrow's tables, streams and files, and DuckDB's queries, as sources: the bits of arrays."""
 
-import datetime
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -113,25 +112,6 @@ def test_float32_stays_float32_and_decimals_are_numbers() -> None:
     )
     assert [part.dtype for part in some] == [np.float32, np.int8]
     assert np.array_equal(every[0][:, 2], [1.5] * 3)
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        (["x"] * N, "got dtype string: text, such as 'x' in column 'a'; encode it"),
-        (["1", "x"] * (N // 2), "got dtype string: text, such as 'x' in column 'a'; encode it"),
-        ([None, *X[1:, 0]], "X has 1 missing value in column 'a'; fill missing values in, or"),
-        (pa.array(["x"] * N).dictionary_encode(), "got dtype dictionary.*text, such as 'x' in col"),
-        ([datetime.datetime(2026, 1, 1)] * N, "timestamp.*: dates in column 'a'; make numbers of"),
-    ],
-)  # fmt: skip
-def test_a_column_of_other_things_is_named(column: Any, message: str, tmp_path: Path) -> None:
-    whole = pa.array(column) if isinstance(column, list) else column
-    table, path = TABLE.set_column(0, "a", whole), tmp_path / "rows.parquet"
-    pq.write_table(table, path, row_group_size=500)
-    for source, where in ((path, r"row group 0 of .*rows\.parquet: "), (table, "rows 0 to 999: ")):
-        with pytest.raises((TypeError, ValueError), match=f"{where}.*{message}"):
-            net().fit(source, target="y")
 
 
 def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) -> None:

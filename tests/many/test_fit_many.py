@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-import re
 import sys
 import threading
 import time
@@ -283,21 +282,6 @@ def test_a_net_diverges_without_disturbing_the_others() -> None:
         expected = [net.fit(X, Y, epochs=3) for net in own]
     assert bits(nets) == bits(own)
     assert [h.loss for h in histories] == [h.loss for h in expected]
-
-
-def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    def stop(report: Report) -> None:
-        if report.net is nets[0]:
-            report.stop()
-
-    nets = mixed()
-    fit_many(nets, X, Y, epochs=EPOCHS, progress=True, callbacks=stop)
-    text = capsys.readouterr().err
-    assert f"{sum(EPOCHS)}/{sum(EPOCHS)}" in text
-    assert "5 of 5 nets" in text
-    # No net has a bar of its own beside it: that would have another total.
-    assert set(re.findall(r"\d+/(\d+) ", text)) == {str(sum(EPOCHS))}
-    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pandas
-import polars
-import pyarrow
 import pytest
 from fitting import peak_of
 from sklearn.base import clone
@@ -23,7 +21,6 @@ from fastmlp.tabular import (
     OneHotLevels,
     PiecewiseLinear,
     RobustSmoothClip,
-    Schema,
     TargetStatistics,
     Values,
 )
@@ -266,79 +263,10 @@ def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = tabular.Nets  # type: ignore[attr-defined]
 
 
-NAN = float("nan")
-FRAME = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, NAN, 2.0]})
-CODES = [[0], [1], [0]]
-Y = np.array([0.5, 1.5, 2.5])
-VALUES = Schema.learn(FRAME).read(FRAME)
 rng = np.random.default_rng(0)
-wrong: Any = {"bins": 3}
-CASES: dict[str, tuple[Callable[[], Any], str]] = {
-    "a keyword": (
-        lambda: PiecewiseLinear(**wrong),
-        "^PiecewiseLinear: got an unexpected keyword argument 'bins', did you mean 'n_bins'",
-    ),
-    "texts as numbers": (
-        lambda: RobustSmoothClip().fit(pandas.DataFrame({"a": ["x", "y"]})),
-        "^RobustSmoothClip: X must hold numbers: .*'x'; texts go through Schema and OneHotLevels$",
-    ),
-    "pieces before fit": (lambda: PiecewiseLinear().pieces(FRAME), "PiecewiseLinear .* not fitted"),
-    "codes of floats": (
-        lambda: OneHotLevels().fit(FRAME + 0.25),
-        r"codes of levels, integers, as of Schema.read or of OrdinalEncoder: got 1.25",
-    ),
-    "numbers as codes": (
-        lambda: OneHotLevels().fit([[10**9], [0]]),
-        "codes must be places among levels, at most 16777216, got 1000000000: make such",
-    ),
-    "targets that are missing": (
-        lambda: TargetStatistics().fit(CODES, [1.0, NAN, 2.0]),
-        "TargetStatistics: y must be finite, got nan in row 1; leave it out",
-    ),
-    "classes that are missing": (
-        lambda: TargetStatistics(task="classification").fit(CODES, [1.0, NAN, 2.0]),
-        "TargetStatistics: y must be finite, got nan in row 1",
-    ),
-    "targets of texts": (
-        lambda: TargetStatistics(task="regression").fit(CODES, ["a", "b", "c"]),
-        "TargetStatistics: y must hold numbers, for a regression: .*'a'",
-    ),
-    "a table for an encoding": (
-        lambda: Encoding().fit(FRAME, Y, "regression", rng),
-        r"Encoding: values must be Values, as of Schema.learn\(X\).read\(X\), got DataFrame",
-    ),
-    "a table to transform": (
-        lambda: Encoding().fit(VALUES, Y, "regression", 0).transform(FRAME),
-        "Encoding: values must be Values",
-    ),
-    "another task": (
-        lambda: Encoding().fit(VALUES, Y, "regresion", rng),  # type: ignore[arg-type]
-        "Encoding: unknown task 'regresion', did you mean 'regression'",
-    ),
-    "fewer targets": (
-        lambda: Encoding().fit(VALUES, Y[:2], "regression", rng),
-        r"Encoding: y must have shape \(3,\), got \(2,\)",
-    ),
-    "a column of pandas": (lambda: Schema.learn(FRAME["a"]), "got Series: make a table of one col"),
-    "a column of polars": (
-        lambda: Schema.learn(polars.Series([1, 2])),
-        r"Schema.learn: X must be a frame .*, got Series: make .*, as by X.to_frame\(\)",
-    ),
-    "a column of Arrow": (
-        lambda: Schema.learn(pyarrow.chunked_array([[1, 2]])),
-        "X must be a frame of pandas or polars, .*, got ChunkedArray: make a table",
-    ),
-}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_is_wrong_is_said(case: str) -> None:
-    call, words = CASES[case]
-    with pytest.raises((TypeError, ValueError, AttributeError), match=words):
-        call()
-
-
-NANS, INF = np.nan, np.inf
+NANS = np.nan
 OF_NUMBERS = [RobustSmoothClip(), PiecewiseLinear(n_bins=4), MissingMarks()]
 OF_CODES = [OneHotLevels(), TargetStatistics(random_state=0)]
 each_of_numbers = pytest.mark.parametrize("encoder", OF_NUMBERS, ids=repr)
@@ -404,14 +332,10 @@ def test_rows_that_tell_little(encoder: Any, X: Any) -> None:
 
 @each_of_numbers
 def test_infinite_numbers_are_named(encoder: Any) -> None:
-    X = pandas.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]})
-    wrong = X.assign(b=[1.0, -INF])
-    who = type(encoder).__name__
-    advice = "make NaN of it, a missing value$"
-    with pytest.raises(ValueError, match=f"{who}: the column 'b' is infinite in row 1; {advice}"):
-        clone(encoder).fit(wrong)
-    with pytest.raises(ValueError, match=f"{who}: the column 1 is infinite in row 1"):
-        clone(encoder).fit(X.to_numpy()).transform(wrong.to_numpy())
+    rows = np.array([[1.0, 2.0], [1.0, -np.inf]])
+    message = f"{type(encoder).__name__}: the column 1 is infinite in row 1; make NaN of it"
+    with pytest.raises(ValueError, match=message):
+        clone(encoder).fit(np.eye(2)).transform(rows)
 
 
 def test_names_of_columns() -> None:
@@ -603,9 +527,6 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
     np.testing.assert_array_equal(one, result[:20])
     back = clone(encoder).restore(encoder.arrays, 4)
     np.testing.assert_array_equal(back.transform(X), result)
-    who = type(encoder).__name__
-    with pytest.raises(ValueError, match=f"{who}: codes must be -1 or more, got -2"):
-        encoder.transform(X - 1)
     for few in ([[0, 1]], [[-1, -1]]):
         assert np.isfinite(clone(encoder).fit_transform(np.array(few), np.ones(1))).all()
 
@@ -614,15 +535,5 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
 def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
     codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)
     of_floats = OrdinalEncoder().fit_transform(np.array([["a"], ["b"], ["c"], [NANS]] * 8, object))
-    assert np.isnan(of_floats[3, 0])
     results = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
     np.testing.assert_array_equal(*results)
-    for wrong, words in [
-        (0.5, "got 0.5"),
-        (np.inf, "contains infinity"),
-        (-2.0, "-1 or more, got -2"),
-    ]:
-        with pytest.raises(ValueError, match=f"{type(encoder).__name__}: .*{words}"):
-            clone(encoder).fit([[wrong]], [1.0])
-    with pytest.raises(ValueError, match="X must hold codes of levels, integers"):
-        clone(encoder).fit(np.array([["a"]], object), [1.0])

@@ -7,7 +7,6 @@ import pickle
 import signal
 import threading
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -196,19 +195,6 @@ def test_validation_losses_are_weighted_and_without_penalties() -> None:
     assert history.validation_loss == [pytest.approx(expected, rel=1e-12)]
 
 
-def test_a_diverging_fit_warns_and_keeps_the_last_good_parameters() -> None:
-    net = make_net(optimizer=SGD(1e30))
-    before = net.parameters.copy()
-    words = r"fit diverged in epoch 0 .* smaller learning rate"
-    with pytest.warns(RuntimeWarning, match=words) as caught:
-        history = net.fit(X, Y, epochs=50, batch_size=10)
-    assert caught[0].filename == __file__
-    assert history.status is Status.DIVERGED
-    assert history.loss == []
-    assert net.parameters.tobytes() == before.tobytes()
-    assert net.n_steps == 0
-
-
 def test_ctrl_c_is_heard_after_the_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     run, begun, sent, third = Trainer.run, [0], [0], threading.Event()
 
@@ -253,14 +239,9 @@ def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
     assert again == max(1, int(loop.CALL_SECONDS / seconds))
 
 
-def test_progress_shows_a_bar_where_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
-    make_net().fit(X, Y, epochs=5, progress=True)
-    shown = capfd.readouterr().err
-    assert "5/5" in shown
-    assert "loss=" in shown
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        make_net().fit(X, Y, epochs=2)
+@pytest.mark.filterwarnings("error")
+def test_without_progress_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    make_net().fit(X, Y, epochs=2)
     assert capfd.readouterr() == ("", "")
 
 

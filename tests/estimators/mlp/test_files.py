@@ -15,7 +15,7 @@ import pytest
 from fitting import unconverged
 from loss_cases import cube
 from pairs import LABELS, TASKS, X
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csr_array
 from sklearn import neural_network
 from sklearn.base import TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -95,17 +95,6 @@ def test_every_task_and_solver(task: str, solver: Any, path: Path) -> None:
     other = reloaded(model, path, training=True)
     assert_same(model, other)
     assert vars(model).keys() ^ vars(other).keys() <= BUFFERS
-
-
-@pytest.mark.parametrize("solver", [s for s in SOLVERS if s != "lbfgs"], ids=str)
-@pytest.mark.parametrize("task", TASKS)
-def test_partial_fit_goes_on_with_the_same_bits(task: str, solver: Any, path: Path) -> None:
-    y = TASKS[task].y
-    model = fitted(task, solver=solver, random_state=np.random.RandomState(3))
-    other = reloaded(model, path, training=True)
-    for each in (model, other):
-        each.partial_fit(X, y).partial_fit(csr_matrix(X), y).partial_fit(X, y)
-    assert_same(model, other)
 
 
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])

@@ -114,21 +114,6 @@ def test_quantiles_are_in_order_and_losses_go_into_searches() -> None:
     assert normal.score(X, Y) == pytest.approx(r2_score(Y, normal.predict(X)), rel=1e-12)
 
 
-def test_smoothed_labels_are_those_of_a_net() -> None:
-    labels = (3 * RNG.uniform(size=120)).astype(int)
-    several = np.column_stack([X[:, 0] > 0, X[:, 1] > 0])
-    for y, n in ((labels, 3), (labels > 0, 1), (several, 2)):
-        model = MLPClassifier((8,), random_state=0, max_iter=2, label_smoothing=0.2, alpha=0)
-        model.fit(X, y)
-        loss: Any = "cross_entropy" if n == 3 else "binary_cross_entropy"
-        net = MLP((3, 8, n), loss=loss, label_smoothing=0.2, dtype="float64")
-        for i, (coef, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
-            net.weights[i][:], net.biases[i][:] = coef, bias
-        before = net.loss_and_gradient(X, np.asarray(y, int))[0] * (2 if n == 2 else 1)
-        further = model.set_params(learning_rate_init=1e-300).partial_fit(X, y)
-        assert further.loss_ == pytest.approx(before, rel=0.05)
-
-
 def test_targets_beyond_the_dtype_of_x_are_named() -> None:
     single, huge, model = X.astype(np.float32), Y * 1e200, regressor()
     with warnings.catch_warnings():
@@ -189,19 +174,6 @@ def test_it_reaches_more_digits_than_lbfgs_and_ends_by_tol() -> None:
     assert model_of("one", tol=1e-2, max_iter=200).fit(WAVE_X, WAVE).n_iter_ < 200
     with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
         model_of("one", max_iter=2).fit(WAVE_X, WAVE)
-
-
-def test_callbacks_see_each_iteration() -> None:
-    seen: list[float] = []
-
-    def stop(report: Any) -> None:
-        seen.append(report.loss)
-        if len(seen) == 3:
-            report.stop()
-
-    model = model_of("one", max_iter=10).fit(WAVE_X, WAVE, callbacks=stop)
-    assert seen == model.loss_curve_
-    assert model.n_iter_ == 3
 
 
 def test_what_it_does_not_take() -> None:

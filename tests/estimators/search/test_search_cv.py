@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -195,38 +194,6 @@ def test_an_exit_in_a_fit_leaves_the_search(whole: bool) -> None:
     with pytest.raises(SystemExit):
         MLPSearchCV(estimator, {}, cv=3, n_jobs=2, scoring=leave).fit(X, LABELS)
     assert threading.active_count() == before
-
-
-def n_workers() -> int:
-    return sum(thread.name == task_pool.WORKER for thread in threading.enumerate())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("n_inner", [1, 40])
-def test_a_search_in_a_task_ends_with_it_and_takes_its_threads(n_inner: int) -> None:
-    outer, before = task_pool.Pool(2), n_workers()
-    begun, most, ended = threading.Event(), list[int](), list[str]()
-
-    def score(estimator: Any, X: Any, y: Any) -> float:
-        most.append(n_workers() - before)
-        begun.set()
-        while not outer.stopping:
-            time.sleep(0.001)
-        return 0.0
-
-    def inner() -> None:
-        MLPSearchCV(OURS, {"alpha": [0.1] * n_inner}, cv=2, scoring=score).fit(X, LABELS)
-        ended.append("by itself")
-
-    def fail() -> None:
-        begun.wait()
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        outer.run([task_pool.Task(1, inner), task_pool.Task(1, fail)])
-    assert not ended
-    assert most == [3]  # two of the outer pool, and one of the search's
 
 
 def test_it_is_an_estimator() -> None:

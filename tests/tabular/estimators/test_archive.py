@@ -21,10 +21,9 @@ from small_models import FEW, classifier, drawn, regressor, reloaded, table_of, 
 
 import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
-from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import files
-from fastmlp.tabular import extras, fitting, settings
+from fastmlp.tabular import extras, fitting
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.settings import Preset
 
@@ -259,39 +258,6 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
         assert_same(model, pickle.loads(pickle.dumps(model)), frame)
 
 
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.usefixtures("small")
-@pytest.mark.filterwarnings(WARNED)
-def test_the_command(
-    soak: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What `predict` writes is what Python predicts."""
-    monkeypatch.chdir(tmp_path)
-    for name in PRESETS:
-        few = settings.PRESETS[name]._replace(n_members=2)
-        monkeypatch.setitem(settings.PRESETS, name, few)
-    for seed in range(5, 155 if soak else 10):
-        frame, y, _ = table_of(seed, 80)
-        whole = {name: "int64" for name, kind in frame.dtypes.items() if kind == "category"}
-        frame = frame.astype(whole)
-        frame.assign(y=y).to_parquet("a.parquet")
-        arguments = ["--target", "y", "--epochs", "1", "--seed", str(seed), "--force", "--json"]
-        assert main(["train", "a.parquet", *arguments]) == 0, capsys.readouterr().err
-        capsys.readouterr()
-        model = fastmlp.load("model.safetensors")
-        arguments = ["--output", "p.parquet", "--force"]
-        assert main(["predict", "model.safetensors", "a.parquet", *arguments]) == 0
-        result = pd.read_parquet("p.parquet")["prediction"].to_numpy()
-        assert np.array_equal(result, model.predict(frame))
-        assert main(["score", "model.safetensors", "a.parquet", "--json"]) == 0
-        content = json.loads(capsys.readouterr().out)
-        measure = {"r2", "accuracy"} & {*content}
-        assert content[measure.pop()] == pytest.approx(_score(model, frame, y))
-        assert main(["show", "model.safetensors"]) == 0
-        assert "y" in capsys.readouterr().out
-
-
 KILLED = """
 import os, signal
 import numpy as np
@@ -362,9 +328,3 @@ def test_a_fit_that_its_time_limit_cut_goes_on(tmp_path: Path) -> None:
     for name, losses in first.items():
         assert second[name][: len(losses)] == losses
     assert len(first) == 1 < len(second)
-
-
-def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(model.score(frame, y))

@@ -1,10 +1,7 @@
 """Ways to give a table to a model: the bits of the plain call, and columns that are left out."""
 
-import datetime
 import itertools
-import json
 import random
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ import numpy as np
 import pandas as pd
 import polars
 import pyarrow
-import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
@@ -31,9 +27,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from small_models import FEW, drawn, labels
 
 import fastmlp
-from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
-from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, fit_arguments
 from fastmlp.tabular.reports import kept_of
@@ -189,15 +184,6 @@ def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
     assert by_place.predict([{"age": 30.0}]) == by_place.predict([[30.0]])
 
 
-def test_a_path_is_predicted_by_others() -> None:
-    model = TabularMLPClassifier(**FEW, cv=2).fit(TABLE[[*NAMES, "sold"]], target="sold")
-    for path in ("a.parquet", Path("a.csv"), ["a.csv", "b.csv"]):
-        with pytest.raises(
-            TypeError, match=r"predict: X is a path: TabularMLPClassifier.predict_b"
-        ):
-            model.predict(path)
-
-
 def test_files_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(TABLE, tmp_path / "a.parquet")
     monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
@@ -293,23 +279,6 @@ def test_folds_of_masks_and_rows_that_none_validates_on() -> None:
     assert first.training_["validation_rows"] == 60
 
 
-PAIRS: list[tuple[Any, str]] = [
-    ([([0, 1], [1, 2])], "trains and validates on the same row"),
-    ([([0, 1], [2]), ([0, 1], [2])], "cv validates on a row in two folds"),
-    ([([0, 1], [])], "cv must have rows to train on and to validate on"),
-    ([], "cv must have rows to train on and to validate on"),
-    ([([0, 1], [120])], "cv has places beyond the 120 rows"),
-    ([(["a"], [1])], "cv must be a number, a splitter or pairs of places of rows"),
-    (1, "'cv' parameter of TabularMLPRegressor"),
-]
-
-
-@pytest.mark.parametrize(("cv", "words"), PAIRS)
-def test_faults_of_pairs(cv: Any, words: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=words):
-        TabularMLPRegressor(**FEW, cv=cv).fit(X, Y)
-
-
 def test_a_callback_ends_the_fit() -> None:
     epochs: list[int] = []
 
@@ -397,91 +366,3 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     # Without them there is nothing to say, and the model is the same.
     same = kind(**ONE_MEMBER).fit(frame[["x", "town"]], y)
     np.testing.assert_array_equal(same.predict(frame), model.predict(frame))
-
-
-@pytest.mark.slow
-@compiled
-def test_the_command_notes_each_column_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    when = pd.Timestamp("2024-02-28 12:00") + pd.to_timedelta(np.arange(N), "h")
-    table().assign(y=np.arange(N) % 2, when=when).to_parquet("a.parquet")
-    command = ["train", "a.parquet", "--target", "y", "--preset", "fast", "--epochs", "2"]
-    assert main(command) == 0
-    printed = capsys.readouterr().err
-    assert printed.count("warning: train: columns left out: ") == printed.count("warning") == 1
-    assert all(printed.count(f"{name!r} ") == 1 for name in REASONS)
-    assert main(["show", "model.safetensors"]) == 0
-    shown = capsys.readouterr().out
-    for name in REASONS:
-        assert f"left out: {name!r} " in shown
-    assert "columns   3\n" in shown
-    assert "when: dates, as " in shown
-    assert main(["show", "model.safetensors", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"]["dropped"].keys() == REASONS.keys()
-    assert main(["score", "model.safetensors", "a.parquet"]) == 0
-    capsys.readouterr()
-    pd.read_parquet("a.parquet").to_csv("a.csv", index=False)
-    for data in ("a.parquet", "a.csv"):
-        assert main(["predict", "model.safetensors", data, "--output", "p.csv", "--force"]) == 0
-        expected = fastmlp.load("model.safetensors").predict(pd.read_parquet("a.parquet"))
-        assert pd.read_csv("p.csv")["prediction"].tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize(
-    "days",
-    [
-        pd.Series(pd.date_range("2024-01-01", periods=N)),
-        pd.Series(pd.date_range("2024-01-01", periods=N, tz="Europe/Zurich")),
-        np.arange(N).astype("M8[D]"),
-        np.arange(N).astype("m8[s]"),
-        [datetime.date(2024, 1, 1) + datetime.timedelta(i) for i in range(N)],
-    ],
-)
-def test_targets_that_are_dates_are_refused(days: Any) -> None:
-    message = "TabularMLPRegressor.fit: y must hold real numbers, got .*(dates|time spans|days)"
-    with pytest.raises(TypeError, match=message):
-        TabularMLPRegressor(**ONE_MEMBER).fit(table()[["x", "town"]], days)
-
-
-@compiled
-def test_columns_of_one_name() -> None:
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(N, 3)), columns=["a", "b", "a"])
-    y, words = frame["b"], r"fit: X has several columns of the name 'a' \(2 times\)"
-    with pytest.raises(ValueError, match=f"TabularMLPRegressor.{words}"):
-        TabularMLPRegressor(**ONE_MEMBER).fit(frame, y)
-    net = MLP((3, 1), seed=0)
-    with pytest.warns(UserWarning, match=f"MLP.{words}; .* known by place: rename") as warned:
-        net.fit(frame, y, epochs=1)
-    assert len(warned) == 1
-    assert warned[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        net.predict(frame)
-        MLP((3, 1), seed=0).fit(frame.to_numpy(), y, epochs=1)
-
-
-OTHERS: dict[str, Any] = {
-    "texts": (["a", "b"], "text, such as 'a' in column 'c'"),
-    "texts and nulls": (["a", None], "text, such as 'a' in column 'c'"),
-    "places": (pa.array(["a", "b"]).dictionary_encode(), "text, such as 'a' in column 'c'"),
-    "dates": ([datetime.date(2024, 1, 1)] * 2, r"date32\[day\]: dates in column 'c'"),
-    "timestamps": (pa.array([5, None], pa.timestamp("us", "UTC")), "dates in column 'c'"),
-    "times": ([datetime.time(5)] * 2, "times of day in column 'c'"),
-    "durations": ([datetime.timedelta(5)] * 2, "time spans in column 'c'"),
-    "missing": ([1.0, None], "1 missing value in column 'c'"),
-    "nulls": (pa.nulls(2), "2 missing values in column 'c'"),
-    "lists": ([[1.0], [2.0]], r"list<.*> *: an ndarray in column 'c'"),
-    "structs": ([{"a": 1}] * 2, "struct<.*: a dict in column 'c'"),
-    "bytes": ([b"a", b"b"], "binary: text, such as b'a' in column 'c'"),
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_nets_of_numbers_refuse_all_else_by_name(kind: str) -> None:
-    values, words = OTHERS[kind]
-    X = pa.table({"x": [1.0, 2.0], "c": values, "y": [0.0, 1.0]})
-    message = f"{words}.*; or take TabularMLPClassifier or TabularMLPRegressor, which read texts"
-    with pytest.raises((TypeError, ValueError), match=f"rows 0 to 1: X .*{message}"):
-        MLP((2, 1), seed=0).fit(X, target="y")

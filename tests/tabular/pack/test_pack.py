@@ -569,12 +569,6 @@ def test_labels_and_their_places(y: Any, classes: list[Any]) -> None:
     assert (fit_arguments.places_of(y, result, 3, "fit") == places).all()
 
 
-@pytest.mark.parametrize("y", [["a", None, "b"], pd.Series([1, pd.NA, 2]), [1.0, np.nan, 0.0]])
-def test_missing_targets_have_their_row(y: Any) -> None:
-    with pytest.raises(ValueError, match="contains NaN: 1 missing value, the first in row 1"):
-        fit_arguments.classes_in(y, 3, "fit")
-
-
 def test_labels_of_several_types_and_weights() -> None:
     with pytest.raises(TypeError, match=r"fit: labels of y must be of one type"):
         fit_arguments.classes_in(np.array(["a", 1, "a"], object), 3, "fit")

@@ -258,48 +258,6 @@ def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
         schema.read(other.assign(rooms="2"))
 
 
-@pytest.mark.parametrize(
-    ("asked", "error", "message"),
-    [
-        ("color", ValueError, r"got 'color'; for one column use \['color'\]"),
-        (["colour"], ValueError, "there is no column 'colour', did you mean 'color'"),
-        ([4], ValueError, r"must be places of 4 columns, got \[4\]"),
-        ([True], ValueError, "has a length of 1 for 4 columns"),
-        (1.5, TypeError, "must be 'auto', 'from_dtype', or names, places or a mask"),
-        ([1.5], TypeError, "must be 'auto', 'from_dtype', or names, places or a mask"),
-    ],
-)
-def test_columns_that_are_asked_for_must_be_there(asked: Any, error: Any, message: str) -> None:
-    with pytest.raises(error, match=message):
-        Schema.learn(pandas_frame(), asked)
-
-
-def test_objects_that_are_asked_for_are_refused_by_name() -> None:
-    frame = pandas.DataFrame({"a": [1, 2], "b": [[1], [2]]})
-    for X in (frame, pyarrow.Table.from_pandas(frame)):
-        assert [*Schema.learn(X).dropped] == ["b"]
-        with pytest.raises(
-            TypeError, match=r"me: the column 'b' holds objects .*; make numbers or t"
-        ):
-            Schema.learn(X, ["b"], who="me")
-        with pytest.raises(ValueError, match="no column is left to learn from: 'b' holds list"):
-            Schema.learn(X[["b"]] if X is frame else X.select(["b"]))
-
-
-def test_columns_of_one_name_are_refused() -> None:
-    frame = pandas_frame()
-    twice = pandas.concat([frame, frame[["color"]], frame[["size", "color"]]], axis=1)
-    message = (
-        r"me: X has several columns of the name 'size' \(2 times\), 'color' \(3 times\); rename"
-    )
-    arrow = pyarrow.Table.from_arrays([pyarrow.array(frame[n]) for n in twice], [*twice])
-    for X in (twice, arrow):
-        with pytest.raises(ValueError, match=message):
-            Schema.learn(X, who="me")
-        with pytest.raises(ValueError, match=message):
-            Schema.learn(frame).read(X, "me")
-
-
 @pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
 def test_infinite_numbers_and_texts_for_numbers_are_named(library: Any) -> None:
     fine, wrong = {"a": [1.0, 2.0], "b": [0.0, 1.0]}, {"a": [1.0, 2.0], "b": [0.0, -np.inf]}
