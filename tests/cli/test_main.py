@@ -31,7 +31,6 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LINKS, LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import PENALTIES
-from fastmlp.warmup import warmup
 
 PNG = b"\x89PNG\r\n\x1a\n"
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -125,26 +124,6 @@ def test_the_extra_of_the_demo_is_enough_for_the_readme() -> None:
     assert {"plot", "safetensors", "sklearn"} <= set(re.split(r"[],[]", demo))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--epochs", "0"], "must be an integer of 1 or more, got '0'"),
-        (["--epochs", "two"], "must be an integer of 1 or more, got 'two'"),
-        (["--seed", "-1"], "argument --seed"),
-        (["--seed", str(2**32)], "must be at most 4294967295, got '4294967296'"),
-        (["--output", "demo.txt"], "must end in .png, .pdf, .svg, got 'demo.txt'"),
-        (["--output", "no/such/folder/demo.png"], "there is no folder 'no/such/folder'"),
-    ],
-)
-def test_wrong_argument_is_refused_before_any_work(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["demo", *arguments])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_shared_warmup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
 
@@ -160,9 +139,7 @@ def test_shared_warmup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert capsys.readouterr().out == "1.2 s, kept in /somewhere\n"
 
 
-def test_warmup_of_a_dtype(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warmup_of_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[Any] = []
 
     def keep(report: Any, **settings: Any) -> float:
@@ -177,13 +154,6 @@ def test_warmup_of_a_dtype(
         {"compute_dtype": None},
         {"compute_dtype": "bfloat16", "dtypes": ["float32"]},
     ]
-    for options, words in (
-        (["--compute-dtype", "bfloat"], "'bfloat', did you mean 'bfloat16'?"),
-        (["--mixed-precision"], "there is no option --mixed-precision, did you mean"),
-    ):
-        with pytest.raises(SystemExit):
-            main(["warmup", *options])
-        assert words in capsys.readouterr().err
 
 
 def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
@@ -472,24 +442,3 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
     assert len(more) == len(stored) + len(PAIRED)
     run(MIXED, tmp_path)
     assert set(tmp_path.rglob("*.code")) == more
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"dtypes": ["float32", "float16"]}, ValueError, "float16"),
-        ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
-        ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
-        ({"compute_dtype": "bf16"}, ValueError, "compute_dtype .*'bf16', did you mean 'bfloat16'"),
-        (
-            {"compute_dtype": "bfloat16", "dtypes": ["float64"]},
-            ValueError,
-            r"warmup: compute_dtype='bfloat16' needs 'float32' among dtypes, got \['float64'\]",
-        ),
-    ],
-)
-def test_arguments_are_checked_first(options: dict[str, Any], error: type, words: str) -> None:
-    reports: list[str] = []
-    with pytest.raises(error, match=words):
-        warmup(**options, report=reports.append)
-    assert reports == []

@@ -68,30 +68,6 @@ def test_all_commands_take_it(
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(
-    ("data", "encoding", "message"),
-    [
-        ("file", "cp1252", "train: the text is not utf-8 ('utf-8' codec can't decode byte 0xf6"),
-        ("file", "utf-16", "train: the text is not utf-8, but perhaps utf-16: "),
-        ("-", "cp1252", "standard input.csv"),
-        ("-", "utf-16", "train: the text is not utf-8, but perhaps utf-16: "),
-    ],
-)
-def test_without_it(
-    data: str,
-    encoding: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run([*TRAIN, "0"], data, encoding, monkeypatch) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert "--encoding" in error
-    assert not Path("model.safetensors").exists()
-
-
-@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("data", ["file", "-"])
 def test_a_column_is_not_left_out(
     data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -102,15 +78,6 @@ def test_a_column_is_not_left_out(
     command = ["train", "DATA", "--target", "y", "--valid", "0", *FAST]
     assert run(command, data, "cp1252", monkeypatch) == 1
     assert "column 'stadt': the text is not utf-8: give its encoding" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("files")
-def test_an_unknown_encoding_is_a_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["train", "no.csv"], ["predict", "m", "no.csv"], ["score", "m", "no.csv"]):
-        with pytest.raises(SystemExit) as ended:
-            main([*command, "--encoding", "cp125x"])
-        assert ended.value.code == 2
-        assert "there is no encoding 'cp125x'" in capsys.readouterr().err
 
 
 N = 60
@@ -214,18 +181,6 @@ def test_what_is_kept_is_passed_on_as_it_is(
     assert [line.rsplit(",", 1)[0] for line in lines] == kept
 
 
-def test_columns_to_keep_that_cannot_be(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "whole.csv", "--target", "numbers", *FAST]) == 0
-    predict = ["predict", "model.safetensors", "rows.csv", "--keep"]
-    Path("rows.csv").write_text("a,texts,b,b,prediction\n1,no,2,3,4\n")
-    capsys.readouterr()
-    assert main([*predict, "b"]) == 1
-    assert "predict: there are several columns of the name 'b'" in capsys.readouterr().err
-    assert main([*predict, "prediction"]) == 1
-    message = "the columns prediction are kept, and predictions have the same names: rename them"
-    assert message in capsys.readouterr().err
-
-
 N_WRITTEN = 200_000
 BEFORE = b"what was there before"
 each_end = pytest.mark.parametrize("end", [".parquet", ".csv", ".arrow"])
@@ -279,20 +234,6 @@ def test_predictions_beyond_the_room_that_is_left(
         assert main(predict(trained, output)) == 1
     assert capsys.readouterr().err == f"fastmlp: [Errno 27] File too large: '{output}'\n"
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE] * is_there
-
-
-@pytest.mark.slow
-def test_a_model_beyond_the_room(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "model.safetensors"
-    output.write_bytes(BEFORE)
-    fit = "--target y --epochs 1 --force"
-    command = ["train", str(trained / "few.parquet"), *fit.split(), "--output", str(output)]
-    with files_of_at_most(5_000):
-        assert main(command) == 1
-    assert capsys.readouterr().err.endswith(f"fastmlp: [Errno 27] File too large: '{output}'\n")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
 
 @pytest.mark.slow

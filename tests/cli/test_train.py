@@ -16,7 +16,7 @@ import pytest
 from small_models import drawn, labels
 
 import fastmlp
-from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import TabularMLPRegressor
 from fastmlp.cli import LOSSES, PRESETS, tables
 from fastmlp.cli.main import main
 from fastmlp.cli.tables import N_FOLDS
@@ -91,11 +91,6 @@ for module in ("sklearn", "safetensors", "pyarrow"):
 
 
 N = 150
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def table(seed: int, most_rare: int = 3) -> pd.DataFrame:
@@ -198,7 +193,7 @@ def test_a_target_of_free_text_is_no_classes(capsys: pytest.CaptureFixture[str])
 NAMES = re.compile(
     r"y_val|X_val|validation_data|MLP\.fit|Classifier|Regressor|sample_weight|nets\["
 )
-WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson"]
+WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson", "--ignore", "y"]
 
 
 @pytest.mark.parametrize("row", [20, 21, 22])
@@ -209,13 +204,7 @@ WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson"]
         ("y", "w", -2.5, WEIGHT, "--weight"),
         ("y", "w", np.nan, WEIGHT, "--weight"),
         ("y", "w", np.inf, WEIGHT, "the column 'w' is infinite in row {}"),
-        (
-            "b",
-            "b",
-            -3.5,
-            ["--loss", "poisson"],
-            " must be 0 or more for loss='poisson', got -3.5 in row {}",
-        ),
+        ("b", "b", -3.5, POISSON, " must be 0 or more for loss='poisson', got -3.5 in row {}"),
     ],
 )
 def test_wrong_values_are_named_by_column_and_row(
@@ -231,8 +220,7 @@ def test_wrong_values_are_named_by_column_and_row(
     frame["b"] = frame["b"].abs()
     frame.loc[row, column] = value
     frame.to_parquet("a.parquet")
-    ignored = ["--ignore", "y"] if target == "b" else []
-    assert fit(*options, *ignored, data="a.parquet", target=target) == 1
+    assert fit(*options, data="a.parquet", target=target) == 1
     printed = capsys.readouterr().err
     assert message.format(row) in printed
     assert not NAMES.search(printed)
@@ -262,41 +250,12 @@ def test_weights_that_are_all_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def two_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    monkeypatch.chdir(tmp_path)
+def two_targets() -> pd.DataFrame:
     X, y = drawn()
     frame = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))
     frame.to_parquet("a.parquet", row_group_size=50)
     frame.to_csv("a.csv", index=False)
     return frame
-
-
-def test_classes(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["train", "a.csv", "--target", "label", "--ignore", "y,w"]
-    assert main([*command, "--valid", "a.parquet", "--json"]) == 0
-    printed = capsys.readouterr()
-    assert "columns left out: 'when' has one value only" in printed.err
-    assert "model: model.safetensors" in printed.err
-    model = fastmlp.load("model.safetensors")
-    assert type(model) is TabularMLPClassifier
-    assert {*model.schema_.read_names} == {"age", "town", "income", "member"}
-    assert model.training_["target"] == "label"
-    scores = json.loads(printed.out)
-    assert scores["accuracy"] == model.score(two_targets, two_targets["label"])
-    assert scores["log_loss"] == pytest.approx(-model.validation_score_, rel=1e-5)
-
-    assert main(["score", "model.safetensors", "a.csv", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == pytest.approx(scores, rel=1e-6)
-    assert main(["score", "model.safetensors", "a.csv", "--metric", "auc"]) == 0
-    assert float(capsys.readouterr().out.split()[1]) > 0.5
-    for data in ("a.csv", "a.parquet"):
-        arguments = ["--keep", "age", "--probabilities", "--output", "p.parquet", "--force"]
-        assert main(["predict", "model.safetensors", data, *arguments, "--batch-rows", "50"]) == 0
-        frame = pd.read_parquet("p.parquet")
-        assert list(frame) == ["age", *(f"probability_{c}" for c in model.classes_), "prediction"]
-        assert frame["prediction"].tolist() == model.predict(two_targets).tolist()
-        p = frame[[f"probability_{c}" for c in model.classes_]].to_numpy()
-        np.testing.assert_allclose(p, model.predict_proba(two_targets), rtol=1e-5)
 
 
 def test_numbers(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:

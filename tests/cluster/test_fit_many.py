@@ -103,31 +103,6 @@ def test_what_is_shared_is_not_packed() -> None:
     assert result["c"]() == 3
 
 
-class Killing:
-    """A callback that kills its worker, once: then there is a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, report: Report) -> None:
-        if not self.path.exists():
-            self.path.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_a_killed_worker_changes_nothing(client: Any, tmp_path: Path) -> None:
-    here, there = mixed(), mixed()
-    fit_many(here, X, Y, epochs=3)
-    result = fit_many(there, X, Y, epochs=3, callbacks=Killing(tmp_path / "killed"), client=client)
-    assert (tmp_path / "killed").exists()
-    assert_same(here, there)
-    assert [history.status for history in result] == [Status.COMPLETED] * 4
-    client.wait_for_workers(2, timeout=60)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
@@ -283,9 +258,6 @@ def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert {*client.run(asyncio.to_thread, os.getpid).values()} == {*client.run(os.getpid).values()}
 
 
-# Workers cannot import it.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-TARGET = X[:, 0] + X[:, 1]
 # Seconds; a busy machine takes some.
 SOON = 60
 
@@ -301,7 +273,7 @@ def pids(client: Any) -> Iterator[dict[str, int]]:
     """The processes of the workers, which go on at the end."""
     client.wait_for_workers(2, timeout=60)
     # Kernels are loaded: the first fit may take seconds.
-    fit_many(nets(), X, TARGET, epochs=1, client=client)
+    fit_many(nets(), X, Y, epochs=1, client=client)
     result = client.run(os.getpid)
     yield result
     for pid in result.values():
@@ -326,7 +298,7 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
             os.kill(os.getpid(), signal.SIGSTOP)
 
     with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as error:
-        fit_many(nets(), X, TARGET, epochs=1, callbacks=hang, client=client, group_timeout=1.5)
+        fit_many(nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=1.5)
     (note,) = error.value.__notes__
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
@@ -338,9 +310,9 @@ def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     threading.Timer(0.5, other.close).start()
     with pytest.raises(ConnectionError, match="the client, or its scheduler, was closed"):
-        fit_many(nets(), X, TARGET, epochs=100, callbacks=slow, client=other)
+        fit_many(nets(), X, Y, epochs=100, callbacks=slow, client=other)
     with pytest.raises(ValueError, match="client must be a running one"):
-        fit_many(nets(), X, TARGET, client=other)
+        fit_many(nets(), X, Y, client=other)
 
 
 def started(file: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -379,7 +351,7 @@ def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
             with pytest.raises(
                 ConnectionError, match="its scheduler, was closed or has gone away: make anot"
             ):
-                fit_many(nets(), X, TARGET, epochs=1000, callbacks=begin, client=client)
+                fit_many(nets(), X, Y, epochs=1000, callbacks=begin, client=client)
     finally:
         for process in (scheduler, worker):
             process.kill()
@@ -403,11 +375,11 @@ def test_rows_that_a_dying_worker_has_not_taken_are_sent_again(
     here, there = nets(), nets()
     rows = X + n_failures
     if n_failures < n_sent:
-        fit_many(there, rows, TARGET, epochs=1, client=client)
-        fit_many(here, rows, TARGET, epochs=1)
+        fit_many(there, rows, Y, epochs=1, client=client)
+        fit_many(here, rows, Y, epochs=1)
     else:
         with pytest.raises(RuntimeError, match="the workers of nets 0, 1, 2, 3 were lost 3 times"):
-            fit_many(there, rows, TARGET, epochs=1, client=client)
+            fit_many(there, rows, Y, epochs=1, client=client)
     assert len(sent) == n_sent
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one.parameters, other.parameters)
@@ -452,6 +424,12 @@ def table(client: Any, size: int) -> Any:
     ]
 
 
+def many(client: Any, size: int) -> Any:
+    trained = mixed()
+    fit_many(trained, X, Y, epochs=40 * size, client=client, **timeout(client))
+    return [each.parameters for each in trained]
+
+
 def worker_pids(client: Any) -> list[int]:
     end = time.monotonic() + 300
     while True:
@@ -471,7 +449,7 @@ def timeout(client: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @unconverged
-@pytest.mark.parametrize("fit", [search, table])
+@pytest.mark.parametrize("fit", [search, table, many])
 def test_a_worker_killed_at_a_random_moment_changes_nothing(
     client: Any, soak: bool, fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,14 +213,12 @@ def test_what_is_no_table_says_what_to_pass() -> None:
             net().predict(path)
 
 
-def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
+def test_files_that_are_damaged(tmp_path: Path) -> None:
     path = written(TABLE, tmp_path, ".parquet")[0]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="Parquet magic bytes not found") as caught:
         net().fit(path, target="y")
     assert caught.value.__notes__ == [f"in {path}"]
-    with pytest.raises(FileNotFoundError):
-        net().fit(tmp_path / "none.parquet", target="y")
     other = written(TABLE, tmp_path, ".feather")
     pyarrow.feather.write_feather(TABLE.drop_columns("b"), other[1])
     with pytest.raises(ValueError, match=r"1\.feather: there is no column 'b'"):

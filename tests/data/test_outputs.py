@@ -1,7 +1,5 @@
 """A block at a time: arrays and memory maps are read, predictions written to Arrow and Parquet."""
 
-import errno
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -268,37 +266,6 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
             call()
         assert caught.traceback[-1].name == "breaking"
     assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def __init__(self, file: Any) -> None:
-            self.file, self.left = file, 2000
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def write(self, content: Any) -> int:
-            self.left -= len(content)
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return int(self.file.write(content))
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
-    opened = os.fdopen
-    monkeypatch.setattr(os, "fdopen", lambda *arguments: Full(opened(*arguments)))
-    path = tmp_path / "out.parquet"
-    path.write_bytes(b"before")
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        predict_parquet(net(), TABLE, path, batch_rows=100)
-    assert caught.value.filename == str(path)
-    assert path.read_bytes() == b"before"
-    assert [each.name for each in tmp_path.iterdir()] == ["out.parquet"]
 
 
 @pytest.mark.slow

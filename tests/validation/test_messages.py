@@ -35,6 +35,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from small_models import untrained
 
 import fastmlp
+import fastmlp.warmup as warmup
 from fastmlp import (
     MLP,
     Adam,
@@ -111,7 +112,7 @@ NAMES = {
     **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
     **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
     **{"jit": jit, "OwnOptimizer": OwnOptimizer, "sklearn": sklearn, "untrained": untrained},
-    **{"plot_search": plot_search, "fitted": fitted},
+    **{"plot_search": plot_search, "fitted": fitted, "warmup": warmup},
 }
 
 

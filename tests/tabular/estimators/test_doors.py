@@ -1,7 +1,6 @@
 """Ways to give a table to a model: the bits of the plain call, and columns that are left out."""
 
 import itertools
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from pairwise import crossed
 from sklearn.base import clone
 from sklearn.model_selection import (
     GroupKFold,
@@ -86,24 +86,14 @@ KINDS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 }
 
 
-def combinations() -> list[Any]:
-    """Return a seeded draw of kinds of tables and what goes with them: each value, most pairs."""
-    draw = random.Random(0)
-    values: dict[str, list[Any]] = {
-        "classes": [True, False],
-        "weight": [None, "balanced", {"top": 3.0}],
-        "rows": [None, "array", "name"],
-        "divided": ["cv", "groups", "named groups", "splitter", "pairs", "X_val"],
-        "saved": [False, True],
-    }
-    every = list(itertools.product(*values.values()))
-    cases = [(kind, *case) for kind in KINDS for case in draw.sample(every, 2)]
-    return [pytest.param(*case, id="-".join(map(str, case)).replace(" ", "")) for case in cases]
-
-
 @pytest.mark.few(12)
-@pytest.mark.parametrize(
-    ("kind", "classes", "class_weight", "rows", "divided", "saved"), combinations()
+@crossed(
+    kind=[*KINDS],
+    classes=[True, False],
+    class_weight=[None, "balanced", {"top": 3.0}],
+    rows=[None, "array", "name"],
+    divided=["cv", "groups", "named groups", "splitter", "pairs", "X_val"],
+    saved=[False, True],
 )
 def test_every_door_gives_the_bits_of_the_plain_call(
     kind: str,
