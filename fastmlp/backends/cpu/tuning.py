@@ -218,7 +218,9 @@ ROW_TILE_BYTES = 1 << 15
 # whose rows are as long.
 SPREAD_BYTES = 2048
 # Most rows whose tiles read flat weights where nobody has asked twice; more are worth packing them.
-LIVE_ROWS = 8
+# 8 -> 16, 12 and 16 rows: 305 -> 265, 361 -> 345 us (784-512-512-10), 52 -> 35, 60 -> 45
+# (128-256-256-10); 20 rows would take 413 -> 425.
+LIVE_ROWS = 16
 # Rows that pass through all layers at once in tiles.
 TILED_AT_ONCE = 128
 # Fewest weights of a net whose rows go in tiles, with AVX2. Row blocks -> tiles: 179 -> 164 us (64

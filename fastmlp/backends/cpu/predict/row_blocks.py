@@ -40,7 +40,8 @@ VECTORS = LARGEST_TILE[1]
 # A thread's blocks of values: a layer's inputs, its outputs, and the derivatives that an
 # activation's block writes.
 BLOCKS = 3
-# Operations of a call that asks for no threads, 50 us: asking takes 15 us, and a team as long.
+# Operations of a call that asks for no threads, 50 us: asking takes 15 us, and a team as long. A
+# call of one vector of rows asks for no threads either: a team would get one part.
 MOST_ALONE = 5_000_000
 # Fewest inputs whose flat weights tiles read at a time.
 LEAST_INPUTS = 4
@@ -420,6 +421,7 @@ class RowBlocks:
 
     def __init__(self, runner: Runner, network: Network) -> None:
         self._runner, self._network = runner, network
+        self._lanes = lanes_of(network.dtype.type)
         self._row_flops = 2 * network.layout.n_weights
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
         self.kind = self._kind = (network.layout.sizes, network.dtype)
@@ -464,7 +466,7 @@ class RowBlocks:
 
     def _run(self, flops: int) -> None:
         """Run the driver with these `flops`; a short call asks for no threads."""
-        if flops <= MOST_ALONE:
+        if flops <= MOST_ALONE or self._net["n_rows"] <= self._lanes:
             self.job["team"], self.job["n_parts"] = 0, 1
             self._driver.entry(self._place)
         else:

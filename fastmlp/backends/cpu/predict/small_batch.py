@@ -255,11 +255,11 @@ class SmallBatch:
         # C-contiguous, aligned and writeable: it reads their addresses alone.
         if not (x.flags.carray and result.flags.carray):
             return None
+        if self._shared is None:
+            return result if self._predict(self.address, x, result) else None
         n_packed = self._share(len(x))
-        if not self._predict(self.address, x, result):
-            return None
-        is_whole = self._shared is None or n_packed in (0, self._shared[1].n_packed)
-        return result if is_whole else None
+        is_finite = self._predict(self.address, x, result)
+        return result if is_finite and n_packed in (0, self._shared[1].n_packed) else None
 
     def _share(self, n_rows: int) -> int:
         """Point to the packed weights, if n_rows read them; return the number of packings."""
