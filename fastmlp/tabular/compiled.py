@@ -126,9 +126,10 @@ def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int)
     The edges below it are counted, six at a time, by vectors of rows: a search would branch at
     each.
     """
-    x, edge, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, F64)
+    x, edge, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, INT)
     places, zero, one, nan = row(to, n, F32), 0.0, 1.0, np.nan
-    piece[:] = zero
+    no, yes = INT(0), INT(1)
+    piece[:] = no
     for e in range(1, n_pieces, 6):
         left = n_pieces - e
         a, b = edge[e], edge[e + 1] if left > 1 else nan
@@ -136,18 +137,18 @@ def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int)
         f, g = edge[e + 4] if left > 4 else nan, edge[e + 5] if left > 5 else nan
         for i in range(n):
             number = x[i]
-            first = (one if a <= number else zero) + (one if b <= number else zero)
-            second = (one if c <= number else zero) + (one if d <= number else zero)
-            third = (one if f <= number else zero) + (one if g <= number else zero)
+            first = (yes if a <= number else no) + (yes if b <= number else no)
+            second = (yes if c <= number else no) + (yes if d <= number else no)
+            third = (yes if f <= number else no) + (yes if g <= number else no)
             piece[i] += first + second + third
     for i in range(n):
-        k = INT(piece[i])
+        k = piece[i]
         low, high = edge[k], edge[k + 1]
         value = low if x[i] < low else x[i]
         share = ((high if value > high else value) - low) / (high - low)
         # The width of a piece can overflow.
         share = share if share > zero else zero
-        places[i] = F32(piece[i] + F64(F32(share if share < one else one)))
+        places[i] = F32(F64(k) + F64(F32(share if share < one else one)))
 
 
 def _pieces(scalar: Any) -> Any:

@@ -76,6 +76,8 @@ def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) ->
     most = min(CHUNK, max(ALONE, NUMBERS // max(n_columns, 1)))
     n_threads = n_threads_of(None)
     strips = _strips(n_rows, most, n_threads)
+    if n_threads == 1:
+        return [do(strip) for strip in strips]
     return run_all([partial(do, strip) for strip in strips], n_threads)
 
 

@@ -142,8 +142,18 @@ def test_predictions_in_chunks_stay_in_range(monkeypatch: pytest.MonkeyPatch) ->
     assert predictions.max() <= first.y.max()
 
 
-def test_bits_of_predictions_are_of_two_forms_of_rows() -> None:
-    pack, (values, _) = trained(*parts(200)), table(3 * FEWEST_ROWS)
+@pytest.mark.parametrize("n_threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("embedding", ["none", "piecewise"])
+@pytest.mark.parametrize("n_classes", [0, 2, 3])
+def test_bits_of_predictions_are_of_two_forms_of_rows(
+    n_classes: int, embedding: Any, n_threads: int
+) -> None:
+    task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
+    settings = FEW._replace(n_members=6, max_members=6, epochs=3, ensemble="mean")
+    encodings = {"own": Encoding(embedding=embedding, n_bins=8)}
+    options: Any = {"task": task, "n_classes": n_classes, "settings": settings, "seed": 0}
+    pack = train_pack(*parts(200, n_classes), encodings=encodings, **options)
+    values, places = table(3 * FEWEST_ROWS)[0], np.arange(ALONE + 1) % (3 * FEWEST_ROWS)
     few, whole = range(1, FEWEST_ROWS, 100), pack.predict(values)
     of_one = np.concatenate([pack.predict(values.part([i])) for i in range(FEWEST_ROWS)])
     np.testing.assert_allclose(of_one, whole[:FEWEST_ROWS], rtol=0, atol=1e-5)
@@ -151,6 +161,7 @@ def test_bits_of_predictions_are_of_two_forms_of_rows() -> None:
         np.testing.assert_array_equal(pack.predict(values.part(slice(n))), of_one[:n])
     for n in (FEWEST_ROWS, FEWEST_ROWS + 77, 2 * FEWEST_ROWS):
         np.testing.assert_array_equal(pack.predict(values.part(slice(n))), whole[:n])
+    np.testing.assert_array_equal(pack.predict(values.part(places)), whole[places])
 
 
 @pytest.mark.parametrize("n", [6, 20])
