@@ -214,6 +214,15 @@ def square(i: int) -> int:
     return i * i
 
 
+def endless(begun: threading.Event | None = None) -> None:
+    if begun is not None:
+        begun.set()
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        task_pool.check()
+        time.sleep(0.001)
+
+
 def test_outcomes_come_in_order_and_tasks_may_add_others() -> None:
     tasks = [Task(i % 3, partial(square, i)) for i in range(10)]
     outcomes = Pool(3).run(tasks)
@@ -246,11 +255,9 @@ def test_warnings_are_collected_by_task_and_thread() -> None:
 def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
     ended: list[str] = []
 
-    def endless() -> None:
+    def stopped() -> None:
         try:
-            while True:
-                task_pool.check()
-                time.sleep(0.001)
+            endless()
         except Stopped:
             ended.append("stopped")
             raise
@@ -260,7 +267,7 @@ def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
 
     waiting = [Task(0, lambda: ended.append("never"))]
     with pytest.raises(LookupError, match="no such thing") as caught:
-        Pool(2).run([Task(2, endless), Task(1, fail), *waiting], "fit")
+        Pool(2).run([Task(2, stopped), Task(1, fail), *waiting], "fit")
     assert caught.value.__notes__ == ["in fit 1"]
     assert ended == ["stopped"]
 
@@ -268,16 +275,8 @@ def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
 def test_a_pool_in_a_task_ends_with_it() -> None:
     begun, ended = threading.Event(), list[str]()
 
-    def endless() -> None:
-        begun.set()
-        limit = time.monotonic() + 10
-        while time.monotonic() < limit:
-            task_pool.check()
-            time.sleep(0.001)
-        ended.append("by itself")
-
     def inner() -> None:
-        Pool(2).run([Task(1, endless), Task(1, endless)])
+        Pool(2).run([Task(1, partial(endless, begun))] * 2)
         ended.append("inner")
 
     def fail() -> None:
@@ -323,11 +322,6 @@ def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None
 
 def test_an_exit_in_the_caller_ends_all_threads() -> None:
     crew = Pool(2)
-
-    def endless() -> None:
-        while True:
-            task_pool.check()
-            time.sleep(0.001)
 
     def leave() -> None:
         raise SystemExit(3)

@@ -288,6 +288,12 @@ def test_missing_columns_are_listed(frame: Any, capsys: pytest.CaptureFixture[st
     frame.assign(buys="perhaps").to_csv("c.csv", index=False)
     assert main(["score", "model.safetensors", "c.csv"]) == 1
     assert "has the class 'perhaps', which training did not have" in capsys.readouterr().err
+    frame.assign(buys=frame["buys"].mask(frame.index == 7)).to_csv("c.csv", index=False)
+    for command in (["score", "model.safetensors", "c.csv"], ["train", "c.csv", "--target", "buys"],
+                    ["train", "a.parquet", "--target", "buys", "--valid", "c.csv"]):  # fmt: skip
+        assert main([*command, "--force"] if command[0] == "train" else command) == 1
+        message = "the target 'buys' has 1 missing value, the first in line 9"
+        assert message in capsys.readouterr().err
     frame.drop(columns="buys").to_csv("c.csv", index=False)
     assert main(["score", "model.safetensors", "c.csv"]) == 1
     assert "score: there is no column 'buys'" in capsys.readouterr().err

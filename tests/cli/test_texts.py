@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -83,24 +82,6 @@ def test_a_column_is_not_left_out(
 N = 60
 
 
-def written(frame: Any, reader: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what the command reads of a frame: a file, or "-", which is standard input."""
-    if reader == "-":
-        text = frame.to_csv(index=False).encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-        return "-"
-    path = f"rows{reader}"
-    if reader == ".npz":
-        np.savez(path, **{name: frame[name].to_numpy() for name in ("a", "numbers")})
-    elif reader == ".parquet":
-        frame.to_parquet(path)
-    elif reader == ".arrow":
-        frame.to_feather(path, compression="uncompressed")
-    else:
-        frame.to_csv(path, index=False)
-    return path
-
-
 @pytest.fixture
 def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Rows without holes, of which rows.csv has a copy, and a model of each of two targets."""
@@ -110,37 +91,6 @@ def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     table = pd.DataFrame({"a": rng.normal(size=N), "texts": texts, "numbers": numbers})
     table.to_csv("whole.csv", index=False)
     return table
-
-
-@pytest.mark.parametrize("target", ["texts", "numbers"])
-@pytest.mark.parametrize("reader", [".csv", ".csv.gz", ".parquet", ".arrow", ".npz", "-"])
-def test_a_missing_target_is_an_error_at_each_door(
-    frame: Any,
-    reader: str,
-    target: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if (reader, target) == (".npz", "texts"):
-        return  # its texts are never missing
-    train = ["--target", target, "--features", "a", *FAST]
-    assert main(["train", "whole.csv", *train]) == 0
-    frame.loc[[7, 30], target] = None
-    train = [*train, "--output", "other.safetensors"]
-    place = "(line 9|row 7)"
-    message = (
-        f"the target {target!r} has 2 missing values, the first in {place}[ ;].*fill them in, or"
-    )
-    capsys.readouterr()
-    for command in (
-        ["train", "DATA", *train],
-        ["train", "whole.csv", "--valid", "DATA", *train],
-        ["score", "model.safetensors", "DATA"],
-    ):
-        path = written(frame, reader, monkeypatch)
-        assert main([path if one == "DATA" else one for one in command]) == 1
-        assert re.search(message, capsys.readouterr().err), command
-    assert not Path("other.safetensors").exists()
 
 
 @pytest.mark.slow

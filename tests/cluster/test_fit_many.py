@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,6 +57,22 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "LEAST_COST", 1.0)
 
 
+@pytest.fixture
+def short(small_groups: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
+
+
+def on_workers(test: Any, fixture: str = "small_groups") -> Any:
+    """Mark a test that the workers take part in."""
+    windows = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+    for mark in (pytest.mark.slow, pytest.mark.usefixtures(fixture), windows):
+        test = mark(test)
+    return test
+
+
+in_trouble = partial(on_workers, fixture="short")
+
+
 def assert_same(nets: list[MLP], others: list[MLP]) -> None:
     for net, other in zip(nets, others, strict=True):
         np.testing.assert_array_equal(net.parameters, other.parameters)
@@ -63,8 +80,7 @@ def assert_same(nets: list[MLP], others: list[MLP]) -> None:
         assert net.feature_names == other.feature_names
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
     here, there = mixed(), mixed()
     views = [net.parameters for net in there]
@@ -103,8 +119,7 @@ def test_what_is_shared_is_not_packed() -> None:
     assert result["c"]() == 3
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
     def second(report: Report) -> None:
         assert os.getpid() != me
@@ -119,8 +134,7 @@ def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
     assert [history.status for history in stopped] == [Status.STOPPED_EARLY] * 4
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
     def poison(report: Report) -> None:
         if report.net.layer_sizes[1] == 9:
@@ -152,8 +166,7 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
     assert not ended.exists()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_warnings_name_the_net(client: Any) -> None:
     nets = [MLP((3, 8, 1), seed=0), MLP((3, 8, 1), seed=0, optimizer=SGD(1e30))]
     with pytest.warns(RuntimeWarning, match=r"fit_many: nets\[1\]: fit diverged"):
@@ -161,8 +174,7 @@ def test_warnings_name_the_net(client: Any) -> None:
     assert [history.status for history in result] == [Status.COMPLETED, Status.DIVERGED]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(report: Report) -> None:
         time.sleep(0.2 * (report.net.layer_sizes[1] != 16))
@@ -183,8 +195,7 @@ def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch)
         assert same == (history.status is Status.INTERRUPTED)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
+@on_workers
 def test_rows_are_sent_once_and_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     scatter = type(client).scatter
@@ -263,12 +274,6 @@ SOON = 60
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
-
-
-@pytest.fixture
 def pids(client: Any) -> Iterator[dict[str, int]]:
     """The processes of the workers, which go on at the end."""
     client.wait_for_workers(2, timeout=60)
@@ -289,9 +294,7 @@ def slow(report: Report) -> None:
     time.sleep(0.2)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
+@in_trouble
 def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[str, int]) -> None:
     def hang(report: Report) -> None:
         if report.net.layer_sizes[1] == 7:
@@ -303,9 +306,7 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
+@in_trouble
 def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     threading.Timer(0.5, other.close).start()
@@ -327,9 +328,7 @@ def until(there: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
+@in_trouble
 def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
     file, begun = tmp_path / "scheduler", tmp_path / "begun"
 
@@ -390,9 +389,7 @@ def die(items: Any) -> list[None]:
     return [None]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
+@in_trouble
 def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     cluster = Cluster(client, "fit_many")
     client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
@@ -446,14 +443,12 @@ def timeout(client: Any) -> dict[str, Any]:
     return {} if client is None else {"group_timeout": 120}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@on_workers
 @unconverged
 @pytest.mark.parametrize("fit", [search, table, many])
 def test_a_worker_killed_at_a_random_moment_changes_nothing(
-    client: Any, soak: bool, fit: Any, monkeypatch: pytest.MonkeyPatch
+    client: Any, soak: bool, fit: Any
 ) -> None:
-    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
     random, size = Random(0), 8 if soak else 1
     expected = fit(None, size)
     worker_pids(client)

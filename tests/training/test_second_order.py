@@ -11,16 +11,7 @@ import pytest
 from fitting import Cut, cut_after
 from loss_cases import CASES, draw_targets
 
-from fastmlp import (
-    LBFGS,
-    MLP,
-    SGD,
-    Blocks,
-    LevenbergMarquardt,
-    Loss,
-    fit_many,
-    load,
-)
+from fastmlp import LBFGS, MLP, SGD, Blocks, LevenbergMarquardt, Loss, fit_many, load
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.second_order import GaussNewton
 from fastmlp.backends.protocol import Data

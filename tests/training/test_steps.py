@@ -780,15 +780,7 @@ def test_rows_of_another_form_take_one_call(seed: int, monkeypatch: pytest.Monke
         others = (forms[rng.integers(len(forms))](rows) for rows in (x, y))
         if i == 1:
             monkeypatch.setattr(steps.Steps, "_step", None)
-        assert nets[0].train_on_batch(*others) == nets[1].train_on_batch(x, y)
+        weight = rng.uniform(0.1, 1, 12).astype(dtype)[::2]
+        expected = nets[1].train_on_batch(x, y, weight.copy())
+        assert nets[0].train_on_batch(*others, weight) == expected
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-@every_way
-def test_weights_of_rows_are_read_where_they_lie() -> None:
-    rng = np.random.default_rng(0)
-    X, y, weight = (rng.uniform(0.1, 1, shape).astype("f4") for shape in ((6, 4), (6, 2), 12))
-    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
-    for _ in range(3):
-        expected = nets[1].train_on_batch(X, y, weight[::2].copy())
-        assert nets[0].train_on_batch(X, y, weight[::2]) == expected

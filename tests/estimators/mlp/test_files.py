@@ -28,15 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from small_models import reloaded
 
 import fastmlp
-from fastmlp import (
-    MLP,
-    AdamW,
-    Cosine,
-    EarlyStopping,
-    FileError,
-    MLPClassifier,
-    MLPRegressor,
-)
+from fastmlp import MLP, AdamW, Cosine, EarlyStopping, FileError, MLPClassifier, MLPRegressor
 from fastmlp.estimators.common import n_threads_of
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import files

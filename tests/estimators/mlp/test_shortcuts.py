@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import needs_compiler, peak_of, unconverged
+from fitting import in_threads, needs_compiler, peak_of, unconverged
 from pairs import LABELS, REAL, TASKS, X, both
 from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
@@ -21,16 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastmlp
-from fastmlp import (
-    EMA,
-    MLP,
-    SGD,
-    Adam,
-    Cosine,
-    Custom,
-    MLPClassifier,
-    MLPRegressor,
-)
+from fastmlp import EMA, MLP, SGD, Adam, Cosine, Custom, MLPClassifier, MLPRegressor
 from fastmlp._process.task_pool import OneThread, one_thread
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import base, training
@@ -454,37 +445,22 @@ def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
 
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
 WIDE = 100_000
-# Batches of one row, of a few and of many lay out the optimizer's state in different ways.
-TURNS = """
-import threading
-import numpy as np
-from fastmlp import MLPRegressor
-
-X = np.random.default_rng(0).normal(size=(2000, 20))
-y = X[:, 0] * X[:, 1]
-model = MLPRegressor(hidden_layer_sizes=(64, 64), random_state=0).partial_fit(X, y)
-sizes, times, failed = (1, 7, 64, 200, 2000), 60, []
-
-def train(n):
-    try:
-        for _ in range(times):
-            model.partial_fit(X[:n], y[:n])
-    except Exception as error:
-        failed.append(error)
-
-threads = [threading.Thread(target=train, args=(n,)) for n in sizes]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-assert not failed, failed
-print(model.t_ == len(X) + times * sum(sizes), len(model.loss_curve_) == 1 + times * len(sizes))
-"""
 
 
 @pytest.mark.slow
-def test_threads_that_train_one_estimator_take_turns(python: Callable[..., str]) -> None:
-    assert python(TURNS, timeout=300) == "True True\n"
+def test_threads_that_train_one_estimator_take_turns() -> None:
+    # Batches of one row, of a few and of many lay out the optimizer's state in different ways.
+    sizes, times, rows = (1, 7, 64, 200, 2000), 60, MANY[:2000, :20]
+    model: Any = MLPRegressor(hidden_layer_sizes=(64, 64), random_state=0)
+    model.partial_fit(rows, PRODUCTS[:2000])
+
+    def train(i: int) -> None:
+        for _ in range(times):
+            model.partial_fit(rows[: sizes[i]], PRODUCTS[: sizes[i]])
+
+    in_threads(train, len(sizes))
+    assert model.t_ == len(rows) + times * sum(sizes)
+    assert len(model.loss_curve_) == 1 + times * len(sizes)
 
 
 @pytest.mark.parametrize("as_it_comes", [lambda it: it, lambda it: pickle.loads(pickle.dumps(it))])

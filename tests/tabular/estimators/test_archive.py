@@ -211,33 +211,13 @@ def test_every_drawn_schema_and_encoding(soak: bool, tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.usefixtures("small")
 @pytest.mark.filterwarnings(WARNED)
-def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
-    for seed in range(300 if soak else 8):
-        frame, y, task = table_of(seed)
-        kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
-        options = {"n_members": 1 + seed % 2, "cv": 2, "preset": PRESETS[seed % 3]}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
-            model = kind(max_iter=1, random_state=seed, **options).fit(frame, y)
-        for same in (
-            reloaded(model, tmp_path / "m.safetensors"),
-            pickle.loads(pickle.dumps(model)),
-        ):
-            assert repr(same) == repr(model)
-            assert_same(model, same, frame)
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.usefixtures("small")
-@pytest.mark.filterwarnings(WARNED)
 def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
-    """Losses, trees, refits, time limits and distilled nets in each other's company."""
+    """Presets, losses, trees, refits, time limits and distilled nets in each other's company."""
     for seed in range(200 if soak else 6):
         frame, y, task = table_of(seed)
         rng = np.random.default_rng(seed)
         options: dict[str, Any] = {"trees": bool(rng.integers(2)), "refit": bool(rng.integers(2))}
-        options["time_limit"] = (None, 1e6)[seed % 2]
+        options |= {"time_limit": (None, 1e6)[seed % 2], "preset": PRESETS[seed % 3]}
         kind: Any = TabularMLPClassifier
         if task == "regression":
             kind = TabularMLPRegressor
@@ -247,15 +227,17 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
             warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
             # Of NumPy, as a search over np.arange sets it.
             cv = rng.choice([2, 3])
-            model = kind(max_iter=1, n_members=2, cv=cv, random_state=seed, **options)
+            n = 1 + seed // 3 % 2
+            model = kind(max_iter=1, n_members=n, cv=cv, random_state=seed, **options)
             model.fit(frame, y)
             if distils:
                 model = model.distilled(frame, y, hidden_layer_sizes=4)
         loaded = reloaded(model, tmp_path / "model.safetensors")
         for same in (model, loaded):
             assert same.get_params().items() >= {"cv": cv, **options}.items()
-        assert_same(model, loaded, frame)
-        assert_same(model, pickle.loads(pickle.dumps(model)), frame)
+        for same in (loaded, pickle.loads(pickle.dumps(model))):
+            assert repr(same) == repr(model)
+            assert_same(model, same, frame)
 
 
 KILLED = """
