@@ -7,8 +7,6 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from loss_cases import cube, descent, fourth
 from numba import config
 from sklearn.datasets import load_digits
@@ -90,36 +88,6 @@ def test_activations_have_their_initializers() -> None:
         generator = np.random.default_rng(0)
         expected = INITIALIZERS[initializer](generator, (300, 200))
         np.testing.assert_array_equal(net.weights[0], expected)
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    widths=st.lists(st.integers(1, 9), min_size=2, max_size=4),
-    n=st.integers(1, 40),
-    dtype=st.sampled_from(["float32", "float64"]),
-    order=st.sampled_from(["C", "F"]),
-    data_dtype=st.sampled_from([np.float32, np.float64, np.int32, np.uint8, np.bool_]),
-    batch=st.integers(1, 60),
-)
-def test_any_shape_and_dtype_trains(
-    widths: list[int], n: int, dtype: Any, order: Any, data_dtype: Any, batch: int
-) -> None:
-    rng = np.random.default_rng(0)
-    x = np.asarray(rng.integers(0, 2, (n, widths[0])), data_dtype, order=order)
-    y = rng.standard_normal((n, widths[-1]))
-    net = MLP(widths, activation="tanh", dtype=dtype, seed=0)
-    history = net.fit(x, y, epochs=2, batch_size=batch)
-    assert history.status is Status.COMPLETED
-    prediction = net.predict(x)
-    assert prediction.shape == (n, widths[-1])
-    assert prediction.dtype == dtype
-    expected = naive.predict(
-        [w.astype(float) for w in net.weights],
-        [b.astype(float) for b in net.biases],
-        x.astype(float),
-        activations=["tanh"] * (len(widths) - 2),
-    )
-    np.testing.assert_allclose(prediction, expected, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])

@@ -137,25 +137,6 @@ def test_numba_compiles_the_same_text_to_the_same_bits(kernel: Any, team: int) -
 
 
 @njit(parallel=True)
-def writes_to_its_own_view(team: Any, numbers: Any, jobs: Any) -> None:
-    own = row(jobs[0].out, jobs[0].n, np.float64)
-    for i in prange(jobs[0].n):
-        own[i] = 1.0
-
-
-@pytest.mark.slow
-def test_numba_drops_writes_to_a_view_that_the_kernel_makes() -> None:
-    """A trap: kernels write to views that are arguments, or in functions that they call."""
-    out = np.zeros(N)
-    job = made_job(out)
-    job["team"] = 1
-    compiled_by_numba(driver(writes_to_its_own_view), None).ctypes(job.ctypes.data)
-    assert not out.any()
-    NativeCode(driver(writes_to_its_own_view), None, light=True).entry(made_job(out).ctypes.data)  # type: ignore[arg-type]
-    assert out.all()
-
-
-@njit(parallel=True)
 def meets(team: Any, words: Any) -> None:
     threads = row(words + 8, 2, np.int64)
     for i in prange(2):

@@ -513,23 +513,6 @@ def test_nets_of_a_list_are_trained_side_by_side() -> None:
     nets[0].train_on_batch(X, y[:, :2])
 
 
-@pytest.mark.slow
-@compiled_alone
-def test_learners_of_several_threads_differentiate() -> None:
-    def differentiate(seed: int) -> bool:
-        net = MLP((8, 32, 2), seed=seed, n_threads=1)
-        X, slopes = rows_of(net, 64), rows_of(net, 64)[:, :2]
-        gradient, by_inputs = np.empty(net.parameters.size), np.empty_like(X)
-        with jit.learner(net, batch_size=64) as handle:
-            for _ in range(50):
-                vjp(handle, X, slopes, gradient, by_inputs)
-        expected = net.vjp(X, slopes)
-        return np.array_equal(gradient, expected[0]) and np.array_equal(by_inputs, expected[1])
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(differentiate, range(8)))
-
-
 @njit
 def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     jit.gradient(handle, x, out, grad)

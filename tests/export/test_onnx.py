@@ -36,7 +36,6 @@ from small_models import (
 
 import fastmlp
 from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor, to_onnx
-from fastmlp.export.models import ModelParts, parts_of
 from fastmlp.export.onnx import register
 from fastmlp.rules.activations import ActivationName
 from fastmlp.tabular import extras
@@ -170,34 +169,6 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
         to_onnx(net_of(branch), path)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
-
-
-def by_parts(parts: ModelParts, rows: Any) -> Any:
-    values = parts.net.predict(rows)
-    return np.hstack([1 - values, values]) if parts.complements else values
-
-
-@unconverged
-@pytest.mark.parametrize(("name", "target"), CASES)
-def test_parts_predict_as_the_model(name: str, target: str) -> None:
-    model = MODELS[name](target).fit(X, TARGETS[target])
-    parts = parts_of(model, "export")
-    expected = model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
-    np.testing.assert_array_equal(by_parts(parts, X), expected.reshape(len(X), -1))
-    assert (parts.n_features, parts.n_outputs) == (3, expected.size // len(X))
-    same = np.array_equal(parts.net.predict(X), expected.reshape(len(X), -1))
-    assert parts.complements != same
-
-
-def test_parts_are_of_nets_and_not_of_tables() -> None:
-    net = MLP((3, 4, 2), seed=0)
-    net.feature_names = [*"abc"]
-    parts = parts_of(net, "export")
-    assert parts.net is net
-    assert parts.feature_names == ("a", "b", "c")
-    assert not parts.complements
-    with pytest.raises(TypeError, match=r"to_c: a Tabular\w+ is a model of tables, .* take"):
-        parts_of(regressor(), "to_c")
 
 
 NUMBERS = rng.normal([0, 1e4, 3, 0], [1, 5, 1e-3, 1], (150, 4)).astype(np.float32)

@@ -26,7 +26,6 @@ from exported import (
     predictions,
     sanitized,
 )
-from numba import njit
 from sklearn.tree import DecisionTreeClassifier
 from small_models import (
     FEW,
@@ -181,19 +180,6 @@ def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_gcc
 @needs_compiler
-def test_predictions_in_c_rise_with_a_column(tmp_path: Path) -> None:
-    model, X = binary()
-    library = built(tmp_path, {"net": to_c(model, prefix="net")}, ["-O2", "-march=native"])
-    rows = np.repeat(model.codes(X.iloc[:5]), 400, axis=0)
-    rows[:, 0] = np.tile(np.linspace(0, 120, 400), 5)
-    rising = predictions(library, "net", rows, 2)[:, 1].reshape(5, 400)
-    assert (np.diff(rising, axis=1) >= 0).all()
-    assert (rising[:, -1] > rising[:, 0]).any()
-
-
-@pytest.mark.slow
-@needs_gcc
-@needs_compiler
 def test_nets_of_double_numbers(tmp_path: Path) -> None:
     text = to_c(regressor(), prefix="net", dtype="float64")
     library = built(tmp_path, {"net": text}, ["-O1", "-march=native"])
@@ -279,17 +265,6 @@ compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is se
 SEEDS = range(3 if INTERPRETED else 20)
 
 
-@njit
-def rise(handle: Any, row: Any, n: int) -> int:
-    falls, last = 0, -np.inf
-    for i in range(n):
-        row[0] = 0.01 * i
-        value = jit.value(handle, row)
-        falls += value < last
-        last = value
-    return falls
-
-
 @pytest.mark.slow
 @pytest.mark.few(4)
 @pytest.mark.parametrize("function", [predict, jit.predict])
@@ -337,7 +312,7 @@ def test_bits_of_boosted_trees(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_missing_values_and_rises_in_compiled_code() -> None:
+def test_missing_values_in_compiled_code() -> None:
     model, X = regressor(), drawn()[0][:1]
     handle, out = jit.compiled(model), np.empty(1)
     new = X.assign(age=[np.nan], town=["Rome"], income=[np.inf], member=[None])
@@ -345,11 +320,6 @@ def test_missing_values_and_rises_in_compiled_code() -> None:
     for code in (-1, np.nan, -7, 99, 1e300):
         predict(handle, (np.nan, code, np.nan, code), out)
         assert out[0] == model.predict(new)[0]
-    X, y = drawn()
-    model = TabularMLPRegressor(**FEW, monotonic_cst={"age": 1}).fit(X, y, X_val=X, y_val=y)
-    handle = jit.compiled(model)
-    for row in model.codes(X[:5]):
-        assert rise(handle, row, 2000 if not INTERPRETED else 20) == 0
 
 
 @compiled_alone

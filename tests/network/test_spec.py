@@ -30,15 +30,7 @@ from fastmlp import (
 )
 from fastmlp.model import core_of
 from fastmlp.network import layer_settings
-from fastmlp.network.spec import (
-    Layout,
-    Views,
-    bias_views,
-    make_layout,
-    paired_layers,
-    spread,
-    weight_views,
-)
+from fastmlp.network.spec import Layout, Views, bias_views, make_layout, paired_layers, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizer_protocol import average_of
@@ -174,12 +166,6 @@ def net_of(**arguments: Any) -> MLP:
     return net
 
 
-def slots_of(net: MLP) -> Any:
-    slots = net._state.slots()
-    assert slots is not None
-    return slots
-
-
 def test_rates_that_are_set_are_given_or_refused() -> None:
     assert MLP(SIZES).layer_rates == [1, 1, 1]
     assert (
@@ -229,21 +215,6 @@ def test_the_summary_shows_rates_and_dropout() -> None:
     assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
     assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
     assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()
-
-
-def test_frozen_layers_and_their_state_keep_their_bits() -> None:
-    net = MLP(SIZES, optimizer=AdamW(0.01, weight_decay=0.1), l2=0.1, seed=0)
-    net.fit(X, Y, epochs=3, batch_size=8)
-    parameters, slots = net.parameters.copy(), slots_of(net)
-    net.trainable = [False, True, False]
-    net.fit(X, Y, epochs=3, batch_size=8)
-    layout = net._network.layout
-    changes = spread(layout, [False, True, False], [False, True, False])
-    assert np.array_equal(net.parameters != parameters, changes)
-    assert np.array_equal(slots_of(net) != slots, [changes, changes])
-    net.trainable = True
-    net.fit(X, Y, epochs=1, batch_size=8)
-    assert (net.parameters != parameters).all()
 
 
 def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:

@@ -17,8 +17,6 @@ from fastmlp.rules.optimizer_protocol import (
     average_start,
     coefficients_of,
     gradient_rule_of,
-    is_averaged,
-    lag_of,
     n_coefficients_of,
     norm_limit_of,
 )
@@ -32,16 +30,7 @@ from fastmlp.rules.schedules import (
     StepDecay,
     Warmup,
 )
-from fastmlp.rules.updates import (
-    FROZEN,
-    GRADIENT_RULES,
-    NORMS,
-    Factors,
-    ParameterGroup,
-    clip,
-    groups_of,
-    norm_factor,
-)
+from fastmlp.rules.updates import GRADIENT_RULES, NORMS, clip, norm_factor
 from fastmlp.training import stopping
 
 # Every optimizer as it comes, and the forms that other settings call for.
@@ -207,27 +196,6 @@ def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
 FIVE_RATES = np.geomspace(0.1, 0.01, 5)
 
 
-def test_groups_of_layers_factors_and_biases() -> None:
-    for factors in ([Factors()] * 3, [Factors(0.5, 0.5)] * 3):
-        groups = groups_of(Adam(), factors)
-        assert groups.alike
-        assert groups.groups == (ParameterGroup(factors[0].weights),)
-        assert groups.places(32) == ((0, 0),) * 3
-        assert groups.lowest == 0
-    groups = groups_of(SGD(), [Factors(0, 0), Factors(0, 0.5), Factors(1, 0.5)])
-    assert groups.groups == (ParameterGroup(0.5), ParameterGroup(1.0))
-    assert (groups.weights, groups.biases) == ((FROZEN, FROZEN, 1), (FROZEN, 0, 0))
-    assert groups.places(8) == ((FROZEN, FROZEN), (FROZEN, 0), (8, 0))
-    assert groups.lowest == 1
-    assert not groups.alike
-    assert not groups_of(SGD(), [Factors(), Factors(0, 0)]).alike
-    assert groups_of(AdamW(), [Factors()]).alike
-    assert groups_of(AdamW(weight_decay=0, decay_biases=False), [Factors()]).alike
-    groups = groups_of(AdamW(decay_biases=False), [Factors()] * 2)
-    assert groups.groups == (ParameterGroup(1.0, True), ParameterGroup(1.0, False))
-    assert (groups.weights, groups.biases) == ((0, 0), (1, 1))
-
-
 def test_one_group_and_split_rows_have_the_same_bits() -> None:
     adam = Adam(clipvalue=0.5)
     expected = np.column_stack([adam.coefficients(7, FIVE_RATES), np.full(5, 0.5)])
@@ -240,19 +208,6 @@ def test_one_group_and_split_rows_have_the_same_bits() -> None:
     # The share of z: the square of its rate by the sum of those since step 5.
     squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
     np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
-
-
-@pytest.mark.parametrize("clipvalue", [None, 0.5])
-def test_each_group_has_a_part_of_the_row(clipvalue: float | None) -> None:
-    adamw = AdamW(weight_decay=0.2, decay_biases=False, clipvalue=clipvalue)
-    groups = groups_of(adamw, [Factors(0.5, 1)])
-    table = coefficients_of(adamw, 3, FIVE_RATES, groups.groups)
-    n = n_coefficients_of(adamw)
-    ((of_weights, of_biases),) = groups.places(n)
-    for first, factor, decay in ((of_weights, 0.5, 0.2), (of_biases, 1, 0.0)):
-        plain = AdamW(weight_decay=decay, clipvalue=clipvalue)
-        expected = coefficients_of(plain, 3, FIVE_RATES * factor)
-        assert np.array_equal(table[:, first : first + n], expected)
 
 
 def averaged(gains: Any, path: Any) -> Any:
@@ -285,20 +240,6 @@ def test_gains_of_an_ema_are_exact(momentum: float) -> None:
     assert gains[0] == 1
     assert gains[1] == pytest.approx(1 / (1 + momentum), rel=1e-12)
     assert gains[2] == pytest.approx(1 - momentum, rel=1e-3)
-
-
-def test_averages_and_gains_stand_in_rows() -> None:
-    plain, both = Adam(0.01, clipvalue=1.0), Adam(0.01, clipvalue=1.0, average=EMA(0.9))
-    rates = np.full(5, 0.01)
-    table = coefficients_of(both, 11, rates, averaged_from=8)
-    assert np.array_equal(table[:, :-1], coefficients_of(plain, 11, rates))
-    assert np.array_equal(table[:, -1], EMA(0.9).gains(np.arange(3, 8)))
-    assert [is_averaged(each) for each in (Adam(), Adam(average=SWA()), ScheduleFreeAdamW())] == [
-        False,
-        True,
-        True,
-    ]
-    assert lag_of(ScheduleFreeAdamW(beta_1=0.8)) == pytest.approx(0.25)
 
 
 TOTAL = 3000  # longer than the default steps of a decay and of a warm-up

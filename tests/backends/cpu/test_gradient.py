@@ -2,7 +2,6 @@
 
 import hashlib
 import tracemalloc
-from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -274,31 +273,6 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-ALLOCATIONS = """
-import numba
-import numpy as np
-from nets import Net
-from numba.core.runtime import rtsys
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.session import Moments
-from fastmlp.rules.optimizers import (OPTIMIZERS)
-
-numba.njit(lambda: np.empty(3))()  # shows that allocations are counted
-net = Net((3, 5, 2), penalties={"l2": 0.1, "l1": 0.1})
-parameters, data = net.draw(np.random.default_rng(0), 40, weighted=True)
-optimizer, moments = OPTIMIZERS["adam"](0.01), Moments(net.network)
-engine = Engine(net.network, 1)
-trainer = engine.trainer(parameters, moments, optimizer, data, 4)
-order = np.arange(40)[None]
-for n_steps in (10, 10, 1000):
-    coefficients, losses = optimizer.coefficients(1, np.full(n_steps, 0.01)), np.zeros(n_steps)
-    before = rtsys.get_allocation_stats()
-    assert trainer.run(order, coefficients, losses, 0, n_steps) == n_steps
-    after = rtsys.get_allocation_stats()
-    print(after.alloc - before.alloc, after.mi_alloc - before.mi_alloc, after.alloc)
-"""
-
-
 def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> str:
     core: Any = core_of(net)
     engine, state = core
@@ -379,14 +353,6 @@ def test_non_temporal_stores_have_the_same_bits(
     assert np.array_equal(cached.parameters, non_temporal.parameters)
     assert np.array_equal(cached.moments, non_temporal.moments)
     assert np.array_equal(cached.losses, non_temporal.losses)
-
-
-@pytest.mark.slow
-@only_compiled
-def test_a_step_of_training_allocates_nothing(python: Callable[..., str]) -> None:
-    first, ten, thousand = python(ALLOCATIONS, NUMBA_NRT_STATS="1").splitlines()
-    assert ten.split()[:2] == thousand.split()[:2]
-    assert int(first.split()[-1]) > 0  # else nothing was counted
 
 
 @only_compiled

@@ -19,7 +19,6 @@ from ranked import on_ranks
 from fastmlp import EMA, LBFGS, MLP, SGD, Adam, NetGroup, fit_many, jit
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.predict import predictor
 from fastmlp.backends.cpu.predict.embedded_tables import TreeNodes, add_trees
 from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, way_for
@@ -596,20 +595,3 @@ def test_trees_are_added() -> None:
         assert (out[:, 1] == 24).all()
     with pytest.raises(ValueError, match="out must have columns of float64, with 10 rows"):
         add_trees(X, out[1:], nodes)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_probabilities_of_sums(n: int) -> None:
-    raw = np.asfortranarray(10 * np.random.default_rng(n).normal(size=(9, n)))
-    raw[0], raw[1, 0] = -800, 800
-    link = "softmax" if n > 1 else "sigmoid"
-    shares = linked(link, raw)
-    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-    expected = powers / powers.sum(axis=1, keepdims=True)
-    if n == 1:
-        with np.errstate(over="ignore"):
-            expected = 1 / (1 + np.exp(-raw))
-    np.testing.assert_allclose(shares, expected, rtol=1e-14, atol=1e-300)
-    for r in range(9):
-        one = linked(link, raw[r : r + 1])
-        np.testing.assert_array_equal(one, shares[r : r + 1])

@@ -374,7 +374,6 @@ SHAPES = sorted(
     {(r, v) for r in (SMALL_TILE_ROWS, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)}
 )
 HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
-STARTS = ["matrix", "bias", "zeros"]
 PANEL_ROWS = ROW_BLOCK + 16
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 each_order = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
@@ -440,35 +439,6 @@ def by_sweep(
     return from_panels(these.c[1:-1], height, these.b.shape[1])
 
 
-@pytest.mark.few(12)
-@each_dtype
-@each_shape
-@each_epilogue_of_tiles
-def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
-    dtype: Any, shape: Any, by_column: bool, epilogue: int, rng: Any
-) -> None:
-    """Starts come in turn: every height has all of them."""
-    for i, depth in enumerate(DEPTHS):
-        for j, height in enumerate(HEIGHTS):
-            start = STARTS[(i + j + epilogue) % len(STARTS)]
-            these = matrices(rng, dtype, shape[1], height, depth)
-            operand = rng.normal(size=these.c[1:-1].shape).astype(dtype)
-            these.c[1:-1, :ROW_BLOCK] = operand[:, :ROW_BLOCK]
-            base = {"matrix": these.start, "bias": these.start[0], "zeros": None}[start]
-            compiled = swept(dtype, shape, by_column)
-            actual = by_sweep(compiled, these, by_column, epilogue, start=base)
-            a, b = these.a.astype(np.float64), these.b.astype(np.float64)
-            base = 0.0 if base is None else base.astype(np.float64)
-            beside = from_panels(operand, height, these.b.shape[1]).astype(np.float64)
-            exact = finished(base + a @ b, epilogue, beside)
-            size = magnitude(abs(base) + abs(a) @ abs(b), epilogue, beside)
-            assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
-            written = -(-height // shape[0]) * shape[0]
-            assert (these.c[[0, -1]] == UNTOUCHED).all()
-            assert np.array_equal(these.c[1:-1, written:ROW_BLOCK], operand[:, written:ROW_BLOCK])
-            assert (these.c[1:-1, ROW_BLOCK:] == UNTOUCHED).all()
-
-
 @each_dtype
 @each_epilogue_of_tiles
 @pytest.mark.parametrize("vectors", [1, 2])
@@ -495,6 +465,8 @@ def test_elements_are_chains_of_fma(dtype: Any, shape: Any, by_column: bool, rng
         these = matrices(rng, dtype, shape[1], HEIGHTS[-1], depth)
         actual = by_sweep(swept(dtype, shape, by_column), these, by_column)
         assert np.array_equal(actual, chains(these.start, these.a, these.b))
+        assert (these.c[[0, -1]] == UNTOUCHED).all()
+        assert (these.c[:, ROW_BLOCK:] == UNTOUCHED).all()
 
 
 @each_dtype

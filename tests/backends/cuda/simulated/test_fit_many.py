@@ -1,6 +1,5 @@
 """Many nets in one launch, alone and by fit_many: the bits of each net's separate fit."""
 
-import _thread
 import copy
 import warnings
 from typing import Any
@@ -195,28 +194,6 @@ def test_ctrl_c_ends_launches_and_leaves_nets_usable(monkeypatch: pytest.MonkeyP
         assert not np.array_equal(member.parameters, old.parameters)
     fit_many(together, X, Y, epochs=1, batch_size=4)
     assert [member.n_steps for member in together] == [8, 8, 3]
-
-
-def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, sent = launch_steps, list[bool]()
-
-    def launch(*arguments: Any) -> None:
-        launched(*arguments)
-        if not sent:
-            sent.append(True)
-            _thread.interrupt_main()
-
-    monkeypatch.setattr(cuda_trainer, "launch_steps", launch)
-    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
-    together = [net(0), net(1)]
-    with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
-        histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
-    assert all(history.status is Status.INTERRUPTED for history in histories)
-    for member, history in zip(together, histories, strict=True):
-        assert member.n_steps // 3 == len(history.loss)
-    assert all(member.n_steps > 0 for member in together)
-    for member in together:
-        assert np.isfinite(member.predict(X)).all()
 
 
 def test_an_error_names_the_net_and_the_device() -> None:

@@ -12,20 +12,7 @@ import pytest
 from runs import net
 
 from benchmarks import gpu
-from fastmlp import (
-    EMA,
-    MLP,
-    SGD,
-    SWA,
-    Adam,
-    Blocks,
-    Cosine,
-    EarlyStopping,
-    ReduceLROnPlateau,
-    ScheduleFreeAdamW,
-    Status,
-    fit_many,
-)
+from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp.backends.cuda.device import Card, is_device_array
 from fastmlp.backends.cuda.training import Moments
 from fastmlp.data import sources as reading
@@ -79,29 +66,6 @@ def test_a_step_taken_apart_obeys_layer_rates_and_frozen_layers(rows: Any) -> No
         each.apply_gradient(each.loss_and_gradient(*rows)[1])
         assert np.array_equal(each.biases[1], first)
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
-
-
-def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
-    x, y = rows
-    metrics: dict[str, Any] = {"score": "accuracy", "mean": lambda y, p: p[y == 1, 0].mean()}
-    histories, nets = [], []
-    for device in ("cpu", "cuda"):
-        gpu_net = net().to(device)
-        history = gpu_net.fit(
-            x, y, epochs=6, batch_size=6, validation_split=0.4,
-            metrics=metrics, callbacks=[
-                EarlyStopping("mean", patience=2, mode="max"),
-                ReduceLROnPlateau(0.5, patience=1),
-            ],
-        )  # fmt: skip
-        histories.append(history)
-        nets.append(gpu_net)
-    assert histories[0].best_epoch == histories[1].best_epoch
-    assert histories[0].status is histories[1].status
-    assert histories[0].learning_rate == histories[1].learning_rate
-    for name, values in histories[0].metrics.items():
-        np.testing.assert_allclose(histories[1].metrics[name], values, rtol=1e-8)
-    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9)
 
 
 AVERAGED = [
@@ -190,21 +154,6 @@ def test_files_copies_and_pickles_keep_the_state(rows: Any, tmp_path: Path) -> N
     for each in others:
         each.fit(*rows, epochs=1, batch_size=4)
         np.testing.assert_allclose(each.parameters, gpu_net.parameters, rtol=1e-10)
-
-
-def test_a_fit_goes_on_from_a_checkpoint_in_the_same_bits(rows: Any, tmp_path: Path) -> None:
-    def interrupt(report: Any) -> None:
-        if report.epoch == 1:
-            raise KeyboardInterrupt
-
-    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 4, "checkpoint_every": 1}
-    path = tmp_path / "run.safetensors"
-    with pytest.warns(UserWarning, match="interrupted"):
-        net().fit(*rows, checkpoint=path, callbacks=interrupt, **arguments)
-    resumed, whole = net(), net()
-    resumed.fit(*rows, checkpoint=path, resume=True, **arguments)
-    whole.fit(*rows, **{**arguments, "checkpoint": tmp_path / "other.safetensors"})
-    assert np.array_equal(resumed.parameters, whole.parameters)
 
 
 class OnTheDevice:

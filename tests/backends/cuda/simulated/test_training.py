@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_cases import CASES, outputs_for
+from loss_cases import CASES, cube, descent, fourth, outputs_for
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, N_ROWS, Run, assert_alike, gpu, launches_of, pair, trained
 from simulator import ORDERS, watched
@@ -18,7 +18,6 @@ from fastmlp.backends.cuda.device import configured, cuda, kernel
 from fastmlp.backends.cuda.plan import NetProgress, dtype_of
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.elementary import exp
 from fastmlp.rules.losses import LINKS, SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
 
@@ -85,38 +84,19 @@ def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3))))
 
 
-def gaussian(z: Any) -> Any:
-    value = exp(-z * z)
-    return value, type(z)(-2) * z * value
-
-
-def asymmetric(prediction: Any, target: Any) -> Any:
-    error = prediction - target
-    weight = type(error)(1 if error > 0 else 3)
-    return weight * error * error, type(error)(2) * weight * error
-
-
-def fourth(w: Any) -> Any:
-    return w * w * w * w, type(w)(4) * w * w * w
-
-
-def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    return (w - rate if g > 0 else w + rate), m, v
-
-
 def test_rules_of_the_users_own() -> None:
     class Own(Net):
         @property
         def network(self) -> Any:
             network = super().network
             return network._replace(
-                activations=(gaussian, network.activations[-1]),
-                loss=network.loss._replace(rule=asymmetric),
-                penalties=((fourth, 0.1),),
+                activations=(cube, network.activations[-1]),
+                loss=network.loss._replace(rule=fourth),
+                penalties=((cube, 0.1),),
                 link=LINKS["identity"],
             )
 
-    assert_alike(*pair(Own(), Custom(sign_descent, 0.01)))
+    assert_alike(*pair(Own(), Custom(descent, 0.01)))
 
 
 def two_epochs(cuts: tuple[int, ...] = ()) -> Run:
