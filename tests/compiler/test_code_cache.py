@@ -30,35 +30,6 @@ def without_the_code_of_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTMLP_PREBUILT", "0")
 
 
-# Prints the results, which libraries of compilers were imported, and our modules.
-TRAIN = """
-import sys
-import numpy as np
-from fastmlp.rules import activations, losses
-from fastmlp.rules import updates
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.protocol import Data
-from fastmlp.backends.cpu.session import Moments
-from fastmlp.network.spec import make_layout
-from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import (SGD)
-
-rules = (activations.relu, activations.identity)
-link, decay = losses.LINKS["identity"], ((updates.l2, 0.1),)
-narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
-net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
-parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), Moments(net)
-x = np.linspace(-1, 2, 10, dtype=narrow).reshape(5, 2)
-data, losses = Data(x, x[:, :1].copy(), x[:0, 0]), np.zeros(3)
-trainer = Engine(net, 1).trainer(parameters, moments, SGD(), data, 5)
-trainer.run(np.arange(5)[None], np.full((3, 1), 0.1), losses, 0, 3)
-print(losses.tolist(), parameters.tolist())
-print({"llvmlite", "numba", "scipy"} & sys.modules.keys() or "")
-names = [name for name in sys.modules if name.partition(".")[0] == "fastmlp"]
-print(*(sys.modules[name].__file__ for name in names))
-"""
-
-
 def double(address: int) -> None:
     """Double a number at an address."""
     numbers = row(address, 1, np.float64)
@@ -276,22 +247,6 @@ def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
     edit(forms, "return where(x < zero, e, one) / (one + e)", "return e + e")
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "True"]
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]
-
-
-@pytest.mark.slow
-def test_a_second_process_compiles_nothing_and_needs_only_what_is_hashed(
-    tmp_path: Path, package: Path, python: Callable[..., str]
-) -> None:
-    home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    result, cold, _ = python(TRAIN, **home).splitlines()
-    before = files_in(tmp_path / "cache")
-    again, late, modules = python(TRAIN, **home).splitlines()
-    assert (again, cold, late) == (result, "{'llvmlite'}", "")
-    assert files_in(tmp_path / "cache") == before
-    assert {Path(path).suffix for path in before} == {".code"}
-    imported = {Path(name).relative_to(cache.PACKAGE) for name in modules.split()}
-    assert len(imported) > 50
-    assert imported <= {Path(name).relative_to(package) for name in cache.sources(package)}
 
 
 @pytest.mark.slow

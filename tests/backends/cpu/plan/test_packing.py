@@ -60,20 +60,6 @@ def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spaci
         assert 0 <= min(where) <= max(where) < layer.size
 
 
-@for_every_layout
-@given(layouts, widths)
-def test_without_room_there_is_padding_of_panels_alone(layout: Layout, lanes: int) -> None:
-    for i, layer in enumerate(packed_layers(layout, lanes, 5, train=True)):
-        n_in, n_out = layout.sizes[i : i + 2]
-        assert (layer.gap, layer.middle) == (0, 0)
-        if layer.is_transposed:
-            assert layer.size == round_up(n_in, lanes) // lanes * n_out + 1
-        else:
-            assert layer.size == round_up(n_out, lanes) // lanes * (n_in + 1)
-        if layer.copy_size:
-            assert layer.copy_size * lanes == round_up(n_in, lanes) * round_up(n_out, lanes)
-
-
 @pytest.mark.slow
 @for_every_layout
 @given(layouts, widths, st.integers(1, 40), st.integers(0, 2))

@@ -30,7 +30,7 @@ from panelled import each_epilogue as each_epilogue_of_tiles
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.plan import aligned
-from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product, rows_at_once
 from fastmlp.backends.cpu.simd.microkernel import (
     RELU,
@@ -46,13 +46,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
     sweep,
 )
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.tuning import (
-    DEPTH_BLOCK,
-    LARGEST_TILE,
-    ROW_BLOCK,
-    SMALL_TILE_ROWS,
-    STRIP_ROWS,
-)
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, SMALL_TILE_ROWS, STRIP_ROWS
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of, vector_bytes
 
@@ -280,94 +274,6 @@ def move(name: str, dtype: Any) -> Any:
 
     size = np.dtype(dtype).itemsize
     return block(with_rows_close if name == "out_of_lanes" else of_seven)
-
-
-@cache
-def product_of(dtype: Any, vectors: int, units: int) -> Any:
-    chosen = tile(dtype, vectors, units)
-
-    def of_seven(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
-        chosen(a, b, c, d, e, f, g)
-
-    return block(of_seven)
-
-
-def widths(lanes: int) -> list[int]:
-    return [1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes + 1]
-
-
-@each_dtype
-def test_rows_go_into_lanes_and_out_again(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
-    for width in widths(lanes):
-        for n in (1, 3, lanes, lanes + 2):
-            x = rng.normal(size=(n, width)).astype(dtype)
-            height = -(-width // lanes) * lanes
-            # Vectors of two groups of rows lie next to each other.
-            units = np.full((height, 2, lanes), UNTOUCHED, dtype)
-            check = np.zeros((3, lanes), dtype)
-            unit, out = units[0].nbytes, np.full((n + 1, width), UNTOUCHED, dtype)
-            for first, group in ((0, 0), (lanes, 1)):
-                if first >= n:
-                    continue
-                place = address(units, 0, group)
-                stand(address(x), width, first, n - 1, place, unit, address(check, 1))
-                rows = np.minimum(np.arange(first, first + lanes), n - 1)
-                assert np.array_equal(units[:width, group].T, x[rows])
-                assert not units[width:, group].any()
-                lie(place, width, first, n - 1, address(out), unit, address(check, 1))
-            assert np.array_equal(out[:n], x)
-            assert (out[n] == UNTOUCHED).all()
-            assert not check.any()
-            if n <= lanes:
-                assert (units[:, 1] == UNTOUCHED).all()
-
-
-@pytest.mark.slow
-@pytest.mark.few(3)
-@each_dtype
-@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype: Any) -> None:
-    lanes = lanes_of(dtype)
-    for width in widths(lanes):
-        x = np.ones((3, width), dtype)
-        x[1, -1] = fault
-        units = np.zeros((-(-width // lanes) * lanes, lanes), dtype)
-        checks = np.zeros((2, lanes), dtype)
-        arguments = (units[0].nbytes, address(checks))
-        move("into_lanes", dtype)(address(x), width, 0, 2, address(units), *arguments)
-        assert np.isnan(checks[0]).any()
-        out, arguments = np.empty_like(x), (units[0].nbytes, address(checks, 1))
-        move("out_of_lanes", dtype)(address(units), width, 0, 2, address(out), *arguments)
-        assert np.isnan(checks[1]).any()
-        assert np.array_equal(out, x, equal_nan=True)
-
-
-@each_dtype
-@pytest.mark.parametrize("vectors", [1, LARGEST_TILE[1]])
-@pytest.mark.parametrize("units", [1, 2, LARGEST_TILE[0]])
-def test_a_tile_is_a_chain_of_multiply_adds(units: int, vectors: int, dtype: Any, rng: Any) -> None:
-    n_rows, n_out, multiply = (
-        vectors * lanes_of(dtype),
-        units + 3,
-        product_of(dtype, vectors, units),
-    )
-    for n_in in (1, 2, 17, 130):
-        x = rng.normal(size=(n_rows, n_in)).astype(dtype)
-        w = rng.normal(size=(n_in, n_out)).astype(dtype)
-        b = rng.normal(size=n_out).astype(dtype)
-        expected = chains(b, x, w)[:, 1 : units + 1].T
-        x_in_lanes = np.ascontiguousarray(x.T)
-        for positive in (0, 1):
-            out = aligned((units + 1) * n_rows, dtype).reshape(units + 1, n_rows)
-            out[:] = UNTOUCHED
-            places = (address(out), address(b, 1), address(w, 0, 1))
-            multiply(*places, n_out, address(x_in_lanes), n_in, positive)
-            if positive:
-                expected = np.where(expected < 0, 0, expected)
-            assert np.array_equal(out[:units], expected)
-            assert (out[units] == UNTOUCHED).all()
 
 
 SHAPES = sorted(

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.simd.microkernel import STREAMS, STREAMS_BYTES, Turn, 
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import NumPyVectors, vector_function
-from fastmlp.backends.cpu.tuning import MOST_STREAMS, STRIP_ROWS, SUM_CHAINS
+from fastmlp.backends.cpu.tuning import MOST_STREAMS, STRIP_ROWS
 from fastmlp.compiler import Block
 from fastmlp.compiler.target import LINE_BYTES, lanes_of
 
@@ -129,12 +129,14 @@ def test_positive_parts_keep_nan_and_replace_whole_vectors(dtype: Any, rng: Any)
 
 
 UNTOUCHED = 77.0
-WIDTHS = range(0, 70)
 
 
 @cache
 def move(name: str, dtype: Any) -> Block:
     chosen = getattr(moves(dtype, lanes_of(dtype)), name)
+
+    def of_two(a: Any, b: Any) -> None:
+        chosen(a, b)
 
     def of_three(a: Any, b: Any, c: Any) -> None:
         chosen(a, b, c)
@@ -145,58 +147,9 @@ def move(name: str, dtype: Any) -> Block:
     def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    with_five = ("unpack_rows", "outer", "unpack_columns", "gather_columns", "pack_columns")
-    with_three = ("transpose", "transpose_non_temporal", "copy", "add", "add_differences")
-
-    def of_two(a: Any, b: Any) -> None:
-        chosen(a, b)
-
-    if name in ("clear", "rectify"):
-        return block(of_two)
-    return block(of_three if name in with_three else of_five if name in with_five else of_four)
-
-
-@each_dtype
-def test_a_row_is_packed_into_panels_and_padded_with_zeros(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for width in WIDTHS:
-        # What comes after the row would show in the padding.
-        source = np.full(width + lanes, np.nan, dtype)
-        source[:width] = rng.normal(size=width)
-        panels = np.full((-(-width // lanes) + 1, 3, lanes), UNTOUCHED, dtype)
-        move("pack_row", dtype)(address(source), address(panels, 0, 1), panels[0].nbytes, width)
-        expected = np.full_like(panels, UNTOUCHED)
-        expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
-        assert np.array_equal(panels, expected)
-
-
-@each_dtype
-def test_rows_are_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for width in WIDTHS:
-        for n in range(1, 4):
-            panels = rng.normal(size=(-(-width // lanes) + 1, 5, lanes)).astype(dtype)
-            target = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
-            move("unpack_rows", dtype)(
-                address(panels, 0, 1), panels[0].nbytes, address(target, 1), width, n
-            )
-            expected = np.full_like(target, UNTOUCHED)
-            rows = panels[:, 1 : n + 1].swapaxes(0, 1).reshape(n, -1)[:, :width]
-            expected[1 : n * width + 1] = rows.ravel()
-            assert np.array_equal(target, expected)
-
-
-@each_dtype
-def test_numbers_are_copied_added_and_cleared_and_no_more(dtype: Any, rng: Any) -> None:
-    for n in WIDTHS:
-        source, before = (rng.normal(size=n + 2).astype(dtype) for _ in range(2))
-        expected = {"copy": source, "add": before + source, "clear": np.zeros_like(source)}
-        for name, values in expected.items():
-            target = before.copy()
-            places = [address(source, 1)] if name != "clear" else []
-            move(name, dtype)(*places, address(target, 1), n)
-            assert np.array_equal(target[1 : n + 1], values[1 : n + 1])
-            assert np.array_equal(target[[0, -1]], before[[0, -1]])
+    others: dict[str, Any] = {"rectify": of_two, "add_differences": of_three}
+    others |= {"pack_row": of_four, "unpack_row": of_four}
+    return block(others.get(name, of_five))
 
 
 @each_dtype
@@ -211,55 +164,6 @@ def test_differences_are_zero_unless_a_number_is_not_finite(dtype: Any, rng: Any
             sums = np.zeros(lanes, dtype)
             move("add_differences", dtype)(address(numbers), n, address(sums))
             assert (not sums.any()) is finite
-
-
-@each_dtype
-@pytest.mark.parametrize("name", ["transpose", "transpose_non_temporal"])
-def test_a_square_is_transposed_and_missing_rows_are_zeros(name: str, dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n in range(1, lanes + 3):
-        # Rows that do not count are read, and may hold anything.
-        source = np.full((lanes, lanes), np.nan, dtype)
-        source[:n] = rng.normal(size=source[:n].shape)
-        target = aligned((lanes + 2) * lanes, dtype).reshape(-1, lanes)
-        target[:] = UNTOUCHED
-        move(name, dtype)(address(source), address(target, 1), n)
-        assert np.array_equal(target[1:-1], np.where(np.arange(lanes) < n, source.T, 0))
-        assert (target[[0, -1]] == UNTOUCHED).all()
-
-
-@each_dtype
-def test_rows_are_summed_in_eight_chains(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n in range(0, 41):
-        matrix = np.full((n + 1, lanes), np.nan, dtype)
-        matrix[:n] = rng.normal(size=(n, lanes))
-        start = rng.normal(size=lanes).astype(dtype)
-        target = np.full((3, lanes), UNTOUCHED, dtype)
-        move("sum_rows", dtype)(address(matrix), address(start), address(target, 1), n)
-        whole = n - n % SUM_CHAINS
-        expected = start
-        for c in range(SUM_CHAINS):
-            terms = [*matrix[c:whole:SUM_CHAINS], *(matrix[whole:n] if c == 0 else ())]
-            expected = expected + sum(terms, np.zeros(lanes, dtype))
-        assert np.array_equal(target[1], expected)
-        assert (target[[0, 2]] == UNTOUCHED).all()
-
-
-@each_dtype
-def test_an_outer_product_fills_whole_panels_and_no_more(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n in range(1, 3 * lanes + 1):
-        n_panels = -(-n // lanes)
-        numbers = rng.normal(size=(n_panels, 2, lanes)).astype(dtype)
-        vector = rng.normal(size=lanes).astype(dtype)
-        vector[0] = -0.0
-        target = np.full((n_panels * lanes + 2, lanes), UNTOUCHED, dtype)
-        move("outer", dtype)(
-            address(numbers), numbers[0].nbytes, address(vector), address(target, 1), n
-        )
-        assert np.array_equal(target[1:-1], numbers[:, 0].reshape(-1, 1) * vector)
-        assert (target[[0, -1]] == UNTOUCHED).all()
 
 
 HEIGHTS = [1, 2, 7, 8, 9, 15, 16, 17, 24, 33]

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 # In a process of its own, where a deadlock is a TimeoutExpired: threads and workers that must join.
 ITEMS = """
-import sys
+import signal, sys, threading, time
 from conditions import Drill
 from fastmlp.backends.cpu import worker_pool
 
@@ -52,18 +52,6 @@ def do_items(n_threads, n_joined):
         assert drill.exact, (n, drill.memory)
         joined += drill.calls > drill.n_loops
     print(n_threads, joined)
-"""
-# The last part changes the limit of threads for good.
-ALL = f"""
-{ITEMS}
-import signal, threading, time
-import numba
-import numpy as np
-from nets import Net, orders, train
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu import limits
-from fastmlp.backends.cpu.team import make_team
-from fastmlp.rules.optimizers import (SGD)
 
 for n_threads in (1, 2, 3, 4):
     do_items(n_threads, 2)
@@ -86,36 +74,14 @@ if sys.platform != "win32":  # where raise_signal does not interrupt a sleep
         assert drill.exact
 worker_pool.run(after.driver, after.job, 2)
 assert after.exact
-
-# Several Python threads at once.
-dispatch.pays = lambda work, n_threads: True
-limits.thread_limit = lambda: 64  # else the second call finds no thread free
-net = Net((5, 17, 3))
-rng = np.random.default_rng(0)
-parameters, data = net.draw(rng, 100)
-order = orders(rng, 20, 100)
-expected = train(net, parameters, data, SGD(0.03), order, 50).parameters
-wrong = []
-
-def work():
-    drill = Drill(7, 20_000)
-    worker_pool.run(drill.driver, drill.job, 2)
-    trained = train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
-    if not drill.exact or not np.array_equal(trained, expected):
-        wrong.append(drill)
-
-threads = [threading.Thread(target=work) for _ in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-assert not wrong
 """
 
 
 @pytest.mark.slow
 @only_compiled
 def test_every_item_is_done_once(python: Callable[..., str]) -> None:
-    """By 1 to 4 threads, beside an interrupt, by threads at once."""
-    lines = python(ALL, NUMBA_NUM_THREADS="4").splitlines()
+    """By 1 to 4 threads, and beside an interrupt."""
+    lines = python(ITEMS, NUMBA_NUM_THREADS="4").splitlines()
     joined = [tuple(map(int, line.split())) for line in lines]
     assert [n_threads for n_threads, _ in joined] == [1, 2, 3, 4]
     for n_threads, n_loops in joined:
