@@ -204,13 +204,6 @@ def test_what_is_no_table_says_what_to_pass() -> None:
                 net().fit(table, target="y")
             with pytest.raises(TypeError, match=f"^MLP.predict_batches: .*{message}"):
                 next(net().predict_batches(table))
-    paths: list[Any] = ["a.parquet", Path("a.parquet")]
-    for path in paths:
-        message = (
-            r"^MLP.predict: X must be .* predict_batches predicts, and fastmlp.predict_parquet"
-        )
-        with pytest.raises(TypeError, match=message):
-            net().predict(path)
 
 
 def test_files_that_are_damaged(tmp_path: Path) -> None:

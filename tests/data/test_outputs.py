@@ -195,30 +195,6 @@ def test_a_reader_pulls_batch_by_batch() -> None:
     assert read == list(range(6))
 
 
-@pytest.mark.parametrize(
-    ("source", "settings", "message"),
-    [
-        (TABLE.drop_columns(["a", "b"]), {}, "X lacks 2 of the 3 known columns: 'a', 'b'; other"),
-        (TABLE, {"keep": "days"}, r"no column 'days', did you mean 'day'\? known: 'id', 'c'"),
-        (TABLE, {"keep": 3}, "keep must be a column's name, or several, got 3"),
-        (TABLE, {"keep": "id", "output": "id"}, "the columns id are kept, and predictions"),
-        (TABLE.append_column("id", TABLE["id"]), {"keep": ["a", "id"]},
-         "there are several columns of the name 'id'"),
-        (TABLE, {"batch_rows": 0}, "batch_rows must be"),
-        (X, {"keep": "id"}, r"keep=\['id'\] needs files or a table, whose columns have names"),
-        (Path(__file__), {}, r"files must be \.parquet, .* got test_outputs\.py"),
-        (TABLE.set_column(2, "b", [["x"] * N]), {}, "X must hold real numbers.*column 'b'"),
-        (pl.LazyFrame({"a": [1]}), {}, r"a LazyFrame has no rows yet: pass X\.collect"),
-        (lambda: iter([]), {}, "there are no rows"),
-    ],
-)  # fmt: skip
-def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        predict_arrow(net(), source, **settings)
-    with pytest.raises(TypeError, match="model must be an MLP or a fitted estimator, got 3"):
-        predict_arrow(3, TABLE)
-
-
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_errors_of_a_later_batch_name_its_rows(tmp_path: Path) -> None:
     holes = TABLE["b"].to_pylist()
@@ -341,8 +317,6 @@ def test_mixed_precision_is_of_nets() -> None:
     model = MLPClassifier((40, 40), tol=1e3, random_state=0).fit(single, LABELS)
     with pytest.raises(TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"):
         predict_arrow(model, X, **options)
-    with pytest.raises(ValueError, match="predict_arrow: unknown compute_dtype 'half', did you"):
-        predict_arrow(net(), X, **{**options, "compute_dtype": "half"})
     result = (
         predict_arrow(model.net_, single, **options).read_all().column("probability_1").to_numpy()
     )

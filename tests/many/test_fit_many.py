@@ -35,7 +35,6 @@ from fastmlp.training.loop import cost_of
 N = 24 if INTERPRETED else 60
 X = np.random.default_rng(0).uniform(-1, 1, (N, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
-LABELS = (Y > 0).astype(int) + (Y > 0.5)
 WEIGHT = np.random.default_rng(1).uniform(0, 2, N)
 ROWS = np.random.default_rng(2).integers(0, N, N - 7)
 HELD_OUT = np.arange(0, N, 3)
@@ -557,19 +556,6 @@ def test_all_ways_to_train_have_the_same_bits(name: str, tmp_path: Path) -> None
     resumed.fit(X, y, epochs=2, batch_size=32)
     for other in (threaded, first, second, cut, resumed):
         assert other.parameters.tobytes() == alone.parameters.tobytes()
-
-
-@each
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_far_raw_outputs_have_finite_losses(name: str, dtype: Any) -> None:
-    X, y = rows(name)
-    far = 60.0 if CASES[name].link == "exp" else 1e4
-    model = MLP((4, outputs_for(name, 3)), loss=CASES[name], dtype=dtype, initializer="zeros")
-    for pattern in ([far, -far], [-far, far], [far, far], [-far, -far]):
-        model.biases[0][:] = np.resize(pattern, model.layer_sizes[-1])
-        value, gradient = model.loss_and_gradient(X, y)
-        assert np.isfinite(value)
-        assert np.isfinite(gradient).all()
 
 
 rng = np.random.default_rng(0)

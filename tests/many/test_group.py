@@ -205,22 +205,6 @@ def test_invalid_rows_leave_all_nets_as_they_are(n_before: int) -> None:
         assert [state_of(net) for net in group.nets] == before
 
 
-@pytest.mark.parametrize(
-    ("nets", "message"),
-    [
-        ([], "has no net"),
-        ([MLP((2, 1)), MLP((3, 1))], r"as many inputs and outputs as nets\[0\], \(2, 1\)"),
-        ([MLP((2, 1)), None], r"nets\[1\] is None"),
-        ([MLP((2, 1))] * 2, r"nets\[1\] is the net that nets\[0\] is"),
-        (MLP((2, 1)), "must be a sequence of MLP"),
-    ],
-    ids=["none", "sizes", "another", "twice", "one"],
-)
-def test_nets_that_do_not_go_together_are_refused(nets: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"NetGroup: .*{message}"):
-        NetGroup(nets)
-
-
 @pytest.mark.parametrize("n_before", [0, 2])
 def test_a_net_that_diverges_is_named_and_the_others_go_on(n_before: int) -> None:
     group, X, y = plain_group(optimizer=SGD(0.1))

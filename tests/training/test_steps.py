@@ -782,5 +782,5 @@ def test_rows_of_another_form_take_one_call(seed: int, monkeypatch: pytest.Monke
             monkeypatch.setattr(steps.Steps, "_step", None)
         weight = rng.uniform(0.1, 1, 12).astype(dtype)[::2]
         expected = nets[1].train_on_batch(x, y, weight.copy())
-        assert nets[0].train_on_batch(*others, weight) == expected
+        assert nets[0].train_on_batch(*others, sample_weight=weight) == expected
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()

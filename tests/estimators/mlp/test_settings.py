@@ -39,19 +39,15 @@ SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
 
 
-@pytest.mark.parametrize("activation", RULES)
-def test_every_activation_of_the_core_trains(activation: str) -> None:
-    model = clone(SMALL).set_params(activation=activation, max_iter=30, learning_rate_init=0.03)
-    model.fit(X, LABELS)
-    assert model.loss_curve_[-1] < model.loss_curve_[0]
+BY_NAME = [*(("activation", name) for name in RULES), *(("solver", name) for name in OPTIMIZERS)]
 
 
-@pytest.mark.parametrize("solver", OPTIMIZERS)
-def test_every_optimizer_of_the_core_trains(solver: str) -> None:
-    model = clone(SMALL).set_params(solver=solver, max_iter=30, learning_rate_init=0.03)
+@pytest.mark.parametrize(("setting", "name"), BY_NAME)
+def test_every_activation_and_optimizer_of_the_core_trains(setting: str, name: str) -> None:
+    model = clone(SMALL).set_params(max_iter=30, learning_rate_init=0.03, **{setting: name})
     model.fit(X, LABELS)
-    assert model.loss_curve_[-1] < model.loss_curve_[0]
     before = model.loss_curve_[-1]
+    assert before < model.loss_curve_[0]
     assert model.partial_fit(X, LABELS).loss_ < before
 
 
@@ -239,17 +235,11 @@ def test_fits_are_monotone(kind: Any, solver: str) -> None:
     assert model.net_.monotonic_cst == (1, 0, -1)
 
 
-def test_columns_by_name_and_not_several_classes() -> None:
+def test_signs_go_by_the_names_of_columns() -> None:
     frame = pd.DataFrame(RISING_X, columns=[*"abc"])
     named = MLPRegressor(**FEW, monotonic_cst={"c": -1, "a": 1}).fit(frame, RISING)
     placed = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
     np.testing.assert_array_equal(named.coefs_[0], placed.coefs_[0])
-    with pytest.raises(ValueError, match="unknown column in monotonic_cst 'A', did you mean 'a'"):
-        MLPRegressor(**FEW, monotonic_cst={"A": 1}).fit(frame, RISING)
-    with pytest.raises(ValueError, match="those of X have no names: pass a frame"):
-        MLPRegressor(**FEW, monotonic_cst={"a": 1}).fit(RISING_X, RISING)
-    with pytest.raises(ValueError, match="the link 'softmax' do not"):
-        MLPClassifier(monotonic_cst=SIGNS).fit(RISING_X, np.digitize(RISING, [-1, 1]))
 
 
 def test_files_and_exports_keep_it(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 from fitting import needs_compiler, unconverged
 from pairs import X as ROWS
@@ -26,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
 import fastmlp
-from fastmlp import MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier
+from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 
 pytestmark = unconverged
 NAMES = ("MLPClassifier", "MLPRegressor")
@@ -67,13 +65,11 @@ def test_methods_take_what_scikit_learns_take_in_its_order(name: str) -> None:
 
 
 @each
-def test_settings_are_checked_as_there_and_others_are_unknown(name: str) -> None:
+def test_settings_are_checked_as_there(name: str) -> None:
     theirs, ours = (model._parameter_constraints for model in both(name))
     wider = {"activation", "solver", "loss", "early_stopping"}  # what the core has
     for parameter in theirs.keys() - wider:
         assert [str(each) for each in ours[parameter]] == [str(each) for each in theirs[parameter]]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'units'"):
-        getattr(fastmlp, name)(units=3)
 
 
 @each
@@ -131,20 +127,6 @@ def test_text_has_scikit_learns_words_and_its_column() -> None:
         MLPClassifier().fit(rows, [0, 1])
     assert str(ours.value) == str(theirs.value)
     assert "X holds text, such as 'u' in column 1; encode it" in ours.value.__notes__[0]
-
-
-@pytest.mark.parametrize("form", [list, lambda y: np.array(y, object), pd.Series, pl.Series])
-@pytest.mark.parametrize(
-    "model",
-    [MLPClassifier(), MLP((6, 1), loss="binary_cross_entropy").as_estimator(),
-     TabularMLPClassifier()],
-    ids=lambda model: type(model).__name__,
-)  # fmt: skip
-def test_labels_that_numpy_takes_for_the_same(model: Any, form: Any) -> None:
-    """Its texts drop NUL characters at their ends."""
-    y = ["a" if i % 2 else "a\0" for i in range(len(ROWS))]
-    with pytest.raises(ValueError, match=rf"{type(model).__name__}.fit: y holds 'a\\x00', whose"):
-        model.fit(ROWS, form(y))
 
 
 MASKED = np.ma.masked_greater(ROWS, 1.0)

@@ -207,14 +207,6 @@ def test_texts_like_numbers_stay_texts_in_files(kind: str, seed: int, tmp_path: 
     assert (schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]).all()
 
 
-def test_missing_labels_of_dictionaries_and_lists() -> None:
-    column = pyarrow.chunked_array([pyarrow.array([None, *LABELS[1:]]).dictionary_encode()])
-    with pytest.raises(ValueError, match="1 missing value, the first in row 0"):
-        TabularMLPClassifier(**FEW).fit(X, column)
-    with pytest.raises(ValueError, match="1 missing value, the first in row 2"):
-        TabularMLPClassifier(max_iter=1).fit([[1], [2], [3]], ["a", "b", float("nan")])
-
-
 @pytest.mark.parametrize("classes", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
     mean_absolute_error,
@@ -24,7 +23,6 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import GroupKFold, KFold
 from small_models import FEW, drawn, labels, regressor, reloaded
-from threadpoolctl import threadpool_limits
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, load, save, to_onnx
 from fastmlp.compiler.jit import INTERPRETED
@@ -414,20 +412,6 @@ def test_classes_and_places() -> None:
     placed = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=[0, 1, 0, -1]).fit(FRAME, labels)
     assert is_ordered(named)
     np.testing.assert_array_equal(named.predict_proba(FRAME), placed.predict_proba(FRAME))
-
-
-@pytest.mark.slow
-def test_extra_members_have_the_constraints() -> None:
-    trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
-    model = TabularMLPRegressor(
-        **FEW, cv=2, monotonic_cst=CONSTRAINTS, extra_members=[trees], ensemble="mean"
-    )
-    with threadpool_limits(1, user_api="openmp"):
-        model.fit(FRAME, RISING)
-    ((_, fitted),) = model.extra_members_
-    assert fitted.monotonic_cst == [1, 0, -1, 0]
-    assert trees.monotonic_cst is None
-    assert is_ordered(model)
 
 
 def test_the_scaled_numbers_keep_their_order() -> None:
