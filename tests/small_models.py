@@ -229,6 +229,7 @@ def encoding_of(seed: int) -> Encoding:
         max_levels=one_of(2, 100),
         min_rows=one_of(1, 2),
         target_levels=one_of(2, 8, None),
+        max_integers=one_of(None, 60),
     )
 
 

@@ -52,6 +52,13 @@ def share_below(x: float, median: float, low: float, factor: float) -> float32:
     return float32(1) if share > float32(1) else share
 
 
+def within(x: float, median: float, low: float, high: float) -> float32:
+    """1 for a number from `low` to below `high`, else 0; a missing number counts as the median."""
+    x = median if x != x else x
+    above = float32(1.0 if x >= low else 0.0)
+    return float32(0) if x >= high else above
+
+
 class NumberStep(NamedTuple):
     """Inputs of a net, each by a rule from one number.
 

@@ -12,6 +12,7 @@ from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.number_encoders import (
     CodeEncoder,
     Encoder,
+    IntegerLevels,
     MissingMarks,
     PiecewiseLinear,
     RisingSmoothClip,
@@ -47,8 +48,8 @@ class Encoding:
 
     The inputs are, in order: scaled numbers; marks of missing numbers, for columns that had some in
     training; target statistics of categories with many levels; categories of one or two levels;
-    pieces of numbers; levels of other categories. `expanded` returns a short form, on which nets
-    train faster.
+    pieces of numbers; levels of integers; levels of other categories. `expanded` returns a short
+    form, on which nets train faster.
 
     Parameters
     ----------
@@ -60,6 +61,9 @@ class Encoding:
     max_levels, min_rows : of `OneHotLevels`
     target_levels : int or None
         Categories with more levels get `TargetStatistics` too; None: no category does.
+    max_integers : int or None
+        Columns of numbers are levels too, if all are integers, and no more than this are distinct.
+        None: no column is.
 
     Examples
     --------
@@ -87,6 +91,7 @@ class Encoding:
     max_levels: int = 100
     min_rows: int = 5
     target_levels: int | None = 8
+    max_integers: int | None = None
     parts: dict[str, EncodingPart] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -180,8 +185,8 @@ class Encoding:
         inputs = self._written(values, statistics, short=True)
         parts = self._inputs()
         numbers = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
-        pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
-        return Expanded.trusted(inputs, (numbers, pieces, levels))
+        pieces, *levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
+        return Expanded.trusted(inputs, (numbers, pieces, sum(levels, ())))
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
         _check(values)
@@ -214,7 +219,7 @@ class Encoding:
             constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
             if name == "scaled":
                 signs += constraints
-            elif isinstance(encoder, PiecewiseLinear):
+            elif name == "pieces":
                 signs += np.repeat(constraints, encoder.n_pieces_).tolist()
             else:
                 signs += [0] * encoder.n_outputs
@@ -252,6 +257,7 @@ class Encoding:
             "statistics": codes[n_levels > few],
             "pairs": codes[n_met <= 2],
             "pieces": numbers if self.embedding == "piecewise" else numbers[:0],
+            "integers": numbers[:0] if self.max_integers is None else numbers,
             "levels": codes[n_met > 2],
         }
         return {name: columns for name, columns in columns_of.items() if len(columns)}
@@ -263,6 +269,8 @@ class Encoding:
             return MissingMarks()
         if name == "pieces":
             return PiecewiseLinear(self.n_bins)
+        if name == "integers":
+            return IntegerLevels(self.max_integers or 1)
         if name in ("pairs", "levels"):
             return OneHotLevels(self.max_levels, min_rows)
         return TargetStatistics(task=task, random_state=seed)
@@ -317,7 +325,7 @@ def _check(values: Any) -> None:
         raise TypeError(f"Encoding: values must be Values, {expected}")
 
 
-NUMERIC = ("scaled", "missing", "pieces")
-PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "levels")
+NUMERIC = ("scaled", "missing", "pieces", "integers")
+PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "integers", "levels")
 # Encoders that turn a number into several inputs come last.
-SHORT = ("pieces", "levels")
+SHORT = ("pieces", "integers", "levels")

@@ -40,9 +40,10 @@ def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
 
 
 def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
-    n = encoder.n_pieces_
+    n, levels = encoder.n_pieces_, isinstance(encoder, number_encoders.IntegerLevels)
+    rule = rules.within if levels else rules.share_below
     constants = [np.repeat(encoder.medians_, n), *encoder.table]
-    return rules.NumberStep(rules.share_below, np.repeat(columns, n), np.stack(constants, axis=1))
+    return rules.NumberStep(rule, np.repeat(columns, n), np.stack(constants, axis=1))
 
 
 def _one_hot(encoder: OneHotLevels, columns: Array) -> Step:
@@ -59,6 +60,7 @@ def _statistics(encoder: TargetStatistics, columns: Array) -> Step:
 STEPS: dict[type[number_encoders.Encoder], Callable[[Any, Array], Step]] = {
     number_encoders.MissingMarks: _marked,
     OneHotLevels: _one_hot,
+    number_encoders.IntegerLevels: _pieces,
     number_encoders.PiecewiseLinear: _pieces,
     number_encoders.RisingSmoothClip: _scaled,
     number_encoders.RobustSmoothClip: _scaled,

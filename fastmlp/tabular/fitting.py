@@ -347,7 +347,7 @@ def taught(
         encoding = pack.encodings[place]
         name = next(member.recipe.encoding for member in pack.members if member.encoding == place)
     else:  # an ensemble of trees alone
-        name, encoding = next(iter(encodings_for(values.numbers.shape[1]).items()))
+        name, encoding = next(iter(encodings_for(values).items()))
         if settings.signs:
             encoding.scaling = "rising"
         targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)

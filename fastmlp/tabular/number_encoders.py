@@ -1,10 +1,9 @@
 """Encoders of columns of numbers: scaled, in pieces, and marks of missing values; their base."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
@@ -349,19 +348,36 @@ class MissingMarks(NumberEncoder):
         return [f"{names[column]}_missing" for column in self.columns_]
 
 
-class Pieces(NamedTuple):
-    """The pieces that hold numbers.
+def quantile_edges(values: Array, n_bins: int) -> Array:
+    """Sorted edges: frequent numbers, and the quantiles of the others."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= 2:
+        return distinct[:0]
+    if len(distinct) <= n_bins + 1:
+        return distinct
+    order = np.argsort(-counts, kind="stable")[: n_bins // 2]
+    frequent = order[counts[order] > len(values) / n_bins]
+    others = np.ones(len(distinct), bool)
+    others[frequent] = False
+    rest = np.repeat(distinct[others], counts[others])
+    quantiles = np.quantile(rest, np.linspace(0, 1, n_bins - len(frequent) + 1))
+    return np.unique(np.concatenate([distinct[~others], quantiles]))
 
-    Attributes
-    ----------
-    piece : (n_rows, n_features) array of int32
-        The piece's index in its column; 0 in a column without pieces.
-    fraction : (n_rows, n_features) array of float32
-        The share of that piece below the number, from 0 to 1.
-    """
 
-    piece: NDArray[np.int32]
-    fraction: NDArray[np.float32]
+# Levels in fewer rows are rare.
+FEWEST_ROWS = 5
+LARGEST = np.finfo(np.float64).max
+
+
+def level_edges(values: Array, most: int) -> Array:
+    """Edges in the middle between integers; empty for other numbers, and for two or over `most`."""
+    if (values % 1).any():
+        return values[:0]
+    distinct, counts = np.unique(values, return_counts=True)
+    levels = distinct[counts >= FEWEST_ROWS]
+    if len(distinct) > most or len(levels) <= 2:
+        return values[:0]
+    return np.concatenate([[-LARGEST], (levels[1:] + levels[:-1]) / 2, [LARGEST]])
 
 
 class PiecewiseLinear(NumberEncoder):
@@ -397,8 +413,6 @@ class PiecewiseLinear(NumberEncoder):
     array([[1. , 0.5, 0. ],
            [0. , 0. , 0. ],
            [1. , 1. , 1. ]], dtype=float32)
-    >>> encoder.pieces([[4.5]])
-    Pieces(piece=array([[1]], dtype=int32), fraction=array([[0.5]], dtype=float32))
     """
 
     ARRAYS: ClassVar = {
@@ -419,11 +433,14 @@ class PiecewiseLinear(NumberEncoder):
     def learn(self, X: Array, y: Any = None) -> None:
         scalars.positive_integer(type(self).__name__, "n_bins", self.n_bins)
         numbers = [there(column) for column in X.T]
-        edges = [edges_of(column, self.n_bins) for column in numbers]
+        edges = [self._edges_of(column) for column in numbers]
         self.edges_ = np.concatenate([np.empty(0), *edges])
         self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
         self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
         self.table = self._made_table()
+
+    def _edges_of(self, values: Array) -> Array:
+        return quantile_edges(values, self.n_bins)
 
     def write(self, X: Array, out: Array) -> None:
         lows, factors = self.table
@@ -436,29 +453,6 @@ class PiecewiseLinear(NumberEncoder):
                 shares -= lows
                 shares *= factors
                 np.clip(shares.astype(np.float32), 0, 1, out=out[part])
-
-    def pieces(self, X: Any) -> Pieces:
-        """Return the short form of `transform`: the piece that holds each number, and the fraction.
-
-        An encoded row is 1 before `piece`, `fraction` at it, and 0 after it.
-        """
-        check_is_fitted(self)
-        return self.pieces_of(self._checked(X, reset=False))
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def pieces_of(self, X: Array) -> Pieces:
-        filled, first = self._filled(X), 0
-        piece, fraction = np.zeros(X.shape, np.int32), np.zeros(X.shape, np.float32)
-        for j, n in enumerate(self.n_pieces_):
-            if n:
-                edges = self.edges_[first : first + n + 1]
-                place = np.searchsorted(edges[1:-1], filled[:, j], side="right")
-                low, high = edges[place], edges[place + 1]
-                piece[:, j] = place
-                shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
-                fraction[:, j] = np.clip(np.nan_to_num(shares), 0, 1)
-                first += n + 1
-        return Pieces(piece, fraction)
 
     def write_short(self, X: Array, out: Array) -> None:
         """Write piece plus fraction of each number."""
@@ -504,17 +498,29 @@ class PiecewiseLinear(NumberEncoder):
         return [f"{name}_piece{i}" for name, n in pairs for i in range(n)]
 
 
-def edges_of(values: Array, n_bins: int) -> Array:
-    """Sorted edges: frequent numbers, and the quantiles of the others."""
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= 2:
-        return distinct[:0]
-    if len(distinct) <= n_bins + 1:
-        return distinct
-    order = np.argsort(-counts, kind="stable")[: n_bins // 2]
-    frequent = order[counts[order] > len(values) / n_bins]
-    others = np.ones(len(distinct), bool)
-    others[frequent] = False
-    rest = np.repeat(distinct[others], counts[others])
-    quantiles = np.quantile(rest, np.linspace(0, 1, n_bins - len(frequent) + 1))
-    return np.unique(np.concatenate([distinct[~others], quantiles]))
+class IntegerLevels(PiecewiseLinear):
+    """One-hot inputs of columns of integers, at most `n_bins` distinct ones.
+
+    Other numbers, also levels in few rows, count as the nearest level. Columns of other numbers
+    have no inputs. `table` has the lows and the highs of the levels.
+    """
+
+    def _edges_of(self, values: Array) -> Array:
+        return level_edges(values, self.n_bins)
+
+    def _made_table(self) -> tuple[Array, Array]:
+        lows = super()._made_table()[0]
+        highs = np.append(lows, LARGEST)[1:]
+        return lows, np.where(highs == -LARGEST, LARGEST, highs)
+
+    def write(self, X: Array, out: Array) -> None:
+        lows, highs = self.table
+        numbers = np.repeat(self._filled(X), self.n_pieces_, axis=1)
+        out[:] = (lows <= numbers) & (numbers < highs)
+
+    def write_short(self, X: Array, out: Array) -> None:
+        """Write the index of the level of each column with levels."""
+        n, columns = self.n_pieces_[self.n_pieces_ > 0], self._filled(X).T[self.n_pieces_ > 0]
+        of_columns = np.split(self.table[0], np.cumsum(n)[:-1])
+        for j, (column, lows) in enumerate(zip(columns, of_columns, strict=False)):
+            out[:, j] = np.searchsorted(lows, column, side="right") - 1

@@ -344,7 +344,7 @@ def train_pack(
     start = time.perf_counter() if caller.start is None else caller.start
     outputs = outputs_of(task, training.y, training.weight, n_classes, settings.loss)
     if encodings is None:
-        encodings = encodings_for(training.values.numbers.shape[1])
+        encodings = encodings_for(training.values, n_classes)
     if validation is not None:
         held_out, parts = validation, [(training, validation)]
         of_rows = [np.arange(len(validation.y))]
@@ -357,7 +357,8 @@ def train_pack(
     n_rows = min(len(first.y) for first, _ in parts)
     recipes = draw(settings.n_members, seed, tuple(encodings), n_rows)
     if settings.signs:
-        encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
+        rising: Any = {"scaling": "rising", "max_integers": None}
+        encodings = {name: replace(each, **rising) for name, each in encodings.items()}
         # silu, the other activation of recipes, falls below zero.
         recipes = [recipe._replace(activation="relu") for recipe in recipes]
     splits = []

@@ -17,6 +17,7 @@ from fastmlp.tabular import (
 )
 from fastmlp.tabular.compiled import ROWS
 from fastmlp.tabular.export import STEPS
+from fastmlp.tabular.number_encoders import IntegerLevels
 
 NAN = np.nan
 # More than a block of rows, and some of the next one.
@@ -46,6 +47,21 @@ def short(encoder: Any, X: Any) -> Any:
     return out[:, 1:-1]
 
 
+def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
+    """Each number's piece plus its share, by NumPy."""
+    filled, first, columns = np.where(np.isnan(X), encoder.medians_, X), 0, []
+    for j, n in enumerate(encoder.n_pieces_):
+        if n:
+            edges = encoder.edges_[first : first + n + 1]
+            piece = np.searchsorted(edges[1:-1], filled[:, j], side="right")
+            low, high = edges[piece], edges[piece + 1]
+            with np.errstate(over="ignore", invalid="ignore"):
+                shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
+            columns.append(piece + np.clip(np.nan_to_num(shares), 0, 1).astype(np.float32))
+            first += n + 1
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
 @pytest.mark.parametrize("n_bins", [1, 2, 16, 128])
 @pytest.mark.parametrize("n", [0, 1, ROWS, N])
 def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
@@ -54,10 +70,8 @@ def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
     if n:
         # An edge belongs to the piece above it.
         X[0, :2] = encoder.edges_[0], encoder.edges_[encoder.n_pieces_[0] + 1]
-    piece, fraction = encoder.pieces_of(X)
-    some = encoder.n_pieces_ > 0
-    assert not some.all()
-    expected = (piece[:, some] + fraction[:, some]).astype(np.float32)
+    assert not encoder.n_pieces_.all()
+    expected = pieces_of(encoder, X)
     for given in layouts(X):
         np.testing.assert_array_equal(short(encoder, given), expected)
     narrow = X.clip(-1e30, 1e30).astype(np.float32)
@@ -129,12 +143,17 @@ def test_nothing_is_read_or_written_beyond_the_ends() -> None:
 rng = np.random.default_rng(0)
 NUMBERS = rng.choice([-1e300, -3.5, -1e-320, 0.0, 0.25, 1.0, 2.0, 1e18, 1e308], (60, 3))
 NUMBERS[:, 1] = rng.normal(size=60)
+NUMBERS[:, 2] = rng.integers(-1, 3, 60)
 NUMBERS[rng.random((60, 3)) < 0.2] = np.nan
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize(
-    "encoder", [RobustSmoothClip(), RisingSmoothClip(), MissingMarks(), PiecewiseLinear(n_bins=4)]
+    "encoder",
+    [
+        *(RobustSmoothClip(), RisingSmoothClip(), MissingMarks()),
+        *(PiecewiseLinear(n_bins=4), IntegerLevels(n_bins=4)),
+    ],
 )
 def test_a_rule_gives_the_bits_of_its_encoder(encoder: object) -> None:
     expected = encoder.fit(NUMBERS).transform(NUMBERS)  # type: ignore[attr-defined]

@@ -24,13 +24,14 @@ from fastmlp.tabular import (
     TargetStatistics,
     Values,
 )
-from fastmlp.tabular.number_encoders import CodeEncoder
+from fastmlp.tabular.number_encoders import CodeEncoder, IntegerLevels
 
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"embedding": "none"},
     {"scaling": "rising", "n_bins": 5},
     {"max_levels": 3, "min_rows": 2, "target_levels": None},
+    {"max_integers": 9},
 ]
 each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
@@ -39,6 +40,7 @@ def rows(n: int = 200, seed: int = 0) -> Values:
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=(n, 3))
     numbers[rng.random(n) < 0.2, 1] = np.nan
+    numbers[:, 2] = rng.integers(0, 6, n) ** 2
     codes = np.stack([rng.integers(0, 2, n), rng.integers(-1, 20, n)], axis=1)
     return Values(numbers, codes.astype(np.int32))
 
@@ -77,9 +79,10 @@ def test_expanded_rows_stand_for_the_inputs(settings: dict[str, Any]) -> None:
     np.testing.assert_allclose(result.toarray(), encoding.transform(other), rtol=0, atol=2e-6)
     pieces = encoding.arrays.get("pieces.n_pieces_", np.empty(0, int))
     assert result.pieces == tuple(pieces)
-    # The column of two levels is plain.
-    assert len(result.levels) == 1
-    assert result.values.shape[1] == result.plain + len(result.pieces) + 1
+    # The column of two levels is plain; of numbers one has levels.
+    integers = (6,) * ("max_integers" in settings)
+    assert result.levels == (*integers, result.levels[-1])
+    assert result.values.shape[1] == result.plain + len(result.pieces) + len(result.levels)
     y = np.arange(200.0)
     one, two = Encoding(**settings), Encoding(**settings)
     short = one.fit_expanded(values, y, "regression", np.random.default_rng(3))
@@ -267,7 +270,10 @@ rng = np.random.default_rng(0)
 
 
 NANS = np.nan
-OF_NUMBERS = [RobustSmoothClip(), PiecewiseLinear(n_bins=4), MissingMarks()]
+OF_NUMBERS = [
+    *(RobustSmoothClip(), PiecewiseLinear(n_bins=4), MissingMarks()),
+    IntegerLevels(n_bins=5),
+]
 OF_CODES = [OneHotLevels(), TargetStatistics(random_state=0)]
 each_of_numbers = pytest.mark.parametrize("encoder", OF_NUMBERS, ids=repr)
 
@@ -373,22 +379,20 @@ def test_pieces_are_those_of_the_formula() -> None:
     X, other = numbers(), numbers(300, seed=1)
     encoder = PiecewiseLinear(n_bins=8).fit(X)
     result, first, start = encoder.transform(other), 0, 0
-    pieces = encoder.pieces(other)
+    short = np.empty((300, 5), np.float32)
+    encoder.write_short(other, short)
     for j, n in enumerate(encoder.n_pieces_):
         edges = encoder.edges_[start : start + n + 1]
         if n:
             expected = pieces_by_the_formula(other[:, j], edges)
             np.testing.assert_allclose(result[:, first : first + n], expected, rtol=0, atol=1e-6)
             # The short form says the same.
-            places, values = np.arange(n), pieces.piece[:, j, None]
-            short = np.where(places == values, pieces.fraction[:, j, None], places < values)
-            np.testing.assert_allclose(short, expected, rtol=0, atol=1e-6)
+            pieces = np.clip(short[:, j, None] - np.arange(n), 0, 1)
+            np.testing.assert_allclose(pieces, expected, rtol=0, atol=1e-6)
             first, start = first + n, start + n + 1
     assert first == result.shape[1] > 0
     assert start == len(encoder.edges_)
     assert encoder.n_pieces_[5] == 0
-    assert pieces.piece.dtype == np.int32
-    assert pieces.fraction.dtype == np.float32
 
 
 def edges_of(values: Any, n_bins: int) -> list[float]:
@@ -419,7 +423,19 @@ def test_frequent_and_missing_numbers_have_pieces() -> None:
     X = np.array([[1.0], [2.0], [NANS], [4.0], [8.0]])
     encoder = PiecewiseLinear(8).fit(X)
     np.testing.assert_array_equal(encoder.transform([[NANS]]), encoder.transform([[3.0]]))
-    assert encoder.pieces([[NANS]]) == encoder.pieces([[3.0]])
+
+
+def test_integers_are_levels_if_they_are_few() -> None:
+    levels = np.repeat(np.array([1.0, 2, 9, 4, NANS]), [9, 9, 5, 4, 3])
+    X = np.stack([levels, levels + 0.5, np.arange(30) % 2, np.arange(30)], axis=1)
+    encoder = IntegerLevels(n_bins=4).fit(X)
+    assert encoder.n_pieces_.tolist() == [3, 0, 0, 0]
+    # Missing is the median, 2; a rare level, or a new number, the nearest level.
+    nearest: Any = [[1], [2], [9], [4], [NANS], [-1e308], [1e308], [5.5], [1.49]]
+    result = encoder.transform(np.repeat(nearest, 4, axis=1))
+    assert result.argmax(axis=1).tolist() == [0, 1, 2, 1, 1, 0, 2, 2, 0]
+    assert (result.sum(axis=1) == 1).all()
+    assert IntegerLevels(n_bins=3).fit(X).n_outputs == 0
 
 
 def codes(n: int = 400, seed: int = 0) -> Any:

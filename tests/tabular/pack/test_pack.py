@@ -248,18 +248,37 @@ def test_ctrl_c_leaves_the_nets_that_there_are_but_in_folds(
     assert len(sent) == 1
 
 
+def table_of(n_numeric: int, n_levels: int = 0) -> Values:
+    """Numbers, and a category of these levels."""
+    codes = np.arange(n_levels or 1, dtype=np.int32)[:, None]
+    return Values(np.zeros((len(codes), n_numeric)), codes)
+
+
 @pytest.mark.parametrize(
     ("n_numeric", "expected"),
     [(0, [16]), (1, [16, 48]), (10, [16, 48]), (11, [16]), (1000, [8]), (4096, [2])],
 )
 def test_few_columns_have_many_pieces(n_numeric: int, expected: list[int]) -> None:
-    assert [encoding.n_bins for encoding in encodings_for(n_numeric).values()] == expected
+    encodings = encodings_for(table_of(n_numeric), 30).values()
+    assert [encoding.n_bins for encoding in encodings] == expected
+
+
+def test_every_other_net_has_integers_as_levels_and_for_many_classes_no_statistics() -> None:
+    values = table_of(11, 100)
+    assert [each.target_levels for each in encodings_for(values, 9).values()] == [8]
+    assert [each.target_levels for each in encodings_for(values, 10).values()] == [8, None]
+    values.numbers[:, 4] = np.arange(100) % 20
+    first, second = encodings_for(values).items()
+    assert (first[1].max_integers, second[1].max_integers) == (None, 64)
+    assert second[0] == "piecewise linear, integers as levels"
+    wide = values._replace(numbers=np.tile(values.numbers, 12))
+    assert len(encodings_for(wide)) == 1
 
 
 def test_pieces_by_the_number_of_columns_and_presets() -> None:
-    (encoding,) = encodings_for(5000).values()
+    (encoding,) = encodings_for(table_of(5000)).values()
     assert encoding.embedding == "none"
-    names = tuple(encodings_for(5))
+    names = tuple(encodings_for(table_of(5)))
     recipes = draw(PRESETS["fast"].n_members, 0, names)
     assert {recipe.encoding for recipe in recipes} == {*names}
     assert any(recipe.l1 for recipe in recipes)

@@ -158,10 +158,10 @@ def tree_sums(scalar: Any) -> Any:
 
 
 RULES: list[Callable[..., Any]] = [
-    columns.clipped, columns.rising, columns.missing, columns.share_below
+    columns.clipped, columns.rising, columns.missing, columns.share_below, columns.within
 ]  # fmt: skip
-CLIPPED, RISING, MISSING, LEVELS = 0, 1, 2, len(RULES)
-_clipped, _rising, _missing, _share_below = map(njit, RULES)
+CLIPPED, RISING, MISSING, PIECES, LEVELS = 0, 1, 2, 3, len(RULES)
+_clipped, _rising, _missing, _share_below, _within = map(njit, RULES)
 TASKS = ("regression", "binary", "multiclass")
 BINARY = 1
 
@@ -217,8 +217,10 @@ def _write_numbers(step: InputStep, x: Array, z: int) -> None:
             inputs[i] = _rising(number, k[2 * i], k[2 * i + 1])
         elif step.rule == MISSING:
             inputs[i] = _missing(number)
-        else:
+        elif step.rule == PIECES:
             inputs[i] = _share_below(number, k[3 * i], k[3 * i + 1], k[3 * i + 2])
+        else:
+            inputs[i] = _within(number, k[3 * i], k[3 * i + 1], k[3 * i + 2])
 
 
 @njit
