@@ -777,10 +777,18 @@ def test_rows_of_another_form_take_one_call(seed: int, monkeypatch: pytest.Monke
     nets = [MLP((4, 8, 2), dtype=dtype, seed=0) for _ in range(2)]
     for i in range(8):
         x, y = (rng.integers(-3, 4, (6, width)).astype(dtype) for width in (4, 2))
-        others = (forms[rng.integers(len(forms))](rows) for rows in (x, y))
+        rows, targets = (forms[rng.integers(len(forms))](each) for each in (x, y))
         if i == 1:
             monkeypatch.setattr(steps.Steps, "_step", None)
-        weight = rng.uniform(0.1, 1, 12).astype(dtype)[::2]
-        expected = nets[1].train_on_batch(x, y, weight.copy())
-        assert nets[0].train_on_batch(*others, sample_weight=weight) == expected
+        assert nets[0].train_on_batch(rows, targets) == nets[1].train_on_batch(x, y)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@every_way
+def test_weights_of_rows_are_read_where_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    X, y, weight = (rng.uniform(0.1, 1, shape).astype("f4") for shape in ((6, 4), (6, 2), 12))
+    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
+    for _ in range(3):
+        expected = nets[1].train_on_batch(X, y, weight[::2].copy())
+        assert nets[0].train_on_batch(X, y, weight[::2]) == expected
