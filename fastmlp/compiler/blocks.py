@@ -17,15 +17,7 @@ from numpy.typing import DTypeLike
 from fastmlp._process.locks import deferred
 from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
-from fastmlp.compiler.jit import (
-    COMPILER,
-    INTERPRETED,
-    Unsupported,
-    grouped,
-    is_entry,
-    n_words,
-    parameters_of,
-)
+from fastmlp.compiler.jit import COMPILER, INTERPRETED, Unsupported, is_entry
 from fastmlp.compiler.target import LEVELS, Host, pair_target, target
 
 
@@ -63,7 +55,7 @@ class NativeCode:
         if is_entry(function):
             self.entry = _builtin(self.address, function.__name__)
         else:
-            words = [ctypes.c_int64] * n_words(function)
+            words = [ctypes.c_int64] * jit.n_words(function)
             self.entry = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:
@@ -242,7 +234,7 @@ class Block:
             return
         self._code = code = by_numba.compiled(loop, cache)
         self.address = code.address
-        self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
+        self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * jit.n_words(loop))(code.address)
 
     def __call__(self, *arguments: int) -> None:
         """Run the block without the GIL; a call costs 1 us."""
@@ -260,7 +252,8 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples."""
-    return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
+    takes_tuples = any(jit.parameters_of(loop))
+    return (lambda *words: loop(*jit.grouped(loop, words))) if takes_tuples else loop
 
 
 def _alone(loop: Loop) -> Loop:
