@@ -1,7 +1,6 @@
 """README, docs and decisions: code runs, tables name everything, quoted errors are raised."""
 
 import copy
-import importlib
 import re
 import shlex
 import sys
@@ -336,22 +335,6 @@ def test_the_glossary_has_the_words_that_stop_newcomers() -> None:
         *("rule", "link", "slope", "source", "block", "buffer", "rank", "pack", "pieces", "remedy"),
         *("fine pieces", "kept aside", "drawn", "RealMLP-TD", "recipe", "leaderboard", "fold"),
     }
-
-
-def test_a_page_is_described_by_its_first_paragraph() -> None:
-    core = pytest.importorskip("docutils.core", reason="needs docutils: pip install --group docs")
-    meta = importlib.import_module("docs.tools.meta")
-    doctree = core.publish_doctree(
-        "A page\n======\n\n.. note:: Go to the end.\n\n"
-        f'It has "words"\nand {"more " * 60}.\n\nNo more.\n'
-    )
-    text = meta.description(doctree)
-    assert text.startswith('It has "words" and more more')
-    assert text.endswith("more ...")
-    assert len(text) <= meta.MOST + 4
-    tags = meta.tags("A page", text, "https://a/page.html", "https://a/picture.png")
-    assert '<meta name="description" content="It has &quot;words&quot; and more' in tags
-    assert '<meta property="og:url" content="https://a/page.html">' in tags
 
 
 FOLDER = Path(__file__).parent.parent / "docs" / "decisions"

@@ -218,15 +218,6 @@ def test_properties_have_types_that_prompts_can_show(name: str) -> None:
                 assert "Literal" not in str(get_type_hints(one.fget).get("return")), known
 
 
-def test_a_prompt_completes_public_names() -> None:
-    jedi = pytest.importorskip("jedi", reason="completes as IPython does")
-    net = fastmlp.MLP((2, 1))
-    for name, thing in [("fastmlp", fastmlp), ("net", net)]:
-        words = jedi.Interpreter(f"{name}.", [{name: thing}]).complete()
-        shown = {word.name for word in words if not word.name.startswith("_")}
-        assert shown == {word for word in dir(thing) if not word.startswith("_")}
-
-
 @pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])
 def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(name: str) -> None:
     shown = operator.attrgetter(name)(fastmlp)

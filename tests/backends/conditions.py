@@ -92,12 +92,10 @@ class Drill:
 
     @property
     def calls(self) -> int:
-        """The number of calls of the block: n_loops if the leader was alone."""
         return int(self.memory[0])
 
     @property
     def exact(self) -> bool:
-        """True if every item was done once in each loop."""
         return bool((self.memory[1:] == self.n_loops).all())
 
 

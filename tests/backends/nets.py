@@ -53,7 +53,6 @@ class Net(NamedTuple):
 
     @property
     def network(self) -> Network:
-        """The network, as the engine takes it."""
         loss = CASES[self.loss]
         outer = "identity" if loss.link else self.output_activation
         names = [self.activation] * (len(self.sizes) - 2) + [outer]
@@ -69,7 +68,6 @@ class Net(NamedTuple):
 
     @property
     def oracle(self) -> dict[str, Any]:
-        """The keywords of the oracle."""
         return {
             "activations": [self.activation] * (len(self.sizes) - 2),
             "loss": self.loss,
@@ -78,7 +76,6 @@ class Net(NamedTuple):
         }
 
     def draw(self, rng: np.random.Generator, n_rows: int, *, weighted: bool = False) -> Any:
-        """Draw parameters, and rows with targets that make sense for the loss."""
         layout = make_layout(self.sizes)
         parameters = rng.normal(scale=0.7, size=layout.n_parameters)
         x = rng.normal(size=(n_rows, self.sizes[0]))
@@ -98,19 +95,16 @@ def network_of(
 
 
 def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
-    """Weights and biases in float64."""
     layout, flat = make_layout(net.sizes), parameters.astype(np.float64)
     return weight_views(layout, flat), bias_views(layout, flat)
 
 
 def generator_of(state: NetState) -> Any:
-    """The state of its generator of random numbers."""
     assert state.generator is not None
     return state.generator.bit_generator.state
 
 
 def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Array]:
-    """The oracle's objective and flat gradient."""
     weight = data.weight.astype(np.float64) if data.weight.size else None
     assert isinstance(data.x, np.ndarray)
     x, y = data.x.astype(np.float64), data.y.astype(np.float64)
@@ -125,13 +119,10 @@ def distance(a: Array, b: Array) -> float:
 
 
 def orders(rng: np.random.Generator, n_epochs: int, n_rows: int) -> NDArray[np.int64]:
-    """An order of the rows for each epoch."""
     return np.array([rng.permutation(n_rows) for _ in range(n_epochs)], np.int64)
 
 
 class Run(NamedTuple):
-    """The results of a training."""
-
     parameters: Array
     moments: Array
     losses: Array
@@ -179,7 +170,6 @@ def oracle_run(
     net: Net, parameters: Array, data: Data, optimizer: Any, order: Array, batch_size: int,
     rates: Array | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Losses and flat parameters after the same steps of the oracle."""
     assert isinstance(data.x, np.ndarray)
     settings = asdict(optimizer)
     losses, *after = naive.train(
@@ -223,12 +213,10 @@ class Scene(NamedTuple):
 
     @property
     def net(self) -> int:
-        """The address of the record."""
         return address(self.session.plan.net)
 
     @property
     def n_layers(self) -> int:
-        """The number of layers."""
         return len(self.session.plan.layers)
 
     def gradient(self, phase_one: Callable[[], None], split: int = 0) -> bytes:

@@ -46,13 +46,11 @@ def to_panels(matrix: Array, lanes: int, n_rows: int | None = None, fill: float 
 
 
 def from_panels(panels: Array, height: int, width: int) -> Array:
-    """The matrix of this shape that lies in panels."""
     n_panels, n_rows, lanes = panels.shape
     return panels.transpose(1, 0, 2).reshape(n_rows, n_panels * lanes)[:height, :width]
 
 
 def address(array: Array, *index: int) -> int:
-    """Where an element of a C-contiguous array lies."""
     return int(array.ctypes.data) + sum(i * n for i, n in zip(index, array.strides, strict=False))
 
 
@@ -106,12 +104,10 @@ def multiply_panels(
 
 
 def block(loop: Callable[..., None]) -> Block:
-    """Compile a function of integers, past the disk cache."""
     return Block(loop, None)
 
 
 def assembly(compiled: Block) -> str:
-    """The machine code of a block, as text."""
     if not isinstance(compiled._code, NativeCode):
         return str(compiled._code._library.get_asm_str())
     module = objects.optimized(compiled._code._function, target(), light=compiled._code._light)
@@ -129,7 +125,6 @@ def upper_bits(matrix: Array) -> NDArray[np.uint16]:
 
 
 def to_bfloat16(matrix: Array) -> Array:
-    """Numbers rounded to bfloat16, as float32."""
     return (upper_bits(matrix).astype(np.uint32) << 16).view(np.float32)
 
 
@@ -195,7 +190,6 @@ each_epilogue = epilogues_of(by_row=False, by_column=True)
 
 
 def finished(value: Any, epilogue: int, operand: Any) -> Any:
-    """The product after its epilogue."""
     if epilogue in (PLUS, RELU_PLUS):
         value = value + operand
     if epilogue in (RELU, RELU_PLUS):

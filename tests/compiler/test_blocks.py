@@ -86,7 +86,6 @@ def test_the_same_rule_twice_is_the_same_block() -> None:
 
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names under which code is stored, as it happens."""
     names: list[str] = []
 
     class Recorder(CodeCache):

@@ -31,7 +31,6 @@ def without_the_code_of_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def double(address: int) -> None:
-    """Double a number at an address."""
     numbers = row(address, 1, np.float64)
     numbers[0] = numbers[0] + numbers[0]
 

@@ -13,7 +13,7 @@ from conditions import only_compiled, shared
 from panelled import assembly_for
 from scipy import special
 
-from fastmlp import MLP, SGD
+from fastmlp import MLP
 from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.team import lead
@@ -23,7 +23,6 @@ from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.memory import row
 from fastmlp.rules import elementary, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.training.history import Status
 
 pytestmark = only_compiled
 # Where a function bends, vanishes, overflows or changes its formula.
@@ -341,22 +340,6 @@ def data(n_rows: int = 40) -> tuple[Any, Any]:
     return rng.normal(size=(n_rows, 3)).astype(np.float32), rng.normal(size=(n_rows, 1))
 
 
-def interrupted(net: MLP) -> None:
-    def interrupt(report: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.warns(UserWarning, match="interrupted"):
-        history = net.fit(*data(), epochs=5, callbacks=interrupt)
-    assert history.status is Status.INTERRUPTED
-
-
-def diverged(net: MLP) -> None:
-    net.optimizer = SGD(1e30)
-    with pytest.warns(RuntimeWarning, match="diverged"), np.errstate(all="ignore"):
-        history = net.fit(*data(), epochs=5)
-    assert history.status is Status.DIVERGED
-
-
 def fails_in_a_callback(net: MLP) -> None:
     def fail(report: Any) -> None:
         assert denormals_are_kept()  # a callback is the caller's code
@@ -366,11 +349,6 @@ def fails_in_a_callback(net: MLP) -> None:
         net.fit(*data(), epochs=5, callbacks=fail)
 
 
-def refused(net: MLP) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        net.predict(np.full((1, 3), np.nan))
-
-
 VERBS: dict[str, Callable[[MLP], Any]] = {
     "fit": lambda net: net.fit(*data(), epochs=2),
     "predict": lambda net: net.predict(data()[0]),
@@ -378,10 +356,7 @@ VERBS: dict[str, Callable[[MLP], Any]] = {
     "predict_raw": lambda net: net.predict_raw(data()[0]),
     "loss_and_gradient": lambda net: net.loss_and_gradient(*data()),
     "apply_gradient": lambda net: net.apply_gradient(np.ones(net.parameters.size)),
-    "interrupted": interrupted,
-    "diverged": diverged,
     "callback": fails_in_a_callback,
-    "wrong rows": refused,
 }
 
 

@@ -276,14 +276,6 @@ def test_rows_without_finite_predictions_are_left_out() -> None:
 broken = MLP((2, 3, 1), seed=0)
 broken.parameters[0] = np.nan
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-to-c.md"
-# JavaScript that predicts the rows of a file.
-NODE = """
-const fs = require("fs");
-const rows = fs.readFileSync("rows.txt", "utf8").trim().split("\\n");
-load(fs.readFileSync("net.wasm")).then((predict) => {
-    for (const row of rows) console.log(predict(row.split(" ").map(Number)));
-});
-"""
 
 
 def blocks(kind: str) -> list[str]:
@@ -325,17 +317,6 @@ def test_the_programs_predict_as_the_net(folder: Path) -> None:
     assert float(probability) == float((folder / "probability.txt").read_text())
     numbers = np.array(output(program, folder).split(), np.float32)
     np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-6)
-
-
-@needs_compiler
-@pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="clang for wasm32 is not installed")
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_the_browsers_module_predicts_as_the_net(folder: Path) -> None:
-    ((build, _),) = commands("clang ")
-    output(build, folder)
-    (folder / "predict.js").write_text(blocks("javascript")[0] + NODE)
-    numbers = np.array(output("node predict.js", folder).split(), float)
-    np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-5)
 
 
 @needs_compiler

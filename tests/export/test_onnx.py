@@ -241,7 +241,6 @@ def test_a_tree_that_is_a_long_chain() -> None:
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("loss", [*get_args(Objective)][1:])
 def test_other_losses(loss: Any, seed: int) -> None:
-    """Drawn targets, levels, powers and trees: graphs predict what models do."""
     g = np.random.default_rng([seed, len(loss)])
     frame, y = drawn(90, seed)
     y = np.exp(y / g.uniform(1, 4)) if g.random() < 0.7 else 1e3 * np.exp(y)

@@ -436,7 +436,6 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> None:
-    """By one row, by a few, by many, and in bfloat16."""
     rng = np.random.default_rng(seed)
     dtype: Any = ("float32", "float64")[seed % 2]
     widths = rng.integers(1, 60, rng.integers(1, 4)) * (1, 1, 10)[seed % 3]

@@ -89,8 +89,6 @@ def moved(numbers: list[Decimal], unit: Decimal) -> list[list[Decimal]]:
 
 
 class Expected:
-    """A number's terms, and the errors that it may have."""
-
     def __init__(self, terms: Any, others: Any, dtype: str) -> None:
         limits = np.finfo(dtype)
         unit, (tiny, most) = half_unit(dtype), decimals([limits.tiny, limits.max])

@@ -52,7 +52,6 @@ RAW = ["NaN", "Infinity", "-Infinity", "1e999", "[" * 3000 + "]" * 3000, "9" * 5
 
 
 def split(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the outer header and the rest."""
     length = int.from_bytes(raw[:8], "little")
     return json.loads(raw[8 : 8 + length]), raw[8 + length :]
 
@@ -90,7 +89,6 @@ def change(tree: Any, draw: random.Random) -> None:
 
 
 def of_bytes(raw: bytes, draw: random.Random) -> bytes:
-    """Flip bits, overwrite, cut, insert or append bytes."""
     content = bytearray(raw)
     for _ in range(draw.choice([1, 1, 1, 2, 8])):
         where, what = draw.randrange(len(content)), draw.randrange(5)
@@ -154,7 +152,6 @@ CHANGES = (of_bytes, of_header, of_description, of_numbers)
 
 
 def mutated(raw: bytes, number: int) -> bytes:
-    """Return the change of this number, always the same."""
     draw = random.Random(number)
     return CHANGES[number % len(CHANGES)](raw, draw)
 
@@ -227,7 +224,6 @@ CHECKPOINT = "checkpoint"
 
 
 def write_all(folder: Path) -> list[Path]:
-    """Write a file of each kind to a folder; return their paths."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, make in MAKERS.items():

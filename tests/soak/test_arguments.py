@@ -60,7 +60,6 @@ def settings_of_nets(draw: Any) -> dict[str, Any]:
 
 @st.composite
 def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
-    """Sizes and settings of a net; rows, targets and options of a fit."""
     sizes = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
     n = draw(st.integers(1, 9))
     x, y = draw(often(tables(n, sizes[0]))), draw(often(targets(n, sizes[-1])))
@@ -95,7 +94,6 @@ def refused(error: Exception, *, unchanged: bool = True) -> str:
 
 
 def attempt(sizes: Any, arguments: Any, x: Any, y: Any, options: Any) -> str:
-    """Make a net, fit it and use it; return how it ended."""
     try:
         net = MLP(sizes, **{name: made(value) for name, value in arguments.items()})
     except DOCUMENTED as error:
@@ -213,7 +211,6 @@ OF_REGRESSORS = {"loss": st.sampled_from(["squared_error", "poisson"])}
 
 @st.composite
 def calls_of_estimators(draw: Any) -> tuple[str, dict[str, Any], Any, Any, dict[str, Any]]:
-    """An estimator and its parameters; rows, targets and options of a fit."""
     kind = draw(st.sampled_from(["MLPClassifier", "MLPRegressor"]))
     choices = CHOICES | (OF_CLASSIFIERS if kind == "MLPClassifier" else OF_REGRESSORS)
     chosen = draw(st.sets(st.sampled_from(sorted(choices)), max_size=5))
@@ -241,7 +238,6 @@ def refused_with(error: Exception, *words: str) -> str:
 
 
 def attempt_estimator(kind: str, parameters: Any, x: Any, y: Any, options: Any) -> str:
-    """Make an estimator, fit it, use it, and take it through a file; return how it ended."""
     try:
         model = getattr(fastmlp, kind)(**{name: made(value) for name, value in parameters.items()})
         model.fit(x, y, **options)

@@ -27,7 +27,6 @@ def always_in_parallel() -> None:
 
 
 def fitted(seed: int = 0, n_threads: int = 2) -> bytes:
-    """Fit a net in parallel, and predict; return all bits."""
     always_in_parallel()
     net = MLP((5, 17, 3), loss="cross_entropy", seed=seed, n_threads=n_threads)
     history = net.fit(X, Y, epochs=2, batch_size=50)

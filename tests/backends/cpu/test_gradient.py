@@ -316,7 +316,6 @@ def test_several_threads_have_the_bits_of_one(
     monkeypatch: pytest.MonkeyPatch,
     rng: Any,
 ) -> None:
-    """Each feature of a fit in each form of a step, in whole parts and in pieces."""
     take_form(form, monkeypatch)
     monkeypatch.setattr(tuning, "PIECE_FLOPS", piece_flops)
     settings = {"dtype": dtype, "activation": activation, **FEATURES[feature]}

@@ -135,7 +135,6 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The phases that sessions take."""
     names: list[str] = []
 
     def phase(name: str, *which: Any, **options: Any) -> Any:

@@ -37,7 +37,6 @@ def without_a_card(capability: tuple[int, int]) -> None:
 
 
 def ptx_of(kernel: Any, signature: Any, capability: tuple[int, int]) -> str:
-    """Compile a kernel to PTX."""
     from numba import cuda
 
     without_a_card(capability)
@@ -127,7 +126,6 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def main() -> None:
-    """Print a table."""
     for dtype in DTYPES:
         for name, kernel, signature in kernels(dtype):
             for capability in ARCHITECTURES:
@@ -139,7 +137,6 @@ def main() -> None:
 
 
 def vector_signature() -> Any:
-    """Return the signature of a kernel of one float32 vector."""
     from numba import types
 
     return types.void(types.float32[::1])

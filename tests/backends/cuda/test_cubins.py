@@ -40,7 +40,6 @@ each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
 
 
 def float64_instructions(ptx: str) -> set[str]:
-    """Return the names of the float64 instructions, without their qualifiers."""
     lines = [line for line in ptx.splitlines() if ".f64" in line and ".reg" not in line]
     result = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
     return {match[1] for match in result if match}
@@ -125,7 +124,6 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
 @each_dtype
 def test_losses_and_their_links_compile(dtype: str, soak: bool) -> None:
-    """Rules of scalars and rules of rows, called as kernels call them."""
     from nets import Net
     from numba import types
 
@@ -149,7 +147,6 @@ def test_losses_and_their_links_compile(dtype: str, soak: bool) -> None:
 
 
 def _row(loss: Any, predict: Any) -> Any:
-    """Return a kernel: loss and predictions of one row of three outputs."""
     from fastmlp.backends.cuda.rule_blocks import OutputRow
 
     def row(x: Any, y: Any, values: Any) -> None:

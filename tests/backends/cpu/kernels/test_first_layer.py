@@ -26,7 +26,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LINKS, Tweedie
+from fastmlp.rules.losses import LINKS
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 from fastmlp.training import loop
@@ -336,18 +336,6 @@ def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: An
 
 def relu(z: Any) -> Any:
     return (z if z > 0 else type(z)(0)), type(z)(1)
-
-
-def test_blocks_of_losses_and_penalties() -> None:
-    nets = [network_of("identity", loss=Tweedie(power).loss) for power in (1.2, 1.4, 1.2)]
-    first, second, again = map(rule_blocks.loss, nets)
-    assert first == again
-    assert first[0] == second[0]
-    assert first[1] != second[1]
-    names = sorted(PENALTIES, reverse=True)
-    network = network_of("identity", penalties=tuple((PENALTIES[n], 0.1) for n in names))
-    blocks = [block_of(elementwise.penalty_loop, "float64", PENALTIES[n]).address for n in names]
-    assert rule_blocks.penalties(network) == blocks
 
 
 FORMS: list[Any] = [

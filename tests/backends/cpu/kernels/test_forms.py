@@ -294,7 +294,6 @@ N_ROWS = 20 if INTERPRETED else 200
 
 @pytest.fixture(params=FORMS)
 def batch_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The batch size of a fit whose steps take a form, however little their work."""
     take_form(request.param, monkeypatch)
     return 1 if request.param == "single row" else 8 if INTERPRETED else 77
 

@@ -164,7 +164,6 @@ CLIPPED = [SGD(0.01, clipnorm=0.1), SGD(0.01, clipnorm=0.01), SGD(0.01, global_c
 
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[Any]:
-    """The sessions of ended fits: none before each test and after it."""
     trainer.TRAININGS.clear()
     yield trainer.TRAININGS
     trainer.TRAININGS.clear()

@@ -108,7 +108,6 @@ RULES = [
 @each_dtype
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_every_way_has_the_same_bits(rules: Any, dtype: str, rng: Any) -> None:
-    """With every activation, every link, and at every size."""
     sizes, activation, output, link = rules
     assert_same_bits(network_of(sizes, activation, output, link, dtype), rng)
 
@@ -158,7 +157,6 @@ WRITTEN = [(*way, held) for way in EACH_WAY.values() for held in (True, False)]
 def test_each_write_of_parameters_shows_in_the_next_predictions(
     sizes: tuple[int, ...], n_rows: int, held: bool, monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
-    """Also where no view of the parameters is held, so that weights are packed once."""
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
     net = MLP(sizes, seed=0, optimizer=SGD(1e-3))
     x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)

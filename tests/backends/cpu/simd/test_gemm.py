@@ -35,14 +35,12 @@ from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product,
 from fastmlp.backends.cpu.simd.microkernel import (
     RELU,
     STORE,
-    TIMES,
     WHERE_POSITIVE,
     Epilogue,
     Operands,
     Start,
     TileForm,
     delta_unit,
-    skinny,
     sweep,
 )
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -158,99 +156,12 @@ def test_other_panels_stay_and_a_bias_starts_rows(dtype: Any, by_column: Reading
 
 
 @each_dtype
-def test_no_rows_write_nothing_and_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
+def test_no_rows_write_nothing(dtype: Any) -> None:
     vector = np.full(lanes_of(dtype), UNTOUCHED, dtype)
     place = address(vector)
     multiplied = block_of(product, dtype, by_column=False)
     multiplied(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
     assert (vector == UNTOUCHED).all()
-    lanes = lanes_of(dtype)
-    for n in EACH_DEPTH:
-        numbers = rng.normal(size=(1, n)).astype(dtype)
-        panels = to_panels(numbers, lanes, 3, np.nan)
-        start, target = rng.normal(size=1).astype(dtype), np.full(3, UNTOUCHED, dtype)
-        where = (address(panels), panels[0].nbytes, address(start), address(target, 1))
-        compiled("add_row", dtype)(*where, n)
-        expected = numbers.astype(float).sum() + start[0]
-        assert abs(target[1] - expected) <= rounding(n, dtype) * (abs(numbers).sum() + abs(start))
-        assert target[0] == target[2] == UNTOUCHED
-
-
-EACH_DEPTH = (1, 3, 16, 40) if INTERPRETED else range(1, 70)
-N_ROWS = (1, 2, 8, 19, 33)
-
-
-@cache
-def compiled(name: str, dtype: Any) -> Block:
-    chosen = getattr(skinny(dtype, lanes_of(dtype)), name)
-
-    def dots(a: Panels, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
-        chosen(a, b, c, d, e, f, g)
-
-    def backward_dots(a: Panels, b: Panels, c: Any, d: Epilogue, e: Any, f: Any) -> None:
-        chosen(a, b, c, d, e, f)
-
-    def add_row(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
-        chosen(a, b, c, d, e)
-
-    table: dict[str, Any] = {"dots": dots, "backward_dots": backward_dots, "add_row": add_row}
-    return block(table[name])
-
-
-def in_squares(matrix: Any, lanes: int) -> Any:
-    """Panels with room for whole squares; where nothing is, NaN, which would show."""
-    return to_panels(matrix, lanes, round_up(len(matrix), lanes), np.nan)
-
-
-@pytest.mark.few(12)
-@each_dtype
-@pytest.mark.parametrize("n_out", [1, 2, 3, 10])
-@pytest.mark.parametrize("n", N_ROWS)
-def test_dot_products_come_in_columns(dtype: Any, n_out: int, n: int, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for n_in in EACH_DEPTH:
-        x, w = rng.normal(size=(n, n_in)).astype(dtype), rng.normal(size=(n_in, n_out))
-        inputs, weights = in_squares(x, lanes), to_panels(w.T.astype(dtype), lanes, fill=np.nan)
-        biases = rng.normal(size=n_out).astype(dtype)
-        target = np.full(n * n_out + lanes + 1, UNTOUCHED, dtype)
-        where = (address(inputs), inputs[0].nbytes, address(weights), address(biases))
-        compiled("dots", dtype)(*where, address(target), n_in, n_out, n)
-        expected = x.astype(float) @ w.astype(dtype) + biases
-        bound = rounding(n_in, dtype) * (abs(x.astype(float)) @ abs(w) + abs(biases))
-        columns = target[: n * n_out].reshape(n_out, n)
-        assert (abs(columns.T - expected) <= bound).all()
-        assert target[-1] == UNTOUCHED
-
-
-@each_dtype
-@pytest.mark.parametrize("epilogue", [STORE, TIMES, WHERE_POSITIVE])
-def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    assert epilogue != RELU
-    for n_out in EACH_DEPTH:
-        for n in (1, 15, 16, 40):
-            w, e = rng.normal(size=(n, n_out)).astype(dtype), rng.normal(size=(1, n_out))
-            factors = rng.normal(size=(1, n)).astype(dtype)
-            weights = in_squares(w, lanes)
-            # Deltas and operand lie in panels of more rows than one.
-            errors = to_panels(e.astype(dtype), lanes, STRIP_ROWS, np.nan)
-            operand = to_panels(factors, lanes, STRIP_ROWS)
-            target = np.full_like(operand, UNTOUCHED)
-            panel = operand[0].nbytes
-            assert errors[0].nbytes == panel
-            where = (address(weights), weights[0].nbytes, address(errors), panel, address(target))
-            compiled("backward_dots", dtype)(*where, epilogue, address(operand), n_out, n)
-            products = w.astype(float) * e.astype(dtype)
-            expected, factor = products.sum(1), factors[0].astype(float)
-            bound = rounding(n_out, dtype) * abs(products).sum(1)
-            if epilogue == TIMES:
-                expected, bound = expected * factor, bound * abs(factor)
-            elif epilogue == WHERE_POSITIVE:
-                expected = np.where(factor > 0, expected, 0)
-            result = target[:, 0].ravel()
-            assert (abs(result[:n] - expected) <= bound).all()
-            assert not result[n:].any()
-            assert (target[:, 1:] == UNTOUCHED).all()
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])

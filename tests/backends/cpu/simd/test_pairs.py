@@ -374,8 +374,6 @@ RELOAD = re.compile(r"^\s+vmov\w+\s+-?\d*\(%rsp\)", re.MULTILINE)
 
 
 class Loop(NamedTuple):
-    """An innermost loop: its instructions, and how many there are of each."""
-
     text: str
     n: Counter[str]
 

@@ -80,7 +80,6 @@ assert after.exact
 @pytest.mark.slow
 @only_compiled
 def test_every_item_is_done_once(python: Callable[..., str]) -> None:
-    """By 1 to 4 threads, and beside an interrupt."""
     lines = python(ITEMS, NUMBA_NUM_THREADS="4").splitlines()
     joined = [tuple(map(int, line.split())) for line in lines]
     assert [n_threads for n_threads, _ in joined] == [1, 2, 3, 4]

@@ -29,8 +29,6 @@ def net(device: str = "cuda", **settings: Any) -> MLP:
 
 
 class Run(NamedTuple):
-    """The result of a training."""
-
     parameters: Array
     moments: Array
     losses: Array
@@ -39,7 +37,6 @@ class Run(NamedTuple):
 
 
 def gpu(net: Net) -> GPU:
-    """The engine under test."""
     return GPU(net.network, 0)
 
 
@@ -83,7 +80,6 @@ def pair(
     epochs: int = 1,
     n_orders: int | None = None,
 ) -> tuple[Run, Run]:
-    """Return the same training on the CPU, and in the simulator; two steps an epoch."""
     optimizer = optimizer or Adam(0.03)
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
@@ -95,7 +91,6 @@ def pair(
 
 
 def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
-    """Check that two results are equal to rounding."""
     for name in ("parameters", "moments", "losses"):
         expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
         assert got.dtype == expected.dtype
@@ -104,5 +99,4 @@ def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
 
 
 def launches_of(most_steps: int, monkeypatch: Any) -> None:
-    """Limit the steps of a launch."""
     monkeypatch.setattr(cuda_trainer, "MOST_STEPS", most_steps)

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 
 class Record:
-    """A record, live. Reading a field of one of NumPy's takes 1 us, here 0.3 us."""
-
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Any) -> None:
@@ -36,8 +34,6 @@ class Record:
 
 
 class Records:
-    """An array of records."""
-
     def __init__(self, array: NDArray[Any]) -> None:
         self.shape, self._array = array.shape, array.view(array.dtype.descr)
 
@@ -46,7 +42,6 @@ class Records:
 
 
 def arrays_replaced(argument: Any, replacement: Callable[[NDArray[Any]], Any]) -> Any:
-    """Return a kernel's argument with its arrays replaced."""
     if isinstance(argument, tuple):
         return type(argument)(*(arrays_replaced(part, replacement) for part in argument))
     array = getattr(argument, "_item", argument)
@@ -85,7 +80,6 @@ class Block:
         self.back = threading.Semaphore(0)
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
-        """Run all threads of the block."""
         arguments = tuple(arrays_replaced(each, self.replaced) for each in arguments)
         threads = [
             self.thread(lambda: self._f(*arguments), self, grid_point, place)
@@ -104,7 +98,6 @@ class Block:
                 thread.join()
 
     def turn(self, threads: Sequence[Any]) -> None:
-        """Run each thread to its next barrier, or to its end."""
         for thread in threads:
             thread.go.release()
             self.back.acquire()
@@ -112,11 +105,9 @@ class Block:
                 raise thread.exception[0].with_traceback(thread.exception[1])
 
     def thread(self, *given: Any) -> Thread:
-        """Return a thread of the block."""
         return Thread(*given)
 
     def replaced(self, array: NDArray[Any]) -> Any:
-        """Return an array of a kernel's arguments, as the block's threads take it."""
         return Records(array) if array.dtype.names else array
 
 
@@ -136,7 +127,6 @@ class Shared(kernelapi.FakeCUDAShared):
         return self.at((frame.f_code, frame.f_lineno), shape, dtype)
 
     def at(self, place: Any, shape: Any, dtype: Any) -> Any:
-        """Return the array of this place in the program."""
         if shape == 0:
             return super().array(shape, dtype)
         with LOCK:
@@ -150,7 +140,6 @@ Order = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def in_random_order(seed: int) -> Order:
-    """Return an order that changes after each barrier."""
     rng = np.random.default_rng(seed)
     return lambda threads: [threads[i] for i in rng.permutation(len(threads))]
 
@@ -197,7 +186,6 @@ class Watch:
         cell.blocks.add(t.block)
 
     def write(self, key: Any, *name: Any) -> None:
-        """Record a change."""
         cell, t = self._cell(key), this_thread()
         self._after_the_write(cell, t, name)
         others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
@@ -310,31 +298,26 @@ class WatchedBlock(Block):
         self._order, self._watch = order, watch
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
-        """Run all threads of the block."""
         if not any(grid_point):
             self._watch.cells.clear()
         super().run(grid_point, *arguments)
 
     def turn(self, threads: Sequence[Any]) -> None:
-        """Run each thread to its next barrier, or to its end."""
         super().turn(self._order(threads))
         assert len({thread.over for thread in threads}) == 1, "some wait for threads that are gone"
         places = [thread.place for thread in threads]
         assert places.count(places[0]) == len(places), "threads wait at different barriers"
 
     def thread(self, *given: Any) -> Thread:
-        """Return a thread of the block."""
         return WatchedThread(*given)
 
     def replaced(self, array: NDArray[Any]) -> Any:
-        """Return an array of a kernel's arguments that records its accesses."""
         name = f"array of {array.shape}, {array.dtype.names or array.dtype}"
         array = array.view(array.dtype.descr) if array.dtype.names else array
         return Watched(array, name, self._watch, shared=False)
 
 
 def watched(order: Order, monkeypatch: Any) -> None:
-    """Make the simulator run blocks in this order, with recorded accesses."""
     watch = Watch()
 
     def block(*given: Any) -> Block:

@@ -163,7 +163,6 @@ def test_nets_may_have_epochs_and_batches(
 
 
 def test_ctrl_c_ends_launches_and_leaves_nets_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps that the GPU did before the interrupt count."""
     launches_of(2, monkeypatch)
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
