@@ -124,36 +124,23 @@ def test_the_extra_of_the_demo_is_enough_for_the_readme() -> None:
     assert {"plot", "safetensors", "sklearn"} <= set(re.split(r"[],[]", demo))
 
 
-def test_shared_warmup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    done = list[str]()
+def test_options_of_warmup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
 
-    def compile_all(**_: Any) -> float:
-        done.append("warmup")
+    def compile_all(report: Any, **settings: Any) -> float:
+        done.append(settings)
         return 1.25
 
     monkeypatch.setattr(cache, "share", lambda: done.append("share"))
     monkeypatch.setattr("fastmlp.warmup.warmup", compile_all)
     monkeypatch.setattr(cache, "folder", lambda: Path("/somewhere"))
     assert main(["warmup", "--shared"]) == 0
-    assert done == ["share", "warmup"]
     assert capsys.readouterr().out == "1.2 s, kept in /somewhere\n"
-
-
-def test_warmup_of_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[Any] = []
-
-    def keep(report: Any, **settings: Any) -> float:
-        reports.append(settings)
-        return 1.0
-
-    monkeypatch.setattr("fastmlp.warmup.warmup", keep)
-    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
-    for options in ([], ["--compute-dtype", "bfloat16", "--dtype", "float32"]):
-        assert main(["warmup", *options]) == 0
-    assert reports == [
-        {"compute_dtype": None},
-        {"compute_dtype": "bfloat16", "dtypes": ["float32"]},
-    ]
+    assert main(["warmup", "--compute-dtype", "bfloat16", "--dtype", "float32"]) == 0
+    more = {"compute_dtype": "bfloat16", "dtypes": ["float32"]}
+    assert done == ["share", {"compute_dtype": None}, more]
 
 
 def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import in_threads
 
 from fastmlp import EMA, MLP, SGD, Adam, Cosine, NetGroup, ScheduleFreeAdamW, net_group
 from fastmlp.backends.cpu import side_by_side
@@ -259,17 +260,13 @@ def test_groups_in_threads_take_all_their_steps() -> None:
     groups = [first, NetGroup(first.nets[1:]), NetGroup(first.nets[:2])]
     n = 5 if INTERPRETED else 200
 
-    def train(group: NetGroup) -> None:
+    def train(i: int) -> None:
         for _ in range(n):
-            group.train_on_batch(X, y)
+            groups[i].train_on_batch(X, y)
 
     for group in groups:
         group.train_on_batch(X, y)
-    threads = [threading.Thread(target=train, args=(group,)) for group in groups]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(train, len(groups))
     assert [net.n_steps for net in first.nets] == [2 * (n + 1), 3 * (n + 1), 2 * (n + 1)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import Cut, cut_after
 
 from fastmlp import (
     EMA,
@@ -47,10 +48,16 @@ def fit(net: MLP, **options: Any) -> History:
     return net.fit(X, Y, **{"epochs": EPOCHS, "batch_size": 10, **options})
 
 
-def raise_at(epoch: int, error: BaseException) -> Any:
+def cut(net: MLP, epoch: int, path: Path, **options: Any) -> None:
+    """A fit that writes checkpoints and ends after an epoch."""
+    with pytest.raises(Cut):
+        fit(net, checkpoint=path, **with_callbacks(options, cut_after(epoch)))
+
+
+def kill_at(epoch: int, number: int) -> Any:
     def callback(report: Any) -> None:
         if report.epoch == epoch:
-            raise error
+            os.kill(os.getpid(), number)
 
     return callback
 
@@ -130,8 +137,7 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(name: str, epoch: int, path: 
     whole, broken, resumed = (make(**{"l2": 0.1, **settings}) for _ in range(3))
     options = with_callbacks(options, edit)
     expected = fit(whole, **options)
-    with pytest.raises(LookupError):
-        fit(broken, checkpoint=path, **with_callbacks(options, raise_at(epoch, LookupError())))
+    cut(broken, epoch, path, **options)
     assert len(files.read(path).arrays["loss"]) == epoch
     history = fit(resumed, checkpoint=path, resume=True, **options)
     assert_same(history, resumed, expected, whole)
@@ -145,9 +151,7 @@ def test_neither_how_often_nor_the_pace_changes_a_bit(
 ) -> None:
     options = {"shuffle": shuffle, "validation_data": (X[:9], Y[:9])}
     whole, broken, resumed = (make() for _ in range(3))
-    options_of_broken = {**options, "callbacks": raise_at(7, LookupError())}
-    with pytest.raises(LookupError):
-        fit(broken, checkpoint=path, checkpoint_every=every, **options_of_broken)
+    cut(broken, 7, path, checkpoint_every=every, **options)
     monkeypatch.undo()
     history = fit(resumed, checkpoint=path, checkpoint_every=every, resume=True, **options)
     assert_same(history, resumed, fit(whole, **options), whole)
@@ -172,13 +176,12 @@ def test_checkpoints_come_after_so_many_epochs_or_so_long(
 
 @pytest.mark.parametrize("options", [{}, MONITORED], ids=["plain", "monitored"])
 def test_a_chain_of_ends_is_no_more_than_one(options: dict[str, Any], path: Path) -> None:
-    whole, kept = make(), {"checkpoint": path, "resume": True}
+    whole = make()
     expected = fit(whole, **options)
     for epoch in range(EPOCHS):
-        with pytest.raises(LookupError):
-            fit(make(), **kept, **with_callbacks(options, raise_at(epoch, LookupError())))
+        cut(make(), epoch, path, resume=True, **options)
     net = make()
-    assert_same(fit(net, **kept, **options), net, expected, whole)
+    assert_same(fit(net, checkpoint=path, resume=True, **options), net, expected, whole)
 
 
 def test_a_fit_that_stops_early_goes_on_from_its_last_epoch(path: Path) -> None:
@@ -187,9 +190,9 @@ def test_a_fit_that_stops_early_goes_on_from_its_last_epoch(path: Path) -> None:
     expected = fit(whole, **options)
     assert expected.status is Status.STOPPED_EARLY
     assert 20 < len(expected.loss) < 200
-    cut = raise_at(len(expected.loss) - 2, KeyboardInterrupt())
+    interrupted = with_callbacks(options, kill_at(len(expected.loss) - 2, signal.SIGINT))
     with pytest.warns(UserWarning, match="fit interrupted .* the best"):
-        history = fit(broken, checkpoint=path, **with_callbacks(options, cut))
+        history = fit(broken, checkpoint=path, **interrupted)
     assert history.best_epoch == expected.best_epoch
     assert broken.parameters.tobytes() == whole.parameters.tobytes()
     assert MLP.load(path).parameters.tobytes() != whole.parameters.tobytes()
@@ -201,20 +204,15 @@ def test_a_net_that_was_trained_before_is_resumed_with_its_schedule(path: Path) 
     for net in nets:
         fit(net, epochs=3)
     expected = fit(nets[0])
-    with pytest.raises(LookupError):
-        fit(nets[1], checkpoint=path, callbacks=raise_at(6, LookupError()))
+    cut(nets[1], 6, path)
     resumed = make(optimizer=Adam(Cosine(0.01)))
     assert_same(fit(resumed, checkpoint=path, resume=True), resumed, expected, nets[0])
 
 
 def test_without_a_seed_the_resumed_fit_is_that_of_the_file(path: Path) -> None:
-    whole = make(seed=None)
-    fit(whole, checkpoint=path, epochs=EPOCHS)
-    broken, resumed = make(seed=None), make(seed=None)
-    with pytest.raises(LookupError):
-        fit(broken, checkpoint=path, callbacks=raise_at(0, LookupError()))
+    cut(make(seed=None), 0, path)
     start = MLP.load(path)
-    history = fit(resumed, checkpoint=path, resume=True)
+    history = fit(make(seed=None), checkpoint=path, resume=True)
     assert history.loss == fit(start).loss
 
 
@@ -235,8 +233,7 @@ def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> Non
 
 
 def test_callbacks_count_on_from_a_checkpoint_that_is_a_model(path: Path) -> None:
-    with pytest.raises(LookupError):
-        fit(make(), checkpoint=path, callbacks=raise_at(5, LookupError()))
+    cut(make(), 5, path)
     epochs: list[int] = []
     fit(make(), checkpoint=path, resume=True, callbacks=lambda r: epochs.append(r.epoch))
     assert epochs == list(range(5, EPOCHS))
@@ -359,14 +356,6 @@ def terminating() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     yield
     signal.signal(signal.SIGTERM, before)
-
-
-def kill_at(epoch: int, number: int) -> Any:
-    def callback(report: Any) -> None:
-        if report.epoch == epoch:
-            os.kill(os.getpid(), number)
-
-    return callback
 
 
 @pytest.mark.usefixtures("terminating")

@@ -17,7 +17,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
-import fastmlp
 from fastmlp import (
     EMA,
     Cosine,
@@ -133,15 +132,12 @@ STILL = 1e-300
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> None:
+def test_each_call_of_partial_fit_drops_others(solver: str) -> None:
     settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
     model = MLPRegressor(**SHORT, dropout=Cosine(0.5), **settings)
     # The weights stay as they are: losses differ by what is dropped.
     losses = [model.partial_fit(X, PRODUCT).loss_ for _ in range(3)]
     assert len(set(losses)) == 3
-    fastmlp.save(model, tmp_path / "model.safetensors", include_training_state=True)
-    again = fastmlp.load(tmp_path / "model.safetensors")
-    assert again.partial_fit(X, PRODUCT).loss_ == model.partial_fit(X, PRODUCT).loss_
 
 
 # --- averages ---

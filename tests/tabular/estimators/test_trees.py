@@ -4,7 +4,8 @@ import copy
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,21 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "LEAST", 600)
 
 
+@contextmanager
+def models_kept() -> Iterator[list[Any]]:
+    """Yield scikit-learn's models whose trees are taken, with the names of their threads."""
+    models: list[Any] = []
+
+    def kept(model: Any) -> Any:
+        model.thread = threading.current_thread().name
+        models.append(model)
+        return arrays_of(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extras, "arrays_of", kept)
+        yield models
+
+
 def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
     g = np.random.default_rng(seed)
     n, n_numbers, n_levels = (int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4)))
@@ -68,15 +84,8 @@ def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
     n_classes = int(g.choice([0, 2, 3]))
     if n_classes:
         y = np.argsort(np.argsort(y)) * n_classes // n
-    models: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-
-        def kept(model: Any) -> Any:
-            models.append(model)
-            return arrays_of(model)
-
-        patch.setattr(extras, "arrays_of", kept)
-        ours = BoostedTrees(classes=n_classes > 0, n_categories=n_levels, random_state=seed)
+    ours = BoostedTrees(classes=n_classes > 0, n_categories=n_levels, random_state=seed)
+    with models_kept() as models:
         ours.fit(rows[0], y, g.random(n) if g.random() < 0.5 else None)
     return models[0], ours, np.concatenate(rows)
 
@@ -166,7 +175,7 @@ def test_strips_threads_and_presets_of_trees() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
     """scikit-learn refuses more than 255 levels; as numbers they are taken, unknown ones too."""
     g = np.random.default_rng(seed)
     n_levels = (254, 255, 256, 257)[seed]
@@ -174,15 +183,9 @@ def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     age = g.normal(size=len(codes))
     frame = pd.DataFrame({"place": [f"place {k:03}" for k in codes], "age": age})
     y = g.normal(size=n_levels)[codes] + age
-    models: list[Any] = []
-
-    def kept(model: Any) -> Any:
-        models.append(model)
-        return arrays_of(model)
-
-    monkeypatch.setattr(extras, "arrays_of", kept)
     model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(max_iter=1)
-    model.fit(frame, y, X_val=frame, y_val=y)
+    with models_kept() as models:
+        model.fit(frame, y, X_val=frame, y_val=y)
     rows = matrix(model.schema_.read(frame))
     assert np.nanmax(rows[:, 1]) == n_levels - 1
     assert (models[0].is_categorical_ is not None) == (n_levels <= extras.MOST_LEVELS)
@@ -200,18 +203,11 @@ def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_fits_beside_the_nets_have_the_same_bits() -> None:
     def thread_of_fit(n_jobs: int) -> tuple[str, Any]:
-        names: list[str] = []
-        with pytest.MonkeyPatch.context() as patch:
-
-            def kept(model: Any) -> Any:
-                names.append(threading.current_thread().name)
-                return arrays_of(model)
-
-            patch.setattr(extras, "arrays_of", kept)
+        with models_kept() as models:
             model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(X, Y)
-        assert len(names) == 3
-        assert len(set(names)) == 1
-        return names[0], model
+        assert len(models) == 3
+        assert len({each.thread for each in models}) == 1
+        return models[0].thread, model
 
     (main, one), (other, two) = thread_of_fit(1), thread_of_fit(2)
     assert main == threading.current_thread().name != other
