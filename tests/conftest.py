@@ -144,6 +144,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test may save a model."""
+    return tmp_path / "model.safetensors"
+
+
 @pytest.fixture(scope="session")
 def python() -> Callable[..., str]:
     """Run a script in a fresh process that shares the cache of this one; return what it prints."""

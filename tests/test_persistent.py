@@ -26,11 +26,6 @@ def make(n_outputs: int = 1, **settings: Any) -> MLP:
     return MLP((3, 4, n_outputs), **{"activation": "tanh", "seed": 0, **settings})
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "net.safetensors"
-
-
 def reloaded(net: MLP, path: Path, **rules: Any) -> MLP:
     net.save(path)
     return MLP.load(path, rules=rules)
@@ -312,8 +307,7 @@ def test_a_file_of_this_format_loads(name: str) -> None:
         np.testing.assert_allclose(history.loss, expected["losses"], rtol=100 * tolerance)
 
 
-def test_a_checkpoint_of_this_format_resumes(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
+def test_a_checkpoint_of_this_format_resumes(path: Path) -> None:
     path.write_bytes((GOLDEN / "2-checkpoint.safetensors").read_bytes())
     x, y = golden_data()
     net = MLP((3, 5, 3), activation="tanh", loss="cross_entropy", seed=9, dtype="float64")

@@ -24,11 +24,6 @@ from fastmlp.serialization.files import Content
 CONTENT = Content("THING", {"a": [1, 2.5, "b"]}, {"x": np.arange(6.0).reshape(2, 3)})
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "thing.safetensors"
-
-
 def listing(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 

@@ -63,11 +63,6 @@ def kill_at(epoch: int, number: int) -> Any:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.safetensors"
-
-
-@pytest.fixture
 def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
 

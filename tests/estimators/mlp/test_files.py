@@ -40,11 +40,6 @@ BUFFERS = {"history_", "_random_state", "_best_coefs", "_best_intercepts"}
 BUFFERS |= {"_engine", "_lock", "_seeded", "_checked_values"}
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.safetensors"
-
-
 def fitted(task: str = "multiclass", **settings: Any) -> Any:
     name, y, values = TASKS[task]
     settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **values, **settings}

@@ -306,11 +306,6 @@ def test_a_bar_counts_the_fits_of_halving(capfd: pytest.CaptureFixture[str]) -> 
 REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "search.safetensors"
-
-
 SEARCHES: list[Any] = [
     (OURS, {"param_grid": GRID, "return_train_score": True}, LABELS),
     (OURS, {"param_grid": [{"alpha": [0.1]}, {"solver": ["sgd"], "tol": np.ones(1)}]}, LABELS),

@@ -91,11 +91,10 @@ DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
 
 @pytest.mark.parametrize(("name", "damage", "words"), DAMAGES)
 def test_content_that_is_no_model(
-    name: str, damage: Callable[[Header], Any], words: str, tmp_path: Path
+    name: str, damage: Callable[[Header], Any], words: str, path: Path
 ) -> None:
     content = copy.deepcopy(files.read(GOLDEN / f"2-tabular-{name}.safetensors"))
     damage(content.header)
-    path = tmp_path / "model.safetensors"
     files.write(path, content)
     with pytest.raises(FileError, match=words):
         fastmlp.load(path)
@@ -120,9 +119,8 @@ def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
     assert peak_of(load) < 1e6
 
 
-def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:
+def test_a_kind_that_does_not_suit_the_pack(path: Path) -> None:
     content = files.read(GOLDEN / "2-tabular-classifier.safetensors")
-    path = tmp_path / "model.safetensors"
     content.header["parameters"].pop("class_weight")
     files.write(path, content._replace(kind="TabularMLPRegressor"))
     with pytest.raises(FileError, match="a pack of multiclass in a file of another kind"):
@@ -130,8 +128,7 @@ def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_what_no_file_holds(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
+def test_what_no_file_holds(path: Path) -> None:
     frame, y = drawn()
     best = [("tree", DecisionTreeRegressor())]
     # The tree knows the rows to validate on by heart.
@@ -143,8 +140,7 @@ def test_what_no_file_holds(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_threads_are_those_of_load(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
+def test_threads_are_those_of_load(path: Path) -> None:
     for model in (classifier(), regressor()):
         fastmlp.save(model, path, include_training_state=True)
         loaded = fastmlp.load(path, n_threads=1)

@@ -142,10 +142,9 @@ def test_moving_keeps_the_state(rows: Any) -> None:
         there.to("tpu")
 
 
-def test_files_copies_and_pickles_keep_the_state(rows: Any, tmp_path: Path) -> None:
+def test_files_copies_and_pickles_keep_the_state(rows: Any, path: Path) -> None:
     gpu_net = net()
     gpu_net.fit(*rows, epochs=1, batch_size=4)
-    path = tmp_path / "net.safetensors"
     gpu_net.save(path, include_training_state=True)
     loaded = [MLP.load(path), MLP.load(path, device="cuda")]
     assert [each.device for each in loaded] == ["cpu", "cuda"]
