@@ -374,7 +374,11 @@ class NetGroup:
 
     def _fits(self, kind: Kind, calls: GroupCalls, plain: Any) -> bool:
         """True if these arrays can belong to one call."""
-        if not self._alike or any(type(it) is not ndarray for it in plain if it is not None):
+        # Arrays of these dtypes are contiguous: others are copied.
+        if not self._alike or any(
+            it is not None and (type(it) is not ndarray or it.dtype != dtype)
+            for it, dtype in zip(plain, calls.dtypes, strict=True)
+        ):
             return False
         shapes: Any = (
             it if it is None else it.shape[e:] for it, e in zip(plain, calls.each, strict=True)
@@ -385,10 +389,7 @@ class NetGroup:
         fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0 and weight in (None, n)
         fits = fits and (not labels or plain[1].dtype in LABELS)
         fits = fits and (y == targets or (y == n and targets[1:] == (1,) and kind == "batch"))
-        if not fits or any(
-            it is not None and not (it.dtype == dtype and it.flags.carray)
-            for it, dtype in zip(plain, calls.dtypes, strict=True)
-        ):
+        if not fits:
             return False
         for name, it, by_net in zip(("x", "y", "weight"), plain, calls.each, strict=True):
             calls.job[f"{name}_step"] = it.strides[0] if by_net else 0
