@@ -18,19 +18,7 @@ needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is se
 
 
 def test_there_are_examples() -> None:
-    names = {path.stem for path in EXAMPLES}
-    assert names >= {
-        "xor",
-        "digits",
-        "regression_error_bars",
-        "probabilities",
-        "lbfgs",
-        "pipeline",
-        "many_nets",
-        "cartpole",
-        "cartpole_compiled",
-        "browser",
-    }
+    assert len(EXAMPLES) >= 10
 
 
 @pytest.mark.slow

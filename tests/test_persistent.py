@@ -250,6 +250,7 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     "more layers": ({"layer_sizes": [3] * 9}, "claims 8 layers, but holds 5"),
     "other sizes": ({"layer_sizes": [4, 3, 1]}, "weights.0 must be"),
     "another dtype": ({"dtype": "float64"}, "must be float64"),
+    "another kind": ({"kind": "FOREST"}, "of kind 'FOREST'"),
     "unknown loss": ({"loss": "mse2"}, "unknown loss"),
     "schedules in schedules": (
         {"optimizer": {"name": "sgd", "learning_rate": nested(9)}},

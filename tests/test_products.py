@@ -171,18 +171,3 @@ def test_the_published_step_of_mazur() -> None:
     second = [[0.35891648, 0.511301270], [0.408666186, 0.561370121]]
     np.testing.assert_allclose(after[0], first, atol=1e-8)
     np.testing.assert_allclose(after[1], second, atol=1e-8)
-
-
-def test_epoch_loss_weights_batches_by_their_mass() -> None:
-    # One input of 0 and no slope reach the weights: the bias alone predicts 0 for 1, 1 and 4.
-    losses, *_ = naive.train(
-        [np.zeros((1, 1))],
-        [np.zeros(1)],
-        np.zeros((3, 1)),
-        np.array([1.0, 1.0, 4.0]),
-        [[[0, 1], [2]]],
-        optimizer="sgd",
-        settings={"learning_rate": 0.0},
-        activations=[],
-    )
-    assert losses == [(2 * 1 + 1 * 16) / 3]

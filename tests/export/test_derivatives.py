@@ -227,7 +227,6 @@ def test_far_rows_warn_and_labels_are_known() -> None:
 
 rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(40, 4))
-FEW: dict[str, Any] = {"hidden_layer_sizes": (6,), "max_iter": 5, "random_state": 0, "tol": 0}
 
 
 def assert_complete(attribution: Attribution, predictions: Any, atol: float = 1e-9) -> None:
@@ -295,38 +294,30 @@ def test_blocks_of_any_size_give_the_same_values(monkeypatch: pytest.MonkeyPatch
         )
 
 
-OUTCOMES: dict[str, Any] = {
-    "number": ROWS[:, 0] + 1,
-    "two": ROWS[:, 0] > 0,
-    "three": np.array([*"abc"])[np.digitize(ROWS[:, 0], [-0.5, 0.5])],
-    "labels": (ROWS[:, :2] > 0).astype(int),
-}
-
-
 @unconverged
 @pytest.mark.filterwarnings("ignore:.*the integrals miss")
 @pytest.mark.parametrize(
     ("model", "target"),
     [
-        (MLPRegressor(**FEW), "number"),
-        *[(MLPClassifier(**FEW), target) for target in ("two", "three", "labels")],
+        (MLPRegressor(**LITTLE), "number"),
+        *[(MLPClassifier(**LITTLE), target) for target in ("two", "three", "labels")],
     ],
 )
 def test_the_sum_is_the_prediction(model: Any, target: str) -> None:
-    model.fit(ROWS, OUTCOMES[target])
+    model.fit(X, TARGETS[target])
     if target == "number":
-        assert_complete(shap_values(model, ROWS, ROWS[:9]), model.predict(ROWS))
+        assert_complete(shap_values(model, X, X[:9]), model.predict(X))
         return
-    probabilities = model.predict_proba(ROWS)
-    assert_complete(shap_values(model, ROWS, ROWS[:9], raw=False), probabilities)
+    probabilities = model.predict_proba(X)
+    assert_complete(shap_values(model, X, X[:9], raw=False), probabilities)
     logs = np.log(probabilities)
     if target == "two":
         expected = logs[:, 1] - logs[:, 0]
     elif target == "labels":
         expected = logs - np.log(1 - probabilities)
     else:
-        expected = model.net_.predict_raw(ROWS)
-    assert_complete(shap_values(model, ROWS, ROWS[:9]), expected, 1e-6)
+        expected = model.net_.predict_raw(X)
+    assert_complete(shap_values(model, X, X[:9]), expected, 1e-6)
 
 
 # Tables.

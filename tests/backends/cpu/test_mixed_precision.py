@@ -8,7 +8,6 @@ import naive
 import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
-from fitting import in_threads
 from nets import distance, train
 from panelled import operand
 
@@ -260,20 +259,6 @@ def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
             )
     assert results[0].tobytes() == results[2].tobytes()
     assert results[1].tobytes() == results[3].tobytes()
-
-
-def test_bits_do_not_depend_on_calls_at_the_same_time() -> None:
-    net, x = predicting(), draw_rows()
-    expected, results = net.predict(x, **MIXED), dict[int, Any]()
-
-    def predict(i: int) -> None:
-        results[i] = [net.predict(x, **(MIXED if i % 2 else {})) for _ in range(4)]
-
-    in_threads(predict, 6)
-    plain = net.predict(x)
-    for i, arrays in results.items():
-        wanted = (expected if i % 2 else plain).tobytes()
-        assert {each.tobytes() for each in arrays} == {wanted}
 
 
 def test_parameters_are_live() -> None:

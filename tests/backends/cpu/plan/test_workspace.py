@@ -18,7 +18,7 @@ from fastmlp import MLP, SGD, Adam, AdamW
 from fastmlp.backends.cpu import dispatch, trainer, tuning
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import chunk_rows
-from fastmlp.backends.cpu.plan.plan import Workspace, aligned, make_workspace
+from fastmlp.backends.cpu.plan.plan import aligned, make_workspace
 from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.spec import Layout, make_layout
@@ -53,22 +53,6 @@ def test_chunks_are_about_equal(layout: Layout, n_rows: int, train: bool) -> Non
 
 def test_a_batch_a_little_over_a_chunk_is_one_chunk() -> None:
     assert chunk_rows(make_layout((1024, 2048, 2048, 1000)), 512, train=True) == 512
-
-
-@pytest.mark.parametrize("rows", [3, 8, 17])
-def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> None:
-    def buffers(spacing: Spacing) -> Workspace:
-        layout = make_layout((40, 20, 9))
-        return make_workspace(layout, rows, 1, np.float32, 4, train=True, spacing=spacing)
-
-    close, apart = buffers(CLOSE), buffers(Spacing(16, 1))
-    assert apart.panel_rows - close.panel_rows == 16
-    assert not close.doubled_inputs
-    assert not apart.doubled_inputs
-    assert buffers(Spacing(16, 2)).doubled_inputs
-    assert buffers(Spacing(16, 2)).inputs.size == 2 * apart.inputs.size
-    for name in ("inputs", "outputs", "deltas", "parameters", "backup", "copies"):
-        assert getattr(apart, name).size > getattr(close, name).size
 
 
 @given(st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import llvmlite.binding
 import numba
@@ -25,27 +25,15 @@ from panelled import (
     rounding,
     to_panels,
 )
-from panelled import each_epilogue as each_epilogue_of_tiles
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product, rows_at_once
-from fastmlp.backends.cpu.simd.microkernel import (
-    RELU,
-    STORE,
-    WHERE_POSITIVE,
-    Epilogue,
-    Operands,
-    Start,
-    TileForm,
-    delta_unit,
-    sweep,
-)
-from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.simd.microkernel import STORE, delta_unit
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, SMALL_TILE_ROWS, STRIP_ROWS
-from fastmlp.compiler import Block, block_of
+from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of, vector_bytes
 
 UNTOUCHED = 77.0
@@ -185,121 +173,6 @@ def move(name: str, dtype: Any) -> Any:
 
     size = np.dtype(dtype).itemsize
     return block(with_rows_close if name == "out_of_lanes" else of_seven)
-
-
-SHAPES = sorted(
-    {(r, v) for r in (SMALL_TILE_ROWS, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)}
-)
-HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
-PANEL_ROWS = ROW_BLOCK + 16
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
-each_order = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
-
-
-@cache
-def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = False) -> Block:
-    multiply = sweep(TileForm(dtype, lanes_of(dtype), *shape, by_column, narrow))
-
-    def sweep_once(
-        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, n_rows: Any
-    ) -> None:
-        multiply(c, start, factors, epilogue, n_rows, 0)
-
-    return block(sweep_once)
-
-
-class Matrices(NamedTuple):
-    start: Any
-    a: Any
-    b: Any
-    c: Any
-
-
-def matrices(rng: Any, dtype: Any, vectors: int, height: int, depth: int) -> Matrices:
-    width = vectors * lanes_of(dtype)
-    start, a, b = (
-        rng.normal(size=size).astype(dtype)
-        for size in ((height, width), (height, depth), (depth, width))
-    )
-    memory = np.full((vectors + 2, PANEL_ROWS, lanes_of(dtype)), UNTOUCHED, dtype)
-    return Matrices(start, a, b, memory)
-
-
-def by_sweep(
-    compiled: Block, these: Matrices, by_column: bool, epilogue: int = STORE, **options: Any
-) -> Any:
-    """Run a sweep into the inner panels of the memory, and return what it has in the end.
-
-    `start` is a matrix, one row (a bias), or None for one vector of zeros. The operand is C
-    itself. NaNs surround A and B: whoever reads them shows it.
-    """
-    height, depth = these.a.shape
-    lanes, size = these.c.shape[2], these.a.itemsize
-    nan = float("nan")
-    if by_column:
-        a = to_panels(these.a.T.copy(), lanes, depth, nan)
-    else:
-        a = to_panels(these.a, lanes, PANEL_ROWS, nan)
-    b = to_panels(these.b, lanes, depth + 3, nan)
-    start = options.get("start", these.start)
-    if start is None:
-        origin, row_stride, panel_stride = np.zeros(lanes, a.dtype), 0, 0
-    else:
-        by_row = start.ndim == 2
-        origin = to_panels(np.atleast_2d(start), lanes, PANEL_ROWS if by_row else 1)
-        row_stride, panel_stride = lanes * size * by_row, origin[0].nbytes
-    compiled(
-        address(these.c, 1), these.c[0].nbytes, address(origin), row_stride, panel_stride,
-        address(b), b[0].nbytes, address(a), a[0].nbytes, depth, epilogue, address(these.c, 1),
-        height,
-    )  # fmt: skip
-    return from_panels(these.c[1:-1], height, these.b.shape[1])
-
-
-@each_dtype
-@each_epilogue_of_tiles
-@pytest.mark.parametrize("vectors", [1, 2])
-@pytest.mark.skipif(vector_bytes() < 64, reason="only AVX-512 has narrow tiles")
-def test_a_narrow_tile_has_the_bits_of_a_whole_one_and_zeros_after_them(
-    vectors: int, epilogue: int, by_column: bool, dtype: Any, rng: Any
-) -> None:
-    shape, half = (STRIP_ROWS, vectors), lanes_of(dtype) // 2
-    for depth in DEPTHS:
-        these = matrices(rng, dtype, vectors, HEIGHTS[-1], depth)
-        these.c[1:-1] = rng.normal(size=these.c[1:-1].shape)
-        again = these._replace(c=these.c.copy())
-        whole = by_sweep(swept(dtype, shape, by_column), these, by_column, epilogue)
-        narrow = by_sweep(swept(dtype, shape, by_column, True), again, by_column, epilogue)
-        assert np.array_equal(narrow[:, :-half], whole[:, :-half])
-        assert not narrow[:, -half:].any()
-
-
-@each_dtype
-@each_shape
-@each_order
-def test_elements_are_chains_of_fma(dtype: Any, shape: Any, by_column: bool, rng: Any) -> None:
-    for depth in DEPTHS:
-        these = matrices(rng, dtype, shape[1], HEIGHTS[-1], depth)
-        actual = by_sweep(swept(dtype, shape, by_column), these, by_column)
-        assert np.array_equal(actual, chains(these.start, these.a, these.b))
-        assert (these.c[[0, -1]] == UNTOUCHED).all()
-        assert (these.c[:, ROW_BLOCK:] == UNTOUCHED).all()
-
-
-@each_dtype
-@each_shape
-def test_relu_keeps_nan_and_where_positive_lets_none_pass(dtype: Any, shape: Any, rng: Any) -> None:
-    these = matrices(rng, dtype, shape[1], 3, 5)
-    these.a[1, 2] = np.nan
-    actual = by_sweep(swept(dtype, shape, False), these, False, RELU)
-    assert np.isnan(actual[1]).all()
-    assert (actual[[0, 2]] >= 0).all()
-    these = matrices(rng, dtype, shape[1], 4, 5)
-    these.c[1:-1, :4, :] = np.array([0, np.nan, -1, 1], dtype)[None, :, None]
-    expected = chains(these.start, these.a, these.b)
-    actual = by_sweep(swept(dtype, shape, False), these, False, WHERE_POSITIVE)
-    assert not actual[:3].any()
-    assert np.array_equal(actual[3], expected[3])
 
 
 @pytest.mark.parametrize(
