@@ -169,13 +169,11 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last batch, with the net and settings it is valid for."""
+    """The predictor of the last batch, with the net, settings and threads it is valid for."""
 
     state: NetState
     predictor: Predictor
-    activation: Any
-    out_activation: str
-    compute_dtype: Any
+    settings: tuple[Any, ...]
     n_threads: int | None
 
 
@@ -532,8 +530,8 @@ class CompiledMLP(
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and flat is state.parameters:
-            settings = self.activation, self.out_activation_, self.compute_dtype
-            cache.quick = QuickPredictor(state, predictor, *settings, n_threads_of(self.n_jobs))
+            settings = self._state, self.activation, self.out_activation_, self.compute_dtype
+            cache.quick = QuickPredictor(state, predictor, settings, n_threads_of(self.n_jobs))
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
@@ -541,12 +539,9 @@ class CompiledMLP(
         cache: PredictionCache | None = self.__dict__.get("_cache")
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
-        state, predictor, activation, output, compute_dtype, n_threads = cache.quick
-        if activation is not self.activation or output is not self.out_activation_:
-            return None
-        if compute_dtype is not self.compute_dtype or state is not self._state:
-            return None
-        if not net.stand_in(state, vars(self)):
+        state, predictor, before, n_threads = cache.quick
+        settings = self._state, self.activation, self.out_activation_, self.compute_dtype
+        if any(map(is_not, before, settings)) or not net.stand_in(state, vars(self)):
             return None
         outputs = predictor.quick(X, alone=True)
         # To ask joblib takes 3 us.

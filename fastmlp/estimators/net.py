@@ -63,10 +63,10 @@ def write_back(state: NetState, lists: Mapping[str, Any]) -> None:
     small."""
     for views, arrays in ((state.weights, lists["coefs_"]), (state.biases, lists["intercepts_"])):
         for i, view in enumerate(views):
-            if arrays[i] is view:
-                continue
-            if can_hold(arrays[i], view):
-                arrays[i][...] = view
+            old = arrays[i]
+            fits = isinstance(old, np.ndarray) and (old.dtype, old.size) == (view.dtype, view.size)
+            if old is not view and fits and old.flags.writeable:
+                old[...] = view
             else:
                 arrays[i] = view
 
@@ -110,14 +110,6 @@ def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]
             )
         biases.append(bias if shape == (width,) else np.broadcast_to(bias, (1, width)))
     return biases
-
-
-def can_hold(array: Any, view: Array) -> bool:
-    return (
-        isinstance(array, np.ndarray)
-        and (array.dtype, array.size) == (view.dtype, view.size)
-        and array.flags.writeable
-    )
 
 
 def dtype_of(*arrays: Array) -> np.dtype[Any]:
