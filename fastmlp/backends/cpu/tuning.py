@@ -187,10 +187,11 @@ BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
 # Spins of a leader that waits for its team before the first loop, 0.2 ms. Without them a step of
 # 80 ms often ran its first loop on one thread, in twice the time.
 TEAM_SPINS = 5000
-# Spins of a worker at its mailbox, about 0.2 ms, and spins between yields: Python takes 10 to
-# 100 us from one call to the next. A launch: 74 -> 20 us; 162 -> 90 us (16-64-64-2, 1,000 rows
-# predicted, 2 threads).
-MAILBOX_SPINS, MAILBOX_YIELDS = 4000, 50
+# Spins of a worker at its mailbox, about 1 ms, and spins between yields: Python takes 10 to 100 us
+# from one call to the next. A launch: 74 -> 20 us; 162 -> 90 us (16-64-64-2, 1,000 rows predicted,
+# 2 threads). A worker that woke on the caller's core must run until Linux moves it: 0.2 -> 1 ms,
+# 3.0 -> 2.2 ms (256 rows, 784-512-512-10, calls of 20 ms after pauses), a process's CPU 1.03.
+MAILBOX_SPINS, MAILBOX_YIELDS = 20_000, 50
 
 # Most operations, 0.1 ms, of a single step that asks for no team: to choose and launch one, and to
 # leave it, takes 40 to 60 us, and a calibration 30 ms. 83 -> 60 us (16-64-64-2@128), 103 -> 79
