@@ -122,18 +122,10 @@ class Encoding:
         self._learned(values, y, task, rng)
         return self
 
-    def fit_transform(self, values: Values, y: Any, task: Task, rng: Random) -> Array:
-        """Learn as `fit` does, and return the inputs to train on: target statistics out of folds.
-
-        Returns
-        -------
-        (n_rows, n_inputs) array of float32
-        """
-        statistics = self._learned(values, y, task, rng)
-        return self._written(values, statistics, short=False)
-
     def fit_expanded(self, values: Values, y: Any, task: Task, rng: Random) -> Expanded:
-        """Learn as `fit` does, and return the inputs of `fit_transform` in short form."""
+        """Learn as `fit` does, and return the inputs to train on in short form: target statistics
+        are out of folds.
+        """
         return self._expanded(values, self._learned(values, y, task, rng))
 
     def _learned(self, values: Values, y: Any, task: Task, rng: Random) -> Array | None:

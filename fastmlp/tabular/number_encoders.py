@@ -90,9 +90,7 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
             If X is invalid, or nothing was learned.
         """
         check_is_fitted(self)
-        return self.encoded(self._checked(X, reset=False))
-
-    def encoded(self, X: Array) -> Array:
+        X = self._checked(X, reset=False)
         out = np.empty((len(X), self.n_outputs), np.float32)
         self.write(X, out)
         return out
