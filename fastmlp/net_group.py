@@ -353,10 +353,8 @@ class NetGroup:
         if plain and rows.astype(np.uint64, copy=False).max() < n:
             calls.by_net = each
         else:
-            names = [f"{who}: nets[{i}]" for i in range(n_nets)]
-            index = [
-                arrays.row_index(it, n, at, "rows") for it, at in zip(rows, names, strict=True)
-            ]
+            where = f"{who}: nets[{{}}]".format
+            index = [arrays.row_index(it, n, where(i), "rows") for i, it in enumerate(rows)]
             if len({len(k) for k in index}) == 1:
                 index = np.stack(index)
         if type(index) is ndarray:

@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fitting import in_threads
 
 from fastmlp import EMA, MLP, SGD, Adam, Cosine, NetGroup, ScheduleFreeAdamW, net_group
 from fastmlp.backends.cpu import side_by_side
+from fastmlp.compiler import COMPILER
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training import steps
@@ -253,6 +255,34 @@ def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> 
         group.nets[1].optimizer = Adam(0.002 * (i + 1))
         group.nets[2].parameters[:] *= 0.9
     assert len(kinds) == 3
+
+
+@pytest.mark.skipif(COMPILER != "translator" or INTERPRETED, reason="has no team")
+def test_calls_are_not_timed_while_a_worker_first_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, awake = list[bool](), [False]
+
+    def led(self: Any, n_threads: int) -> bool:
+        self._run_alone()
+        return awake[0]
+
+    tuner = SimpleNamespace(
+        wants_team=lambda: True, record=lambda *_, awake: timed.append(bool(awake))
+    )
+    monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(side_by_side, "tuner_for", lambda kind: tuner)
+    monkeypatch.setattr(side_by_side.DriverCalls, "_run_together", led)
+    nets, X, y = plain_group()
+    group = NetGroup(nets.nets, n_threads=2)
+    group.train_on_batch(X, y)
+    for waking, is_awake, known in [
+        (9e9, False, []),
+        (9e9, True, [True]),
+        (0, False, [True, False]),
+    ]:
+        monkeypatch.setattr(side_by_side, "WAKING", waking)
+        awake[0] = is_awake
+        group.train_on_batch(X, y)
+        assert timed == known
 
 
 def test_groups_in_threads_take_all_their_steps() -> None:
