@@ -14,10 +14,20 @@ from typing import Any
 import pytest
 
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.model import core_of
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 # Fits of a few epochs on purpose.
 unconverged = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def state_of(net: Any) -> tuple[Any, ...]:
+    """What a net's next steps depend on; state of zeros is as good as none."""
+    state = core_of(net).state
+    slots, generator = state.slots(), state.generator
+    kept = None if slots is None or not slots.any() else slots.tobytes()
+    drawn = None if generator is None else generator.bit_generator.state
+    return net.parameters.tobytes(), net.n_steps, kept, drawn
 
 
 class Cut(Exception):

@@ -193,7 +193,7 @@ def forward(
 ) -> Any:  # fmt: skip
     """Pre-activations of every layer (the last: raw outputs), and what enters every layer."""
     before: Arrays = []
-    entering = [np.asarray(x, float)]
+    entering = [np.asarray(x, complex if np.iscomplexobj(x) else float)]
     for i in range(len(weights)):
         before.append(rounded(i, entering[i]) @ rounded(i, weights[i]) + biases[i])
         if i < len(weights) - 1:

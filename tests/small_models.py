@@ -5,9 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
@@ -275,6 +278,23 @@ def written(table: pa.Table, folder: Path, end: str) -> list[Path]:
         else:
             pyarrow.feather.write_feather(part, path, chunksize=PIECE_ROWS)
     return paths
+
+
+def forms_of(table: pa.Table) -> dict[str, Callable[[Path], Any]]:
+    """Return from a folder to the table as each library has it, in memory or in files there."""
+    pieces = in_pieces(table)
+    return {
+        "table": lambda folder: table,
+        "pieces": lambda folder: pieces,
+        "reader": lambda folder: pieces.to_reader(),
+        "relation": lambda folder: duckdb.from_arrow(pieces),
+        "pandas": lambda folder: table.to_pandas().set_index(np.arange(len(table))[::-1]),
+        "polars": lambda folder: polars.from_arrow(table),
+        "dataset": lambda folder: pyarrow.dataset.dataset(written(table, folder, ".parquet")),
+        "parquet": lambda folder: [str(path) for path in written(table, folder, ".parquet")],
+        "feather": lambda folder: written(table, folder, ".feather"),
+        "csv": lambda folder: written(table, folder, ".csv"),
+    }
 
 
 def reloaded(model: Any, path: Path, *, training: bool = False, **options: Any) -> Any:

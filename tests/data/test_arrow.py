@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import dask.dataframe
 import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from small_models import in_pieces, written
+from small_models import forms_of, written
 
 from fastmlp import MLP, Blocks, Status, fit_many, predict_arrow, predict_parquet
 
@@ -29,7 +28,6 @@ TABLE = pa.table({
     "whole": X[:, 3].astype(np.int16), "y": Y, "flag": X[:, 4].astype(bool),
 })  # fmt: skip
 HOLED = TABLE.set_column(1, "b", pa.array([None, *X[1:, 1]]))
-PIECES = in_pieces(TABLE)
 
 
 def net(**settings: Any) -> MLP:
@@ -46,17 +44,7 @@ def parts() -> Iterator[Any]:
     yield X[30:], Y[30:]
 
 
-SOURCES: dict[str, Callable[[Path], Any]] = {
-    "table": lambda folder: TABLE,
-    "pieces": lambda folder: PIECES,
-    "reader": lambda folder: PIECES.to_reader(),
-    "relation": lambda folder: duckdb.from_arrow(PIECES),
-    "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
-    "polars": lambda folder: pl.from_arrow(TABLE),
-    "dataset": lambda folder: pyarrow.dataset.dataset(written(TABLE, folder, ".parquet")),
-    "parquet": lambda folder: [str(path) for path in written(TABLE, folder, ".parquet")],
-    "feather": lambda folder: written(TABLE, folder, ".feather"),
-    "csv": lambda folder: written(TABLE, folder, ".csv"),
+SOURCES = forms_of(TABLE) | {
     "memmap": lambda folder: Blocks.from_memmap(mapped(folder), Y, rows=170),
     "generator": lambda folder: parts,
 }

@@ -16,7 +16,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from fitting import peak_of
-from small_models import in_pieces, written
+from small_models import forms_of, in_pieces
 
 from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, predict_arrow, predict_parquet
 from fastmlp.backends.cpu import dispatch, limits
@@ -51,24 +51,7 @@ def stream() -> Iterator[Any]:
         yield X[:0]
 
 
-class Relation:
-    """As one of DuckDB: what has a stream alone."""
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return PIECES.to_reader().__arrow_c_stream__(requested_schema)
-
-
-TABLES: dict[str, Callable[[Path], Any]] = {
-    "table": lambda folder: PIECES,
-    "reader": lambda folder: PIECES.to_reader(),
-    "relation": lambda folder: Relation(),
-    "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
-    "polars": lambda folder: pl.from_arrow(TABLE),
-    "dataset": lambda folder: pyarrow.dataset.dataset(written(TABLE, folder, ".parquet")),
-    "parquet": lambda folder: [str(path) for path in written(TABLE, folder, ".parquet")],
-    "feather": lambda folder: written(TABLE, folder, ".feather"),
-    "csv": lambda folder: written(TABLE, folder, ".csv"),
-}
+TABLES = forms_of(TABLE)
 SOURCES = TABLES | {
     "array": lambda folder: X,
     "list": lambda folder: X.tolist(),

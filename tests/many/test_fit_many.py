@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import peak_of
+from fitting import peak_of, state_of
 from loss_cases import CASES, draw_targets, outputs_for
 
 from fastmlp import MLP, SGD, Adam, AdamW, Blocks, Cosine, Report, Status, fit_many
@@ -60,14 +60,6 @@ def alone(net: MLP, i: int, x: Any = X, y: Any = Y, **options: Any) -> Any:
 
 def bits(nets: list[MLP]) -> list[bytes]:
     return [net.parameters.tobytes() for net in nets]
-
-
-def state_of(net: MLP) -> Any:
-    state = core_of(net).state
-    slots, generator = state.slots(), state.generator
-    assert generator is not None
-    momenta = None if slots is None else slots.tobytes()
-    return net.parameters.tobytes(), net.n_steps, momenta, generator.bit_generator.state
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])

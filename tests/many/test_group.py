@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import in_threads
+from fitting import in_threads, state_of
 
 from fastmlp import EMA, MLP, SGD, Adam, Cosine, NetGroup, ScheduleFreeAdamW, net_group
 from fastmlp.backends.cpu import side_by_side
@@ -70,12 +70,6 @@ def drawn_rows(rng: np.random.Generator, n_nets: int) -> tuple[dict[str, Any], l
         ]
         arguments["rows"] = np.stack(rows) if len({len(k) for k in rows}) == 1 else rows
     return arguments, alone
-
-
-def state_of(net: MLP) -> tuple[Any, ...]:
-    slots = net._state.slots()
-    kept = None if slots is None or not slots.any() else slots.tobytes()
-    return net.parameters.tobytes(), kept, net.n_steps
 
 
 def plain_group(n_nets: int = 3, **settings: Any) -> tuple[NetGroup, Any, Any]:

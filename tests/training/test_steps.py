@@ -19,7 +19,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from fitting import in_threads, kept_by
+from fitting import in_threads, kept_by, state_of
 from small_models import reloaded
 
 from fastmlp import (
@@ -113,20 +113,13 @@ def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
         width = n_outputs // 2 if loss == "gaussian_nll" else n_outputs
         y = rng.uniform(0, 1, (n, width)).astype(dtype)
         y = y[:, 0] if width == 1 and rng.random() < 0.5 else y
-    weight = rng.uniform(0.1, 2, n).astype(dtype) if rng.random() < 0.3 else None
-    return X, y, weight
+    weights = rng.uniform(0.1, 2, (2, n)).astype(dtype)
+    return X, y, [None, None, weights[0], np.asfortranarray(weights)[0]][rng.integers(4)]
 
 
 def fitted(net: MLP, X: Any, y: Any, weight: Any = None) -> float:
     options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False}
     return net.fit(X, y, sample_weight=weight, **options).loss[0]
-
-
-def state_of(net: MLP) -> tuple[Any, ...]:
-    slots = net._state.slots()
-    if slots is not None and not slots.any():
-        slots = None
-    return net.parameters.tobytes(), None if slots is None else slots.tobytes(), net.n_steps
 
 
 # A step that holds the GIL; one that does not, on one thread; and on a team.
@@ -466,8 +459,7 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
 
     def value(flat: Any, x: Any) -> Any:
         weights, biases = naive.unflatten(flat, net.weights, net.biases)
-        raw = naive_raw(weights, biases, x, activations)
-        return (raw * given).sum()
+        return (naive.forward(weights, biases, x, activations)[0][-1] * given).sum()
 
     net.vjp(np.ones_like(X), given)
     gradient, by_inputs = net.vjp(X, given)
@@ -482,14 +474,6 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
         np.testing.assert_allclose((by_inputs * direction).sum(), step, rtol=1e-9)
     assert net.parameters.tobytes() == before.tobytes()
     assert net.n_steps == 0
-
-
-def naive_raw(weights: Any, biases: Any, x: Any, activations: list[str]) -> Any:
-    values = x
-    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        z = values @ w + b
-        values = naive.VALUES[activations[i]](z) if i < len(activations) else z
-    return values
 
 
 @pytest.mark.parametrize("n", [1, 4, 200])
@@ -782,13 +766,3 @@ def test_rows_of_another_form_take_one_call(seed: int, monkeypatch: pytest.Monke
             monkeypatch.setattr(steps.Steps, "_step", None)
         assert nets[0].train_on_batch(rows, targets) == nets[1].train_on_batch(x, y)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-@every_way
-def test_weights_of_rows_are_read_where_they_lie() -> None:
-    rng = np.random.default_rng(0)
-    X, y, weight = (rng.uniform(0.1, 1, shape).astype("f4") for shape in ((6, 4), (6, 2), 12))
-    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
-    for _ in range(3):
-        expected = nets[1].train_on_batch(X, y, weight[::2].copy())
-        assert nets[0].train_on_batch(X, y, weight[::2]) == expected

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import state_of
 from pairwise import crossed
 from runs import launches_of
 
@@ -41,14 +42,6 @@ def nets() -> list[MLP]:
         net(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
         net(6, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
     ]
-
-
-def state_of(member: MLP) -> Any:
-    state = core_of(member).state
-    slots, generator = state.slots(), state.generator
-    assert generator is not None
-    momenta = None if slots is None else slots.tobytes()
-    return member.parameters.tobytes(), member.n_steps, momenta, generator.bit_generator.state
 
 
 def alone(member: MLP, rows: Any, weight: Any = None, **options: Any) -> Any:
