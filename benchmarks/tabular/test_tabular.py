@@ -196,6 +196,13 @@ def test_models_that_are_not_installed_are_left_out(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["LightGBM", "XGBoost", "CatBoost", "chimeraboost"])
+def test_a_peer_that_is_installed_predicts(model: str) -> None:
+    pytest.importorskip(compare.NEEDS[model])
+    assert 0 < compare.fit(model, "breast_cancer", 1, 0)["score"] < 0.3
+
+
 def test_unknown_tables_and_missing_files_are_told() -> None:
     with pytest.raises(ValueError, match="no tables named nowhere"):
         sources.chosen(["small", "nowhere"])
