@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,13 @@ def bits(nets: list[MLP]) -> list[bytes]:
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])
 def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
+    """In whichever order, and among whichever others."""
     own, together = mixed(), mixed()
-    histories = fit_many(together, X, Y, epochs=EPOCHS, batch_size=BATCHES, n_threads=n_threads)
-    for i, (net, history) in enumerate(zip(own, histories, strict=True)):
+    order = np.random.default_rng(n_threads or 0).permutation(len(own))[: n_threads or 5].tolist()
+    nets, epochs, sizes = ([of[i] for i in order] for of in (together, EPOCHS, BATCHES))
+    histories = fit_many(nets, X, Y, epochs=epochs, batch_size=sizes, n_threads=n_threads)
+    for i, history in zip(order, histories, strict=True):
+        net = own[i]
         expected = alone(net, i)
         assert (history.loss, history.learning_rate) == (expected.loss, expected.learning_rate)
         assert history.status is Status.COMPLETED
@@ -131,17 +134,6 @@ def test_short_and_threadless_fits_are_the_callers(
     fit_many(together, X, Y, epochs=EPOCHS, batch_size=BATCHES, n_threads=2)
     assert bits(together) == bits(singles)
     assert any(thread.name == task_pool.WORKER for thread in tried) == (most == 0)
-
-
-def test_the_order_of_the_nets_and_the_others_change_no_bit() -> None:
-    expected = mixed()[:3]
-    fit_many(expected, X, Y, epochs=2, batch_size=7)
-    for order in permutations(range(3)):
-        nets = mixed()[:3]
-        fit_many([nets[i] for i in order], X, Y, epochs=2, batch_size=7)
-        assert bits(nets) == bits(expected)
-    fit_many([single := mixed()[1]], X, Y, epochs=2, batch_size=7)
-    assert single.parameters.tobytes() == expected[1].parameters.tobytes()
 
 
 @pytest.mark.parametrize(("shuffle", "chunk"), [(True, None), (False, None), (True, 8)])

@@ -174,49 +174,42 @@ def assert_equal(one: Values, other: Values) -> None:
 
 
 def test_columns_that_are_dropped() -> None:
-    n = 60
-    frame = pandas.DataFrame(
-        {
-            "kept": [0.0, 1.0] * 30,
-            "constant": 7,
-            "constant text": "a",
-            "empty": NAN,
-            "empty text": pandas.Series([None] * n, dtype="string"),
-            "null": [None] * n,
-            "id": [f"id {i}" for i in range(n)],
-            "ids of numbers": [f"{i}.5" for i in range(n)],
-            "ids of most numbers": [*(f"{i}.5" for i in range(1, n)), "x"],
-            "comma": [f"{i},5" for i in range(n)],
-            "one or missing": [1.0, NAN] * 30,
-            "a or missing": ["a", None] * 30,
-            "list": [[1]] * n,
-            "mixed": [DAY, "a"] * 30,
-            "bytes": [b"a", None] * 30,
-            "id as levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
-            "levels": pandas.Series([f"level {i % 30}" for i in range(n)], dtype="category"),
-            "months": pandas.period_range("2020-01", periods=n, freq="M"),
-            "far": 2**53 + np.arange(n) % 2,
-        }
-    )
-    schema, ids = Schema.learn(frame), "has 60 texts in 60 rows, free text or ids"
-    assert schema.dropped == {
-        "constant": "has one value only",
-        "constant text": "has one value only",
-        "empty": "is empty",
-        "empty text": "is empty",
-        "null": "is empty",
-        "id": ids,
-        "ids of numbers": f"{ids}; all are numbers: make floats of them",
-        "ids of most numbers": ids,
-        "comma": "holds numbers with a decimal comma: write them with a point",
-        "list": "holds list, neither numbers, dates nor texts",
-        "mixed": "holds date and str, neither numbers, dates nor texts",
-        "bytes": "holds bytes, neither numbers, dates nor texts",
-        "id as levels": ids,
-        "months": "holds period[M], neither numbers, dates nor texts: make dates of it by "
-        ".dt.to_timestamp()",
-        "far": "has one value only in float64: subtract the least one",
+    n, ids = 60, "has 60 texts in 60 rows, free text or ids"
+    one, unread = "has one value only", "neither numbers, dates nor texts"
+    texts = [f"level {i}" for i in range(n)]
+    columns: dict[str, tuple[Any, str | None]] = {
+        "kept": ([0.0, 1.0] * 30, None),
+        "constant": (7, one),
+        "constant text": ("a", one),
+        "empty": (NAN, "is empty"),
+        "empty text": (pandas.Series([None] * n, dtype="string"), "is empty"),
+        "null": ([None] * n, "is empty"),
+        "id": ([f"id {i}" for i in range(n)], ids),
+        "ids of numbers": (
+            [f"{i}.5" for i in range(n)],
+            f"{ids}; all are numbers: make floats of them",
+        ),
+        "ids of most numbers": ([*(f"{i}.5" for i in range(1, n)), "x"], ids),
+        "comma": (
+            [f"{i},5" for i in range(n)],
+            "holds numbers with a decimal comma: write them with a point",
+        ),
+        "one or missing": ([1.0, NAN] * 30, None),
+        "a or missing": (["a", None] * 30, None),
+        "list": ([[1]] * n, f"holds list, {unread}"),
+        "mixed": ([DAY, "a"] * 30, f"holds date and str, {unread}"),
+        "bytes": ([b"a", None] * 30, f"holds bytes, {unread}"),
+        "id as levels": (pandas.Series(texts, dtype="category"), ids),
+        "levels": (pandas.Series(texts[:30] * 2, dtype="category"), None),
+        "months": (
+            pandas.period_range("2020-01", periods=n, freq="M"),
+            f"holds period[M], {unread}: make dates of it by .dt.to_timestamp()",
+        ),
+        "far": (2**53 + np.arange(n) % 2, f"{one} in float64: subtract the least one"),
     }
+    frame = pandas.DataFrame({name: values for name, (values, _) in columns.items()})
+    schema = Schema.learn(frame)
+    assert schema.dropped == {name: why for name, (_, why) in columns.items() if why}
     assert schema.numeric_names == ("kept", "one or missing")
     assert schema.categorical_names == ("a or missing", "levels")
     assert Schema.learn(frame, ["id"]).levels["id"] == tuple(sorted(frame["id"]))
@@ -265,6 +258,9 @@ def test_it_is_plain_data(dated: bool) -> None:
     assert len(content["dates"]) == dated
 
 
+TIME = {"parts": ["time"], "origin": None, "zone": None}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -278,19 +274,36 @@ def test_it_is_plain_data(dated: bool) -> None:
         {"dropped": {"b": "why"}},
         {"dropped": {"a": 1}},
         {"named": 1},
+        {"dates": {"b": TIME}},
+        {"dates": {"c": TIME}},
+        {"dates": [TIME]},
+        {"dates": {"a": TIME}, "dropped": {"a": "why"}},
+        {"dates": {"a": ["time"]}},
+        {"dates": {"a": {"parts": ["time"]}}},
+        {"dates": {"a": TIME | {"parts": []}}},
+        {"dates": {"a": TIME | {"parts": 5}}},
+        {"dates": {"a": TIME | {"parts": ["day", "time"]}}},
+        {"dates": {"a": TIME | {"origin": "2024-01-01"}}},
+        *(
+            {"dates": {"a": TIME | {"parts": ["days"], "origin": "2024-01-01"} | wrong}}
+            for wrong in (
+                {"origin": None},
+                {"origin": "2024-13-01"},
+                {"origin": 5},
+                {"parts": ["days", "year"]},
+                {"parts": ["era", "days"]},
+                {"zone": "UTC"},
+            )
+        ),
     ],
 )
 def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
-    content = {
-        "columns": ["a", "b"],
-        "levels": {"b": ["u", "v"]},
-        "dropped": {},
-        "named": True,
-        "dates": {},
-    }
-    assert Schema.from_json(content).categorical_names == ("b",)
-    with pytest.raises((TypeError, ValueError, LookupError)):
-        Schema.from_json({**content, **wrong})
+    content = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
+    for dates in ({}, {"a": TIME}):
+        schema = Schema.from_json({**content, "dates": dates})
+        assert (schema.read_names, schema.categorical_names) == (("a", "b"), ("b",))
+    with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
+        Schema.from_json({**content, "dates": {}, **wrong})
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -555,34 +568,6 @@ def test_dates_that_are_asked_to_be_categories() -> None:
         if form != "array":
             assert Schema.learn(X, asked) == schema, form
             np.testing.assert_array_equal(schema.read(X).codes, expected, form)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"parts": ["days"], "origin": None},
-        {"parts": ["days"], "origin": "2024-13-01"},
-        {"parts": ["days"], "origin": 5},
-        {"parts": ["days", "year"], "origin": "2024-01-01"},
-        {"parts": ["day", "time"], "origin": None},
-        {"parts": ["time"], "origin": "2024-01-01"},
-        {"parts": ["era", "days"], "origin": "2024-01-01"},
-        {"parts": [], "origin": None},
-        {"parts": 5, "origin": None},
-        {"parts": ["time"]},
-        {"parts": ["days"], "origin": "2024-01-01", "zone": "UTC"},
-        ["time"],
-    ],
-)
-def test_plain_data_of_dates_is_checked(wrong: Any) -> None:
-    content = {"columns": ["a", "b"], "levels": {}, "dropped": {}, "named": True}
-    fine = {"parts": ["time"], "origin": None, "zone": None}
-    assert Schema.from_json({**content, "dates": {"b": fine}}).read_names == ("a", "b")
-    for dates in ({"b": wrong}, {"c": fine}, [fine]):
-        with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
-            Schema.from_json({**content, "dates": dates})
-    with pytest.raises(ValueError, match="each of others"):
-        Schema.from_json({**content, "dates": {"b": fine}, "dropped": {"b": "why"}})
 
 
 @pytest.mark.slow
