@@ -258,7 +258,7 @@ def table_row(library: str, quick: bool) -> Ways:
     from benchmarks.tabular.times import made_up
 
     n_rows, preset = (200, "fast") if quick else (5_000, "balanced")
-    frame, y = made_up(n_rows, "regression")
+    frame, y = made_up(n_rows)
     if library == "lightgbm":
         texts = list(frame.select_dtypes(exclude="number"))
         frame[texts] = frame[texts].astype("category")

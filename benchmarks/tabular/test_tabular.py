@@ -238,7 +238,7 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_times_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # CatBoost's rounds are too many.
     monkeypatch.setattr(times, "find_spec", lambda name: None)
-    few = ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1"]
+    few = ["--rows", "200", "--predicted", "50", "2", "--presets", "fast"]
     assert "| `fast` |" in page_of(times.main, few, page)
 
 

@@ -32,9 +32,6 @@ from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
 from fastmlp.typing import Array
 
-# On this many rows an idle unit that is removed changes no prediction.
-IDLE_ROWS = 20_000
-
 
 class TableFit(NamedTuple):
     """Rows and settings of a fit.
@@ -285,7 +282,7 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
         encodings.append(encoding)
         for net, same, n in zip(nets, groups, epochs, strict=True):
             weight, recipe = sum(member.weight for member in same), same[0].recipe
-            net = pool.without_idle_units(net, recipe, encoding, of_nets, X[:IDLE_ROWS])
+            net = pool.without_idle_units(net, recipe, encoding, of_nets, X)
             members.append(same[0]._replace(net=net, encoding=place, weight=weight, epoch=n))
     return replace(pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members))
 

@@ -115,19 +115,19 @@ def test_nets_take_rows_in_short_where_that_is_faster() -> None:
     assert isinstance(inputs_of(plain, numbers), np.ndarray)
 
 
-@pytest.mark.parametrize(("weight", "bias", "left"), [(1e-4, -9, 5), (1e-4, 9, 8), (0.1, -9, 8)])
-def test_units_without_a_prediction_are_left_out(weight: float, bias: float, left: int) -> None:
+@pytest.mark.parametrize(("activation", "left"), [("relu", (5, 6)), ("silu", (8, 8))])
+def test_units_that_are_0_for_all_rows_are_left_out(activation: Any, left: Any) -> None:
     rows, _ = parts(90)
     encoding = Encoding(n_bins=8).fit(rows.values, rows.y, "regression", 0)
     settings = net_settings(outputs_of("regression", rows.y, None, 0), FEW)
-    recipe = draw(2, 0, ["pieces"])[1]._replace(hidden=(8, 8))
+    recipe = draw(3, 0, ["pieces"])[2]._replace(hidden=(8, 8), activation=activation)
     net, X = new_net(recipe, encoding, settings, 60), inputs_of(encoding, rows.values)
-    net.weights[1][:3] = weight
-    net.biases[0][:3] = bias
+    for biases, n in zip(net.biases, (3, 2), strict=False):
+        biases[:] = 1
+        biases[:n] = -99
     small = without_idle_units(net, recipe, encoding, settings, X)
-    assert small.layer_sizes == (encoding.n_inputs, left, 8, 1)
+    assert small.layer_sizes == (encoding.n_inputs, *left, 1)
     np.testing.assert_array_equal(small.predict(X), net.predict(X))
-    assert without_idle_units(net, recipe._replace(l1=0.0), encoding, settings, X) is net
 
 
 def test_predictions_in_chunks_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,13 +384,12 @@ def test_bags_spread_the_weights_and_few_may_remain() -> None:
     assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
 
 
-def test_candidates_of_a_small_weight_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_of_a_small_weight_are_left_out() -> None:
     y, candidates = candidates_of(2, n=9)
-    kept = bags(y, candidates)
-    monkeypatch.setattr("fastmlp.tabular.pack.LEAST_SHARE", 0)
-    every = bags(y, candidates).weights
-    heavy = every * np.count_nonzero(every) >= 0.25
+    every, least = bags(y, candidates).weights, np.array([0.25] * 8 + [0.9])
+    heavy = every * np.count_nonzero(every) >= least
     assert np.count_nonzero(every) > np.count_nonzero(heavy) > 1
+    kept = bags(y, candidates, least=least)
     np.testing.assert_allclose(kept.weights, np.where(heavy, every, 0) / every[heavy].sum())
     assert kept.loss == pytest.approx(loss_of(y, kept.weights @ candidates))
 
