@@ -184,14 +184,6 @@ def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> Non
         check("holder", make(client="auto"))
 
 
-@each_holder
-def test_what_is_no_client_is_told(make: Make) -> None:
-    with pytest.raises(TypeError, match=r"\.fit: client must be a distributed\.Client, or"):
-        make(client="tcp://10.0.0.1:8786").fit(X, LABELS)
-    with pytest.raises(ValueError, match="group_timeout"):
-        make(group_timeout=0).fit(X, LABELS)
-
-
 @pytest.mark.slow
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     auto = MLPSearchCV(MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto")
@@ -274,20 +266,16 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
         )
 
 
-FEWER_ROWS = np.random.default_rng(0).normal(size=(80, 4))
-LABELS_OF_FEWER = np.where(FEWER_ROWS[:, 0] + FEWER_ROWS[:, 1] > 0, "a", "b")
-
-
 @pytest.mark.slow
 def test_a_search_has_the_same_results_there(client: Any) -> None:
     made = MLPClassifier((8,), solver="lbfgs", max_iter=200, alpha=0.1, random_state=0)
     search = GridSearchCV(made, {"activation": ["tanh", "relu"]}, cv=2, n_jobs=-1)
-    here = GridSearchCV(made, search.param_grid, cv=2).fit(FEWER_ROWS, LABELS_OF_FEWER)
+    here = GridSearchCV(made, search.param_grid, cv=2).fit(X, LABELS)
     with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
-        search.fit(FEWER_ROWS, LABELS_OF_FEWER)
+        search.fit(X, LABELS)
     for name in ("mean_test_score", "split0_test_score", "split1_test_score", "rank_test_score"):
         np.testing.assert_array_equal(search.cv_results_[name], here.cv_results_[name])
-    np.testing.assert_array_equal(search.predict_proba(FEWER_ROWS), here.predict_proba(FEWER_ROWS))
+    np.testing.assert_array_equal(search.predict_proba(X), here.predict_proba(X))
 
 
 def test_in_a_task_cores_are_shared_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +397,9 @@ def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:
     computed = result.compute(scheduler="synchronous")
     np.testing.assert_array_equal(computed["hot"], expected)
     assert list(computed) == ["id", "hot"]
+    frame = dd.from_pandas(TABLE.drop(columns="b"), npartitions=2)
+    with pytest.raises(ValueError, match="X lacks 1 of the 3 known columns: 'b'"):
+        cluster.predict(named_net(), frame)
 
 
 def test_the_graph_holds_the_model_once() -> None:
@@ -418,25 +409,3 @@ def test_the_graph_holds_the_model_once() -> None:
     assert len(graph) >= N / 10
     holding = [key for key, task in graph.items() if len(cloudpickle.dumps(task)) > 10_000]
     assert len(holding) == 1
-
-
-@pytest.mark.slow
-def test_what_is_wrong_is_said_before_anything_is_computed() -> None:
-    made, frame = named_net(), dd.from_pandas(TABLE, npartitions=2)
-    rows = da.from_array(ROWS, chunks=(100, 2))
-    with pytest.raises(ValueError, match=r"2 chunks of columns: give X.rechunk\(\{1: -1\}\)"):
-        cluster.predict(made, rows)
-    with pytest.raises(ValueError, match="must have 2 dimensions, got 1"):
-        cluster.predict(made, rows[:, 0])
-    with pytest.raises(ValueError, match="keep and output are for a DataFrame"):
-        cluster.predict(made, rows, keep="id")
-    with pytest.raises(ValueError, match="X lacks 1 of the 3 known columns: 'b'"):
-        cluster.predict(made, frame.drop(columns="b"))
-    with pytest.raises(TypeError, match="one of type ndarray; predict_parquet takes"):
-        cluster.predict(made, ROWS)
-    with pytest.raises(TypeError, match="model must be an MLP or a fitted estimator"):
-        cluster.predict(MLPRegressor, rows)
-    with pytest.raises(TypeError, match="names of columns must be str, got 0, 1, 2"):
-        cluster.predict(made, dd.from_pandas(pd.DataFrame(ROWS), npartitions=1))
-    with pytest.raises(TypeError, match="probabilities must be"):
-        cluster.predict(made, rows, probabilities=1)  # type: ignore[arg-type]

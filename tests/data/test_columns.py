@@ -5,6 +5,7 @@ import gzip
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pyarrow.parquet as pq
 import pytest
+import small_models
+from small_models import forms_of
 
 from fastmlp import MLP, Blocks, CSVFile, fit_many, predict_arrow, predict_parquet
 
@@ -170,24 +173,9 @@ def test_later_blocks_and_files(tmp_path: Path) -> None:
 
 
 rng = np.random.default_rng(0)
-TABLE = pa.table({name: rng.standard_normal(120) for name in "abcy"})
+TABLE = pa.table({name: rng.standard_normal(700) for name in "abcy"})
 OTHER = TABLE.select(["y", "c", "a", "b"])
 X, Y = np.column_stack([TABLE[name] for name in "abc"]), np.asarray(TABLE["y"])
-
-
-def files(folder: Path, table: Any) -> dict[str, Any]:
-    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=50)
-    pyarrow.feather.write_feather(table, folder / "rows.arrow", compression="uncompressed")
-    pyarrow.csv.write_csv(table, folder / "rows.csv")
-    return {
-        "arrow": table,
-        "pandas": table.to_pandas(),
-        "polars": pl.from_arrow(table),
-        "a data set": pyarrow.dataset.dataset(table),
-        "parquet": folder / "rows.parquet",
-        "an Arrow file": folder / "rows.arrow",
-        "csv": folder / "rows.csv",
-    }
 
 
 def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
@@ -196,20 +184,19 @@ def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
     middle = alone.parameters.copy()
     alone.fit(X, Y, epochs=1)
     (tmp_path / "other").mkdir()
-    forms, others = files(tmp_path, TABLE), files(tmp_path / "other", OTHER)
-    for form in forms:
-        net = MLP((3, 4, 1), seed=0)
-        net.fit(forms[form], target="y", epochs=1, validation_data=others[form])
+    for form in ("table", "pandas", "polars", "dataset", "parquet", "feather", "csv"):
+        net, other = MLP((3, 4, 1), seed=0), partial(forms_of(OTHER)[form], tmp_path / "other")
+        net.fit(forms_of(TABLE)[form](tmp_path), target="y", epochs=1, validation_data=other())
         assert net.feature_names == ("a", "b", "c"), form
         assert net.parameters.tobytes() == middle.tobytes(), form
-        net.fit(others[form], target="y", epochs=1)
+        net.fit(other(), target="y", epochs=1)
         assert net.parameters.tobytes() == alone.parameters.tobytes(), form
         assert net.predict(OTHER).tobytes() == alone.predict(X).tobytes(), form
 
 
 def test_blocks_have_names(tmp_path: Path) -> None:
-    path = files(tmp_path, TABLE)["parquet"]
-    for blocks in (Blocks.from_parquet(path, target="y"), Blocks.from_arrow(TABLE, target="y")):
+    paths = small_models.written(TABLE, tmp_path, ".parquet")
+    for blocks in (Blocks.from_parquet(paths, target="y"), Blocks.from_arrow(TABLE, target="y")):
         net = MLP((3, 1), seed=0)
         net.fit(blocks, epochs=1)
         assert net.feature_names == blocks.feature_names == ("a", "b", "c")

@@ -17,6 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -112,7 +114,7 @@ NAMES = {
     **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
     **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
     **{"jit": jit, "OwnOptimizer": OwnOptimizer, "sklearn": sklearn, "untrained": untrained},
-    **{"plot_search": plot_search, "fitted": fitted, "warmup": warmup},
+    **{"plot_search": plot_search, "fitted": fitted, "warmup": warmup, "da": da, "dd": dd},
 }
 
 
