@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -466,25 +467,22 @@ def without_idle_units(
     """The net without units of relu that are 0 for all rows of X."""
     if recipe.activation != "relu":
         return net
-    kept = [
-        np.flatnonzero(_peaks(net, depth, X[:IDLE_ROWS])) for depth in range(1, len(net.weights))
-    ]
+    kept = [*_live_units(net, X[:IDLE_ROWS])]
     hidden = tuple(map(len, kept))
     if hidden == recipe.hidden or not all(hidden):
         return net
     small = new_net(recipe._replace(hidden=hidden), encoding, settings, len(X))
-    before = np.arange(encoding.n_inputs)
-    for i, after in enumerate([*kept, np.arange(settings.outputs.n_outputs)]):
-        small.weights[i][:] = net.weights[i][np.ix_(before, after)]
-        small.biases[i][:] = net.biases[i][after]
-        before = after
+    units = [np.arange(net.layer_sizes[0]), *kept, np.arange(net.layer_sizes[-1])]
+    for i, places in enumerate(pairwise(units)):
+        small.weights[i][:] = net.weights[i][np.ix_(*places)]
+        small.biases[i][:] = net.biases[i][places[1]]
     return small
 
 
-def _peaks(net: MLP, depth: int, X: Inputs) -> Array:
-    """The largest value of each unit of a hidden layer of relu, counted from 1."""
-    part = MLP(net.layer_sizes[: depth + 1])
-    own = [*part.weights, *part.biases]
-    for to, source in zip(own, [*net.weights[:depth], *net.biases[:depth]], strict=True):
-        to[:] = source
-    return np.maximum(part.predict(X).max(axis=0), 0)
+def _live_units(net: MLP, X: Inputs) -> Iterator[Array]:
+    """Yield the indices of each hidden layer's units above 0 for some row."""
+    for depth in range(1, len(net.weights)):
+        part = MLP(net.layer_sizes[: depth + 1])
+        for i in range(depth):
+            part.weights[i][:], part.biases[i][:] = net.weights[i], net.biases[i]
+        yield np.flatnonzero(part.predict(X).max(axis=0) > 0)
