@@ -14,6 +14,7 @@ from fastmlp.typing import Array
 STRIP = 1 << 15
 # The largest code: tables of levels have a row for every code.
 LARGEST_CODE = 1 << 24
+LARGEST = np.finfo(np.float64).max
 
 
 class LearnedArrays:
@@ -222,9 +223,6 @@ def places_of(codes: Array, starts: Array) -> Array:
     return np.where(known, codes + 1, 0) + starts[:-1]
 
 
-QUARTILES = (0.25, 0.5, 0.75)
-
-
 class RobustSmoothClip(NumberEncoder):
     """Scale columns by median and interquartile range, and draw outliers in.
 
@@ -299,11 +297,11 @@ def _quartiles(values: Array) -> tuple[float, float]:
     """Median and factor of a column's numbers that are not missing."""
     if not len(values):
         return 0.0, 0.0
-    low, middle, high = np.quantile(values, QUARTILES)
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     distance = high - low or (values.max() - values.min()) / 2
     with np.errstate(over="ignore", divide="ignore"):
         factor = 1 / distance if distance > 0 else 0.0
-    return float(middle), float(min(factor, np.finfo(np.float64).max))
+    return float(middle), float(min(factor, LARGEST))
 
 
 class MissingMarks(NumberEncoder):
@@ -364,7 +362,6 @@ def quantile_edges(values: Array, n_bins: int) -> Array:
 
 # Levels in fewer rows are rare.
 FEWEST_ROWS = 5
-LARGEST = np.finfo(np.float64).max
 
 
 def level_edges(values: Array, most: int) -> Array:
@@ -421,6 +418,7 @@ class PiecewiseLinear(NumberEncoder):
     edges_: Array
     n_pieces_: Array
     medians_: Array
+    edges_of: ClassVar[Any] = staticmethod(quantile_edges)
     # The low edge of each piece, and 1 / its width, shape (n_outputs,).
     table: tuple[Array, Array]
 
@@ -431,14 +429,11 @@ class PiecewiseLinear(NumberEncoder):
     def learn(self, X: Array, y: Any = None) -> None:
         scalars.positive_integer(type(self).__name__, "n_bins", self.n_bins)
         numbers = [there(column) for column in X.T]
-        edges = [self._edges_of(column) for column in numbers]
+        edges = [self.edges_of(column, self.n_bins) for column in numbers]
         self.edges_ = np.concatenate([np.empty(0), *edges])
         self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
         self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
         self.table = self._made_table()
-
-    def _edges_of(self, values: Array) -> Array:
-        return quantile_edges(values, self.n_bins)
 
     def write(self, X: Array, out: Array) -> None:
         lows, factors = self.table
@@ -503,8 +498,7 @@ class IntegerLevels(PiecewiseLinear):
     have no inputs. `table` has the lows and the highs of the levels.
     """
 
-    def _edges_of(self, values: Array) -> Array:
-        return level_edges(values, self.n_bins)
+    edges_of: ClassVar[Any] = staticmethod(level_edges)
 
     def _made_table(self) -> tuple[Array, Array]:
         lows = super()._made_table()[0]
