@@ -25,7 +25,7 @@ from fastmlp.validation import scalars as scalars
 from fastmlp.validation.calls import explained as explained
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cpu.predict.embedded_tables import TreeNodes as TreeNodes
+    from fastmlp.backends.cpu.predict.trees import TreeNodes as TreeNodes
     from fastmlp.compiler import block_of as block_of
     from fastmlp.compiler import njit as njit
     from fastmlp.compiler.memory import row as row
@@ -42,7 +42,7 @@ _LATER = {
     "BaseModel": "estimators.common",
     "Graph": "export.onnx",
     "TableParts": "export.models",
-    "TreeNodes": "backends.cpu.predict.embedded_tables",
+    "TreeNodes": "backends.cpu.predict.trees",
     "fit_together": "many.fit_many",
 }
 

@@ -34,6 +34,7 @@ from fastmlp.backends.cpu.predict import (
     jacobian,
     row_blocks,
     small_batch,
+    trees,
 )
 from fastmlp.compiler import INTERPRETED, Key, block_of, cache
 from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
@@ -60,7 +61,7 @@ _OF_INTEGERS = (
     side_by_side.renewed_team_call,
 )  # fmt: skip
 _OF_FLOAT64 = (
-    dispatch.calibrate, second_order.cholesky, second_order.gauss_newton, embedded_tables.tree_sums,
+    dispatch.calibrate, second_order.cholesky, second_order.gauss_newton, trees.tree_sums,
     *tables.FACTORIES,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.predict.embedded_tables import TreeNodes
+from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.network.spec import name_of

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import warn
-from fastmlp.backends.cpu.predict.embedded_tables import TreeNodes
+from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import name_of

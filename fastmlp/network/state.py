@@ -223,12 +223,11 @@ class NetState:
         if not parameters.flags.writeable:
             parameters = parameters.copy()
         optimizer, generator = content["optimizer"], random_state.unpickled(content["generator"])
-        key = content.get("key")
-        NetState.__init__(self, content["layout"], parameters, optimizer, generator, key)
+        NetState.__init__(self, content["layout"], parameters, optimizer, generator, content["key"])
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
-        self.averaged_from = content.get("averaged_from", 0)
-        self.feature_names = content.get("feature_names")  # not in pickles of old versions
+        self.averaged_from = content["averaged_from"]
+        self.feature_names = content["feature_names"]
 
     def adopt(self, content: dict[str, Any]) -> None:
         """Take over the changes of a trained copy, from its `__getstate__`."""

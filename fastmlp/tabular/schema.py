@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from fastmlp.extend import messages, warn
 from fastmlp.tabular import dates, in_memory
-from fastmlp.tabular.arrow_tables import Kind
 from fastmlp.tabular.dates import Parts, are_levels
-from fastmlp.tabular.in_memory import Level, MemoryTable, require
+from fastmlp.tabular.in_memory import Kind, Level, MemoryTable, require
 from fastmlp.typing import Array
 
 # "from_dtype" is scikit-learn's word.

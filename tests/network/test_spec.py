@@ -285,11 +285,6 @@ def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
     layout = make_layout((1, 1))
     state = NetState(layout, np.zeros(2), Adam())
     assert state.kept_key() == state.kept_key() == pickle.loads(pickle.dumps(state)).key
-    content = state.__getstate__()
-    del content["key"]  # as in a pickle of an older version
-    older = NetState.__new__(NetState)
-    older.__setstate__(content)
-    assert older.key is None
 
 
 def falling(steps: Any, total: int) -> Any:

@@ -20,10 +20,10 @@ from fastmlp import EMA, LBFGS, MLP, SGD, Adam, NetGroup, fit_many, jit
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict import predictor
-from fastmlp.backends.cpu.predict.embedded_tables import TreeNodes, add_trees
 from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, way_for
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch, TiledRows
+from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees
 from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
 from fastmlp.cluster import ThreadCommunicator
 from fastmlp.compiler.target import lanes_of
