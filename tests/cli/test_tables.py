@@ -292,7 +292,8 @@ def test_missing_columns_are_listed(frame: Any, capsys: pytest.CaptureFixture[st
     for command in (["score", "model.safetensors", "c.csv"], ["train", "c.csv", "--target", "buys"],
                     ["train", "a.parquet", "--target", "buys", "--valid", "c.csv"]):  # fmt: skip
         assert main([*command, "--force"] if command[0] == "train" else command) == 1
-        message = "the target 'buys' has 1 missing value, the first in line 9"
+        place = "row 7" if command[0] == "score" else "line 9"
+        message = f"the target 'buys' has 1 missing value, the first in {place};"
         assert message in capsys.readouterr().err
     frame.drop(columns="buys").to_csv("c.csv", index=False)
     assert main(["score", "model.safetensors", "c.csv"]) == 1
