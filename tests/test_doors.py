@@ -421,7 +421,9 @@ def test_callbacks_at_a_door(door: Door) -> None:
     # Of a search those of two folds too, and of tables the nets that are not in the ensemble.
     n_nets = {"fit_many": 2, "search": 3, "tables": 4}.get(door.name, 1)
     assert [*epochs.values()] == [[*range(EPOCHS)]] * n_nets
-    assert {id(part) for part in door.parts(model) if isinstance(part, MLP)} <= {*epochs}
+    # Nets of tables are written anew without units that are 0 in all rows.
+    if door.name != "tables":
+        assert {id(part) for part in door.parts(model) if isinstance(part, MLP)} <= {*epochs}
 
     def stop(report: Any) -> None:
         report.stop()
