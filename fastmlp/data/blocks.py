@@ -294,9 +294,8 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
 
     Rows in random order would cost a page fault each, unless the file is in memory.
     """
-    if not isinstance(X, np.memmap) or y is None or X.ndim != 2 or X.nbytes <= memory.SMALL:
-        return X, y, sample_weight
-    available = memory.available()
+    large = isinstance(X, np.memmap) and y is not None and X.ndim == 2 and X.nbytes > memory.SMALL
+    available = memory.available() if large else None
     if available is None or X.nbytes <= available // 2:
         return X, y, sample_weight
     warn(

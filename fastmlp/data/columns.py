@@ -256,8 +256,9 @@ class ReadOnce:
 
     instead = "pass reader.read_all(), which is a table in memory, its files,"
 
-    def __init__(self, reader: Any, blocks: Iterator[Block]) -> None:
-        self.kind, self._blocks = type(reader).__name__, blocks
+    def __init__(self, reader: Any, begin: Passes) -> None:
+        self.kind, self._blocks = type(reader).__name__, begin()
+        self.feature_names = begin.feature_names
 
     def __iter__(self) -> Self:
         return self
@@ -284,7 +285,7 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
     schema = getattr(X, "schema", None)
     is_known = isinstance(getattr(schema, "names", None), list)
     begin = Passes(X, column_names, who, schema if is_known else None)
-    return ReadOnce(X, begin()) if hasattr(X, "read_next_batch") else begin
+    return ReadOnce(X, begin) if hasattr(X, "read_next_batch") else begin
 
 
 def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:

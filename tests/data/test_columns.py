@@ -184,7 +184,7 @@ def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
     middle = alone.parameters.copy()
     alone.fit(X, Y, epochs=1)
     (tmp_path / "other").mkdir()
-    for form in ("table", "pandas", "polars", "dataset", "parquet", "feather", "csv"):
+    for form in ("table", "reader", "pandas", "polars", "dataset", "parquet", "feather", "csv"):
         net, other = MLP((3, 4, 1), seed=0), partial(forms_of(OTHER)[form], tmp_path / "other")
         net.fit(forms_of(TABLE)[form](tmp_path), target="y", epochs=1, validation_data=other())
         assert net.feature_names == ("a", "b", "c"), form
