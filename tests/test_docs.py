@@ -29,6 +29,7 @@ from fastmlp import (
     cluster,
     jit,
     plotting,
+    saving,
     tabular,
 )
 from fastmlp.cli import tables
@@ -73,8 +74,9 @@ def name_of(page: Path) -> str:
 @needs_compiler
 @pytest.mark.parametrize("page", [page for page in PAGES if outputs.blocks(page)], ids=name_of)
 def test_code_runs_and_prints(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own: some write files."""
+    """In a folder of its own: some write files. A class that a page registers goes with it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(saving, "ARCHIVES", {**saving.ARCHIVES})
     plt.switch_backend("agg")
     results = outputs.run(page, {"__name__": "page"})
     plt.close("all")

@@ -329,7 +329,8 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
 ]
 
 
-def test_content_that_is_no_trees(path: Path) -> None:
+def test_content_that_is_no_trees(tmp_path: Path) -> None:
+    path = tmp_path / "model"
     fastmlp.save(TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path)
     content = files.read(path)
     for damage, words in DAMAGES:
