@@ -315,5 +315,5 @@ OPTIONS: Record = {
     "--turns": {"type": int, "default": 3, "help": "fits of each, with own seeds"},
     "--threads": {"type": int, "default": 2},
 }
-later = partial(lines, groups=("once", "shut"))
-main = output.program(PAGE, measure, OPTIONS, benchmarks=lines, once=later)
+later = {group: partial(lines, groups=(group,)) for group in ("once", "shut")}
+main = output.program(PAGE, measure, OPTIONS, benchmarks=lines, **later)
