@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 from fastmlp._process.locks import deferred
 from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
-from fastmlp.compiler.jit import COMPILER, INTERPRETED, Unsupported, is_entry
+from fastmlp.compiler.jit import COMPILER, INTERPRETED, NoSource, Unsupported, is_entry
 from fastmlp.compiler.target import LEVELS, Host, pair_target, target
 
 
@@ -218,15 +218,16 @@ class Block:
         if ours and COMPILER == "translator":
             try:
                 self._code = NativeCode(loop, cache, on, light=light)
+                self.address, self.entry = self._code.address, self._code.entry
+                return
+            except NoSource:
+                pass
             except Unsupported as error:
                 # Numba's code takes Python's state, which the team's workers do not have.
-                told = ": ".join(map(str, reversed(error.args)))
                 raise RuntimeError(
-                    f"the translator does not compile {loop.__qualname__}: {told}; "
-                    "FASTMLP_COMPILER=numba compiles all blocks by Numba"
+                    f"the translator does not compile {loop.__qualname__}: "
+                    f"{': '.join(error.args[::-1])}; FASTMLP_COMPILER=numba has Numba compile all"
                 ) from error
-            self.address, self.entry = self._code.address, self._code.entry
-            return
         from fastmlp.compiler import by_numba
 
         if is_entry(loop):
@@ -252,8 +253,7 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples."""
-    takes_tuples = any(jit.parameters_of(loop))
-    return (lambda *words: loop(*jit.grouped(loop, words))) if takes_tuples else loop
+    return (lambda *ints: loop(*jit.grouped(loop, ints))) if any(jit.parameters_of(loop)) else loop
 
 
 def _alone(loop: Loop) -> Loop:

@@ -196,10 +196,14 @@ class Unsupported(Exception):
 
     def at(self, filename: str, line: int) -> "Unsupported":
         """Return the exception with a place in the source, unless it has one."""
-        return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
+        return self if len(self.args) > 1 else type(self)(self.args[0], f"{filename}:{line}")
 
     def __str__(self) -> str:
         return ", at ".join(map(str, self.args))
+
+
+class NoSource(Unsupported):
+    """As of a frozen program, whose bytecode Numba compiles."""
 
 
 Definition = ast.FunctionDef
@@ -247,7 +251,7 @@ def definition_of(function: FunctionType) -> Definition:
     definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename, names)))
     node = definitions.get((code.co_name, code.co_firstlineno))
     if node is None:
-        raise Unsupported(f"no source of {code.co_name}")
+        raise NoSource(f"no source of {code.co_name}")
     return node
 
 

@@ -226,8 +226,7 @@ class NetState:
         NetState.__init__(self, content["layout"], parameters, optimizer, generator, content["key"])
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
-        self.averaged_from = content["averaged_from"]
-        self.feature_names = content["feature_names"]
+        self.averaged_from, self.feature_names = content["averaged_from"], content["feature_names"]
 
     def adopt(self, content: dict[str, Any]) -> None:
         """Take over the changes of a trained copy, from its `__getstate__`."""

@@ -457,7 +457,7 @@ def new_net(recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: i
 
 
 # A third to two thirds of relu's units end at 0 for all rows, with and without an L1 penalty:
-# 64x64 -> 28x49. A unit that is 0 for this many rows is 0 for new ones.
+# 64x64 -> 28x49. Trained on 600 to 8,000 rows, 0.03 to 10 % of new rows change, by at most 0.015.
 IDLE_ROWS = 100_000
 
 

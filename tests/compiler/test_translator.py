@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.compiler import block_of, call, hinted, njit
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
-from fastmlp.compiler.jit import Unsupported, definition_of
+from fastmlp.compiler.jit import NoSource, Unsupported, definition_of
 from fastmlp.compiler.memory import Record, coefficients_at, record_at, row, rows
 from fastmlp.rules import activations, elementary, losses, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES
@@ -366,6 +366,16 @@ def test_what_is_not_known_is_an_error_and_compiled_by_numba_if_asked() -> None:
     out = np.full(2, 3.0)
     Block(a_power, None, ours=False)(out.ctypes.data)
     assert out.tolist() == [8.0, 3.0]
+
+
+def test_without_a_source_numba_compiles() -> None:
+    names: dict[str, Any] = {"row": row, "np": np}
+    exec("def doubled(out):\n    row(out, 1, np.float64)[0] *= 2.0", names)
+    with pytest.raises(NoSource):
+        native(names["doubled"])
+    out = np.full(2, 3.0)
+    Block(names["doubled"], None)(out.ctypes.data)
+    assert out.tolist() == [6.0, 3.0]
 
 
 def test_a_rule_of_yours_may_count_from_the_end() -> None:

@@ -9,8 +9,8 @@ elements of views and tables, and tuples. A name has one type. A function that r
 inlined in its caller.
 
 All else is refused, with the source's line: a name without a value on some path, a negative
-constant index, a `prange` loop that assigns an outer name, returns or breaks. Numba then compiles
-the block. Indices are not checked.
+constant index, a `prange` loop that assigns an outer name, returns or breaks. Indices are not
+checked.
 """
 
 import ast
