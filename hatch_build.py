@@ -24,8 +24,15 @@ class CodeInWheel(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.builds():
-            command = [sys.executable, "-m", "fastmlp.warmup", os.environ["FASTMLP_BUILD_OBJECTS"]]
-            settings = os.environ | {"FASTMLP_PREBUILT": ""}  # what is required is made here
+            command = [
+                sys.executable,
+                "-m",
+                "fastmlp.warmup",
+                os.environ["FASTMLP_BUILD_OBJECTS"],
+            ]
+            settings = os.environ | {
+                "FASTMLP_PREBUILT": ""
+            }  # what is required is made here
             subprocess.run(command, cwd=self.root, env=settings, check=True)
             build_data["artifacts"].append("fastmlp/compiler/*.images")
             if version != "editable":

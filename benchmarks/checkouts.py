@@ -21,7 +21,15 @@ import numpy as np
 from benchmarks import first_seconds, machine
 from benchmarks.output import ROOT, Table
 from benchmarks.race import Contestant, Part, Race, in_turns
-from benchmarks.scores import Record, counted, digits, failed, geometric, grouped, reason
+from benchmarks.scores import (
+    Record,
+    counted,
+    digits,
+    failed,
+    geometric,
+    grouped,
+    reason,
+)
 
 TURNS, PASSES = 9, 3
 # Fields of records that say what was done.
@@ -52,7 +60,9 @@ def measure(options: argparse.Namespace, parts: list[Part], race: Race) -> Recor
     folders = [path.resolve() for path in [*options.checkouts, ROOT][:2]]
     results: Record = {
         "machine": machine.describe(),
-        "checkouts": [{"folder": str(path), "commit": machine.commit_of(path)} for path in folders],
+        "checkouts": [
+            {"folder": str(path), "commit": machine.commit_of(path)} for path in folders
+        ],
         "records": [],
     }
     by_name: dict[str, Record] = {}
@@ -86,7 +96,9 @@ def _pass(
         }
         for part in parts:
             for contestants in checkouts.values() if part.key in COMPARED else ():
-                results = part.measure(race._replace(contestants=contestants), part.kind())
+                results = part.measure(
+                    race._replace(contestants=contestants), part.kind()
+                )
                 records = results["sweeps"] if part.key == "many" else results
                 yield from pairs(part, records)
     if any(part.key == "cold_starts" for part in parts):
@@ -102,9 +114,13 @@ def pairs(part: Part, records: list[Record]) -> Iterator[Record]:
     by_facts: dict[str, list[Record]] = {}
     for record in records:
         facts = ", ".join(str(record[name]) for name in FACTS if record.get(name))
-        by_facts.setdefault(f"{part.name} {facts}, {counted(record['threads'])}", []).append(record)
+        by_facts.setdefault(
+            f"{part.name} {facts}, {counted(record['threads'])}", []
+        ).append(record)
     for what, both in by_facts.items():
-        times = [r["step_seconds"] if "step_seconds" in r else r["seconds"] for r in both]
+        times = [
+            r["step_seconds"] if "step_seconds" in r else r["seconds"] for r in both
+        ]
         yield pair(part.name, what, times, [reason(r) for r in both if failed(r)])
 
 

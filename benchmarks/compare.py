@@ -38,13 +38,35 @@ from benchmarks.workloads import BY_NAME, WORKLOADS
 
 # In the order in which they are measured, and shown.
 PARTS: tuple[Part, ...] = (
-    *(training.PART, recipe.PART, predictions.PART, predictions.DRAWN_PART, estimators.PART),
-    *(many.PART, stream.PART, machines.PART, mixed.PART, steps.PART, first_seconds.PART),
+    *(
+        training.PART,
+        recipe.PART,
+        predictions.PART,
+        predictions.DRAWN_PART,
+        estimators.PART,
+    ),
+    *(
+        many.PART,
+        stream.PART,
+        machines.PART,
+        mixed.PART,
+        steps.PART,
+        first_seconds.PART,
+    ),
     second.PART,
 )
 NAMES = [part.name for part in PARTS]
 # That tell records apart.
-FACTS = ("contestant", "threads", *checkouts.FACTS, "stream", "target", "peer", "seed", "dtype")
+FACTS = (
+    "contestant",
+    "threads",
+    *checkouts.FACTS,
+    "stream",
+    "target",
+    "peer",
+    "seed",
+    "dtype",
+)
 # Of one thread, of processes of their own, or with a table for each number.
 ALONE = (machines.PART, first_seconds.PART, second.PART, predictions.DRAWN_PART)
 
@@ -55,7 +77,10 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
     add(
-        "--peers", nargs="+", choices=[p for p in PEERS if PEERS[p].module][1:], help="default: all"
+        "--peers",
+        nargs="+",
+        choices=[p for p in PEERS if PEERS[p].module][1:],
+        help="default: all",
     )
     add("--parts", nargs="+", choices=NAMES, help="default: all")
     checkout = "time the fastmlp of one checkout, then of another, by default this one; no peers"
@@ -66,14 +91,35 @@ def arguments() -> argparse.ArgumentParser:
     add("--repeats", "--turns", type=int, help=repeats)
     passes = "over all workloads, minutes apart, with the turns shared; default: 2, of checkouts 3"
     add("--passes", type=int, help=passes)
-    add("--minutes", type=float, help="bounds the timed turns, by 20; compiling is on top")
-    own = f"in five minutes: {len(yours.NETS)} nets, predictions, estimators, new processes; with"
-    add("--quick", action="store_true", help=f"{own} --pages the figures go beside ours")
-    add("--smoke", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
-    add("--cpu-time", action="store_true", help="CPU seconds, of 1 thread: beside other work")
-    add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
     add(
-        "--variants", type=Path, metavar="JSON", help="of training: those that an earlier run chose"
+        "--minutes",
+        type=float,
+        help="bounds the timed turns, by 20; compiling is on top",
+    )
+    own = f"in five minutes: {len(yours.NETS)} nets, predictions, estimators, new processes; with"
+    add(
+        "--quick", action="store_true", help=f"{own} --pages the figures go beside ours"
+    )
+    add(
+        "--smoke",
+        action="store_true",
+        help="few rows, 3 repeats: to try it, not to compare",
+    )
+    add(
+        "--cpu-time",
+        action="store_true",
+        help="CPU seconds, of 1 thread: beside other work",
+    )
+    add(
+        "--mkl-shim",
+        action="store_true",
+        help="have PyTorch's MKL take this for an Intel CPU",
+    )
+    add(
+        "--variants",
+        type=Path,
+        metavar="JSON",
+        help="of training: those that an earlier run chose",
     )
     return parser
 
@@ -96,7 +142,9 @@ def checked(words: list[str] | None) -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, value)
     if not all(1 <= n <= machine.cores() for n in options.threads):
-        parser.error(f"--threads: from 1 to {machine.cores()}, the cores of this process")
+        parser.error(
+            f"--threads: from 1 to {machine.cores()}, the cores of this process"
+        )
     for name in ("repeats", "passes", "minutes"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be above 0")
@@ -105,7 +153,9 @@ def checked(words: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_checkouts(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> None:
     if len(options.checkouts) > 2:
         parser.error("--checkouts takes one folder or two")
     for folder in options.checkouts:
@@ -118,17 +168,29 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 def _check_quick(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if others := {*(options.parts or ())} - {*yours.USUAL["parts"]}:
-        parser.error(f"--quick has no {', '.join(sorted(others))}; leave it out for these parts")
+        parser.error(
+            f"--quick has no {', '.join(sorted(others))}; leave it out for these parts"
+        )
     if options.pages and not os.access(yours.YOURS.parent, os.W_OK):
-        parser.error(f"--pages writes to {yours.YOURS.parent}, which cannot be written to")
+        parser.error(
+            f"--pages writes to {yours.YOURS.parent}, which cannot be written to"
+        )
 
 
 def chosen_workloads(names: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, names)]
-    others = [*predictions.DRAWN, *stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
+    others = [
+        *predictions.DRAWN,
+        *stream.BY_NAME,
+        *machines.BY_NAME,
+        *steps.TASKS,
+        *second.TARGETS,
+    ]
     if not chosen and not any(asked_for(name, names) for name in others):
-        raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
+        raise SystemExit(
+            f"no such workload; there are {', '.join([*BY_NAME, *others])}"
+        )
     return chosen
 
 
@@ -139,7 +201,14 @@ def race_of(options: argparse.Namespace, *shared: int) -> Race:
     seconds = 60 * options.minutes / max(workloads, 1) / passes
     for n in shared:
         seconds /= n
-    return Race([], options.workloads, repeats, 0 if options.smoke else seconds, options.smoke, say)
+    return Race(
+        [],
+        options.workloads,
+        repeats,
+        0 if options.smoke else seconds,
+        options.smoke,
+        say,
+    )
 
 
 def measure(options: argparse.Namespace) -> Record:
@@ -148,9 +217,14 @@ def measure(options: argparse.Namespace) -> Record:
     shown = yours.PARTS if options.quick else PARTS
     chosen = [part for part in shown if part.name in options.parts]
     if options.checkouts:
-        return checkouts.measure(options, chosen, race_of(options, len(options.threads)))
+        return checkouts.measure(
+            options, chosen, race_of(options, len(options.threads))
+        )
     begin = time.perf_counter()
-    names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
+    names = [
+        "fastmlp",
+        *(options.peers or [name for name in PEERS if name != "fastmlp"]),
+    ]
     names = [name for name in names if PEERS[name].alone in ("", *options.parts)]
     results: Record = {
         **empty(),
@@ -163,7 +237,9 @@ def measure(options: argparse.Namespace) -> Record:
     }
     race = start(names, options)
     if options.quick:
-        race = race._replace(trial_seconds=yours.TRIAL_SECONDS, until=begin + yours.SECONDS)
+        race = race._replace(
+            trial_seconds=yours.TRIAL_SECONDS, until=begin + yours.SECONDS
+        )
     everyone = [*race.contestants, *race.twins]
     try:
         _race(options, chosen, race, results)
@@ -180,7 +256,10 @@ def measure(options: argparse.Namespace) -> Record:
 
 def joined(old: Record, new: Record) -> Record:
     """A run's results, and those of an earlier one of the same code and processor."""
-    if any(old.get("machine", {}).get(fact) != new["machine"][fact] for fact in ("fastmlp", "cpu")):
+    if any(
+        old.get("machine", {}).get(fact) != new["machine"][fact]
+        for fact in ("fastmlp", "cpu")
+    ):
         return new
     parts = {part.key: _joined(old[part.key], new[part.key]) for part in PARTS}
     sums = {key: old[key] + new[key] for key in ("peaks", "idle_cpu", "seconds")}
@@ -190,7 +269,9 @@ def joined(old: Record, new: Record) -> Record:
 def _joined(old: Any, new: Any) -> Any:
     """Records of both, of those with the same facts the new one."""
     if isinstance(new, dict):
-        return {key: _joined(old.get(key, []), new.get(key, [])) for key in {**old, **new}}
+        return {
+            key: _joined(old.get(key, []), new.get(key, [])) for key in {**old, **new}
+        }
     facts = [_facts(record) for record in new]
     return [record for record in old if not new or _facts(record) not in facts] + new
 
@@ -203,15 +284,23 @@ def start(names: list[str], options: argparse.Namespace) -> Race:
     """A race of one pass; its contestants' processes are started, and stopped until their turn."""
     present = [name for name in names if not missing(name)]
     contestants = [
-        Contestant(name, n, shim=options.mkl_shim) for n in options.threads for name in present
+        Contestant(name, n, shim=options.mkl_shim)
+        for n in options.threads
+        for name in present
     ]
-    both = [c for c in contestants if "mixed" in PEERS[c.name].forms and "mixed" in options.parts]
+    both = [
+        c
+        for c in contestants
+        if "mixed" in PEERS[c.name].forms and "mixed" in options.parts
+    ]
     twins = [contestant.twin() for contestant in both]
     [c.ask("count_cpu_time") for c in (*contestants, *twins) if options.cpu_time]
     return race_of(options)._replace(contestants=contestants, twins=twins)
 
 
-def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, results: Record) -> None:
+def _race(
+    options: argparse.Namespace, chosen: list[Part], one_pass: Race, results: Record
+) -> None:
     """Add the results of each part, of which some have several passes."""
     results["peers"] = {c.name: c.about for c in reversed(one_pass.contestants)}
     results["peaks"] = peak.measure(one_pass)
@@ -232,7 +321,12 @@ def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, resul
 
 
 def empty() -> Record:
-    return {"peers": {}, "skipped": {}, "peaks": [], **{part.key: part.kind() for part in PARTS}}
+    return {
+        "peers": {},
+        "skipped": {},
+        "peaks": [],
+        **{part.key: part.kind() for part in PARTS},
+    }
 
 
 def machine_lines(results: Record) -> Iterator[str]:
@@ -243,7 +337,11 @@ def machine_lines(results: Record) -> Iterator[str]:
     for name, about in {**results["peers"], **results["skipped"]}.items():
         yield f"  {PEERS[name].title}: {about}"
     for r in results["peaks"]:
-        title = "peak of registers" if r["what"].startswith("fma") else PEERS[r["contestant"]].title
+        title = (
+            "peak of registers"
+            if r["what"].startswith("fma")
+            else PEERS[r["contestant"]].title
+        )
         yield f"  {r['what']}, {counted(r['threads'])}: {r.get('gflops', 0):.0f} GFLOP/s, {title}"
 
 
@@ -258,8 +356,19 @@ def all_lines(results: Record) -> Iterator[str]:
         # Tables of one number of threads alone are shown once.
         shown = tuple(part for part in shown if part not in ALONE)
         yield from [f"\n{counted(threads)}", *tables] if tables else []
-    for record in filter(failed, (r for part in PARTS[1:] for r in _records(results[part.key]))):
-        keys = ("workload", "stream", "sweep", "name", "task", "target", "what", "n_rows")
+    for record in filter(
+        failed, (r for part in PARTS[1:] for r in _records(results[part.key]))
+    ):
+        keys = (
+            "workload",
+            "stream",
+            "sweep",
+            "name",
+            "task",
+            "target",
+            "what",
+            "n_rows",
+        )
         what = next((record[key] for key in keys if key in record), "a new process")
         name = record.get("contestant", record.get("peer", "fastmlp"))
         yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(record)}"
@@ -316,7 +425,11 @@ def _intro(results: Record, threads: int) -> str:
     clock = f", CPU time beside a load of {load:.0f}" if results.get("cpu_time") else ""
     intro = machine.measured(results, counted(threads) + clock)
     if results.get("mkl_shim") and "torch" in results["peers"]:
-        measured = [r for r in results["peaks"] if r["what"] == "sgemm" and r["threads"] == threads]
+        measured = [
+            r
+            for r in results["peaks"]
+            if r["what"] == "sgemm" and r["threads"] == threads
+        ]
         rates = {r["contestant"]: r["gflops"] for r in measured}
         beside = f", NumPy's at {rates['numpy']:.0f}" if "numpy" in rates else ""
         intro += (

@@ -41,7 +41,9 @@ def supported(call: Callable[..., Any], *arguments: Any) -> Any:
 def page(tmp_path: Path) -> Path:
     """A page with the markers of sections."""
     path = tmp_path / "page.md"
-    marks = [f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")]
+    marks = [
+        f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")
+    ]
     path.write_text("before\n" + "".join(marks) + "after\n")
     return path
 
@@ -111,13 +113,23 @@ def results() -> Record:
     """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
     fast, slow = "8-32-32-1@32", "784-128-10@128"
     absent = {**record("sklearn", slow, []), "unsupported": "has no such rule"}
-    prediction = {"threads": 2, "n_rows": 1, "net": PREDICTED, "seconds": [1e-6, 2e-6, 3e-6]}
+    prediction = {
+        "threads": 2,
+        "n_rows": 1,
+        "net": PREDICTED,
+        "seconds": [1e-6, 2e-6, 3e-6],
+    }
     return {
         "machine": dict(MACHINE),
         "peers": dict.fromkeys(PEERS, "about it"),
         "skipped": {"onnx": "not installed: onnx"},
         "peaks": [
-            {"contestant": "fastmlp", "threads": 2, "what": "fma float32", "gflops": 200.0},
+            {
+                "contestant": "fastmlp",
+                "threads": 2,
+                "what": "fma float32",
+                "gflops": 200.0,
+            },
             {"contestant": "numpy", "threads": 2, "what": "sgemm", "gflops": 190.0},
         ],
         "training": [
@@ -133,7 +145,11 @@ def results() -> Record:
             {**prediction, "contestant": "jax", "way": "jit"},
         ],
         "cold_starts": [
-            {"contestant": "fastmlp", "empty": [[5.0, 6.0, 200.0]], "again": [[0.6, 0.7, 100.0]]},
+            {
+                "contestant": "fastmlp",
+                "empty": [[5.0, 6.0, 200.0]],
+                "again": [[0.6, 0.7, 100.0]],
+            },
             {"contestant": "jax", "error": "ended with 1", "empty": [], "again": []},
         ],
         "idle_cpu": 0.0,

@@ -44,7 +44,9 @@ def of_torch(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
 
     torch.set_num_threads(1)
     pairs = zip(net.weights, net.biases, strict=True)
-    layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs]
+    layers = [
+        (torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs
+    ]
     predict = partial(forward, layers, activation=getattr(torch, activation))
     derive: Any = torch.func.vmap(torch.func.jacrev(predict))
     rows = torch.from_numpy(x)
@@ -76,14 +78,18 @@ def times_of(name: str) -> Record:
     x = np.random.default_rng(0).normal(size=(N_ROWS, sizes[0])).astype(np.float32)
     ours = jacobian(net, x)
     calls: dict[str, Any] = {
-        "predict": partial(net.predict, x, out=np.empty((N_ROWS, sizes[-1]), np.float32)),
+        "predict": partial(
+            net.predict, x, out=np.empty((N_ROWS, sizes[-1]), np.float32)
+        ),
         "jacobian": partial(jacobian, net, x, out=np.empty_like(ours)),
     }
     errors = {}
     for peer, make in BY_PEER.items():
         if machine.installed(peer) is not None:
             calls[peer] = make(net, activation, x)
-            errors[peer] = float(np.abs(calls[peer]() - ours).max() / np.abs(ours).max())
+            errors[peer] = float(
+                np.abs(calls[peer]() - ours).max() / np.abs(ours).max()
+            )
     return {"net": name, "seconds": cpu_seconds(calls, TURNS), "errors": errors}
 
 
@@ -110,7 +116,9 @@ def lines(results: Record) -> Iterator[str]:
         least = {name: min(seconds) for name, seconds in record["seconds"].items()}
         plain, ours = least["predict"], least["jacobian"]
         cells = [f"{1e3 * seconds:.2f}" for seconds in (plain, ours)]
-        of_peers = [f"{1e3 * least[peer]:.1f} ({least[peer] / ours:.1f}x)" for peer in peers]
+        of_peers = [
+            f"{1e3 * least[peer]:.1f} ({least[peer] / ours:.1f}x)" for peer in peers
+        ]
         rows.append((record["net"], *cells, f"**{ours / plain:.2f}x**", *of_peers))
     yield from output.Table(titles, rows).markdown()
     seconds = min(results["attributions"])

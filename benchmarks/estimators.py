@@ -75,7 +75,9 @@ def data(name: str, dtype: str) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     if name == SPARSE:
         sparse = import_module("scipy.sparse")
-        X = sparse.random_array((20_000, 50_000), density=0.001, rng=rng, format="csr", dtype=dtype)
+        X = sparse.random_array(
+            (20_000, 50_000), density=0.001, rng=rng, format="csr", dtype=dtype
+        )
         return X, (X @ rng.normal(size=50_000) > 0).astype(int)
     X = rng.normal(size=(50_000, 30))
     return X.astype(dtype), (X[:, 0] * X[:, 1] + X[:, 2] > 0).astype(int)
@@ -84,7 +86,9 @@ def data(name: str, dtype: str) -> tuple[Any, Any]:
 def fitted(contestant: str, name: str, dtype: str, settings: Record) -> Any:
     """A contestant's estimator of a data set."""
     kind = "MLPRegressor" if name == "diabetes" else "MLPClassifier"
-    model = getattr(import_module(LIBRARIES[contestant]), kind)(random_state=0, **settings)
+    model = getattr(import_module(LIBRARIES[contestant]), kind)(
+        random_state=0, **settings
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.fit(*data(name, dtype))
@@ -93,7 +97,9 @@ def fitted(contestant: str, name: str, dtype: str, settings: Record) -> Any:
 class Work:
     """In a contestant's process: fits of a data set, or predictions of so many rows."""
 
-    def __init__(self, worker: Any, quick: bool, what: str, data_set: str, dtype: str) -> None:
+    def __init__(
+        self, worker: Any, quick: bool, what: str, data_set: str, dtype: str
+    ) -> None:
         self.clock = worker.clock
         fit = partial(fitted, worker.name, data_set, dtype)
         X = data(data_set, dtype)[0]
@@ -136,16 +142,33 @@ def lines(results: Record) -> Iterator[str]:
     for r in results["estimators"]:
         key = r["data_set"], r["dtype"], r["what"], r["threads"]
         tasks.setdefault(key, {})[r["contestant"]] = r["seconds"]
-    tasks = {key: times for key, times in tasks.items() if len(times) == 2 and all(times.values())}
+    tasks = {
+        key: times
+        for key, times in tasks.items()
+        if len(times) == 2 and all(times.values())
+    }
     if not tasks:
         return
     yield f"\nestimators: {PEERS['sklearn'].title}'s time over fastmlp's, the same call and numbers"
     rows, by_kind = [], dict[str, list[float]]()
     for key, times in tasks.items():
-        ratio, ms = over(times["sklearn"], times["fastmlp"]), quartiles(times["fastmlp"]).median
+        ratio, ms = (
+            over(times["sklearn"], times["fastmlp"]),
+            quartiles(times["fastmlp"]).median,
+        )
         rows.append((*key, f"{1e3 * ms:.3g}", f"{ratio.median:.2f}x", ratio.spread))
-        by_kind.setdefault(key[2] if key[2] in PREDICTED else "fit", []).append(ratio.median)
-    titles = ("data", "dtype", "what", ">threads", ">fastmlp, ms", ">ratio", ">quartiles")
+        by_kind.setdefault(key[2] if key[2] in PREDICTED else "fit", []).append(
+            ratio.median
+        )
+    titles = (
+        "data",
+        "dtype",
+        "what",
+        ">threads",
+        ">fastmlp, ms",
+        ">ratio",
+        ">quartiles",
+    )
     yield from Table(titles, rows).text()
     for kind, medians in by_kind.items():
         yield (

@@ -93,16 +93,31 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
             )
         filled = {"@INCLUDES": "\n".join(includes), "@RACES": "\n".join(races)}
         program = PROGRAM
-        for place, text in {**filled, "@TURNS": str(TURNS), "@CALLS": str(CALLS)}.items():
+        for place, text in {
+            **filled,
+            "@TURNS": str(TURNS),
+            "@CALLS": str(CALLS),
+        }.items():
             program = program.replace(place, text)
         Path(folder, "race.c").write_text(program)
         times = {}
         for flags in OPTIONS:
-            command = [options.compiler, *flags.split(), "-I", emlearn.includedir, "race.c", "-lm"]
+            command = [
+                options.compiler,
+                *flags.split(),
+                "-I",
+                emlearn.includedir,
+                "race.c",
+                "-lm",
+            ]
             subprocess.run([*command, "-o", "race"], cwd=folder, check=True)
-            lines = subprocess.check_output(["./race"], cwd=folder, text=True).splitlines()
+            lines = subprocess.check_output(
+                ["./race"], cwd=folder, text=True
+            ).splitlines()
             times[flags] = [json.loads(line) for line in lines]
-    version = subprocess.check_output([options.compiler, "--version"], text=True).splitlines()[0]
+    version = subprocess.check_output(
+        [options.compiler, "--version"], text=True
+    ).splitlines()[0]
     about = f"{version}, emlearn {machine.installed('emlearn')}"
     return {"times": times, "about": about}
 
@@ -122,7 +137,9 @@ def table(results: Record) -> Iterator[str]:
     yield f"\nTheir predictions differ by {apart:.0e} at most."
 
 
-main = output.program(PAGE, measure, {"--compiler": {"default": "gcc"}}, benchmarks=table)
+main = output.program(
+    PAGE, measure, {"--compiler": {"default": "gcc"}}, benchmarks=table
+)
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,16 @@ from benchmarks.race import OVER, Part, Race, in_turns
 from benchmarks.scores import Comparison, Record, failed, fastest, quartiles, reason
 
 PAGE = DOCS / "how-to" / "first-fit.md"
-LIBRARIES = ("numba", "numpy", "scikit-learn", "torch", "jax", "optax", "lightgbm", "chimeraboost")
+LIBRARIES = (
+    "numba",
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "optax",
+    "lightgbm",
+    "chimeraboost",
+)
 TURNS = 5
 WHEEL = "wheel"
 ROWS = """import numpy as np
@@ -115,7 +124,15 @@ def starts(names: Iterable[str], turns: int, wheel: Path | None = None) -> list[
     with tempfile.TemporaryDirectory() as room:
         folders = {WHEEL: Path(room, "site")}
         if wheel:
-            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-deps",
+                "--target",
+            ]
             subprocess.run([*pip, folders[WHEEL], wheel], check=True)
 
         def turn(record: Record) -> None:
@@ -125,7 +142,9 @@ def starts(names: Iterable[str], turns: int, wheel: Path | None = None) -> list[
                 for key in () if failed(record) else ("empty", "again"):
                     try:
                         code = ROWS + PROGRAMS[name]
-                        record[key].append(launch(code, Path(home), folders.get(name, ROOT)))
+                        record[key].append(
+                            launch(code, Path(home), folders.get(name, ROOT))
+                        )
                     except RuntimeError as error:
                         record["error"] = str(error)
 
@@ -145,11 +164,26 @@ def table(results: Record, threads: int = 0) -> Iterator[str]:
     rows = []
     for r in (r for r in results["cold_starts"] if r["again"]):
         medians = [
-            quartiles(x).median for key in ("empty", "again") for x in zip(*r[key], strict=True)
+            quartiles(x).median
+            for key in ("empty", "again")
+            for x in zip(*r[key], strict=True)
         ]
         cells = [f"{x:.2f}" for x in (*medians[:2], *medians[3:5])]
-        rows.append((PEERS[r["contestant"]].title, *cells, f"{max(medians[2], medians[5]):,.0f}"))
-    titles = ("", ">empty home, s", ">CPU, s", ">again, s", ">CPU, s", ">peak memory, MB")
+        rows.append(
+            (
+                PEERS[r["contestant"]].title,
+                *cells,
+                f"{max(medians[2], medians[5]):,.0f}",
+            )
+        )
+    titles = (
+        "",
+        ">empty home, s",
+        ">CPU, s",
+        ">again, s",
+        ">CPU, s",
+        ">peak memory, MB",
+    )
     text = "A new process imports the library, fits 1,000 rows of 8 numbers and predicts them:"
     yield from Table(titles, rows).under(text)
     for r in results["cold_starts"]:
@@ -158,8 +192,13 @@ def table(results: Record, threads: int = 0) -> Iterator[str]:
 
 
 def compared(results: Record, threads: int) -> Iterator[Comparison]:
-    records = [r for r in results["cold_starts"] if r["again"] and r["contestant"] != "numpy"]
-    for key, case in (("empty", "nothing compiled before"), ("again", "compiled before")):
+    records = [
+        r for r in results["cold_starts"] if r["again"] and r["contestant"] != "numpy"
+    ]
+    for key, case in (
+        ("empty", "nothing compiled before"),
+        ("again", "compiled before"),
+    ):
         turns = {r["contestant"]: [start[0] for start in r[key]] for r in records}
         yield from fastest("A first fit in a new process", case, turns)
 
@@ -176,8 +215,17 @@ PART = Part("cold", "cold_starts", measure, table, compared=compared)
 
 
 def measured(options: argparse.Namespace, earlier: Record) -> Record:
-    known = [r for r in earlier.get("cold_starts", ()) if r["contestant"] not in options.libraries]
-    return {"cold_starts": [*known, *starts(options.libraries, options.turns, options.wheel)]}
+    known = [
+        r
+        for r in earlier.get("cold_starts", ())
+        if r["contestant"] not in options.libraries
+    ]
+    return {
+        "cold_starts": [
+            *known,
+            *starts(options.libraries, options.turns, options.wheel),
+        ]
+    }
 
 
 def lines(results: Record) -> Iterator[str]:
@@ -188,7 +236,12 @@ def lines(results: Record) -> Iterator[str]:
 
 OPTIONS: Record = {
     "--wheel": {"type": Path, "help": "of fastmlp, with compiled code: measured, too"},
-    "--libraries": {"nargs": "+", "choices": PROGRAMS, "default": [*PROGRAMS], "metavar": "NAME"},
+    "--libraries": {
+        "nargs": "+",
+        "choices": PROGRAMS,
+        "default": [*PROGRAMS],
+        "metavar": "NAME",
+    },
     "--turns": {"type": int, "default": TURNS, "help": "in an empty home, and again"},
 }
 main = output.program(PAGE, measured, OPTIONS, benchmarks=lines)

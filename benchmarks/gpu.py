@@ -116,7 +116,9 @@ def trained(load: Load, device: str, dtype: str, n_steps: int) -> Any:
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
     trainer, n_epochs = trainer_of(load, net, dtype), -(-n_steps // 32)
-    order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
+    order = np.array(
+        [np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)]
+    )
     coefficients = net.optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
     losses = np.zeros(n_epochs)
     trainer.begin()
@@ -168,7 +170,11 @@ def sanitized() -> dict[str, Any]:
             timeout=900,
         )
         tail = (done.stdout + done.stderr)[-2000:]
-        results[tool] = {"exit code": done.returncode, "held": done.returncode == 0, "tail": tail}
+        results[tool] = {
+            "exit code": done.returncode,
+            "held": done.returncode == 0,
+            "tail": tail,
+        }
     return results
 
 
@@ -190,7 +196,10 @@ def training(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device import card_of, to_device
     from fastmlp.backends.protocol import Data, Span
 
-    nets, rng = [load.net(seed) for seed in range(load.n_nets)], np.random.default_rng(0)
+    nets, rng = (
+        [load.net(seed) for seed in range(load.n_nets)],
+        np.random.default_rng(0),
+    )
     with card_of(0).current():
         x, y = (to_device(card_of(0), table) for table in load.data())
     members: list[Any] = [(*core_of(net), Data(x, y, np.empty(0))) for net in nets]
@@ -199,7 +208,9 @@ def training(load: Load) -> Callable[[int], None]:
     trainers = []
     for i, (engine, state, _) in enumerate(members):
         of_net = (state.parameters, engine.slots(state), state.optimizer)
-        trainers.append(engine.trainer(*of_net, data, load.batch, seat=launches.seat(i)))
+        trainers.append(
+            engine.trainer(*of_net, data, load.batch, seat=launches.seat(i))
+        )
 
     def run(n_epochs: int) -> None:
         n_rows, n_steps = load.n_rows, n_epochs * trainers[0].units_per_epoch
@@ -215,7 +226,9 @@ def training(load: Load) -> Callable[[int], None]:
     return run
 
 
-def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: float) -> Any:
+def seconds_per_step(
+    run: Callable[[int], None], steps_per_unit: int, seconds: float
+) -> Any:
     """Time `run(n)`, n units of so many steps each: median and extremes of repeats."""
     run(1)
     n, spent = 1, 0.0
@@ -242,11 +255,18 @@ def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
 
 def race(load: Load, seconds: float) -> dict[str, Any]:
     """Time all contestants on one load."""
-    times = {name: part(partial(timed, make, seconds)) for name, make in contestants(load).items()}
+    times = {
+        name: part(partial(timed, make, seconds))
+        for name, make in contestants(load).items()
+    }
     ours = least(times, "fastmlp")
     graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
     wanted = None if load.wanted is None else {"times a graph": load.wanted}
-    record: dict[str, Any] = {"net": load.name, "seconds per step": times, "wanted": wanted}
+    record: dict[str, Any] = {
+        "net": load.name,
+        "seconds per step": times,
+        "wanted": wanted,
+    }
     if ours and graph:
         record["times a graph"] = graph / ours
         record["held"] = load.wanted is None or graph / ours >= load.wanted
@@ -260,7 +280,9 @@ def timed(make: Callable[[], Callable[[int], None]], seconds: float) -> Any:
 
 def least(times: dict[str, Any], library: str) -> float | None:
     """The least median of a library's contestants."""
-    medians = [t["median"] for n, t in times.items() if n.startswith(library) and "median" in t]
+    medians = [
+        t["median"] for n, t in times.items() if n.startswith(library) and "median" in t
+    ]
     return min(medians, default=None)
 
 
@@ -289,10 +311,16 @@ def card_facts() -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Do all of it; return 1 where there is no card."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0] if __doc__ else None
+    )
     parser.add_argument("--out", dest="json", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--quick", action="store_true", help="a tenth of the time for each figure")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, where none is named")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the time for each figure"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, help="all, where none is named"
+    )
     parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     missing = missing_card()
@@ -334,7 +362,9 @@ def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
 def verdicts(results: dict[str, Any]) -> dict[str, bool | None]:
     """The limits by name, and whether they hold; None where they could not be measured."""
     held: dict[str, bool | None] = {}
-    for r in (r for load in results.get("parity", ()) if isinstance(load, list) for r in load):
+    for r in (
+        r for load in results.get("parity", ()) if isinstance(load, list) for r in load
+    ):
         held[f"parity: {r['net']}, {r['dtype']}"] = r.get("held")
     for r in results.get("races", ()):
         if r.get("wanted"):

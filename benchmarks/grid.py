@@ -55,11 +55,17 @@ class Work:
 
         X, y = load_digits(return_X_y=True)
         rows, model = slice(300 if quick else None), search_of(self.name, quick)
-        with warnings.catch_warnings(), nullcontext() if self.name == "fastmlp" else _processes():
+        with (
+            warnings.catch_warnings(),
+            nullcontext() if self.name == "fastmlp" else _processes(),
+        ):
             warnings.simplefilter("ignore")
             seconds, _ = timed(partial(model.fit, X[rows] / 16, y[rows]), self.clock)
         scores = [model.cv_results_[f"split{i}_test_score"] for i in range(FOLDS)]
-        best = {k: list(v) if isinstance(v, tuple) else v for k, v in model.best_params_.items()}
+        best = {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in model.best_params_.items()
+        }
         return {"seconds": seconds, "scores": np.array(scores).tolist(), "best": best}
 
 

@@ -29,21 +29,34 @@ def kept() -> dict[str, Record]:
     return {kind: json.loads(f.read_text()) for kind, f in files.items() if f.is_file()}
 
 
-def digest(results: Record, parts: Iterable[Part], intro: str) -> Iterator[tuple[str, Record]]:
+def digest(
+    results: Record, parts: Iterable[Part], intro: str
+) -> Iterator[tuple[str, Record]]:
     """The figures of each part that has results, by name."""
-    heats, counts = training.heats(results), sorted({r["threads"] for r in results["peaks"]})
+    heats, counts = (
+        training.heats(results),
+        sorted({r["threads"] for r in results["peaks"]}),
+    )
     for part in parts:
         lines = [*part.table(results, counts[-1])]
         every = ((n, case) for n in counts for case in part.compared(results, n))
-        cases = [{**case._asdict(), "group": f"{case.group}, {counted(n)}"} for n, case in every]
+        cases = [
+            {**case._asdict(), "group": f"{case.group}, {counted(n)}"}
+            for n, case in every
+        ]
         if lines and cases:
             figures: Record = {"measured": intro, "lines": lines, "groups": []}
             for group, those in grouped(cases, "group").items():
-                behind = [[c["ratio"], c["peer"], c["case"]] for c in those if c["ratio"] < 1]
+                behind = [
+                    [c["ratio"], c["peer"], c["case"]] for c in those if c["ratio"] < 1
+                ]
                 figures["groups"].append([group, len(those), sorted(behind)])
             if part.name == TRAIN:
                 means = training.geometric_means(heats, counts[-1])
-                figures |= {"run": machine.short(results), "threads": counted(counts[-1])}
+                figures |= {
+                    "run": machine.short(results),
+                    "threads": counted(counts[-1]),
+                }
                 figures |= {"means": {n: mean for n, (mean, _) in means.items()}}
                 figures["nets"] = means[training.BEST][1]
             yield part.name, figures
@@ -72,7 +85,9 @@ def slow(figures: dict[str, Record]) -> Iterator[str]:
     """The cases in which a peer is ahead, by kind and group."""
     for kind, parts in figures.items():
         for group, n, behind in (g for part in parts.values() for g in part["groups"]):
-            listed = ", ".join(f"{ratio:.2f} ({peer}, {case})" for ratio, peer, case in behind)
+            listed = ", ".join(
+                f"{ratio:.2f} ({peer}, {case})" for ratio, peer, case in behind
+            )
             yield f"- **{group}, {kind}**: {len(behind)} of {n}{listed and ': '}{listed}."
 
 

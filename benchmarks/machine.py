@@ -37,7 +37,9 @@ def measured(results: Record, *facts: str, versions: Record | None = None) -> st
     """The sentence that a page begins with: date, facts of the run, the machine, and the versions
     of the program's libraries, or of all."""
     machine = results["machine"]
-    names = results.get("versions", machine["versions"]) if versions is None else versions
+    names = (
+        results.get("versions", machine["versions"]) if versions is None else versions
+    )
     listed = ", ".join(f"{name} {number}" for name, number in names.items())
     where = f"{machine['cores']} cores of {machine['cpu']}"
     where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"
@@ -53,7 +55,11 @@ def short(results: Record) -> str:
 
 def cores() -> int:
     """The number of cores that the process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def fastmlp_state() -> str:
@@ -67,7 +73,9 @@ def fastmlp_state() -> str:
 def commit_of(folder: Path) -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -96,7 +104,9 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
-    pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
+    pairs = [
+        line.split(":", 1) for line in info.read_text().splitlines() if ":" in line
+    ]
     facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
     vectors = "AVX-512" if "avx512f" in facts.get("flags", "") else "AVX2"
     name = facts.get("model name", platform.processor())
@@ -109,12 +119,19 @@ def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if reset and clear.exists():
         clear.write_text("5")
-    size = re.search(rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else "")
+    size = re.search(
+        rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else ""
+    )
     return 1024 * int(size[1]) if size else 0
 
 
 def caches() -> str:
     """The sizes of the first core's data caches."""
     folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
-    facts = [[first_line(str(f / part)) for part in ("level", "type", "size")] for f in folders]
-    return ", ".join(f"L{level} {size}" for level, kind, size in facts if kind != "Instruction")
+    facts = [
+        [first_line(str(f / part)) for part in ("level", "type", "size")]
+        for f in folders
+    ]
+    return ", ".join(
+        f"L{level} {size}" for level, kind, size in facts if kind != "Instruction"
+    )

@@ -100,7 +100,11 @@ def trained(run: Any, load: Workload, ranks: Any, quick: bool) -> Record:
     some = parameters[np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)]
     n = ranks.agreed(1 if quick else max(1, round(SECONDS / seconds(1))))
     turns = [seconds(n) / (n * load.n_steps) for _ in range(REPEATS)]
-    return {"step_seconds": turns, "loss": run.loss(), "sample": [float(p) for p in some]}
+    return {
+        "step_seconds": turns,
+        "loss": run.loss(),
+        "sample": [float(p) for p in some],
+    }
 
 
 def main(module: str, name: str, size: str, file: str) -> None:
@@ -119,7 +123,9 @@ def main(module: str, name: str, size: str, file: str) -> None:
 
 def missing(name: str) -> str | None:
     """The reason that a contestant cannot take part, or None."""
-    absent = [library for library in CONTESTANTS[name].needs if find_spec(library) is None]
+    absent = [
+        library for library in CONTESTANTS[name].needs if find_spec(library) is None
+    ]
     if absent:
         return f"not installed: {', '.join(absent)}"
     if CONTESTANTS[name].title == "fastmlp" and mpiexec() is None:
@@ -129,7 +135,9 @@ def missing(name: str) -> str | None:
 
 def mpiexec() -> str | None:
     """The program that starts ranks: the environment's own, or that of the path."""
-    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    folders = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    )
     return shutil.which("mpiexec", path=folders)
 
 
@@ -140,7 +148,9 @@ def run(name: str, workload: str, *, quick: bool) -> Record:
         polite = YIELD if quick else {}
         started = _start(name, [workload, size, str(Path(folder) / "meeting")], polite)
         try:
-            outputs = [process.communicate(timeout=LIMIT_SECONDS) for process in started]
+            outputs = [
+                process.communicate(timeout=LIMIT_SECONDS) for process in started
+            ]
         except subprocess.TimeoutExpired:
             return {"error": f"no result within {LIMIT_SECONDS} s"}
         finally:
@@ -181,7 +191,9 @@ def _start(
         mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
         return [start([*mpi, sys.executable, "-m", "mpi4py", *program], env=environ)]
     ranks = [{"RANK": str(rank), "WORLD_SIZE": str(RANKS)} for rank in range(RANKS)]
-    return [start([sys.executable, *program], env={**environ, **rank}) for rank in ranks]
+    return [
+        start([sys.executable, *program], env={**environ, **rank}) for rank in ranks
+    ]
 
 
 def measure(race: Race, earlier: list[Record]) -> list[Record]:
@@ -200,10 +212,13 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
     names = [name for name, way in CONTESTANTS.items() if way.title in libraries]
     for workload in (w for w in MACHINES if race.asked_for(w.name)):
         new: list[Record] = [
-            {"workload": workload.name, "contestant": name, "turns": []} for name in names
+            {"workload": workload.name, "contestant": name, "turns": []}
+            for name in names
         ]
         for record in new:
-            record |= {"unsupported": why} if (why := missing(record["contestant"])) else {}
+            record |= (
+                {"unsupported": why} if (why := missing(record["contestant"])) else {}
+            )
         ready = [(record,) for record in new if not failed(record)]
         in_turns(ready, min(race.repeats, TURNS), turn)
         records += new
@@ -235,8 +250,12 @@ def findings(results: Record) -> dict[str, dict[str, Finding]]:
     for (workload, name), record in records.items():
         if record["turns"]:
             seconds = _seconds(record)
-            ratio = over(_seconds(records.get((workload, TORCH), {"turns": []})), seconds)
-            finding = Finding(1 / float(np.median(seconds)), ratio, record["turns"][0]["way"])
+            ratio = over(
+                _seconds(records.get((workload, TORCH), {"turns": []})), seconds
+            )
+            finding = Finding(
+                1 / float(np.median(seconds)), ratio, record["turns"][0]["way"]
+            )
             by_workload.setdefault(workload, {})[name] = finding
     return by_workload
 

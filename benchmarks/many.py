@@ -53,7 +53,11 @@ class Sweep(NamedTuple):
     @property
     def description(self) -> str:
         """Everything, for people."""
-        other = f", {len(self.rates)} rates, {len(self.penalties)} penalties" if self.mixed else ""
+        other = (
+            f", {len(self.rates)} rates, {len(self.penalties)} penalties"
+            if self.mixed
+            else ""
+        )
         return (
             f"{self.n_nets:,} x {self.workload.description}, {self.workload.n_rows:,} rows of "
             f"{self.data_set}, {self.epochs} epochs{other}"
@@ -87,7 +91,9 @@ class Sweep(NamedTuple):
         dtype, sizes = self.workload.dtype, self.workload.sizes
         return [
             (
-                (rng.standard_normal((self.n_nets, a, b)) * np.sqrt(2 / a)).astype(dtype),
+                (rng.standard_normal((self.n_nets, a, b)) * np.sqrt(2 / a)).astype(
+                    dtype
+                ),
                 np.zeros((self.n_nets, b), dtype),
             )
             for a, b in pairwise(sizes)
@@ -100,7 +106,15 @@ SWEEPS = {
     sweep.name: sweep
     for sweep in (
         Sweep("32 nets", DIGITS, 32, 20, "digits"),
-        Sweep("1,000 nets", TABULAR, 1_000, 200, "teacher", (1e-4, 1e-3, 1e-2), (0.0, 0.01, 0.1)),
+        Sweep(
+            "1,000 nets",
+            TABULAR,
+            1_000,
+            200,
+            "teacher",
+            (1e-4, 1e-3, 1e-2),
+            (0.0, 0.01, 0.1),
+        ),
     )
 }
 
@@ -143,7 +157,10 @@ def measure(race: Race, earlier: Record) -> Record:
     """A record per sweep and contestant, seconds of whole trainings by turn; those of the grid."""
 
     def turn(contestant: Any, record: Record) -> None:
-        if record["first_seconds"] > LONG_SECONDS and len(record["seconds"]) >= LONG_REPEATS:
+        if (
+            record["first_seconds"] > LONG_SECONDS
+            and len(record["seconds"]) >= LONG_REPEATS
+        ):
             return
         verbs = ["seconds"]
         if contestant.name == "fastmlp":
@@ -155,7 +172,11 @@ def measure(race: Race, earlier: Record) -> Record:
     few = {"fastmlp"} == {contestant.name for contestant in race.contestants}
     for name, sweep in [*SWEEPS.items()][: 1 if few else None]:
         works = [
-            (c, key_of(c, sweep=name, seconds=[], one_thread=[], alone=[]), {"name": name})
+            (
+                c,
+                key_of(c, sweep=name, seconds=[], one_thread=[], alone=[]),
+                {"name": name},
+            )
             for c in race.only(MIXED if sweep.mixed else MODULES).contestants
         ]
         race.take_turns("many", works, turn, MOST_TURNS)
@@ -189,20 +210,29 @@ class Work:
         n = 2 if len(ways(self.contestant)) > 1 else 1
         times = [self.turn("seconds")["seconds"] for _ in range(n)]
         loss = float(np.mean(self.nets.losses))
-        return {"way": way, "first_seconds": times[0], "again_seconds": times[-1], "loss": loss}
+        return {
+            "way": way,
+            "first_seconds": times[0],
+            "again_seconds": times[-1],
+            "loss": loss,
+        }
 
     def turn(self, what: str) -> Record:
         """Train all nets, on all threads or on one, timed; or one by its own fit, alone."""
         if what == "alone":
             return {"seconds": self.single.alone()}
         nets = self.single if what == "one_thread" else self.nets
-        return {"seconds": timed(partial(nets.train, self.nets.sweep.epochs), self.clock)[0]}
+        return {
+            "seconds": timed(partial(nets.train, self.nets.sweep.epochs), self.clock)[0]
+        }
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
     records = [r for r in results["many"].get("sweeps", []) if r["seconds"]]
     records = [r for r in records if r["threads"] == threads]
-    medians = {(r["sweep"], r["contestant"]): quartiles(r["seconds"]).median for r in records}
+    medians = {
+        (r["sweep"], r["contestant"]): quartiles(r["seconds"]).median for r in records
+    }
     rows = []
     for r in records:
         sweep = sized(SWEEPS[r["sweep"]], results.get("quick", False))
@@ -214,7 +244,9 @@ def table(results: Record, threads: int) -> Iterator[str]:
         cells = f"{1e3 * seconds / sweep.n_nets:.3g}", f"{share:.0f} %", f"{ratio:.2f}x"
         rows.append((sweep.description, name, *cells))
     titles = ("nets", "by", ">ms a net", ">of peak", ">time over fastmlp's")
-    yield from Table(titles, rows).under("Many nets in one call, whole trainings from the start:")
+    yield from Table(titles, rows).under(
+        "Many nets in one call, whole trainings from the start:"
+    )
     for r in (r for r in records if r["alone"]):
         n_nets = sized(SWEEPS[r["sweep"]], results.get("quick", False)).n_nets
         gain = min(r["seconds"]) / n_nets * threads / min(r["alone"])

@@ -34,10 +34,15 @@ def measure(race: Race, earlier: Record) -> Record:
     records = []
     names = {contestant.name for contestant in race.twins}
     for workload in (w for w in MIXED if race.asked_for(w.name)):
-        known = [r for r in earlier.get("training", []) if r["workload"] in _names(workload)]
+        known = [
+            r for r in earlier.get("training", []) if r["workload"] in _names(workload)
+        ]
         entries = [(c, plain(workload)) for c in race.only(names).contestants]
         records += race.train([*entries, *((c, workload) for c in race.twins)], known)
-    return {"training": records, "kernels": earlier.get("kernels") or _kernels(records, race.say)}
+    return {
+        "training": records,
+        "kernels": earlier.get("kernels") or _kernels(records, race.say),
+    }
 
 
 def _names(workload: Workload) -> tuple[str, str]:
@@ -105,7 +110,9 @@ def table(results: Record, threads: int) -> Iterator[str]:
     shown = [group for group in groups(results) if group.threads == threads]
     if not shown:
         return
-    peaks = " and ".join(f"{peak_of(results, p, threads):.0f} in {p}" for p in PRECISIONS)
+    peaks = " and ".join(
+        f"{peak_of(results, p, threads):.0f} in {p}" for p in PRECISIONS
+    )
     rows = [_cells(results, group) for group in shown]
     yield from Table(TITLES, rows).under(
         f"Multiply-adds in registers reach {peaks}, GFLOP/s. Milliseconds a step, the share "
@@ -117,10 +124,15 @@ def table(results: Record, threads: int) -> Iterator[str]:
     keys = [(n, p) for n in COLUMNS for p in PRECISIONS]
     heads = ["net@batch", *(f">{PEERS[n].title}, {p}" for n, p in keys)]
     rows = [
-        [g.name, *(f"{g.ratio(*k).median:.2f}x" if k in g.records else "-" for k in keys)]
+        [
+            g.name,
+            *(f"{g.ratio(*k).median:.2f}x" if k in g.records else "-" for k in keys),
+        ]
         for g in shown
     ]
-    yield from Table(heads, rows).under("Each peer's time over that of fastmlp in bfloat16.")
+    yield from Table(heads, rows).under(
+        "Each peer's time over that of fastmlp in bfloat16."
+    )
     names = ("fastmlp", *COLUMNS)
     rows = [[g.name, *(_losses(g, n) for n in names)] for g in shown]
     yield from Table(["net@batch", *titles(names)], rows).under(
@@ -138,11 +150,18 @@ def table(results: Record, threads: int) -> Iterator[str]:
 
 def _cells(results: Record, group: MixedNet) -> list[str]:
     best = group.fastest_peer()
-    half, whole = (1e3 * float(np.median(group.seconds("fastmlp", p))) for p in PRECISIONS)
-    share = group.workload.flops / half / 1e6 / peak_of(results, "bfloat16", group.threads)
+    half, whole = (
+        1e3 * float(np.median(group.seconds("fastmlp", p))) for p in PRECISIONS
+    )
+    share = (
+        group.workload.flops / half / 1e6 / peak_of(results, "bfloat16", group.threads)
+    )
     cells = [group.name, f"{whole:.3g}", f"{half:.3g}", f"{share:.0%}"]
     cells += [group.cell("fastmlp", "float32")]
-    return [*cells, f"{group.cell(*best)}, {PEERS[best[0]].title}, {best[1]}" if best else "-"]
+    return [
+        *cells,
+        f"{group.cell(*best)}, {PEERS[best[0]].title}, {best[1]}" if best else "-",
+    ]
 
 
 def _losses(group: MixedNet, name: str) -> str:

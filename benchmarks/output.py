@@ -29,7 +29,9 @@ class Table(NamedTuple):
     def markdown(self) -> Iterator[str]:
         """The lines for a page."""
         yield row(*(title.removeprefix(">") for title in self.titles))
-        yield "|" + "".join("--:|" if t.startswith(">") else "---|" for t in self.titles)
+        yield "|" + "".join(
+            "--:|" if t.startswith(">") else "---|" for t in self.titles
+        )
         for cells in self.rows:
             yield row(*cells)
 
@@ -42,7 +44,10 @@ class Table(NamedTuple):
 
     def text(self) -> Iterator[str]:
         """The lines for a terminal, in columns as wide as their widest cell."""
-        rows = [[t.removeprefix(">") for t in self.titles], *([*map(str, r)] for r in self.rows)]
+        rows = [
+            [t.removeprefix(">") for t in self.titles],
+            *([*map(str, r)] for r in self.rows),
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         signs = [">" if title.startswith(">") else "<" for title in self.titles]
         for cells in rows:
@@ -61,7 +66,9 @@ def between_markers(page: Path, inside: str, name: str = "benchmarks") -> None:
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{page} must have {begin} and {end} once each")
     head, tail = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{head}{begin}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{end}{tail}")
+    page.write_text(
+        f"{head}{begin}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{end}{tail}"
+    )
 
 
 def say(text: str) -> None:
@@ -72,13 +79,19 @@ def say(text: str) -> None:
 def parser_of(module: str, about: str | None, page: str) -> argparse.ArgumentParser:
     """The parser of the options that all programs have."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
-    parser.add_argument("--json", type=Path, help="where results are kept; a run adds to them")
-    parser.add_argument("--from-json", action="store_true", help="show the results of --json")
+    parser.add_argument(
+        "--json", type=Path, help="where results are kept; a run adds to them"
+    )
+    parser.add_argument(
+        "--from-json", action="store_true", help="show the results of --json"
+    )
     parser.add_argument("--pages", action="store_true", help=f"rewrite {page}")
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser, words: list[str] | None) -> argparse.Namespace:
+def parsed(
+    parser: argparse.ArgumentParser, words: list[str] | None
+) -> argparse.Namespace:
     """The options; a file or folder that is not there ends the program."""
     options = parser.parse_args(words)
     if options.from_json:

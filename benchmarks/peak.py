@@ -40,19 +40,30 @@ def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step
 
     def function(name: str, *kinds: ir.Type) -> ir.Function:
         signature = ir.FunctionType(vector, kinds)
-        return builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
+        return builder.module.globals.get(name) or ir.Function(
+            builder.module, signature, name
+        )
 
     if dtype == "bfloat16":
         pairs = ir.VectorType(_BFloat16(), 2 * lanes)
-        add = function(f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", vector, pairs, pairs)
+        add = function(
+            f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", vector, pairs, pairs
+        )
         small = builder.bitcast(ir.Constant(vector, [0.001] * lanes), pairs)
         return lambda chain: builder.call(add, [chain, small, small])
-    fma = function(f"llvm.fma.v{lanes}f{8 * np.dtype(dtype).itemsize}", vector, vector, vector)
-    factor, addend = ir.Constant(vector, [0.999] * lanes), ir.Constant(vector, [0.001] * lanes)
+    fma = function(
+        f"llvm.fma.v{lanes}f{8 * np.dtype(dtype).itemsize}", vector, vector, vector
+    )
+    factor, addend = (
+        ir.Constant(vector, [0.999] * lanes),
+        ir.Constant(vector, [0.001] * lanes),
+    )
     return lambda chain: builder.call(fma, [chain, factor, addend])
 
 
-def _loop(builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: int) -> ir.Value:
+def _loop(
+    builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: int
+) -> ir.Value:
     """Emit n rounds of one FMA for each chain; return the sum of the chains' first lanes."""
     scalar = ir.DoubleType() if dtype == "float64" else ir.FloatType()
     vector = ir.VectorType(scalar, lanes)
@@ -118,7 +129,9 @@ def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
 
 def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
     """Rounds a second, all threads together."""
-    threads = [threading.Thread(target=run, args=(np.int64(n),)) for _ in range(n_threads)]
+    threads = [
+        threading.Thread(target=run, args=(np.int64(n),)) for _ in range(n_threads)
+    ]
     clock = time.process_time if n_threads == 1 else time.perf_counter
     begin = clock()
     for thread in threads:
@@ -140,7 +153,9 @@ class Work:
             size = 512 if quick else 2048
             multiply = product(size)
             multiply()
-            self.about["sgemm"] = max(2e-9 * size**3 / timed(multiply)[0] for _ in range(3))
+            self.about["sgemm"] = max(
+                2e-9 * size**3 / timed(multiply)[0] for _ in range(3)
+            )
 
 
 def measure(race: Race) -> list[Record]:

@@ -42,7 +42,9 @@ def drawn(seed: int = 1) -> Iterator[Workload]:
     chosen = [(784, 512, 512, 10), (128, 256, 256, 10), (128, 1024, 1024, 10)]
     while len(chosen) < N_DRAWN:
         hidden = rng.integers(NARROWEST, WIDEST + 1, size=rng.integers(1, 4))
-        chosen.append((int(rng.integers(8, 801)), *hidden.tolist(), int(rng.integers(1, 21))))
+        chosen.append(
+            (int(rng.integers(8, 801)), *hidden.tolist(), int(rng.integers(1, 21)))
+        )
     for sizes in chosen:
         yield Workload(sizes, 64, 256)
 
@@ -79,19 +81,27 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
 
 def measure_drawn(race: Race, earlier: list[Record]) -> list[Record]:
     servers = race.only(SERVERS)._replace(repeats=min(race.repeats, TURNS))
-    return _measured(servers, {name: ROWS for name in DRAWN if race.asked_for(name)}, fewest=1)
+    return _measured(
+        servers, {name: ROWS for name in DRAWN if race.asked_for(name)}, fewest=1
+    )
 
 
-def _measured(race: Race, nets: Mapping[str, tuple[int, ...]], fewest: int) -> list[Record]:
+def _measured(
+    race: Race, nets: Mapping[str, tuple[int, ...]], fewest: int
+) -> list[Record]:
     return [
         record
         for net, sizes in nets.items()
         for n in sizes
-        for record in race.ways("predictions", SECONDS, fewest=fewest, n_rows=n, net=net)
+        for record in race.ways(
+            "predictions", SECONDS, fewest=fewest, n_rows=n, net=net
+        )
     ]
 
 
-def compared(results: Record, threads: int, key: str = "predictions") -> Iterator[Comparison]:
+def compared(
+    results: Record, threads: int, key: str = "predictions"
+) -> Iterator[Comparison]:
     """The fastest way of fastmlp and of each peer."""
     records = [r for r in results[key] if r["threads"] == threads]
     for (net, n_rows), those in grouped(records, "net", "n_rows").items():
@@ -106,17 +116,24 @@ def table(results: Record, threads: int) -> Iterator[str]:
 
 
 def _table_of(net: str, records: list[Record], threads: int) -> Iterator[str]:
-    sizes, best = [*dict.fromkeys(r["n_rows"] for r in records)], dict[tuple[str, int], float]()
+    sizes, best = (
+        [*dict.fromkeys(r["n_rows"] for r in records)],
+        dict[tuple[str, int], float](),
+    )
     for r in (r for r in records if r["seconds"] and r["threads"] == threads):
         title = PEERS[r["contestant"]].title
         key = f"{title}, {r['way']}" if title == "fastmlp" else title, r["n_rows"]
         best[key] = min(best.get(key, np.inf), 1e6 * quartiles(r["seconds"]).median)
     rows = [
         (title, *(digits(best[title, n]) if (title, n) in best else "-" for n in sizes))
-        for title in sorted({title for title, _ in best}, key=lambda t: best.get((t, sizes[0]), 0))
+        for title in sorted(
+            {title for title, _ in best}, key=lambda t: best.get((t, sizes[0]), 0)
+        )
     ]
     titles = ["", *(f">{n:,} rows" if n > 1 else ">1 row" for n in sizes)]
-    yield from Table(titles, rows).under(f"Predicting with {net.split('@')[0]}, microseconds:")
+    yield from Table(titles, rows).under(
+        f"Predicting with {net.split('@')[0]}, microseconds:"
+    )
 
 
 def drawn_table(results: Record, threads: int = 0) -> Iterator[str]:
@@ -134,7 +151,9 @@ def drawn_table(results: Record, threads: int = 0) -> Iterator[str]:
         )
 
 
-PART = Part("predict", "predictions", measure, table, DOCS / "benchmarks.md", compared=compared)
+PART = Part(
+    "predict", "predictions", measure, table, DOCS / "benchmarks.md", compared=compared
+)
 DRAWN_PART = Part(
     *("drawn", "drawn", measure_drawn, drawn_table, DOCS / "benchmarks.md"),
     compared=partial(compared, key="drawn"),

@@ -36,7 +36,12 @@ HEAP = {
 }
 # Settings that hold a library to the kernels of another processor: on one with AVX-512, OpenBLAS's
 # for Haswell reach half of its own rate.
-HOLDS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+HOLDS = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+)
 LIMIT_SECONDS = 900
 # A turn has at most so many times the calls by which their number was found.
 MOST_LONGER = 8
@@ -64,7 +69,9 @@ def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(checkout), os.environ.get("PYTHONPATH", "")]
+        ),
     }
 
 
@@ -122,7 +129,9 @@ class Contestant:
     ) -> None:
         self.name, self.n_threads, self.shim, self.idle_cpu = name, n_threads, shim, 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        preload = {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
+        preload = (
+            {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
+        )
         compiled = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
         self.process = subprocess.Popen(
             [sys.executable, "-c", program(WORK.format(n_threads)), name],
@@ -220,7 +229,9 @@ class Worker:
         if hasattr(self.module, "about"):
             return {"about": self.module.about()}
         numbers = versions(PEERS[self.name].needs)
-        return {"about": ", ".join(f"{name} {number}" for name, number in numbers.items())}
+        return {
+            "about": ", ".join(f"{name} {number}" for name, number in numbers.items())
+        }
 
     def folder(self) -> Record:
         """The folder that fastmlp was imported from."""
@@ -314,7 +325,9 @@ class Race(NamedTuple):
     def only(self, names: Iterable[str]) -> "Race":
         """The race of the contestants of these names."""
         names = set(names)
-        return self._replace(contestants=[c for c in self.contestants if c.name in names])
+        return self._replace(
+            contestants=[c for c in self.contestants if c.name in names]
+        )
 
     def take_turns(
         self,
@@ -343,28 +356,41 @@ class Race(NamedTuple):
         self, entries: Sequence[Any], turn: Callable[..., None], n: int | None = None
     ) -> None:
         """Call `turn` with each entry in each round, of as many as there are repeats."""
-        in_turns(entries, n or self.repeats, turn, seconds=self.until - time.perf_counter())
+        in_turns(
+            entries, n or self.repeats, turn, seconds=self.until - time.perf_counter()
+        )
 
     def prepared(self, contestant: Any, part: str, request: Record) -> Record:
         if self.is_over:
             return {"unsupported": OVER}
-        shown = [value for value in request.values() if value and not isinstance(value, float)]
+        shown = [
+            value
+            for value in request.values()
+            if value and not isinstance(value, float)
+        ]
         what = ", ".join([part, *map(str, shown)])
-        self.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
+        self.say(
+            f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}"
+        )
         reply: Record = contestant.ask("make", part=part, quick=self.quick, **request)
         return reply
 
     def train(
-        self, entries: Sequence[tuple[Any, Workload]], earlier: list[Record] | None = None
+        self,
+        entries: Sequence[tuple[Any, Workload]],
+        earlier: list[Record] | None = None,
     ) -> list[Record]:
         """Seconds of a step by turn, or why there are none, of each contestant's workload.
 
         All workloads have the same number of steps. With the records of an earlier pass, the turns
         go on with the same variants.
         """
-        known = {(r["contestant"], r["threads"], r["workload"]): r for r in earlier or ()}
+        known = {
+            (r["contestant"], r["threads"], r["workload"]): r for r in earlier or ()
+        }
         records = [
-            known.get((c.name, c.n_threads, w.name)) or key_of(c, workload=w.name, step_seconds=[])
+            known.get((c.name, c.n_threads, w.name))
+            or key_of(c, workload=w.name, step_seconds=[])
             for c, w in entries
         ]
         first = sized(entries[0][1], self.quick)
@@ -376,13 +402,23 @@ class Race(NamedTuple):
 
         tried_for = self.trial_seconds
         works = [
-            (c, r, {"workload": w.name, "variant": r.get("variant"), "trial_seconds": tried_for})
+            (
+                c,
+                r,
+                {
+                    "workload": w.name,
+                    "variant": r.get("variant"),
+                    "trial_seconds": tried_for,
+                },
+            )
             for (c, w), r in zip(entries, records, strict=True)
         ]
         self.take_turns("training", works, turn)
         return records
 
-    def ways(self, part: str, seconds: float, *, fewest: int = 1, **request: Any) -> list[Record]:
+    def ways(
+        self, part: str, seconds: float, *, fewest: int = 1, **request: Any
+    ) -> list[Record]:
         """Seconds a unit by turn, of each contestant and each of its ways, which a reply names.
 
         A call has one unit, or as many as the reply says.
@@ -399,12 +435,17 @@ class Race(NamedTuple):
             for way, facts in reply.get("ways", {}).items():
                 record = key_of(contestant, way=way, seconds=[], **request, **facts)
                 unit = seconds / facts.get("units", 1)
-                entries.append((contestant, record, calls_in(contestant, way, unit, fewest)))
+                entries.append(
+                    (contestant, record, calls_in(contestant, way, unit, fewest))
+                )
             if failed(reply):
                 failures.append(key_of(contestant, seconds=[], **request, **reply))
 
         def turn(contestant: Any, record: Record, calls: int) -> None:
-            add(record["seconds"], contestant.ask("turn", name=record["way"], calls=calls))
+            add(
+                record["seconds"],
+                contestant.ask("turn", name=record["way"], calls=calls),
+            )
 
         self.rounds(entries, turn)
         return [*(record for _, record, _ in entries), *failures]
@@ -450,7 +491,11 @@ def rotated(items: Sequence[Any], by: int) -> list[Any]:
 
 
 def in_turns(
-    entries: Sequence[Any], rounds: int, turn: Callable[..., None], *, seconds: float = math.inf
+    entries: Sequence[Any],
+    rounds: int,
+    turn: Callable[..., None],
+    *,
+    seconds: float = math.inf,
 ) -> None:
     """Call `turn` with each entry, a tuple of its arguments, in each round.
 
@@ -481,14 +526,18 @@ def calls_in(contestant: Any, way: str, seconds: float, fewest: int = 1) -> int:
         calls *= MOST_LONGER
 
 
-def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
+def timed(
+    call: Callable[[], Any], clock: Clock = time.perf_counter
+) -> tuple[float, Any]:
     """The seconds of a call, and its result."""
     begin = clock()
     result = call()
     return clock() - begin, result
 
 
-def spent(call: Callable[[], Any], cpu: Clock = time.process_time) -> tuple[Record, Any]:
+def spent(
+    call: Callable[[], Any], cpu: Clock = time.process_time
+) -> tuple[Record, Any]:
     """The seconds of a call, of the clock and of all cores together, and its result."""
     begin = cpu()
     seconds, result = timed(call)

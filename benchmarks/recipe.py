@@ -36,7 +36,15 @@ class Price(NamedTuple):
         return f"{self.feature}, {self.workload}"
 
 
-FEATURES = ("EMA", "dropout", "clipvalue", "global_clipnorm", "label_smoothing", "focal", VALIDATED)
+FEATURES = (
+    "EMA",
+    "dropout",
+    "clipvalue",
+    "global_clipnorm",
+    "label_smoothing",
+    "focal",
+    VALIDATED,
+)
 PRICES = tuple(Price(feature, load) for feature in FEATURES for load in (LARGE, SMALL))
 BY_PRICE = {price.name: price for price in PRICES}
 
@@ -61,7 +69,10 @@ def measure(race: Race, earlier: Record) -> Record:
     for record in prices:
         work = ours[record["threads"]], record, {"name": record["name"]}
         often.take_turns("peers.fastmlp_nets", [work], turn)
-    return {"prices": prices, "training": trained(race, earlier.get("training", []), "recipe")}
+    return {
+        "prices": prices,
+        "training": trained(race, earlier.get("training", []), "recipe"),
+    }
 
 
 def ratios(record: Record) -> Any:
@@ -88,7 +99,11 @@ def table(results: Record, threads: int) -> Iterator[str]:
     for heat in heats_of(results):
         if heat.threads == threads and heat.ours:
             name = heat.workload._replace(recipe=None).name
-            cells = digits(heat.ours.us.median), heat.fastest(), *map(heat.ratio, COLUMNS)
+            cells = (
+                digits(heat.ours.us.median),
+                heat.fastest(),
+                *map(heat.ratio, COLUMNS),
+            )
             rows.append((name, *cells))
     heads = ("net@batch", ">fastmlp, us", "fastest peer", *titles(COLUMNS))
     yield from Table(heads, rows).under(

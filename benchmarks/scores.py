@@ -55,21 +55,27 @@ class Comparison(NamedTuple):
         return bold_if(f"{self.ratio:.2f}x", self.ratio < 1)
 
 
-def fastest(group: str, case: str, turns: Mapping[str, Sequence[float]]) -> Iterator[Comparison]:
+def fastest(
+    group: str, case: str, turns: Mapping[str, Sequence[float]]
+) -> Iterator[Comparison]:
     """The comparison of seconds by turn of fastmlp and of peers, if there are both."""
     ours = turns.get("fastmlp", ())
     ratios = {name: over(theirs, ours).median for name, theirs in turns.items()}
     ratios.pop("fastmlp", None)
     if ours and ratios:
         name = min(ratios, key=ratios.__getitem__)
-        yield Comparison(group, case, quartiles(ours).median, PEERS[name].title, ratios[name])
+        yield Comparison(
+            group, case, quartiles(ours).median, PEERS[name].title, ratios[name]
+        )
 
 
 def best_turns(records: Iterable[Record]) -> dict[str, list[float]]:
     """The seconds by turn of each contestant's fastest way."""
     timed = [r for r in records if r["seconds"]]
     return {
-        name: min((r["seconds"] for r in ways), key=lambda seconds: quartiles(seconds).median)
+        name: min(
+            (r["seconds"] for r in ways), key=lambda seconds: quartiles(seconds).median
+        )
         for name, ways in grouped(timed, "contestant").items()
     }
 

@@ -43,7 +43,9 @@ def friedman(x: Array) -> Array:
 def arm(x: Array) -> Array:
     """The reach of an arm of two joints, by angles and lengths."""
     angle, turn = np.pi / 2 * x[:, :1], np.pi / 2 * x[:, 1:2]
-    return (0.75 + x[:, 2:3] / 4) * np.cos(angle) + (0.75 + x[:, 3:4] / 4) * np.cos(angle + turn)
+    return (0.75 + x[:, 2:3] / 4) * np.cos(angle) + (0.75 + x[:, 3:4] / 4) * np.cos(
+        angle + turn
+    )
 
 
 def pressure(x: Array) -> Array:
@@ -55,7 +57,10 @@ def pressure(x: Array) -> Array:
 def gauss(x: Array) -> Array:
     """Two peaks on an exponential, as in NIST's Gauss1."""
     t = 125 * (x + 1)
-    peaks = [100 * np.exp(-((t - 65) ** 2) / 23**2), 70 * np.exp(-((t - 180) ** 2) / 18**2)]
+    peaks = [
+        100 * np.exp(-((t - 65) ** 2) / 23**2),
+        70 * np.exp(-((t - 180) ** 2) / 18**2),
+    ]
     return (98 * np.exp(-0.0105 * t) + sum(peaks) - 60) / 40
 
 
@@ -69,7 +74,9 @@ def thurber(x: Array) -> Array:
 def mgh17(x: Array) -> Array:
     """A sum of two exponentials, as in NIST's MGH17."""
     t = 160 * (x + 1)
-    return (0.375 + 1.936 * np.exp(-0.01287 * t) - 1.465 * np.exp(-0.02212 * t) - 0.6) / 0.2
+    return (
+        0.375 + 1.936 * np.exp(-0.01287 * t) - 1.465 * np.exp(-0.02212 * t) - 0.6
+    ) / 0.2
 
 
 # The function, the net, rows, and the standard deviation of the noise.
@@ -116,7 +123,9 @@ class Problem:
 
     def test(self, layers: list[tuple[Array, Array]]) -> float:
         """The mean squared error of weights and biases on the test's rows."""
-        return float(np.mean((forward(layers, self.x_test, np.tanh) - self.y_test) ** 2))
+        return float(
+            np.mean((forward(layers, self.x_test, np.tanh) - self.y_test) ** 2)
+        )
 
 
 class Clock:
@@ -156,7 +165,10 @@ def by_adam(problem: Problem, seconds: float) -> Record:
     epochs = int(200 * seconds / (time.process_time() - start))
     results = []
     for rate in RATES:
-        net, begin = problem.net(library.Adam(library.Cosine(rate))), time.process_time()
+        net, begin = (
+            problem.net(library.Adam(library.Cosine(rate))),
+            time.process_time(),
+        )
         losses = net.fit(problem.x, problem.y, epochs=max(epochs, 1)).loss
         spent = time.process_time() - begin
         path = [((i + 1) / len(losses) * spent, loss) for i, loss in enumerate(losses)]
@@ -173,7 +185,10 @@ def by_torch(problem: Problem, seconds: float) -> Record:
     net, layers = problem.net("adam"), []
     for weights, biases in zip(net.weights, net.biases, strict=True):
         layer = torch.nn.Linear(*weights.shape, dtype=torch.float64)
-        layer.weight.data, layer.bias.data = torch.tensor(weights.T.copy()), torch.tensor(biases)
+        layer.weight.data, layer.bias.data = (
+            torch.tensor(weights.T.copy()),
+            torch.tensor(biases),
+        )
         layers += [layer, torch.nn.Tanh()]
     model = torch.nn.Sequential(*layers[:-1])
     lm = library.training.LevenbergMarquardtModule(
@@ -198,14 +213,19 @@ def by_optimistix(problem: Problem, seconds: float) -> Record:
     jax.config.update("jax_enable_x64", True)
     jnp, net = jax.numpy, problem.net("adam")
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
-    start = [(jnp.asarray(w), jnp.asarray(b)) for w, b in zip(net.weights, net.biases, strict=True)]
+    start = [
+        (jnp.asarray(w), jnp.asarray(b))
+        for w, b in zip(net.weights, net.biases, strict=True)
+    ]
     scale = 1 / np.sqrt(len(x))
 
     def residuals(layers: Any, _: Any) -> Any:
         return ((forward(layers, x, jnp.tanh) - y) * scale).ravel(), None
 
     options = {"jac": "bwd"} if net.layer_sizes[-1] > len(net.parameters) else {}
-    solver = optx.LevenbergMarquardt(rtol=1e-15, atol=1e-15, linear_solver=lx.Normal(lx.Cholesky()))
+    solver = optx.LevenbergMarquardt(
+        rtol=1e-15, atol=1e-15, linear_solver=lx.Normal(lx.Cholesky())
+    )
     out, aux = jax.eval_shape(residuals, start, None)
     state = solver.init(residuals, start, None, options, out, aux, frozenset())
     dynamic, static = eqx.partition((start, state), eqx.is_array)
@@ -214,7 +234,9 @@ def by_optimistix(problem: Problem, seconds: float) -> Record:
     def steps(dynamic: Any) -> Any:
         def step(_: Any, dynamic: Any) -> Any:
             layers, state = eqx.combine(dynamic, static)
-            layers, state, _ = solver.step(residuals, layers, None, options, state, frozenset())
+            layers, state, _ = solver.step(
+                residuals, layers, None, options, state, frozenset()
+            )
             return eqx.partition((layers, state), eqx.is_array)[0]
 
         return jax.lax.fori_loop(0, 10, step, dynamic)
@@ -252,7 +274,12 @@ def fit(peer: str, target: str, seed: int, seconds: float) -> Record:
     path = result["path"]
     rate = len(path) * result.get("steps_each", 1) / path[-1][0]
     places = np.unique(np.geomspace(1, len(path), PATH).astype(int)) - 1
-    return {**result, "path": [path[i] for i in places], "rate": rate, "train": path[-1][1]}
+    return {
+        **result,
+        "path": [path[i] for i in places],
+        "rate": rate,
+        "train": path[-1][1],
+    }
 
 
 def kernels(repeats: int) -> list[Record]:
@@ -271,7 +298,9 @@ def kernels(repeats: int) -> list[Record]:
     for sizes, n in (((1, 16, 16, 1), 1000), ((4, 24, 24, 1), 1000), LARGE):
         random = np.random.default_rng(0)
         net = mlp(sizes, activation="tanh", dtype="float64", seed=0)
-        rows = data(random.normal(size=(n, sizes[0])), random.normal(size=(n, 1)), np.empty(0))
+        rows = data(
+            random.normal(size=(n, sizes[0])), random.normal(size=(n, 1)), np.empty(0)
+        )
         system, parameters = engine(net._network, 1).gauss_newton(rows), net.parameters
         _, gradient = system.objective(parameters)
         of_matrix = least(partial(system.linearize, parameters))
@@ -279,7 +308,10 @@ def kernels(repeats: int) -> list[Record]:
         of_factor = least(partial(system.step, gradient, damping))
         whole = system.matrix() + np.diag(damping)
         of_lapack = least(partial(lapack.dpotrf, whole, lower=0, clean=0))
-        block, of_blas = random.normal(size=(500, len(parameters))), np.zeros_like(whole)
+        block, of_blas = (
+            random.normal(size=(500, len(parameters))),
+            np.zeros_like(whole),
+        )
         blas = least(partial(np.matmul, block.T, block, out=of_blas)) * n / 500
         of_peak = n * len(parameters) ** 2 / 1e9 / highest
         results.append({
@@ -300,17 +332,28 @@ class Work:
 def _apart(race: Race, what: str, **options: Any) -> Any:
     """The result of a work in a new process, or its error."""
     with closing(Contestant("fastmlp", 1)) as contestant:
-        reply = contestant.ask("make", part="second", what=what, quick=race.quick, **options)
+        reply = contestant.ask(
+            "make", part="second", what=what, quick=race.quick, **options
+        )
     return reply.get("result", reply)
 
 
 def measure(race: Race, earlier: Record) -> Record:
     """Fits of all peers on all targets, and the kernels, in processes of one thread."""
-    seeds, seconds, fits = SEEDS[: 1 if race.quick else None], 0.3 if race.quick else SECONDS, []
+    seeds, seconds, fits = (
+        SEEDS[: 1 if race.quick else None],
+        0.3 if race.quick else SECONDS,
+        [],
+    )
     for target in filter(race.asked_for, TARGETS):
         for seed in seeds:
             for peer in PEERS:
-                record = {"peer": peer, "target": target, "seed": seed, "seconds": seconds}
+                record = {
+                    "peer": peer,
+                    "target": target,
+                    "seed": seed,
+                    "seconds": seconds,
+                }
                 result = _apart(race, "fit", **record)
                 fits.append({**record, **result})
                 race.say(f"{target}, {peer}: {result.get('test', result.get('error'))}")
@@ -329,14 +372,20 @@ def table(results: Record, threads: int) -> Iterator[str]:
     second = results["second"]
     if not second or not second["fits"]:
         return
-    n_seeds, seconds = len({r["seed"] for r in second["fits"]}), second["fits"][0]["seconds"]
+    n_seeds, seconds = (
+        len({r["seed"] for r in second["fits"]}),
+        second["fits"][0]["seconds"],
+    )
     of_seeds = "of one seed" if n_seeds == 1 else f"the median of {n_seeds} seeds"
     peers, targets = list(PEERS), dict.fromkeys(r["target"] for r in second["fits"])
     rows = []
     for target in targets:
         tests = [_of(second, peer, target, "test") for peer in peers]
         ratio = np.nanmin(tests[1:]) / tests[0]
-        cells = [*(f"{test:.1e}" for test in tests), f"{ratio:,.{2 if ratio < 10 else 0}f}x"]
+        cells = [
+            *(f"{test:.1e}" for test in tests),
+            f"{ratio:,.{2 if ratio < 10 else 0}f}x",
+        ]
         rows.append([target, *cells])
     titles = ["target", *(f">{PEERS[peer][0]}" for peer in peers), ">best of others"]
     yield from Table(titles, rows).under(
@@ -346,7 +395,10 @@ def table(results: Record, threads: int) -> Iterator[str]:
     rows = []
     for target in targets:
         rates = {peer: _of(second, peer, target, "rate") for peer in peers}
-        ratios = [f"{rates[peer]:.0f} ({rates['lm'] / rates[peer]:.1f}x)" for peer in peers[3:]]
+        ratios = [
+            f"{rates[peer]:.0f} ({rates['lm'] / rates[peer]:.1f}x)"
+            for peer in peers[3:]
+        ]
         rows.append([target, f"{rates['lm']:.0f}", *ratios])
     titles = ["target", *(f">{PEERS[peer][0]}" for peer in ("lm", *peers[3:]))]
     text = "Iterations a second, and how many times as many ours are."
@@ -359,7 +411,16 @@ def table(results: Record, threads: int) -> Iterator[str]:
         ]
         for r in second["kernels"] if not failed(r)
     ]  # fmt: skip
-    titles = [">P", ">rows", ">matrix", ">of peak", ">NumPy's", ">step", ">LAPACK's", ">MB"]
+    titles = [
+        ">P",
+        ">rows",
+        ">matrix",
+        ">of peak",
+        ">NumPy's",
+        ">step",
+        ">LAPACK's",
+        ">MB",
+    ]
     yield from Table(titles, rows).under(
         "One thread, milliseconds: the matrix with its Jacobian, the share of the float64 peak "
         "of multiply-adds that its n P^2 products have, J^T J by NumPy; the factor with its step, "
@@ -372,20 +433,30 @@ def draw(results: Record, path: Path = PICTURE) -> None:
     mpl: Any = import_module("matplotlib")
     mpl.use("Agg")
     plt: Any = import_module("matplotlib.pyplot")
-    fits = [r for r in results["second"]["fits"] if r["target"] in SMOOTH and "path" in r]
+    fits = [
+        r for r in results["second"]["fits"] if r["target"] in SMOOTH and "path" in r
+    ]
     targets = list(dict.fromkeys(r["target"] for r in fits))
     figure, axes = plt.subplots(
-        1, len(targets), figsize=(3 * len(targets), 3), layout="constrained", squeeze=False
+        1,
+        len(targets),
+        figsize=(3 * len(targets), 3),
+        layout="constrained",
+        squeeze=False,
     )
     for panel, target in zip(axes[0], targets, strict=True):
         for i, (peer, (title, _)) in enumerate(PEERS.items()):
             for r in (r for r in fits if (r["target"], r["peer"]) == (target, peer)):
-                panel.loglog(*zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=title)
+                panel.loglog(
+                    *zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=title
+                )
         panel.set_title(target, fontsize=9)
         panel.set_xlabel("CPU seconds")
     axes[0][0].set_ylabel("loss")
     lines = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(
+        lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8
+    )
     figure.savefig(path, dpi=110)
 
 

@@ -39,7 +39,10 @@ def jax_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
     compiled = jax.jit(each, donate_argnums=(0, 1, 2, 3))
     nets = [MLP(sizes, seed=i) for i in range(n_nets)]
     p = [
-        (jnp.stack([n.weights[k] for n in nets]), jnp.stack([n.biases[k] for n in nets]))
+        (
+            jnp.stack([n.weights[k] for n in nets]),
+            jnp.stack([n.biases[k] for n in nets]),
+        )
         for k in range(len(sizes) - 1)
     ]
     state = [p, *(jax.tree.map(jnp.zeros_like, p) for _ in range(2)), jnp.zeros(())]
@@ -59,8 +62,16 @@ def torch_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
     nets = [MLP(sizes, seed=i) for i in range(n_nets)]
     parts = [[n.weights[k].T for n in nets] for k in range(len(sizes) - 1)]
     biases = [[n.biases[k] for n in nets] for k in range(len(sizes) - 1)]
-    p = [torch.tensor(np.stack(it)) for pair in zip(parts, biases, strict=True) for it in pair]
-    adam, xs, ys = torch.optim.Adam(p, lr=RATE, fused=True), torch.tensor(x), torch.tensor(y)
+    p = [
+        torch.tensor(np.stack(it))
+        for pair in zip(parts, biases, strict=True)
+        for it in pair
+    ]
+    adam, xs, ys = (
+        torch.optim.Adam(p, lr=RATE, fused=True),
+        torch.tensor(x),
+        torch.tensor(y),
+    )
 
     def loss(p: Any) -> Any:
         return torch.mean((forward("relu", p, xs) - ys) ** 2)
@@ -79,7 +90,10 @@ def torch_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
 
 
 def fit_step(sizes: Any, x: Any, y: Any) -> Step:
-    net, rows = MLP(sizes, seed=0, n_threads=1), (np.tile(x, (200, 1)), np.tile(y, (200, 1)))
+    net, rows = (
+        MLP(sizes, seed=0, n_threads=1),
+        (np.tile(x, (200, 1)), np.tile(y, (200, 1))),
+    )
     return partial(net.fit, *rows, epochs=1, batch_size=len(x), shuffle=False)
 
 
@@ -93,13 +107,18 @@ def microseconds(step: Step, n_calls: int) -> float:
 def main() -> None:
     rng = np.random.default_rng(0)
     for n_nets, sizes, n in CASES:
-        x, y = (rng.normal(size=(n, k)).astype(np.float32) for k in (sizes[0], sizes[-1]))
+        x, y = (
+            rng.normal(size=(n, k)).astype(np.float32) for k in (sizes[0], sizes[-1])
+        )
         ways: dict[str, Step] = {"inside fit": fit_step(sizes, x, y)}
         for threads in (1, 2):
             nets = [MLP(sizes, seed=i, n_threads=1) for i in range(n_nets)]
             group = NetGroup(nets, n_threads=threads)
             ways[f"NetGroup, {threads} threads"] = partial(group.train_on_batch, x, y)
-        ways |= {"JAX": jax_step(n_nets, sizes, x, y), "PyTorch": torch_step(n_nets, sizes, x, y)}
+        ways |= {
+            "JAX": jax_step(n_nets, sizes, x, y),
+            "PyTorch": torch_step(n_nets, sizes, x, y),
+        }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(N_TURNS + 1):
             for name, step in ways.items():

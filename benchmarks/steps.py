@@ -46,7 +46,9 @@ CALLS = (
     ShortCall("`fit` of one batch, 8-64-64-2@64", "8-64-64-2@64", FIT, None),
     ShortCall("`partial_fit` of one batch", "8-64-64-2@64", PARTIAL_FIT, "sklearn"),
     ShortCall("`MLPClassifier.fit`, iris, `max_iter=1`", "iris", FIT, "sklearn"),
-    ShortCall("`TabularMLPRegressor.predict`, one row", "table row", "predict", "lightgbm"),
+    ShortCall(
+        "`TabularMLPRegressor.predict`, one row", "table row", "predict", "lightgbm"
+    ),
 )
 
 
@@ -58,14 +60,20 @@ class Work:
         self.ways = one_step.ways(worker.name, BY_NAME.get(task, task), quick)
         for way in self.ways.values():
             way.run(1)
-        facts = {name: {"mae": way.mae, "units": way.units} for name, way in self.ways.items()}
+        facts = {
+            name: {"mae": way.mae, "units": way.units}
+            for name, way in self.ways.items()
+        }
         self.about = {"ways": facts}
 
     def turn(self, name: str, calls: int) -> Record:
         """The seconds of a step or of a row, of many calls after some."""
         way = self.ways[name]
         way.run(calls // 10)
-        return {"seconds": timed(partial(way.run, calls), self.clock)[0] / (calls * way.units)}
+        return {
+            "seconds": timed(partial(way.run, calls), self.clock)[0]
+            / (calls * way.units)
+        }
 
 
 def measure(race: Race, earlier: list[Record]) -> list[Record]:
@@ -85,7 +93,9 @@ class StepsOfTask(NamedTuple):
 
     def ours(self, way: str) -> Record | None:
         """fastmlp's record of a way."""
-        ours = (r for r in self.records if r["contestant"] == "fastmlp" and r["way"] == way)
+        ours = (
+            r for r in self.records if r["contestant"] == "fastmlp" and r["way"] == way
+        )
         return next(ours, None)
 
     def us(self, way: str) -> str:
@@ -97,7 +107,9 @@ class StepsOfTask(NamedTuple):
         """The least of a peer's times over a way of fastmlp's, by turn, and its record."""
         ours = self.ours(way)
         theirs = [r for r in self.records if r["contestant"] == peer]
-        ratios = [(over(r["seconds"], ours["seconds"]), r) for r in theirs] if ours else []
+        ratios = (
+            [(over(r["seconds"], ours["seconds"]), r) for r in theirs] if ours else []
+        )
         return min(ratios, key=lambda pair: pair[0].median, default=None)
 
     def cell(self, peer: str, way: str) -> str:
@@ -125,7 +137,9 @@ def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
     rows = []
     for task in tasks:
         step, inside = task.ours(OURS), task.ours(INSIDE)
-        ratio = over(step["seconds"], inside["seconds"]).cell if step and inside else "-"
+        ratio = (
+            over(step["seconds"], inside["seconds"]).cell if step and inside else "-"
+        )
         cells = [task.name, task.us(OURS), task.us(INSIDE), ratio]
         rows.append([*cells, *(task.cell(name, OURS) for name in COLUMNS)])
     heads = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
@@ -143,7 +157,11 @@ def _calls(tasks: dict[str, StepsOfTask]) -> Iterator[str]:
     rows = []
     for call in (call for call in CALLS if call.task in tasks):
         task = tasks[call.task]
-        peer = (PEERS[call.peer].title, task.cell(call.peer, call.way)) if call.peer else ("-", "-")
+        peer = (
+            (PEERS[call.peer].title, task.cell(call.peer, call.way))
+            if call.peer
+            else ("-", "-")
+        )
         rows.append((call.title, task.us(call.way), *peer))
     text = "Other short calls, microseconds, and a peer's time over fastmlp's:"
     yield from Table(("call", ">fastmlp, us", "beside", ">ratio"), rows).under(text)

@@ -54,7 +54,9 @@ class Stream(NamedTuple):
 
     def quick(self) -> "Stream":
         n = 64 * self.workload.batch
-        return self._replace(workload=self.workload._replace(n_rows=n), buffer_rows=n // 4)
+        return self._replace(
+            workload=self.workload._replace(n_rows=n), buffer_rows=n // 4
+        )
 
 
 STREAMS = (
@@ -74,12 +76,16 @@ def write(workload: Workload, path: Path) -> None:
 
     x, y = workload.data()
     names = [*(f"x{j}" for j in range(x.shape[1])), "y"]
-    schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(x.dtype)) for name in names])
+    schema = pyarrow.schema(
+        [(name, pyarrow.from_numpy_dtype(x.dtype)) for name in names]
+    )
     with ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
         for first in range(0, len(x), GROUP_ROWS):
             rows = slice(first, first + GROUP_ROWS)
             columns = [*np.ascontiguousarray(x[rows].T), y[rows, 0]]
-            file.write_table(pyarrow.table(columns, schema=schema), row_group_size=GROUP_ROWS)
+            file.write_table(
+                pyarrow.table(columns, schema=schema), row_group_size=GROUP_ROWS
+            )
 
 
 def measure(race: Race, earlier: list[Record]) -> list[Record]:
@@ -88,7 +94,9 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
     def turn(contestant: Any, record: Record) -> None:
         replies = {verb: contestant.ask("turn", what=verb) for verb in VERBS}
         if all("ns" in reply for reply in replies.values()):
-            record["turns"].append({verb: reply["ns"] for verb, reply in replies.items()})
+            record["turns"].append(
+                {verb: reply["ns"] for verb, reply in replies.items()}
+            )
 
     records = []
     for stream in (s for s in STREAMS if race.asked_for(s.name)):
@@ -98,7 +106,10 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
             race.say(f"{stream.name}: writing the file")
             write(sized(stream, race.quick).workload, path)
             request = {"name": stream.name, "path": str(path)}
-            works = [(c, key_of(c, stream=stream.name, turns=[]), request) for c in contestants]
+            works = [
+                (c, key_of(c, stream=stream.name, turns=[]), request)
+                for c in contestants
+            ]
             race.take_turns("stream", works, turn, TURNS)
             for contestant in contestants:
                 contestant.ask("drop")
@@ -142,7 +153,9 @@ class StreamedNet(NamedTuple):
 
     def ratio(self, name: str) -> Quartiles:
         """A contestant's time over fastmlp's, by turn."""
-        theirs, ours = (self.records.get(n, {"turns": []})["turns"] for n in (name, "fastmlp"))
+        theirs, ours = (
+            self.records.get(n, {"turns": []})["turns"] for n in (name, "fastmlp")
+        )
         return over([t["streamed"] for t in theirs], [t["streamed"] for t in ours])
 
 
@@ -160,13 +173,26 @@ def title(name: str) -> str:
 
 def table(results: Record, threads: int) -> Iterator[str]:
     """fastmlp beside its limits, and the peers beside it, for the page."""
-    shown = [g for g in groups(results) if g.threads == threads and "fastmlp" in g.records]
-    titles = ["net@batch", ">MFLOP a step", ">reading", ">from memory", ">streamed", ">over"]
+    shown = [
+        g for g in groups(results) if g.threads == threads and "fastmlp" in g.records
+    ]
+    titles = [
+        "net@batch",
+        ">MFLOP a step",
+        ">reading",
+        ">from memory",
+        ">streamed",
+        ">over",
+    ]
     titles += [">kept", ">possible", ">memory, MB"]
     rows = []
     for group in shown:
         m, load = medians(group.records["fastmlp"]), group.stream.workload
-        cells = [group.stream.name, f"{load.flops / 1e6:.3g}", *(f"{ns:,.0f}" for ns in m[:3])]
+        cells = [
+            group.stream.name,
+            f"{load.flops / 1e6:.3g}",
+            *(f"{ns:,.0f}" for ns in m[:3]),
+        ]
         cells += [f"{m.over:.2f}", f"{m.kept:.0%}", f"{m.most:.0%}"]
         rows.append([*cells, f"{group.records['fastmlp']['grown'] / 1e6:,.0f}"])
     yield from Table(titles, rows).under(
@@ -189,7 +215,10 @@ def table(results: Record, threads: int) -> Iterator[str]:
 def _cells(group: StreamedNet) -> list[str]:
     ratios = {name: group.ratio(name) for name in group.records if name != "fastmlp"}
     best = min(ratios, key=lambda name: ratios[name].median)
-    cells = [group.stream.name, f"{1e9 / medians(group.records['fastmlp']).streamed:,.0f}"]
+    cells = [
+        group.stream.name,
+        f"{1e9 / medians(group.records['fastmlp']).streamed:,.0f}",
+    ]
     cells += [f"{ratios[best].cell}, {title(best)}"]
     return cells + [f"{ratios[n].median:.2f}x" if n in ratios else "-" for n in COLUMNS]
 
@@ -205,7 +234,11 @@ class Work:
 
     def __init__(self, worker: Any, name: str, path: str, quick: bool) -> None:
         module = import_module(f"benchmarks.peers.{MODULES[worker.name]}")
-        load, tried, grown = sized(BY_NAME[name], quick), dict[str, float](), dict[str, int]()
+        load, tried, grown = (
+            sized(BY_NAME[name], quick),
+            dict[str, float](),
+            dict[str, int](),
+        )
 
         def make(way: str) -> None:
             self._run = module.Streamed(load, Path(path), way, worker.name)

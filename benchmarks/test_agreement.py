@@ -14,13 +14,22 @@ from benchmarks.workloads import BY_NAME, WORKLOADS, Rule, Workload, flat, sized
 LIMIT = 5e7 if QUICK else 1e9
 # Both dtypes are tried: nets that are there in float64, too, once.
 NAMES = {w.name for w in WORKLOADS}
-SMALL = [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") + "-f64" != w.name]
-SMALL += [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") not in NAMES]
+SMALL = [
+    w
+    for w in WORKLOADS
+    if w.flops < LIMIT and w.name.removesuffix("-f64") + "-f64" != w.name
+]
+SMALL += [
+    w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") not in NAMES
+]
 # Compiling takes some 20 s each: one workload of every rule and loss.
 COMPILED = ["8-32-32-1@32", "784-100-100-10@200", "28-300x5-1@100", "100-512x3-1@256"]
 TRAINERS = [name for name, peer in PEERS.items() if peer.trains]
 VARIANTS = [
-    (name, i) for name in TRAINERS if name != "fastmlp" for i in range(1 if name == "numpy" else 4)
+    (name, i)
+    for name in TRAINERS
+    if name != "fastmlp"
+    for i in range(1 if name == "numpy" else 4)
 ]
 
 
@@ -48,7 +57,9 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
         pytest.skip("takes long to compile")
     error = differences(name, variant, workload, dtype)
     most = np.quantile(error, 0.99)
-    print(f"{PEERS[name].title}, {workload.name}, {dtype}: {error.max():.1e}, 99 % {most:.1e}")
+    print(
+        f"{PEERS[name].title}, {workload.name}, {dtype}: {error.max():.1e}, 99 % {most:.1e}"
+    )
     # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
     assert most < 3e-4
     if dtype == "float64":
@@ -70,7 +81,9 @@ def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) ->
     assert np.abs(change[1]).max() > 1e-5
     # A row left out, or taken twice, is 1 part in 88; the order's share is of the rate's size.
     assert np.abs(change[0] - change[1]).max() < 2e-3 * np.abs(change[1]).max()
-    shuffled, ordered = (trained(name, ORDERLY, variant, 0.5, 1, ordered=o) for o in (False, True))
+    shuffled, ordered = (
+        trained(name, ORDERLY, variant, 0.5, 1, ordered=o) for o in (False, True)
+    )
     assert np.abs(shuffled - ordered).max() > 1e-4
 
 
@@ -79,7 +92,13 @@ ORDERLY = Workload((3, 8, 2), 8, 88, "tanh", dtype="float64", rule=Rule("sgd", 0
 
 
 def trained(
-    name: str, workload: Workload, variant: int, rate: float, n: int, *, ordered: bool = False
+    name: str,
+    workload: Workload,
+    variant: int,
+    rate: float,
+    n: int,
+    *,
+    ordered: bool = False,
 ) -> Any:
     """The parameters after n epochs: as they are timed, or step by step."""
     workload = workload._replace(rule=workload.rule._replace(rate=rate))
@@ -93,7 +112,9 @@ def trained(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("n_rows", [1, 7, 2050])
-@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if not peer.alone])
+@pytest.mark.parametrize(
+    "name", [name for name, peer in PEERS.items() if not peer.alone]
+)
 def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
     """Blocks of 1,000 rows have a rest of 50."""
     load = BY_NAME["16-64-64-2@64"].quick()
@@ -101,11 +122,15 @@ def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
     (expected, *_) = run_of("numpy", load).predictors().values()
     run = run_of(name, load)
     for predict in run.predictors().values():
-        np.testing.assert_allclose(predict(run.rows(x)), expected(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            predict(run.rows(x)), expected(x), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_first_seconds_of_little(page: Path) -> None:
-    text = page_of(first_seconds.main, ["--turns", "1", "--libraries", "fastmlp", "wheel"], page)
+    text = page_of(
+        first_seconds.main, ["--turns", "1", "--libraries", "fastmlp", "wheel"], page
+    )
     assert "fastmlp, from its wheel: no --wheel." in text
     (row,) = [line for line in text.splitlines() if line.startswith("| fastmlp |")]
     empty, _, again, *_, peak = [float(cell) for cell in row.split("|")[2:-1]]

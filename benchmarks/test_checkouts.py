@@ -13,7 +13,9 @@ from benchmarks.conftest import Ours
 from benchmarks.output import ROOT
 
 
-def record(before: list[float], after: list[float], errors: list[str] | None = None) -> Any:
+def record(
+    before: list[float], after: list[float], errors: list[str] | None = None
+) -> Any:
     seconds = [before, after]
     key = {"part": "train", "what": "train 2-4-1@4, 1 thread"}
     return {**key, "seconds": seconds, "errors": errors or []}
@@ -21,7 +23,10 @@ def record(before: list[float], after: list[float], errors: list[str] | None = N
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    both = [{"folder": "/before", "commit": "650fc56"}, {"folder": "/after", "commit": None}]
+    both = [
+        {"folder": "/before", "commit": "650fc56"},
+        {"folder": "/after", "commit": None},
+    ]
     machine = {"date": "2026-01-01", "cpu": "A CPU", "cores": 2, "load": 0.0}
     return {"machine": machine, "checkouts": both, "records": []}
 
@@ -61,12 +66,16 @@ def copy_of(tmp_path: Path) -> Path:
     """A checkout with the fastmlp of this one, and with benchmarks that cannot run."""
     folder = tmp_path / "checkout"
     (folder / "benchmarks").mkdir(parents=True)
-    (folder / "benchmarks" / "__init__.py").write_text("raise ImportError('the wrong benchmarks')")
+    (folder / "benchmarks" / "__init__.py").write_text(
+        "raise ImportError('the wrong benchmarks')"
+    )
     (folder / "fastmlp").symlink_to(ROOT / "fastmlp")
     return folder
 
 
-def test_a_checkout_brings_fastmlp_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_brings_fastmlp_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FASTMLP_PREBUILT", "0")
     folder = copy_of(tmp_path)
     checkout = Checkout(folder, tmp_path / "cache", 1)
@@ -82,7 +91,9 @@ def test_a_checkout_brings_fastmlp_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_checkout_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
     (tmp_path / "fastmlp").mkdir()
-    (tmp_path / "fastmlp" / "__init__.py").write_text("raise ImportError('half a checkout')")
+    (tmp_path / "fastmlp" / "__init__.py").write_text(
+        "raise ImportError('half a checkout')"
+    )
     with pytest.raises(SystemExit, match="half a checkout"):
         Checkout(tmp_path, tmp_path / "cache", 1)
 
@@ -99,7 +110,12 @@ def test_a_short_run(
     words += ["--workloads", "2-4-1@4", "--parts", "train", "predict", "many", "steps"]
     compare.main([*words, "--json", str(kept)])
     text = capsys.readouterr().out
-    expected = ["train 2-4-1@4", "512-10@128, 16, out=", "many 32 nets", "steps 2-4-1@4, fit"]
+    expected = [
+        "train 2-4-1@4",
+        "512-10@128, 16, out=",
+        "many 32 nets",
+        "steps 2-4-1@4, fit",
+    ]
     assert [what for what in expected if what not in text] == []
     compare.main(["--from-json", "--json", str(kept)])
     assert capsys.readouterr().out.strip() in text

@@ -20,10 +20,23 @@ def turn(*seconds: float, way: str = "fit") -> dict[str, Any]:
 def with_machines(results: dict[str, Any]) -> dict[str, Any]:
     """Results of one workload, in which one contestant could not take part."""
     results["machines"] = [
-        {"workload": SMALL, "contestant": OURS, "turns": [turn(2e-3, 9e-3), turn(2e-3)]},
+        {
+            "workload": SMALL,
+            "contestant": OURS,
+            "turns": [turn(2e-3, 9e-3), turn(2e-3)],
+        },
         {"workload": SMALL, "contestant": SHARED, "turns": [turn(1e-3), turn(1e-3)]},
-        {"workload": SMALL, "contestant": TORCH, "turns": [turn(4e-3, way="DDP"), turn(6e-3)]},
-        {"workload": "other", "contestant": TORCH, "turns": [], "unsupported": "not installed"},
+        {
+            "workload": SMALL,
+            "contestant": TORCH,
+            "turns": [turn(4e-3, way="DDP"), turn(6e-3)],
+        },
+        {
+            "workload": "other",
+            "contestant": TORCH,
+            "turns": [],
+            "unsupported": "not installed",
+        },
     ]
     return results
 

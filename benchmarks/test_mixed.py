@@ -13,7 +13,9 @@ from benchmarks.workloads import BY_NAME, Rule, Workload, flat
 
 NET = Workload((96, 128, 64, 6), 32, 320, "tanh", "cross_entropy", Rule("sgd", 0.01))
 NAME = "32-256-256-10@256"
-NAMES = [name for name, peer in PEERS.items() if "mixed" in peer.forms and name != "fastmlp"]
+NAMES = [
+    name for name, peer in PEERS.items() if "mixed" in peer.forms and name != "fastmlp"
+]
 PARAMETERS = [(name, i) for name in NAMES for i in range(4)]
 
 
@@ -27,7 +29,9 @@ def change(name: str, variant: int, precision: str | None) -> Any:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS)
-def test_ten_steps_are_those_of_float32_but_for_rounding(name: str, variant: int) -> None:
+def test_ten_steps_are_those_of_float32_but_for_rounding(
+    name: str, variant: int
+) -> None:
     plain, ours = change("fastmlp", 0, None), change("fastmlp", 0, "bfloat16")
     size = np.linalg.norm(plain)
     assert 1e-3 < np.linalg.norm(ours - plain) / size < 0.01
@@ -51,7 +55,9 @@ def with_mixed(results: dict[str, Any]) -> dict[str, Any]:
         "kernels": ["matmul, brg_matmul:avx512_core_bf16, src:bf16 wei:bf16 dst:bf16"],
     }
     peaks = results["peaks"]
-    peaks.append({"contestant": "fastmlp", "threads": 2, "what": "fma bfloat16", "gflops": 400.0})
+    peaks.append(
+        {"contestant": "fastmlp", "threads": 2, "what": "fma bfloat16", "gflops": 400.0}
+    )
     return results
 
 
@@ -62,7 +68,9 @@ def test_nets_in_mixed_precision_are_told(results: dict[str, Any]) -> None:
     text = "\n".join(mixed.table(results, 2))
     assert text in page
     share = BY_NAME[NAME].flops / 2e-3 / 400e9
-    assert f"| {NAME} | 3 | 2 | {share:.0%} | **1.50x** (1.50 to 1.50); 1.50x | " in text
+    assert (
+        f"| {NAME} | 3 | 2 | {share:.0%} | **1.50x** (1.50 to 1.50); 1.50x | " in text
+    )
     assert "**1.25x** (1.25 to 1.25); 1.25x, PyTorch, bfloat16 |" in text
     assert f"| {NAME} | - | - | - | - | 1.25x | 3.00x |" in text
     assert f"| {NAME} | 0.500, 0.500 | -, - | -, - | 0.500, 0.500 |" in text

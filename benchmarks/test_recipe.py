@@ -14,22 +14,30 @@ from benchmarks.workloads import Recipe, Workload
 
 # Three epochs of 16 steps: of eight in a call there are two.
 NET = Workload((20, 64, 32, 6), 16, 256, "relu", "cross_entropy")
-NAMES = [name for name, peer in PEERS.items() if "recipe" in peer.forms and name != "fastmlp"]
+NAMES = [
+    name for name, peer in PEERS.items() if "recipe" in peer.forms and name != "fastmlp"
+]
 PARAMETERS = [(name, i) for name in NAMES for i in range(5)]
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS)
-def test_without_dropout_all_end_in_the_same_place(name: str, variant: int, dtype: str) -> None:
+def test_without_dropout_all_end_in_the_same_place(
+    name: str, variant: int, dtype: str
+) -> None:
     """Average, schedule and clipping have no random numbers in them."""
-    workload = NET._replace(dtype=dtype, n_rows=3 * NET.n_rows, recipe=Recipe(dropout=0))
+    workload = NET._replace(
+        dtype=dtype, n_rows=3 * NET.n_rows, recipe=Recipe(dropout=0)
+    )
     ours, theirs = run_of("fastmlp", workload, 0), run_of(name, workload, variant)
     for run in (ours, theirs):
         run.steps(workload.n_steps)
     error = np.abs(ours.parameters() - theirs.parameters()).max()
     print(f"{PEERS[name].title}, {theirs.variant}, {dtype}: {error:.1e}")
-    assert ours.loss() == pytest.approx(theirs.loss(), rel=1e-5 if dtype == "float32" else 1e-8)
+    assert ours.loss() == pytest.approx(
+        theirs.loss(), rel=1e-5 if dtype == "float32" else 1e-8
+    )
     # PyTorch adds 1e-6 to the norm.
     assert error < (3e-4 if dtype == "float32" else 1e-8)
 
@@ -54,17 +62,28 @@ def test_the_average_and_the_schedule() -> None:
         average += weights.weight(k) * (number - average)
     shares = 0.99 ** np.arange(3)[::-1]
     assert average == pytest.approx(shares @ trained / shares.sum())
-    assert [weights.rate(0.5, step, 4) for step in (0, 2, 4)] == pytest.approx([0.5, 0.25, 0])
+    assert [weights.rate(0.5, step, 4) for step in (0, 2, 4)] == pytest.approx(
+        [0.5, 0.25, 0]
+    )
 
 
 def with_prices(results: dict[str, Any]) -> dict[str, Any]:
     """Results with a workload, a price that holds, one that does not, and one of metrics."""
     name = f"{LARGE} with the recipe"
-    turns = [{"without": 1.0, "with": 1.0 + x, "prediction": None} for x in (0.0, 0.2, 0.1)]
+    turns = [
+        {"without": 1.0, "with": 1.0 + x, "prediction": None} for x in (0.0, 0.2, 0.1)
+    ]
     metric = [{"without": 1.0, "with": 1.2, "prediction": 0.1}]
-    prices = {f"EMA, {LARGE}": turns, f"dropout, {LARGE}": turns, f"metrics, {SMALL}": metric}
+    prices = {
+        f"EMA, {LARGE}": turns,
+        f"dropout, {LARGE}": turns,
+        f"metrics, {SMALL}": metric,
+    }
     results["recipe"] = {
-        "training": [record("fastmlp", name, [1e-3] * 3), record("jax", name, [2e-3] * 3)],
+        "training": [
+            record("fastmlp", name, [1e-3] * 3),
+            record("jax", name, [2e-3] * 3),
+        ],
         "prices": [{"name": n, "threads": 2, "turns": t} for n, t in prices.items()],
     }
     failed = {"name": PRICES[1].name, "threads": 2, "turns": [], "error": "it ended"}
@@ -77,7 +96,9 @@ def test_prices_are_told(results: dict[str, Any]) -> None:
     assert re.search(r"\* +JAX +2,000", text)
     assert f"{PRICES[1].name}: fastmlp: it ended" in text
     text = compare.pages(with_prices(results))[recipe.PAGE]
-    assert f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - |" in text
+    assert (
+        f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - |" in text
+    )
     assert f"| EMA | {LARGE} | 1.100 (1.050 to 1.150) |" in text
     results["recipe"] = {}
     assert recipe.PAGE not in compare.pages(results)

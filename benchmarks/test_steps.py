@@ -51,7 +51,9 @@ def test_learners_of_a_stream_learn(contestant: str) -> None:
 
 
 def test_contestants_of_this_part_alone() -> None:
-    names = {name for task in one_step.CALLS for name in one_step.makers(task)} | {*STEPS}
+    names = {name for task in one_step.CALLS for name in one_step.makers(task)} | {
+        *STEPS
+    }
     assert names <= {*PEERS}
     assert {name for name, peer in PEERS.items() if peer.alone} == {
         *("keras", "river", "lightgbm", "chimeraboost", "wheel")
@@ -99,7 +101,9 @@ def test_cold_calls_do_not_tell_how_many_a_turn_has() -> None:
 def with_steps(results: dict[str, Any]) -> dict[str, Any]:
     """Results of a net, of a call, of the stream, and of a peer that failed."""
 
-    def record(name: str, task: str, way: str, us: float, **more: Any) -> dict[str, Any]:
+    def record(
+        name: str, task: str, way: str, us: float, **more: Any
+    ) -> dict[str, Any]:
         key = {"contestant": name, "threads": 2, "task": task, "way": way}
         return {**key, "seconds": [1e-6 * us] * 3, **more}
 
@@ -112,7 +116,13 @@ def with_steps(results: dict[str, Any]) -> dict[str, Any]:
         record("lightgbm", "table row", "predict", 900),
         record("fastmlp", "table row", "predict", 300),
         record("river", "stream", "LinearRegression", 10, mae=0.5),
-        {"contestant": "keras", "threads": 2, "task": NAME, "seconds": [], "error": "it ended"},
+        {
+            "contestant": "keras",
+            "threads": 2,
+            "task": NAME,
+            "seconds": [],
+            "error": "it ended",
+        },
     ]
     return results
 

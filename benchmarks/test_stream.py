@@ -25,8 +25,18 @@ def with_streams(results: dict[str, Any]) -> dict[str, Any]:
     results["streams"] = [
         {**record, "contestant": "fastmlp", "turns": [turn(100, 400, 480)] * 3},
         {**record, "contestant": "torch", "turns": [turn(200, 900, 1920)] * 3},
-        {**record, "contestant": "jax", "turns": [], "unsupported": "not installed: keras"},
-        {**record, "contestant": "fastmlp", "stream": STREAMS[-1].name, "turns": [turn(9, 3, 9)]},
+        {
+            **record,
+            "contestant": "jax",
+            "turns": [],
+            "unsupported": "not installed: keras",
+        },
+        {
+            **record,
+            "contestant": "fastmlp",
+            "stream": STREAMS[-1].name,
+            "turns": [turn(9, 3, 9)],
+        },
     ]
     return results
 
@@ -38,7 +48,11 @@ def test_what_follows_from_turns() -> None:
     assert over == pytest.approx(1.15)
     assert kept == pytest.approx((400 / 480 + 400 / 440) / 2)
     assert most == pytest.approx(400 / 450)
-    assert stream.medians({"threads": 2, "turns": [turn(400, 100, 400)]})[3:] == (1, 0.25, 0.25)
+    assert stream.medians({"threads": 2, "turns": [turn(400, 100, 400)]})[3:] == (
+        1,
+        0.25,
+        0.25,
+    )
 
 
 def test_streams_are_told(results: dict[str, Any]) -> None:
@@ -46,8 +60,13 @@ def test_streams_are_told(results: dict[str, Any]) -> None:
     assert f"{SMALL.name}: JAX: not installed: keras" in text
     text = compare.pages(with_streams(results))[stream.PAGE]
     flops = f"{SMALL.workload.flops / 1e6:.3g}"
-    assert f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
-    assert f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |" in text
+    assert (
+        f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
+    )
+    assert (
+        f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |"
+        in text
+    )
     assert text.count(STREAMS[-1].name) == 1
     results["streams"] = []
     assert "beside its limits" not in "\n".join(stream.table(results, 2))
@@ -72,7 +91,11 @@ def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
         pytest.skip(reason)
     stream.write(SMALL.quick().workload, tmp_path / "rows.parquet")
     worker = Worker(name)
-    request = {"name": SMALL.name, "path": str(tmp_path / "rows.parquet"), "quick": True}
+    request = {
+        "name": SMALL.name,
+        "path": str(tmp_path / "rows.parquet"),
+        "quick": True,
+    }
     reply = worker.make("stream", **request)
     assert reply["way"] in reply["tried"]
     for verb in stream.VERBS:
@@ -81,7 +104,9 @@ def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
 
 def test_streams_of_little() -> None:
     pytest.importorskip("pyarrow", reason="it writes the file")
-    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]), [])
+    records = stream.measure(
+        short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]), []
+    )
     assert [record["stream"] for record in records] == [SMALL.name, STREAMS[-1].name]
     for record in records:
         assert len(record["turns"]) == 2

@@ -74,11 +74,16 @@ def test_the_fastest_peer_is_that_of_the_same_rounds(results: dict[str, Any]) ->
 
 def test_records_are_grouped_in_their_order() -> None:
     records = [{"a": 2, "b": 1}, {"a": 1, "b": 1}, {"a": 2, "b": 3}]
-    assert [*scores.grouped(records, "a").items()] == [(2, records[::2]), (1, records[1:2])]
+    assert [*scores.grouped(records, "a").items()] == [
+        (2, records[::2]),
+        (1, records[1:2]),
+    ]
     assert scores.grouped(records, "a", "b")[2, 3] == records[2:]
 
 
-def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
+def test_report_marks_the_fastest_peer_and_shows_losses(
+    results: dict[str, Any],
+) -> None:
     text = "\n".join(compare.all_lines(results))
     assert len(re.findall(r"^\* +JAX", text, flags=re.MULTILINE)) == 2
     assert "0.25" in text
@@ -93,7 +98,10 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     slow = f"{BEGIN}\n{END}\n".replace("benchmarks", "slow")
     for path, text in ((readme, "before\n"), (tables, slow)):
         path.write_text(f"{text}{BEGIN}\nold\n{END}\nafter\n")
-    parts = [p._replace(page=tables if p.page == training.PAGE else None) for p in compare.PARTS]
+    parts = [
+        p._replace(page=tables if p.page == training.PAGE else None)
+        for p in compare.PARTS
+    ]
     monkeypatch.setattr(compare, "PARTS", tuple(parts))
     monkeypatch.setattr(training, "PAGE", tables)
     monkeypatch.setattr(kinds, "README", readme)
@@ -112,9 +120,15 @@ def test_pages_are_rewritten_between_their_markers(
         text = path.read_text()
         assert text.endswith("\nafter\n")
         assert "old" not in text
-    assert "AVX2 the fastest other library takes 1.00 times as long per" in readme.read_text()
+    assert (
+        "AVX2 the fastest other library takes 1.00 times as long per"
+        in readme.read_text()
+    )
     assert "over 2 nets (JAX 1.00)" in readme.read_text()
-    assert "\nMeasured with fastmlp 0.1.0, 2026-01-01, 2 cores of A CPU." in readme.read_text()
+    assert (
+        "\nMeasured with fastmlp 0.1.0, 2026-01-01, 2 cores of A CPU."
+        in readme.read_text()
+    )
     assert "**0.25x** (0.25 to 0.25), JAX" in text
     assert text.count("geometric mean") == text.count("Measured on") == 1
     compare.rewrite({**results, "mkl_shim": True})
@@ -133,13 +147,21 @@ def test_a_run_replaces_its_parts_of_its_own_kind(
     wide = {**results, "machine": {**results["machine"], "cpu": "B CPU, AVX-512"}}
     compare.rewrite({**wide, "training": []})
     text = tables.read_text()
-    assert text.index("## With AVX2") < text.index("## With AVX-512") < text.index("B CPU")
-    assert "- **Training steps, 2 threads, AVX2**: 1 of 2: 0.25 (JAX, 784-128-10@128)." in text
+    assert (
+        text.index("## With AVX2") < text.index("## With AVX-512") < text.index("B CPU")
+    )
+    assert (
+        "- **Training steps, 2 threads, AVX2**: 1 of 2: 0.25 (JAX, 784-128-10@128)."
+        in text
+    )
     assert "- **Predictions by 16-64-64-2, 2 threads, AVX-512**: 0 of 1." in text
     assert "AVX-512" not in readme.read_text()
     compare.rewrite({**results, "predictions": [], "training": results["training"][:3]})
     assert "over 1 nets (JAX 4.00" in readme.read_text()
-    assert "- **Predictions by 16-64-64-2, 2 threads, AVX2**: 0 of 1." in tables.read_text()
+    assert (
+        "- **Predictions by 16-64-64-2, 2 threads, AVX2**: 0 of 1."
+        in tables.read_text()
+    )
     assert times.PICTURE.read_text().count("<rect") == 5
 
 
@@ -212,7 +234,10 @@ def test_contestants_sleep_until_they_are_asked() -> None:
     ],
 )
 def test_wrong_arguments_are_told_at_once(
-    words: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
@@ -223,7 +248,9 @@ def test_wrong_arguments_are_told_at_once(
 def test_what_was_measured_before_an_interruption_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def race_until(options: Any, parts: Any, contestants: Any, results: dict[str, Any]) -> None:
+    def race_until(
+        options: Any, parts: Any, contestants: Any, results: dict[str, Any]
+    ) -> None:
         results["training"].append(record("fastmlp", "2-4-1@4", [1e-6]))
         raise KeyboardInterrupt
 
@@ -252,7 +279,9 @@ def test_a_second_pass_goes_on_with_the_first_ones_variant() -> None:
     assert again[1].keys() & {"error", "unsupported"}
 
 
-def test_contestants_choose_their_kernels_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contestants_choose_their_kernels_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in (*HOLDS, "KEPT"):
         monkeypatch.setenv(name, "Haswell")
     assert environment(2)["KEPT"] == "Haswell"
@@ -281,7 +310,8 @@ def test_estimators_are_compared_turn_by_turn() -> None:
 def test_both_estimators_take_the_same_epochs() -> None:
     settings = {**estimators.CONFIGURATIONS["early stopping"], "max_iter": 15}
     ours, theirs = (
-        estimators.fitted(name, "diabetes", "float64", settings) for name in estimators.LIBRARIES
+        estimators.fitted(name, "diabetes", "float64", settings)
+        for name in estimators.LIBRARIES
     )
     assert ours.n_iter_ == theirs.n_iter_
     assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-9)
@@ -305,7 +335,10 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
     }
     assert "32 nets: PyTorch: no memory" in "\n".join(compare.all_lines(results))
     text = "\n".join(many.table(results, 2))
-    assert "Many nets" in dict(kinds.digest(results, [many.PART], ""))["many"]["groups"][0][0]
+    assert (
+        "Many nets"
+        in dict(kinds.digest(results, [many.PART], ""))["many"]["groups"][0][0]
+    )
     assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
@@ -316,12 +349,19 @@ def test_second_order_fits_are_told(results: dict[str, Any]) -> None:
     key = {"target": "like MGH17, 1-4-1", "seed": 10, "seconds": 0.02}
     fits: list[dict[str, Any]] = [{**key, "peer": "torch", "error": "it ended"}]
     for peer in ("lm", "adam"):
-        reply = Ours().ask("make", part="second", what="fit", quick=True, peer=peer, **key)
+        reply = Ours().ask(
+            "make", part="second", what="fit", quick=True, peer=peer, **key
+        )
         fits.append({**key, "peer": peer, **reply["result"]})
     results["second"] = {"fits": fits, "kernels": [{"error": "no SciPy"}]}
-    assert "like MGH17, 1-4-1: PyTorch: it ended" in "\n".join(compare.all_lines(results))
+    assert "like MGH17, 1-4-1: PyTorch: it ended" in "\n".join(
+        compare.all_lines(results)
+    )
     text = compare.pages(results)[second.PAGE]
-    assert f"| like MGH17, 1-4-1 | {fits[1]['test']:.1e} | nan | {fits[2]['test']:.1e} |" in text
+    assert (
+        f"| like MGH17, 1-4-1 | {fits[1]['test']:.1e} | nan | {fits[2]['test']:.1e} |"
+        in text
+    )
     assert "LAPACK" not in text
 
 
@@ -337,7 +377,9 @@ WAYS = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "sweep", "way"), WAYS)
-def test_many_nets_of_all_end_in_the_same_place(name: str, sweep: str, way: str | None) -> None:
+def test_many_nets_of_all_end_in_the_same_place(
+    name: str, sweep: str, way: str | None
+) -> None:
     pytest.importorskip(name)
     theirs = many.make(name, sweep, True, **({"way": way} if way else {}))
     ours = many.make("fastmlp", sweep, True)
@@ -350,14 +392,18 @@ def test_many_nets_of_all_end_in_the_same_place(name: str, sweep: str, way: str 
     assert errors.shape == ours.parameters().shape
     # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
     assert np.quantile(errors, 0.99) < 3e-4
-    assert [way for way in many.ways(name) if way] == [w for n, s, w in WAYS if n == name and w][:2]
+    assert [way for way in many.ways(name) if way] == [
+        w for n, s, w in WAYS if n == name and w
+    ][:2]
     if sweep == "32 nets":  # fastmlp's losses have the penalty in them
         assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
 
 
 def test_both_searches_find_the_same() -> None:
     workers = (race.Worker(name) for name in ("fastmlp", "sklearn"))
-    ours, theirs = (grid.Work(worker, quick=True).turn(quick=True) for worker in workers)
+    ours, theirs = (
+        grid.Work(worker, quick=True).turn(quick=True) for worker in workers
+    )
     assert ours["best"] == theirs["best"]
     assert np.allclose(ours["scores"], theirs["scores"])
 
@@ -365,7 +411,10 @@ def test_both_searches_find_the_same() -> None:
 def test_what_must_hold_on_a_card_stands_beside_what_was_measured() -> None:
     parity: list[Any] = [[{"net": "a", "dtype": "float32", "held": True}]]
     parity += [[{"net": "b", "dtype": "float32", "error": "KeyError()"}]]
-    races: list[Any] = [{"net": "a", "wanted": {"times a graph": 3.0}, "held": False}, {}]
+    races: list[Any] = [
+        {"net": "a", "wanted": {"times a graph": 3.0}, "held": False},
+        {},
+    ]
     sanitizer: list[Any] = [{"memcheck": {"held": True}}]
     assert gpu.verdicts({"parity": parity, "races": races, "sanitizer": sanitizer}) == {
         "parity: a, float32": True,
@@ -376,11 +425,16 @@ def test_what_must_hold_on_a_card_stands_beside_what_was_measured() -> None:
     }
 
 
-def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_is_held_where_a_graph_is_that_much_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gpu, "timed", lambda make, seconds: {"median": make()})
     times = {"fastmlp": 1.0, "PyTorch, eager": 0.1}
     graphs = {"PyTorch, graph of a step": 4.0, "PyTorch, graph of an epoch": 3.0}
-    made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
+    made = {
+        name: lambda seconds=seconds: seconds
+        for name, seconds in (times | graphs).items()
+    }
     monkeypatch.setattr(gpu, "contestants", lambda load: made)
     for wanted, held in ((3.0, True), (3.1, False), (None, True)):
         report = gpu.race(gpu.Load((2, 2, 1), 1, "tanh", wanted=wanted), 1.0)

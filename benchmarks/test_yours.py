@@ -34,7 +34,9 @@ def visit(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_nets_are_named_one_by_one() -> None:
     for name in yours.NETS:
-        assert [w for w in BY_NAME if name in w and BY_NAME[w].form == "plain"] == [name]
+        assert [w for w in BY_NAME if name in w and BY_NAME[w].form == "plain"] == [
+            name
+        ]
 
 
 def test_a_run_compares_with_the_fastest_peer(visit: dict[str, Any]) -> None:
@@ -47,7 +49,9 @@ def test_a_run_compares_with_the_fastest_peer(visit: dict[str, Any]) -> None:
 
 def test_a_page_has_losses_and_what_was_left_out(visit: dict[str, Any]) -> None:
     text = "\n".join(yours.lines(visit))
-    assert "Left out: ONNX Runtime (not installed: onnx); of the part `estimators`" in text
+    assert (
+        "Left out: ONNX Runtime (not installed: onnx); of the part `estimators`" in text
+    )
     assert re.search(
         r"in [12] of 5 comparisons, and less time in [34], in bold: .*784-128-10", text
     )
@@ -70,7 +74,9 @@ def test_figures_stand_beside_ours(visit: dict[str, Any]) -> None:
 def test_a_visitor_changes_no_page(
     visit: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path: path.read_bytes() for path in [*DOCS.glob("*.md"), ROOT / "README.md"]}
+    before = {
+        path: path.read_bytes() for path in [*DOCS.glob("*.md"), ROOT / "README.md"]
+    }
     page, kept = tmp_path / "page.md", tmp_path / "quick.json"
     page.write_text(f"{BEGIN}\n{END}\n")
     monkeypatch.setattr(yours, "PAGE", page)

@@ -31,7 +31,15 @@ COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 BEST = "fastest peer"
 # Of each variant, where there are several.
 TURNS = 3
-TITLES = ["", "contestant", ">us/step", ">quartiles", ">samples/s", ">GFLOP/s", ">% peak"]
+TITLES = [
+    "",
+    "contestant",
+    ">us/step",
+    ">quartiles",
+    ">samples/s",
+    ">GFLOP/s",
+    ">% peak",
+]
 TITLES += [">/ fastmlp", ">quartiles", ">loss", ">first", "variant"]
 
 
@@ -140,7 +148,9 @@ class Heat(NamedTuple):
         for seconds at a time, medians of times may be of one or of the other."""
         peers = [s for s in self.scores if s.contestant != "fastmlp"]
         by_ratio = self.ours is not None
-        return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
+        return min(
+            peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None
+        )
 
     def of(self, name: str) -> Score | None:
         return next((s for s in self.scores if s.contestant == name), None)
@@ -180,11 +190,15 @@ def _heat(results: Record, name: str, threads: int, records: list[Record]) -> He
             first_seconds=record["first_seconds"],
         )
         scores.append(score)
-    absent = [(r["contestant"], reason(r)) for r in records if r["contestant"] not in ran]
+    absent = [
+        (r["contestant"], reason(r)) for r in records if r["contestant"] not in ran
+    ]
     return Heat(load, threads, scores, absent)
 
 
-def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int]]:
+def geometric_means(
+    all_heats: list[Heat], threads: int
+) -> dict[str, tuple[float, int]]:
     """(mean ratio, workloads) of the fastest peer, and of those with most of the workloads."""
     ratios: dict[str, list[float]] = {}
     for heat in all_heats:
@@ -202,7 +216,9 @@ def measure(race: Race, earlier: list[Record], form: str = "plain") -> list[Reco
     """A record of each workload of a form and contestant; another pass adds its turns."""
     trainers = [c for c in race.contestants if form in PEERS[c.name].forms]
     records = []
-    for load in (w for w in BY_NAME.values() if w.form == form and race.asked_for(w.name)):
+    for load in (
+        w for w in BY_NAME.values() if w.form == form and race.asked_for(w.name)
+    ):
         known = [r for r in earlier if r["workload"] == load.name]
         records += race.train([(contestant, load) for contestant in trainers], known)
         for heat in heats({"training": records[-len(trainers) :], "quick": race.quick}):
@@ -214,7 +230,9 @@ def compared(results: Record, threads: int) -> Iterator[Comparison]:
     for heat in heats(results):
         if heat.threads == threads and heat.ours and (peer := heat.fastest_peer):
             seconds, ratio = 1e-6 * heat.ours.us.median, peer.ratio.median
-            yield Comparison("Training steps", heat.workload.name, seconds, peer.title, ratio)
+            yield Comparison(
+                "Training steps", heat.workload.name, seconds, peer.title, ratio
+            )
 
 
 def heat_lines(heat: Heat) -> Iterator[str]:
@@ -248,13 +266,21 @@ def table(results: Record, threads: int) -> Iterator[str]:
     rows: list[list[str]] = []
     for heat in all_heats:
         if heat.threads == threads and (ours := heat.ours):
-            cells = [digits(ours.us.median), f"{ours.percent_of_peak:.0f} %", heat.fastest()]
+            cells = [
+                digits(ours.us.median),
+                f"{ours.percent_of_peak:.0f} %",
+                heat.fastest(),
+            ]
             rows.append([heat.workload.description, *cells, *map(heat.ratio, COLUMNS)])
     means = geometric_means(all_heats, threads)
-    best, *cells = [f"{means[n][0]:.2f}x" if n in means else "-" for n in (BEST, *COLUMNS)]
+    best, *cells = [
+        f"{means[n][0]:.2f}x" if n in means else "-" for n in (BEST, *COLUMNS)
+    ]
     rows.append(["geometric mean", "", "", f"**{best}**", *cells])
     heads = ["net@batch", ">fastmlp, us", ">of peak", BEST]
     yield from Table([*heads, *titles(COLUMNS)], rows).markdown()
 
 
-PART = Part("train", "training", measure, table, PAGE, lines, repeated=True, compared=compared)
+PART = Part(
+    "train", "training", measure, table, PAGE, lines, repeated=True, compared=compared
+)

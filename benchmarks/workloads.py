@@ -78,7 +78,9 @@ class Workload(NamedTuple):
     def name(self) -> str:
         """Sizes, batch, and unusual settings: "28-300x5-1@100"."""
         runs = [(size, len(list(run))) for size, run in groupby(self.sizes)]
-        words = "-".join(f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs)
+        words = "-".join(
+            f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs
+        )
         unusual = "-f64" if self.dtype == "float64" else ""
         unusual += " with the recipe" if self.recipe else ""
         unusual += f" in {self.compute_dtype}" if self.compute_dtype else ""
@@ -87,10 +89,14 @@ class Workload(NamedTuple):
     @property
     def description(self) -> str:
         """The name and all settings, for people."""
-        loss = self.loss.replace("binary_cross_entropy", "bce").replace("cross_entropy", "ce")
+        loss = self.loss.replace("binary_cross_entropy", "bce").replace(
+            "cross_entropy", "ce"
+        )
         extra = f", l2 {self.l2:g}" if self.l2 else ""
         extra += f", {self.recipe}" if self.recipe else ""
-        return f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
+        return (
+            f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
+        )
 
     @property
     def form(self) -> str:
@@ -137,7 +143,9 @@ class Workload(NamedTuple):
             labels = raw.argmax(1)
             n_classes = self.sizes[-1]
             if n_classes <= self.n_rows and len(np.unique(labels)) < n_classes:
-                labels[:n_classes] = np.arange(n_classes)  # scikit-learn wants to see every class.
+                labels[:n_classes] = np.arange(
+                    n_classes
+                )  # scikit-learn wants to see every class.
             return x.astype(self.dtype), labels
         y = raw > 0 if self.loss == "binary_cross_entropy" else np.tanh(raw)
         return x.astype(self.dtype), y.astype(self.dtype)
@@ -166,7 +174,9 @@ def flat(layers: Any) -> Array:
     return np.concatenate([np.asarray(part).ravel() for part in (*weights, *biases)])
 
 
-def forward(layers: Any, x: Any, activation: Callable[[Any], Any], affine: Any = None) -> Any:
+def forward(
+    layers: Any, x: Any, activation: Callable[[Any], Any], affine: Any = None
+) -> Any:
     """The last layer's values, in any library's arrays.
 
     Parameters
@@ -195,23 +205,33 @@ WORKLOADS = [
     Workload((4, 32, 16, 4), 10_000, 10_000, "tanh"),
     Workload((784, 100, 100, 10), 200, 20_000, loss=CE, l2=1e-4),
     Workload((784, 128, 10), 128, 12_800, loss=CE),
-    Workload((28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, Rule("sgd", 0.01, momentum=0.9)),
+    Workload(
+        (28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, Rule("sgd", 0.01, momentum=0.9)
+    ),
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE),
     Workload((1000, 8, 1000), 256, 10_240),
     # Rows for most of a second: a fit of 8 million parameters takes 0.1 s to begin and to end.
     Workload(WIDE, 512, 4_096, loss=CE),
     Workload(WIDE, 32, 2_048, loss=CE, rule=Rule("adamw", weight_decay=0.01)),
-    Workload((100, 512, 512, 512, 1), 256, 5_120, loss=BCE, rule=Rule("adamw", 2e-3, 0, 3e-4)),
+    Workload(
+        (100, 512, 512, 512, 1), 256, 5_120, loss=BCE, rule=Rule("adamw", 2e-3, 0, 3e-4)
+    ),
     Workload((2, *[20] * 8, 1), 10_000, 10_000, "tanh", dtype="float64"),
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE, dtype="float64"),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE, dtype="float64"),
 ]
 WITH_RECIPE = ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
-RECIPES = [load._replace(recipe=Recipe()) for load in WORKLOADS if load.name in WITH_RECIPE]
+RECIPES = [
+    load._replace(recipe=Recipe()) for load in WORKLOADS if load.name in WITH_RECIPE
+]
 IN_MIXED = (
     *("128-1024-1024-10@512", "784-512-512-10@128", "1024-2048-2048-1000@512"),
     *("32-256-256-10@256", "23-256-256-1@256"),
 )
-MIXED = [load._replace(compute_dtype="bfloat16") for load in WORKLOADS if load.name in IN_MIXED]
+MIXED = [
+    load._replace(compute_dtype="bfloat16")
+    for load in WORKLOADS
+    if load.name in IN_MIXED
+]
 BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES + MIXED}

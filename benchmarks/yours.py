@@ -37,7 +37,9 @@ TITLE = "# How fast fastmlp is here, and on our machine"
 
 def time_of(seconds: float) -> str:
     """Seconds in a unit that suits them: "1.6 us", "12 ms", "2.3 s"."""
-    unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    unit, factor = (
+        ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    )
     return f"{digits(seconds * factor)} {unit}"
 
 
@@ -66,7 +68,11 @@ def lines(results: Record, ours: Record | None = None) -> Iterator[str]:
     titles = ["", ">fastmlp", "fastest peer", ">its time over fastmlp's"]
     rows = [[what, *cells(one)] for what, one in shown.items()]
     if ours:
-        titles += [">fastmlp, ours", "fastest peer, ours", ">its time over fastmlp's, ours"]
+        titles += [
+            ">fastmlp, ours",
+            "fastest peer, ours",
+            ">its time over fastmlp's, ours",
+        ]
         beside = {what: cells(one) for what, one in comparisons(ours).items()}
         rows = [[*row, *beside.get(row[0], ("-", "-", "-"))] for row in rows]
     yield from Table(titles, rows).markdown()
@@ -82,11 +88,15 @@ def _caveats(results: Record) -> Iterator[str]:
             f"\n**The machine did other work too**, of a load of {load:.1f} as the run began: "
             "times are too long, and ratios uncertain."
         )
-    absent = [f"{PEERS[name].title} ({why})" for name, why in results["skipped"].items()]
+    absent = [
+        f"{PEERS[name].title} ({why})" for name, why in results["skipped"].items()
+    ]
     for part in PARTS:
         late = [r["contestant"] for r in results[part.key] if reason(r) == OVER]
         titles = ", ".join(PEERS[name].title for name in dict.fromkeys(late))
-        absent += [f"of the part `{part.name}` some of {titles} ({OVER})"] if late else []
+        absent += (
+            [f"of the part `{part.name}` some of {titles} ({OVER})"] if late else []
+        )
     if absent:
         yield f"\nLeft out: {'; '.join(absent)}."
 

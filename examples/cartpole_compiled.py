@@ -11,11 +11,21 @@ from fastmlp import MLP, Adam, jit
 
 
 @njit(cache=True)
-def learn(actor, critic, rng, n_steps, rollout=2048, batch=64, discount=0.99, limit=200):
+def learn(
+    actor, critic, rng, n_steps, rollout=2048, batch=64, discount=0.99, limit=200
+):
     """Return the steps until the last 100 returns have a mean of 195, and those returns."""
     states, values = np.empty((rollout + 1, 4)), np.empty((rollout + 1, 1))
-    actions, rewards, goes_on = np.empty(rollout, np.int64), np.ones(rollout), np.empty(rollout)
-    before, slopes, rows = np.empty((rollout, 2)), np.empty((batch, 2)), np.arange(rollout)
+    actions, rewards, goes_on = (
+        np.empty(rollout, np.int64),
+        np.ones(rollout),
+        np.empty(rollout),
+    )
+    before, slopes, rows = (
+        np.empty((rollout, 2)),
+        np.empty((batch, 2)),
+        np.arange(rollout),
+    )
     state, length, n, returns = rng.random(4) / 10 - 0.05, 0, 0, np.zeros(100)
     for step in range(n_steps):
         i = step % rollout
@@ -48,12 +58,23 @@ def learn(actor, critic, rng, n_steps, rollout=2048, batch=64, discount=0.99, li
 
 
 if __name__ == "__main__":
-    ways, n = {"activation": "tanh", "optimizer": Adam(3e-4), "n_threads": 1}, (4, 64, 64)
-    nets = MLP((*n, 2), loss="cross_entropy", seed=0, **ways), MLP((*n, 1), seed=1, **ways)
+    ways, n = (
+        {"activation": "tanh", "optimizer": Adam(3e-4), "n_threads": 1},
+        (4, 64, 64),
+    )
+    nets = (
+        MLP((*n, 2), loss="cross_entropy", seed=0, **ways),
+        MLP((*n, 1), seed=1, **ways),
+    )
     learners = [jit.learner(net, batch_size=64) for net in nets]
     with learners[0] as actor, learners[1] as critic:
-        for most in (1, 4200 if "--quick" in sys.argv else 10**5):  # the first step compiles
+        for most in (
+            1,
+            4200 if "--quick" in sys.argv else 10**5,
+        ):  # the first step compiles
             start = time.perf_counter()
             n_steps, returns = learn(actor, critic, np.random.default_rng(0), most)
     print(f"{n_steps} steps, mean return of the last 100 episodes {returns.mean():.1f}")
-    print(f"{1e6 * (time.perf_counter() - start) / n_steps:.1f} us a step, training included")
+    print(
+        f"{1e6 * (time.perf_counter() - start) / n_steps:.1f} us a step, training included"
+    )

@@ -30,5 +30,7 @@ result = minimize(
 )
 net.parameters[:] = result.x
 
-print(f"{result.nit} iterations, {result.nfev} gradients of {net.parameters.size} parameters")
+print(
+    f"{result.nit} iterations, {result.nfev} gradients of {net.parameters.size} parameters"
+)
 print(f"mean squared error {before:.4f} -> {result.fun:.2e}")

@@ -25,9 +25,13 @@ def log(report: Report) -> None:
 net = MLP((4, 64, 1), optimizer=Adam(0.01), seed=0)
 with mlflow.start_run() as run:
     mlflow.log_params({"optimizer": net.optimizer, "parameters": net.parameters.size})
-    history = net.fit(X, y, epochs=5 if quick else 100, validation_split=0.2, callbacks=log)
+    history = net.fit(
+        X, y, epochs=5 if quick else 100, validation_split=0.2, callbacks=log
+    )
     net.save(folder / "net.safetensors")
     mlflow.log_artifact(str(folder / "net.safetensors"))
 
 print(history)
-print(f"MLflow has {len(mlflow.MlflowClient().get_metric_history(run.info.run_id, 'loss'))} losses")
+print(
+    f"MLflow has {len(mlflow.MlflowClient().get_metric_history(run.info.run_id, 'loss'))} losses"
+)

@@ -28,5 +28,7 @@ for number, (X, y) in enumerate(stream(), start=1):
     if number in (1, n_chunks) or number % (n_chunks // 5) == 0:
         print(f"chunk {number:4d}  error before learning from it {error:.4f}")
 
-print(f"{net.n_steps} steps of one optimizer, whose state carried on from chunk to chunk")
+print(
+    f"{net.n_steps} steps of one optimizer, whose state carried on from chunk to chunk"
+)
 print("the noise alone is an error of 0.0100")

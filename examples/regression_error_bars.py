@@ -20,7 +20,9 @@ grid = np.linspace(-3, 3, 13)[:, None]
 
 
 def curve(seed):
-    net = MLP((1, 32, 32, 1), activation="tanh", optimizer=Adam(Cosine(0.01)), seed=seed)
+    net = MLP(
+        (1, 32, 32, 1), activation="tanh", optimizer=Adam(Cosine(0.01)), seed=seed
+    )
     net.fit(X, y, epochs=epochs, batch_size=50)
     return net.predict(grid).ravel()
 

@@ -19,7 +19,9 @@ rooms = pd.DataFrame(
     }
 )
 level = rooms["town"].map({"Bern": 20, "Chur": 15, "Genf": 27, "Zug": 33})
-rent = (level * rooms["area"] ** 0.9 + 90 * rooms["lift"] + rng.normal(0, 60, n)).to_numpy()
+rent = (
+    level * rooms["area"] ** 0.9 + 90 * rooms["lift"] + rng.normal(0, 60, n)
+).to_numpy()
 rooms.loc[rng.random(n) < 0.1, "built"] = None
 train = np.arange(n) < 0.8 * n
 
@@ -29,6 +31,8 @@ low, high = model.predict_interval(rooms[~train], coverage=0.9).T
 inside = np.mean((low <= rent[~train]) & (rent[~train] <= high))
 
 print(model.summary())
-print(f"R2 {model.score(rooms[~train], rent[~train]):.3f}, {inside:.0%} in intervals of 90 %")
+print(
+    f"R2 {model.score(rooms[~train], rent[~train]):.3f}, {inside:.0%} in intervals of 90 %"
+)
 for name, worse in zip(rooms.columns, model.feature_importances_, strict=True):
     print(f"{name:6} {worse:8.1f}")

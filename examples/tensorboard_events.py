@@ -26,8 +26,15 @@ def log(report: Report) -> None:
 
 net = MLP((4, 64, 1), optimizer=Adam(Cosine(0.01)), seed=0)
 history = net.fit(
-    X, y, epochs=5 if quick else 100, validation_split=0.2, metrics={"mae": "mae"}, callbacks=log
+    X,
+    y,
+    epochs=5 if quick else 100,
+    validation_split=0.2,
+    metrics={"mae": "mae"},
+    callbacks=log,
 )
 writer.close()
 print(history)
-print(f"{sum(path.stat().st_size for path in folder.iterdir())} bytes of events in {folder.name}")
+print(
+    f"{sum(path.stat().st_size for path in folder.iterdir())} bytes of events in {folder.name}"
+)

@@ -94,8 +94,12 @@ _ROOMS = {
 if not _typing.TYPE_CHECKING:
     # A star import would fail at a name that is missing.
     _missing = {*_OF_SKLEARN} if _find_spec("sklearn") is None else set()  # 90 us
-    _here = {name for name, thing in globals().items() if not isinstance(thing, _ModuleType)}
-    __all__ = sorted(name for name in _here | _ROOMS.keys() - _missing - _MODULES if name[0] != "_")
+    _here = {
+        name for name, thing in globals().items() if not isinstance(thing, _ModuleType)
+    }
+    __all__ = sorted(
+        name for name in _here | _ROOMS.keys() - _missing - _MODULES if name[0] != "_"
+    )
 
     # Not for type checkers: to them it would give every misspelt name the type Any.
     def __getattr__(name: str) -> object:

@@ -75,7 +75,9 @@ def predict(
     """
     scalars.boolean(WHO, "probabilities", probabilities)
     if not hasattr(model, "predict") or isinstance(model, type):
-        raise TypeError(f"{WHO}: model must be an MLP or a fitted estimator, got {model!r}")
+        raise TypeError(
+            f"{WHO}: model must be an MLP or a fitted estimator, got {model!r}"
+        )
     if _is(collection, "dask.dataframe", "DataFrame"):
         form = {"keep": keep, "output": output, "probabilities": probabilities}
         return _of_frame(model, collection, form)
@@ -85,7 +87,9 @@ def predict(
             f"{type(collection).__name__}; predict_parquet takes files, and predict rows in memory"
         )
     if len(keep) or output != "prediction":
-        raise ValueError(f"{WHO}: keep and output are for a DataFrame, and this is an array")
+        raise ValueError(
+            f"{WHO}: keep and output are for a DataFrame, and this is an array"
+        )
     return _of_array(model, collection, probabilities)
 
 
@@ -107,20 +111,30 @@ def _of_frame(model: Any, frame: Any, form: dict[str, Any]) -> Any:
     names = list(frame.columns)
     unnamed = [repr(name) for name in names if not isinstance(name, str)]
     if unnamed:
-        raise TypeError(f"{WHO}: the names of columns must be str, got {messages.listed(unnamed)}")
+        raise TypeError(
+            f"{WHO}: the names of columns must be str, got {messages.listed(unnamed)}"
+        )
     # Predictions of two made-up rows also check the columns and the other arguments.
     meta = _frame_predictions(meta_nonempty(frame._meta), model, form, None).iloc[:0]
-    return frame.map_partitions(_frame_predictions, _sent_once(model), form, meta, meta=meta)
+    return frame.map_partitions(
+        _frame_predictions, _sent_once(model), form, meta, meta=meta
+    )
 
 
 def _frame_predictions(frame: Any, model: Any, form: dict[str, Any], none: Any) -> Any:
     """Predictions of a pandas frame; `none`: predictions without rows."""
     if not len(frame):
         return none.set_axis(frame.index)
-    table = predict_arrow(model, frame, batch_rows=len(frame), **form).read_all().to_pandas()
+    table = (
+        predict_arrow(model, frame, batch_rows=len(frame), **form)
+        .read_all()
+        .to_pandas()
+    )
     table.index = frame.index
     # The columns of the frame: Arrow may return other dtypes.
-    return table.assign(**{name: frame[name] for name in table.columns if name in frame})
+    return table.assign(
+        **{name: frame[name] for name in table.columns if name in frame}
+    )
 
 
 def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
@@ -261,7 +275,9 @@ def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
     who = "threads"
     n = scalars.positive_integer(who, "n", n)
     valid = scalars.is_positive(timeout)
-    seconds = scalars.real(who, "timeout", timeout, "a positive number of seconds", valid)
+    seconds = scalars.real(
+        who, "timeout", timeout, "a positive number of seconds", valid
+    )
     meeting = _Meeting(n, seconds)
     return [ThreadCommunicator(rank, meeting) for rank in range(n)]
 

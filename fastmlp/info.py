@@ -88,7 +88,9 @@ def _cpu() -> str:
         there = target.host().name
     except ImportError:
         there = "unknown without llvmlite"
-    reason = "NUMBA_CPU_NAME" if setting("CPU_NAME") else "the level of the wheel's code"
+    reason = (
+        "NUMBA_CPU_NAME" if setting("CPU_NAME") else "the level of the wheel's code"
+    )
     return name if name == there else f"{name} ({reason}; the host is {there})"
 
 
@@ -109,7 +111,9 @@ def _compiler() -> str:
     folder, _ = cache.find()
     n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir()) if folder else 0
     # One file holds the processor's name.
-    return "translator; " + ("the cache has code" if n > 1 else "code is compiled on first use")
+    return "translator; " + (
+        "the cache has code" if n > 1 else "code is compiled on first use"
+    )
 
 
 def _threading_layer() -> str:

@@ -27,7 +27,13 @@ from fastmlp.training import loop
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import EVERY, FitOptions, Listener, RawRows, ValidationData
+from fastmlp.training.options import (
+    EVERY,
+    FitOptions,
+    Listener,
+    RawRows,
+    ValidationData,
+)
 from fastmlp.training.ranks import CommunicatorLike, check_ranks, ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.second_order import batch_size_for
@@ -251,18 +257,28 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                     checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
                 )  # fmt: skip
                 check_ranks(communicator, average_every, self._device, who)
-                fit_of = self._network, state.optimizer, options, self._device, communicator
+                fit_of = (
+                    self._network,
+                    state.optimizer,
+                    options,
+                    self._device,
+                    communicator,
+                )
                 reading = check_second_order(*fit_of, who)
             ranks.agree_on(options, self._network, state)
             raw = RawRows(X, y, sample_weight, validation_data)
             try:
-                engine, rows = ranks.rows(self._on_device, raw, reading, self.feature_names)
+                engine, rows = ranks.rows(
+                    self._on_device, raw, reading, self.feature_names
+                )
             except KeyboardInterrupt as error:
                 # The first call of a process imports the backend: 0.1 s.
                 ranks.interrupted(error)
                 return interrupted(History())
             options = ranks.options(options, state)
-            request = FitRequest(rows.data, options, held_out=rows.held_out, net=self, ranks=ranks)
+            request = FitRequest(
+                rows.data, options, held_out=rows.held_out, net=self, ranks=ranks
+            )
             buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
@@ -409,14 +425,20 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         parameters: Literal[True] = True,
     ) -> tuple[Array, Array]: ...
     @overload
-    def vjp(self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]) -> Array: ...
+    def vjp(
+        self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]
+    ) -> Array: ...
     @overload
     def vjp(
         self, X: ArrayLike, output_gradient: ArrayLike, *, parameters: Literal[False]
     ) -> Array: ...
     @explained
     def vjp(
-        self, X: ArrayLike, output_gradient: ArrayLike, inputs: bool = True, parameters: bool = True
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike,
+        inputs: bool = True,
+        parameters: bool = True,
     ) -> Any:
         """Return gradients by parameters and inputs, from the gradient by the raw outputs.
 
@@ -457,13 +479,20 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         steps = self._steps
         if steps is None:
             engine_of = partial(
-                protocol.engine_on, self._device, n_threads=self._n_threads, lock=self._state.lock
+                protocol.engine_on,
+                self._device,
+                n_threads=self._n_threads,
+                lock=self._state.lock,
             )
             steps = self._steps = Steps(self._state, engine_of, self._network)
         return steps
 
     def predict(
-        self, X: ArrayLike, out: Array | None = None, *, compute_dtype: ComputeDTypes | None = None
+        self,
+        X: ArrayLike,
+        out: Array | None = None,
+        *,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> Array:
         """Return predictions: values, or probabilities if the loss has a link.
 
@@ -502,7 +531,11 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         return predictor(X, out)
 
     def predict_raw(
-        self, X: ArrayLike, out: Array | None = None, *, compute_dtype: ComputeDTypes | None = None
+        self,
+        X: ArrayLike,
+        out: Array | None = None,
+        *,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
@@ -561,16 +594,24 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         batches = batches_of(source, self.feature_names, batch_rows, who)
         return (self._predicted(batch, who, computed) for batch in batches)
 
-    def _predicted(self, batch: PredictBatch, who: str, compute_dtype: Computed) -> Array:
+    def _predicted(
+        self, batch: PredictBatch, who: str, compute_dtype: Computed
+    ) -> Array:
         if compute_dtype is None:
             predictor = self._predictor = self._predictor or self._new_predictor()
         else:
             predictor = self._new_predictor(who, compute_dtype)
-        predicted: Array = predictor(batch.rows, None, f"{who}: {batch.where}".removesuffix(": "))
+        predicted: Array = predictor(
+            batch.rows, None, f"{who}: {batch.where}".removesuffix(": ")
+        )
         return predicted
 
     def _new_predictor(
-        self, who: str = "MLP.predict", compute_dtype: object = None, *, raw: bool = False
+        self,
+        who: str = "MLP.predict",
+        compute_dtype: object = None,
+        *,
+        raw: bool = False,
     ) -> Predictor:
         state, computed = self._state, self._computed(compute_dtype, who)
         return self._on_device().predictor(
@@ -614,7 +655,9 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         return self
 
     @explained
-    def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, include_training_state: bool = False
+    ) -> None:
         """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
 
         The file holds names and numbers without code, and is written whole or not at all. Your
@@ -754,7 +797,12 @@ def core_of(net: MLP) -> Core:
 
 def net_on(state: NetState, **settings: Any) -> MLP:
     """A net that shares a state's parameters and lock; the optimizer starts from step 0."""
-    net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
+    net = MLP(
+        state.layout.sizes,
+        dtype=state.parameters.dtype,
+        initializer="zeros",
+        **settings,
+    )
     own, net._initializer = net._state, None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
     net._state.lock = state.lock

@@ -61,13 +61,24 @@ class NetBase:
         device: str = "cpu",
     ) -> None:
         aim = smoothed(loss, label_smoothing)
-        arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
+        arguments = (
+            layer_sizes,
+            activation,
+            output_activation,
+            aim,
+            l2,
+            l1,
+            penalties,
+            dtype,
+        )
         network, self._loss_name, self._output_name = resolve.network(*arguments)
         factors = layer_settings.layer_rates(layer_rates, network.layout.n_layers)
         drawn = layer_settings.dropout_of(
             dropout, input_dropout, input_noise, len(network.activations) - 1
         )
-        computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
+        computed = spec.compute_dtype(
+            compute_dtype, network.layout.sizes, network.dtype
+        )
         network = network._replace(layer_rates=factors, dropout=drawn)
         signs = layer_settings.signs_of(monotonic_cst, network)
         self._network = network._replace(compute_dtype=computed, signs=signs)
@@ -80,7 +91,9 @@ class NetBase:
         generator = resolve.generator(seed)
         self._state = resolve.initial_state(self._network, rule, generator, initializer)
         if drawn is not None:
-            self._state.key = random_state.key_of(random_state.seeds_of(seed, generator))
+            self._state.key = random_state.key_of(
+                random_state.seeds_of(seed, generator)
+            )
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -163,7 +176,9 @@ class NetBase:
 
     @trainable.setter
     def trainable(self, switches: bool | Sequence[bool]) -> None:
-        self._change(trainable=layer_settings.trainable(switches, self._network.layout.n_layers))
+        self._change(
+            trainable=layer_settings.trainable(switches, self._network.layout.n_layers)
+        )
 
     @property
     def layer_rates(self) -> list[float | spec.Rates]:
@@ -172,7 +187,11 @@ class NetBase:
 
     @layer_rates.setter
     def layer_rates(self, factors: spec.LayerRates | None) -> None:
-        self._change(layer_rates=layer_settings.layer_rates(factors, self._network.layout.n_layers))
+        self._change(
+            layer_rates=layer_settings.layer_rates(
+                factors, self._network.layout.n_layers
+            )
+        )
 
     def _change(self, **fields: Any) -> None:
         lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
@@ -181,7 +200,9 @@ class NetBase:
             lock.n_owners += averaged
             before, self._network = self._network, self._network._replace(**fields)
             # Predictions and buffers do not depend on rates.
-            for prepared in (self._engine, self._steps) if self._device == "cpu" else ():
+            for prepared in (
+                (self._engine, self._steps) if self._device == "cpu" else ()
+            ):
                 changing: Any = prepared
                 if changing is not None:
                     changing.change(self._network)
@@ -200,12 +221,16 @@ class NetBase:
     @property
     def weights(self) -> list[Array]:
         """Weight matrices, shape (n_in, n_out) each, as live views."""
-        return spec.Views(spec.weight_views(self._network.layout, self.parameters), "MLP.weights")
+        return spec.Views(
+            spec.weight_views(self._network.layout, self.parameters), "MLP.weights"
+        )
 
     @property
     def biases(self) -> list[Array]:
         """Bias vectors, shape (n_out,) each, as live views."""
-        return spec.Views(spec.bias_views(self._network.layout, self.parameters), "MLP.biases")
+        return spec.Views(
+            spec.bias_views(self._network.layout, self.parameters), "MLP.biases"
+        )
 
     @property
     def _link(self) -> str | None:
@@ -233,13 +258,17 @@ class NetBase:
 
     def _description(self) -> Description:
         names = (self._loss_name, self._output_name)
-        return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
+        return Description(
+            self._network, self.optimizer, *names, self.n_steps, self.device
+        )
 
     def _on_device(self) -> Engine[Any]:
         """The engine of the net's device, made on first use, which imports the backend."""
         if self._engine is None:
             lock = self._state.lock
-            self._engine = protocol.engine_on(self._device, self._network, self._n_threads, lock)
+            self._engine = protocol.engine_on(
+                self._device, self._network, self._n_threads, lock
+            )
         return self._engine
 
     def __copy__(self) -> Self:

@@ -61,7 +61,9 @@ class GroupCalls:
         self.members: list[tuple[Steps, Kept] | None] = [None] * n
         self.products, self.buffers = [0] * n, list[Any]()
 
-    def set_entry(self, i: int, record: int, factory: Any, dtype: Any, products: int) -> None:
+    def set_entry(
+        self, i: int, record: int, factory: Any, dtype: Any, products: int
+    ) -> None:
         """Set record, block of the dtype, and multiply-adds of net i."""
         self.columns["record"][i] = record
         self.columns["block"][i] = block_of(factory, dtype).address
@@ -71,7 +73,11 @@ class GroupCalls:
         """Run the calls of all nets; return the number done, or -1 for invalid rows."""
         job, n_nets, n_done = self.job, len(self.entries), 0
         products = sum(self.products) * n_rows
-        most = n_nets if products <= MOST_PRODUCTS else max(1, MOST_PRODUCTS * n_nets // products)
+        most = (
+            n_nets
+            if products <= MOST_PRODUCTS
+            else max(1, MOST_PRODUCTS * n_nets // products)
+        )
         for first in range(0, n_nets, most):
             if first:
                 time.sleep(0)  # Others may want the GIL.
@@ -85,7 +91,9 @@ class GroupCalls:
 
     def settle(self) -> None:
         """Count the steps that were taken, while the locks are held; again changes no count."""
-        for state, number in zip(self._states, self.columns["number"].tolist(), strict=True):
+        for state, number in zip(
+            self._states, self.columns["number"].tolist(), strict=True
+        ):
             state.n_steps = number
             state.lock.n_published += 1
 
@@ -177,7 +185,10 @@ class NetGroup:
                     f"nets[{i}] has {pair}"
                 )
         self._n_threads, (self._n_in, self._n_out) = n_threads, ends[0]
-        forms = {(it.dtype, it.loss.targets == "classes", it.loss.per_target) for it in networks}
+        forms = {
+            (it.dtype, it.loss.targets == "classes", it.loss.per_target)
+            for it in networks
+        }
         self._alike, form = len(forms) == 1, (networks[0].dtype, *max(forms)[1:])
         self._dtype, self._has_labels, per_target = form
         self._width = 1 if self._has_labels else self._n_out // per_target
@@ -278,7 +289,11 @@ class NetGroup:
         who, arguments = f"{WHO}.train_on_{kind}", (X, y, weight)
         # An object that is not an array equals no other: its form is looked at each time.
         form = [
-            (it.shape, it.dtype) if type(it) is ndarray else None if it is None else object()
+            (it.shape, it.dtype)
+            if type(it) is ndarray
+            else None
+            if it is None
+            else object()
             for it in (X, y, weight, rows)
         ]
         losses: Any = None
@@ -286,7 +301,9 @@ class NetGroup:
         with self._lock:
             calls = self._calls.get(kind)
             if calls is None:
-                calls = self._calls[kind] = GroupCalls(side_by_side.step_nets, self._states)
+                calls = self._calls[kind] = GroupCalls(
+                    side_by_side.step_nets, self._states
+                )
             ready = form == calls.form
             if not ready:
                 calls.form = calls.by_net = None
@@ -295,8 +312,16 @@ class NetGroup:
             if not ready:
                 taken = [it is not None for it in arguments]
                 calls.each = self._each(kind, arguments, who) if rows is None else taken
-                own = getattr(arguments[1], "dtype", None) if self._takes_labels(kind) else None
-                calls.dtypes = (self._dtype, own if own in LABELS else self._dtype, self._dtype)
+                own = (
+                    getattr(arguments[1], "dtype", None)
+                    if self._takes_labels(kind)
+                    else None
+                )
+                calls.dtypes = (
+                    self._dtype,
+                    own if own in LABELS else self._dtype,
+                    self._dtype,
+                )
             plain = list(map(_plain, arguments, calls.dtypes))
             if not ready and self._fits(kind, calls, plain):
                 ready = True
@@ -323,9 +348,12 @@ class NetGroup:
         of_y = getattr(arguments[1], "shape", ()) == (n_nets, n) != (n, self._width)
         n_axes = (2, 2 - (of_y and kind == "batch"), 1)
         each = [
-            type(it) is ndarray and it.ndim > n for it, n in zip(arguments, n_axes, strict=True)
+            type(it) is ndarray and it.ndim > n
+            for it, n in zip(arguments, n_axes, strict=True)
         ]
-        for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
+        for name, it, by_net in zip(
+            ("X", "y", "sample_weight"), arguments, each, strict=True
+        ):
             if by_net and len(it) != n_nets:
                 raise ValueError(
                     f"{who}: {name} of shape {it.shape} has a leading axis, which must be "
@@ -341,20 +369,33 @@ class NetGroup:
             arguments = [None if it is None else np.asarray(it) for it in arguments]
             each = self._each("batch", arguments, who)
             n = (arguments[0].shape[each[0] :] or (0,))[0]
-            for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
+            for name, it, by_net in zip(
+                ("X", "y", "sample_weight"), arguments, each, strict=True
+            ):
                 if it is not None and it.shape[by_net:][:1] != (n,):
-                    raise ValueError(f"{who}: {name} must have {n} rows, as X, got {it.shape}")
+                    raise ValueError(
+                        f"{who}: {name} must have {n} rows, as X, got {it.shape}"
+                    )
             if not isinstance(rows, (Sequence, ndarray)) or len(rows) != n_nets:
-                raise ValueError(f"{who}: rows must be indices or masks for each of {n_nets} nets")
+                raise ValueError(
+                    f"{who}: rows must be indices or masks for each of {n_nets} nets"
+                )
         index: Any = rows
         n = arguments[0].shape[each[0]]
-        plain = type(rows) is ndarray and rows.ndim == 2 and rows.dtype.kind in "iu" and rows.size
+        plain = (
+            type(rows) is ndarray
+            and rows.ndim == 2
+            and rows.dtype.kind in "iu"
+            and rows.size
+        )
         # A negative number becomes a huge one.
         if plain and rows.astype(np.uint64, copy=False).max() < n:
             calls.by_net = each
         else:
             where = f"{who}: nets[{{}}]".format
-            index = [arrays.row_index(it, n, where(i), "rows") for i, it in enumerate(rows)]
+            index = [
+                arrays.row_index(it, n, where(i), "rows") for i, it in enumerate(rows)
+            ]
             if len({len(k) for k in index}) == 1:
                 index = np.stack(index)
         if type(index) is ndarray:
@@ -362,11 +403,17 @@ class NetGroup:
             # checks and labels want them together.
             nets = np.arange(n_nets)[:, None]
             return [
-                it if it is None else it[nets, index] if by_net else it.take(index, axis=0)
+                it
+                if it is None
+                else it[nets, index]
+                if by_net
+                else it.take(index, axis=0)
                 for it, by_net in zip(arguments, each, strict=True)
             ]
         return [
-            it if it is None else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
+            it
+            if it is None
+            else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
             for it, by_net in zip(arguments, each, strict=True)
         ]
 
@@ -379,17 +426,22 @@ class NetGroup:
         ):
             return False
         shapes: Any = (
-            it if it is None else it.shape[e:] for it, e in zip(plain, calls.each, strict=True)
+            it if it is None else it.shape[e:]
+            for it, e in zip(plain, calls.each, strict=True)
         )
         x, y, weight = shapes
         n, labels = x[:1], self._takes_labels(kind)
         targets = (*n, self._width if kind == "batch" else self._n_out)
         fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0 and weight in (None, n)
         fits = fits and (not labels or plain[1].dtype in LABELS)
-        fits = fits and (y == targets or (y == n and targets[1:] == (1,) and kind == "batch"))
+        fits = fits and (
+            y == targets or (y == n and targets[1:] == (1,) and kind == "batch")
+        )
         if not fits:
             return False
-        for name, it, by_net in zip(("x", "y", "weight"), plain, calls.each, strict=True):
+        for name, it, by_net in zip(
+            ("x", "y", "weight"), plain, calls.each, strict=True
+        ):
             calls.job[f"{name}_step"] = it.strides[0] if by_net else 0
         calls.job["label_bytes"] = plain[1].itemsize if labels else 0
         calls.n_checked = len(self.nets) if True in calls.each else 1
@@ -435,7 +487,12 @@ class NetGroup:
         for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
             steps, n = net._single_steps(), calls.n_rows
             known, kept = calls.members[i] or (None, None)
-            if known is not steps or kept is None or kept.quick is None or kept.quick.n_rows != n:
+            if (
+                known is not steps
+                or kept is None
+                or kept.quick is None
+                or kept.quick.n_rows != n
+            ):
                 products, kept = products_of(state.layout, n), None
                 if net._device == "cpu" and products <= MOST_PRODUCTS:
                     kept = steps.ready(kind, (n, self._n_in))
@@ -460,13 +517,22 @@ class NetGroup:
         return np.flatnonzero(status == DECLINED)
 
     def _one_by_one(
-        self, kind: Kind, arguments: Any, each: list[bool], losses: Array, places: Any, who: str
+        self,
+        kind: Kind,
+        arguments: Any,
+        each: list[bool],
+        losses: Array,
+        places: Any,
+        who: str,
     ) -> None:
         """Take the steps of nets that no call takes yet, or ever, after a check of all rows."""
         checked = []
         for i in places:
             steps, name = self.nets[i]._single_steps(), f"{who}: nets[{i}]"
-            own = (it[i] if by_net else it for it, by_net in zip(arguments, each, strict=True))
+            own = (
+                it[i] if by_net else it
+                for it, by_net in zip(arguments, each, strict=True)
+            )
             checked.append((i, steps, steps.checked(kind, *own, name), name))
         for i, steps, (data, names), name in checked:
             losses[i] = steps._step(kind, data, name)
@@ -479,10 +545,16 @@ class NetGroup:
         n = x.shape[-2] if type(x) is ndarray and x.ndim == 2 + each else 0
         whole, products = (len(self.nets), n, self._n_out), 0
         for net in self.nets:
-            products += n * net._state.layout.n_weights if net._device == "cpu" else MOST_PRODUCTS
+            products += (
+                n * net._state.layout.n_weights
+                if net._device == "cpu"
+                else MOST_PRODUCTS
+            )
         if 0 < products <= MOST_PRODUCTS and x.shape[-1] == self._n_in and self._alike:
             result = arrays.out_array(out, whole, self._dtype, who)
-            if not np.may_share_memory(x, result) and self._predict(name, x, result, each):
+            if not np.may_share_memory(x, result) and self._predict(
+                name, x, result, each
+            ):
                 return result
         parts = []
         for i, net in enumerate(self.nets):
@@ -492,22 +564,34 @@ class NetGroup:
                 error.add_note(f"in nets[{i}] of the {WHO}")
                 raise
         whole = (len(parts), *parts[0].shape)
-        return np.stack(parts, out=arrays.out_array(out, whole, np.result_type(*parts), who))
+        return np.stack(
+            parts, out=arrays.out_array(out, whole, np.result_type(*parts), who)
+        )
 
     def _predict(self, name: str, x: Array, out: Array, each: bool) -> bool:
         """Write the predictions by one call; return False if a number is not finite."""
         with self._lock:
             calls = self._calls.get(name)
             if calls is None:
-                calls = self._calls[name] = GroupCalls(side_by_side.predict_nets, self._states)
+                calls = self._calls[name] = GroupCalls(
+                    side_by_side.predict_nets, self._states
+                )
                 for i, net in enumerate(self.nets):
                     predictor: Any = net._new_predictor(raw=name == "predict_raw")
                     small, n_weights = predictor.flat_net(), net._state.layout.n_weights
                     calls.set_entry(
-                        i, small.address, side_by_side.predict_rows, self._dtype, n_weights
+                        i,
+                        small.address,
+                        side_by_side.predict_rows,
+                        self._dtype,
+                        n_weights,
                     )
                     calls.buffers.append(small)
             job = calls.job
             job["x"], job["x_step"] = address(x), x.strides[0] if each else 0
-            job["y"], job["y_step"], job["n_rows"] = address(out), out.strides[0], out.shape[1]
+            job["y"], job["y_step"], job["n_rows"] = (
+                address(out),
+                out.strides[0],
+                out.shape[1],
+            )
             return calls.run(0, self._n_threads, out.shape[1]) == len(out)

@@ -28,7 +28,10 @@ ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
 LOG_SCALE_FACTOR = 20
 # Colours of matplotlib's cycle. More fits get no legend.
 MOST_NAMED = 10
-TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
+TRAINING, VALIDATION = (
+    "training, mean during each epoch",
+    "validation, at each epoch's end",
+)
 # Position of a second axis on the right, in widths of the axes.
 BESIDE_SCORES = 1.13
 INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
@@ -108,18 +111,24 @@ def plot_history(
     if alone and label != "training":
         fits = {label: alone}
     ax = _new_axes() if ax is None else ax
-    ax.set_title(_best_text(fits) if not ax.get_lines() else "", loc="left", fontsize="medium")
+    ax.set_title(
+        _best_text(fits) if not ax.get_lines() else "", loc="left", fontsize="medium"
+    )
     right = []
     for name, fit in fits.items():
         color = _draw_losses(ax, name, fit, len(fits) <= MOST_NAMED, line)
         if alone and fit.metrics:
-            right.append(_right(ax, fit.metrics, color, f"validation {', '.join(fit.metrics)}"))
+            right.append(
+                _right(ax, fit.metrics, color, f"validation {', '.join(fit.metrics)}")
+            )
     if alone and learning_rate:
         place = BESIDE_SCORES if right else 1.0
         rates = {"learning rate": alone.learning_rate}
         right.append(_right(ax, rates, SOFT, "learning rate", place))
         right[-1].set_ylim(bottom=0)
-    values = np.concatenate([np.asarray(each.get_ydata(), float) for each in ax.get_lines()])
+    values = np.concatenate(
+        [np.asarray(each.get_ydata(), float) for each in ax.get_lines()]
+    )
     ax.set_yscale("log" if _spans_decades(values) else "linear")
     ax.set(xlabel="epoch", ylabel="loss")
     ax.locator_params(axis="x", integer=True)
@@ -189,13 +198,23 @@ def plot_search(
     places = np.full(len(params), np.nan)
     places[has] = _places(ax, [params[i][parameter] for i in has])
     folds = getattr(search, "n_splits_", "the")
-    bars: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "color": INK, "ecolor": SOFT}
+    bars: dict[str, Any] = {
+        "fmt": "o",
+        "markersize": 4,
+        "capsize": 2,
+        "color": INK,
+        "ecolor": SOFT,
+    }
     label = f"mean and standard deviation of {folds} folds"
     ax.errorbar(places[has], mean[has], spread[has], label=label, **bars)
     if color is not None:
         _colour(ax, params, places, mean, color)
     best = int(getattr(search, "best_index_", np.argsort(-mean, kind="stable")[0]))
-    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 2}
+    ring: dict[str, Any] = {
+        "markersize": 11,
+        "markerfacecolor": "none",
+        "markeredgewidth": 2,
+    }
     ax.plot(places[[best]], mean[[best]], "o", color=WRONG, label="best", **ring)
     ax.set(xlabel=parameter, ylabel=metric)
     settings = ", ".join(f"{key}={_text(value)}" for key, value in params[best].items())
@@ -219,12 +238,18 @@ def _tidy(ax: "Axes", uppermost: "Axes", handles: Sequence[Any]) -> None:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if handles:
-        uppermost.legend(handles=handles, facecolor=ax.get_facecolor(), edgecolor="none")
+        uppermost.legend(
+            handles=handles, facecolor=ax.get_facecolor(), edgecolor="none"
+        )
 
 
 def _spans_decades(values: NDArray[np.float64]) -> bool:
     values = values[np.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() > LOG_SCALE_FACTOR * values.min())
+    return bool(
+        values.size
+        and values.min() > 0
+        and values.max() > LOG_SCALE_FACTOR * values.min()
+    )
 
 
 def _histories(fits: Any) -> dict[str, History]:
@@ -247,7 +272,9 @@ def _history(where: str, fit: Any) -> History:
         return fit
     if not hasattr(fit, "get_params"):
         hint = ": take what its fit returned" if hasattr(fit, "fit") else ""
-        raise TypeError(f"plot_history: {where} must be {ACCEPTED}, got {type(fit).__name__}{hint}")
+        raise TypeError(
+            f"plot_history: {where} must be {ACCEPTED}, got {type(fit).__name__}{hint}"
+        )
     fit = getattr(fit, "best_estimator_", fit)
     fit = fit.steps[-1][1] if hasattr(fit, "steps") else fit
     loss = getattr(fit, "loss_curve_", None)
@@ -261,7 +288,9 @@ def _history(where: str, fit: Any) -> History:
     # Scores of scoring="loss" are the negative validation loss.
     scores = None if scoring == "loss" else getattr(fit, "validation_scores_", None)
     metrics = {_metric(fit, scoring): scores} if scores else {}
-    return History(loss, getattr(fit, "validation_loss_curve_", None) or [], metrics=metrics)
+    return History(
+        loss, getattr(fit, "validation_loss_curve_", None) or [], metrics=metrics
+    )
 
 
 def _metric(estimator: Any, scoring: Any) -> str:
@@ -282,11 +311,19 @@ def _draw_losses(
     (curve,) = ax.plot(_epochs(fit.loss), fit.loss, label=names[0], **style)
     style |= {"color": curve.get_color(), "linestyle": "--"}
     if fit.validation_loss:
-        ax.plot(_epochs(fit.validation_loss), fit.validation_loss, label=names[1], **style)
+        ax.plot(
+            _epochs(fit.validation_loss), fit.validation_loss, label=names[1], **style
+        )
     values = fit.validation_loss or fit.loss
     if fit.best_epoch is not None and fit.best_epoch < len(values):
-        ring: dict[str, Any] = {"markerfacecolor": "none", "color": INK, "markersize": 9}
-        ax.plot([fit.best_epoch + 1], [values[fit.best_epoch]], "o", label="_kept", **ring)
+        ring: dict[str, Any] = {
+            "markerfacecolor": "none",
+            "color": INK,
+            "markersize": 9,
+        }
+        ax.plot(
+            [fit.best_epoch + 1], [values[fit.best_epoch]], "o", label="_kept", **ring
+        )
     return curve.get_color()
 
 
@@ -313,7 +350,10 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
 
 
 def _best_text(fits: Mapping[str, History]) -> str:
-    for field, kind in (("validation_loss", "validation loss"), ("loss", "training loss")):
+    for field, kind in (
+        ("validation_loss", "validation loss"),
+        ("loss", "training loss"),
+    ):
         finite = [
             (value, epoch, name, len(getattr(fit, field)))
             for name, fit in fits.items()
@@ -329,7 +369,10 @@ def _best_text(fits: Mapping[str, History]) -> str:
 
 
 def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
-    results, refit = getattr(search, "cv_results_", None), getattr(search, "refit", None)
+    results, refit = (
+        getattr(search, "cv_results_", None),
+        getattr(search, "refit", None),
+    )
     if results is None:
         raise ValueError("plot_search: search must be fitted")
     metric = "score" if "mean_test_score" in results else str(refit)
@@ -337,14 +380,21 @@ def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
         raise ValueError(
             "plot_search: search has several metrics: set its refit to the name of one of them"
         )
-    mean, spread = (np.asarray(results[f"{each}_test_{metric}"], float) for each in ("mean", "std"))
+    mean, spread = (
+        np.asarray(results[f"{each}_test_{metric}"], float) for each in ("mean", "std")
+    )
     if metric == "score":
-        metric = _metric(getattr(search, "estimator", None), getattr(search, "scoring", None))
+        metric = _metric(
+            getattr(search, "estimator", None), getattr(search, "scoring", None)
+        )
     return results["params"], mean, spread, metric
 
 
 def _chosen(
-    params: Sequence[dict[str, Any]], mean: Any, parameter: str | None, color: str | None
+    params: Sequence[dict[str, Any]],
+    mean: Any,
+    parameter: str | None,
+    color: str | None,
 ) -> tuple[str, str | None]:
     known = sorted({name for each in params for name in each})
     for chosen in (parameter, color):
@@ -353,11 +403,17 @@ def _chosen(
                 f"plot_search: no parameter {chosen!r} was searched; there are {', '.join(known)}"
             )
     if not known:
-        raise ValueError("plot_search: search has no parameters: its only candidate is {}")
-    several = [name for name in known if len({_text(each.get(name)) for each in params}) > 1]
+        raise ValueError(
+            "plot_search: search has no parameters: its only candidate is {}"
+        )
+    several = [
+        name for name in known if len({_text(each.get(name)) for each in params}) > 1
+    ]
     ranked = sorted(several, key=lambda name: -_influence(params, mean, name)) or known
     parameter = parameter or next((name for name in ranked if name != color), ranked[0])
-    return parameter, color or next((name for name in several if name != parameter), None)
+    return parameter, color or next(
+        (name for name in several if name != parameter), None
+    )
 
 
 def _influence(params: Sequence[dict[str, Any]], mean: Any, name: str) -> float:
@@ -365,18 +421,24 @@ def _influence(params: Sequence[dict[str, Any]], mean: Any, name: str) -> float:
     values = [each.get(name) for each in params]
     groups = np.unique([_text(value) for value in values], return_inverse=True)[1]
     if groups.max() >= N_GROUPS and _are_numbers(values):
-        edges = np.quantile(np.asarray(values, float), np.linspace(0, 1, N_GROUPS + 1)[1:-1])
+        edges = np.quantile(
+            np.asarray(values, float), np.linspace(0, 1, N_GROUPS + 1)[1:-1]
+        )
         groups = np.digitize(np.asarray(values, float), edges)
     groups, mean = groups[np.isfinite(mean)], mean[np.isfinite(mean)]
     n, once = len(mean), np.unique(groups)
     if n <= len(once) or not mean.var():
         return -np.inf
-    within = sum(mean[groups == group].var() * (groups == group).sum() for group in once)
+    within = sum(
+        mean[groups == group].var() * (groups == group).sum() for group in once
+    )
     return float(1 - (within / (n - len(once))) / (mean.var() * n / (n - 1)))
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+    return all(
+        isinstance(value, Real) and not isinstance(value, bool) for value in values
+    )
 
 
 def _text(value: Any) -> str:
@@ -413,4 +475,11 @@ def _colour(
         of_text = has[[_text(value) == text for value in values]]
         # viridis ends in a light green and a yellow that are hard to see on white.
         color = colormaps["viridis"](0.7 * i / max(len(known) - 1, 1))
-        ax.scatter(places[of_text], mean[of_text], 30, [color], label=f"{name}={text}", zorder=3)
+        ax.scatter(
+            places[of_text],
+            mean[of_text],
+            30,
+            [color],
+            label=f"{name}={text}",
+            zorder=3,
+        )

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 # Classes that are saved beside nets, by name: `pack` and `unpack`, or a module's name.
 ARCHIVES: dict[str, Any] = {
-    **dict.fromkeys(("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"),
-    **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"),
+    **dict.fromkeys(
+        ("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"
+    ),
+    **dict.fromkeys(
+        ("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"
+    ),
 }
 _registered: set[type] = set()
 
@@ -185,4 +189,6 @@ def _archive(kind: str) -> Any:
 def _is_known(kind: type) -> bool:
     """True for a class that has an archive, without imports."""
     archive = str(ARCHIVES.get(kind.__name__, "")).removesuffix("archive")
-    return kind in _registered or (bool(archive) and kind.__module__.startswith(archive))
+    return kind in _registered or (
+        bool(archive) and kind.__module__.startswith(archive)
+    )

@@ -106,9 +106,13 @@ def warmup(
         raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
     kinds = [resolve.dtype(dtype).name for dtype in dtypes]
     if compute_dtype is not None:
-        scalars.known("warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS)
+        scalars.known(
+            "warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS
+        )
         if "float32" not in kinds:
-            needed = f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes"
+            needed = (
+                f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes"
+            )
             raise ValueError(f"{needed}, got {kinds}")
     say = report or (lambda line: None)
     start = time.perf_counter()
@@ -132,7 +136,9 @@ def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
     """
     if (folder := cache.folder()) is None:
         reason = cache.find()[1]
-        raise OSError(f"warmup has no cache folder to keep code in; the cache is {reason}")
+        raise OSError(
+            f"warmup has no cache folder to keep code in; the cache is {reason}"
+        )
     if shared:
         cache.share()
     cache.failures.clear()
@@ -150,10 +156,15 @@ def _compile(keys: Iterable[Key]) -> None:
 def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
     """Arguments of `block_of` for all that the library compiles, for nets of these dtypes."""
     wide, blocks = np.dtype(np.float64), dict[str, list[Key]]()
-    blocks["teams, orders and groups"] = [(f, np.dtype(np.int64), None, {}) for f in _OF_INTEGERS]
+    blocks["teams, orders and groups"] = [
+        (f, np.dtype(np.int64), None, {}) for f in _OF_INTEGERS
+    ]
     for name in dtypes:
         dtype = np.dtype(name)
-        kernels = (*every_phase(dtype), *((factory, dtype, None, {}) for factory in _OF_NETS))
+        kernels = (
+            *every_phase(dtype),
+            *((factory, dtype, None, {}) for factory in _OF_NETS),
+        )
         blocks[f"{name}: kernels"] = list(kernels)
         blocks[f"{name}: rules"] = list(every_rule(dtype))
     blocks["second order, links and tables"] = [
@@ -185,7 +196,9 @@ def build(levels: Iterable[Host]) -> None:
             }  # fmt: skip
             if not shipped(host.name):
                 commands = ([sys.executable, "-c", code.format(i, n)] for i in range(n))
-                running = [Popen(command, env=os.environ | settings) for command in commands]
+                running = [
+                    Popen(command, env=os.environ | settings) for command in commands
+                ]
                 codes = [process.wait() for process in running]
                 if any(codes):
                     raise OSError(f"the code for {host.name} could not be compiled")
@@ -194,7 +207,9 @@ def build(levels: Iterable[Host]) -> None:
 
 def compile_part(first: int, step: int) -> None:
     """Compile one of `step` parts of all blocks: every `step`-th from `first` on."""
-    every = [key for keys in every_block(("float32", "float64")).values() for key in keys]
+    every = [
+        key for keys in every_block(("float32", "float64")).values() for key in keys
+    ]
     _compile(every[first::step])
 
 

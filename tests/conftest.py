@@ -37,13 +37,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends", TESTS / "soak"]
 IN_PLAIN_CODE = any(
-    os.environ.get(name, "0") != "0" for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK")
+    os.environ.get(name, "0") != "0"
+    for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK")
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="slow tests at full size")
-    parser.addoption("--golden", action="store_true", help="write the messages that have changed")
+    parser.addoption(
+        "--golden", action="store_true", help="write the messages that have changed"
+    )
 
 
 def _names_no_test(config: pytest.Config) -> bool:
@@ -55,7 +58,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run in two processes if no test is named. In `addopts` it would be an error where xdist is
     not installed, and would keep a named test from a debugger."""
     option = config.option
-    alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist")
+    alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin(
+        "xdist"
+    )
     if _names_no_test(config) and not alone and not option.usepdb:
         if option.numprocesses is None:
             option.numprocesses = min(2, os.cpu_count() or 1)
@@ -88,7 +93,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+def pytest_collect_file() -> Generator[
+    None, list[pytest.Collector], list[pytest.Collector]
+]:
     """No docstring of the tests has examples: 2.3 s of 21 that looked for them."""
     return [file for file in (yield) if not isinstance(file, DoctestModule)]
 
@@ -105,7 +112,10 @@ class _Backwards:
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
-        if isinstance(collector, pytest.Directory) and TESTS in (collector.path / "_").parents:
+        if (
+            isinstance(collector, pytest.Directory)
+            and TESTS in (collector.path / "_").parents
+        ):
             report.result.reverse()
         return report
 
@@ -154,10 +164,24 @@ def path(tmp_path: Path) -> Path:
 def python() -> Callable[..., str]:
     """Run a script in a fresh process that shares the cache of this one; return what it prints."""
 
-    def run(script: str, *arguments: object, timeout: float = 120, **environment: str) -> str:
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))} | environment
+    def run(
+        script: str, *arguments: object, timeout: float = 120, **environment: str
+    ) -> str:
+        variables = (
+            os.environ
+            | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
+            | environment
+        )
         # -P: the folder that the tests run in must not come before PYTHONPATH.
-        command = [sys.executable, "-P", "-W", "error", "-c", script, *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-P",
+            "-W",
+            "error",
+            "-c",
+            script,
+            *map(str, arguments),
+        ]
         done = subprocess.run(
             command, env=variables, capture_output=True, text=True, timeout=timeout
         )

@@ -22,11 +22,17 @@ WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Wshadow", "-Werr
 # All of Clang's warnings, but of style.
 OF_CLANG = [
     *("-O3", "-march=native", "-Weverything", "-Wno-float-equal", "-Wno-padded"),
-    *("-Wno-declaration-after-statement", "-Wno-unused-macros", "-Wno-used-but-marked-unused"),
+    *(
+        "-Wno-declaration-after-statement",
+        "-Wno-unused-macros",
+        "-Wno-used-but-marked-unused",
+    ),
     "-Wno-missing-variable-declarations",
 ]
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits"
+)
 
 
 def built(
@@ -41,10 +47,22 @@ def built(
     program = []
     for prefix, text in texts.items():
         (folder / f"{prefix}.h").write_text(text)
-        defines = (f"#define {prefix.upper()}_{word}" for word in ("IMPLEMENTATION", "TEST"))
+        defines = (
+            f"#define {prefix.upper()}_{word}" for word in ("IMPLEMENTATION", "TEST")
+        )
         program += [*defines, f'#include "{prefix}.h"']
     (folder / "all.c").write_text("\n".join(program) + "\n")
-    command = [compiler, *WARNINGS, *flags, "-shared", "-fPIC", "all.c", "-o", "all.so", "-lm"]
+    command = [
+        compiler,
+        *WARNINGS,
+        *flags,
+        "-shared",
+        "-fPIC",
+        "all.c",
+        "-o",
+        "all.so",
+        "-lm",
+    ]
     subprocess.run(command, cwd=folder, check=True, capture_output=capture, text=True)
     return ctypes.CDLL(str(folder / "all.so"))
 
@@ -56,9 +74,13 @@ def sanitized(folder: Path, texts: Mapping[str, str]) -> list[str]:
     for prefix, text in texts.items():
         (folder / f"{prefix}.h").write_text(text)
         calls.append(f"{prefix}_main()")
-        program += f"#define {prefix.upper()}_TEST_MAIN\n#define main {calls[-1][:-2]}\n"
+        program += (
+            f"#define {prefix.upper()}_TEST_MAIN\n#define main {calls[-1][:-2]}\n"
+        )
         program += f'#include "{prefix}.h"\n#undef main\n'
-    (folder / "all.c").write_text(f"{program}int main(void) {{ return {' | '.join(calls)}; }}\n")
+    (folder / "all.c").write_text(
+        f"{program}int main(void) {{ return {' | '.join(calls)}; }}\n"
+    )
     first = next(iter(texts))
     flags = ["-O0", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
     printed = ""
@@ -75,11 +97,15 @@ def pointer(array: Any) -> Any:
 
 def predictions(library: ctypes.CDLL, prefix: str, rows: Any, n_outputs: int) -> Any:
     out = np.empty((len(rows), n_outputs), rows.dtype)
-    library[f"{prefix}_predict_rows"](ctypes.c_size_t(len(rows)), pointer(rows), pointer(out))
+    library[f"{prefix}_predict_rows"](
+        ctypes.c_size_t(len(rows)), pointer(rows), pointer(out)
+    )
     return out
 
 
-def failures(library: ctypes.CDLL, prefix: str, dtype: Any, tolerance: float = 0) -> int:
+def failures(
+    library: ctypes.CDLL, prefix: str, dtype: Any, tolerance: float = 0
+) -> int:
     kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
     return int(library[f"{prefix}_self_test"](kind(tolerance)))
 
@@ -112,7 +138,9 @@ def expected_of(model: Any, X: Any) -> Any:
     """Probabilities of classes, or predicted numbers, shape (n_rows, n_outputs), of few rows at a
     time."""
     predict = getattr(model, "predict_proba", model.predict)
-    predictions = np.concatenate([predict(X[k : k + 100]) for k in range(0, len(X), 100)])
+    predictions = np.concatenate(
+        [predict(X[k : k + 100]) for k in range(0, len(X), 100)]
+    )
     return predictions.reshape(len(predictions), -1)
 
 

@@ -16,9 +16,13 @@ import pytest
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 # Fits of a few epochs on purpose.
-unconverged = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+unconverged = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning"
+)
 
 
 def state_of(net: Any) -> tuple[Any, ...]:

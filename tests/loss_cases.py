@@ -26,7 +26,9 @@ def outputs_for(name: str, n: int) -> int:
     return each if CASES[name].link == "sorted" else -(-n // each) * each
 
 
-def draw_targets(name: str, rng: np.random.Generator, n_rows: int, n_outputs: int) -> Any:
+def draw_targets(
+    name: str, rng: np.random.Generator, n_rows: int, n_outputs: int
+) -> Any:
     """Targets that make sense for the loss; class labels for a loss of classes."""
     shape = n_rows, n_outputs // CASES[name].per_target
     match CASES[name].targets:

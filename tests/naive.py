@@ -44,7 +44,9 @@ VALUES: dict[str, Any] = {
     "relu": lambda z: np.where(positive(z), z, 0),
     "leaky_relu": lambda z: np.where(positive(z), z, z / 100),
     "elu": lambda z: np.where(positive(z), z, np.expm1(low(z))),
-    "selu": lambda z: SELU_SCALE * np.where(positive(z), z, SELU_ALPHA * np.expm1(low(z))),
+    "selu": lambda z: (
+        SELU_SCALE * np.where(positive(z), z, SELU_ALPHA * np.expm1(low(z)))
+    ),
     "gelu": lambda z: z * (1 + erf(z / ROOT_2)) / 2,
     "gelu_tanh": lambda z: z * (1 + np.tanh(cubic(z))) / 2,
     "silu": lambda z: z / (1 + np.exp(-z)),
@@ -125,7 +127,9 @@ def focal(g: float) -> Any:
 
 def binary_focal(g: float) -> Any:
     """Lin et al. (2017), as Keras' BinaryFocalCrossentropy for labels 0 and 1."""
-    return lambda p, y: y * logistic(-p) ** g * ramp(-p) + (1 - y) * logistic(p) ** g * ramp(p)
+    return lambda p, y: (
+        y * logistic(-p) ** g * ramp(-p) + (1 - y) * logistic(p) ** g * ramp(p)
+    )
 
 
 def gaussian(p: Array, y: Array) -> Array:
@@ -158,7 +162,9 @@ LOSS_VALUES: dict[str, Any] = {
     "smoothed binary_cross_entropy": lambda p, y: (
         (0.9 * y + 0.05) * ramp(-p) + (0.95 - 0.9 * y) * ramp(p)
     ),
-    "smoothed cross_entropy": lambda p, y: -(0.9 * y + 0.1 / y.shape[1]) * log_softmax(p),
+    "smoothed cross_entropy": lambda p, y: (
+        -(0.9 * y + 0.1 / y.shape[1]) * log_softmax(p)
+    ),
 }
 
 
@@ -207,7 +213,11 @@ def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     rounded = model.get("rounded", exact)
     raw = forward(weights, biases, x, model["activations"], rounded=rounded)[0][-1]
     link = LINK_OF.get(model.get("loss", "mse"))
-    return LINKS[link](raw) if link else VALUES[model.get("output_activation", "identity")](raw)
+    return (
+        LINKS[link](raw)
+        if link
+        else VALUES[model.get("output_activation", "identity")](raw)
+    )
 
 
 def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
@@ -219,7 +229,12 @@ def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
             divmod(word * np.uint64(factor), np.uint64(2**32))
             for word, factor in ((c0, 0xD2511F53), (c2, 0xCD9E8D57))
         )
-        c0, c1, c2, c3 = high1 ^ c1 ^ np.uint64(k0), low1, high0 ^ c3 ^ np.uint64(k1), low0
+        c0, c1, c2, c3 = (
+            high1 ^ c1 ^ np.uint64(k0),
+            low1,
+            high0 ^ c3 ^ np.uint64(k1),
+            low0,
+        )
         k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
     return [c0, c1, c2, c3]
 
@@ -235,7 +250,9 @@ def drawn(key: Any, step: int, purpose: int, shape: tuple[int, int], n: int) -> 
 def mask(key: Any, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
     """Inverted dropout: 0, or one over the share that is kept; layer -1 are the inputs."""
     words = drawn(key, step, 0 if layer < 0 else 16 * layer + 1, shape, 8)
-    halves = np.concatenate([words % 2**16, words // 2**16], axis=2)[:, :, [0, 4, 1, 5, 2, 6, 3, 7]]
+    halves = np.concatenate([words % 2**16, words // 2**16], axis=2)[
+        :, :, [0, 4, 1, 5, 2, 6, 3, 7]
+    ]
     threshold = min(round(65536 * rate), 65535)
     kept = halves.reshape(shape[0], -1)[:, : shape[1]] >= threshold
     return np.asarray(kept / (1 - threshold / 65536))
@@ -246,10 +263,14 @@ def noise(key: Any, step: int, shape: tuple[int, int]) -> Array:
     words = drawn(key, step, 2, shape, 4) // 256
     u, v = (words[:, :, [0, 0, 2, 2]] + 0.5) / 2**24, words[:, :, [1, 1, 3, 3]] / 2**24
     angle = 2 * np.pi * v - np.array([0, np.pi / 2] * 2)
-    return (np.sqrt(-2 * np.log(u)) * np.cos(angle)).reshape(shape[0], -1)[:, : shape[1]]
+    return (np.sqrt(-2 * np.log(u)) * np.cos(angle)).reshape(shape[0], -1)[
+        :, : shape[1]
+    ]
 
 
-def draws(dropout: dict[str, Any], step: int, x: Array, sizes: list[int]) -> tuple[Array, Arrays]:
+def draws(
+    dropout: dict[str, Any], step: int, x: Array, sizes: list[int]
+) -> tuple[Array, Arrays]:
     """Inputs and masks of a step; `dropout` has a key, and rates, each a number or one a step."""
 
     def now(rate: Any) -> float:
@@ -260,11 +281,15 @@ def draws(dropout: dict[str, Any], step: int, x: Array, sizes: list[int]) -> tup
     inputs = x + now(dropout["noise"]) * noise(key, step, shape)
     inputs = inputs * mask(key, step, -1, shape, now(dropout["inputs"]))
     hidden = enumerate(zip(sizes, dropout["hidden"], strict=True))
-    return inputs, [mask(key, step, i, (len(x), n), now(rate)) for i, (n, rate) in hidden]
+    return inputs, [
+        mask(key, step, i, (len(x), n), now(rate)) for i, (n, rate) in hidden
+    ]
 
 
 def _shares(sample_weight: Array | None, n_rows: int) -> tuple[Array, float]:
-    mass = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, float)
+    mass = (
+        np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, float)
+    )
     return mass / mass.sum(), float(mass.sum())
 
 
@@ -288,7 +313,9 @@ def objective(
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
     share, mass = _shares(sample_weight, len(x))
     strengths = {"l2": l2, "l1": l1}
-    penalty = sum(s * PENALTIES[k](w).sum() for k, s in strengths.items() for w in weights)
+    penalty = sum(
+        s * PENALTIES[k](w).sum() for k, s in strengths.items() for w in weights
+    )
     return share @ row_losses(loss, outputs, y) + penalty / mass
 
 
@@ -307,7 +334,9 @@ def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) 
     by_weights: Arrays = []
     by_biases: Arrays = []
     for i in reversed(range(len(weights))):
-        decay = sum(model.get(k, 0.0) * slope(weights[i]) for k, slope in PENALTY_SLOPES.items())
+        decay = sum(
+            model.get(k, 0.0) * slope(weights[i]) for k, slope in PENALTY_SLOPES.items()
+        )
         product = rounded(i, entering[i]).T @ rounded(i, delta)
         by_weights.insert(0, product + decay / mass)
         by_biases.insert(0, delta.sum(axis=0))
@@ -334,32 +363,46 @@ def unflatten(flat: Array, weights: Arrays, biases: Arrays) -> tuple[Any, Any]:
     return shaped[: len(weights)], shaped[len(weights) :]
 
 
-def complex_step_gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
+def complex_step_gradient(
+    weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any
+) -> Any:
     """The same slopes without backpropagation: Im J(w + ih) / h, one parameter at a time."""
     flat = flatten(weights, biases).astype(complex)
     slopes = np.empty(flat.size)
     for i in range(flat.size):
         moved = flat.copy()
         moved[i] += 1e-30j
-        slopes[i] = objective(*unflatten(moved, weights, biases), x, y, **model).imag / 1e-30
+        slopes[i] = (
+            objective(*unflatten(moved, weights, biases), x, y, **model).imag / 1e-30
+        )
     return unflatten(slopes, weights, biases)
 
 
-def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Array, Any]:
+def step(
+    name: str, s: Any, t: int, w: Array, g: Array, state: Any
+) -> tuple[Array, Any]:
     """Parameters and state after step t (from 1) with settings s; the first state is {}."""
     rate = s["learning_rate"]
-    m, v, product = state.get("m", 0 * w), state.get("v", 0 * w), state.get("product", 1.0)
+    m, v, product = (
+        state.get("m", 0 * w),
+        state.get("v", 0 * w),
+        state.get("product", 1.0),
+    )
     match name:
         case "sgd":
             w = w - rate * g
         case "momentum":  # Sutskever et al. (2013), equations 1 and 2
             m = s["momentum"] * m - rate * g
             w = w + m
-        case "nesterov":  # equations 3 and 4; the gradient is taken at w = theta + momentum m
+        case (
+            "nesterov"
+        ):  # equations 3 and 4; the gradient is taken at w = theta + momentum m
             theta = w - s["momentum"] * m
             m = s["momentum"] * m - rate * g
             w = theta + m + s["momentum"] * m
-        case "rmsprop":  # Tieleman & Hinton (2012), with a momentum of the divided gradient
+        case (
+            "rmsprop"
+        ):  # Tieleman & Hinton (2012), with a momentum of the divided gradient
             v = s["rho"] * v + (1 - s["rho"]) * g**2
             m = s["momentum"] * m + g / (np.sqrt(v) + s["epsilon"])
             w = w - rate * m
@@ -372,12 +415,18 @@ def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Arr
             v_hat = v / (1 - s["beta_2"] ** t)
             if name == "nadam":  # Dozat (2016), algorithm 2
                 mu = s["beta_1"] * (1 - 0.5 * 0.96 ** (t * s["momentum_decay"]))
-                mu_next = s["beta_1"] * (1 - 0.5 * 0.96 ** ((t + 1) * s["momentum_decay"]))
+                mu_next = s["beta_1"] * (
+                    1 - 0.5 * 0.96 ** ((t + 1) * s["momentum_decay"])
+                )
                 product = product * mu
-                m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+                m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (
+                    1 - product
+                )
             else:  # Kingma & Ba (2015), algorithm 1
                 m_hat = m / (1 - s["beta_1"] ** t)
-            decay = s["weight_decay"] * w if name == "adamw" else 0  # Loshchilov & Hutter (2019)
+            decay = (
+                s["weight_decay"] * w if name == "adamw" else 0
+            )  # Loshchilov & Hutter (2019)
             w = w - rate * (m_hat / (np.sqrt(v_hat) + s["epsilon"]) + decay)
         case "schedule_free_adamw":  # Defazio et al. (2024), algorithm 1; w is y
             rate = rate * min(1.0, t / max(s["warmup_steps"], 1))
@@ -403,7 +452,9 @@ def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -
     if (limit := settings.get("clipvalue")) is not None:
         return np.clip(flat, -limit, limit)
     if (limit := settings.get("clipnorm")) is not None:
-        return np.concatenate([g * limit / max(np.linalg.norm(g), limit) for g in variables])
+        return np.concatenate(
+            [g * limit / max(np.linalg.norm(g), limit) for g in variables]
+        )
     if (limit := settings.get("global_clipnorm")) is not None:
         return flat * limit * min(1 / np.linalg.norm(flat[is_trained]), 1 / limit)
     return flat
@@ -442,13 +493,19 @@ def train(
     rows, and the final weights and biases, averaged if the settings or the optimizer say so.
     ``settings["learning_rate"]`` may be one rate a step.
     """
-    mass = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
+    mass = (
+        np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
+    )
     params, t, history = flatten(weights, biases).astype(float), 0, []
     state: dict[str, Array] = {}
     of_weights, of_biases = zip(*(factors or [(1, 1)] * len(weights)), strict=True)
     like = [*weights, *biases]
-    factor = np.repeat([float(f) for f in (*of_weights, *of_biases)], [p.size for p in like])
-    is_bias = np.repeat([0, 1], [sum(p.size for p in weights), sum(p.size for p in biases)])
+    factor = np.repeat(
+        [float(f) for f in (*of_weights, *of_biases)], [p.size for p in like]
+    )
+    is_bias = np.repeat(
+        [0, 1], [sum(p.size for p in weights), sum(p.size for p in biases)]
+    )
     path: list[Array] = []
     before = {"m": 0 * params, "v": 0 * params, "z": params, "x": params}
     for batches in epochs:
@@ -457,10 +514,15 @@ def train(
             shaped = unflatten(params, weights, biases)
             keywords, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
             if dropout is not None:
-                inputs, keywords["masks"] = draws(dropout, t, inputs, [b.size for b in biases[:-1]])
+                inputs, keywords["masks"] = draws(
+                    dropout, t, inputs, [b.size for b in biases[:-1]]
+                )
             value, *slopes = gradient(*shaped, inputs, y[rows], **keywords)
             rate = np.ravel(settings["learning_rate"])
-            now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0] * factor}
+            now = {
+                **settings,
+                "learning_rate": rate[t if rate.size > 1 else 0] * factor,
+            }
             if not settings.get("decay_biases", True):
                 now["weight_decay"] = settings["weight_decay"] * (is_bias == 0)
             t += 1
@@ -468,11 +530,16 @@ def train(
             stepped, after = step(optimizer, now, t, params, slope, state)
             params = np.where(factor == 0, params, stepped)
             names = after.keys() & {"m", "v", "z", "x"}
-            frozen = {k: np.where(factor == 0, state.get(k, before[k]), after[k]) for k in names}
+            frozen = {
+                k: np.where(factor == 0, state.get(k, before[k]), after[k])
+                for k in names
+            }
             state = {**after, **frozen}
             path.append(params)
             objectives.append(value)
-        history.append(float(np.average(objectives, weights=[mass[r].sum() for r in batches])))
+        history.append(
+            float(np.average(objectives, weights=[mass[r].sum() for r in batches]))
+        )
     shown = state.get("x", params)
     if settings.get("average"):
         shown = average(path, settings["average"])
@@ -483,12 +550,15 @@ def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     """Derivatives of `predict`, shape (n_rows, n_outputs, n_features), by complex steps: a step of
     an input is one of the first biases by its weights."""
     moved = (
-        predict(weights, [biases[0] + 1e-30j * row, *biases[1:]], x, **model) for row in weights[0]
+        predict(weights, [biases[0] + 1e-30j * row, *biases[1:]], x, **model)
+        for row in weights[0]
     )
     return np.stack([values.imag / 1e-30 for values in moved], axis=-1)
 
 
-def integrated_gradients(derive: Any, x: Array, background: Array, n_steps: int) -> Array:
+def integrated_gradients(
+    derive: Any, x: Array, background: Array, n_steps: int
+) -> Array:
     """Sundararajan, Taly & Yan (2017), averaged over the background, by the trapezoidal rule;
     `derive` returns derivatives, shape (n_rows, n_outputs, n_features)."""
     shares = []
@@ -527,15 +597,21 @@ def curvatures(loss: str, outputs: Array, y: Array) -> Array:
     return np.asarray(CURVATURES[loss](outputs, targets)[:, :, None] * np.eye(n) / n)
 
 
-def gauss_newton(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Array:
+def gauss_newton(
+    weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any
+) -> Array:
     """The matrix of Gauss and Newton, shape (n_parameters, n_parameters), by complex steps of the
     outputs; l2 adds its second derivative."""
     flat, loss = flatten(weights, biases), model.get("loss", "mse")
-    activation = "identity" if loss in LINK_OF else model.get("output_activation", "identity")
+    activation = (
+        "identity" if loss in LINK_OF else model.get("output_activation", "identity")
+    )
 
     def outputs(parameters: Array) -> Array:
         shaped = unflatten(parameters, weights, biases)
-        return np.asarray(VALUES[activation](forward(*shaped, x, model["activations"])[0][-1]))
+        return np.asarray(
+            VALUES[activation](forward(*shaped, x, model["activations"])[0][-1])
+        )
 
     moved = (outputs(flat + 1e-30j * axis) for axis in np.eye(len(flat)))
     rows = np.stack([values.imag / 1e-30 for values in moved], axis=2)
@@ -560,7 +636,9 @@ def levenberg_marquardt(
         matrix = gauss_newton(*shaped, x, y, **model)[np.ix_(kept, kept)]
         largest, g = np.maximum(largest, np.diag(matrix)), flatten(*slopes)[kept]
         for _ in range(60):
-            scale = mu * np.sqrt(np.maximum(largest, 1e-12 * largest.max()) * largest.mean())
+            scale = mu * np.sqrt(
+                np.maximum(largest, 1e-12 * largest.max()) * largest.mean()
+            )
             step = np.linalg.solve(matrix + np.diag(scale), -g)
             tried = flat.copy()
             tried[kept] += step

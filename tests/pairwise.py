@@ -28,8 +28,12 @@ def all_pairs(**factors: list[Any]) -> list[dict[str, Any]]:
             if name not in case:
                 n = len(factors[name])
                 turns = [(len(cases) + i) % n for i in range(n)]
-                case[name] = max(turns, key=lambda i: len(left & {*_pairs(names, case, name, i)}))
-        left -= {pair for name in names for pair in _pairs(names, case, name, case[name])}
+                case[name] = max(
+                    turns, key=lambda i: len(left & {*_pairs(names, case, name, i)})
+                )
+        left -= {
+            pair for name in names for pair in _pairs(names, case, name, case[name])
+        }
         cases.append(case)
     return [{name: factors[name][case[name]] for name in factors} for case in cases]
 
@@ -40,9 +44,13 @@ def crossed(**factors: list[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(", ".join(factors), cases, ids=str)
 
 
-def _pairs(names: list[str], case: dict[str, int], name: str, value: int) -> Iterator[Pair]:
+def _pairs(
+    names: list[str], case: dict[str, int], name: str, value: int
+) -> Iterator[Pair]:
     """Yield the pairs of one value with those of a case, in the order of the names."""
     for other, level in case.items():
         if other != name:
-            first, second = sorted([(other, level), (name, value)], key=lambda x: names.index(x[0]))
+            first, second = sorted(
+                [(other, level), (name, value)], key=lambda x: names.index(x[0])
+            )
             yield first, second

@@ -16,7 +16,9 @@ Array = NDArray[Any]
 SHARES = (1000, 3, 0, 500)
 
 
-def outcomes(n: int, work: Callable[[ThreadCommunicator], Any], timeout: float = 300) -> list[Any]:
+def outcomes(
+    n: int, work: Callable[[ThreadCommunicator], Any], timeout: float = 300
+) -> list[Any]:
     """Do the work on n ranks, a thread each; return what each returns, or the error it raises."""
     results: list[Any] = [None] * n
 
@@ -26,7 +28,10 @@ def outcomes(n: int, work: Callable[[ThreadCommunicator], Any], timeout: float =
         except BaseException as error:
             results[communicator.Get_rank()] = error
 
-    ranks = [threading.Thread(target=on, args=(each,)) for each in threads(n, timeout=timeout)]
+    ranks = [
+        threading.Thread(target=on, args=(each,))
+        for each in threads(n, timeout=timeout)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -55,7 +60,9 @@ def in_batches(n_rows: Sequence[int], batch_size: int) -> list[int]:
     order: list[int] = []
     for s in range(places.shape[1] - 1):
         for rank, rows_of_rank in enumerate(places):
-            order += range(starts[rank] + rows_of_rank[s], starts[rank] + rows_of_rank[s + 1])
+            order += range(
+                starts[rank] + rows_of_rank[s], starts[rank] + rows_of_rank[s + 1]
+            )
     return order
 
 

@@ -33,7 +33,12 @@ from fastmlp.tabular.settings import Recipe
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
-LITTLE: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, "tol": 0}
+LITTLE: dict[str, Any] = {
+    "hidden_layer_sizes": (4,),
+    "max_iter": 3,
+    "random_state": 0,
+    "tol": 0,
+}
 TARGETS: dict[str, Any] = {
     "number": X[:, 0] + 1,
     "numbers": X[:, :2],
@@ -45,7 +50,9 @@ TARGETS: dict[str, Any] = {
 
 
 def net_of(target: str, loss: Any) -> Any:
-    sizes = {"numbers": (3, 4, 2), "labels": (3, 4, 2), "three": (3, 4, 3)}.get(target, (3, 4, 1))
+    sizes = {"numbers": (3, 4, 2), "labels": (3, 4, 2), "three": (3, 4, 3)}.get(
+        target, (3, 4, 1)
+    )
     return MLP(sizes, loss=loss).as_estimator(random_state=0, epochs=2)
 
 
@@ -56,7 +63,9 @@ MODELS: dict[str, Any] = {
     "net_classifier": lambda target: net_of(target, "binary_cross_entropy"),
     "net_softmax": lambda target: net_of(target, "cross_entropy"),
     "search": lambda target: MLPSearchCV(
-        MLPRegressor(**LITTLE), {"alpha": [0.1, 1.0]}, cv=PredefinedSplit(np.arange(60) % 2)
+        MLPRegressor(**LITTLE),
+        {"alpha": [0.1, 1.0]},
+        cv=PredefinedSplit(np.arange(60) % 2),
     ),
 }
 CASES = [
@@ -94,14 +103,18 @@ def drawn(n: int = 120, seed: int = 0) -> tuple[pd.DataFrame, Any]:
 def labels(n: int = 120) -> Any:
     """Three classes as texts."""
     y = drawn(n)[1]
-    return np.array(["low", "middle", "top"])[np.searchsorted(np.quantile(y, [0.3, 0.7]), y)]
+    return np.array(["low", "middle", "top"])[
+        np.searchsorted(np.quantile(y, [0.3, 0.7]), y)
+    ]
 
 
 @cache
 def classifier() -> TabularMLPClassifier:
     """A model of the three classes, with rows of its own to validate on."""
     X, _ = drawn()
-    return TabularMLPClassifier(**FEW).fit(X, labels(), X_val=X[::3], y_val=labels()[::3])
+    return TabularMLPClassifier(**FEW).fit(
+        X, labels(), X_val=X[::3], y_val=labels()[::3]
+    )
 
 
 @cache
@@ -167,7 +180,9 @@ def _some(column: Any, generator: np.random.Generator) -> Any:
     """The column with a tenth of its values missing, one at least."""
     missing = generator.random(len(column)) < 0.1
     missing[generator.integers(len(column))] = True
-    return [None if gone else value for value, gone in zip(column, missing, strict=True)]
+    return [
+        None if gone else value for value, gone in zip(column, missing, strict=True)
+    ]
 
 
 # Columns of n rows, by their kind.
@@ -175,7 +190,9 @@ COLUMNS: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "number": lambda g, n: g.normal(size=n),
     "whole": lambda g, n: g.integers(-3, 90, n),
     "two numbers": lambda g, n: g.integers(2, size=n),
-    "number or none": lambda g, n: np.where(g.random(n) < 0.2, np.nan, g.lognormal(size=n)),
+    "number or none": lambda g, n: np.where(
+        g.random(n) < 0.2, np.nan, g.lognormal(size=n)
+    ),
     "bool": lambda g, n: g.random(n) < 0.4,
     "bool or none": lambda g, n: _some(g.random(n) < 0.4, g),
     "two texts": lambda g, n: g.choice(["u", "v"], n),
@@ -184,9 +201,12 @@ COLUMNS: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "texts or none": lambda g, n: _some(g.choice(TOWNS, n), g),
     "many texts": lambda g, n: [f"level {k:02}" for k in g.integers(n // 4, size=n)],
     "category": lambda g, n: pd.Categorical(g.integers(5, size=n)),
-    "date": lambda g, n: pd.Timestamp(2024, 1, 1) + pd.to_timedelta(g.integers(900, size=n), "D"),
+    "date": lambda g, n: (
+        pd.Timestamp(2024, 1, 1) + pd.to_timedelta(g.integers(900, size=n), "D")
+    ),
     "time or none": lambda g, n: pd.Series(
-        np.datetime64("2024-03-01T05:30", "us") + g.integers(10**12, size=n).astype("m8[us]")
+        np.datetime64("2024-03-01T05:30", "us")
+        + g.integers(10**12, size=n).astype("m8[us]")
     ).mask(g.random(n) < 0.2),
     "ISO texts": lambda g, n: _some(
         np.datetime_as_string(np.datetime64("2023-11-05") + g.integers(60, size=n)), g
@@ -209,7 +229,9 @@ def table_of(seed: int, n: int = 60) -> tuple[pd.DataFrame, Any, Any]:
         g.choice([k for k in COLUMNS if k not in LEFT_OUT]),
     ]
     g.shuffle(kinds)
-    frame = pd.DataFrame({f"{kind} {j}": COLUMNS[kind](g, n) for j, kind in enumerate(kinds)})
+    frame = pd.DataFrame(
+        {f"{kind} {j}": COLUMNS[kind](g, n) for j, kind in enumerate(kinds)}
+    )
     codes = [pd.factorize(frame[name], sort=False)[0] for name in frame]
     y, task = sum(codes) / n + g.normal(size=n), str(g.choice(TASKS))
     if task != "regression":
@@ -248,7 +270,11 @@ def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
     outputs = outputs_of(task, places, None, 0 if classes is None else len(classes))
     net = MLP((encoding.n_inputs, 3, outputs.n_outputs), loss=outputs.loss, seed=seed)
     recipe = Recipe(0, "drawn", (3,), "relu", 0.1, 0.0, 0.0, 0.0, seed)
-    rest: dict[str, Any] = {"validation_score": -1.0, "residuals": np.arange(9.0), "n_trained": 1}
+    rest: dict[str, Any] = {
+        "validation_score": -1.0,
+        "residuals": np.arange(9.0),
+        "n_trained": 1,
+    }
     member = Member(recipe, 0, net, 1.0, -1.0, 1)
     pack = Pack(outputs, (encoding,), (member,), extra_weights=np.empty(0), **rest)
     model: Any = TabularMLPRegressor() if classes is None else TabularMLPClassifier()
@@ -288,10 +314,16 @@ def forms_of(table: pa.Table) -> dict[str, Callable[[Path], Any]]:
         "pieces": lambda folder: pieces,
         "reader": lambda folder: pieces.to_reader(),
         "relation": lambda folder: duckdb.from_arrow(pieces),
-        "pandas": lambda folder: table.to_pandas().set_index(np.arange(len(table))[::-1]),
+        "pandas": lambda folder: table.to_pandas().set_index(
+            np.arange(len(table))[::-1]
+        ),
         "polars": lambda folder: polars.from_arrow(table),
-        "dataset": lambda folder: pyarrow.dataset.dataset(written(table, folder, ".parquet")),
-        "parquet": lambda folder: [str(path) for path in written(table, folder, ".parquet")],
+        "dataset": lambda folder: pyarrow.dataset.dataset(
+            written(table, folder, ".parquet")
+        ),
+        "parquet": lambda folder: [
+            str(path) for path in written(table, folder, ".parquet")
+        ],
         "feather": lambda folder: written(table, folder, ".feather"),
         "csv": lambda folder: written(table, folder, ".csv"),
     }

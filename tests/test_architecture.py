@@ -35,7 +35,10 @@ HOUSES: dict[str, list[set[str]]] = {
         {"training"},
         {"net"},
         {"model"},
-        {"__init__", "typing"},  # only re-export what lies below; the doors may come in by them
+        {
+            "__init__",
+            "typing",
+        },  # only re-export what lies below; the doors may come in by them
         {"export", "many"},
         {"estimators", "net_group", "saving"},
         {"extend"},
@@ -116,7 +119,9 @@ def houses_of(module: str) -> list[str]:
 
 
 def goes_up(module: str, target: str, house: str) -> bool:
-    inside = target.startswith(f"{house}.") and room_of(target, house) != room_of(module, house)
+    inside = target.startswith(f"{house}.") and room_of(target, house) != room_of(
+        module, house
+    )
     return inside and floor_of(target, house) >= floor_of(module, house)
 
 
@@ -148,7 +153,9 @@ def imports_by(nodes: Iterable[ast.AST]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (full_name(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide where they go: write the whole name"
+            assert node.level == 0, (
+                "relative imports hide where they go: write the whole name"
+            )
             for alias in node.names:
                 below = full_name(f"{node.module}.{alias.name}")
                 yield below if below in FILES else full_name(str(node.module))
@@ -173,8 +180,16 @@ def run_on_import(tree: ast.AST) -> ast.Module:
 
 def test_floors_hold_and_imports_point_down() -> None:
     """Add what is found to HOUSES."""
-    rooms = {(house, room_of(module, house)) for module in FILES for house in houses_of(module)}
-    floors = {(house, room) for house, floors in HOUSES.items() for room in set().union(*floors)}
+    rooms = {
+        (house, room_of(module, house))
+        for module in FILES
+        for house in houses_of(module)
+    }
+    floors = {
+        (house, room)
+        for house, floors in HOUSES.items()
+        for room in set().union(*floors)
+    }
     assert rooms <= floors
     up = {
         (module, target)
@@ -197,7 +212,10 @@ def test_a_class_name_stands_once_or_once_on_each_device() -> None:
     devices = {f"fastmlp.backends.{room}" for room in ("protocol", "cpu", "cuda")}
     for name, rooms in places.items():
         several = len(rooms) > 1
-        assert not several or (len({*rooms}) == len(rooms) and {*rooms} <= devices), (name, rooms)
+        assert not several or (len({*rooms}) == len(rooms) and {*rooms} <= devices), (
+            name,
+            rooms,
+        )
 
 
 def in_rooms(*rooms: str) -> list[str]:
@@ -210,8 +228,16 @@ def up_to(highest: str) -> list[str]:
 
 def test_low_floors_do_without_numba_and_libraries() -> None:
     low = {*up_to("fastmlp.model")}.difference(in_rooms("compiler", "backends"))
-    assert not {module for module in low if libraries_of(tree_of(module)) & {"numba", "llvmlite"}}
-    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(tree_of(module))}
+    assert not {
+        module
+        for module in low
+        if libraries_of(tree_of(module)) & {"numba", "llvmlite"}
+    }
+    needed = {
+        name
+        for module in up_to("fastmlp.network")
+        for name in libraries_of(tree_of(module))
+    }
     assert needed - sys.stdlib_module_names <= {"numpy"}
 
 
@@ -222,7 +248,8 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
         module
         for module in high
         for node in ast.walk(tree_of(module))
-        if isinstance(node, ast.ImportFrom) and "njit" in {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom)
+        and "njit" in {name.name for name in node.names}
     }
     assert compiled == {"fastmlp.extend", "fastmlp.tabular.compiled"}
 
@@ -230,8 +257,12 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
 def test_optional_libraries_are_imported_where_they_are_used() -> None:
     early: dict[str, set[str]] = {}
     for module in FILES:
-        doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-        if result := libraries_of(run_on_import(tree_of(module))).difference(NEEDED, *doors):
+        doors = [
+            of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")
+        ]
+        if result := libraries_of(run_on_import(tree_of(module))).difference(
+            NEEDED, *doors
+        ):
             early[module] = result
     assert early == {}
 
@@ -239,7 +270,9 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
 @pytest.mark.slow
 def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
     names = {"fastmlp.estimators", *set.union(*DOORS.values())}
-    script = f"import sys, fastmlp, fastmlp.tabular; print({names} & sys.modules.keys())"
+    script = (
+        f"import sys, fastmlp, fastmlp.tabular; print({names} & sys.modules.keys())"
+    )
     assert python(script) == "set()\n"
 
 
@@ -258,44 +291,75 @@ def test_only_the_programs_print() -> None:
 
 
 def test_doors_are_known_by_protocol_and_private_parts_in_model() -> None:
-    modules = in_rooms("net", "model", "network", "training", "many", "estimators", "saving")
-    known = {name for module in modules for name in imports_by(ast.walk(tree_of(module)))}
+    modules = in_rooms(
+        "net", "model", "network", "training", "many", "estimators", "saving"
+    )
+    known = {
+        name for module in modules for name in imports_by(ast.walk(tree_of(module)))
+    }
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
     assert backends <= {"fastmlp.backends.protocol"}
     modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
     assert modules
-    assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]
+    assert not [
+        module for module in modules if PRIVATE.search(FILES[module].read_text())
+    ]
 
 
 # Of an MLP: the parts that fit_many trains are those of `model.core_of`.
-PRIVATE = re.compile(r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b")
+PRIVATE = re.compile(
+    r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b"
+)
 
 
-DOORS_TO_THE_CORE = {"", "extend", "info", "jit", "plotting", "tabular", "typing", "warmup"}
+DOORS_TO_THE_CORE = {
+    "",
+    "extend",
+    "info",
+    "jit",
+    "plotting",
+    "tabular",
+    "typing",
+    "warmup",
+}
 
 
 @pytest.mark.parametrize("room", ["tabular", "cluster", "plotting", "cli"])
-def test_what_stands_on_the_core_takes_public_names_and_those_of_extend(room: str) -> None:
+def test_what_stands_on_the_core_takes_public_names_and_those_of_extend(
+    room: str,
+) -> None:
     taken = {
         (node.module.removeprefix("fastmlp").lstrip("."), name.name)
         for module in in_rooms(room)
         for node in ast.walk(tree_of(module))
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "fastmlp"
+        if isinstance(node, ast.ImportFrom)
+        and str(node.module).split(".")[0] == "fastmlp"
         for name in node.names
-        if node.module is not None and not f"{node.module}.".startswith(f"fastmlp.{room}.")
+        if node.module is not None
+        and not f"{node.module}.".startswith(f"fastmlp.{room}.")
     }
     assert not {pair for pair in taken if pair[0] not in DOORS_TO_THE_CORE}
-    public = {"": {*dir(fastmlp)}, "plotting": {*plotting.__all__}, "tabular": {*tabular.__all__}}
-    assert not {(door, name) for door, name in taken if name not in public.get(door, {name})}
+    public = {
+        "": {*dir(fastmlp)},
+        "plotting": {*plotting.__all__},
+        "tabular": {*tabular.__all__},
+    }
+    assert not {
+        (door, name) for door, name in taken if name not in public.get(door, {name})
+    }
 
 
 def test_the_map_and_names_to_build_on_are_few_words() -> None:
-    imports = (n for n in ast.walk(tree_of("fastmlp.extend")) if isinstance(n, ast.ImportFrom))
+    imports = (
+        n for n in ast.walk(tree_of("fastmlp.extend")) if isinstance(n, ast.ImportFrom)
+    )
     names = {name.asname for node in imports for name in node.names if name.asname}
     page = (ROOT.parent / "docs/how-to/build-on-the-core.md").read_text()
     assert len(names) <= 25
     assert {*re.findall(r"`(\w+)`", page.split("## The 25 names")[1])} >= names
-    (table,) = re.findall(r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
+    (table,) = re.findall(
+        r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE
+    )
     words = [row.split("|")[1].strip() for row in table.splitlines()]
     assert len(words) == len(set(words))
     assert len(words) <= 25
@@ -315,7 +379,9 @@ for name in ("TabularMLPClassifier", "TabularMLPRegressor"):
 
 
 @pytest.mark.slow
-def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(tmp_path: Path) -> None:
+def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(
+    tmp_path: Path,
+) -> None:
     """Under another package's name it passes tests of its own, of files and of exports too."""
     files = ["estimators/test_trees.py", "test_compiled.py", "../small_models.py"]
     shutil.copytree(ROOT / "tabular", tmp_path / "copied")
@@ -324,9 +390,21 @@ def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(tmp_path: Pat
     for copy in tmp_path.rglob("*.py"):
         copy.write_text(copy.read_text().replace("fastmlp.tabular", "copied"))
     (tmp_path / "conftest.py").write_text(COPY)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not nightly", "."]
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow and not nightly",
+        ".",
+    ]
+    paths = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])
+    }
+    ended = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=paths
+    )
     assert ended.returncode == 0, ended.stdout[-3000:]
 
 
@@ -344,7 +422,9 @@ PAIRS = [
 
 
 def folders_of_the_tree() -> set[str]:
-    (tree,) = re.findall(r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE)
+    (tree,) = re.findall(
+        r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE
+    )
     results, above = set[str](), list[str]()
     for spaces, name in re.findall(r"^( +)(\w+)/ ", tree, flags=re.MULTILINE):
         above = [*above[: len(spaces) // 2 - 1], name]
@@ -370,7 +450,9 @@ def defined_in(path: str) -> set[str]:
 
 def test_the_map_is_one_page_of_every_folder_and_twelve_frames() -> None:
     assert len(MAP.splitlines()) <= 70
-    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")} - {"."}
+    folders = {
+        path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")
+    } - {"."}
     assert folders_of_the_tree() == folders
     assert 8 <= len(FRAMES) <= 12
     assert FRAMES[0][0] == "MLP.fit"
@@ -411,11 +493,16 @@ net.fit(x, x[:, :2], epochs=1)
 @pytest.mark.slow
 def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
     """Uncompiled, all frames are Python's."""
-    taken = [line.split() for line in reversed(python(WALK, NUMBA_DISABLE_JIT="1").splitlines())]
+    taken = [
+        line.split()
+        for line in reversed(python(WALK, NUMBA_DISABLE_JIT="1").splitlines())
+    ]
     frames = iter(taken)
     for name, path in FRAMES:
         last = name.split(".")[-1]
-        result = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
+        result = any(
+            one.split(".")[-1] == last and where.endswith(path) for one, where in frames
+        )
         assert result, (name, path, taken)
 
 
@@ -502,7 +589,10 @@ class Cauchy(LossSettings):
         ),
     ],
     "__init__.py": [
-        ("from fastmlp.rules.optimizers", "from fastmlp.rules.losses import Cauchy as Cauchy\n")
+        (
+            "from fastmlp.rules.optimizers",
+            "from fastmlp.rules.losses import Cauchy as Cauchy\n",
+        )
     ],
 }
 START = """

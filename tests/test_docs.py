@@ -35,7 +35,14 @@ from fastmlp import (
 from fastmlp.cli import tables
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules import activations, losses, optimizer_protocol, optimizers, schedules, updates
+from fastmlp.rules import (
+    activations,
+    losses,
+    optimizer_protocol,
+    optimizers,
+    schedules,
+    updates,
+)
 from fastmlp.tabular import Schema
 
 ROOT = Path(__file__).parent.parent
@@ -45,12 +52,19 @@ PROGRAMS = sorted((DOCS / "gallery").glob("plot_*.py"))
 RULES = (DOCS / "start" / "rules.md").read_text()
 TABLES = {
     "activations": [*activations.RULES, *activations.ALIASES],
-    "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
+    "losses, any output activation": [
+        n for n, loss in losses.LOSSES.items() if not loss.link
+    ],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
-    "losses, with settings": [k.__name__ for k in losses.KINDS.values() if isinstance(k, type)],
+    "losses, with settings": [
+        k.__name__ for k in losses.KINDS.values() if isinstance(k, type)
+    ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(optimizer_protocol.AVERAGES),
-    "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
+    "optimizers, with settings": [
+        *(o.__name__ for o in optimizers.OPTIMIZERS.values()),
+        "Custom",
+    ],
     "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
     "penalties": list(updates.PENALTIES),
@@ -62,8 +76,12 @@ PICTURES = [f"plotting.{one}" for one in plotting.__all__]
 OF_TABLES = [f"tabular.{one}" for one in tabular.__all__ if one not in ESTIMATORS]
 OF_JIT = [f"jit.{one}" for one in jit.__all__ if one != "HANDLE"]
 OF_CLUSTERS = [f"cluster.{one}" for one in cluster.__all__]
-PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS, *OF_JIT})
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+PUBLIC = sorted(
+    {*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS, *OF_JIT}
+)
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 
 def name_of(page: Path) -> str:
@@ -72,8 +90,12 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("page", [page for page in PAGES if outputs.blocks(page)], ids=name_of)
-def test_code_runs_and_prints(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if outputs.blocks(page)], ids=name_of
+)
+def test_code_runs_and_prints(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a folder of its own: some write files. A class that a page registers goes with it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(saving, "ARCHIVES", {**saving.ARCHIVES})
@@ -89,7 +111,11 @@ def test_code_runs_and_prints(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
         (True, "[0.1 -0.2]", "[ 0.1  -0.2 ]"),
         (True, "R2 0.97", "R2 0.98"),  # a unit of the last digit
         (True, "1234.5", "1250.1"),  # 3 %
-        (True, "History(50 epochs, loss 0.2, 0.249 s)", "History(50 epochs, loss 0.2, 12.1 s)"),
+        (
+            True,
+            "History(50 epochs, loss 0.2, 0.249 s)",
+            "History(50 epochs, loss 0.2, 12.1 s)",
+        ),
         (True, "(np.float64(0.5), 2)", "(0.5, 2)"),
         (True, "numpy 2.4.6 in /a/b/numpy", "numpy 1.26.4 in /c/numpy"),
         (True, "a  b\n----\n1  2", "a b\n--\n1 2"),
@@ -135,7 +161,9 @@ import a_library_that_nobody_has
 """
 
 
-def test_outputs_stand_under_their_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_stand_under_their_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, folder in (("ROOT", "."), ("DOCS", "."), ("PICTURES", "_static/outputs")):
         monkeypatch.setattr(outputs, name, tmp_path / folder)
     (tmp_path / "_static").mkdir()
@@ -143,7 +171,9 @@ def test_outputs_stand_under_their_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     results = outputs.run(page, {})
-    assert "block 1\nrecorded:\n0.9\n\nfresh:\n0.5\n" in outputs.differences(page, results)
+    assert "block 1\nrecorded:\n0.9\n\nfresh:\n0.5\n" in outputs.differences(
+        page, results
+    )
     assert outputs.write(page, results)
     text = page.read_text()
     assert "print(0.5)\n```\n\n```text output\n0.5\n```\n\nWords." in text
@@ -171,7 +201,9 @@ def test_pages_have_outputs_lengths_and_texts_of_pictures(page: Path) -> None:
         assert n_words(re.split(r"\n#|\n\||\n```", summary)[0]) >= 12
     else:
         assert n_words(text) <= 2500
-    assert "" not in [text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())]
+    assert "" not in [
+        text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())
+    ]
 
 
 def test_pages_have_code_and_pictures() -> None:
@@ -181,8 +213,20 @@ def test_pages_have_code_and_pictures() -> None:
 
 
 REFERENCES = [
-    *("api/index.md", "benchmarks.md", "errors.md", "parameters.md", "project/changes.md"),
-    *("second-order.md", "start/glossary.md", "start/rules.md", "steps.md", "tables.md"),
+    *(
+        "api/index.md",
+        "benchmarks.md",
+        "errors.md",
+        "parameters.md",
+        "project/changes.md",
+    ),
+    *(
+        "second-order.md",
+        "start/glossary.md",
+        "start/rules.md",
+        "steps.md",
+        "tables.md",
+    ),
 ]
 
 
@@ -217,7 +261,9 @@ def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text())
     targets += re.findall(r"^:link: (\S+)$", page.read_text(), flags=re.MULTILINE)
     missing = [
-        t for t in targets if not any((page.parent / f"{t}{end}").exists() for end in ("", ".md"))
+        t
+        for t in targets
+        if not any((page.parent / f"{t}{end}").exists() for end in ("", ".md"))
     ]
     assert missing == [t for t in missing if t.startswith("auto_gallery/")]
 
@@ -227,20 +273,28 @@ def test_a_figure_of_the_gallery_has_a_title(program: Path) -> None:
     """The site shows titles in the place of pictures that are not seen."""
     _, *figures = program.read_text().split("plt.subplots(")
     assert figures
-    assert all(re.search(r"\btitle=|suptitle\(|set_title\(", figure) for figure in figures)
+    assert all(
+        re.search(r"\btitle=|suptitle\(|set_title\(", figure) for figure in figures
+    )
 
 
 def test_no_page_is_under_more() -> None:
     """The site's header shows as many links, and puts the others into a menu."""
-    (most,) = re.findall(r'"header_links_before_dropdown": (\d+)', (DOCS / "conf.py").read_text())
+    (most,) = re.findall(
+        r'"header_links_before_dropdown": (\d+)', (DOCS / "conf.py").read_text()
+    )
     text = (DOCS / "index.md").read_text()
-    (pages,) = re.findall(r"^```\{toctree\}\n(?::.*\n)+\n(.*?)^```$", text, flags=re.M | re.S)
+    (pages,) = re.findall(
+        r"^```\{toctree\}\n(?::.*\n)+\n(.*?)^```$", text, flags=re.M | re.S
+    )
     assert len(pages.split("\n")) - 1 <= int(most)
 
 
 @pytest.mark.parametrize("row", TABLES)
 def test_tables_name_everything(row: str) -> None:
-    (cell,) = re.findall(rf"^\| {re.escape(row)} \| (.*) \|$", RULES, flags=re.MULTILINE)
+    (cell,) = re.findall(
+        rf"^\| {re.escape(row)} \| (.*) \|$", RULES, flags=re.MULTILINE
+    )
     assert sorted(re.findall(r"`(\w+)`", cell)) == sorted(TABLES[row])
 
 
@@ -248,7 +302,10 @@ def test_pages_name_losses_links_and_all_public_names() -> None:
     for name, loss in losses.LOSSES.items():
         assert loss.link is None or f"`{name}` ({loss.link})" in RULES
     index = (DOCS / "api" / "index.md").read_text()
-    assert sorted(re.findall(r"^   ([A-Za-z][\w.]*)$", index, flags=re.MULTILINE)) == PUBLIC
+    assert (
+        sorted(re.findall(r"^   ([A-Za-z][\w.]*)$", index, flags=re.MULTILINE))
+        == PUBLIC
+    )
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -279,7 +336,9 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
         *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
         *ESTIMATORS,
     }
-    assert parameters.PAGE.read_text() == parameters.page(), "python -m docs.tools.parameters"
+    assert parameters.PAGE.read_text() == parameters.page(), (
+        "python -m docs.tools.parameters"
+    )
 
 
 def test_what_has_not_run_on_a_card_says_so() -> None:
@@ -317,7 +376,10 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
         ("Cheat sheet", "start/cheat-sheet.md"),
         ("Keras", "from/keras.md"),
         ("PyTorch", "from/pytorch.md"),
-        *((name, "from/boosted-trees.md") for name in ("LightGBM", "CatBoost", "AutoGluon")),
+        *(
+            (name, "from/boosted-trees.md")
+            for name in ("LightGBM", "CatBoost", "AutoGluon")
+        ),
     ],
 )
 def test_a_word_that_users_search_for_stands_in_a_heading(word: str, page: str) -> None:
@@ -334,8 +396,27 @@ def test_the_glossary_has_the_words_that_stop_newcomers() -> None:
         for term in line.split(", ")
     }
     assert terms >= {
-        *("rule", "link", "slope", "source", "block", "buffer", "rank", "pack", "pieces", "remedy"),
-        *("fine pieces", "kept aside", "drawn", "RealMLP-TD", "recipe", "leaderboard", "fold"),
+        *(
+            "rule",
+            "link",
+            "slope",
+            "source",
+            "block",
+            "buffer",
+            "rank",
+            "pack",
+            "pieces",
+            "remedy",
+        ),
+        *(
+            "fine pieces",
+            "kept aside",
+            "drawn",
+            "RealMLP-TD",
+            "recipe",
+            "leaderboard",
+            "fold",
+        ),
     }
 
 
@@ -351,15 +432,21 @@ def commands(text: str) -> list[str]:
 def test_the_index_lists_every_page_and_security_what_is_trusted() -> None:
     index = (FOLDER / "README.md").read_text()
     assert re.findall(r"\]\((0\d\d-[\w-]+\.md)\) \|", index) == DECISIONS
-    assert [page[:3] for page in DECISIONS] == [f"{i + 1:03}" for i in range(len(DECISIONS))]
-    rows = re.findall(r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE)
+    assert [page[:3] for page in DECISIONS] == [
+        f"{i + 1:03}" for i in range(len(DECISIONS))
+    ]
+    rows = re.findall(
+        r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE
+    )
     assert dict(rows)["Model files and checkpoints"] == "no"
     assert dict(rows)["The disk cache"] == "yes"
     assert "## Reporting" in SECURITY
 
 
 @each_page
-def test_a_page_has_context_decision_and_commands_that_are_understood(page: str) -> None:
+def test_a_page_has_context_decision_and_commands_that_are_understood(
+    page: str,
+) -> None:
     text = (FOLDER / page).read_text()
     assert text.startswith(f"# {page[:3]}. ")
     assert "**Context.**" in text
@@ -368,7 +455,9 @@ def test_a_page_has_context_decision_and_commands_that_are_understood(page: str)
     for command in commands((FOLDER / page).read_text()):
         words = shlex.split(command)
         assert words[1] == "-m"
-        named = words[3:] if words[2] == "pytest" else [words[2].replace(".", "/") + ".py"]
+        named = (
+            words[3:] if words[2] == "pytest" else [words[2].replace(".", "/") + ".py"]
+        )
         assert all((ROOT / path).exists() for path in named if "/" in path)
         if words[1:3] == ["-m", "benchmarks.compare"]:
             options = compare.arguments().parse_args(words[3:])
@@ -513,16 +602,24 @@ def clipped(z: Any) -> Any:
 
 # By the words that the page quotes, where no call of messages.txt raises them as the page says.
 CAUSES: dict[str, Callable[[], Any]] = {
-    "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: of_table(
-        pd.DataFrame({"a": range(2000), "review": [f"good {i}" for i in range(2000)]})
+    "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: (
+        of_table(
+            pd.DataFrame(
+                {"a": range(2000), "review": [f"good {i}" for i in range(2000)]}
+            )
+        )
     ),
-    "the column 'when' must hold dates": lambda: Schema.learn(table(when=DAYS)).read(table(when=5)),
+    "the column 'when' must hold dates": lambda: Schema.learn(table(when=DAYS)).read(
+        table(when=5)
+    ),
     "X lacks 2 of the 5 known columns": predict_without_columns,
     "as an id or free text has: name another column to predict": lambda: learn_table(
         a=[*range(30)], y=[f"text {i}" for i in range(30)]
     ),
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
-    "is not the derivative of its value": lambda: net(loss=lambda p, y: ((p - y) ** 2, p - y)),
+    "is not the derivative of its value": lambda: net(
+        loss=lambda p, y: ((p - y) ** 2, p - y)
+    ),
     "does not compile": lambda: net(activation=lookup).predict(X),
     "fit diverged in epoch": diverge,
     "the loss is inf, no step was taken": step_far,
@@ -530,9 +627,9 @@ CAUSES: dict[str, Callable[[], Any]] = {
         classifier().fit(X, LABELS)
     ),
     "early stopping kept the parameters of the first epoch": keep_first_epoch,
-    "nets were trained within time_limit=0.001": lambda: TabularMLPRegressor(time_limit=1e-3).fit(
-        np.eye(6), np.arange(6.0)
-    ),
+    "nets were trained within time_limit=0.001": lambda: TabularMLPRegressor(
+        time_limit=1e-3
+    ).fit(np.eye(6), np.arange(6.0)),
     "a fit of this net is running": fit_in_a_callback,
     "not all predictions are finite": predict_far,
     "is a checkpoint of another fit: its epochs is 5, here it is 7; resume=False starts over": (
@@ -548,15 +645,23 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "columns of the model: 'area', 'town'": lambda: Schema.learn(
         pd.DataFrame({"area": [1, 2.5], "town": ["a", "b"]})
     ).read(table()),
-    "line 2, column 'a': the text is not utf-8": lambda: fit_csv(["Zürich,1"], "cp1252"),
-    "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
+    "line 2, column 'a': the text is not utf-8": lambda: fit_csv(
+        ["Zürich,1"], "cp1252"
+    ),
+    "got DataFrame of Dask": lambda: fit(
+        from_pandas(table(), npartitions=1), None, target="a"
+    ),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
 }
 
 
 def test_each_quote_has_a_cause_and_the_advice_works() -> None:
     """A cause may be of another argument than the call of messages.txt with these words."""
-    assert {words for words in QUOTED if words not in MESSAGES} <= CAUSES.keys() <= {*QUOTED}
+    assert (
+        {words for words in QUOTED if words not in MESSAGES}
+        <= CAUSES.keys()
+        <= {*QUOTED}
+    )
     assert len(QUOTED) >= 60
     model = copy.deepcopy(net())
     model.fit(X.reshape(len(X), -1), Y, epochs=1)
@@ -569,7 +674,9 @@ def test_each_quote_has_a_cause_and_the_advice_works() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
 @pytest.mark.parametrize("words", CAUSES)
-def test_quotes_are_raised(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quotes_are_raised(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warnings are errors here, so that both are raised."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises((Exception, Warning)) as caught:

@@ -50,7 +50,9 @@ from fastmlp.model import core_of
 
 pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge"),
+    pytest.mark.filterwarnings(
+        "ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge"
+    ),
 ]
 RNG = np.random.default_rng(0)
 N, WIDTH, EPOCHS = 45, 18, 3
@@ -74,7 +76,9 @@ FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "activation": {"activation": ["gelu"]},
     "optimizer": {"optimizer": AdamW(Cosine(0.02), weight_decay=0.1)},
-    "momentum": {"optimizer": SGD(0.05, momentum=0.9, nesterov=True, global_clipnorm=0.3)},
+    "momentum": {
+        "optimizer": SGD(0.05, momentum=0.9, nesterov=True, global_clipnorm=0.3)
+    },
     "penalty": {"l2": 0.5},
     "dropout": {"dropout": [0.5]},
     "input_dropout": {"input_dropout": 0.2},
@@ -108,13 +112,22 @@ Words = dict[str, Any]
 
 def words_of(more: Words, *, classifies: bool) -> Words:
     loss = "binary_cross_entropy" if classifies else Quantile(0.5)
-    rest: Words = {"optimizer": Adam(0.02), "l2": 0.0, "shuffle": False, "batch_size": 10}
+    rest: Words = {
+        "optimizer": Adam(0.02),
+        "l2": 0.0,
+        "shuffle": False,
+        "batch_size": 10,
+    }
     return {"loss": loss, "epochs": EPOCHS, "n_threads": 1, "seed": 0, **rest, **more}
 
 
 def optimizer_of(words: Words) -> Any:
     average = words.get("average")
-    return words["optimizer"] if average is None else replace(words["optimizer"], average=average)
+    return (
+        words["optimizer"]
+        if average is None
+        else replace(words["optimizer"], average=average)
+    )
 
 
 def net_of(words: Words) -> MLP:
@@ -122,7 +135,9 @@ def net_of(words: Words) -> MLP:
     levels = getattr(loss, "levels", 0)
     n_outputs = 2 if loss == "gaussian_nll" else np.size(levels)
     dtype = "float32" if "compute_dtype" in words else "float64"
-    rest = {k: v for k, v in words.items() if k not in (*OF_FIT, "average", "trainable")}
+    rest = {
+        k: v for k, v in words.items() if k not in (*OF_FIT, "average", "trainable")
+    }
     settings = {**rest, "optimizer": optimizer_of(words), "dtype": dtype}
     net = MLP((WIDTH, WIDTH, n_outputs), **settings)
     net.trainable = words.get("trainable", True)
@@ -193,7 +208,9 @@ def fit_by(kind: Any, **own: Any) -> Callable[..., Any]:
 def fit_search(kind: Any) -> Callable[..., Any]:
     """A search whose candidates have the settings, so that they come by `set_params`."""
 
-    def fit(rows: Any, y: Any, words: Words, search: Any = fastmlp.MLPSearchCV, **more: Any) -> Any:
+    def fit(
+        rows: Any, y: Any, words: Words, search: Any = fastmlp.MLPSearchCV, **more: Any
+    ) -> Any:
         grid = {name: [value] for name, value in estimator_words(words).items()}
         n_jobs = grid.pop("n_jobs")[0]
         if "sample_weight" in words:
@@ -226,7 +243,11 @@ def doors() -> Iterator[Door]:
             "fit_many": ("fit_many|MLP", fit_several, list),
             "as_estimator": ("MLP", fit_estimator_of_net, lambda model: [model.net_]),
             "estimator": (mlp.__name__, fit_by(mlp), lambda model: [model]),
-            "search": (mlp.__name__, fit_search(mlp), lambda model: [model.best_estimator_]),
+            "search": (
+                mlp.__name__,
+                fit_search(mlp),
+                lambda model: [model.best_estimator_],
+            ),
             "tables": (
                 tabular.__name__,
                 fit_tables(tabular),
@@ -315,16 +336,27 @@ def predictions(model: Any) -> bytes:
     if isinstance(model, list):
         return b"".join(map(predictions, model))
     names = ("predict", "predict_proba", "predict_std")
-    return b"".join(getattr(model, name)(X).tobytes() for name in names if hasattr(model, name))
+    return b"".join(
+        getattr(model, name)(X).tobytes() for name in names if hasattr(model, name)
+    )
 
 
 def resumed(door: Door, words: Words, path: Path) -> Any:
     with pytest.raises(Cut):
-        door.fit(X, door.y, words, checkpoint=path, checkpoint_every=1, callbacks=cut_after(1))
+        door.fit(
+            X,
+            door.y,
+            words,
+            checkpoint=path,
+            checkpoint_every=1,
+            callbacks=cut_after(1),
+        )
     return door.fit(X, door.y, words, checkpoint=path, resume=True)
 
 
-def copies_of(door: Door, model: Any, ways: Iterable[str], path: Path) -> Iterator[list[Any]]:
+def copies_of(
+    door: Door, model: Any, ways: Iterable[str], path: Path
+) -> Iterator[list[Any]]:
     for way in ways:
         if way == "file" and door.name in OF_NETS:
             nets = [reloaded(part, path, training=True) for part in door.parts(model)]
@@ -353,15 +385,22 @@ def check(
         assert model.feature_names_in_.tolist() == NAMES
     others = list(copies_of(door, model, ways, path))
     if door.name in ("MLP", "fit_many", "tables"):
-        others.append(door.parts(resumed(door, words, path.with_name(f"run of {door.name}"))))
+        others.append(
+            door.parts(resumed(door, words, path.with_name(f"run of {door.name}")))
+        )
         assert bits_of(others[-1]) == bits
     if door.name != "tables":
         expected = by_the_core(door, model, words)
         tolerance = 1e-9 if door.name == "estimator" else 0
         for part, parameters in zip(parts[-len(expected) :], expected, strict=True):
             net = getattr(part, "net_", part)
-            assert (net.parameters.dtype, net.optimizer) == (parameters.dtype, optimizer_of(words))
-            np.testing.assert_allclose(net.parameters, parameters, rtol=tolerance, atol=tolerance)
+            assert (net.parameters.dtype, net.optimizer) == (
+                parameters.dtype,
+                optimizer_of(words),
+            )
+            np.testing.assert_allclose(
+                net.parameters, parameters, rtol=tolerance, atol=tolerance
+            )
         further = [gone_on(part, door.y) for part in parts]
         for other in others:
             assert [gone_on(part, door.y) for part in other] == further
@@ -383,7 +422,9 @@ def test_a_feature_at_a_door(door: Door, feature: str, tmp_path: Path) -> None:
         return
     # Of three ways of keeping one; a feature comes to the others at the doors beside.
     way = WAYS[(DOORS.index(door) + [*FEATURES].index(feature)) % 3]
-    assert (check(door, words, path, [way]) != plain_bits(door)) == (feature != "nothing")
+    assert (check(door, words, path, [way]) != plain_bits(door)) == (
+        feature != "nothing"
+    )
 
 
 @pytest.mark.few(12)
@@ -423,7 +464,9 @@ def test_callbacks_at_a_door(door: Door) -> None:
     assert [*epochs.values()] == [[*range(EPOCHS)]] * n_nets
     # Nets of tables are written anew without units that are 0 in all rows.
     if door.name != "tables":
-        assert {id(part) for part in door.parts(model) if isinstance(part, MLP)} <= {*epochs}
+        assert {id(part) for part in door.parts(model) if isinstance(part, MLP)} <= {
+            *epochs
+        }
 
     def stop(report: Any) -> None:
         report.stop()
@@ -435,9 +478,13 @@ def test_callbacks_at_a_door(door: Door) -> None:
 
     # A search tells of fits that fail by an error of its own, which quotes theirs.
     searches = door.name == "search"
-    with pytest.raises(ValueError if searches else Cut, match="fitting.Cut" if searches else None):
+    with pytest.raises(
+        ValueError if searches else Cut, match="fitting.Cut" if searches else None
+    ):
         door.fit(X, door.y, door.words(), callbacks=cut_after(0))
-    message = rf"({door.who}|Net\w+)(.fit)?: callbacks must be functions of one argument"
+    message = (
+        rf"({door.who}|Net\w+)(.fit)?: callbacks must be functions of one argument"
+    )
     with pytest.raises(ValueError if searches else TypeError, match=message):
         door.fit(X, door.y, door.words(), callbacks=3)
 

@@ -12,9 +12,15 @@ from fastmlp.compiler.jit import INTERPRETED
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 # What an example shows beside fastmlp; its own warnings are not ours.
-PACKAGES = {"tensorboard_events": "tensorboard", "mlflow_run": "mlflow", "predict_files": "pyarrow"}
+PACKAGES = {
+    "tensorboard_events": "tensorboard",
+    "mlflow_run": "mlflow",
+    "predict_files": "pyarrow",
+}
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 
 def test_there_are_examples() -> None:

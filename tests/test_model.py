@@ -49,7 +49,9 @@ def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
     x, y = load_digits(return_X_y=True)
     rows = np.random.default_rng(0).permutation(len(x))
     test, train = rows[: len(x) // 5], rows[len(x) // 5 :]
-    net = MLP((64, 200, 10), loss="cross_entropy", optimizer=Adam(0.003), l2=1e-3, seed=seed)
+    net = MLP(
+        (64, 200, 10), loss="cross_entropy", optimizer=Adam(0.003), l2=1e-3, seed=seed
+    )
     net.fit(x[train] / 16, y[train], epochs=30, batch_size=64)
     accuracy = np.mean(net.predict(x[test] / 16).argmax(axis=1) == y[test])
     assert accuracy >= 0.97
@@ -62,7 +64,9 @@ def test_one_step_by_hand_and_an_activation_per_layer() -> None:
     history = net.fit([[3.0]], [5.0], epochs=1)
     # Prediction 7, error 2: loss 4, slope 4; dW = 4 * 3, db = 4.
     assert history.loss == [4.0]
-    np.testing.assert_allclose(net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15)
+    np.testing.assert_allclose(
+        net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15
+    )
     x, _ = wave(9)
     net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
     expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
@@ -92,7 +96,10 @@ def test_activations_have_their_initializers() -> None:
 
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])
 def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
-    net, rng = MLP((2, 5, 1), loss="binary_cross_entropy", seed=0), np.random.default_rng(n_rows)
+    net, rng = (
+        MLP((2, 5, 1), loss="binary_cross_entropy", seed=0),
+        np.random.default_rng(n_rows),
+    )
     x = rng.normal(size=(n_rows, 2)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.float32)
     events: dict[str, Any] = {
@@ -109,7 +116,9 @@ def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
         events[name]()
         raw, other = net.predict_raw(x), pickle.loads(pickle.dumps(net))
         assert np.array_equal(raw, other.predict_raw(x)), name
-        assert np.array_equal(raw, before) == (name in ("threads", "layers", "probabilities")), name
+        assert np.array_equal(raw, before) == (
+            name in ("threads", "layers", "probabilities")
+        ), name
 
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
@@ -119,7 +128,10 @@ def test_predictions_may_go_over_the_rows_themselves(
     sizes: tuple[int, ...], n_rows: int, shift: int, rng: np.random.Generator
 ) -> None:
     n_in, n_out = sizes[0], sizes[-1]
-    net, room = MLP(sizes, seed=0), rng.normal(size=(n_rows + 2) * max(sizes)).astype(np.float32)
+    net, room = (
+        MLP(sizes, seed=0),
+        rng.normal(size=(n_rows + 2) * max(sizes)).astype(np.float32),
+    )
     x = room[max(sizes) :][: n_rows * n_in].reshape(n_rows, n_in)
     out = room[max(sizes) + shift * n_out :][: n_rows * n_out].reshape(n_rows, n_out)
     for _ in range(2):
@@ -137,7 +149,12 @@ def log_cosh(w: Any) -> Any:
 def test_rules_of_ones_own_have_right_gradients() -> None:
     x, y = wave(11)
     net = MLP(
-        (3, 4, 1), activation=cube, loss=fourth, penalties={log_cosh: 0.5}, dtype="float64", seed=0
+        (3, 4, 1),
+        activation=cube,
+        loss=fourth,
+        penalties={log_cosh: 0.5},
+        dtype="float64",
+        seed=0,
     )
     _, gradient = net.loss_and_gradient(x, y)
     direction = np.random.default_rng(1).standard_normal(len(gradient))
@@ -212,7 +229,9 @@ def test_columns_of_any_size_are_predicted_right(scale: float, dtype: str) -> No
     net, x = make(dtype=dtype), X.copy()
     x[:, 1] *= scale
     tolerance = 1e-4 if dtype == "float32" else 1e-10
-    np.testing.assert_allclose(net.predict(x), expected(net, x), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        net.predict(x), expected(net, x), rtol=tolerance, atol=tolerance
+    )
 
 
 @each_dtype
@@ -230,9 +249,13 @@ def leap(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 
 
 @pytest.mark.parametrize("sizes", [(3, 1), (3, 40), (3, 40, 1), (3, 40, 40)])
-def test_biases_alone_that_are_not_finite_are_a_divergence(sizes: tuple[int, ...]) -> None:
+def test_biases_alone_that_are_not_finite_are_a_divergence(
+    sizes: tuple[int, ...],
+) -> None:
     """The loss is that of before the step, and a row of zeros moves no weight of a first layer."""
-    net = make(sizes, activation="relu", loss="mae", optimizer=Custom(leap, learning_rate=1e3))
+    net = make(
+        sizes, activation="relu", loss="mae", optimizer=Custom(leap, learning_rate=1e3)
+    )
     before = net.parameters.copy()
     with pytest.warns(RuntimeWarning, match="diverged in epoch 0"):
         history = net.fit(np.zeros((4, 3)), np.ones((4, sizes[-1])), epochs=1)
@@ -263,7 +286,9 @@ def test_predictions_that_are_not_finite_warn_at_the_callers_line() -> None:
     net.weights[0][:], net.weights[1][:] = 1, [[1], [-1]]
     for x in ([[3e38]], [[3e38]] * 9, np.full((1, 1), 3e38, np.float32)):
         net.parameters[:2] = 3e38
-        with pytest.warns(RuntimeWarning, match="MLP.predict: not all predictions") as caught:
+        with pytest.warns(
+            RuntimeWarning, match="MLP.predict: not all predictions"
+        ) as caught:
             net.predict(x)
         assert caught[0].filename == __file__
     with warnings.catch_warnings():

@@ -65,7 +65,9 @@ def of_loss(loss: Any) -> MLP:
 
 def test_settings_penalties_and_moments_are_kept_to_the_last_bit(path: Path) -> None:
     strengths: Any = {name: 0.1 * (i + 1) for i, name in enumerate(PENALTIES)}
-    net = MLP((3, 4, 5, 1), activation=["relu", "gelu"], penalties=strengths, l2=0.7, seed=1)
+    net = MLP(
+        (3, 4, 5, 1), activation=["relu", "gelu"], penalties=strengths, l2=0.7, seed=1
+    )
     assert_same(net, reloaded(net, path))
     assert net.loss_and_gradient(X, Y)[0] == MLP.load(path).loss_and_gradient(X, Y)[0]
     tenth: Any = np.float32(0.1)
@@ -86,7 +88,9 @@ def test_settings_penalties_and_moments_are_kept_to_the_last_bit(path: Path) -> 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - {"schedulefreeadamw"}))
-def test_every_optimizer_and_schedule(optimizer: str, schedule: str, path: Path) -> None:
+def test_every_optimizer_and_schedule(
+    optimizer: str, schedule: str, path: Path
+) -> None:
     rate = SCHEDULES[schedule](0.125)
     net = make(optimizer=OPTIMIZERS[optimizer](rate))
     assert_same(net, reloaded(net, path))
@@ -197,12 +201,16 @@ class Descent:
         return rates[:, None]
 
 
-def test_rules_without_a_name_are_refused_and_own_optimizers_come_back(path: Path) -> None:
+def test_rules_without_a_name_are_refused_and_own_optimizers_come_back(
+    path: Path,
+) -> None:
     for settings in (
         {"activation": lambda z: (z, 1 + 0 * z)},
         {"optimizer": SGD(lambda s, t: 0.1 + 0 * s)},
     ):
-        with pytest.raises(ValueError, match=r"'<lambda>' has no name .* define it with `def`"):
+        with pytest.raises(
+            ValueError, match=r"'<lambda>' has no name .* define it with `def`"
+        ):
             make(**settings).save(path)
     with pytest.raises(ValueError, match="'mse' with changed settings has no name"):
         make(loss=Loss(LOSSES["mse"].rule, over_outputs="sum")).save(path)
@@ -241,7 +249,11 @@ def test_the_training_state_of_a_running_fit_is_not_to_be_had(path: Path) -> Non
 
 
 def nested(depth: int) -> Any:
-    return {"name": "Warmup", "schedule": nested(depth - 1), "n_steps": 1} if depth else 0.1
+    return (
+        {"name": "Warmup", "schedule": nested(depth - 1), "n_steps": 1}
+        if depth
+        else 0.1
+    )
 
 
 # What a header says, beside its arrays: what no setting of a net is, or more than the file holds.
@@ -256,7 +268,10 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
         {"optimizer": {"name": "sgd", "learning_rate": nested(9)}},
         "than 8",
     ),
-    "setting too many": ({"optimizer": {"name": "adam", "speed": 2}}, "unexpected keyword"),
+    "setting too many": (
+        {"optimizer": {"name": "adam", "speed": 2}},
+        "unexpected keyword",
+    ),
     "many penalties": ({"penalties": [["l2", 1]] * 1001}, "1,001 penalties"),
     "half a step": ({"n_steps": 0.5}, "n_steps must be"),
     "bad generator": ({"generator": {"bit_generator": "os"}}, "unknown generator"),
@@ -305,13 +320,17 @@ def test_a_file_of_this_format_loads(name: str) -> None:
     assert repr(net) == expected["repr"]
     if "losses" in expected:
         history = net.fit(x, y, epochs=3, batch_size=7)
-        np.testing.assert_allclose(history.loss, expected["losses"], rtol=100 * tolerance)
+        np.testing.assert_allclose(
+            history.loss, expected["losses"], rtol=100 * tolerance
+        )
 
 
 def test_a_checkpoint_of_this_format_resumes(path: Path) -> None:
     path.write_bytes((GOLDEN / "2-checkpoint.safetensors").read_bytes())
     x, y = golden_data()
-    net = MLP((3, 5, 3), activation="tanh", loss="cross_entropy", seed=9, dtype="float64")
+    net = MLP(
+        (3, 5, 3), activation="tanh", loss="cross_entropy", seed=9, dtype="float64"
+    )
     history = net.fit(x, y, epochs=6, batch_size=7, checkpoint=path, resume=True)
     expected = EXPECTED["2-checkpoint.safetensors"]["all_losses"]
     np.testing.assert_allclose(history.loss, expected, rtol=1e-10)

@@ -13,7 +13,15 @@ from sklearn import neural_network
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastmlp import MLP, History, MLPClassifier, MLPRegressor, MLPSearchCV, Report, fit_many
+from fastmlp import (
+    MLP,
+    History,
+    MLPClassifier,
+    MLPRegressor,
+    MLPSearchCV,
+    Report,
+    fit_many,
+)
 from fastmlp.plotting import TRAINING, VALIDATION, plot_history, plot_search
 
 matplotlib.use("Agg")
@@ -49,13 +57,17 @@ def test_both_losses_are_drawn_from_epoch_1() -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "loss")
     assert legend(ax) == [TRAINING, VALIDATION]
     assert told(ax) == "best validation loss 2 in epoch 3 of 3"
-    assert told(plot_history(History(loss=[np.nan, 1.5, 1.5, np.inf]))).endswith("epoch 2 of 4")
+    assert told(plot_history(History(loss=[np.nan, 1.5, 1.5, np.inf]))).endswith(
+        "epoch 2 of 4"
+    )
     assert told(plot_history(History(loss=[np.nan]))) == ""
     assert plot_history(History(loss=[1.0])).get_lines()[0].get_marker() == "o"
 
 
 def test_metrics_and_rates_have_axes_on_the_right() -> None:
-    ax = plot_history(History([3.0, 1.0], [4.0, 2.5], metrics={"auc": [0.5, 0.7], "f": [0.0, 1.0]}))
+    ax = plot_history(
+        History([3.0, 1.0], [4.0, 2.5], metrics={"auc": [0.5, 0.7], "f": [0.0, 1.0]})
+    )
     right = ax.figure.axes[1]
     assert curves(right) == {"auc (right)": [0.5, 0.7], "f (right)": [0.0, 1.0]}
     assert right.get_ylabel() == "validation auc, f"
@@ -77,15 +89,26 @@ def test_a_kept_epoch_has_a_circle_and_the_title() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "scale"),
-    [([21.0, 1.0], "log"), ([19.0, 1.0], "linear"), ([21.0, 0.0], "linear"), ([], "linear")],
+    [
+        ([21.0, 1.0], "log"),
+        ([19.0, 1.0], "linear"),
+        ([21.0, 0.0], "linear"),
+        ([], "linear"),
+    ],
 )
-def test_the_scale_is_logarithmic_where_positive_losses_span_much(loss: Any, scale: str) -> None:
+def test_the_scale_is_logarithmic_where_positive_losses_span_much(
+    loss: Any, scale: str
+) -> None:
     assert plot_history(History(loss=loss)).get_yscale() == scale
 
 
 def test_several_fits_have_names_and_the_best_one_the_title() -> None:
     worse = History(loss=[3.0, 2.5])
-    assert list(curves(plot_history([worse, BOTH]))) == ["net 0", "net 1", "net 1, validation"]
+    assert list(curves(plot_history([worse, BOTH]))) == [
+        "net 0",
+        "net 1",
+        "net 1, validation",
+    ]
     ax = plot_history({"a": worse, 3: History(loss=[2.0, 1.5])})
     assert list(curves(ax)) == ["a", "3"]
     assert told(ax) == "best: 3, training loss 1.5 in epoch 2 of 2"
@@ -107,14 +130,20 @@ def test_a_second_call_adds_curves() -> None:
 @unconverged
 def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
     y = ROWS[:, 0] > 0
-    early = MLPClassifier((4,), early_stopping=True, max_iter=3, random_state=0).fit(ROWS, y)
+    early = MLPClassifier((4,), early_stopping=True, max_iter=3, random_state=0).fit(
+        ROWS, y
+    )
     ax = plot_history(early)
     assert curves(ax)[TRAINING] == early.loss_curve_
     assert curves(ax.figure.axes[1])["accuracy (right)"] == early.validation_scores_
     theirs = neural_network.MLPClassifier((4,), max_iter=3, random_state=0).fit(ROWS, y)
     assert curves(plot_history(theirs)) == {TRAINING: theirs.loss_curve_}
-    pipe = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(3,), max_iter=2))
-    search = MLPSearchCV(pipe, {"mlpregressor__alpha": [0.1, 1.0]}, cv=2).fit(ROWS, ROWS[:, 0])
+    pipe = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(3,), max_iter=2)
+    )
+    search = MLPSearchCV(pipe, {"mlpregressor__alpha": [0.1, 1.0]}, cv=2).fit(
+        ROWS, ROWS[:, 0]
+    )
     expected = search.best_estimator_[-1].loss_curve_
     assert curves(plot_history(search)) == {TRAINING: expected}
     picture = plot_search(search, parameter="mlpregressor__alpha")
@@ -136,7 +165,11 @@ def test_without_matplotlib_the_error_names_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def search_of(params: list[dict[str, Any]], scores: Any, **more: Any) -> Any:
-    results = {"params": params, "mean_test_score": scores, "std_test_score": np.zeros(len(scores))}
+    results = {
+        "params": params,
+        "mean_test_score": scores,
+        "std_test_score": np.zeros(len(scores)),
+    }
     return SimpleNamespace(cv_results_=results, **more)
 
 
@@ -154,7 +187,9 @@ def test_a_search_is_drawn_by_the_parameter_that_matters_most() -> None:
     scores = np.array([each["a"] + 0.1 * WEIGHTS[each["c"]] for each in GRID])
     ax: Any = plot_search(search_of(GRID, scores))
     assert ax.get_xlabel() == "a"
-    assert points(ax) == [(each["a"], score) for each, score in zip(GRID, scores, strict=True)]
+    assert points(ax) == [
+        (each["a"], score) for each, score in zip(GRID, scores, strict=True)
+    ]
     assert told(ax) == "best: score 3.1 with a=3, b=0.1, c=y"
     (best,) = (line for line in ax.get_lines() if line.get_label() == "best")
     assert best.get_xydata().tolist() == [[3, 3.1]]
@@ -175,7 +210,14 @@ def test_of_several_metrics_the_one_of_refit_lies_at_its_value() -> None:
     ax = plot_search(search_of(drawn, np.array([each["q"] for each in drawn])))
     assert ax.get_xlabel() == "q"
     assert ax.figure.axes[1].get_ylabel() == "p"
-    results = {"params": [{"a": 1}, {"a": 2}], "mean_test_f1": [0.1, 0.2], "std_test_f1": [0, 0]}
-    assert plot_search(SimpleNamespace(cv_results_=results, refit="f1")).get_ylabel() == "f1"
+    results = {
+        "params": [{"a": 1}, {"a": 2}],
+        "mean_test_f1": [0.1, 0.2],
+        "std_test_f1": [0, 0],
+    }
+    assert (
+        plot_search(SimpleNamespace(cv_results_=results, refit="f1")).get_ylabel()
+        == "f1"
+    )
     with pytest.raises(ValueError, match="several metrics: set its refit"):
         plot_search(SimpleNamespace(cv_results_=results))

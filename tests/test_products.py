@@ -20,7 +20,12 @@ FORMS: list[Any] = [
     SGD(0.01, momentum=0.9),
     SGD(0.01, momentum=0.9, nesterov=True),
 ]
-PENALTIES: list[dict[str, Any]] = [{}, {"l2": 0.5}, {"l1": 0.5}, {"l2": 0.5, "l1": 0.25}]
+PENALTIES: list[dict[str, Any]] = [
+    {},
+    {"l2": 0.5},
+    {"l1": 0.5},
+    {"l2": 0.5, "l1": 0.25},
+]
 # In float32, an optimizer that divides by the size of the gradient turns its rounding into a share
 # of a step; six steps of 0.01 at most then differ by less than this.
 TOLERANCE = {"float64": 1e-10, "float32": 3e-4}
@@ -39,13 +44,17 @@ def cases() -> dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]]:
             (activation, loss, dtype): [
                 (o, PENALTIES[(i + j + k) % 4]) for k, o in enumerate(FORMS)
             ]
-            for (i, activation), (j, loss) in product(enumerate(RULES), enumerate(LOSSES))
+            for (i, activation), (j, loss) in product(
+                enumerate(RULES), enumerate(LOSSES)
+            )
             for dtype in TOLERANCE
         }
     rules = {"activation": [*RULES], "loss": [*LOSSES], "dtype": [*TOLERANCE]}
     results: dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]] = {}
     for case in all_pairs(**rules, optimizer=FORMS, penalty=PENALTIES):
-        *key, optimizer, penalty = (case[name] for name in (*rules, "optimizer", "penalty"))
+        *key, optimizer, penalty = (
+            case[name] for name in (*rules, "optimizer", "penalty")
+        )
         results.setdefault((key[0], key[1], key[2]), []).append((optimizer, penalty))
     return results
 
@@ -69,7 +78,10 @@ def test_training_follows_the_naive_net(activation: Any, loss: Any, dtype: Any) 
             seed=7,
             **penalty,
         )
-        start = [w.astype(float) for w in net.weights], [b.astype(float) for b in net.biases]
+        start = (
+            [w.astype(float) for w in net.weights],
+            [b.astype(float) for b in net.biases],
+        )
         history = net.fit(x, y, epochs=2, batch_size=4, shuffle=False)
         losses, weights, biases = naive.train(
             *start,
@@ -106,18 +118,26 @@ def assert_slopes_agree(rng: np.random.Generator, **model: Any) -> None:
     _, *slopes = naive.gradient(weights, biases, x, y, **model)
     expected = naive.complex_step_gradient(weights, biases, x, y, **model)
     difference = naive.flatten(*slopes) - naive.flatten(*expected)
-    assert np.linalg.norm(difference) <= 1e-12 * np.linalg.norm(naive.flatten(*expected))
+    assert np.linalg.norm(difference) <= 1e-12 * np.linalg.norm(
+        naive.flatten(*expected)
+    )
 
 
 @pytest.mark.parametrize("name", naive.VALUES)
-def test_slopes_of_activations_are_complex_steps(name: str, rng: np.random.Generator) -> None:
+def test_slopes_of_activations_are_complex_steps(
+    name: str, rng: np.random.Generator
+) -> None:
     assert_slopes_agree(rng, activations=[name, name], output_activation=name)
 
 
 @pytest.mark.parametrize("loss", naive.LOSS_VALUES)
-def test_slopes_of_losses_are_complex_steps(loss: str, rng: np.random.Generator) -> None:
+def test_slopes_of_losses_are_complex_steps(
+    loss: str, rng: np.random.Generator
+) -> None:
     assert_slopes_agree(rng, loss=loss)
-    assert_slopes_agree(rng, loss=loss, l2=0.7, l1=0.3, sample_weight=rng.uniform(0, 3, size=7))
+    assert_slopes_agree(
+        rng, loss=loss, l2=0.7, l1=0.3, sample_weight=rng.uniform(0, 3, size=7)
+    )
 
 
 def test_a_weight_of_two_is_a_row_given_twice(rng: np.random.Generator) -> None:
@@ -125,7 +145,9 @@ def test_a_weight_of_two_is_a_row_given_twice(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(3, 2)), rng.normal(size=(3, 1))
     model: Any = {"activations": ["tanh"], "l2": 0.5, "l1": 0.25}
     twice = naive.objective(weights, biases, x[[0, 1, 1, 2]], y[[0, 1, 1, 2]], **model)
-    once = naive.objective(weights, biases, x, y, sample_weight=np.array([1, 2, 1]), **model)
+    once = naive.objective(
+        weights, biases, x, y, sample_weight=np.array([1, 2, 1]), **model
+    )
     assert once == pytest.approx(twice, rel=1e-14, abs=0)
 
 
@@ -153,7 +175,10 @@ def test_gradient_worked_by_hand() -> None:
 
 def test_the_published_step_of_mazur() -> None:
     """Mazur (2015), "A step by step backpropagation example": sigmoid, rate 0.5, two outputs."""
-    weights = [np.array([[0.15, 0.25], [0.20, 0.30]]), np.array([[0.40, 0.50], [0.45, 0.55]])]
+    weights = [
+        np.array([[0.15, 0.25], [0.20, 0.30]]),
+        np.array([[0.40, 0.50], [0.45, 0.55]]),
+    ]
     biases = [np.array([0.35, 0.35]), np.array([0.60, 0.60])]
     losses, after, _ = naive.train(
         weights,

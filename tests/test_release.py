@@ -54,7 +54,8 @@ def test_a_workflow_pins_its_actions_and_may_only_read(path: Path) -> None:
     jobs = text.split("\njobs:\n")[1]
     called = len(re.findall(r"^    uses: ", jobs, flags=re.MULTILINE))
     assert (
-        jobs.count("timeout-minutes: ") == len(re.findall(r"^  \w+:$", jobs, flags=re.M)) - called
+        jobs.count("timeout-minutes: ")
+        == len(re.findall(r"^  \w+:$", jobs, flags=re.M)) - called
     )
 
 
@@ -87,15 +88,17 @@ def test_a_job_with_an_identity_runs_pinned_actions_alone() -> None:
     trusted = [job for job in jobs if "id-token" in job.get("permissions", {})]
     for job in trusted:
         assert job["environment"]["name"]
-        assert all("uses" in step and "checkout" not in step["uses"] for step in job["steps"])
+        assert all(
+            "uses" in step and "checkout" not in step["uses"] for step in job["steps"]
+        )
     assert len(trusted) == 2
 
 
 def test_a_release_is_one_click_and_needs_no_secret() -> None:
     text = RELEASE.read_text()
-    assert re.findall(r"^  (\w+):$", text.split("\non:\n")[1].split("\n\n")[0], flags=re.M) == [
-        "workflow_dispatch"
-    ]
+    assert re.findall(
+        r"^  (\w+):$", text.split("\non:\n")[1].split("\n\n")[0], flags=re.M
+    ) == ["workflow_dispatch"]
     assert not [path for path in WORKFLOWS if "secrets." in path.read_text()]
     jobs = jobs_of(RELEASE)
     assert [*jobs] == ["package", "publish", "tag"]
@@ -106,7 +109,9 @@ def test_a_release_is_one_click_and_needs_no_secret() -> None:
 def test_a_release_has_the_section_of_its_version(tmp_path: Path) -> None:
     *_, step = jobs_of(RELEASE)["tag"]["steps"]
     (tmp_path / "dist").mkdir()
-    with tarfile.open(tmp_path / "dist" / f"fastmlp-{fastmlp.__version__}.tar.gz", "w:gz") as sdist:
+    with tarfile.open(
+        tmp_path / "dist" / f"fastmlp-{fastmlp.__version__}.tar.gz", "w:gz"
+    ) as sdist:
         sdist.add(CHANGELOG, f"fastmlp-{fastmlp.__version__}/CHANGELOG.md")
     stub = tmp_path / "gh"
     stub.write_text('#!/bin/sh\necho "$@"\n')
@@ -117,7 +122,9 @@ def test_a_release_has_the_section_of_its_version(tmp_path: Path) -> None:
     said = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
-    assert said.stdout.startswith(f"release create v{fastmlp.__version__} dist/fastmlp-")
+    assert said.stdout.startswith(
+        f"release create v{fastmlp.__version__} dist/fastmlp-"
+    )
     notes = (tmp_path / "notes.md").read_text()
     assert notes
     assert f"{notes}## [" in CHANGELOG.read_text()
@@ -130,9 +137,7 @@ def test_the_page_of_the_package_has_no_relative_link() -> None:
     text = (ROOT / "README.md").read_text()
     for one in hook["substitutions"]:
         text = re.sub(one["pattern"], one["replacement"], text)
-    here = (
-        r"https://(github|raw\.githubusercontent)\.com/fastmlp/fastmlp/(?:blob/)?v\$HFPR_VERSION/"
-    )
+    here = r"https://(github|raw\.githubusercontent)\.com/fastmlp/fastmlp/(?:blob/)?v\$HFPR_VERSION/"
     links = re.findall(r"(!?)\[[^\]]*\]\((.*?)\)", text)
     ours = [re.match(rf"{here}([^#]+)", target) for _, target in links]
     assert all(target.startswith("https://") for _, target in links)
@@ -210,12 +215,25 @@ def test_a_call_that_names_no_test_leaves_out_what_is_marked(
     )
     # Two processes, of which one collects backwards, must find them in one order.
     for name in ("below/test_one", "below/test_two", "test_other"):
-        (tmp_path / "tests" / f"{name}.py").write_text("def test_b(): pass\ndef test_a(): pass\n")
+        (tmp_path / "tests" / f"{name}.py").write_text(
+            "def test_b(): pass\ndef test_a(): pass\n"
+        )
     (tmp_path / "tests" / "test_marked.py").write_text(MARKED)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        *arguments,
+    ]
     # The options that this run was given are none of the inner one's.
     environment = {**os.environ, "PYTEST_ADDOPTS": "", "NUMBA_DISABLE_JIT": plain}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert summary in done.stdout.splitlines()[-1], done.stdout
     assert ("not slow and not nightly" in done.stdout) == (arguments == [])

@@ -28,10 +28,13 @@ from fastmlp.network import resolve, spec
 from fastmlp.rules import activations, losses, optimizers, updates
 
 pytestmark = pytest.mark.skipif(
-    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow"
+    INTERPRETED,
+    reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow",
 )
 ROOT = Path(fastmlp.__file__).parent.parent
-RIGHT, MISTAKES = (ROOT / "tests" / "scripts" / name for name in ("right.py", "mistakes.py"))
+RIGHT, MISTAKES = (
+    ROOT / "tests" / "scripts" / name for name in ("right.py", "mistakes.py")
+)
 STUB = Path(sklearn_bases.__file__).with_suffix(".pyi")
 ALIASED = {*activations.RULES, *activations.ALIASES}
 Errors = set[tuple[str, int]]
@@ -39,7 +42,9 @@ Errors = set[tuple[str, int]]
 
 def needs(checker: str) -> Any:
     missing = importlib.util.find_spec(checker) is None
-    return pytest.mark.skipif(missing, reason=f"needs {checker}: pip install --group types")
+    return pytest.mark.skipif(
+        missing, reason=f"needs {checker}: pip install --group types"
+    )
 
 
 def output_of(checker: str, *arguments: str) -> str:
@@ -47,7 +52,9 @@ def output_of(checker: str, *arguments: str) -> str:
 
     pyright looks for packages where the first Python of the PATH does.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    )
     own = {"PATH": path, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
     run = subprocess.run(
         [sys.executable, "-m", checker, *arguments],
@@ -63,7 +70,11 @@ def output_of(checker: str, *arguments: str) -> str:
 
 @cache
 def errors_of_mypy() -> Errors:
-    options = ["--config-file=", "--follow-imports=silent", "--cache-dir=.mypy_cache/user"]
+    options = [
+        "--config-file=",
+        "--follow-imports=silent",
+        "--cache-dir=.mypy_cache/user",
+    ]
     printed = output_of("mypy", "--strict", *options, str(RIGHT), str(MISTAKES))
     matches = re.findall(r"(\w+\.py):(\d+): error", printed)
     return {(name, int(line)) for name, line in matches}
@@ -71,10 +82,13 @@ def errors_of_mypy() -> Errors:
 
 @cache
 def errors_of_pyright() -> Errors:
-    content = json.loads(output_of("pyright", "--outputjson", str(RIGHT), str(MISTAKES)))
+    content = json.loads(
+        output_of("pyright", "--outputjson", str(RIGHT), str(MISTAKES))
+    )
     assert content["summary"]["filesAnalyzed"] == 2
     results = [
-        (one["file"], one["range"]["start"]["line"]) for one in content["generalDiagnostics"]
+        (one["file"], one["range"]["start"]["line"])
+        for one in content["generalDiagnostics"]
     ]
     return {(Path(path).name, line + 1) for path, line in results}
 
@@ -114,12 +128,18 @@ def test_the_users_script_runs(tmp_path: Path) -> None:
 @needs("pyright")
 def test_types_are_complete() -> None:
     content = json.loads(
-        output_of("pyright", "--outputjson", "--verifytypes", "fastmlp", "--ignoreexternal")
+        output_of(
+            "pyright", "--outputjson", "--verifytypes", "fastmlp", "--ignoreexternal"
+        )
     )
     report = content["typeCompleteness"]
     assert report["completenessScore"] >= 0.95
     public = {one["name"]: one["isTypeKnown"] for one in report["symbols"]}
-    unknown = {name for name in public if re.fullmatch(r"fastmlp\.\w+", name) and not public[name]}
+    unknown = {
+        name
+        for name in public
+        if re.fullmatch(r"fastmlp\.\w+", name) and not public[name]
+    }
     assert not unknown
 
 
@@ -141,7 +161,15 @@ def names_in(kind: Any) -> set[str]:
         (updates.PenaltyName, updates.PENALTIES),
         (of_arguments.SolverName, SOLVERS),
     ],
-    ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],
+    ids=[
+        "activations",
+        "initializers",
+        "links",
+        "losses",
+        "optimizers",
+        "penalties",
+        "solvers",
+    ],
 )
 def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
     assert names_in(names) == set(table)
@@ -149,9 +177,14 @@ def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "parameter"),
-    [(of_arguments.RegressionLoss, "loss"), (of_arguments.LearningRate, "learning_rate")],
+    [
+        (of_arguments.RegressionLoss, "loss"),
+        (of_arguments.LearningRate, "learning_rate"),
+    ],
 )
-def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: str) -> None:
+def test_literals_are_the_names_that_scikit_learn_knows(
+    kind: Any, parameter: str
+) -> None:
     assert names_in(kind) == MLPRegressor._parameter_constraints[parameter][0].options
 
 
@@ -160,7 +193,10 @@ def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
     assert names_in(spec.OutputActivation) == ALIASED | losses.LINKS.keys()
     assert names_in(spec.OptimizerLike) == optimizers.OPTIMIZERS.keys()
     assert names_in(spec.LossLike) == losses.LOSSES.keys()
-    assert [resolve.dtype(name).name for name in get_args(spec.DTypeName)] == ["float32", "float64"]
+    assert [resolve.dtype(name).name for name in get_args(spec.DTypeName)] == [
+        "float32",
+        "float64",
+    ]
 
 
 def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
@@ -176,7 +212,9 @@ def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
 
 
 @pytest.mark.parametrize(("kind", "method", "parameters"), methods_in_the_stub())
-def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters: list[str]) -> None:
+def test_the_stub_says_what_scikit_learn_has(
+    kind: str, method: str, parameters: list[str]
+) -> None:
     bases = {"BaseEstimator": MLPClassifier, "SklearnMLP": sklearn_bases.MLPClassifier}
     real = getattr(bases.get(kind, getattr(sklearn_bases, kind)), method)
     if parameters and not isinstance(real, property):
@@ -185,13 +223,20 @@ def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters:
 
 
 @pytest.mark.slow
-def test_a_listing_loads_no_scikit_learn_a_star_its_estimators(python: Callable[..., str]) -> None:
+def test_a_listing_loads_no_scikit_learn_a_star_its_estimators(
+    python: Callable[..., str],
+) -> None:
     script = "import sys, fastmlp\ndir(fastmlp)\nprint('sklearn' in sys.modules)\n"
     script += "from fastmlp import *\nprint(TabularMLPClassifier.__name__, MLPSearchCV.__name__)"
     assert python(script) == "False\nTabularMLPClassifier MLPSearchCV\n"
     without = "import sys\nsys.modules['sklearn'] = None\nfrom importlib import util\n"
-    without += "util.find_spec = lambda name, package=None: None\nfrom fastmlp import *\n"
-    assert python(f"{without}print(MLP.__name__, 'MLPClassifier' in globals())") == "MLP False\n"
+    without += (
+        "util.find_spec = lambda name, package=None: None\nfrom fastmlp import *\n"
+    )
+    assert (
+        python(f"{without}print(MLP.__name__, 'MLPClassifier' in globals())")
+        == "MLP False\n"
+    )
 
 
 def test_a_listing_shows_what_counts() -> None:
@@ -200,26 +245,39 @@ def test_a_listing_shows_what_counts() -> None:
     assert shown == {*fastmlp.__all__, *fastmlp._OF_SKLEARN, "jit"}
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
     # Of editors that read the file.
-    assert not {"Any", "TYPE_CHECKING", "find_spec", "import_module"} & vars(fastmlp).keys()
+    assert (
+        not {"Any", "TYPE_CHECKING", "find_spec", "import_module"}
+        & vars(fastmlp).keys()
+    )
 
 
-@pytest.mark.parametrize("module", [cluster, jit, plotting, tabular], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "module", [cluster, jit, plotting, tabular], ids=lambda one: one.__name__
+)
 def test_a_listing_of_a_module_shows_public_names(module: Any) -> None:
-    assert {name for name in dir(module) if not name.startswith("__")} == {*module.__all__}
+    assert {name for name in dir(module) if not name.startswith("__")} == {
+        *module.__all__
+    }
     assert {"__all__", "__doc__", "__name__"} < {*dir(module)}
 
 
-@pytest.mark.parametrize("name", [name for name in dir(fastmlp) if not name.startswith("__")])
+@pytest.mark.parametrize(
+    "name", [name for name in dir(fastmlp) if not name.startswith("__")]
+)
 def test_properties_have_types_that_prompts_can_show(name: str) -> None:
     """jedi 0.20 raises where a property has a Literal, and IPython then completes nothing."""
     for kind in getattr(getattr(fastmlp, name), "__mro__", [])[:-1]:
         for known, one in vars(kind).items():
             if isinstance(one, property) and kind.__module__.startswith("fastmlp"):
-                assert "Literal" not in str(get_type_hints(one.fget).get("return")), known
+                assert "Literal" not in str(get_type_hints(one.fget).get("return")), (
+                    known
+                )
 
 
 @pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])
-def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(name: str) -> None:
+def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(
+    name: str,
+) -> None:
     shown = operator.attrgetter(name)(fastmlp)
     assert "Literal['identity'" not in str(inspect.signature(shown))
     function = shown if inspect.isfunction(shown) else shown.__init__

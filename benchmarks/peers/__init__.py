@@ -45,7 +45,9 @@ PEERS = {
     "compile": Peer("torch.compile", "torch_compile", ("torch",), ALL),
     "jax": Peer("JAX", "jax_nets", ("jax", "optax"), ALL),
     "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ()),
-    "keras": Peer("Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"),
+    "keras": Peer(
+        "Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"
+    ),
     "river": Peer("river", "one_step", ("river",), (), "steps"),
     "lightgbm": Peer("LightGBM", "one_step", ("lightgbm", "pandas"), (), "steps"),
     "wheel": Peer("fastmlp, from its wheel", "", (), (), "first"),

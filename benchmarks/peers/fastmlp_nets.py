@@ -77,13 +77,17 @@ class FastmlpFit(Run):
 
     def epochs(self, n: int) -> None:
         load = self.workload
-        self.net.fit(self.x, self.y, epochs=n, batch_size=load.batch, shuffle=load.shuffle)
+        self.net.fit(
+            self.x, self.y, epochs=n, batch_size=load.batch, shuffle=load.shuffle
+        )
 
     def steps(self, n: int) -> None:
         load, rows = self.workload, slice(0, n * self.workload.batch)
         epochs = 1 if load.shuffle else n
         x, y = self.x[rows], self.y[rows]
-        if n == 1 and not load.recipe:  # The recipe's schedule asks for the end of a fit.
+        if (
+            n == 1 and not load.recipe
+        ):  # The recipe's schedule asks for the end of a fit.
             self.net.train_on_batch(x, y)
             return
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
@@ -116,7 +120,11 @@ class Ranks:
         from mpi4py import MPI
 
         self.comm = MPI.COMM_WORLD
-        self.rank, self.barrier, self.agreed = self.comm.rank, self.comm.Barrier, self.comm.bcast
+        self.rank, self.barrier, self.agreed = (
+            self.comm.rank,
+            self.comm.Barrier,
+            self.comm.bcast,
+        )
 
     def runs(self, load: Workload) -> Iterator[tuple[str, Any]]:
         """Yield the one way and its run."""
@@ -148,19 +156,31 @@ class Many:
         self.sweep, self.n_threads = sweep, n_threads
         self.x, self.y = sweep.data()
         layers, self.settings = sweep.starts(), sweep.settings()
-        self.starts = [flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)]
+        self.starts = [
+            flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)
+        ]
         self.nets: list[MLP] = []
 
     def net(self, i: int, n_threads: int | None = None) -> MLP:
         rate, l2 = self.settings[i]
-        changes: Any = {"optimizer": Adam(rate), "l2": l2, "seed": i, "n_threads": n_threads}
+        changes: Any = {
+            "optimizer": Adam(rate),
+            "l2": l2,
+            "seed": i,
+            "n_threads": n_threads,
+        }
         return net_of(self.sweep.workload, self.starts[i], **changes)
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         self.nets = [self.net(i) for i in range(self.sweep.n_nets)]
         options: Any = {"epochs": epochs, "batch_size": self.sweep.workload.batch}
         histories = fit_many(
-            self.nets, self.x, self.y, shuffle=shuffle, n_threads=self.n_threads, **options
+            self.nets,
+            self.x,
+            self.y,
+            shuffle=shuffle,
+            n_threads=self.n_threads,
+            **options,
         )
         self.losses = np.array([history.loss[-1] for history in histories])
 
@@ -170,13 +190,18 @@ class Many:
     def alone(self, repeats: int = 5) -> float:
         """The seconds of a net's own fit on one thread: the best, mean over all settings."""
         n = min(len(set(self.settings)), self.sweep.n_nets)
-        options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
+        options: Any = {
+            "epochs": self.sweep.epochs,
+            "batch_size": self.sweep.workload.batch,
+        }
 
         def fitted(i: int) -> float:
             net = self.net(i, n_threads=1)
             return timed(partial(net.fit, self.x, self.y, **options))[0]
 
-        return float(np.mean([min(fitted(i) for _ in range(repeats)) for i in range(n)]))
+        return float(
+            np.mean([min(fitted(i) for _ in range(repeats)) for i in range(n)])
+        )
 
 
 class Streamed:
@@ -197,7 +222,10 @@ class Streamed:
         return self.stream.epochs * self.load.n_rows
 
     def streamed(self) -> int:
-        options: dict[str, Any] = {"epochs": self.stream.epochs, "batch_size": self.load.batch}
+        options: dict[str, Any] = {
+            "epochs": self.stream.epochs,
+            "batch_size": self.load.batch,
+        }
         self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
         return self.stream.epochs * self.load.n_rows
 
@@ -243,7 +271,11 @@ class Work:
         """The seconds of an epoch without and with the feature, in an order."""
         seconds = {with_it: self.seconds(with_it) for with_it in featured}
         prediction = self.prediction() if self.feature == VALIDATED else None
-        return {"without": seconds[False], "with": seconds[True], "prediction": prediction}
+        return {
+            "without": seconds[False],
+            "with": seconds[True],
+            "prediction": prediction,
+        }
 
     def seconds(self, with_it: bool) -> float:
         """The seconds of an epoch of a new net, after a first."""

@@ -67,7 +67,9 @@ def loss_of(workload: Workload, raw: Any, y: Any) -> Any:
     return jnp.mean(jax.nn.softplus(raw) - y * raw)
 
 
-def update(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> tuple[Any, Any, Any]:
+def update(
+    workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any
+) -> tuple[Any, Any, Any]:
     """The new (p, m, v) of one array."""
     rule = workload.rule
     if rule.kind == "sgd":
@@ -162,7 +164,8 @@ class JaxScan(Run):
         shapes = [w for w, _ in self._shapes] + [b for _, b in self._shapes]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
         parts = [
-            p[end - int(np.prod(s)) : end].reshape(s) for s, end in zip(shapes, ends, strict=True)
+            p[end - int(np.prod(s)) : end].reshape(s)
+            for s, end in zip(shapes, ends, strict=True)
         ]
         n = len(self._shapes)
         return list(zip(parts[:n], parts[n:], strict=True))
@@ -191,7 +194,9 @@ class JaxScan(Run):
         if self.variant == "gather ahead":
             batches = (take(x, order), take(y, order))
             return lax.scan(lambda s, batch: self._step(s, *batch), state, batches)
-        return lax.scan(lambda s, i: self._step(s, take(x, i), take(y, i)), state, order)
+        return lax.scan(
+            lambda s, i: self._step(s, take(x, i), take(y, i)), state, order
+        )
 
     def _repeat(self, state: State, x: Any, y: Any, n: Any) -> State:
         return lax.fori_loop(0, n, lambda _, s: self._step(s, x, y)[0], state)
@@ -304,7 +309,9 @@ class JaxRecipe(JaxScan):
         n = 2**self.bits
         least = round(n * self.recipe.dropout)
         bits = jax.random.bits(key, shape, f"uint{self.bits}")
-        return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(self.workload.dtype)
+        return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(
+            self.workload.dtype
+        )
 
     def _dropped(self, p: Any, x: Any, y: Any, masks: Any) -> Any:
         act = ACTIVATIONS[self.workload.activation]
@@ -398,19 +405,24 @@ class OnThreads(JaxVmapped):
         alone = {"xla_cpu_multi_thread_eigen": False}
         self._train = jax.jit(self._training, compiler_options=alone)
         self.nets = [
-            jax.tree.map(lambda part, i=i: part[i], self.starts) for i in range(sweep.n_nets)
+            jax.tree.map(lambda part, i=i: part[i], self.starts)
+            for i in range(sweep.n_nets)
         ]
         self.pool = ThreadPoolExecutor(cores())
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         def trained(i: int) -> Any:
             steps = self._steps(np.random.default_rng(i), epochs, shuffle)
-            return jax.block_until_ready(self._train(self.nets[i], self.settings[i], steps))
+            return jax.block_until_ready(
+                self._train(self.nets[i], self.settings[i], steps)
+            )
 
         done = list(self.pool.map(trained, range(self.sweep.n_nets)))
         self.p = jax.tree.map(lambda *parts: np.stack(parts), *[p for p, _ in done])
         last = self.sweep.workload.n_steps
-        self.losses = np.array([np.asarray(losses)[-last:].mean() for _, losses in done])
+        self.losses = np.array(
+            [np.asarray(losses)[-last:].mean() for _, losses in done]
+        )
 
 
 KINDS = {"vmap": JaxVmapped, "a net on each core": OnThreads}

@@ -11,7 +11,13 @@ import numpy as np
 from benchmarks.peers import Unsupported
 from benchmarks.stream import Stream
 
-VARIANTS = {"stream": ("PyDataset", "PyDataset, one worker thread", "PyDataset, 16 steps a call")}
+VARIANTS = {
+    "stream": (
+        "PyDataset",
+        "PyDataset, one worker thread",
+        "PyDataset, 16 steps a call",
+    )
+}
 MOST_ROWS = 256_000
 
 
@@ -28,9 +34,15 @@ class Streamed:
         self.x, self.y = (part[:MOST_ROWS] for part in self.load.data())
         self.options: dict[str, Any] = {}
         if way.endswith("thread"):
-            self.options = {"workers": 1, "use_multiprocessing": False, "max_queue_size": 64}
+            self.options = {
+                "workers": 1,
+                "use_multiprocessing": False,
+                "max_queue_size": 64,
+            }
         _, *hidden, last = self.load.sizes
-        layers = [keras.layers.Dense(size, activation=self.load.activation) for size in hidden]
+        layers = [
+            keras.layers.Dense(size, activation=self.load.activation) for size in hidden
+        ]
         self.model = keras.Sequential([*layers, keras.layers.Dense(last)])
         several = 16 if way.endswith("call") else 1
         self.model.compile("adam", "mse", steps_per_execution=several)
@@ -44,10 +56,15 @@ class Streamed:
                 from pyarrow.parquet import ParquetFile
 
                 file = ParquetFile(path)
-                sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                sizes = [
+                    file.metadata.row_group(i).num_rows
+                    for i in range(file.num_row_groups)
+                ]
                 rng = np.random.default_rng()
                 places = [
-                    (g, k) for g in rng.permutation(len(sizes)) for k in range(sizes[g] // batch)
+                    (g, k)
+                    for g in rng.permutation(len(sizes))
+                    for k in range(sizes[g] // batch)
                 ]
                 self.places = places[: max(1, MOST_ROWS // batch)]
 

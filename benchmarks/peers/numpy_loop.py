@@ -83,7 +83,9 @@ class NumpyLoop(Run):
         self.weights, self.biases = views(workload, self.w)
         self.weight_slopes, self.bias_slopes = views(workload, self.g)
         shapes = [(workload.batch, n) for n in workload.sizes]
-        self.a, self.d, self.s = ([np.empty(s, workload.dtype) for s in shapes] for _ in range(3))
+        self.a, self.d, self.s = (
+            [np.empty(s, workload.dtype) for s in shapes] for _ in range(3)
+        )
         self.yb = np.empty((workload.batch, *self.y.shape[1:]), self.y.dtype)
         self.reset()
 
@@ -116,7 +118,8 @@ class NumpyLoop(Run):
         if self.workload.loss == "cross_entropy":
             return float(
                 np.mean(
-                    np.logaddexp.reduce(raw, 1) - np.take_along_axis(raw, self.y[:, None], 1)[:, 0]
+                    np.logaddexp.reduce(raw, 1)
+                    - np.take_along_axis(raw, self.y[:, None], 1)[:, 0]
                 )
             )
         return float(np.mean(np.logaddexp(0, raw) - self.y * raw))

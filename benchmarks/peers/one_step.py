@@ -59,7 +59,9 @@ def ways(contestant: str, task: Any, quick: bool) -> Ways:
     return CALLS[task][contestant](quick)
 
 
-def batches_of(load: Workload, form: Callable[[Array], Any] = np.ascontiguousarray) -> list[Any]:
+def batches_of(
+    load: Workload, form: Callable[[Array], Any] = np.ascontiguousarray
+) -> list[Any]:
     """Pairs of rows and targets, of batches in the order of the rows."""
     x, y = load.data()
     rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
@@ -94,12 +96,21 @@ def fastmlp_steps(load: Workload) -> Ways:
     parts[INSIDE] = Way(repeated(run.epochs, epochs), epochs * load.n_steps)
     net = module.make(load).net
     if hasattr(net, "train_on_batch"):
-        parts[OURS] = Way(over(batches, net.train_on_batch), parameters=net.parameters.copy)
+        parts[OURS] = Way(
+            over(batches, net.train_on_batch), parameters=net.parameters.copy
+        )
         from fastmlp import Adam
 
-        other, rules = module.make(load).net, [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)]
-        parts[SIZES] = Way(over(_of_other_sizes(batches), module.make(load).net.train_on_batch))
-        parts[RATES] = Way(over(batches, partial(_at_another_rate, other, cycle(rules))))
+        other, rules = (
+            module.make(load).net,
+            [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)],
+        )
+        parts[SIZES] = Way(
+            over(_of_other_sizes(batches), module.make(load).net.train_on_batch)
+        )
+        parts[RATES] = Way(
+            over(batches, partial(_at_another_rate, other, cycle(rules)))
+        )
     other, settings = module.make(load).net, {"epochs": 1, "batch_size": load.batch}
     fit = partial(other.fit, **settings, shuffle=False)
     parts[FIT] = Way(over(batches, fit), parameters=other.parameters.copy)
@@ -122,7 +133,9 @@ def fastmlp_steps(load: Workload) -> Ways:
 
 def _of_other_sizes(batches: Sequence[Any]) -> list[Any]:
     """Return batches, each with another number of rows, in an order of no rule."""
-    numbers = np.random.default_rng(0).integers(1, len(batches[0][0]), len(batches), endpoint=True)
+    numbers = np.random.default_rng(0).integers(
+        1, len(batches[0][0]), len(batches), endpoint=True
+    )
     return [(x[:n], y[:n]) for (x, y), n in zip(batches, numbers, strict=True)]
 
 
@@ -135,7 +148,9 @@ def sklearn_steps(load: Workload) -> Ways:
     run = module_of("sklearn").make(load)
     rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
     batches = [(run.x[part], run.y[part]) for part in rows]
-    return {PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)}
+    return {
+        PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)
+    }
 
 
 def jax_steps(load: Workload) -> Ways:
@@ -149,7 +164,10 @@ def jax_steps(load: Workload) -> Ways:
         jax.block_until_ready(run.state)
 
     batches, parts = [module.placed(*batch) for batch in batches_of(load)], {}
-    for name, variant in {"jit": "gather ahead", "jit, one vector": "one flat vector"}.items():
+    for name, variant in {
+        "jit": "gather ahead",
+        "jit, one vector": "one flat vector",
+    }.items():
         run = module.make(load, variant)
         written = jax.jit(run._step, donate_argnums=0)
 
@@ -173,7 +191,9 @@ def jax_steps(load: Workload) -> Ways:
         run.state = tuple(state)
 
     done = partial(waiting, run)
-    parts["jit, optax"] = Way(over(batches, by_optax, then=done), parameters=run.parameters)
+    parts["jit, optax"] = Way(
+        over(batches, by_optax, then=done), parameters=run.parameters
+    )
     return parts
 
 
@@ -186,7 +206,9 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
         run = module_of(name).make(load, variant)
         threads = partial(torch.set_num_threads, run.n_threads)
         title = variant.replace("gather each epoch", "fused Adam")
-        parts[title] = Way(over(batches, run.step, first=threads), parameters=run.parameters)
+        parts[title] = Way(
+            over(batches, run.step, first=threads), parameters=run.parameters
+        )
     return parts
 
 
@@ -200,8 +222,14 @@ def keras_steps(load: Workload) -> Ways:
     }[load.loss]
 
     def model() -> Any:
-        hidden = [keras.layers.Dense(n, activation=load.activation) for n in load.sizes[1:-1]]
-        layers = [keras.Input(load.sizes[:1]), *hidden, keras.layers.Dense(load.sizes[-1])]
+        hidden = [
+            keras.layers.Dense(n, activation=load.activation) for n in load.sizes[1:-1]
+        ]
+        layers = [
+            keras.Input(load.sizes[:1]),
+            *hidden,
+            keras.layers.Dense(load.sizes[-1]),
+        ]
         net = keras.Sequential(layers)
         net.set_weights([part for layer in load.start() for part in layer])
         adam = keras.optimizers.Adam(load.rule.rate, epsilon=1e-8)
@@ -224,8 +252,15 @@ def keras_steps(load: Workload) -> Ways:
         return step
 
     net, batches, tensors = model(), batches_of(load), batches_of(load, tf.constant)
-    parts = {OURS: Way(over(batches, net.train_on_batch), parameters=partial(parameters, net))}
-    for name, options in {"tf.function": {}, "tf.function, XLA": {"jit_compile": True}}.items():
+    parts = {
+        OURS: Way(
+            over(batches, net.train_on_batch), parameters=partial(parameters, net)
+        )
+    }
+    for name, options in {
+        "tf.function": {},
+        "tf.function, XLA": {"jit_compile": True},
+    }.items():
         net = model()
         step = tf.function(step_of(net), **options)
         parts[name] = Way(over(tensors, step), parameters=partial(parameters, net))
@@ -238,7 +273,9 @@ STEPS: dict[str, Callable[[Workload], Ways]] = {
     "fastmlp": fastmlp_steps,
     "sklearn": sklearn_steps,
     "jax": jax_steps,
-    "torch": partial(torch_steps, "torch", ("gather each epoch", "gather each epoch, one thread")),
+    "torch": partial(
+        torch_steps, "torch", ("gather each epoch", "gather each epoch, one thread")
+    ),
     "compile": partial(torch_steps, "compile", ("whole step, C++ wrapper",)),
     "keras": keras_steps,
 }
@@ -275,7 +312,9 @@ def stream_of(quick: bool) -> tuple[Array, Array, float]:
     """
     if why := missing("river"):
         raise Unsupported(why)
-    datasets, preprocessing = (import_module(f"river.{m}") for m in ("datasets", "preprocessing"))
+    datasets, preprocessing = (
+        import_module(f"river.{m}") for m in ("datasets", "preprocessing")
+    )
     scaler, rows, targets = preprocessing.StandardScaler(), [], []
     for x, y in islice(datasets.TrumpApproval(), 100 if quick else None):
         scaler.learn_one(x)
@@ -333,7 +372,11 @@ def sklearn_stream(quick: bool) -> Ways:
     from sklearn.neural_network import MLPRegressor
 
     net = partial(
-        MLPRegressor, hidden_layer_sizes=HIDDEN, learning_rate_init=RATE, batch_size=1, alpha=0.0
+        MLPRegressor,
+        hidden_layer_sizes=HIDDEN,
+        learning_rate_init=RATE,
+        batch_size=1,
+        alpha=0.0,
     )
 
     def make(kind: Any, row: Array) -> Any:
@@ -356,7 +399,10 @@ def river_stream(quick: bool) -> Ways:
     kinds = (linear.LinearRegression, trees.HoeffdingTreeRegressor)
     makers = {kind.__name__: partial(make, kind) for kind in kinds}
     return streamed(
-        quick, makers, lambda x: [dict(enumerate(row)) for row in x.tolist()], lambda y: y.tolist()
+        quick,
+        makers,
+        lambda x: [dict(enumerate(row)) for row in x.tolist()],
+        lambda y: y.tolist(),
     )
 
 
@@ -374,5 +420,9 @@ CALLS: dict[str, dict[str, Callable[[bool], Ways]]] = {
         "fastmlp": partial(table_row, "fastmlp"),
         "lightgbm": partial(table_row, "lightgbm"),
     },
-    "stream": {"fastmlp": fastmlp_stream, "sklearn": sklearn_stream, "river": river_stream},
+    "stream": {
+        "fastmlp": fastmlp_stream,
+        "sklearn": sklearn_stream,
+        "river": river_stream,
+    },
 }

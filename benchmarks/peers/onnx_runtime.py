@@ -31,19 +31,26 @@ def model_of(workload: Workload) -> onnx.ModelProto:
     nodes, constants, layers = [], [], workload.start()
     source = "x"
     for i, (w, b) in enumerate(layers):
-        constants += [numpy_helper.from_array(w, f"w{i}"), numpy_helper.from_array(b, f"b{i}")]
+        constants += [
+            numpy_helper.from_array(w, f"w{i}"),
+            numpy_helper.from_array(b, f"b{i}"),
+        ]
         last = i == len(layers) - 1
         target = "y" if last else f"z{i}"
         nodes.append(helper.make_node("Gemm", [source, f"w{i}", f"b{i}"], [target]))
         if not last:
-            nodes.append(helper.make_node(ACTIVATIONS[workload.activation], [f"z{i}"], [f"a{i}"]))
+            nodes.append(
+                helper.make_node(ACTIVATIONS[workload.activation], [f"z{i}"], [f"a{i}"])
+            )
             source = f"a{i}"
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
         for name, size in (("x", workload.sizes[0]), ("y", workload.sizes[-1]))
     ]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
 
 
 class OnnxRuntime:
@@ -73,7 +80,9 @@ class OnnxRuntime:
 def session(text: bytes, n_threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
-    return onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        text, options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _run(session: Any) -> Callable[[Array], Array]:

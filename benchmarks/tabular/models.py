@@ -49,11 +49,17 @@ def linear(table: SplitTable, threads: int, seed: int) -> Array:
 def scikit_mlp(table: SplitTable, threads: int, seed: int) -> Array:
     """Predictions of scikit-learn's nets; they take a quarter of the 80 % to validate on."""
     nets = import_module("sklearn.neural_network")
-    settings = {"early_stopping": True, "validation_fraction": 0.25, "random_state": seed}
+    settings = {
+        "early_stopping": True,
+        "validation_fraction": 0.25,
+        "random_state": seed,
+    }
     rows = np.concatenate([table.train, table.validation])
     if table.task != "regression":
         return _predict(_dense(table, nets.MLPClassifier(**settings), rows), table)
-    compose, preprocessing = (import_module(f"sklearn.{m}") for m in ("compose", "preprocessing"))
+    compose, preprocessing = (
+        import_module(f"sklearn.{m}") for m in ("compose", "preprocessing")
+    )
     net = compose.TransformedTargetRegressor(
         nets.MLPRegressor(**settings), transformer=preprocessing.StandardScaler()
     )
@@ -73,7 +79,9 @@ def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
         return _predict(model, table, x)
 
 
-def lightgbm(table: SplitTable, threads: int, seed: int, seconds: float = math.inf) -> Array:
+def lightgbm(
+    table: SplitTable, threads: int, seed: int, seconds: float = math.inf
+) -> Array:
     """Predictions of LightGBM; no round begins after so many seconds."""
     library, end = import_module("lightgbm"), time.perf_counter() + seconds
 
@@ -88,7 +96,9 @@ def lightgbm(table: SplitTable, threads: int, seed: int, seconds: float = math.i
     x.columns = [f"c{i}" for i in range(x.shape[1])]  # it refuses some signs in names
     stop = library.early_stopping(PATIENCE, verbose=False)
     callbacks = [stop, end_in_time]
-    model.fit(*_training(table, x), eval_set=[_validation(table, x)], callbacks=callbacks)
+    model.fit(
+        *_training(table, x), eval_set=[_validation(table, x)], callbacks=callbacks
+    )
     return _predict(model, table, x)
 
 
@@ -116,7 +126,9 @@ class EndInTime:
         return time.perf_counter() < self._end
 
 
-def catboost(table: SplitTable, threads: int, seed: int, seconds: float = math.inf) -> Array:
+def catboost(
+    table: SplitTable, threads: int, seed: int, seconds: float = math.inf
+) -> Array:
     """Predictions of CatBoost; a missing category is a level of its own."""
     callbacks = [] if math.isinf(seconds) else [EndInTime(seconds)]
     model, x = fitted_catboost(table, threads, seed, callbacks)
@@ -147,7 +159,9 @@ def fitted_catboost(
 
 def chimeraboost(table: SplitTable, threads: int, seed: int) -> Array:
     kind = getattr(import_module("chimeraboost"), f"ChimeraBoost{kind_of(table.task)}")
-    model = kind(random_state=seed, thread_count=threads, cat_features=categories(table))
+    model = kind(
+        random_state=seed, thread_count=threads, cat_features=categories(table)
+    )
     model.fit(*_training(table, table.x), eval_set=_validation(table, table.x))
     return _predict(model, table)
 
@@ -210,13 +224,17 @@ PEERS: dict[str, Model] = {
     "CatBoost": catboost,
     "chimeraboost": chimeraboost,
     "RealMLP-TD": realmlp,
-    **{f"AutoGluon {preset}": partial(autogluon, preset=preset) for preset in AUTOGLUON},
+    **{
+        f"AutoGluon {preset}": partial(autogluon, preset=preset) for preset in AUTOGLUON
+    },
 }
 
 
 def predictor(model: Any, task: str) -> Callable[[Any], Any]:
     """The method that predicts numbers, or probabilities of classes."""
-    method: Callable[[Any], Any] = model.predict if task == "regression" else model.predict_proba
+    method: Callable[[Any], Any] = (
+        model.predict if task == "regression" else model.predict_proba
+    )
     return method
 
 

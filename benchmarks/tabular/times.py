@@ -35,7 +35,9 @@ TASK: Literal["regression"] = "regression"
 TURNS, CALLS = 9, 100
 
 
-def made_up(n_rows: int, kind: str = "numbers and categories", seed: int = 0) -> tuple[Any, Array]:
+def made_up(
+    n_rows: int, kind: str = "numbers and categories", seed: int = 0
+) -> tuple[Any, Array]:
     """A frame, and numbers to predict."""
     pandas = import_module("pandas")
     rng = np.random.default_rng(seed)
@@ -64,7 +66,9 @@ def run(options: argparse.Namespace) -> list[Record]:
         data, warm = made_up(options.rows, kind), made_up(1500, kind)
         new, calls, fits = made_up(max(options.predicted), kind, seed=1)[0], {}, {}
         for preset in options.presets:
-            pack_of(TASK, THREADS, 0, preset=preset, max_iter=2).fit(*warm).predict(warm[0])
+            pack_of(TASK, THREADS, 0, preset=preset, max_iter=2).fit(*warm).predict(
+                warm[0]
+            )
             model = pack_of(TASK, THREADS, 0, preset=preset)
             fits[preset], _ = timed(partial(model.fit, *data), clock)
             calls[preset] = model.predict
@@ -75,17 +79,26 @@ def run(options: argparse.Namespace) -> list[Record]:
         predicted: dict[str, list[float]] = {name: [] for name in calls}
         for n in options.predicted:
             times = max(1, CALLS // n)
-            ready = {name: partial(repeated(call, new[:n]), times) for name, call in calls.items()}
+            ready = {
+                name: partial(repeated(call, new[:n]), times)
+                for name, call in calls.items()
+            }
             for name, seconds in calls_in_turns(ready, TURNS + 1, clock=clock).items():
                 predicted[name].append(float(np.median(seconds[1:])) / times)
         for name, rows in predicted.items():
-            records.append({"kind": kind, "model": name, "fit": fits[name], "rows": rows})
+            records.append(
+                {"kind": kind, "model": name, "fit": fits[name], "rows": rows}
+            )
     return records
 
 
 def lines(results: Record) -> Iterator[str]:
     settings, records = results["settings"], results["records"]
-    facts = f"CPU time of fits of {settings['rows']:,} rows", "one of each", counted(THREADS)
+    facts = (
+        f"CPU time of fits of {settings['rows']:,} rows",
+        "one of each",
+        counted(THREADS),
+    )
     yield f"{machine.measured(results, *facts)}\n"
     sizes = [f">{n:,} row{'s' * (n > 1)}" for n in settings["predicted"]]
     titles = ["", ">fit, s", *sizes]
@@ -97,8 +110,12 @@ def lines(results: Record) -> Iterator[str]:
             name, cells = r["model"], [digits(1e3 * each) for each in r["rows"]]
             if base and name != CATBOOST:
                 pairs = zip(cells, r["rows"], base[0], strict=True)
-                cells = [f"{cell} ({digits(each / other)})" for cell, each, other in pairs]
-            rows.append([name if name == CATBOOST else f"`{name}`", digits(r["fit"]), *cells])
+                cells = [
+                    f"{cell} ({digits(each / other)})" for cell, each, other in pairs
+                ]
+            rows.append(
+                [name if name == CATBOOST else f"`{name}`", digits(r["fit"]), *cells]
+            )
         yield from output.Table(titles, rows).markdown()
         yield ""
 

@@ -33,7 +33,10 @@ def folder() -> Path:
 
 def pinned() -> dict[str, tuple[str, str]]:
     """Versions and hashes by the names of wheels."""
-    return {name: (number, digest) for name, number, digest in PINNED.findall(LOCK.read_text())}
+    return {
+        name: (number, digest)
+        for name, number, digest in PINNED.findall(LOCK.read_text())
+    }
 
 
 @cache

@@ -27,7 +27,9 @@ columns = [
     "fats",
     "sugar",
 ]
-X_train, X_test, y_train, y_test = train_test_split(scale(data.data), data.target, random_state=0)
+X_train, X_test, y_train, y_test = train_test_split(
+    scale(data.data), data.target, random_state=0
+)
 mean, deviation = y_train.mean(), y_train.std()
 
 model = MLPRegressor(
@@ -54,12 +56,17 @@ for place, k in enumerate(order):
     beside = place + rng.uniform(-0.25, 0.25, len(values))
     for is_high, colour, label in ((False, "C0", "low"), (True, "C1", "high")):
         rows = (X_test[:, k] > np.median(X_test[:, k])) == is_high
-        ax.plot(values[rows, k], beside[rows], ".", color=colour, markersize=5, alpha=0.7)
+        ax.plot(
+            values[rows, k], beside[rows], ".", color=colour, markersize=5, alpha=0.7
+        )
         if place == 0:
             ax.plot([], [], "o", color=colour, label=f"{label} numbers of the column")
 ax.axvline(0, color="grey", linewidth=1, zorder=0)
 ax.set_yticks(range(len(order)), [columns[k] for k in order])
-ax.set(title="What each column adds to the prediction", xlabel="points of the disease's course")
+ax.set(
+    title="What each column adds to the prediction",
+    xlabel="points of the disease's course",
+)
 ax.legend(loc="lower right")
 
 # %%
@@ -73,11 +80,17 @@ colours = np.where(values[patient][by_size] > 0, "C1", "C0")
 
 figure, ax = plt.subplots(figsize=(6, 4.5))
 ax.barh(
-    range(len(ends)), values[patient][by_size], left=ends - values[patient][by_size], color=colours
+    range(len(ends)),
+    values[patient][by_size],
+    left=ends - values[patient][by_size],
+    color=colours,
 )
 ax.axvline(base, color="grey", linewidth=1)
 ax.set_yticks(range(len(ends)), [columns[k] for k in by_size])
-ax.set(title=f"From the mean, {base:.0f}, to this patient's {ends[-1]:.0f}", xlabel="prediction")
+ax.set(
+    title=f"From the mean, {base:.0f}, to this patient's {ends[-1]:.0f}",
+    xlabel="prediction",
+)
 
 # %%
 

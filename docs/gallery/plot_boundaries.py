@@ -39,7 +39,9 @@ across, up = np.meshgrid(np.linspace(-2, 3, 150), np.linspace(-1.5, 2, 150))
 grid = np.column_stack([across.ravel(), up.ravel()])
 
 figure, axes = plt.subplots(2, 2, figsize=(6, 5.8), sharex=True, sharey=True)
-figure.suptitle("Probability of the second class, and accuracy on new rows", fontsize="medium")
+figure.suptitle(
+    "Probability of the second class, and accuracy on new rows", fontsize="medium"
+)
 for ax, net, (width, l2) in zip(axes.flat, nets, trials, strict=True):
     p = net.predict(grid).reshape(across.shape)
     ax.contourf(across, up, p, levels=20, cmap="RdBu", vmin=-0.2, vmax=1.2)

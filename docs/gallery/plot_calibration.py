@@ -22,7 +22,10 @@ train, test = slice(1000), slice(1000, None)
 
 
 def nets(n):
-    return [MLP((10, 64, 64, 1), loss="binary_cross_entropy", seed=seed) for seed in range(n)]
+    return [
+        MLP((10, 64, 64, 1), loss="binary_cross_entropy", seed=seed)
+        for seed in range(n)
+    ]
 
 
 # %%
@@ -45,13 +48,17 @@ for name, (models, options) in ways.items():
 # and it is nearly always sure: most of its probabilities are close to 0 or 1. The mean of ten nets
 # errs a little to the other side, as careful as ten voices that do not agree.
 
-figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5), height_ratios=[2, 1], sharex=True)
+figure, (above, below) = plt.subplots(
+    2, 1, figsize=(6, 6.5), height_ratios=[2, 1], sharex=True
+)
 above.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
 for (name, p), marker in zip(said.items(), "os^", strict=True):
     found, mean = calibration_curve(y[test], p, n_bins=10)
     above.plot(mean, found, marker=marker, label=name)
     below.hist(p, bins=30, range=(0, 1), histtype="step", linewidth=2, label=name)
-above.set(title="How often it happens, by probability", ylabel="share of rows that are 1")
+above.set(
+    title="How often it happens, by probability", ylabel="share of rows that are 1"
+)
 below.set(title="How often a probability is given", xlabel="probability", ylabel="rows")
 above.legend()
 

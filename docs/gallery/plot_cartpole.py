@@ -49,14 +49,20 @@ def episodes(policy, n, rng):
 def learn(seed, n_rounds=50, n=32):
     rng = np.random.default_rng(seed)
     policy = MLP(
-        (4, 32, 2), activation="tanh", loss="cross_entropy", optimizer=Adam(0.02), seed=seed
+        (4, 32, 2),
+        activation="tanh",
+        loss="cross_entropy",
+        optimizer=Adam(0.02),
+        seed=seed,
     )
     lengths = np.empty(n_rounds)
     for i in range(n_rounds):
         states, actions, p, stands = episodes(policy, n, rng)
         lengths[i] = stands.sum(axis=0).mean()
         left = stands[::-1].cumsum(axis=0)[::-1].astype(float)
-        gain = left - left.sum(axis=1, keepdims=True) / stands.sum(axis=1, keepdims=True).clip(1)
+        gain = left - left.sum(axis=1, keepdims=True) / stands.sum(
+            axis=1, keepdims=True
+        ).clip(1)
         gain = gain[stands] / (gain[stands].std() + 1e-8)
         slopes = p[stands] - np.eye(2)[actions[stands].astype(int)]
         policy.train_on_gradient(states[stands], gain[:, None] * slopes / stands.sum())
@@ -74,17 +80,29 @@ untrained = MLP((4, 32, 2), activation="tanh", loss="cross_entropy", seed=0)
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5))
 for seed, curve in enumerate(lengths):
     above.plot(curve, linewidth=1.5, label=f"seed {seed}")
-above.set(title="Steps until the pole falls", xlabel="rounds of 32 carts", ylabel="mean steps")
+above.set(
+    title="Steps until the pole falls", xlabel="rounds of 32 carts", ylabel="mean steps"
+)
 above.legend()
-for policy, colour, name in ((untrained, "C1", "untrained"), (policies[0], "C0", "trained")):
+for policy, colour, name in (
+    (untrained, "C1", "untrained"),
+    (policies[0], "C0", "trained"),
+):
     states, _, _, stands = episodes(policy, 8, np.random.default_rng(1))
     angles = np.where(stands, np.degrees(states[:, :, 2]), np.nan)
     below.plot(angles, color=colour, linewidth=1)
     below.plot([], color=colour, label=name)
-below.set(title="Angle of the pole on eight carts", xlabel="step", ylabel="degrees", ylim=(-13, 13))
+below.set(
+    title="Angle of the pole on eight carts",
+    xlabel="step",
+    ylabel="degrees",
+    ylim=(-13, 13),
+)
 below.legend()
 
 # %%
 
 for seed, curve in enumerate(lengths):
-    print(f"seed {seed}: {curve[0]:.0f} steps at first, {curve[-5:].mean():.0f} in the last rounds")
+    print(
+        f"seed {seed}: {curve[0]:.0f} steps at first, {curve[-5:].mean():.0f} in the last rounds"
+    )

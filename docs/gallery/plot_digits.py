@@ -19,7 +19,9 @@ from threadpoolctl import threadpool_limits
 import fastmlp
 
 X, y = load_digits(return_X_y=True)
-X_train, X_test, y_train, y_test = train_test_split(X / 16, y, stratify=y, random_state=0)
+X_train, X_test, y_train, y_test = train_test_split(
+    X / 16, y, stratify=y, random_state=0
+)
 settings = {
     "hidden_layer_sizes": (100,),
     "learning_rate_init": 0.003,
@@ -57,9 +59,13 @@ largest = max(abs(a - b).max() for a, b in zip(ours.coefs_, theirs.coefs_, stric
 print(f"largest difference of a weight: {largest:.1e}")
 
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 5.5), height_ratios=[3, 1])
-above.plot(theirs.loss_curve_, color="grey", linewidth=6, alpha=0.5, label="scikit-learn")
+above.plot(
+    theirs.loss_curve_, color="grey", linewidth=6, alpha=0.5, label="scikit-learn"
+)
 above.plot(ours.loss_curve_, color="C0", linewidth=1.5, label="fastmlp")
-above.set(title="Loss, epoch by epoch", xlabel="epoch", ylabel="training loss", yscale="log")
+above.set(
+    title="Loss, epoch by epoch", xlabel="epoch", ylabel="training loss", yscale="log"
+)
 above.legend()
 below.barh(list(seconds), list(seconds.values()), color=["grey", "C0"], height=0.6)
 below.set(title="Time of one fit", xlabel="seconds")

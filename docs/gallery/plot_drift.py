@@ -29,9 +29,15 @@ def measured(t):
 # One net stops after 500 batches, as one that is trained once and then served. One has a rate that
 # falls to zero, as it would in a fit. One keeps its rate, and stays able to learn.
 
-rates = {"stops at 500": 0.005, "falling rate": Cosine(0.005, n_steps=N_BATCHES), "constant": 0.005}
+rates = {
+    "stops at 500": 0.005,
+    "falling rate": Cosine(0.005, n_steps=N_BATCHES),
+    "constant": 0.005,
+}
 nets = {
-    name: MLP((2, 32, 32, 1), activation="tanh", optimizer=Adam(rate), seed=0, n_threads=1)
+    name: MLP(
+        (2, 32, 32, 1), activation="tanh", optimizer=Adam(rate), seed=0, n_threads=1
+    )
     for name, rate in rates.items()
 }
 errors = {name: np.empty(N_BATCHES) for name in nets}
@@ -50,7 +56,12 @@ for t in range(N_BATCHES):
 figure, ax = plt.subplots()
 ax.axhline(0.01, color="grey", linestyle="--", linewidth=1, label="the noise")
 for (name, error), style in zip(errors.items(), (":", "--", "-"), strict=True):
-    ax.plot(np.arange(25, N_BATCHES, 50), error.reshape(-1, 50).mean(axis=1), style, label=name)
+    ax.plot(
+        np.arange(25, N_BATCHES, 50),
+        error.reshape(-1, 50).mean(axis=1),
+        style,
+        label=name,
+    )
 ax.set(yscale="log", xlabel="batches of 32 rows", ylabel="mean squared error")
 ax.set(title="Error of each batch before it is learnt", ylim=(0.005, 3))
 ax.legend(ncols=2)
@@ -60,4 +71,6 @@ ax.legend(ncols=2)
 for name, error in errors.items():
     parts = [error[500:1000], error[1500:2000], error[2000:]]
     before, after, drift = (part.mean() for part in parts)
-    print(f"{name:13} before {before:.3f}, after the change {after:.3f}, in the drift {drift:.3f}")
+    print(
+        f"{name:13} before {before:.3f}, after the change {after:.3f}, in the drift {drift:.3f}"
+    )

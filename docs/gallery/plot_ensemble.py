@@ -16,7 +16,9 @@ X, y = make_friedman1(3400, n_features=10, noise=1.0, random_state=0)
 y = (y - y.mean()) / y.std()
 train, test = slice(400), slice(400, None)
 
-nets = [MLP((10, 64, 64, 1), optimizer=Adam(Cosine(0.005)), seed=seed) for seed in range(32)]
+nets = [
+    MLP((10, 64, 64, 1), optimizer=Adam(Cosine(0.005)), seed=seed) for seed in range(32)
+]
 fit_many(nets, X[train], y[train], epochs=100, n_threads=2)
 
 # %%
@@ -28,7 +30,9 @@ numbers = np.arange(1, 33)
 errors = np.array(
     [
         [
-            np.sqrt(np.mean((members[rng.permutation(32)[:n]].mean(axis=0) - y[test]) ** 2))
+            np.sqrt(
+                np.mean((members[rng.permutation(32)[:n]].mean(axis=0) - y[test]) ** 2)
+            )
             for _ in range(40)
         ]
         for n in numbers
@@ -41,7 +45,9 @@ errors = np.array(
 
 low, mean, high = errors.min(axis=1), errors.mean(axis=1), errors.max(axis=1)
 figure, ax = plt.subplots()
-ax.fill_between(numbers, low, high, alpha=0.25, linewidth=0, label="from best to worst draw")
+ax.fill_between(
+    numbers, low, high, alpha=0.25, linewidth=0, label="from best to worst draw"
+)
 ax.plot(numbers, mean, label="mean of forty draws")
 ax.axhline(low[0], color="C1", linestyle="--", label="the best single net")
 ax.set(title="Error on new rows, by the number of nets", xlabel="nets in the mean")
@@ -53,4 +59,6 @@ ax.legend()
 # %%
 
 for n in (1, 2, 4, 8, 16, 32):
-    print(f"{n:2} nets: error {mean[n - 1]:.3f}, draws differ by {high[n - 1] - low[n - 1]:.3f}")
+    print(
+        f"{n:2} nets: error {mean[n - 1]:.3f}, draws differ by {high[n - 1] - low[n - 1]:.3f}"
+    )

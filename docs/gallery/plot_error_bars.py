@@ -36,13 +36,26 @@ low, high = table.predict_interval(grid, coverage=0.9).T
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True)
 line = grid[:, 0]
-axes[0].fill_between(line, mean - spread, mean + spread, alpha=0.25, linewidth=0, label="± spread")
+axes[0].fill_between(
+    line, mean - spread, mean + spread, alpha=0.25, linewidth=0, label="± spread"
+)
 axes[0].plot(line, members.T, color="C0", linewidth=0.4, alpha=0.5)
 axes[0].plot(line, mean, color="C0", label="mean of 20 nets")
-axes[1].fill_between(line, low, high, alpha=0.25, linewidth=0, label="predict_interval, 90 %")
+axes[1].fill_between(
+    line, low, high, alpha=0.25, linewidth=0, label="predict_interval, 90 %"
+)
 axes[1].plot(line, table.predict(grid), color="C0", label="TabularMLPRegressor")
-for ax, title in zip(axes, ("Twenty nets, their mean and spread", "An interval"), strict=True):
-    ax.plot(line, np.sin(2 * line) + 0.3 * line, "--", color="C1", linewidth=1.5, label="truth")
+for ax, title in zip(
+    axes, ("Twenty nets, their mean and spread", "An interval"), strict=True
+):
+    ax.plot(
+        line,
+        np.sin(2 * line) + 0.3 * line,
+        "--",
+        color="C1",
+        linewidth=1.5,
+        label="truth",
+    )
     ax.plot(x, y, ".", color="#333333", markersize=3, label="rows")
     ax.set(title=title, xlabel="x", ylim=(-3.5, 3))
     ax.legend(ncols=2, loc="lower center")

@@ -26,7 +26,13 @@ pool, test = order[:1400], order[1400:]
 sizes, seeds = [44, 88, 175, 350, 700, 1400], range(8)
 trials = list(product(sizes, seeds))
 nets = [
-    MLP((64, 64, 10), loss="cross_entropy", optimizer=Adam(Cosine(0.005)), l2=0.1, seed=seed)
+    MLP(
+        (64, 64, 10),
+        loss="cross_entropy",
+        optimizer=Adam(Cosine(0.005)),
+        l2=0.1,
+        seed=seed,
+    )
     for _, seed in trials
 ]
 rows = [np.random.default_rng(seed).permutation(pool)[:n] for n, seed in trials]
@@ -48,7 +54,12 @@ figure, ax = plt.subplots()
 ax.plot(np.repeat(sizes, len(seeds)), wrong.ravel(), ".", color="grey", label="one net")
 ax.plot(sizes, wrong.mean(axis=1), "o-", label="mean of eight")
 ax.plot(sizes, line, "--", color="C1", label="line through the first four")
-ax.set(xscale="log", yscale="log", xlabel="rows to learn from", ylabel="share of wrong digits")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="rows to learn from",
+    ylabel="share of wrong digits",
+)
 ax.set(title="Error on new digits, by the number of rows")
 ax.set_xticks(sizes, sizes)
 ax.set_yticks([0.02, 0.05, 0.1, 0.2], ["2 %", "5 %", "10 %", "20 %"])

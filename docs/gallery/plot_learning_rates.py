@@ -31,7 +31,9 @@ histories = fit_many(nets, X, y, epochs=40, rows=train, n_threads=2)
 # The error against the function without noise, on rows that were held out: mean and spread over
 # seeds.
 
-errors = np.array([np.mean((net.predict(X[test]).ravel() - truth) ** 2) for net in nets])
+errors = np.array(
+    [np.mean((net.predict(X[test]).ravel() - truth) ** 2) for net in nets]
+)
 errors = errors.reshape(len(schedules), len(rates), len(seeds))
 
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5))
@@ -39,7 +41,9 @@ for (name, kind), by_rate, colour in zip(
     schedules.items(), errors, ("grey", "C0", "C1"), strict=True
 ):
     mean, spread = by_rate.mean(axis=1), by_rate.std(axis=1, ddof=1)
-    above.errorbar(rates, mean, spread, marker="o", markersize=4, color=colour, label=name)
+    above.errorbar(
+        rates, mean, spread, marker="o", markersize=4, color=colour, label=name
+    )
     shown = histories[trials.index((kind, rates[4], 0))]
     below.plot(shown.learning_rate, color=colour, label=name)
 above.set(title="Error on new rows, by rate", xscale="log", yscale="log")

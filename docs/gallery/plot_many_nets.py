@@ -45,10 +45,16 @@ places = np.arange(len(widths))
 for k in range(n_folds):
     beside = places[:, None] + 0.1 * (k - 2) + np.zeros(len(seeds))
     label = "one net; columns are folds" if k == 0 else None
-    ax.plot(beside.ravel(), accuracy[:, k].ravel(), ".", color="C0", alpha=0.6, label=label)
-ax.hlines(accuracy.mean(axis=(1, 2)), places - 0.3, places + 0.3, color="C1", label="mean")
+    ax.plot(
+        beside.ravel(), accuracy[:, k].ravel(), ".", color="C0", alpha=0.6, label=label
+    )
+ax.hlines(
+    accuracy.mean(axis=(1, 2)), places - 0.3, places + 0.3, color="C1", label="mean"
+)
 ax.set_xticks(places, widths)
-ax.set(title="Accuracy on the fold held out, by width", xlabel="width of the hidden layer")
+ax.set(
+    title="Accuracy on the fold held out, by width", xlabel="width of the hidden layer"
+)
 ax.set_ylabel("accuracy")
 ax.legend(loc="lower right")
 
@@ -57,7 +63,10 @@ ax.legend(loc="lower right")
 # percent between two widths, seen on one split with one seed, would be chance.
 
 for width, scores in zip(widths, accuracy, strict=True):
-    over_folds, over_seeds = scores.mean(axis=1).std(ddof=1), scores.std(axis=1, ddof=1).mean()
+    over_folds, over_seeds = (
+        scores.mean(axis=1).std(ddof=1),
+        scores.std(axis=1, ddof=1).mean(),
+    )
     print(
         f"{width:4} units: {scores.mean():.4f}, "
         f"spread over folds {over_folds:.4f}, over seeds {over_seeds:.4f}"

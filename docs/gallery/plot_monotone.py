@@ -32,7 +32,9 @@ for name, cst in (("free", None), ("can only rise", [1])):
         MLP((1, 32, 32, 1), optimizer=Adam(Cosine(0.01)), monotonic_cst=cst, seed=seed)
         for seed in range(15)
     ]
-    fit_many(nets, draws.reshape(-1, 1), noisy.ravel(), epochs=1000, rows=rows, n_threads=2)
+    fit_many(
+        nets, draws.reshape(-1, 1), noisy.ravel(), epochs=1000, rows=rows, n_threads=2
+    )
     predictions[name] = np.hstack([net.predict(grid) for net in nets])
 
 # %%

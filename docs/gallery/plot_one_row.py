@@ -18,7 +18,12 @@ from fastmlp import MLPRegressor, jit
 rng = np.random.default_rng(0)
 X = rng.uniform(-1, 1, (500, 16))
 y = np.sin(X.sum(axis=1))
-settings = {"hidden_layer_sizes": (64, 64), "tol": 1.0, "n_iter_no_change": 3, "random_state": 0}
+settings = {
+    "hidden_layer_sizes": (64, 64),
+    "tol": 1.0,
+    "n_iter_no_change": 3,
+    "random_state": 0,
+}
 ours = MLPRegressor(**settings).fit(X, y)
 theirs = neural_network.MLPRegressor(**settings).fit(X, y)
 
@@ -70,7 +75,9 @@ microseconds["in @njit"] = spent / 1e6
 
 figure, ax = plt.subplots()
 bins = np.geomspace(0.1, 1000, 120)
-for (name, spent), shade in zip(microseconds.items(), ("grey", "C2", "C0", "C1"), strict=True):
+for (name, spent), shade in zip(
+    microseconds.items(), ("grey", "C2", "C0", "C1"), strict=True
+):
     weights = np.full(len(spent), 1 / len(spent))
     label = f"{name}: {np.median(spent):.1f} µs"
     ax.hist(spent, bins, weights=weights, color=shade, alpha=0.8, label=label)

@@ -29,7 +29,10 @@ def fitted(columns, strengths):
         for l1 in strengths
     ]
     fit_many(nets, X[train][:, columns], y[train], epochs=200, n_threads=2)
-    errors = [np.mean((net.predict(X[test][:, columns]).ravel() - y[test]) ** 2) for net in nets]
+    errors = [
+        np.mean((net.predict(X[test][:, columns]).ravel() - y[test]) ** 2)
+        for net in nets
+    ]
     return nets, np.array(errors)
 
 
@@ -50,7 +53,9 @@ above.plot(strengths, norms[:, 5:], color="grey", linewidth=0.8)
 above.plot(strengths, norms[:, :5], color="C0")
 above.plot([], color="C0", label="the five that matter")
 above.plot([], color="grey", linewidth=0.8, label="the other 25")
-above.set(xscale="log", title="What is left of each column", ylabel="norm of its weights")
+above.set(
+    xscale="log", title="What is left of each column", ylabel="norm of its weights"
+)
 above.legend()
 below.plot(strengths, errors, "o-", label="all columns")
 below.axhline(alone, color="C1", linestyle="--", label=f"the {len(kept)} kept, alone")
@@ -62,4 +67,6 @@ below.legend()
 # do not matter may be among them; all that matter are there.
 
 print(f"l1={strengths[best]:.2g} keeps the columns {kept.tolist()}")
-print(f"error: all columns, least l1 {errors[0]:.3f}; best l1 {errors[best]:.3f}; kept {alone:.3f}")
+print(
+    f"error: all columns, least l1 {errors[0]:.3f}; best l1 {errors[best]:.3f}; kept {alone:.3f}"
+)

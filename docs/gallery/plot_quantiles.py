@@ -23,7 +23,12 @@ def measured(n):
 
 X, y = measured(3000)
 X_test, y_test = measured(3000)
-settings = {"activation": "gelu", "optimizer": Adam(Cosine(0.01)), "seed": 0, "n_threads": 2}
+settings = {
+    "activation": "gelu",
+    "optimizer": Adam(Cosine(0.01)),
+    "seed": 0,
+    "n_threads": 2,
+}
 
 # %%
 # One output for each quantile; predictions are in ascending order, so that no two cross.
@@ -57,11 +62,17 @@ grid = np.linspace(0, 4, 200)[:, None]
 figure, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, sharey=True)
 for ax, (name, (low, middle, high)) in zip(axes, intervals(grid).items(), strict=True):
     ax.plot(X_test[::3], y_test[::3], ".", color="grey", markersize=2, label="new rows")
-    ax.fill_between(grid.ravel(), low, high, alpha=0.3, linewidth=0, label="10 % to 90 %")
+    ax.fill_between(
+        grid.ravel(), low, high, alpha=0.3, linewidth=0, label="10 % to 90 %"
+    )
     ax.plot(grid, middle, label="mean" if name == "gaussian_nll" else "median")
     test_low, _, test_high = intervals(X_test)[name]
     below, above = np.mean(y_test < test_low), np.mean(y_test > test_high)
     print(f"{name}: {below:.1%} of new rows below, {above:.1%} above")
-    ax.set(title=f"{name}: {below:.1%} below, {above:.1%} above", ylabel="y", ylim=(-2.5, 5))
+    ax.set(
+        title=f"{name}: {below:.1%} below, {above:.1%} above",
+        ylabel="y",
+        ylim=(-2.5, 5),
+    )
 axes[1].set_xlabel("x")
 axes[0].legend(loc="upper left")

@@ -49,7 +49,9 @@ for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
     best = int(np.argmin(history.validation_loss))
     kept = best if "early_stopping" in remedies[name][2] else len(history.loss) - 1
     loss = history.validation_loss[kept]
-    print(f"{name:18} {len(history.loss):3} epochs, validation loss at the end {loss:.3f}")
+    print(
+        f"{name:18} {len(history.loss):3} epochs, validation loss at the end {loss:.3f}"
+    )
     ax.axhline(0.3**2, color="grey", linewidth=1, linestyle="--")
     ax.plot(plain, color="grey", linewidth=1, label="validation, plain")
     ax.plot(history.loss, color="C0", linewidth=1, label="training")

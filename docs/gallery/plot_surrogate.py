@@ -31,9 +31,13 @@ y = amplitude(X)
 
 
 def fitted(optimizer, epochs):
-    net = MLP((2, 16, 16, 1), activation="tanh", dtype="float64", optimizer=optimizer, seed=0)
+    net = MLP(
+        (2, 16, 16, 1), activation="tanh", dtype="float64", optimizer=optimizer, seed=0
+    )
     start, ends = time.perf_counter(), []
-    history = net.fit(X, y, epochs=epochs, callbacks=lambda _: ends.append(time.perf_counter()))
+    history = net.fit(
+        X, y, epochs=epochs, callbacks=lambda _: ends.append(time.perf_counter())
+    )
     return net, np.array(ends) - start, history.loss
 
 
@@ -73,6 +77,10 @@ for ax, (name, (net, seconds, _)) in zip(axes, fits.items(), strict=True):
     )  # fmt: skip
     ax.set(title=name, xlabel="frequency")
     rms = np.sqrt(np.mean((net.predict(X_test).ravel() - amplitude(X_test)) ** 2))
-    print(f"{name:18} {seconds[-1]:.1f} s, root mean squared error on new rows {rms:.1e}")
+    print(
+        f"{name:18} {seconds[-1]:.1f} s, root mean squared error on new rows {rms:.1e}"
+    )
 axes[0].set_ylabel("damping")
-figure.colorbar(image, ax=axes, orientation="horizontal", label="error, power of ten", aspect=40)
+figure.colorbar(
+    image, ax=axes, orientation="horizontal", label="error, power of ten", aspect=40
+)

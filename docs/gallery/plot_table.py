@@ -60,7 +60,9 @@ below.set_title("ROC curve of the test rows")
 # %%
 # Which columns does the net use? Shuffle each, and see how much the score falls.
 
-importance = permutation_importance(search, X_test, y_test, n_repeats=10, random_state=0)
+importance = permutation_importance(
+    search, X_test, y_test, n_repeats=10, random_state=0
+)
 order = np.argsort(importance.importances_mean)[-8:]
 figure, ax = plt.subplots()
 ax.barh(X.columns[order], importance.importances_mean[order], color="C0")

@@ -41,7 +41,9 @@ PAGES = (
 )
 WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
 LOADED = "document.readyState == 'complete' || new Promise(done => addEventListener('load', done))"
-RUN = 'axe.run(document, {resultTypes: ["violations"]}).then(result => result.violations)'
+RUN = (
+    'axe.run(document, {resultTypes: ["violations"]}).then(result => result.violations)'
+)
 
 
 def chromium() -> str | None:
@@ -58,7 +60,12 @@ class Browser:
         if program is None:
             raise FileNotFoundError("Chromium is not installed")
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        options = ("--headless", "--no-sandbox", "--remote-debugging-pipe", "--hide-scrollbars")
+        options = (
+            "--headless",
+            "--no-sandbox",
+            "--remote-debugging-pipe",
+            "--hide-scrollbars",
+        )
         to_browser, self._commands = os.pipe()
         answers, from_browser = os.pipe()
 
@@ -120,7 +127,12 @@ class Browser:
 
     def show(self, address: str, width: int, scheme: str) -> None:
         """Open a page at a width, in light or dark."""
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        size = {
+            "width": width,
+            "height": 800,
+            "deviceScaleFactor": 1,
+            "mobile": width < 600,
+        }
         self.call("Emulation.setDeviceMetricsOverride", **size)
         dark = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[dark])
@@ -142,11 +154,15 @@ class Browser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0] if __doc__ else None
+    )
     parser.add_argument("site", type=Path, help="the folder of the built site")
     parser.add_argument("axe", type=Path, help="axe.min.js of the npm package axe-core")
     parser.add_argument("--pages", nargs="+", default=PAGES)
-    parser.add_argument("--pictures", type=Path, help="a folder for a picture of each page")
+    parser.add_argument(
+        "--pictures", type=Path, help="a folder for a picture of each page"
+    )
     options = parser.parse_args(arguments)
     n_findings, axe = 0, options.axe.read_text()
     with Browser() as browser:
@@ -159,8 +175,13 @@ def main(arguments: list[str] | None = None) -> int:
                 if finding["impact"] in ("serious", "critical"):
                     n_findings += 1
                     nodes = finding["nodes"]
-                    print(f"{page} {width} {scheme}: {finding['impact']} {finding['id']}", end="")
-                    print(f", {len(nodes)} x, {finding['help']}: {nodes[0]['html'][:200]}")
+                    print(
+                        f"{page} {width} {scheme}: {finding['impact']} {finding['id']}",
+                        end="",
+                    )
+                    print(
+                        f", {len(nodes)} x, {finding['help']}: {nodes[0]['html'][:200]}"
+                    )
             if options.pictures:
                 options.pictures.mkdir(parents=True, exist_ok=True)
                 name = f"{page.replace('/', '-')}-{width}-{scheme}.png"

@@ -59,7 +59,9 @@ def of_page(app: Any, docname: str, content: list[str]) -> None:
 
 def of_included_file(app: Any, path: Path, parent: str, content: list[str]) -> None:
     # myst-parser gives the parent without its folder.
-    content[0] = rewrite(content[0], (DOCS / path).resolve(), DOCS / f"{app.env.docname}.md")
+    content[0] = rewrite(
+        content[0], (DOCS / path).resolve(), DOCS / f"{app.env.docname}.md"
+    )
 
 
 def setup(app: Any) -> None:

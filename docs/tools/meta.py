@@ -14,24 +14,37 @@ def description(doctree: nodes.document) -> str:
     A note is none: programs of the gallery begin with one that says where to download them.
     """
     paragraphs = doctree.findall(nodes.paragraph)
-    first = next((one for one in paragraphs if not isinstance(one.parent, nodes.Admonition)), None)
+    first = next(
+        (one for one in paragraphs if not isinstance(one.parent, nodes.Admonition)),
+        None,
+    )
     text = " ".join(first.astext().split()) if first else ""
     return text if len(text) <= MOST else text[:MOST].rpartition(" ")[0] + " ..."
 
 
 def tags(title: str, text: str, address: str, image: str) -> str:
     """Return the elements of a page's head."""
-    card = {"type": "website", "site_name": "fastmlp", "title": title, "description": text}
+    card = {
+        "type": "website",
+        "site_name": "fastmlp",
+        "title": title,
+        "description": text,
+    }
     card |= {"url": address, "image": image}
     return "\n".join(
         [
             f'<meta name="description" content="{escape(text)}">',
-            *(f'<meta property="og:{key}" content="{escape(card[key])}">' for key in card),
+            *(
+                f'<meta property="og:{key}" content="{escape(card[key])}">'
+                for key in card
+            ),
         ]
     )
 
 
-def of_page(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+def of_page(
+    app: Any, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
     if doctree is None:
         return
     title, base = app.env.titles[page].astext(), app.config.html_baseurl

@@ -64,7 +64,9 @@ NOT_COMPARED = [
     (r"\s+", " "),
     (r"(?<=[\[(]) | (?=[\])])", ""),
 ]
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?!\w)")
+NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?!\w)"
+)
 
 
 @dataclass
@@ -97,8 +99,12 @@ def execute(code: str, name: str, namespace: dict[str, Any]) -> Output:
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, name, "exec"), namespace)
         if isinstance(last, ast.Expr):
-            text = shown(eval(compile(ast.Expression(last.value), name, "eval"), namespace))
-    text = f"{printed.getvalue()}{text}".replace(f"{os.getcwd()}{os.sep}", "").strip("\n")
+            text = shown(
+                eval(compile(ast.Expression(last.value), name, "eval"), namespace)
+            )
+    text = f"{printed.getvalue()}{text}".replace(f"{os.getcwd()}{os.sep}", "").strip(
+        "\n"
+    )
     lines = text.splitlines()
     if len(lines) > N_LINES:
         lines[N_LINES:] = ["..."]
@@ -109,7 +115,12 @@ def execute(code: str, name: str, namespace: dict[str, Any]) -> Output:
 def imported(code: str) -> set[str]:
     """The libraries that a block imports."""
     nodes = [*ast.walk(ast.parse(code))]
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names = [
+        alias.name
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    ]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.split(".")[0] for name in names}
 
@@ -148,7 +159,9 @@ def described(figure: Any) -> str:
         parts.append("; ".join(filter(None, words)))
         for line in axes.lines:
             y = np.asarray(line.get_ydata(), dtype=float)
-            parts.append(f"a curve from {y[0]:.3g} to {y[-1]:.3g}" if y.size else "no curve")
+            parts.append(
+                f"a curve from {y[0]:.3g} to {y[-1]:.3g}" if y.size else "no curve"
+            )
     return ". ".join(filter(None, parts))
 
 
@@ -184,7 +197,9 @@ def difference(block: re.Match[str], output: Output) -> str:
     """The difference between what stands under a block and what it gives now; "" if none."""
     if not _texts_agree(block, output.text):
         return f"recorded:\n{block['text'] or ''}\nfresh:\n{output.text}"
-    before = [_description(PICTURES / name) for _, name in IMAGE.findall(block["images"])]
+    before = [
+        _description(PICTURES / name) for _, name in IMAGE.findall(block["images"])
+    ]
     now = list(map(described, output.figures))
     if len(before) != len(now) or not (block["varies"] or all(map(agree, before, now))):
         return f"pictures recorded:\n{before}\nfresh:\n{now}"
@@ -239,7 +254,9 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
         if printed:
             text += f"\n```text output{block['varies'] or ''}\n{printed}```\n"
         for i, figure in enumerate(output.figures):
-            words, name = images[i] if i < len(images) else (caption(figure), next(free))
+            words, name = (
+                images[i] if i < len(images) else (caption(figure), next(free))
+            )
             save(figure, PICTURES / name)
             address = os.path.relpath(PICTURES / name, page.parent).replace(os.sep, "/")
             text += f"\n![{words}]({address})\n"
@@ -268,8 +285,12 @@ def unused() -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.tools.outputs")
-    parser.add_argument("pages", nargs="*", type=Path, help="default: every page of docs")
-    parser.add_argument("--all", action="store_true", help="write what agrees by the rule too")
+    parser.add_argument(
+        "pages", nargs="*", type=Path, help="default: every page of docs"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="write what agrees by the rule too"
+    )
     options = parser.parse_args()
     os.environ["MPLBACKEND"] = "agg"
     style({}, None)

@@ -70,7 +70,10 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
     """Return the cells of one keyword; a keyword without words or docstring is a KeyError."""
     owners = [name for name in names if key in defaults(name)]
     kind, meaning = described(owners[0])[key]
-    kind = table.get("type", {}).get(key, kind) or type(ast.literal_eval(default[1:-1])).__name__
+    kind = (
+        table.get("type", {}).get(key, kind)
+        or type(ast.literal_eval(default[1:-1])).__name__
+    )
     for name in (key, f"{owners[0]}.{key}"):
         meaning = table.get("meaning", {}).get(name, meaning)
     words = table["words"].get(f"{owners[0]}.{key}", table["words"][key])
@@ -83,7 +86,11 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
 def lines(table: Table) -> list[str]:
     """Return a section of the page."""
     one_each = table.get("one_each", False)
-    out = [f"## {table['title']}", "", *([table["text"], ""] if "text" in table else [])]
+    out = [
+        f"## {table['title']}",
+        "",
+        *([table["text"], ""] if "text" in table else []),
+    ]
     for names in [[name] for name in table["of"]] if one_each else [table["of"]]:
         shown = {**table, "of": names}
         if one_each:
@@ -100,7 +107,9 @@ def lines(table: Table) -> list[str]:
 def page() -> str:
     """Return the text of the page: its own words, and the tables."""
     words = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
-    return "\n".join([words + BEGIN, *(line for table in tables() for line in lines(table))])
+    return "\n".join(
+        [words + BEGIN, *(line for table in tables() for line in lines(table))]
+    )
 
 
 if __name__ == "__main__":

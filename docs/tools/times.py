@@ -24,8 +24,12 @@ TITLE = "Time of a training step over fastmlp's, geometric means"
 
 def drawn(figures: Mapping[str, Any]) -> str:
     """The picture, as SVG, of the parts of each kind of processor."""
-    kinds = {kind: parts["train"] for kind, parts in figures.items() if "train" in parts}
-    rows = [name for name in TITLES if any(name in part["means"] for part in kinds.values())]
+    kinds = {
+        kind: parts["train"] for kind, parts in figures.items() if "train" in parts
+    }
+    rows = [
+        name for name in TITLES if any(name in part["means"] for part in kinds.values())
+    ]
     longest = max(mean for part in kinds.values() for mean in part["means"].values())
     scale, step = (WIDTH - LEFT - 70) / longest, BAR * len(kinds) + 12
     top = TOP + 24 * len(kinds)
@@ -35,7 +39,10 @@ def drawn(figures: Mapping[str, Any]) -> str:
         f'<text x="12" y="28" font-weight="bold">{TITLE}</text>',
     ]
     for i, (kind, part) in enumerate(kinds.items()):
-        y, words = TOP + 22 * i, f"{kind}, {part['threads']}, {part['nets']} nets: {part['run']}"
+        y, words = (
+            TOP + 22 * i,
+            f"{kind}, {part['threads']}, {part['nets']} nets: {part['run']}",
+        )
         shapes += [
             f'<rect x="12" y="{y}" width="12" height="12" fill="{COLOURS[i]}"/>',
             f'<text x="32" y="{y + 11}" font-size="12">{words.removesuffix(f", {kind}")}</text>',
@@ -47,7 +54,9 @@ def drawn(figures: Mapping[str, Any]) -> str:
         shapes.append(words)
         for i, part in enumerate(kinds.values()):
             if (mean := part["means"].get(name)) is not None:
-                place = f'y="{y + BAR * i}" width="{mean * scale:.1f}" height="{BAR - 2}"'
+                place = (
+                    f'y="{y + BAR * i}" width="{mean * scale:.1f}" height="{BAR - 2}"'
+                )
                 x, baseline = LEFT + mean * scale + 6, y + BAR * i + 12
                 shapes += [
                     f'<rect x="{LEFT}" {place} fill="{COLOURS[i]}"/>',

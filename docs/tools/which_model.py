@@ -10,7 +10,10 @@ from pathlib import Path
 PICTURE = Path(__file__).parents[1] / "start" / "which-model.svg"
 # A question, and the models that a yes leads to; names of models begin with a star.
 QUESTIONS = [
-    ("Images, texts, sequences, or a GPU\nand nets a few hundred units wide?", "*PyTorch, JAX"),
+    (
+        "Images, texts, sequences, or a GPU\nand nets a few hundred units wide?",
+        "*PyTorch, JAX",
+    ),
     (
         "A table with texts, dates or\nmissing values?",
         "*TabularMLPClassifier\n*TabularMLPRegressor\nin a shell: fastmlp train",
@@ -45,7 +48,9 @@ def box(x: float, y: float, width: float, text: str, kind: str) -> tuple[str, fl
     return "\n".join(shapes), height
 
 
-def arrow(x1: float, y1: float, x2: float, y2: float, word: str, place: tuple[float, float]) -> str:
+def arrow(
+    x1: float, y1: float, x2: float, y2: float, word: str, place: tuple[float, float]
+) -> str:
     return (
         f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{GREY}" stroke-width="2" '
         f'marker-end="url(#head)"/>\n<text x="{place[0]:g}" y="{place[1]:g}" fill="{GREY}" '
@@ -63,8 +68,12 @@ def drawn() -> str:
         edge, centre = left + QUESTION_WIDTH, y + height / 2
         below = y + max(height, tall) + GAP
         shapes += [shape, answer]
-        shapes.append(arrow(edge, centre, right - 6, centre, "yes", (edge + 26, centre - 7)))
-        shapes.append(arrow(middle, y + height, middle, below - 6, "no", (middle + 9, below - 13)))
+        shapes.append(
+            arrow(edge, centre, right - 6, centre, "yes", (edge + 26, centre - 7))
+        )
+        shapes.append(
+            arrow(middle, y + height, middle, below - 6, "no", (middle + 9, below - 13))
+        )
         y = below
     shape, height = box(left, y, QUESTION_WIDTH, LAST, "model")
     text = "Which model to take, by four questions"

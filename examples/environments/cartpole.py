@@ -30,4 +30,10 @@ class CartPole:
         self.n_steps += 1
         place, _, angle, _ = self.state
         terminated = bool(abs(place) > 2.4 or abs(angle) > math.radians(12))
-        return self.state.astype(np.float32), 1.0, terminated, self.n_steps >= self.most_steps, {}
+        return (
+            self.state.astype(np.float32),
+            1.0,
+            terminated,
+            self.n_steps >= self.most_steps,
+            {},
+        )

@@ -186,7 +186,9 @@ def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
 
 
 # All but the thirty real-time signals: to query a handler costs 0.8 us.
-SIGNALS = [int(n) for n in signal.valid_signals() if n < getattr(signal, "SIGRTMIN", 65)]
+SIGNALS = [
+    int(n) for n in signal.valid_signals() if n < getattr(signal, "SIGRTMIN", 65)
+]
 
 # The thread inside the context, or None. Written in one step, after all handlers were replaced and
 # before the first is restored. A child that another thread forks is not inside.
@@ -279,7 +281,9 @@ def interrupts_call(function: Callable[[], None]) -> Iterator[None]:
         except KeyboardInterrupt:
             function()
 
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    if threading.current_thread() is not threading.main_thread() or not callable(
+        handler
+    ):
         yield
         return
     signal.signal(signal.SIGINT, handle)

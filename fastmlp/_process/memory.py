@@ -29,7 +29,9 @@ def require(n_bytes: int, who: str, what: str) -> None:
 
 def available() -> int | None:
     """Bytes that the process can still allocate; None: unknown."""
-    limits = [n for n in (_machine(), _control_group(), _address_space()) if n is not None]
+    limits = [
+        n for n in (_machine(), _control_group(), _address_space()) if n is not None
+    ]
     return max(0, min(limits)) if limits else None
 
 
@@ -114,7 +116,9 @@ class BufferPool:
             return
         self._things[id(thing)] = key, thing, n_bytes
         # Without bytes the sum, 0.8 us, stays.
-        while len(self._things) > self._at_most or (n_bytes and self.n_bytes > self._most):
+        while len(self._things) > self._at_most or (
+            n_bytes and self.n_bytes > self._most
+        ):
             for oldest in list(self._things)[:1]:
                 self._things.pop(oldest, None)
 

@@ -12,7 +12,9 @@ KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
 
-def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
+def shuffling_words(
+    generator: np.random.Generator, n_orders: int, n: int
+) -> NDArray[np.uint32]:
     """The random words of `n_orders` orders of n rows, shape (n_orders, n).
 
     A 64-bit number gives two words. The words do not depend on how many orders are drawn at a time.
@@ -72,9 +74,13 @@ def random_state_from(state: Any) -> np.random.RandomState:
     bits = dict(state)
     has, value = bits.pop("has_gauss"), bits.pop("gauss")
     if has not in (0, 1) or type(value) is not float or not np.isfinite(value):
-        raise ValueError("a generator's gauss must be a finite number, and has_gauss 0 or 1")
+        raise ValueError(
+            "a generator's gauss must be a finite number, and has_gauss 0 or 1"
+        )
     random = np.random.RandomState(from_state(bits).bit_generator)
-    random.set_state({**random.get_state(legacy=False), "has_gauss": int(has), "gauss": value})
+    random.set_state(
+        {**random.get_state(legacy=False), "has_gauss": int(has), "gauss": value}
+    )
     return random
 
 
@@ -116,10 +122,14 @@ def _like(template: Any, value: Any, name: str) -> Any:
         if not isinstance(value, list) or len(value) != template.size:
             raise ValueError(f"a generator's {name} must be {template.size} integers")
         most = int(np.iinfo(template.dtype).max)
-        return np.array([_integer(number, most, name) for number in value], template.dtype)
+        return np.array(
+            [_integer(number, most, name) for number in value], template.dtype
+        )
     if isinstance(template, str):
         return value
-    return _integer(value, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
+    return _integer(
+        value, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name
+    )
 
 
 def _integer(value: Any, most: int, name: str) -> int:

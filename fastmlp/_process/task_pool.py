@@ -94,7 +94,9 @@ class Pool:
     @property
     def stopping(self) -> bool:
         """True if this pool is to end, or the pool whose task it is part of."""
-        return self._stopping.is_set() or (self._outer is not None and self._outer.stopping)
+        return self._stopping.is_set() or (
+            self._outer is not None and self._outer.stopping
+        )
 
     @property
     def outcomes(self) -> list[Outcome | None]:
@@ -138,7 +140,9 @@ class Pool:
         works: list[Callable[[], None]] = [self._work] * self._running
         works += [partial(self._work_apart, i) for i in by_cost if tasks[i].apart]
         self._n_ending = len(works)
-        self._run_here([it for it in works if self._is_here or not self._is_started(it)])
+        self._run_here(
+            [it for it in works if self._is_here or not self._is_started(it)]
+        )
 
     def _is_started(self, work: Callable[[], None]) -> bool:
         self._threads.append(threading.Thread(target=work, name=WORKER, daemon=True))

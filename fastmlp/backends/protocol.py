@@ -60,7 +60,9 @@ class Data(NamedTuple):
     @property
     def plain_order(self) -> Order:
         """Indices of the rows to work on, in their order, shape (1, n_rows)."""
-        return (np.arange(self.n_rows, dtype=np.int64) if self.rows is None else self.rows)[None]
+        return (
+            np.arange(self.n_rows, dtype=np.int64) if self.rows is None else self.rows
+        )[None]
 
     def orders(self, words: NDArray[np.uint32]) -> Order:
         """An order of the rows for each row of random words, shape (n_orders, n_rows)."""
@@ -94,7 +96,11 @@ class Objective(Protocol):
     """The objective on some rows, penalties included, and its gradient."""
 
     def __call__(
-        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+        self,
+        parameters: Array,
+        inputs: Array | None = None,
+        *,
+        by_parameters: bool = True,
     ) -> tuple[float, Array]:
         """Return the objective at these parameters, and its flat gradient, which has no meaning
         without `by_parameters`; write the gradient by the inputs to `inputs`, shape (n_rows,
@@ -259,7 +265,9 @@ class Trainer(Protocol):
         """Begin a window of epochs: `reached` is 0."""
         ...
 
-    def run(self, order: Order, coefficients: Rates, losses: Array, first: int, last: int) -> int:
+    def run(
+        self, order: Order, coefficients: Rates, losses: Array, first: int, last: int
+    ) -> int:
         """Do units first to last of a window of epochs; return the unit where it stopped.
 
         Parameters
@@ -370,7 +378,9 @@ class Engine(Protocol[P]):
         n_rows of them, to the bit."""
         ...
 
-    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
+    def objective(
+        self, data: Data, *, summed: bool = False, room: int | None = None
+    ) -> Objective:
         """Objective and gradient on all rows of `data`, as a function of the parameters;
         `summed`: of the sum of the losses, not of their mean; `room`: of later rows."""
         ...
@@ -429,7 +439,9 @@ class GroupEngine(Engine[P], Protocol):
         """The key of nets that may train in the same launches."""
         ...
 
-    def launches(self, members: Sequence[tuple[Any, NetState, Data]], batch_size: int) -> Launches:
+    def launches(
+        self, members: Sequence[tuple[Any, NetState, Data]], batch_size: int
+    ) -> Launches:
         """The launches of the first nets, as many as fit into memory.
 
         Parameters

@@ -57,12 +57,17 @@ def shuffle_again(scalar: Any) -> Any:
     last row swaps this row with itself, and another word is drawn.
     """
 
-    def shuffle_rows(generator: Any, before: Any, orders: Any, n: Any, n_orders: Any) -> None:
+    def shuffle_rows(
+        generator: Any, before: Any, orders: Any, n: Any, n_orders: Any
+    ) -> None:
         most = 1
         while most < n:
             most = 2 * most
         for e in range(n_orders):
-            order, source = row(orders + e * n * 8, n, np.int64), row(before, n, np.int64)
+            order, source = (
+                row(orders + e * n * 8, n, np.int64),
+                row(before, n, np.int64),
+            )
             for i in range(n):
                 order[i] = source[i]
             before = orders + e * n * 8
@@ -102,5 +107,7 @@ def reshuffled(
     source, orders = np.ascontiguousarray(order), np.empty((n_orders, n), np.int64)
     bits, shuffle_orders = random._bit_generator, block_of(shuffle_again, np.int64)
     with bits.lock:
-        shuffle_orders(generator_address(bits), source.ctypes.data, orders.ctypes.data, n, n_orders)
+        shuffle_orders(
+            generator_address(bits), source.ctypes.data, orders.ctypes.data, n, n_orders
+        )
     return orders

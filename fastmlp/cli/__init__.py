@@ -111,7 +111,11 @@ def add_train(train: Parser) -> None:
     add, tasks = train.add_argument, ("auto", "classification", "regression")
     add("data", nargs="*", metavar="DATA", help=FILES)
     _add_encoding(train)
-    add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
+    add(
+        "--target",
+        metavar="NAME",
+        help="the column to predict; needed (.npz: default y)",
+    )
     size = "fast, balanced or best: how large the ensemble is; default: balanced"
     preset: Any = {"type": partial(_known, table=PRESETS), "default": "balanced"}
     add("--preset", **preset, metavar="NAME", help=size)
@@ -130,8 +134,18 @@ def add_train(train: Parser) -> None:
     limit = "limit from the start of the command to the end of training; scores and the file follow"
     add("--time-limit", type=_above_zero, metavar="SECONDS", help=limit)
     add("--seed", type=seed, default=0, metavar="N", help="default: 0")
-    add("--threads", type=positive, metavar="N", help="maximum number of threads; default: all")
-    add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
+    add(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="maximum number of threads; default: all",
+    )
+    add(
+        "--output",
+        default="model.safetensors",
+        metavar="PATH",
+        help="default: model.safetensors",
+    )
     add("--force", action="store_true", help="overwrite the output")
     add("--json", action="store_true", help="print the scores as JSON")
 
@@ -140,8 +154,14 @@ def add_predict(predict: Parser) -> None:
     predict.description = "Predict the rows of a table: columns are found by name."
     _add_model_and_data(predict)
     add = predict.add_argument
-    add("--output", metavar="PATH", help=f"{', '.join(OUTPUTS)}; default: CSV, to the screen")
-    add("--probabilities", action="store_true", help="add the probability of each class")
+    add(
+        "--output",
+        metavar="PATH",
+        help=f"{', '.join(OUTPUTS)}; default: CSV, to the screen",
+    )
+    add(
+        "--probabilities", action="store_true", help="add the probability of each class"
+    )
     add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
     rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
     add("--batch-rows", type=positive, default=ROWS, metavar="N", help=rows)
@@ -181,7 +201,11 @@ def add_export(export: Parser) -> None:
     add("--test-data", metavar="FILE", help=data)
     dtype = "precision of the numbers; default: float32 in ONNX, else the model's"
     add("--dtype", choices=("float32", "float64"), help=dtype)
-    add("--gradient", action="store_true", help="C: also derivatives with respect to inputs")
+    add(
+        "--gradient",
+        action="store_true",
+        help="C: also derivatives with respect to inputs",
+    )
     opset = "ONNX: the version of the operators; default: 17"
     add("--opset", type=partial(at_least, 0), metavar="N", help=opset)
     add("--force", action="store_true", default=False, help="overwrite OUT")
@@ -224,7 +248,9 @@ def names(text: str) -> tuple[str, ...]:
 
 def _known(text: str, table: Iterable[str]) -> str:
     if text not in table:
-        message = f"got {text!r}{messages.suggestion(text, table)} known: {', '.join(table)}"
+        message = (
+            f"got {text!r}{messages.suggestion(text, table)} known: {', '.join(table)}"
+        )
         raise argparse.ArgumentTypeError(message)
     return text
 
@@ -238,7 +264,9 @@ def _encoding(text: str) -> str:
 
 def at_least(least: int, text: str) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of {least} or more, got {text!r}"
+        )
     return int(text)
 
 
@@ -278,7 +306,9 @@ def _valid(text: str) -> Any:
 def _picture(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must end in {', '.join(PICTURES)}, got {text!r}"
+        )
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
     return path

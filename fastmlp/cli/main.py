@@ -97,8 +97,14 @@ def ending() -> Iterator[None]:
         raise CommandEnded(number)
 
     mine = threading.current_thread() is threading.main_thread()
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    taken = [number for number in signals if mine and signal.getsignal(number) is signal.SIG_DFL]
+    signals = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]
+    taken = [
+        number
+        for number in signals
+        if mine and signal.getsignal(number) is signal.SIG_DFL
+    ]
     for number in taken:
         signal.signal(number, end)
     try:
@@ -110,7 +116,8 @@ def ending() -> Iterator[None]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
+        prog="fastmlp",
+        description="Train small and medium multi-layer perceptrons on a CPU, fast.",
     )
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     parser.set_defaults(run=lambda _: print(parser.format_help(), end=""))
@@ -154,7 +161,12 @@ INK, FAINT, WRONG = "#333333", "#d9d9d9", "#c62828"
 LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
 }  # fmt: skip
-SETTINGS = {"hidden_layer_sizes": 100, "batch_size": 64, "learning_rate_init": 0.003, "tol": 0.0}
+SETTINGS = {
+    "hidden_layer_sizes": 100,
+    "batch_size": 64,
+    "learning_rate_init": 0.003,
+    "tol": 0.0,
+}
 N_SHOWN, MOST_WRONG_SHOWN = 10, 4
 
 
@@ -182,27 +194,48 @@ def run_demo(
 
     images, digits = datasets.load_digits(return_X_y=True)
     X = (images / 16).astype(np.float32)
-    held_out, kept = np.split(np.random.default_rng(0).permutation(len(X)), [len(X) // 5])
-    print(f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} images,")
-    print(f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one epoch")
+    held_out, kept = np.split(
+        np.random.default_rng(0).permutation(len(X)), [len(X) // 5]
+    )
+    print(
+        f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} images,"
+    )
+    print(
+        f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one epoch"
+    )
     print(f"compiles, or loads, kernels. The cache: {info()['cache']}.\n")
-    print(f"{'':<14}{'held-out accuracy':>18}{'last loss':>12}{'fit':>10}{'first fit':>12}")
+    print(
+        f"{'':<14}{'held-out accuracy':>18}{'last loss':>12}{'fit':>10}{'first fit':>12}"
+    )
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]
     ax, seconds, models = above.subplots(), dict[str, float](), dict[str, Any]()
-    for name, kind in zip(LINES, (MLPClassifier, neural_network.MLPClassifier), strict=True):
-        options: Any = {**SETTINGS, "random_state": seed, "n_iter_no_change": epochs + 1}
+    for name, kind in zip(
+        LINES, (MLPClassifier, neural_network.MLPClassifier), strict=True
+    ):
+        options: Any = {
+            **SETTINGS,
+            "random_state": seed,
+            "n_iter_no_change": epochs + 1,
+        }
         first, _ = _fitted(kind(max_iter=1, **options), X[kept], digits[kept])
         model = kind(max_iter=epochs, **options)
         seconds[name], models[name] = _fitted(model, X[kept], digits[kept])
-        read, losses = 100 * model.score(X[held_out], digits[held_out]), model.loss_curve_
+        read, losses = (
+            100 * model.score(X[held_out], digits[held_out]),
+            model.loss_curve_,
+        )
         print(f"{name:<14}{read:>16.1f} %{losses[-1]:>12.4f}", end="")
         print(f"{seconds[name]:>8.2f} s{first:>10.2f} s", flush=True)
         label = f"{name}: {read:.1f} % of held-out digits, {seconds[name]:.2f} s"
         plot_history(History(losses), ax, label=label, **LINES[name])
     times = seconds["scikit-learn"] / seconds["fastmlp"]
-    print(f"\nOne run of each: fastmlp fitted {times:.1f} times as fast, compiling left out.")
-    ax.set_title("Learning to read handwritten digits", loc="left", fontweight="bold", pad=12)
+    print(
+        f"\nOne run of each: fastmlp fitted {times:.1f} times as fast, compiling left out."
+    )
+    ax.set_title(
+        "Learning to read handwritten digits", loc="left", fontweight="bold", pad=12
+    )
     predictions, labels = models["fastmlp"].predict(X[held_out]), digits[held_out]
     _draw_digits(below, X[held_out].reshape(-1, 8, 8), labels, predictions)
     figure.savefig(out_path, dpi=150)
@@ -235,7 +268,9 @@ def _draw_digits(part: Any, images: Any, labels: Any, predictions: Any) -> None:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(color=FAINT if right[i] else WRONG, visible=True)
     n = f"{len(misread)} of the {(~right).sum()} misread, then {len(shown) - len(misread)}"
-    caption = f"Held-out digits as fastmlp reads them: {n} of the {right.sum()} read right"
+    caption = (
+        f"Held-out digits as fastmlp reads them: {n} of the {right.sum()} read right"
+    )
     part.suptitle(caption, x=0.016, ha="left", fontsize=10)
 
 
@@ -244,9 +279,17 @@ COMMANDS: dict[str, tuple[str, Any, Any]] = {
     "train": ("train a net on a table", options.add_train, None),
     "predict": ("predict the rows of a table", options.add_predict, None),
     "score": ("measure a model on a table with its target", options.add_score, None),
-    "show": ("print what a model was trained on, and its layers", options.add_show, None),
+    "show": (
+        "print what a model was trained on, and its layers",
+        options.add_show,
+        None,
+    ),
     "export": ("write a model as C source or an ONNX graph", options.add_export, None),
     "demo": ("learn handwritten digits, beside scikit-learn", options.add_demo, _demo),
     "info": ("versions, compiler, threads, cache", options.add_info, _info),
-    "warmup": ("compile everything ahead, into the disk cache", options.add_warmup, _warmup),
+    "warmup": (
+        "compile everything ahead, into the disk cache",
+        options.add_warmup,
+        _warmup,
+    ),
 }

@@ -87,7 +87,9 @@ def telling(who: str) -> Iterator[None]:
             warnings.simplefilter("always", kind)
         # Ctrl-C ends the command, which reports it.
         warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {_told(message, who)}")
+        warnings.showwarning = lambda message, *_, **__: say(
+            f"warning: {_told(message, who)}"
+        )
         try:
             yield
         except REPORTED as error:
@@ -132,14 +134,20 @@ def run_train(arguments: argparse.Namespace) -> None:
     with telling(who):
         data = data_of(arguments.data, who, arguments.encoding)
         others = [target, *([arguments.weight] if arguments.weight else [])]
-        chosen = {"columns": arguments.features, "others": others, "ignore": arguments.ignore}
+        chosen = {
+            "columns": arguments.features,
+            "others": others,
+            "ignore": arguments.ignore,
+        }
         table = read_table(data, who, arguments.seed, target=target, **chosen)
         task = _task_of(table[target], target, arguments.task)
         if arguments.loss is not None and task == "classification":
             raise UsageError("argument --loss: needs a regression")
         table, valid, rows = _divided(table, others, task, arguments)
         options = {"loss": arguments.loss} if arguments.loss is not None else {}
-        kind: Any = TabularMLPClassifier if task == "classification" else TabularMLPRegressor
+        kind: Any = (
+            TabularMLPClassifier if task == "classification" else TabularMLPRegressor
+        )
         model = kind(
             preset=arguments.preset,
             max_iter=arguments.epochs,
@@ -180,7 +188,9 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
         hint = f" (guessed; else --task {other})" if of_numbers else ""
         say(f"task: {task} of {name!r}{into}{hint}")
     if task == "regression" and not of_numbers:
-        raise TypeError(f"train: the target {name!r} holds {type_}; a regression needs numbers")
+        raise TypeError(
+            f"train: the target {name!r} holds {type_}; a regression needs numbers"
+        )
     if task == "classification" and not isinstance(first, str | bool | int | float):
         raise TypeError(f"train: the target {name!r} holds {type_}, and not classes")
     if task == "classification" and n > max(ID_LEVELS, ID_SHARE * len(column)):
@@ -203,7 +213,11 @@ def _divided(
     if isinstance(valid, str):
         data = data_of([valid], "train", arguments.encoding)
         columns = [name for name in table.column_names if name not in others]
-        chosen: Any = {"columns": columns, "others": others, "texts": _text_names(table)}
+        chosen: Any = {
+            "columns": columns,
+            "others": others,
+            "texts": _text_names(table),
+        }
         verb = {"target": others[0], "verb": "validated on"}
         rows = read_table(data, "train: --valid", seed, **chosen, **verb)
         say(f"{table.num_rows} rows to train on, {rows.num_rows} to validate on")
@@ -218,7 +232,9 @@ def _divided(
         out[first[np.bincount(codes[out], minlength=len(labels)) == counts]] = False
         if single := labels[counts == 1].tolist():
             names = messages.listed([*map(repr, single)])
-            say(f"note: classes of one row are trained on, and not validated on: {names}")
+            say(
+                f"note: classes of one row are trained on, and not validated on: {names}"
+            )
     n, n_out = len(out), int(out.sum())
     if n_out in (0, n):
         raise ValueError(
@@ -226,14 +242,23 @@ def _divided(
             "takes a file, or 0 for five folds"
         )
     say(f"{n - n_out} rows to train on, {n_out} held out")
-    return table.filter(~out), table.filter(out), [np.flatnonzero(~out), np.flatnonzero(out)]
+    return (
+        table.filter(~out),
+        table.filter(out),
+        [np.flatnonzero(~out), np.flatnonzero(out)],
+    )
 
 
 def _text_names(table: Any) -> list[str]:
     """Columns that CSV holds as texts, whatever they look like."""
-    kinds = {field.name: getattr(field.type, "value_type", field.type) for field in table.schema}
+    kinds = {
+        field.name: getattr(field.type, "value_type", field.type)
+        for field in table.schema
+    }
     words = ("string", "date", "time")
-    return [name for name, kind in kinds.items() if any(word in str(kind) for word in words)]
+    return [
+        name for name, kind in kinds.items() if any(word in str(kind) for word in words)
+    ]
 
 
 @contextmanager
@@ -300,7 +325,9 @@ def run_score(arguments: argparse.Namespace) -> None:
     with telling("score"):
         model = _loaded(arguments)
         if "target" not in model.training_:
-            raise ValueError(f"{arguments.model}: the model was fitted to a y without a name")
+            raise ValueError(
+                f"{arguments.model}: the model was fitted to a y without a name"
+            )
         data = data_of(arguments.data, "score", arguments.encoding)
         scores = _scores(model, data, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
@@ -319,10 +346,14 @@ def _loaded(arguments: argparse.Namespace) -> Any:
     path = arguments.model
     others = getattr(arguments, "data", ())
     if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
-        raise UsageError(f"MODEL comes before DATA, got {path!r} and {', '.join(others)}")
+        raise UsageError(
+            f"MODEL comes before DATA, got {path!r} and {', '.join(others)}"
+        )
     model = fastmlp.load(path, n_threads=getattr(arguments, "threads", None))
     if not hasattr(model, "schema_"):
-        raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
+        raise ValueError(
+            f"{path}: holds a {type(model).__name__}, not a model of fastmlp train"
+        )
     return model
 
 
@@ -330,14 +361,19 @@ def run_show(arguments: argparse.Namespace) -> None:
     with telling("show"):
         model = _loaded(arguments)
     schema, training, task = model.schema_, model.training_, task_of(model)
-    target, classes = training.get("target"), getattr(model, "classes_", np.array([])).tolist()
+    target, classes = (
+        training.get("target"),
+        getattr(model, "classes_", np.array([])).tolist(),
+    )
     if arguments.json:
         content = {
             "task": task,
             "target": target,
             "classes": classes or None,
             "schema": schema.to_json(),
-            "members": [[str(one.recipe), one.weight, one.score] for one in model.members_],
+            "members": [
+                [str(one.recipe), one.weight, one.score] for one in model.members_
+            ],
             "validation_score": model.validation_score_,
             "training": training,
         }
@@ -351,7 +387,9 @@ def run_show(arguments: argparse.Namespace) -> None:
         if name in schema.levels:
             kind = f"levels {_listed(schema.levels[name])}"
         elif name in schema.dates:
-            kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
+            kind = (
+                f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
+            )
         lines.append(f"  {name}: {kind}")
     shown = sorted(training.keys() - {"scores", "target"})
     width = max(map(len, shown), default=0)
@@ -387,7 +425,9 @@ def score(
     targets, predictions, n = list[Array](), list[Array](), 0
     for batch in reader:
         targets.append(_targets(model, batch.column(target), target, who, n))
-        predictions.append(np.column_stack([batch.column(name).to_numpy() for name in columns]))
+        predictions.append(
+            np.column_stack([batch.column(name).to_numpy() for name in columns])
+        )
         n += batch.num_rows
     if not n:
         raise ValueError(f"{who}: there are no rows")
@@ -401,7 +441,9 @@ def score(
         inputs = {"accuracy": values.argmax(axis=1), "log_loss": values, "auc": ranked}
         options = {"log_loss": labels, "auc": {**labels, "multi_class": "ovr"}}
     return {
-        name: float(getattr(metrics, known[name])(y, inputs[name], **options.get(name, {})))
+        name: float(
+            getattr(metrics, known[name])(y, inputs[name], **options.get(name, {}))
+        )
         for name in names or DEFAULTS[task]
     }
 
@@ -419,11 +461,15 @@ def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
         raise ValueError(f"{who}: {messages.lacking(name, n, place)}")
     if not hasattr(model, "classes_"):
         if not _is_number(column.type):
-            raise TypeError(f"{who}: the target {name!r} must hold numbers, got {column.type}")
+            raise TypeError(
+                f"{who}: the target {name!r} must hold numbers, got {column.type}"
+            )
         y: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         return y
     classes = pyarrow.array(model.classes_.tolist())
-    values = column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
+    values = (
+        column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
+    )
     places = compute.index_in(values.cast(classes.type), value_set=classes)
     codes: Array = places.fill_null(-1).to_numpy(zero_copy_only=False)
     if (codes < 0).any():
@@ -447,13 +493,19 @@ def _is_number(kind: Any) -> bool:
 def run_export(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if (ending := Path(output).suffix.lower()) not in EXPORTS:
-        raise UsageError(f"argument OUT: must end in {', '.join(EXPORTS)}, got {output!r}")
+        raise UsageError(
+            f"argument OUT: must end in {', '.join(EXPORTS)}, got {output!r}"
+        )
     require_new(output, force=arguments.force, who="export")
     writer = getattr(fastmlp, EXPORTS[ending])
     known = inspect.signature(writer).parameters
-    settings = {name: value for name, value in vars(arguments).items() if name in KEYWORDS}
+    settings = {
+        name: value for name, value in vars(arguments).items() if name in KEYWORDS
+    }
     for name in settings.keys() - known.keys():
-        raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
+        raise UsageError(
+            f"argument --{name.replace('_', '-')}: is not for {ending} files"
+        )
     with telling("export"):
         model = fastmlp.load(arguments.model)
         if "test_data" in settings:
@@ -466,10 +518,15 @@ def _test_rows(model: Any, path: str, n: int) -> Any:
     schema = getattr(model, "schema_", None)
     if schema is None:
         named = getattr(model, "feature_names", None)
-        columns, texts = getattr(model, "feature_names_in_", () if named is None else named), ()
+        columns, texts = (
+            getattr(model, "feature_names_in_", () if named is None else named),
+            (),
+        )
     else:
         columns, texts = schema.read_names, schema.text_names
-    rows = read_table(data_of([path], "export"), "export", 0, columns=columns, texts=texts)
+    rows = read_table(
+        data_of([path], "export"), "export", 0, columns=columns, texts=texts
+    )
     return rows.slice(0, n)
 
 
@@ -481,12 +538,20 @@ def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> 
     if all(path.lower().endswith(".npz") for path in arguments):
         import pyarrow
 
-        paths = (file for path in arguments for file in sorted(glob.glob(path)) or [path])
+        paths = (
+            file for path in arguments for file in sorted(glob.glob(path)) or [path]
+        )
         return pyarrow.concat_tables([_of_arrays(path, who) for path in paths])
     if encoding is None:
         return list(arguments)
-    files = [os.path.join(each, "*.csv") if os.path.isdir(each) else each for each in arguments]
-    return [CSVFile(each, encoding) if each.lower().endswith(CSV) else each for each in files]
+    files = [
+        os.path.join(each, "*.csv") if os.path.isdir(each) else each
+        for each in arguments
+    ]
+    return [
+        CSVFile(each, encoding) if each.lower().endswith(CSV) else each
+        for each in files
+    ]
 
 
 def _of_standard_input(encoding: str | None) -> CSVFile:
@@ -507,9 +572,13 @@ def _of_arrays(path: str, who: str) -> Any:
     with np.load(path, allow_pickle=False) as arrays:
         for name, array in arrays.items():
             if array.ndim not in (1, 2):
-                raise ValueError(f"{who}: {name!r} has {array.ndim} dimensions, not 1 or 2")
+                raise ValueError(
+                    f"{who}: {name!r} has {array.ndim} dimensions, not 1 or 2"
+                )
             names = (
-                [f"{name.lower()}{j}" for j in range(array.shape[1])] if array.ndim > 1 else [name]
+                [f"{name.lower()}{j}" for j in range(array.shape[1])]
+                if array.ndim > 1
+                else [name]
             )
             columns |= dict(zip(names, array.reshape(len(array), -1).T, strict=True))
         return pyarrow.table(columns)

@@ -142,7 +142,9 @@ _taken: list[Any] = []
 
 
 def _owners() -> list[Any]:
-    imported = [(sys.modules[module], get) for module, get in _OWNERS if module in sys.modules]
+    imported = [
+        (sys.modules[module], get) for module, get in _OWNERS if module in sys.modules
+    ]
     owners = []
     for module, get in imported:
         with suppress(AttributeError):  # of another version, or half imported
@@ -175,7 +177,9 @@ def _give_locks_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_take_locks, after_in_parent=_give_locks, after_in_child=_give_locks_in_child
+        before=_take_locks,
+        after_in_parent=_give_locks,
+        after_in_child=_give_locks_in_child,
     )
 
 
@@ -213,7 +217,9 @@ class Block:
             flat = _of_words(loop)
             jit.interpreted.append(flat)
             # Compiled code never warns of an overflow.
-            self.entry = np.errstate(all="ignore")(_alone(flat) if is_entry(loop) else flat)
+            self.entry = np.errstate(all="ignore")(
+                _alone(flat) if is_entry(loop) else flat
+            )
             return
         if ours and COMPILER == "translator":
             try:
@@ -235,7 +241,9 @@ class Block:
             return
         self._code = code = by_numba.compiled(loop, cache)
         self.address = code.address
-        self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * jit.n_words(loop))(code.address)
+        self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * jit.n_words(loop))(
+            code.address
+        )
 
     def __call__(self, *arguments: int) -> None:
         """Run the block without the GIL; a call costs 1 us."""
@@ -253,7 +261,11 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples."""
-    return (lambda *ints: loop(*jit.grouped(loop, ints))) if any(jit.parameters_of(loop)) else loop
+    return (
+        (lambda *ints: loop(*jit.grouped(loop, ints)))
+        if any(jit.parameters_of(loop))
+        else loop
+    )
 
 
 def _alone(loop: Loop) -> Loop:
@@ -267,7 +279,10 @@ def _alone(loop: Loop) -> Loop:
 
 
 def block_of(
-    factory: Factory, dtype: DTypeLike, rule: Callable[..., Any] | None = None, **options: Any
+    factory: Factory,
+    dtype: DTypeLike,
+    rule: Callable[..., Any] | None = None,
+    **options: Any,
 ) -> Block:
     """Return the block that `factory` makes, compiled once per process, dtype and rule.
 
@@ -291,12 +306,16 @@ def block_of(
         return _blocks[key]
 
 
-def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
+def _compile(
+    factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]
+) -> Block:
     on = pair_target() if "pairs" in options else target()
     made = f"{factory.__module__}.{factory.__name__}:{dtype}"
     settings, level = sorted(options.items()), on.name if on in LEVELS else ""
     if rule is None:
-        cache = CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None
+        cache = (
+            CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None
+        )
         return Block(factory(dtype.type, **options), cache, on, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
@@ -314,7 +333,9 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
         by_numba.inline(rule)
     try:
         return Block(factory(dtype.type, rule, **options), None, on, ours=False)
-    except Exception as error:  # Numba raises errors of many kinds, AssertionError among them.
+    except (
+        Exception
+    ) as error:  # Numba raises errors of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 
 

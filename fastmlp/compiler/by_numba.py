@@ -33,7 +33,13 @@ from numba.np.arrayobj import make_array, populate_array
 import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
 from fastmlp.compiler import elementary, jit, memory
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.jit import COMPILER, EMITTED, flush_denormals, mark_of, restore_denormals
+from fastmlp.compiler.jit import (
+    COMPILER,
+    EMITTED,
+    flush_denormals,
+    mark_of,
+    restore_denormals,
+)
 from fastmlp.compiler.memory import RecordType
 from fastmlp.compiler.native.translator import FULL_WIDTH
 from fastmlp.rules import elementary as rules
@@ -74,7 +80,11 @@ class Compiler(CompilerBase):
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # Functions that a block calls are inlined: LLVM does not inline a long function that is called
 # twice, and a loop with a call does not vectorise. mish, float64: 23 -> 4 ns a number.
-INLINED: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
+INLINED: dict[str, Any] = {
+    "error_model": "numpy",
+    "forceinline": True,
+    "pipeline_class": Compiler,
+}
 
 
 def inline(rule: Any) -> None:
@@ -99,9 +109,12 @@ class Stored:
             return None
         words, content = stored
         parts = content[: words["size"]], content[words["size"] :]
-        library = context.codegen().unserialize_library((words["library"], "object", parts))
+        library = context.codegen().unserialize_library(
+            (words["library"], "object", parts)
+        )
         return SimpleNamespace(
-            library=library, fndesc=SimpleNamespace(llvm_cfunc_wrapper_name=words["symbol"])
+            library=library,
+            fndesc=SimpleNamespace(llvm_cfunc_wrapper_name=words["symbol"]),
         )
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -131,7 +144,9 @@ def c_function(
 def compiled(loop: Any, cache: CodeCache | None) -> Any:
     # A homogeneous tuple would be an LLVM array, so a NamedTuple's words are passed one by one.
     arguments = (
-        types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
+        types.intp
+        if kind is None
+        else types.NamedTuple([types.intp] * len(kind._fields), kind)
         for kind in jit.parameters_of(loop)
     )
     if COMPILER == "numba":
@@ -139,7 +154,9 @@ def compiled(loop: Any, cache: CodeCache | None) -> Any:
         from numba.np.ufunc.parallel import _launch_threads
 
         _launch_threads()
-    return c_function(loop, (tuple(arguments), types.void), cache, pipeline_class=Compiler)
+    return c_function(
+        loop, (tuple(arguments), types.void), cache, pipeline_class=Compiler
+    )
 
 
 def dispatcher(function: Any) -> Any:
@@ -222,7 +239,10 @@ def _flushing(function: Any) -> Any:
     definition.decorator_list = []
     names = {"flush_here": flush_denormals, "restore_here": restore_denormals}
     names.update(jit.names_of(function))
-    exec(compile(ast.Module([definition], []), function.__code__.co_filename, "exec"), names)
+    exec(
+        compile(ast.Module([definition], []), function.__code__.co_filename, "exec"),
+        names,
+    )
     return names[function.__name__]
 
 
@@ -233,7 +253,9 @@ def _first_thread() -> int:
 
 def _template(function: Any, define: Any, literal: bool) -> Any:
     return types.Function(
-        make_intrinsic_template(function, define, function.__name__, prefer_literal=literal)
+        make_intrinsic_template(
+            function, define, function.__name__, prefer_literal=literal
+        )
     )
 
 
@@ -241,7 +263,9 @@ def _of_emitted(function: Any) -> Any:
     form = EMITTED[function]
 
     def define(typing_context: Any, *kinds: Any) -> Any:
-        if form.constant and not all(isinstance(kind, types.IntegerLiteral) for kind in kinds):
+        if form.constant and not all(
+            isinstance(kind, types.IntegerLiteral) for kind in kinds
+        ):
             return None
         if form.alike and not all(
             kind == kinds[0] and isinstance(kind, types.Float) for kind in kinds
@@ -253,7 +277,8 @@ def _of_emitted(function: Any) -> Any:
                 values = [kind.literal_value for kind in kinds]
             else:
                 values = [
-                    _values_of(builder, *pair) for pair in zip(values, signature.args, strict=True)
+                    _values_of(builder, *pair)
+                    for pair in zip(values, signature.args, strict=True)
                 ]
             made = form.generate(builder, *values)
             return context.get_dummy_value() if form.result is None else made
@@ -280,7 +305,9 @@ def _wide(kind: Any) -> Any:
 def _values_of(builder: Any, value: Any, kind: Any) -> Any:
     if not isinstance(kind, types.BaseTuple):
         return value
-    make: Callable[..., Any] = getattr(kind, "instance_class", None) or (lambda *parts: parts)
+    make: Callable[..., Any] = getattr(kind, "instance_class", None) or (
+        lambda *parts: parts
+    )
     return make(*cgutils.unpack_tuple(builder, value))
 
 
@@ -320,7 +347,9 @@ def _records_at(typing_context: Any, address: Any, n: Any, kind: Any) -> Any:
 
 
 @_ours(memory.rows)
-def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+def _rows(
+    typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any
+) -> Any:
     words = types.intp, types.intp, types.intp
     return types.Array(dtype.dtype, 2, "C")(*words, dtype), _view
 
@@ -328,7 +357,10 @@ def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any
 def _view(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Build a view of the result's type from an address, a shape, and a dtype."""
     kind, (address, *shape, _) = signature.return_type, values
-    array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
+    array, number = (
+        make_array(kind)(context, builder),
+        context.get_data_type(kind.dtype),
+    )
     size = cgutils.intp_t(context.get_abi_sizeof(number))
     strides = [size]
     for n in reversed(shape[1:]):

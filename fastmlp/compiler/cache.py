@@ -102,7 +102,10 @@ def folder() -> Path | None:
     """Warn, once, of a folder that is there and not used."""
     path, reason = find()
     if path is None and reason.startswith("not used"):
-        warn(f"code cache {reason}; until then each process compiles anew", RuntimeWarning)
+        warn(
+            f"code cache {reason}; until then each process compiles anew",
+            RuntimeWarning,
+        )
     return path
 
 
@@ -115,11 +118,17 @@ def find() -> tuple[Path | None, str]:
     if os.environ.get("FASTMLP_CACHE") == "0":
         return None, "off (FASTMLP_CACHE=0)"
     if not sources():
-        return None, "none: fastmlp's files lie in no folder, as in a zip or a frozen program"
+        return (
+            None,
+            "none: fastmlp's files lie in no folder, as in a zip or a frozen program",
+        )
     chosen = setting("CACHE_DIR", "")
     root = chosen or _root()
     if not chosen and not os.path.isabs(root):
-        return None, NOWHERE  # without a home, "~" would be a folder in the current directory
+        return (
+            None,
+            NOWHERE,
+        )  # without a home, "~" would be a folder in the current directory
     import tempfile  # 3 ms, which a process with the code of a wheel does not need
 
     path = Path(root) / "fastmlp" / fingerprint()
@@ -179,7 +188,9 @@ def share() -> None:
     path.chmod(0o755)
     for file in path.glob("*" + SUFFIX):
         file.chmod(0o644)
-    if shut := [str(above) for above in path.parents if not above.stat().st_mode & 0o001]:
+    if shut := [
+        str(above) for above in path.parents if not above.stat().st_mode & 0o001
+    ]:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
@@ -199,7 +210,9 @@ def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
     """The wheel's code for a level of processors; None without code of these sources, settings
     and this Python's objects."""
     stored = None if PREBUILT == "0" else read(library(level))
-    return stored if stored is not None and stored[0]["for"] == of_this_package() else None
+    return (
+        stored if stored is not None and stored[0]["for"] == of_this_package() else None
+    )
 
 
 def of_this_package() -> list[Any]:
@@ -239,8 +252,14 @@ class CodeCache:
         if brought is not None and self._key in brought[0]["blocks"]:
             start, end = brought[0]["blocks"][self._key]
             return _parts(brought[1][start:end])
-        if brought is not None and PREBUILT == "require" and self.name.startswith("fastmlp."):
-            raise LookupError(f"FASTMLP_PREBUILT=require: the wheel has no code of {self.name}")
+        if (
+            brought is not None
+            and PREBUILT == "require"
+            and self.name.startswith("fastmlp.")
+        ):
+            raise LookupError(
+                f"FASTMLP_PREBUILT=require: the wheel has no code of {self.name}"
+            )
         return read(self._path())
 
     def save(self, words: dict[str, Any], content: bytes) -> None:
@@ -287,7 +306,9 @@ def _write_whole(path: Path, payload: bytes) -> None:
         failures.append(str(error))
 
 
-LOADS = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
+LOADS = (
+    sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
+)
 # Never freed: addresses of blocks are kept in many places.
 _kept: list[mmap.mmap] = []
 
@@ -307,7 +328,9 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
     protect = ctypes.CDLL(None, use_errno=True).mprotect
     place, size = ctypes.c_void_p(address), ctypes.c_size_t(len(code))
     if protect(place, size, mmap.PROT_READ | mmap.PROT_EXEC):
-        raise OSError(ctypes.get_errno(), "the system does not allow to execute code in memory")
+        raise OSError(
+            ctypes.get_errno(), "the system does not allow to execute code in memory"
+        )
     _kept.append(memory)
     return address
 

@@ -256,7 +256,12 @@ def _expm1(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.31 ulp in float32, 1.54 in float64.
     """
-    reduction, lowest, highest, q = _reduction(scalar, c), c.expm1_lowest, c.highest, c.exp
+    reduction, lowest, highest, q = (
+        _reduction(scalar, c),
+        c.expm1_lowest,
+        c.highest,
+        c.exp,
+    )
     zero, half, two = scalar(0), scalar(0.5), scalar(2)
 
     def expm1(x: Any) -> Any:

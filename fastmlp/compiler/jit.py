@@ -34,14 +34,20 @@ def setting(name: str, default: Any = None) -> Any:
         return getattr(config, name)
     text = os.environ.get(name if name.startswith("NUMBA_") else f"NUMBA_{name}")
     try:
-        return default if text is None else (str if default is None else type(default))(text)
+        return (
+            default
+            if text is None
+            else (str if default is None else type(default))(text)
+        )
     except ValueError:  # Numba ignores it too
         return default
 
 
 def chosen_compiler(asked: str) -> Literal["translator", "numba"]:
     if asked not in ("", "translator", "numba"):
-        raise ValueError(f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}")
+        raise ValueError(
+            f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}"
+        )
     return "numba" if asked == "numba" else "translator"
 
 
@@ -106,7 +112,11 @@ EMITTED: dict[Any, Emitted] = {}
 
 
 def emitted(
-    function: Callable[..., Any], result: Any = None, *, constant: bool = False, alike: bool = False
+    function: Callable[..., Any],
+    result: Any = None,
+    *,
+    constant: bool = False,
+    alike: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the compiled form of a function, for both compilers."""
 
@@ -134,7 +144,9 @@ interpreted: list[Any] = [None]
 
 
 def flattened(arguments: tuple[Any, ...]) -> list[Any]:
-    parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
+    parts = (
+        flattened(item) if isinstance(item, tuple) else [item] for item in arguments
+    )
     return [word for part in parts for word in part]
 
 
@@ -196,7 +208,11 @@ class Unsupported(Exception):
 
     def at(self, filename: str, line: int) -> "Unsupported":
         """Return the exception with a place in the source, unless it has one."""
-        return self if len(self.args) > 1 else type(self)(self.args[0], f"{filename}:{line}")
+        return (
+            self
+            if len(self.args) > 1
+            else type(self)(self.args[0], f"{filename}:{line}")
+        )
 
     def __str__(self) -> str:
         return ", at ".join(map(str, self.args))
@@ -248,7 +264,9 @@ def hints_of(function: Callable[..., None]) -> Hints:
 
 def definition_of(function: FunctionType) -> Definition:
     code, names = function.__code__, function.__globals__
-    definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename, names)))
+    definitions = _definitions(
+        code.co_filename, tuple(linecache.getlines(code.co_filename, names))
+    )
     node = definitions.get((code.co_name, code.co_firstlineno))
     if node is None:
         raise NoSource(f"no source of {code.co_name}")
@@ -256,14 +274,19 @@ def definition_of(function: FunctionType) -> Definition:
 
 
 @lru_cache(maxsize=64)
-def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int], Definition]:
+def _definitions(
+    filename: str, lines: tuple[str, ...]
+) -> dict[tuple[str, int], Definition]:
     """Functions by name and first line, which may be a decorator's."""
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:
         return {}
     return {
-        (node.name, min([node.lineno, *(mark.lineno for mark in node.decorator_list)])): node
+        (
+            node.name,
+            min([node.lineno, *(mark.lineno for mark in node.decorator_list)]),
+        ): node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
     }
@@ -285,7 +308,9 @@ def parameters_of(function: FunctionType) -> list[Any]:
 
 def n_words(function: FunctionType) -> int:
     """Return how many integers a function takes, counting each field of NamedTuples."""
-    return sum(1 if kind is None else len(kind._fields) for kind in parameters_of(function))
+    return sum(
+        1 if kind is None else len(kind._fields) for kind in parameters_of(function)
+    )
 
 
 def is_entry(function: FunctionType) -> bool:
@@ -311,7 +336,11 @@ def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
 def check_shared(node: ast.For, outside: set[str]) -> None:
     """Raise if a `prange` loop assigns an outer name, returns or breaks."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and part.id in outside:
+        if (
+            isinstance(part, ast.Name)
+            and isinstance(part.ctx, ast.Store)
+            and part.id in outside
+        ):
             raise Unsupported(f"a prange loop assigns {part.id!r}, a name of outside")
         if isinstance(part, ast.Return):
             raise Unsupported("a prange loop returns")

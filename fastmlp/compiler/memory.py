@@ -54,7 +54,12 @@ def stack(n_bytes: Any) -> Any:
     return int(taken[place].ctypes.data)
 
 
-NUMBERS: dict[Any, Any] = {int: np.int64, float: np.float64, "int": np.int64, "float": np.float64}
+NUMBERS: dict[Any, Any] = {
+    int: np.int64,
+    float: np.float64,
+    "int": np.int64,
+    "float": np.float64,
+}
 
 
 class RecordType(type):
@@ -70,7 +75,10 @@ class RecordType(type):
 
     def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
         super().__init__(name, bases, body)
-        fields = [(field, NUMBERS[kind]) for field, kind in inspect.get_annotations(cls).items()]
+        fields = [
+            (field, NUMBERS[kind])
+            for field, kind in inspect.get_annotations(cls).items()
+        ]
         cls.dtype = np.dtype((np.record, fields))
         cls.size = cls.dtype.itemsize
 

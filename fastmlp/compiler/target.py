@@ -95,7 +95,9 @@ def permits_tiles() -> bool:
     if sys.platform != "linux":
         return False
     call = ctypes.CDLL(None, use_errno=True).syscall
-    words = (ctypes.c_long(word) for word in (_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA))
+    words = (
+        ctypes.c_long(word) for word in (_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA)
+    )
     return int(call(*words)) == 0
 
 
@@ -112,7 +114,9 @@ LEVELS = (V3, V4)
 def target() -> Host:
     """The processor that code is compiled for: a level that a wheel has code for, or the host,
     less what Numba's settings say."""
-    return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX", -1))
+    return _target(
+        setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX", -1)
+    )
 
 
 # Numba uses AVX on these processors only if told to.
@@ -132,7 +136,9 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
         return Host(name or host().name, features)
     name, names = name or host().name, host().features.split(",")
     if not enables_avx or (enables_avx < 0 and name in _WITHOUT_AVX):
-        names = [each.replace("+", "-") if each[1:4] == "avx" else each for each in names]
+        names = [
+            each.replace("+", "-") if each[1:4] == "avx" else each for each in names
+        ]
     return Host(name, ",".join(names))
 
 
@@ -207,7 +213,9 @@ def cpuid() -> bytes:
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
     try:
         ask: Callable[..., Any] = kind(executable(_CPUID))
-        xgetbv: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_uint32)(executable(_XGETBV))
+        xgetbv: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_uint32)(
+            executable(_XGETBV)
+        )
     except OSError:
         return b""
     results, out = [], words()

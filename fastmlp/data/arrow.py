@@ -16,10 +16,12 @@ CSV_FILES = (".csv", ".csv.gz")
 # pyarrow's errors of a value and of a row. With one thread it counts rows, including the header,
 # without empty lines.
 INVALID = re.compile(
-    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
+    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)",
+    re.DOTALL,
 )
 TORN = re.compile(
-    r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL
+    r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)",
+    re.DOTALL,
 )
 VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 # Bytes of a Parquet column per read.
@@ -81,7 +83,9 @@ class CSVFile(str):
         scalars.path(who, "path", path)
         text = os.fspath(path)
         if not text.lower().endswith(CSV_FILES):
-            raise ValueError(f"{who}: the path must end in {' or '.join(CSV_FILES)}, got {text!r}")
+            raise ValueError(
+                f"{who}: the path must end in {' or '.join(CSV_FILES)}, got {text!r}"
+            )
         made = super().__new__(cls, text)
         made.encoding = _known(encoding, who)
         return made
@@ -92,7 +96,9 @@ class CSVFile(str):
 
 def _known(encoding: str, who: str) -> str:
     if not isinstance(encoding, str):
-        raise TypeError(f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}")
+        raise TypeError(
+            f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}"
+        )
     try:
         "a".encode(encoding)
     except (LookupError, ValueError):
@@ -187,11 +193,17 @@ def _expanded(path: str, who: str) -> list[str]:
     files = [path]
     if os.path.isdir(path):
         # Spark and others write files such as _SUCCESS.
-        names = [name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))]
-        files = [os.path.join(path, name) for name in names if name.lower().endswith(FILES)]
+        names = [
+            name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))
+        ]
+        files = [
+            os.path.join(path, name) for name in names if name.lower().endswith(FILES)
+        ]
         if not files:
             lack = f"has no files of {', '.join(FILES)}; for folders in it pass a pattern or a "
-            raise FileNotFoundError(f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset")
+            raise FileNotFoundError(
+                f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset"
+            )
     elif not os.path.exists(path):
         files = sorted(glob.glob(path)) if glob.has_magic(path) else []
         if not files:
@@ -202,12 +214,18 @@ def _expanded(path: str, who: str) -> list[str]:
 
 def no_table(X: object, expected: str, who: str) -> TypeError:
     if is_lazy(X):
-        return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
+        return TypeError(
+            f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files"
+        )
     return TypeError(f"{who}: {expected} got {type(X).__name__}{instead_of(X)}")
 
 
 def instead_of(X: object) -> str:
-    return "" if is_table(X) else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
+    return (
+        ""
+        if is_table(X)
+        else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
+    )
 
 
 @contextmanager
@@ -228,13 +246,19 @@ def scanning(dataset: Any, rows: int, columns: Any) -> Any:
     limits = {"batch_readahead": 1, "fragment_readahead": 1}
     if isinstance(getattr(dataset, "format", None), pyarrow.dataset.ParquetFileFormat):
         parquet: Any = pyarrow.dataset.ParquetFragmentScanOptions
-        options = parquet(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER_BYTES)
+        options = parquet(
+            pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER_BYTES
+        )
         limits["fragment_scan_options"] = options
-    scanner = dataset.scanner(columns=columns, batch_size=rows, use_threads=False, **limits)
+    scanner = dataset.scanner(
+        columns=columns, batch_size=rows, use_threads=False, **limits
+    )
     return scanner.to_reader()
 
 
-def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
+def records_of(
+    X: Any, choose: Choose, rows: int, who: str
+) -> Iterator[tuple[Any, Place]]:
     """Yield record batches of at most `rows` rows, with their places, one in memory at a time.
 
     A table without rows has one empty batch. X is a path or list of paths, table, frame, reader,
@@ -247,7 +271,9 @@ def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[An
         return
     for path in expanded(paths, who):
         with naming(path):
-            yield from _cut(_reader_of(path, who)(path, choose, rows, who), f" of {path}", rows)
+            yield from _cut(
+                _reader_of(path, who)(path, choose, rows, who), f" of {path}", rows
+            )
 
 
 def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
@@ -274,7 +300,11 @@ def reader_of_table(X: Any, rows: int, columns: Sequence[str] | None = None) -> 
         return pyarrow.Table.from_pandas(X, preserve_index=False).to_reader()
     if isinstance(X, pyarrow.RecordBatchReader):
         return X  # its stream would lose the type of an error
-    return X.to_reader() if hasattr(X, "to_reader") else pyarrow.RecordBatchReader.from_stream(X)
+    return (
+        X.to_reader()
+        if hasattr(X, "to_reader")
+        else pyarrow.RecordBatchReader.from_stream(X)
+    )
 
 
 def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
@@ -296,8 +326,16 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
 
 def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
     if (end := ending_of(path)) is None:
-        raise ValueError(f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}")
-    return _of_parquet if end == ".parquet" else _of_arrow if end in ARROW_FILES else _of_csv
+        raise ValueError(
+            f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}"
+        )
+    return (
+        _of_parquet
+        if end == ".parquet"
+        else _of_arrow
+        if end in ARROW_FILES
+        else _of_csv
+    )
 
 
 def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
@@ -305,14 +343,20 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
     # `pre_buffer` would hold the bytes of all row groups to the end. A buffer reads pieces of a
     # row group: a million rows 230 -> 136 MB.
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+    with pyarrow.parquet.ParquetFile(
+        path, pre_buffer=False, buffer_size=BUFFER_BYTES
+    ) as file:
         names = choose(file.schema_arrow, who).names
         yield from file.iter_batches(batch_size=rows, columns=names)
-        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
+        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(
+            names
+        )
 
 
 @contextmanager
-def arrow_file(path: str, choose: Callable[[Any], list[str]]) -> Iterator[tuple[Any, list[str]]]:
+def arrow_file(
+    path: str, choose: Callable[[Any], list[str]]
+) -> Iterator[tuple[Any, list[str]]]:
     """Open an Arrow file to read the chosen columns, and return their names."""
     import pyarrow
 
@@ -347,16 +391,23 @@ def csv_schema(path: str, who: str) -> Any:
     with _located([], path, who), pyarrow.csv.open_csv(path, **_read(path)) as reader:
         # Bytes that are not UTF-8 become an error with a line when read as text.
         columns = [
-            (field.name, pyarrow.string() if kinds.is_binary(field.type) else field.type)
+            (
+                field.name,
+                pyarrow.string() if kinds.is_binary(field.type) else field.type,
+            )
             for field in reader.schema
         ]
     one = columns[0][0] if len(columns) == 1 else ""
     if mark := next((mark for mark in ";\t|" if mark in one), None):
-        raise ValueError(f"{who}: values are separated by {mark!r}, and must be by commas")
+        raise ValueError(
+            f"{who}: values are separated by {mark!r}, and must be by commas"
+        )
     return pyarrow.schema(columns)
 
 
-def _csv_batches(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Iterator[Any]:
+def _csv_batches(
+    path: str, schema: Any, chosen: ChosenColumns, who: str
+) -> Iterator[Any]:
     """Yield record batches of the chosen columns, and at the end an empty one.
 
     Errors of later values or rows name the line. `schema` is the result of `csv_schema`.
@@ -374,10 +425,15 @@ def _csv_batches(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Ite
     types = kept | types | dict.fromkeys(chosen.texts, pyarrow.string())
     options = _read(path)
     options["convert_options"] = pyarrow.csv.ConvertOptions(
-        include_columns=chosen.names, column_types=types, strings_can_be_null=chosen.nulls
+        include_columns=chosen.names,
+        column_types=types,
+        strings_can_be_null=chosen.nulls,
     )
     whole = integers & {*chosen.labels}
-    with _located(schema.names, path, who), pyarrow.csv.open_csv(path, **options) as reader:
+    with (
+        _located(schema.names, path, who),
+        pyarrow.csv.open_csv(path, **options) as reader,
+    ):
         for batch in reader:
             yield _with_integers(batch, whole) if whole else batch
     yield pyarrow.RecordBatch.from_pylist([], schema=pyarrow.schema(types))
@@ -425,7 +481,11 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
             if "\0" in row:
                 raise not_text("utf-8", who, ", but perhaps utf-16") from None
             few = "is the file cut, or a comma missing?"
-            what = few if int(got) < int(expected) else 'a value with a comma needs quotes: "1,5"'
+            what = (
+                few
+                if int(got) < int(expected)
+                else 'a value with a comma needs quotes: "1,5"'
+            )
             raise ValueError(
                 f"{who}: {_line(line)}{got} values for the {expected} columns of the header: "
                 f"{row!r}; {what}"

@@ -11,7 +11,13 @@ import numpy as np
 
 from fastmlp._process import memory, warn
 from fastmlp.data import arrow
-from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
+from fastmlp.data.columns import (
+    ColumnNames,
+    FileBlocks,
+    ParquetGroups,
+    TableBlocks,
+    table_blocks,
+)
 from fastmlp.data.sources import Block
 from fastmlp.validation import Array, frames, messages, scalars
 from fastmlp.validation.calls import explained
@@ -53,7 +59,9 @@ class Blocks:
     seed: int
     feature_names: tuple[str, ...] | None = None
 
-    def __init__(self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0):
+    def __init__(
+        self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0
+    ):
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
 
     def read(self, i: int) -> Block:
@@ -62,12 +70,20 @@ class Blocks:
 
     def __repr__(self) -> str:
         n = count(sum(self.block_sizes), "row")
-        return f"Blocks({n} in {count(len(self.block_sizes), 'block')}, seed={self.seed})"
+        return (
+            f"Blocks({n} in {count(len(self.block_sizes), 'block')}, seed={self.seed})"
+        )
 
     @classmethod
     @explained
     def from_arrays(
-        cls, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 65536, seed: int = 0
+        cls,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        rows: int = 65536,
+        seed: int = 0,
     ) -> Self:
         """Return blocks of arrays, or of other objects with a length whose slices are arrays.
 
@@ -98,7 +114,13 @@ class Blocks:
     @classmethod
     @explained
     def from_memmap(
-        cls, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 65536, seed: int = 0
+        cls,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        rows: int = 65536,
+        seed: int = 0,
     ) -> Self:
         """Return blocks of memory maps, read from their files.
 
@@ -125,7 +147,9 @@ class Blocks:
         >>> Blocks.from_memmap(np.load(path, mmap_mode="r"), np.zeros(1000), rows=200)
         Blocks(1000 rows in 5 blocks, seed=0)
         """
-        return cls._of((X, y, sample_weight), rows, seed, "Blocks.from_memmap", of_files=True)
+        return cls._of(
+            (X, y, sample_weight), rows, seed, "Blocks.from_memmap", of_files=True
+        )
 
     @classmethod
     @explained
@@ -180,11 +204,16 @@ class Blocks:
         who = "Blocks.from_parquet"
         files = arrow.paths_of(paths)
         if files is None:
-            raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
+            raise TypeError(
+                f"{who}: paths must be a path, or a sequence of them, got {paths!r}"
+            )
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
         messages.imported("pyarrow", who)
-        paths, column_names = arrow.expanded(files, who), ColumnNames(target, features, weight)
+        paths, column_names = (
+            arrow.expanded(files, who),
+            ColumnNames(target, features, weight),
+        )
         blocks = FileBlocks(ParquetGroups(), paths, column_names, rows, who)
         return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))
 
@@ -226,7 +255,9 @@ class Blocks:
         """
         who = "Blocks.from_arrow"
         if not frames.is_table(table):
-            raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
+            raise TypeError(
+                f"{who}: table must be a table or a frame, got {type(table).__name__}"
+            )
         scalars.positive_integer(who, "rows", rows)
         blocks = table_blocks(table, ColumnNames(target, features, weight), rows, who)
         return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))
@@ -239,7 +270,13 @@ class Blocks:
 
     @classmethod
     def _of(
-        cls, arrays: tuple[Any, Any, Any], rows: Any, seed: Any, who: str, *, of_files: bool = False
+        cls,
+        arrays: tuple[Any, Any, Any],
+        rows: Any,
+        seed: Any,
+        who: str,
+        *,
+        of_files: bool = False,
     ) -> Self:
         rows, X = scalars.positive_integer(who, "rows", rows), arrays[0]
         seed = scalars.non_negative_integer(who, "seed", seed)
@@ -247,7 +284,9 @@ class Blocks:
         columns = {name: array for name, array in named if array is not None}
         for name, array in columns.items():
             if not hasattr(array, "__len__") or not hasattr(array, "__getitem__"):
-                raise TypeError(f"{who}: {name} must be an array, got {type(array).__name__}")
+                raise TypeError(
+                    f"{who}: {name} must be an array, got {type(array).__name__}"
+                )
             if len(array) != len(X):
                 raise ValueError(
                     f"{who}: X has {count(len(X), 'row')}, but {name} has {len(array)}"
@@ -273,11 +312,17 @@ def _part(array: Any, *, of_files: bool) -> Part:
 
 class _FilePart:
     def __init__(self, array: np.memmap[Any, Any]) -> None:
-        self._path, self._dtype, self._shape = str(array.filename), array.dtype, array.shape[1:]
+        self._path, self._dtype, self._shape = (
+            str(array.filename),
+            array.dtype,
+            array.shape[1:],
+        )
         # The attribute `offset` of a slice is the offset of the whole map.
         whole: Any = array._mmap  # type: ignore[attr-defined]
         start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-        self._offset = start + array.ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
+        self._offset = (
+            start + array.ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
+        )
         self._row_bytes = int(array[:1].nbytes)
 
     def __call__(self, first: int, last: int) -> Array:
@@ -294,7 +339,12 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
 
     Rows in random order would cost a page fault each, unless the file is in memory.
     """
-    large = isinstance(X, np.memmap) and y is not None and X.ndim == 2 and X.nbytes > memory.SMALL
+    large = (
+        isinstance(X, np.memmap)
+        and y is not None
+        and X.ndim == 2
+        and X.nbytes > memory.SMALL
+    )
     available = memory.available() if large else None
     if available is None or X.nbytes <= available // 2:
         return X, y, sample_weight

@@ -17,7 +17,9 @@ def missing_in(column: Any) -> tuple[int, int]:
     import pyarrow.compute as compute
 
     missing = compute.is_null(column, nan_is_null=True)
-    return int(compute.sum(missing).as_py() or 0), int(compute.index(missing, True).as_py())
+    return int(compute.sum(missing).as_py() or 0), int(
+        compute.index(missing, True).as_py()
+    )
 
 
 def require_target(column: Any, name: str, where: arrow.Place) -> None:
@@ -70,7 +72,13 @@ class NamedColumns(NamedTuple):
             y = y[:, 0] if isinstance(self.target, str) else y
         if self.weight is None:
             return X, y
-        return X, y, frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[:, 0]
+        return (
+            X,
+            y,
+            frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[
+                :, 0
+            ],
+        )
 
 
 class ColumnNames(NamedTuple):
@@ -93,22 +101,32 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
         raise ValueError(f"{who}: there are no columns beside target={target!r}")
     within = next((name for name in chosen if name in targets), None)
     if within is not None:
-        raise ValueError(f"{who}: the column {within!r} is the target, and among the features")
+        raise ValueError(
+            f"{who}: the column {within!r} is the target, and among the features"
+        )
     wanted_names = {*chosen, *targets, *weights}
     if twice := frames.repeated(name for name in known if name in wanted_names):
-        raise ValueError(f"{who}: there are several columns of the name {twice}; {messages.RENAME}")
+        raise ValueError(
+            f"{who}: there are several columns of the name {twice}; {messages.RENAME}"
+        )
     return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight)
 
 
 def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(one, str) for one in names
+    ):
         short = names is None or isinstance(names, str | int | float | list | tuple)
         shown = repr(value) if short else messages.a_kind(value)
-        raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
+        raise TypeError(
+            f"{who}: {what} must be a column's name, or several, got {shown}"
+        )
     for name in names:
         if name not in known:
-            shown = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+            shown = ", ".join(map(repr, known[:20])) + (
+                ", ..." if len(known) > 20 else ""
+            )
             raise ValueError(
                 f"{who}: there is no column {name!r}{suggestion(name, known)} known: {shown}"
             )
@@ -144,7 +162,9 @@ class ParquetGroups:
             numbers = range(metadata.num_row_groups)
             return file.schema_arrow, [metadata.row_group(i).num_rows for i in numbers]
 
-    def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
+    def read(
+        self, path: str, group: int, names: list[str], rows: int, piece: int
+    ) -> Any:
         with self._open(path, metadata=self._metadata[path], pre_buffer=True) as file:
             # pyarrow's threads would compete with training.
             batches = file.iter_batches(rows, [group], names, use_threads=False)
@@ -161,7 +181,9 @@ class ArrowGroups:
             numbers = range(file.num_record_batches)
             return file.schema, [file.get_batch(i).num_rows for i in numbers]
 
-    def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
+    def read(
+        self, path: str, group: int, names: list[str], rows: int, piece: int
+    ) -> Any:
         with arrow.arrow_file(path, lambda _: names) as (file, _):
             return file.get_batch(group).slice(piece * rows, rows)
 
@@ -206,8 +228,14 @@ class FileBlocks:
 class TableBlocks:
     """Slices of a table in memory as blocks."""
 
-    def __init__(self, batches: list[tuple[Any, arrow.Place]], columns: NamedColumns) -> None:
-        self._batches, self._columns, self.feature_names = batches, columns, columns.features
+    def __init__(
+        self, batches: list[tuple[Any, arrow.Place]], columns: NamedColumns
+    ) -> None:
+        self._batches, self._columns, self.feature_names = (
+            batches,
+            columns,
+            columns.features,
+        )
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
     def read(self, i: int) -> Block:
@@ -230,9 +258,13 @@ class Passes:
     `schema` has the columns of X, or None if they are known with the first batch.
     """
 
-    def __init__(self, X: Any, column_names: ColumnNames, who: str, schema: Any) -> None:
+    def __init__(
+        self, X: Any, column_names: ColumnNames, who: str, schema: Any
+    ) -> None:
         self._X, self._column_names, self._who = X, column_names, who
-        self._columns = None if schema is None else columns_of(schema, column_names, who)
+        self._columns = (
+            None if schema is None else columns_of(schema, column_names, who)
+        )
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -242,10 +274,14 @@ class Passes:
         wanted = self._column_names if self._columns is None else self._columns.wanted
         columns = columns_of(schema, wanted, who)
         self._columns = self._columns or columns
-        return arrow.ChosenColumns(columns.names, columns.names, labels=columns.targets, nulls=True)
+        return arrow.ChosenColumns(
+            columns.names, columns.names, labels=columns.targets, nulls=True
+        )
 
     def __call__(self) -> Iterator[Block]:
-        for batch, where in arrow.records_of(self._X, self._choose, arrow.ROWS, self._who):
+        for batch, where in arrow.records_of(
+            self._X, self._choose, arrow.ROWS, self._who
+        ):
             assert self._columns is not None
             if batch.num_rows:
                 yield self._columns.block(batch, where)
@@ -267,7 +303,9 @@ class ReadOnce:
         return next(self._blocks)
 
 
-def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
+def source_of(
+    X: Any, target: Any, who: str, features: Sequence[str] | None = None
+) -> Any:
     """Source of files or tables, by the name or names of the target.
 
     Without `features`, all other columns are features.

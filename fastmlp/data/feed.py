@@ -40,7 +40,9 @@ class TargetMoments(NamedTuple):
 
 
 def moments(y: NDArray[Any]) -> TargetMoments:
-    return TargetMoments(len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64))
+    return TargetMoments(
+        len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64)
+    )
 
 
 def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
@@ -124,7 +126,10 @@ class Load:
 
     def end(self) -> None:
         """End the reading, and free the thread."""
-        cpu, wall = time.thread_time() - self._since[0], time.perf_counter() - self._since[1]
+        cpu, wall = (
+            time.thread_time() - self._since[0],
+            time.perf_counter() - self._since[1],
+        )
         self._computes = cpu > max(LEAST_SECONDS, COMPUTING * wall)
         self._thread.__exit__()
 
@@ -180,7 +185,9 @@ class Feed:
         self._source, self._convert = source, convert
         self._reading, self._who = reading, who
         # Buffers to fill, and the loads of their readings.
-        self._free: queue.SimpleQueue[tuple[sources.Buffer, Load] | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[tuple[sources.Buffer, Load] | None] = (
+            queue.SimpleQueue()
+        )
         self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
         self._reader: Reader[FilledBuffer] | None = None
@@ -198,7 +205,11 @@ class Feed:
             raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
 
     def _take(self, filled: FilledBuffer) -> None:
-        self._buffer, self.rows, self.ends = filled.buffer, filled.buffer.rows, filled.ends
+        self._buffer, self.rows, self.ends = (
+            filled.buffer,
+            filled.buffer.rows,
+            filled.ends,
+        )
 
     @property
     def sizes(self) -> tuple[int | None, int]:
@@ -328,7 +339,9 @@ class Feed:
         if self._n_buffers < 2:
             self._n_buffers += 1
             n_rows = self._buffer_rows
-            memory.require(n_rows * like.row_bytes(), self._who, f"a buffer of {n_rows} rows")
+            memory.require(
+                n_rows * like.row_bytes(), self._who, f"a buffer of {n_rows} rows"
+            )
             buffer = sources.Buffer(n_rows, like)
         else:
             free = self._free.get()
@@ -341,7 +354,12 @@ class Feed:
 
 
 def feed_of(
-    X: Any, y: Any, sample_weight: Any, network: Network, reading: sources.Reading, who: str
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    network: Network,
+    reading: sources.Reading,
+    who: str,
 ) -> Feed | None:
     """The feed of a source X, None for arrays."""
     steps = reading.steps_per_epoch
@@ -354,15 +372,21 @@ def feed_of(
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
     if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
-        class_weight = arrays.balanced(arrays.class_counts(sources.targets_of(X, who), who))
+        class_weight = arrays.balanced(
+            arrays.class_counts(sources.targets_of(X, who), who)
+        )
     convert = sources.Conversion(network, who, class_weight, names)
     return Feed(sources.opened(X, who), convert, convert.row_bytes, reading, who)
 
 
-def check_source(X: Any, y: Any, sample_weight: Any, reading: sources.Reading, who: str) -> None:
+def check_source(
+    X: Any, y: Any, sample_weight: Any, reading: sources.Reading, who: str
+) -> None:
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
-            raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
+            raise TypeError(
+                f"{who}: {name} comes with the blocks of a source: leave {name} out"
+            )
     if reading.validation_split is not None:
         raise ValueError(
             f"{who}: validation_split needs arrays, or blocks, whose last rows are known; with a "
@@ -374,7 +398,11 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: sources.Reading, w
             f"{who}: class_weight={reading.class_weight!r} takes a pass over the labels, and a "
             "stream with steps_per_epoch may have no end: give a mapping, such as {0: 1.0, 1: 5.0}"
         )
-    if hasattr(X, "__next__") and reading.epochs > 1 and reading.steps_per_epoch is None:
+    if (
+        hasattr(X, "__next__")
+        and reading.epochs > 1
+        and reading.steps_per_epoch is None
+    ):
         name = getattr(X, "__name__", "<genexpr>")
         named = "" if name == "<genexpr>" else f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
@@ -392,10 +420,14 @@ def _check_arrays(X: Any, y: Any, reading: sources.Reading, who: str) -> None:
         )
     for name in ("buffer_rows", "steps_per_epoch"):
         if getattr(reading, name) is not None:
-            raise ValueError(f"{who}: {name} needs a source, such as Blocks, and X is not a source")
+            raise ValueError(
+                f"{who}: {name} needs a source, such as Blocks, and X is not a source"
+            )
 
 
-def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
+def tabled(
+    X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None
+) -> Any:
     """The source of files and tables by target; other objects are returned unchanged.
 
     `features` are names of columns of X, None for all but the target.

@@ -45,7 +45,9 @@ def blocks_of(X: Any, who: str) -> Iterator[Piece]:
         return
     for piece in pieces:
         content = piece.content
-        yield piece._replace(content=content[0] if isinstance(content, tuple) else content)
+        yield piece._replace(
+            content=content[0] if isinstance(content, tuple) else content
+        )
 
 
 def _is_block(value: Any) -> bool:
@@ -97,7 +99,9 @@ def batches_of(
         return
     source_names = getattr(X, "feature_names", None) if is_source(X) else None
     order = (
-        None if names is None or source_names is None else _order(tuple(source_names), names, who)
+        None
+        if names is None or source_names is None
+        else _order(tuple(source_names), names, who)
     )
     for piece in blocks_of(X, who):
         content = frames.selected(piece.content, names, who)
@@ -106,7 +110,9 @@ def batches_of(
             yield PredictBatch(ordered, arrow.Place(piece.name))
 
 
-def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
+def _order(
+    source_names: tuple[str, ...], names: tuple[str, ...], who: str
+) -> list[int] | None:
     """Indices of the model's columns in a source, None for equal order."""
     missing = [repr(name) for name in names if name not in source_names]
     if missing:
@@ -114,7 +120,9 @@ def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> l
             f"{who}: the source lacks the columns {listed(missing)}; it has "
             f"{listed(list(map(repr, source_names)))}"
         )
-    return None if source_names == names else [source_names.index(name) for name in names]
+    return (
+        None if source_names == names else [source_names.index(name) for name in names]
+    )
 
 
 class Choice:
@@ -146,17 +154,23 @@ class Choice:
         names_in([*self._ignore], "ignore", schema.names, who)
         for name in kept:
             if schema.names.count(name) > 1:
-                raise ValueError(f"{who}: there are several columns of the name {name!r}")
+                raise ValueError(
+                    f"{who}: there are several columns of the name {name!r}"
+                )
         # Without names, the columns of the first file are read in all files.
         out = {*kept, *self._ignore}
-        self.features = self.features or [name for name in schema.names if name not in out]
+        self.features = self.features or [
+            name for name in schema.names if name not in out
+        ]
         frames.selected(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
         all_names = list(dict.fromkeys([*self.features, *kept]))
         return arrow.ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)
 
 
-def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
+def named_batches(
+    data: Any, choice: Choice, rows: int, who: str
+) -> Iterator[PredictBatch]:
     table = messages.imported("pyarrow", who).Table
     for batch, where in arrow.records_of(data, choice, rows, who):
         # scikit-learn finds names in a table, but not in a record batch.
@@ -164,7 +178,9 @@ def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[Pr
         yield PredictBatch(X, where, batch.select(choice.keep))
 
 
-def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str) -> T:
+def predicted(
+    method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str
+) -> T:
     """The result of a model's method for a batch; notes of errors name the rows.
 
     `named` is True if the model knows names of columns.
@@ -240,7 +256,9 @@ def read_table(
     free = memory.available()
     most = float("inf") if free is None else free // TIMES
     kept, share, n_rows, n_bytes = list[tuple[Any, Any]](), 1.0, 0, 0
-    for number, (rows, place) in enumerate(arrow.records_of(data, choose, arrow.ROWS, who)):
+    for number, (rows, place) in enumerate(
+        arrow.records_of(data, choose, arrow.ROWS, who)
+    ):
         if not rows.num_rows:
             continue
         where = place.by(who)
@@ -257,7 +275,9 @@ def read_table(
             raise ValueError(f"{who}: {fit}: {instead}")
         while n_bytes > most:
             share /= 2
-            kept = [pair for pair in (_below(share, *each) for each in kept) if len(pair[1])]
+            kept = [
+                pair for pair in (_below(share, *each) for each in kept) if len(pair[1])
+            ]
             n_bytes = sum(each.nbytes for each, _ in kept)
     if not n_rows:
         raise ValueError(f"{who}: there are no rows")
@@ -265,7 +285,8 @@ def read_table(
         lack = f"of {memory.readable(free or 0)} that are free no row of the table has a 16th"
         raise MemoryError(f"{who}: {lack}: choose fewer columns")
     table = pyarrow.concat_tables(
-        [pyarrow.Table.from_batches([each]) for each, _ in kept], promote_options="permissive"
+        [pyarrow.Table.from_batches([each]) for each, _ in kept],
+        promote_options="permissive",
     )
     if share < 1:
         drawn_rows = f"{verb} {table.num_rows:,} of {n_rows:,} rows, drawn by the seed"
@@ -279,7 +300,9 @@ def _below(share: float, rows: Any, drawn: Any) -> tuple[Any, Any]:
     import pyarrow
 
     mask = drawn < share
-    return (rows, drawn) if mask.all() else (rows.filter(pyarrow.array(mask)), drawn[mask])
+    return (
+        (rows, drawn) if mask.all() else (rows.filter(pyarrow.array(mask)), drawn[mask])
+    )
 
 
 def _require_finite(rows: Any, where: arrow.Place) -> None:
@@ -287,9 +310,14 @@ def _require_finite(rows: Any, where: arrow.Place) -> None:
     import pyarrow.compute as compute
 
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        if str(column.type) in ("float", "double") and compute.any(compute.is_inf(column)).as_py():
+        if (
+            str(column.type) in ("float", "double")
+            and compute.any(compute.is_inf(column)).as_py()
+        ):
             first = where.row(compute.index(compute.is_inf(column), True).as_py())
-            raise ValueError(f"{where}: the column {name!r} is infinite in {first}; make NaN of it")
+            raise ValueError(
+                f"{where}: the column {name!r} is infinite in {first}; make NaN of it"
+            )
 
 
 ArraysByName = dict[str, Array]
@@ -302,7 +330,13 @@ class PredictionColumns:
     """
 
     def __init__(
-        self, model: Any, output: str, probabilities: bool, dtype: Any, named: bool, who: str
+        self,
+        model: Any,
+        output: str,
+        probabilities: bool,
+        dtype: Any,
+        named: bool,
+        who: str,
     ) -> None:
         self._model, self._output, self._named, self._who = model, output, named, who
         self._probabilities, self._link = probabilities, getattr(model, "_link", None)
@@ -349,7 +383,9 @@ class PredictionColumns:
 
     def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
         labels = classes[probabilities.argmax(axis=1)]
-        each = _each("probability", probabilities, classes) if self._probabilities else {}
+        each = (
+            _each("probability", probabilities, classes) if self._probabilities else {}
+        )
         return {**each, self._output: labels}
 
     def _of_labels(self, probabilities: Array, labels: Array) -> ArraysByName:
@@ -534,25 +570,40 @@ WRITERS: dict[str, WriterOf] = {
 
 
 def _reader(
-    model: Any, source: Any, keep: Any, output: Any, rows: Any, proba: bool, dtype: Any, who: str
+    model: Any,
+    source: Any,
+    keep: Any,
+    output: Any,
+    rows: Any,
+    proba: bool,
+    dtype: Any,
+    who: str,
 ) -> Any:
     keep = [keep] if isinstance(keep, str) else keep
-    if not isinstance(keep, Iterable) or not all(isinstance(name, str) for name in keep):
-        raise TypeError(f"{who}: keep must be a column's name, or several, got {keep!r}")
+    if not isinstance(keep, Iterable) or not all(
+        isinstance(name, str) for name in keep
+    ):
+        raise TypeError(
+            f"{who}: keep must be a column's name, or several, got {keep!r}"
+        )
     pyarrow, keep = messages.imported("pyarrow", who), list(dict.fromkeys(keep))
     scalars.positive_integer(who, "batch_rows", rows)
     scalars.boolean(who, "probabilities", proba)
     if not isinstance(output, str):
         raise TypeError(f"{who}: output must be a column's name, got {output!r}")
     if not hasattr(model, "predict") or isinstance(model, type):
-        raise TypeError(f"{who}: model must be an MLP or a fitted estimator, got {model!r}")
+        raise TypeError(
+            f"{who}: model must be an MLP or a fitted estimator, got {model!r}"
+        )
     _check_precision(model, dtype, who)
     names = names_of_model(model)
     if has_names(source):
         choice = Choice(names, keep, getattr(model, "_text_names", ()))
         batches = named_batches(source, choice, rows, who)
     elif keep:
-        raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
+        raise ValueError(
+            f"{who}: keep={keep!r} needs files or a table, whose columns have names"
+        )
     else:
         batches = batches_of(source, names, rows, who)
     outputs = PredictionColumns(model, output, proba, dtype, names is not None, who)
@@ -576,7 +627,9 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
     spec.compute_dtype(compute_dtype, model.layer_sizes, model.dtype, who)
 
 
-def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:
+def _table(
+    outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str
+) -> Any:
     import pyarrow
 
     columns = {name: pyarrow.array(values) for name, values in outputs(batch).items()}

@@ -75,14 +75,20 @@ class RandomAccess:
     def __init__(self, source: BlockSource, who: str) -> None:
         self._source = source
         check = scalars.non_negative_integer
-        self._sizes = [check(who, "a size of block_sizes", n) for n in source.block_sizes]
+        self._sizes = [
+            check(who, "a size of block_sizes", n) for n in source.block_sizes
+        ]
         self._seed = check(who, "seed", getattr(source, "seed", 0))
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
         """Yield the blocks of a pass, if `mixed` in an order that depends on its number."""
         n = len(self._sizes)
-        order = np.random.default_rng([self._seed, number]).permutation(n) if mixed else range(n)
+        order = (
+            np.random.default_rng([self._seed, number]).permutation(n)
+            if mixed
+            else range(n)
+        )
         for i in map(int, order):
             if self._sizes[i]:
                 yield Piece(f"block {i}", self._sizes[i], self._source.read(i))
@@ -148,7 +154,9 @@ def opened(source: Any, who: str) -> Opened:
 def targets_of(source: Any, who: str) -> Iterator[Any]:
     """Yield y of each block that has rows, in a pass over a source."""
     if hasattr(source, "__next__"):
-        instead = getattr(source, "instead", "pass the function that makes it").rstrip(",")
+        instead = getattr(source, "instead", "pass the function that makes it").rstrip(
+            ","
+        )
         raise ValueError(
             f"{who}: {kind_of(source)} can be read once, and to look at the labels takes a pass: "
             f"{instead}"
@@ -284,7 +292,9 @@ class Conversion:
         X, y, sample_weight = parts_of(piece.content, who)
         n_rows = len(X) if hasattr(X, "__len__") else None
         if piece.n_rows is not None and n_rows is not None and n_rows != piece.n_rows:
-            raise ValueError(f"{who} has {n_rows} rows, but block_sizes has {piece.n_rows}")
+            raise ValueError(
+                f"{who} has {n_rows} rows, but block_sizes has {piece.n_rows}"
+            )
         if n_rows == 0:
             return None
         rows = self._rows(X, y, sample_weight, who)
@@ -295,7 +305,9 @@ class Conversion:
                 "first block"
             )
         if bool(rows.weight.size) != bool(like.weight.size):
-            raise ValueError(f"{who}: all blocks must have a sample_weight, or none of them")
+            raise ValueError(
+                f"{who}: all blocks must have a sample_weight, or none of them"
+            )
         return rows
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
@@ -303,7 +315,9 @@ class Conversion:
         sizes = network.layout.sizes
         named = X if self._names is None else _NamedArray(X, self._names)
         x = arrays.features(named, sizes[0], dtype, who)
-        table = arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
+        table = arrays.targets(
+            y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
+        )
         if self._class_weight is not None:
             sample_weight = arrays.class_weights(
                 self._class_weight, y, sample_weight, loss.targets, sizes[-1], who

@@ -119,8 +119,12 @@ class Standardizer:
         self.n_rows, self.feature_names = 0, None
         self._origin: Numbers = np.empty(0)  # means of the first rows
         self._mean: Numbers = np.empty(0)  # less the origin
-        self._squares: Numbers = np.empty(0)  # the sums of squared distances from the mean
-        self._sample = Sample(SAMPLE, np.random.default_rng(self.seed)) if self.robust else None
+        self._squares: Numbers = np.empty(
+            0
+        )  # the sums of squared distances from the mean
+        self._sample = (
+            Sample(SAMPLE, np.random.default_rng(self.seed)) if self.robust else None
+        )
         self._learned: tuple[Numbers, Numbers] | None = None
 
     def fit(self, X: Any) -> Self:
@@ -156,12 +160,16 @@ class Standardizer:
         self._clear()
         for piece in blocks_of(X, who):
             if not _is_empty(piece.content):
-                self._learn(piece.content, f"{who}: {piece.name}" if piece.name else who)
+                self._learn(
+                    piece.content, f"{who}: {piece.name}" if piece.name else who
+                )
         if not self.n_rows:
             raise ValueError(f"{who}: there are no rows")
         names = getattr(X, "feature_names", None)
         if self.feature_names is None and names is not None:
-            self.feature_names = frames.names_given(names, len(self._mean), f"{who}: names")
+            self.feature_names = frames.names_given(
+                names, len(self._mean), f"{who}: names"
+            )
         return self
 
     def partial_fit(self, X: ArrayLike) -> Self:
@@ -286,11 +294,17 @@ class Standardizer:
         if not self.n_rows:
             raise ValueError(f"{who}: nothing has been learned; call fit")
         if self._learned is None:
-            self._learned = self._moments() if self._sample is None else _quartiles(self._sample)
+            self._learned = (
+                self._moments() if self._sample is None else _quartiles(self._sample)
+            )
         return self._learned
 
     def _moments(self) -> tuple[Numbers, Numbers]:
-        n, mean, variance = self.n_rows, self._origin + self._mean, self._squares / self.n_rows
+        n, mean, variance = (
+            self.n_rows,
+            self._origin + self._mean,
+            self._squares / self.n_rows,
+        )
         # Rounding may leave this variance of n equal numbers.
         constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
         return mean, np.where(constant, 1.0, np.sqrt(variance))
@@ -304,7 +318,9 @@ class Standardizer:
 
 
 def _quartiles(sample: Sample) -> tuple[Numbers, Numbers]:
-    columns = [np.quantile(column.astype(np.float64), QUARTILES) for column in sample.rows().T]
+    columns = [
+        np.quantile(column.astype(np.float64), QUARTILES) for column in sample.rows().T
+    ]
     low, middle, high = np.array(columns).T
     distance = high - low
     return middle, np.where(distance < 10 * EPSILON, 1.0, distance)

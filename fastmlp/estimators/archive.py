@@ -23,7 +23,10 @@ from fastmlp.serialization.files import Content, FileError
 from fastmlp.validation import Array, scalars
 
 Own = Mapping[str, Any]
-KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+KINDS: dict[str, type[Any]] = {
+    "MLPClassifier": MLPClassifier,
+    "MLPRegressor": MLPRegressor,
+}
 FIELDS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
     "adam": ("learning_rate_init", *to_core.SETTINGS),
@@ -79,7 +82,9 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     check_is_fitted(estimator)
     state = estimator._live_state()
     if not np.isfinite(state.parameters).all():
-        raise ValueError("fastmlp.save: a parameter is not finite; no file would load it")
+        raise ValueError(
+            "fastmlp.save: a parameter is not finite; no file would load it"
+        )
     network = _network(estimator, state.layout.sizes, state.parameters.dtype)
     there = vars(estimator)
     saved = {
@@ -87,7 +92,9 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
         "dtype": network.dtype.name,
         "parameters": codec.parameters_of(estimator),
         **_form_of(estimator),
-        "attributes": {name: there[name] for name in codec.declared(Attributes) if name in there},
+        "attributes": {
+            name: there[name] for name in codec.declared(Attributes) if name in there
+        },
     }
     of_training: dict[str, Any] = {}
     if training:
@@ -138,7 +145,9 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     return form
 
 
-def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]) -> None:
+def _take_form(
+    estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
+) -> None:
     estimator.n_features_in_, estimator.n_outputs_ = sizes[0], sizes[-1]
     estimator.n_layers_ = len(sizes)
     estimator.out_activation_ = header["out_activation"]
@@ -146,7 +155,9 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
     if isinstance(estimator, MLPClassifier):
         outputs = (_take_labels(estimator, header["labels"]),)
     if estimator.out_activation_ not in outputs:
-        raise FileError(f"out_activation must be {outputs}, got {estimator.out_activation_!r}")
+        raise FileError(
+            f"out_activation must be {outputs}, got {estimator.out_activation_!r}"
+        )
     take_feature_names(estimator, header, sizes[0])
     if "transform_output" in header:
         estimator.set_output(transform=header["transform_output"])
@@ -157,12 +168,16 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     binarizer = binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
     if classifier.n_outputs_ != n_outputs:
-        raise FileError(f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs")
+        raise FileError(
+            f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs"
+        )
     classifier.classes_, classifier._label_binarizer = classes, binarizer
     return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
 
 
-def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
+def take_feature_names(
+    estimator: Any, header: Mapping[str, Any], n_features: int
+) -> None:
     if "feature_names" not in header:
         return
     names = header["feature_names"]
@@ -179,7 +194,9 @@ def _take_attributes(estimator: Any, attributes: Attributes) -> None:
             if value.ndim != 1 or value.dtype != np.float64:
                 raise FileError(f"{name} must be a float64 vector")
             value = value.tolist()
-        setattr(estimator, name, codec.count(value, name) if type(value) is int else value)
+        setattr(
+            estimator, name, codec.count(value, name) if type(value) is int else value
+        )
 
 
 def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]:
@@ -191,7 +208,9 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
         arrays["moments"] = slots
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
-        arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
+        arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(
+            network.dtype
+        )
     stored, state = of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
         stored["averaged_from"] = state.averaged_from
@@ -200,13 +219,20 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
 
 def _slots_of(estimator: Any, network: Network) -> Any:
     state: NetState | None = getattr(estimator, "_state", None)
-    if state is None or (state.layout, state.parameters.dtype) != (network.layout, network.dtype):
+    if state is None or (state.layout, state.parameters.dtype) != (
+        network.layout,
+        network.dtype,
+    ):
         return None
     return state.slots()
 
 
 def _take_training(
-    estimator: Any, network: Network, spelled: Any, arrays: Mapping[str, Array], own: Own
+    estimator: Any,
+    network: Network,
+    spelled: Any,
+    arrays: Mapping[str, Array],
+    own: Own,
 ) -> None:
     layout = network.layout
     estimator._optimizer = optimizer_from(spelled, own)
@@ -232,7 +258,9 @@ def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
     """The binarizer of these labels, which must be sorted and distinct."""
     several, sparse = spelled["several"], spelled["sparse"]
     if type(several) is not bool or type(sparse) is not bool or sparse > several:
-        raise FileError("several and sparse must be true or false, and sparse only with several")
+        raise FileError(
+            "several and sparse must be true or false, and sparse only with several"
+        )
     targets = np.eye(2, len(classes), dtype=int) if several else np.repeat(classes, 2)
     binarizer = LabelBinarizer().fit(csr_array(targets) if sparse else targets)
     if not np.array_equal(binarizer.classes_, classes):
@@ -242,10 +270,17 @@ def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
 
 def of_optimizer(optimizer: Any) -> dict[str, Any]:
     if isinstance(optimizer, to_core.CoreOptimizer):
-        return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
+        return {
+            "kind": "core",
+            "core": codec.of_optimizer(optimizer.core),
+            "t": optimizer.t,
+        }
     kind = "sgd" if isinstance(optimizer, SGDOptimizer) else "adam"
     settings = {name: _plain(name, getattr(optimizer, name)) for name in FIELDS[kind]}
-    now = {"learning_rate": float(optimizer.learning_rate), "t": to_core.steps_of(optimizer)}
+    now = {
+        "learning_rate": float(optimizer.learning_rate),
+        "t": to_core.steps_of(optimizer),
+    }
     return {"kind": kind, **settings, **now}
 
 
@@ -308,7 +343,9 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
         "estimator": codec.parameters_of(estimator),
         "parameters": codec.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
-        "attributes": {name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there},
+        "attributes": {
+            name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there
+        },
         **feature_names_of(search),
     }
     if "best_estimator_" in there:
@@ -320,7 +357,9 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
 
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
     saved = codec.fields_from(SavedSearch, content.header, content.arrays)
-    estimator = KINDS[saved["searched"]](**codec.parameters_from(saved["estimator"], own, None))
+    estimator = KINDS[saved["searched"]](
+        **codec.parameters_from(saved["estimator"], own, None)
+    )
     parameters = codec.parameters_from(saved["parameters"], own, n_threads)
     search = MLPSearchCV(estimator, **parameters)
     search._validate_params()
@@ -331,7 +370,9 @@ def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
         setattr(search, name, codec.value_from(value, own))
     if best := saved.get("best"):
         if best.kind != saved["searched"]:
-            raise FileError(f"the best of {saved['searched']!r} is of kind {best.kind!r}")
+            raise FileError(
+                f"the best of {saved['searched']!r} is of kind {best.kind!r}"
+            )
         search.best_estimator_ = unpack(best, own, n_threads)
         take_feature_names(search, saved, search.best_estimator_.n_features_in_)
     if hasattr(search, "best_index_"):
@@ -349,11 +390,15 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     }
     _check_sizes(results["params"], sum(values.size for values in numbers.values()))
     header = {
-        "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
+        "names": [
+            [name, name in numbers and numbers[name].dtype.name] for name in results
+        ],
         "params": codec.of_value(list(results["params"])),
     }
     arrays = {
-        f"{RESULTS}.{name}": values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
+        f"{RESULTS}.{name}": values.astype(
+            np.int64 if values.dtype.kind in "iu" else np.float64
+        )
         for name, values in numbers.items()
     }
     return header, arrays
@@ -364,24 +409,42 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
 
     Texts of a name are an array of all candidates, as wide as the longest.
     """
-    n, n_names = len(candidates), len({name for candidate in candidates for name in candidate})
+    n, n_names = (
+        len(candidates),
+        len({name for candidate in candidates for name in candidate}),
+    )
     wide = (
-        value for candidate in candidates for value in candidate.values() if isinstance(value, WIDE)
+        value
+        for candidate in candidates
+        for value in candidate.values()
+        if isinstance(value, WIDE)
     )
     longest = max((len(str(value)) for value in wide), default=0)
-    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > codec.MAX_TEXT_BYTES:
+    if (
+        n * n_names > NAMES_A_NUMBER * n_numbers
+        or 4 * n * longest > codec.MAX_TEXT_BYTES
+    ):
         sizes = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
-        raise FileError(f"{n:,} candidates of {sizes}: their columns would take too much memory")
+        raise FileError(
+            f"{n:,} candidates of {sizes}: their columns would take too much memory"
+        )
 
 
-def _results_from(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _results_from(
+    header: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> dict[str, Any]:
     candidates = codec.value_from(header["params"], {})
-    if type(candidates) is not list or any(type(candidate) is not dict for candidate in candidates):
+    if type(candidates) is not list or any(
+        type(candidate) is not dict for candidate in candidates
+    ):
         raise FileError("params must be a list of dicts")
     _check_sizes(candidates, sum(candidate.size for candidate in arrays.values()))
     if len({name for name, _ in header["names"]}) != len(header["names"]):
         raise FileError("names of results must differ")
-    others = {"params": candidates, **dict(_yield_masked_array_for_each_param(candidates))}
+    others = {
+        "params": candidates,
+        **dict(_yield_masked_array_for_each_param(candidates)),
+    }
     results: dict[str, Any] = {}
     for name, kind in header["names"]:
         if kind is False:

@@ -18,7 +18,11 @@ from sklearn.metrics import check_scoring
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
 
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
@@ -55,7 +59,9 @@ def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) ->
     """
     if is_checked(estimator, X, reset=reset):
         return X
-    return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=reset)
+    return validate_data(
+        estimator, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=reset
+    )
 
 
 def is_checked(estimator: Any, X: Any, *, reset: bool) -> bool:
@@ -80,7 +86,11 @@ def are_floats(array: Any) -> bool:
 
 def are_plain_targets(y: Any, X: Any) -> bool:
     """True for a vector of finite floats, or a table of several columns, as long as X."""
-    return are_floats(y) and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] > 1)) and _as_long(y, X)
+    return (
+        are_floats(y)
+        and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] > 1))
+        and _as_long(y, X)
+    )
 
 
 def are_plain_labels(y: Any, X: Any) -> bool:
@@ -115,14 +125,20 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
     required class that y lacks, or with about as many classes as rows.
     """
     n_samples, n_classes = len(y), len(classes)
-    if y.dtype.kind != classes.dtype.kind or (n_samples > FEW_ROWS and 2 * n_classes > n_samples):
+    if y.dtype.kind != classes.dtype.kind or (
+        n_samples > FEW_ROWS and 2 * n_classes > n_samples
+    ):
         return None
     codes = np.searchsorted(classes, y)
     if not (classes.take(codes, mode="clip") == y).all():
         return None
     if all_present and not np.bincount(codes, minlength=n_classes).all():
         return None
-    return (codes == 1)[:, None] if n_classes <= 2 else codes[:, None] == np.arange(n_classes)
+    return (
+        (codes == 1)[:, None]
+        if n_classes <= 2
+        else codes[:, None] == np.arange(n_classes)
+    )
 
 
 def seeded(estimator: Any) -> np.random.RandomState:
@@ -207,7 +223,9 @@ def lent(name: str) -> Any:
     def get(estimator: Any) -> Any:
         there = vars(estimator)
         if name not in there:
-            raise AttributeError(f"{type(estimator).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(
+                f"{type(estimator).__name__!r} object has no attribute {name!r}"
+            )
         if "_state" in there and not there["_state"].lock.is_lent:
             there["_state"].lock.is_lent = True
             net.set_writeable(there["_state"], True)
@@ -220,7 +238,11 @@ def lent(name: str) -> Any:
 
 
 class CompiledMLP(
-    net.Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
+    net.Copies,
+    BatchPredictions,
+    ClassNamePrefixFeaturesOutMixin,
+    _SetOutputMixin,
+    SklearnMLP,
 ):
     """Overrides the NumPy loops of the next scikit-learn class among the bases.
 
@@ -343,12 +365,20 @@ class CompiledMLP(
     ) -> Any:
         # Fits of an estimator run one at a time: another would free the optimizer's state that
         # kernels read.
-        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
-        with lock.parameters, lock.training(type(self).__name__), self._refusing_overflow():
+        lock = self.__dict__.get("_lock") or self.__dict__.setdefault(
+            "_lock", NetLock()
+        )
+        with (
+            lock.parameters,
+            lock.training(type(self).__name__),
+            self._refusing_overflow(),
+        ):
             self._hidden_sizes()  # Raises before the data are checked.
             if not incremental:
                 to_core.warn_of_idle_scoring(self)
-            first_pass = "coefs_" not in vars(self) or (not self.warm_start and not incremental)
+            first_pass = "coefs_" not in vars(self) or (
+                not self.warm_start and not incremental
+            )
             if isinstance(y, str):
                 who = f"{type(self).__name__}.fit"
                 raise TypeError(
@@ -357,7 +387,11 @@ class CompiledMLP(
             with to_core.checking(self, X, y=y, sample_weight=sample_weight):
                 X, y = self._validate_input(X, y, incremental, reset=first_pass)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
-            weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+            weight = (
+                None
+                if sample_weight is None
+                else _check_sample_weight(sample_weight, X)
+            )
             part = net.RowSubset(X, y, self._of_classes(weight, X, y))
             return self._learn(part, incremental, first_pass, validation, reports)
 
@@ -383,7 +417,9 @@ class CompiledMLP(
         if first_pass:
             single = np.dtype(np.float32)
             spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)
-            self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
+            self._initialize(
+                part.y, units, part.X.dtype if self.compute_dtype is None else "f4"
+            )
         else:
             self._check_sizes(units)
         held_out = net.validation_rows(self, *validation)
@@ -445,7 +481,9 @@ class CompiledMLP(
         network = to_core.network_of(self, state.layout.sizes, state.parameters.dtype)
         signs = to_core.signs_of_estimator(self, network)
         if signs:
-            layer_settings.set_first_weights(network._replace(signs=signs), state.parameters)
+            layer_settings.set_first_weights(
+                network._replace(signs=signs), state.parameters
+            )
         # L-BFGS keeps the optimizer of an earlier fit, as in scikit-learn.
         net.take_slots(self._state, before)
 
@@ -474,11 +512,18 @@ class CompiledMLP(
         state: NetState | None = self.__dict__.get("_state")
         if state is None or not net.stand_in(state, vars(self)):
             state = net.state_from(vars(self))
-            state.lock.is_lent = True  # Training may write its views into a user's lists.
+            state.lock.is_lent = (
+                True  # Training may write its views into a user's lists.
+            )
         return state
 
     def _loss_grad_lbfgs(
-        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
+        self,
+        packed_coef_inter: Array,
+        X: Any,
+        y: Array,
+        sample_weight: Any,
+        *buffers: Any,
     ) -> tuple[float, Array]:
         """The objective and its gradient at parameters of shape (n_parameters,)."""
         objective = training.objective_on(self, net.RowSubset(X, y, sample_weight))
@@ -518,20 +563,33 @@ class CompiledMLP(
             )
         dtype = net.dtype_of(np.empty(0, X.dtype), state.parameters)
         # Without penalties, nets that differ in penalties alone share buffers.
-        network = to_core.network_of(self, state.layout.sizes, dtype)._replace(penalties=())
+        network = to_core.network_of(self, state.layout.sizes, dtype)._replace(
+            penalties=()
+        )
         with state.lock.parameters:
             flat = state.parameters.astype(dtype, copy=False)
             if hidden:
                 network = to_core.features_of(network)
-                flat = net.flat_of(state.weights[:-1], state.biases[:-1]).astype(dtype, copy=False)
+                flat = net.flat_of(state.weights[:-1], state.biases[:-1]).astype(
+                    dtype, copy=False
+                )
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
         cache: PredictionCache | None = self.__dict__.get("_cache")
-        engine = to_core.engine_of(self, network, state.lock, cache.buffers if cache else None)
+        engine = to_core.engine_of(
+            self, network, state.lock, cache.buffers if cache else None
+        )
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and flat is state.parameters:
-            settings = self._state, self.activation, self.out_activation_, self.compute_dtype
-            cache.quick = QuickPredictor(state, predictor, settings, n_threads_of(self.n_jobs))
+            settings = (
+                self._state,
+                self.activation,
+                self.out_activation_,
+                self.compute_dtype,
+            )
+            cache.quick = QuickPredictor(
+                state, predictor, settings, n_threads_of(self.n_jobs)
+            )
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
@@ -540,7 +598,12 @@ class CompiledMLP(
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
         state, predictor, before, n_threads = cache.quick
-        settings = self._state, self.activation, self.out_activation_, self.compute_dtype
+        settings = (
+            self._state,
+            self.activation,
+            self.out_activation_,
+            self.compute_dtype,
+        )
         if any(map(is_not, before, settings)) or not net.stand_in(state, vars(self)):
             return None
         outputs = predictor.quick(X, alone=True)
@@ -583,5 +646,7 @@ class CompiledMLP(
 
 
 # Not a decorator: `_SetOutputMixin` would put a plain function in the class.
-available = available_if(lambda it: "coefs_" in vars(it) or isinstance(it, TransformerMixin))
+available = available_if(
+    lambda it: "coefs_" in vars(it) or isinstance(it, TransformerMixin)
+)
 CompiledMLP.transform = available(CompiledMLP.transform)  # type: ignore[method-assign]

@@ -50,7 +50,11 @@ class BatchPredictions:
 
     @explained
     def predict_batches(
-        self, source: Table | Source, *, method: Method = "predict", batch_rows: int = 65536
+        self,
+        source: Table | Source,
+        *,
+        method: Method = "predict",
+        batch_rows: int = 65536,
     ) -> Iterator[Array]:
         """Yield arrays of predictions, with one batch in memory at a time.
 

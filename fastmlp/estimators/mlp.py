@@ -243,7 +243,9 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             return super().predict_proba(X)
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
-    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+    def _validate_input(
+        self, X: Any, y: Any, incremental: bool, reset: bool
+    ) -> tuple[Any, Array]:
         anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
         if base.are_plain_labels(y, X) and (anew or self._has_plain_classes()):
             classes = base.classes_of(y) if anew else self.classes_
@@ -251,7 +253,10 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             if targets is not None:
                 X = base.checked_rows(self, X, reset=reset)
                 if anew:
-                    self._label_binarizer, self.classes_ = base.binarizer_of(classes), classes
+                    self._label_binarizer, self.classes_ = (
+                        base.binarizer_of(classes),
+                        classes,
+                    )
                 return X, targets
         arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         return super()._validate_input(X, y, incremental, reset)
@@ -271,10 +276,14 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
         if len(self.classes_) == 1:
             return 1.0
-        return base.accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
+        return base.accuracy(
+            outputs, targets, weight, one_hot=self.out_activation_ == "softmax"
+        )
 
     def _binarized(self, y: Any) -> Array:
-        if np.ndim(y) == 1 and (unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}):
+        if np.ndim(y) == 1 and (
+            unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}
+        ):
             raise ValueError(f"y_val has classes that y has not: {sorted(unknown)}")
         return self._label_binarizer.transform(y).astype(bool)
 
@@ -393,7 +402,9 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def partial_fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self, X: Table, y: Table, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters
@@ -432,7 +443,9 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
         if outputs is None:
             check_is_fitted(self)
             outputs = self._outputs(self._validated_rows(X))
-        return to_core.values_of(self, outputs, self.out_activation_, with_std=return_std)
+        return to_core.values_of(
+            self, outputs, self.out_activation_, with_std=return_std
+        )
 
     def _loss(self) -> Loss:
         return to_core.loss_of_regressor(self)
@@ -463,7 +476,9 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
         y = to_core.checked_targets(self, y)
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
-    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+    def _validate_input(
+        self, X: Any, y: Any, incremental: bool, reset: bool
+    ) -> tuple[Any, Array]:
         out = self._loss().link or "identity"
         if not reset and self.out_activation_ != out:
             raise ValueError(

@@ -40,7 +40,9 @@ def state_from(lists: Mapping[str, Any]) -> NetState:
     coefs, intercepts = lists["coefs_"], lists["intercepts_"]
     layout, dtype = make_layout(sizes_of(coefs)), dtype_of(*coefs, *intercepts)
     biases = biases_of(intercepts, layout.sizes[1:])
-    return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
+    return NetState(
+        layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER
+    )
 
 
 def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
@@ -54,17 +56,26 @@ def set_writeable(state: NetState, flag: bool) -> None:
 
 def stand_in(state: NetState, lists: Mapping[str, Any]) -> bool:
     """True if these lists hold the views of the state, and nothing else."""
-    views, arrays = state.weights + state.biases, (*lists["coefs_"], *lists["intercepts_"])
+    views, arrays = (
+        state.weights + state.biases,
+        (*lists["coefs_"], *lists["intercepts_"]),
+    )
     return len(views) == len(arrays) and not any(map(is_not, views, arrays))
 
 
 def write_back(state: NetState, lists: Mapping[str, Any]) -> None:
     """Write the parameters into the arrays of these lists; a view replaces an array that is too
     small."""
-    for views, arrays in ((state.weights, lists["coefs_"]), (state.biases, lists["intercepts_"])):
+    for views, arrays in (
+        (state.weights, lists["coefs_"]),
+        (state.biases, lists["intercepts_"]),
+    ):
         for i, view in enumerate(views):
             old = arrays[i]
-            fits = isinstance(old, np.ndarray) and (old.dtype, old.size) == (view.dtype, view.size)
+            fits = isinstance(old, np.ndarray) and (old.dtype, old.size) == (
+                view.dtype,
+                view.size,
+            )
             if old is not view and fits and old.flags.writeable:
                 old[...] = view
             else:
@@ -86,7 +97,9 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
     shapes = [np.shape(coef) for coef in coefs]
     for i, shape in enumerate(shapes):
         if len(shape) != 2:
-            raise ValueError(f"coefs_[{i}] must be an array of two dimensions, got {coefs[i]!r}")
+            raise ValueError(
+                f"coefs_[{i}] must be an array of two dimensions, got {coefs[i]!r}"
+            )
         if i and shape[0] != shapes[i - 1][1]:
             raise ValueError(
                 f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has {shapes[i - 1][1]} "
@@ -140,7 +153,11 @@ def net_around(estimator: Any, state: NetState) -> MLP:
     """A net with the parameters of an estimator's state; made once for the state."""
     settings = [getattr(estimator, name) for name in SETTINGS]
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
-    if made is not None and made.state is state and not any(map(is_not, settings, made.settings)):
+    if (
+        made is not None
+        and made.state is state
+        and not any(map(is_not, settings, made.settings))
+    ):
         return made.net
     loss, share = loss_for_net(estimator, state.layout.sizes[-1])
     network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
@@ -155,7 +172,9 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         dropout=estimator.dropout,
         input_dropout=estimator.input_dropout,
         input_noise=estimator.input_noise,
-        compute_dtype=estimator.compute_dtype if state.parameters.dtype == np.float32 else None,
+        compute_dtype=estimator.compute_dtype
+        if state.parameters.dtype == np.float32
+        else None,
         monotonic_cst=to_core.signs_of_estimator(estimator, network) or None,
         seed=int(seed) if isinstance(seed, Integral) else None,
         n_threads=n_threads_of(estimator.n_jobs),
@@ -224,14 +243,19 @@ class Copies(SklearnMLP):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         slots, others = state.get(SLOTS), (SLOTS, AVERAGED)
-        super().__setstate__({name: value for name, value in state.items() if name not in others})
+        super().__setstate__(
+            {name: value for name, value in state.items() if name not in others}
+        )
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
         if "coefs_" in state:
             # A user's arrays that do not fit together raise in later calls.
             with suppress(ValueError):
                 self._adopt()
-                if slots is not None and slots.shape[1:] == self._state.parameters.shape:
+                if (
+                    slots is not None
+                    and slots.shape[1:] == self._state.parameters.shape
+                ):
                     self._state.optimizer = to_core.averaged(self)
                     self._state.set_slots(slots)
                     self._state.averaged_from = state.get(AVERAGED, 0)
@@ -279,7 +303,9 @@ class RowSubset(NamedTuple):
         Only a binary target is stratified, as in scikit-learn: several classes have several columns
         here.
         """
-        rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
+        rows = (
+            np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
+        )
         binary = is_classifier(estimator) and estimator.n_outputs_ == 1
         # The draw depends on the number of rows alone.
         train, test = train_test_split(
@@ -320,7 +346,9 @@ class HeldOutRows:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
             # scikit-learn's message.
-            raise ValueError("Sample weights must contain at least one non-zero number.")
+            raise ValueError(
+                "Sample weights must contain at least one non-zero number."
+            )
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
         self._metric, self._flat = estimator._metric, state.parameters

@@ -15,7 +15,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import BatchPredictions
-from fastmlp.estimators.sklearn_bases import BaseEstimator, ClassifierMixin, available_if
+from fastmlp.estimators.sklearn_bases import (
+    BaseEstimator,
+    ClassifierMixin,
+    available_if,
+)
 from fastmlp.estimators.to_core import QuantileScore, values_of
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
@@ -38,7 +42,9 @@ OF_ONE_FIT = {
 Callbacks = Listener | Iterable[Listener]
 
 
-def parameters_of(function: Callable[..., Any], but: set[str]) -> list[inspect.Parameter]:
+def parameters_of(
+    function: Callable[..., Any], but: set[str]
+) -> list[inspect.Parameter]:
     parameters = inspect.signature(function).parameters.values()
     return [parameter for parameter in parameters if parameter.name not in but]
 
@@ -78,7 +84,9 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         strengths[name] = strengths.get(name, 0.0) + strength
     of_spec = {
         "activation": _one_for_all(hidden) if hidden else "relu",
-        "output_activation": None if network.loss.link or output == "identity" else output,
+        "output_activation": None
+        if network.loss.link or output == "identity"
+        else output,
         "loss": loss.kind if smoothed else network.loss if loss is None else loss,
         "label_smoothing": loss.label_smoothing if smoothed else 0.0,
         "l2": strengths.pop("l2", 0.0),
@@ -90,7 +98,10 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         **dict.fromkeys(("dropout", "input_dropout", "input_noise"), 0.0),
         **({} if network.dropout is None else network.dropout.in_use()),
     }
-    return {name: of_spec[name] if name in of_spec else getattr(net, name) for name in OF_NETS}
+    return {
+        name: of_spec[name] if name in of_spec else getattr(net, name)
+        for name in OF_NETS
+    }
 
 
 def _one_for_all(values: Sequence[Any]) -> Any:
@@ -136,7 +147,9 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         return loss(self.loss)
 
     def _checked(self, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
-        X, y = validate_data(self, X, y, dtype=np.dtype(self.dtype), multi_output=True, **options)
+        X, y = validate_data(
+            self, X, y, dtype=np.dtype(self.dtype), multi_output=True, **options
+        )
         return X, y
 
     @explained
@@ -172,7 +185,9 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         """
         rows, targets, weights = self._data(X, y)
         net = MLP(**{name: getattr(self, name) for name in OF_NETS}, seed=self._seed())
-        options = {name: getattr(self, name) for name in OF_FITS} | {"class_weight": weights}
+        options = {name: getattr(self, name) for name in OF_FITS} | {
+            "class_weight": weights
+        }
         options |= {"callbacks": callbacks, "progress": progress}
         self.history_ = net.fit(rows, targets, sample_weight=sample_weight, **options)
         # Ctrl-C has ended the fit, and ends the pool of the fit.
@@ -192,7 +207,9 @@ class NetEstimator(BatchPredictions, BaseEstimator):
 
     def _predictions(self, X: Any) -> Array:
         check_is_fitted(self, "net_")
-        return self.net_.predict(validate_data(self, X, dtype=self.net_.dtype, reset=False))
+        return self.net_.predict(
+            validate_data(self, X, dtype=self.net_.dtype, reset=False)
+        )
 
 
 class NetClassifier(ClassifierMixin, NetEstimator):
@@ -309,7 +326,9 @@ class NetRegressor(QuantileScore, NetEstimator):
         ValueError
             If `return_std` is True for another loss.
         """
-        return values_of(self, self._predictions(X), self._loss().link, with_std=return_std)
+        return values_of(
+            self, self._predictions(X), self._loss().link, with_std=return_std
+        )
 
 
 def estimator_of(
@@ -329,7 +348,12 @@ def estimator_of(
         link = getattr(getattr(known, "loss", known), "link", None)
         classes = link in ("softmax", "sigmoid")
         kind = "classifier" if classes else "regressor"
-    kinds: dict[Any, type[NetEstimator]] = {"classifier": NetClassifier, "regressor": NetRegressor}
+    kinds: dict[Any, type[NetEstimator]] = {
+        "classifier": NetClassifier,
+        "regressor": NetRegressor,
+    }
     if kind not in kinds:
-        raise ValueError(f"{who}: kind must be 'classifier', 'regressor' or None, got {kind!r}")
+        raise ValueError(
+            f"{who}: kind must be 'classifier', 'regressor' or None, got {kind!r}"
+        )
     return kinds[kind](**settings_of(net, network, initializer) | settings)

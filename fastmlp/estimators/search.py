@@ -27,13 +27,27 @@ from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
 from fastmlp.estimators.to_core import fit_cost
 from fastmlp.many.groups import Cluster, run_tasks
 from fastmlp.training.history import new_bar
-from fastmlp.typing import Client, Configurable, Folds, Grid, Metrics, RandomState, Table
+from fastmlp.typing import (
+    Client,
+    Configurable,
+    Folds,
+    Grid,
+    Metrics,
+    RandomState,
+    Table,
+)
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 __all__ = ["MLPSearchCV"]
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
-HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
+HALVING = (
+    "factor",
+    "resource",
+    "max_resources",
+    "min_resources",
+    "aggressive_elimination",
+)
 
 
 @final
@@ -110,7 +124,9 @@ class PoolBackend(ParallelBackendBase):
         """
         return max(2, self._n_threads)
 
-    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
+    def configure(
+        self, n_jobs: int | None = 1, parallel: Any = None, **options: Any
+    ) -> int:
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
@@ -159,16 +175,22 @@ class PoolBackend(ParallelBackendBase):
 def cost_of(calls: Any) -> float:
     """Estimated operations of a batch of fits, or 1 for other calls."""
     try:
-        return sum(_cost_of_fit(*arguments[:2], **named) for _, arguments, named in calls.items)
+        return sum(
+            _cost_of_fit(*arguments[:2], **named) for _, arguments, named in calls.items
+        )
     except (AttributeError, IndexError, TypeError, ValueError):
         return 1.0
 
 
-def _cost_of_fit(estimator: Any, X: Any, *, parameters: Any, train: Any, **more: Any) -> float:
+def _cost_of_fit(
+    estimator: Any, X: Any, *, parameters: Any, train: Any, **more: Any
+) -> float:
     trial = estimator
     while isinstance(trial, Pipeline):
         trial = trial.steps[-1][1]
-    own = {name.rpartition("__")[2]: value for name, value in (parameters or {}).items()}
+    own = {
+        name.rpartition("__")[2]: value for name, value in (parameters or {}).items()
+    }
     settings = SimpleNamespace(**{**trial.get_params(deep=False), **own})
     return fit_cost(settings, len(train), X.shape[1] if len(X.shape) > 1 else 1)
 
@@ -177,7 +199,9 @@ def are_fits(calls: Any) -> bool:
     """True for a non-empty batch of joblib's calls that all fit candidates."""
     items = getattr(calls, "items", ())
     functions = [getattr(item[0], "function", None) for item in items]
-    return bool(items) and all(getattr(f, "__name__", "") == "_fit_and_score" for f in functions)
+    return bool(items) and all(
+        getattr(f, "__name__", "") == "_fit_and_score" for f in functions
+    )
 
 
 def task_of(calls: Any) -> Callable[[], Any]:
@@ -353,7 +377,10 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         "halving": ["boolean"],
         "factor": [Interval(Real, 0, None, closed="neither")],
         "resource": [str],
-        "max_resources": [Interval(Integral, 0, None, closed="neither"), StrOptions({"auto"})],
+        "max_resources": [
+            Interval(Integral, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "min_resources": [
             Interval(Integral, 0, None, closed="neither"),
             StrOptions({"exhaust", "smallest"}),
@@ -442,15 +469,23 @@ class MLPSearchCV(WithClient, BaseSearchCV):
             )
         options = {name: getattr(self, name) for name in SHARED}
         if self.halving:
-            options |= {name: getattr(self, name) for name in (*HALVING, "random_state")}
+            options |= {
+                name: getattr(self, name) for name in (*HALVING, "random_state")
+            }
             if grid is not None:
-                return model_selection.HalvingGridSearchCV(self.estimator, grid, **options)
+                return model_selection.HalvingGridSearchCV(
+                    self.estimator, grid, **options
+                )
             options["n_candidates"] = self.n_iter
-            return model_selection.HalvingRandomSearchCV(self.estimator, distributions, **options)
+            return model_selection.HalvingRandomSearchCV(
+                self.estimator, distributions, **options
+            )
         if grid is not None:
             return model_selection.GridSearchCV(self.estimator, grid, **options)
         options |= {"n_iter": self.n_iter, "random_state": self.random_state}
-        return model_selection.RandomizedSearchCV(self.estimator, distributions, **options)
+        return model_selection.RandomizedSearchCV(
+            self.estimator, distributions, **options
+        )
 
     def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
         """Unused: `fit` runs another search, which has this method."""

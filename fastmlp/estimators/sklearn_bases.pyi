@@ -27,7 +27,9 @@ from fastmlp.validation import Array
 Request = bool | str | None
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-def _fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]: ...
+def _fit_context(
+    *, prefer_skip_nested_validation: bool
+) -> Callable[[Method], Method]: ...
 def available_if(check: Callable[[Any], object]) -> Callable[[Method], Method]: ...
 
 class BaseEstimator:
@@ -47,13 +49,19 @@ class BaseEstimator:
     def __sklearn_clone__(self) -> Any: ...
 
 class ClassifierMixin:
-    def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+    def score(
+        self, X: Table, y: Table, sample_weight: ArrayLike | None = None
+    ) -> float: ...
 
 class RegressorMixin:
-    def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+    def score(
+        self, X: Table, y: Table, sample_weight: ArrayLike | None = None
+    ) -> float: ...
 
 class ClassNamePrefixFeaturesOutMixin:
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> Array: ...
+    def get_feature_names_out(
+        self, input_features: ArrayLike | None = None
+    ) -> Array: ...
 
 class _SetOutputMixin:
     def set_output(

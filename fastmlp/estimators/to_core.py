@@ -10,7 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
+from sklearn.neural_network._stochastic_optimizers import (
+    AdamOptimizer,
+    BaseOptimizer,
+    SGDOptimizer,
+)
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp._process.locks import NetLock
@@ -27,7 +31,14 @@ from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.rules.dropout import Dropout, Key
 from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss, Smoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    Custom,
+    LevenbergMarquardt,
+    SecondOrder,
+)
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.updates import l2
 from fastmlp.training.loop import cost_of
@@ -53,7 +64,9 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
     out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
     penalties = ((l2, float(estimator.alpha)),) if estimator.alpha > 0 else ()
     rules = (*hidden, activations.identity)
-    return Network(make_layout(sizes), rules, estimator._loss(), LINKS[out], penalties, dtype)
+    return Network(
+        make_layout(sizes), rules, estimator._loss(), LINKS[out], penalties, dtype
+    )
 
 
 def features_of(network: Network) -> Network:
@@ -69,9 +82,14 @@ def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) 
 
 
 def engine_of(
-    estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
+    estimator: Any,
+    network: Network,
+    lock: NetLock | None = None,
+    buffers: FreeList | None = None,
 ) -> Engine[Any]:
-    return protocol.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
+    return protocol.engine_on(
+        "cpu", network, n_threads_of(estimator.n_jobs), lock, buffers
+    )
 
 
 def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:
@@ -88,7 +106,9 @@ def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
     """Estimated operations of a fit of all epochs; 1 if the settings are not valid."""
     try:
         hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
-        batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+        batch = (
+            200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+        )
         layout = make_layout((n_features, *hidden, 1))
         return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
     except (AttributeError, TypeError, ValueError, ArithmeticError):
@@ -105,7 +125,10 @@ OF_REGRESSORS = (
 
 def loss_of_regressor(estimator: Any) -> Loss:
     """A regressor's loss: scikit-learn's of this name, else the loss of `MLP`."""
-    if isinstance(estimator.loss, str) and estimator.loss in ("squared_error", "poisson"):
+    if isinstance(estimator.loss, str) and estimator.loss in (
+        "squared_error",
+        "poisson",
+    ):
         return SKLEARN_LOSSES[estimator.loss]
     loss = resolve.loss(estimator.loss)
     if loss.link in ("sigmoid", "softmax"):
@@ -118,7 +141,11 @@ def loss_of_regressor(estimator: Any) -> Loss:
 
 def levels_of(loss: Loss) -> Array | None:
     """Levels of a loss of quantiles, shape (n,); None for another loss."""
-    return np.array(loss.constants) if loss.rule in (losses.quantile, losses.quantiles) else None
+    return (
+        np.array(loss.constants)
+        if loss.rule in (losses.quantile, losses.quantiles)
+        else None
+    )
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
@@ -126,16 +153,25 @@ def loss_of_classifier(estimator: Any) -> Loss:
     is_softmax = estimator.out_activation_ == "softmax"
     if estimator.label_smoothing > 0:
         name = "cross_entropy" if is_softmax else "binary_cross_entropy"
-        return Smoothed(name, float(estimator.label_smoothing)).loss._replace(over_outputs="sum")
+        return Smoothed(name, float(estimator.label_smoothing)).loss._replace(
+            over_outputs="sum"
+        )
     return SKLEARN_LOSSES["log_loss" if is_softmax else "binary_log_loss"]
 
 
-def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) -> Array:
+def checked_targets(
+    regressor: Any, y: Any, dtype: np.dtype[Any] | None = None
+) -> Array:
     """A regressor's targets as a dense array, in X's dtype if given, accepted by the loss."""
     dense: Array = y.toarray() if issparse(y) else y
     if dense.dtype.kind not in "biuf":
-        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
-    least, accepted = float(dense.min()) if dense.size else 1.0, regressor._loss().targets
+        raise TypeError(
+            f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}"
+        )
+    least, accepted = (
+        float(dense.min()) if dense.size else 1.0,
+        regressor._loss().targets,
+    )
     # scikit-learn does not check the targets of its "poisson".
     wrong = {"positive": least <= 0, "count": least < 0}.get(accepted, False)
     if wrong and regressor.loss != "poisson":
@@ -144,7 +180,10 @@ def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) 
             f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
         )
     if dtype == np.float32 and dense.dtype == np.float64 and dense.size:
-        extreme, largest = float(max(-least, dense.max())), float(np.finfo(np.float32).max)
+        extreme, largest = (
+            float(max(-least, dense.max())),
+            float(np.finfo(np.float32).max),
+        )
         if extreme > largest:
             raise ValueError(
                 f"MLPRegressor: y must be finite as float32, the dtype of X, got a number of size "
@@ -157,7 +196,9 @@ def squeezed(outputs: Array) -> Array:
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
-def values_of(estimator: Any, outputs: Array, link: str | None, *, with_std: bool) -> Any:
+def values_of(
+    estimator: Any, outputs: Array, link: str | None, *, with_std: bool
+) -> Any:
     """A regressor's predictions from a net's outputs, and standard deviations if asked."""
     if link == "mean_std":
         mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
@@ -213,11 +254,15 @@ class CoreOptimizer(BaseOptimizer):
 
 
 def is_stochastic(solver: Any) -> bool:
-    return not (is_second_order(solver) or (isinstance(solver, str) and solver == "lbfgs"))
+    return not (
+        is_second_order(solver) or (isinstance(solver, str) and solver == "lbfgs")
+    )
 
 
 def is_second_order(solver: Any) -> bool:
-    return isinstance(solver, SecondOrder) or (isinstance(solver, str) and solver == "lm")
+    return isinstance(solver, SecondOrder) or (
+        isinstance(solver, str) and solver == "lm"
+    )
 
 
 def stops_by_score(estimator: Any) -> bool:
@@ -246,10 +291,14 @@ def new_optimizer(estimator: Any) -> Any:
         momentum = (estimator.momentum, estimator.nesterovs_momentum)
         return SGDOptimizer([], rate, schedule, *momentum, power)
     if estimator.solver == "adam":
-        return AdamOptimizer([], rate, estimator.beta_1, estimator.beta_2, estimator.epsilon)
+        return AdamOptimizer(
+            [], rate, estimator.beta_1, estimator.beta_2, estimator.epsilon
+        )
     kind = OPTIMIZERS[estimator.solver]
     names = {field.name for field in fields(kind)} & set(SETTINGS)
-    return CoreOptimizer(kind(float(rate), **{name: getattr(estimator, name) for name in names}))
+    return CoreOptimizer(
+        kind(float(rate), **{name: getattr(estimator, name) for name in names})
+    )
 
 
 def core_of(optimizer: Any) -> Optimizer:
@@ -304,7 +353,11 @@ def for_net(estimator: Any) -> Optimizer:
 
 def _for_net(estimator: Any) -> Optimizer:
     if is_second_order(estimator.solver):
-        return LevenbergMarquardt() if isinstance(estimator.solver, str) else estimator.solver
+        return (
+            LevenbergMarquardt()
+            if isinstance(estimator.solver, str)
+            else estimator.solver
+        )
     if estimator.solver == "sgd":
         momentum = float(estimator.momentum)
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
@@ -351,7 +404,9 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 def in_training(estimator: Any, network: Network) -> Network:
     """An estimator's network with dropout, noise, precision and constraints of training."""
     who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
-    computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
+    computed = spec.compute_dtype(
+        compute_dtype, network.layout.sizes, network.dtype, who
+    )
     signs = signs_of_estimator(estimator, network)
     dropout = dropout_of_estimator(estimator)
     return network._replace(dropout=dropout, compute_dtype=computed, signs=signs)
@@ -387,7 +442,11 @@ def needs_batches(estimator: Any, setting: str) -> ValueError:
 
 def check_regularization(estimator: Any) -> None:
     """Check the settings, and that a solver with batches takes those in use."""
-    others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
+    others = [
+        name
+        for name in ("average", "compute_dtype")
+        if getattr(estimator, name) is not None
+    ]
     used = [*names_in_use(estimator), *others]
     if used and not is_stochastic(estimator.solver):
         raise needs_batches(estimator, f"{used[0]}={getattr(estimator, used[0])!r}")
@@ -396,7 +455,10 @@ def check_regularization(estimator: Any) -> None:
         with_average(estimator.solver, estimator)
 
 
-LOSS_WORDS = {"squared_error": "mean_squared_error l2", **dict.fromkeys(OF_REGRESSORS, "")}
+LOSS_WORDS = {
+    "squared_error": "mean_squared_error l2",
+    **dict.fromkeys(OF_REGRESSORS, ""),
+}
 LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
 # Parameters whose values are names: known names, and words of other libraries.
 WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
@@ -463,8 +525,15 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     if of_accuracy:
         other = '; where a class is rare, scoring="loss" finds better epochs'
     else:
-        other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
-    warn(f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}", RuntimeWarning)
+        other = (
+            ""
+            if estimator.scoring == "loss"
+            else '; scoring="loss" looks at the loss instead'
+        )
+    warn(
+        f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}",
+        RuntimeWarning,
+    )
 
 
 def warn_of_idle_scoring(estimator: Any) -> None:

@@ -134,12 +134,18 @@ class Epochs:
         self.data, self.batch_size = data, batch_size
         self.n_rows = data.n_rows
         self.history = History() if reports is None else reports.history
-        self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
+        self._estimator, self._held_out, self._incremental = (
+            estimator,
+            held_out,
+            incremental,
+        )
         self._reports = reports
         # True if validation or callbacks look at the parameters after each epoch.
         self._looks = held_out is not None or (reports is not None and reports.looks)
         self._stops_early = to_core.stops_by_score(estimator) and not incremental
-        self._has_watch = reports is not None and reports.options.early_stopping is not None
+        self._has_watch = (
+            reports is not None and reports.options.early_stopping is not None
+        )
         self._most = 1 if incremental else int(estimator.max_iter)
         self._begun = self._over = False
 
@@ -147,7 +153,11 @@ class Epochs:
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context for the windows."""
-        self._trainer, self._state, self._order = trainer, state, self.data.plain_order[0]
+        self._trainer, self._state, self._order = (
+            trainer,
+            state,
+            self.data.plain_order[0],
+        )
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
@@ -177,13 +187,20 @@ class Epochs:
 
     def rates(self, n_epochs: int) -> Rates:
         """Rates of the next epochs, as the optimizer object would set them."""
-        first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
+        first, last, optimizer = (
+            self._state.n_steps,
+            self.last_step,
+            self._estimator._optimizer,
+        )
         self._first_step = first
         if isinstance(optimizer, to_core.CoreOptimizer):
             rate = optimizer.core.learning_rate
             self._rates: Rates = lambda steps: rates_of(rate, steps, last)
         else:
-            by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
+            by_epoch, steps_per_epoch = (
+                self._rates_by_epoch(n_epochs),
+                self._steps_per_epoch,
+            )
             self._rates = lambda steps: by_epoch[(steps - first) // steps_per_epoch]
         if self._reports is not None:
             self._rates = self._reports.watch.scaled(self._rates)
@@ -237,7 +254,9 @@ class Epochs:
         print_loss(estimator)
         if held_out:
             estimator.validation_loss_curve_.append(held_out.loss())
-        rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
+        rows = (
+            (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
+        )
         estimator._update_no_improvement_count(self._stops_early, *rows)
         estimator._optimizer.iteration_ends(estimator.t_)
         if self._is_stopped(i) or self._is_over():
@@ -255,7 +274,9 @@ class Epochs:
             return False
         last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
         try:
-            return self._reports.epoch_ends(float(self._rates(last_step)[0]), self._state)
+            return self._reports.epoch_ends(
+                float(self._rates(last_step)[0]), self._state
+            )
         finally:
             if self._reports.looks:
                 # Parameters that a callback wrote are used, also before it raised.
@@ -265,7 +286,10 @@ class Epochs:
     def _is_over(self) -> bool:
         """True if progress stopped for too long, and a lower rate is not left to try."""
         estimator = self._estimator
-        if self._has_watch or estimator._no_improvement_count <= estimator.n_iter_no_change:
+        if (
+            self._has_watch
+            or estimator._no_improvement_count <= estimator.n_iter_no_change
+        ):
             return False
         what = "Validation score" if self._stops_early else "Training loss"
         message = (
@@ -325,7 +349,9 @@ class Reports:
             self._net = net.net_around(self._estimator, state)
         if not self.options.progress:
             return nullcontext()
-        self._bar = new_bar(self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit")
+        self._bar = new_bar(
+            self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit"
+        )
         return self._bar
 
     def epoch_ends(self, rate: float, state: NetState) -> bool:
@@ -341,7 +367,10 @@ class Reports:
             history.validation_loss.append(estimator.validation_loss_curve_[-1])
             values = held_out.metrics()
             if to_core.stops_by_score(estimator):
-                values = {"validation_score": estimator.validation_scores_[-1], **values}
+                values = {
+                    "validation_score": estimator.validation_scores_[-1],
+                    **values,
+                }
             for name, value in values.items():
                 history.metrics.setdefault(name, []).append(value)
         if self._bar is not None:
@@ -392,7 +421,9 @@ def reports_of(
     asked = callbacks != () or metrics is not None or watch is not None
     if progress is False and not asked and not estimator.verbose >= DETAILED:
         return None
-    validated = True if validation[0] is not None or to_core.holds_out(estimator) else None
+    validated = (
+        True if validation[0] is not None or to_core.holds_out(estimator) else None
+    )
     who = f"{type(estimator).__name__}.fit"
     options = FitOptions.checked(
         who,
@@ -403,7 +434,9 @@ def reports_of(
         validation_rows=validated,
     )
     if options.early_stopping is not None and to_core.stops_by_score(estimator):
-        raise ValueError(f"{who}: early_stopping=True and EarlyStopping(...): give one of them")
+        raise ValueError(
+            f"{who}: early_stopping=True and EarlyStopping(...): give one of them"
+        )
     watches = options.look_at_epochs or bool(options.metrics)
     if watches and not to_core.is_stochastic(estimator.solver):
         looks = "EarlyStopping" if options.early_stopping else "ReduceLROnPlateau"
@@ -442,13 +475,19 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
             raise StopIterations
 
     start = state.parameters.copy()
-    limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
+    limits = {
+        "maxfun": estimator.max_fun,
+        "maxiter": estimator.max_iter,
+        "gtol": estimator.tol,
+    }
     options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
     network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
     if signs := signs_of_estimator(estimator, network):
         options["bounds"] = layer_settings.bounds_of(network._replace(signs=signs))
     with one_thread, reports.begin(state), suppress(StopIterations):
-        result = minimize(objective, start, callback=iteration_ends if looks else None, **options)
+        result = minimize(
+            objective, start, callback=iteration_ends if looks else None, **options
+        )
         estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
         estimator.loss_ = result.fun
         estimator._unpack(result.x)

@@ -48,7 +48,10 @@ class CTableText(c_source.CText):
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
             # The texts come last: they may have the name of an entry.
-            filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": c_source.texts_of(texts)}
+            filled = {
+                "@STARTS": ", ".join(map(str, starts)),
+                "@NAMES": c_source.texts_of(texts),
+            }
             self.nets.append(c_source.replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
@@ -61,13 +64,17 @@ class CTableText(c_source.CText):
                     name = self._array(f"k{i}_{k}", "double", step.constants)
                     constants = f", {name}"
                 n = step.n_inputs
-                lines.append(f"{self._rule(step)}(x, {columns}{constants}, z + {first}, {n});")
+                lines.append(
+                    f"{self._rule(step)}(x, {columns}{constants}, z + {first}, {n});"
+                )
             else:
                 n, self.rules["$levels"] = step.n_inputs, c_template.LEVELS
                 arrays = (
                     self._array(f"s{i}_{k}", "int", step.starts),
                     self._array(f"i{i}_{k}", "int", step.inputs),
-                    self._array(f"v{i}_{k}", "$real", step.constants.astype(self.scalar)),
+                    self._array(
+                        f"v{i}_{k}", "$real", step.constants.astype(self.scalar)
+                    ),
                 )
                 lines += [
                     f"for (int j = 0; j < {n}; ++j) z[{first} + j] = 0;",
@@ -77,14 +84,20 @@ class CTableText(c_source.CText):
             first += n
         self.widths.append(first)
         self.nets.append(
-            c_source.function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines)
+            c_source.function_of(
+                f"static void $inputs{i}(const $number *x, $real *z)", lines
+            )
         )
 
     def _add_trees(self, trees: TreeNodes) -> None:
         n, kinds = trees.n_outputs, {"sets": "uint32_t", "numbers": "double"}
         # An array must not be empty.
         sets = np.append(trees.sets, 0).astype(np.int32).view(np.uint32)
-        for name, array in {**trees.arrays, "sets": sets, "n_levels": trees.n_levels}.items():
+        for name, array in {
+            **trees.arrays,
+            "sets": sets,
+            "n_levels": trees.n_levels,
+        }.items():
             self._array(f"tree_{name}", kinds.get(name, "int"), array)
         filled = {"@OUTPUTS": str(n), "@TREES": str(len(trees.roots))}
         self.nets.append(c_source.replaced(c_template.TREES, filled))
@@ -92,10 +105,18 @@ class CTableText(c_source.CText):
         self.beside = ", and boosted trees"
         if n > 1:
             self.rules["$tree_exp"] = c_source.loop_of(exp, np.float64, "$tree_exp")
-            named = {"$softmax": "$tree_link", "$rule_exp": "$tree_exp", "$real": "double"}
-            self.rules["$tree_link"] = c_source.replaced(c_template.LINKS["softmax"], named)
+            named = {
+                "$softmax": "$tree_link",
+                "$rule_exp": "$tree_exp",
+                "$real": "double",
+            }
+            self.rules["$tree_link"] = c_source.replaced(
+                c_template.LINKS["softmax"], named
+            )
         elif len(trees.classes) > 1:
-            self.rules["$tree_link"] = c_source.loop_of(logistic, np.float64, "$tree_link")
+            self.rules["$tree_link"] = c_source.loop_of(
+                logistic, np.float64, "$tree_link"
+            )
 
     def _array(self, name: str, kind: str, array: Any) -> str:
         if array.dtype.kind in "iu":
@@ -111,7 +132,9 @@ class CTableText(c_source.CText):
         name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
         code = c_source.Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
-        result = code.call(step.rule, *(code.symbol(np.float64, word) for word in names))
+        result = code.call(
+            step.rule, *(code.symbol(np.float64, word) for word in names)
+        )
         text = code.text(result, self.scalar)
         body = "\n".join(f"        {line}" for line in code.lines(text))
         constants, next_ = (", const double *k", f", k += {n}") if n else ("", "")
@@ -150,9 +173,14 @@ static void {name}(const double *row, const int *column{constants},
                 f"y[0] += weight * (v < {low} ? {low} : v > {high} ? {high} : v);",
             ]
         elif n == 1:
-            added = ["y[0] += weight * (1 - (double)p[0]);", "y[1] += weight * (double)p[0];"]
+            added = [
+                "y[0] += weight * (1 - (double)p[0]);",
+                "y[1] += weight * (double)p[0];",
+            ]
         else:
-            added = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] += weight * (double)p[j];"]
+            added = [
+                "for (int j = 0; j < $OUTPUTS; ++j) y[j] += weight * (double)p[j];"
+            ]
         if parts.trees is not None:
             lines += self._weighted_trees(parts.trees)
         whole = ""
@@ -175,7 +203,10 @@ static void {name}(const double *row, const int *column{constants},
 
     def _weighted_trees(self, trees: TreeNodes) -> list[str]:
         weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
-        lines, terms = [f"double t[{n}];", "$trees(x, t);"], [f"t[{j}]" for j in range(n)]
+        lines, terms = (
+            [f"double t[{n}];", "$trees(x, t);"],
+            [f"t[{j}]" for j in range(n)],
+        )
         if len(trees.classes) > 1:
             lines.append(f"$tree_link(t, {n});")
             terms = terms if n > 1 else ["(1 - t[0])", "t[0]"]
@@ -189,7 +220,10 @@ static void {name}(const double *row, const int *column{constants},
             while word in names:
                 word += "_"
             names.append(word)
-        more = ["/* The places of the columns in a row. */", f"enum {{ {', '.join(names)} }};"]
+        more = [
+            "/* The places of the columns in a row. */",
+            f"enum {{ {', '.join(names)} }};",
+        ]
         if self.looks_up:
             more += [
                 "/* The code of a level in a column, by its text; -1: unknown. */",
@@ -280,7 +314,9 @@ def to_c(
     _check_prefix(prefix)
     scalars.non_negative_integer(WHO, "tests", tests)
     if not tests and test_data is not None:
-        raise ValueError(f"{WHO}: test_data has the rows of the test, which tests=0 leaves out")
+        raise ValueError(
+            f"{WHO}: test_data has the rows of the test, which tests=0 leaves out"
+        )
     scalars.boolean(WHO, "gradient", gradient)
     if dtype is not None:
         scalars.known(WHO, "dtype", dtype, DTYPES)
@@ -306,18 +342,24 @@ def to_c(
         source = c_source.CText(parts, scalar, prefix, gradient=gradient)
     test = ("", "")
     if tests and of_table:
-        rows = parts.drawn(tests) if test_data is None else model.codes(test_data)[:tests]
+        rows = (
+            parts.drawn(tests) if test_data is None else model.codes(test_data)[:tests]
+        )
         if not len(rows):
             raise ValueError(f"{WHO}: test_data has no rows")
         exact = kind == scalar
-        test = c_source.tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
+        test = c_source.tests_of(
+            rows, model._of_codes(rows), scalar, np.float64, exact=exact
+        )
         if parts.trees is not None and len(parts.trees.classes) > 1:
             # Probabilities of trees are of double.
             test = test[0], test[1].replace("$FUSED32", "$FUSED32 && $FUSED64")
     elif tests:
         # Numbers of the lower precision are the same in both.
         least = min(kind.type, scalar, key=np.dtype)
-        rows = c_source.rows_for(tests, parts.n_features, test_data, least, WHO).astype(kind)
+        rows = c_source.rows_for(tests, parts.n_features, test_data, least, WHO).astype(
+            kind
+        )
         exact = kind == scalar
         test = c_source.tests_of(
             rows, c_source.predictions_of(model, rows), scalar, scalar, exact=exact
@@ -332,4 +374,6 @@ def to_c(
 
 def _check_prefix(prefix: object) -> None:
     if not isinstance(prefix, str) or not PREFIX.fullmatch(prefix):
-        raise ValueError(f"{WHO}: prefix must begin a name in C, such as 'model', got {prefix!r}")
+        raise ValueError(
+            f"{WHO}: prefix must begin a name in C, such as 'model', got {prefix!r}"
+        )

@@ -82,7 +82,8 @@ class Code(Trace):
 
     def lines(self, *results: str) -> list[str]:
         return [
-            f"const {C_TYPES[kind]} {name} = {text};" for kind, text, name in self.needed(*results)
+            f"const {C_TYPES[kind]} {name} = {text};"
+            for kind, text, name in self.needed(*results)
         ]
 
     def _polynomial(self, x: Any, coefficients: Any) -> Any:
@@ -103,7 +104,10 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
     texts = [code.text(result, scalar) for result in results[: 1 + slopes]]
     lines = code.lines(*texts)
     targets = ["z[i]", "slope[i]"]
-    body = [*lines, *(f"{target} = {text};" for target, text in zip(targets, texts, strict=False))]
+    body = [
+        *lines,
+        *(f"{target} = {text};" for target, text in zip(targets, texts, strict=False)),
+    ]
     indented = "\n".join(f"        {line}" for line in body)
     more = f", {real} *$RESTRICT slope" * slopes
     return f"""static void {name}({real} *$RESTRICT z{more}, int n)
@@ -130,7 +134,9 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
     if data is None:
         return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
     whole = (
-        frames.numbers(data, np.dtype(dtype), who, "test_data") if frames.is_frame(data) else data
+        frames.numbers(data, np.dtype(dtype), who, "test_data")
+        if frames.is_frame(data)
+        else data
     )
     rows: Array = np.asarray(whole, dtype)[:n]
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
@@ -147,7 +153,9 @@ def predictions_of(model: Any, rows: Array) -> Array:
         warnings.simplefilter("ignore")  # rows without names of columns
         predict = model.predict_proba if hasattr(model, "classes_") else model.predict
         # Twice, as NumPy sums the members' mean of a single row in another order.
-        predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
+        predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(
+            2 * len(rows), -1
+        )[::2]
     return predictions
 
 
@@ -170,7 +178,9 @@ def tests_of(
         "@X": numbers(rows.astype(number)),
         "@Y": numbers(predictions.astype(number)),
         "@N": str(len(rows)),
-        "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}" if exact else loose,
+        "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}"
+        if exact
+        else loose,
         "@TINY": literal(number(np.finfo(scalar).tiny)),
     }
     test = replaced(TESTS, filled)
@@ -198,7 +208,12 @@ class CText:
     libraries = beside = ""
 
     def __init__(self, parts: Any, scalar: Any, prefix: str, *, gradient: bool) -> None:
-        self.parts, self.scalar, self.prefix, self.gradient = parts, scalar, prefix, gradient
+        self.parts, self.scalar, self.prefix, self.gradient = (
+            parts,
+            scalar,
+            prefix,
+            gradient,
+        )
         self.number: Any = scalar
         self.size, self.stack = np.dtype(scalar).itemsize, 0
         self.names: dict[Any, str] = {}
@@ -213,7 +228,9 @@ class CText:
         def name(match: re.Match[str]) -> str:
             word = match[1]
             if word in ("$", "real", "number"):
-                return {"$": "$", "real": C_TYPES[self.scalar]}.get(word, C_TYPES[self.number])
+                return {"$": "$", "real": C_TYPES[self.scalar]}.get(
+                    word, C_TYPES[self.number]
+                )
             return f"{self.prefix.upper() if word.isupper() else self.prefix}_{word}"
 
         return PLACE.sub(name, text)
@@ -240,9 +257,14 @@ class CText:
     def _add_net(self, i: int, network: Network, parameters: NDArray[Any]) -> None:
         layout, flat = network.layout, parameters.astype(self.scalar)
         sizes, last = layout.sizes, layout.n_layers - 1
-        for kind, views in (("w", weight_views(layout, flat)), ("b", bias_views(layout, flat))):
+        for kind, views in (
+            ("w", weight_views(layout, flat)),
+            ("b", bias_views(layout, flat)),
+        ):
             for k, array in enumerate(views):
-                self.nets.append(f"static const $real ${kind}{i}_{k}[] = {{{numbers(array)}}};\n")
+                self.nets.append(
+                    f"static const $real ${kind}{i}_{k}[] = {{{numbers(array)}}};\n"
+                )
         widest = max(sizes[1:-1], default=0)
         buffers = ["z0", "z1"][:last]
         self.stack = max(self.stack, len(buffers) * widest * self.size)
@@ -255,29 +277,42 @@ class CText:
         source = "x"
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
-            layer = f"$layer($w{i}_{k}, $b{i}_{k}, {source}, {target}, {n_in}, {n_out});"
+            layer = (
+                f"$layer($w{i}_{k}, $b{i}_{k}, {source}, {target}, {n_in}, {n_out});"
+            )
             predict.append(layer)
             if rule is not identity:
                 predict.append(f"{self.rule(rule)}({target}, {n_out});")
             if self.gradient:
-                slopes += [layer, f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});"]
+                slopes += [
+                    layer,
+                    f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});",
+                ]
             source = target
         link = next(name for name, link in losses.LINKS.items() if link == network.link)
         linked = [] if link == "identity" else [f"{self.link(link)}(y, {sizes[-1]});"]
         self.nets.append(
-            function_of(f"static void $net{i}(const $real *x, $real *y)", predict + linked)
+            function_of(
+                f"static void $net{i}(const $real *x, $real *y)", predict + linked
+            )
         )
         if not self.gradient:
             return
         slopes += self._backward(i, sizes)
         if link != "identity":
             # Slightly above the least deviation, which has no slope.
-            floor = np.exp(self.scalar(losses.LEAST_LOG_VARIANCE) / 2) * self.scalar(1.00001)
+            floor = np.exp(self.scalar(losses.LEAST_LOG_VARIANCE) / 2) * self.scalar(
+                1.00001
+            )
             filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
-            self.rules[f"${link}_slopes"] = replaced(c_template.LINK_SLOPES[link], filled)
+            self.rules[f"${link}_slopes"] = replaced(
+                c_template.LINK_SLOPES[link], filled
+            )
             shape = f"{sizes[-1]}, {sizes[0]}"
             linked.insert(link != "sorted", f"${link}_slopes(y, jacobian, {shape});")
-        head = f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
+        head = (
+            f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
+        )
         self.nets.append(function_of(head, slopes + linked))
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
@@ -286,22 +321,35 @@ class CText:
         lines = [f"for (int j = 0; j < {n}; ++j) d[j] = j == o ? s{last}[j] : 0;"]
         for k in reversed(range(last + 1)):
             target, slopes = (
-                (f"z{(k - 1) % 2}", f"s{k - 1}") if k else (f"jacobian + o * {sizes[0]}", "0")
+                (f"z{(k - 1) % 2}", f"s{k - 1}")
+                if k
+                else (f"jacobian + o * {sizes[0]}", "0")
             )
             shape = f"{sizes[k]}, {sizes[k + 1]}"
             lines.append(f"$back($w{i}_{k}, {source}, {slopes}, {target}, {shape});")
             source = target
-        return [f"for (int o = 0; o < {n}; ++o) {{", *(f"    {line}" for line in lines), "}"]
+        return [
+            f"for (int o = 0; o < {n}; ++o) {{",
+            *(f"    {line}" for line in lines),
+            "}",
+        ]
 
     def predict(self, *, gradient: bool) -> str:
         """The function that predicts, or that writes derivatives too."""
-        head, of, more = "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])", "", ""
+        head, of, more = (
+            "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])",
+            "",
+            "",
+        )
         if gradient:
             head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
             of, more = "_gradient", ", jacobian"
         lines = [f"$net0{of}(x, y{more});"]
         if self.parts.complements:
-            lines = [f"$net0{of}(x, y + 1{more and more + ' + $INPUTS'});", "y[0] = 1 - y[1];"]
+            lines = [
+                f"$net0{of}(x, y + 1{more and more + ' + $INPUTS'});",
+                "y[0] = 1 - y[1];",
+            ]
             if gradient:
                 lines.append(
                     "for (int k = 0; k < $INPUTS; ++k) jacobian[k] = -jacobian[$INPUTS + k];"
@@ -338,7 +386,9 @@ class CText:
         """
         parts, more = self.parts, self.declared()
         if test[0]:
-            more.append("int $self_test($number tolerance); /* failures; with $TEST defined */")
+            more.append(
+                "int $self_test($number tolerance); /* failures; with $TEST defined */"
+            )
         filled = {
             "@IN": str(parts.n_features),
             "@OUT": str(parts.n_outputs),
@@ -354,7 +404,8 @@ class CText:
         code = "".join(self.rules.values())
         pieces = [
             self._comment(kind, file),
-            "#ifndef $IMPLEMENTATION\n#define $IMPLEMENTATION\n#endif\n" * file.endswith(".c"),
+            "#ifndef $IMPLEMENTATION\n#define $IMPLEMENTATION\n#endif\n"
+            * file.endswith(".c"),
             replaced(c_template.DECLARATIONS, filled),
             self.helpers(code),
             replaced(c_template.LAYER, {"@B": str(8 * self.size)}),
@@ -406,7 +457,11 @@ class CText:
         ]
         for title, names in (("inputs", self.inputs()), ("outputs", parts.classes)):
             if names is not None and len(names):
-                lines += ["", f"{title}:", *(f"    {i}: {_plain(n)}" for i, n in enumerate(names))]
+                lines += [
+                    "",
+                    f"{title}:",
+                    *(f"    {i}: {_plain(n)}" for i, n in enumerate(names)),
+                ]
         return "/* " + "\n   ".join(lines) + "\n*/\n"
 
 
@@ -423,7 +478,11 @@ def function_of(head: str, lines: list[str]) -> str:
 def _plain(name: object) -> str:
     """A name in a comment: on one line, without an end of the comment."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
-    return re.sub(r"(?<=/)\*|(?<=\*)/", r" \g<0>", text).replace("$", "$$").replace("??", "? ?")
+    return (
+        re.sub(r"(?<=/)\*|(?<=\*)/", r" \g<0>", text)
+        .replace("$", "$$")
+        .replace("??", "? ?")
+    )
 
 
 def _quoted(text: str) -> str:

@@ -77,7 +77,9 @@ class NetDerivatives:
         return out
 
 
-def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]) -> None:
+def _through(
+    link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]
+) -> None:
     """Change derivatives of raw outputs to derivatives of the link's values, in place.
 
     Parameters
@@ -152,10 +154,20 @@ class ModelDerivatives:
         logs: bool = False,
         sums: Array | None = None,
     ) -> None:
-        self._terms, self._complete, self._n_outputs, self._logs = terms, complete, n_outputs, logs
-        self.n_features, self.n_outputs = n_features, 1 if logs and n_outputs == 2 else n_outputs
+        self._terms, self._complete, self._n_outputs, self._logs = (
+            terms,
+            complete,
+            n_outputs,
+            logs,
+        )
+        self.n_features, self.n_outputs = (
+            n_features,
+            1 if logs and n_outputs == 2 else n_outputs,
+        )
         self.dtype = terms[0].net.dtype
-        self._alone = terms[0].net if len(terms) == 1 and complete is as_they_are else None
+        self._alone = (
+            terms[0].net if len(terms) == 1 and complete is as_they_are else None
+        )
         self.sums = sums
         self.n_columns = n_features if sums is None else sums.shape[1]
 
@@ -169,7 +181,9 @@ class ModelDerivatives:
         rows = max(1, BLOCK // (self._n_outputs * self.n_features))
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
-            out[part] = self._mean(x[part], self._derived, self.n_features)[1][:, places]
+            out[part] = self._mean(x[part], self._derived, self.n_features)[1][
+                :, places
+            ]
         return False
 
     def along(self, points: Array, lines: Array, buffer: Array) -> Array:
@@ -186,7 +200,9 @@ class ModelDerivatives:
             derivatives, outputs = self._derived(net, x, inputs, buffer)
             of_steps = derivatives.reshape(-1, len(lines), *derivatives.shape[1:])
             of_steps *= lines[:, None, inputs]
-            return derivatives if self.sums is None else derivatives @ self.sums[inputs], outputs
+            return derivatives if self.sums is None else derivatives @ self.sums[
+                inputs
+            ], outputs
 
         if self._alone is not None:
             return derive(self._alone, points, slice(None))[0]
@@ -210,9 +226,13 @@ class ModelDerivatives:
     ) -> tuple[Array, Array]:
         """The outputs and, for `width` columns, their derivatives."""
         values = np.zeros((len(x), self._n_outputs))
-        total = np.zeros((*values.shape, width), np.float64 if self._logs else self.dtype)
+        total = np.zeros(
+            (*values.shape, width), np.float64 if self._logs else self.dtype
+        )
         for net, weight, inputs in self._terms:
-            derivatives, outputs = derive(net, np.ascontiguousarray(x[:, inputs]), inputs)
+            derivatives, outputs = derive(
+                net, np.ascontiguousarray(x[:, inputs]), inputs
+            )
             outputs = outputs.astype(np.float64)
             of_net, derivatives = self._complete(net.link, outputs, derivatives)
             values += weight * of_net
@@ -222,7 +242,10 @@ class ModelDerivatives:
             values = np.maximum(values, LEAST)
             values, total = np.log(values), total / values[:, :, None]
             if self._n_outputs == 2:
-                values, total = values[:, 1:] - values[:, :1], total[:, 1:] - total[:, :1]
+                values, total = (
+                    values[:, 1:] - values[:, :1],
+                    total[:, 1:] - total[:, :1],
+                )
         return values, total
 
 
@@ -231,7 +254,9 @@ def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
     net = NetDerivatives(parts.net, raw=raw)
     complete = complemented if parts.complements else as_they_are
     if raw:
-        return ModelDerivatives([Term(net)], as_they_are, parts.n_features, net.n_outputs)
+        return ModelDerivatives(
+            [Term(net)], as_they_are, parts.n_features, net.n_outputs
+        )
     return ModelDerivatives([Term(net)], complete, parts.n_features, parts.n_outputs)
 
 
@@ -246,7 +271,9 @@ def _parts(model: Any, raw: bool, who: str) -> ModelParts:
     return parts_of(model, who)
 
 
-def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Array:
+def rows_of(
+    model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str
+) -> Array:
     """The rows of X, checked as for `predict`."""
     model = getattr(model, "best_estimator_", model)
     if isinstance(model, MLP):
@@ -263,10 +290,14 @@ def _places(outputs: Any, n_outputs: int, who: str) -> NDArray[np.intp]:
         return np.arange(n_outputs)
     places = np.asarray(outputs)
     if places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
-        raise TypeError(f"{who}: outputs must be a sequence of places of outputs, got {outputs!r}")
+        raise TypeError(
+            f"{who}: outputs must be a sequence of places of outputs, got {outputs!r}"
+        )
     if not places.size or places.min() < -n_outputs or places.max() >= n_outputs:
         known = f"the model has {count(n_outputs, 'output')}"
-        raise ValueError(f"{who}: outputs must be one place or more, got {outputs!r}, and {known}")
+        raise ValueError(
+            f"{who}: outputs must be one place or more, got {outputs!r}, and {known}"
+        )
     return places.astype(np.intp) % n_outputs
 
 
@@ -345,7 +376,9 @@ def jacobian(
 
 
 @explained
-def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool = False) -> Array:
+def gradient(
+    model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool = False
+) -> Array:
     """Return the gradient of a model's one output, or of its loss, at each row.
 
     Parameters
@@ -399,17 +432,23 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     return arrays.warn_if_not_finite(result[:, 0], who)
 
 
-def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str) -> Array:
+def _of_loss(
+    model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str
+) -> Array:
     net = parts.net
     if raw:
-        raise ValueError(f"{who}: raw=True is of an output, y= of the loss: only one of them")
+        raise ValueError(
+            f"{who}: raw=True is of an output, y= of the loss: only one of them"
+        )
     core = core_of(net)
     plain: dict[str, Any] = {"penalties": (), "dropout": None, "compute_dtype": None}
     network = core.engine.network._replace(**plain, trainable=())
     parameters = core.state.parameters
     x = rows_of(model, X, parts.n_features, network.dtype, who)
     if parts.classes is not None:
-        y = _coded(y, parts.classes, network.layout.sizes[-1], network.loss.targets, who)
+        y = _coded(
+            y, parts.classes, network.layout.sizes[-1], network.loss.targets, who
+        )
     if network.layout.n_layers == 1:
         # Deltas of hidden layers are kept: the first layer leaves the inputs unchanged.
         sizes, views = network.layout.sizes, weight_views(network.layout, parameters)
@@ -433,8 +472,12 @@ def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Ar
     codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
     unknown = labels[classes[codes] != labels]
     if unknown.size:
-        raise ValueError(f"{who}: y holds {unknown[0]!r}, which is not among the model's classes")
-    return codes if n_outputs == 1 or targets == "classes" else np.eye(len(classes))[codes]
+        raise ValueError(
+            f"{who}: y holds {unknown[0]!r}, which is not among the model's classes"
+        )
+    return (
+        codes if n_outputs == 1 or targets == "classes" else np.eye(len(classes))[codes]
+    )
 
 
 WHO = "fastmlp.shap_values"
@@ -528,19 +571,28 @@ def shap_values(
         scalars.boolean(WHO, "raw", raw)
     if is_of_tables(model):
         table = _Table(model, raw)
-        derivatives, x, rows = table.derivatives, table.encoded(X), table.encoded(background)
+        derivatives, x, rows = (
+            table.derivatives,
+            table.encoded(X),
+            table.encoded(background),
+        )
     else:
         derivatives = _of_rows(model, raw)
         n_features, dtype = derivatives.n_features, derivatives.dtype
         x = rows_of(model, X, n_features, dtype, WHO)
         rows = rows_of(model, background, n_features, dtype, f"{WHO}: background")
     if len(rows) > MOST_ROWS:
-        warn(f"{WHO}: {MOST_ROWS} of {len(rows)} rows of background are used", RuntimeWarning)
+        warn(
+            f"{WHO}: {MOST_ROWS} of {len(rows)} rows of background are used",
+            RuntimeWarning,
+        )
         rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(np.intp)]
     values = _integrals(derivatives, x, rows, n_steps)
     base = derivatives.values(rows).mean(axis=0)
     gap = derivatives.values(x) - base - values.sum(axis=2)
-    distances = np.array([np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x])
+    distances = np.array(
+        [np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x]
+    )
     distances = distances if derivatives.sums is None else distances @ derivatives.sums
     _share(values, gap, distances)
     arrays.warn_if_not_finite(values, WHO)
@@ -556,7 +608,9 @@ def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
     return model_derivatives(parts, raw)
 
 
-def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: int) -> Array:
+def _integrals(
+    derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: int
+) -> Array:
     """Each column's part of a line integral, averaged over background rows.
 
     Shape (n_rows, n_outputs, n_columns), float64.
@@ -618,7 +672,9 @@ class _Table:
         numbers, categories = schema.number_names, schema.categorical_names
         inputs, owners = dict[int, slice](), list[int]()
         for place, encoding in self._encodings:
-            names = [categories[-1 - k] if k < 0 else numbers[k] for k in encoding.origins]
+            names = [
+                categories[-1 - k] if k < 0 else numbers[k] for k in encoding.origins
+            ]
             inputs[place] = slice(len(owners), len(owners) + len(names))
             owners += [schema.columns.index(name) for name in names]
         n_outputs = max(pack.outputs.n_outputs, 2) if classes else 1
@@ -640,7 +696,9 @@ class _Table:
         values = self._model._values(X, "shap_values")
         if not len(values.codes):
             raise ValueError(f"{WHO}: X and background must have rows")
-        return np.concatenate([encoding.transform(values) for _, encoding in self._encodings], 1)
+        return np.concatenate(
+            [encoding.transform(values) for _, encoding in self._encodings], 1
+        )
 
 
 def _pack_of(model: Any) -> Any:
@@ -657,7 +715,9 @@ def _pack_of(model: Any) -> Any:
     return model.pack_
 
 
-def _scaled(outputs: Any, link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+def _scaled(
+    outputs: Any, link: str, values: Array, derivatives: Any
+) -> tuple[Array, Any]:
     values, derivatives = as_they_are(link, values, derivatives)
     numbers = values * outputs.scale + outputs.center
     if derivatives is not None:

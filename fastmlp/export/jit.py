@@ -28,7 +28,11 @@ from fastmlp.backends.cpu.predict.embedded_steps import (
     vjp,
     vjp_record,
 )
-from fastmlp.backends.cpu.predict.embedded_tables import TableMember, TableOwner, TableScale
+from fastmlp.backends.cpu.predict.embedded_tables import (
+    TableMember,
+    TableOwner,
+    TableScale,
+)
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
@@ -87,7 +91,9 @@ def learner(
         owners = []
         for i, it in enumerate(net if isinstance(net, Sequence) else [net]):
             who = f"jit.learner: nets[{i}]" if several else "jit.learner"
-            owners.append(stack.enter_context(_trained(it, batch_size, n_steps, tables, who)))
+            owners.append(
+                stack.enter_context(_trained(it, batch_size, n_steps, tables, who))
+            )
         handles = handles_of(owners)
         try:
             yield handles if several else handles[0]
@@ -131,12 +137,18 @@ def _trained(
         try:
             targets_of: dict[Kind, Any] = {"batch": y.astype(dtype), "gradient": slopes}
             for kind, targets in targets_of.items():
-                trainers.append(steps.trainer(kind, Data(x, targets, np.empty(0, dtype))))
+                trainers.append(
+                    steps.trainer(kind, Data(x, targets, np.empty(0, dtype)))
+                )
                 trainers[-1].begin()
             quick = [trainer.pause() for trainer in trainers]
             if None in quick:
                 is_mixed = network.compute_dtype is not None
-                cause = "bfloat16" if is_mixed else f"batches of {batch_size} rows of this net"
+                cause = (
+                    "bfloat16"
+                    if is_mixed
+                    else f"batches of {batch_size} rows of this net"
+                )
                 raise ValueError(
                     f"{who}: compiled steps do not take {cause}; use net.train_on_batch"
                 )
@@ -147,7 +159,14 @@ def _trained(
             vjp = vjp_record(objective, state.parameters, x, slopes)
             steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)
-            record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1, address(vjp[0]))
+            record[0] = (
+                *steps_of_kinds,
+                *places,
+                has_labels,
+                0,
+                len(table) - 1,
+                address(vjp[0]),
+            )
             owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
             owner.kept += [record, x, y, slopes, quick, table, vjp]
@@ -238,7 +257,10 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """
     if isinstance(model, (list, tuple)):
         return handles_of(
-            [_owner(it, raw, freeze, f"{WHO}: models[{i}]") for i, it in enumerate(model)]
+            [
+                _owner(it, raw, freeze, f"{WHO}: models[{i}]")
+                for i, it in enumerate(model)
+            ]
         )
     return _owner(model, raw, freeze, WHO).handle()
 
@@ -286,7 +308,9 @@ def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
     0.0
     """
     if dtype not in ("float32", "float64"):
-        raise ValueError(f"jit.function: dtype must be 'float32' or 'float64', got {dtype!r}")
+        raise ValueError(
+            f"jit.function: dtype must be 'float32' or 'float64', got {dtype!r}"
+        )
     return c_function(str(dtype))
 
 
@@ -316,7 +340,9 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
     from scipy import LowLevelCallable
 
     if kind not in SIGNATURES:
-        raise ValueError(f"jit.scipy_callable: kind must be one of {[*SIGNATURES]}, got {kind!r}")
+        raise ValueError(
+            f"jit.scipy_callable: kind must be one of {[*SIGNATURES]}, got {kind!r}"
+        )
     value(handle, np.zeros(handle[0].n_in))
     data: Any = ctypes.c_void_p(handle.ctypes.data)
     data.handle = handle
@@ -327,7 +353,9 @@ def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     """The handle of a fitted model of tables; options as in `jit.compiled`."""
     parts: TableParts = model._table_parts(who)
     if raw:
-        raise ValueError(f"{who}: raw=True is for nets, and a model of tables is a mean of some")
+        raise ValueError(
+            f"{who}: raw=True is for nets, and a model of tables is a mean of some"
+        )
     members = []
     for net, encoding, weight in parts.members:
         core = core_of(net)
@@ -336,7 +364,9 @@ def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
         network = core.engine.network
         members.append(TableMember(network, parameters, encoding, weight))
     task = "regression" if parts.classes is None else "multiclass"
-    if parts.classes is not None and all(net.layer_sizes[-1] == 1 for net in parts.nets):
+    if parts.classes is not None and all(
+        net.layer_sizes[-1] == 1 for net in parts.nets
+    ):
         task = "binary"
     scale = TableScale(parts.scale, parts.center, parts.low, parts.high)
     n_in, n_out = parts.n_features, parts.n_outputs

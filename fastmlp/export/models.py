@@ -77,7 +77,9 @@ def parts_of(model: Any, who: str) -> ModelParts:
     """
     if is_of_fastmlp(model) and hasattr(model, "best_estimator_"):
         return parts_of(model.best_estimator_, who)
-    if not isinstance(model, MLP) and not (is_of_fastmlp(model) and hasattr(model, "net_")):
+    if not isinstance(model, MLP) and not (
+        is_of_fastmlp(model) and hasattr(model, "net_")
+    ):
         raise _error(model, who)
     net: MLP = model if isinstance(model, MLP) else model.net_
     n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
@@ -100,7 +102,9 @@ def has_several_labels(classifier: Any) -> bool:
 
 
 def _error(model: Any, who: str) -> Exception:
-    if is_a(model, "Pipeline", "sklearn") or is_a(model, "TransformedTargetRegressor", "sklearn"):
+    if is_a(model, "Pipeline", "sklearn") or is_a(
+        model, "TransformedTargetRegressor", "sklearn"
+    ):
         return TypeError(
             f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one estimator of "
             "it, which takes the columns as they are"
@@ -179,7 +183,12 @@ class TableParts(NamedTuple):
         """Rows of numbers as in training, of levels, and of missing values."""
         generator = np.random.default_rng(seed)
         rows = np.full((n, self.n_features), np.nan)
-        steps = (step for steps in self.encodings for step in steps if isinstance(step, NumberStep))
+        steps = (
+            step
+            for steps in self.encodings
+            for step in steps
+            if isinstance(step, NumberStep)
+        )
         scaled = next((step for step in steps if step.constants.shape[1] == 2), None)
         if scaled is not None:
             center, factor = scaled.constants.T
@@ -200,7 +209,8 @@ class TableParts(NamedTuple):
 Numbers = NDArray[np.float64]
 WHO = "fastmlp.fold"
 MODELS = (
-    "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that ends in one"
+    "an MLP, a fitted estimator of fastmlp, "
+    "or a scikit-learn pipeline of scalers that ends in one"
 )
 # Share of a column's spread that rounding may take.
 LARGEST_ERROR = 1e-3
@@ -213,7 +223,9 @@ class Affine(NamedTuple):
     shift: Numbers
 
     def then(self, other: "Affine") -> "Affine":
-        return Affine(self.factor * other.factor, self.shift * other.factor + other.shift)
+        return Affine(
+            self.factor * other.factor, self.shift * other.factor + other.shift
+        )
 
 
 def identity(n_features: int) -> Affine:
@@ -234,11 +246,14 @@ def affine_of(scaler: Any, name: str, who: str) -> Affine:
     if not hasattr(scaler, "n_features_in_"):
         raise ValueError(f"{who}: {name} is not fitted")
     if getattr(scaler, "clip", False):
-        raise ValueError(f"{who}: {name} clips, which cannot be folded: use {kind}(clip=False)")
+        raise ValueError(
+            f"{who}: {name} clips, which cannot be folded: use {kind}(clip=False)"
+        )
     center, scale = OF_SKLEARN[kind](scaler)
     n = scaler.n_features_in_
     return _scaled(
-        np.zeros(n) if center is None else center, np.ones(n) if scale is None else scale
+        np.zeros(n) if center is None else center,
+        np.ones(n) if scale is None else scale,
     )
 
 
@@ -317,7 +332,9 @@ def fold(model: Any, scaler: Any = None) -> Any:
     whole = is_a(model, "Pipeline", "sklearn")
     if whole:
         *before, (_, model) = model.steps
-        steps = [leaf for name, step in before for leaf in _steps_of(step, name)] + steps
+        steps = [
+            leaf for name, step in before for leaf in _steps_of(step, name)
+        ] + steps
     if is_of_tables(model):
         raise TypeError(
             f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
@@ -325,9 +342,13 @@ def fold(model: Any, scaler: Any = None) -> Any:
             "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
         )
     if not whole and scaler is None and targets is None:
-        raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
+        raise TypeError(
+            f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)"
+        )
     folded = deepcopy(model)
-    if not isinstance(model, MLP) and not (is_of_fastmlp(model) and hasattr(model, "net_")):
+    if not isinstance(model, MLP) and not (
+        is_of_fastmlp(model) and hasattr(model, "net_")
+    ):
         best = "; fold its best_estimator_" if hasattr(model, "best_estimator_") else ""
         raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
     net: MLP = folded if isinstance(folded, MLP) else folded.net_
@@ -407,7 +428,9 @@ def _assign(array: Any, numbers: Any) -> None:
     with np.errstate(over="ignore"):
         rounded = numbers.astype(array.dtype)
     if not np.isfinite(rounded).all():
-        raise ValueError(f"{WHO}: a scale is so small that weights are not finite {array.dtype}")
+        raise ValueError(
+            f"{WHO}: a scale is so small that weights are not finite {array.dtype}"
+        )
     array[:] = rounded
 
 

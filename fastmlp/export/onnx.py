@@ -102,7 +102,9 @@ class Graph:
     def output(self, name: str) -> str:
         return self.output(f"predicted_{name}") if name in self.columns else name
 
-    def node(self, kind: str, inputs: list[str], output: str | None = None, **options: Any) -> str:
+    def node(
+        self, kind: str, inputs: list[str], output: str | None = None, **options: Any
+    ) -> str:
         output = output or self.named(kind.lower())
         name = self._scope.get_unique_operator_name(kind)
         self._container.add_node(kind, inputs, output, name=name, **options)
@@ -111,7 +113,9 @@ class Graph:
     def constant(self, values: Any, kind: int) -> str:
         name = self.named("constant")
         values = np.asarray(values)
-        self._container.add_initializer(name, kind, list(values.shape), values.ravel().tolist())
+        self._container.add_initializer(
+            name, kind, list(values.shape), values.ravel().tolist()
+        )
         return name
 
     def chosen(self, values: str, columns: Array | list[int]) -> str:
@@ -131,12 +135,18 @@ class Graph:
     def net(self, values: str, net: MLP, kind: int) -> str:
         """Add a net that computes in numbers of this kind; return the name of its predictions."""
         network: Network = core_of(net).engine.network
-        for weights, biases, rule in zip(net.weights, net.biases, network.activations, strict=True):
+        for weights, biases, rule in zip(
+            net.weights, net.biases, network.activations, strict=True
+        ):
             product = self.node("MatMul", [values, self.constant(weights, kind)])
             raw = self.node("Add", [product, self.constant(biases[None], kind)])
             known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
             node, options = known.get(rule, ("", {}))
-            values = self.node(node, [raw], **options) if node else self.traced(rule, kind, raw)
+            values = (
+                self.node(node, [raw], **options)
+                if node
+                else self.traced(rule, kind, raw)
+            )
         rule, by_row = network.link
         if by_row:
             return self._link(values, rule, net.layer_sizes[-1], kind)
@@ -158,10 +168,14 @@ class Graph:
             for operand in operands:
                 if operand not in names:
                     value, dtype = operand.split(":")
-                    names[operand] = self.constant([float(value)], kinds[np.dtype(dtype).type])
+                    names[operand] = self.constant(
+                        [float(value)], kinds[np.dtype(dtype).type]
+                    )
             options = {"to": kinds[scalar]} if node == "Cast" else {}
             sources = [names[operand] for operand in operands]
-            names[name] = self.node(node, sources, **options) if sources else names[node]
+            names[name] = (
+                self.node(node, sources, **options) if sources else names[node]
+            )
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
@@ -203,18 +217,27 @@ class Graph:
             classes = classes.astype(np.int64)
         self.node("Gather", [self.constant(classes, kind), place], label, axis=0)
 
-    def regressor(self, values: str, inputs: list["Graph.Input"], n_outputs: int) -> Outline:
+    def regressor(
+        self, values: str, inputs: list["Graph.Input"], n_outputs: int
+    ) -> Outline:
         name = self.output("variable")
         self.node("Cast", [values], name, to=self.kind)
         return Outline(inputs, [Output(name, self.kind, (None, n_outputs))])
 
     def classifier(
-        self, values: str, inputs: list["Graph.Input"], classes: Array | None, n_outputs: int
+        self,
+        values: str,
+        inputs: list["Graph.Input"],
+        classes: Array | None,
+        n_outputs: int,
     ) -> Outline:
         """Add labels and probabilities; return the outline of the whole graph."""
         label, to = self.output("label"), self.output("probabilities")
         self.classes(values, classes, label, to)
-        kind, shape = self.kinds.INT64, (None,) if classes is not None else (None, n_outputs)
+        kind, shape = (
+            self.kinds.INT64,
+            (None,) if classes is not None else (None, n_outputs),
+        )
         if classes is not None and are_words(classes):
             kind = self.kinds.STRING
         probabilities = Output(to, self.kind, (None, n_outputs))
@@ -230,9 +253,17 @@ class Nodes(Trace):
 
     def __init__(self) -> None:
         super().__init__()
-        names = {np.exp: "exp", np.log: "log", np.sqrt: "sqrt", np.tanh: "tanh", math.erf: "erf"}
+        names = {
+            np.exp: "exp",
+            np.log: "log",
+            np.sqrt: "sqrt",
+            np.tanh: "tanh",
+            math.erf: "erf",
+        }
         names |= {elementary.logistic: "sigmoid", min: "min", max: "max"}
-        self.own |= {function: partial(self.apply, name) for function, name in names.items()}
+        self.own |= {
+            function: partial(self.apply, name) for function, name in names.items()
+        }
         self.own |= {
             np.expm1: lambda x: self.apply("exp", x) - x.kind(1),
             np.log1p: lambda x: self.apply("log", x + x.kind(1)),
@@ -241,7 +272,11 @@ class Nodes(Trace):
     def text(self, number: Any, kind: Any) -> str:
         if not isinstance(number, Symbol):
             return f"{kind(number)!s}:{np.dtype(kind).name}"
-        return number.name if number.kind is kind else self.name(kind, f"Cast {number.name}")
+        return (
+            number.name
+            if number.kind is kind
+            else self.name(kind, f"Cast {number.name}")
+        )
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
         if name == "erf" and kind is np.float64:
@@ -253,7 +288,9 @@ class Nodes(Trace):
 
     def relation(self, name: str, a: str, b: str) -> Comparison:
         if name == "ne":
-            return Comparison(self.name(np.bool_, f"Not {self.relation('eq', a, b).text}"))
+            return Comparison(
+                self.name(np.bool_, f"Not {self.relation('eq', a, b).text}")
+            )
         return Comparison(self.name(np.bool_, self.operation(name, np.bool_, [a, b])))
 
 
@@ -284,9 +321,13 @@ class Builder:
         from onnx import helper
 
         outputs = [outputs] if isinstance(outputs, str) else outputs
-        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=op_domain, **options))
+        self.nodes.append(
+            helper.make_node(kind, inputs, outputs, domain=op_domain, **options)
+        )
 
-    def add_initializer(self, name: str, kind: int, shape: list[int], values: list[Any]) -> None:
+    def add_initializer(
+        self, name: str, kind: int, shape: list[int], values: list[Any]
+    ) -> None:
         from onnx import helper
 
         self.constants.append(helper.make_tensor(name, kind, shape, values))
@@ -299,10 +340,16 @@ class Builder:
             for name, _, n_columns, holds_texts in outline.inputs
         ]
         first, last = (
-            [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in values]
+            [
+                helper.make_tensor_value_info(name, kind, shape)
+                for name, kind, shape in values
+            ]
             for values in (inputs, outline.outputs)
         )
-        versions = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", OF_LABELS)]
+        versions = [
+            helper.make_opsetid("", opset),
+            helper.make_opsetid("ai.onnx.ml", OF_LABELS),
+        ]
         used = {name for node in self.nodes for name in node.input}
         constants = [constant for constant in self.constants if constant.name in used]
         model = helper.make_model(
@@ -372,7 +419,9 @@ def to_onnx(
     except ModuleNotFoundError as error:
         raise ImportError(needs(WHO, "onnx")) from error
     if not OLDEST <= opset <= onnx_opset_version():
-        raise ValueError(f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}")
+        raise ValueError(
+            f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}"
+        )
     builder = Builder()
     graph = Graph(builder, builder, dtype)
     outline = model._write_onnx(graph) if is_of_tables(model) else _write(graph, model)
@@ -404,7 +453,10 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
         return graph, graph.predictions(columns[0].full_name, parts_of(model, WHO))
     inputs = [
         Graph.Input(
-            one.full_name, one.raw_name, one.type.shape[1], isinstance(one.type, StringTensorType)
+            one.full_name,
+            one.raw_name,
+            one.type.shape[1],
+            isinstance(one.type, StringTensorType),
         )
         for one in columns
     ]
@@ -418,7 +470,10 @@ def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     """Add a classifier: labels and probabilities, as skl2onnx does for scikit-learn's."""
-    (graph, values), (label, probability) = _values(scope, operator, container), operator.outputs
+    (graph, values), (label, probability) = (
+        _values(scope, operator, container),
+        operator.outputs,
+    )
     model = operator.raw_operator
     classes = None if has_several_labels(model) else model.classes_
     graph.classes(values, classes, label.full_name, probability.full_name)
@@ -436,7 +491,9 @@ def shapes_of_classifier(operator: Any) -> None:
     model = _fitted(operator)
     n_classes = max(2, len(model.classes_))
     kind = StringTensorType if are_words(model.classes_) else Int64TensorType
-    operator.outputs[0].type = kind([None, n_classes] if has_several_labels(model) else [None])
+    operator.outputs[0].type = kind(
+        [None, n_classes] if has_several_labels(model) else [None]
+    )
     operator.outputs[1].type = _number_type(operator)([None, n_classes])
 
 
@@ -457,7 +514,9 @@ def _number_type(operator: Any) -> Callable[[list[Any]], Any]:
 def _is_double(operator: Any) -> bool:
     from skl2onnx.common.data_types import DoubleTensorType
 
-    return any(isinstance(variable.type, DoubleTensorType) for variable in operator.inputs)
+    return any(
+        isinstance(variable.type, DoubleTensorType) for variable in operator.inputs
+    )
 
 
 def register(*kinds: type) -> None:
@@ -473,10 +532,16 @@ def register(*kinds: type) -> None:
             "nocl": [True, False],
         }
         for kind in kinds:
-            of_classes = any(base.__name__ == "ClassifierMixin" for base in kind.__mro__)
-            functions = (shapes_of_classifier, convert_classifier) if of_classes else of_numbers
+            of_classes = any(
+                base.__name__ == "ClassifierMixin" for base in kind.__mro__
+            )
+            functions = (
+                (shapes_of_classifier, convert_classifier) if of_classes else of_numbers
+            )
             own = {"options": options} if of_classes else {}
-            update_registered_converter(kind, f"Fastmlp{kind.__name__}", *functions, **own)
+            update_registered_converter(
+                kind, f"Fastmlp{kind.__name__}", *functions, **own
+            )
 
     when_imported(update)
 

@@ -30,7 +30,9 @@ class Comparison(NamedTuple):
     text: str
 
     def __bool__(self) -> NoReturn:
-        raise Unsupported("a branch, `and`, `or` or `not` on a number, where `a if c else b` works")
+        raise Unsupported(
+            "a branch, `and`, `or` or `not` on a number, where `a if c else b` works"
+        )
 
 
 class Symbol:
@@ -42,7 +44,9 @@ class Symbol:
     kind: ClassVar[Scalar]
     code: "Trace"
     name: str
-    __array_ufunc__ = None  # NumPy's scalars leave operations with symbols to this class
+    __array_ufunc__ = (
+        None  # NumPy's scalars leave operations with symbols to this class
+    )
 
     def __new__(cls, number: Any) -> Any:
         if isinstance(number, Symbol):
@@ -65,13 +69,19 @@ for _name in ("add", "sub", "mul", "truediv"):
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: _relation(name, a, b))
 KINDS = (np.float32, np.float64)
-SYMBOLS = {kind: type(f"Symbol_{kind.__name__}", (Symbol,), {"kind": kind}) for kind in KINDS}
+SYMBOLS = {
+    kind: type(f"Symbol_{kind.__name__}", (Symbol,), {"kind": kind}) for kind in KINDS
+}
 
 
 def common(*numbers: Any) -> Any:
     """The precision of an operation, as in compiled code: Python's numbers are float64."""
-    kinds = [getattr(number, "kind", None) or np.result_type(number) for number in numbers]
-    return np.result_type(*(np.float64 if np.dtype(k).kind != "f" else k for k in kinds)).type
+    kinds = [
+        getattr(number, "kind", None) or np.result_type(number) for number in numbers
+    ]
+    return np.result_type(
+        *(np.float64 if np.dtype(k).kind != "f" else k for k in kinds)
+    ).type
 
 
 class Trace(ABC):
@@ -111,14 +121,18 @@ class Trace(ABC):
         return symbol
 
     def name(self, kind: Any, expression: str) -> str:
-        return self.statements.setdefault((kind, expression), f"t{len(self.statements)}")
+        return self.statements.setdefault(
+            (kind, expression), f"t{len(self.statements)}"
+        )
 
     def put(self, kind: Any, expression: str) -> Any:
         return self.symbol(kind, self.name(kind, expression))
 
     def apply(self, name: str, *numbers: Any) -> Any:
         kind = common(*numbers)
-        return self.put(kind, self.operation(name, kind, [self.text(n, kind) for n in numbers]))
+        return self.put(
+            kind, self.operation(name, kind, [self.text(n, kind) for n in numbers])
+        )
 
     def needed(self, *results: str) -> list[tuple[Any, str, str]]:
         """Kinds, expressions and names of the statements that texts of results need."""
@@ -183,7 +197,9 @@ class _Calls(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> Any:
         """Turn ``f(x)`` into ``_call(f, x)``."""
         self.generic_visit(node)
-        return ast.Call(ast.Name("_call", ast.Load()), [node.func, *node.args], node.keywords)
+        return ast.Call(
+            ast.Name("_call", ast.Load()), [node.func, *node.args], node.keywords
+        )
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:
         """Turn ``a if c else b`` into ``_where(c, a, b)``."""

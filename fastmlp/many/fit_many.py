@@ -182,29 +182,43 @@ def fit_many(
     timeout = scalars.seconds(WHO, "group_timeout", group_timeout)
     on = None if client is None else client_of(client, WHO)
     if on is None and timeout is not None:
-        raise ValueError(f"{WHO}: group_timeout is for groups on a cluster: give client= too")
+        raise ValueError(
+            f"{WHO}: group_timeout is for groups on a cluster: give client= too"
+        )
     if on is not None and n_threads is not None:
-        raise ValueError(f"{WHO}: with client= workers use their own threads: leave n_threads out")
+        raise ValueError(
+            f"{WHO}: with client= workers use their own threads: leave n_threads out"
+        )
     held_out = (validation_rows, validation_split)
     checked = nets_of(nets)
     feed, files = None, None
-    parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
+    parts = {
+        "rows": rows,
+        "validation_rows": validation_rows,
+        "sample_weight": sample_weight,
+    }
     try:
         if is_over_source(X, y, validation_data, parts):
             files = None if on is None else files_of(X, validation_data)
             sizes = (epochs, batch_size)
             jobs, feed = jobs_over(checked, (X, y), validation_data, options, sizes)
         else:
-            jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, sample_weight)
+            jobs = jobs_of(
+                checked, X, y, epochs, batch_size, rows, held_out, sample_weight
+            )
     except KeyboardInterrupt:
         # The first call of a process imports the backend: 0.1 s.
         return interrupted([None] * len(checked))
     if not jobs:
         return []
     if checkpoint is not None and (
-        feed is not None or on is not None or any(job.core.engine.queue is not None for job in jobs)
+        feed is not None
+        or on is not None
+        or any(job.core.engine.queue is not None for job in jobs)
     ):
-        raise ValueError(f"{WHO}: checkpoint is for nets on the CPU of this machine, and arrays")
+        raise ValueError(
+            f"{WHO}: checkpoint is for nets on the CPU of this machine, and arrays"
+        )
     if shuffle:
         check_generators(jobs)
     for i, job in enumerate(jobs):
@@ -285,4 +299,7 @@ def fit_together(
                 histories = concluded(trained(jobs, options, bar, n_threads))
             else:
                 histories = concluded(trained_on(cluster, jobs, options, bar, None))
-    return [histories[end - len(call.nets) : end] for call, end in zip(made, ends, strict=True)]
+    return [
+        histories[end - len(call.nets) : end]
+        for call, end in zip(made, ends, strict=True)
+    ]

@@ -43,10 +43,14 @@ def client_of(client: Any, who: str) -> Any:
             ) from error
     kind = getattr(sys.modules.get("distributed"), "Client", ())
     if not isinstance(client, kind):
-        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {client!r}')
+        raise TypeError(
+            f'{who}: client must be a distributed.Client, or "auto", got {client!r}'
+        )
     if client.asynchronous or client.status != "running":
         state = "asynchronous" if client.asynchronous else client.status
-        raise ValueError(f"{who}: client must be a running one that is not asynchronous: {state}")
+        raise ValueError(
+            f"{who}: client must be a running one that is not asynchronous: {state}"
+        )
     return client
 
 
@@ -213,7 +217,9 @@ class Cluster:
             if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 raise answer
         facts_of = {
-            name: answer for name, answer in answers.items() if not isinstance(answer, Exception)
+            name: answer
+            for name, answer in answers.items()
+            if not isinstance(answer, Exception)
         }
         if not facts_of:
             raise RuntimeError(
@@ -233,7 +239,8 @@ class Cluster:
             at_once[host[HOST]] += n_threads.get(address, 1)
         # Threads of a machine are divided among its concurrent tasks.
         self._shares = {
-            host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
+            host[HOST]: max(1, host[THREADS] // at_once[host[HOST]])
+            for host in facts_of.values()
         }
 
     def _warn_of_others(self, all_facts: Sequence[dict[str, Any]]) -> None:
@@ -290,7 +297,9 @@ class Cluster:
             self._check()
             raise
         lost = _text([number for i in left for number in groups[i][0]])
-        raise RuntimeError(f"{self._who}: the workers of {name} {lost} were lost {ROUNDS} times")
+        raise RuntimeError(
+            f"{self._who}: the workers of {name} {lost} were lost {ROUNDS} times"
+        )
 
     def _round(
         self,
@@ -387,7 +396,9 @@ class Cluster:
         )
         submitted: dict[Any, int] = {}
         # Groups of large nets are large on purpose.
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        with dask.config.set(
+            {"distributed.admin.large-graph-warning-threshold": "1TB"}
+        ):
             for rank, i in enumerate(left):
                 content, places = packed[i]
                 leading = (content, places, self._shares, self._timeout)
@@ -413,7 +424,9 @@ class Cluster:
             if token in before and before[token].status not in LOST
         }
         new = {
-            token: array for token, array in zip(tokens, arrays, strict=True) if token not in now
+            token: array
+            for token, array in zip(tokens, arrays, strict=True)
+            if token not in now
         }
         if new:
             sent = self._client.scatter(list(new.values()), broadcast=True, hash=False)

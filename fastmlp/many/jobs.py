@@ -53,7 +53,9 @@ class NetJob(NamedTuple):
     @property
     def cost(self) -> float:
         """Approximate operations of the fit at full speed."""
-        return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
+        return cost_of(
+            self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size
+        )
 
 
 def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
@@ -63,9 +65,13 @@ def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
     nets, places = list(sequence), dict[int, int]()
     for i, net in enumerate(nets):
         if not isinstance(net, MLP):
-            raise TypeError(f"{caller}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
+            raise TypeError(
+                f"{caller}: nets must be a sequence of MLP, but nets[{i}] is {net!r}"
+            )
         if places.setdefault(id(net), i) != i:
-            raise ValueError(f"{caller}: nets[{i}] is the net that nets[{places[id(net)]}] is")
+            raise ValueError(
+                f"{caller}: nets[{i}] is the net that nets[{places[id(net)]}] is"
+            )
     return nets
 
 
@@ -86,7 +92,9 @@ def jobs_of(
     n = len(nets)
     validation_rows, validation_split = held_out
     each_epochs = each_integer(epochs, "epochs", n)
-    sizes = [None] * n if batch_size is None else each_integer(batch_size, "batch_size", n)
+    sizes = (
+        [None] * n if batch_size is None else each_integer(batch_size, "batch_size", n)
+    )
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
     # X first: a wrong X would else be reported as rows out of range.
@@ -104,11 +112,15 @@ def jobs_of(
         validated = None if looked_at is None else whole._replace(rows=looked_at)
         for part in (data, validated):
             if part is not None and part.mass == 0:
-                raise ValueError(f"{who(i)}: sample_weight must not be 0 in all of its rows")
+                raise ValueError(
+                    f"{who(i)}: sample_weight must not be 0 in all of its rows"
+                )
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(batch_size_for(net.optimizer, sizes[i], who(i)), data.n_rows)
-        jobs.append(NetJob(net, data, validated, each_epochs[i], batch, each_names[i], i))
+        jobs.append(
+            NetJob(net, data, validated, each_epochs[i], batch, each_names[i], i)
+        )
     return jobs
 
 
@@ -164,7 +176,9 @@ class Shared:
         for i, rows in enumerate(_each(values, name, n)):
             self._kept.append(rows)
             make = partial(arrays.row_index, rows, self.n_rows, who(i), name)
-            indices.append(None if rows is None else self.memo(("index", id(rows)), make))
+            indices.append(
+                None if rows is None else self.memo(("index", id(rows)), make)
+            )
         return indices
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -183,12 +197,16 @@ def each_integer(values: Any, name: str, n: int) -> list[int]:
         return [scalars.positive_integer(WHO, name, values)] * n
     numbers = list(values)
     _as_many(numbers, name, n)
-    return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
+    return [
+        scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)
+    ]
 
 
 def _each(values: Any, name: str, n: int) -> list[Any]:
     """One array or None per net, from one for all or from a sequence."""
-    if not isinstance(values, Sequence) and not (isinstance(values, np.ndarray) and values.ndim):
+    if not isinstance(values, Sequence) and not (
+        isinstance(values, np.ndarray) and values.ndim
+    ):
         return [values] * n
     if len(values) == 0 or (np.ndim(values[0]) == 0 and values[0] is not None):
         return [values] * n
@@ -199,19 +217,25 @@ def _each(values: Any, name: str, n: int) -> list[Any]:
 
 def _as_many(values: Sequence[Any], name: str, n: int) -> None:
     if len(values) != n:
-        raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(values)}")
+        raise ValueError(
+            f"{WHO}: there are {n} nets, but {name} has the length {len(values)}"
+        )
 
 
 # Seconds of one wait.
 LOOK_SECONDS = 0.1
 
 
-def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any]) -> bool:
+def is_over_source(
+    X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any]
+) -> bool:
     """True if X is a source; `parts` are arguments that go with arrays."""
     unnamed(y, WHO)
     if y is not None and not has_blocks(X):
         if validation_data is not None:
-            raise TypeError(f"{WHO}: validation_data is for a source; use validation_rows, indices")
+            raise TypeError(
+                f"{WHO}: validation_data is for a source; use validation_rows, indices"
+            )
         return False
     if y is None and not is_source(X) and not is_table(X) and paths_of(X) is None:
         raise TypeError(
@@ -220,7 +244,9 @@ def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any
         )
     for name, value in parts.items():
         if value is not None:
-            advice = "validation_data" if name.startswith("validation") else f"no {name}"
+            advice = (
+                "validation_data" if name.startswith("validation") else f"no {name}"
+            )
             raise TypeError(f"{WHO}: {name} is for arrays; with a source give {advice}")
     return True
 
@@ -250,7 +276,9 @@ def jobs_over(
     for i, core in enumerate(cores):
         network = core.engine.network
         first, last = network.layout.sizes[0], network.layout.sizes[-1]
-        forms.append((first, last, network.dtype, network.loss.targets, network.loss.per_target))
+        forms.append(
+            (first, last, network.dtype, network.loss.targets, network.loss.per_target)
+        )
         if core.engine.queue is not None:
             raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
         if forms[i] != forms[0]:
@@ -261,7 +289,9 @@ def jobs_over(
     # Whole batches of each net.
     options = options.having(epochs=max(epochs), batch_size=math.lcm(*batches))
     raw = RawRows(*rows, None, validation_data)
-    feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
+    feed, data, held_out, names = rows_of(
+        cores[0].engine, raw, options, _names_of(cores)
+    )
     assert feed is not None
     per_net = zip(nets, epochs, batches, strict=True)
     jobs = [

@@ -85,7 +85,9 @@ class GpuQueue:
             request.trainer_options = {"seat": launches.seat(net)}
             self._fits[i] = request, loop.spans_of(*job.core, request)
         try:
-            while spans := [span for i in [*self._fits] if (span := self._next(i)) is not None]:
+            while spans := [
+                span for i in [*self._fits] if (span := self._next(i)) is not None
+            ]:
                 launches.run(spans)
         except BaseException:
             for i in [*self._fits]:
@@ -158,7 +160,8 @@ def trained(
     """Train all locked nets on up to `n_threads` threads; `feed` reads a source."""
     n = n_threads_of(n_threads)
     options = options.having(
-        callbacks=_one_at_a_time(options.callbacks), progress=bar if bar is not None else False
+        callbacks=_one_at_a_time(options.callbacks),
+        progress=bar if bar is not None else False,
     )
     if options.checkpoint is not None:
         Path(options.checkpoint).mkdir(parents=True, exist_ok=True)
@@ -168,7 +171,11 @@ def trained(
     request = partial(_request, options=options)
     queues = queues_of(jobs, request, bar) if len(on_cpu) < len(jobs) else []
     tasks = [
-        Task(jobs[i].cost, partial(_fit, jobs[i], request, bar, shared), f"nets {jobs[i].number}")
+        Task(
+            jobs[i].cost,
+            partial(_fit, jobs[i], request, bar, shared),
+            f"nets {jobs[i].number}",
+        )
         for i in on_cpu
     ]
     seen = options.metrics or options.callbacks or options.look_at_epochs
@@ -245,7 +252,9 @@ def interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
 
 
 def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
-    return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
+    return [
+        out.result if out else History(status=Status.INTERRUPTED) for out in outcomes
+    ]
 
 
 # Parts that training does not change in a worker.
@@ -281,8 +290,12 @@ def _with_rows(
         return jobs, None
     sizes = [job.epochs for job in jobs], [job.batch_size for job in jobs]
     nets = [job.net for job in jobs]
-    whole, feed = jobs_over(nets, (files.path, None), files.validation_data, options, sizes)
-    return [new._replace(number=job.number) for new, job in zip(whole, jobs, strict=True)], feed
+    whole, feed = jobs_over(
+        nets, (files.path, None), files.validation_data, options, sizes
+    )
+    return [
+        new._replace(number=job.number) for new, job in zip(whole, jobs, strict=True)
+    ], feed
 
 
 def files_of(path: Any, validation_data: Any) -> Files:
@@ -333,14 +346,18 @@ def trained_on(
         except Exception as error:
             error.add_note(f"{len(outcomes)} of {len(jobs)} nets were done")
             raise
-    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], cluster.interrupted)
+    return CallOutcomes(
+        [outcomes.get(i) for i in range(len(jobs))], cluster.interrupted
+    )
 
 
 def _arrays(jobs: Sequence[NetJob]) -> list[Any]:
     arrays: dict[int, Any] = {}
     for job in jobs:
         for data in (job.data, job.held_out):
-            for rows in (data.x, data.y, data.weight, data.rows) if data is not None else ():
+            for rows in (
+                (data.x, data.y, data.weight, data.rows) if data is not None else ()
+            ):
                 array = rows.values if isinstance(rows, Expanded) else rows
                 if getattr(array, "size", array is not None):
                     arrays[id(array)] = array

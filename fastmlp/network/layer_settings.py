@@ -36,7 +36,9 @@ class Switches(list[bool]):
     assign : called with the whole list when an item has been set
     """
 
-    def __init__(self, values: Sequence[bool], assign: Callable[[list[bool]], None]) -> None:
+    def __init__(
+        self, values: Sequence[bool], assign: Callable[[list[bool]], None]
+    ) -> None:
         super().__init__(values)
         self._assign = assign
 
@@ -51,7 +53,9 @@ class Switches(list[bool]):
         return list, (list(self),)
 
 
-def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
+def layer_rates(
+    setting: Any, n_layers: int, name: str = "layer_rates"
+) -> tuple[Factors, ...]:
     """Return a pair for each layer, or () if all factors are 1."""
     if setting is None:
         return ()
@@ -68,9 +72,12 @@ def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[boo
     if isinstance(setting, bool | np.bool_):
         setting = [setting] * n_layers
     else:
-        _check_sequence(setting, n_layers, name, "True or False, or one of them for each layer")
+        _check_sequence(
+            setting, n_layers, name, "True or False, or one of them for each layer"
+        )
     switches = [
-        scalars.boolean(OWNER, f"{name}[{i}]", _plain(switch)) for i, switch in enumerate(setting)
+        scalars.boolean(OWNER, f"{name}[{i}]", _plain(switch))
+        for i, switch in enumerate(setting)
     ]
     return () if all(switches) else tuple(switches)
 
@@ -96,7 +103,10 @@ def in_use(network: Network) -> dict[str, Any]:
     """Rates and frozen layers as JSON, by the names of MLP's attributes; empty if all layers
     train alike."""
     rates, switches = network.layer_rates, network.trainable
-    settings = {"layer_rates": [shown(factors) for factors in rates], "trainable": list(switches)}
+    settings = {
+        "layer_rates": [shown(factors) for factors in rates],
+        "trainable": list(switches),
+    }
     return {name: values for name, values in settings.items() if values}
 
 
@@ -153,11 +163,15 @@ def dropout_of(
         _rate("input_dropout", input_dropout),
         _rate("input_noise", input_noise, is_noise=True),
     )
-    return rates if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))) else None
+    return (
+        rates if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))) else None
+    )
 
 
 def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
-    if isinstance(setting, str | bytes | Set | Mapping) or not isinstance(setting, Iterable):
+    if isinstance(setting, str | bytes | Set | Mapping) or not isinstance(
+        setting, Iterable
+    ):
         rate = _rate("dropout", setting)
         if is_used(rate) and not n_hidden:
             raise ValueError(
@@ -260,7 +274,9 @@ def _check_rules(network: Network, who: str) -> None:
                 f"{', '.join(RISE)}; 'relu' keeps the order to the last digit"
             )
     link = network.link
-    if link not in [LINKS[name] for name in ("identity", "sigmoid", "exp", "sorted", "mean_std")]:
+    if link not in [
+        LINKS[name] for name in ("identity", "sigmoid", "exp", "sorted", "mean_std")
+    ]:
         raise ValueError(
             f"{who}: monotonic_cst needs outputs that rise with the raw ones, as those of the link "
             f"{name_of(link.rule)!r} do not: use loss='binary_cross_entropy', in a classifier two "
@@ -268,7 +284,9 @@ def _check_rules(network: Network, who: str) -> None:
         )
 
 
-def check_optimizer(optimizer: Optimizer, signs: Sequence[int], who: str = OWNER) -> None:
+def check_optimizer(
+    optimizer: Optimizer, signs: Sequence[int], who: str = OWNER
+) -> None:
     if signs and lag_of(optimizer):
         raise ValueError(
             f"{who}: {type(optimizer).__name__} shows parameters beyond those of its steps, which "
@@ -291,7 +309,9 @@ def codes_of(network: Network) -> Codes:
     """Codes of all parameters, shape (n_parameters,): biases are free."""
     layout, units = network.layout, directions(network.layout.sizes, network.signs)
     codes = np.zeros(layout.n_parameters, np.int8)
-    for (first, second), view in zip(pairwise(units), weight_views(layout, codes), strict=True):
+    for (first, second), view in zip(
+        pairwise(units), weight_views(layout, codes), strict=True
+    ):
         view[...] = np.outer(first, second)
         view[np.ix_(first != 0, second == 0)] = ZERO
     if network.link == LINKS["mean_std"]:
@@ -307,7 +327,12 @@ def bounded(parameters: NDArray[Any], codes: Codes) -> NDArray[Any]:
 
 def bounds_of(network: Network) -> list[tuple[float | None, float | None]]:
     """The least and the largest number of each parameter, as SciPy's `minimize` takes them."""
-    ranges = {FREE: (None, None), RISING: (0.0, None), FALLING: (None, 0.0), ZERO: (0.0, 0.0)}
+    ranges = {
+        FREE: (None, None),
+        RISING: (0.0, None),
+        FALLING: (None, 0.0),
+        ZERO: (0.0, 0.0),
+    }
     return [ranges[code] for code in codes_of(network).tolist()]
 
 

@@ -46,12 +46,16 @@ def network(
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(loss_setting)
-    loss_name = loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
+    loss_name = (
+        loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
+    )
     loss_name = name_of(function.rule) if loss_name is None else loss_name
     check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
-    made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
+    made = Network(
+        make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind)
+    )
     return NamedNetwork(made, loss_name, name_of(function.link or rule))
 
 
@@ -74,7 +78,9 @@ def initial_state(
 
 def layer_sizes(sizes: object) -> tuple[int, ...]:
     """Two or more integers of 1 or more, inputs first."""
-    if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(sizes, Iterable):
+    if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(
+        sizes, Iterable
+    ):
         raise TypeError(
             f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
             "such as (3, 16, 1)"
@@ -85,19 +91,24 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
             f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {numbers!r}"
         )
     return tuple(
-        scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(numbers)
+        scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n)
+        for i, n in enumerate(numbers)
     )
 
 
 def activation(rule: object) -> activations.ActivationRule:
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
-        scalars.known(OWNER, "activation", name, activations.RULES, activations.SYNONYMS)
+        scalars.known(
+            OWNER, "activation", name, activations.RULES, activations.SYNONYMS
+        )
         return activations.RULES[name]
     return own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
 
 
-def hidden_activations(setting: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
+def hidden_activations(
+    setting: object, n_hidden: int
+) -> tuple[activations.ActivationRule, ...]:
     """One rule per hidden layer."""
     if isinstance(setting, str) or callable(setting):
         return (activation(setting),) * n_hidden
@@ -124,14 +135,20 @@ def output_activation(
             and setting in losses.LINKS
             and setting not in activations.RULES
         ):
-            owner = next(loss for loss, row in losses.LOSSES.items() if row.link == setting)
+            owner = next(
+                loss for loss, row in losses.LOSSES.items() if row.link == setting
+            )
             raise ValueError(
                 f"{OWNER}: unknown activation {setting!r} of the loss {name!r}; it comes with "
                 f"loss={owner!r}"
             )
         rule = activation("identity" if setting is None else setting)
         return rule, losses.LINKS["identity"]
-    alias = activations.ALIASES.get(setting, setting) if isinstance(setting, str) else setting
+    alias = (
+        activations.ALIASES.get(setting, setting)
+        if isinstance(setting, str)
+        else setting
+    )
     if alias is not None and alias != function.link:
         raise ValueError(
             f"{OWNER}: the loss {name!r} owns its output link {function.link!r}; "
@@ -142,7 +159,9 @@ def output_activation(
 
 def optimizer(setting: object) -> Optimizer:
     if isinstance(setting, str):
-        scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
+        scalars.known(
+            OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS
+        )
         return optimizers.OPTIMIZERS[setting]()
     # The library's optimizers first: the check of the protocol takes a seventh of making a net.
     known = optimizers.OPTIMIZERS.values()
@@ -153,7 +172,9 @@ def optimizer(setting: object) -> Optimizer:
         own_rule("optimizer", form, setting.rule, 5 + len(setting.constants), 3)
     if isinstance(setting, Optimizer) and not isinstance(setting, type):
         return setting
-    is_rate = type(setting) in schedules.SCHEDULES.values() or isinstance(setting, float)
+    is_rate = type(setting) in schedules.SCHEDULES.values() or isinstance(
+        setting, float
+    )
     if callable(setting) and not isinstance(setting, type) and not is_rate:
         form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
         return optimizers.Custom(own_rule("optimizer", form, setting, 5, 3))
@@ -184,7 +205,9 @@ def penalty_terms(
 
 def _penalty(key: object) -> updates.PenaltyRule:
     if isinstance(key, str):
-        scalars.known(OWNER, "penalty", key, updates.PENALTIES, updates.PENALTY_SYNONYMS)
+        scalars.known(
+            OWNER, "penalty", key, updates.PENALTIES, updates.PENALTY_SYNONYMS
+        )
         return updates.PENALTIES[key]
     return own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
@@ -197,7 +220,9 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
     memory.require(n_bytes, OWNER, purpose)
 
 
-def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
+def initializer(
+    setting: object, rules: Sequence[activations.ActivationRule]
+) -> list[Any]:
     """One initializer per layer: the setting, or the activation's default."""
     if setting is None:
         names = [updates.DEFAULTS.get(rule.__name__, updates.DEFAULT) for rule in rules]
@@ -212,7 +237,9 @@ def initializer(setting: object, rules: Sequence[activations.ActivationRule]) ->
         )
         return [updates.INITIALIZERS[setting]] * len(rules)
     if not callable(setting):
-        raise TypeError(f"{OWNER}: initializer must be a name or a function, got {setting!r}")
+        raise TypeError(
+            f"{OWNER}: initializer must be a name or a function, got {setting!r}"
+        )
     return [setting] * len(rules)
 
 
@@ -241,7 +268,9 @@ def dtype(setting: Any) -> np.dtype[Any]:
     except TypeError:
         kind = np.dtype(object)
     if setting is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"{OWNER}: dtype must be 'float32' or 'float64', got {setting!r}")
+        raise ValueError(
+            f"{OWNER}: dtype must be 'float32' or 'float64', got {setting!r}"
+        )
     return kind
 
 
@@ -273,7 +302,9 @@ def own_rules(setting: object, who: str) -> Mapping[str, Any]:
     if setting is None:
         return {}
     if not isinstance(setting, Mapping):
-        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {setting!r}")
+        raise TypeError(
+            f"{who}: rules must be a mapping of names to rules, got {setting!r}"
+        )
     return setting
 
 
@@ -286,7 +317,9 @@ def loss(setting: object) -> losses.Loss:
     if isinstance(setting, losses.Loss):
         return _own_loss(setting) if losses.spelled(setting) is None else setting
     if isinstance(setting, type) and issubclass(setting, losses.LossSettings):
-        raise TypeError(f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?")
+        raise TypeError(
+            f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?"
+        )
     form = "loss(prediction, target) -> (value, slope)"
     return losses.Loss(own_rule("loss", form, setting, 2, 2))
 
@@ -299,21 +332,31 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
     constants = finite_numbers("Loss", "constants", setting.constants)
     per_target = scalars.positive_integer("Loss", "per_target", setting.per_target)
     if setting.curvature is not None:
-        check_function("curvature", "curvature(output, target) -> number", setting.curvature)
+        check_function(
+            "curvature", "curvature(output, target) -> number", setting.curvature
+        )
     if scalars.boolean("Loss", "by_row", setting.by_row):
         check_function("loss", "rule(outputs, targets, slopes, values)", setting.rule)
     elif per_target > 1:
-        raise ValueError(f"Loss: per_target={per_target} needs by_row=True: a rule that takes rows")
+        raise ValueError(
+            f"Loss: per_target={per_target} needs by_row=True: a rule that takes rows"
+        )
     else:
         form = "rule(output, target) -> (value, slope)"
         own_rule("loss", form, setting.rule, 2, 2, constants)
     return setting._replace(constants=constants)
 
 
-def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
+def check_outputs(
+    setting: object, function: losses.Loss, sizes: tuple[int, ...]
+) -> None:
     name = losses.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
-    if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
+    if (
+        function.link == "softmax"
+        and not isinstance(setting, losses.Loss)
+        and sizes[-1] == 1
+    ):
         binary = f"binary_{getattr(name, 'kind', name)}"
         raise ValueError(
             f"{OWNER}: loss={name!r} needs one output for each class, but layer_sizes="
@@ -338,7 +381,9 @@ def smoothed(setting: object, label_smoothing: object) -> object:
         setting = losses.spelled(setting)
     if not isinstance(setting, str) or setting not in losses.SMOOTHED:
         known = " or ".join(map(repr, losses.SMOOTHED))
-        raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
+        raise ValueError(
+            f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}"
+        )
     return losses.Smoothed(setting, amount)
 
 
@@ -365,15 +410,24 @@ def own_rule(
 ) -> Any:
     """Check a user's rule by calling it uncompiled: its results, and its slope if it has one."""
     check_function(kind, form, rule)
-    function, constants = getattr(rule, "py_func", rule), losses.in_dtype(constants, np.float64)
+    function, constants = (
+        getattr(rule, "py_func", rule),
+        losses.in_dtype(constants, np.float64),
+    )
     try:
         result = function(*[np.float64(0.5)] * n_arguments, *constants)
     except Exception as error:
         raise TypeError(
             f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
         ) from error
-    if not isinstance(result, tuple) or len(result) != n_results or not all(map(_scalar, result)):
-        raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
+    if (
+        not isinstance(result, tuple)
+        or len(result) != n_results
+        or not all(map(_scalar, result))
+    ):
+        raise TypeError(
+            f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}"
+        )
     if n_results == 2:
         _check_slope(kind, function, n_arguments, constants)
     return rule
@@ -385,7 +439,9 @@ def check_function(kind: str, form: str, rule: Any) -> None:
         word = str(getattr(rule, "__name__", type(rule).__name__))
         meant = same_word(word, NAMES.get(kind, ()))
         hint = f", did you mean {meant!r}?" if meant else ""
-        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}")
+        raise TypeError(
+            f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}"
+        )
 
 
 def _scalar(value: object) -> bool:
@@ -405,7 +461,9 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
     if 2 * wrong.sum() <= np.isfinite(errors).sum():
         return
     first, sums = int(np.argmax(wrong)), np.abs(slopes + derivatives)
-    negated = sums <= LARGEST_ERROR * (1 + np.maximum(np.abs(slopes), np.abs(derivatives)))
+    negated = sums <= LARGEST_ERROR * (
+        1 + np.maximum(np.abs(slopes), np.abs(derivatives))
+    )
     swapped = kind == "loss" and negated[np.isfinite(errors)].all()
     hint = "; its arguments are (prediction, target), in this order" if swapped else ""
     warn(
@@ -494,10 +552,14 @@ def check_rule(
     at (2.0, 1.0) 1.000, and the derivative is 2.000
     """
     loss = rule if isinstance(rule, Loss) else None
-    function = getattr(loss.rule if loss else rule, "py_func", loss.rule if loss else rule)
+    function = getattr(
+        loss.rule if loss else rule, "py_func", loss.rule if loss else rule
+    )
     constants = in_dtype(loss.constants, np.float64) if loss else ()
     if not inspect.isfunction(function):
-        raise TypeError(f"{WHO}: rule must be a function {FORMS}, or a Loss, got {rule!r}")
+        raise TypeError(
+            f"{WHO}: rule must be a function {FORMS}, or a Loss, got {rule!r}"
+        )
     if loss and loss.by_row:
         raw, target = _rows(points, targets)
         evaluate = _of_rows(function, target, constants)
@@ -541,10 +603,14 @@ def _numbers(
             f"{n_arguments + n_constants} arguments; an optimizer's rule has no slope"
         )
     if n_arguments == 1 and targets is not None:
-        raise TypeError(f"{WHO}: {function.__name__!r} has one argument, and so no targets")
+        raise TypeError(
+            f"{WHO}: {function.__name__!r} has one argument, and so no targets"
+        )
     axes = [CHECKED_POINTS if points is None else np.ravel(_array("points", points))]
     if n_arguments == 2:
-        axes.append(CHECKED_TARGETS if targets is None else np.ravel(_array("targets", targets)))
+        axes.append(
+            CHECKED_TARGETS if targets is None else np.ravel(_array("targets", targets))
+        )
     table = np.array(list(product(*axes)), np.float64).reshape(-1, n_arguments)
     return table[:, :1], table[:, 1:]
 
@@ -555,7 +621,11 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
             result = function(*row, *constants)
         except (ArithmeticError, ValueError):  # as math.log does outside its range
             return np.nan, np.nan
-        if not isinstance(result, tuple) or len(result) != 2 or any(map(np.ndim, result)):
+        if (
+            not isinstance(result, tuple)
+            or len(result) != 2
+            or any(map(np.ndim, result))
+        ):
             raise TypeError(
                 f"{WHO}: rule must be a function {FORMS}, but {function.__name__!r} returned "
                 f"{result!r}"
@@ -563,7 +633,9 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
         return float(result[0]), float(result[1])
 
     def evaluate(raw: Array) -> tuple[Array, Array]:
-        pairs = np.array([pair_at(row) for row in np.hstack([raw, target])]).reshape(-1, 2)
+        pairs = np.array([pair_at(row) for row in np.hstack([raw, target])]).reshape(
+            -1, 2
+        )
         return pairs[:, 0], pairs[:, 1:]
 
     return evaluate
@@ -573,7 +645,13 @@ def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
     def evaluate(raw: Array) -> tuple[Array, Array]:
         # Columns are contiguous, as in training.
         slopes, values = np.zeros(raw.shape, order="F"), np.zeros(len(raw))
-        function(np.asfortranarray(raw), np.asfortranarray(target), slopes, values, *constants)
+        function(
+            np.asfortranarray(raw),
+            np.asfortranarray(target),
+            slopes,
+            values,
+            *constants,
+        )
         return values, slopes
 
     return evaluate
@@ -587,7 +665,8 @@ def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
         step = np.zeros(raw.shape)
         step[:, j] = STEP * np.maximum(1, np.abs(raw[:, j]))
         single, double = (
-            (evaluate(raw + n * step)[0] - evaluate(raw - n * step)[0]) / (2 * n * step[:, j])
+            (evaluate(raw + n * step)[0] - evaluate(raw - n * step)[0])
+            / (2 * n * step[:, j])
             for n in (1, 2)
         )
         derivatives[:, j] = (4 * single - double) / 3
@@ -598,7 +677,13 @@ def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
 def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
     slopes, derivatives, errors = compared(evaluate, raw)
     if not np.isfinite(errors).any():
-        raise ValueError(f"{WHO}: rule has no finite value and slope at any point; give points=")
-    i, j = divmod(int(np.argmax(np.where(np.isfinite(errors), errors, -1))), raw.shape[1])
+        raise ValueError(
+            f"{WHO}: rule has no finite value and slope at any point; give points="
+        )
+    i, j = divmod(
+        int(np.argmax(np.where(np.isfinite(errors), errors, -1))), raw.shape[1]
+    )
     place = tuple(map(float, (*raw[i], *target[i])))
-    return RuleCheck(float(errors[i, j]), place, float(slopes[i, j]), float(derivatives[i, j]))
+    return RuleCheck(
+        float(errors[i, j]), place, float(slopes[i, j]), float(derivatives[i, j])
+    )

@@ -13,7 +13,13 @@ from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.losses import LINKS, Link, LinkName, Loss, LossName, LossSettings
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
-from fastmlp.rules.updates import Factors, Initializer, InitializerName, PenaltyName, PenaltyRule
+from fastmlp.rules.updates import (
+    Factors,
+    Initializer,
+    InitializerName,
+    PenaltyName,
+    PenaltyRule,
+)
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import suggestion
 
@@ -77,7 +83,9 @@ def make_layout(sizes: tuple[int, ...]) -> Layout:
     for _, n_out in shapes:
         offsets.append(offsets[-1] + n_out)
     n = len(shapes)
-    return Layout(sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1])
+    return Layout(
+        sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1]
+    )
 
 
 def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
@@ -105,7 +113,10 @@ def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
 
 ComputeDType = Literal["bfloat16"]
 LayerDType = Literal["bfloat16", "float32"]
-OF_LAYER = {"bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half", "float32": "None fp32 f4"}
+OF_LAYER = {
+    "bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half",
+    "float32": "None fp32 f4",
+}
 ComputeDTypes = ComputeDType | Sequence[LayerDType]
 Computed = ComputeDType | tuple[LayerDType, ...] | None
 KNOWN = get_args(ComputeDType)
@@ -181,7 +192,9 @@ def paired_layers(
         return ()
     sizes = pairwise(layout.sizes)
     if chosen == "bfloat16":
-        paired = [n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes]
+        paired = [
+            n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes
+        ]
     else:
         paired = [layer == "bfloat16" for layer in chosen]
     return tuple(layer and not (sparse and i == 0) for i, layer in enumerate(paired))

@@ -11,7 +11,12 @@ from fastmlp._process.locks import NetLock
 from fastmlp.network import layer_settings
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
-from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averaged, lag_of
+from fastmlp.rules.optimizer_protocol import (
+    Optimizer,
+    average_start,
+    is_averaged,
+    lag_of,
+)
 from fastmlp.validation import Array, frames
 
 # Numbers that an optimizer keeps for each parameter: m and v, and with an average the trained
@@ -108,7 +113,11 @@ class NetState:
     def bound(self, network: Network) -> None:
         """Set weights to 0 whose signs break the network's constraints."""
         if network.signs:
-            self.assign(layer_settings.bounded(self.parameters, layer_settings.codes_of(network)))
+            self.assign(
+                layer_settings.bounded(
+                    self.parameters, layer_settings.codes_of(network)
+                )
+            )
 
     def select(self, X: Any, who: str) -> Any:
         """The columns of X by the net's names, in its order; an array as it is."""
@@ -124,7 +133,9 @@ class NetState:
             return None
         # A new optimizer may keep more slots, or fewer.
         more = n_slots_of(self.optimizer) - len(flat)
-        return np.pad(flat, ((0, more), (0, 0))) if more > 0 else flat[: len(flat) + more]
+        return (
+            np.pad(flat, ((0, more), (0, 0))) if more > 0 else flat[: len(flat) + more]
+        )
 
     def set_slots(self, slots: Array | None) -> None:
         """None stands for zeros."""
@@ -222,11 +233,19 @@ class NetState:
         # joblib maps large arrays into its workers read-only.
         if not parameters.flags.writeable:
             parameters = parameters.copy()
-        optimizer, generator = content["optimizer"], random_state.unpickled(content["generator"])
-        NetState.__init__(self, content["layout"], parameters, optimizer, generator, content["key"])
+        optimizer, generator = (
+            content["optimizer"],
+            random_state.unpickled(content["generator"]),
+        )
+        NetState.__init__(
+            self, content["layout"], parameters, optimizer, generator, content["key"]
+        )
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
-        self.averaged_from, self.feature_names = content["averaged_from"], content["feature_names"]
+        self.averaged_from, self.feature_names = (
+            content["averaged_from"],
+            content["feature_names"],
+        )
 
     def adopt(self, content: dict[str, Any]) -> None:
         """Take over the changes of a trained copy, from its `__getstate__`."""

@@ -46,7 +46,11 @@ class Description(NamedTuple):
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
         rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
         rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
-        computed = f", compute_dtype={network.compute_dtype!r}" if network.compute_dtype else ""
+        computed = (
+            f", compute_dtype={network.compute_dtype!r}"
+            if network.compute_dtype
+            else ""
+        )
         computed += f", monotonic_cst={network.signs!r}" if network.signs else ""
         return (
             f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
@@ -66,15 +70,22 @@ class Description(NamedTuple):
 
     def _size(self) -> str:
         layout, pairs = self.network.layout, self.network.factors
-        frozen = spread(layout, *zip(*[(w == 0, b == 0) for w, b in pairs], strict=True)).sum()
+        frozen = spread(
+            layout, *zip(*[(w == 0, b == 0) for w, b in pairs], strict=True)
+        ).sum()
         which = f", {frozen:,} of them frozen" if frozen else ""
         return f"{layout.n_parameters:,} parameters{which}, {self.network.dtype}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
-        factors, varies = self.network.factors, self.network.layer_rates or self.network.trainable
+        factors, varies = (
+            self.network.factors,
+            self.network.layer_rates or self.network.trainable,
+        )
         products = self._products()
-        more = (("learning rate",) if varies else ()) + (("products in",) if products else ())
+        more = (("learning rate",) if varies else ()) + (
+            ("products in",) if products else ()
+        )
         rows: list[tuple[str, ...]] = [(*HEADER, *more)]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
@@ -89,7 +100,9 @@ class Description(NamedTuple):
         return tuple("bfloat16" if is_paired else "float32" for is_paired in paired)
 
     def _settings(self) -> str:
-        penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
+        penalty = "".join(
+            f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties
+        )
         penalty += "".join(f"; {name} {rate}" for name, rate in self._dropout().items())
         optimizer = _brief(self.optimizer) + self._matrix()
         return f"loss {self.loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
@@ -144,7 +157,9 @@ LINE = "border-bottom:1px solid currentColor;"
 
 def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     """The first row is the header; the columns `left` are left-aligned."""
-    lines = "".join(f"<tr>{_cells(row, i == 0, left)}</tr>" for i, row in enumerate(rows))
+    lines = "".join(
+        f"<tr>{_cells(row, i == 0, left)}</tr>" for i, row in enumerate(rows)
+    )
     return f'<table style="border-collapse:collapse;margin:0.3em 0">{lines}</table>'
 
 
@@ -155,7 +170,9 @@ def html_text(shown: str, *, strong: str = "") -> str:
 
 def _cells(row: Sequence[str], is_header: bool, left: Collection[int]) -> str:
     tag, line = ("th", LINE) if is_header else ("td", "")
-    styles = [line + CELL.format("left" if i in left else "right") for i in range(len(row))]
+    styles = [
+        line + CELL.format("left" if i in left else "right") for i in range(len(row))
+    ]
     return "".join(
         f'<{tag} style="{style}">{_escaped(cell)}</{tag}>'
         for style, cell in zip(styles, row, strict=True)

@@ -67,7 +67,9 @@ def selu(z: float) -> Pair:
     scale = type(z)(1.0507009873554805)
     scale_alpha = type(z)(1.7580993408473766)
     below = scale_alpha * expm1(zero if z > zero else z)
-    return (scale * z if z > zero else below), (scale if z > zero else below + scale_alpha)
+    return (scale * z if z > zero else below), (
+        scale if z > zero else below + scale_alpha
+    )
 
 
 def gelu(z: float) -> Pair:
@@ -109,7 +111,9 @@ def softplus(z: float) -> Pair:
     return soft_ramp(z), logistic(z)
 
 
-RULES: dict[str, ActivationRule] = {name: globals()[name] for name in get_args(ActivationName)}
+RULES: dict[str, ActivationRule] = {
+    name: globals()[name] for name in get_args(ActivationName)
+}
 ALIASES = {"logistic": "sigmoid"}
 # Words of other libraries, by name or by sentence of advice.
 SYNONYMS = {

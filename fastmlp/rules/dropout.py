@@ -31,7 +31,14 @@ LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     p0, p2 = (c0 & LOW) * MULTIPLIER_0, (c2 & LOW) * MULTIPLIER_2
-    return (p2 >> HALF) ^ c1 ^ k0, p2, (p0 >> HALF) ^ c3 ^ k1, p0, k0 + STEP_0, k1 + STEP_1
+    return (
+        (p2 >> HALF) ^ c1 ^ k0,
+        p2,
+        (p0 >> HALF) ^ c3 ^ k1,
+        p0,
+        k0 + STEP_0,
+        k1 + STEP_1,
+    )
 
 
 def philox_of(compiled: Callable[[Any], Any]) -> Any:
@@ -60,7 +67,9 @@ def philox_of(compiled: Callable[[Any], Any]) -> Any:
 
 EIGHT = np.uint64(8)
 # sin(pi t) / t in powers of t^2: for abs(t) <= 1/2 the first term left out is 1e-18.
-SINE = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)]
+SINE = [
+    (-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)
+]
 
 
 def normals_of(
@@ -164,7 +173,9 @@ def scales(threshold: Array) -> Array:
     return 1 / (1 - threshold / LEVELS)
 
 
-def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int) -> Array:
+def numbers_of(
+    dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int
+) -> Array:
     """Return the numbers of steps, shape (n_steps, n_numbers)."""
     table = np.empty((len(steps), dropout.n_numbers))
     words = [word >> bits & 0xFFFF for word in key for bits in WORD_BITS[:2]]
@@ -191,7 +202,9 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
     shape : rows of the batch, and units
     """
     purpose = OF_INPUTS if layer < 0 else OF_HIDDEN
-    words = _words(key, step, max(layer, 0) * PURPOSES + purpose, shape[0], -(-shape[1] // UNITS))
+    words = _words(
+        key, step, max(layer, 0) * PURPOSES + purpose, shape[0], -(-shape[1] // UNITS)
+    )
     halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(shape[0], -1)
     threshold = thresholds(np.array(rate))
     return np.where(halves[:, : shape[1]] >= threshold, scales(threshold), 0.0)
@@ -207,18 +220,29 @@ def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Arra
     return drawn
 
 
-def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDArray[np.int64]:
+def _words(
+    key: Key, step: int, purpose: int, n_rows: int, n_groups: int
+) -> NDArray[np.int64]:
     """Shape (n_rows, n_groups, 4)."""
-    groups, rows = np.meshgrid(*(np.arange(n, dtype=np.uint64) for n in (n_groups, n_rows)))
+    groups, rows = np.meshgrid(
+        *(np.arange(n, dtype=np.uint64) for n in (n_groups, n_rows))
+    )
     high, low = np.uint64(purpose | step >> 32 << 16), np.uint64(step & 0xFFFFFFFF)
     words = PHILOX(groups, rows, high, low, np.uint64(key[0]), np.uint64(key[1]))
     return np.stack([word & LOW for word in words], axis=-1).astype(np.int64)
 
 
-def checked(rate: Rate, steps: NDArray[np.int64], total: int, name: str) -> NDArray[np.float64]:
-    returned, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
+def checked(
+    rate: Rate, steps: NDArray[np.int64], total: int, name: str
+) -> NDArray[np.float64]:
+    returned, below = (
+        rates_of(rate, steps, total),
+        np.inf if name == "input_noise" else 1.0,
+    )
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"
-    message = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
+    message = (
+        f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
+    )
     try:
         array = np.asarray(returned, np.float64)
     except (TypeError, ValueError):

@@ -200,7 +200,9 @@ OUTPUT_GRADIENT = Loss(of_output_gradient, over_outputs="sum")
 
 
 def in_dtype(constants: Constants, scalar: Callable[[Any], Any]) -> Constants:
-    return tuple(tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants)
+    return tuple(
+        tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants
+    )
 
 
 def mse(prediction: float, target: float) -> Pair:
@@ -231,7 +233,9 @@ def binary_cross_entropy(raw: float, target: float) -> Pair:
     cancels.
     """
     one = type(raw)(1)
-    return target * softplus(-raw) + (one - target) * softplus(raw), logistic(raw) - target
+    return target * softplus(-raw) + (one - target) * softplus(raw), logistic(
+        raw
+    ) - target
 
 
 def poisson(raw: float, target: float) -> Pair:
@@ -241,7 +245,9 @@ def poisson(raw: float, target: float) -> Pair:
     """
     zero, one = type(raw)(0), type(raw)(1)
     p = exp(raw)
-    return p - target + target * (log(target if target != zero else one) - raw), p - target
+    return p - target + target * (
+        log(target if target != zero else one) - raw
+    ), p - target
 
 
 def log_cosh(prediction: float, target: float) -> Pair:
@@ -291,7 +297,10 @@ def tweedie(raw: float, target: float, power: float) -> Pair:
     k = type(raw)(power)
     low, high = k - one, two - k
     # A target of 0 must not meet an infinite power.
-    rising, falling = exp(high * raw), target * exp(-low * (raw if target != zero else zero))
+    rising, falling = (
+        exp(high * raw),
+        target * exp(-low * (raw if target != zero else zero)),
+    )
     own = exp(high * log(target if target != zero else one))
     constant = (own if target != zero else zero) / (low * high)
     return rising / high + falling / low - constant, rising - falling
@@ -432,7 +441,9 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
         value[r] = loss
 
 
-def smoothed_cross_entropy(raw: Any, target: Any, slope: Any, value: Any, smoothing: Any) -> None:
+def smoothed_cross_entropy(
+    raw: Any, target: Any, slope: Any, value: Any, smoothing: Any
+) -> None:
     """L = -sum_j z_j log p_j, with p = softmax(raw) and z = (1 - s) y + s / n, s the smoothing; a
     target of one column is a class label. Szegedy et al. (2016)."""
     n_rows, n = raw.shape
@@ -481,7 +492,9 @@ def binary_cross_entropy_curvature(raw: float, target: float) -> float:
     return logistic(raw) * logistic(-raw)
 
 
-def smoothed_binary_cross_entropy_curvature(raw: float, target: float, smoothing: float) -> float:
+def smoothed_binary_cross_entropy_curvature(
+    raw: float, target: float, smoothing: float
+) -> float:
     """p (1 - p)."""
     return logistic(raw) * logistic(-raw)
 
@@ -514,7 +527,9 @@ def cross_entropy_curvature(raw: Any, target: Any, probability: Any, root: Any) 
         for j in range(n):
             same = one if q == j else zero
             for r in range(n_rows):
-                root[r, q * n + j] = sqrt(probability[r, q]) * (same - probability[r, j])
+                root[r, q * n + j] = sqrt(probability[r, q]) * (
+                    same - probability[r, j]
+                )
     if target.shape[1] > 1:
         for r in range(n_rows):
             mass = zero
@@ -592,7 +607,9 @@ NumberLossName = Literal[
     "tweedie",
     "gaussian_nll",
 ]
-ClassLossName = Literal["binary_cross_entropy", "cross_entropy", "binary_focal", "focal"]
+ClassLossName = Literal[
+    "binary_cross_entropy", "cross_entropy", "binary_focal", "focal"
+]
 LossName = NumberLossName | ClassLossName
 LOSSES: dict[str, Loss] = {
     "mse": Loss(mse, curvature=mse_curvature),
@@ -617,11 +634,22 @@ LOSSES: dict[str, Loss] = {
     "quantile": Loss(quantile, constants=(0.5,)),
     "gamma": Loss(gamma, link="exp", targets="positive", curvature=gamma_curvature),
     "tweedie": Loss(
-        tweedie, link="exp", targets="count", constants=(1.5,), curvature=tweedie_curvature
+        tweedie,
+        link="exp",
+        targets="count",
+        constants=(1.5,),
+        curvature=tweedie_curvature,
     ),
-    "binary_focal": Loss(binary_focal, link="sigmoid", targets="unit", constants=(2.0,)),
+    "binary_focal": Loss(
+        binary_focal, link="sigmoid", targets="unit", constants=(2.0,)
+    ),
     "focal": Loss(
-        focal, link="softmax", targets="classes", by_row=True, over_outputs="sum", constants=(2.0,)
+        focal,
+        link="softmax",
+        targets="classes",
+        by_row=True,
+        over_outputs="sum",
+        constants=(2.0,),
     ),
     "gaussian_nll": Loss(gaussian_nll, link="mean_std", by_row=True, per_target=2),
 }
@@ -649,8 +677,12 @@ SYNONYMS = {
 SKLEARN_LOSSES: dict[str, Loss] = {
     "squared_error": Loss(half_squared_error, by_row=True),
     "poisson": Loss(poisson, link="exp", targets="count", over_outputs="sum"),
-    "binary_log_loss": Loss(clipped_log_loss, link="sigmoid", targets="unit", by_row=True),
-    "log_loss": Loss(clipped_cross_entropy, link="softmax", targets="classes", by_row=True),
+    "binary_log_loss": Loss(
+        clipped_log_loss, link="sigmoid", targets="unit", by_row=True
+    ),
+    "log_loss": Loss(
+        clipped_cross_entropy, link="softmax", targets="classes", by_row=True
+    ),
 }
 
 
@@ -711,7 +743,9 @@ class Quantile(LossSettings):
             raise TypeError(
                 f"Quantile: levels must be a number in (0, 1), or several, got {self.levels!r}"
             )
-        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in numbers)
+        levels = tuple(
+            scalars.inner_fraction("Quantile", "levels", level) for level in numbers
+        )
         if not levels or any(low >= high for low, high in pairwise(levels)):
             raise ValueError(
                 f"Quantile: levels must be one or more, in ascending order, got {self.levels!r}"
@@ -723,7 +757,9 @@ class Quantile(LossSettings):
         if isinstance(self.levels, float):
             return Loss(quantile, constants=(self.levels,))
         n = len(self.levels)
-        return Loss(quantiles, "sorted", by_row=True, constants=(self.levels,), per_target=n)
+        return Loss(
+            quantiles, "sorted", by_row=True, constants=(self.levels,), per_target=n
+        )
 
 
 @settings
@@ -759,7 +795,9 @@ class Tweedie(LossSettings):
 
     def __post_init__(self) -> None:
         valid = scalars.is_finite(self.power) and 1 <= self.power <= 2
-        power = scalars.real("Tweedie", "power", self.power, "a number from 1 to 2", valid)
+        power = scalars.real(
+            "Tweedie", "power", self.power, "a number from 1 to 2", valid
+        )
         object.__setattr__(self, "power", power)
 
     @property
@@ -800,7 +838,9 @@ class Focal(LossSettings):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", scalars.non_negative("Focal", "gamma", self.gamma))
+        object.__setattr__(
+            self, "gamma", scalars.non_negative("Focal", "gamma", self.gamma)
+        )
 
 
 @settings
@@ -831,7 +871,9 @@ class BinaryFocal(LossSettings):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", scalars.non_negative("BinaryFocal", "gamma", self.gamma))
+        object.__setattr__(
+            self, "gamma", scalars.non_negative("BinaryFocal", "gamma", self.gamma)
+        )
 
 
 @settings
@@ -848,7 +890,9 @@ class Smoothed(LossSettings):
     def loss(self) -> Loss:
         rule, of_rule = SMOOTHED[self.kind]
         constants = (self.label_smoothing,)
-        return LOSSES[self.kind]._replace(rule=rule, constants=constants, curvature=of_rule)
+        return LOSSES[self.kind]._replace(
+            rule=rule, constants=constants, curvature=of_rule
+        )
 
     def __str__(self) -> str:
         return f"{self.kind}, label_smoothing={self.label_smoothing!r}"
@@ -867,7 +911,11 @@ SMOOTHED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 # By their names in files.
 KINDS: dict[str, Callable[..., LossSettings]] = {
-    **{each.kind: each for each in LossSettings.__subclasses__() if each is not Smoothed},
+    **{
+        each.kind: each
+        for each in LossSettings.__subclasses__()
+        if each is not Smoothed
+    },
     **{name: partial(Smoothed, name) for name in SMOOTHED},
 }
 
@@ -888,7 +936,11 @@ def spelled(loss: Loss) -> Any:
 
 
 def of_settings(settings: LossSettings) -> dict[str, Any]:
-    values = {name: _as_json(value) for name, value in vars(settings).items() if name != "kind"}
+    values = {
+        name: _as_json(value)
+        for name, value in vars(settings).items()
+        if name != "kind"
+    }
     return {**values, "name": settings.kind}
 
 

@@ -177,7 +177,9 @@ class OptimizerSettings:
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
         shared = (OptimizerSettings.__doc__ or "").partition("----------")[2].rstrip()
-        cls.__doc__ = (cls.__doc__ or "").replace("\n\n    Raises", f"{shared}\n\n    Raises", 1)
+        cls.__doc__ = (cls.__doc__ or "").replace(
+            "\n\n    Raises", f"{shared}\n\n    Raises", 1
+        )
 
     def __post_init__(self) -> None:
         self._check()
@@ -210,7 +212,9 @@ class OptimizerSettings:
         return {name: getattr(self, name) for name in [*own, *used]}
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        shown = ", ".join(
+            f"{name}={value!r}" for name, value in self.settings().items()
+        )
         return f"{type(self).__name__}({shown})"
 
 
@@ -256,7 +260,10 @@ def traits_of(optimizer: Optimizer) -> tuple[Any, ...]:
     if not isinstance(optimizer, OptimizerSettings):
         return (optimizer,)
     # On the object: `hasattr` of a class without the attribute takes 0.4 us.
-    decays = getattr(optimizer, "decay_biases", True) or getattr(optimizer, "weight_decay", 0) == 0
+    decays = (
+        getattr(optimizer, "decay_biases", True)
+        or getattr(optimizer, "weight_decay", 0) == 0
+    )
     n_constants = len(getattr(optimizer, "constants", ()))
     return type(optimizer), decays, n_constants, *_TRAITS(optimizer)
 
@@ -290,9 +297,16 @@ def coefficients_of(
     average, which counts the steps after step `averaged_from`.
     """
     if len(groups) == 1 and groups[0].factor == 1.0:
-        return _coefficients(groups[0].settings_of(optimizer), first_step, rates, averaged_from)
+        return _coefficients(
+            groups[0].settings_of(optimizer), first_step, rates, averaged_from
+        )
     parts = [
-        _coefficients(group.settings_of(optimizer), first_step, rates * group.factor, averaged_from)
+        _coefficients(
+            group.settings_of(optimizer),
+            first_step,
+            rates * group.factor,
+            averaged_from,
+        )
         for group in groups
     ]
     return parts[0] if len(parts) == 1 else np.hstack(parts)
@@ -302,7 +316,9 @@ def n_coefficients_of(optimizer: Optimizer) -> int:
     return int(coefficients_of(optimizer, 1, np.ones(1)).shape[1])
 
 
-def _coefficients(optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int) -> Rates:
+def _coefficients(
+    optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int
+) -> Rates:
     settings: Any = optimizer
     origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
     table: Rates = settings.coefficients(first_step, rates, **origin)
@@ -362,7 +378,9 @@ def root_of(x: Any) -> Any:
 
 def checked_rate(owner: str, name: str, rate: Any) -> Any:
     if isinstance(rate, type):
-        raise TypeError(f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)")
+        raise TypeError(
+            f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)"
+        )
     if callable(rate):
         if wrong := misfit(rate, 2):
             raise TypeError(

@@ -63,7 +63,9 @@ class SGD(OptimizerSettings):
     def _check(self) -> None:
         super()._check()
         if self.nesterov and self.momentum == 0:
-            raise ValueError("SGD: nesterov=True needs a momentum above 0, got momentum=0.0")
+            raise ValueError(
+                "SGD: nesterov=True needs a momentum above 0, got momentum=0.0"
+            )
 
     @property
     def rule(self) -> UpdateRule:
@@ -127,7 +129,9 @@ class Adam(OptimizerSettings):
         t, rates_at_t = at_steps(first_step, rates)
         root = root_of(1 - powers(self.beta_2, t))
         rate = rates_at_t * root / (1 - powers(self.beta_1, t))
-        return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
+        return columns(
+            rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root)
+        )
 
     def _epsilon(self, root: Rates) -> Any:
         """Return the term that the rule adds to the uncorrected root of v; `root` corrects it."""
@@ -178,7 +182,9 @@ class AdamW(Adam):
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         adam: Any = super().coefficients(first_step, rates)
         keep = 1 - rates * self.weight_decay
-        row: Any = (*adam, keep) if isinstance(adam, tuple) else np.column_stack([adam, keep])
+        row: Any = (
+            (*adam, keep) if isinstance(adam, tuple) else np.column_stack([adam, keep])
+        )
         return row
 
 
@@ -228,7 +234,9 @@ class Nadam(Adam):
         root = np.sqrt(1 - powers(self.beta_2, t[:-1]))
         rate_m = rates * root * mu[1:] / (1 - product[1:])
         rate_g = rates * root * (1 - mu[:-1]) / (1 - product[:-1])
-        return columns(rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
+        return columns(
+            rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root)
+        )
 
     def _momentum(self, t: NDArray[np.int64]) -> Any:
         return self.beta_1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
@@ -240,7 +248,9 @@ class Nadam(Adam):
             return 0.0
         product: Any = 1.0
         for first in range(1, step, 1 << 16):
-            product *= np.prod(self._momentum(np.arange(first, min(first + (1 << 16), step))))
+            product *= np.prod(
+                self._momentum(np.arange(first, min(first + (1 << 16), step)))
+            )
         return float(product)
 
 
@@ -392,13 +402,17 @@ class ScheduleFreeAdamW(OptimizerSettings):
                 "AdamW with it"
             )
 
-    def coefficients(self, first_step: int, rates: Rates, averaged_from: int = 0) -> Rates:
+    def coefficients(
+        self, first_step: int, rates: Rates, averaged_from: int = 0
+    ) -> Rates:
         """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), v's bias correction
         folded in; x counts the steps after step `averaged_from`."""
         t = first_step + np.arange(len(rates))
         root = np.sqrt(1 - powers(self.beta_2, t))
         of_z = rates * self._risen(t)
-        share = self._risen(t) ** 2 / (self._mass(t) - self._mass(np.array(averaged_from)))
+        share = self._risen(t) ** 2 / (
+            self._mass(t) - self._mass(np.array(averaged_from))
+        )
         rate_m = of_z * self.beta_1 * (1 - share)
         fixed = (1 - self.beta_2, self.epsilon * root, root, self.weight_decay)
         return columns(rates, of_z - rate_m, *fixed, share, rate_m)
@@ -532,7 +546,9 @@ class LevenbergMarquardt(SecondOrder):
     def __post_init__(self) -> None:
         who = "LevenbergMarquardt"
         for name in ("damping", "max_damping"):
-            object.__setattr__(self, name, scalars.positive(who, name, getattr(self, name)))
+            object.__setattr__(
+                self, name, scalars.positive(who, name, getattr(self, name))
+            )
         if self.max_damping <= self.damping:
             raise ValueError(
                 f"{who}: max_damping must be above damping={self.damping!r}, got "
@@ -613,7 +629,9 @@ def require_first_order(optimizer: object, who: str) -> None:
 
 # `coefficients` of one rate, a number, are one step's numbers.
 TAKING_ONE_RATE: tuple[type, ...] = (SGD, RMSprop, Adagrad, Adam, AdamW, Custom)
-OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
+OptimizerName = Literal[
+    "sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"
+]
 OPTIMIZERS: dict[str, type] = {
     kind.__name__.lower(): kind
     for kind in (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, ScheduleFreeAdamW)

@@ -76,7 +76,9 @@ class StepDecay(_Checked):
     every: int = 1000
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        return self.learning_rate * self.factor ** (steps // self.every).astype(np.float64)
+        return self.learning_rate * self.factor ** (steps // self.every).astype(
+            np.float64
+        )
 
 
 @settings
@@ -100,7 +102,9 @@ class Exponential(_Checked):
     every: int = 1000
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        return self.learning_rate * np.power(np.float64(self.factor), steps / self.every)
+        return self.learning_rate * np.power(
+            np.float64(self.factor), steps / self.every
+        )
 
 
 @settings
@@ -154,7 +158,9 @@ class Cosine(_Checked):
 
     def __call__(self, steps: Steps, total: int) -> Rates:
         progress = np.minimum(steps / _horizon(self.n_steps, total), 1.0)
-        return self.final_rate + (self.learning_rate - self.final_rate) * _half_cosine(progress)
+        return self.final_rate + (self.learning_rate - self.final_rate) * _half_cosine(
+            progress
+        )
 
 
 @settings
@@ -189,7 +195,9 @@ class OneCycle(_Checked):
         rising = 1 - _half_cosine(progress / max(self.warm, 1e-12))
         falling = _half_cosine((progress - self.warm) / (1 - self.warm))
         up = low + (self.learning_rate - low) * rising
-        return np.where(progress < self.warm, up, last + (self.learning_rate - last) * falling)
+        return np.where(
+            progress < self.warm, up, last + (self.learning_rate - last) * falling
+        )
 
 
 @settings
@@ -218,7 +226,9 @@ class Warmup:
         object.__setattr__(self, "schedule", schedule)
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        later = rates_of(self.schedule, np.maximum(steps - self.n_steps, 0), total - self.n_steps)
+        later = rates_of(
+            self.schedule, np.maximum(steps - self.n_steps, 0), total - self.n_steps
+        )
         return later * np.minimum((steps + 1) / self.n_steps, 1.0)
 
 
@@ -260,5 +270,13 @@ _CHECKS = {
 }
 SCHEDULES = {
     schedule.__name__: schedule
-    for schedule in (Constant, StepDecay, Exponential, InverseScaling, Cosine, OneCycle, Warmup)
+    for schedule in (
+        Constant,
+        StepDecay,
+        Exponential,
+        InverseScaling,
+        Cosine,
+        OneCycle,
+        Warmup,
+    )
 }

@@ -88,7 +88,9 @@ def _normal(generator: np.random.Generator, shape: Shape, variance: float) -> We
     return generator.normal(0, np.sqrt(variance), shape)
 
 
-INITIALIZERS: dict[str, Initializer] = {name: globals()[name] for name in get_args(InitializerName)}
+INITIALIZERS: dict[str, Initializer] = {
+    name: globals()[name] for name in get_args(InitializerName)
+}
 DEFAULTS: dict[str, str] = {
     **dict.fromkeys(
         ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"
@@ -118,7 +120,9 @@ def l1(w: float) -> Pair:
     return abs(w), (one if w > zero else -one if w < zero else zero)
 
 
-PENALTIES: dict[str, PenaltyRule] = {name: globals()[name] for name in get_args(PenaltyName)}
+PENALTIES: dict[str, PenaltyRule] = {
+    name: globals()[name] for name in get_args(PenaltyName)
+}
 # Words of other libraries, by name or by sentence of advice.
 PENALTY_SYNONYMS = {
     "l2": "ridge weight_decay",
@@ -163,13 +167,17 @@ def sgd(w: float, g: float, m: float, v: float, rate: float) -> Triple:
     return w - rate * g, m, v
 
 
-def sgd_momentum(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+def sgd_momentum(
+    w: float, g: float, m: float, v: float, rate: float, momentum: float
+) -> Triple:
     """m <- momentum m - rate g; w <- w + m."""
     m = momentum * m - rate * g
     return w + m, m, v
 
 
-def sgd_nesterov(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+def sgd_nesterov(
+    w: float, g: float, m: float, v: float, rate: float, momentum: float
+) -> Triple:
     """m <- momentum m - rate g; w <- w + momentum m - rate g."""
     m = momentum * m - rate * g
     return w + (momentum * m - rate * g), m, v
@@ -191,7 +199,9 @@ def rmsprop(
     return w - rate * m, m, v
 
 
-def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float) -> Triple:
+def adagrad(
+    w: float, g: float, m: float, v: float, rate: float, epsilon: float
+) -> Triple:
     """v <- v + g^2; w <- w - rate g / (sqrt(v) + epsilon)."""
     v = v + g * g
     return w - rate * g / (sqrt(v) + epsilon), m, v
@@ -311,7 +321,9 @@ class ParameterGroups(NamedTuple):
     def lowest(self) -> int:
         """The first layer, from 0, that is trained: back-propagation ends there."""
         pairs = enumerate(zip(self.weights, self.biases, strict=True))
-        return next((i for i, pair in pairs if pair != (FROZEN, FROZEN)), len(self.weights))
+        return next(
+            (i for i, pair in pairs if pair != (FROZEN, FROZEN)), len(self.weights)
+        )
 
     def places(self, width: int) -> tuple[tuple[int, int], ...]:
         """Return the offsets of the coefficients of each layer's weights and biases in a step's
@@ -320,7 +332,9 @@ class ParameterGroups(NamedTuple):
         def place(group: int) -> int:
             return FROZEN if group == FROZEN else group * width
 
-        return tuple((place(w), place(b)) for w, b in zip(self.weights, self.biases, strict=True))
+        return tuple(
+            (place(w), place(b)) for w, b in zip(self.weights, self.biases, strict=True)
+        )
 
 
 def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
@@ -342,6 +356,9 @@ def _groups(factors: tuple[Factors, ...], same: bool) -> ParameterGroups:
             )
         )
 
-    numbers = [(number_of(layer.weights, True), number_of(layer.biases, same)) for layer in factors]
+    numbers = [
+        (number_of(layer.weights, True), number_of(layer.biases, same))
+        for layer in factors
+    ]
     weights, biases = zip(*numbers, strict=True)
     return ParameterGroups(tuple(numbers_of_groups), weights, biases)

@@ -27,7 +27,12 @@ import numpy as np
 from fastmlp._process import random_state
 from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizer_protocol import AVERAGES, Average, Optimizer, OptimizerSettings
+from fastmlp.rules.optimizer_protocol import (
+    AVERAGES,
+    Average,
+    Optimizer,
+    OptimizerSettings,
+)
 from fastmlp.rules.optimizers import OPTIMIZERS, SECOND_ORDER, Custom, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization.files import Content, FileError, arrays_at, content_of
@@ -97,7 +102,10 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 def of_optimizer(optimizer: Optimizer) -> Any:
     names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
-    if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
+    if (
+        not isinstance(optimizer, OptimizerSettings | SecondOrder)
+        or type(optimizer) not in names
+    ):
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
@@ -122,7 +130,10 @@ def of_setting(value: Any) -> Any:
         return [float(number) for number in value]
     kind = type(value)
     if kind in (*AVERAGES.values(), *SCHEDULES.values()):
-        settings = {field.name: of_setting(getattr(value, field.name)) for field in fields(value)}
+        settings = {
+            field.name: of_setting(getattr(value, field.name))
+            for field in fields(value)
+        }
         return {"name": kind.__name__, **settings}
     return of_rule(value, {}) if callable(value) else value
 
@@ -140,7 +151,10 @@ def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
     if depth == 0:
         raise ValueError(f"more than {MAX_DEPTH} schedules in one another")
     if "schedule" in spelled:
-        spelled = {**spelled, "schedule": rate_from(spelled["schedule"], own, depth - 1)}
+        spelled = {
+            **spelled,
+            "schedule": rate_from(spelled["schedule"], own, depth - 1),
+        }
     return _made(spelled, SCHEDULES, "schedule")
 
 
@@ -191,7 +205,9 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     list: _of_each,
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
-    np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
+    np.random.RandomState: lambda value: {
+        "random_state": random_state.of_random_state(value)
+    },
     tuple(SCHEDULES.values()): lambda value: {"schedule": of_setting(value)},
     Average: lambda value: {"average": of_setting(value)},
     Optimizer: lambda value: {"optimizer": of_optimizer(value)},
@@ -225,7 +241,9 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
     return {name: of_value(value) for name, value in parameters if name not in but}
 
 
-def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
+def parameters_from(
+    spelled: Mapping[str, Any], own: Own, n_threads: int | None
+) -> dict[str, Any]:
     """The arguments of JSON forms, with `n_threads`, if given, for `n_jobs`."""
     parameters = {name: value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
@@ -241,7 +259,9 @@ class InFile(NamedTuple):
 InFiles = Mapping[Any, InFile]
 # Content of another file within a file; `model.py` adds nets.
 FORMS: dict[Any, InFile] = {
-    Content: InFile(lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of)
+    Content: InFile(
+        lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of
+    )
 }
 
 
@@ -256,7 +276,9 @@ def declared(kind: Any) -> dict[str, Any]:
     >>> declared(Point), declared(float)
     ({'x': <class 'float'>}, {})
     """
-    names: Any = getattr(kind, "_fields", kind.__annotations__ if is_typeddict(kind) else ())
+    names: Any = getattr(
+        kind, "_fields", kind.__annotations__ if is_typeddict(kind) else ()
+    )
     if is_dataclass(kind):
         names = [field.name for field in fields(kind) if field.init]
     hints = get_type_hints(kind) if names else {}
@@ -267,13 +289,19 @@ def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
     """Types of the parts of a record or a tuple, by name or index, or None."""
     options, names = get_args(kind), declared(kind)
     if get_origin(kind) is tuple:
-        return dict(enumerate(options[:1] * len(content) if ... in options else options))
+        return dict(
+            enumerate(options[:1] * len(content) if ... in options else options)
+        )
     if is_typeddict(kind):
-        return {n: names[n] for n in names if n in content or n in kind.__required_keys__}
+        return {
+            n: names[n] for n in names if n in content or n in kind.__required_keys__
+        }
     return names or None
 
 
-def of_fields(kind: Any, value: Any, forms: InFiles = FORMS) -> tuple[Any, dict[str, Array]]:
+def of_fields(
+    kind: Any, value: Any, forms: InFiles = FORMS
+) -> tuple[Any, dict[str, Array]]:
     """A value of a declared type as JSON, and as arrays by their paths in it."""
     if get_origin(kind) in (Union, UnionType):
         if value is None:
@@ -291,12 +319,18 @@ def of_fields(kind: Any, value: Any, forms: InFiles = FORMS) -> tuple[Any, dict[
         by_key = isinstance(name, int) or isinstance(value, dict)
         one = value[name] if by_key else getattr(value, name)
         spelled[name], inner = of_fields(part, one, forms)
-        arrays |= {f"{name}.{path}" if path else str(name): inner[path] for path in inner}
+        arrays |= {
+            f"{name}.{path}" if path else str(name): inner[path] for path in inner
+        }
     return [*spelled.values()] if get_origin(kind) is tuple else spelled, arrays
 
 
 def fields_from(
-    kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles = FORMS, where: str = ""
+    kind: Any,
+    spelled: Any,
+    arrays: dict[str, Array],
+    forms: InFiles = FORMS,
+    where: str = "",
 ) -> Any:
     """The value of `of_fields`, checked against the declared type."""
     if get_origin(kind) in (Union, UnionType):
@@ -316,18 +350,30 @@ def fields_from(
         parts = _parts(kind, spelled) or {}
         each: Any = dict(enumerate(spelled)) if origin is tuple else spelled
         if each.keys() != parts.keys():
-            known, present = (", ".join(map(str, names)) or "no fields" for names in (parts, each))
-            raise FileError(f"{where or 'the content'} must have {known}, got {present}")
+            known, present = (
+                ", ".join(map(str, names)) or "no fields" for names in (parts, each)
+            )
+            raise FileError(
+                f"{where or 'the content'} must have {known}, got {present}"
+            )
         inner = arrays_at(arrays)
         values = {
             name: fields_from(
-                parts[name], one, inner.get(str(name), {}), forms, f"{where}.{name}".lstrip(".")
+                parts[name],
+                one,
+                inner.get(str(name), {}),
+                forms,
+                f"{where}.{name}".lstrip("."),
             )
             for name, one in each.items()
         }
         return tuple(values.values()) if origin is tuple else kind(**values)
     value = spelled if origin is dict else value_from(spelled, {})
-    if value not in get_args(kind) if origin is Literal else type(value) is not (origin or kind):
+    if (
+        value not in get_args(kind)
+        if origin is Literal
+        else type(value) is not (origin or kind)
+    ):
         options = get_args(kind) if origin is Literal else ()
         known = " or ".join(map(repr, options)) or (origin or kind).__name__
         raise FileError(f"{where} must be {known}, got {value!r}")
@@ -366,7 +412,9 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
     if type(values) is not list or any(type(value) not in types for value in values):
         raise FileError(f"labels of dtype {name} must be a list of {types[0].__name__}")
     if dtype.kind == "U" and 4 * len(values) * max(map(len, values)) > MAX_TEXT_BYTES:
-        raise FileError(f"labels of more than {MAX_TEXT_BYTES:,} bytes as an array of text")
+        raise FileError(
+            f"labels of more than {MAX_TEXT_BYTES:,} bytes as an array of text"
+        )
     classes = np.array(values, dtype)
     if classes.tolist() != values:
         raise FileError(f"labels that {name} cannot hold")

@@ -42,7 +42,14 @@ FREE_ARRAYS = 64
 LONGEST = 2000
 # Exceptions of arbitrary content, which become a FileError.
 DEFECTS = (
-    *(TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError),
+    *(
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ),
     MemoryError,
 )
 
@@ -84,7 +91,9 @@ def pack(content: Content) -> bytes:
     """Bytes of a file. A header that no reader would accept is an error."""
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
-    arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
+    arrays = {
+        name: np.asarray(array, order="C") for name, array in content.arrays.items()
+    }
     _entry({"__metadata__": {ENTRY: words}, **arrays})
     raw: bytes = safetensors().numpy.save(arrays, {ENTRY: words})
     if (length := _header_bytes(raw)) > MAX_HEADER_BYTES:
@@ -155,14 +164,22 @@ def _table(file: BinaryIO) -> dict[str, Any]:
     if not 0 < length <= size - 8:
         raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
-        raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
+        raise FileError(
+            f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}"
+        )
     try:
         table = json.loads(file.read(length))
     except ValueError as error:
         raise FileError(f"not a safetensors file, or a damaged one: {error}") from None
-    ends = [tensor["data_offsets"][1] for name, tensor in table.items() if name != "__metadata__"]
+    ends = [
+        tensor["data_offsets"][1]
+        for name, tensor in table.items()
+        if name != "__metadata__"
+    ]
     if size != (expected := 8 + length + max(ends, default=0)):
-        raise FileError(f"damaged: it has {size:,} bytes, and {expected:,} by its header")
+        raise FileError(
+            f"damaged: it has {size:,} bytes, and {expected:,} by its header"
+        )
     return table
 
 
@@ -171,7 +188,9 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if entry is None:
         raise FileError("a safetensors file that fastmlp did not write")
     if (n := len(table)) > FREE_ARRAYS + len(entry):
-        raise FileError(f"{n:,} arrays, more than {len(entry):,} characters can describe")
+        raise FileError(
+            f"{n:,} arrays, more than {len(entry):,} characters can describe"
+        )
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
     if version != FORMAT_VERSION:
@@ -204,7 +223,9 @@ def _integers() -> Callable[[str], int]:
 
     def integer(digits: str) -> int:
         if len(digits) > LONG_DIGITS and next(n_long) > MOST_LONG:
-            raise FileError(f"more than {MOST_LONG:,} integers of more than {LONG_DIGITS} digits")
+            raise FileError(
+                f"more than {MOST_LONG:,} integers of more than {LONG_DIGITS} digits"
+            )
         return int(digits)
 
     return integer
@@ -238,7 +259,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not a regular file, and would be replaced")
     _remove_leftovers(target)
-    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
+    temporary = target.with_name(
+        f".{_start(target)}.{secrets.token_hex(TOKEN_BYTES)}.tmp"
+    )
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
     with _naming(path, temporary):
@@ -273,8 +296,12 @@ def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
 def _remove_leftovers(target: Path) -> None:
     """Remove killed processes' temporary files, if an hour old: others may be in use."""
     now = time.time()
-    ours = re.compile(rf"\.{re.escape(_start(target))}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.tmp")
-    for old in filter(lambda path: ours.fullmatch(path.name), target.parent.glob(".*.tmp")):
+    ours = re.compile(
+        rf"\.{re.escape(_start(target))}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.tmp"
+    )
+    for old in filter(
+        lambda path: ours.fullmatch(path.name), target.parent.glob(".*.tmp")
+    ):
         with contextlib.suppress(OSError):
             state = old.lstat()
             if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:

@@ -144,7 +144,9 @@ def _dropout(network: Network) -> dict[str, Any]:
     return dict(zip(DROPOUT, (rates[:-2], *rates[-2:]), strict=True))
 
 
-def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]) -> Any:
+def _dropout_from(
+    header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]
+) -> Any:
     hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
     spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
     rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]
@@ -192,7 +194,9 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedN
         generator=generator,
         key=_key(header.get("key")),
         averaged_from=codec.count(header.get("averaged_from", 0), "averaged_from"),
-        feature_names=frames.names_given(names, network.layout.sizes[0], "feature_names"),
+        feature_names=frames.names_given(
+            names, network.layout.sizes[0], "feature_names"
+        ),
     )
 
 
@@ -205,12 +209,16 @@ def _key(stored: Any) -> Key | None:
     return first, second
 
 
-def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str, Any]) -> Network:
+def _network(
+    header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str, Any]
+) -> Network:
     def known(spelled: Any) -> Any:
         return codec.rule_from(spelled, activations.RULES, "activation", own)
 
     if (n := len(header["penalties"])) > MOST_PENALTIES:
-        raise FileError(f"claims {n:,} penalties, and a file may have {MOST_PENALTIES:,}")
+        raise FileError(
+            f"claims {n:,} penalties, and a file may have {MOST_PENALTIES:,}"
+        )
     hidden = [known(spelled) for spelled in header["activation"]]
     loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
@@ -224,12 +232,18 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=dtype,
-        layer_rates=layer_settings.layer_rates(header.get("layer_rates"), len(sizes) - 1),
-        trainable=layer_settings.trainable(header.get("trainable", True), len(sizes) - 1),
+        layer_rates=layer_settings.layer_rates(
+            header.get("layer_rates"), len(sizes) - 1
+        ),
+        trainable=layer_settings.trainable(
+            header.get("trainable", True), len(sizes) - 1
+        ),
         dropout=_dropout_from(header, len(sizes) - 2, own),
         compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
-    return network._replace(signs=layer_settings.signs_of(header.get("monotonic_cst"), network))
+    return network._replace(
+        signs=layer_settings.signs_of(header.get("monotonic_cst"), network)
+    )
 
 
 def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
@@ -252,7 +266,9 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
-        raise FileError(f"claims {layout.n_parameters:,} parameters, but holds {held:,} numbers")
+        raise FileError(
+            f"claims {layout.n_parameters:,} parameters, but holds {held:,} numbers"
+        )
     flat = np.empty(layout.n_parameters, network.dtype)
     for name, view in layers_of(layout, flat).items():
         view[:] = checked(arrays[name], name, view)
@@ -274,7 +290,9 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
 def checked(array: Array, name: str, like: Array) -> Array:
     """Return the array, if it is finite and has the shape and dtype of `like`."""
     if not np.isfinite(_shaped(array, name, like)).all():
-        raise FileError(f"{name} must be finite {like.dtype} numbers of shape {like.shape}")
+        raise FileError(
+            f"{name} must be finite {like.dtype} numbers of shape {like.shape}"
+        )
     return array
 
 
@@ -309,7 +327,9 @@ class CheckpointFile:
 
     path: Path
 
-    def __init__(self, path: str | os.PathLike[str], network: Network, state: NetState) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], network: Network, state: NetState
+    ) -> None:
         self.path, self._network, self._state = Path(path), network, state
 
     def capture(self) -> SavedNet:
@@ -320,9 +340,14 @@ class CheckpointFile:
 
     def write(self, saved: SavedFit) -> None:
         kind, header, arrays = pack(saved.state)
-        series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
+        series = {
+            name: np.array(numbers, np.float64)
+            for name, numbers in saved.series.items()
+        }
         best = {} if saved.best is None else {BEST: saved.best}
-        content = Content(kind, {**header, "fit": saved.facts}, {**arrays, **series, **best})
+        content = Content(
+            kind, {**header, "fit": saved.facts}, {**arrays, **series, **best}
+        )
         files.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
@@ -336,7 +361,10 @@ class CheckpointFile:
         with self.refusing():
             if "fit" not in content.header:
                 raise FileError("a model file, not a checkpoint; MLP.load reads it")
-            settings = {**content.header, **{name: content.header["fit"][name] for name in fit}}
+            settings = {
+                **content.header,
+                **{name: content.header["fit"][name] for name in fit},
+            }
         expected = {**dict.fromkeys(OPTIONAL), **header_of(state_now), **fit}
         for name, value in expected.items():
             if settings.get(name) != value:
@@ -348,7 +376,11 @@ class CheckpointFile:
             state = state_of(content, state_now.network, state_now.optimizer)
             first = content.header["fit"]["first_step"]
             series = _series(content, names)
-            if state.generator is None or type(first) is not int or not 0 <= first <= state.n_steps:
+            if (
+                state.generator is None
+                or type(first) is not int
+                or not 0 <= first <= state.n_steps
+            ):
                 raise FileError("the state of the fit is not whole")
             best = content.arrays.get(BEST)
             if best is not None:
@@ -361,6 +393,8 @@ class CheckpointFile:
 
 def _series(content: Content, names: Sequence[str]) -> Series:
     arrays: dict[str, NDArray[Any]] = {name: content.arrays[name] for name in names}
-    if any(numbers.ndim != 1 or numbers.dtype != np.float64 for numbers in arrays.values()):
+    if any(
+        numbers.ndim != 1 or numbers.dtype != np.float64 for numbers in arrays.values()
+    ):
         raise FileError("losses and learning rates must be float64 vectors")
     return {name: numbers.tolist() for name, numbers in arrays.items()}

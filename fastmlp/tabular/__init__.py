@@ -56,4 +56,6 @@ if not TYPE_CHECKING:
                 raise
             from fastmlp.extend import messages
 
-            raise ImportError(messages.needs(f"fastmlp.tabular.{name}", "scikit-learn")) from error
+            raise ImportError(
+                messages.needs(f"fastmlp.tabular.{name}", "scikit-learn")
+            ) from error

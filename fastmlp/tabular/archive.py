@@ -42,11 +42,16 @@ class SavedTable(NamedTuple):
 
 
 FORMS = {
-    Encoding: codec.InFile(lambda one: (one.to_json(), one.arrays), Encoding.from_state),
-    Schema: codec.InFile(
-        lambda schema: (schema.to_json(), {}), lambda spelled, _: Schema.from_json(spelled)
+    Encoding: codec.InFile(
+        lambda one: (one.to_json(), one.arrays), Encoding.from_state
     ),
-    BoostedTrees: codec.InFile(lambda trees: ({}, trees.arrays), lambda _, arrays: arrays),
+    Schema: codec.InFile(
+        lambda schema: (schema.to_json(), {}),
+        lambda spelled, _: Schema.from_json(spelled),
+    ),
+    BoostedTrees: codec.InFile(
+        lambda trees: ({}, trees.arrays), lambda _, arrays: arrays
+    ),
 }
 
 
@@ -71,7 +76,10 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
         codec.parameters_of(model, but=left_out),
         model.schema_,
         tuple(tuple(row[name] for name in reports.COLUMNS) for row in board),
-        replace(model.pack_, extra_weights=np.array([weight for *_, weight in others], np.float64)),
+        replace(
+            model.pack_,
+            extra_weights=np.array([weight for *_, weight in others], np.float64),
+        ),
         model.training_,
         codec.of_classes(model.classes_) if is_classifier else None,
         tuple((name, member) for name, member, _ in others),
@@ -80,8 +88,12 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
-    saved: SavedTable = codec.fields_from(SavedTable, content.header, content.arrays, FORMS)
-    model = KINDS[content.kind](**codec.parameters_from(saved.parameters, own, n_threads))
+    saved: SavedTable = codec.fields_from(
+        SavedTable, content.header, content.arrays, FORMS
+    )
+    model = KINDS[content.kind](
+        **codec.parameters_from(saved.parameters, own, n_threads)
+    )
     model._validate_params()
     schema, pack_, classes = saved.schema, saved.pack, None
     if isinstance(model, TabularMLPClassifier):
@@ -97,7 +109,11 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     model.leaderboard_ = reports.framed(board)
     model.training_ = saved.training
     metrics = model.training_.get("metrics", [])
-    named = (model.training_.get("target", ""), *metrics) if isinstance(metrics, list) else ()
+    named = (
+        (model.training_.get("target", ""), *metrics)
+        if isinstance(metrics, list)
+        else ()
+    )
     if not named or not all(isinstance(name, str) for name in named):
         raise FileError("the names of the target and of metrics must be texts")
     return model
@@ -114,11 +130,18 @@ def _check(
         _check_member(member, pack_)
     for name in ("extra_weights", "residuals", "row_weights"):
         vector = getattr(pack_, name)
-        if vector.ndim != 1 or vector.dtype != np.float64 or not np.isfinite(vector).all():
+        if (
+            vector.ndim != 1
+            or vector.dtype != np.float64
+            or not np.isfinite(vector).all()
+        ):
             raise FileError(f"{name} must be a vector of finite numbers")
     if (np.diff(pack_.residuals) < 0).any():
         raise FileError("residuals must ascend")
-    if len(pack_.row_weights) not in (0, len(pack_.residuals)) or (pack_.row_weights < 0).any():
+    if (
+        len(pack_.row_weights) not in (0, len(pack_.residuals))
+        or (pack_.row_weights < 0).any()
+    ):
         raise FileError("row_weights must be those of the residuals, and none below 0")
     weights = pack_.extra_weights
     if len(weights) != len(members) or not ((weights > 0) & (weights <= 1)).all():
@@ -128,13 +151,17 @@ def _check(
     if classes is not None:
         n_classes = max(pack_.outputs.n_outputs, 2)
         if len(classes) != n_classes or not np.array_equal(np.unique(classes), classes):
-            raise FileError(f"classes must be {n_classes} labels, sorted, and each there once")
+            raise FileError(
+                f"classes must be {n_classes} labels, sorted, and each there once"
+            )
     if not pack_.members and not members:
         raise FileError("a pack without members")
     places = np.arange(0 if classes is None else len(classes))
     for _, trees in members:
         known = np.isin(places, trees.classes_)
-        if not np.array_equal(places[known], trees.classes_) or known.any() != bool(len(places)):
+        if not np.array_equal(places[known], trees.classes_) or known.any() != bool(
+            len(places)
+        ):
             raise FileError("trees must have classes that there are")
     n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
     for encoding in pack_.encodings:
@@ -148,7 +175,9 @@ def _check_member(member: Member, pack_: Pack) -> None:
     if curve.dtype != np.float64 or curve.ndim != 2 or curve.shape[1] < 2:
         raise FileError("a member's curve must have two columns of numbers, or more")
     if not 0 <= place < len(pack_.encodings):
-        raise FileError(f"a member with the encoding {place!r} of {len(pack_.encodings)}")
+        raise FileError(
+            f"a member with the encoding {place!r} of {len(pack_.encodings)}"
+        )
     n_inputs = pack_.encodings[place].n_inputs
     if (sizes[0], sizes[-1]) != (n_inputs, pack_.outputs.n_outputs):
         raise FileError(f"a net of {sizes} for {n_inputs} inputs")

@@ -37,8 +37,23 @@ from fastmlp.tabular.pack import Caller, Member, Pack
 from fastmlp.tabular.pool import Checkpoints, TableRows, in_parts
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
-from fastmlp.tabular.settings import LARGE, PRESETS, Ensemble, PackSettings, Preset, of_large
-from fastmlp.typing import Array, Callback, ComputeDType, Folds, Metrics, RandomState, Scoring
+from fastmlp.tabular.settings import (
+    LARGE,
+    PRESETS,
+    Ensemble,
+    PackSettings,
+    Preset,
+    of_large,
+)
+from fastmlp.typing import (
+    Array,
+    Callback,
+    ComputeDType,
+    Folds,
+    Metrics,
+    RandomState,
+    Scoring,
+)
 
 EVERY = timedelta(minutes=1)
 SEEDS = np.iinfo(np.int32).max
@@ -50,7 +65,10 @@ COMPUTE_DTYPES = {
     "None means that": "float32 float64 None",
 }
 ADVISED: dict[str, tuple[Any, ...]] = {
-    "preset": (PRESETS, {"fast": "quick small", "balanced": "default medium", "best": "high"}),
+    "preset": (
+        PRESETS,
+        {"fast": "quick small", "balanced": "default medium", "best": "high"},
+    ),
     "compute_dtype": (get_args(ComputeDType), COMPUTE_DTYPES),
     "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
@@ -118,7 +136,9 @@ class TabularMLP(BaseModel):
         except InvalidParameterError as error:
             for name, known in ADVISED.items():
                 if str(error).startswith(f"The {name!r}"):
-                    words = messages.suggestion(getattr(self, name), *known).strip(",:; ")
+                    words = messages.suggestion(getattr(self, name), *known).strip(
+                        ",:; "
+                    )
                     error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
             raise
 
@@ -201,7 +221,15 @@ class TabularMLP(BaseModel):
             a warning is given instead, and the trained nets form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
-        others = (target, groups, callbacks, progress, checkpoint, checkpoint_every, resume)
+        others = (
+            target,
+            groups,
+            callbacks,
+            progress,
+            checkpoint,
+            checkpoint_every,
+            resume,
+        )
         self._fit(X, y, fit_arguments.FitArguments(*weights, *others))
         return self
 
@@ -222,11 +250,19 @@ class TabularMLP(BaseModel):
         self._warn_of_target(schema, values, targets, classes, who)
         weight = arguments.sample_weight
         class_weight = getattr(self, "class_weight", None)
-        of_class = fit_arguments.class_weights(class_weight, targets, classes, weight, who)
-        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, of_class, who)
+        of_class = fit_arguments.class_weights(
+            class_weight, targets, classes, weight, who
+        )
+        whole, kept = fit_arguments.weighted(
+            TableRows(values, targets), weight, of_class, who
+        )
         if len(whole.y) < 2:
-            raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, of_class, who)
+            raise ValueError(
+                f"{who}: n_samples=1 is too few: a fit needs 2 rows or more"
+            )
+        validation = fit_arguments.to_validate(
+            arguments, schema, classes, self.cv, of_class, who
+        )
         self._check_targets(np.where(kept, targets, 1), who, "y")
         groups = fit_arguments.groups_of(arguments.groups, kept, who)
         if validation is not None:
@@ -234,7 +270,9 @@ class TabularMLP(BaseModel):
             data = Divided(whole, validation, None)
         else:
             rows = fit_arguments.RowsToSplit(whole.y, classes is not None, groups, kept)
-            data = fit_arguments.divided(whole, rows, self.cv, self.validation_fraction, seed, who)
+            data = fit_arguments.divided(
+                whole, rows, self.cv, self.validation_fraction, seed, who
+            )
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         checkpoints = self._checkpoints(arguments, data, who)
         caller = Caller(who, start, callbacks, arguments.progress, checkpoints)
@@ -244,7 +282,10 @@ class TabularMLP(BaseModel):
             ensemble = fitting.refitted(fit, ensemble)
         self._take(schema, ensemble.pack, ensemble.members, classes)
         self.leaderboard_ = ensemble.leaderboard
-        self.training_ = {"rows": ensemble.n_rows, "validation_rows": len(data.held_out.y)}
+        self.training_ = {
+            "rows": ensemble.n_rows,
+            "validation_rows": len(data.held_out.y),
+        }
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
@@ -260,31 +301,58 @@ class TabularMLP(BaseModel):
         *_, folder, every, resume = arguments
         facts: dict[str, str] = {}
         if folder is not None:
-            if not isinstance(self.random_state, int | np.integer) or self.client is not None:
-                raise ValueError(f"{who}: checkpoint needs an integer random_state, and no client")
+            if (
+                not isinstance(self.random_state, int | np.integer)
+                or self.client is not None
+            ):
+                raise ValueError(
+                    f"{who}: checkpoint needs an integer random_state, and no client"
+                )
             parameters = self.get_params(deep=False)
-            names = sorted(parameters.keys() - {"n_jobs", "verbose", "client", "group_timeout"})
+            names = sorted(
+                parameters.keys() - {"n_jobs", "verbose", "client", "group_timeout"}
+            )
             # The text of a function has its address in memory.
-            facts = {name: re.sub(" at 0x[0-9a-f]+", "", repr(parameters[name])) for name in names}
+            facts = {
+                name: re.sub(" at 0x[0-9a-f]+", "", repr(parameters[name]))
+                for name in names
+            }
             facts["table"] = fitting.digest_of(data)
         return fitting.checkpoints_of(folder, every, resume, facts, who)
 
     def _warn_of_target(
-        self, schema: Schema, values: Values, targets: Array, classes: Array | None, who: str
+        self,
+        schema: Schema,
+        values: Values,
+        targets: Array,
+        classes: Array | None,
+        who: str,
     ) -> None:
         y = targets if classes is None else classes[targets]
         labels = None if classes is None else [*map(str, classes.tolist())]
         numbers = zip(schema.numeric_names, values.numbers.T, strict=False)
-        same = [name for name, column in numbers if y.dtype.kind in "biuf" and (column == y).all()]
+        same = [
+            name
+            for name, column in numbers
+            if y.dtype.kind in "biuf" and (column == y).all()
+        ]
         for name, codes in zip(schema.categorical_names, values.codes.T, strict=True):
-            if np.array_equal(codes, targets) and [*map(str, schema.levels[name])] == labels:
+            if (
+                np.array_equal(codes, targets)
+                and [*map(str, schema.levels[name])] == labels
+            ):
                 same.append(name)
         if same:
             message = f"y is a column of X, {messages.listed([*map(repr, same)])}: leave it out"
             warn(f"{who}: {message}", UserWarning)
 
     def _table_fit(
-        self, schema: Schema, data: Divided, classes: Array | None, seed: int, caller: Caller
+        self,
+        schema: Schema,
+        data: Divided,
+        classes: Array | None,
+        seed: int,
+        caller: Caller,
     ) -> fitting.TableFit:
         name, values = type(self).__name__, data.training.values
         signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
@@ -306,11 +374,17 @@ class TabularMLP(BaseModel):
         score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes, caller.who)
-        given = self.early_stopping if isinstance(self.early_stopping, EarlyStopping) else None
+        given = (
+            self.early_stopping
+            if isinstance(self.early_stopping, EarlyStopping)
+            else None
+        )
         metrics, stopping = metrics_of(self.metrics, given, classes, caller.who)
         if given is None and self.early_stopping and score is not None:
             metrics["scoring"], stopping = score, EarlyStopping("scoring", mode="max")
-        settings = settings._replace(score=score, metrics=metrics, early_stopping=stopping)
+        settings = settings._replace(
+            score=score, metrics=metrics, early_stopping=stopping
+        )
         options = (seed, self._n_threads(), cluster, caller)
         return fitting.TableFit(data, task, n_classes, settings, beside, *options)
 
@@ -329,7 +403,9 @@ class TabularMLP(BaseModel):
             trees=preset.trees if self.trees is None else bool(self.trees),
         )
 
-    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+    def _learn_targets(
+        self, y: Any, n_rows: int, who: str
+    ) -> tuple[Array, Array | None]:
         """Numbers or class indices, and the classes."""
         raise NotImplementedError
 
@@ -341,7 +417,11 @@ class TabularMLP(BaseModel):
         return None
 
     def _take(
-        self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
+        self,
+        schema: Schema,
+        pack: Pack,
+        members: list[tuple[str, Any]],
+        classes: Array | None,
     ) -> None:
         self.schema_, self.pack_, self.extra_members_ = schema, pack, members
         self.n_features_in_ = len(schema.columns)
@@ -390,7 +470,11 @@ class TabularMLP(BaseModel):
             return predictions
         # Sums of float32 probabilities are up to 1e-7 off 1. NumPy's sum of two columns takes five
         # times as long, 1.9 ms for 100,000 rows.
-        total = predictions[:, :1] + predictions[:, 1:] if n == 2 else predictions.sum(1)[:, None]
+        total = (
+            predictions[:, :1] + predictions[:, 1:]
+            if n == 2
+            else predictions.sum(1)[:, None]
+        )
         return predictions / total
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
@@ -432,7 +516,9 @@ class TabularMLP(BaseModel):
         """Number of rows that folds validate on, or would; 0 for a distilled net."""
         if "distilled" in self.training_:
             return 0
-        n, n_held_out = (self.training_.get(key, 0) for key in ("rows", "validation_rows"))
+        n, n_held_out = (
+            self.training_.get(key, 0) for key in ("rows", "validation_rows")
+        )
         return int(n if self.refit or n == n_held_out else n + n_held_out)
 
     @property
@@ -551,7 +637,11 @@ class TabularMLP(BaseModel):
 
     @explained
     def distilled(
-        self, X: Any, y: Any = None, *, hidden_layer_sizes: int | Sequence[int] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        hidden_layer_sizes: int | Sequence[int] | None = None,
     ) -> Self:
         """Return a fitted model of one net, trained on this one's predictions.
 

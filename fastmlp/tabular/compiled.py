@@ -30,7 +30,9 @@ class Matrix(NamedTuple):
     n_columns: int
 
 
-def write_pieces(X: Array, out: Array, edges: Array, n_pieces: Array, medians: Array) -> None:
+def write_pieces(
+    X: Array, out: Array, edges: Array, n_pieces: Array, medians: Array
+) -> None:
     """Write each number's piece plus the share of the piece below the number.
 
     X has shape (n_rows, n_features), NaN where a number is missing; out is float32, with a column
@@ -46,15 +48,29 @@ def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
 
     X and out, float32, have shape (n_rows, n_features); center and factor (n_features,).
     """
-    _run(_clip, np.asarray(X, F64), out, len(center), [_as(F64, center), _as(F64, factor)])
+    _run(
+        _clip,
+        np.asarray(X, F64),
+        out,
+        len(center),
+        [_as(F64, center), _as(F64, factor)],
+    )
 
 
 def write_rising(X: Array, out: Array, center: Array, factor: Array) -> None:
     """Write as `write_clipped` in a form that keeps the order of numbers to the last digit."""
-    _run(_rise, np.asarray(X, F64), out, len(center), [_as(F64, center), _as(F64, factor)])
+    _run(
+        _rise,
+        np.asarray(X, F64),
+        out,
+        len(center),
+        [_as(F64, center), _as(F64, factor)],
+    )
 
 
-def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array) -> None:
+def write_levels(
+    X: Array, out: Array, starts: Array, sizes: Array, table: Array
+) -> None:
     """Write a table's row for each code.
 
     Parameters
@@ -69,7 +85,9 @@ def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array
     codes = X if X.dtype == np.int32 else np.clip(X, -1, len(table)).astype(np.int32)
     width = table.shape[1]
     of_features = [_as(INT, starts), _as(INT, sizes)]
-    _run(_lookup, codes, out, len(starts) * width, of_features, [_as(F32, table)], width)
+    _run(
+        _lookup, codes, out, len(starts) * width, of_features, [_as(F32, table)], width
+    )
 
 
 def _as(dtype: Any, array: Array) -> Array:
@@ -100,7 +118,9 @@ def _matrix(array: Array) -> Matrix:
 
 
 @njit
-def _read_column(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> None:
+def _read_column(
+    x: Matrix, first: int, n: int, j: int, missing: float, to: int
+) -> None:
     values, source = row(to, n, F64), x.address + first * x.down + j * x.right
     if x.down == 8:
         column = row(source, n, F64)
@@ -120,13 +140,19 @@ def _give(values: int, n: int, to: int, down: int) -> None:
 
 
 @njit
-def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int) -> None:
+def _locate(
+    values: int, n: int, edges: int, n_pieces: int, below: int, to: int
+) -> None:
     """Write the index of each of n numbers among a column's pieces.
 
     The edges below it are counted, six at a time, by vectors of rows: a search would branch at
     each.
     """
-    x, edge, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, INT)
+    x, edge, piece = (
+        row(values, n, F64),
+        row(edges, n_pieces + 1, F64),
+        row(below, n, INT),
+    )
     places, zero, one, nan = row(to, n, F32), 0.0, 1.0, np.nan
     no, yes = INT(0), INT(1)
     piece[:] = no
@@ -154,9 +180,16 @@ def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int)
 def _pieces(scalar: Any) -> Any:
     def write(x: Matrix, out: Matrix, n_pieces: int, medians: int, edges: int) -> None:
         values, below, places = stack(WIDE), stack(WIDE), stack(NARROW)
-        counts, missing = row(n_pieces, x.n_columns, INT), row(medians, x.n_columns, F64)
+        counts, missing = (
+            row(n_pieces, x.n_columns, INT),
+            row(medians, x.n_columns, F64),
+        )
         for first in range(0, x.n_rows, ROWS):
-            n, at, to = min(ROWS, x.n_rows - first), edges, out.address + first * out.down
+            n, at, to = (
+                min(ROWS, x.n_rows - first),
+                edges,
+                out.address + first * out.down,
+            )
             for j in range(x.n_columns):
                 if counts[j] > 0:
                     _read_column(x, first, n, j, missing[j], values)
@@ -205,11 +238,15 @@ def _rise(scalar: Any) -> Any:
 
 
 def _lookup(scalar: Any) -> Any:
-    def write(x: Matrix, out: Matrix, starts: int, sizes: int, table: int, width: int) -> None:
+    def write(
+        x: Matrix, out: Matrix, starts: int, sizes: int, table: int, width: int
+    ) -> None:
         start, size = row(starts, x.n_columns, INT), row(sizes, x.n_columns, INT)
         for r in range(x.n_rows):
             for j in range(x.n_columns):
-                code = INT(row(x.address + r * x.down + j * x.right, 1, np.int32)[0]) + 1
+                code = (
+                    INT(row(x.address + r * x.down + j * x.right, 1, np.int32)[0]) + 1
+                )
                 place = start[j] + (code if code > 0 and code < size[j] else 0)
                 numbers = row(table + place * width * 4, width, F32)
                 to = out.address + r * out.down + j * width * out.right

@@ -46,10 +46,18 @@ def learn_sizes(
     Each row's size is learned from other folds; sizes are 1 for too few rows or without folds.
     """
     errors = scores_of("regression", rows.y, pack.validated)
-    if len(errors) < FEWEST_ROWS or not errors.any() or (folds is not None and not folds):
+    if (
+        len(errors) < FEWEST_ROWS
+        or not errors.any()
+        or (folds is not None and not folds)
+    ):
         return np.ones(len(errors))
     logarithms = np.log(np.hypot(errors, FLOOR * np.abs(errors).mean()))
-    options: dict[str, Any] = {"task": "regression", "n_classes": 0, "settings": SETTINGS}
+    options: dict[str, Any] = {
+        "task": "regression",
+        "n_classes": 0,
+        "settings": SETTINGS,
+    }
     options |= {"seed": seed, "n_threads": n_threads, "folds": folds}
     options["caller"] = Caller(checkpoints=checkpoints)
     sizes = train_pack(rows._replace(y=logarithms), None, **options)
@@ -68,7 +76,9 @@ def sizes_of(pack: Pack, values: Values) -> Array:
     return np.exp(pack.sizes.predict(values))
 
 
-def bands(pack: Pack, values: Values, predictions: Array, scores: Array) -> NDArray[np.float64]:
+def bands(
+    pack: Pack, values: Values, predictions: Array, scores: Array
+) -> NDArray[np.float64]:
     """Targets at `n_scores` scores, shape (n_rows, n_scores), clipped to the targets' range."""
     of_rows = sizes_of(pack, values)[:, None] * scores
     return np.clip(predictions[:, None] + of_rows, *pack.outputs.bounds)
@@ -93,7 +103,9 @@ def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
 def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
     """Return the scores that a new row's score is below with probabilities `levels`."""
     if np.ndim(levels) != 1 or not len(levels):
-        raise ValueError(f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}")
+        raise ValueError(
+            f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}"
+        )
     scores = []
     for level in levels:
         _check(level, f"{who}: each of quantiles")
@@ -125,4 +137,6 @@ def _known(
     least = math.ceil((1 - near) / near)
     needed = f"needs {least} rows to validate on, there were {n}"
     more = "use cv=5, or" if least <= n_rows else "train on more rows, or use"
-    raise ValueError(f"{asked}={level} {needed}; {more} a {asked.split()[-1]} nearer to 0.5")
+    raise ValueError(
+        f"{asked}={level} {needed}; {more} a {asked.split()[-1]} nearer to 0.5"
+    )

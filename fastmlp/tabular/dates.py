@@ -20,7 +20,9 @@ PARTS: dict[Kind, tuple[str, ...]] = {
     "times": ("time",),
     "durations": ("duration",),
 }
-OF_PART: dict[str, Kind] = {part: kind for kind, parts in PARTS.items() for part in parts}
+OF_PART: dict[str, Kind] = {
+    part: kind for kind, parts in PARTS.items() for part in parts
+}
 EPOCH = "1970-01-01"
 HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
 DATES, TIMES = (date, np.datetime64), time
@@ -29,7 +31,9 @@ DURATIONS = (timedelta, np.timedelta64)
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
 _HOURS = r"(?:[01]\d|2[0-3])"
 _ZONE = rf"Z|[+-]{_HOURS}:[0-5]\d|(?<!\d{{4}}-\d\d-\d\d)[+-]{_HOURS}(?:[0-5]\d)?"
-_ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d(?:[T ](?:{_CLOCK}|\d\d))?)({_ZONE})?", re.ASCII)
+_ISO_DATE = re.compile(
+    rf"(\d{{4}}-\d\d-\d\d(?:[T ](?:{_CLOCK}|\d\d))?)({_ZONE})?", re.ASCII
+)
 _ISO_TIME = re.compile(_CLOCK, re.ASCII)
 EXPECTED: dict[Kind, str] = {
     "dates": "dates, as datetime64 or texts such as 2024-01-31 or 2024-01-31T10:30",
@@ -89,12 +93,20 @@ class Parts(NamedTuple):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the parts of values of JSON, checked, which may come from a file."""
-        names, origin, zone = tuple(content["parts"]), content["origin"], content["zone"]
+        names, origin, zone = (
+            tuple(content["parts"]),
+            content["origin"],
+            content["zone"],
+        )
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
-        if (origin is None) != (names[-1] != "days") or (origin and not _is_day(origin)):
-            raise ValueError(f"origin must be an ISO date where there are dates, got {origin!r}")
+        if (origin is None) != (names[-1] != "days") or (
+            origin and not _is_day(origin)
+        ):
+            raise ValueError(
+                f"origin must be an ISO date where there are dates, got {origin!r}"
+            )
         if zone not in (None, False, True):
             raise ValueError(f"zone must be true, false or null, got {zone!r}")
         return cls(names, origin, zone)
@@ -117,8 +129,12 @@ def all_of(kind: Kind) -> Parts:
 def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
     """The parts that vary, from lows and highs of all parts, days since 1970."""
     *some, last = PARTS[kind]
-    varying = [name for name, low, high in zip(some, lows, highs, strict=False) if low < high]
-    origin = str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
+    varying = [
+        name for name, low, high in zip(some, lows, highs, strict=False) if low < high
+    ]
+    origin = (
+        str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
+    )
     return Parts((*varying, last), origin)
 
 
@@ -156,7 +172,9 @@ def of_texts(texts: Sequence[Any]) -> Array | None:
         return None
     try:
         if all(_ISO_TIME.fullmatch(text) for text in there):
-            days = np.array([f"{EPOCH}T{text}" if text else "NaT" for text in stripped], "M8[us]")
+            days = np.array(
+                [f"{EPOCH}T{text}" if text else "NaT" for text in stripped], "M8[us]"
+            )
             return days - np.datetime64(EPOCH, "us")
         matches = [_ISO_DATE.fullmatch(text) if text else None for text in stripped]
         each = [match.groups() if match else ("NaT", None) for match in matches]
@@ -207,7 +225,9 @@ def of_objects(values: Sequence[Any]) -> Array:
     """Array of `datetime` or NumPy objects of one kind; None is missing."""
     times = any(isinstance(value, TIMES) for value in values)
     spans = any(isinstance(value, DURATIONS) for value in values)
-    moments: Array = np.array([*map(_without_zone, values)], "m8[us]" if spans else "M8[us]")
+    moments: Array = np.array(
+        [*map(_without_zone, values)], "m8[us]" if spans else "M8[us]"
+    )
     return moments - np.datetime64(EPOCH, "us") if times else moments
 
 
@@ -225,7 +245,9 @@ def of_arrow(column: Any) -> Array:
     import pyarrow.types as kinds
 
     if kinds.is_time(column.type):
-        column = column.cast("time64[us]", safe=False).cast("int64").cast("duration[us]")
+        column = (
+            column.cast("time64[us]", safe=False).cast("int64").cast("duration[us]")
+        )
     moments: Array = column.to_numpy(zero_copy_only=False)
     return moments
 
@@ -246,7 +268,9 @@ def text_of(value: Any) -> str:
         return f"{value.total_seconds()}".removesuffix(".0")
     if isinstance(value, datetime):
         value = _without_zone(value)
-        return str(value.date()) if value.time() == time() else datetime.isoformat(value)
+        return (
+            str(value.date()) if value.time() == time() else datetime.isoformat(value)
+        )
     return str(value.isoformat())
 
 
@@ -256,7 +280,9 @@ def as_level(text: str) -> str:
     if moments is None or np.isnat(moments[0]):
         return text
     is_date = moments.dtype.kind == "M"
-    return text_of(moments[0] if is_date else (datetime(1970, 1, 1) + moments[0].item()).time())
+    return text_of(
+        moments[0] if is_date else (datetime(1970, 1, 1) + moments[0].item()).time()
+    )
 
 
 def are_levels(levels: Sequence[Any]) -> bool:

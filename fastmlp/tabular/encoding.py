@@ -100,7 +100,9 @@ class Encoding:
         scalars.known("Encoding", "scaling", self.scaling, get_args(Scaling))
         scalars.known("Encoding", "embedding", self.embedding, get_args(Embedding))
         if scalars.positive_integer("Encoding", "n_bins", self.n_bins) > MOST_BINS:
-            raise ValueError(f"Encoding: n_bins must be at most {MOST_BINS}, got {self.n_bins}")
+            raise ValueError(
+                f"Encoding: n_bins must be at most {MOST_BINS}, got {self.n_bins}"
+            )
 
     def fit(self, values: Values, y: Any, task: Task, rng: Random) -> Self:
         """Learn from training rows.
@@ -142,7 +144,9 @@ class Encoding:
         # A net needs an input: where all columns are levels, the most frequent level is one.
         min_rows = self.min_rows
         if columns_of.keys() <= {"pairs", "levels"}:
-            most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
+            most = max(
+                (np.bincount(column + 1).max() for column in values.codes.T), default=1
+            )
             min_rows = min(min_rows, int(most))
         for name, columns in columns_of.items():
             part = EncodingPart(self._encoder(name, seed, task, min_rows), columns)
@@ -176,18 +180,27 @@ class Encoding:
     def _expanded(self, values: Values, statistics: Array | None) -> Expanded:
         inputs = self._written(values, statistics, short=True)
         parts = self._inputs()
-        numbers = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
+        numbers = sum(
+            part.encoder.n_outputs for name, part in parts.items() if name not in SHORT
+        )
         pieces, *levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
         return Expanded.trusted(inputs, (numbers, pieces, sum(levels, ())))
 
-    def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
+    def _written(
+        self, values: Values, statistics: Array | None, *, short: bool
+    ) -> Array:
         _check(values)
         parts = self._inputs()
         widths = {
-            name: len(part.encoder.spans) if short and name in SHORT else part.encoder.n_outputs
+            name: len(part.encoder.spans)
+            if short and name in SHORT
+            else part.encoder.n_outputs
             for name, part in parts.items()
         }
-        inputs, first = np.empty((len(values.numbers), sum(widths.values())), np.float32), 0
+        inputs, first = (
+            np.empty((len(values.numbers), sum(widths.values())), np.float32),
+            0,
+        )
         for name, part in parts.items():
             end = first + widths[name]
             out, first = inputs[:, first:end], end
@@ -241,7 +254,10 @@ class Encoding:
         few = np.inf if self.target_levels is None else self.target_levels
         n_levels = values.codes.max(axis=0, initial=-1) + 1
         n_met = np.array(
-            [np.count_nonzero(np.bincount(column[column >= 0])) for column in values.codes.T]
+            [
+                np.count_nonzero(np.bincount(column[column >= 0]))
+                for column in values.codes.T
+            ]
         )
         columns_of = {
             "scaled": numbers,
@@ -254,9 +270,13 @@ class Encoding:
         }
         return {name: columns for name, columns in columns_of.items() if len(columns)}
 
-    def _encoder(self, name: str, seed: int | None, task: Task, min_rows: int) -> Encoder:
+    def _encoder(
+        self, name: str, seed: int | None, task: Task, min_rows: int
+    ) -> Encoder:
         if name == "scaled":
-            return RisingSmoothClip() if self.scaling == "rising" else RobustSmoothClip()
+            return (
+                RisingSmoothClip() if self.scaling == "rising" else RobustSmoothClip()
+            )
         if name == "missing":
             return MissingMarks()
         if name == "pieces":
@@ -283,7 +303,9 @@ class Encoding:
         return settings
 
     @classmethod
-    def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+    def from_state(
+        cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> Self:
         """Return the encoding of `to_json` and `arrays`, checked, which may come from a file.
 
         Column indices are compared with a table by the caller.
@@ -306,7 +328,9 @@ class Encoding:
                 raise ValueError(f"numbers of {name} must be finite")
             if name == "levels" and (learned["values_"] != 1).any():
                 raise ValueError("levels must be one-hot; those of -1 and 1 are pairs")
-            encoding.parts[name] = EncodingPart(encoder.restore(learned, len(columns)), columns)
+            encoding.parts[name] = EncodingPart(
+                encoder.restore(learned, len(columns)), columns
+            )
         encoding._inputs()
         return encoding
 

@@ -25,12 +25,20 @@ Step = rules.NumberStep | rules.LevelStep
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
     """The steps of an encoding, in the order of the inputs."""
     parts = encoding.parts.values()
-    return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
+    return tuple(
+        STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs
+    )
 
 
 def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
-    rule = rules.rising if isinstance(encoder, number_encoders.RisingSmoothClip) else rules.clipped
-    return rules.NumberStep(rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1))
+    rule = (
+        rules.rising
+        if isinstance(encoder, number_encoders.RisingSmoothClip)
+        else rules.clipped
+    )
+    return rules.NumberStep(
+        rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1)
+    )
 
 
 def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
@@ -48,7 +56,9 @@ def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
 
 def _one_hot(encoder: OneHotLevels, columns: Array) -> Step:
     values = encoder.values_[:, None]
-    return rules.LevelStep(columns, encoder.starts_, encoder.columns_, values, encoder.n_outputs)
+    return rules.LevelStep(
+        columns, encoder.starts_, encoder.columns_, values, encoder.n_outputs
+    )
 
 
 def _statistics(encoder: TargetStatistics, columns: Array) -> Step:
@@ -89,7 +99,9 @@ def parts_of_table(model: Any, who: str) -> TableParts:
     for name, parts in schema.dates.items():
         names += [f"{name} ({part})" for part in parts.names]
     names += schema.categorical_names
-    levels = [()] * len(schema.number_names) + [schema.levels[n] for n in schema.categorical_names]
+    levels = [()] * len(schema.number_names) + [
+        schema.levels[n] for n in schema.categorical_names
+    ]
     classes = getattr(model, "classes_", None)
     outputs, (numbers, codes) = pack.outputs, _places_in_row(schema)
     return TableParts(
@@ -120,7 +132,9 @@ def _trees(model: Any) -> TreeNodes | None:
     ((_, trees, weight),), schema = model._beside, model.schema_
     nodes = trees.nodes
     if len(trees.classes_) == 1:  # a leaf alone: the probability is 1
-        nodes = nodes._replace(roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers)))
+        nodes = nodes._replace(
+            roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers))
+        )
     numbers, codes = _places_in_row(schema)
     places = np.concatenate([numbers, codes])
     features = np.where(nodes.features < 0, -1, places[nodes.features])
@@ -156,7 +170,11 @@ def _places_in_row(schema: Schema) -> list[NDArray[np.intp]]:
 
 
 def _of_trees(
-    graph: Graph, trees: BoostedTrees, numbers: str, places: Sequence[str], n_classes: int
+    graph: Graph,
+    trees: BoostedTrees,
+    numbers: str,
+    places: Sequence[str],
+    n_classes: int,
 ) -> str:
     """Add trees; return the name of their predictions, float64, in the form of a net's predictions.
 
@@ -175,7 +193,9 @@ def _of_trees(
         one = graph.constant(np.ones(1), wide)
         if len(trees.classes_) > 1:
             second = graph.node("Sigmoid", [raw])
-            raw = graph.node("Concat", [graph.node("Sub", [one, second]), second], axis=1)
+            raw = graph.node(
+                "Concat", [graph.node("Sub", [one, second]), second], axis=1
+            )
         else:
             raw = graph.node("Add", [graph.node("Sub", [raw, raw]), one])
     if len(trees.classes_) == n_classes:
@@ -192,7 +212,11 @@ def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
         column = graph.node("Cast", [graph.node("Reshape", [place, shape])], to=wide)
         code = graph.node("Sub", [column, graph.constant(np.ones(1), wide)])
         missing = graph.node("Less", [code, graph.constant(np.zeros(1), wide)])
-        parts.append(graph.node("Where", [missing, graph.constant(np.array([np.nan]), wide), code]))
+        parts.append(
+            graph.node(
+                "Where", [missing, graph.constant(np.array([np.nan]), wide), code]
+            )
+        )
     return graph.node("Concat", parts, axis=1)
 
 
@@ -212,18 +236,29 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
     if len(trees.sets):
         bits = np.unpackbits(trees.sets.astype("<i4").view(np.uint8), bitorder="little")
         of_levels = graph.constant(trees.places >= 0, graph.kinds.BOOL)
-        firsts, right = integers(np.maximum(trees.places, 0) * N_BITS), integers(1 - bits)
-        zero, last = (graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0))
-    first = graph.node("Cast", [graph.node("IsNaN", [graph.chosen(rows, [0])])], to=whole)
+        firsts, right = (
+            integers(np.maximum(trees.places, 0) * N_BITS),
+            integers(1 - bits),
+        )
+        zero, last = (
+            graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0)
+        )
+    first = graph.node(
+        "Cast", [graph.node("IsNaN", [graph.chosen(rows, [0])])], to=whole
+    )
     node = graph.node("Add", [graph.node("Sub", [first, first]), integers(trees.roots)])
     for _ in range(_depth(trees)):
-        value = graph.node("GatherElements", [rows, graph.node("Gather", [features, node])], axis=1)
+        value = graph.node(
+            "GatherElements", [rows, graph.node("Gather", [features, node])], axis=1
+        )
         missing = graph.node("IsNaN", [value])
         over = graph.node("Greater", [value, graph.node("Gather", [numbers, node])])
         way = graph.node("Cast", [over], to=whole)
         if len(trees.sets):
             code = graph.node("Where", [missing, zero, value])
-            code = graph.node("Cast", [graph.node("Clip", [code, zero, last])], to=whole)
+            code = graph.node(
+                "Cast", [graph.node("Clip", [code, zero, last])], to=whole
+            )
             cell = graph.node("Add", [graph.node("Gather", [firsts, node]), code])
             flags = graph.node("Gather", [of_levels, node])
             way = graph.node("Where", [flags, graph.node("Gather", [right, cell]), way])
@@ -257,12 +292,16 @@ class ColumnNodes(NamedTuple):
     n_levels: list[int]
 
 
-def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Graph.Input]) -> ColumnNodes:
+def columns_of(
+    graph: Graph, schema: Schema, inputs: Sequence[Graph.Input]
+) -> ColumnNodes:
     """Add the reading of a table: one input for all columns, or an input for each."""
     if schema.dates:
         names = messages.listed([*map(repr, schema.dates)])
         reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
-        raise NotImplementedError(f"to_onnx: {reason}: train on numbers of your own in their place")
+        raise NotImplementedError(
+            f"to_onnx: {reason}: train on numbers of your own in their place"
+        )
     n = len(schema.columns)
     if len(inputs) == 1 and n > 1 and inputs[0].n_columns in (n, None):
         of_name = dict.fromkeys(schema.columns, inputs[0])
@@ -303,7 +342,9 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
     if lacking or any(by_name[name].n_columns not in (1, None) for name in names):
         n = messages.count(len(schema.columns), "column")
         expected = f"one input of {n}, or one of shape [None, 1] for each"
-        without = f"; without {messages.listed(list(map(repr, lacking)))}" if lacking else ""
+        without = (
+            f"; without {messages.listed(list(map(repr, lacking)))}" if lacking else ""
+        )
         shown = [f"{one.column!r} of shape {[None, one.n_columns]}" for one in inputs]
         raise ValueError(
             f"to_onnx: the model needs {expected}, got {messages.listed(shown)}{without}: "
@@ -344,14 +385,18 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
     if "keys_floats" not in keys or graph.kind != wide:
         return places
     # A float64 number near a level rounds to the level's float32, but is unknown to the model.
-    level = graph.node("Gather", [graph.constant(np.array([np.nan, *levels]), wide), places])
+    level = graph.node(
+        "Gather", [graph.constant(np.array([np.nan, *levels]), wide), places]
+    )
     same = graph.node("Equal", [level, graph.node("Cast", [flat], to=wide)])
     return graph.node("Where", [same, places, graph.constant(np.array([0]), whole)])
 
 
 def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes) -> str:
     """Add an encoding; return the name of the net's inputs, float32, shape (n_rows, n_inputs)."""
-    nodes = [name for step in steps_of(encoding) for name in _inputs(graph, step, columns)]
+    nodes = [
+        name for step in steps_of(encoding) for name in _inputs(graph, step, columns)
+    ]
     return graph.node("Concat", nodes, axis=1)
 
 
@@ -388,12 +433,16 @@ def write(graph: Graph, model: Any) -> Any:
     schema, n = model.schema_, len(model.schema_.columns)
     names = [*schema.numeric_names, *schema.categorical_names]
     texts = {
-        name for name, levels in schema.levels.items() if levels and isinstance(levels[0], str)
+        name
+        for name, levels in schema.levels.items()
+        if levels and isinstance(levels[0], str)
     }
     if schema.named or texts:
         # Tables without names need all columns.
         used = names if schema.named else schema.columns
-        inputs = [Graph.Input(str(name), name, 1, holds_texts=name in texts) for name in used]
+        inputs = [
+            Graph.Input(str(name), name, 1, holds_texts=name in texts) for name in used
+        ]
     else:
         inputs = [Graph.Input("X", "X", n, holds_texts=False)]
     graph.columns = {each.name for each in inputs}
@@ -414,7 +463,9 @@ def predictions(graph: Graph, model: Any, inputs: Sequence[Graph.Input]) -> str:
             rows = inputs_of(graph, encoding, columns)
             outputs += [_net(graph, rows, member, pack.outputs) for member in members]
     for _, trees, weight in model._beside:
-        name = _of_trees(graph, trees, columns.numbers, columns.places, model._n_classes)
+        name = _of_trees(
+            graph, trees, columns.numbers, columns.places, model._n_classes
+        )
         share = graph.constant(np.array(weight), graph.kinds.DOUBLE)
         outputs.append(graph.node("Mul", [name, share]))
     return graph.node("Sum", outputs)
@@ -427,11 +478,15 @@ def _net(graph: Graph, values: str, member: Member, outputs: NetOutputs) -> str:
     def constant(number: float) -> str:
         return graph.constant(np.array(number), wide)
 
-    values = graph.node("Cast", [graph.net(values, member.net, graph.kinds.FLOAT)], to=wide)
+    values = graph.node(
+        "Cast", [graph.net(values, member.net, graph.kinds.FLOAT)], to=wide
+    )
     if outputs.task == "regression":
         values = graph.node("Mul", [values, constant(outputs.scale)])
         values = graph.node("Add", [values, constant(outputs.center)])
-        values = graph.node("Clip", [values, constant(outputs.low), constant(outputs.high)])
+        values = graph.node(
+            "Clip", [values, constant(outputs.low), constant(outputs.high)]
+        )
     elif outputs.task == "binary":
         first = graph.node("Sub", [constant(1.0), values])
         values = graph.node("Concat", [first, values], axis=1)

@@ -85,7 +85,11 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         rounds: int | None = None,
     ) -> None:
         self.classes, self.n_categories, self.rounds = classes, n_categories, rounds
-        self.monotonic_cst, self.seconds, self.random_state = monotonic_cst, seconds, random_state
+        self.monotonic_cst, self.seconds, self.random_state = (
+            monotonic_cst,
+            seconds,
+            random_state,
+        )
 
     def fit(
         self, X: Array, y: Array, sample_weight: Array | None = None, **validation: Any
@@ -140,7 +144,9 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     def predict_raw(self, X: Array) -> Array:
         """Sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""
         if X.shape[1:] != (self.n_features_in_,):
-            raise ValueError(f"X must have {self.n_features_in_} columns, got {X.shape}")
+            raise ValueError(
+                f"X must have {self.n_features_in_} columns, got {X.shape}"
+            )
         out = np.zeros((len(X), self.n_outputs), order="F")
         in_strips(len(X), lambda rows: self.nodes.sums(X[rows], out[rows]), X.shape[1])
         return out
@@ -161,9 +167,13 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         own = np.flatnonzero(inner)[:, None]
         n_nodes, n_sets = len(self.features), len(self.sets) // WORDS
         if len(self.roots) % self.n_outputs:
-            raise ValueError(f"{len(self.roots)} trees for {len(self.classes_)} classes")
+            raise ValueError(
+                f"{len(self.roots)} trees for {len(self.classes_)} classes"
+            )
         if self.children.shape[1] != 3 or (self.features >= self.n_features_in_).any():
-            raise ValueError("nodes of trees must have 3 children, and features that there are")
+            raise ValueError(
+                "nodes of trees must have 3 children, and features that there are"
+            )
         # A row goes forward at each node, and so reaches a leaf.
         children = self.children[inner]
         if (children <= own).any() or (children >= n_nodes).any():
@@ -216,10 +226,17 @@ def arrays_of(model: Any) -> dict[str, Array]:
         # scikit-learn has categories first, numbered by their order in training.
         order = np.argsort(~model.is_categorical_, kind="stable")
         encoder = model._preprocessor.named_transformers_["encoder"]
-        categories = [known[~np.isnan(known)].astype(int) for known in encoder.categories_]
+        categories = [
+            known[~np.isnan(known)].astype(int) for known in encoder.categories_
+        ]
     baseline = model._baseline_prediction.ravel()
     n_nodes = len(baseline)
-    leaves = [np.full(n_nodes, -1), baseline, np.zeros((n_nodes, 3)), np.full(n_nodes, -1)]
+    leaves = [
+        np.full(n_nodes, -1),
+        baseline,
+        np.zeros((n_nodes, 3)),
+        np.full(n_nodes, -1),
+    ]
     parts, roots, sets = [leaves], [*range(n_nodes)], list[Array]()
     for tree in (tree for of_round in model._predictors for tree in of_round):
         nodes, inner = tree.nodes, tree.nodes["is_leaf"] == 0
@@ -235,10 +252,14 @@ def arrays_of(model: Any) -> dict[str, Array]:
             places[node] = len(sets)
             known = categories[nodes["feature_idx"][node]]
             of_tree = tree.raw_left_cat_bitsets[nodes["bitset_idx"][node]]
-            bits = np.unpackbits(of_tree.astype("<u4").view(np.uint8), bitorder="little")
+            bits = np.unpackbits(
+                of_tree.astype("<u4").view(np.uint8), bitorder="little"
+            )
             left = np.full(N_BITS, to_left[node])
             left[known] = bits[: len(known)]
-            sets.append(np.packbits(left, bitorder="little").view("<i4").astype(np.int32))
+            sets.append(
+                np.packbits(left, bitorder="little").view("<i4").astype(np.int32)
+            )
         parts.append(
             [
                 np.where(inner, order[np.where(inner, nodes["feature_idx"], 0)], -1),
@@ -288,7 +309,9 @@ def named(
     """
     pairs = []
     for member in members:
-        name, estimator = member if isinstance(member, tuple) else (type(member).__name__, member)
+        name, estimator = (
+            member if isinstance(member, tuple) else (type(member).__name__, member)
+        )
         is_estimator = hasattr(estimator, "fit") and not isinstance(estimator, type)
         if not is_estimator or not isinstance(name, str):
             expected = "estimators, or pairs of a name and an estimator"
@@ -305,7 +328,9 @@ def named(
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         listed = ", ".join(map(repr, names))
-        raise ValueError(f"{who}: extra_members must have names that differ, got {listed}")
+        raise ValueError(
+            f"{who}: extra_members must have names that differ, got {listed}"
+        )
     return pairs
 
 
@@ -329,13 +354,17 @@ def fitted(
             model = fit(estimator, training, validation)
             predictions = answers(model, validation.values, n_classes)
         else:
-            estimator, predictions = _out_of_folds(estimator, training, n_classes, folds)
+            estimator, predictions = _out_of_folds(
+                estimator, training, n_classes, folds
+            )
             model = fit(estimator, training)
         extras.append(Extra(name, model, predictions, time.perf_counter() - start))
     return extras
 
 
-def begun(fit: Callable[[], list[Extra]], *, in_turn: bool) -> Callable[[], list[Extra]]:
+def begun(
+    fit: Callable[[], list[Extra]], *, in_turn: bool
+) -> Callable[[], list[Extra]]:
     """Fit now, or begin on another thread; return a function that waits for the result."""
     if in_turn:
         result = fit()
@@ -361,7 +390,9 @@ def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) ->
     """A clone of an estimator, fitted to rows; validation rows end the growth of trees."""
     more = {} if part.weight is None else {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
-        raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
+        raise TypeError(
+            f"extra_members: {type(estimator).__name__} takes no sample_weight"
+        )
     # scikit-learn rejects classes that training lacks.
     if (
         isinstance(estimator, BoostedTrees)
@@ -385,7 +416,9 @@ def _out_of_folds(
     for first, second in folds:
         held_out = part.take(second)
         model = fit(estimator, part.take(first), held_out)
-        predictions[np.searchsorted(rows, second)] = answers(model, held_out.values, n_classes)
+        predictions[np.searchsorted(rows, second)] = answers(
+            model, held_out.values, n_classes
+        )
         rounds.append((isinstance(model, BoostedTrees) and model.rounds) or 0)
     if isinstance(estimator, BoostedTrees):
         estimator = clone(estimator).set_params(rounds=round(float(np.mean(rounds))))

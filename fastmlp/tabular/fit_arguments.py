@@ -42,7 +42,9 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     """Targets as an array, shape (n_rows,)."""
     if y is None:
         door = "pass y, or the name of its column in X by target="
-        raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
+        raise ValueError(
+            f"{who}: requires y to be passed, but the target y is None: {door}"
+        )
     arrays.unmasked(y, who, name)
     arrays.without_nul(y, who, name)
     values = array(y)
@@ -55,10 +57,11 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
     if (gaps := missing(targets)).any():
-        message = (
-            f"{messages.count(int(gaps.sum()), 'missing value')}, the first in row {gaps.argmax()}"
+        values_missing = messages.count(int(gaps.sum()), "missing value")
+        raise ValueError(
+            f"{who}: Input {name} contains NaN: {values_missing}, "
+            f"the first in row {gaps.argmax()}; leave such rows out"
         )
-        raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
     _finite(targets, who, name)
     return targets
 
@@ -106,7 +109,9 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
     """Targets as numbers; raises as `vector` does."""
     targets = vector(y, n_rows, who, name)
     moments = (*dates.DATES, dates.TIMES, *dates.DURATIONS)
-    of_objects = targets.dtype.kind == "O" and any(isinstance(one, moments) for one in targets)
+    of_objects = targets.dtype.kind == "O" and any(
+        isinstance(one, moments) for one in targets
+    )
     if of_objects or targets.dtype.kind in "mM":
         kind = f"got {targets.dtype}{messages.of_kind(y, targets, name)}"
         raise TypeError(f"{who}: {name} must hold real numbers, {kind}")
@@ -114,12 +119,16 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
         as_numbers = targets.astype(np.float64)
     except (TypeError, ValueError) as error:
         labels = "TabularMLPClassifier learns labels"
-        raise ValueError(f"{who}: {name} must hold numbers: {error}; {labels}") from error
+        raise ValueError(
+            f"{who}: {name} must hold numbers: {error}; {labels}"
+        ) from error
     _finite(as_numbers, who, name)
     most = float(np.abs(as_numbers).max(initial=0.0))
     if most > MOST or 0 < most < 1 / MOST:
         unit = f"divide them by {most:.0e}, and multiply predictions"
-        raise ValueError(f"{who}: {name} has numbers up to {most:.2g}, too far for squares: {unit}")
+        raise ValueError(
+            f"{who}: {name} has numbers up to {most:.2g}, too far for squares: {unit}"
+        )
     return as_numbers
 
 
@@ -130,9 +139,13 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
         classes, places = np.unique(labels, return_inverse=True)
         check_classification_targets(labels)
     except TypeError as error:
-        raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
+        raise TypeError(
+            f"{who}: labels of y must be of one type, to be sorted: {error}"
+        ) from error
     except ValueError as error:
-        numbers = " TabularMLPRegressor learns numbers" if "continuous" in str(error) else ""
+        numbers = (
+            " TabularMLPRegressor learns numbers" if "continuous" in str(error) else ""
+        )
         raise ValueError(f"{who}: {error}{numbers}") from error
     if len(classes) < 2:
         message = f"y holds one class only, {classes.tolist()[0]!r}"
@@ -145,7 +158,9 @@ def places_of(
 ) -> NDArray[np.int64]:
     """The index of each row's label among known labels, shape (n_rows,)."""
     labels = vector(y, n_rows, who, name)
-    unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
+    unknown = [
+        repr(label) for label in np.unique(labels).tolist() if label not in classes
+    ]
     if unknown:
         known = messages.listed(list(map(repr, classes.tolist())))
         of_fit = "y" if name == "y_val" else "the fit"
@@ -154,7 +169,9 @@ def places_of(
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
-def weights(sample_weight: Any, n_rows: int, who: str, name: str = "sample_weight") -> Array | None:
+def weights(
+    sample_weight: Any, n_rows: int, who: str, name: str = "sample_weight"
+) -> Array | None:
     """Weights of rows, or None; the mean of those that are not 0 is 1."""
     if sample_weight is None:
         return None
@@ -167,7 +184,10 @@ def weights(sample_weight: Any, n_rows: int, who: str, name: str = "sample_weigh
 
 def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Array:
     """Numbers of 0 or more, one for each row; 1 for None."""
-    rows, options = np.empty((n_rows, 1)), {"dtype": np.float64, "ensure_non_negative": True}
+    rows, options = (
+        np.empty((n_rows, 1)),
+        {"dtype": np.float64, "ensure_non_negative": True},
+    )
     try:
         weight: Array = _check_sample_weight(sample_weight, rows, **options)
     except (TypeError, ValueError) as error:
@@ -176,7 +196,11 @@ def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Ar
 
 
 def class_weights(
-    class_weight: Any, places: Array, classes: Array | None, sample_weight: Any, who: str
+    class_weight: Any,
+    places: Array,
+    classes: Array | None,
+    sample_weight: Any,
+    who: str,
 ) -> Array | None:
     """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`, or None.
 
@@ -201,7 +225,11 @@ def class_weights(
 
 
 def weighted(
-    part: TableRows, sample_weight: Any, of_class: Any, who: str, name: str = "sample_weight"
+    part: TableRows,
+    sample_weight: Any,
+    of_class: Any,
+    who: str,
+    name: str = "sample_weight",
 ) -> tuple[TableRows, NDArray[np.bool_]]:
     """Rows whose weight is not 0, with weights of `weights`, and the mask of these rows.
 
@@ -214,17 +242,26 @@ def weighted(
     if weight is None:
         return part, np.ones(len(part.y), np.bool_)
     rows_with_weight, kept = part._replace(weight=weight), weight != 0
-    return rows_with_weight if kept.all() else rows_with_weight.take(np.flatnonzero(kept)), kept
+    return rows_with_weight if kept.all() else rows_with_weight.take(
+        np.flatnonzero(kept)
+    ), kept
 
 
 def to_validate(
-    arguments: FitArguments, schema: Schema, classes: Any, cv: Any, of_class: Array | None, who: str
+    arguments: FitArguments,
+    schema: Schema,
+    classes: Any,
+    cv: Any,
+    of_class: Array | None,
+    who: str,
 ) -> TableRows | None:
     """Rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
     if arguments.X_val is None and arguments.y_val is None:
         return None
     if arguments.X_val is None or arguments.y_val is None:
-        has, lacks = ("y_val", "X_val") if arguments.X_val is None else ("X_val", "y_val")
+        has, lacks = (
+            ("y_val", "X_val") if arguments.X_val is None else ("X_val", "y_val")
+        )
         raise ValueError(f"{who}: {has} is given, and {lacks} is not")
     if cv is not None:
         raise ValueError(f"{who}: cv={cv} needs no X_val: leave one of both out")
@@ -279,13 +316,19 @@ def opened(
     """
     target = arguments.target
     if isinstance(y, str):
-        raise ValueError(f"{who}: y is a text: name the target's column by target={y!r}")
+        raise ValueError(
+            f"{who}: y is a text: name the target's column by target={y!r}"
+        )
     if target is not None:
         if not isinstance(target, str):
             raise TypeError(f"{who}: target must be a column's name, got {target!r}")
         if y is not None:
             raise ValueError(f"{who}: give y or target={target!r}, not both")
-    named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
+    named = {
+        "y": target,
+        "sample_weight": arguments.sample_weight,
+        "groups": arguments.groups,
+    }
     reading = partial(read_table, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
     X, columns = _taken(X, named, reading)
     validated = {"sample_weight_val": arguments.sample_weight_val}
@@ -298,7 +341,11 @@ def opened(
     )
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
-    if target is not None and (values := array(y)).ndim == 1 and (gaps := missing(values)).any():
+    if (
+        target is not None
+        and (values := array(y)).ndim == 1
+        and (gaps := missing(values)).any()
+    ):
         first = f"row {int(gaps.argmax())}"
         raise ValueError(f"{who}: {messages.lacking(target, int(gaps.sum()), first)}")
     return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
@@ -306,7 +353,11 @@ def opened(
 
 def _arrays(values: dict[str, Any]) -> list[str]:
     """Names of the arguments that are arrays; texts are names of columns."""
-    return [word for word, each in values.items() if each is not None and not isinstance(each, str)]
+    return [
+        word
+        for word, each in values.items()
+        if each is not None and not isinstance(each, str)
+    ]
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
@@ -341,7 +392,9 @@ def _taken(
     if X is None or not names:
         if are_files(X):
             more = "" if "y" in named else ", and leave y_val out"
-            raise ValueError(f"{who}: X is a path: name the target's column by target={more}")
+            raise ValueError(
+                f"{who}: X is a path: name the target's column by target={more}"
+            )
         return X, {}
     chosen = list(names.values())
     if is_rows(X):
@@ -357,7 +410,9 @@ def _taken(
     elif type(X).__module__.startswith("polars") and not frames.is_lazy(X):
         table = arrow.table(X)
     elif not (are_files(X) or frames.is_table(X) or frames.is_lazy(X)):
-        raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
+        raise TypeError(
+            f"{who}: target= goes with files and tables; got {type(X).__name__}"
+        )
     else:
         target = names.get("y", names.get("y_val"))
         table = reading(X, others=chosen, texts=texts, target=target)
@@ -416,7 +471,10 @@ def divided(
     else:
         mask = held_out_groups(rows.groups, fraction, seed)
     groups = None if rows.groups is None else rows.groups[mask]
-    training, held_rows = whole.take(np.flatnonzero(~mask)), whole.take(np.flatnonzero(mask))
+    training, held_rows = (
+        whole.take(np.flatnonzero(~mask)),
+        whole.take(np.flatnonzero(mask)),
+    )
     return Divided(training, held_rows, None, groups)
 
 
@@ -431,7 +489,9 @@ def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
     try:
         numbers = np.unique(labels[kept], return_inverse=True)[1]
     except TypeError as error:
-        raise TypeError(f"{who}: groups must be of one type, to be sorted: {error}") from error
+        raise TypeError(
+            f"{who}: groups must be of one type, to be sorted: {error}"
+        ) from error
     if not numbers.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
     return numbers
@@ -468,7 +528,9 @@ def folds(
     stratified = rows.classes and np.bincount(rows.y).min() >= n_folds
     kind = StratifiedGroupKFold if stratified else GroupKFold
     if n_folds > n_groups:
-        raise ValueError(f"{who}: cv={n_folds} folds of {n_groups} groups: there are too few")
+        raise ValueError(
+            f"{who}: cv={n_folds} folds of {n_groups} groups: there are too few"
+        )
     return list(kind(n_folds).split(rows.y, rows.y, rows.groups))
 
 
@@ -491,11 +553,17 @@ def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
         pairs = [[_kept(places, part, who) for part in pair] for pair in cv]
     checked = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
     if not checked or any(not len(part) for fold in checked for part in fold):
-        raise ValueError(f"{who}: cv must have rows to train on and to validate on in each fold")
+        raise ValueError(
+            f"{who}: cv must have rows to train on and to validate on in each fold"
+        )
     if any(np.isin(first, second).any() for first, second in checked):
-        raise ValueError(f"{who}: cv has a fold that trains and validates on the same row")
+        raise ValueError(
+            f"{who}: cv has a fold that trains and validates on the same row"
+        )
     if np.bincount(np.concatenate([second for _, second in checked])).max() > 1:
-        raise ValueError(f"{who}: cv validates on a row in two folds; each row counts once")
+        raise ValueError(
+            f"{who}: cv validates on a row in two folds; each row counts once"
+        )
     return checked
 
 
@@ -505,7 +573,9 @@ def _kept(places: Array, part: Any, who: str) -> Array:
     if part.dtype == np.bool_ and part.shape == places.shape:
         part = np.flatnonzero(part)
     if part.dtype.kind not in "iu" or part.ndim != 1:
-        raise TypeError(f"{who}: cv must be a number, a splitter or pairs of places of rows")
+        raise TypeError(
+            f"{who}: cv must be a number, a splitter or pairs of places of rows"
+        )
     if part.size and not (-len(places) <= part.min() and part.max() < len(places)):
         raise ValueError(f"{who}: cv has places beyond the {len(places)} rows")
     places_kept = places[part]

@@ -65,19 +65,27 @@ class TableFit(NamedTuple):
 
 
 def checkpoints_of(
-    folder: Any, every: int | timedelta, resume: bool, facts: Mapping[str, str], who: str
+    folder: Any,
+    every: int | timedelta,
+    resume: bool,
+    facts: Mapping[str, str],
+    who: str,
 ) -> pool.Checkpoints | None:
     """Begin a fit's checkpoints, or go on with a folder's checkpoints of a fit with equal facts."""
     if folder is None:
         if resume:
-            raise ValueError(f"{who}: resume=True needs checkpoint=, the folder to go on from")
+            raise ValueError(
+                f"{who}: resume=True needs checkpoint=, the folder to go on from"
+            )
         return None
     scalars.path(who, "checkpoint", folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "fit.json"
     if not file.exists() and any(folder.iterdir()):
-        raise ValueError(f"{who}: checkpoint must be an empty folder, or a fit's, got {folder}")
+        raise ValueError(
+            f"{who}: checkpoint must be an empty folder, or a fit's, got {folder}"
+        )
     if not (resume and file.exists()):
         for old in folder.rglob("*.safetensors"):
             old.unlink()
@@ -95,8 +103,14 @@ def checkpoints_of(
 def digest_of(data: Divided) -> str:
     """Hash of all rows of a fit, and of their folds."""
     hasher = hashlib.blake2b(digest_size=16)
-    parts = [(*rows.values, rows.y, rows.weight) for rows in (data.training, data.held_out)]
-    for array in (*parts[0], *parts[1], *(rows for fold in data.folds or () for rows in fold)):
+    parts = [
+        (*rows.values, rows.y, rows.weight) for rows in (data.training, data.held_out)
+    ]
+    for array in (
+        *parts[0],
+        *parts[1],
+        *(rows for fold in data.folds or () for rows in fold),
+    ):
         if array is not None:
             hasher.update(f"{array.dtype}, {array.shape}".encode())
             hasher.update(np.ascontiguousarray(array).data)
@@ -152,7 +166,9 @@ def selected(fit: TableFit) -> TableEnsemble:
         sizes = conformal.learn_sizes(pack, held_out, folds=apart, **own)
     pack.validated = np.empty(0)
     scorer = Scorer(fit.task, held_out.y, held_out.weight, fit.settings.score)
-    scored = [(each.name, scorer.score_of(each.predictions), each.seconds) for each in beside]
+    scored = [
+        (each.name, scorer.score_of(each.predictions), each.seconds) for each in beside
+    ]
     board = reports.leaderboard(pack, scored)
     members = [(extra.name, extra.estimator) for extra in beside]
     return TableEnsemble(pack, members, len(fit.data.training.y), board, scores, sizes)
@@ -235,8 +251,12 @@ class NotRefitted(Exception):
 
 def joined_rows(first: pool.TableRows, second: pool.TableRows) -> pool.TableRows:
     parts = (first, second)
-    values = Values(*map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
-    return pool.TableRows(values, np.concatenate([first.y, second.y]), pool.joined_weights(*parts))
+    values = Values(
+        *map(np.concatenate, zip(*(part.values for part in parts), strict=True))
+    )
+    return pool.TableRows(
+        values, np.concatenate([first.y, second.y]), pool.joined_weights(*parts)
+    )
 
 
 def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
@@ -245,8 +265,13 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
     One net replaces a recipe's nets of several folds, with their mean number of epochs. Scores and
     residuals of the selection are kept.
     """
-    outputs = outputs_of(pack.task, rows.y, rows.weight, fit.n_classes, fit.settings.loss)
-    of_nets, checkpoints = pool.net_settings(outputs, fit.settings), fit.caller.checkpoints
+    outputs = outputs_of(
+        pack.task, rows.y, rows.weight, fit.n_classes, fit.settings.loss
+    )
+    of_nets, checkpoints = (
+        pool.net_settings(outputs, fit.settings),
+        fit.caller.checkpoints,
+    )
     by_encoding: dict[str, dict[int, list[Member]]] = {}
     for member in pack.members:
         recipes = by_encoding.setdefault(member.recipe.encoding, {})
@@ -257,9 +282,16 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
         generator = np.random.default_rng([fit.seed, place, 3])
-        X = pool.shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
-        nets = [pool.new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
-        epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
+        X = pool.shortest(
+            encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator)
+        )
+        nets = [
+            pool.new_net(same[0].recipe, encoding, of_nets, len(rows.y))
+            for same in groups
+        ]
+        epochs = [
+            round(float(np.mean([member.epoch for member in same]))) for same in groups
+        ]
         kept = checkpoints and checkpoints.within(f"refit{place}")
         histories = fit_many(
             nets,
@@ -283,8 +315,12 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
         for net, same, n in zip(nets, groups, epochs, strict=True):
             weight, recipe = sum(member.weight for member in same), same[0].recipe
             net = pool.without_idle_units(net, recipe, encoding, of_nets, X)
-            members.append(same[0]._replace(net=net, encoding=place, weight=weight, epoch=n))
-    return replace(pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members))
+            members.append(
+                same[0]._replace(net=net, encoding=place, weight=weight, epoch=n)
+            )
+    return replace(
+        pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members)
+    )
 
 
 def _seconds_left(fit: TableFit) -> float | None:
@@ -342,14 +378,21 @@ def taught(
         shares = np.bincount([member.encoding for member in pack.members], pack.weights)
         place = int(shares.argmax())
         encoding = pack.encodings[place]
-        name = next(member.recipe.encoding for member in pack.members if member.encoding == place)
+        name = next(
+            member.recipe.encoding
+            for member in pack.members
+            if member.encoding == place
+        )
     else:  # an ensemble of trees alone
         name, encoding = next(iter(encodings_for(values).items()))
         if settings.signs:
             encoding.scaling = "rising"
         targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)
         encoding.fit(values.part(own), targets, pack.outputs.kind, generator)
-    expanded = (encoding.expanded(rows.part(part)) for part in (slice(n_rows), slice(n_rows, None)))
+    expanded = (
+        encoding.expanded(rows.part(part))
+        for part in (slice(n_rows), slice(n_rows, None))
+    )
     X = pool.joined(*expanded)
     net_seed = int(generator.integers(1 << 31))
     activation: Any = "relu" if settings.signs else "silu"
@@ -449,7 +492,9 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
         if (above := (loss - loss_of_all) / max(abs(loss_of_all), 1e-300)) <= ABOVE:
             break
     else:
-        message = f"the net's loss is {above:.1%} above the ensemble's on {len(part.y)} rows"
+        message = (
+            f"the net's loss is {above:.1%} above the ensemble's on {len(part.y)} rows"
+        )
         advice = "predict with the ensemble, or try wider hidden_layer_sizes"
         warn(f"{who}: {message}: {advice}", UserWarning)
     compared, alone = compared._replace(part=part), result.pack_

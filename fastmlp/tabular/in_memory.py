@@ -48,10 +48,15 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
     missing = [name for name in names if name not in known]
     if missing:
         others = [name for name in known if name not in names]
-        suggested = [f"{name!r}{messages.suggestion(name, others).rstrip(';')}" for name in missing]
+        suggested = [
+            f"{name!r}{messages.suggestion(name, others).rstrip(';')}"
+            for name in missing
+        ]
         one, several = "there is no column", f"{len(missing)} columns are missing:"
         lacks = f"{one if len(missing) == 1 else several} {messages.listed(suggested)}"
-        raise ValueError(f"{who}: {lacks}; known: {messages.listed([*map(repr, known)], 20)}")
+        raise ValueError(
+            f"{who}: {lacks}; known: {messages.listed([*map(repr, known)], 20)}"
+        )
 
 
 class LevelCodes(NamedTuple):
@@ -93,14 +98,18 @@ def _of_rows(rows: list[Mapping[Any, Any]], who: str) -> MemoryTable:
         objects[:] = [row.get(names[j]) for row in rows]
         return objects
 
-    return MemoryTable(_texts_of(names, who), len(names), len(rows), column, column, _no_block)
+    return MemoryTable(
+        _texts_of(names, who), len(names), len(rows), column, column, _no_block
+    )
 
 
 def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
     """Names of columns as texts, such as the tuples of a MultiIndex; raises ValueError."""
     texts = tuple(map(str, names))
     if twice := frames.repeated(texts):
-        raise ValueError(f"{who}: X has several columns of the name {twice}; {messages.RENAME}")
+        raise ValueError(
+            f"{who}: X has several columns of the name {twice}; {messages.RENAME}"
+        )
     return texts
 
 
@@ -109,7 +118,9 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
     names = own or _texts_of(frame.columns, who)
     numbered = own is None and [*frame.columns] == [*range(n_columns)]
     # Small frames at once: 20 columns take 48 us, and each column alone 13 to 40 us.
-    few = cache(partial(frame.to_numpy, object)) if max(frame.shape) <= FEW_ROWS else None
+    few = (
+        cache(partial(frame.to_numpy, object)) if max(frame.shape) <= FEW_ROWS else None
+    )
 
     def column(j: int) -> Any:
         return frame.iloc[:, j] if own is None else frame[names[j]]
@@ -119,7 +130,9 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
 
     def block(places: Sequence[int]) -> Array | None:
         kinds = frame.dtypes.tolist()
-        if not all(isinstance(kinds[j], np.dtype) and kinds[j].kind in "fiu" for j in places):
+        if not all(
+            isinstance(kinds[j], np.dtype) and kinds[j].kind in "fiu" for j in places
+        ):
             return None
         if few is not None:
             return few()[:, places].astype(np.float64)
@@ -135,7 +148,9 @@ def _of_arrow(table: Any, who: str) -> MemoryTable:
     names, column = frames.names_of(table), table.column
     if names is None:
         frames.require_different(table, who)
-    return MemoryTable(names, table.num_columns, table.num_rows, column, column, _no_block)
+    return MemoryTable(
+        names, table.num_columns, table.num_rows, column, column, _no_block
+    )
 
 
 def _of_array(array: Array) -> MemoryTable:
@@ -163,7 +178,11 @@ def _array(X: Any, who: str) -> Array:
     if hasattr(X, "toarray"):
         raise TypeError(f"{who}: X is a sparse matrix; use X.toarray()")
     if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
-        frame = ": pandas.DataFrame(X) of columns, [X] of a row" if isinstance(X, dict) else ""
+        frame = (
+            ": pandas.DataFrame(X) of columns, [X] of a row"
+            if isinstance(X, dict)
+            else ""
+        )
         raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}{frame}")
     arrays.unmasked(X, who, "X")
     try:
@@ -172,7 +191,9 @@ def _array(X: Any, who: str) -> Array:
             # NumPy turns numbers beside texts into texts.
             array = np.array(X, dtype=object)
     except ValueError as error:
-        raise ValueError(f"{who}: the rows of X must have one length: {error}") from error
+        raise ValueError(
+            f"{who}: the rows of X must have one length: {error}"
+        ) from error
     if array.ndim != 2:
         one = "; for one row use [row]" if array.ndim == 1 else ""
         raise ValueError(f"{who}: X must be {ACCEPTED}, got shape {array.shape}{one}")
@@ -212,14 +233,22 @@ _KINDS: dict[str, Kind] = {
 def type_of(values: Any) -> str:
     """The type of a column as text: its dtype, or the types of its objects."""
     kind = str(getattr(values, "type", None) or values.dtype)
-    return kind if kind != "object" else " and ".join(sorted(t.__name__ for t in _types_in(values)))
+    return (
+        kind
+        if kind != "object"
+        else " and ".join(sorted(t.__name__ for t in _types_in(values)))
+    )
 
 
 def _types_in(values: Any) -> set[type]:
     """Types of objects, without missing values."""
     # Iteration over a series of pandas takes twice as long.
     values = np.asarray(values, object)
-    types = {each for each in set(map(type, values)) if each.__name__ not in frames.MISSING_TYPES}
+    types = {
+        each
+        for each in set(map(type, values))
+        if each.__name__ not in frames.MISSING_TYPES
+    }
     # A missing value among texts is NaN, a float.
     for some in [each for each in types if issubclass(each, float | np.floating)]:
         if all(value != value for value in values if type(value) is some):
@@ -240,7 +269,11 @@ def _kind_of_objects(values: Any) -> Kind:
     known: dict[Kind, Any] = {
         "dates": dates.DATES, "times": dates.TIMES, "durations": dates.DURATIONS
     }  # fmt: skip
-    kinds = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
+    kinds = (
+        kind
+        for kind, some in known.items()
+        if all(issubclass(each, some) for each in types)
+    )
     return next(kinds, "others")
 
 
@@ -248,7 +281,9 @@ def is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in frames.MISSING_TYPES:
         return True
     # NaN and NaT differ from themselves.
-    itself = isinstance(value, float | Decimal | np.floating | np.datetime64 | np.timedelta64)
+    itself = isinstance(
+        value, float | Decimal | np.floating | np.datetime64 | np.timedelta64
+    )
     return itself and bool(value != value)
 
 
@@ -260,7 +295,11 @@ def numbers(values: Any, name: str, who: str) -> Array:
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
     if (kind := kind_of(values)) not in ("numbers", "levels", "nothing"):
-        got = f"dtype {dtype}" if isinstance(dtype, np.dtype) and dtype.kind != "O" else kind
+        got = (
+            f"dtype {dtype}"
+            if isinstance(dtype, np.dtype) and dtype.kind != "O"
+            else kind
+        )
         raise TypeError(f"{who}: the column {name!r} must hold numbers, got {got}")
     if not isinstance(dtype, np.dtype) and kind == "numbers":
         array: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -269,7 +308,9 @@ def numbers(values: Any, name: str, who: str) -> Array:
     try:
         return np.array(each, np.float64)
     except ValueError as error:
-        raise TypeError(f"{who}: the column {name!r} must hold numbers: {error}") from error
+        raise TypeError(
+            f"{who}: the column {name!r} must hold numbers: {error}"
+        ) from error
 
 
 def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
@@ -290,7 +331,9 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     if hasattr(dtype, "pyarrow_dtype"):
         return dates.of_arrow(values.array.__arrow_array__())
     if str(dtype) == "object":
-        return dates.of_objects([None if is_missing(value) else value for value in values])
+        return dates.of_objects(
+            [None if is_missing(value) else value for value in values]
+        )
     # Timezone-aware pandas columns are converted to UTC.
     unit = getattr(dtype, "unit", None)
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
@@ -303,7 +346,9 @@ def has_zone(values: Any) -> bool | None:
     if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":
         return hasattr(kind, "tz")
     each = (value.as_py() if hasattr(value, "as_py") else value for value in values)
-    first = next((value for value in each if not is_missing(value) and value != ""), None)
+    first = next(
+        (value for value in each if not is_missing(value) and value != ""), None
+    )
     if isinstance(first, str):
         return dates.zone_of(first) is not None
     return None if first is None else getattr(first, "tzinfo", None) is not None
@@ -315,7 +360,9 @@ def _is_of_arrow(values: Any) -> bool:
 
 def infinite(values: Any, name: str, who: str) -> ValueError:
     row = int(np.argmax(np.isinf(numbers(values, name, who))))
-    return ValueError(f"{who}: the column {name!r} is infinite in row {row}; make NaN of it")
+    return ValueError(
+        f"{who}: the column {name!r} is infinite in row {row}; make NaN of it"
+    )
 
 
 def levels_in(values: Any, name: str, who: str) -> LevelCodes:
@@ -327,7 +374,8 @@ def levels_in(values: Any, name: str, who: str) -> LevelCodes:
 
 def refused(name: str, kind: str) -> str:
     return (
-        f"the column {name!r} holds objects ({kind}); make numbers or texts of it, or leave it out"
+        f"the column {name!r} holds objects ({kind}); "
+        "make numbers or texts of it, or leave it out"
     )
 
 
@@ -349,7 +397,9 @@ def _levels_in(values: Any) -> LevelCodes:
         values = values.astype(f"{values.dtype.kind}8[us]") if spans else values
         each = values.to_pylist() if of_arrow else values.tolist()
     places: dict[Any, int] = {}
-    codes = np.array([places.setdefault(value, len(places)) for value in each], np.int64)
+    codes = np.array(
+        [places.setdefault(value, len(places)) for value in each], np.int64
+    )
     return _without_missing(codes, list(places))
 
 
@@ -364,7 +414,9 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
         values = values.array.__arrow_array__()
     if len(values) <= FEW_ROWS or not _is_of_arrow(values):
         return None
-    if str(values.type) not in ("string", "large_string") or not isinstance(levels[0], str):
+    if str(values.type) not in ("string", "large_string") or not isinstance(
+        levels[0], str
+    ):
         return None
     # Python has texts that UTF-8 cannot hold; Arrow cannot hold such a level.
     with suppress(UnicodeEncodeError):
@@ -374,8 +426,14 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
 
 def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
     """Values with code -1 for None, NaN and alike."""
-    missing = [k for k, value in enumerate(values) if type(value) is not str and is_missing(value)]
-    return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
+    missing = [
+        k
+        for k, value in enumerate(values)
+        if type(value) is not str and is_missing(value)
+    ]
+    return LevelCodes(
+        np.where(np.isin(codes, missing), -1, codes) if missing else codes, values
+    )
 
 
 def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:
@@ -391,7 +449,11 @@ def _level(value: Any, numeric: bool) -> Level:
         return dates.text_of(value)
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float | Decimal) and value == value and float(value).is_integer():
+    if (
+        isinstance(value, float | Decimal)
+        and value == value
+        and float(value).is_integer()
+    ):
         value = int(value)
     if isinstance(value, str) or (numeric and isinstance(value, bool | int | float)):
         return value
@@ -402,7 +464,11 @@ def text_names(X: Any, who: str) -> list[str]:
     """Columns of a table that CSV holds as texts, whatever they look like."""
     table = table_of(X, who)
     columns = ((name, table.column(j)) for j, name in enumerate(table.names or ()))
-    return [name for name, each in columns if _value_kind(each) in ("texts", "dates", "times")]
+    return [
+        name
+        for name, each in columns
+        if _value_kind(each) in ("texts", "dates", "times")
+    ]
 
 
 def _value_kind(column: Any) -> Kind:
@@ -419,13 +485,19 @@ def arrow_kind_of(kind: Any) -> Kind:
     of_kind: dict[Kind, tuple[Any, ...]] = {
         "numbers": (kinds.is_floating, kinds.is_integer, kinds.is_decimal),
         "levels": (kinds.is_dictionary, kinds.is_boolean),
-        "texts": (kinds.is_string, kinds.is_large_string, lambda one: str(one) == "string_view"),
+        "texts": (
+            kinds.is_string,
+            kinds.is_large_string,
+            lambda one: str(one) == "string_view",
+        ),
         "dates": (kinds.is_date, kinds.is_timestamp),
         "times": (kinds.is_time,),
         "durations": (kinds.is_duration,),
         "nothing": (kinds.is_null,),
     }
-    known = (name for name, tests in of_kind.items() if any(test(kind) for test in tests))
+    known = (
+        name for name, tests in of_kind.items() if any(test(kind) for test in tests)
+    )
     return next(known, "others")
 
 

@@ -90,7 +90,9 @@ class OneHotLevels(CodeEncoder):
         table, sizes = self._own_columns, np.diff(self.starts_)
         kept = np.diff(self._ends, prepend=0) > 0
         codes = X if kept.all() else X[:, kept]
-        compiled.write_levels(codes, out, self.starts_[:-1][kept], sizes[kept], table[:, None])
+        compiled.write_levels(
+            codes, out, self.starts_[:-1][kept], sizes[kept], table[:, None]
+        )
 
     @property
     def n_outputs(self) -> int:
@@ -105,7 +107,10 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def _ends(self) -> Array:
-        return np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1])) + 1
+        return (
+            np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1]))
+            + 1
+        )
 
     @property
     def _own_columns(self) -> Array:
@@ -123,10 +128,14 @@ class OneHotLevels(CodeEncoder):
 
     def _names(self, names: list[str]) -> Sequence[str]:
         labels = [""] * self.n_outputs
-        for name, start, end in zip(names, self.starts_, self.starts_[1:], strict=False):
+        for name, start, end in zip(
+            names, self.starts_, self.starts_[1:], strict=False
+        ):
             for code, place in enumerate(range(start, end), -1):
                 if self.columns_[place] >= 0:
-                    labels[self.columns_[place]] = f"{name}_{'missing' if code < 0 else code}"
+                    labels[self.columns_[place]] = (
+                        f"{name}_{'missing' if code < 0 else code}"
+                    )
         return labels
 
 
@@ -136,7 +145,10 @@ def _kept_levels(counts: Array, most: int, fewest: int) -> tuple[Array, Array]:
     # The first of equally frequent levels is kept.
     order = np.argsort(-levels, kind="stable")[:most]
     kept = np.sort(order[levels[order] >= fewest])
-    columns, values = np.full(len(counts), -1, np.int64), np.ones(len(counts), np.float32)
+    columns, values = (
+        np.full(len(counts), -1, np.int64),
+        np.ones(len(counts), np.float32),
+    )
     if len(kept) == 2 and np.count_nonzero(levels) == 2:
         columns[1 + kept], values[1 + kept[0]] = 0, -1
     else:
@@ -197,7 +209,11 @@ class TargetStatistics(CodeEncoder):
 
     @explained
     def __init__(
-        self, weight: float = 10.0, n_folds: int = 5, task: Task = "auto", random_state: Any = None
+        self,
+        weight: float = 10.0,
+        n_folds: int = 5,
+        task: Task = "auto",
+        random_state: Any = None,
     ) -> None:
         self.weight = weight
         self.n_folds = n_folds
@@ -233,9 +249,13 @@ class TargetStatistics(CodeEncoder):
             own = folds == fold
             # Single rows do not have another fold.
             rest = own if own.all() else ~own
-            statistics[own] = self._table(places[rest], targets[rest], n_places)[places[own]]
+            statistics[own] = self._table(places[rest], targets[rest], n_places)[
+                places[own]
+            ]
         # Counts are of all rows, as in `transform`: they do not depend on a row's target.
-        statistics[:, :, -1] = np.log1p(np.bincount(places.ravel(), minlength=n_places))[places]
+        statistics[:, :, -1] = np.log1p(
+            np.bincount(places.ravel(), minlength=n_places)
+        )[places]
         return ((statistics.reshape(len(X), -1) - center) / scale).astype(np.float32)
 
     def _learned(self, X: Array, y: Any) -> tuple[Array, Array, Array]:
@@ -262,7 +282,9 @@ class TargetStatistics(CodeEncoder):
     def _targets(self, y: Any, n_rows: int, who: str) -> Array:
         """Targets, shape (n_rows, n_means): 0 and 1 for classes."""
         if y is None:
-            raise ValueError(f"{who}: requires y to be passed, but the target y is None")
+            raise ValueError(
+                f"{who}: requires y to be passed, but the target y is None"
+            )
         y = np.asarray(y)
         if y.shape != (n_rows,):
             raise ValueError(f"{who}: y must have shape {(n_rows,)}, got {y.shape}")
@@ -306,7 +328,9 @@ class TargetStatistics(CodeEncoder):
     def write(self, X: Array, out: Array) -> None:
         from fastmlp.tabular import compiled
 
-        compiled.write_levels(X, out, self.starts_[:-1], np.diff(self.starts_), self.table_)
+        compiled.write_levels(
+            X, out, self.starts_[:-1], np.diff(self.starts_), self.table_
+        )
 
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.table_.shape[1] - 1
@@ -321,8 +345,12 @@ def _numbers(y: Array, who: str) -> Array:
     try:
         numbers = y.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{who}: y must hold numbers, for a regression: {error}") from error
+        raise ValueError(
+            f"{who}: y must hold numbers, for a regression: {error}"
+        ) from error
     if not np.isfinite(numbers).all():
         row = int(np.argmin(np.isfinite(numbers)))
-        raise ValueError(f"{who}: y must be finite, got {numbers[row]} in row {row}; leave it out")
+        raise ValueError(
+            f"{who}: y must be finite, got {numbers[row]} in row {row}; leave it out"
+        )
     return numbers

@@ -31,10 +31,14 @@ from fastmlp.typing import (
 if TYPE_CHECKING:
     # Scikit-learn's classes lack types, which would make the models' types unknown.
     class ClassifierMixin:
-        def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+        def score(
+            self, X: Table, y: Table, sample_weight: ArrayLike | None = None
+        ) -> float: ...
 
     class RegressorMixin:
-        def score(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> float: ...
+        def score(
+            self, X: Table, y: Table, sample_weight: ArrayLike | None = None
+        ) -> float: ...
 else:
     from sklearn.base import ClassifierMixin, RegressorMixin
 
@@ -284,7 +288,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         sets[np.arange(len(p)), p.argmax(axis=1)] = True
         return sets
 
-    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+    def _learn_targets(
+        self, y: Any, n_rows: int, who: str
+    ) -> tuple[Array, Array | None]:
         classes, places = fit_arguments.classes_in(y, n_rows, who)
         return places, classes
 
@@ -422,7 +428,10 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
         for regression", section 5.2.
         """
-        values, who = self._values(X, "predict_interval"), "TabularMLPRegressor.predict_interval"
+        values, who = (
+            self._values(X, "predict_interval"),
+            "TabularMLPRegressor.predict_interval",
+        )
         scores = conformal.ends(self.pack_, coverage, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
@@ -454,7 +463,10 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         >>> model.predict_quantiles(X, [0.1, 0.5, 0.9]).shape
         (200, 3)
         """
-        values, who = self._values(X, "predict_quantiles"), "TabularMLPRegressor.predict_quantiles"
+        values, who = (
+            self._values(X, "predict_quantiles"),
+            "TabularMLPRegressor.predict_quantiles",
+        )
         scores = conformal.quantiles(self.pack_, quantiles, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
@@ -467,11 +479,15 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         numbers = "numbers have predict_quantiles and predict_interval, classes have probabilities"
         raise AttributeError(f"{type(self).__name__} has no predict_proba: {numbers}")
 
-    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+    def _learn_targets(
+        self, y: Any, n_rows: int, who: str
+    ) -> tuple[Array, Array | None]:
         return fit_arguments.numbers(y, n_rows, who), None
 
     def _number_loss(self) -> NumberLoss:
-        return NumberLoss(self.loss, self.quantile if self.loss == "quantile" else self.power)
+        return NumberLoss(
+            self.loss, self.quantile if self.loss == "quantile" else self.power
+        )
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
         settings = super()._settings(n_rows)
@@ -489,7 +505,9 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         if wrong.any():
             limit, row = "above 0" if power == 2 else "0 or more", int(wrong.argmax())
             got = f"got {y[row]:g} in row {row}"
-            raise ValueError(f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}")
+            raise ValueError(
+                f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}"
+            )
 
 
 register(TabularMLPClassifier, TabularMLPRegressor, archive=f"{__package__}.archive")

@@ -5,7 +5,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    check_is_fitted,
+    validate_data,
+)
 
 from fastmlp.extend import explained, scalars
 from fastmlp.typing import Array
@@ -44,7 +48,9 @@ class LearnedArrays:
             known = array.ndim == len(names) and (array.size or array.ndim == 1)
             if not known or array.dtype != dtype:
                 expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
-                raise ValueError(f"{name} must be {expected}, got {array.dtype}, {array.shape}")
+                raise ValueError(
+                    f"{name} must be {expected}, got {array.dtype}, {array.shape}"
+                )
             for size, size_name in zip(array.shape, names, strict=True):
                 if sizes.setdefault(size_name, size) != size:
                     raise ValueError(
@@ -149,7 +155,9 @@ class NumberEncoder(Encoder):
             if not str(error).startswith("could not convert"):
                 raise
             advice = "texts go through Schema and OneHotLevels"
-            raise ValueError(f"{who}: X must hold numbers: {error}; {advice}") from error
+            raise ValueError(
+                f"{who}: X must hold numbers: {error}; {advice}"
+            ) from error
         infinite = np.isinf(numbers)
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
@@ -177,11 +185,17 @@ class CodeEncoder(Encoder):
     def _check_arrays(self) -> None:
         starts, table, *_ = self.arrays.values()
         # Differences of integers may overflow.
-        if starts[0] != 0 or starts[-1] != len(table) or (starts[1:] <= starts[:-1]).any():
+        if (
+            starts[0] != 0
+            or starts[-1] != len(table)
+            or (starts[1:] <= starts[:-1]).any()
+        ):
             raise ValueError("the tables of levels do not fit their starts")
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
-        codes: Array = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
+        codes: Array = validate_data(
+            self, X, dtype=None, ensure_all_finite=False, reset=reset
+        )
         who = type(self).__name__
         if codes.dtype.kind not in "iu":
             codes = _whole(codes, who)
@@ -189,7 +203,9 @@ class CodeEncoder(Encoder):
             raise ValueError(f"{who}: codes must be -1 or more, got {codes.min()}")
         if reset and codes.size and codes.max() > LARGEST_CODE:
             expected = f"places among levels, at most {LARGEST_CODE}, got {codes.max()}"
-            raise ValueError(f"{who}: codes must be {expected}: make such of numbers by Schema")
+            raise ValueError(
+                f"{who}: codes must be {expected}: make such of numbers by Schema"
+            )
         return codes
 
 
@@ -199,7 +215,9 @@ def _whole(codes: Array, who: str) -> Array:
     try:
         numbers = codes.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{who}: X must hold {expected}, got {codes.dtype}: {error}") from error
+        raise type(error)(
+            f"{who}: X must hold {expected}, got {codes.dtype}: {error}"
+        ) from error
     numbers = np.where(np.isnan(numbers), -1.0, numbers)
     wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
     if wrong.any():
@@ -256,7 +274,9 @@ class RobustSmoothClip(NumberEncoder):
 
     def learn(self, X: Array, y: Any = None) -> None:
         learned = [_quartiles(there(column)) for column in X.T]
-        self.center_, self.factor_ = np.array(learned, np.float64).reshape(-1, 2).T.copy()
+        self.center_, self.factor_ = (
+            np.array(learned, np.float64).reshape(-1, 2).T.copy()
+        )
 
     def write(self, X: Array, out: Array) -> None:
         from fastmlp.tabular import compiled
@@ -431,8 +451,12 @@ class PiecewiseLinear(NumberEncoder):
         numbers = [there(column) for column in X.T]
         edges = [self.edges_of(column, self.n_bins) for column in numbers]
         self.edges_ = np.concatenate([np.empty(0), *edges])
-        self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
-        self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
+        self.n_pieces_ = np.array(
+            [max(0, len(column) - 1) for column in edges], np.int64
+        )
+        self.medians_ = np.array(
+            [np.median(column) if len(column) else 0.0 for column in numbers]
+        )
         self.table = self._made_table()
 
     def write(self, X: Array, out: Array) -> None:
@@ -466,7 +490,9 @@ class PiecewiseLinear(NumberEncoder):
     def _check_arrays(self) -> None:
         n = self.n_pieces_
         if ((n < 0) | (n > self.n_bins)).any():
-            raise ValueError(f"a column must have 0 pieces or more, and at most {self.n_bins}")
+            raise ValueError(
+                f"a column must have 0 pieces or more, and at most {self.n_bins}"
+            )
         if int(n.sum()) + np.count_nonzero(n) != len(self.edges_):
             raise ValueError("the edges are not as many as the pieces need")
         self.table = self._made_table()
@@ -512,7 +538,10 @@ class IntegerLevels(PiecewiseLinear):
 
     def write_short(self, X: Array, out: Array) -> None:
         """Write the index of the level of each column with levels."""
-        n, columns = self.n_pieces_[self.n_pieces_ > 0], self._filled(X).T[self.n_pieces_ > 0]
+        n, columns = (
+            self.n_pieces_[self.n_pieces_ > 0],
+            self._filled(X).T[self.n_pieces_ > 0],
+        )
         of_columns = np.split(self.table[0], np.cumsum(n)[:-1])
         for j, (column, lows) in enumerate(zip(columns, of_columns, strict=False)):
             out[:, j] = np.searchsorted(lows, column, side="right") - 1

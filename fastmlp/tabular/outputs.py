@@ -49,7 +49,11 @@ class Scorer:
     """
 
     def __init__(
-        self, task: Task, y: Array, weight: Array | None = None, score: Score | None = None
+        self,
+        task: Task,
+        y: Array,
+        weight: Array | None = None,
+        score: Score | None = None,
     ) -> None:
         self._task, self.y, self.weight, self._score = task, y, weight, score
 
@@ -85,7 +89,9 @@ def _mean(errors: Array, weight: Array | None) -> float:
     return float(mean)
 
 
-Objective = Literal["squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"]
+Objective = Literal[
+    "squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"
+]
 # Other libraries' words for some losses.
 WORDS_OF_LOSSES = {
     "squared_error": "mse mean_squared_error l2 rmse regression",
@@ -206,15 +212,25 @@ class NetOutputs(NamedTuple):
         """
         numbers = outputs.astype(np.float64)
         if self.task == "regression":
-            return np.clip(numbers[:, 0] * self.scale + self.center, self.low, self.high)
-        return np.concatenate([1 - numbers, numbers], axis=1) if self.task == "binary" else numbers
+            return np.clip(
+                numbers[:, 0] * self.scale + self.center, self.low, self.high
+            )
+        return (
+            np.concatenate([1 - numbers, numbers], axis=1)
+            if self.task == "binary"
+            else numbers
+        )
 
 
 SQUARED = NumberLoss()
 
 
 def outputs_of(
-    task: Task, y: Array, weight: Array | None, n_classes: int, loss: NumberLoss = SQUARED
+    task: Task,
+    y: Array,
+    weight: Array | None,
+    n_classes: int,
+    loss: NumberLoss = SQUARED,
 ) -> NetOutputs:
     """The outputs for training targets, shape (n_rows,): numbers or class indices.
 
@@ -240,7 +256,9 @@ def outputs_of(
     return NetOutputs(task, n_classes, tuple(logs.tolist()))
 
 
-def conformal_quantile(scores: Array, level: float, weights: Array | None = None) -> float:
+def conformal_quantile(
+    scores: Array, level: float, weights: Array | None = None
+) -> float:
     """The least score that a new row's score does not exceed with a probability.
 
     The result is score number ``ceil((n + 1) level)`` of n scores in ascending order. Old and new
@@ -272,7 +290,11 @@ def conformal_quantile(scores: Array, level: float, weights: Array | None = None
     8.0
     """
     n = len(scores)
-    reached = np.cumsum(weights) if weights is not None and len(weights) else np.arange(1, n + 1)
+    reached = (
+        np.cumsum(weights)
+        if weights is not None and len(weights)
+        else np.arange(1, n + 1)
+    )
     place = int(np.searchsorted(reached, (n + 1) * level - 1e-9))
     return float(scores[place]) if place < n else math.inf
 

@@ -90,7 +90,9 @@ def greedy(
     total = np.zeros_like(predictions[0], dtype=np.float64)
     best = Selection(counts.astype(np.float64), np.inf)
     for n in range(1, n_rounds + 1):
-        losses = np.array([loss((total + candidate) / n, weight) for candidate in predictions])
+        losses = np.array(
+            [loss((total + candidate) / n, weight) for candidate in predictions]
+        )
         if np.isnan(losses).all():
             break
         place = int(np.nanargmin(losses))
@@ -139,7 +141,9 @@ def bagged(
     for bag in range(N_BAGS):
         if bag and deadline is not None and time.perf_counter() >= deadline:
             break
-        drawn = generator.standard_gamma(SHAPE, n_rows) * (1 if weight is None else weight)
+        drawn = generator.standard_gamma(SHAPE, n_rows) * (
+            1 if weight is None else weight
+        )
         weights += greedy(predictions, loss, drawn).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
@@ -166,7 +170,9 @@ def equal(
     if not len(order):
         return Selection(weights, np.inf)
     weights[order] = 1 / len(order)
-    return Selection(weights, loss(np.mean([predictions[i] for i in order], axis=0), weight))
+    return Selection(
+        weights, loss(np.mean([predictions[i] for i in order], axis=0), weight)
+    )
 
 
 # Shares of a time limit: kept for the selection, and the least for training.
@@ -279,7 +285,9 @@ class Pack:
 
     def lower_score(self, level: float) -> float:
         """The score that a new row's score is below with at most this probability."""
-        return -conformal_quantile(-self.residuals[::-1], 1 - level, self.row_weights[::-1])
+        return -conformal_quantile(
+            -self.residuals[::-1], 1 - level, self.row_weights[::-1]
+        )
 
     def half_width(self, coverage: float) -> float:
         """The half width of intervals that hold this share of the targets, in units of `sizes`."""
@@ -354,7 +362,9 @@ def train_pack(
         folds = pool.drawn(training.y, settings.cv, seed) if folds is None else folds
         rows = pool.validated(folds)
         held_out = training if len(rows) == len(training.y) else training.take(rows)
-        parts = [(training.take(first), training.take(second)) for first, second in folds]
+        parts = [
+            (training.take(first), training.take(second)) for first, second in folds
+        ]
         of_rows = [np.searchsorted(rows, second) for _, second in folds]
     n_rows = min(len(first.y) for first, _ in parts)
     recipes = draw(settings.n_members, seed, tuple(encodings), n_rows)
@@ -371,7 +381,9 @@ def train_pack(
         of_nets = pool.net_settings(outputs, settings)
         splits.append(pool.Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
-    with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
+    with bar_over(
+        n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress
+    ) as bar:
         listeners = pool.Listeners(caller.callbacks) if caller.callbacks else None
         limits = pool.Limits(
             settings.epochs,
@@ -394,7 +406,10 @@ def train_pack(
     scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
     generator = np.random.default_rng([seed, len(splits), 1])
     predictions = [*(candidate.predictions for candidate in candidates), *extra]
-    least = [LEAST_SHARES[str(candidate.nets[0].recipe.activation)] for candidate in candidates]
+    least = [
+        LEAST_SHARES[str(candidate.nets[0].recipe.activation)]
+        for candidate in candidates
+    ]
     least += [LEAST_SHARES["relu"]] * (len(predictions) - len(least))
     end = _deadline(settings, start)
     selection = _selected(predictions, scorer, settings, generator, end, least)
@@ -408,7 +423,9 @@ def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float
     return start + share * settings.time_share * settings.time_limit
 
 
-def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: str) -> None:
+def _warn_of_time(
+    candidates: Sequence["Candidate"], n: int, limit: float, who: str
+) -> None:
     """Warn if the time sufficed for some nets only, or for no net to its end."""
     trained = [net for candidate in candidates for net in candidate.nets]
     n_cut = sum(net.cut for net in trained)
@@ -474,7 +491,9 @@ def _pack(
             score = scorer.score_of(candidate.predictions)
             share = float(weight) / len(fits)
             own = (trained.best_epoch, trained.curve, trained.seconds)
-            members.append(Member(trained.recipe, place, trained.net, share, score, *own))
+            members.append(
+                Member(trained.recipe, place, trained.net, share, score, *own)
+            )
     pack = Pack(
         outputs,
         tuple(fits[k][name] for k, name in places),
@@ -485,7 +504,9 @@ def _pack(
         n_trained=len(candidates) * len(fits),
     )
     pairs = zip(weights, predictions, strict=True)
-    mean = np.asarray(sum(weight * of_candidate for weight, of_candidate in pairs if weight))
+    mean = np.asarray(
+        sum(weight * of_candidate for weight, of_candidate in pairs if weight)
+    )
     pack.take_scores(scores_of(outputs.task, scorer.y, mean), scorer.weight)
     pack.validated = mean
     return pack
@@ -506,11 +527,19 @@ def _selected(
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
     # A single candidate needs no choice, which takes a second for a million rows.
     if settings.ensemble == "greedy" and len(seen) > 1:
-        options: dict[str, Any] = {"max_members": most, "deadline": deadline, "least": least}
-        selection = bagged(seen, loss, len(seen[0]), generator, weight=weight, **options)
+        options: dict[str, Any] = {
+            "max_members": most,
+            "deadline": deadline,
+            "least": least,
+        }
+        selection = bagged(
+            seen, loss, len(seen[0]), generator, weight=weight, **options
+        )
     else:
         most = 1 if settings.ensemble == "best" else most
         selection = equal(seen, loss, weight=weight, max_members=most)
     if not selection.weights.any():
-        raise ValueError("the score of the validation rows is no number, whatever is predicted")
+        raise ValueError(
+            "the score of the validation rows is no number, whatever is predicted"
+        )
     return selection

@@ -17,14 +17,22 @@ from fastmlp.extend import fit_together, n_threads_of, run_all
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import NetOutputs, Score
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import BATCH_BY_ROOT, FULL_STEPS, LARGE, PackSettings, Recipe
+from fastmlp.tabular.settings import (
+    BATCH_BY_ROOT,
+    FULL_STEPS,
+    LARGE,
+    PackSettings,
+    Recipe,
+)
 from fastmlp.typing import Array, Callback, ComputeDType, LossLike
 
 # Indices of training rows, and of validation rows.
 Fold = tuple[Array, Array]
 
 
-def folds_of(y: Array, n_folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def folds_of(
+    y: Array, n_folds: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
     """The number of each row's fold, shape (n_rows,).
 
     Rows are dealt out in the order of targets, equal ones at random. Folds have each class equally
@@ -67,7 +75,9 @@ NUMBERS = 1 << 20
 ALONE = 8192
 
 
-def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) -> list[Result]:
+def in_strips(
+    n_rows: int, do: Callable[[slice], Result], n_columns: int = 1
+) -> list[Result]:
     """Results of a function for each strip of a table's rows, in order; at least one strip.
 
     Strips run on threads side by side: a team of threads for each net would wait at its end.
@@ -176,7 +186,11 @@ class Checkpoints(NamedTuple):
     @property
     def words(self) -> dict[str, Any]:
         """The arguments of `fit_many`."""
-        return {"checkpoint": self.folder, "checkpoint_every": self.every, "resume": True}
+        return {
+            "checkpoint": self.folder,
+            "checkpoint_every": self.every,
+            "resume": True,
+        }
 
 
 class Limits(NamedTuple):
@@ -282,7 +296,9 @@ class Measure(NamedTuple):
     outputs: NetOutputs
     score: Score
 
-    def __call__(self, targets: Array, predictions: Array, sample_weight: Any = None) -> float:
+    def __call__(
+        self, targets: Array, predictions: Array, sample_weight: Any = None
+    ) -> float:
         outputs, n = self.outputs, len(targets)
         seen = outputs.predictions(predictions.reshape(n, -1))
         if outputs.task != "regression":
@@ -316,7 +332,9 @@ def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
     """
     trained: list[Trained] = []
     prepared = _prepared(split, limits, cluster)
-    while not (trained and limits.are_over) and (fits := next(prepared, None)) is not None:
+    while (
+        not (trained and limits.are_over) and (fits := next(prepared, None)) is not None
+    ):
         histories = _fit([fits], limits, cluster)
         trained += fits.trained(histories[0])
         if _interrupted(histories):
@@ -326,12 +344,16 @@ def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
     return trained
 
 
-def train_together(splits: Sequence[Split], limits: Limits, cluster: Any) -> list[list[Trained]]:
+def train_together(
+    splits: Sequence[Split], limits: Limits, cluster: Any
+) -> list[list[Trained]]:
     """Train the nets of all splits in one call of a cluster, without a deadline; see `train`."""
     pools = [list(_prepared(split, limits, cluster)) for split in splits]
     histories = _fit([fits for pool in pools for fits in pool], limits, cluster)
     ended = iter(histories)
-    trained = [[net for fits in pool for net in fits.trained(next(ended))] for pool in pools]
+    trained = [
+        [net for fits in pool for net in fits.trained(next(ended))] for pool in pools
+    ]
     if _interrupted(histories) and not (trained[0] and limits.alone):
         raise KeyboardInterrupt
     return trained
@@ -352,12 +374,19 @@ def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
             kind = nets.outputs.kind
             first = encoding.fit_expanded(training.values, training.y, kind, keys[name])
             inputs[name] = joined(first, encoding.expanded(validation.values))
-        members, X = [new_net(recipe, encoding, nets, n) for recipe in group], inputs[name]
-        call = TableCall(members, X, y, batch_size_of(n), places[:n], places[n:], weight)
+        members, X = (
+            [new_net(recipe, encoding, nets, n) for recipe in group],
+            inputs[name],
+        )
+        call = TableCall(
+            members, X, y, batch_size_of(n), places[:n], places[n:], weight
+        )
         yield _Fits(group, encoding, call, nets)
 
 
-def _groups(recipes: Sequence[Recipe], limits: Limits, cluster: Any) -> Iterator[list[Recipe]]:
+def _groups(
+    recipes: Sequence[Recipe], limits: Limits, cluster: Any
+) -> Iterator[list[Recipe]]:
     """Yield the recipes of each call, of one encoding; with a deadline one net for each thread."""
     n = len(recipes)
     if limits.deadline is not None:
@@ -378,13 +407,21 @@ class _Fits(NamedTuple):
         """Nets with a best epoch, or with a part of their first."""
         nets = []
         held_out = self.call.X[len(self.call.rows) :]
-        for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
+        for recipe, net, history in zip(
+            self.recipes, self.call.nets, histories, strict=True
+        ):
             cut = history.status is Status.OUT_OF_TIME
             if history.best_epoch is not None or cut:
-                net = without_idle_units(net, recipe, self.encoding, self.settings, self.call.X)
+                net = without_idle_units(
+                    net, recipe, self.encoding, self.settings, self.call.X
+                )
                 predictions = self.settings.outputs.predictions(net.predict(held_out))
-                metrics = [history.metrics.get(name, []) for name in self.settings.metrics]
-                values = [*zip(history.loss, history.validation_loss, *metrics, strict=False)]
+                metrics = [
+                    history.metrics.get(name, []) for name in self.settings.metrics
+                ]
+                values = [
+                    *zip(history.loss, history.validation_loss, *metrics, strict=False)
+                ]
                 curve = np.array(values, np.float64).reshape(-1, 2 + len(metrics))
                 own = ((history.best_epoch or 0) + 1, cut, curve, history.seconds)
                 nets.append(Trained(recipe, net, predictions, *own))
@@ -394,7 +431,9 @@ class _Fits(NamedTuple):
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[History]]:
     """Train the nets of one call here, or of several calls together on a cluster."""
     outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
-    kept = limits.checkpoints and limits.checkpoints.within(str(fits[0].recipes[0].number))
+    kept = limits.checkpoints and limits.checkpoints.within(
+        str(fits[0].recipes[0].number)
+    )
     # Bars are not pickled, but callbacks of a cluster are.
     return fit_together(
         cluster,
@@ -411,14 +450,20 @@ def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[Histo
 
 
 def _interrupted(histories: Sequence[Sequence[History]]) -> bool:
-    return any(history.status is Status.INTERRUPTED for of_call in histories for history in of_call)
+    return any(
+        history.status is Status.INTERRUPTED
+        for of_call in histories
+        for history in of_call
+    )
 
 
 def joined_weights(*parts: TableRows) -> Array | None:
     """Weights of the rows of all parts; None where no part has weights."""
     if all(part.weight is None for part in parts):
         return None
-    each = (np.ones(len(part.y)) if part.weight is None else part.weight for part in parts)
+    each = (
+        np.ones(len(part.y)) if part.weight is None else part.weight for part in parts
+    )
     return np.concatenate([*each])
 
 
@@ -429,8 +474,13 @@ def batch_size_of(n_rows: int) -> int:
     return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)
 
 
-def new_net(recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int) -> MLP:
-    outputs, steps_per_epoch = settings.outputs, math.ceil(n_rows / batch_size_of(n_rows))
+def new_net(
+    recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int
+) -> MLP:
+    outputs, steps_per_epoch = (
+        settings.outputs,
+        math.ceil(n_rows / batch_size_of(n_rows)),
+    )
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     share = min(FULL_STEPS / steps_per_epoch, 1.0) if n_rows >= LARGE else 1.0
     optimizer = AdamW(

@@ -78,7 +78,9 @@ def _owned(score: Score, owner: str) -> Score:
     return owned
 
 
-def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: str) -> Score | None:
+def score_of(
+    scoring: Scoring | None, task: Task, classes: Array | None, who: str
+) -> Score | None:
     """A score of (y, predictions, weight), higher is better; None: the pack's default.
 
     `scoring` is a name or function of (estimator, X, y) as in scikit-learn. `classes`, shape
@@ -89,7 +91,9 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: st
     return scored(scoring, classes, who)
 
 
-def scored(scoring: Scoring, classes: Array | None, who: str, word: str = "scoring") -> Score:
+def scored(
+    scoring: Scoring, classes: Array | None, who: str, word: str = "scoring"
+) -> Score:
     """The score of a name or scorer; errors call the parameter `word`."""
     if isinstance(scoring, str):
         if (quick := QUICK[classes is None].get(scoring)) is not None:
@@ -176,7 +180,9 @@ def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
     schema, part = model.schema_, kept.part
     scorer = Scorer(model.pack_.task, part.y, part.weight, model._own_score())
 
-    def score(rows: "_ModelOfPlaces", X: Array, y: Array, sample_weight: Any = None) -> float:
+    def score(
+        rows: "_ModelOfPlaces", X: Array, y: Array, sample_weight: Any = None
+    ) -> float:
         return scorer.score_of(rows.predict(X))
 
     names = schema.read_names
@@ -263,7 +269,9 @@ def framed(rows: list[dict[str, Any]]) -> Any:
 
 
 def rows_of(board: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
+    rows: list[dict[str, Any]] = (
+        board if isinstance(board, list) else board.to_dict("records")
+    )
     return rows
 
 
@@ -288,7 +296,9 @@ def summary(model: Any) -> EnsembleText:
 def html(model: Any) -> str:
     left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
     shown = html_text("; ".join([_last(model), *left_out]), strong=type(model).__name__)
-    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in _cells(model))
+    rows = (
+        "".join(f"<td>{escape(cell)}</td>" for cell in row) for row in _cells(model)
+    )
     return f"{shown}<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 

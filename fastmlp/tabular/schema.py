@@ -137,7 +137,9 @@ class Schema:
         return numbers, codes
 
     @classmethod
-    def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
+    def learn(
+        cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn"
+    ) -> Self:
         """Return the schema of a table's columns.
 
         Texts, booleans and categorical types become categories; dates and times, also as ISO texts,
@@ -184,7 +186,9 @@ class Schema:
     def text_names(self) -> list[str]:
         """Columns that CSV holds as texts: levels that are not all numbers, or dates."""
         texts = [name for name, each in self.levels.items() if not _are_numbers(each)]
-        return texts + [name for name, each in self.dates.items() if each.kind != "durations"]
+        return texts + [
+            name for name, each in self.dates.items() if each.kind != "durations"
+        ]
 
     def read(self, X: Any, who: str = "Schema.read") -> Values:
         """Return the rows of a table.
@@ -208,7 +212,9 @@ class Schema:
         for name, parts in self.dates.items():
             column = table.column(places[name])
             _compare_zones(column, parts, name, who)
-            of_dates.append(parts.numbers(in_memory.moments(column, parts.kind, name, who)))
+            of_dates.append(
+                parts.numbers(in_memory.moments(column, parts.kind, name, who))
+            )
         numbers = np.concatenate([numbers, *of_dates], axis=1) if of_dates else numbers
         return Values(numbers, self._coded(table, places, who))
 
@@ -226,26 +232,41 @@ class Schema:
             return at
         if table.n_columns != len(self.columns):
             n = messages.count(len(self.columns), "column")
-            own = f": {messages.listed([*map(repr, self.columns)], 20)}" if self.named else ""
-            raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}{own}")
+            own = (
+                f": {messages.listed([*map(repr, self.columns)], 20)}"
+                if self.named
+                else ""
+            )
+            raise ValueError(
+                f"{who}: X must have {n}, as in training, got {table.n_columns}{own}"
+            )
         numbered = [*map(str, range(len(self.columns)))]
         if not self.named and at.keys() == {*numbered}:
-            return {name: at[text] for name, text in zip(self.columns, numbered, strict=True)}
+            return {
+                name: at[text]
+                for name, text in zip(self.columns, numbered, strict=True)
+            }
         return {name: place for place, name in enumerate(self.columns)}
 
-    def _numbers(self, table: MemoryTable, places: Mapping[str, int], who: str) -> Array:
+    def _numbers(
+        self, table: MemoryTable, places: Mapping[str, int], who: str
+    ) -> Array:
         of_all = [places[name] for name in self.numeric_names]
         rows = table.block(of_all) if of_all else None
         if rows is None:
             rows = np.empty((table.n_rows, len(of_all)))
-            for j, (place, name) in enumerate(zip(of_all, self.numeric_names, strict=True)):
+            for j, (place, name) in enumerate(
+                zip(of_all, self.numeric_names, strict=True)
+            ):
                 rows[:, j] = in_memory.numbers(table.column(place), name, who)
         if (infinite := np.isinf(rows).any(axis=0)).any():
             first = int(infinite.argmax())
             raise in_memory.infinite(rows[:, first], self.numeric_names[first], who)
         return rows
 
-    def _coded(self, table: MemoryTable, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
+    def _coded(
+        self, table: MemoryTable, places: Mapping[str, int], who: str
+    ) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
             column, levels = table.levels(places[name]), self.levels[name]
@@ -261,9 +282,13 @@ class Schema:
         if name in self._dated:
             values = [dates.as_level(str(each)) for each in values]
         if numeric and any(isinstance(value, str) for value in in_column.values):
-            raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
+            raise TypeError(
+                f"{who}: the column {name!r} held numbers in training, not texts"
+            )
         # The last entry is for -1.
-        of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
+        of_values = np.array(
+            [*(known.get(each, MISSING) for each in values), MISSING], np.int32
+        )
         codes: NDArray[np.int32] = of_values[in_column.codes]
         return codes
 
@@ -286,19 +311,29 @@ class Schema:
         TypeError, ValueError, LookupError
             If the content does not fit a schema.
         """
-        columns, levels, dropped = content["columns"], content["levels"], content["dropped"]
+        columns, levels, dropped = (
+            content["columns"],
+            content["levels"],
+            content["dropped"],
+        )
         parts = {name: Parts.from_json(each) for name, each in content["dates"].items()}
         texts = [*columns, *levels, *dropped, *dropped.values()]
-        if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(columns):
+        if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(
+            columns
+        ):
             raise ValueError("columns must be texts that differ")
         known = [*levels, *dropped, *parts]
         if not {*known} <= {*columns} or len({*known}) != len(known):
-            raise ValueError("levels, dropped and dates must be of columns, and each of others")
+            raise ValueError(
+                "levels, dropped and dates must be of columns, and each of others"
+            )
         for name, each in levels.items():
             kinds = {isinstance(level, str) for level in each}
             valid = all(isinstance(level, str | bool | int | float) for level in each)
             if not valid or len(kinds) != 1 or len({*each}) != len(each):
-                raise ValueError(f"levels of {name!r} must be texts or numbers that differ")
+                raise ValueError(
+                    f"levels of {name!r} must be texts or numbers that differ"
+                )
         if type(content["named"]) is not bool:
             raise ValueError("named must be true or false")
         return cls(columns, levels, dropped, named=content["named"], dates=parts)
@@ -318,7 +353,9 @@ class Schema:
 
 
 def _are_numbers(levels: Sequence[Level]) -> bool:
-    return all(not isinstance(one, str) or FROM_NUMBERS.fullmatch(one) for one in levels)
+    return all(
+        not isinstance(one, str) or FROM_NUMBERS.fullmatch(one) for one in levels
+    )
 
 
 def reasons(dropped: Mapping[str, str]) -> list[str]:
@@ -329,7 +366,9 @@ def _compare_zones(column: Any, parts: Parts, name: str, who: str) -> None:
     """Warn if dates had a time zone in training only, or have one now only."""
     if parts.zone is not None and in_memory.has_zone(column) not in (None, parts.zone):
         was, now = ("a zone", "none") if parts.zone else ("no zone", "one")
-        message = f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
+        message = (
+            f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
+        )
         warn(f"{who}: {message}", UserWarning)
 
 
@@ -343,21 +382,31 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
     expected = "'auto', 'from_dtype', or names, places or a mask of columns"
     if isinstance(categorical, str):
         if categorical not in BY_TYPE:
-            one = f"; for one column use [{categorical!r}]" if categorical in columns else ""
+            one = (
+                f"; for one column use [{categorical!r}]"
+                if categorical in columns
+                else ""
+            )
             raise ValueError(
                 f"{who}: categorical_features must be {expected}, got {categorical!r}{one}"
             )
         return set()
     try:
-        each = np.asarray(categorical if hasattr(categorical, "dtype") else list(categorical))
+        each = np.asarray(
+            categorical if hasattr(categorical, "dtype") else list(categorical)
+        )
     except TypeError:
         each = np.empty((), object)
     if each.ndim != 1 or (each.size and each.dtype.kind not in "biuUOT"):
-        raise TypeError(f"{who}: categorical_features must be {expected}, got {categorical!r}")
+        raise TypeError(
+            f"{who}: categorical_features must be {expected}, got {categorical!r}"
+        )
     if each.dtype.kind == "b":
         if len(each) != len(columns):
             got = f"{len(each)} for {messages.count(len(columns), 'column')}"
-            raise ValueError(f"{who}: the mask categorical_features has a length of {got}")
+            raise ValueError(
+                f"{who}: the mask categorical_features has a length of {got}"
+            )
         return {name for name, asked in zip(columns, each, strict=True) if asked}
     if each.dtype.kind in "iu":
         if ((each < -len(columns)) | (each >= len(columns))).any():
@@ -405,8 +454,14 @@ def _decided(
     """
     if kind == "others":
         encoding = " in UTF-8" if "binary" in type_name else ""
-        cure = ": make dates of it by .dt.to_timestamp()" if type_name[:6] == "period" else ""
-        return LeftOut(f"holds {type_name}, neither numbers, dates nor texts{encoding}{cure}")
+        cure = (
+            ": make dates of it by .dt.to_timestamp()"
+            if type_name[:6] == "period"
+            else ""
+        )
+        return LeftOut(
+            f"holds {type_name}, neither numbers, dates nor texts{encoding}{cure}"
+        )
     if asked or kind in ("levels", "texts"):
         why = _no_levels(levels, n, n_rows, asked=asked)
         return "levels" if why is None else LeftOut(why)
@@ -418,12 +473,18 @@ def _decided(
     return dates.learned(kind, lows, highs) if dates.is_kind(kind) else "number"
 
 
-def _no_levels(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> str | None:
+def _no_levels(
+    levels: Collection[str], n: int, n_rows: int, *, asked: bool
+) -> str | None:
     """The reason to leave out a column of texts, or None; asked columns may be like ids."""
     if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
-        numbers = "; all are numbers: make floats of them" if all(map(_is_number, levels)) else ""
+        numbers = (
+            "; all are numbers: make floats of them"
+            if all(map(_is_number, levels))
+            else ""
+        )
         return f"has {len(levels)} texts in {messages.count(n, 'row')}, free text or ids{numbers}"
     if not levels:
         return EMPTY
@@ -438,7 +499,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Decision, set[Level]]:
+def learn(
+    name: str, values: Any, who: str, *, asked: bool = False
+) -> tuple[Decision, set[Level]]:
     """Return the decision for a column, and its levels if any.
 
     An `asked` column becomes categories, however many levels it has.
@@ -454,7 +517,9 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
     if asked or kind in ("texts", "levels"):
         codes, in_column = in_memory.levels_in(values, name, who)
         times = np.bincount(codes[codes >= 0], minlength=len(in_column)).tolist()
-        counts.update({level: n for level, n in zip(in_column, times, strict=True) if n})
+        counts.update(
+            {level: n for level, n in zip(in_column, times, strict=True) if n}
+        )
         used = [level if n else None for level, n in zip(in_column, times, strict=True)]
         moments = dates.of_texts(used) if kind == "texts" and any(used) else None
         temporal = temporal if moments is None else dates.kind_of(moments)
@@ -462,7 +527,9 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
             moments = np.append(moments, dates.missing(1, temporal))[codes]
             parts = dates.all_of(temporal).numbers(moments)
     if not asked and temporal is not None and temporal == kind:
-        parts = dates.all_of(temporal).numbers(in_memory.moments(values, temporal, name, who))
+        parts = dates.all_of(temporal).numbers(
+            in_memory.moments(values, temporal, name, who)
+        )
     elif not asked and kind == "numbers":
         parts = in_memory.numbers(values, name, who)[:, None]
     by_levels = asked or (kind in ("texts", "levels") and temporal is None)
@@ -480,7 +547,9 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
     if kind == "numbers" and len(there[0]) and np.isinf([lows, highs]).any():
         raise in_memory.infinite(values, name, who)
     texts_of = [str(level) for level in levels]
-    decision = _decided(temporal or kind, asked, n, len(values), lows, highs, texts_of, type_name)
+    decision = _decided(
+        temporal or kind, asked, n, len(values), lows, highs, texts_of, type_name
+    )
     if isinstance(decision, dates.Parts) and temporal == "dates":
         decision = decision._replace(zone=in_memory.has_zone(values))
     return decision, levels

@@ -229,9 +229,12 @@ def draw(n: int, seed: int, encodings: Sequence[str], n_rows: int = 0) -> list[R
         encoding = encodings[number % len(encodings)]
         hidden = tuple(n_units << turn % 2 for n_units in kind.hidden)
         rate, decay = (
-            float(np.exp(generator.uniform(*np.log(span)))) for span in (kind.rates, kind.decays)
+            float(np.exp(generator.uniform(*np.log(span))))
+            for span in (kind.rates, kind.decays)
         )
-        dropout, l1 = (float(generator.uniform(*span)) for span in (kind.dropouts, kind.penalties))
+        dropout, l1 = (
+            float(generator.uniform(*span)) for span in (kind.dropouts, kind.penalties)
+        )
         own = (rate, decay, dropout, l1, int(generator.integers(1 << 31)))
         recipes.append(Recipe(number, encoding, hidden, kind.activation, *own))
     return recipes

@@ -87,7 +87,9 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         return f"History({len(self.loss)} epochs{last}{best}, {ending})"
 
     def _repr_html_(self) -> str:
-        return history_html(self.loss, self.validation_loss, self.seconds, self.status.value)
+        return history_html(
+            self.loss, self.validation_loss, self.seconds, self.status.value
+        )
 
     def to_frame(self) -> "DataFrame":
         """Return the record as a data frame, one row an epoch.
@@ -120,7 +122,10 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
             "epoch": Series(range(1, len(self.loss) + 1)),
             "loss": Series(self.loss, dtype=float),
         }
-        others = {"validation_loss": self.validation_loss, "learning_rate": self.learning_rate}
+        others = {
+            "validation_loss": self.validation_loss,
+            "learning_rate": self.learning_rate,
+        }
         for name, values in {**others, **self.metrics}.items():
             if values:
                 columns[name] = Series(values, dtype=float)
@@ -208,7 +213,9 @@ def record(
     steps_per_epoch: int,
 ) -> None:
     stop = first_step + steps_per_epoch * len(losses)
-    last_steps = np.arange(first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1))
+    last_steps = np.arange(
+        first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1)
+    )
     history.loss += losses.tolist()
     history.learning_rate += rates(last_steps).tolist()
 
@@ -217,7 +224,11 @@ def record_divergence(history: History, loss: float, *, restores: bool = False) 
     """`restores`: the best epoch is restored."""
     history.status = Status.DIVERGED
     before = "keeps its parameters from before that epoch"
-    kept = f"has the parameters of epoch {history.best_epoch}, the best" if restores else before
+    kept = (
+        f"has the parameters of epoch {history.best_epoch}, the best"
+        if restores
+        else before
+    )
     warn(
         f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net {kept}; "
         "try a smaller learning rate, or standardise X",
@@ -233,8 +244,14 @@ def history_html(
     loss: Sequence[float], validation_loss: Sequence[float], seconds: float, status: str
 ) -> str:
     """Epochs are counted from 1."""
-    curves = {"training": np.asarray(loss, float), "validation": np.asarray(validation_loss, float)}
-    rows = [HEADER, *(_row(name, curve) for name, curve in curves.items() if curve.size)]
+    curves = {
+        "training": np.asarray(loss, float),
+        "validation": np.asarray(validation_loss, float),
+    }
+    rows = [
+        HEADER,
+        *(_row(name, curve) for name, curve in curves.items() if curve.size),
+    ]
     n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"
     parts = [summary.html_text(n, strong="History")]
     if len(rows) > 1:
@@ -247,7 +264,13 @@ def history_html(
 def _row(name: str, curve: NDArray[Any]) -> tuple[str, ...]:
     finite = np.where(np.isfinite(curve), curve, np.inf)
     best = int(finite.argmin())
-    return (name, f"{curve[0]:.4g}", f"{curve[best]:.4g}", f"{best + 1:,}", f"{curve[-1]:.4g}")
+    return (
+        name,
+        f"{curve[0]:.4g}",
+        f"{curve[best]:.4g}",
+        f"{best + 1:,}",
+        f"{curve[-1]:.4g}",
+    )
 
 
 def _line(curves: list[NDArray[Any]]) -> str:
@@ -257,11 +280,15 @@ def _line(curves: list[NDArray[Any]]) -> str:
     if not finite.size:
         return ""
     is_log = finite.min() > 0
-    low, high = (np.log(finite) if is_log else finite)[[finite.argmin(), finite.argmax()]]
+    low, high = (np.log(finite) if is_log else finite)[
+        [finite.argmin(), finite.argmax()]
+    ]
     lines = ""
     for curve, dash in zip(curves, ("", ' stroke-dasharray="4 3"'), strict=True):
         # At most WIDTH points.
-        epochs = np.unique(np.linspace(0, max(len(curve) - 1, 0), WIDTH).astype(int))[: len(curve)]
+        epochs = np.unique(np.linspace(0, max(len(curve) - 1, 0), WIDTH).astype(int))[
+            : len(curve)
+        ]
         epochs = epochs[np.isfinite(curve[epochs])]
         values = np.log(curve[epochs]) if is_log else curve[epochs]
         x = MARGIN + (WIDTH - 2 * MARGIN) * epochs / (len(curves[0]) - 1)
@@ -318,8 +345,12 @@ class Bar:
         """Show nothing: losses of different nets cannot be compared."""
 
     def _show_nets(self) -> None:
-        self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)
+        self._bar.set_postfix_str(
+            f"{self._n_done} of {self._n_nets} nets", refresh=False
+        )
 
 
-def bar_over(n_epochs: int, n_nets: int, who: str, *, shown: bool) -> AbstractContextManager[Any]:
+def bar_over(
+    n_epochs: int, n_nets: int, who: str, *, shown: bool
+) -> AbstractContextManager[Any]:
     return Bar(new_bar(n_epochs, 0, who), n_nets) if shown else nullcontext()

@@ -100,12 +100,17 @@ class Request(Protocol):
 
 
 def fit(
-    engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
+    engine: Engine[Any],
+    state: NetState,
+    request: Request,
+    buffered: "ByBuffers | None" = None,
 ) -> None:
     """Train a net; `state` is brought up to date, also after Ctrl-C or an error. `buffered`: the
     rows come in buffers."""
     if isinstance(state.optimizer, SecondOrder):
-        import_module("fastmlp.training.second_order").fit(engine, state, request, buffered)
+        import_module("fastmlp.training.second_order").fit(
+            engine, state, request, buffered
+        )
         return
     spans = spans_of(engine, state, request, buffered)
     try:
@@ -113,7 +118,9 @@ def fit(
             span.run()
     except BaseException as error:
         # Python turns a StopIteration in a generator into a RuntimeError.
-        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+        if isinstance(error, RuntimeError) and isinstance(
+            error.__cause__, StopIteration
+        ):
             raise error.__cause__ from None
         # An error of a span, or Ctrl-C between spans, ends the fit and is raised again.
         with suppress(StopIteration):
@@ -121,7 +128,10 @@ def fit(
 
 
 def spans_of(
-    engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
+    engine: Engine[Any],
+    state: NetState,
+    request: Request,
+    buffered: "ByBuffers | None" = None,
 ) -> Generator[Span[Any], None, None]:
     """Yield the spans of a fit; each must be done, or its error thrown in, before the next."""
     state.bound(engine.network)
@@ -209,7 +219,9 @@ class Calls:
 
     drawn: Rates | None = None
 
-    def __init__(self, trainer: Trainer, state: NetState, groups: Sequence[ParameterGroup]) -> None:
+    def __init__(
+        self, trainer: Trainer, state: NetState, groups: Sequence[ParameterGroup]
+    ) -> None:
         self._trainer, self._state, self._groups = trainer, state, groups
         self._pace = Pace(trainer.unit_flops)
 
@@ -218,7 +230,9 @@ class Calls:
 
     def completed_since(self, first_step: int) -> int:
         trainer = self._trainer
-        return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
+        return (self._state.n_steps - first_step) // trainer.step_of(
+            trainer.units_per_epoch
+        )
 
     def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
         """Yield the spans of an epoch for each of the losses to fill; return the epochs
@@ -233,7 +247,11 @@ class Calls:
                 step = first_step + trainer.step_of(unit)
                 steps = np.arange(step, first_step + trainer.step_of(last - 1) + 1)
                 coefficients = coefficients_of(
-                    state.optimizer, step + 1, rates(steps), self._groups, state.averaged_from
+                    state.optimizer,
+                    step + 1,
+                    rates(steps),
+                    self._groups,
+                    state.averaged_from,
                 )
                 if self.drawn is not None:
                     coefficients = np.column_stack([coefficients, self.drawn(steps)])
@@ -276,7 +294,12 @@ class ByBuffers:
         data_of: Callable[[Any], Data],
         size_of: Callable[[Data], tuple[int, float]] = _size_of,
     ) -> None:
-        self._request, self._feed, self._data_of, self._size_of = request, feed, data_of, size_of
+        self._request, self._feed, self._data_of, self._size_of = (
+            request,
+            feed,
+            data_of,
+            size_of,
+        )
         # A stream's length is not known before.
         request.n_rows = feed.n_rows or request.n_rows
         self._at_first_buffer = True
@@ -345,12 +368,16 @@ def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) ->
     state.averaged_from = min(state.averaged_from, step)
     rates = rates_at(state.optimizer, np.array([step]), step + 1)
     groups = groups_of(state.optimizer, engine.network.factors).groups
-    coefficients = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
+    coefficients = coefficients_of(
+        state.optimizer, step + 1, rates, groups, state.averaged_from
+    )
     engine.update(state.parameters, slots, state.optimizer, gradient, coefficients)
     state.n_steps += 1
 
 
-def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+def rates_at(
+    optimizer: Optimizer, steps: NDArray[np.int64], total: int
+) -> NDArray[np.float64]:
     """The fit ends at step `total`."""
     rate = optimizer.learning_rate
     if not callable(rate):

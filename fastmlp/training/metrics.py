@@ -81,7 +81,9 @@ def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
     for name, metric in pairs:
         if not isinstance(name, str) or not name or name in RESERVED:
             taken = f", not {', '.join(map(repr, RESERVED))}"
-            raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
+            raise ValueError(
+                f"{who}: the name of a metric must be a str{taken}, got {name!r}"
+            )
         if name in names:
             raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
         names.add(name)
@@ -93,7 +95,9 @@ def _name(metric: Any, who: str) -> str:
         return metric
     name: str | None = getattr(getattr(metric, "_score_func", metric), "__name__", None)
     if name is None:
-        raise ValueError(f"{who}: metrics: {metric!r} has no name: give {{'name': function}}")
+        raise ValueError(
+            f"{who}: metrics: {metric!r} has no name: give {{'name': function}}"
+        )
     return name
 
 
@@ -109,23 +113,31 @@ def _metric(metric: Any, name: str, who: str) -> Metric:
 
 def _known(name: str, who: str) -> Metric:
     # Losses with a link take raw outputs.
-    of_predictions = [key for key, loss in LOSSES.items() if loss.link is None and not loss.by_row]
+    of_predictions = [
+        key for key, loss in LOSSES.items() if loss.link is None and not loss.by_row
+    ]
     if name in of_predictions:
         return Metric(loss=LOSSES[name], mode="min")
     try:
         from sklearn.metrics import get_scorer, get_scorer_names
     except ImportError as error:
         if name in OF_SCORERS:
-            raise ImportError(needs(f"{who}: the metric {name!r}", "scikit-learn")) from error
+            raise ImportError(
+                needs(f"{who}: the metric {name!r}", "scikit-learn")
+            ) from error
         of_scorers = needs("any of scikit-learn's scorers", "scikit-learn")
         scorers, others = [], f"; {of_scorers}"
     else:
         scorers, others = get_scorer_names(), " and scikit-learn's other scorers"
     if name not in scorers:
         words = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
-        meant = suggestion(name, [*of_predictions, *OF_SCORERS, *scorers], {**words, **OF_SCORERS})
+        meant = suggestion(
+            name, [*of_predictions, *OF_SCORERS, *scorers], {**words, **OF_SCORERS}
+        )
         known = ", ".join(sorted([*of_predictions, *(OF_SCORERS if scorers else ())]))
-        raise ValueError(f"{who}: unknown metric {name!r}{meant} known: {known}{others}")
+        raise ValueError(
+            f"{who}: unknown metric {name!r}{meant} known: {known}{others}"
+        )
     return Metric(scorer=get_scorer(name), mode="max")
 
 
@@ -180,9 +192,13 @@ class Measures:
         self._targets = _targets(network, data)
         self._weight = _weight(data)
         # Functions see the numbers read-only.
-        self._seen = (self.predictions[:, 0] if shape[1] == 1 else self.predictions).view()
+        self._seen = (
+            self.predictions[:, 0] if shape[1] == 1 else self.predictions
+        ).view()
         self._seen.flags.writeable = self._targets.flags.writeable = False
-        self._of = {name: self._bound(metric, network) for name, metric in metrics.items()}
+        self._of = {
+            name: self._bound(metric, network) for name, metric in metrics.items()
+        }
 
     def __call__(self) -> dict[str, float]:
         return {name: self._value(name, measure) for name, measure in self._of.items()}
@@ -196,9 +212,13 @@ class Measures:
         if np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
             shape = np.shape(value)
             shown = (
-                f"an array of shape {shape}{messages.of_broadcast(shape)}" if shape else repr(value)
+                f"an array of shape {shape}{messages.of_broadcast(shape)}"
+                if shape
+                else repr(value)
             )
-            raise TypeError(f"MLP.fit: metrics[{name!r}] must return a number, got {shown}")
+            raise TypeError(
+                f"MLP.fit: metrics[{name!r}] must return a number, got {shown}"
+            )
         return float(value)
 
     def _bound(self, metric: Metric, network: Network) -> Callable[[], Any]:
@@ -207,7 +227,9 @@ class Measures:
             return self._mean(metric.loss, network)
         scorer, function = metric.scorer, metric.function
         if scorer is not None:
-            return _scored(scorer, network.loss, self._targets, self.predictions, weight)
+            return _scored(
+                scorer, network.loss, self._targets, self.predictions, weight
+            )
         assert function is not None
         options = weight if "sample_weight" in parameters_of(function) else {}
         return lambda: function(self._targets, self._seen, **options)
@@ -221,9 +243,13 @@ class Measures:
         net = Network(layout, identity, loss, link, (), network.dtype)
         engine = protocol.engine_on("cpu", net, n_threads=1)
         targets = self._targets.reshape(self.predictions.shape)
-        rows = engine.trusted(self.predictions, targets, self._weight.get("sample_weight"))
+        rows = engine.trusted(
+            self.predictions, targets, self._weight.get("sample_weight")
+        )
         evaluation = engine.evaluation(rows)
-        parameters = np.concatenate([np.eye(n).ravel(), np.zeros(n)]).astype(network.dtype)
+        parameters = np.concatenate([np.eye(n).ravel(), np.zeros(n)]).astype(
+            network.dtype
+        )
         return lambda: evaluation(parameters)
 
 
@@ -237,7 +263,9 @@ def _targets(network: Network, data: Data) -> Array:
 
 
 def _weight(data: Data) -> dict[str, Array]:
-    weight = np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
+    weight = (
+        np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
+    )
     return {"sample_weight": weight} if weight.size else {}
 
 
@@ -249,10 +277,16 @@ def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
 
 
 def _scored(
-    scorer: Function, loss: Loss, targets: Array, predictions: Array, weight: Mapping[str, Array]
+    scorer: Function,
+    loss: Loss,
+    targets: Array,
+    predictions: Array,
+    weight: Mapping[str, Array],
 ) -> Callable[[], Any]:
     n_outputs = predictions.shape[1]
-    classes = np.arange(max(n_outputs, 2)) if loss.targets in ("classes", "unit") else None
+    classes = (
+        np.arange(max(n_outputs, 2)) if loss.targets in ("classes", "unit") else None
+    )
     if loss.targets == "unit" and n_outputs > 1:
         classes = np.eye(n_outputs, dtype=np.int64)
     elif classes is not None and targets.ndim == 2:
@@ -297,7 +331,9 @@ def _estimators() -> tuple[Any, Any]:
 
         def predict(self, X: Array) -> Array:
             several = self.classes_.ndim == 2
-            labels: Array = (X > 0.5).astype(int) if several else self.classes_[X.argmax(axis=1)]
+            labels: Array = (
+                (X > 0.5).astype(int) if several else self.classes_[X.argmax(axis=1)]
+            )
             return labels
 
     return Regressor, Classifier
@@ -307,7 +343,9 @@ def _estimators() -> tuple[Any, Any]:
 class OnePass:
     def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
         self._evaluation = engine.evaluation(held_out)
-        self._measures = Measures(metrics, engine.network, held_out) if metrics else None
+        self._measures = (
+            Measures(metrics, engine.network, held_out) if metrics else None
+        )
 
     def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
         measures = self._measures

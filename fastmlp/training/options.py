@@ -29,10 +29,15 @@ from fastmlp.validation.calls import misfit
 from fastmlp.validation.frames import is_table
 from fastmlp.validation.messages import listed
 
-ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
+ValidationData = (
+    tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
+)
 Listener: TypeAlias = Callback | EarlyStopping | ReduceLROnPlateau
 EVERY = timedelta(minutes=1)
-MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss training_loss"}
+MONITORS = {
+    "validation_loss": "val_loss valid_loss",
+    "loss": "train_loss training_loss",
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,21 @@ class FitOptions(sources.Reading):
         scalars.boolean(who, "progress", options.progress)
         checkpoints = (options.checkpoint, options.checkpoint_every, options.resume)
         own["checkpoint_every"] = _checkpoint(*checkpoints, who)
-        given, splits = validation_data is not None, options.validation_split is not None
+        given, splits = (
+            validation_data is not None,
+            options.validation_split is not None,
+        )
         if splits and (given or validation_rows is not None):
             name = "validation_data" if validation_rows is None else "validation_rows"
             raise ValueError(f"{who}: give {name} or validation_split, not both")
         own["validated"] = validated = given or splits or validation_rows is not None
-        functions, stopping, plateau, asked = _listeners(callbacks, early_stopping, keep_best, who)
-        own["callbacks"], own["metrics"] = functions, of_metrics.metrics_of(metrics, who)
+        functions, stopping, plateau, asked = _listeners(
+            callbacks, early_stopping, keep_best, who
+        )
+        own["callbacks"], own["metrics"] = (
+            functions,
+            of_metrics.metrics_of(metrics, who),
+        )
         if options.metrics and not validated:
             raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
         if stopping is not None:
@@ -123,8 +136,12 @@ class FitOptions(sources.Reading):
             of_metrics.check(self.metrics, network, held_out, who)
             return
         watches = (self.early_stopping, self.plateau)
-        if self.metrics or [look for look in watches if look and look.monitor != "loss"]:
-            raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
+        if self.metrics or [
+            look for look in watches if look and look.monitor != "loss"
+        ]:
+            raise ValueError(
+                f"{who}: there are no validation rows to look at: {_advice(who)}"
+            )
 
     def monitors(self) -> dict[str, Any]:
         """Monitors in use, by name, as JSON values: the bits of a fit depend on them."""
@@ -141,7 +158,12 @@ def _listeners(
 ) -> tuple[tuple[Callback, ...], EarlyStopping | None, ReduceLROnPlateau | None, str]:
     """The functions to call, the settings that look at epochs, and the word for the first in the
     call."""
-    if type(callbacks) is tuple and not callbacks and early_stopping is None and keep_best is False:
+    if (
+        type(callbacks) is tuple
+        and not callbacks
+        and early_stopping is None
+        and keep_best is False
+    ):
         return (), None, None, ""
     if isinstance(callbacks, Iterator):
         callbacks = list(callbacks)
@@ -154,8 +176,12 @@ def _listeners(
     settings = [listener for listener in listeners if isinstance(listener, kinds)]
     others = [listener for listener in listeners if not isinstance(listener, kinds)]
     functions = callbacks_of(others if settings else callbacks, who)
-    stoppings = [listener for listener in settings if isinstance(listener, EarlyStopping)]
-    plateaus = [listener for listener in settings if isinstance(listener, ReduceLROnPlateau)]
+    stoppings = [
+        listener for listener in settings if isinstance(listener, EarlyStopping)
+    ]
+    plateaus = [
+        listener for listener in settings if isinstance(listener, ReduceLROnPlateau)
+    ]
     asked = "EarlyStopping"
     if early_stopping is not None:
         stoppings.append(_early_stopping(early_stopping, who))
@@ -195,15 +221,21 @@ def _of_events(callback: object) -> str:
     )
 
 
-def _checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
+def _checkpoint(
+    path: object, every: object, resume: object, who: str
+) -> int | timedelta:
     scalars.boolean(who, "resume", resume)
     if path is None and resume:
-        raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
+        raise ValueError(
+            f"{who}: resume=True needs checkpoint=, the file to go on from"
+        )
     if path is not None:
         scalars.path(who, "checkpoint", path)
     if isinstance(every, timedelta):
         if every < timedelta(0):
-            raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
+            raise ValueError(
+                f"{who}: checkpoint_every must be 0 or more, got {every!r}"
+            )
         return every
     if isinstance(every, float):
         raise TypeError(
@@ -217,20 +249,30 @@ S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)
 
 
 def _resolved(
-    settings: S, metrics: Metrics, validated: bool, who: str, asked: str = "ReduceLROnPlateau"
+    settings: S,
+    metrics: Metrics,
+    validated: bool,
+    who: str,
+    asked: str = "ReduceLROnPlateau",
 ) -> S:
     """The settings with their mode; `asked` is their word in the call."""
     owner, monitor = f"{who}: {asked}", settings.monitor
     known = [*MONITORS, *metrics]
-    name = next((n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None)
+    name = next(
+        (n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None
+    )
     if monitor not in known and name is not None and name not in metrics:
         instead = f"metrics={name!r}, {type(settings).__name__}(monitor={name!r})"
-        raise ValueError(f"{owner}: monitor {monitor!r} is none of the metrics; give it: {instead}")
+        raise ValueError(
+            f"{owner}: monitor {monitor!r} is none of the metrics; give it: {instead}"
+        )
     synonyms = {**MONITORS, **{name: OF_SCORERS.get(name, "") for name in metrics}}
     scalars.known(owner, "monitor", monitor, known, synonyms)
     if monitor == "validation_loss" and not validated:
         instead = f"{type(settings).__name__}(monitor='loss')"
-        raise ValueError(f"{owner} looks at validation rows: {_advice(who)}, or use {instead}")
+        raise ValueError(
+            f"{owner} looks at validation rows: {_advice(who)}, or use {instead}"
+        )
     mode = settings.mode or (metrics[monitor].mode if monitor in metrics else "min")
     if mode is None:
         raise ValueError(
@@ -242,7 +284,11 @@ def _resolved(
 def _advice(who: str) -> str:
     if who.endswith(("Classifier.fit", "Regressor.fit")):
         return "give X_val and y_val, or early_stopping=True"
-    rows = "validation_rows=" if who.startswith("fit_many") else "validation_data=(X_val, y_val)"
+    rows = (
+        "validation_rows="
+        if who.startswith("fit_many")
+        else "validation_data=(X_val, y_val)"
+    )
     return f"give {rows} or validation_split=0.1"
 
 
@@ -256,7 +302,9 @@ def _early_stopping(argument: Any, who: str) -> EarlyStopping:
             f"{argument!r}{hint}"
         )
     if argument < 0:
-        raise ValueError(f"{who}: early_stopping must be 0 or more epochs, got {argument}")
+        raise ValueError(
+            f"{who}: early_stopping must be 0 or more epochs, got {argument}"
+        )
     return EarlyStopping(patience=int(argument))
 
 
@@ -288,7 +336,9 @@ class FitRows(NamedTuple):
     names: frames.Names
 
 
-def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names) -> FitRows:
+def rows_of(
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
+) -> FitRows:
     """`names` : the columns of frames that the net knows, or None."""
     network, who, held_out = engine.network, options.who, None
     if raw.are_arrays(options):
@@ -308,9 +358,14 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
     if options.validation_split is not None and sources.has_blocks(X):
         n = sum(X.block_sizes)
         first = first_held_out(n, options.validation_split, who)
-        X, validated = sources.SourceSlice(X, 0, first), sources.SourceSlice(X, first, n)
+        X, validated = (
+            sources.SourceSlice(X, 0, first),
+            sources.SourceSlice(X, first, n),
+        )
         options = replace(options, validation_split=None)
-    if validated is not None and (is_table(validated) or paths_of(validated) is not None):
+    if validated is not None and (
+        is_table(validated) or paths_of(validated) is not None
+    ):
         known = names or getattr(X, "feature_names", None)
         validated = tabled(validated, None, options.target, where, known)
     # First: a database has one open result at a time.
@@ -331,13 +386,19 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
             _names_of(validated, names, network, where)
     if held_out is None and validated is not None:
         X, y, sample_weight = _validation_pair(validated, who)
-        held_out = engine.data(frames.selected(X, names, where), y, sample_weight, where)
+        held_out = engine.data(
+            frames.selected(X, names, where), y, sample_weight, where
+        )
     return FitRows(feed, data, held_out, names)
 
 
 def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     if not isinstance(argument, tuple | list) or len(argument) not in (2, 3):
-        hint = f"; use validation_split={argument!r}" if isinstance(argument, float) else ""
+        hint = (
+            f"; use validation_split={argument!r}"
+            if isinstance(argument, float)
+            else ""
+        )
         raise TypeError(
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
             f"got {type(argument).__name__}{hint}"
@@ -345,10 +406,14 @@ def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     return (*argument, None)[:3]
 
 
-def _names_of(source: Any, names: frames.Names, network: Network, who: str) -> frames.Names:
+def _names_of(
+    source: Any, names: frames.Names, network: Network, who: str
+) -> frames.Names:
     """A source's column names; they must be the known ones, if any are known."""
     of_source = getattr(source, "feature_names", None)
-    own = frames.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
+    own = frames.names_given(
+        of_source, network.layout.sizes[0], f"{who}: feature_names"
+    )
     if own is not None and names is not None and own != names:
         raise ValueError(
             f"{who}: the source has the columns {listed([*own])}, but the net's feature_names are "
@@ -361,7 +426,11 @@ def split_rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
     """The rows as of `rows_of`, with class weights, and the last rows to validate on."""
-    who, fraction, class_weight = options.who, options.validation_split, options.class_weight
+    who, fraction, class_weight = (
+        options.who,
+        options.validation_split,
+        options.class_weight,
+    )
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
         form = (network.loss.targets, network.layout.sizes[-1], who)
@@ -397,7 +466,9 @@ def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
     rows = np.arange(n) if data.rows is None else data.rows
     parts = data._replace(rows=rows[:first]), data._replace(rows=rows[first:])
     if any(part.mass == 0 for part in parts):
-        raise ValueError(f"{who}: sample_weight must not be 0 in all rows of a part of the split")
+        raise ValueError(
+            f"{who}: sample_weight must not be 0 in all rows of a part of the split"
+        )
     return parts
 
 
@@ -432,13 +503,17 @@ def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, .
     return optimizer.learning_rate, *drops
 
 
-def setting_of_length(network: Network, optimizer: Optimizer, *, known: bool = False) -> object:
+def setting_of_length(
+    network: Network, optimizer: Optimizer, *, known: bool = False
+) -> object:
     """The first schedule, or the average, that depends on a fit's last step; or None. With
     `known` users' functions are not asked."""
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
     for rate in rates_in_use(network.dropout, optimizer):
         if callable(rate) and not (known and not is_known(rate)):
-            short, long = (np.asarray(rates_of(rate, steps, total)) for total in LENGTHS)
+            short, long = (
+                np.asarray(rates_of(rate, steps, total)) for total in LENGTHS
+            )
             if not np.array_equal(short, long):
                 return rate
     average = average_of(optimizer)

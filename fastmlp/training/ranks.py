@@ -87,13 +87,19 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
     return communicator
 
 
-def check_ranks(communicator: object, average_every: object, device: str, who: str) -> None:
+def check_ranks(
+    communicator: object, average_every: object, device: str, who: str
+) -> None:
     if average_every is not None:
         scalars.positive_integer(who, "average_every", average_every)
         if communicator is None:
-            raise ValueError(f"{who}: average_every is for several ranks: give communicator=")
+            raise ValueError(
+                f"{who}: average_every is for several ranks: give communicator="
+            )
     if communicator is not None and device != "cpu":
-        raise ValueError(f"{who}: communicator is for nets on the CPU, and this one is on {device}")
+        raise ValueError(
+            f"{who}: communicator is for nets on the CPU, and this one is on {device}"
+        )
 
 
 T = TypeVar("T")
@@ -155,7 +161,10 @@ class Exchange:
         padded = np.zeros(int(sizes.max()), np.uint8)
         padded[: len(own)] = own
         gathered = self.allgather(padded)
-        return [pickle.loads(row[:n].tobytes()) for row, n in zip(gathered, sizes, strict=True)]
+        return [
+            pickle.loads(row[:n].tobytes())
+            for row, n in zip(gathered, sizes, strict=True)
+        ]
 
     def broadcast(self, content: T) -> T:
         """Return rank 0's object, which may be large; the others' are not sent."""
@@ -179,7 +188,9 @@ class Exchange:
             yield
         except Exception as error:
             own = error
-        errors = self.allgather_objects(None if own is None else f"{type(own).__name__}: {own}")
+        errors = self.allgather_objects(
+            None if own is None else f"{type(own).__name__}: {own}"
+        )
         self._fail_alike = any(text is not None for text in errors)
         if own is not None:
             raise own
@@ -191,7 +202,9 @@ class Exchange:
         all_settings = self.allgather_objects(settings)
         for name in settings:
             values = [of_rank.get(name, "") for of_rank in all_settings]
-            other = next((i for i, value in enumerate(values) if value != values[0]), None)
+            other = next(
+                (i for i, value in enumerate(values) if value != values[0]), None
+            )
             if other is not None:
                 self._fail_alike = True
                 raise ValueError(
@@ -210,7 +223,9 @@ class Exchange:
         except BaseException:
             abort = getattr(self._communicator, "Abort", None)
             if abort is not None and not self._fail_alike:
-                text = f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
+                text = (
+                    f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
+                )
                 sys.stderr.write(text + traceback.format_exc())
                 sys.stderr.flush()
                 abort(1)
@@ -281,11 +296,15 @@ class Alone:
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
         return {}
 
-    def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
+    def draw(
+        self, generator: np.random.Generator, n_orders: int, n: int
+    ) -> NDArray[np.uint32]:
         """Random words for orders of this rank's n rows, shape (n_orders, n)."""
         return shuffling_words(generator, n_orders, n)
 
-    def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> Validation:
+    def new_validation(
+        self, engine: Engine[Any], held_out: Data, metrics: Metrics
+    ) -> Validation:
         return OnePass(engine, held_out, metrics)
 
     def of_first(self, flag: bool) -> bool:
@@ -334,7 +353,9 @@ def rows_of_rank(
     raw = raw._replace(validation_data=held_out)
     if not has_rows:
         raw = RawRows(*_stand_in(engine.network), None, held_out)
-        options = replace(options, target=None, validation_split=None, class_weight=None)
+        options = replace(
+            options, target=None, validation_split=None, class_weight=None
+        )
         options = replace(options, buffer_rows=None, steps_per_epoch=None)
     rows = split_rows_of(engine, raw, options, names)
     if not has_rows:
@@ -353,7 +374,9 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
     return np.zeros((1, sizes[0])), np.ones((1, sizes[-1] // loss.per_target))
 
 
-def class_counts(raw: RawRows, options: FitOptions, names: frames.Names) -> Counter[int]:
+def class_counts(
+    raw: RawRows, options: FitOptions, names: frames.Names
+) -> Counter[int]:
     X, y, who = raw.X, raw.y, options.who
     if y is not None and len(y):
         return arrays.class_counts([y], who)
@@ -386,7 +409,9 @@ class RanksFeed:
     ends: bool
     n_rows: int | None
 
-    def __init__(self, ranks: Exchange, engine: Engine[Any], feed: Feed | None, data: Data) -> None:
+    def __init__(
+        self, ranks: Exchange, engine: Engine[Any], feed: Feed | None, data: Data
+    ) -> None:
         self._ranks, self._engine, self._whole = ranks, engine, data
         self._feed = None if feed is None or feed.is_whole else feed
         self.rows, self._is_done = data, self._feed is None or self._feed.ends
@@ -400,7 +425,9 @@ class RanksFeed:
         total = 0
         left = [n or 0 for n, _ in self._sizes]
         while any(left):
-            of_buffer = [min(n, most) for n, (_, most) in zip(left, self._sizes, strict=True)]
+            of_buffer = [
+                min(n, most) for n, (_, most) in zip(left, self._sizes, strict=True)
+            ]
             total -= -sum(of_buffer) // batch_size
             left = [n - taken for n, taken in zip(left, of_buffer, strict=True)]
         return total
@@ -420,7 +447,10 @@ class RanksFeed:
             self.rows = self._whole
         else:
             self._feed.next()
-            self.rows, self._is_done = self._engine.trusted(*self._feed.rows), self._feed.ends
+            self.rows, self._is_done = (
+                self._engine.trusted(*self._feed.rows),
+                self._feed.ends,
+            )
         self._agree()
 
     def close(self) -> None:
@@ -430,7 +460,9 @@ class RanksFeed:
 
 def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
     checked = communicator_of(communicator, who)
-    return ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
+    return (
+        ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
+    )
 
 
 @final
@@ -493,7 +525,9 @@ class Together(Exchange):
             progress=options.progress and self.is_first,
         )
 
-    def _call_back(self, state: NetState, callbacks: Sequence[Callback], report: Report) -> None:
+    def _call_back(
+        self, state: NetState, callbacks: Sequence[Callback], report: Report
+    ) -> None:
         """Rank 0 calls; all ranks then stop and take the parameters alike."""
         parameters, changed = state.parameters, False
         if self.is_first and callbacks:
@@ -537,15 +571,22 @@ class Together(Exchange):
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
         return {"ranks": self.size, "average_every": average_every}
 
-    def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
+    def draw(
+        self, generator: np.random.Generator, n_orders: int, n: int
+    ) -> NDArray[np.uint32]:
         """Words follow from the rank's number and from words that rank 0 draws, whose number is
         fixed: rank 0's checkpoint is enough for all."""
         words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
         seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
-        own = [shuffling_words(np.random.default_rng([*seed, self.rank]), 1, n) for seed in seeds]
+        own = [
+            shuffling_words(np.random.default_rng([*seed, self.rank]), 1, n)
+            for seed in seeds
+        ]
         return np.concatenate(own)
 
-    def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> "OnAllRanks":
+    def new_validation(
+        self, engine: Engine[Any], held_out: Data, metrics: Metrics
+    ) -> "OnAllRanks":
         return OnAllRanks(self, engine, held_out, metrics)
 
     def of_first(self, flag: bool) -> bool:
@@ -556,7 +597,8 @@ class Together(Exchange):
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
         return {
-            name: digest(*map(_bytes, self.allgather_objects(own))) for name, own in digests.items()
+            name: digest(*map(_bytes, self.allgather_objects(own)))
+            for name, own in digests.items()
         }
 
     def resumed(self, resume: Callable[[], T], state: NetState) -> T:
@@ -612,16 +654,23 @@ class OnAllRanks:
             network = engine.network
             shape = (held_out.n_rows, network.layout.sizes[-1])
             self._predictions = np.empty(shape, network.dtype)
-            y, weight = self._joined(_in_use(held_out.y, held_out)), self._weights(held_out)
+            y, weight = (
+                self._joined(_in_use(held_out.y, held_out)),
+                self._weights(held_out),
+            )
             whole: Any = _Targets(y, weight)
-            self._measures = Measures(metrics, network, whole) if ranks.is_first else None
+            self._measures = (
+                Measures(metrics, network, whole) if ranks.is_first else None
+            )
 
     def _weights(self, held_out: Data) -> Array:
         """The weights of all ranks' rows, shape (0,) if no rank has weights."""
         own = _in_use(held_out.weight, held_out)
         if not any(self._ranks.allgather_objects(bool(own.size))):
             return own
-        return self._joined(own if own.size else np.ones(held_out.n_rows, held_out.weight.dtype))
+        return self._joined(
+            own if own.size else np.ones(held_out.n_rows, held_out.weight.dtype)
+        )
 
     def _joined(self, own: Array) -> Array:
         sizes = self._ranks.allgather(np.array([len(own)], np.int64))[:, 0].tolist()
@@ -634,7 +683,9 @@ class OnAllRanks:
         loss = 0.0
         if self._evaluation is not None:
             loss = self._evaluation(parameters, self._predictions)
-        sums = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(axis=0)
+        sums = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(
+            axis=0
+        )
         with np.errstate(all="ignore"):
             mean = float(sums[0] / sums[1])
         if self._predictions is None:

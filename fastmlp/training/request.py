@@ -69,7 +69,9 @@ class Checkpoint:
     fit : JSON settings that, with the net, determine the bits of the fit
     """
 
-    def __init__(self, file: CheckpointFile, every: int | timedelta, fit: Settings) -> None:
+    def __init__(
+        self, file: CheckpointFile, every: int | timedelta, fit: Settings
+    ) -> None:
         self._file, self._every, self._fit = file, every, fit
         self._metrics: Sequence[str] = fit["metrics"] or ()
         self._pending: SavedFit | None = None
@@ -79,7 +81,9 @@ class Checkpoint:
         """Restore the checkpoint and return the fit's progress; None before the first file.
         `validated`: the fit has validation data."""
         file = self._file
-        saved = file.read(self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)])
+        saved = file.read(
+            self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)]
+        )
         if saved is None:
             return None
         with file.refusing():
@@ -101,7 +105,9 @@ class Checkpoint:
             return None
         return self._every - (n_epochs - self._last_epoch)
 
-    def capture(self, first_step: int, history: History, best: NDArray[Any] | None = None) -> bool:
+    def capture(
+        self, first_step: int, history: History, best: NDArray[Any] | None = None
+    ) -> bool:
         """Capture the fit's progress; return True if it is time to write. `best` is not copied."""
         facts = {
             **self._fit,
@@ -122,7 +128,10 @@ class Checkpoint:
         pending = self._pending
         if pending is None:
             return
-        self._last_epoch, self._last_time = len(pending.series["loss"]), time.perf_counter()
+        self._last_epoch, self._last_time = (
+            len(pending.series["loss"]),
+            time.perf_counter(),
+        )
         self._file.write(pending)
         self._pending = None
 
@@ -179,7 +188,10 @@ class FitRequest:
     ) -> None:
         self.data, self._held_out, self._net, self._ranks = data, held_out, net, ranks
         self.n_rows, self.history = ranks.n_rows(data.n_rows), History()
-        self.batch_size, self.epochs = min(options.batch_size, self.n_rows), options.epochs
+        self.batch_size, self.epochs = (
+            min(options.batch_size, self.n_rows),
+            options.epochs,
+        )
         # In a batch of all rows, their order changes only the rounding.
         self.shuffle = options.shuffle and self.batch_size < self.n_rows
         self.trainer_options = ranks.trainer_options(options.average_every)
@@ -219,7 +231,9 @@ class FitRequest:
         if so_far is not None:
             self._go_on(so_far)
 
-    def _open(self, file: CheckpointFile, fit: Settings, state: NetState) -> Progress | None:
+    def _open(
+        self, file: CheckpointFile, fit: Settings, state: NetState
+    ) -> Progress | None:
         """Return the progress so far, if the fit resumes."""
         options = self._options
         # The other ranks need not see the folder.
@@ -247,11 +261,15 @@ class FitRequest:
             self._first_step = state.n_steps
         total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
         state.average_over(self._first_step, total)
-        self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
+        self._rates = self._watch.scaled(
+            partial(rates_at, state.optimizer, total=total)
+        )
         self._bar = progress = self._options.progress
         if isinstance(progress, bool):
             done = len(self.history.loss)
-            self._bar = new_bar(self.epochs, done, self._options.who) if progress else None
+            self._bar = (
+                new_bar(self.epochs, done, self._options.who) if progress else None
+            )
             if self._bar is not None:
                 return self._bar
         return nullcontext()
@@ -375,7 +393,9 @@ class FitRequest:
     def _validate(self, held_out: Data) -> None:
         if self._validation is None:
             metrics = self._options.metrics
-            self._validation = self._ranks.new_validation(self._engine, held_out, metrics)
+            self._validation = self._ranks.new_validation(
+                self._engine, held_out, metrics
+            )
         loss, values = self._validation(self._state.parameters)
         if not math.isfinite(loss):
             warn(
@@ -398,7 +418,9 @@ class FitRequest:
         if self._checkpoint is None or self._first_step is None:
             return False
         self.history.seconds = time.perf_counter() - self._start
-        return self._checkpoint.capture(self._first_step, self.history, self._watch.best)
+        return self._checkpoint.capture(
+            self._first_step, self.history, self._watch.best
+        )
 
     def _write_checkpoint(self) -> None:
         """An OSError, as of a full disk, only warns."""

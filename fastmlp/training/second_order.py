@@ -75,7 +75,8 @@ def check(
         "needs an objective that stays the same from step to step: leave dropout, input_dropout "
         "and input_noise out": network.dropout is not None,
         "works in float64: leave compute_dtype out": network.compute_dtype is not None,
-        "has no learning rate: leave ReduceLROnPlateau out": options.plateau is not None,
+        "has no learning rate: leave ReduceLROnPlateau out": options.plateau
+        is not None,
         "has no learning rate: layer_rates may be 0 and 1 alone": any(
             factor not in (0, 1) for factors in network.factors for factor in factors
         ),
@@ -102,7 +103,10 @@ def check(
 
 def _check_memory(network: Network, who: str) -> None:
     n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
-    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, protocol.n_threads_of(None))
+    of_matrix, of_rows = (
+        matrix_bytes(n),
+        jacobian_bytes(n, n_outputs, protocol.n_threads_of(None)),
+    )
     n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
     if free is not None and n_bytes > free // MEMORY_SHARE:
@@ -119,7 +123,9 @@ class Damping:
     """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and its next
     factor."""
 
-    def __init__(self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]
+    ) -> None:
         self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
 
     def flat(self) -> Array:
@@ -161,7 +167,9 @@ class Marquardt:
         # No copy where all are trained: a mask of 61 parameters takes 4 us.
         self._trained: Any = slice(None) if trained.all() else trained
         shape = (len(state.parameters), self._dtype)
-        self._slots = state.packed("damping", lambda flat: Damping(flat, *shape)).numbers
+        self._slots = state.packed(
+            "damping", lambda flat: Damping(flat, *shape)
+        ).numbers
         self._largest: Array = self._slots[0, self._trained].astype(np.float64)
         mu, rise = map(float, self._slots[1, :2])
         self._first = max(self._rounded(optimizer.damping), LEAST_DAMPING), 2.0
@@ -182,7 +190,9 @@ class Marquardt:
         self._units = np.where(last, 1.0, size**-2)[self._trained]
         if size != 1 and is_new and self._system.trained[last].all():
             now = self._state.parameters.astype(np.float64)
-            loss, of_nothing = (self._system.objective(each)[0] for each in (now, now * ~last))
+            loss, of_nothing = (
+                self._system.objective(each)[0] for each in (now, now * ~last)
+            )
             if not loss < of_nothing / 2:
                 self._state.assign(np.where(last, size, 1.0) * now)
 
@@ -209,7 +219,9 @@ class Marquardt:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
         self._is_linear = False
 
-    def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
+    def run(
+        self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False
+    ) -> bool:
         """Iterate as long as `goes_on`, called with the loss after each step, returns True;
         return True after the last possible step. A step is given up when it `is_late`."""
         while self._iterate(is_late):
@@ -246,7 +258,9 @@ class Marquardt:
                     tried = tried.astype(self._dtype).astype(np.float64)
                 loss, slopes = self._system.objective(tried)
                 if loss < self.loss and np.isfinite(slopes).all():
-                    self._relax(self.loss - loss, float(step @ (damping * step - gradient)) / 2)
+                    self._relax(
+                        self.loss - loss, float(step @ (damping * step - gradient)) / 2
+                    )
                     self._take(tried, loss, slopes)
                     return True
                 if np.array_equal(tried, self._parameters):
@@ -274,9 +288,14 @@ class QuasiNewton:
         optimizer: Any = state.optimizer
         self._settings: LBFGS = optimizer
         network, self._state = engine.network, state
-        self._objective, self._trained = engine.objective(data), trained_parameters(network)
+        self._objective, self._trained = (
+            engine.objective(data),
+            trained_parameters(network),
+        )
         bounds = layer_settings.bounds_of(network) if network.signs else None
-        self._bounds = bounds and [b for b, used in zip(bounds, self._trained, strict=True) if used]
+        self._bounds = bounds and [
+            b for b, used in zip(bounds, self._trained, strict=True) if used
+        ]
         self._whole = state.parameters.astype(np.float64)
         self._accepted = self._whole.copy()
         self.loss = self._objective(self._whole)[0]
@@ -297,14 +316,20 @@ class QuasiNewton:
         self._gradient = slopes[self._trained]
         return loss, self._gradient
 
-    def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
+    def run(
+        self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False
+    ) -> bool:
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
             if not goes_on(float(intermediate_result.fun)):
                 raise StopIteration
 
         most, settings = np.iinfo(np.int32).max, self._settings
-        limits = {"maxcor": settings.history_size, "gtol": settings.tolerance, "ftol": 0.0}
+        limits = {
+            "maxcor": settings.history_size,
+            "gtol": settings.tolerance,
+            "ftol": 0.0,
+        }
         with one_thread:
             result = self._minimize(
                 self._at, self._whole[self._trained], jac=True, method="L-BFGS-B",
@@ -315,12 +340,17 @@ class QuasiNewton:
 
 
 Iterations = Marquardt | QuasiNewton
-KINDS: dict[type, type[Iterations]] = {LevenbergMarquardt: Marquardt, LBFGS: QuasiNewton}
+KINDS: dict[type, type[Iterations]] = {
+    LevenbergMarquardt: Marquardt,
+    LBFGS: QuasiNewton,
+}
 
 
 def _rows_of(data: Data, who: str) -> Data:
     if not isinstance(data.x, np.ndarray):
-        raise ValueError(f"{who} needs dense rows, and X is sparse or expanded: X.toarray()")
+        raise ValueError(
+            f"{who} needs dense rows, and X is sparse or expanded: X.toarray()"
+        )
     rows = slice(None) if data.rows is None else data.rows
     weight = data.weight[rows] if data.weight.size else data.weight
     parts = (data.x[rows], data.y[rows], weight)
@@ -331,7 +361,9 @@ def _rows_of(data: Data, who: str) -> Data:
 def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
     """Iterations on rows of any form, in float64."""
     rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
-    network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
+    network = engine.network._replace(
+        dtype=np.dtype(np.float64), compute_dtype=None, dropout=None
+    )
     double = protocol.engine_on("cpu", network, engine.n_threads, engine.lock)
     return KINDS[type(state.optimizer)](double, state, rows)
 
@@ -370,7 +402,9 @@ class _Epochs:
             self._request.window(1)
 
 
-def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = None) -> None:
+def fit(
+    engine: Engine[Any], state: NetState, request: Any, buffered: object = None
+) -> None:
     if buffered is not None:
         raise ValueError(
             f"{request.who}: {type(state.optimizer).__name__} needs all rows in memory, and "

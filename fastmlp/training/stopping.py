@@ -75,7 +75,9 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         who = "EarlyStopping"
         scalars.boolean(who, "restore_best_weights", self.restore_best_weights)
-        _check_epochs(self, "start_from_epoch", *([] if self.patience is None else ["patience"]))
+        _check_epochs(
+            self, "start_from_epoch", *([] if self.patience is None else ["patience"])
+        )
         _check_shared(self, "patience")
 
 
@@ -136,7 +138,9 @@ class ReduceLROnPlateau:
         who, factor = "ReduceLROnPlateau", self.factor
         valid = scalars.is_positive(factor) and factor < 1
         checked = scalars.real(who, "factor", factor, "a number in (0, 1)", valid)
-        vars(self).update(factor=checked, min_lr=scalars.non_negative(who, "min_lr", self.min_lr))
+        vars(self).update(
+            factor=checked, min_lr=scalars.non_negative(who, "min_lr", self.min_lr)
+        )
         _check_epochs(self, "patience", "cooldown")
         _check_shared(self, "factor")
 
@@ -152,7 +156,9 @@ class EpochWatch:
     best : (n_parameters,) array, the parameters of the best epoch, if they are to be restored
     """
 
-    def __init__(self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None) -> None:
+    def __init__(
+        self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None
+    ) -> None:
         self._stopping, self._plateau = stopping, plateau
         self.best: NDArray[Any] | None = None
         # The best monitored value of each; its sign is changed where higher is better.
@@ -240,10 +246,24 @@ def _check_shared(settings: Settings, first: str) -> None:
     """`first` is a number that may be given as the monitor."""
     who, monitor = type(settings).__name__, cast(object, settings.monitor)
     if not isinstance(monitor, str):
-        hint = f"; did you mean {first}={monitor!r}?" if isinstance(monitor, int | float) else ""
-        raise TypeError(f"{who}: monitor must be the name of a series, got {monitor!r}{hint}")
-    vars(settings)["min_delta"] = scalars.non_negative(who, "min_delta", settings.min_delta)
+        hint = (
+            f"; did you mean {first}={monitor!r}?"
+            if isinstance(monitor, int | float)
+            else ""
+        )
+        raise TypeError(
+            f"{who}: monitor must be the name of a series, got {monitor!r}{hint}"
+        )
+    vars(settings)["min_delta"] = scalars.non_negative(
+        who, "min_delta", settings.min_delta
+    )
     if settings.mode is not None and settings.mode not in MODES:
-        words = {"min": "minimize lower", "max": "maximize higher", "leave it out": "auto"}
+        words = {
+            "min": "minimize lower",
+            "max": "maximize higher",
+            "leave it out": "auto",
+        }
         meant = suggestion(settings.mode, MODES, words)
-        raise ValueError(f"{who}: unknown mode {settings.mode!r}{meant} known: max, min")
+        raise ValueError(
+            f"{who}: unknown mode {settings.mode!r}{meant} known: max, min"
+        )

@@ -30,7 +30,9 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
         hint = messages.of_shape(x, array, n_features)
-        raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
+        raise ValueError(
+            f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}"
+        )
     if array.shape[1] != n_features:
         hint = "; is X transposed? use X.T" if len(array) == n_features else ""
         raise ValueError(
@@ -46,7 +48,9 @@ def table(x: object, n_features: int | None, who: str) -> Array:
     """X as a C-contiguous (n_rows, n_features) array of float32 if it is one, or float64."""
     array = _numbers(x, who, "X")
     if array.ndim != 2:
-        raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}")
+        raise ValueError(
+            f"{who}: X must have shape (n_rows, n_features), got {array.shape}"
+        )
     if n_features is not None and array.shape[1] != n_features:
         raise ValueError(
             f"{who}: X has {count(array.shape[1], 'feature')}, but there were {n_features} before"
@@ -76,7 +80,9 @@ def targets(
         )
     if len(array) != n_rows:
         hint = "; y is transposed: use y.T" if array.shape[1:] == (n_rows,) else ""
-        raise ValueError(f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}{hint}")
+        raise ValueError(
+            f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}{hint}"
+        )
     table = array.reshape(n_rows, -1)
     if accepted == "classes" and table.shape[1] == 1:
         _class_labels(y, array, n_outputs, who)
@@ -97,7 +103,12 @@ def targets(
 
 
 def weights(
-    argument: object, n_rows: int, kind: np.dtype[Any], who: str, *, all_zero: bool = False
+    argument: object,
+    n_rows: int,
+    kind: np.dtype[Any],
+    who: str,
+    *,
+    all_zero: bool = False,
 ) -> Array:
     """Sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
     if argument is None:
@@ -106,7 +117,9 @@ def weights(
     # Kernels flush denormals to zero.
     tiny = numbers < np.finfo(kind).tiny
     if (numbers < 0).any() or (tiny.all() and not all_zero):
-        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
+        raise ValueError(
+            f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}"
+        )
     return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
 
 
@@ -120,7 +133,9 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
         )
     if array.dtype.kind == "b":
         if len(array) != n_rows:
-            raise ValueError(f"{who}: {name} masks {count(len(array), 'row')}, but X has {n_rows}")
+            raise ValueError(
+                f"{who}: {name} masks {count(len(array), 'row')}, but X has {n_rows}"
+            )
         array = np.flatnonzero(array)
     if len(array) == 0:
         raise ValueError(f"{who}: {name} has no rows")
@@ -136,9 +151,13 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
     array = _numbers(argument, who, name)
     if array.shape != (n,):
         hint = (
-            f"; use {name}[:, 0]" if array.shape == (n, 1) else messages.of_broadcast(array.shape)
+            f"; use {name}[:, 0]"
+            if array.shape == (n, 1)
+            else messages.of_broadcast(array.shape)
         )
-        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}{hint}")
+        raise ValueError(
+            f"{who}: {name} must have shape ({n},), got {array.shape}{hint}"
+        )
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
@@ -148,12 +167,20 @@ def matrix(
     array = _numbers(argument, who, name)
     if array.shape != shape:
         column = array.shape == shape[:1] and shape[1] == 1
-        hint = f"; use {name}[:, None]" if column else messages.of_broadcast(array.shape, shape[1])
-        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}{hint}")
+        hint = (
+            f"; use {name}[:, None]"
+            if column
+            else messages.of_broadcast(array.shape, shape[1])
+        )
+        raise ValueError(
+            f"{who}: {name} must have shape {shape}, got {array.shape}{hint}"
+        )
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
-def out_array(out: object, shape: tuple[int, ...], kind: np.dtype[Any], who: str) -> Array:
+def out_array(
+    out: object, shape: tuple[int, ...], kind: np.dtype[Any], who: str
+) -> Array:
     """Return `out` after checking it, or a new array if it is None."""
     if out is None:
         n_bytes = math.prod(shape) * kind.itemsize
@@ -200,7 +227,9 @@ def unnamed(y: object, who: str) -> None:
 
 def unmasked(argument: object, who: str, name: str) -> None:
     if isinstance(argument, np.ma.MaskedArray) and np.ma.is_masked(argument):
-        raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
+        raise ValueError(
+            f"{who}: {name} has masked entries; fill them in, or leave their rows out"
+        )
 
 
 def without_nul(labels: Any, who: str, name: str) -> None:
@@ -215,7 +244,9 @@ def without_nul(labels: Any, who: str, name: str) -> None:
             )
 
 
-def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
+def _numbers(
+    argument: object, who: str, name: str, kind: np.dtype[Any] | None = None
+) -> Array:
     """An array of real numbers; an array made from a frame's columns is of `kind`."""
     if type(argument) is np.ndarray and argument.dtype.kind in "fiub":
         return argument
@@ -228,26 +259,36 @@ def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None =
     try:
         array = np.asarray(argument)
     except ValueError as error:
-        raise ValueError(f"{who}: {name} must be an array of numbers: {error}") from error
+        raise ValueError(
+            f"{who}: {name} must be an array of numbers: {error}"
+        ) from error
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:
-            rows = f"; try np.array(list({name}))" if hasattr(argument, "__next__") else ""
+            rows = (
+                f"; try np.array(list({name}))" if hasattr(argument, "__next__") else ""
+            )
             rows = f"; use {name}.collect()" if hasattr(argument, "collect") else rows
             if name == "X" and isinstance(argument, str | os.PathLike):
-                rows = "; of files predict_batches predicts, and fastmlp.predict_parquet"
+                rows = (
+                    "; of files predict_batches predicts, and fastmlp.predict_parquet"
+                )
             raise TypeError(
                 f"{who}: {name} must be an array of real numbers, got "
                 f"{type(argument).__name__}{rows}"
             )
         hint = messages.of_kind(argument, array, name)
-        raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
+        raise TypeError(
+            f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}"
+        )
     return array
 
 
 def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
     if array.dtype == kind and array.flags.c_contiguous:
         return array
-    memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
+    memory.require(
+        array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},"
+    )
     # Numbers beyond float32's range become inf, which `_finite` reports.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, kind)
@@ -268,7 +309,11 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
-            place = f", column {messages.column_name(argument, column)}" if array.ndim == 2 else ""
+            place = (
+                f", column {messages.column_name(argument, column)}"
+                if array.ndim == 2
+                else ""
+            )
             if frames.is_frame(argument):
                 frames.check(argument, who, name)
             value = frames.value(argument, row, column)
@@ -316,7 +361,12 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
 
 
 def class_weights(
-    class_weight: object, y: Any, sample_weight: Any, accepted: str, n_outputs: int, who: str
+    class_weight: object,
+    y: Any,
+    sample_weight: Any,
+    accepted: str,
+    n_outputs: int,
+    who: str,
 ) -> NDArray[np.float64]:
     """Weights of rows, shape (n_rows,): the class's weight times `sample_weight`.
 
@@ -338,7 +388,9 @@ def class_weights(
     rows = _of_rows(class_weight, labels, n_classes, who)
     if sample_weight is None:
         return rows
-    return rows * vector(sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who)
+    return rows * vector(
+        sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who
+    )
 
 
 def balanced(counts: Mapping[int, int]) -> dict[int, float]:
@@ -357,7 +409,9 @@ def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
 
 def _labels(y: Any, who: str) -> NDArray[np.int64]:
     if hasattr(y, "__cuda_array_interface__"):
-        raise TypeError(f"{who}: class_weight needs y in the memory of the host, not of the GPU")
+        raise TypeError(
+            f"{who}: class_weight needs y in the memory of the host, not of the GPU"
+        )
     numbers = frames.numbers_of(y, None, who, "y")
     table = np.asarray(y) if numbers is None else numbers
     if table.dtype.kind not in "fiub" or table.ndim not in (1, 2):
@@ -371,7 +425,9 @@ def _labels(y: Any, who: str) -> NDArray[np.int64]:
         exact = np.array_equal(columns, np.eye(columns.shape[1])[labels])
     else:
         labels = columns[:, 0]
-        exact = bool(np.isfinite(labels).all()) and bool((labels == np.round(labels)).all())
+        exact = bool(np.isfinite(labels).all()) and bool(
+            (labels == np.round(labels)).all()
+        )
     if not exact:
         raise ValueError(
             f"{who}: class_weight needs class labels or one-hot rows, but y has rows of "
@@ -388,7 +444,9 @@ def _of_rows(
         of_classes = len(labels) / (len(present) * counts)
     else:
         numbers = {
-            _class(key, n_classes, who): scalars.non_negative(who, f"class_weight[{key!r}]", value)
+            _class(key, n_classes, who): scalars.non_negative(
+                who, f"class_weight[{key!r}]", value
+            )
             for key, value in class_weight.items()
         }
         of_classes = np.array([numbers.get(int(label), 1.0) for label in present])
@@ -534,10 +592,14 @@ class Expanded:
 
     def toarray(self) -> Array:
         """Return the inputs as an array of shape `shape`."""
-        memory.require(self.shape[0] * self.shape[1] * self.dtype.itemsize, WHO, "the inputs")
+        memory.require(
+            self.shape[0] * self.shape[1] * self.dtype.itemsize, WHO, "the inputs"
+        )
         counts, out = (*self.pieces, *self.levels), np.empty(self.shape, self.dtype)
         columns = self.plain + np.repeat(np.arange(len(counts)), counts)
-        number = np.concatenate([np.empty(0), *map(np.arange, counts)]).astype(self.dtype)
+        number = np.concatenate([np.empty(0), *map(np.arange, counts)]).astype(
+            self.dtype
+        )
         n, first = sum(self.pieces), self.plain + sum(self.pieces)
         for begin in range(0, len(self), BLOCK_ROWS):
             rows = slice(begin, begin + BLOCK_ROWS)
@@ -551,7 +613,9 @@ class Expanded:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return `toarray()`, for `np.asarray`."""
         if copy is False:
-            raise ValueError("Expanded: its inputs are made anew: copy=False cannot be had")
+            raise ValueError(
+                "Expanded: its inputs are made anew: copy=False cannot be had"
+            )
         return self.toarray().astype(dtype or self.dtype, copy=False)
 
     def __repr__(self) -> str:
@@ -562,9 +626,13 @@ class Expanded:
 def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:
     if isinstance(argument, str) or not isinstance(argument, Iterable):
         raise TypeError(f"{WHO}: {name} must be a sequence of int, got {argument!r}")
-    counts = tuple(scalars.positive_integer(WHO, f"{name}[{i}]", n) for i, n in enumerate(argument))
+    counts = tuple(
+        scalars.positive_integer(WHO, f"{name}[{i}]", n) for i, n in enumerate(argument)
+    )
     if most is not None and max(counts, default=0) > most:
-        raise ValueError(f"{WHO}: a column has at most {most} {name}, got {max(counts)}")
+        raise ValueError(
+            f"{WHO}: a column has at most {most} {name}, got {max(counts)}"
+        )
     return counts
 
 

@@ -49,7 +49,9 @@ def _repr(self: Any) -> str:
 
 
 def _eq(self: Any, other: object) -> Any:
-    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+    return (
+        _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+    )
 
 
 def _hash(self: Any) -> int:
@@ -97,16 +99,24 @@ def _explaining(function: Any) -> Any:
             # The traceback of an error in the function has its frame.
             if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                 raise
-            raise TypeError(_explanation(function, args, kwargs) or str(error)) from None
+            raise TypeError(
+                _explanation(function, args, kwargs) or str(error)
+            ) from None
 
     return call
 
 
-def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+def _explanation(
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str | None:
     """The message for a call that does not fit the signature, else None."""
     owner, _, name = function.__qualname__.rpartition(".")
     method = bool(owner) and not owner.endswith("<locals>")
-    who = owner if name in ("__init__", "__new__") else function.__qualname__.split("<locals>.")[-1]
+    who = (
+        owner
+        if name in ("__init__", "__new__")
+        else function.__qualname__.split("<locals>.")[-1]
+    )
     if owner in BASES and args:
         owner = type(args[0]).__name__
         who = owner if name == "__init__" else f"{owner}.{name}"
@@ -126,7 +136,9 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     for keyword in positional[: len(values)]:
         if keyword in kwargs:
             return f"{who}: {keyword} is given twice, by its place and by its name"
-    needed = [name for name in positional if known[name].default is inspect.Parameter.empty]
+    needed = [
+        name for name in positional if known[name].default is inspect.Parameter.empty
+    ]
     missing = [name for name in needed[len(values) :] if name not in kwargs]
     if missing:
         lacks = f"{count(len(missing), 'required argument')}: {', '.join(map(repr, missing))}"
@@ -223,7 +235,9 @@ class LackingAttribute:
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
         whose = (
-            f"type object {owner.__name__!r}" if instance is None else f"{owner.__name__!r} object"
+            f"type object {owner.__name__!r}"
+            if instance is None
+            else f"{owner.__name__!r} object"
         )
         raise AttributeError(f"{whose} has no attribute {self._name!r}; {self._advice}")
 
@@ -248,7 +262,11 @@ class AdvisingType(type):
     """
 
     def __new__(
-        cls, name: str, bases: tuple[type, ...], space: dict[str, Any], advice: Mapping[str, str]
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        space: dict[str, Any],
+        advice: Mapping[str, str],
     ) -> "AdvisingType":
         lacking = {
             word: LackingAttribute(sentence)
@@ -263,4 +281,6 @@ class AdvisingType(type):
 
     def __dir__(cls) -> Iterable[str]:
         own, names = vars(cls), super().__dir__()
-        return [name for name in names if not isinstance(own.get(name), LackingAttribute)]
+        return [
+            name for name in names if not isinstance(own.get(name), LackingAttribute)
+        ]

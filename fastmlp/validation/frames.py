@@ -40,7 +40,9 @@ class ColumnNumbers(NamedTuple):
 
 def is_table(X: object) -> bool:
     """True for a table, frame, relation or reader that Arrow can read."""
-    return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
+    return any(
+        hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader")
+    )
 
 
 def is_lazy(X: object) -> bool:
@@ -94,10 +96,14 @@ def repeated(names: Iterable[Any]) -> str:
 
 def require_different(frame: Any, who: str) -> None:
     if twice := repeated(_names(frame)):
-        raise ValueError(f"{who}: X has several columns of the name {twice}; {messages.RENAME}")
+        raise ValueError(
+            f"{who}: X has several columns of the name {twice}; {messages.RENAME}"
+        )
 
 
-def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[Any, Names]:
+def named(
+    table: Any, names: Names, who: str, *, warns: bool = False
+) -> tuple[Any, Names]:
     """X with the columns of these names, in this order, and the names.
 
     Without `names` the frame's names are returned, or None if columns share a name, with a warning
@@ -110,7 +116,9 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
         return table, None
     names = names_of(table)
     if names is None and warns and (twice := repeated(_names(table))):
-        warning = f"X has several columns of the name {twice}; its columns are known by place"
+        warning = (
+            f"X has several columns of the name {twice}; its columns are known by place"
+        )
         warn(f"{who}: {warning}: {messages.RENAME}", UserWarning)
     return table, names
 
@@ -119,20 +127,28 @@ def selected(table: Any, names: Names, who: str) -> Any:
     """The columns of these names, in this order; the table if it or the argument lacks names."""
     table, form = read(table, who)
     there = [] if names is None or form != "frame" else _names(table)
-    if names is None or there == [*names] or not any(isinstance(name, str) for name in there):
+    if (
+        names is None
+        or there == [*names]
+        or not any(isinstance(name, str) for name in there)
+    ):
         return table
     missing = [name for name in names if name not in there]
     if missing:
         others = [name for name in there if isinstance(name, str) and name not in names]
         lacking = [_with_suggestion(name, others) for name in missing]
-        more = f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
+        more = (
+            f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
+        )
         raise ValueError(
             f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
             f"{listed(lacking)}{more}"
         )
     for name in names:
         if there.count(name) > 1:
-            raise ValueError(f"{who}: X has {there.count(name)} columns of the name {name!r}")
+            raise ValueError(
+                f"{who}: X has {there.count(name)} columns of the name {name!r}"
+            )
     if hasattr(table, "iloc"):
         return table.iloc[:, [there.index(name) for name in names]]
     return table.select(list(names))
@@ -143,12 +159,16 @@ def names_given(argument: object, n_features: int, who: str) -> Names:
     if argument is None:
         return None
     names = (
-        () if isinstance(argument, str) or not isinstance(argument, Iterable) else tuple(argument)
+        ()
+        if isinstance(argument, str) or not isinstance(argument, Iterable)
+        else tuple(argument)
     )
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{who} must be a sequence of str, or None, got {argument!r}")
     if len(names) != n_features or len(set(names)) != n_features:
-        raise ValueError(f"{who} must be {n_features} names that differ, got {listed([*names])}")
+        raise ValueError(
+            f"{who} must be {n_features} names that differ, got {listed([*names])}"
+        )
     return names
 
 
@@ -157,7 +177,9 @@ def _with_suggestion(name: str, others: list[str]) -> str:
     return f"{name!r} ({meant})" if meant else repr(name)
 
 
-def numbers_of(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
+def numbers_of(
+    table: Any, kind: np.dtype[Any] | None, who: str, name: str
+) -> Array | None:
     """Numbers of a frame, as from `numbers`, or of a series, (n_rows,); else None."""
     table, form = read(table, who)
     if form == "series":
@@ -207,7 +229,9 @@ def _columns(frame: Any) -> list[Any]:
     ]
 
 
-def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
+def _of_numpy(
+    frame: Any, kind: np.dtype[Any] | None, who: str, name: str
+) -> Array | None:
     """Numbers of a pandas frame of NumPy's dtypes, a view if possible; else None.
 
     By the frame's blocks: 1.2 ns a number, and 4.1 ns column by column.
@@ -220,27 +244,40 @@ def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Ar
     if len(kinds) == 1:
         return np.asarray(frame)
     kind = kind or np.result_type(*kinds)
-    memory.require(frame.size * kind.itemsize, who, f"{name} as {kind}, shape {frame.shape},")
+    memory.require(
+        frame.size * kind.itemsize, who, f"{name} as {kind}, shape {frame.shape},"
+    )
     with np.errstate(over="ignore"):
         array: Array = frame.to_numpy(kind)
     return array
 
 
-def _checked(series: list[Any], labels: list[str], table: Any, who: str, name: str) -> list[Array]:
+def _checked(
+    series: list[Any], labels: list[str], table: Any, who: str, name: str
+) -> list[Array]:
     columns = [_column(np.asarray(source), _nulls(source)) for source in series]
     for source, column, label in zip(series, columns, labels, strict=True):
         if column.example is not None:
             kind = getattr(source, "dtype", getattr(source, "type", None))
             hint = messages.of_example(column.example, table, name, label)
-            raise TypeError(f"{who}: {name} must hold real numbers, got dtype {kind}{hint}")
+            raise TypeError(
+                f"{who}: {name} must hold real numbers, got dtype {kind}{hint}"
+            )
     lacking = {
         label: column.n_missing
         for label, column in zip(labels, columns, strict=True)
         if column.n_missing
     }
     if lacking:
-        places = [f"{label} ({n})" if len(lacking) > 1 else label for label, n in lacking.items()]
-        where = f" in column{'s' * (len(places) > 1)} {listed(places)}" if is_frame(table) else ""
+        places = [
+            f"{label} ({n})" if len(lacking) > 1 else label
+            for label, n in lacking.items()
+        ]
+        where = (
+            f" in column{'s' * (len(places) > 1)} {listed(places)}"
+            if is_frame(table)
+            else ""
+        )
         missing = count(sum(lacking.values()), "missing value")
         raise ValueError(f"{who}: {name} has {missing}{where}; {messages.MISSING}")
     return [column.numbers for column in columns if column.numbers is not None]
@@ -254,7 +291,9 @@ def _nulls(series: Any) -> int | None:
 def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
     kind = array.dtype.kind
     if array.ndim != 1 or kind not in "fiubOmM":
-        return ColumnNumbers(None, 0, array.reshape(-1)[0].item() if array.size else array.dtype)
+        return ColumnNumbers(
+            None, 0, array.reshape(-1)[0].item() if array.size else array.dtype
+        )
     if kind in "iub":
         return ColumnNumbers(array)
     if kind == "f":
@@ -263,7 +302,11 @@ def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
         )
     if kind in "mM":
         there = array[~np.isnat(array)]
-        return ColumnNumbers(None, 0, there[0]) if len(there) else ColumnNumbers(None, len(array))
+        return (
+            ColumnNumbers(None, 0, there[0])
+            if len(there)
+            else ColumnNumbers(None, len(array))
+        )
     return _of_objects(array)
 
 
@@ -271,12 +314,18 @@ def _of_objects(array: Array) -> ColumnNumbers:
     """A column of Python objects as bool, int64 or float64."""
     types = set(map(type, array))
     lacking = {kind for kind in types if kind.__name__ in MISSING_TYPES}
-    other = {kind for kind in types - lacking if not issubclass(kind, (Real, Decimal, np.bool_))}
+    other = {
+        kind
+        for kind in types - lacking
+        if not issubclass(kind, (Real, Decimal, np.bool_))
+    }
     if other:
         others = [entry for entry in array if type(entry) in other]
         return ColumnNumbers(None, 0, next(messages.no_numbers(others), others[0]))
     if lacking:
-        return ColumnNumbers(None, sum(type(entry) in lacking or entry != entry for entry in array))
+        return ColumnNumbers(
+            None, sum(type(entry) in lacking or entry != entry for entry in array)
+        )
     if types <= {bool, np.bool_}:
         return ColumnNumbers(array.astype(bool))
     if all(issubclass(kind, Integral) for kind in types):
@@ -287,10 +336,14 @@ def _of_objects(array: Array) -> ColumnNumbers:
     return _column(array.astype(np.float64))
 
 
-def _side_by_side(arrays: list[Array], kind: np.dtype[Any], who: str, name: str) -> Array:
+def _side_by_side(
+    arrays: list[Array], kind: np.dtype[Any], who: str, name: str
+) -> Array:
     """Columns as one C-contiguous array, shape (n_rows, n_columns)."""
     shape = (len(arrays[0]), len(arrays))
-    memory.require(shape[0] * shape[1] * kind.itemsize, who, f"{name} as {kind}, shape {shape},")
+    memory.require(
+        shape[0] * shape[1] * kind.itemsize, who, f"{name} as {kind}, shape {shape},"
+    )
     table = np.empty(shape, kind)
     # Numbers beyond float32's range become inf, which is reported later.
     with np.errstate(over="ignore"):

@@ -156,7 +156,9 @@ def advice(owner: str) -> dict[str, str]:
     for group in own.pop("groups", ()):
         sentences |= advice(group)
     each = own.pop("each", "")
-    sentences |= {keyword: each.format(keyword) for keyword in own.pop("keywords", "").split()}
+    sentences |= {
+        keyword: each.format(keyword) for keyword in own.pop("keywords", "").split()
+    }
     return sentences | own
 
 
@@ -173,7 +175,10 @@ def groups() -> list[list[str]]:
             words = [word for word in re.findall(r"\w+", begins) if word not in known]
             in_rows.setdefault(key.split(".")[-1], []).extend(words)
     heads = {**listed, **{key: [key] for key in in_rows if key not in listed}}
-    merged = [[*head, *(w for k in head for w in in_rows.get(k, ()))] for head in heads.values()]
+    merged = [
+        [*head, *(w for k in head for w in in_rows.get(k, ()))]
+        for head in heads.values()
+    ]
     return [group for group in merged if len({*group}) > 1]
 
 
@@ -216,7 +221,8 @@ def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
                 answers.setdefault(word, str(answer))
     answers |= advice
     return {
-        answer: " ".join(w for w in answers if answers[w] == answer) for answer in answers.values()
+        answer: " ".join(w for w in answers if answers[w] == answer)
+        for answer in answers.values()
     }
 
 
@@ -238,7 +244,11 @@ def of_shape(X: object, array: Array, n_features: int) -> str:
         return f"; for one feature use {reshape}(-1, 1)"
     if array.ndim == 1:
         return f"; for one row use {reshape}(1, -1)" if len(array) == n_features else ""
-    return f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}" if len(array) else ""
+    return (
+        f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}"
+        if len(array)
+        else ""
+    )
 
 
 def of_kind(argument: object, array: Array, name: str) -> str:
@@ -248,7 +258,11 @@ def of_kind(argument: object, array: Array, name: str) -> str:
         return f"; {spans} / np.timedelta64(1, 'D') are days"
     if array.dtype.kind == "V":
         fields = "np.lib.recfunctions.structured_to_unstructured"
-        return f"; try {fields}({name})" if array.dtype.names else f"; try {name}.astype('float32')"
+        return (
+            f"; try {fields}({name})"
+            if array.dtype.names
+            else f"; try {name}.astype('float32')"
+        )
     if array.dtype.kind not in "OUS":
         return ""
     table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
@@ -257,7 +271,9 @@ def of_kind(argument: object, array: Array, name: str) -> str:
         try:
             numbers = column.astype(float)
         except (TypeError, ValueError):
-            return of_example(next(no_numbers(column.tolist()), column[0]), argument, name, label)
+            return of_example(
+                next(no_numbers(column.tolist()), column[0]), argument, name, label
+            )
         if np.isnan(numbers).any():
             return of_example(None, argument, name, label)
     return f"; try np.asarray({name}, float)"
@@ -279,14 +295,18 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
     selection = f"{name}[{column}]" if column else name
     if isinstance(value, str | bytes):
         if name == "y":
-            return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
+            return (
+                f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
+            )
         return f": text, such as {value!r}{where}; {_as_numbers(value, argument, name, column)}"
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return f": a missing value{where}; {MISSING}"
     if isinstance(value, np.timedelta64 | timedelta):
         return f": time spans{where}; {_days(selection, argument)}"
     if isinstance(value, np.datetime64 | date):
-        return f": dates{where}; {_days(f'({selection} - {selection}.min())', argument)}"
+        return (
+            f": dates{where}; {_days(f'({selection} - {selection}.min())', argument)}"
+        )
     if isinstance(value, time):
         return f": times of day{where}; make numbers of them"
     return f": {a_kind(value)}{where}; make numbers of it"
@@ -320,7 +340,11 @@ def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
     if not np.isfinite(value):
         return ""
     largest = f"{np.finfo(kind).max:.2g}"
-    advice = f"scale {name}, or use dtype='float64'" if kind != np.float64 else f"scale {name}"
+    advice = (
+        f"scale {name}, or use dtype='float64'"
+        if kind != np.float64
+        else f"scale {name}"
+    )
     return f", beyond the largest number, {largest}; {advice}"
 
 
@@ -335,7 +359,10 @@ def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
 def of_broadcast(shape: tuple[int, ...], n_columns: int = 1) -> str:
     """A hint about n rows and n columns: differences of shapes (n, 1) and (n,)."""
     square = n_columns == 1 and len(shape) == 2 and shape[0] == shape[1] > 1
-    return "; (n, 1) and (n,) together give (n, n): use predictions[:, 0], or y[:, None]" * square
+    return (
+        "; (n, 1) and (n,) together give (n, n): use predictions[:, 0], or y[:, None]"
+        * square
+    )
 
 
 def of_real_labels(y: object, array: Array) -> str:
@@ -352,7 +379,9 @@ def of_labels(array: Array, n_outputs: int) -> str:
         return "; they begin at 1: subtract 1"
     if len(labels) <= n_outputs:
         return f"; number them from 0: {AS_CLASSES}"
-    return f"; {len(labels)} classes need {len(labels)} outputs, the last of layer_sizes"
+    return (
+        f"; {len(labels)} classes need {len(labels)} outputs, the last of layer_sizes"
+    )
 
 
 def of_unit_targets(table: Array) -> str:
@@ -377,5 +406,7 @@ def _encoder(argument: object, name: str, column: str) -> str:
     if hasattr(argument, "to_dummies"):
         return f"{name}.to_dummies({column})"
     if hasattr(argument, "iloc"):
-        return f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
+        return (
+            f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
+        )
     return "as scikit-learn's OneHotEncoder(sparse_output=False) does"

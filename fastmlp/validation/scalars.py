@@ -38,7 +38,13 @@ def positive(owner: str, name: str, value: object) -> float:
 
 
 def non_negative(owner: str, name: str, value: object) -> float:
-    return real(owner, name, value, "a finite number of 0 or more", _compare(value, 0.0, math.inf))
+    return real(
+        owner,
+        name,
+        value,
+        "a finite number of 0 or more",
+        _compare(value, 0.0, math.inf),
+    )
 
 
 def fraction(owner: str, name: str, value: object) -> float:
@@ -64,13 +70,19 @@ def _integer(owner: str, name: str, value: object, least: int) -> int:
     if type(value) is int and least <= value <= LARGEST:
         return value
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
+        raise TypeError(
+            f"{owner}: {name} must be an integer of {least} or more, got {value!r}"
+        )
     number = int(value)
     if number < least:
-        raise ValueError(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
+        raise ValueError(
+            f"{owner}: {name} must be an integer of {least} or more, got {value!r}"
+        )
     if number > LARGEST:
         bits = number.bit_length() - 1
-        raise ValueError(f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}")
+        raise ValueError(
+            f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}"
+        )
     return number
 
 
@@ -80,15 +92,21 @@ def boolean(owner: str, name: str, value: object) -> bool:
     return value
 
 
-def path(owner: str, name: str, value: object, *, mode: Literal["", "r", "w"] = "") -> None:
+def path(
+    owner: str, name: str, value: object, *, mode: Literal["", "r", "w"] = ""
+) -> None:
     """Check a path: a str or an os.PathLike, without the character NUL.
 
     With the mode "r" the file must exist, with "w" the file's folder.
     """
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")
+        raise TypeError(
+            f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}"
+        )
     if "\0" in os.fsdecode(value):
-        raise ValueError(f"{owner}: {name} must be a path without the character \\0, got {value!r}")
+        raise ValueError(
+            f"{owner}: {name} must be a path without the character \\0, got {value!r}"
+        )
     shown = os.fsdecode(value)
     if mode == "r" and not os.path.exists(value):
         raise FileNotFoundError(f"{owner}: there is no file {shown!r}")

@@ -25,7 +25,9 @@ HUGE = [(10**6, 10**6, 1), (2**31, 2**31), (2**62, 2), (2**40, 1, 2**40), (1, 2*
 
 @pytest.mark.parametrize("sizes", HUGE, ids=str)
 def test_a_net_that_cannot_be_names_its_sizes(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(MemoryError, match=r"MLP: layer_sizes=\(.*parameters needs .* available"):
+    with pytest.raises(
+        MemoryError, match=r"MLP: layer_sizes=\(.*parameters needs .* available"
+    ):
         MLP(sizes)
 
 
@@ -46,15 +48,21 @@ def test_data_predictions_and_workspaces_are_looked_at() -> None:
     with pytest.raises(MemoryError, match=r"MLP.fit: X as float32"):
         net.fit(x, x[:, 0])
     wide = MLP((2, 100), seed=0)
-    with pytest.raises(MemoryError, match=r"predictions of shape \(9000, 100\) needs 3.6 MB"):
+    with pytest.raises(
+        MemoryError, match=r"predictions of shape \(9000, 100\) needs 3.6 MB"
+    ):
         wide.predict(np.zeros((9000, 2), np.float32))
     with pytest.raises(
         MemoryError, match=r"a workspace of .* rows needs .* MB, and 1 MB are avail"
     ):
-        plan.make_workspace(make_layout((2, 100, 1)), 9000, 1, "float32", 16, train=True)
+        plan.make_workspace(
+            make_layout((2, 100, 1)), 9000, 1, "float32", 16, train=True
+        )
     several = MLP((2, 3000, 1), seed=0)
     with pytest.raises(MemoryError, match="MLP: a workspace of"):
-        several.fit(np.zeros((500, 2), np.float32), np.zeros(500), batch_size=500, epochs=1)
+        several.fit(
+            np.zeros((500, 2), np.float32), np.zeros(500), batch_size=500, epochs=1
+        )
     # And what fits goes on.
     assert net.fit(x[:10], x[:10, 0], epochs=1).loss
 
@@ -76,11 +84,15 @@ print(MLP((20, 20, 1), seed=0).fit([[0.0] * 20], [1.0], epochs=1).status.name)
 def test_a_limit_of_the_address_space_counts(python: Callable[..., str]) -> None:
     pytest.importorskip("resource")
     told, status = python(LIMITED).splitlines()
-    assert told.startswith("MLP: layer_sizes=(20000, 20000, 1): making 400,040,001 parameters")
+    assert told.startswith(
+        "MLP: layer_sizes=(20000, 20000, 1): making 400,040,001 parameters"
+    )
     assert status == "COMPLETED"
 
 
-def test_a_control_groups_rest_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_control_groups_rest_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("900000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\nfile 300000\n")
@@ -91,12 +103,16 @@ def test_a_control_groups_rest_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert most is None or most > 1_000_000
 
 
-def test_where_nothing_tells_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_tells_nothing_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("_machine", "_control_group", "_address_space"):
         monkeypatch.setattr(memory, name, lambda: None)
     memory.require(1 << 60, "test", "everything")
     monkeypatch.setattr(memory, "_machine", lambda: 1)
-    with pytest.raises(MemoryError, match=r"test: everything needs 1.15 EB, and 1 bytes are avail"):
+    with pytest.raises(
+        MemoryError, match=r"test: everything needs 1.15 EB, and 1 bytes are avail"
+    ):
         memory.require(1 << 60, "test", "everything")
 
 
@@ -117,7 +133,9 @@ def test_kept_things_are_bounded_by_key_number_and_size() -> None:
     idle = FreeList()
     for thing in range(2 * MOST_KEPT):
         idle.give("a", thing)
-    assert [idle.take("a") for _ in range(MOST_KEPT)] == [*range(MOST_KEPT, 2 * MOST_KEPT)]
+    assert [idle.take("a") for _ in range(MOST_KEPT)] == [
+        *range(MOST_KEPT, 2 * MOST_KEPT)
+    ]
     assert idle.take("a") is None
     kept = BufferPool(100)
     for thing, n_bytes in ((1, 40), (2, 40), (3, 40)):
@@ -173,7 +191,9 @@ def test_buffers_are_made_once_for_any_number_of_rows(made: list[Any]) -> None:
     assert len(made) == 1
 
 
-def test_raw_outputs_and_another_number_of_threads_have_their_own(made: list[Any]) -> None:
+def test_raw_outputs_and_another_number_of_threads_have_their_own(
+    made: list[Any],
+) -> None:
     net, x = MLP((3, 5, 2), loss="cross_entropy", seed=0), np.ones((100, 3), np.float32)
     probabilities, raw = net.predict(x), net.predict_raw(x)
     assert not np.array_equal(probabilities, raw)

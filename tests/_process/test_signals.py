@@ -208,7 +208,11 @@ def file_of_warning(call: Call) -> str:
         call()
     (warning,) = caught
     line = file_of_warning.__code__.co_firstlineno + 4
-    return f"line {warning.lineno}" if warning.lineno not in (1, 2, line) else warning.filename
+    return (
+        f"line {warning.lineno}"
+        if warning.lineno not in (1, 2, line)
+        else warning.filename
+    )
 
 
 @pytest.mark.parametrize("module", [None, SKLEARN])
@@ -227,7 +231,9 @@ def test_it_points_at_the_users_line(modules: str, module: str | None) -> None:
 
 
 def test_a_thread_without_a_line_of_the_users_points_at_the_caller() -> None:
-    call = called_from("joblib.parallel fastmlp.model", partial(warn, "beware", UserWarning))
+    call = called_from(
+        "joblib.parallel fastmlp.model", partial(warn, "beware", UserWarning)
+    )
 
     def in_a_thread() -> None:
         thread = threading.Thread(target=call)
@@ -380,14 +386,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
         (gradients, tuning.CHUNK_FLOPS),
     ],
 )
-def test_a_handler_runs_after_it(work: Callable[[], Any], most_flops: float, calls: Calls) -> None:
+def test_a_handler_runs_after_it(
+    work: Callable[[], Any], most_flops: float, calls: Calls
+) -> None:
     calls.interrupt(work)
     # A call may begin between the count and the signal.
     assert 5 <= calls.sent <= calls.heard <= calls.sent + 1
     assert max(calls.flops) <= most_flops
 
 
-def test_a_handler_that_raises_leaves_a_checkpoint(calls: Calls, tmp_path: Path) -> None:
+def test_a_handler_that_raises_leaves_a_checkpoint(
+    calls: Calls, tmp_path: Path
+) -> None:
     path = tmp_path / "run.safetensors"
     calls.interrupt(lambda: with_checkpoints(path))
     assert 5 <= calls.sent <= calls.heard <= calls.sent + 1
@@ -425,5 +435,7 @@ assert np.isfinite(net.predict(X[:1])).all() and (net.parameters != before).any(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["one", "many"])
-def test_ctrl_c_while_llvm_is_loaded_ends_the_fit(call: str, python: Callable[..., str]) -> None:
+def test_ctrl_c_while_llvm_is_loaded_ends_the_fit(
+    call: str, python: Callable[..., str]
+) -> None:
     python(WHILE_LLVM_LOADS, call, FASTMLP_CACHE="0", FASTMLP_PREBUILT="0")

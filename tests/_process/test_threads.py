@@ -33,13 +33,19 @@ def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 
 
 def counter(width: int = WIDTH) -> MLP:
-    return MLP((width, 1), optimizer=Custom(count_up), initializer="zeros", dtype="float64")
+    return MLP(
+        (width, 1), optimizer=Custom(count_up), initializer="zeros", dtype="float64"
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled, a call does not hold the GIL to its end")
+@pytest.mark.skipif(
+    INTERPRETED, reason="uncompiled, a call does not hold the GIL to its end"
+)
 @pytest.mark.parametrize("n_rows", [1, 7], ids=["few rows", "many rows"])
-def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int) -> None:
+def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(
+    n_rows: int,
+) -> None:
     net, x, n_steps = counter(), np.ones((n_rows, WIDTH)), 60
     seen: set[float] = set()
     done = threading.Event()
@@ -56,7 +62,9 @@ def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int)
     for thread in threads:
         thread.start()
     # A callback has the parameters stored after every epoch.
-    history = net.fit(x, np.zeros(n_rows), epochs=n_steps, callbacks=lambda report: None)
+    history = net.fit(
+        x, np.zeros(n_rows), epochs=n_steps, callbacks=lambda report: None
+    )
     done.set()
     for thread in threads:
         thread.join()
@@ -117,7 +125,9 @@ each_copy = pytest.mark.parametrize(
 
 
 @each_copy
-def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(make_copy: Any) -> None:
+def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(
+    make_copy: Any,
+) -> None:
     net, x = counter(COPIED), np.ones((1, COPIED))
     copies: list[MLP] = []
     epochs, made, done = threading.Event(), threading.Event(), threading.Event()
@@ -183,7 +193,9 @@ assert [np.array_equal(answer, expected) for answer in answers] == [True, True]
 
 
 @pytest.mark.slow
-def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(python: Any) -> None:
+def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(
+    python: Any,
+) -> None:
     python(HANDLER)
 
 
@@ -201,7 +213,9 @@ def test_a_forked_child_finds_the_locks_open() -> None:
         assert taken_from_elsewhere(lock)
 
 
-@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
+@pytest.mark.parametrize(
+    "make_copy", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))]
+)
 def test_a_copy_is_open(make_copy: Any) -> None:
     lock = NetLock()
     with lock.training("the original"), lock.parameters:
@@ -226,7 +240,9 @@ def endless(begun: threading.Event | None = None) -> None:
 def test_outcomes_come_in_order_and_tasks_may_add_others() -> None:
     tasks = [Task(i % 3, partial(square, i)) for i in range(10)]
     outcomes = Pool(3).run(tasks)
-    assert [outcome.result for outcome in outcomes if outcome] == [i * i for i in range(10)]
+    assert [outcome.result for outcome in outcomes if outcome] == [
+        i * i for i in range(10)
+    ]
     crew, done = Pool(2), []
 
     def count(n: int) -> None:
@@ -249,7 +265,10 @@ def test_warnings_are_collected_by_task_and_thread() -> None:
         outcomes = Pool(2).run([Task(1, partial(work, i)) for i in range(4)])
     for i, outcome in enumerate(outcomes):
         assert outcome is not None
-        assert outcome.warnings == [(f"from {i}", UserWarning), (f"at {i}", RuntimeWarning)]
+        assert outcome.warnings == [
+            (f"from {i}", UserWarning),
+            (f"at {i}", RuntimeWarning),
+        ]
 
 
 def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
@@ -377,7 +396,9 @@ def limited(n_threads: int) -> Callable[[threading.Thread], None]:
 
 
 @pytest.mark.parametrize("n_threads", [0, 1, 2])
-def test_the_caller_works_without_threads(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_works_without_threads(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(threading.Thread, "start", limited(n_threads))
     pool, here = Pool(4), list[bool]()
 
@@ -394,7 +415,9 @@ def test_the_caller_works_without_threads(n_threads: int, monkeypatch: pytest.Mo
     assert task_pool.share() is None
 
 
-def test_ctrl_c_in_the_callers_own_task_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_the_callers_own_task_ends_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(threading.Thread, "start", limited(0))
     handler, done = signal.getsignal(signal.SIGINT), []
 

@@ -87,7 +87,15 @@ class Drill:
         self.driver, self.n_loops = block_of(repeat, np.int64), n_loops
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
-        fields = (0, 0, self.block.address, n, self.memory.ctypes.data + 8, n_loops, n_joined)
+        fields = (
+            0,
+            0,
+            self.block.address,
+            n,
+            self.memory.ctypes.data + 8,
+            n_loops,
+            n_joined,
+        )
         self.job = np.array([fields], JOB)
 
     @property

@@ -19,7 +19,13 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
 from fastmlp.backends.cpu.plan.partition import Partition
-from fastmlp.backends.cpu.plan.plan import Addresses, Plan, Workspace, make_plan, make_workspace
+from fastmlp.backends.cpu.plan.plan import (
+    Addresses,
+    Plan,
+    Workspace,
+    make_plan,
+    make_workspace,
+)
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.trainer import TRAININGS
@@ -28,7 +34,12 @@ from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weigh
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LINKS, LOSSES
-from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of, is_averaged, lag_of
+from fastmlp.rules.optimizer_protocol import (
+    Optimizer,
+    coefficients_of,
+    is_averaged,
+    lag_of,
+)
 from fastmlp.rules.updates import PENALTIES, Factors, groups_of
 
 Array = NDArray[Any]
@@ -61,7 +72,9 @@ class Net(NamedTuple):
             tuple(ACTIVATIONS[name] for name in names),
             loss,
             LINKS[loss.link or "identity"],
-            tuple((PENALTIES[name], strength) for name, strength in self.penalties.items()),
+            tuple(
+                (PENALTIES[name], strength) for name, strength in self.penalties.items()
+            ),
             np.dtype(self.dtype),
             tuple(Factors(*each) for each in self.layer_rates),
         )
@@ -75,13 +88,17 @@ class Net(NamedTuple):
             **self.penalties,
         }
 
-    def draw(self, rng: np.random.Generator, n_rows: int, *, weighted: bool = False) -> Any:
+    def draw(
+        self, rng: np.random.Generator, n_rows: int, *, weighted: bool = False
+    ) -> Any:
         layout = make_layout(self.sizes)
         parameters = rng.normal(scale=0.7, size=layout.n_parameters)
         x = rng.normal(size=(n_rows, self.sizes[0]))
         weight = rng.uniform(0.1, 3, size=n_rows if weighted else 0)
         y = draw_targets(self.loss, rng, n_rows, self.sizes[-1])
-        as_is = [np.ascontiguousarray(a, self.dtype) for a in (parameters, x, y, weight)]
+        as_is = [
+            np.ascontiguousarray(a, self.dtype) for a in (parameters, x, y, weight)
+        ]
         return as_is[0], Data(*as_is[1:])
 
 
@@ -91,7 +108,9 @@ def network_of(
     """A network by the names of its rules; without penalties."""
     names = [activation] * (len(sizes) - 2) + [output]
     rules = tuple(ACTIVATIONS[name] for name in names)
-    return Network(make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype))
+    return Network(
+        make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype)
+    )
 
 
 def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
@@ -160,7 +179,9 @@ def train(
     ends = [0, *cuts, n_units]
     for first, last in pairwise(ends):
         if stopped == first and last > first:
-            chosen = coefficients[trainer.step_of(first) : trainer.step_of(last - 1) + 1]
+            chosen = coefficients[
+                trainer.step_of(first) : trainer.step_of(last - 1) + 1
+            ]
             stopped = trainer.run(order, chosen, losses, first, last)
     trainer.store()
     return Run(parameters, moments.flat(), losses, trainer.diverged, stopped)
@@ -176,7 +197,10 @@ def oracle_run(
         *split(net, parameters),
         data.x,
         data.y,
-        [np.split(rows, np.arange(batch_size, len(rows), batch_size)) for rows in order],
+        [
+            np.split(rows, np.arange(batch_size, len(rows), batch_size))
+            for rows in order
+        ],
         optimizer=optimizer.rule.__name__.removeprefix("sgd_"),
         settings=settings if rates is None else {**settings, "learning_rate": rates},
         sample_weight=data.weight if data.weight.size else None,
@@ -200,7 +224,9 @@ def take_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if form == "microbatches":
         monkeypatch.setattr(partition, "microbatch_rows", lambda layout, n_rows: 8)
     if form == "chunks":
-        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n, **_: max(1, min(8, n)))
+        monkeypatch.setattr(
+            partition, "chunk_rows", lambda layout, n, **_: max(1, min(8, n))
+        )
     TRAININGS.clear()
 
 
@@ -279,7 +305,9 @@ def plan_of(
     by_panels: bool = False,
     spacing: Spacing = CLOSE,
 ) -> tuple[Plan, Workspace]:
-    buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train, spacing=spacing)
+    buffers = make_workspace(
+        layout, rows, 1, np.float64, lanes, train=train, spacing=spacing
+    )
     forms = [i % 3 for i in range(layout.n_layers)]
     blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
     split_layer = min(split_layer, layout.n_layers)

@@ -33,7 +33,9 @@ Array = NDArray[Any]
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 
 
-def to_panels(matrix: Array, lanes: int, n_rows: int | None = None, fill: float = 0.0) -> Array:
+def to_panels(
+    matrix: Array, lanes: int, n_rows: int | None = None, fill: float = 0.0
+) -> Array:
     """The matrix as (n_panels, n_rows, lanes), and `fill` where it has no numbers."""
     height, width = matrix.shape
     n_rows = height if n_rows is None else n_rows
@@ -51,7 +53,9 @@ def from_panels(panels: Array, height: int, width: int) -> Array:
 
 
 def address(array: Array, *index: int) -> int:
-    return int(array.ctypes.data) + sum(i * n for i, n in zip(index, array.strides, strict=False))
+    return int(array.ctypes.data) + sum(
+        i * n for i, n in zip(index, array.strides, strict=False)
+    )
 
 
 def rounding(depth: int, dtype: Any) -> float:
@@ -92,7 +96,11 @@ def multiply_panels(
     """
     height, width = sizes
     lanes, vector = right.shape[2], right.shape[2] * right.itemsize
-    streams = address(STREAM) if by_column and depth % 2 else address(buffer) * (buffer.size > 0)
+    streams = (
+        address(STREAM)
+        if by_column and depth % 2
+        else address(buffer) * (buffer.size > 0)
+    )
     stride = vector * (start.shape[1] > 1)
     for r in range(0, height, ROW_BLOCK):
         place = address(left, r // lanes) if by_column else address(left, 0, r)
@@ -110,7 +118,9 @@ def block(loop: Callable[..., None]) -> Block:
 def assembly(compiled: Block) -> str:
     if not isinstance(compiled._code, NativeCode):
         return str(compiled._code._library.get_asm_str())
-    module = objects.optimized(compiled._code._function, target(), light=compiled._code._light)
+    module = objects.optimized(
+        compiled._code._function, target(), light=compiled._code._light
+    )
     return str(objects.machine(*target()).emit_assembly(module)).replace("@PLT", "")
 
 
@@ -208,7 +218,9 @@ def magnitude(size: Any, epilogue: int, operand: Any) -> Any:
 
 LABEL = re.compile(r"^(\.LBB\w+):")
 # A jump of x86, or a branch of Arm, to a label.
-JUMP = re.compile(r"^\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+,\s+#\d+,)\s+(\.LBB\w+)$")
+JUMP = re.compile(
+    r"^\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+,\s+#\d+,)\s+(\.LBB\w+)$"
+)
 
 
 def innermost(text: str) -> list[str]:
@@ -222,7 +234,9 @@ def innermost(text: str) -> list[str]:
     return [
         "\n".join(lines[first : last + 1])
         for first, last in spans
-        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans)
+        if not any(
+            first <= a and b <= last and (a, b) != (first, last) for a, b in spans
+        )
     ]
 
 

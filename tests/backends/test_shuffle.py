@@ -39,7 +39,9 @@ def draw(rng: Any, *shape: int) -> Any:
 
 
 @settings(derandomize=True, deadline=None, max_examples=10 if INTERPRETED else 100)
-@given(st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 50) | st.integers(1, 5000))
+@given(
+    st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 50) | st.integers(1, 5000)
+)
 def test_every_order_is_a_permutation(seed: int, n_orders: int, n: int) -> None:
     orders = orders_of(draw(np.random.default_rng(seed), n_orders, n))
     assert orders.shape == (n_orders, n)
@@ -48,14 +50,18 @@ def test_every_order_is_a_permutation(seed: int, n_orders: int, n: int) -> None:
 
 @pytest.mark.parametrize("word", [0, 1, 2**31 - 1, 2**31, FULL])
 def test_words_at_the_ends_stay_inside(word: int) -> None:
-    assert np.array_equal(np.sort(orders_of(np.full((3, 1000), word))), [np.arange(1000)] * 3)
+    assert np.array_equal(
+        np.sort(orders_of(np.full((3, 1000), word))), [np.arange(1000)] * 3
+    )
 
 
 def test_orders_are_those_of_the_formula_and_not_of_others(rng: Any) -> None:
     words = draw(rng, 7, 101)
     assert orders_of(words).tolist() == [by_hand(row) for row in words]
     words = draw(rng, 5, 33)
-    assert np.array_equal(orders_of(words), np.concatenate([orders_of(row[None]) for row in words]))
+    assert np.array_equal(
+        orders_of(words), np.concatenate([orders_of(row[None]) for row in words])
+    )
     assert np.array_equal(orders_of(words), orders_of(words))
 
 
@@ -94,7 +100,9 @@ def fitted(seed: int, n_rows: int = 23, **options: Any) -> tuple[MLP, list[float
 
 
 @pytest.mark.parametrize("n_rows", [22, 23])
-def test_orders_do_not_depend_on_how_many_epochs_are_planned_at_once(n_rows: int) -> None:
+def test_orders_do_not_depend_on_how_many_epochs_are_planned_at_once(
+    n_rows: int,
+) -> None:
     whole, losses = fitted(3, n_rows)
     by_epoch, again = fitted(3, n_rows, callbacks=lambda report: None)
     assert np.array_equal(whole.parameters, by_epoch.parameters)
@@ -178,5 +186,7 @@ def test_threads_that_share_a_generator_share_out_its_words() -> None:
 
     in_threads(work, n_threads)
     alone = RandomState(0)
-    in_turn = [reshuffled(alone, np.arange(n), 2).tolist() for _ in range(n_threads * n_calls)]
+    in_turn = [
+        reshuffled(alone, np.arange(n), 2).tolist() for _ in range(n_threads * n_calls)
+    ]
     assert sorted(results) == sorted(in_turn)

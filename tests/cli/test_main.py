@@ -33,7 +33,9 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import PENALTIES
 
 PNG = b"\x89PNG\r\n\x1a\n"
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 
 def test_version_info_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +73,9 @@ ALONE = ["-m", "fastmlp"]
 
 @pytest.mark.slow
 def test_module_is_the_command() -> None:
-    result = subprocess.run([sys.executable, *ALONE], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, *ALONE], capture_output=True, text=True, check=True
+    )
     assert result.stdout.startswith("usage: fastmlp ")
 
 
@@ -82,14 +86,18 @@ def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> N
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, *([] if buffered else ["-u"]), *ALONE]
-    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    result = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
     assert (result.returncode, result.stderr) == (141, "")
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_demo_saves_its_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_demo_saves_its_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     path = tmp_path / "picture.png"
     assert main(["demo", "--epochs", "2", "--seed", "3", "--output", str(path)]) == 0
     printed = capsys.readouterr().out
@@ -102,13 +110,20 @@ def test_demo_saves_its_picture(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 @pytest.mark.slow
 @needs_compiler
-def test_demo_reads_the_digits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_demo_reads_the_digits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert run_demo(tmp_path / "picture.png", seed=0) >= 0.97
 
 
-@pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2])
+@pytest.mark.parametrize(
+    ("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2]
+)
 def test_missing_extra_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, package: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    package: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo"]) == 1
@@ -119,7 +134,9 @@ def test_missing_extra_is_one_sentence(
 
 def test_the_extra_of_the_demo_is_enough_for_the_readme() -> None:
     """Its first command installs `demo`; its code saves a net."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())[
+        "project"
+    ]
     (demo,) = project["optional-dependencies"]["demo"]
     assert {"plot", "safetensors", "sklearn"} <= set(re.split(r"[],[]", demo))
 
@@ -146,7 +163,9 @@ def test_options_of_warmup(
 def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastmlp.warmup.warmup", lambda report, **_: report("part") or 1.25)
+    monkeypatch.setattr(
+        "fastmlp.warmup.warmup", lambda report, **_: report("part") or 1.25
+    )
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: None)
     monkeypatch.setenv("FASTMLP_CACHE", "0")
     assert main(["warmup"]) == 1
@@ -187,7 +206,10 @@ def interrupt(*_: Any) -> None:
     ],
 )
 def test_ctrl_c_in_a_fit_ends_the_demo(
-    moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(moment, interrupt)
     path = tmp_path / "picture.png"
@@ -196,10 +218,15 @@ def test_ctrl_c_in_a_fit_ends_the_demo(
     assert not path.exists()
 
 
-def test_warmup_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warmup_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("fastmlp.warmup.block_of", interrupt)
     assert main(["warmup"]) == 130
-    assert capsys.readouterr() == ("teams, orders and groups\n", "fastmlp: interrupted\n")
+    assert capsys.readouterr() == (
+        "teams, orders and groups\n",
+        "fastmlp: interrupted\n",
+    )
 
 
 def test_versions() -> None:
@@ -219,7 +246,12 @@ def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("kind", get_args(PairProducts))
 def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmlp.info.pair_products", lambda: kind)
-    words = {"tiles": "AMX", "matrices": "bfmmla", "lanes": "AVX512-BF16", "widened": "float32"}
+    words = {
+        "tiles": "AMX",
+        "matrices": "bfmmla",
+        "lanes": "AVX512-BF16",
+        "widened": "float32",
+    }
     assert words[kind] in info()["bfloat16"]
 
 
@@ -274,9 +306,15 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("features", "words"),
-    [("+avx2,+fma,-avx512f,+rdseed", "avx2 fma"), ("-avx2", "none"), ("", "unknown to LLVM")],
+    [
+        ("+avx2,+fma,-avx512f,+rdseed", "avx2 fma"),
+        ("-avx2", "none"),
+        ("", "unknown to LLVM"),
+    ],
 )
-def test_vector_features(features: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vector_features(
+    features: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = target.Host("abacus", features)
     monkeypatch.setattr(target, "host", lambda: host)
     monkeypatch.setattr(target, "level_of", lambda leaves: None)
@@ -285,7 +323,9 @@ def test_vector_features(features: str, words: str, monkeypatch: pytest.MonkeyPa
     target._target.cache_clear()
 
 
-def test_the_processor_is_the_one_that_numba_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_is_the_one_that_numba_compiles_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     host = target.host().name
     monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "")
@@ -299,7 +339,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command-line.md"
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def printed(command: str) -> str:
@@ -313,11 +355,17 @@ def printed(command: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     exec(compile(blocks("python")[0], PAGE.name, "exec"), namespace)
-    commands = [one for block in blocks("console") for one in re.split(r"^\$ ", block, flags=re.M)]
+    commands = [
+        one
+        for block in blocks("console")
+        for one in re.split(r"^\$ ", block, flags=re.M)
+    ]
     commands = [one for one in commands if one]
     assert len(commands) >= 5
     for one in commands:
@@ -327,7 +375,9 @@ def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
         assert same, f"{command}\n{result}"
 
 
-N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
+N_RULES = (
+    len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
+)
 WARM = """
 from fastmlp.warmup import warmup
 warmup(dtypes=["float32"], report=print, compute_dtype=%r)

@@ -26,7 +26,9 @@ from fastmlp.cli.main import main
 from fastmlp.cli.tables import KEYWORDS, METRICS, PREDICTION, score
 from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 FIT = ["--epochs", "1", "--seed", "3"]
 
@@ -35,7 +37,9 @@ FIT = ["--epochs", "1", "--seed", "3"]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(NET, "net.safetensors")
-    Path("rows.csv").write_text("b,text,a\n" + "".join(f"{i},x,{i / 2}\n" for i in range(20)))
+    Path("rows.csv").write_text(
+        "b,text,a\n" + "".join(f"{i},x,{i / 2}\n" for i in range(20))
+    )
 
 
 def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
@@ -61,7 +65,10 @@ def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
 @pytest.mark.parametrize("held_out", ["a file", "rows of .parquet", "rows of .csv"])
 def test_train_predict_and_score_are_those_of_python(
-    name: str, held_out: str, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+    name: str,
+    held_out: str,
+    rng: np.random.Generator,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     table, n_classes = real_table(name, rng)
     rows = "rows.parquet" if "parquet" in held_out else "rows.csv"
@@ -82,7 +89,9 @@ def test_train_predict_and_score_are_those_of_python(
     assert {*model.schema_.read_names} == {*table.columns} - {"id", "target"}
 
     train, valid = table[~out], table[out]
-    kind: Any = fastmlp.TabularMLPClassifier if n_classes else fastmlp.TabularMLPRegressor
+    kind: Any = (
+        fastmlp.TabularMLPClassifier if n_classes else fastmlp.TabularMLPRegressor
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         twin = kind(max_iter=1, random_state=3).fit(train, target="target", X_val=valid)
@@ -96,13 +105,18 @@ def test_train_predict_and_score_are_those_of_python(
             "log_loss": log_loss(yv, p, labels=twin.classes_),
         }
     else:
-        scores = {"mae": mean_absolute_error(yv, expected), "r2": r2_score(yv, expected)}
+        scores = {
+            "mae": mean_absolute_error(yv, expected),
+            "r2": r2_score(yv, expected),
+        }
     assert {each: content[each] for each in scores} == pytest.approx(scores, rel=1e-6)
     valid.to_csv("valid.csv", index=False)
     assert main(["score", "model.safetensors", "valid.csv", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(content, rel=1e-12)
     for output in ("p.parquet", "p.csv"):
-        assert main(["predict", "model.safetensors", "valid.csv", "--output", output]) == 0
+        assert (
+            main(["predict", "model.safetensors", "valid.csv", "--output", output]) == 0
+        )
     assert np.array_equal(pd.read_parquet("p.parquet")["prediction"], expected)
     # pandas before 3 reads some numbers a bit apart.
     assert np.array_equal(pyarrow.csv.read_csv("p.csv")["prediction"], expected)
@@ -110,16 +124,22 @@ def test_train_predict_and_score_are_those_of_python(
 
 def trained(table: pd.DataFrame, *more: str) -> Any:
     table.to_parquet("train.parquet")
-    assert main(["train", "train.parquet", "--target", "y", "--force", *FIT, *more]) == 0
+    assert (
+        main(["train", "train.parquet", "--target", "y", "--force", *FIT, *more]) == 0
+    )
     return fastmlp.load("model.safetensors")
 
 
 def some(rng: np.random.Generator, labels: Any, n: int = 200) -> pd.DataFrame:
     codes = rng.choice(["007", "12", "A1"], n)
-    return pd.DataFrame({"a": rng.normal(size=n), "code": codes, "y": rng.choice(labels, n)})
+    return pd.DataFrame(
+        {"a": rng.normal(size=n), "code": codes, "y": rng.choice(labels, n)}
+    )
 
 
-def test_the_command_and_predict_parquet_write_the_same(rng: np.random.Generator) -> None:
+def test_the_command_and_predict_parquet_write_the_same(
+    rng: np.random.Generator,
+) -> None:
     for labels in ([False, True], ["no", "yes", "äh"], [1, 5]):
         table = some(rng, labels)
         model = trained(table)
@@ -139,7 +159,9 @@ def test_the_command_and_predict_parquet_write_the_same(rng: np.random.Generator
 
 
 def test_texts_that_look_like_numbers_in_csv(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = trained(some(rng, [0, 1]))
     assert model.schema_.text_names == ["code"]
@@ -149,7 +171,14 @@ def test_texts_that_look_like_numbers_in_csv(
     assert expected[0, 0] != expected[1, 0]
     parts = model.predict_batches("rows.csv", method="predict_proba")
     assert np.array_equal(np.concatenate([*parts]), expected)
-    command = ["predict", "model.safetensors", "rows.csv", "--probabilities", "--output", "p.arrow"]
+    command = [
+        "predict",
+        "model.safetensors",
+        "rows.csv",
+        "--probabilities",
+        "--output",
+        "p.arrow",
+    ]
     assert main(command) == 0
     result = pyarrow.feather.read_table("p.arrow").to_pandas()
     assert np.array_equal(result[["probability_0", "probability_1"]], expected)
@@ -179,7 +208,9 @@ def test_no_rows_no_predictions(
     Path("rows.csv").write_text("code,a\n")
     capsys.readouterr()
     assert main(["predict", "model.safetensors", "rows.csv", "--probabilities"]) == 0
-    assert capsys.readouterr().out == '"probability_no","probability_yes","prediction"\n'
+    assert (
+        capsys.readouterr().out == '"probability_no","probability_yes","prediction"\n'
+    )
     Path("rows.csv").write_text("code,a,y\n")
     assert main(["score", "model.safetensors", "rows.csv"]) == 1
     assert "score: there are no rows" in capsys.readouterr().err
@@ -190,7 +221,9 @@ N = 1003
 
 def scored(y: Any, predictions: Any, **classes: Any) -> dict[str, float]:
     task: Any = "classification" if classes else "regression"
-    names = [f"probability_{each}" for each in classes.get("classes_", ())] or [PREDICTION]
+    names = [f"probability_{each}" for each in classes.get("classes_", ())] or [
+        PREDICTION
+    ]
     columns = dict(zip(names, predictions.T, strict=True))
     batches = pa.table({"y": y, **columns}).to_batches(max_chunksize=100)
     return score(SimpleNamespace(**classes), batches, "y", "score", [*METRICS[task]])
@@ -198,7 +231,9 @@ def scored(y: Any, predictions: Any, **classes: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("n_classes", [2, 3, 30])
 def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
-    codes = np.concatenate([np.arange(n_classes), rng.integers(n_classes, size=N - n_classes)])
+    codes = np.concatenate(
+        [np.arange(n_classes), rng.integers(n_classes, size=N - n_classes)]
+    )
     p = rng.random((N, n_classes)).astype(np.float32)
     p[np.arange(N), codes] += rng.random(N, np.float32)
     scores = scored(codes, p, classes_=np.arange(n_classes))
@@ -255,7 +290,9 @@ def test_its_options_are_the_keywords(capsys: pytest.CaptureFixture[str]) -> Non
         ("--gradient --tests 3", {"gradient": True, "tests": 3}),
     ],
 )  # fmt: skip
-def test_the_file_is_that_of_to_c(output: str, options: str, settings: dict[str, Any]) -> None:
+def test_the_file_is_that_of_to_c(
+    output: str, options: str, settings: dict[str, Any]
+) -> None:
     Path(output).touch()
     assert main(["export", "net.safetensors", output, "--force", *options.split()]) == 0
     assert Path(output).read_text() == to_c(NET, output, **settings)
@@ -269,13 +306,23 @@ def test_the_file_is_that_of_to_onnx(options: str) -> None:
 
 
 def test_columns_of_test_rows_come_by_name() -> None:
-    command = ["export", "net.safetensors", "model.h", "--tests", "4", "--test-data", "rows.csv"]
+    command = [
+        "export",
+        "net.safetensors",
+        "model.h",
+        "--tests",
+        "4",
+        "--test-data",
+        "rows.csv",
+    ]
     assert main(command) == 0
     rows = np.array([[i / 2, i] for i in range(20)])
     assert Path("model.h").read_text() == to_c(NET, "model.h", tests=4, test_data=rows)
 
 
-def test_own_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A function without these keywords."""
     monkeypatch.setitem(EXPORTS, ".copy", "save")
     command = ["export", "net.safetensors", "net.copy"]

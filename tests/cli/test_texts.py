@@ -20,12 +20,15 @@ from fastmlp import TabularMLPClassifier
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 FAST = ["--epochs", "1", "--force"]
 TRAIN = ["train", "DATA", "--target", "größe", *FAST, "--valid"]
 TEXT = "a,stadt,größe\n" + "".join(
-    f"{i},{('Bern', 'Zürich')[i % 2]},{('groß', 'klein')[i % 3 == 0]}\n" for i in range(60)
+    f"{i},{('Bern', 'Zürich')[i % 2]},{('groß', 'klein')[i % 3 == 0]}\n"
+    for i in range(60)
 )
 
 
@@ -36,7 +39,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"{encoding}.csv").write_text(TEXT, encoding=encoding)
 
 
-def run(command: list[str], data: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def run(
+    command: list[str], data: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> int:
     content = Path(f"{encoding}.csv").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     path = "-" if data == "-" else f"{encoding}.csv"
@@ -47,7 +52,10 @@ def run(command: list[str], data: str, encoding: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("data", ["file", "-"])
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
 def test_all_commands_take_it(
-    data: str, encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: str,
+    encoding: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     printed = []
     for each in ("utf-8", encoding):
@@ -58,9 +66,22 @@ def test_all_commands_take_it(
         assert model.schema_.levels == {"stadt": ("Bern", "Zürich")}
         assert model.classes_.tolist() == ["groß", "klein"]
         capsys.readouterr()
-        assert run(["score", "model.safetensors", "DATA", *arguments], data, each, monkeypatch) == 0
+        assert (
+            run(
+                ["score", "model.safetensors", "DATA", *arguments],
+                data,
+                each,
+                monkeypatch,
+            )
+            == 0
+        )
         keep = ["--keep", "stadt", *arguments]
-        assert run(["predict", "model.safetensors", "DATA", *keep], data, each, monkeypatch) == 0
+        assert (
+            run(
+                ["predict", "model.safetensors", "DATA", *keep], data, each, monkeypatch
+            )
+            == 0
+        )
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert '"Zürich","' in printed[0]
@@ -73,10 +94,15 @@ def test_a_column_is_not_left_out(
 ) -> None:
     """One text of many that is not UTF-8 is an error, of a column that is read."""
     for encoding in ("utf-8", "cp1252"):
-        Path(f"{encoding}.csv").write_text(TEXT.replace("größe", "y"), encoding=encoding)
+        Path(f"{encoding}.csv").write_text(
+            TEXT.replace("größe", "y"), encoding=encoding
+        )
     command = ["train", "DATA", "--target", "y", "--valid", "0", *FAST]
     assert run(command, data, "cp1252", monkeypatch) == 1
-    assert "column 'stadt': the text is not utf-8: give its encoding" in capsys.readouterr().err
+    assert (
+        "column 'stadt': the text is not utf-8: give its encoding"
+        in capsys.readouterr().err
+    )
 
 
 N = 60
@@ -94,11 +120,16 @@ def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_missing_texts_are_missing_levels(frame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_texts_are_missing_levels(
+    frame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model of CSV, of standard input, and of the frame that pandas reads of it."""
     rng = np.random.default_rng(1)
     words = rng.choice(["Bern", "Chur", "", '""', "NA"], N)
-    rows = [f"{a},{word},{y}" for a, word, y in zip(frame["a"], words, frame["texts"], strict=True)]
+    rows = [
+        f"{a},{word},{y}"
+        for a, word, y in zip(frame["a"], words, frame["texts"], strict=True)
+    ]
     text = "\n".join(["a,town,y", *rows]) + "\n"
     Path("rows.csv").write_text(text)
     pd.read_csv("rows.csv").to_parquet("rows.parquet")
@@ -117,7 +148,10 @@ def test_missing_texts_are_missing_levels(frame: Any, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("data", ["rows.csv", "-"])
 def test_what_is_kept_is_passed_on_as_it_is(
-    data: str, frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: str,
+    frame: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """NA may be Namibia; each column is kept once."""
     assert main(["train", "whole.csv", "--target", "numbers", *FAST]) == 0
@@ -125,7 +159,9 @@ def test_what_is_kept_is_passed_on_as_it_is(
     Path("rows.csv").write_text(text)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     capsys.readouterr()
-    assert main(["predict", "model.safetensors", data, "--keep", "land,texts,land"]) == 0
+    assert (
+        main(["predict", "model.safetensors", data, "--keep", "land,texts,land"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     kept = ['"land","texts"', '"NA","NA"', '"","yes"', '"CH","no"']
     assert [line.rsplit(",", 1)[0] for line in lines] == kept
@@ -157,13 +193,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predict(trained: Path, output: Path, *more: str) -> list[str]:
     files = [str(trained / "model.safetensors"), str(trained / "rows.parquet")]
-    return ["predict", *files, "--keep", "id", "--output", str(output), "--force", *more]
+    return [
+        "predict",
+        *files,
+        "--keep",
+        "id",
+        "--output",
+        str(output),
+        "--force",
+        *more,
+    ]
 
 
 @contextlib.contextmanager
 def files_of_at_most(n_bytes: int) -> Iterator[None]:
     """Let no file grow larger, as on a full disk."""
-    resource: Any = pytest.importorskip("resource", reason="this system has no such limit")
+    resource: Any = pytest.importorskip(
+        "resource", reason="this system has no such limit"
+    )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
@@ -175,26 +222,39 @@ def files_of_at_most(n_bytes: int) -> Iterator[None]:
 @each_end
 @pytest.mark.parametrize("is_there", [True, False])
 def test_predictions_beyond_the_room_that_is_left(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str, is_there: bool
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+    is_there: bool,
 ) -> None:
     output = tmp_path / f"out{end}"
     if is_there:
         output.write_bytes(BEFORE)
     with files_of_at_most(100_000):
         assert main(predict(trained, output)) == 1
-    assert capsys.readouterr().err == f"fastmlp: [Errno 27] File too large: '{output}'\n"
+    assert (
+        capsys.readouterr().err == f"fastmlp: [Errno 27] File too large: '{output}'\n"
+    )
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE] * is_there
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no such file")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="this system has no such file"
+)
 def test_standard_output_on_a_full_disk(trained: Path) -> None:
     command = [sys.executable, "-m", "fastmlp", *predict(trained, Path("out.csv"))]
     place = command.index("--output")
     del command[place : place + 2]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "fastmlp: [Errno 28] No space left on device\n")
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "fastmlp: [Errno 28] No space left on device\n",
+    )
 
 
 SIGNALS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")]
@@ -229,20 +289,30 @@ def test_a_signal_between_two_batches(
         model = fastmlp.load(trained / "model.safetensors")
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            fastmlp.predict_parquet(model, trained / "rows.parquet", output, batch_rows=1000)
+            fastmlp.predict_parquet(
+                model, trained / "rows.parquet", output, batch_rows=1000
+            )
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize(
-    ("number", "message"), [(signal.SIGTERM, "fastmlp: ended by SIGTERM\n"), (signal.SIGKILL, "")]
+    ("number", "message"),
+    [(signal.SIGTERM, "fastmlp: ended by SIGTERM\n"), (signal.SIGKILL, "")],
 )
-def test_its_signal(trained: Path, tmp_path: Path, number: signal.Signals, message: str) -> None:
+def test_its_signal(
+    trained: Path, tmp_path: Path, number: signal.Signals, message: str
+) -> None:
     output = tmp_path / "out.parquet"
     output.write_bytes(BEFORE)
     # Batches so small take ten seconds and more.
-    command = [sys.executable, "-m", "fastmlp", *predict(trained, output, "--batch-rows", "10")]
+    command = [
+        sys.executable,
+        "-m",
+        "fastmlp",
+        *predict(trained, output, "--batch-rows", "10"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while not any(path.suffix == ".tmp" for path in tmp_path.iterdir()):

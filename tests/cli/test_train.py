@@ -24,7 +24,9 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import settings
 from fastmlp.tabular.outputs import Objective
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 TRAIN = ["train", "a.csv", "--target", "y"]
 
 
@@ -47,7 +49,9 @@ def test_a_preset_reaches_the_estimator() -> None:
     assert fastmlp.load("model.safetensors").preset == "balanced"
 
 
-def test_wrong_use_is_said_before_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_said_before_an_output_that_exists(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("model.safetensors").touch()
     assert main([*TRAIN, "--ignore", "y"]) == 2
     assert "exists" not in capsys.readouterr().err
@@ -60,17 +64,24 @@ def test_the_time_limit_counts_from_the_start_of_the_command(
 ) -> None:
     # Each look at the clock is 50 s after the last.
     times = count(0.0, 50.0)
-    monkeypatch.setattr("fastmlp.cli.tables.time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(
+        "fastmlp.cli.tables.time", SimpleNamespace(monotonic=lambda: next(times))
+    )
     assert main([*TRAIN, "--time-limit", "90"]) == 0
     assert fastmlp.load("model.safetensors").time_limit == 40
     assert "--time-limit was over" not in capsys.readouterr().err
     assert main([*TRAIN, "--time-limit", "40", "--force"]) == 0
     assert 0 < fastmlp.load("model.safetensors").time_limit < 1
-    assert "note: --time-limit was over before the training began" in capsys.readouterr().err
+    assert (
+        "note: --time-limit was over before the training began"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
-def test_packages_are_asked_for_before_anything_is_read(python: Callable[..., str]) -> None:
+def test_packages_are_asked_for_before_anything_is_read(
+    python: Callable[..., str],
+) -> None:
     script = """
 import contextlib, io, sys
 from fastmlp.cli.main import main
@@ -85,8 +96,12 @@ for module in ("sklearn", "safetensors", "pyarrow"):
     sys.modules |= hidden
 """
     sklearn, safetensors, pyarrow = python(script).splitlines()
-    assert sklearn.startswith("1 fastmlp: fastmlp train needs scikit-learn: pip install")
-    assert safetensors.startswith("1 fastmlp: fastmlp train needs safetensors: pip install")
+    assert sklearn.startswith(
+        "1 fastmlp: fastmlp train needs scikit-learn: pip install"
+    )
+    assert safetensors.startswith(
+        "1 fastmlp: fastmlp train needs safetensors: pip install"
+    )
     assert pyarrow.startswith("1 fastmlp: fastmlp train needs pyarrow: pip install")
 
 
@@ -112,7 +127,9 @@ def fit(*arguments: str, data: str = "a.csv", target: str = "y") -> int:
 
 
 @pytest.mark.slow
-def test_every_class_is_trained_on_and_rows_stay(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_class_is_trained_on_and_rows_stay(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     n_mended = 0
     for seed in range(40):
         frame = table(seed)
@@ -120,7 +137,9 @@ def test_every_class_is_trained_on_and_rows_stay(capsys: pytest.CaptureFixture[s
         whole = pyarrow.Table.from_pandas(frame)
         trained, held_out = (
             part.to_pandas()
-            for part in tables._divided(whole, ["y", "w"], "classification", options)[:2]
+            for part in tables._divided(whole, ["y", "w"], "classification", options)[
+                :2
+            ]
         )
         said = capsys.readouterr().err
         assert f"{len(trained)} rows to train on, {len(held_out)} held out\n" in said
@@ -134,7 +153,9 @@ def test_every_class_is_trained_on_and_rows_stay(capsys: pytest.CaptureFixture[s
         # Beside one row of each class that was held out whole, the rows are those of the draw.
         by_draw = frame[np.random.default_rng([seed, 0]).random(N) < 0.2]
         moved = by_draw[~by_draw["a"].isin(held_out["a"])]
-        whole_classes = [label for label, n in counts.items() if (by_draw["y"] == label).sum() == n]
+        whole_classes = [
+            label for label, n in counts.items() if (by_draw["y"] == label).sum() == n
+        ]
         assert sorted(moved["y"]) == sorted(whole_classes)
         n_mended += len(moved)
     assert n_mended > 3
@@ -150,11 +171,17 @@ def test_rare_classes_train(capsys: pytest.CaptureFixture[str]) -> None:
     frame.to_csv("a.csv", index=False)
     assert fit("--seed", "2") == 0
     printed = capsys.readouterr()
-    assert "note: classes of one row are trained on, and not validated on: 'rare'\n" in printed.err
+    assert (
+        "note: classes of one row are trained on, and not validated on: 'rare'\n"
+        in printed.err
+    )
     loaded = fastmlp.load("model.safetensors")
     assert [*loaded.classes_] == ["no", "rare", "yes"]
     assert loaded.schema_.levels["place"] == ("far", "near", "remote")
-    assert f"{N - out.sum() + 1} rows to train on, {out.sum() - 1} held out\n" in printed.err
+    assert (
+        f"{N - out.sum() + 1} rows to train on, {out.sum() - 1} held out\n"
+        in printed.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,11 +203,15 @@ def test_the_task_is_guessed_by_the_target(
     assert ("task:" in capsys.readouterr().err) == (task == "auto")
 
 
-def test_a_target_of_free_text_is_no_classes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_target_of_free_text_is_no_classes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     frame = table(0).assign(title=[f"on the subject of {i}" for i in range(N)])
     frame.assign(day=pd.date_range("2020-01-01", periods=N)).to_parquet("a.parquet")
     assert fit(target="title", data="a.parquet") == 1
-    message = "the target 'title' has 150 classes in 150 rows, as an id or free text has"
+    message = (
+        "the target 'title' has 150 classes in 150 rows, as an id or free text has"
+    )
     assert message in capsys.readouterr().err
     assert fit("--task", "classification", target="b", data="a.parquet") == 1
     assert "name another column to predict; for numbers: --task regression" in (
@@ -200,11 +231,23 @@ WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson", "--ignore", "y"]
 @pytest.mark.parametrize(
     ("target", "column", "value", "options", "message"),
     [
-        ("y", "a", np.inf, [], "rows 0 to 149 of a.parquet: the column 'a' is infinite in row {}"),
+        (
+            "y",
+            "a",
+            np.inf,
+            [],
+            "rows 0 to 149 of a.parquet: the column 'a' is infinite in row {}",
+        ),
         ("y", "w", -2.5, WEIGHT, "--weight"),
         ("y", "w", np.nan, WEIGHT, "--weight"),
         ("y", "w", np.inf, WEIGHT, "the column 'w' is infinite in row {}"),
-        ("b", "b", -3.5, POISSON, " must be 0 or more for loss='poisson', got -3.5 in row {}"),
+        (
+            "b",
+            "b",
+            -3.5,
+            POISSON,
+            " must be 0 or more for loss='poisson', got -3.5 in row {}",
+        ),
     ],
 )
 def test_wrong_values_are_named_by_column_and_row(
@@ -252,21 +295,38 @@ def test_weights_that_are_all_0(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def two_targets() -> pd.DataFrame:
     X, y = drawn()
-    frame = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))
+    frame = X.assign(
+        label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01")
+    )
     frame.to_parquet("a.parquet", row_group_size=50)
     frame.to_csv("a.csv", index=False)
     return frame
 
 
 def test_numbers(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["train", "a.parquet", "--target", "y", "--weight", "w", "--ignore", "label"]
-    assert main([*command, "--epochs", "2", "--seed", "5", "--categorical", "member"]) == 0
+    command = [
+        "train",
+        "a.parquet",
+        "--target",
+        "y",
+        "--weight",
+        "w",
+        "--ignore",
+        "label",
+    ]
+    assert (
+        main([*command, "--epochs", "2", "--seed", "5", "--categorical", "member"]) == 0
+    )
     printed = capsys.readouterr()
     model = fastmlp.load("model.safetensors")
     assert type(model) is TabularMLPRegressor
     assert (model.max_iter, model.random_state, model.cv) == (2, 5, None)
     assert "member" in model.schema_.levels
-    assert {line.split()[0] for line in printed.out.splitlines()} == {"rmse", "mae", "r2"}
+    assert {line.split()[0] for line in printed.out.splitlines()} == {
+        "rmse",
+        "mae",
+        "r2",
+    }
     rows = model.training_["rows"], model.training_["validation_rows"]
     assert sum(rows) == 120
     assert f"{rows[0]} rows to train on, {rows[1]} held out" in printed.err
@@ -290,16 +350,23 @@ def test_folds_without_validation(
     assert len(model.pack_.residuals) == 120
 
 
-def test_a_model_of_python(two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_python(
+    two_targets: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
     X, y = drawn()
     model = TabularMLPRegressor(n_members=1, max_iter=1, cv=2, random_state=0).fit(X, y)
     fastmlp.save(model, "own.safetensors")
     assert main(["predict", "own.safetensors", "a.parquet", "--output", "p.csv"]) == 0
-    np.testing.assert_allclose(pd.read_csv("p.csv")["prediction"], model.predict(X), rtol=1e-6)
+    np.testing.assert_allclose(
+        pd.read_csv("p.csv")["prediction"], model.predict(X), rtol=1e-6
+    )
     assert main(["show", "own.safetensors"]) == 0
     assert capsys.readouterr().out.startswith("task      regression\n")
     assert main(["score", "own.safetensors", "a.parquet"]) == 1
-    assert "own.safetensors: the model was fitted to a y without a name" in capsys.readouterr().err
+    assert (
+        "own.safetensors: the model was fitted to a y without a name"
+        in capsys.readouterr().err
+    )
     two_targets[["age"]].to_csv("b.csv", index=False)
     assert main(["predict", "own.safetensors", "b.csv"]) == 1
     error = capsys.readouterr().err

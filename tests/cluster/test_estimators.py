@@ -79,7 +79,9 @@ def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
-def test_a_search_has_the_results_of_here(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_has_the_results_of_here(
+    client: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     here = MLPSearchCV(net(), GRID, cv=3, return_train_score=True).fit(X, LABELS)
     there = clone(here).set_params(client=client).fit(X, LABELS, progress=True)
     assert "18/18" in capfd.readouterr().err
@@ -98,7 +100,10 @@ def weigh(estimator: Any, X: Any, y: Any) -> float:
     [
         lambda **more: MLPSearchCV(
             make_pipeline(StandardScaler(), net()),
-            {"mlpclassifier__alpha": [1e-3, 1.0], "standardscaler__with_mean": [True, False]},
+            {
+                "mlpclassifier__alpha": [1e-3, 1.0],
+                "standardscaler__with_mean": [True, False],
+            },
             cv=2,
             scoring={"own": weigh, "accuracy": "accuracy"},
             refit="own",
@@ -120,7 +125,9 @@ def test_other_searches_too(client: Any, make: Make) -> None:
 
 @pytest.mark.slow
 def test_errors_and_time_of_searches_and_tables_are_as_here(client: Any) -> None:
-    search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
+    search = MLPSearchCV(
+        net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client
+    )
     with pytest.raises(ValueError, match="'alpha'") as caught:
         search.fit(X, LABELS)
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
@@ -137,9 +144,14 @@ def test_errors_and_time_of_searches_and_tables_are_as_here(client: Any) -> None
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [(TabularMLPClassifier, {"cv": 3}), (TabularMLPRegressor, {"validation_fraction": 0.4})],
+    [
+        (TabularMLPClassifier, {"cv": 3}),
+        (TabularMLPRegressor, {"validation_fraction": 0.4}),
+    ],
 )
-def test_a_model_of_tables_is_that_of_here(client: Any, kind: Any, more: dict[str, Any]) -> None:
+def test_a_model_of_tables_is_that_of_here(
+    client: Any, kind: Any, more: dict[str, Any]
+) -> None:
     frame, few = drawn()[0], {**FEW, "n_members": 4, **more}
     targets = labels() if kind is TabularMLPClassifier else drawn()[1]
     here = kind(**few).fit(frame, targets)
@@ -159,7 +171,9 @@ each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 @pytest.mark.slow
 @each_holder
-def test_copies_have_the_client_and_pickles_none(client: Any, make: Make, tmp_path: Path) -> None:
+def test_copies_have_the_client_and_pickles_none(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
     made = make(client=client, group_timeout=60).fit(X, LABELS)
     assert made.get_params()["client"] is client
     for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
@@ -186,11 +200,15 @@ def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> Non
 
 @pytest.mark.slow
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
-    auto = MLPSearchCV(MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto")
+    auto = MLPSearchCV(
+        MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto"
+    )
     here = clone(auto).set_params(client=None).fit(X, X[:, 0])
     np.testing.assert_array_equal(auto.fit(X, X[:, 0]).predict(X), here.predict(X))
     fit = lambda model: model.fit(X, X[:, 0]).predict(X)  # noqa: E731
-    with pytest.raises(ValueError, match="this is a task on a worker: leave client out"):
+    with pytest.raises(
+        ValueError, match="this is a task on a worker: leave client out"
+    ):
         client.submit(fit, auto, pure=False).result()
     # A client stays where it is.
     held = clone(auto).set_params(client=client)
@@ -208,7 +226,10 @@ def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(KeyboardInterrupt):
         MLPSearchCV(net(), GRID, cv=2, client=client).fit(X, LABELS)
     monkeypatch.setattr(NetState, "adopt", interrupt)
-    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="fit_many interrupted"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match="fit_many interrupted"),
+    ):
         TabularMLPRegressor(**FEW, cv=2, client=client).fit(*drawn())
 
 
@@ -254,13 +275,17 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
     rows = rng.normal(size=(512, 4))
     MLPSearchCV(net(max_iter=2), GRID, cv=2, client=client).fit(rows, rows[:, 0] > 0)
     rows = rng.normal(size=(1200, 4))
-    TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, 2 * rows[:, 0])
+    TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(
+        rows, 2 * rows[:, 0]
+    )
     results = list(client.run(counted).values())
     assert len(results) == 2
     for counts in results:
         assert [counts[n, 4] for n in (511, 512)] == [1, 1]
         # Each of both encodings once.
-        assert sum(n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2) in (
+        assert sum(
+            n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2
+        ) in (
             2,
             3,
         )
@@ -273,7 +298,12 @@ def test_a_search_has_the_same_results_there(client: Any) -> None:
     here = GridSearchCV(made, search.param_grid, cv=2).fit(X, LABELS)
     with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
         search.fit(X, LABELS)
-    for name in ("mean_test_score", "split0_test_score", "split1_test_score", "rank_test_score"):
+    for name in (
+        "mean_test_score",
+        "split0_test_score",
+        "split1_test_score",
+        "rank_test_score",
+    ):
         np.testing.assert_array_equal(search.cv_results_[name], here.cv_results_[name])
     np.testing.assert_array_equal(search.predict_proba(X), here.predict_proba(X))
 
@@ -288,7 +318,9 @@ def test_in_a_task_cores_are_shared_by_threads(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
     monkeypatch.setattr(limits, "_cgroup_cpus", lambda: 12)
     assert limits.thread_limit() == 8
-    monkeypatch.setattr(module.thread_state, "execution_state", {"worker": Worker}, raising=False)
+    monkeypatch.setattr(
+        module.thread_state, "execution_state", {"worker": Worker}, raising=False
+    )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert limits.thread_limit() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
@@ -304,7 +336,12 @@ ROWS = rng.normal(size=(N, 3))
 ANSWERS = np.where(ROWS[:, 0] * ROWS[:, 1] > 0, "yes", "no")
 # The columns stand in another order than the models', among others.
 TABLE = pd.DataFrame(
-    {"id": [f"row {i}" for i in range(N)], "c": ROWS[:, 2], "b": ROWS[:, 1], "a": ROWS[:, 0]},
+    {
+        "id": [f"row {i}" for i in range(N)],
+        "c": ROWS[:, 2],
+        "b": ROWS[:, 1],
+        "a": ROWS[:, 0],
+    },
     index=np.arange(N) * 2,
 )
 NAMED = pd.DataFrame(ROWS, columns=["a", "b", "c"])
@@ -317,12 +354,16 @@ def named_net(outputs: int = 1, **settings: Any) -> MLP:
 
 
 def classifier(rows: Any) -> MLPClassifier:
-    return MLPClassifier((8,), solver="lbfgs", random_state=0, max_iter=5).fit(rows, ANSWERS)
+    return MLPClassifier((8,), solver="lbfgs", random_state=0, max_iter=5).fit(
+        rows, ANSWERS
+    )
 
 
 def regressor(n_outputs: int, rows: Any) -> MLPRegressor:
     y = ROWS[:, 0] if n_outputs == 1 else ROWS[:, :n_outputs]
-    made = MLPRegressor("squared_error", (8,), solver="lbfgs", random_state=0, max_iter=5)
+    made = MLPRegressor(
+        "squared_error", (8,), solver="lbfgs", random_state=0, max_iter=5
+    )
     return made.fit(rows, y)
 
 
@@ -338,15 +379,24 @@ each_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
 def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataFrame:
-    result = predict_arrow(model, TABLE, keep=keep).read_all().to_pandas().set_axis(TABLE.index)
+    result = (
+        predict_arrow(model, TABLE, keep=keep)
+        .read_all()
+        .to_pandas()
+        .set_axis(TABLE.index)
+    )
     result = result.assign(**TABLE[keep])
-    dropped = [] if probabilities else [n for n in result if n.startswith("probability")]
+    dropped = (
+        [] if probabilities else [n for n in result if n.startswith("probability")]
+    )
     return result.drop(columns=dropped)
 
 
 @each_model
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_a_frame_has_predictions_of_arrow(make: Callable[[Any], Any], probabilities: bool) -> None:
+def test_a_frame_has_predictions_of_arrow(
+    make: Callable[[Any], Any], probabilities: bool
+) -> None:
     model, frame = make(NAMED), dd.from_pandas(TABLE, npartitions=3)
     result = cluster.predict(model, frame, keep="id", probabilities=probabilities)
     expected = expected_of(model, ["id"], probabilities=probabilities)
@@ -359,7 +409,9 @@ def test_a_frame_has_predictions_of_arrow(make: Callable[[Any], Any], probabilit
 
 @each_model
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_an_array_has_its_predictions(make: Callable[[Any], Any], probabilities: bool) -> None:
+def test_an_array_has_its_predictions(
+    make: Callable[[Any], Any], probabilities: bool
+) -> None:
     model, rows = make(ROWS), da.from_array(ROWS, chunks=(150, 3))
     if probabilities and not hasattr(model, "predict_proba"):
         with pytest.raises(ValueError, match="has no predict_proba"):
@@ -373,11 +425,15 @@ def test_an_array_has_its_predictions(make: Callable[[Any], Any], probabilities:
 
 
 @each_model
-def test_partitions_without_rows_have_predictions_without_rows(make: Callable[[Any], Any]) -> None:
+def test_partitions_without_rows_have_predictions_without_rows(
+    make: Callable[[Any], Any],
+) -> None:
     model = make(NAMED)
     parts = [TABLE.iloc[:0], TABLE.iloc[:100], TABLE.iloc[:0], TABLE.iloc[100:]]
     frame = dd.concat([dd.from_pandas(part, npartitions=1) for part in parts])
-    result = cluster.predict(model, frame, probabilities=True).compute(scheduler="synchronous")
+    result = cluster.predict(model, frame, probabilities=True).compute(
+        scheduler="synchronous"
+    )
     pd.testing.assert_frame_equal(result, expected_of(model, [], probabilities=True))
 
 
@@ -387,12 +443,16 @@ def test_chunks_without_rows_and_of_unknown_lengths_are_predicted() -> None:
     unknown = cluster.predict(made, rows[rows["a"] > 1e9].to_dask_array())
     assert unknown.compute(scheduler="synchronous").shape == (0, 2)
     known = cluster.predict(made, da.from_array(ROWS, chunks=((0, 150, 0, 250), 3)))
-    np.testing.assert_array_equal(known.compute(scheduler="synchronous"), made.predict(ROWS))
+    np.testing.assert_array_equal(
+        known.compute(scheduler="synchronous"), made.predict(ROWS)
+    )
 
 
 def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:
     made = MLP((3, 4, 1), seed=0)
-    result = cluster.predict(made, dd.from_pandas(TABLE, npartitions=2), keep=["id"], output="hot")
+    result = cluster.predict(
+        made, dd.from_pandas(TABLE, npartitions=2), keep=["id"], output="hot"
+    )
     expected = made.predict(TABLE[["c", "b", "a"]].to_numpy()).ravel()
     computed = result.compute(scheduler="synchronous")
     np.testing.assert_array_equal(computed["hot"], expected)
@@ -407,5 +467,7 @@ def test_the_graph_holds_the_model_once() -> None:
     made, rows = MLP((3, 1000, 1), seed=0), da.from_array(ROWS, chunks=(10, 3))
     graph = dict(cluster.predict(made, rows).__dask_graph__())
     assert len(graph) >= N / 10
-    holding = [key for key, task in graph.items() if len(cloudpickle.dumps(task)) > 10_000]
+    holding = [
+        key for key, task in graph.items() if len(cloudpickle.dumps(task)) > 10_000
+    ]
     assert len(holding) == 1

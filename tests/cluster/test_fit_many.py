@@ -90,12 +90,17 @@ def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
         "validation_rows": np.arange(0, 60, 3), "sample_weight": np.linspace(0, 1, 60),
         "metrics": ["mae"],
     }  # fmt: skip
-    for _ in range(2):  # a second call goes on with the optimizers' states and generators
+    for _ in range(
+        2
+    ):  # a second call goes on with the optimizers' states and generators
         local = fit_many(here, X, Y, **settings)
         result = fit_many(there, X, Y, **settings, client=client)
         assert_same(here, there)
         for one, other in zip(local, result, strict=True):
-            assert (one.loss, one.validation_loss) == (other.loss, other.validation_loss)
+            assert (one.loss, one.validation_loss) == (
+                other.loss,
+                other.validation_loss,
+            )
             assert (one.metrics, one.status) == (other.metrics, other.status)
     assert all(net.parameters is view for net, view in zip(there, views, strict=True))
 
@@ -111,7 +116,9 @@ def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
 
 def test_what_is_shared_is_not_packed() -> None:
     held, other = np.arange(1000.0), np.arange(2000.0)
-    packed, places = groups.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
+    packed, places = groups.pack(
+        {"a": held, "b": [held], "c": lambda: 3}, [other, held]
+    )
     assert places == [1]
     assert len(packed) < 2000
     result = groups.unpack(packed, {1: held})
@@ -160,7 +167,9 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
     before = groups.PATIENCE
     client.run(setattr, groups, "PATIENCE", 0.5)
     with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
-        fit_many(mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5)
+        fit_many(
+            mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5
+        )
     client.run(setattr, groups, "PATIENCE", before)
     assert caught.value.__notes__[0] == "in nets 0, 1, 2, 3"
     assert not ended.exists()
@@ -175,7 +184,9 @@ def test_warnings_name_the_net(client: Any) -> None:
 
 
 @on_workers
-def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_done(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(report: Report) -> None:
         time.sleep(0.2 * (report.net.layer_sizes[1] != 16))
 
@@ -196,7 +207,9 @@ def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 @on_workers
-def test_rows_are_sent_once_and_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_sent_once_and_found_again(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[int] = []
     scatter = type(client).scatter
 
@@ -225,9 +238,13 @@ def test_files_are_read_by_the_workers(client: Any, tmp_path: Path) -> None:
     }
     for buffer_rows in (None, 32):
         local = fit_many(here, path, **settings, buffer_rows=buffer_rows)
-        result = fit_many(there, path, **settings, buffer_rows=buffer_rows, client=client)
+        result = fit_many(
+            there, path, **settings, buffer_rows=buffer_rows, client=client
+        )
         assert_same(here, there)
-        assert [one.validation_loss for one in local] == [one.validation_loss for one in result]
+        assert [one.validation_loss for one in local] == [
+            one.validation_loss for one in result
+        ]
     with pytest.raises(TypeError, match="a source must be a path"):
         fit_many(there, ((X, Y) for _ in range(2)), client=client)
 
@@ -249,14 +266,24 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
 
 
 @pytest.mark.slow
-def test_other_versions_and_processors(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_and_processors(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = groups.facts()
-    monkeypatch.setattr(groups, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
+    monkeypatch.setattr(
+        groups, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"}
+    )
     monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here})
-    with pytest.warns(UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"):
+    with pytest.warns(
+        UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"
+    ):
         groups.Cluster(client, "fit_many")
-    monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here | {"fastmlp": "0.0.1"}})
-    with pytest.raises(RuntimeError, match=r"the workers have fastmlp 0\.0\.1, and here"):
+    monkeypatch.setattr(
+        client, "run", lambda *_, **__: {"a": here | {"fastmlp": "0.0.1"}}
+    )
+    with pytest.raises(
+        RuntimeError, match=r"the workers have fastmlp 0\.0\.1, and here"
+    ):
         groups.Cluster(client, "fit_many")
     monkeypatch.setattr(client, "run", lambda *_, **__: {})
     with pytest.raises(RuntimeError, match="the client has no workers"):
@@ -266,7 +293,9 @@ def test_other_versions_and_processors(client: Any, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page on clusters warms up so; `os.getpid` stands for the warm-up."""
-    assert {*client.run(asyncio.to_thread, os.getpid).values()} == {*client.run(os.getpid).values()}
+    assert {*client.run(asyncio.to_thread, os.getpid).values()} == {
+        *client.run(os.getpid).values()
+    }
 
 
 # Seconds; a busy machine takes some.
@@ -295,13 +324,19 @@ def slow(report: Report) -> None:
 
 
 @in_trouble
-def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[str, int]) -> None:
+def test_a_worker_that_hangs_is_told_within_the_timeout(
+    client: Any, pids: dict[str, int]
+) -> None:
     def hang(report: Report) -> None:
         if report.net.layer_sizes[1] == 7:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as error:
-        fit_many(nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=1.5)
+    with pytest.raises(
+        TimeoutError, match=r"restart the workers that hang, client\.rest"
+    ) as error:
+        fit_many(
+            nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=1.5
+        )
     (note,) = error.value.__notes__
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
@@ -310,7 +345,9 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
 def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     threading.Timer(0.5, other.close).start()
-    with pytest.raises(ConnectionError, match="the client, or its scheduler, was closed"):
+    with pytest.raises(
+        ConnectionError, match="the client, or its scheduler, was closed"
+    ):
         fit_many(nets(), X, Y, epochs=100, callbacks=slow, client=other)
     with pytest.raises(ValueError, match="client must be a running one"):
         fit_many(nets(), X, Y, client=other)
@@ -318,7 +355,9 @@ def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
 
 def started(file: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]]
-    return subprocess.Popen([*command, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*command, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL
+    )
 
 
 def until(there: Callable[[], Any]) -> None:
@@ -340,15 +379,20 @@ def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
         until(begun.exists)
         scheduler.kill()
 
-    scheduler = started(file, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+    scheduler = started(
+        file, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1"
+    )
     until(file.exists)
     worker = started(file, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
     try:
-        with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
+        with Client(
+            scheduler_file=str(file), timeout=30, set_as_default=False
+        ) as client:
             client.wait_for_workers(1, timeout=SOON)
             threading.Thread(target=kill, daemon=True).start()
             with pytest.raises(
-                ConnectionError, match="its scheduler, was closed or has gone away: make anot"
+                ConnectionError,
+                match="its scheduler, was closed or has gone away: make anot",
             ):
                 fit_many(nets(), X, Y, epochs=1000, callbacks=begin, client=client)
     finally:
@@ -377,7 +421,9 @@ def test_rows_that_a_dying_worker_has_not_taken_are_sent_again(
         fit_many(there, rows, Y, epochs=1, client=client)
         fit_many(here, rows, Y, epochs=1)
     else:
-        with pytest.raises(RuntimeError, match="the workers of nets 0, 1, 2, 3 were lost 3 times"):
+        with pytest.raises(
+            RuntimeError, match="the workers of nets 0, 1, 2, 3 were lost 3 times"
+        ):
             fit_many(there, rows, Y, epochs=1, client=client)
     assert len(sent) == n_sent
     for one, other in zip(here, there, strict=True):
@@ -392,9 +438,14 @@ def die(items: Any) -> list[None]:
 @in_trouble
 def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     cluster = Cluster(client, "fit_many")
-    client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
+    client.cluster.scheduler.allowed_failures, before = (
+        0,
+        client.cluster.scheduler.allowed_failures,
+    )
     try:
-        with pytest.raises(RuntimeError, match="died one after the other, perhaps for lack of me"):
+        with pytest.raises(
+            RuntimeError, match="died one after the other, perhaps for lack of me"
+        ):
             cluster.run(die, [0], [1.0], [], lambda *_: None, "nets")
     finally:
         client.cluster.scheduler.allowed_failures = before
@@ -408,12 +459,19 @@ TARGETS = np.sin(3 * ROWS[:, 0]) + ROWS[:, 1]
 def search(client: Any, size: int) -> Any:
     model = MLPClassifier((16,), max_iter=8 * size, random_state=0, n_iter_no_change=99)
     grid = {"alpha": [1e-4, 1e-2, 1.0], "learning_rate_init": [0.01, 0.1]}
-    result = MLPSearchCV(model, grid, cv=3, client=client, **timeout(client)).fit(ROWS, TARGETS > 0)
+    result = MLPSearchCV(model, grid, cv=3, client=client, **timeout(client)).fit(
+        ROWS, TARGETS > 0
+    )
     return [result.cv_results_[f"split{k}_test_score"] for k in range(3)]
 
 
 def table(client: Any, size: int) -> Any:
-    few: dict[str, Any] = {"n_members": 4 * size, "max_iter": 8, "random_state": 0, "cv": 2}
+    few: dict[str, Any] = {
+        "n_members": 4 * size,
+        "max_iter": 8,
+        "random_state": 0,
+        "cv": 2,
+    }
     return [
         TabularMLPRegressor(**few, client=client, **timeout(client))
         .fit(ROWS, TARGETS)

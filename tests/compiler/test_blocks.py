@@ -50,9 +50,15 @@ def block_ir(factory: Callable[..., Any], *rule: Any, ours: bool = True) -> str:
 
 # Losses and penalties are left out: they sum in float64 by design.
 NARROW: dict[str, tuple[Any, Any]] = {
-    **{name: (elementwise.activation_loop, rule) for name, rule in activations.RULES.items()},
     **{
-        f"link {name}": (functools.partial(elementwise.link_loop, by_row=link.by_row), link.rule)
+        name: (elementwise.activation_loop, rule)
+        for name, rule in activations.RULES.items()
+    },
+    **{
+        f"link {name}": (
+            functools.partial(elementwise.link_loop, by_row=link.by_row),
+            link.rule,
+        )
         for name, link in losses.LINKS.items()
     },
     **{f"update {o.rule.__name__}": (update_factory(o), o.rule) for o in FORMS},
@@ -81,7 +87,10 @@ def test_the_same_rule_twice_is_the_same_block() -> None:
     block = block_of(elementwise.activation_loop, "float32", relu)
     assert block_of(elementwise.activation_loop, np.dtype(np.float32), relu) is block
     assert block_of(elementwise.activation_loop, "float64", relu) is not block
-    assert block_of(elementwise.activation_loop, "float32", activations.RULES["elu"]) is not block
+    assert (
+        block_of(elementwise.activation_loop, "float32", activations.RULES["elu"])
+        is not block
+    )
 
 
 @pytest.fixture
@@ -124,7 +133,9 @@ def written_by(block: Block) -> float:
     "make",
     [
         lambda number: block_of(constant, "float64", number=number),
-        lambda number: block_of(scaled, "float64", activations.RULES["relu"], factor=number),
+        lambda number: block_of(
+            scaled, "float64", activations.RULES["relu"], factor=number
+        ),
     ],
     ids=["kernel", "rule"],
 )
@@ -137,7 +148,10 @@ def test_blocks_of_other_options_share_no_code_in_memory_nor_on_disk(
         monkeypatch.setattr(blocks, "_blocks", {})
         made = {number: make(number) for number in (1.5, 2.5, 1.5)}
         assert len({block.address for block in made.values()}) == 2
-        assert {number: written_by(block) for number, block in made.items()} == {1.5: 1.5, 2.5: 2.5}
+        assert {number: written_by(block) for number, block in made.items()} == {
+            1.5: 1.5,
+            2.5: 2.5,
+        }
         assert make(1.5) is made[1.5]
     assert len(list(tmp_path.iterdir())) == (0 if numba.config.DISABLE_JIT else 2)
 
@@ -204,7 +218,9 @@ class Thing:
     "rule", [no_rule, one_number, two_arguments, reads_a_file], ids=lambda r: r.__name__
 )
 def test_words_of_a_rule_that_does_not_compile(rule: Any) -> None:
-    with pytest.raises(TypeError, match=f"^the rule '{rule.__name__}' does not compile; it must"):
+    with pytest.raises(
+        TypeError, match=f"^the rule '{rule.__name__}' does not compile; it must"
+    ):
         block_of(elementwise.activation_loop, "float64", rule)
 
 
@@ -215,7 +231,9 @@ def test_words_of_a_rule_that_does_not_compile(rule: Any) -> None:
     ids=["partial", "object", "ufunc"],
 )
 def test_words_of_a_rule_that_is_no_function(rule: Any) -> None:
-    with pytest.raises(TypeError, match=r"^the rule .* does not compile; it must be a function"):
+    with pytest.raises(
+        TypeError, match=r"^the rule .* does not compile; it must be a function"
+    ):
         block_of(elementwise.activation_loop, "float64", rule)
 
 
@@ -318,5 +336,7 @@ done.set()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_lock_held_while_forking_does_not_stop_the_child(python: Callable[..., str]) -> None:
+def test_a_lock_held_while_forking_does_not_stop_the_child(
+    python: Callable[..., str],
+) -> None:
     assert python(FORK_WHILE_LOCKED).strip() == "0"

@@ -66,7 +66,10 @@ def home(
     """The setting of a cache that another process has filled: a copy of one that serves all."""
     source = tmp_path_factory.getbasetemp() / "filled"
     if not source.exists():
-        assert python(EVALUATE, NUMBA_CACHE_DIR=str(source)).split() == [*RIGHT.split(), "True"]
+        assert python(EVALUATE, NUMBA_CACHE_DIR=str(source)).split() == [
+            *RIGHT.split(),
+            "True",
+        ]
     shutil.copytree(source, tmp_path / "cache")
     return {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
@@ -74,7 +77,9 @@ def home(
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     source = tmp_path / "source"
-    shutil.copytree(cache.PACKAGE, source / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        cache.PACKAGE, source / "fastmlp", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return source / "fastmlp"
 
 
@@ -128,9 +133,15 @@ def fail_with(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize(("module", "name"), [(os, "replace"), (tempfile, "mkstemp")])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
 def test_a_write_that_fails_or_is_interrupted_leaves_none(
-    error: BaseException, module: Any, name: str, store: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    module: Any,
+    name: str,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail_with(error))
@@ -144,7 +155,9 @@ def test_a_write_that_fails_or_is_interrupted_leaves_none(
     assert len(files_in(store)) == 1
 
 
-def test_a_disk_that_fills_up_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def open_full(descriptor: int, mode: str) -> Any:
         os.close(descriptor)
         return open("/dev/full", mode, buffering=0)
@@ -178,7 +191,9 @@ def test_a_folder_is_made_where_numbas_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_folder_yet")
-def test_fastmlp_cache_0_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastmlp_cache_0_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FASTMLP_CACHE", "0")
     assert cache.folder() is None
     assert twice(4.0)[0] == 8.0
@@ -187,7 +202,9 @@ def test_fastmlp_cache_0_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("no_folder_yet")
 @pytest.mark.parametrize("below", ["file", "/proc/nonexistent", "/dev/null", "no home"])
-def test_an_impossible_folder(below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_folder(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / below / "cache"))
@@ -210,7 +227,9 @@ def test_the_fingerprint_covers_a_module_that_is_new(where: str, package: Path) 
 
 def test_the_fingerprint_knows_where_a_module_lies(package: Path) -> None:
     before = cache.fingerprint(package)
-    (package / "rules" / "activations.py").rename(package / "backends" / "activations.py")
+    (package / "rules" / "activations.py").rename(
+        package / "backends" / "activations.py"
+    )
     assert cache.fingerprint(package) != before
 
 
@@ -220,7 +239,9 @@ def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT"])
-def test_the_fingerprint_knows_the_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_knows_the_options(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = cache.fingerprint()
     monkeypatch.setattr(numba.config, name, 2)
     assert cache.fingerprint() != before
@@ -249,9 +270,14 @@ def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
 
 
 @pytest.mark.slow
-def test_processes_at_once_do_not_disturb(tmp_path: Path, python: Callable[..., str]) -> None:
+def test_processes_at_once_do_not_disturb(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
     with ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(python, EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+        runs = [
+            pool.submit(python, EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
+            for _ in range(3)
+        ]
     assert {" ".join(run.result().split()[:3]) for run in runs} == {RIGHT}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 3
@@ -269,7 +295,8 @@ MACHINES = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="names and features are those of x86"
+    platform.machine() not in ("x86_64", "AMD64"),
+    reason="names and features are those of x86",
 )
 def test_code_for_one_machine_is_not_loaded_for_another(
     tmp_path: Path, home: dict[str, str], python: Callable[..., str]
@@ -323,7 +350,8 @@ print(fastmlp.info.cache_state())
 print(*(one.category.__name__ for one in caught), *(one.message for one in caught))
 """
 only_root = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become another user"
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="only root may become another user",
 )
 
 
@@ -350,15 +378,25 @@ def test_another_user_reads_it(
     (folder,) = (opened / "cache" / "fastmlp").iterdir()
     why = f"not used: {folder} cannot be read; its owner can run fastmlp warmup --shared, or set "
     assert state == f"{why}NUMBA_CACHE_DIR to another folder"
-    assert warned == f"RuntimeWarning code cache {state}; until then each process compiles anew"
-    python("import os; os.umask(0o077)\nfrom fastmlp.compiler import cache; cache.share()", **home)
+    assert (
+        warned
+        == f"RuntimeWarning code cache {state}; until then each process compiles anew"
+    )
+    python(
+        "import os; os.umask(0o077)\nfrom fastmlp.compiler import cache; cache.share()",
+        **home,
+    )
     assert python(AS_NOBODY, **home).splitlines() == [f"{RIGHT} False", str(folder), ""]
     assert files_in(opened) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes")
-@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
-def test_others_read_what_a_shared_folder_has(folder: int, file: int, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)]
+)
+def test_others_read_what_a_shared_folder_has(
+    folder: int, file: int, store: Path
+) -> None:
     store.chmod(folder)
     twice(4.0)
     assert [path.stat().st_mode & 0o777 for path in store.iterdir()] == [file]
@@ -367,7 +405,10 @@ def test_others_read_what_a_shared_folder_has(folder: int, file: int, store: Pat
 @only_root
 @pytest.mark.parametrize(
     ("mode", "owner", "words"),
-    [(0o775, 0, "can be written by others"), (0o755, 4321, r"belongs to another user \(4321\)")],
+    [
+        (0o775, 0, "can be written by others"),
+        (0o755, 4321, r"belongs to another user \(4321\)"),
+    ],
 )
 @pytest.mark.parametrize("above", [False, True], ids=["version", "fastmlp"])
 @pytest.mark.usefixtures("no_folder_yet")
@@ -376,18 +417,25 @@ def test_a_folder_that_another_user_can_write_to_is_not_used(
 ) -> None:
     folder = cache.folder()
     assert folder is not None
-    assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700, 0o700]
+    assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [
+        0o700,
+        0o700,
+    ]
     changed = folder.parent if above else folder
     changed.chmod(mode)
     os.chown(changed, owner, 0)
     cache.folder.cache_clear()
-    with pytest.warns(RuntimeWarning, match=f"not used: {changed} {words}, who could run code"):
+    with pytest.warns(
+        RuntimeWarning, match=f"not used: {changed} {words}, who could run code"
+    ):
         assert cache.folder() is None
     assert cache.folder() is None
 
 
 @pytest.mark.usefixtures("no_folder_yet")
-def test_shared_code_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_code_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     with pytest.raises(OSError, match="--shared needs NUMBA_CACHE_DIR"):
         cache.share()
@@ -399,10 +447,14 @@ def test_shared_code_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_zips_have_no_folder(tmp_path: Path, package: Path, python: Callable[..., str]) -> None:
+def test_zips_have_no_folder(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
     # Its hash would be the same whatever is in it: the code of one version would serve the next.
     home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    home["PYTHONPATH"] = shutil.make_archive(str(tmp_path / "fastmlp"), "zip", package.parent)
+    home["PYTHONPATH"] = shutil.make_archive(
+        str(tmp_path / "fastmlp"), "zip", package.parent
+    )
     where = "from fastmlp.info import info; print(info()['cache'])"
     numbers, state = python(f"{EVALUATE}\n{where}", **home).splitlines()
     assert numbers.split() == [*RIGHT.split(), "True"]
@@ -466,7 +518,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("use", STORED)
 def test_nothing_of_a_compiler_is_imported_where_code_is_stored(
-    use: str, prepared: Path, python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    use: str,
+    prepared: Path,
+    python: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(prepared)
     if use in ("load", "command") and not (prepared / "net.safetensors").exists():
@@ -488,7 +543,11 @@ print(net.predict(X).tobytes().hex(), net.predict(X[:1]), net.parameters.tobytes
 
 
 @pytest.mark.slow
-def test_elsewhere_llvm_loads_the_same_bits(tmp_path: Path, python: Callable[..., str]) -> None:
+def test_elsewhere_llvm_loads_the_same_bits(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
     home = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    by_llvm = [python(BY_LLVM, "object", **home) for _ in range(2)]  # compiled, then stored
+    by_llvm = [
+        python(BY_LLVM, "object", **home) for _ in range(2)
+    ]  # compiled, then stored
     assert [*by_llvm, python(BY_LLVM, "image")] == [by_llvm[0]] * 3

@@ -48,7 +48,9 @@ def stated(name: str, dtype: Any) -> float:
     if name == "sqrt":  # an instruction
         return 0.5
     words = getattr(compiled, f"_{name}").__doc__
-    ((narrow, wide),) = re.findall(r"Largest error: ([\d.]+) ulp in float32, ([\d.]+) in", words)
+    ((narrow, wide),) = re.findall(
+        r"Largest error: ([\d.]+) ulp in float32, ([\d.]+) in", words
+    )
     return float(narrow if dtype == np.float32 else wide)
 
 
@@ -84,7 +86,9 @@ def reference(name: str, x: Any) -> Any:
         x = x.astype(np.float64 if narrow else np.longdouble)
         own: dict[str, Callable[[Any], Any]] = {
             "erf": special.erf if narrow else wide_erf,
-            "logistic": lambda x: np.where(x < 0, np.exp(-abs(x)), 1) / (1 + np.exp(-abs(x))),
+            "logistic": lambda x: (
+                np.where(x < 0, np.exp(-abs(x)), 1) / (1 + np.exp(-abs(x)))
+            ),
             "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-abs(x))),
         }
         return (own.get(name) or getattr(np, name))(x)
@@ -121,24 +125,42 @@ def test_error_of_float32_over_all_bit_patterns(name: str, soak: bool) -> None:
     # Denormals, infinities and NaNs among them. With --soak at each, which takes two minutes.
     step = 1 if soak else 4099
     for start in range(0, 1 << 32, step << 18):
-        bits = np.arange(start, min(start + (step << 18), 1 << 32), step, dtype=np.uint64)
+        bits = np.arange(
+            start, min(start + (step << 18), 1 << 32), step, dtype=np.uint64
+        )
         x = bits.astype(np.uint32).view(np.float32)
-        assert errors(evaluate(name, x), reference(name, x)).max() <= stated(name, np.float32)
+        assert errors(evaluate(name, x), reference(name, x)).max() <= stated(
+            name, np.float32
+        )
 
 
 @extended
 @each_function
 def test_error_of_float64(name: str, rng: np.random.Generator) -> None:
     x = draws(np.float64, rng)
-    assert errors(evaluate(name, x), reference(name, x)).max() <= stated(name, np.float64)
+    assert errors(evaluate(name, x), reference(name, x)).max() <= stated(
+        name, np.float64
+    )
 
 
 @each_function
 @each_dtype
-def test_special_values_are_those_of_numpy(name: str, dtype: Any, rng: np.random.Generator) -> None:
+def test_special_values_are_those_of_numpy(
+    name: str, dtype: Any, rng: np.random.Generator
+) -> None:
     kind = np.finfo(dtype)
-    corners = [0.0, 1.0, np.inf, kind.max, kind.tiny, kind.smallest_subnormal, 1 + kind.eps]
-    x = np.array([sign * corner for corner in corners for sign in (1, -1)] + [np.nan], dtype)
+    corners = [
+        0.0,
+        1.0,
+        np.inf,
+        kind.max,
+        kind.tiny,
+        kind.smallest_subnormal,
+        1 + kind.eps,
+    ]
+    x = np.array(
+        [sign * corner for corner in corners for sign in (1, -1)] + [np.nan], dtype
+    )
     y, true = evaluate(name, x), reference(name, x)
     assert errors(y, true).max() <= stated(name, dtype)
     known = ~np.isnan(true)
@@ -167,8 +189,13 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def update_ir(name: str, dtype: Any) -> str:
     optimizer = OPTIMIZERS[name]()
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    options = {"n_coefficients": n, "n_moments": updates.N_MOMENTS.get(optimizer.rule, 2)}
-    block_of(elementwise.update_loop, dtype, optimizer.rule, **options)  # tells Numba of the rule
+    options = {
+        "n_coefficients": n,
+        "n_moments": updates.N_MOMENTS.get(optimizer.rule, 2),
+    }
+    block_of(
+        elementwise.update_loop, dtype, optimizer.rule, **options
+    )  # tells Numba of the rule
     block = Block(elementwise.update_loop(dtype, optimizer.rule, **options), None)
     return str(block._code.inspect_llvm())
 
@@ -176,7 +203,9 @@ def update_ir(name: str, dtype: Any) -> str:
 @pytest.mark.usefixtures("compiled_here")
 @each_dtype
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(name: str, dtype: Any) -> None:
+def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(
+    name: str, dtype: Any
+) -> None:
     # With an estimate of 1 / b the vectors of a loop and its remainder differ in the last bits.
     text = update_ir(name, dtype)
     assert re.search(r"fdiv <\d+ x (float|double)>", text)
@@ -186,7 +215,9 @@ def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(name: str, 
 @pytest.mark.usefixtures("compiled_here")
 @each_dtype
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_update_is_of_its_numbers_alone(name: str, dtype: Any, rng: np.random.Generator) -> None:
+def test_an_update_is_of_its_numbers_alone(
+    name: str, dtype: Any, rng: np.random.Generator
+) -> None:
     optimizer = OPTIMIZERS[name]()
     constants = optimizer.coefficients(3, np.array([0.01])).astype(dtype)
     options = {
@@ -199,7 +230,13 @@ def test_an_update_is_of_its_numbers_alone(name: str, dtype: Any, rng: np.random
     block(*[row.ctypes.data for row in whole], 0, 0, constants.ctypes.data, 101)
     for i in range(101):
         place = alone.ctypes.data + i * alone.itemsize
-        block(*[place + r * alone.strides[0] for r in range(4)], 0, 0, constants.ctypes.data, 1)
+        block(
+            *[place + r * alone.strides[0] for r in range(4)],
+            0,
+            0,
+            constants.ctypes.data,
+            1,
+        )
     assert np.array_equal(whole, alone)
 
 
@@ -208,7 +245,9 @@ def test_descent_divides_by_nothing() -> None:
     assert "fdiv" not in update_ir("sgd", np.float32)
 
 
-JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "n_parts", "block", "n", "address")]))
+JOB = np.dtype(
+    (np.record, [(n, np.int64) for n in ("team", "n_parts", "block", "n", "address")])
+)
 
 
 def denormals_are_kept() -> bool:
@@ -253,7 +292,9 @@ ROOT = {np.float32: 1e-20, np.float64: 1e-160}
 @each_dtype
 def test_denormals_are_zero_in_a_driver_and_flushes_nest(dtype: Any) -> None:
     numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
-    job = np.array([(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
+    job = np.array(
+        [(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB
+    )
     block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
     product = twice(np.full(5, ROOT[dtype], dtype))
@@ -281,7 +322,9 @@ def double(scalar: Any) -> Any:
 
 @only_compiled
 @each_dtype
-@pytest.mark.parametrize("long", [False, True], ids=["python threads", "parallel region"])
+@pytest.mark.parametrize(
+    "long", [False, True], ids=["python threads", "parallel region"]
+)
 def test_every_thread_of_a_team_flushes_and_goes_back(dtype: Any, long: bool) -> None:
     if long and not limits.parallel_is_safe():
         pytest.skip("no parallel region can be opened here")
@@ -366,7 +409,9 @@ VERBS: dict[str, Callable[[MLP], Any]] = {
 def test_the_mode_is_as_before(
     dtype: Any, team: bool, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: team and n_threads > 1)
+    monkeypatch.setattr(
+        dispatch, "pays", lambda work, n_threads: team and n_threads > 1
+    )
     net = MLP((3, 4, 1), activation="tanh", dtype=dtype, seed=0)
     VERBS[verb](net)
     assert denormals_are_kept()
@@ -405,7 +450,9 @@ def test_other_threads_keep_their_mode_while_this_one_trains() -> None:
 
 
 @only_compiled
-def test_arm_switches_its_mode_without_inline_assembly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arm_switches_its_mode_without_inline_assembly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """LLVM ends the process where it meets any: Numba starts no assembler for it."""
 
     def switch(address: int) -> None:

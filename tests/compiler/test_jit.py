@@ -97,7 +97,9 @@ def test_sums_stack_and_bodies_are_as_they_are_written() -> None:
 
 
 def test_another_compiler_is_refused() -> None:
-    with pytest.raises(ValueError, match="FASTMLP_COMPILER must be 'translator' or 'numba'"):
+    with pytest.raises(
+        ValueError, match="FASTMLP_COMPILER must be 'translator' or 'numba'"
+    ):
         chosen_compiler("gcc")
 
 
@@ -257,7 +259,11 @@ def table() -> Any:
 
 def test_dtypes_are_those_of_annotations_and_no_others() -> None:
     assert Piece.dtype.names == ("first", "weight", "last")
-    assert [str(Piece.dtype[name]) for name in Piece.dtype.names] == ["int64", "float64", "int64"]
+    assert [str(Piece.dtype[name]) for name in Piece.dtype.names] == [
+        "int64",
+        "float64",
+        "int64",
+    ]
     assert Piece.size == Piece.dtype.itemsize == 24
     with pytest.raises(KeyError):
 
@@ -319,7 +325,11 @@ def use_coefficients_at(numbers: Any, address: Any, block: Any) -> Any:
 
 
 def use_exchange_if(numbers: Any, address: Any, block: Any) -> Any:
-    done = exchange_if(address, 5, 6), exchange_if(address, 0, 7), exchange_if(address, 7, 9)
+    done = (
+        exchange_if(address, 5, 6),
+        exchange_if(address, 0, 7),
+        exchange_if(address, 7, 9),
+    )
     return done, load_acquire(address)
 
 
@@ -458,7 +468,9 @@ def use_shifted(x: Any, by: Any) -> Any:
 def test_other_bodies_are_in_the_place_of_calls_of_known_types() -> None:
     use_shifted(2.5, 3.0)
     text = next(iter(use_shifted.inspect_llvm().values()))
-    assert not re.search(r"call [^\n]*shifted[^\n]*_shifted", text.replace("use_shifted", ""))
+    assert not re.search(
+        r"call [^\n]*shifted[^\n]*_shifted", text.replace("use_shifted", "")
+    )
     with pytest.raises(numba.TypingError):
         use_shifted(2, 3)
     with pytest.raises(numba.TypingError):

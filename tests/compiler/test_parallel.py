@@ -13,7 +13,14 @@ from fastmlp.compiler import njit, pause, prange, thread_number
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.by_numba import compiled as compiled_by_numba
 from fastmlp.compiler.jit import Unsupported
-from fastmlp.compiler.memory import Record, fetch_add, load_acquire, record_at, records_at, row
+from fastmlp.compiler.memory import (
+    Record,
+    fetch_add,
+    load_acquire,
+    record_at,
+    records_at,
+    row,
+)
 
 pytestmark = only_compiled
 N = 37
@@ -232,7 +239,11 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
         "has limits": (has_limits, "prange takes one number", 1),
         "has no team": (has_no_team, "an argument `team`", 1),
         "no value after if": (has_no_value_after_if, "'x' may have no value here", 3),
-        "no value after prange": (has_no_value_after_prange, "'x' may have no value here", 3),
+        "no value after prange": (
+            has_no_value_after_prange,
+            "'x' may have no value here",
+            3,
+        ),
         "negative index": (has_a_negative_index, "index", 2),
         "slice": (has_a_slice, "", 1),
         "two types": (has_two_types, "another type of n", 3),
@@ -247,7 +258,9 @@ def test_what_is_refused_is_told_with_its_line(name: str) -> None:
     with pytest.raises(Unsupported) as refusal:
         NativeCode(function, None, light=True)  # type: ignore[arg-type]
     assert words in str(refusal.value)
-    assert str(refusal.value).endswith(f"{code.co_filename}:{code.co_firstlineno + line}")
+    assert str(refusal.value).endswith(
+        f"{code.co_filename}:{code.co_firstlineno + line}"
+    )
 
 
 def test_a_name_with_a_value_on_every_way_is_understood() -> None:

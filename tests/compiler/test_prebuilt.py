@@ -17,7 +17,9 @@ from fastmlp.compiler.target import V3, V4, Host, cpuid, level_of
 pytestmark = only_compiled
 
 LEVEL = level_of(cpuid())
-of_a_level = pytest.mark.skipif(LEVEL is None, reason="no level of this processor has code")
+of_a_level = pytest.mark.skipif(
+    LEVEL is None, reason="no level of this processor has code"
+)
 
 # Prints the blocks that nets, groups, estimators and tables ask for, and that no wheel would have.
 MISSING = """
@@ -90,7 +92,9 @@ print(len(asked) > 250, *(asked - shipped), sep="\\n")
 
 
 @pytest.mark.slow
-def test_a_wheel_has_all_that_nets_estimators_and_tables_take(python: Callable[..., str]) -> None:
+def test_a_wheel_has_all_that_nets_estimators_and_tables_take(
+    python: Callable[..., str],
+) -> None:
     assert python(MISSING).split("\n") == ["True", ""]
 
 
@@ -113,22 +117,32 @@ for dtype in ("float32", "float64"):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (LEVEL and cache.shipped(LEVEL.name)), reason="there is no code of a wheel")
-def test_the_code_has_the_bits_of_code_that_is_compiled_here(python: Callable[..., str]) -> None:
-    brought, compiled = (python(BITS, FASTMLP_PREBUILT=word) for word in ("require", "0"))
+@pytest.mark.skipif(
+    not (LEVEL and cache.shipped(LEVEL.name)), reason="there is no code of a wheel"
+)
+def test_the_code_has_the_bits_of_code_that_is_compiled_here(
+    python: Callable[..., str],
+) -> None:
+    brought, compiled = (
+        python(BITS, FASTMLP_PREBUILT=word) for word in ("require", "0")
+    )
     assert len(brought.splitlines()) > 20
     assert brought == compiled
 
 
 @of_a_level
-@pytest.mark.skipif(cache.PREBUILT != "require", reason="FASTMLP_PREBUILT=require is not set")
+@pytest.mark.skipif(
+    cache.PREBUILT != "require", reason="FASTMLP_PREBUILT=require is not set"
+)
 def test_the_code_that_is_required_is_there() -> None:
     assert LEVEL is not None
     assert cache.shipped(LEVEL.name)
 
 
 @pytest.fixture(scope="session")
-def brought(tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]) -> Path:
+def brought(
+    tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]
+) -> Path:
     """A folder with a copy of the package, which has the code of two blocks for this level."""
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns("__pycache__", f"*{cache.LIBRARY_SUFFIX}")
@@ -160,9 +174,15 @@ if hasattr(os, "fork"):
         os._exit(kind(address)(chosen.ctypes.data, value.ctypes.data, slope.ctypes.data, 1) or 7)
     print(os.wait()[1] >> 8)
 """
-    alone = {"PYTHONPATH": str(brought), "FASTMLP_PREBUILT": "require", "HOME": "/dev/null"}
+    alone = {
+        "PYTHONPATH": str(brought),
+        "FASTMLP_PREBUILT": "require",
+        "HOME": "/dev/null",
+    }
     home = {"XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
-    printed = python(f"{EVALUATE}{IMPORTED}{maps}{forked}", **alone, **home).splitlines()
+    printed = python(
+        f"{EVALUATE}{IMPORTED}{maps}{forked}", **alone, **home
+    ).splitlines()
     assert printed[:2] == [f"{RIGHT} False", ""]
     assert printed[2:] in (["7"], [])
 
@@ -176,7 +196,10 @@ def of_another_python(content: bytes) -> bytes:
 
 
 FALLBACKS: dict[str, Any] = {
-    **{name: DAMAGES[name] for name in ("cut in the middle", "flipped at its end", "emptied")},
+    **{
+        name: DAMAGES[name]
+        for name in ("cut in the middle", "flipped at its end", "emptied")
+    },
     "of another Python": of_another_python,
     "without AVX": {"NUMBA_ENABLE_AVX": "0"},
     "of another level of optimization": {"NUMBA_OPT": "1"},
@@ -202,11 +225,16 @@ def test_code_that_cannot_be_taken_is_compiled_with_the_same_numbers(
         wheel |= change
     else:
         (folder / "fastmlp" / change).write_text("")
-    assert python(EVALUATE, PYTHONPATH=str(folder), **wheel).split() == [*RIGHT.split(), "True"]
+    assert python(EVALUATE, PYTHONPATH=str(folder), **wheel).split() == [
+        *RIGHT.split(),
+        "True",
+    ]
 
 
 @of_a_level
-def test_missing_code_is_named(brought: Path, python: Callable[..., str], tmp_path: Path) -> None:
+def test_missing_code_is_named(
+    brought: Path, python: Callable[..., str], tmp_path: Path
+) -> None:
     ask = """
 import numpy as np
 from fastmlp.compiler import block_of
@@ -218,8 +246,13 @@ except LookupError as error:
 """
     require = {"FASTMLP_PREBUILT": "require"}
     missing = python(ask, PYTHONPATH=str(brought), **require)
-    assert "the wheel has no code of fastmlp.backends.cpu.kernels.epoch.train:float32" in missing
-    assert "Numba" not in python("import numba" + ask, PYTHONPATH=str(brought), **require)
+    assert (
+        "the wheel has no code of fastmlp.backends.cpu.kernels.epoch.train:float32"
+        in missing
+    )
+    assert "Numba" not in python(
+        "import numba" + ask, PYTHONPATH=str(brought), **require
+    )
     (tmp_path / "fastmlp").symlink_to(cache.PACKAGE)
 
 
@@ -245,7 +278,9 @@ AS_V4 = with_bits(NOTHING, target._OF_V4, on=True)
         *((with_bits(AS_V3, {i: n & -n}, on=False), None) for i, n in target._OF_V3.items()),
     ],
 )  # fmt: skip
-def test_the_level_is_what_the_processor_says(leaves: bytes, level: Host | None) -> None:
+def test_the_level_is_what_the_processor_says(
+    leaves: bytes, level: Host | None
+) -> None:
     assert level_of(leaves) == level
 
 
@@ -255,7 +290,10 @@ def test_blocks_of_mixed_precision_are_compiled_for_a_host_that_multiplies_pairs
     host = Host("sapphirerapids", f"{V4.features},+avx512bf16")
     monkeypatch.setattr(target, "target", lambda: V4)
     monkeypatch.setattr(target, "host", lambda: host)
-    for leaves, chosen in ((AS_V4, V4), (with_bits(AS_V4, target._BFLOAT16, on=True), host)):
+    for leaves, chosen in (
+        (AS_V4, V4),
+        (with_bits(AS_V4, target._BFLOAT16, on=True), host),
+    ):
         monkeypatch.setattr(target, "cpuid", lambda leaves=leaves: leaves)
         assert target.pair_target() == chosen
     assert target.pair_products() == "lanes"

@@ -192,7 +192,9 @@ def test_a_function_takes_the_integers_of_named_tuples_one_by_one() -> None:
         assert out.tolist() == [1, 0, 2, 0, 3]
         assert other.tolist() == [0, -1, -2]
         out[:] = 0
-        Block(through, None, ours=ours)(out.ctypes.data, other.ctypes.data, block.address)
+        Block(through, None, ours=ours)(
+            out.ctypes.data, other.ctypes.data, block.address
+        )
         assert out.tolist() == [1, 0, 2, 0, 3]
 
 
@@ -361,7 +363,9 @@ def test_what_is_not_known_is_an_error_and_compiled_by_numba_if_asked() -> None:
     def a_power(out: Any) -> None:
         row(out, 1, np.float64)[0] = 2.0 ** row(out, 1, np.float64)[0]
 
-    with pytest.raises(RuntimeError, match=r"does not compile .*a_power: .*Pow.*COMPILER=numba"):
+    with pytest.raises(
+        RuntimeError, match=r"does not compile .*a_power: .*Pow.*COMPILER=numba"
+    ):
         Block(a_power, None)
     out = np.full(2, 3.0)
     Block(a_power, None, ours=False)(out.ctypes.data)
@@ -452,7 +456,13 @@ def rules_with_arguments() -> dict[str, Any]:
     for name, rule in activations.RULES.items():
         table[name] = rule, elementwise.activation_loop, (), "rww", (N_NUMBERS,)
     for name, link in losses.LINKS.items():
-        table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
+        table[f"link {name}"] = (
+            link.rule,
+            elementwise.link_loop,
+            (link.by_row,),
+            "rw",
+            (200, 5),
+        )
     for name, loss in (CASES | OF_SKLEARN).items():
         numbered = {"by_row": False, "mean": False, "n_constants": 0} | options_of(loss)
         options, kind = tuple(numbered.values()), loss.targets == "classes"
@@ -470,13 +480,25 @@ def rules_with_arguments() -> dict[str, Any]:
         n = optimizer().coefficients(1, np.ones(1)).shape[1]
         rule = optimizer().rule
         moments = (n, N_MOMENTS.get(rule, 2))
-        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrrurcu", (N_NUMBERS,)
+        table[f"optimizer {name}"] = (
+            rule,
+            elementwise.update_loop,
+            moments,
+            "rrrurcu",
+            (N_NUMBERS,),
+        )
     for name, options in {
         "averaged": (4, 2, "clipvalue", True),
         "signed": (4, 2, "", False, True),
     }.items():
         loop = elementwise.update_loop
-        table[f"optimizer {name}"] = updates.adam, loop, options, "rrrurcu", (N_NUMBERS,)
+        table[f"optimizer {name}"] = (
+            updates.adam,
+            loop,
+            options,
+            "rrrurcu",
+            (N_NUMBERS,),
+        )
     return table
 
 
@@ -484,7 +506,9 @@ def numbers_for(kind: str, scalar: Any) -> Any:
     rng = np.random.default_rng(0)
     if kind == "r":
         odd = [0, -0.0, np.nan, np.inf, -np.inf, 1e-40, 3e38, -3e38]
-        return np.concatenate([odd, rng.normal(scale=4, size=N_NUMBERS - len(odd))]).astype(scalar)
+        return np.concatenate(
+            [odd, rng.normal(scale=4, size=N_NUMBERS - len(odd))]
+        ).astype(scalar)
     if kind == "u":
         return rng.uniform(size=N_NUMBERS).astype(scalar)
     if kind == "c":
@@ -506,13 +530,18 @@ def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
         block = Block(factory(scalar, rule, *options), None, ours=ours)
         assert isinstance(block._code, NativeCode) == ours
         arrays = [numbers_for(kind, scalar) for kind in kinds]
-        words = (each[scalar == np.float64] if isinstance(each, list) else each for each in shape)
+        words = (
+            each[scalar == np.float64] if isinstance(each, list) else each
+            for each in shape
+        )
         block(*(array.ctypes.data for array in arrays), *words)
         results.append(arrays)
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
         numbers = ~np.isnan(one)
-        np.testing.assert_array_equal(np.signbit(one[numbers]), np.signbit(other[numbers]))
+        np.testing.assert_array_equal(
+            np.signbit(one[numbers]), np.signbit(other[numbers])
+        )
 
 
 def test_code_says_what_it_became_and_has_the_names_looked_for() -> None:
@@ -521,7 +550,11 @@ def test_code_says_what_it_became_and_has_the_names_looked_for() -> None:
     assert "define void" in code.inspect_llvm()
     """A tree is found by name and first line: no two functions of a file share both."""
     tree = ast.parse(inspect.getsource(epoch))
-    names = [(one.name, one.lineno) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)]
+    names = [
+        (one.name, one.lineno)
+        for one in ast.walk(tree)
+        if isinstance(one, ast.FunctionDef)
+    ]
     assert len(names) == len(set(names))
 
 

@@ -21,7 +21,9 @@ from fastmlp import MLP, Blocks, Status, fit_many, predict_arrow, predict_parque
 
 rng = np.random.default_rng(0)
 N = 1000
-X = np.column_stack([rng.normal(size=(N, 3)), rng.integers(9, size=N), rng.integers(2, size=N)])
+X = np.column_stack(
+    [rng.normal(size=(N, 3)), rng.integers(9, size=N), rng.integers(2, size=N)]
+)
 Y = X[:, 0] * X[:, 1] + X[:, 4]
 TABLE = pa.table({
     **{name: X[:, j] for j, name in enumerate("abc")},
@@ -82,7 +84,11 @@ def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) 
     assert np.asarray(source.read(6)[0]).shape == (60, 2)
     others = tuple(name for name in TABLE.column_names if name not in ("y", "flag"))
     assert Blocks.from_parquet(paths, **options).feature_names == others
-    assert Blocks.from_arrow(TABLE, target="y", rows=400, seed=3).block_sizes == (400, 400, 200)
+    assert Blocks.from_arrow(TABLE, target="y", rows=400, seed=3).block_sizes == (
+        400,
+        400,
+        200,
+    )
     nets = [MLP((2, 4, 1), seed=0) for _ in range(2)]
     for each, buffer_rows in zip(nets, (512, None), strict=True):
         each.fit(source, epochs=2, batch_size=32, buffer_rows=buffer_rows)
@@ -95,7 +101,10 @@ def test_float32_stays_float32_and_decimals_are_numbers() -> None:
         "y": np.array([0, 1, 2], np.int8),
     })  # fmt: skip
     some, every = (
-        [np.asarray(part) for part in Blocks.from_arrow(table, target="y", features=names).read(0)]
+        [
+            np.asarray(part)
+            for part in Blocks.from_arrow(table, target="y", features=names).read(0)
+        ]
         for names in (["a", "b"], None)
     )
     assert [part.dtype for part in some] == [np.float32, np.int8]
@@ -103,9 +112,13 @@ def test_float32_stays_float32_and_decimals_are_numbers() -> None:
 
 
 def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) -> None:
-    table = TABLE.set_column(2, "c", pa.array(np.where(np.arange(N) == 777, np.inf, X[:, 2])))
+    table = TABLE.set_column(
+        2, "c", pa.array(np.where(np.arange(N) == 777, np.inf, X[:, 2]))
+    )
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
-    with pytest.raises(ValueError, match=r"block 7: X must be finite .* in row 77, column 'c'"):
+    with pytest.raises(
+        ValueError, match=r"block 7: X must be finite .* in row 77, column 'c'"
+    ):
         net().fit(tmp_path / "rows.parquet", target="y")
 
 
@@ -119,13 +132,21 @@ def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> 
         else:
             pyarrow.feather.write_feather(table, path, chunksize=10)
 
-    first, second, what = tmp_path / f"a{end}", tmp_path / f"b{end}", "(row group|batch)"
+    first, second, what = (
+        tmp_path / f"a{end}",
+        tmp_path / f"b{end}",
+        "(row group|batch)",
+    )
     write(TABLE.set_column(1, "b", pa.array([*X[:995, 1], None, *X[996:, 1]])), first)
-    with pytest.raises(ValueError, match=rf"^{what} 99 of .*a{end}: X has 1 .* in column 'b'"):
+    with pytest.raises(
+        ValueError, match=rf"^{what} 99 of .*a{end}: X has 1 .* in column 'b'"
+    ):
         net().fit(first, target="y", epochs=1)
     write(TABLE, first)
     write(TABLE.set_column(1, "b", pa.array(["1.5"] * 999 + ["?"])), second)
-    with pytest.raises(TypeError, match=rf"^{what} 0 of .*b{end}: X must .*'1.5' in column 'b'"):
+    with pytest.raises(
+        TypeError, match=rf"^{what} 0 of .*b{end}: X must .*'1.5' in column 'b'"
+    ):
         net().fit([first, second], target="y", epochs=1, shuffle=False)
     batches = (batch for table in (TABLE, HOLED) for batch in table.to_batches(10))
     late = pa.RecordBatchReader.from_batches(TABLE.schema, batches)
@@ -144,7 +165,9 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:4000])
 
     with pytest.raises((OSError, ValueError)) as caught:
-        made.fit(path, target="y", epochs=4, batch_size=5, buffer_rows=100, callbacks=cut)
+        made.fit(
+            path, target="y", epochs=4, batch_size=5, buffer_rows=100, callbacks=cut
+        )
     assert f"in {path}" in caught.value.__notes__
     made.fit(X, Y, epochs=1)
 
@@ -166,7 +189,11 @@ def test_patterns_and_folders(tmp_path: Path) -> None:
     nets[3].fit(Blocks.from_parquet(folder, target="y"), **options)
     assert len({one.parameters.tobytes() for one in nets}) == 1
     expected = [*nets[0].predict_batches(paths)]
-    for given in (folder, f"{folder}/*.parquet", [f"{folder}/part-[01].parquet", paths[2]]):
+    for given in (
+        folder,
+        f"{folder}/*.parquet",
+        [f"{folder}/part-[01].parquet", paths[2]],
+    ):
         assert np.array_equal([*nets[0].predict_batches(given)], expected)
     (tmp_path / "empty").mkdir()
     for lacks, values in (
@@ -176,7 +203,9 @@ def test_patterns_and_folders(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=values):
             net().fit(lacks, target="y")
     (folder / "b.csv").write_text("a,y\n")
-    with pytest.raises(ValueError, match=r"must be of one kind of .*, got b\.csv, part-0\.parquet"):
+    with pytest.raises(
+        ValueError, match=r"must be of one kind of .*, got b\.csv, part-0\.parquet"
+    ):
         net().fit(folder, target="y")
 
 
@@ -209,7 +238,9 @@ def test_files_that_are_damaged(tmp_path: Path) -> None:
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(ImportError, match=r"from_parquet needs pyarrow: pip install pyarrow$"):
+    with pytest.raises(
+        ImportError, match=r"from_parquet needs pyarrow: pip install pyarrow$"
+    ):
         Blocks.from_parquet(tmp_path / "a.parquet", target="y")
 
 
@@ -244,7 +275,9 @@ def is_free(connection: Any) -> bool:
 
 
 @pytest.mark.parametrize("buffer_rows", [None, 3000])
-def test_a_query_trains_in_the_bits_of_arrays(connection: Any, buffer_rows: Any) -> None:
+def test_a_query_trains_in_the_bits_of_arrays(
+    connection: Any, buffer_rows: Any
+) -> None:
     """With the same batches in several buffers; the query runs for each epoch."""
 
     def arrays() -> Iterator[Any]:
@@ -252,8 +285,12 @@ def test_a_query_trains_in_the_bits_of_arrays(connection: Any, buffer_rows: Any)
 
     nets, options = [queried_net(), queried_net()], {**HOW, "buffer_rows": buffer_rows}
     held = connection.sql(f"{QUERY} WHERE id < 500")
-    expected = nets[0].fit(arrays, validation_data=(QUERIED[:500], QUERIED_Y[:500]), **options)
-    history = nets[1].fit(connection.sql(QUERY), target="y", validation_data=held, **options)
+    expected = nets[0].fit(
+        arrays, validation_data=(QUERIED[:500], QUERIED_Y[:500]), **options
+    )
+    history = nets[1].fit(
+        connection.sql(QUERY), target="y", validation_data=held, **options
+    )
     assert history.loss == expected.loss
     assert history.validation_loss == expected.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -268,7 +305,9 @@ def test_queries_train_many_nets_and_numbers_of_their_types(connection: Any) -> 
     alone.fit(connection.sql(QUERY), target="y", **HOW)
     assert nets[1].parameters.tobytes() == alone.parameters.tobytes()
     assert is_free(connection)
-    query = "SELECT a::DECIMAL(9, 3) AS a, id::HUGEINT AS b, a > 0 AS c, y::FLOAT AS y FROM"
+    query = (
+        "SELECT a::DECIMAL(9, 3) AS a, id::HUGEINT AS b, a > 0 AS c, y::FLOAT AS y FROM"
+    )
     queried_net().fit(connection.sql(f"{query} table_of_rows"), target="y", epochs=1)
 
 
@@ -315,7 +354,10 @@ def test_errors_and_stops_leave_no_open_result(connection: Any) -> None:
     )
     assert history.status is Status.STOPPED
     assert is_free(connection)
-    model, query = queried_net(), "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows"
+    model, query = (
+        queried_net(),
+        "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows",
+    )
     model.feature_names = ["a", "b", "c"]
     cursor = connection.cursor()
     reader = predict_arrow(model, cursor.sql(query), batch_rows=1000)
@@ -336,7 +378,9 @@ def test_duckdb_reads_predictions(connection: Any, tmp_path: Any) -> None:
     query = cursor.sql("SELECT id, c, a, b FROM table_of_rows")
     reader = predict_arrow(model, query, keep="id", batch_rows=1000)
     connection.execute("CREATE TABLE predictions AS SELECT * FROM reader")
-    result = connection.sql("SELECT prediction FROM predictions ORDER BY id").fetchnumpy()
+    result = connection.sql(
+        "SELECT prediction FROM predictions ORDER BY id"
+    ).fetchnumpy()
     assert np.array_equal(result["prediction"], expected)
     assert reader.schema.names == ["id", "prediction"]
     path = tmp_path / "predictions.parquet"

@@ -75,7 +75,9 @@ DOORS: dict[str, Callable[[Any, Any], Any]] = {
         epochs=1,
         validation_data=source,
     ),
-    "fit_many": lambda source, target: fit_many([net(target)], source, target=target, epochs=1),
+    "fit_many": lambda source, target: fit_many(
+        [net(target)], source, target=target, epochs=1
+    ),
     "Blocks": lambda source, target: net(target).fit(
         Blocks.from_parquet(source, target=target), epochs=1
     ),
@@ -120,9 +122,8 @@ def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> 
     rows = 7 if reader in ("parquet", "feather") else N
     n = int(np.count_nonzero(holes // rows == holes[0] // rows))
     first = f"line {holes[0] + 2}" if "csv" in reader else f"row {holes[0]}"
-    message = (
-        f"the target 'y' has {n} missing value{'s' * (n > 1)}, the first in {first}; fill them"
-    )
+    count = f"{n} missing value{'s' * (n > 1)}"
+    message = f"the target 'y' has {count}, the first in {first}; fill them"
     with pytest.raises(ValueError, match=re.escape(message)):
         DOORS[door](source, names)
 
@@ -133,7 +134,9 @@ def test_what_pandas_calls_missing(kind: str) -> None:
     missing: Any = {"NaN": float("nan"), "NaT": pd.NaT, "NA": pd.NA}[kind]
     there: Any = {"NaN": 1.5, "NaT": pd.Timestamp("2026-01-01"), "NA": "x"}[kind]
     frame = pd.DataFrame({"a": [0.0, 1.0, 2.0], "y": [there, there, missing]})
-    with pytest.raises(ValueError, match=r"'y' has 1 missing value, the first in row 2; fill"):
+    with pytest.raises(
+        ValueError, match=r"'y' has 1 missing value, the first in row 2; fill"
+    ):
         DOORS["MLP"](frame, "y")
 
 
@@ -141,13 +144,21 @@ def test_missing_values_of_arrow_polars_and_csv(tmp_path: Path) -> None:
     """Not a null, but no number either."""
     columns = {"a": [0.0, 1.0], "y": [0.5, float("nan")]}
     for source in (pa.table(columns), pl.DataFrame(columns)):
-        with pytest.raises(ValueError, match=r"'y' has 1 missing value, the first in row 1; fill"):
+        with pytest.raises(
+            ValueError, match=r"'y' has 1 missing value, the first in row 1; fill"
+        ):
             DOORS["MLP"](source, "y")
     """They are those of numbers, as of pandas' reader."""
     for word in ("", '""', "NA", "NaN", "null", "#N/A"):
         (tmp_path / "a.csv").write_text(f"a,y\n1,0\n2,1\n3,{word}\n")
-        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [False, False, True]
-        with pytest.raises(ValueError, match="'y' has 1 missing value, the first in line 4; fill"):
+        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [
+            False,
+            False,
+            True,
+        ]
+        with pytest.raises(
+            ValueError, match="'y' has 1 missing value, the first in line 4; fill"
+        ):
             DOORS["MLP"](tmp_path / "a.csv", "y")
 
 
@@ -162,13 +173,19 @@ def test_later_blocks_and_files(tmp_path: Path) -> None:
     ):
         net("y").fit(tmp_path / "*.csv", target="y", epochs=1)
     pyarrow.feather.write_feather(whole, tmp_path / "b.feather")
-    with pytest.raises(ValueError, match=r"^batch 2 of .*b.feather: .* first in row 140001;"):
+    with pytest.raises(
+        ValueError, match=r"^batch 2 of .*b.feather: .* first in row 140001;"
+    ):
         net("y").fit(tmp_path / "b.feather", target="y", epochs=1, buffer_rows=50_000)
     pq.write_table(whole, tmp_path / "b.parquet", row_group_size=100_000)
     blocks = Blocks.from_parquet(tmp_path / "b.parquet", target="y", rows=30_000)
-    with pytest.raises(ValueError, match=r"^row group 1 of .*b.parquet: .* first in row 140001;"):
+    with pytest.raises(
+        ValueError, match=r"^row group 1 of .*b.parquet: .* first in row 140001;"
+    ):
         net("y").fit(blocks, epochs=1, buffer_rows=50_000)
-    with pytest.raises(ValueError, match=r"^rows 131072 to 149999: .* first in row 140001;"):
+    with pytest.raises(
+        ValueError, match=r"^rows 131072 to 149999: .* first in row 140001;"
+    ):
         net("y").fit(whole, target="y", epochs=1)
 
 
@@ -184,9 +201,26 @@ def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
     middle = alone.parameters.copy()
     alone.fit(X, Y, epochs=1)
     (tmp_path / "other").mkdir()
-    for form in ("table", "reader", "pandas", "polars", "dataset", "parquet", "feather", "csv"):
-        net, other = MLP((3, 4, 1), seed=0), partial(forms_of(OTHER)[form], tmp_path / "other")
-        net.fit(forms_of(TABLE)[form](tmp_path), target="y", epochs=1, validation_data=other())
+    for form in (
+        "table",
+        "reader",
+        "pandas",
+        "polars",
+        "dataset",
+        "parquet",
+        "feather",
+        "csv",
+    ):
+        net, other = (
+            MLP((3, 4, 1), seed=0),
+            partial(forms_of(OTHER)[form], tmp_path / "other"),
+        )
+        net.fit(
+            forms_of(TABLE)[form](tmp_path),
+            target="y",
+            epochs=1,
+            validation_data=other(),
+        )
         assert net.feature_names == ("a", "b", "c"), form
         assert net.parameters.tobytes() == middle.tobytes(), form
         net.fit(other(), target="y", epochs=1)
@@ -196,7 +230,10 @@ def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
 
 def test_blocks_have_names(tmp_path: Path) -> None:
     paths = small_models.written(TABLE, tmp_path, ".parquet")
-    for blocks in (Blocks.from_parquet(paths, target="y"), Blocks.from_arrow(TABLE, target="y")):
+    for blocks in (
+        Blocks.from_parquet(paths, target="y"),
+        Blocks.from_arrow(TABLE, target="y"),
+    ):
         net = MLP((3, 1), seed=0)
         net.fit(blocks, epochs=1)
         assert net.feature_names == blocks.feature_names == ("a", "b", "c")
@@ -204,7 +241,9 @@ def test_blocks_have_names(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"^MLP.fit: {words}"):
             net.fit(Blocks.from_arrow(OTHER, target="y"), epochs=1)
         with pytest.raises(ValueError, match=f"^MLP.fit: validation_data: {words}"):
-            net.fit(blocks, epochs=1, validation_data=Blocks.from_arrow(OTHER, target="y"))
+            net.fit(
+                blocks, epochs=1, validation_data=Blocks.from_arrow(OTHER, target="y")
+            )
     assert Blocks.from_arrays(X, Y).feature_names is None
 
 
@@ -230,7 +269,9 @@ def test_a_net_with_names_reads_those_columns() -> None:
     other = MLP((2, 1), seed=0)
     other.fit(X[:, [2, 0]], Y, epochs=1)
     assert net.parameters.tobytes() == other.parameters.tobytes()
-    with pytest.raises(ValueError, match=r"there is no column 'c', did you mean 'C'\? known: 'C',"):
+    with pytest.raises(
+        ValueError, match=r"there is no column 'c', did you mean 'C'\? known: 'C',"
+    ):
         net.fit(pd.DataFrame({"C": Y, "a": Y, "y": Y}), target="y", epochs=1)
 
 
@@ -262,13 +303,27 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ("7,1,abc,0", f": line {LATE}, column 'b': invalid value 'abc', but its values are numb"),
-        ('7,1,"1,5",0', f": line {LATE}, column 'b': invalid value '1,5', but its values are num"),
-        ("7,1,5,0,1", f": line {LATE}, 5 values for the 4 columns of the header: '7,1,5,0,1'; a"),
-        ("7,1,5", f": line {LATE}, 3 values for the 4 columns of the header: '7,1,5'; is the"),
+        (
+            "7,1,abc,0",
+            f": line {LATE}, column 'b': invalid value 'abc', but its values are numb",
+        ),
+        (
+            '7,1,"1,5",0',
+            f": line {LATE}, column 'b': invalid value '1,5', but its values are num",
+        ),
+        (
+            "7,1,5,0,1",
+            f": line {LATE}, 5 values for the 4 columns of the header: '7,1,5,0,1'; a",
+        ),
+        (
+            "7,1,5",
+            f": line {LATE}, 3 values for the 4 columns of the header: '7,1,5'; is the",
+        ),
     ],
 )
-def test_a_late_non_number_is_named(name: str, last: str, message: str, tmp_path: Path) -> None:
+def test_a_late_non_number_is_named(
+    name: str, last: str, message: str, tmp_path: Path
+) -> None:
     path = written(tmp_path / "a.csv", last)
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         CALLS[name](path)
@@ -279,16 +334,27 @@ def test_a_late_non_number_is_named(name: str, last: str, message: str, tmp_path
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ("7,1,5,yes", f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num"),
-        ("7,1,,0", r"rows \d+ to 150000 of .*: X has 1 missing value in column 'b'; fill"),
+        (
+            "7,1,5,yes",
+            f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num",
+        ),
+        (
+            "7,1,,0",
+            r"rows \d+ to 150000 of .*: X has 1 missing value in column 'b'; fill",
+        ),
         (
             "7,1,5,NA",
             rf"rows \d+ to 150000 of .*: the target 'y' has 1 missing value, .* line {LATE}",
         ),
-        ("7,1,inf,0", r"block 2: X must be finite as float32, got inf in row \d+, column 'b'"),
+        (
+            "7,1,inf,0",
+            r"block 2: X must be finite as float32, got inf in row \d+, column 'b'",
+        ),
     ],
 )
-def test_a_fit_names_the_place_of_no_number(last: str, message: str, tmp_path: Path) -> None:
+def test_a_fit_names_the_place_of_no_number(
+    last: str, message: str, tmp_path: Path
+) -> None:
     """Nulls and infinite values by batch, in a file of which some columns are read."""
     with pytest.raises(ValueError, match=message):
         net_of_columns().fit(written(tmp_path / "a.csv", last), target="y", epochs=1)
@@ -320,7 +386,9 @@ def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -
     with pytest.raises(TypeError, match=r"text, such as '\?' in column 'b'; encode it"):
         net_of_columns().fit(path, target="y")
     path = written(tmp_path / "a.csv", "no number,0.5,1e-3,0")
-    table = pa.table({"a": [*(np.arange(N_LONG) % 7), 0.5], "b": [*(np.arange(N_LONG) % 5), 1e-3]})
+    table = pa.table(
+        {"a": [*(np.arange(N_LONG) % 7), 0.5], "b": [*(np.arange(N_LONG) % 5), 1e-3]}
+    )
     result = predict_arrow(net_of_columns(), path).read_all()["prediction"].to_numpy()
     assert np.array_equal(result, net_of_columns().predict(table)[:, 0])
 
@@ -328,8 +396,12 @@ def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -
 def test_what_is_kept_stays_what_it_is(tmp_path: Path) -> None:
     ids = [2**53 + 1, 2**53 + 3]
     path = tmp_path / "a.csv"
-    path.write_text(f"id,a,b,note,day\n{ids[0]},1,2,,2020-01-01\n{ids[1]},3,4,,2020-01-02\n")
-    predict_parquet(net_of_columns(), path, tmp_path / "out.parquet", keep=["id", "note", "day"])
+    path.write_text(
+        f"id,a,b,note,day\n{ids[0]},1,2,,2020-01-01\n{ids[1]},3,4,,2020-01-02\n"
+    )
+    predict_parquet(
+        net_of_columns(), path, tmp_path / "out.parquet", keep=["id", "note", "day"]
+    )
     result = pq.read_table(tmp_path / "out.parquet")
     assert result["id"].to_pylist() == ids
     kinds = [str(field.type) for field in result.schema]
@@ -351,7 +423,9 @@ def test_other_separators_are_named(mark: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"a{mark}b{mark}y\n1{mark}2{mark}3\n")
     for call in CALLS.values():
-        with pytest.raises(ValueError, match=re.escape(f"separated by {mark!r}, and must be by")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"separated by {mark!r}, and must be by")
+        ):
             call(path)
 
 
@@ -373,10 +447,14 @@ def net_of_two() -> MLP:
 
 
 @pytest.mark.parametrize("end", [".csv", ".csv.gz"])
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "utf-16-le", "utf-8-sig"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", "latin-1", "utf-16", "utf-16-le", "utf-8-sig"]
+)
 def test_a_file_in_another_encoding(end: str, encoding: str, tmp_path: Path) -> None:
     path = written_as(tmp_path / f"a{end}", encoding)
-    kept = predict_arrow(net_of_two(), CSVFile(path, encoding), keep="größe").read_all()["größe"]
+    kept = predict_arrow(
+        net_of_two(), CSVFile(path, encoding), keep="größe"
+    ).read_all()["größe"]
     assert {*kept.to_pylist()} == {"Bern", "Zürich"}
 
 
@@ -388,7 +466,10 @@ def test_fits_in_the_bits_of_utf_8(tmp_path: Path) -> None:
     options: dict[str, Any] = {"target": "y", "epochs": 2}
     expected = MLP((2, 3, 1), seed=0)
     expected.fit(others, **options)
-    for source in (CSVFile(tmp_path / "?.csv", "cp1252"), [CSVFile(p, "cp1252") for p in paths]):
+    for source in (
+        CSVFile(tmp_path / "?.csv", "cp1252"),
+        [CSVFile(p, "cp1252") for p in paths],
+    ):
         nets = [MLP((2, 3, 1), seed=0) for _ in range(2)]
         nets[0].fit(source, **options)
         fit_many(nets[1:], source, **options)
@@ -433,8 +514,14 @@ def test_encodings_are_named_and_read_where_columns_are(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     for encoding, values in (
         ("ascii", "the text is not ascii ('ascii' codec can't decode byte 0xfc"),
-        ("utf-16", "the text is not utf-16 (UTF-16 stream does not start with BOM): give its"),
-        ("utf-8-sig", "the text is not utf-8-sig ('utf-8' codec can't decode byte 0xfc"),
+        (
+            "utf-16",
+            "the text is not utf-16 (UTF-16 stream does not start with BOM): give its",
+        ),
+        (
+            "utf-8-sig",
+            "the text is not utf-8-sig ('utf-8' codec can't decode byte 0xfc",
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(values)):
             predict_arrow(net_of_two(), CSVFile(path, encoding), keep="town").read_all()

@@ -18,7 +18,14 @@ import pytest
 from fitting import peak_of
 from small_models import forms_of, in_pieces
 
-from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, predict_arrow, predict_parquet
+from fastmlp import (
+    MLP,
+    Blocks,
+    MLPClassifier,
+    MLPRegressor,
+    predict_arrow,
+    predict_parquet,
+)
 from fastmlp.backends.cpu import dispatch, limits
 from fastmlp.backends.cpu.dispatch import Work
 from fastmlp.compiler.jit import INTERPRETED
@@ -60,7 +67,10 @@ SOURCES = TABLES | {
     "generator": lambda folder: ((part, None) for part in stream()),
     "Blocks": lambda folder: Blocks.from_arrays(X, LABELS, rows=170),
     "named blocks": lambda folder: Blocks.from_arrow(
-        TABLE.append_column("y", TABLE["a"]), target="y", features=["c", "a", "b"], rows=170
+        TABLE.append_column("y", TABLE["a"]),
+        target="y",
+        features=["c", "a", "b"],
+        rows=170,
     ),
 }
 
@@ -75,7 +85,9 @@ def test_each_source_has_the_predictions_of_arrays(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", TABLES)
 def test_columns_are_kept_beside_predictions(name: str, tmp_path: Path) -> None:
-    out = predict_arrow(net(), TABLES[name](tmp_path), keep=["id", "a"], output="y", batch_rows=64)
+    out = predict_arrow(
+        net(), TABLES[name](tmp_path), keep=["id", "a"], output="y", batch_rows=64
+    )
     table = out.read_all()
     assert table.schema.names == ["id", "a", "y"]
     assert table["id"].to_pylist() == TABLE["id"].to_pylist()
@@ -91,7 +103,12 @@ def columns(model: Any, source: Any = TABLE) -> dict[str, Any]:
 def test_columns_of_nets() -> None:
     softmax = net(3, loss="cross_entropy")
     result, p = columns(softmax), softmax.predict(X)
-    assert list(result) == ["probability_0", "probability_1", "probability_2", "prediction"]
+    assert list(result) == [
+        "probability_0",
+        "probability_1",
+        "probability_2",
+        "prediction",
+    ]
     assert np.array_equal(result["probability_2"], p[:, 2])
     assert np.array_equal(result["prediction"], p.argmax(1))
     sigmoid = net(loss="binary_cross_entropy")
@@ -99,7 +116,12 @@ def test_columns_of_nets() -> None:
     assert list(result) == ["probability_0", "probability_1", "prediction"]
     assert np.array_equal(result["prediction"], p[:, 0] > 0.5)
     result = columns(net(2, loss="binary_cross_entropy"))
-    assert list(result) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
+    assert list(result) == [
+        "probability_0",
+        "probability_1",
+        "prediction_0",
+        "prediction_1",
+    ]
     result = columns(net(2))
     assert list(result) == ["prediction_0", "prediction_1"]
     assert np.array_equal(result["prediction_1"], net(2).predict(X)[:, 1])
@@ -113,15 +135,29 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
         table = TABLE if rows is frame else TABLE.select(["id", "a", "b", "c"])
         assert predict_parquet(model, table, path, keep="id", batch_rows=300) == N
         result = pq.read_table(path)
-        assert result.schema.names == ["id", "probability_no", "probability_yes", "prediction"]
+        assert result.schema.names == [
+            "id",
+            "probability_no",
+            "probability_yes",
+            "prediction",
+        ]
         assert result["prediction"].to_pylist() == model.predict(rows).tolist()
-        assert np.array_equal(result["probability_yes"], model.predict_proba(rows)[:, 1])
-        parts = model.predict_batches(table.drop(["id"]), method="predict_proba", batch_rows=300)
+        assert np.array_equal(
+            result["probability_yes"], model.predict_proba(rows)[:, 1]
+        )
+        parts = model.predict_batches(
+            table.drop(["id"]), method="predict_proba", batch_rows=300
+        )
         assert np.array_equal(np.concatenate(list(parts)), model.predict_proba(rows))
     several = np.column_stack([LABELS == "yes", X[:, 0] > 0]).astype(int)
     model = MLPClassifier((4,), max_iter=2, random_state=0).fit(frame, several)
     found_of = columns(model)
-    assert list(found_of) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
+    assert list(found_of) == [
+        "probability_0",
+        "probability_1",
+        "prediction_0",
+        "prediction_1",
+    ]
     assert np.array_equal(found_of["prediction_1"], model.predict(frame)[:, 1])
     bridged = net().as_estimator(epochs=1, random_state=0).fit(frame, X[:, 0])
     parts = bridged.predict_batches(TABLE, batch_rows=300)
@@ -189,7 +225,9 @@ def test_errors_of_a_later_batch_name_its_rows(tmp_path: Path) -> None:
         list(net().predict_batches(path, batch_rows=100))
     out = tmp_path / "out.parquet"
     out.write_bytes(b"before")
-    with pytest.raises(ValueError, match="X has 1 missing value in column 'b'") as caught:
+    with pytest.raises(
+        ValueError, match="X has 1 missing value in column 'b'"
+    ) as caught:
         predict_parquet(net(), path, out, batch_rows=100)
     assert f"in rows 700 to 799 of {path}" in caught.value.__notes__
     model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2).fit(
@@ -199,7 +237,10 @@ def test_errors_of_a_later_batch_name_its_rows(tmp_path: Path) -> None:
         list(model.predict_batches(path, batch_rows=100))
     assert f"in rows 700 to 799 of {path}" in caught.value.__notes__
     assert out.read_bytes() == b"before"
-    assert {each.name for each in tmp_path.iterdir()} == {"holes.parquet", "out.parquet"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "holes.parquet",
+        "out.parquet",
+    }
 
 
 def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None:
@@ -231,7 +272,11 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """A stream of 40 or 200 blocks of 160 KB; the Arrow pool's bytes are beside NumPy's."""
-    block, model, path = np.zeros((2000, 10)), MLP((10, 8, 1), seed=0), tmp_path / "out.parquet"
+    block, model, path = (
+        np.zeros((2000, 10)),
+        MLP((10, 8, 1), seed=0),
+        tmp_path / "out.parquet",
+    )
     model.feature_names = [f"x{j}" for j in range(10)]
     arrow = [0]
 
@@ -243,7 +288,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def batches(n: int) -> Iterator[Any]:
         names = model.feature_names
         for one in rows(n):
-            yield pa.RecordBatch.from_arrays([pa.array(item) for item in one.T], names=names)
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(item) for item in one.T], names=names
+            )
 
     def tables(n: int) -> Any:
         schema = pa.schema([(name, pa.float64()) for name in model.feature_names or ()])
@@ -266,7 +313,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 def test_of_a_file_one_batch_is_in_memory(tmp_path: Path) -> None:
     path, names = tmp_path / "in.parquet", [f"x{j}" for j in range(10)]
     table = pa.table(dict(zip(names, rng.normal(size=(10, 60_000)), strict=True)))
-    pq.write_table(table, path, row_group_size=2000, compression="none", use_dictionary=False)
+    pq.write_table(
+        table, path, row_group_size=2000, compression="none", use_dictionary=False
+    )
     model, most = MLP((10, 8, 1), seed=0), 0
     del table
     before = pa.total_allocated_bytes()
@@ -277,9 +326,13 @@ def test_of_a_file_one_batch_is_in_memory(tmp_path: Path) -> None:
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install pyarrow$"):
+    with pytest.raises(
+        ImportError, match=r"predict_arrow needs pyarrow: pip install pyarrow$"
+    ):
         predict_arrow(net(), TABLE)
-    assert len(list(net().predict_batches(pl.DataFrame(X, schema=["a", "b", "c"])))) == 1
+    assert (
+        len(list(net().predict_batches(pl.DataFrame(X, schema=["a", "b", "c"])))) == 1
+    )
 
 
 def test_predictions_in_mixed_precision(tmp_path: Path) -> None:
@@ -298,10 +351,15 @@ def test_predictions_in_mixed_precision(tmp_path: Path) -> None:
 def test_mixed_precision_is_of_nets() -> None:
     single, options = X.astype(np.float32), dict[str, Any](compute_dtype="bfloat16")
     model = MLPClassifier((40, 40), tol=1e3, random_state=0).fit(single, LABELS)
-    with pytest.raises(TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"):
+    with pytest.raises(
+        TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"
+    ):
         predict_arrow(model, X, **options)
     result = (
-        predict_arrow(model.net_, single, **options).read_all().column("probability_1").to_numpy()
+        predict_arrow(model.net_, single, **options)
+        .read_all()
+        .column("probability_1")
+        .to_numpy()
     )
     np.testing.assert_array_equal(result, model.net_.predict(single, **options)[:, 0])
     error = np.abs(result - model.predict_proba(single)[:, 1]).max()
@@ -340,7 +398,9 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize("computes", [True, False])
-def test_a_read_takes_a_thread_of_training(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_takes_a_thread_of_training(
+    computes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0 if computes else 1e9)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source, less = Source(), 3 if computes else 4
@@ -359,7 +419,9 @@ def test_a_read_takes_a_thread_of_training(computes: bool, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feed_that_goes_on_reads_to_the_last_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source = Source()
@@ -375,7 +437,9 @@ def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_the_thread_comes_back_if_a_read_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_comes_back_if_a_read_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     monkeypatch.setattr(feeding, "END_SECONDS", 0.01)
@@ -389,7 +453,9 @@ def test_the_thread_comes_back_if_a_read_blocks(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_a_call_beside_others_is_not_timed_as_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_beside_others_is_not_timed_as_a_team(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The autotuner would take one thread's time for a team's."""
     monkeypatch.setattr(dispatch, "pays", lambda work, n: n > 1)
     kind, work = ("a kind of its own",), Work(10**9, 1)
@@ -401,7 +467,9 @@ def test_a_call_beside_others_is_not_timed_as_a_team(monkeypatch: pytest.MonkeyP
     assert beside.tuner is not alone.tuner
 
 
-def test_bits_do_not_depend_on_threads_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_threads_of_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((4096, 20))
     source = Blocks.from_arrays(X, X[:, 0] * X[:, 1], rows=256)
@@ -470,7 +538,9 @@ def test_maps_are_read_from_their_files(first: int, tmp_path: Path) -> None:
     assert np.array_equal(read[1], Y[first:])
     assert not isinstance(Blocks.from_memmap(x, y).read(0)[0], np.memmap)
     # What is not contiguous is read by its map.
-    assert np.array_equal(joined(Blocks.from_memmap(x[:, 1:], y, rows=8))[0], FED[first:, 1:])
+    assert np.array_equal(
+        joined(Blocks.from_memmap(x[:, 1:], y, rows=8))[0], FED[first:, 1:]
+    )
 
 
 def test_a_file_that_was_cut_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ X = np.random.default_rng(0).standard_normal((N_ROWS, 6))
 LABELS, REAL = np.where(X[:, 0] > 0, "yes", "no"), X[:, 0] * X[:, 1]
 WEIGHTS = np.random.default_rng(1).uniform(0.1, 3, N_ROWS)
 NAMES = {"C": "MLPClassifier", "R": "MLPRegressor"}
-NUMBERS = ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_")
+NUMBERS = (
+    "n_iter_",
+    "t_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "n_features_in_",
+)
 
 
 class Task(NamedTuple):
@@ -36,7 +43,9 @@ TASKS = {
     "regression": Task("MLPRegressor", np.sin(X[:, 0]) + X[:, 1], {}),
     "several outputs": Task("MLPRegressor", X[:, :3] ** 2, {}),
     "poisson": Task(
-        "MLPRegressor", np.random.default_rng(2).poisson(2.0, N_ROWS), {"loss": "poisson"}
+        "MLPRegressor",
+        np.random.default_rng(2).poisson(2.0, N_ROWS),
+        {"loss": "poisson"},
     ),
 }
 
@@ -83,7 +92,13 @@ def same(one: Any, other: Any) -> bool:
 
 def numbers_of(model: Any) -> dict[str, Any]:
     """All that a training leaves behind, as arrays."""
-    curves = ("loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_", "loss_")
+    curves = (
+        "loss_curve_",
+        "validation_scores_",
+        "best_loss_",
+        "best_validation_score_",
+        "loss_",
+    )
     results = {name: getattr(model, name, None) for name in curves}
     parameters = {f"parameter {i}": part for i, part in enumerate(parameters_of(model))}
     return {

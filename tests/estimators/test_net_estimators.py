@@ -60,7 +60,11 @@ QUICK: dict[str, Any] = {"optimizer": FAST, "random_state": 0}
 NETS: dict[str, dict[str, Any]] = {
     "plain": {"layer_sizes": (6, 5, 3), "loss": "cross_entropy"},
     "no hidden layer": {"layer_sizes": (6, 1)},
-    "smoothed": {"layer_sizes": (6, 5, 3), "loss": "cross_entropy", "label_smoothing": 0.1},
+    "smoothed": {
+        "layer_sizes": (6, 5, 3),
+        "loss": "cross_entropy",
+        "label_smoothing": 0.1,
+    },
     "own rules": {
         "layer_sizes": (6, 4, 4, 1),
         "activation": [swish, "tanh"],
@@ -79,7 +83,11 @@ NETS: dict[str, dict[str, Any]] = {
         "optimizer": SGD(0.1, momentum=0.5, clipvalue=1.0),
         "layer_rates": {"biases": 0.5},
     },
-    "dropped": {"layer_sizes": (6, 5, 4, 1), "dropout": [0.5, 0.25], "input_noise": Cosine(0.1)},
+    "dropped": {
+        "layer_sizes": (6, 5, 4, 1),
+        "dropout": [0.5, 0.25],
+        "input_noise": Cosine(0.1),
+    },
     "rates": {"layer_sizes": (6, 5, 1), "layer_rates": [0.5, 0.5]},
     "mixed precision": {"layer_sizes": (6, 5, 1), "compute_dtype": "bfloat16"},
 }
@@ -91,7 +99,10 @@ def test_its_parameters_make_the_same_net_again(name: str) -> None:
     model = net.as_estimator()
     report = model.get_params()
     keywords = list(inspect.signature(MLP).parameters)
-    again = MLP(**{keyword: report[keyword] for keyword in keywords if keyword != "seed"}, seed=0)
+    again = MLP(
+        **{keyword: report[keyword] for keyword in keywords if keyword != "seed"},
+        seed=0,
+    )
     assert again._network == net._network
     assert again.optimizer == net.optimizer
     assert again.n_threads == net.n_threads
@@ -123,12 +134,16 @@ def test_each_fit_draws_new_weights() -> None:
 
 @needs_compiler
 def test_a_classifier_takes_any_labels() -> None:
-    model = MLP((6, 8, 3), loss=Focal(1.0)).as_estimator(epochs=60, optimizer=FAST, random_state=0)
+    model = MLP((6, 8, 3), loss=Focal(1.0)).as_estimator(
+        epochs=60, optimizer=FAST, random_state=0
+    )
     assert is_classifier(model)
     model.fit(X, LABELS)
     assert list(model.classes_) == ["high", "low", "middle"]
     assert model.score(X, LABELS) > 0.8
-    assert np.array_equal(model.predict_proba(X), model.net_.predict(X.astype(np.float32)))
+    assert np.array_equal(
+        model.predict_proba(X), model.net_.predict(X.astype(np.float32))
+    )
     weighted = clone(model).set_params(class_weight={"low": 5.0}).fit(X, LABELS)
     expected = MLP((6, 8, 3), loss=Focal(1.0), optimizer=FAST, seed=0)
     expected.fit(X, CODES, epochs=60, class_weight={1: 5.0})
@@ -144,7 +159,9 @@ def test_one_output_and_several_labels() -> None:
     assert np.array_equal(two.predict(X), np.where(p[:, 1] > 0.5, "yes", "no"))
     assert two.score(X, TWO) > 0.9
     both = (X[:, :2] > 0).astype(int)
-    several = MLP((6, 8, 2), loss="binary_cross_entropy").as_estimator(epochs=90, **QUICK)
+    several = MLP((6, 8, 2), loss="binary_cross_entropy").as_estimator(
+        epochs=90, **QUICK
+    )
     several.fit(X, both)
     assert several.predict_proba(X).shape == several.predict(X).shape == (len(X), 2)
     assert several.score(X, both) > 0.7
@@ -164,7 +181,9 @@ def test_a_loss_of_your_own_for_classes() -> None:
 
 @needs_compiler
 def test_regressors_of_quantiles_and_deviations() -> None:
-    levels = MLP((6, 8, 3), loss=Quantile([0.1, 0.5, 0.9])).as_estimator(epochs=20, random_state=0)
+    levels = MLP((6, 8, 3), loss=Quantile([0.1, 0.5, 0.9])).as_estimator(
+        epochs=20, random_state=0
+    )
     assert is_regressor(levels)
     assert levels.fit(X, REAL).predict(X).shape == (len(X), 3)
     error = REAL[:, None] - levels.predict(X)
@@ -219,7 +238,9 @@ def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
     model = MLP(**NETS["own rules"]).as_estimator(epochs=1).fit(X, REAL)
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict(X), model.predict(X))
-    with pytest.raises(TypeError, match=r"fastmlp.save: model must be (.|\n)*; save its net_$"):
+    with pytest.raises(
+        TypeError, match=r"fastmlp.save: model must be (.|\n)*; save its net_$"
+    ):
         fastmlp.save(model, tmp_path / "model.safetensors")
     # An initializer is in copies and pickles of a net, not in files.
     net = MLP((6, 1), initializer="zeros")
@@ -231,10 +252,14 @@ def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
     assert cross_val_score(shared, X, TWO, cv=3).mean() > 0.5
 
 
-def test_without_scikit_learn_it_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_it_tells_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delitem(sys.modules, "fastmlp.estimators.net_estimators")
     monkeypatch.setitem(sys.modules, "sklearn.utils.multiclass", None)
-    with pytest.raises(ImportError, match=r"MLP.as_estimator needs scikit-learn: pip install"):
+    with pytest.raises(
+        ImportError, match=r"MLP.as_estimator needs scikit-learn: pip install"
+    ):
         MLP((2, 1)).as_estimator()
 
 
@@ -246,7 +271,9 @@ CHECKS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in CHECKS if hasattr(estimator_checks, name)])
+@pytest.mark.parametrize(
+    "name", [name for name in CHECKS if hasattr(estimator_checks, name)]
+)
 def test_scikit_learns_checks_of_settings(name: str) -> None:
     for model in (MLP((2, 3), loss="cross_entropy"), MLP((2, 1))):
         estimator = model.as_estimator()
@@ -278,7 +305,9 @@ def test_they_point_at_the_users_line(name: str) -> None:
     assert places == {(__file__, fit.__code__.co_firstlineno)}
 
 
-@pytest.mark.parametrize("module", ["sklearn", "sklearn.neural_network._multilayer_perceptron"])
+@pytest.mark.parametrize(
+    "module", ["sklearn", "sklearn.neural_network._multilayer_perceptron"]
+)
 @pytest.mark.parametrize("name", FITS)
 def test_filters_for_those_of_scikit_learn_match(name: str, module: str) -> None:
     with warnings.catch_warnings():

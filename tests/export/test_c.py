@@ -61,7 +61,9 @@ def drawn(seed: int, activation: Any, dtype: Any) -> MLP:
     return net
 
 
-KINDS = [(name, dtype) for name in activations.RULES for dtype in ("float32", "float64")]
+KINDS = [
+    (name, dtype) for name in activations.RULES for dtype in ("float32", "float64")
+]
 NETS = {f"net{i}": drawn(i, *kind) for i, kind in enumerate(KINDS)}
 FEW = ["net4", "net11", "net15"]
 
@@ -75,13 +77,20 @@ FEW = ["net4", "net11", "net15"]
         pytest.param("-x c++ -std=c++17 -O3", NETS, id="c++", marks=pytest.mark.slow),
     ],
 )
-def test_predictions_have_the_bits_of_the_net(names: Any, flags: str, tmp_path: Path) -> None:
+def test_predictions_have_the_bits_of_the_net(
+    names: Any, flags: str, tmp_path: Path
+) -> None:
     texts = {name: to_c(NETS[name], prefix=name) for name in names}
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name in names:
         net, dtype = NETS[name], NETS[name].dtype
-        rows = np.random.default_rng(1).normal(0, 3, (9, net.layer_sizes[0])).astype(dtype)
-        expected, got = net.predict(rows), predictions(library, name, rows, net.layer_sizes[-1])
+        rows = (
+            np.random.default_rng(1).normal(0, 3, (9, net.layer_sizes[0])).astype(dtype)
+        )
+        expected, got = (
+            net.predict(rows),
+            predictions(library, name, rows, net.layer_sizes[-1]),
+        )
         # What is below the smallest normal number is 0 in fastmlp.
         got[np.abs(got) < np.finfo(dtype).tiny] = 0
         np.testing.assert_array_equal(got, expected, name)
@@ -90,7 +99,9 @@ def test_predictions_have_the_bits_of_the_net(names: Any, flags: str, tmp_path: 
 
 @needs_gcc
 @pytest.mark.parametrize("prefixes", [("net", "NET"), ("NET", "net"), ("aB_2", "Ab_2")])
-def test_prefixes_that_differ_in_case_alone_are_an_error(prefixes: Any, tmp_path: Path) -> None:
+def test_prefixes_that_differ_in_case_alone_are_an_error(
+    prefixes: Any, tmp_path: Path
+) -> None:
     texts = {p: to_c(MLP((n, 1), seed=0), prefix=p) for n, p in enumerate(prefixes, 2)}
     with pytest.raises(subprocess.CalledProcessError) as caught:
         built(tmp_path, texts, [], capture=True)
@@ -111,7 +122,9 @@ def test_without_fused_multiply_adds(tmp_path: Path) -> None:
 @needs_gcc
 @needs_compiler
 def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
-    texts = {name: to_c(NETS[name], prefix=name, gradient=True) for name in [*NETS][::7]}
+    texts = {
+        name: to_c(NETS[name], prefix=name, gradient=True) for name in [*NETS][::7]
+    }
     failed = [f"0 failures of {10 * NETS[name].layer_sizes[-1]}" for name in texts]
     assert sanitized(tmp_path, texts) == [failed[0], *failed]
 
@@ -129,20 +142,39 @@ def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
 @needs_gcc
 def test_no_call_of_a_library_and_no_state(tmp_path: Path) -> None:
     (tmp_path / "net.h").write_text(to_c(NETS["net9"], prefix="net", tests=0))
-    command = ["gcc", "-O0", "-DNET_IMPLEMENTATION", "-x", "c", "-c", "net.h", "-o", "net.o"]
+    command = [
+        "gcc",
+        "-O0",
+        "-DNET_IMPLEMENTATION",
+        "-x",
+        "c",
+        "-c",
+        "net.h",
+        "-o",
+        "net.o",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     symbols = subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
     assert {line.split()[-2] for line in symbols.splitlines()} <= {*"tTrR"}
-    done = subprocess.run([*command, "-Ofast"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "-Ofast"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert "compile it without -ffast-math" in done.stderr
     exact = ["-D__FLT_EVAL_METHOD__=2", "-U__FLT_EVAL_METHOD__"][::-1]
-    done = subprocess.run([*command, *exact], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *exact], cwd=tmp_path, capture_output=True, text=True
+    )
     assert "compile it with -msse2" in done.stderr
 
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
-FIT: dict[str, Any] = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0, "tol": 0}
+FIT: dict[str, Any] = {
+    "hidden_layer_sizes": (5,),
+    "max_iter": 3,
+    "random_state": 0,
+    "tol": 0,
+}
 THREE = np.array(["a*/", 'b"?\\\n', "größe $real"])[np.digitize(X[:, 0], [-0.5, 0.5])]
 SEARCH: dict[str, Any] = {
     "param_grid": {"alpha": [0.1, 1.0]},
@@ -156,7 +188,9 @@ MODELS: dict[str, Any] = {
     "three": lambda: MLPClassifier(**FIT).fit(X, THREE),
     "lone": lambda: MLPClassifier(**FIT).fit(X, np.zeros(60, int)),
     "labels": lambda: MLPClassifier(**FIT).fit(X, (X[:, :2] > 0).astype(int)),
-    "folded": lambda: fold(make_pipeline(StandardScaler(), MLPRegressor(**FIT)).fit(X, X[:, 0])),
+    "folded": lambda: fold(
+        make_pipeline(StandardScaler(), MLPRegressor(**FIT)).fit(X, X[:, 0])
+    ),
 }
 
 
@@ -166,7 +200,9 @@ MODELS: dict[str, Any] = {
 @unconverged
 def test_every_model(tmp_path: Path) -> None:
     models = {name: make() for name, make in MODELS.items()}
-    texts = {name: to_c(model, prefix=name, test_data=X) for name, model in models.items()}
+    texts = {
+        name: to_c(model, prefix=name, test_data=X) for name, model in models.items()
+    }
     library = built(tmp_path, texts, ["-std=c99", "-O1", "-march=native"])
     for name, model in models.items():
         classes = getattr(model, "classes_", None)
@@ -175,14 +211,20 @@ def test_every_model(tmp_path: Path) -> None:
         expected = model.predict(rows) if classes is None else model.predict_proba(rows)
         expected = expected.reshape(len(rows), -1)
         np.testing.assert_array_equal(
-            predictions(library, name, rows, expected.shape[1]), expected.astype(dtype), name
+            predictions(library, name, rows, expected.shape[1]),
+            expected.astype(dtype),
+            name,
         )
         assert failures(library, name, dtype) == 0
         if classes is not None and name != "labels":
             places = [library[f"{name}_class"](pointer(row)) for row in rows]
             assert (classes[places] == model.predict(rows)).all()
-            strings = (ctypes.c_char_p * len(classes)).in_dll(library, f"{name}_class_names")
-            assert [(text or b"").decode() for text in strings] == [str(label) for label in classes]
+            strings = (ctypes.c_char_p * len(classes)).in_dll(
+                library, f"{name}_class_names"
+            )
+            assert [(text or b"").decode() for text in strings] == [
+                str(label) for label in classes
+            ]
     assert "_class(" not in texts["labels"]
 
 
@@ -193,7 +235,9 @@ def test_every_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activations_of_ones_own(dtype: Any, tmp_path: Path) -> None:
     net = MLP((2, 9, 9, 1), activation=[plain, built_of_others], dtype=dtype, seed=0)
-    library = built(tmp_path, {"net": to_c(net, prefix="net")}, ["-O1", "-march=native"])
+    library = built(
+        tmp_path, {"net": to_c(net, prefix="net")}, ["-O1", "-march=native"]
+    )
     assert failures(library, "net", net.dtype) == 0
 
 
@@ -212,7 +256,9 @@ def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
             (3, 7, n), activation="tanh", loss=loss, dtype="float64", seed=i
         )
         net.parameters[:] = np.random.default_rng(i).normal(size=net.parameters.size)
-    texts = {name: to_c(model, prefix=name, gradient=True) for name, model in models.items()}
+    texts = {
+        name: to_c(model, prefix=name, gradient=True) for name, model in models.items()
+    }
     library = built(tmp_path, texts, ["-std=c99", "-O1"])
     for name, model in models.items():
         predict = getattr(model, "predict_proba", model.predict)
@@ -229,7 +275,9 @@ def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
             )
 
 
-def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(tmp_path: Path) -> None:
+def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(
+    tmp_path: Path,
+) -> None:
     net = MLP((2, 3, 1), seed=0)
     net.feature_names = ["a*/b", "c\nd"]
     path = tmp_path / "net.c"
@@ -239,7 +287,9 @@ def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(tmp_path:
     assert "_TEST" not in to_c(net, tests=0).replace("MODEL_TEST_MAIN", "")
 
 
-def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "net.h"
     path.write_text("old")
 
@@ -255,7 +305,9 @@ def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 @needs_gcc
 @needs_compiler
-@pytest.mark.parametrize(("dtype", "other"), [("float32", "float64"), ("float64", "float32")])
+@pytest.mark.parametrize(
+    ("dtype", "other"), [("float32", "float64"), ("float64", "float32")]
+)
 def test_another_precision(dtype: Any, other: Any, tmp_path: Path) -> None:
     net = MLP((2, 9, 1), activation="tanh", dtype=dtype, seed=0)
     text = to_c(net, prefix="net", dtype=other, test_data=[[0.1, 0.2]] * 3)
@@ -269,7 +321,9 @@ def test_rows_without_finite_predictions_are_left_out() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "i < 2; ++i" in to_c(net, test_data=[[1], [1000], [2]])
-        with pytest.raises(ValueError, match="to_c: no prediction of the test rows is finite"):
+        with pytest.raises(
+            ValueError, match="to_c: no prediction of the test rows is finite"
+        ):
             to_c(net, test_data=[[1000]])
 
 
@@ -279,12 +333,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-to-c.md"
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def commands(start: str) -> list[tuple[str, str]]:
-    pairs = [block.removeprefix("$ ").partition("\n")[::2] for block in blocks("console")]
-    return [(command, printed) for command, printed in pairs if command.startswith(start)]
+    pairs = [
+        block.removeprefix("$ ").partition("\n")[::2] for block in blocks("console")
+    ]
+    return [
+        (command, printed) for command, printed in pairs if command.startswith(start)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +380,9 @@ def test_the_programs_predict_as_the_net(folder: Path) -> None:
 
 
 @needs_compiler
-def test_the_command_writes_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     ((command, _),) = commands("fastmlp ")
     assert main(shlex.split(command)[1:]) == 0

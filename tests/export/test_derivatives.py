@@ -11,7 +11,17 @@ import pandas as pd
 import pytest
 from fitting import unconverged
 from sklearn.dummy import DummyRegressor
-from small_models import CASES, LITTLE, MODELS, TARGETS, X, classifier, net_of, regressor, untrained
+from small_models import (
+    CASES,
+    LITTLE,
+    MODELS,
+    TARGETS,
+    X,
+    classifier,
+    net_of,
+    regressor,
+    untrained,
+)
 from small_models import drawn as drawn_table
 
 from fastmlp import (
@@ -41,7 +51,9 @@ rng = np.random.default_rng(0)
 def drawn(seed: int) -> tuple[MLP, dict[str, Any]]:
     g = np.random.default_rng(seed)
     loss = str(LOSSES[seed % len(LOSSES)])
-    n_outputs = {"three quantiles": 3, "gaussian_nll": 4}.get(loss, int(g.integers(2, 5)))
+    n_outputs = {"three quantiles": 3, "gaussian_nll": 4}.get(
+        loss, int(g.integers(2, 5))
+    )
     hidden = g.choice([1, 2, 3, 8, 15, 33], g.integers(3)).tolist()
     # Each activation is among the seeds.
     names = [ACTIVATIONS[(seed + i) % len(ACTIVATIONS)] for i in range(len(hidden))]
@@ -55,7 +67,11 @@ def drawn(seed: int) -> tuple[MLP, dict[str, Any]]:
         seed=seed,
     )
     net.parameters[:] += 0.3 * g.normal(size=len(net.parameters))
-    return net, {"activations": names, "output_activation": output or "identity", "loss": loss}
+    return net, {
+        "activations": names,
+        "output_activation": output or "identity",
+        "loss": loss,
+    }
 
 
 def rows_for(net: MLP, seed: int, n: int | None = None) -> Any:
@@ -70,13 +86,17 @@ def test_derivatives_are_those_of_complex_steps(seed: int) -> None:
     x = rows_for(net, seed)
     expected = naive.jacobian(net.weights, net.biases, x, **model)
     scale = 1 + np.abs(expected).max()
-    np.testing.assert_allclose(jacobian(net, x), expected, rtol=1e-12, atol=1e-13 * scale)
+    np.testing.assert_allclose(
+        jacobian(net, x), expected, rtol=1e-12, atol=1e-13 * scale
+    )
     places = np.random.default_rng(seed).permutation(net.layer_sizes[-1])[:2]
     some = jacobian(net, x, outputs=places)
     np.testing.assert_array_equal(some, jacobian(net, x)[:, places])
     raw = {**model, "loss": "mse", "output_activation": "identity"}
     expected = naive.jacobian(net.weights, net.biases, x, **raw)
-    np.testing.assert_allclose(jacobian(net, x, raw=True), expected, rtol=1e-12, atol=1e-12 * scale)
+    np.testing.assert_allclose(
+        jacobian(net, x, raw=True), expected, rtol=1e-12, atol=1e-12 * scale
+    )
     single = MLP(net.layer_sizes, activation=model["activations"] or "relu", seed=0)
     single.parameters[:] = net.parameters
     derivatives = jacobian(single, x, raw=True)
@@ -87,7 +107,13 @@ def test_derivatives_are_those_of_complex_steps(seed: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_are_of_one_thread(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    net = MLP((5, 17, 9, 3), activation=["tanh", "relu"], loss="cross_entropy", seed=0, dtype=dtype)
+    net = MLP(
+        (5, 17, 9, 3),
+        activation=["tanh", "relu"],
+        loss="cross_entropy",
+        seed=0,
+        dtype=dtype,
+    )
     x = rows_for(net, 0, 997)
     net.n_threads = 1
     expected = jacobian(net, x)
@@ -110,8 +136,12 @@ def test_kinks_and_activations_of_ones_own() -> None:
     for activation, slope in (("relu", 0.0), ("leaky_relu", 0.01)):
         net = MLP((1, 1, 1), activation=activation, initializer="zeros")  # type: ignore[arg-type]
         net.weights[0][:], net.weights[1][:] = 1, 2
-        assert jacobian(net, [[0.0], [1.0]]).ravel().tolist() == pytest.approx([2 * slope, 2])
-    net = MLP((3, 5, 2), activation=bump, output_activation=bump, dtype="float64", seed=0)
+        assert jacobian(net, [[0.0], [1.0]]).ravel().tolist() == pytest.approx(
+            [2 * slope, 2]
+        )
+    net = MLP(
+        (3, 5, 2), activation=bump, output_activation=bump, dtype="float64", seed=0
+    )
     np.testing.assert_allclose(jacobian(net, X), differences(net.predict, X), atol=1e-8)
 
 
@@ -121,12 +151,16 @@ def bump(z: float) -> tuple[float, float]:
 
 
 def differences(predict: Any, x: Any, h: float = 1e-6) -> Any:
-    columns = [(predict(x + h * e) - predict(x - h * e)) / (2 * h) for e in np.eye(x.shape[1])]
+    columns = [
+        (predict(x + h * e) - predict(x - h * e)) / (2 * h) for e in np.eye(x.shape[1])
+    ]
     return np.stack(columns, axis=-1).reshape(len(x), -1, x.shape[1])
 
 
 @pytest.mark.parametrize(("name", "target"), CASES)
-def test_estimators_are_derived(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimators_are_derived(
+    name: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fastmlp.export.derivatives.BLOCK", 100)
     model = MODELS[name](target)
     if "dtype" in model.get_params():
@@ -138,7 +172,9 @@ def test_estimators_are_derived(name: str, target: str, monkeypatch: pytest.Monk
     assert derivatives.dtype == np.float64
     np.testing.assert_allclose(derivatives, expected, atol=1e-8)
     last = expected.shape[1] - 1
-    np.testing.assert_array_equal(jacobian(model, X, outputs=[last]), derivatives[:, [last]])
+    np.testing.assert_array_equal(
+        jacobian(model, X, outputs=[last]), derivatives[:, [last]]
+    )
     if last == 0 or target in ("two", "one"):
         np.testing.assert_array_equal(gradient(model, X), derivatives[:, last])
 
@@ -148,7 +184,9 @@ def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
     net, model = drawn(seed)
     x = rows_for(net, seed, 5)
     g, n_outputs, loss = np.random.default_rng(seed), net.layer_sizes[-1], model["loss"]
-    y: Any = g.random((5, {"three quantiles": 1, "gaussian_nll": 2}.get(loss, n_outputs)))
+    y: Any = g.random(
+        (5, {"three quantiles": 1, "gaussian_nll": 2}.get(loss, n_outputs))
+    )
     y = g.integers(n_outputs, size=5) if loss == "cross_entropy" else y
 
     def losses(rows: Any) -> Any:
@@ -163,7 +201,10 @@ def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
 @pytest.mark.parametrize(
     ("model", "target"),
     [
-        *[(MLPClassifier(**LITTLE, alpha=3.0), target) for target in ("two", "three", "labels")],
+        *[
+            (MLPClassifier(**LITTLE, alpha=3.0), target)
+            for target in ("two", "three", "labels")
+        ],
         (MLPRegressor(**LITTLE, alpha=3.0), "number"),
         (net_of("two", "binary_cross_entropy").set_params(dtype="float64"), "two"),
         (net_of("three", "cross_entropy").set_params(dtype="float64"), "three"),
@@ -229,7 +270,9 @@ rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(40, 4))
 
 
-def assert_complete(attribution: Attribution, predictions: Any, atol: float = 1e-9) -> None:
+def assert_complete(
+    attribution: Attribution, predictions: Any, atol: float = 1e-9
+) -> None:
     sums = attribution.base + attribution.values.sum(axis=-1)
     np.testing.assert_allclose(sums, predictions, atol=atol)
     assert attribution.values.dtype == np.float64
@@ -242,17 +285,26 @@ def test_values_are_those_of_the_definition(dtype: Any, n_outputs: int) -> None:
     net = MLP((4, 8, 5, n_outputs), activation=["tanh", "silu"], dtype=dtype, seed=1)
     attribution = shap_values(net, ROWS[:3], ROWS[20:27], n_steps=12)
     model: Any = {"activations": ["tanh", "silu"]}
-    weights, biases = ([w.astype(float) for w in each] for each in (net.weights, net.biases))
+    weights, biases = (
+        [w.astype(float) for w in each] for each in (net.weights, net.biases)
+    )
     expected = naive.integrated_gradients(
-        lambda x: naive.jacobian(weights, biases, x, **model), ROWS[:3], ROWS[20:27], 400
+        lambda x: naive.jacobian(weights, biases, x, **model),
+        ROWS[:3],
+        ROWS[20:27],
+        400,
     )
     values = attribution.values.reshape(3, n_outputs, 4)
-    np.testing.assert_allclose(values, expected, atol=1e-5 if dtype == "float64" else 1e-4)
+    np.testing.assert_allclose(
+        values, expected, atol=1e-5 if dtype == "float64" else 1e-4
+    )
     predictions, of_background = net.predict(ROWS[:3]), net.predict(ROWS[20:27])
     if n_outputs == 1:
         predictions, of_background = predictions[:, 0], of_background[:, 0]
         assert isinstance(attribution.base, float)
-    np.testing.assert_allclose(attribution.base, of_background.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        attribution.base, of_background.mean(axis=0), rtol=1e-5, atol=1e-6
+    )
     assert_complete(attribution, predictions, 1e-6)
 
 
@@ -279,12 +331,16 @@ def test_columns_that_equal_the_background_have_no_effect(seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of gaps
         values, base, _ = shap_values(net, rows, background=np.zeros((1, 4)))
-    np.testing.assert_array_equal(values[np.broadcast_to(rows[:, None] == 0, values.shape)], 0)
+    np.testing.assert_array_equal(
+        values[np.broadcast_to(rows[:, None] == 0, values.shape)], 0
+    )
     np.testing.assert_allclose(base + values.sum(axis=2), net.predict(rows), atol=1e-5)
     assert values[0, 0, 0] != 0
 
 
-def test_blocks_of_any_size_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net = MLP((4, 8, 2), activation="tanh", dtype="float64", seed=0)
     expected = shap_values(net, ROWS[:7], ROWS[10:]).values
     for block in (1, 500, 5000):
@@ -335,7 +391,9 @@ def test_drawn_tables_are_attributed_to_their_columns(seed: int) -> None:
     if hasattr(model, "classes_"):
         probabilities = np.log(model.predict_proba(frame[:5]))
         several = probabilities.shape[1] > 2
-        expected = probabilities if several else probabilities[:, 1] - probabilities[:, 0]
+        expected = (
+            probabilities if several else probabilities[:, 1] - probabilities[:, 0]
+        )
     else:
         expected = model.predict(frame[:5])
     assert_complete(attribution, expected, 1e-5)
@@ -379,7 +437,9 @@ def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
 def test_members_that_are_no_nets_are_refused() -> None:
     frame, y = drawn_table()
     extra = [("mean", DummyRegressor())]
-    model = TabularMLPRegressor(n_members=1, max_iter=1, extra_members=extra, random_state=0)
+    model = TabularMLPRegressor(
+        n_members=1, max_iter=1, extra_members=extra, random_state=0
+    )
     model.fit(frame, y)
     model.pack_.extra_weights = np.array([0.5])
     with pytest.raises(NotImplementedError, match="cannot be derived: 'mean'"):
@@ -400,7 +460,9 @@ def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
     rows = np.repeat(ROWS, 50, axis=0)
     with pytest.warns(RuntimeWarning, match="1000 of 2000 rows of background"):
         attribution = shap_values(net, ROWS, rows)
-    np.testing.assert_allclose(attribution.values, shap_values(net, ROWS, ROWS).values, atol=1e-12)
+    np.testing.assert_allclose(
+        attribution.values, shap_values(net, ROWS, ROWS).values, atol=1e-12
+    )
 
 
 def test_what_cannot_be_attributed_and_one_step() -> None:
@@ -412,5 +474,7 @@ def test_what_cannot_be_attributed_and_one_step() -> None:
     net = MLP((4, 5, 1), activation="tanh", dtype="float64", seed=0)
     attribution = shap_values(net, ROWS[:1], ROWS[1:2], n_steps=1)
     middle = jacobian(net, (ROWS[:1] + ROWS[1:2]) / 2)[:, 0] * (ROWS[:1] - ROWS[1:2])
-    unshared = attribution.values - attribution.gap * np.abs(middle) / np.abs(middle).sum()
+    unshared = (
+        attribution.values - attribution.gap * np.abs(middle) / np.abs(middle).sum()
+    )
     np.testing.assert_allclose(unshared, middle, atol=1e-12)

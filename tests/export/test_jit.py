@@ -24,7 +24,9 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 
 pytestmark = unconverged
-compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
+compiled_alone = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code"
+)
 # A loss of each link, and its least number of outputs.
 WITH_LINK: list[tuple[Any, int]] = [
     ("mse", 1), ("binary_cross_entropy", 1), ("poisson", 1), ("cross_entropy", 2),
@@ -34,12 +36,23 @@ WITH_LINK: list[tuple[Any, int]] = [
 
 def drawn_net(seed: int, **more: Any) -> MLP:
     rng = np.random.default_rng(seed)
-    sizes = [int(n) for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))]
+    sizes = [
+        int(n)
+        for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))
+    ]
     loss, least = WITH_LINK[seed % len(WITH_LINK)]
     sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
     dtype: Any = str(rng.choice(["float32", "float64"]))
     activation: Any = [*RULES][seed % len(RULES)]
-    return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1, **more)
+    return MLP(
+        sizes,
+        activation=activation,
+        loss=loss,
+        dtype=dtype,
+        seed=seed,
+        n_threads=1,
+        **more,
+    )
 
 
 def rows_of(net: MLP, n: int = 3) -> Any:
@@ -66,7 +79,9 @@ def test_bits_are_those_of_the_net(seed: int, function: Callable[..., None]) -> 
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_bits_are_those_of_the_model(name: str, target: str) -> None:
     model = MODELS[name](target).fit(X, TARGETS[target])
-    expected = model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
+    expected = (
+        model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
+    )
     out = np.empty((len(X), expected.size // len(X)))
     predict(jit.compiled(model), X, out)
     assert np.array_equal(out, expected.reshape(out.shape))
@@ -81,7 +96,11 @@ EXPECTED = NET.predict(ROW[None])[0]
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
-    rows, out, strided = np.arange(6).reshape(2, 3)[::-1], np.empty((2, 2)), np.empty(4)[::2]
+    rows, out, strided = (
+        np.arange(6).reshape(2, 3)[::-1],
+        np.empty((2, 2)),
+        np.empty(4)[::2],
+    )
     function(HANDLE, rows, out)
     assert np.array_equal(out, NET.predict(rows.astype(np.float32)))
     booleans = np.array([True, False, False, True, True, False])[::2]
@@ -107,7 +126,12 @@ def test_predictions_in_the_place_of_the_row(function: Callable[..., None]) -> N
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize(
     "make_copy",
-    [copy.copy, copy.deepcopy, lambda h: pickle.loads(pickle.dumps(h)), lambda h: np.append(h, h)],
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda h: pickle.loads(pickle.dumps(h)),
+        lambda h: np.append(h, h),
+    ],
 )
 def test_a_copy_is_refused(make_copy: Any, function: Callable[..., None]) -> None:
     with pytest.raises(ValueError, match="the handle is a copy, or of another process"):
@@ -140,8 +164,14 @@ def test_lengths_are_checked(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((np.zeros(1), ROW, np.zeros(2)), "the handle must be an array that jit.compiled has made"),
-        ((HANDLE, np.zeros((1, 1, 3)), np.zeros(2)), "x must be an array of one or two dimensions"),
+        (
+            (np.zeros(1), ROW, np.zeros(2)),
+            "the handle must be an array that jit.compiled has made",
+        ),
+        (
+            (HANDLE, np.zeros((1, 1, 3)), np.zeros(2)),
+            "x must be an array of one or two dimensions",
+        ),
         ((HANDLE, ROW, np.zeros((1, 2))), "out must be an array of floats"),
         ((HANDLE, ROW, np.zeros(2, int)), "out must be an array of floats"),
         ((HANDLE, ROW + 0j, np.zeros(2)), "of real numbers"),
@@ -158,7 +188,9 @@ def test_a_value() -> None:
     handle, expected = jit.compiled(net), float(net.predict(ROW[None])[0, 0])
     for function in (value, jit.value):
         assert function(handle, ROW) == function(handle, (0.5, -1, 2)) == expected
-        with pytest.raises(ValueError, match=r"jit.value: the model has several outputs"):
+        with pytest.raises(
+            ValueError, match=r"jit.value: the model has several outputs"
+        ):
             function(HANDLE, ROW)
         with pytest.raises(ValueError, match="another length"):
             function(handle, ROW[:2])
@@ -261,7 +293,9 @@ def test_cached_code_takes_another_net_in_another_process(
     monkeypatch.syspath_prepend(tmp_path)
     simulate = importlib.import_module("simulation").simulate
     assert simulate((4, 32, 32, 1), "tanh") == [0, 1]
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from simulation import simulate; "
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from simulation import simulate; "
+    )
     printed = python(f"{script}print(simulate((7, 64, 16, 1), 'gelu'))", tmp_path)
     assert printed == "[1, 0]\n"
 
@@ -281,7 +315,9 @@ def test_scipy_integrates_a_net() -> None:
     net = MLP((1, 16, 1), activation="tanh", dtype="float64", seed=0)
     points, weights = np.polynomial.legendre.leggauss(100)
     expected = weights @ net.predict((points + 1)[:, None])[:, 0]
-    np.testing.assert_allclose(quad(jit.scipy_callable(jit.compiled(net)), 0, 2)[0], expected)
+    np.testing.assert_allclose(
+        quad(jit.scipy_callable(jit.compiled(net)), 0, 2)[0], expected
+    )
     of_two = jit.scipy_callable(jit.compiled(MLP((2, 1))))
     with pytest.warns(IntegrationWarning):
         assert np.isnan(quad(of_two, 0, 2)[0])
@@ -321,10 +357,16 @@ def learn(steps: Any, handle: Any, X: Any, y: Any, slopes: Any) -> float:
 
 LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adam": ((3, 8, 2), {}),
-    "labels": ((3, 8, 3), {"loss": "cross_entropy", "activation": "tanh", "dtype": "float64"}),
+    "labels": (
+        (3, 8, 3),
+        {"loss": "cross_entropy", "activation": "tanh", "dtype": "float64"},
+    ),
     "schedule": ((3, 4, 1), {"optimizer": SGD(Cosine(0.1, n_steps=7), momentum=0.9)}),
     "dropout": ((3, 16, 1), {"dropout": 0.3}),
-    "counts": ((3, 8, 1), {"loss": "poisson", "optimizer": Adam(0.01, global_clipnorm=0.1)}),
+    "counts": (
+        (3, 8, 1),
+        {"loss": "poisson", "optimizer": Adam(0.01, global_clipnorm=0.1)},
+    ),
     "deviations": ((3, 8, 2), {"loss": "gaussian_nll", "l2": 0.01}),
 }
 
@@ -433,7 +475,10 @@ def vjp(handle: Any, X: Any, slopes: Any, by_parameters: Any, by_inputs: Any) ->
 def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -> None:
     rng, net = np.random.default_rng(seed), drawn_net(seed, l2=0.3, input_dropout=0.2)
     n_rows, sizes = int(rng.choice([1, 6, 33, 520])), net.layer_sizes
-    X, slopes = rng.normal(size=(n_rows, sizes[0])), rng.normal(size=(n_rows, sizes[-1]))
+    X, slopes = (
+        rng.normal(size=(n_rows, sizes[0])),
+        rng.normal(size=(n_rows, sizes[-1])),
+    )
     gradient, by_inputs = np.empty(net.parameters.size), np.empty_like(X)
     expected, of_inputs = net.vjp(X, slopes)
     with jit.learner(net, batch_size=n_rows, n_steps=1) as handle:
@@ -488,8 +533,15 @@ def learn_each(handles: Any, X: Any, y: Any, out: Any) -> None:
 
 @pytest.mark.slow
 def test_nets_of_a_list_are_trained_side_by_side() -> None:
-    optimizers: list[Any] = [Adam(0.01), Adam(0.01), SGD(0.1), Adam(Cosine(0.1, n_steps=3))]
-    nets = [MLP((3, 4 + i, 2), seed=i, optimizer=rule) for i, rule in enumerate(optimizers)]
+    optimizers: list[Any] = [
+        Adam(0.01),
+        Adam(0.01),
+        SGD(0.1),
+        Adam(Cosine(0.1, n_steps=3)),
+    ]
+    nets = [
+        MLP((3, 4 + i, 2), seed=i, optimizer=rule) for i, rule in enumerate(optimizers)
+    ]
     nets[0].train_on_batch(np.ones((6, 3)), np.ones((6, 2)))
     others, out = [copy.copy(net) for net in nets], np.empty((4, 2))
     X, y = np.random.default_rng(0).normal(size=(2, 6, 3))
@@ -524,7 +576,10 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
 def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
     net, raw = drawn_net(seed), seed % 4 < 2
     x, handle = rows_of(net), jit.compiled(net, raw=raw)
-    expected, predicted = jacobian(net, x, raw=raw), (net.predict_raw if raw else net.predict)(x)
+    expected, predicted = (
+        jacobian(net, x, raw=raw),
+        (net.predict_raw if raw else net.predict)(x),
+    )
     out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
     bound = 1e-12 if net.dtype == np.float64 else 2e-6
     for row, values, slopes in zip(x, predicted, expected, strict=True):
@@ -543,7 +598,9 @@ def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
     model.fit(X, TARGETS[target])
     expected, handle = jacobian(model, X), jit.compiled(model)
     rows = np.asarray(X, expected.dtype)
-    predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
+    predicted = (
+        model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
+    )
     bound = 1e-12 if expected.dtype == np.float64 else 2e-6
     out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
     for r in range(0, len(X), 7):
@@ -563,7 +620,11 @@ def test_gradients_are_checked(function: Callable[..., None]) -> None:
         function(none, ROW, np.empty(2), grad)
     with pytest.raises(ValueError, match="the handle is a copy"):
         function(HANDLE.copy(), ROW, np.empty(2), grad)
-    for x, out, place in ((ROW[:2], 2, grad), (ROW, 1, grad), (ROW, 2, np.empty((3, 2)))):
+    for x, out, place in (
+        (ROW[:2], 2, grad),
+        (ROW, 1, grad),
+        (ROW, 2, np.empty((3, 2))),
+    ):
         with pytest.raises(ValueError, match="another length"):
             function(HANDLE, x, np.empty(out), place)
     net = MLP((3, 1), seed=0)

@@ -45,7 +45,14 @@ pytestmark = [unconverged, needs_compiler]
 
 # In float32 sums are of another order, and links may be steep.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-LOSSES = ("mse", "binary_cross_entropy", "cross_entropy", "poisson", "quantile", "gaussian_nll")
+LOSSES = (
+    "mse",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "poisson",
+    "quantile",
+    "gaussian_nll",
+)
 rng = np.random.default_rng(0)
 
 
@@ -55,7 +62,9 @@ def run(graph: Any, rows: Any) -> list[Any]:
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     names = [node.name for node in session.get_inputs()]
-    result: list[Any] = session.run(None, rows if isinstance(rows, dict) else {names[0]: rows})
+    result: list[Any] = session.run(
+        None, rows if isinstance(rows, dict) else {names[0]: rows}
+    )
     return result
 
 
@@ -67,15 +76,21 @@ def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
     for loss in LOSSES:
         setting: Any = fastmlp.Quantile([0.1, 0.5, 0.9]) if loss == "quantile" else loss
         n = {"quantile": 3, "cross_entropy": 3, "gaussian_nll": 4}.get(loss, 2)
-        net = MLP((3, 7, 5, n), activation=activation, loss=setting, dtype=dtype, seed=1)
+        net = MLP(
+            (3, 7, 5, n), activation=activation, loss=setting, dtype=dtype, seed=1
+        )
         if activation == "gelu" and dtype == "float64":
-            with pytest.raises(NotImplementedError, match="to_onnx: gelu needs the node Erf"):
+            with pytest.raises(
+                NotImplementedError, match="to_onnx: gelu needs the node Erf"
+            ):
                 to_onnx(net, dtype=dtype)
             continue
         (values,) = run(to_onnx(net, dtype=dtype), rows)
         assert values.dtype == dtype
         tolerance = TOLERANCE[dtype]
-        np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            values, net.predict(rows), rtol=tolerance, atol=tolerance
+        )
 
 
 def net_of(*own: Any, dtype: Any = "float32") -> MLP:
@@ -91,12 +106,16 @@ def test_activations_of_ones_own(rule: Any, dtype: Any) -> None:
     net, rows = net_of(rule, rule, dtype=dtype), rng.normal(size=(50, 3)).astype(dtype)
     (values,) = run(to_onnx(net, dtype=dtype), rows)
     tolerance = TOLERANCE[dtype]
-    np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        values, net.predict(rows), rtol=tolerance, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("rule", [branch, of_numpy])
 def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
-    with pytest.raises(NotImplementedError, match=f"to_onnx: the activation '{rule.__name__}' is"):
+    with pytest.raises(
+        NotImplementedError, match=f"to_onnx: the activation '{rule.__name__}' is"
+    ):
         to_onnx(net_of(rule))
 
 
@@ -138,15 +157,21 @@ def test_models_of_tables() -> None:
     graph = to_onnx(model, dtype="float64")
     assert [node.name for node in graph.graph.input] == ["X"]
     (values,) = run(graph, numbers)
-    np.testing.assert_allclose(values[:, 0], model.predict(numbers), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        values[:, 0], model.predict(numbers), rtol=1e-5, atol=1e-6
+    )
 
 
 OUTPUTS = ["label", "probabilities", "variable"]
 
 
-@pytest.mark.parametrize("more", [[], ["predicted_label"], ["cast_1", "constant_2", "gather_5"]])
+@pytest.mark.parametrize(
+    "more", [[], ["predicted_label"], ["cast_1", "constant_2", "gather_5"]]
+)
 @pytest.mark.parametrize("kind", [TabularMLPRegressor, TabularMLPClassifier])
-def test_columns_may_have_the_names_of_outputs_and_nodes(kind: Any, more: list[str]) -> None:
+def test_columns_may_have_the_names_of_outputs_and_nodes(
+    kind: Any, more: list[str]
+) -> None:
     X = pd.DataFrame({name: rng.choice([0.5, 2, 7], 60) for name in OUTPUTS + more})
     X["town"] = rng.choice(["Bern", "Chur"], 60)
     model = kind(n_members=1, max_iter=1, random_state=0).fit(X, X["label"] > 1)
@@ -154,8 +179,14 @@ def test_columns_may_have_the_names_of_outputs_and_nodes(kind: Any, more: list[s
     names = [one.name for one in (*graph.graph.input, *graph.graph.output)]
     assert sorted(names[: len(X.columns)]) == sorted(X)
     assert len({*names}) == len(names)
-    expected = model.predict(X) if kind is TabularMLPRegressor else model.predict_proba(X)[:, 1]
-    np.testing.assert_allclose(run(graph, columns_of(X))[-1][:, -1], expected, atol=1e-5)
+    expected = (
+        model.predict(X)
+        if kind is TabularMLPRegressor
+        else model.predict_proba(X)[:, 1]
+    )
+    np.testing.assert_allclose(
+        run(graph, columns_of(X))[-1][:, -1], expected, atol=1e-5
+    )
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -163,9 +194,14 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     graph = to_onnx(net, path, opset=15)
     assert onnx.load(path) == graph
-    assert {item.domain: item.version for item in graph.opset_import} == {"": 15, "ai.onnx.ml": 2}
+    assert {item.domain: item.version for item in graph.opset_import} == {
+        "": 15,
+        "ai.onnx.ml": 2,
+    }
     before = path.read_bytes()
-    with pytest.raises(NotImplementedError, match="activation 'branch' is more than arithmetic"):
+    with pytest.raises(
+        NotImplementedError, match="activation 'branch' is more than arithmetic"
+    ):
         to_onnx(net_of(branch), path)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
@@ -184,7 +220,11 @@ def run_table(model: Any, X: Any, **keywords: Any) -> list[Any]:
     ).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     if isinstance(X, pd.DataFrame):
-        rows = {name: X[[name]].fillna("").to_numpy() for name in X if X[name].dtype == object}
+        rows = {
+            name: X[[name]].fillna("").to_numpy()
+            for name in X
+            if X[name].dtype == object
+        }
         rows |= {name: X[[name]].to_numpy() for name in X if name not in rows}
     else:
         rows = {"X": X}
@@ -200,16 +240,26 @@ def run_table(model: Any, X: Any, **keywords: Any) -> list[Any]:
 def test_boosted_trees(kind: str) -> None:
     model, frame = with_trees(kind)
     X, (_, grown) = complete(frame), model.extra_members_[0]
-    ends = grown.numbers[grown.features == [*model.schema_.numeric_names].index("income")]
-    near = np.concatenate([ends, np.nextafter(ends, -np.inf), np.nextafter(ends, np.inf)])
+    ends = grown.numbers[
+        grown.features == [*model.schema_.numeric_names].index("income")
+    ]
+    near = np.concatenate(
+        [ends, np.nextafter(ends, -np.inf), np.nextafter(ends, np.inf)]
+    )
     at_ends = X.iloc[np.arange(len(near)) % len(X)].assign(income=near, town="Rome")
     X = pd.concat([X, at_ends.astype(X.dtypes)])
     if hasattr(model, "classes_"):
-        np.testing.assert_allclose(run_table(model, X)[1], model.predict_proba(X), atol=1e-6)
+        np.testing.assert_allclose(
+            run_table(model, X)[1], model.predict_proba(X), atol=1e-6
+        )
     else:
-        np.testing.assert_allclose(run_table(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
+        np.testing.assert_allclose(
+            run_table(model, X)[0][:, 0], model.predict(X), rtol=1e-5
+        )
     graph = fastmlp.to_onnx(model).graph
-    assert {one.name for one in graph.initializer} <= {x for node in graph.node for x in node.input}
+    assert {one.name for one in graph.initializer} <= {
+        x for node in graph.node for x in node.input
+    }
 
 
 def test_a_tree_that_is_a_long_chain() -> None:
@@ -260,23 +310,31 @@ def test_other_losses(loss: Any, seed: int) -> None:
 def complete(X: pd.DataFrame) -> pd.DataFrame:
     """Return a frame that begins with a row of all values: types of inputs are read from it."""
     first = X[X["town"].notna() & X["income"].notna()].index[0]
-    return pd.concat([X.loc[[first]], X]).assign(town=lambda item: item["town"].astype(object))
+    return pd.concat([X.loc[[first]], X]).assign(
+        town=lambda item: item["town"].astype(object)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grown", [False, True])
-def test_numbers_with_missing_values(grown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_with_missing_values(
+    grown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 5)
     few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "trees": grown}
     model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
     assert {member.encoding for member in model.members_} >= {0, 1}
     for dtype in (np.float32, np.float64):
-        X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
+        X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(
+            dtype
+        )
         (result,) = run_table(model, X)
         assert result.dtype == dtype
         assert result.shape == (len(X), 1)
         np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
-    (none,) = run_table(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))])
+    (none,) = run_table(
+        model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))]
+    )
     assert none.shape == (0, 1)
 
 
@@ -290,7 +348,9 @@ def test_classes(classes: list[Any]) -> None:
     np.testing.assert_allclose(p, model.predict_proba(NUMBERS), atol=1e-6)
     assert [
         len(each)
-        for each in run_table(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, 4]))])
+        for each in run_table(
+            model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, 4]))]
+        )
     ] == [0, 0]
 
 
@@ -308,7 +368,9 @@ def test_columns_of_texts_and_truth_are_inputs_of_their_own() -> None:
 
 
 def test_categories_of_numbers_and_of_many_levels() -> None:
-    X = np.stack([rng.integers(0, 40, 400), rng.integers(0, 3, 400) / 4, rng.normal(size=400)], 1)
+    X = np.stack(
+        [rng.integers(0, 40, 400), rng.integers(0, 3, 400) / 4, rng.normal(size=400)], 1
+    )
     y = rng.normal(size=40)[X[:, 0].astype(int)] + X[:, 1]
     model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0, 1]).fit(X, y)
     assert "statistics" in model.pack_.encodings[0].parts
@@ -329,11 +391,17 @@ def test_tables_of_texts_levels_and_before_fit() -> None:
     X, y = drawn()
     towns = X[["town"]].fillna("none").astype(object).to_numpy()
     model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
-    (result,) = run_table(model, towns, initial_types=[("X", StringTensorType([None, 1]))])
+    (result,) = run_table(
+        model, towns, initial_types=[("X", StringTensorType([None, 1]))]
+    )
     np.testing.assert_allclose(result[:, 0], model.predict(towns), rtol=1e-5)
-    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(NUMBERS, SUM)
+    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(
+        NUMBERS, SUM
+    )
     (result,) = run_table(whole, NUMBERS)
-    np.testing.assert_allclose(result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5
+    )
     with pytest.raises(Exception, match="not fitted"):
         skl2onnx.to_onnx(TabularMLPRegressor(), NUMBERS)
 
@@ -342,9 +410,9 @@ DATED = pd.DataFrame({"a": np.arange(40.0), "when": ["2024-03-01", "2024-03-05"]
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "trees": (
         lambda: skl2onnx.to_onnx(
-            TabularMLPRegressor(**FEW, cv=2, extra_members=[DecisionTreeRegressor()]).fit(
-                X := np.repeat(np.arange(20.0), 10)[:, None], np.cos(9 * X[:, 0])
-            ),
+            TabularMLPRegressor(
+                **FEW, cv=2, extra_members=[DecisionTreeRegressor()]
+            ).fit(X := np.repeat(np.arange(20.0), 10)[:, None], np.cos(9 * X[:, 0])),
             X,
         ),
         "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
@@ -387,7 +455,9 @@ def test_what_has_no_graph(case: str) -> None:
 def test_levels_that_are_one_number_in_float32() -> None:
     X = np.stack([np.tile([2.0**24, 2.0**24 + 1], 40), rng.normal(size=80)], axis=1)
     model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0]).fit(X, -X[:, 1])
-    with pytest.raises(NotImplementedError, match="'x0' has levels that are the same number in"):
+    with pytest.raises(
+        NotImplementedError, match="'x0' has levels that are the same number in"
+    ):
         skl2onnx.to_onnx(model, X)
 
 

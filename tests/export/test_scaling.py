@@ -16,7 +16,12 @@ import skl2onnx
 from fitting import unconverged
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
 
 import fastmlp
 from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, Standardizer, fold
@@ -90,7 +95,9 @@ def test_moments_and_quartiles_are_those_of_scikit_learn(form: str) -> None:
     scaler, peer = Standardizer(robust=True).fit(SOURCES[form]()), RobustScaler().fit(X)
     np.testing.assert_allclose(scaler.center, peer.center_, rtol=1e-12)
     np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
-    np.testing.assert_allclose(scaler.transform(X), peer.transform(X), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        scaler.transform(X), peer.transform(X), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("robust", [False, True])
@@ -135,7 +142,9 @@ def test_columns_by_name() -> None:
     scaler = Standardizer().fit(FRAME)
     mixed = FRAME[NAMES[::-1]].assign(id="u")
     assert scaler.transform(mixed).tobytes() == scaler.transform(FRAME).tobytes()
-    with pytest.raises(ValueError, match=r"transform: X lacks 1 of the 6 known columns: 'a'$"):
+    with pytest.raises(
+        ValueError, match=r"transform: X lacks 1 of the 6 known columns: 'a'$"
+    ):
         scaler.transform(FRAME.drop(columns="a"))
     assert scaler.partial_fit(mixed).n_rows == 2 * N
     blocks = Blocks.from_arrow(pa.table(FRAME), target="a", rows=500)
@@ -185,10 +194,15 @@ def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
     whole = fold(net, fitted)
     expected = net.predict(fitted.transform(FRAME_FOLDED))
     tolerance = 1e-4 if dtype == "float32" else 1e-11
-    np.testing.assert_allclose(whole.predict(X_FOLDED), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        whole.predict(X_FOLDED), expected, rtol=tolerance, atol=tolerance
+    )
     assert net.parameters.tobytes() == before.tobytes()
     assert whole.feature_names == (*"abcd",)
-    assert whole.predict(FRAME_FOLDED[[*"dcba"]]).tobytes() == whole.predict(X_FOLDED).tobytes()
+    assert (
+        whole.predict(FRAME_FOLDED[[*"dcba"]]).tobytes()
+        == whole.predict(X_FOLDED).tobytes()
+    )
     assert (whole.n_steps, net.n_steps) == (0, 14)
     whole.save(tmp_path / "net")
     assert (
@@ -199,8 +213,15 @@ def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
 
 def test_a_pipeline() -> None:
     nested = make_pipeline(RobustScaler(), MaxAbsScaler())
-    steps = [("first", StandardScaler()), ("none", "passthrough"), ("nested", nested), ("no", None)]
-    model = Pipeline([*steps, ("net", MLPClassifier(**SMALL))]).fit(FRAME_FOLDED, LABELS)
+    steps = [
+        ("first", StandardScaler()),
+        ("none", "passthrough"),
+        ("nested", nested),
+        ("no", None),
+    ]
+    model = Pipeline([*steps, ("net", MLPClassifier(**SMALL))]).fit(
+        FRAME_FOLDED, LABELS
+    )
     whole = fold(model)
     assert type(whole) is MLPClassifier
     expected = model.predict_proba(FRAME_FOLDED)
@@ -215,18 +236,24 @@ def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
     whole, path = fold(model), tmp_path / "model"
     fastmlp.save(whole, path, include_training_state=True)
     expected = model.predict(X_FOLDED)
-    np.testing.assert_allclose(fastmlp.load(path).predict(X_FOLDED), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        fastmlp.load(path).predict(X_FOLDED), expected, rtol=1e-10
+    )
     graph = skl2onnx.to_onnx(whole, X_FOLDED[:1])
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     (result,) = session.run(None, {"X": X_FOLDED})
     np.testing.assert_allclose(result[:, 0], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("transformer", [StandardScaler(), MinMaxScaler(), MaxAbsScaler(), None])
+@pytest.mark.parametrize(
+    "transformer", [StandardScaler(), MinMaxScaler(), MaxAbsScaler(), None]
+)
 def test_scaled_targets(transformer: Any) -> None:
     inner = make_pipeline(StandardScaler(), MLPRegressor(**SMALL))
     for targets in (Y, np.column_stack([Y, 100 * X_FOLDED[:, 1], -Y])):
-        model = TransformedTargetRegressor(inner, transformer=transformer).fit(X_FOLDED, targets)
+        model = TransformedTargetRegressor(inner, transformer=transformer).fit(
+            X_FOLDED, targets
+        )
         whole = fold(model)
         np.testing.assert_allclose(
             whole.predict(X_FOLDED), model.predict(X_FOLDED), rtol=1e-9, atol=1e-9
@@ -241,7 +268,9 @@ def test_scaled_targets(transformer: Any) -> None:
 def test_a_column_whose_spread_is_lost() -> None:
     x = np.column_stack([rng.normal(1e9, 1, 50), rng.normal(0, 1, 50)])
     scaler = Standardizer().fit(x)
-    words = r"fold: rounding of column 0 to float32 changes its scaled values by up to \d"
+    words = (
+        r"fold: rounding of column 0 to float32 changes its scaled values by up to \d"
+    )
     with pytest.warns(RuntimeWarning, match=words):
         fold(MLP((2, 1), seed=0), scaler)
     fold(MLP((2, 1), seed=0, dtype="float64"), scaler)

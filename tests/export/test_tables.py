@@ -50,14 +50,19 @@ def binary() -> Any:
     X, y = drawn(90, 3)
     levels = pd.Categorical(np.arange(90) % 4).rename_categories([0, 1, 2, "@STARTS"])
     frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": levels})
-    model, high = TabularMLPClassifier(**FEW, monotonic_cst={"age": 1}), y > np.median(y)
+    model, high = (
+        TabularMLPClassifier(**FEW, monotonic_cst={"age": 1}),
+        y > np.median(y),
+    )
     return model.fit(frame, high, X_val=frame[::3], y_val=high[::3]), frame
 
 
 @cache
 def counts() -> Any:
     X, y = drawn()[0], np.exp(drawn()[1] / 2).round()
-    return TabularMLPRegressor(**FEW, loss="poisson").fit(X, y, X_val=X[::3], y_val=y[::3]), X
+    return TabularMLPRegressor(**FEW, loss="poisson").fit(
+        X, y, X_val=X[::3], y_val=y[::3]
+    ), X
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -73,16 +78,22 @@ def cases(seeds: range, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Models from files, and their tables; those of seeds are of columns of drawn kinds."""
     models = {f"drawn{seed}": untrained(seed) for seed in seeds}
     models |= {name: make() for name, make in MODELS.items()}
-    return {name: (reloaded(model, folder / "model"), X) for name, (model, X) in models.items()}
+    return {
+        name: (reloaded(model, folder / "model"), X)
+        for name, (model, X) in models.items()
+    }
 
 
 @pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @pytest.mark.parametrize(
-    ("flags", "seeds"), [("-std=c99 -O1", range(N_SEEDS)), ("-x c++ -std=c++17 -O3", range(3))]
+    ("flags", "seeds"),
+    [("-std=c99 -O1", range(N_SEEDS)), ("-x c++ -std=c++17 -O3", range(3))],
 )
-def test_c_files_have_the_bits_of_tables(flags: str, seeds: range, tmp_path: Path) -> None:
+def test_c_files_have_the_bits_of_tables(
+    flags: str, seeds: range, tmp_path: Path
+) -> None:
     models = cases(seeds, tmp_path)
     texts = {
         name: to_c(model, prefix=name, test_data=None if name > "drawn2" else X)
@@ -104,14 +115,21 @@ def test_c_files_have_the_bits_of_tables(flags: str, seeds: range, tmp_path: Pat
 @needs_compiler
 @pytest.mark.parametrize(
     ("flags", "kinds"),
-    [("-std=c99 -O1", WITH_TREES), ("-x c++ -std=c++17 -O1", ["multiclass", "many levels"])],
+    [
+        ("-std=c99 -O1", WITH_TREES),
+        ("-x c++ -std=c++17 -O1", ["multiclass", "many levels"]),
+    ],
 )
-def test_c_files_have_the_bits_of_boosted_trees(flags: str, kinds: Any, tmp_path: Path) -> None:
+def test_c_files_have_the_bits_of_boosted_trees(
+    flags: str, kinds: Any, tmp_path: Path
+) -> None:
     models = {f"trees{i}": with_trees(kind) for i, kind in enumerate(kinds)}
     texts = {name: to_c(model, prefix=name) for name, (model, _) in models.items()}
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name, (model, X) in models.items():
-        new = X[:1].assign(town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {}))
+        new = X[:1].assign(
+            town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {})
+        )
         rows = pd.concat([X[:300], *[new] * 4])
         codes, expected = model.codes(rows), expected_of(model, rows)
         for row, code in zip(codes[-4:], (np.nan, -7, 300, 1e300), strict=True):
@@ -134,9 +152,14 @@ def test_no_call_of_a_library(tmp_path: Path) -> None:
 @needs_compiler
 def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
     model, X = binary()
-    library = built(tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"])
+    library = built(
+        tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"]
+    )
     schema, names = model.schema_, list(X)
-    row, new = np.full(len(names), np.nan), pd.DataFrame({name: [None] for name in names})
+    row, new = (
+        np.full(len(names), np.nan),
+        pd.DataFrame({name: [None] for name in names}),
+    )
     new = new.astype({"age": float, "income": float})
     rows = [row, np.where(np.isnan(row), -1, row), np.full(len(names), 1e9)]
     for each, codes in zip(rows, [row, row, row], strict=True):
@@ -158,9 +181,13 @@ def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
 @needs_compiler
 def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
     models = {name: make()[0] for name, make in MODELS.items()}
-    models |= {f"trees_{kind}": with_trees(kind)[0] for kind in ("binary", "multiclass")}
+    models |= {
+        f"trees_{kind}": with_trees(kind)[0] for kind in ("binary", "multiclass")
+    }
     texts = {name: to_c(model, prefix=name) for name, model in models.items()}
-    n_outputs = [max(len(getattr(model, "classes_", ())), 1) for model in models.values()]
+    n_outputs = [
+        max(len(getattr(model, "classes_", ())), 1) for model in models.values()
+    ]
     failed = [f"0 failures of {10 * n}" for n in n_outputs]
     assert sanitized(tmp_path, texts) == [failed[0], *failed]
 
@@ -169,8 +196,13 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
-    models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path) | {"trees": with_trees("multiclass")}
-    texts = {name: to_c(model, prefix=name, test_data=X) for name, (model, X) in models.items()}
+    models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path) | {
+        "trees": with_trees("multiclass")
+    }
+    texts = {
+        name: to_c(model, prefix=name, test_data=X)
+        for name, (model, X) in models.items()
+    }
     library = built(tmp_path, texts, OF_CLANG, "clang")
     for name in models:
         assert failures(library, name, np.float64) == 0
@@ -189,8 +221,14 @@ def test_nets_of_double_numbers(tmp_path: Path) -> None:
 def test_columns_and_levels_stand_in_the_c_file() -> None:
     text = to_c(binary()[0])
     assert "0: age, a number; NAN where it is missing\n" in text
-    assert "1: town, a level: 0 Bern, 1 Chur, 2 Genf, 3 Zug; -1 where it is missing" in text
-    assert "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, MODEL_X_A_B, " in text
+    assert (
+        "1: town, a level: 0 Bern, 1 Chur, 2 Genf, 3 Zug; -1 where it is missing"
+        in text
+    )
+    assert (
+        "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, MODEL_X_A_B, "
+        in text
+    )
     assert "MODEL_X_A__B };" in text
     assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 @STARTS;" in text
     frame = pd.DataFrame({"t": [f"text {i}" for i in range(60)] * 10})
@@ -199,16 +237,28 @@ def test_columns_and_levels_stand_in_the_c_file() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     X, _ = drawn()
     save(classifier(), "model.safetensors")
     X.assign(other=1).to_csv("rows.csv", index=False)
     assert main(["export", "model.safetensors", "model.h"]) == 0
     assert Path("model.h").read_text() == to_c(classifier(), "model.h")
-    command = ["export", "model.safetensors", "model.c", "--tests", "20", "--test-data", "rows.csv"]
+    command = [
+        "export",
+        "model.safetensors",
+        "model.c",
+        "--tests",
+        "20",
+        "--test-data",
+        "rows.csv",
+    ]
     assert main(command) == 0
-    assert Path("model.c").read_text() == to_c(classifier(), "model.c", tests=20, test_data=X)
+    assert Path("model.c").read_text() == to_c(
+        classifier(), "model.c", tests=20, test_data=X
+    )
     Path("rows.csv").write_text(",".join(X) + "\n")
     assert main([*command, "--force"]) == 1
 
@@ -229,7 +279,9 @@ def test_codes_are_rows_of_the_columns_that_are_read() -> None:
     assert parts == ("month", "day", "weekday", "days")
     np.testing.assert_array_equal(codes[:, 0], [1, 0, -1, 1] * 8)
     np.testing.assert_array_equal(codes[:, -1], frame["size"])
-    np.testing.assert_array_equal(codes[:3, 1:5], [[1, 30, 1, 0], [1, 31, 2, 1], [2, 1, 3, 2]])
+    np.testing.assert_array_equal(
+        codes[:3, 1:5], [[1, 30, 1, 0], [1, 31, 2, 1], [2, 1, 3, 2]]
+    )
     names = ("town", *(f"day ({part})" for part in parts), "size")
     assert model._table_parts("to_c").feature_names == names
     assert "1: day (month), a number;" in to_c(model)
@@ -240,7 +292,10 @@ def with_another_member() -> Any:
 
     X = np.random.default_rng(0).normal(size=(60, 2))
     model = TabularMLPRegressor(
-        **FEW, extra_members=[("tree", DecisionTreeRegressor())], ensemble="mean", max_members=9
+        **FEW,
+        extra_members=[("tree", DecisionTreeRegressor())],
+        ensemble="mean",
+        max_members=9,
     )
     return model.fit(X, 2 * X[:, 0])
 
@@ -249,8 +304,18 @@ def with_another_member() -> Any:
     ("make", "options", "kind", "words"),
     [
         (TabularMLPRegressor, {}, ValueError, "is not fitted"),
-        (regressor, {"gradient": True}, NotImplementedError, "levels of a model of tables have no"),
-        (with_another_member, {}, NotImplementedError, "to_c: the ensemble holds 'tree' with wei"),
+        (
+            regressor,
+            {"gradient": True},
+            NotImplementedError,
+            "levels of a model of tables have no",
+        ),
+        (
+            with_another_member,
+            {},
+            NotImplementedError,
+            "to_c: the ensemble holds 'tree' with wei",
+        ),
         (regressor, {"test_data": drawn()[0][:0]}, ValueError, "test_data has no rows"),
         (regressor, {"test_data": [[1.0]]}, ValueError, "must have 4 columns"),
     ],
@@ -260,7 +325,9 @@ def test_what_is_refused(make: Any, options: Any, kind: Any, words: str) -> None
         to_c(make(), **options)
 
 
-compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
+compiled_alone = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code"
+)
 SEEDS = range(3 if INTERPRETED else 20)
 
 
@@ -268,7 +335,9 @@ SEEDS = range(3 if INTERPRETED else 20)
 @pytest.mark.few(4)
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bits_of_drawn_models(seed: int, function: Callable[..., None], tmp_path: Any) -> None:
+def test_bits_of_drawn_models(
+    seed: int, function: Callable[..., None], tmp_path: Any
+) -> None:
     model, X = untrained(seed)
     model = reloaded(model, tmp_path / "model")
     expected = expected_of(model, X)
@@ -280,7 +349,11 @@ def test_bits_of_drawn_models(seed: int, function: Callable[..., None], tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
-    [lambda: (regressor(), drawn()[0]), lambda: (classifier(), drawn()[0]), lambda: digits(17)],
+    [
+        lambda: (regressor(), drawn()[0]),
+        lambda: (classifier(), drawn()[0]),
+        lambda: digits(17),
+    ],
 )
 def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
     model, X = make()
@@ -302,7 +375,9 @@ def test_bits_of_boosted_trees(kind: str) -> None:
         out = np.empty_like(expected)
         function(jit.compiled(model), rows, out)
         np.testing.assert_array_equal(out, expected)
-    new = X[:1].assign(town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {}))
+    new = X[:1].assign(
+        town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {})
+    )
     (row,), expected = model.codes(new), expected_of(model, new)
     for code in (np.nan, -7, 260 if kind != "many levels" else 300, 1e300):
         out = np.empty(expected.shape[1])
@@ -349,10 +424,19 @@ def test_tables_that_compiled_code_refuses() -> None:
     handle, row = jit.compiled(regressor()), np.zeros(4)
     with pytest.raises(ValueError, match=r"jit.gradient: the model has no deriv"):
         jit.gradient(handle, row, np.empty(1), np.empty(4))
-    with pytest.raises(ValueError, match="raw=True is for nets, and a model of tables is a mean"):
+    with pytest.raises(
+        ValueError, match="raw=True is for nets, and a model of tables is a mean"
+    ):
         jit.compiled(regressor(), raw=True)
-    X, beside = np.random.default_rng(0).normal(size=(60, 2)), [("tree", DecisionTreeClassifier())]
-    model = TabularMLPClassifier(**FEW, extra_members=beside, ensemble="mean", max_members=9)
+    X, beside = (
+        np.random.default_rng(0).normal(size=(60, 2)),
+        [("tree", DecisionTreeClassifier())],
+    )
+    model = TabularMLPClassifier(
+        **FEW, extra_members=beside, ensemble="mean", max_members=9
+    )
     model.fit(X, X[:, 0] > 0)
-    with pytest.raises(NotImplementedError, match=r"jit.compiled: the ensemble holds 'tree' with"):
+    with pytest.raises(
+        NotImplementedError, match=r"jit.compiled: the ensemble holds 'tree' with"
+    ):
         jit.compiled(model)

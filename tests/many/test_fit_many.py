@@ -42,7 +42,12 @@ HELD_OUT = np.arange(0, N, 3)
 def mixed() -> list[MLP]:
     return [
         MLP((3, 8, 1), activation="tanh", seed=0, optimizer=Adam(0.01)),
-        MLP((3, 17, 5, 1), activation=["gelu", "relu"], seed=1, optimizer=SGD(0.1, momentum=0.9)),
+        MLP(
+            (3, 17, 5, 1),
+            activation=["gelu", "relu"],
+            seed=1,
+            optimizer=SGD(0.1, momentum=0.9),
+        ),
         MLP((3, 1), seed=2, optimizer="rmsprop", l2=0.3),
         MLP((3, 4, 1), seed=3, optimizer=AdamW(Cosine(0.02)), l1=0.1, dtype="float64"),
         MLP((3, 8, 1), loss="huber", seed=4, n_threads=1),
@@ -65,13 +70,22 @@ def bits(nets: list[MLP]) -> list[bytes]:
 def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
     """In whichever order, and among whichever others."""
     own, together = mixed(), mixed()
-    order = np.random.default_rng(n_threads or 0).permutation(len(own))[: n_threads or 5].tolist()
+    order = (
+        np.random.default_rng(n_threads or 0)
+        .permutation(len(own))[: n_threads or 5]
+        .tolist()
+    )
     nets, epochs, sizes = ([of[i] for i in order] for of in (together, EPOCHS, BATCHES))
-    histories = fit_many(nets, X, Y, epochs=epochs, batch_size=sizes, n_threads=n_threads)
+    histories = fit_many(
+        nets, X, Y, epochs=epochs, batch_size=sizes, n_threads=n_threads
+    )
     for i, history in zip(order, histories, strict=True):
         net = own[i]
         expected = alone(net, i)
-        assert (history.loss, history.learning_rate) == (expected.loss, expected.learning_rate)
+        assert (history.loss, history.learning_rate) == (
+            expected.loss,
+            expected.learning_rate,
+        )
         assert history.status is Status.COMPLETED
         assert history.seconds > 0
         assert state_of(together[i]) == state_of(net)
@@ -97,7 +111,11 @@ def test_nets_that_share_threads_end_as_alone(
     def wait_for_the_others() -> None:
         end = time.monotonic() + 20
         # Not in its first calls, which are made in turns with the others.
-        while len(calls_of_last) > 2 and task_pool.share() != n_threads and time.monotonic() < end:
+        while (
+            len(calls_of_last) > 2
+            and task_pool.share() != n_threads
+            and time.monotonic() < end
+        ):
             time.sleep(0.001)
 
     own, together = mixed(), mixed()
@@ -144,7 +162,11 @@ def test_rows_train_as_copies_of_them_would(
         monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 1)
         monkeypatch.setattr(tuning, "MIN_CHUNK_ROWS", chunk)
     own, together = mixed(), mixed()
-    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "shuffle": shuffle}
+    options: dict[str, Any] = {
+        "epochs": EPOCHS,
+        "batch_size": BATCHES,
+        "shuffle": shuffle,
+    }
     chosen: Any = {"rows": ROWS, "validation_rows": HELD_OUT, "sample_weight": WEIGHT}
     histories = fit_many(together, X, Y, **options, **chosen)
     copied = {
@@ -165,9 +187,17 @@ def test_rows_validation_and_weights_of_each_net() -> None:
     weights: list[Any] = [None, WEIGHT, WEIGHT]
     own, together = mixed()[:3], mixed()[:3]
     histories = fit_many(
-        together, X, Y, epochs=2, rows=rows, validation_rows=held_out, sample_weight=weights
+        together,
+        X,
+        Y,
+        epochs=2,
+        rows=rows,
+        validation_rows=held_out,
+        sample_weight=weights,
     )
-    for net, r, v, w, history in zip(own, rows, held_out, weights, histories, strict=True):
+    for net, r, v, w, history in zip(
+        own, rows, held_out, weights, histories, strict=True
+    ):
         chosen = slice(None) if r is None else r
         weighted: dict[str, Any] = {} if w is None else {"sample_weight": w[chosen]}
         if v is not None:
@@ -192,13 +222,18 @@ def test_the_costly_begin_first() -> None:
     assert cost_of(layouts[1], 100, 20, 32) > cost_of(layouts[1], 100, 10, 32)
     assert cost_of(layouts[1], 100, 10, 8) > cost_of(layouts[1], 100, 10, 32)
     order: list[int] = []
-    tasks = [task_pool.Task(cost, partial(order.append, i)) for i, cost in enumerate([1, 3, 2, 3])]
+    tasks = [
+        task_pool.Task(cost, partial(order.append, i))
+        for i, cost in enumerate([1, 3, 2, 3])
+    ]
     task_pool.Pool(1).run(tasks)
     assert order == [1, 3, 2, 0]
     nets = mixed()
     begun = dict[int, None]()
     options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "n_threads": 1}
-    fit_many(nets, X, Y, callbacks=lambda r: begun.setdefault(nets.index(r.net)), **options)
+    fit_many(
+        nets, X, Y, callbacks=lambda r: begun.setdefault(nets.index(r.net)), **options
+    )
     costs = [
         cost_of(core_of(net).state.layout, N, epochs, min(batch, N))
         for net, epochs, batch in zip(nets, EPOCHS, BATCHES, strict=True)
@@ -268,9 +303,12 @@ def test_a_net_diverges_without_disturbing_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rows": [None, [0, N]]}, {"sample_weight": np.arange(N), "rows": [None, [0, 0]]}]
+    "wrong",
+    [{"rows": [None, [0, N]]}, {"sample_weight": np.arange(N), "rows": [None, [0, 0]]}],
 )
-def test_what_is_wrong_for_a_later_net_leaves_the_first_as_it_was(wrong: dict[str, Any]) -> None:
+def test_what_is_wrong_for_a_later_net_leaves_the_first_as_it_was(
+    wrong: dict[str, Any],
+) -> None:
     nets = mixed()[:2]
     before = bits(nets)
     with pytest.raises(ValueError, match=r"nets\[1\]"):
@@ -283,7 +321,9 @@ def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
     seeds: list[Any] = [1, random, *random.spawn(2), random]
     nets = [MLP((3, 4, 1), seed=seed) for seed in seeds]
     before = bits(nets)
-    with pytest.raises(ValueError, match=r"nets\[4\] shuffles by the generator that nets\[1\]"):
+    with pytest.raises(
+        ValueError, match=r"nets\[4\] shuffles by the generator that nets\[1\]"
+    ):
         fit_many(nets, X, Y, epochs=1, batch_size=7)
     assert bits(nets) == before
     fit_many(nets, X, Y, epochs=1, batch_size=7, shuffle=False)
@@ -314,10 +354,14 @@ def test_rows_and_x_are_not_copied() -> None:
     fit_many(nets, data, y, epochs=1, batch_size=50, rows=rows)
     options: dict[str, Any] = {"rows": rows, "validation_rows": rows}
     peak = peak_of(lambda: fit_many(nets, data, y, epochs=1, batch_size=50, **options))
-    assert peak < 0.8 * data.nbytes, f"{peak} bytes at most, where X takes {data.nbytes}"
+    assert peak < 0.8 * data.nbytes, (
+        f"{peak} bytes at most, where X takes {data.nbytes}"
+    )
 
 
-def test_buffers_serve_nets_in_turn_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_serve_nets_in_turn_and_few_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     alive: list[Any] = []
     most: list[int] = []
 
@@ -331,7 +375,9 @@ def test_buffers_serve_nets_in_turn_and_few_are_kept(monkeypatch: pytest.MonkeyP
     trainer.TRAININGS.clear()
     gc.disable()
     try:
-        fit_many([MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1)
+        fit_many(
+            [MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1
+        )
         assert len(alive) == 1
         nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST_KEPT)]
         fit_many(nets, X, Y, epochs=1, n_threads=1)
@@ -344,13 +390,24 @@ def test_buffers_serve_nets_in_turn_and_few_are_kept(monkeypatch: pytest.MonkeyP
 
 
 def alike() -> list[MLP]:
-    optimizers: list[Any] = [Adam(0.01), SGD(1e30), "rmsprop", SGD(0.1), Adam(Cosine(0.02))]
-    return [MLP((3, 9, 2), seed=i, optimizer=o, l2=0.1 * i) for i, o in enumerate(optimizers, 1)]
+    optimizers: list[Any] = [
+        Adam(0.01),
+        SGD(1e30),
+        "rmsprop",
+        SGD(0.1),
+        Adam(Cosine(0.02)),
+    ]
+    return [
+        MLP((3, 9, 2), seed=i, optimizer=o, l2=0.1 * i)
+        for i, o in enumerate(optimizers, 1)
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*fit diverged")
 @pytest.mark.parametrize("batch_size", [7, N])
-def test_alike_nets_train_in_one_buffer(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alike_nets_train_in_one_buffer(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nets, own = alike(), alike()
     made: list[Session] = []
     y = np.stack([Y, -Y], axis=1)
@@ -387,11 +444,17 @@ def test_a_callback_may_fit_a_net_that_is_alike() -> None:
     assert bits(inner) == bits(own)
 
 
-def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_net_takes_the_threads_that_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
     monkeypatch.setattr(dispatch, "pays", lambda work, n: bool(asked.append(n)))  # type: ignore[func-returns-value]
-    for of_net, of_call, expected in ((None, None, {4}), (2, None, {2}), (None, 1, set[int]())):
+    for of_net, of_call, expected in (
+        (None, None, {4}),
+        (2, None, {2}),
+        (None, 1, set[int]()),
+    ):
         asked.clear()
         fit_many([MLP((3, 4, 1), n_threads=of_net)], X, Y, epochs=1, n_threads=of_call)
         assert set(asked) == expected
@@ -401,11 +464,15 @@ def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.Monkey
 def test_waiting_nets_and_calls_in_tasks_keep_their_threads() -> None:
     shares: list[int | None] = []
     crew = task_pool.Pool(2)
-    crew.run([task_pool.Task(1, lambda: shares.append(task_pool.share())) for _ in range(8)])
+    crew.run(
+        [task_pool.Task(1, lambda: shares.append(task_pool.share())) for _ in range(8)]
+    )
     assert set(shares[:6]) == {1}
     assert task_pool.share() is None
     taken = list[int]()
-    tasks = [task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)]
+    tasks = [
+        task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)
+    ]
     task_pool.Pool(2).run(tasks)
     assert set(taken[:6]) == {1}
     assert n_threads_of(3) == 3
@@ -497,7 +564,9 @@ print(len(begun))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize("way", ["SIGINT", "SIGINT alone", "SIGTERM"])
-def test_signals_end_the_call_and_leave_nets_usable(way: str, python: Callable[..., str]) -> None:
+def test_signals_end_the_call_and_leave_nets_usable(
+    way: str, python: Callable[..., str]
+) -> None:
     limit = 20  # it would take hours
     assert python(INTERRUPTED, way, limit) == ("1\n" if "alone" in way else "2\n")
 
@@ -550,7 +619,9 @@ SOURCE = Blocks.from_arrays(X_SOURCE, Y_SOURCE, rows=90)
 
 
 def made(n: int = 3) -> list[MLP]:
-    return [MLP((5, 4 * (i + 1), 1), seed=i, optimizer=Adam(Cosine(0.01))) for i in range(n)]
+    return [
+        MLP((5, 4 * (i + 1), 1), seed=i, optimizer=Adam(Cosine(0.01))) for i in range(n)
+    ]
 
 
 class Counting:
@@ -564,7 +635,9 @@ class Counting:
 
 @pytest.mark.parametrize("buffer_rows", [None, 320])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_nets_end_with_the_bits_of_their_own_fits(buffer_rows: Any, n_threads: int) -> None:
+def test_nets_end_with_the_bits_of_their_own_fits(
+    buffer_rows: Any, n_threads: int
+) -> None:
     options: dict[str, Any] = {
         "buffer_rows": buffer_rows,
         "validation_data": (X_SOURCE[:80], Y_SOURCE[:80]),
@@ -575,9 +648,14 @@ def test_nets_end_with_the_bits_of_their_own_fits(buffer_rows: Any, n_threads: i
     )
     if buffer_rows:
         assert source.n_read == 3 * len(SOURCE.block_sizes)
-    for net, other, history, epochs in zip(nets, others, histories, [3, 1, 3], strict=True):
+    for net, other, history, epochs in zip(
+        nets, others, histories, [3, 1, 3], strict=True
+    ):
         own = other.fit(SOURCE, epochs=epochs, batch_size=16, **options)
-        assert (own.loss, own.validation_loss) == (history.loss, history.validation_loss)
+        assert (own.loss, own.validation_loss) == (
+            history.loss,
+            history.validation_loss,
+        )
         assert net.parameters.tobytes() == other.parameters.tobytes()
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
 
@@ -585,7 +663,11 @@ def test_nets_end_with_the_bits_of_their_own_fits(buffer_rows: Any, n_threads: i
 def test_in_one_buffer_as_over_arrays_of_other_batch_sizes_and_columns() -> None:
     pandas = pytest.importorskip("pandas", reason="frames are pandas'")
     pytest.importorskip("pyarrow", reason="it reads frames")
-    nets, others, options = made(), made(), dict[str, Any](epochs=2, batch_size=[16, 7, 10])
+    nets, others, options = (
+        made(),
+        made(),
+        dict[str, Any](epochs=2, batch_size=[16, 7, 10]),
+    )
     frame = pandas.DataFrame(X_SOURCE, columns=list("abcde")).assign(y=Y_SOURCE)
     fit_many(nets, frame, target="y", **options)
     fit_many(others, X_SOURCE, Y_SOURCE, **options)
@@ -622,7 +704,9 @@ def test_what_a_source_raises_arrives() -> None:
 
 
 @pytest.mark.parametrize("n_epochs", [0, 2])
-def test_the_time_limit_ends_an_epoch(n_epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_ends_an_epoch(
+    n_epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     X = np.linspace(-1, 1, 400)[:, None]
     net = MLP((1, 4, 1), seed=0)
     call = Call([net], X, X**2, 10, np.arange(300), np.arange(300, 400), None)

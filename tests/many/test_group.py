@@ -5,7 +5,7 @@ import itertools
 import os
 import pickle
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -39,22 +39,33 @@ def drawn_nets(rng: np.random.Generator) -> list[MLP]:
         if hidden and rng.random() < 0.3:
             settings["layer_rates"] = [0.0] + [1.0] * len(hidden)
         n_known = 2 if same else len(OPTIMIZERS)
-        settings["dtype"] = "float32" if same else ["float32", "float64"][rng.integers(2)]
+        settings["dtype"] = (
+            "float32" if same else ["float32", "float64"][rng.integers(2)]
+        )
         settings["optimizer"] = OPTIMIZERS[rng.integers(n_known)]
         settings["activation"] = ["relu", "tanh"][rng.integers(2)]
         nets.append(MLP((3, *hidden, 2), seed=seed, **settings))
     return nets
 
 
-def drawn_rows(rng: np.random.Generator, n_nets: int) -> tuple[dict[str, Any], list[Any]]:
+def drawn_rows(
+    rng: np.random.Generator, n_nets: int
+) -> tuple[dict[str, Any], list[Any]]:
     """Arguments, and those of each net alone."""
-    n, leading = rng.choice(SIZES), [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)]
+    n, leading = (
+        rng.choice(SIZES),
+        [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)],
+    )
     dtype = ["float32", "float32", "float64", "int64"][rng.integers(4)]
-    X, y = (rng.normal(size=(*axes, n, k)) for axes, k in zip(leading, (3, 2), strict=False))
+    X, y = (
+        rng.normal(size=(*axes, n, k)) for axes, k in zip(leading, (3, 2), strict=False)
+    )
     arguments: dict[str, Any] = {"X": X.astype(dtype), "y": y.astype("float32")}
     arguments["sample_weight"] = None
     if rng.random() < 0.3:
-        arguments["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype("float32")
+        arguments["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype(
+            "float32"
+        )
     each: list[list[Any]] = [[], [], []]
     for parts, axes, it in zip(each, leading, arguments.values(), strict=True):
         parts += [it] * n_nets if it is None or not axes else list(it)
@@ -81,13 +92,18 @@ def plain_group(n_nets: int = 3, **settings: Any) -> tuple[NetGroup, Any, Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:NetGroup.*the loss is", "ignore:MLP.*the loss is")
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 10))
-def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_the_bits_of_its_nets_alone(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
     if seed % 2:  # calls of one net or two, on a team
         monkeypatch.setattr(net_group, "MOST_PRODUCTS", 40_000)
         monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
     nets = drawn_nets(rng)
-    twins, groups = [copy.copy(net) for net in nets], [NetGroup(nets), NetGroup(nets[::-1])]
+    twins, groups = (
+        [copy.copy(net) for net in nets],
+        [NetGroup(nets), NetGroup(nets[::-1])],
+    )
     for step in range(12):
         i = int(rng.integers(len(nets)))
         change = rng.random()
@@ -95,7 +111,9 @@ def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.M
             if change < 0.1:
                 net.parameters[:] *= 0.9
             elif change < 0.2:
-                net.train_on_batch(np.ones((2, 3), net.dtype), np.ones((2, 2), net.dtype))
+                net.train_on_batch(
+                    np.ones((2, 3), net.dtype), np.ones((2, 2), net.dtype)
+                )
             elif change < 0.3 and not is_averaged(net.optimizer):
                 net.optimizer = Adam(0.02)
             elif change < 0.4 and len(net.layer_sizes) > 2:
@@ -103,13 +121,17 @@ def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.M
         arguments, alone = drawn_rows(rng, len(nets))
         group = groups[0] if rng.random() < 0.8 or "rows" in arguments else groups[1]
         if rng.random() < 0.2 and "rows" not in arguments:
-            gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(np.float32)
+            gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(
+                np.float32
+            )
             groups[0].train_on_gradient(arguments["X"], gradient)
             for twin, parts, slopes in zip(twins, alone, gradient, strict=True):
                 twin.train_on_gradient(parts[0], slopes)
         elif group is groups[0]:
             losses = group.train_on_batch(**arguments)
-            expected = [twin.train_on_batch(*it) for twin, it in zip(twins, alone, strict=True)]
+            expected = [
+                twin.train_on_batch(*it) for twin, it in zip(twins, alone, strict=True)
+            ]
             np.testing.assert_array_equal(losses, expected)
         else:
             X, y = (np.stack([part[k] for part in alone[::-1]]) for k in range(2))
@@ -130,8 +152,15 @@ def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
     nets = [MLP((3, 6, 3), loss="cross_entropy", seed=seed) for seed in range(3)]
     twins, group = [copy.copy(net) for net in nets], NetGroup(nets)
     for axes in [(), (3,), (), (3,)] * 2:
-        X, labels = rng.normal(size=(5, 3)).astype(np.float32), rng.integers(3, size=(*axes, 5))
-        y: Any = labels.astype(dtype) if dtype != "float32" else np.eye(3, dtype="f4")[labels]
+        X, labels = (
+            rng.normal(size=(5, 3)).astype(np.float32),
+            rng.integers(3, size=(*axes, 5)),
+        )
+        y: Any = (
+            labels.astype(dtype)
+            if dtype != "float32"
+            else np.eye(3, dtype="f4")[labels]
+        )
         losses = group.train_on_batch(X, y)
         for i, twin in enumerate(twins):
             assert losses[i] == twin.train_on_batch(X, y[i] if axes else y)
@@ -172,8 +201,12 @@ def test_predictions_are_written_to_out() -> None:
     assert group.predict(X, out=out) is out
     for n in (1, 4, 4000):
         rows = np.ones((n, 2), np.float32)
-        np.testing.assert_array_equal(group.predict(rows), [it.predict(rows) for it in group.nets])
-    with pytest.raises(ValueError, match=r"NetGroup.predict: out must be a writeable C-contiguous"):
+        np.testing.assert_array_equal(
+            group.predict(rows), [it.predict(rows) for it in group.nets]
+        )
+    with pytest.raises(
+        ValueError, match=r"NetGroup.predict: out must be a writeable C-contiguous"
+    ):
         group.predict(X, out=out[:2])
     with pytest.raises(ValueError, match="X must be finite"):
         group.predict(np.full((4, 2), np.nan, np.float32))
@@ -209,7 +242,9 @@ def test_a_net_that_diverges_is_named_and_the_others_go_on(n_before: int) -> Non
     for _ in range(n_before):
         group.train_on_batch(X, y)
     group.nets[1].parameters[:] = 1e30
-    with pytest.warns(RuntimeWarning, match=r"NetGroup.train_on_batch: nets\[1\]: the loss is inf"):
+    with pytest.warns(
+        RuntimeWarning, match=r"NetGroup.train_on_batch: nets\[1\]: the loss is inf"
+    ):
         losses = group.train_on_batch(X, y)
     assert np.isfinite(losses).tolist() == [True, False, True]
     assert [net.n_steps - n_before for net in group.nets] == [1, 0, 1]
@@ -225,7 +260,9 @@ def test_a_net_that_another_fit_trains_is_refused() -> None:
     raised: list[str] = []
 
     def callback(report: Any) -> None:
-        with pytest.raises(RuntimeError, match=r"nets\[2\]: a fit of this net is running") as error:
+        with pytest.raises(
+            RuntimeError, match=r"nets\[2\]: a fit of this net is running"
+        ) as error:
             group.train_on_batch(X, y)
         raised.append(str(error.value))
 
@@ -252,7 +289,9 @@ def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.skipif(COMPILER != "translator" or INTERPRETED, reason="has no team")
-def test_calls_are_not_timed_while_a_worker_first_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_not_timed_while_a_worker_first_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     timed, awake = list[bool](), [False]
 
     def led(self: Any, n_threads: int) -> bool:
@@ -291,7 +330,11 @@ def test_groups_in_threads_take_all_their_steps() -> None:
     for group in groups:
         group.train_on_batch(X, y)
     in_threads(train, len(groups))
-    assert [net.n_steps for net in first.nets] == [2 * (n + 1), 3 * (n + 1), 2 * (n + 1)]
+    assert [net.n_steps for net in first.nets] == [
+        2 * (n + 1),
+        3 * (n + 1),
+        2 * (n + 1),
+    ]
 
 
 class InterruptAt:
@@ -325,12 +368,9 @@ def test_an_interrupt_anywhere_leaves_each_net_with_a_step_or_without() -> None:
                 sys.setprofile(None)
         for i, net in enumerate(group.nets):
             assert state_of(net) == states[net.n_steps][i]
-            done: list[bool] = []
             lock = net._state.lock.parameters
-            other = threading.Thread(target=lambda: done.append(lock.acquire(timeout=5)))  # noqa: B023
-            other.start()
-            other.join()
-            assert done == [True]
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(lock.acquire, timeout=5).result()
             net._state.lock._renew()
         group = NetGroup(group.nets)
         group.train_on_batch(X, y)

@@ -30,7 +30,14 @@ from fastmlp import (
 )
 from fastmlp.model import core_of
 from fastmlp.network import layer_settings
-from fastmlp.network.spec import Layout, Views, bias_views, make_layout, paired_layers, weight_views
+from fastmlp.network.spec import (
+    Layout,
+    Views,
+    bias_views,
+    make_layout,
+    paired_layers,
+    weight_views,
+)
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizer_protocol import average_of
@@ -80,7 +87,9 @@ def test_a_view_that_is_set_is_written_to_or_says_both_shapes() -> None:
     assert not flat.any()
 
 
-@pytest.mark.parametrize("carry", [copy.deepcopy, lambda views: pickle.loads(pickle.dumps(views))])
+@pytest.mark.parametrize(
+    "carry", [copy.deepcopy, lambda views: pickle.loads(pickle.dumps(views))]
+)
 def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
     flat = np.arange(17)
     other = carry(Views(weight_views(make_layout((2, 4, 1)), flat)))
@@ -98,14 +107,29 @@ def test_offsets_summaries_and_gradients_are_whole() -> None:
     assert isinstance(summary, str)
     assert repr(summary) == str(summary)
     assert len(repr(summary).splitlines()) == 4
-    assert repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
+    assert (
+        repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
+    )
 
 
 def test_wide_and_told_layers_take_part() -> None:
-    assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (True, False, False, False)
-    assert paired_layers(make_layout((1000, 512, 32, 32)), sparse=True) == (False, True, True)
+    assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert paired_layers(make_layout((1000, 512, 32, 32)), sparse=True) == (
+        False,
+        True,
+        True,
+    )
     layout = make_layout((3, 90, 20, 90))
-    assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (True, True, False)
+    assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (
+        True,
+        True,
+        False,
+    )
     assert paired_layers(layout, ["bfloat16"] * 3, sparse=True) == (False, True, True)
     net = MLP((70, 80, 90, 2), compute_dtype=list(TOLD))
     assert net.compute_dtype == TOLD
@@ -116,7 +140,11 @@ def test_wide_and_told_layers_take_part() -> None:
     net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
     lines = net.summary().splitlines()
     assert lines[0].endswith("products in")
-    assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
+    assert [line.split()[-1] for line in lines[1:4]] == [
+        "bfloat16",
+        "bfloat16",
+        "float32",
+    ]
     assert "compute_dtype='bfloat16'" in repr(net)
     assert net.compute_dtype == "bfloat16"
 
@@ -128,7 +156,13 @@ def cells(html: str) -> list[list[str]]:
 
 
 def test_a_net_in_a_notebook_is_a_table_of_its_layers() -> None:
-    net = MLP((64, 1000, 10), loss="cross_entropy", optimizer=SGD(0.5), l2=1e-4, dtype="float64")
+    net = MLP(
+        (64, 1000, 10),
+        loss="cross_entropy",
+        optimizer=SGD(0.5),
+        l2=1e-4,
+        dtype="float64",
+    )
     html = net._repr_html_()
     assert cells(html) == [
         ["layer", "inputs", "outputs", "activation", "parameters"],
@@ -137,7 +171,9 @@ def test_a_net_in_a_notebook_is_a_table_of_its_layers() -> None:
     ]
     texts = " ".join(ElementTree.fromstring(html).itertext())
     assert "75,010 parameters, float64, on cpu" in texts
-    assert "loss cross_entropy; l2 0.0001; SGD(learning_rate=0.5); 0 steps done" in texts
+    assert (
+        "loss cross_entropy; l2 0.0001; SGD(learning_rate=0.5); 0 steps done" in texts
+    )
 
 
 def test_html_escapes_names_and_has_no_colours() -> None:
@@ -160,7 +196,11 @@ X, Y = RNG.normal(size=(50, 4)), RNG.normal(size=(50, 2))
 
 
 def net_of(**arguments: Any) -> MLP:
-    settings = {"layer_rates": RATES, "optimizer": AdamW(0.01, decay_biases=False), "seed": 0}
+    settings = {
+        "layer_rates": RATES,
+        "optimizer": AdamW(0.01, decay_biases=False),
+        "seed": 0,
+    }
     net = MLP(SIZES, **{**settings, **arguments})
     net.trainable = [False, True, True]
     return net
@@ -169,7 +209,8 @@ def net_of(**arguments: Any) -> MLP:
 def test_rates_that_are_set_are_given_or_refused() -> None:
     assert MLP(SIZES).layer_rates == [1, 1, 1]
     assert (
-        MLP(SIZES, layer_rates={"biases": 0.1}).layer_rates == [{"weights": 1, "biases": 0.1}] * 3
+        MLP(SIZES, layer_rates={"biases": 0.1}).layer_rates
+        == [{"weights": 1, "biases": 0.1}] * 3
     )
     net = MLP(SIZES, layer_rates=RATES)
     assert net.layer_rates == RATES
@@ -181,7 +222,9 @@ def test_rates_that_are_set_are_given_or_refused() -> None:
     assert net.layer_rates == [1, 1, 1]
     """In the words of the constructor, which are in validation/messages.txt."""
     net = MLP(SIZES, layer_rates=RATES)
-    with pytest.raises(ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"):
+    with pytest.raises(
+        ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"
+    ):
         net.layer_rates = [1, -1, 1]
     assert net.layer_rates == RATES
 
@@ -206,8 +249,17 @@ def test_the_summary_shows_rates_and_dropout() -> None:
     assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
     net.trainable[0] = False
     rates = [line.split("  ")[-1] for line in net.summary().splitlines()[:-1]]
-    assert rates == ["learning rate", "frozen", "x 1, biases x 0.1", "frozen, biases x 1"]
-    assert net.summary().splitlines()[-1].startswith("108 parameters, 52 of them frozen, float32;")
+    assert rates == [
+        "learning rate",
+        "frozen",
+        "x 1, biases x 0.1",
+        "frozen, biases x 1",
+    ]
+    assert (
+        net.summary()
+        .splitlines()[-1]
+        .startswith("108 parameters, 52 of them frozen, float32;")
+    )
     assert "frozen" in net._repr_html_()
     assert "learning rate" not in MLP(SIZES).summary()
     net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
@@ -235,7 +287,10 @@ def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
     assert (again.layer_rates, again.trainable) == (RATES, [False, True, True])
     again.trainable[0] = True
     assert net.trainable[0] is False
-    net, frozen = MLP(SIZES, seed=0, l2=0.1), MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
+    net, frozen = (
+        MLP(SIZES, seed=0, l2=0.1),
+        MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES),
+    )
     frozen.trainable = [False, False, True]
     value, gradient = net.loss_and_gradient(X, Y)
     same, slopes = frozen.loss_and_gradient(X, Y)
@@ -254,7 +309,12 @@ SIZES_DROPPED = (3, 5, 4, 1)
 
 def test_keys_are_of_nets_that_draw_and_change_no_weights() -> None:
     assert MLP((3, 1), input_dropout=0.2, dropout=0.0)._network.dropout is not None
-    for nothing in ({}, {"dropout": 0}, {"dropout": [0.0, 0]}, {"input_noise": np.float32(0)}):
+    for nothing in (
+        {},
+        {"dropout": 0},
+        {"dropout": [0.0, 0]},
+        {"input_noise": np.float32(0)},
+    ):
         net = MLP(SIZES_DROPPED, seed=0, **nothing)
         assert net._network.dropout is None
         assert net._state.key is None
@@ -298,7 +358,9 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="the schedule 'falling' is a custom rule"):
         MLP.load(tmp_path / "net")
     with pytest.raises(ValueError, match="the rule '<lambda>' has no name"):
-        MLP(SIZES_DROPPED, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")
+        MLP(SIZES_DROPPED, input_noise=lambda steps, total: 0.1 + 0 * steps).save(
+            tmp_path / "net"
+        )
 
 
 @pytest.mark.parametrize(
@@ -308,8 +370,12 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
         *(("input_dropout", {"name": "x"}), ("layer_rates", [1.0, -1.0, 1.0])),
     ],
 )
-def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
-    MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
+def test_a_file_of_wrong_rates_or_keys_is_damaged(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(
+        tmp_path / "net", include_training_state=True
+    )
     content = files.read(tmp_path / "net")
     changes: list[dict[str, Any]] = [{name: value}, {"key": [1, 2**32]}, {"key": 5}]
     for change in changes:
@@ -408,7 +474,10 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
     rng = np.random.default_rng(seed)
     sizes = (3, *rng.integers(1, 9, rng.integers(3)).tolist(), 1)
     signs = [[1, -1, 1], [1, 0, -1], [0, -1, 0]][seed % 3]
-    options: dict[str, Any] = {"monotonic_cst": signs, "dtype": ("float32", "float64")[seed % 2]}
+    options: dict[str, Any] = {
+        "monotonic_cst": signs,
+        "dtype": ("float32", "float64")[seed % 2],
+    }
     nets = [MLP(sizes, seed=seed, **options) for _ in range(4)]
     codes = layer_settings.codes_of(core_of(nets[0]).engine.network)
     X = rng.normal(size=(20, 3)).astype(nets[0].dtype)
@@ -417,7 +486,9 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
         if step != 1:
             written = rng.normal(size=len(codes)).astype(nets[0].dtype)
             right = layer_settings.bounded(written, codes)
-            for net, parameters in zip(nets, (written, right, written, written), strict=True):
+            for net, parameters in zip(
+                nets, (written, right, written, written), strict=True
+            ):
                 net.parameters[:] = parameters
         for net in nets[:2]:
             net.train_on_batch(X, y)
@@ -426,7 +497,9 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
         nets[3].fit(X, y, epochs=1, batch_size=20, shuffle=False)
         assert np.array_equal(nets[0].parameters, nets[1].parameters)
         assert np.array_equal(nets[0].parameters, nets[3].parameters)
-        assert (layer_settings.bounded(nets[2].parameters, codes) == nets[2].parameters).all()
+        assert (
+            layer_settings.bounded(nets[2].parameters, codes) == nets[2].parameters
+        ).all()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -435,9 +508,13 @@ def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> 
     dtype: Any = ("float32", "float64")[seed % 2]
     widths = rng.integers(1, 60, rng.integers(1, 4)) * (1, 1, 10)[seed % 3]
     sizes = (4, *widths.tolist(), 1)
-    net = MLP(sizes, activation="relu" if seed % 4 else "leaky_relu", dtype=dtype, seed=0)
+    net = MLP(
+        sizes, activation="relu" if seed % 4 else "leaky_relu", dtype=dtype, seed=0
+    )
     signs = [1, -1, 0, int(rng.integers(-1, 2))]
-    codes = layer_settings.codes_of(core_of(net).engine.network._replace(signs=tuple(signs)))
+    codes = layer_settings.codes_of(
+        core_of(net).engine.network._replace(signs=tuple(signs))
+    )
     net.parameters[:] = layer_settings.bounded(rng.normal(size=len(codes)), codes)
     bound = MLP(sizes, monotonic_cst=signs)
     assert (layer_settings.codes_of(core_of(bound).engine.network) == codes).all()
@@ -448,8 +525,13 @@ def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> 
         near = rng.uniform(0.5, 1) + np.arange(n // 2) * np.finfo(dtype).eps
         rows[:, j] = np.sort(np.concatenate([near, rng.normal(size=n - n // 2)]))
         rows = rows.astype(dtype)
-        paths = [net.predict(rows), np.concatenate([net.predict(part) for part in rows[:70, None]])]
-        paths.append(np.concatenate([net.predict(rows[i : i + 7]) for i in range(0, 700, 7)]))
+        paths = [
+            net.predict(rows),
+            np.concatenate([net.predict(part) for part in rows[:70, None]]),
+        ]
+        paths.append(
+            np.concatenate([net.predict(rows[i : i + 7]) for i in range(0, 700, 7)])
+        )
         if dtype == "float32" and min(sizes[1:-1]) >= 32:
             paths.append(net.predict(rows, compute_dtype="bfloat16"))
         for values in paths:
@@ -460,7 +542,9 @@ def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(64, 3)), rng.normal(size=64)
     signs = [1, 0, -1]
-    net = MLP((3, 9, 7, 1), monotonic_cst=signs, optimizer=SGD(0.3), dtype="float64", seed=0)
+    net = MLP(
+        (3, 9, 7, 1), monotonic_cst=signs, optimizer=SGD(0.3), dtype="float64", seed=0
+    )
     free = MLP((3, 9, 7, 1), optimizer=SGD(0.3), dtype="float64", seed=0)
     free.parameters[:] = net.parameters
     codes = layer_settings.codes_of(core_of(net).engine.network)
@@ -475,7 +559,10 @@ def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
 def test_directions_and_codes() -> None:
     net = MLP((3, 4, 8, 2), monotonic_cst=[1, 0, -1], loss="gaussian_nll", seed=0)
     layers = layer_settings.directions(net.layer_sizes, [1, 0, -1])
-    assert [layer.tolist() for layer in layers[1:3]] == [[0, 0, 1, -1], [0, 0, 1, -1, 1, -1, 1, -1]]
+    assert [layer.tolist() for layer in layers[1:3]] == [
+        [0, 0, 1, -1],
+        [0, 0, 1, -1, 1, -1, 1, -1],
+    ]
     codes = MLP((3, 4, 8, 2), seed=0)
     codes.parameters[:] = layer_settings.codes_of(core_of(net).engine.network)
     first, second, third = codes.weights
@@ -486,7 +573,9 @@ def test_directions_and_codes() -> None:
     assert third[:, 0].tolist() == [0, 0, 1, -1, 1, -1, 1, -1]
     assert not any(bias.any() for bias in codes.biases)
     # None is free where every input is constrained.
-    assert all(layer.all() for layer in layer_settings.directions((2, 5, 5, 1), (1, -1)))
+    assert all(
+        layer.all() for layer in layer_settings.directions((2, 5, 5, 1), (1, -1))
+    )
 
 
 def test_zeros_are_no_constraint() -> None:

@@ -123,7 +123,9 @@ def test_slots_take_the_dtype_and_go_with_a_restart() -> None:
 
 @each_copy
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_copy_takes_all_along_and_shares_nothing(make_copy: Any, packed: bool) -> None:
+def test_a_copy_takes_all_along_and_shares_nothing(
+    make_copy: Any, packed: bool
+) -> None:
     state = make_state(5)
     if packed:
         state.packed("one form", Packed)
@@ -185,7 +187,9 @@ def used(kind: str) -> np.random.Generator:
 @pytest.mark.parametrize("kind", random_state.KINDS)
 def test_a_generator_goes_on_after_json(kind: str) -> None:
     generator = used(kind)
-    back = random_state.from_state(json.loads(json.dumps(random_state.state_of(generator))))
+    back = random_state.from_state(
+        json.loads(json.dumps(random_state.state_of(generator)))
+    )
     for _ in range(700):
         assert back.integers(1 << 30, dtype=np.uint32) == generator.integers(
             1 << 30, dtype=np.uint32
@@ -214,7 +218,9 @@ def replaced(state: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", random_state.KINDS)
-@pytest.mark.parametrize("wrong", [-1, 1 << 128, 1.5, True, None, "1", [], {}], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [-1, 1 << 128, 1.5, True, None, "1", [], {}], ids=repr
+)
 def test_a_number_that_cannot_be_is_refused(kind: str, wrong: Any) -> None:
     state = random_state.state_of(used(kind))
     for path in leaves(state):
@@ -230,14 +236,18 @@ def test_a_number_that_cannot_be_is_refused(kind: str, wrong: Any) -> None:
         ("PCG64", ("has_uint32",), 1),
     ],
 )
-def test_a_position_beyond_is_refused(kind: str, path: tuple[str, ...], most: int) -> None:
+def test_a_position_beyond_is_refused(
+    kind: str, path: tuple[str, ...], most: int
+) -> None:
     state = random_state.state_of(used(kind))
     assert random_state.from_state(replaced(state, path, most)).integers(9) >= 0
     with pytest.raises(ValueError, match=f"from 0 to {most}"):
         random_state.from_state(replaced(state, path, most + 1))
 
 
-@pytest.mark.parametrize("state", [{}, [], None, 3, {"bit_generator": "Own"}, {"state": 1}])
+@pytest.mark.parametrize(
+    "state", [{}, [], None, 3, {"bit_generator": "Own"}, {"state": 1}]
+)
 def test_what_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises((TypeError, ValueError, LookupError)):
         random_state.from_state(state)
@@ -278,11 +288,19 @@ def test_an_older_generator_goes_on_after_json(kind: str, n_normals: int) -> Non
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("has_gauss", 2), ("has_gauss", "1"), ("gauss", float("inf")), ("gauss", 1), ("gauss", None)],
+    [
+        ("has_gauss", 2),
+        ("has_gauss", "1"),
+        ("gauss", float("inf")),
+        ("gauss", 1),
+        ("gauss", None),
+    ],
 )
 def test_a_normal_number_that_cannot_be_is_refused(name: str, wrong: Any) -> None:
     state = random_state.of_random_state(np.random.RandomState(0))
-    with pytest.raises(ValueError, match="gauss must be a finite number, and has_gauss 0 or 1"):
+    with pytest.raises(
+        ValueError, match="gauss must be a finite number, and has_gauss 0 or 1"
+    ):
         random_state.random_state_from({**state, name: wrong})
 
 

@@ -63,7 +63,9 @@ def test_derivatives_are_pytorchs(activation: Any, loss: Any) -> None:
     net = MLP((5, 16, 9, 4), activation=activation, loss=loss, dtype="float64", seed=0)
     expected = peer_of(net, activation, LINKS[loss])(torch.from_numpy(X)).numpy()
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(jacobian(net, X), expected, rtol=1e-12, atol=1e-13 * scale)
+    np.testing.assert_allclose(
+        jacobian(net, X), expected, rtol=1e-12, atol=1e-13 * scale
+    )
 
 
 def test_attributions_are_a_quadrature_of_pytorchs_gradients() -> None:
@@ -73,10 +75,14 @@ def test_attributions_are_a_quadrature_of_pytorchs_gradients() -> None:
     expected = np.zeros((4, 5))
     for node, weight in zip(nodes, weights, strict=True):
         lines = X[:4, None] - X[None, 10:]
-        points = torch.from_numpy((X[None, 10:] + (node + 1) / 2 * lines).reshape(-1, 5))
+        points = torch.from_numpy(
+            (X[None, 10:] + (node + 1) / 2 * lines).reshape(-1, 5)
+        )
         slopes = derive(points).numpy().reshape(lines.shape)
         expected += weight / 2 * (slopes * lines).mean(axis=1)
-    np.testing.assert_allclose(shap_values(net, X[:4], X[10:]).values, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        shap_values(net, X[:4], X[10:]).values, expected, atol=1e-6
+    )
 
 
 def test_attributions_are_close_to_shapley_values() -> None:
@@ -90,7 +96,9 @@ def test_attributions_are_close_to_shapley_values() -> None:
 
 
 RAW = np.array([0, 1e-3, -1e-3, 1, -1, 30, -30])
-TWO = np.array([*product(RAW, (-10.0, -1.0, 0.0, 1e-3, 30.0))])  # a mean, and log(variance)
+TWO = np.array(
+    [*product(RAW, (-10.0, -1.0, 0.0, 1e-3, 30.0))]
+)  # a mean, and log(variance)
 THREE = np.array([*product(RAW[[0, 1, 4, 5]], repeat=3)])
 
 
@@ -101,7 +109,9 @@ class Peer(NamedTuple):
     loss: Callable[[Any, Any], Any]
 
 
-def number(loss: Any, targets: tuple[float, ...], formula: Callable[[Any, Any], Any]) -> Peer:
+def number(
+    loss: Any, targets: tuple[float, ...], formula: Callable[[Any, Any], Any]
+) -> Peer:
     return Peer({"loss": loss}, RAW[:, None], targets, formula)
 
 
@@ -164,20 +174,27 @@ def test_value_and_slopes_are_pytorchs(name: str) -> None:
         expected = formula(z, torch.tensor([[target]], dtype=torch.float64)).sum()
         expected.backward()
         assert value == pytest.approx(expected.item(), rel=1e-12, abs=1e-12)
-        np.testing.assert_allclose(slopes[-n:], z.grad.numpy()[0], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            slopes[-n:], z.grad.numpy()[0], rtol=1e-12, atol=1e-12
+        )
 
 
 SIZES, N_ROWS, BATCH, N_EPOCHS = (7, 24, 13, 2), 40, 8, 10
 N_STEPS = N_EPOCHS * N_ROWS // BATCH
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "sgd": (SGD(0.05, momentum=0.9), lambda tensor: torch.optim.SGD(tensor, 0.05, momentum=0.9)),
+    "sgd": (
+        SGD(0.05, momentum=0.9),
+        lambda tensor: torch.optim.SGD(tensor, 0.05, momentum=0.9),
+    ),
     "adam": (Adam(0.01), lambda tensor: torch.optim.Adam(tensor, 0.01)),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_fifty_steps_are_pytorchs(name: str, activation: str, rng: np.random.Generator) -> None:
+def test_fifty_steps_are_pytorchs(
+    name: str, activation: str, rng: np.random.Generator
+) -> None:
     ours, theirs = OPTIMIZERS[name]
     X, y = rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
     net = MLP(
@@ -194,7 +211,10 @@ def test_fifty_steps_are_pytorchs(name: str, activation: str, rng: np.random.Gen
         [torch.tensor(array.copy(), requires_grad=True) for array in pair]
         for pair in zip(net.weights, net.biases, strict=True)
     ]
-    optimizer, key = theirs([pair_of_net for pair in pairs for pair_of_net in pair]), net._state.key
+    optimizer, key = (
+        theirs([pair_of_net for pair in pairs for pair_of_net in pair]),
+        net._state.key,
+    )
     assert key is not None
     cosine = Cosine(0.5)(np.arange(N_STEPS), N_STEPS)
     for step in range(N_STEPS):
@@ -208,16 +228,24 @@ def test_fifty_steps_are_pytorchs(name: str, activation: str, rng: np.random.Gen
                 drops = mask(key, step, i, tuple(a.shape), (0.2, cosine[step])[i])
                 a = getattr(torch, activation)(a) * torch.tensor(drops)
         optimizer.zero_grad()
-        torch.nn.functional.mse_loss(a, torch.tensor(y[first : first + BATCH])).backward()
+        torch.nn.functional.mse_loss(
+            a, torch.tensor(y[first : first + BATCH])
+        ).backward()
         optimizer.step()
     net.fit(X, y, epochs=N_EPOCHS, batch_size=BATCH, shuffle=False)
     assert net.n_steps == N_STEPS == 50
-    for pair, pair_of_net in zip(pairs, zip(net.weights, net.biases, strict=True), strict=True):
+    for pair, pair_of_net in zip(
+        pairs, zip(net.weights, net.biases, strict=True), strict=True
+    ):
         for tensor, array in zip(pair, pair_of_net, strict=True):
-            np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=0, atol=1e-10)
+            np.testing.assert_allclose(
+                array, tensor.detach().numpy(), rtol=0, atol=1e-10
+            )
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize(
+    "loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
+)
 def test_the_matrix_is_that_of_jacrev(loss: Any) -> None:
     rng, n_out = np.random.default_rng(0), 1 if loss == "binary_cross_entropy" else 3
     net = MLP((4, 7, 5, n_out), activation="tanh", loss=loss, dtype="float64", seed=0)
@@ -231,7 +259,9 @@ def test_the_matrix_is_that_of_jacrev(loss: Any) -> None:
 
     def raw(flat: Any, row: Any) -> Any:
         parts = torch.tensor_split(flat, cuts[:-1])
-        arrays = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        arrays = [
+            part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)
+        ]
         for i in range(3):
             row = row @ arrays[i] + arrays[3 + i]
             row = torch.tanh(row) if i < 2 else row
@@ -248,11 +278,15 @@ def test_the_matrix_is_that_of_jacrev(loss: Any) -> None:
                 return (torch.exp(outputs) - target * outputs).mean()
         return functions.binary_cross_entropy_with_logits(outputs, target)
 
-    flat = torch.tensor(np.concatenate([a.ravel() for a in (*net.weights, *net.biases)]))
+    flat = torch.tensor(
+        np.concatenate([a.ravel() for a in (*net.weights, *net.biases)])
+    )
     rows, targets = torch.tensor(x), torch.tensor(y)
     jacobians = torch.func.vmap(torch.func.jacrev(raw), (None, 0))(flat, rows)
     outputs = torch.func.vmap(raw, (None, 0))(flat, rows)
     hessians = torch.func.vmap(torch.func.hessian(objective))(outputs, targets)
     shares = torch.tensor(weight / weight.sum())
     expected = torch.einsum("n,nap,nab,nbq->pq", shares, jacobians, hessians, jacobians)
-    np.testing.assert_allclose(system.matrix(), expected.numpy(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        system.matrix(), expected.numpy(), rtol=1e-10, atol=1e-10
+    )

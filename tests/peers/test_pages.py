@@ -14,7 +14,12 @@ import pytest
 from docs.tools import outputs
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["from/keras.md", "from/pytorch.md", "from/boosted-trees.md", "how-to/serving.md"]
+PAGES = [
+    "from/keras.md",
+    "from/pytorch.md",
+    "from/boosted-trees.md",
+    "how-to/serving.md",
+]
 # Keras computes with it.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -22,7 +27,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", PAGES)
-def test_sides_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_of_a_page_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A page's first library must be there; a block of another is left out where it is not."""
     monkeypatch.chdir(tmp_path)
     theirs = outputs.blocks(DOCS / page, ("py",))
@@ -50,7 +57,9 @@ PEERS = {"net": "model", "actor": "policy", "critic": "value"}
 
 
 def in_float64(block: str) -> str:
-    return re.sub(r"seed=(\w+)", r'seed=\1, dtype="float64"', block).replace("float32", "float64")
+    return re.sub(r"seed=(\w+)", r'seed=\1, dtype="float64"', block).replace(
+        "float32", "float64"
+    )
 
 
 def copy_weights(net: Any, peer: Any) -> None:
@@ -79,7 +88,9 @@ def in_double() -> Iterator[Any]:
 def test_the_loops_of_the_page_are_pytorchs() -> None:
     """Blocks of ours and of PyTorch's that follow each other, from the same weights."""
     namespace: dict[str, Any] = {}
-    blocks = re.findall(r"^```(python|py)\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.M)
+    blocks = re.findall(
+        r"^```(python|py)\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.M
+    )
     n_loops = 0
     for (before, ours), (language, block) in pairwise(blocks):
         if language == "python":
@@ -88,7 +99,9 @@ def test_the_loops_of_the_page_are_pytorchs() -> None:
             namespace["net"].parameters[:] = 0
             exec(block, namespace)
         else:
-            parts = [re.split(r"^(?=for rows)", each, flags=re.M) for each in (ours, block)]
+            parts = [
+                re.split(r"^(?=for rows)", each, flags=re.M) for each in (ours, block)
+            ]
             for start, _ in parts:
                 exec(in_float64(start), namespace)
             for net, peer in PEERS.items():
@@ -107,9 +120,13 @@ def test_the_loops_of_the_page_are_pytorchs() -> None:
 
 
 def test_the_cart_is_gymnasiums() -> None:
-    gymnasium = pytest.importorskip("gymnasium", reason="compares with gymnasium's environment")
+    gymnasium = pytest.importorskip(
+        "gymnasium", reason="compares with gymnasium's environment"
+    )
     theirs = gymnasium.make("CartPole-v1", max_episode_steps=50)
-    ours = import_module("examples.environments.cartpole").CartPole(max_episode_steps=50)
+    ours = import_module("examples.environments.cartpole").CartPole(
+        max_episode_steps=50
+    )
     rng, ends = np.random.default_rng(0), []
     for episode in range(40):
         seed = episode if episode % 2 == 0 else None
@@ -117,7 +134,11 @@ def test_the_cart_is_gymnasiums() -> None:
         stands = True
         while stands:
             # Some stand until the limit: pushed the way that the pole falls.
-            action = int(ours.state[2] + ours.state[3] > 0) if episode % 3 else int(rng.integers(2))
+            action = (
+                int(ours.state[2] + ours.state[3] > 0)
+                if episode % 3
+                else int(rng.integers(2))
+            )
             state, *others = ours.step(action)
             expected, *expected_others = theirs.step(action)
             np.testing.assert_allclose(state, expected, rtol=1e-5, atol=1e-7)

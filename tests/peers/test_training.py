@@ -23,7 +23,9 @@ def by_pytorch(variables: list[Any], limit: float) -> list[float]:
 
 def by_variable_as_keras(variables: list[Any], limit: float) -> list[float]:
     """Of each variable: values * (clipnorm / max(l2norm(values), clipnorm))."""
-    norms = [float(torch.sqrt(torch.sum(torch.square(tensor.grad)))) for tensor in variables]
+    norms = [
+        float(torch.sqrt(torch.sum(torch.square(tensor.grad)))) for tensor in variables
+    ]
     for tensor, norm in zip(variables, norms, strict=True):
         tensor.grad = tensor.grad * (limit / max(norm, limit))
     return norms
@@ -38,17 +40,23 @@ def peer_of(net: MLP) -> list[Any]:
     ]
 
 
-def groups_of(layers: Any, rates: Any, rate: float, decay: float, bias_decay: float) -> Any:
+def groups_of(
+    layers: Any, rates: Any, rate: float, decay: float, bias_decay: float
+) -> Any:
     """PyTorch's groups: one of each tensor, with its learning rate and weight decay."""
     return [
         {"params": [tensor], "lr": rate * factor, "weight_decay": its_decay}
         for tensors, factors in zip(layers, rates, strict=True)
-        for tensor, factor, its_decay in zip(tensors, factors, (decay, bias_decay), strict=True)
+        for tensor, factor, its_decay in zip(
+            tensors, factors, (decay, bias_decay), strict=True
+        )
         if tensor.requires_grad
     ]
 
 
-def train_peer(layers: Any, optimizer: Any, data: Any, clip: Clip, limit: float) -> list[float]:
+def train_peer(
+    layers: Any, optimizer: Any, data: Any, clip: Clip, limit: float
+) -> list[float]:
     """Train PyTorch's tensors in place; return the norms before they are clipped."""
     norms = list[float]()
     for _ in range(N_STEPS):
@@ -84,7 +92,14 @@ def test_fifty_steps_are_pytorchs(
     ours: Any = AdamW(0.01, weight_decay=0.1, decay_biases=whole, **clipping)
     if name == "SGD":
         ours = SGD(0.05, momentum=0.9, **clipping)
-    net = MLP(SIZES, activation="tanh", optimizer=ours, layer_rates=GIVEN, dtype="float64", seed=0)
+    net = MLP(
+        SIZES,
+        activation="tanh",
+        optimizer=ours,
+        layer_rates=GIVEN,
+        dtype="float64",
+        seed=0,
+    )
     net.biases[:] = [rng.normal(size=each.shape) for each in net.biases]
     for i in frozen:
         net.trainable[i] = False
@@ -98,8 +113,12 @@ def test_fifty_steps_are_pytorchs(
     assert not norms or min(norms) < limit < max(norms)
     net.fit(x, y, epochs=N_STEPS, batch_size=N_ROWS)
     for i, pair in enumerate(zip(net.weights, net.biases, strict=True)):
-        for mine, tensor, first in zip(pair, layers[i], before[i :: len(layers)], strict=True):
-            np.testing.assert_allclose(mine, tensor.detach().numpy(), rtol=1e-10, atol=1e-12)
+        for mine, tensor, first in zip(
+            pair, layers[i], before[i :: len(layers)], strict=True
+        ):
+            np.testing.assert_allclose(
+                mine, tensor.detach().numpy(), rtol=1e-10, atol=1e-12
+            )
             assert np.array_equal(mine, first) is (i in frozen)
 
 
@@ -132,27 +151,42 @@ def test_an_ema_of_adams_steps_is_that_of_optax() -> None:
         for debias in (True, False):
             tensor = optax.ema(DECAY, debias=debias)
             state = tensor.init(trained[0])
-            for k, (w, average) in enumerate(zip(trained, averages, strict=True), start=1):
+            for k, (w, average) in enumerate(
+                zip(trained, averages, strict=True), start=1
+            ):
                 expected, state = tensor.update(w, state)
                 # Without the correction the weights of k steps sum to 1 - decay^k.
                 mass = 1.0 if debias else 1 - DECAY**k
-                np.testing.assert_allclose(mass * average, expected, rtol=1e-12, atol=1e-12)
+                np.testing.assert_allclose(
+                    mass * average, expected, rtol=1e-12, atol=1e-12
+                )
     finally:
         jax.config.update("jax_enable_x64", before)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_schedule_free_adamw_is_that_of_its_authors(weight_decay: float) -> None:
-    torch = pytest.importorskip("torch", reason="the reference package works on PyTorch")
-    schedulefree = pytest.importorskip("schedulefree", reason="compares with the reference")
+    torch = pytest.importorskip(
+        "torch", reason="the reference package works on PyTorch"
+    )
+    schedulefree = pytest.importorskip(
+        "schedulefree", reason="compares with the reference"
+    )
     net = make(ScheduleFreeAdamW(0.01, warmup_steps=10, weight_decay=weight_decay))
     layers = [torch.nn.Linear(5, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)]
     peer = torch.nn.Sequential(*layers).double()
     for i, layer in enumerate((layers[0], layers[2])):
         layer.weight.data[:] = torch.tensor(net.weights[i].T.copy())
         layer.bias.data[:] = torch.tensor(net.biases[i].copy())
-    settings: dict[str, Any] = {"lr": 0.01, "warmup_steps": 10, "weight_decay": weight_decay}
-    theirs, x = schedulefree.AdamWScheduleFree(peer.parameters(), **settings), torch.tensor(X)
+    settings: dict[str, Any] = {
+        "lr": 0.01,
+        "warmup_steps": 10,
+        "weight_decay": weight_decay,
+    }
+    theirs, x = (
+        schedulefree.AdamWScheduleFree(peer.parameters(), **settings),
+        torch.tensor(X),
+    )
     theirs.train()
     for _ in range(N_AVERAGED):
         net.fit(X, Y, epochs=1, batch_size=len(X))

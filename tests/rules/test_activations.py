@@ -75,7 +75,10 @@ def test_slope_at_the_kink_is_that_from_below(name: str, slope: float) -> None:
 
 
 Function = Callable[[Any], Any]
-OWN_NAMES: dict[str, Any] = {"logistic": special.expit, "softplus": lambda x: np.logaddexp(0, x)}
+OWN_NAMES: dict[str, Any] = {
+    "logistic": special.expit,
+    "softplus": lambda x: np.logaddexp(0, x),
+}
 each_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 
 
@@ -96,7 +99,9 @@ def test_functions_are_the_references_in_float32_too(function: Function) -> None
     sizes = np.geomspace(1e-8, 30, 40)
     points = points_of(function, np.concatenate([-sizes, [0.0], sizes]))
     values = [function(x) for x in points]
-    np.testing.assert_allclose(values, reference(function, np.array(points)), rtol=4e-16)
+    np.testing.assert_allclose(
+        values, reference(function, np.array(points)), rtol=4e-16
+    )
     points = points_of(function, np.linspace(-20, 20, 81, dtype=np.float32))
     values = [function(x) for x in points]
     expected = [function(np.float64(x)) for x in points]
@@ -110,10 +115,16 @@ def test_elementary_functions_keep_nan(function: Function, dtype: Any) -> None:
 
 
 @each_function
-@pytest.mark.parametrize(("dtype", "sizes"), [(np.float32, [80]), (np.float64, [100, 1e4])])
-def test_finite_values_overflow_nowhere(function: Function, dtype: Any, sizes: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "sizes"), [(np.float32, [80]), (np.float64, [100, 1e4])]
+)
+def test_finite_values_overflow_nowhere(
+    function: Function, dtype: Any, sizes: list[float]
+) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        for x in points_of(function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]):
+        for x in points_of(
+            function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]
+        ):
             assert np.isfinite(function(x))
 
 
@@ -121,7 +132,9 @@ def test_exponentials_are_those_of_each_row_less_its_peak() -> None:
     rows = np.array([[1.0, 3.0, 2.0], [-5.0, 800.0, 799.0]])
     out = np.empty_like(rows)
     exponentials(rows, out)
-    np.testing.assert_allclose(out, np.exp(rows - rows.max(axis=1, keepdims=True)), rtol=1e-15)
+    np.testing.assert_allclose(
+        out, np.exp(rows - rows.max(axis=1, keepdims=True)), rtol=1e-15
+    )
 
 
 SHAPE = (400, 300)
@@ -148,18 +161,24 @@ def test_initializers_have_the_papers_variance_and_no_mean(name: str) -> None:
     assert draw(name).var() == pytest.approx(VARIANCES[name], rel=0.02, abs=0)
     assert abs(draw(name).mean()) <= 5 * np.sqrt(VARIANCES[name] / draw(name).size)
     generator = np.random.default_rng(0)
-    first, second = (np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2))
+    first, second = (
+        np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2)
+    )
     assert np.array_equal(first, second) == (not first.any())
 
 
-@pytest.mark.parametrize("name", [name for name in INITIALIZERS if name.endswith("uniform")])
+@pytest.mark.parametrize(
+    "name", [name for name in INITIALIZERS if name.endswith("uniform")]
+)
 def test_uniform_weights_fill_their_bounds_and_keep_within(name: str) -> None:
     bound = np.sqrt(3 * VARIANCES[name])
     assert 0.999 * bound < draw(name).max() <= bound
     assert -bound <= draw(name).min() < -0.999 * bound
 
 
-@pytest.mark.parametrize("name", [name for name in INITIALIZERS if name.endswith("normal")])
+@pytest.mark.parametrize(
+    "name", [name for name in INITIALIZERS if name.endswith("normal")]
+)
 def test_normal_weights_have_the_tails_of_the_normal_distribution(name: str) -> None:
     # 4.55 % lie beyond two standard deviations; a uniform distribution has none there.
     beyond = np.abs(draw(name)) > 2 * np.sqrt(VARIANCES[name])
@@ -209,10 +228,14 @@ def squared(z: Any) -> Any:
         ("penalty", squared, r"at \(-1.7\) it returns -1.7, .* give -3.4; training"),
     ],
 )  # fmt: skip
-def test_a_slope_that_is_no_derivative_is_a_warning(kind: str, rule: Any, words: str) -> None:
+def test_a_slope_that_is_no_derivative_is_a_warning(
+    kind: str, rule: Any, words: str
+) -> None:
     (message,) = made(kind, rule)
     name = (rule.rule if isinstance(rule, Loss) else rule).__name__
-    start = f"MLP: the slope of the {kind} {name!r} is not the derivative of its value: "
+    start = (
+        f"MLP: the slope of the {kind} {name!r} is not the derivative of its value: "
+    )
     assert message.startswith(start)
     assert re.search(words, message)
 
@@ -251,7 +274,9 @@ RNG = np.random.default_rng(0)
 OUTPUTS, LABELS = RNG.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
 
 
-@pytest.mark.parametrize("rule", [*activations.RULES.values(), *updates.PENALTIES.values()])
+@pytest.mark.parametrize(
+    "rule", [*activations.RULES.values(), *updates.PENALTIES.values()]
+)
 def test_activations_and_penalties_of_the_library_are_right(rule: Any) -> None:
     assert check_rule(rule).error < 1e-9
 
@@ -269,7 +294,8 @@ def test_a_wrong_slope_is_found_with_its_place(factor: float, compiled: bool) ->
     assert check.slope == pytest.approx(-2 * factor * z * np.exp(-z * z))
     assert check.derivative == pytest.approx(-2 * z * np.exp(-z * z))
     assert check.error == pytest.approx(
-        abs(check.slope - check.derivative) / (1 + max(abs(check.slope), abs(check.derivative)))
+        abs(check.slope - check.derivative)
+        / (1 + max(abs(check.slope), abs(check.derivative)))
     )
 
 
@@ -293,6 +319,8 @@ def test_points_are_taken_where_losses_are_finite() -> None:
 
     def log_loss(prediction: Any, target: Any) -> Any:
         p = prediction
-        return -target * np.log(p) - (1 - target) * np.log(1 - p), (p - target) / (p * (1 - p))
+        return -target * np.log(p) - (1 - target) * np.log(1 - p), (p - target) / (
+            p * (1 - p)
+        )
 
     assert check_rule(log_loss).error < 1e-6

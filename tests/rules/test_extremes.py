@@ -17,7 +17,9 @@ from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
 from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, Loss, in_dtype
 
-FAR: dict[str, Loss] = CASES | {f"tweedie {k}": Tweedie(k).loss for k in (1.001, 1.9, 1.999)}
+FAR: dict[str, Loss] = CASES | {
+    f"tweedie {k}": Tweedie(k).loss for k in (1.001, 1.9, 1.999)
+}
 MOST_ROUNDINGS, N_ROWS = 8, 40
 SIZES = (1e-6, 0.5, 3.0, 30.0, 88.0, 177.0, 709.0, 1e4)
 RAW = np.array([0.0, *SIZES, *(-size for size in SIZES)])
@@ -50,8 +52,12 @@ def rows_of(name: str, dtype: str) -> tuple[Any, Any]:
         outputs: Any = rng.choice(RAW, (N_ROWS, n))
         targets: Any = rng.choice(TARGETS[loss.targets], (N_ROWS, n_targets))
     else:
-        outputs, targets = np.split(np.array([*product(RAW, TARGETS[loss.targets])]), 2, axis=1)
-    return np.asfortranarray(outputs.astype(dtype)), np.asfortranarray(targets.astype(dtype))
+        outputs, targets = np.split(
+            np.array([*product(RAW, TARGETS[loss.targets])]), 2, axis=1
+        )
+    return np.asfortranarray(outputs.astype(dtype)), np.asfortranarray(
+        targets.astype(dtype)
+    )
 
 
 def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
@@ -68,7 +74,10 @@ def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
 
 def compiled(loss: Loss, outputs: Any, targets: Any) -> Any:
     slopes, values = np.empty_like(outputs), np.empty(len(outputs))
-    arrays, counts = (outputs, targets, slopes, values), (*outputs.shape, targets.shape[1])
+    arrays, counts = (
+        (outputs, targets, slopes, values),
+        (*outputs.shape, targets.shape[1]),
+    )
     settings = settings_of(loss, outputs.dtype)
     run(elementwise.loss_loop, loss.rule, options_of(loss), arrays, settings, *counts)
     return np.column_stack([values, slopes])
@@ -112,12 +121,17 @@ def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
     dtype, rule = str(outputs.dtype), FAR[name].rule.__name__
     constants = decimals(in_dtype(FAR[name].constants, outputs.dtype.type))
     unit, raw, y = half_unit(dtype), decimals(outputs), decimals(targets)
-    near = [(row, y) for row in moved(raw, unit)] + [(raw, row) for row in moved(y, unit)]
+    near = [(row, y) for row in moved(raw, unit)] + [
+        (raw, row) for row in moved(y, unit)
+    ]
     value, slopes = precise_loss(rule, raw, y, constants)
     others = [precise_loss(rule, z, aims, constants) for z, aims in near]
     return [
         Expected(value, [other for other, _ in others], dtype),
-        *(Expected(s, [other[j] for _, other in others], dtype) for j, s in enumerate(slopes)),
+        *(
+            Expected(s, [other[j] for _, other in others], dtype)
+            for j, s in enumerate(slopes)
+        ),
     ]
 
 
@@ -138,7 +152,9 @@ def test_a_loss_is_its_formula_far_out(name: str, dtype: str) -> None:
     for r, row in enumerate(zip(outputs, targets, strict=True)):
         expected = exact(expected_of, name, *row)
         for table in tables:
-            errors = [each.roundings(n) for each, n in zip(expected, table[r], strict=True)]
+            errors = [
+                each.roundings(n) for each, n in zip(expected, table[r], strict=True)
+            ]
             assert max(errors) <= MOST_ROUNDINGS, (*row, table[r])
 
 
@@ -149,7 +165,13 @@ def test_a_link_is_its_formula_far_out(name: str, dtype: str) -> None:
     raw = np.asfortranarray(rng.choice(RAW, (N_ROWS, 4)).astype(dtype))
     by_loop, by_rule = np.empty_like(raw), np.empty_like(raw)
     with np.errstate(over="ignore"):
-        run(elementwise.link_loop, link.rule, {"by_row": link.by_row}, (raw, by_loop), *raw.shape)
+        run(
+            elementwise.link_loop,
+            link.rule,
+            {"by_row": link.by_row},
+            (raw, by_loop),
+            *raw.shape,
+        )
         if link.by_row:
             link.rule(raw, by_rule)
         else:
@@ -157,7 +179,9 @@ def test_a_link_is_its_formula_far_out(name: str, dtype: str) -> None:
     for r, row in enumerate(raw):
         expected = exact(expected_values, name, row)
         for actual in (by_loop[r], by_rule[r]):
-            errors = [each.roundings(n) for each, n in zip(expected, actual, strict=True)]
+            errors = [
+                each.roundings(n) for each, n in zip(expected, actual, strict=True)
+            ]
             assert max(errors) <= MOST_ROUNDINGS, (row, actual)
 
 
@@ -188,9 +212,14 @@ PEERS: dict[str, tuple[Any, Any]] = {
 def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
     loss, peer = PEERS[name]
     y = np.full(len(RAW_OUTPUTS), target)
-    pairs = [loss.rule(np.float64(z), np.float64(target), *loss.constants) for z in RAW_OUTPUTS]
+    pairs = [
+        loss.rule(np.float64(z), np.float64(target), *loss.constants)
+        for z in RAW_OUTPUTS
+    ]
     values, slopes = np.array(pairs).T
-    constant = peer.constant_to_optimal_zero(y) if "tweedie" in name or name == "gamma" else 0
+    constant = (
+        peer.constant_to_optimal_zero(y) if "tweedie" in name or name == "gamma" else 0
+    )
     scale = np.maximum(1, abs(values))
     expected = peer.loss(y, RAW_OUTPUTS) + constant
     np.testing.assert_allclose(values / scale, expected / scale, atol=1e-12)
@@ -210,7 +239,12 @@ def test_constants_are_of_the_dtype_and_negative_counts_lose_nothing() -> None:
     assert slopes == 2
 
 
-SKLEARN_LINKS = {None: "identity", "exp": "exp", "sigmoid": "logistic", "softmax": "softmax"}
+SKLEARN_LINKS = {
+    None: "identity",
+    "exp": "exp",
+    "sigmoid": "logistic",
+    "softmax": "softmax",
+}
 each_loss = pytest.mark.parametrize("name", SKLEARN_LOSSES)
 
 
@@ -244,25 +278,38 @@ def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
 
 
 @each_loss
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-13)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-13)]
+)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_value_and_slope_as_sklearn(name: str, scale: float, dtype: Any, tolerance: float) -> None:
+def test_value_and_slope_as_sklearn(
+    name: str, scale: float, dtype: Any, tolerance: float
+) -> None:
     raw, targets = draw(name, 1.0 if name == "poisson" else scale, dtype)
     prediction = raw.copy()
     ACTIVATIONS[SKLEARN_LINKS[SKLEARN_LOSSES[name].link]](prediction)
-    expected = np.eye(4, dtype=dtype)[targets[:, 0].astype(int)] if name == "log_loss" else targets
+    expected = (
+        np.eye(4, dtype=dtype)[targets[:, 0].astype(int)]
+        if name == "log_loss"
+        else targets
+    )
     values, slopes = evaluate(name, raw, targets)
     by_row = [
-        LOSS_FUNCTIONS[name](t[None], p[None]) for t, p in zip(expected, prediction, strict=True)
+        LOSS_FUNCTIONS[name](t[None], p[None])
+        for t, p in zip(expected, prediction, strict=True)
     ]
     np.testing.assert_allclose(values, by_row, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(slopes, prediction - expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        slopes, prediction - expected, rtol=tolerance, atol=tolerance
+    )
     assert slopes.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["binary_log_loss", "log_loss"])
-def test_a_prediction_that_is_certain_is_clipped_as_by_scikit_learn(name: str, dtype: Any) -> None:
+def test_a_prediction_that_is_certain_is_clipped_as_by_scikit_learn(
+    name: str, dtype: Any
+) -> None:
     one_hot = np.array([[1, 0]], dtype)
     targets = one_hot if name == "binary_log_loss" else one_hot[:, 1:]
     values, _ = evaluate(name, 1000 * one_hot - 500, targets)
@@ -352,12 +399,16 @@ def poisson(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
 def log_cosh(p: Decimal, y: Decimal) -> tuple[Terms, Terms]:
     size = abs(p - y)
     below = (-2 * size).exp()
-    return [size, log1p(below) - D(2).ln()], [-sign(p - y) * expm1(-2 * size) / (1 + below)]
+    return [size, log1p(below) - D(2).ln()], [
+        -sign(p - y) * expm1(-2 * size) / (1 + below)
+    ]
 
 
 def quantile(p: Decimal, y: Decimal, q: Decimal) -> tuple[Terms, Terms]:
     e = p - y
-    return [(1 - q) * e if e > 0 else -q * e], [1 - q if e > 0 else -q if e < 0 else D(0)]
+    return [(1 - q) * e if e > 0 else -q * e], [
+        1 - q if e > 0 else -q if e < 0 else D(0)
+    ]
 
 
 def gamma(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
@@ -412,14 +463,19 @@ def gaussian_nll(raw: Row, y: Row) -> Result:
         below, precision = s - kept, (-kept).exp()
         square = error * error * precision
         value += [kept / 2 / n, square / 2 / n, below / 2 / n, -square * below / 2 / n]
-        slopes += [[error * precision * (1 - below) / n], [D(1) / 2 / n, -square / 2 / n]]
+        slopes += [
+            [error * precision * (1 - below) / n],
+            [D(1) / 2 / n, -square / 2 / n],
+        ]
     return value, slopes
 
 
 def quantiles(raw: Row, y: Row, levels: Row) -> Result:
     pairs = [quantile(p, y[0], q) for p, q in zip(raw, levels, strict=True)]
     n = len(raw)
-    return [t / n for value, _ in pairs for t in value], [[t / n for t in s] for _, s in pairs]
+    return [t / n for value, _ in pairs for t in value], [
+        [t / n for t in s] for _, s in pairs
+    ]
 
 
 BY_NUMBER: dict[str, Any] = {
@@ -449,7 +505,8 @@ PRECISE_LINKS: dict[str, Callable[[Row], Row]] = {
     "softmax": lambda raw: softmax(raw)[0],
     "sorted": sorted,
     "mean_std": lambda raw: [
-        (max(z, D("-13.815510557964274")) / 2).exp() if j % 2 else z for j, z in enumerate(raw)
+        (max(z, D("-13.815510557964274")) / 2).exp() if j % 2 else z
+        for j, z in enumerate(raw)
     ],
 }
 

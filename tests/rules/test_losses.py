@@ -45,12 +45,18 @@ def draw_targets(name: str, rng: np.random.Generator, n_outputs: int) -> Any:
 
 def draw_rows(name: str) -> list[tuple[Any, Any]]:
     rng, n = np.random.default_rng(0), outputs_for(name, 4)
-    return [(rng.normal(scale=3, size=n), draw_targets(name, rng, n)) for _ in range(20)]
+    return [
+        (rng.normal(scale=3, size=n), draw_targets(name, rng, n)) for _ in range(20)
+    ]
 
 
 def as_targets(name: str, one_hot: Any) -> Any:
     n = outputs_for(name, len(one_hot)) // CASES[name].per_target
-    return np.maximum(one_hot[:n], 0.5) if CASES[name].targets == "positive" else one_hot[:n]
+    return (
+        np.maximum(one_hot[:n], 0.5)
+        if CASES[name].targets == "positive"
+        else one_hot[:n]
+    )
 
 
 @each_loss
@@ -65,7 +71,9 @@ def test_losses_are_the_oracles_in_float32_too(name: str) -> None:
     for outputs, targets in draw_rows(name):
         narrow, aim = outputs.astype(np.float32), targets.astype(np.float32)
         value, slopes = evaluate(name, narrow, aim)
-        expected, expected_slopes = evaluate(name, narrow.astype(float), aim.astype(float))
+        expected, expected_slopes = evaluate(
+            name, narrow.astype(float), aim.astype(float)
+        )
         assert value == pytest.approx(expected, rel=2e-6, abs=2e-6)
         np.testing.assert_allclose(slopes, expected_slopes, rtol=2e-6, atol=2e-6)
 
@@ -75,7 +83,9 @@ def test_losses_are_the_oracles_in_float32_too(name: str) -> None:
 def test_nan_stays_nan(name: str, place: int) -> None:
     outputs = np.arange(1.0, 1 + outputs_for(name, 3))
     outputs[place] = np.nan
-    assert np.isnan(evaluate(name, outputs, as_targets(name, np.array([1.0, 0.0, 0.0])))[0])
+    assert np.isnan(
+        evaluate(name, outputs, as_targets(name, np.array([1.0, 0.0, 0.0])))[0]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(naive.OF_CLASSES))
@@ -103,12 +113,16 @@ def apply(name: str, row: Any) -> Any:
 
 
 @each_link
-def test_links_are_the_oracles_in_float32_too(name: str, rng: np.random.Generator) -> None:
+def test_links_are_the_oracles_in_float32_too(
+    name: str, rng: np.random.Generator
+) -> None:
     rows = rng.normal(scale=5, size=(20, 4))
     values = np.array([apply(name, row) for row in rows])
     np.testing.assert_allclose(values, naive.LINKS[name](rows), rtol=1e-13)
     row = rng.normal(scale=5, size=6).astype(np.float32)
-    np.testing.assert_allclose(apply(name, row), apply(name, row.astype(float)), rtol=1e-6)
+    np.testing.assert_allclose(
+        apply(name, row), apply(name, row.astype(float)), rtol=1e-6
+    )
 
 
 @each_link
@@ -141,17 +155,27 @@ def test_a_loss_is_found_again_from_what_a_file_says(name: str) -> None:
     assert again == settings
     assert hash(again) == hash(settings)
     assert spelled(settings.loss) == settings
-    assert again.loss == pickle.loads(pickle.dumps(settings)).loss == copy.deepcopy(settings).loss
+    assert (
+        again.loss
+        == pickle.loads(pickle.dumps(settings)).loss
+        == copy.deepcopy(settings).loss
+    )
 
 
 def test_a_curvature_is_a_function() -> None:
     wrong: Any = 1.0
-    with pytest.raises(TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"):
+    with pytest.raises(
+        TypeError, match=r"MLP: curvature must .*curvature\(output, target\)"
+    ):
         MLP((2, 1), loss=LOSSES["mse"]._replace(curvature=wrong))
 
 
 def test_settings_of_losses_as_they_are_told() -> None:
-    defaults: dict[str, Any] = {"quantile": Quantile(), "tweedie": Tweedie(), "focal": Focal()}
+    defaults: dict[str, Any] = {
+        "quantile": Quantile(),
+        "tweedie": Tweedie(),
+        "focal": Focal(),
+    }
     for name, settings in {**defaults, "binary_focal": BinaryFocal()}.items():
         assert settings.loss == LOSSES[name]
         assert spelled(settings.loss) == name
@@ -178,6 +202,8 @@ def test_a_loss_of_ones_own_may_have_settings() -> None:
         MLP((2, 3, 1), loss=Loss(squared, constants=(factor,)), dtype="float64", seed=0)
         for factor in (1.0, 3.0)
     ]
-    (one, slopes), (three, slopes_of_three) = (net.loss_and_gradient(x, y) for net in nets)
+    (one, slopes), (three, slopes_of_three) = (
+        net.loss_and_gradient(x, y) for net in nets
+    )
     assert three == pytest.approx(3 * one, rel=1e-14)
     np.testing.assert_allclose(slopes_of_three, 3 * slopes, rtol=1e-13)

@@ -60,7 +60,9 @@ def run(optimizer: Any, w: Any, slopes: Any, rates: Any) -> Any:
 
 
 @each_form
-def test_fifty_steps_are_those_of_the_paper(optimizer: Any, rng: np.random.Generator) -> None:
+def test_fifty_steps_are_those_of_the_paper(
+    optimizer: Any, rng: np.random.Generator
+) -> None:
     slopes, w = rng.normal(size=(50, 4)) * [1e-3, 0.1, 1, 100], rng.normal(size=4)
     path = run(optimizer, w.copy(), slopes, RATES[:50])
     name = optimizer.rule.__name__.removeprefix("sgd_")
@@ -73,7 +75,9 @@ def test_fifty_steps_are_those_of_the_paper(optimizer: Any, rng: np.random.Gener
 
 @each_form
 @pytest.mark.parametrize("first", [1, 2, 50, 1000])
-def test_coefficients_do_not_depend_on_how_steps_are_split(optimizer: Any, first: int) -> None:
+def test_coefficients_do_not_depend_on_how_steps_are_split(
+    optimizer: Any, first: int
+) -> None:
     whole = optimizer.coefficients(first, RATES)
     parts = (
         optimizer.coefficients(first, RATES[:37]),
@@ -84,7 +88,9 @@ def test_coefficients_do_not_depend_on_how_steps_are_split(optimizer: Any, first
 
 @each_form
 @pytest.mark.parametrize("first", [1, 10**6, 10**12])
-def test_coefficients_are_finite_however_long_the_training(optimizer: Any, first: int) -> None:
+def test_coefficients_are_finite_however_long_the_training(
+    optimizer: Any, first: int
+) -> None:
     coefficients = optimizer.coefficients(first, RATES)
     assert coefficients.shape[0] == len(RATES)
     assert coefficients.dtype == np.float64
@@ -93,7 +99,9 @@ def test_coefficients_are_finite_however_long_the_training(optimizer: Any, first
 
 @each_form
 def test_slopes_of_nan_and_none_and_frozen_settings(optimizer: Any) -> None:
-    assert np.isnan(run(optimizer, np.ones(1), np.full((1, 1), np.nan), RATES[:1])).all()
+    assert np.isnan(
+        run(optimizer, np.ones(1), np.full((1, 1), np.nan), RATES[:1])
+    ).all()
     kept = np.prod(1 - RATES[:5] * getattr(optimizer, "weight_decay", 0.0))
     after = run(optimizer, np.ones(1), np.zeros((5, 1)), RATES[:5])[-1]
     np.testing.assert_allclose(after, kept, rtol=1e-15)
@@ -113,7 +121,10 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any, shrink: Any) -> Any:
 
 def test_rules_of_ones_own_and_of_gradients_get_their_settings() -> None:
     own = Custom(sign_descent, 0.5, constants=(0.25,))
-    assert own.coefficients(1, np.array([0.5, 0.1])).tolist() == [[0.5, 0.25], [0.1, 0.25]]
+    assert own.coefficients(1, np.array([0.5, 0.1])).tolist() == [
+        [0.5, 0.25],
+        [0.1, 0.25],
+    ]
     # 0.25 * 4 - 0.5 = 0.5, then 0.25 * 0.5 + 0.5 = 0.625.
     path = run(own, np.full(1, 4.0), np.array([[3.0], [-7.0]]), np.full(2, 0.5))
     assert path.tolist() == [[0.5], [0.625]]
@@ -130,14 +141,20 @@ def test_epsilon_hat_is_added_to_the_uncorrected_root(kind: Any) -> None:
     t = np.arange(5, 105)
     tables = [optimizer.coefficients(5, RATES) for optimizer in (plain, hat)]
     changed = [
-        j for j in range(tables[0].shape[1]) if not np.array_equal(*(c[:, j] for c in tables))
+        j
+        for j in range(tables[0].shape[1])
+        if not np.array_equal(*(c[:, j] for c in tables))
     ]
     (column,) = changed
     assert (tables[1][:, column] == 1e-3).all()
-    np.testing.assert_allclose(tables[0][:, column], 1e-3 * np.sqrt(1 - 0.999**t), rtol=1e-12)
+    np.testing.assert_allclose(
+        tables[0][:, column], 1e-3 * np.sqrt(1 - 0.999**t), rtol=1e-12
+    )
 
 
-def test_adam_with_epsilon_hat_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
+def test_adam_with_epsilon_hat_is_that_of_scikit_learn(
+    rng: np.random.Generator,
+) -> None:
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
     slopes, w = rng.normal(size=(50, 4)), rng.normal(size=4)
@@ -160,7 +177,9 @@ def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
     clipped = "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, clipvalue=2.0)"
     assert repr(SGD(0.1, clipvalue=2)) == clipped
     assert repr(SGD(0.1, global_clipnorm=1)).endswith(", global_clipnorm=1.0)")
-    assert SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
+    assert (
+        SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
+    )
     for name, by_variable in NORMS.items():
         settings: dict[str, Any] = {name: 2}
         limited = Adam(0.01, **settings)
@@ -180,7 +199,10 @@ def test_one_group_and_split_rows_have_the_same_bits() -> None:
     assert n_coefficients_of(adam) == 5
     optimizer, rates = ScheduleFreeAdamW(warmup_steps=20), np.full(60, 0.0025)
     whole = optimizer.coefficients(6, rates, averaged_from=5)
-    parts = [optimizer.coefficients(6, rates[:9], 5), optimizer.coefficients(15, rates[9:], 5)]
+    parts = [
+        optimizer.coefficients(6, rates[:9], 5),
+        optimizer.coefficients(15, rates[9:], 5),
+    ]
     assert np.array_equal(whole, np.concatenate(parts))
     # The share of z: the square of its rate by the sum of those since step 5.
     squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
@@ -202,7 +224,9 @@ def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> N
     keras = np.zeros(3)
     for k, w in enumerate(path, start=1):
         keras = m * keras + (1 - m) * w
-        np.testing.assert_allclose(got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12
+        )
     path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
     origin = average_start(optimizer, 100, 140, 0)
     gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
@@ -244,7 +268,9 @@ def test_rates_rise_to_one_peak_after_a_line_of_warm_up(kind: Any) -> None:
     assert (np.diff(rates[peak:]) <= 0).all()
     rates = Warmup(kind(0.1), n_steps=100)(STEPS, TOTAL)
     later = kind(0.1)(np.arange(TOTAL - 100), TOTAL - 100)
-    np.testing.assert_allclose(rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15)
+    np.testing.assert_allclose(
+        rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15
+    )
     assert np.array_equal(rates[100:], later)
 
 
@@ -301,7 +327,12 @@ def test_nan_of_the_gradient_stays_nan(rule: Any) -> None:
 
 
 def test_norms_are_scaled_to_limits() -> None:
-    assert [norm_factor(norm, 2.0) for norm in (0.0, 1.0, 2.0, 8.0)] == [1.0, 1.0, 1.0, 0.25]
+    assert [norm_factor(norm, 2.0) for norm in (0.0, 1.0, 2.0, 8.0)] == [
+        1.0,
+        1.0,
+        1.0,
+        0.25,
+    ]
 
 
 @pytest.mark.parametrize("norm", [np.inf, np.nan])
@@ -320,7 +351,9 @@ def test_masks_and_noise_are_those_of_the_oracle(step: int) -> None:
         result = mask(KEY, step, layer, (5, 19), 0.3)
         assert (result == naive.mask(KEY, step, layer, (5, 19), 0.3)).all()
     result = noise(KEY, step, (5, 19), 0.5)
-    np.testing.assert_allclose(result, 0.5 * naive.noise(KEY, step, (5, 19)), atol=1e-12)
+    np.testing.assert_allclose(
+        result, 0.5 * naive.noise(KEY, step, (5, 19)), atol=1e-12
+    )
 
 
 def test_decisions_do_not_depend_on_each_other() -> None:
@@ -359,7 +392,9 @@ def test_a_schedule_out_of_range_is_an_error_at_its_step(value: float) -> None:
     def rates(steps: np.ndarray, total: int) -> np.ndarray:
         return np.where(steps == 4, value, 0.5)
 
-    with pytest.raises(ValueError, match=r"dropout, .*must return 3 rates in \[0, 1\).* at step 4"):
+    with pytest.raises(
+        ValueError, match=r"dropout, .*must return 3 rates in \[0, 1\).* at step 4"
+    ):
         numbers_of(Dropout((rates,)), KEY, np.arange(3, 6), 10)
 
 
@@ -377,7 +412,9 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), ANSWERS)
-def test_the_known_answers(counter: list[int], key: list[int], expected: list[int]) -> None:
+def test_the_known_answers(
+    counter: list[int], key: list[int], expected: list[int]
+) -> None:
     philox = philox_of(lambda function: function)
     words = philox(*map(np.uint64, (*counter, *key)))
     assert [int(word & LOW) for word in words] == expected

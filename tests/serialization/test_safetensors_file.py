@@ -43,7 +43,9 @@ def test_what_is_written_is_read_by_all_in_the_same_bytes(path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", files.DTYPES.values(), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3)], ids=str)
-def test_arrays_of_every_dtype_and_shape(dtype: Any, shape: tuple[int, ...], path: Path) -> None:
+def test_arrays_of_every_dtype_and_shape(
+    dtype: Any, shape: tuple[int, ...], path: Path
+) -> None:
     array = np.ones(shape, dtype)
     files.write(path, Content("THING", {}, {"x": array}))
     back = files.read(path).arrays["x"]
@@ -53,7 +55,9 @@ def test_arrays_of_every_dtype_and_shape(dtype: Any, shape: tuple[int, ...], pat
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)]
+)
 def test_the_mode_is_by_the_umask(umask: int, mode: int, path: Path) -> None:
     before = os.umask(umask)
     try:
@@ -90,8 +94,12 @@ def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
             files.write("/dev/null", CONTENT)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere a path is shorter than a name may be")
-@pytest.mark.parametrize("name", ["n" * 255, "\N{GRINNING FACE}" * 63], ids=["ASCII", "UTF-8"])
+@pytest.mark.skipif(
+    os.name != "posix", reason="elsewhere a path is shorter than a name may be"
+)
+@pytest.mark.parametrize(
+    "name", ["n" * 255, "\N{GRINNING FACE}" * 63], ids=["ASCII", "UTF-8"]
+)
 def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     left = path.with_name(f".{name[:58]}.{'0f' * 8}.tmp")
@@ -103,7 +111,9 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace", "fdopen"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
 def test_a_failed_write_keeps_the_file(
     name: str, error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +136,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     where = tmp_path / "disk"
     where.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(where)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(command, capture_output=True).returncode
+    ):
         pytest.skip("only root may mount a file system, and not in every container")
     yield where
     subprocess.run(["umount", str(where)], check=True)
@@ -156,7 +169,9 @@ def test_errors_name_the_file_that_was_asked_for(path: Path) -> None:
         files.write(path / "below", CONTENT)
 
 
-def test_an_interrupt_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = os.open
 
     def interrupted(*arguments: Any) -> int:
@@ -170,12 +185,29 @@ def test_an_interrupt_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["thing.safetensors", "a[b]+.x", "a(b"])
-def test_leftovers_of_killed_processes_go_after_an_hour(name: str, tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_go_after_an_hour(
+    name: str, tmp_path: Path
+) -> None:
     rng, path = np.random.default_rng(0), tmp_path / name
     ours = [f".{name}.{rng.bytes(8).hex()}.tmp" for _ in range(4)]
-    middles = ["0f", "backup", "g" * 16, "0" * 15, "0" * 17, "0F" * 8, "0" * 16 + ".0" * 8, ""]
-    others = [f".{start}.{middle}.tmp" for middle in middles for start in (name, f"{name}.x")]
-    others += [f".{name}x.{'0' * 16}.tmp", f"{name}.{'0' * 16}.tmp", f".{name}.{'0' * 16}.tmp2"]
+    middles = [
+        "0f",
+        "backup",
+        "g" * 16,
+        "0" * 15,
+        "0" * 17,
+        "0F" * 8,
+        "0" * 16 + ".0" * 8,
+        "",
+    ]
+    others = [
+        f".{start}.{middle}.tmp" for middle in middles for start in (name, f"{name}.x")
+    ]
+    others += [
+        f".{name}x.{'0' * 16}.tmp",
+        f"{name}.{'0' * 16}.tmp",
+        f".{name}.{'0' * 16}.tmp2",
+    ]
     for each in (*ours, *others):
         (tmp_path / each).write_bytes(b"half")
         os.utime(tmp_path / each, (0, 0))
@@ -197,19 +229,34 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a safetensors file"),
     "text": (b"hello, world: this is no model", "not a safetensors file"),
     "zeros": (bytes(100), "not a safetensors file"),
-    "an array beyond the file": (stored({"x": {"data_offsets": [0, 8]}}), "and 47 by its header"),
+    "an array beyond the file": (
+        stored({"x": {"data_offsets": [0, 8]}}),
+        "and 47 by its header",
+    ),
     "an array without an end": (stored({"x": {"data_offsets": []}}), "IndexError"),
-    "header beyond the file": ((1000).to_bytes(8, "little") + b"{}", "not a safetensors file"),
+    "header beyond the file": (
+        (1000).to_bytes(8, "little") + b"{}",
+        "not a safetensors file",
+    ),
     "huge header": ((1 << 62).to_bytes(8, "little") + b"{}", "not a safetensors file"),
     "deep JSON": (ours("[" * 100_000 + "]" * 100_000), "RecursionError"),
     "not ours": (stored({}), "fastmlp did not write"),
     "no JSON": (ours("{"), "Expecting property name"),
     "no object": (ours("3"), "AttributeError"),
     "no version": (ours("{}"), "KeyError: 'format_version'"),
-    "of another version": (ours('{"format_version": 1, "kind": "MLP"}'), "1, .* reads version 2"),
-    "of version true": (ours('{"format_version": "1", "kind": "MLP"}'), "format version '1'"),
+    "of another version": (
+        ours('{"format_version": 1, "kind": "MLP"}'),
+        "1, .* reads version 2",
+    ),
+    "of version true": (
+        ours('{"format_version": "1", "kind": "MLP"}'),
+        "format version '1'",
+    ),
     "NaN": (ours('{"format_version": NaN, "kind": "MLP"}'), "NaN is not a number"),
-    "long number": (ours('{"format_version": ' + "9" * 5000 + "}"), "integer string conversion"),
+    "long number": (
+        ours('{"format_version": ' + "9" * 5000 + "}"),
+        "integer string conversion",
+    ),
 }
 
 
@@ -224,7 +271,9 @@ def test_a_defect_is_named(defect: str, path: Path) -> None:
 
 def test_errors_of_dtypes_are_short(path: Path) -> None:
     header = json.dumps({"format_version": 2, "kind": "MLP"})
-    safetensors.numpy.save_file({"x": np.zeros(3, np.float16)}, path, {"fastmlp": header})
+    safetensors.numpy.save_file(
+        {"x": np.zeros(3, np.float16)}, path, {"fastmlp": header}
+    )
     with pytest.raises(FileError, match="KeyError: 'F16'"):
         files.read(path)
     with pytest.raises(FileError) as raised, files.refusing(path):
@@ -234,7 +283,9 @@ def test_errors_of_dtypes_are_short(path: Path) -> None:
         raise MemoryError("80 GB")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="devices and pipes have these names on POSIX only")
+@pytest.mark.skipif(
+    os.name != "posix", reason="devices and pipes have these names on POSIX only"
+)
 def test_devices_and_pipes_are_not_read(path: Path) -> None:
     os.mkfifo(path)
     for endless in ("/dev/zero", path):
@@ -252,7 +303,9 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
     ],
     ids=["zeros", "a long header", "a file"],
 )
-def test_the_size_is_checked_before_arrays_are_read(start: bytes, words: str, path: Path) -> None:
+def test_the_size_is_checked_before_arrays_are_read(
+    start: bytes, words: str, path: Path
+) -> None:
     with open(path, "wb") as file:
         file.write(start)
         file.truncate(1 << 28)
@@ -267,7 +320,9 @@ def test_the_size_is_checked_before_arrays_are_read(start: bytes, words: str, pa
 @pytest.mark.slow
 def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
     array = np.zeros(1 << 22, np.float32)
-    safetensors.numpy.save_file({"x": array}, path, {"fastmlp": '{"format_version": 3, "kind": 0}'})
+    safetensors.numpy.save_file(
+        {"x": array}, path, {"fastmlp": '{"format_version": 3, "kind": 0}'}
+    )
 
     def read() -> None:
         with pytest.raises(FileError, match="reads version 2"):
@@ -289,15 +344,21 @@ def test_a_header_of_long_integers_and_of_many_arrays(path: Path) -> None:
     for words, (header, arrays) in contents.items():
         with pytest.raises(ValueError, match=words):
             files.write(path, Content("THING", header, arrays))
-        entry = json.dumps({"format_version": 2, "kind": "THING", **header}, separators=(",", ":"))
+        entry = json.dumps(
+            {"format_version": 2, "kind": "THING", **header}, separators=(",", ":")
+        )
         safetensors.numpy.save_file(arrays, path, {"fastmlp": entry})
         with pytest.raises(FileError, match=words):
             files.read(path)
 
 
-def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_safetensors_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"model file needs safetensors: pip install safeten"):
+    with pytest.raises(
+        ImportError, match=r"model file needs safetensors: pip install safeten"
+    ):
         files.pack(CONTENT)
 
 
@@ -328,7 +389,9 @@ def drawn(rng: np.random.Generator, depth: int = 2) -> Whole:
     def part() -> Part:
         sizes = tuple(rng.integers(9, size=rng.integers(3)).tolist())
         share = float(rng.choice([0.5, np.nan, -np.inf]))
-        return Part(f"n{rng.integers(9)}", share, sizes, "a" if rng.integers(2) else "b")
+        return Part(
+            f"n{rng.integers(9)}", share, sizes, "a" if rng.integers(2) else "b"
+        )
 
     named: list[Named] = [{"count": 3}, {"count": 0, "curve": None}]
     named.append({"count": 1, "curve": np.ones(2)})
@@ -350,22 +413,45 @@ def test_declared_fields_come_back(seed: int, path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda h, a: h["parts"][0].update(share="x"), "parts.0.share must be float, got 'x'"),
-        (lambda h, a: h["parts"][0].update(share=1), "parts.0.share must be float, got 1"),
-        (lambda h, a: h["parts"][0].update(kind="c"), "parts.0.kind must be 'a' or 'b', got 'c'"),
-        (lambda h, a: h["parts"][0].update(sizes=[1, True]), "sizes.1 must be int, got True"),
-        (lambda h, a: h["parts"][0].update(speed=1), "parts.0 must have name, .*, got .*, speed"),
-        (lambda h, a: h["parts"][0].pop("name"), "parts.0 must have name, .*, got share"),
+        (
+            lambda h, a: h["parts"][0].update(share="x"),
+            "parts.0.share must be float, got 'x'",
+        ),
+        (
+            lambda h, a: h["parts"][0].update(share=1),
+            "parts.0.share must be float, got 1",
+        ),
+        (
+            lambda h, a: h["parts"][0].update(kind="c"),
+            "parts.0.kind must be 'a' or 'b', got 'c'",
+        ),
+        (
+            lambda h, a: h["parts"][0].update(sizes=[1, True]),
+            "sizes.1 must be int, got True",
+        ),
+        (
+            lambda h, a: h["parts"][0].update(speed=1),
+            "parts.0 must have name, .*, got .*, speed",
+        ),
+        (
+            lambda h, a: h["parts"][0].pop("name"),
+            "parts.0 must have name, .*, got share",
+        ),
         (lambda h, a: h.update(parts={}), "parts must have parts, got {}"),
         (lambda h, a: h.update(pair=["x", 1.5, 2]), "pair must have 0, 1, got 0, 1, 2"),
         (lambda h, a: h.update(free=[]), r"free must be dict, got \[\]"),
         (lambda h, a: h.update(first=3), "first must have parts, got 3"),
         (lambda h, a: h["named"].pop("count"), "named must have count"),
-        (lambda h, a: h["more"].update(numbers=1) or a.pop("more.numbers"), "more.numbers must be"),
+        (
+            lambda h, a: h["more"].update(numbers=1) or a.pop("more.numbers"),
+            "more.numbers must be",
+        ),
         (lambda h, a: h.pop("more"), "the content must have parts, .*, more, got"),
     ],
 )
-def test_fields_of_other_types_are_refused(damage: Callable[..., Any], words: str) -> None:
+def test_fields_of_other_types_are_refused(
+    damage: Callable[..., Any], words: str
+) -> None:
     header, arrays = codec.of_fields(Whole, drawn(np.random.default_rng(1)), {})
     damage(header, arrays)
     with pytest.raises(FileError, match=words):

@@ -57,7 +57,11 @@ class Later(NamedTuple):
 
 
 def made(value: Any) -> Any:
-    return value.kind(made(value.rate), **value.options) if isinstance(value, Later) else value
+    return (
+        value.kind(made(value.rate), **value.options)
+        if isinstance(value, Later)
+        else value
+    )
 
 
 def often(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -65,7 +69,9 @@ def often(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.integers(0, 11).flatmap(lambda n: right if n else junk)
 
 
-numbers = st.one_of(st.floats(1e-6, 1e3), st.floats(), st.sampled_from([0, 1, 0.1, 1e30, 1e-30]))
+numbers = st.one_of(
+    st.floats(1e-6, 1e3), st.floats(), st.sampled_from([0, 1, 0.1, 1e30, 1e-30])
+)
 names = st.sampled_from([*ACTIVATIONS, *ALIASES])
 
 
@@ -74,7 +80,9 @@ def schedules(draw: Any) -> Any:
     kind = SCHEDULES[draw(st.sampled_from(sorted(SCHEDULES)))]
     options = draw(
         st.dictionaries(
-            st.sampled_from(["n_steps", "factor", "every", "power", "final_rate", "warm"]),
+            st.sampled_from(
+                ["n_steps", "factor", "every", "power", "final_rate", "warm"]
+            ),
             often(st.one_of(st.integers(1, 9), numbers)),
             max_size=1,
         )
@@ -87,7 +95,15 @@ def optimizers(draw: Any) -> Any:
     if draw(st.booleans()):
         return draw(st.sampled_from([*OPTIMIZERS, descent, Custom(descent)]))
     kind = OPTIMIZERS[draw(st.sampled_from(sorted(OPTIMIZERS)))]
-    keys = ["momentum", "nesterov", "rho", "epsilon", "beta_1", "beta_2", "weight_decay"]
+    keys = [
+        "momentum",
+        "nesterov",
+        "rho",
+        "epsilon",
+        "beta_1",
+        "beta_2",
+        "weight_decay",
+    ]
     options = draw(st.dictionaries(st.sampled_from(keys), often(numbers), max_size=2))
     names = {field.name for field in fields(kind)}
     known = {key: value for key, value in options.items() if key in names}
@@ -96,13 +112,17 @@ def optimizers(draw: Any) -> Any:
 
 @st.composite
 def tables(draw: Any, n_rows: int, width: int) -> Any:
-    dtype = draw(st.sampled_from(["f4", "f8", "f2", ">f8", "i1", "u8", "?", "O", "c16", "U3"]))
+    dtype = draw(
+        st.sampled_from(["f4", "f8", "f2", ">f8", "i1", "u8", "?", "O", "c16", "U3"])
+    )
     scale = draw(st.sampled_from([0, 1, 1, 1, 1e-45, 1e-310, 1e3, 1e30, 3e38, 1e300]))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = (scale * rng.standard_normal((n_rows, width))).astype(dtype)
-    shape = draw(st.sampled_from(["as it is", "as it is", "F", "strided", "list", "constant"]))
+    shape = draw(
+        st.sampled_from(["as it is", "as it is", "F", "strided", "list", "constant"])
+    )
     if shape == "F":
         return np.asfortranarray(table)
     if shape == "strided":

@@ -40,7 +40,20 @@ VALUES: list[Any] = [
     {"name": "Warmup", "schedule": 0.1}, {"own": {}},
 ]  # fmt: skip
 MOST = 1 << 62
-INTEGERS = [0, 1, -1, 2, 255, 6 * 10**7, 10**9, 1 << 31, 1 << 32, MOST, -MOST - 1, (1 << 63) - 1]
+INTEGERS = [
+    0,
+    1,
+    -1,
+    2,
+    255,
+    6 * 10**7,
+    10**9,
+    1 << 31,
+    1 << 32,
+    MOST,
+    -MOST - 1,
+    (1 << 63) - 1,
+]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 3e38, -3e38, 1e-45, math.nan, math.inf, -math.inf]
 FORMS: dict[str, tuple[str, list[Any]]] = {
     "I64": ("<q", [*INTEGERS, -(1 << 63)]),
@@ -48,7 +61,16 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
     "F32": ("<f", FLOATS),
     "F64": ("<d", [*FLOATS, 1e308, -1e308, 5e-324]),
 }
-RAW = ["NaN", "Infinity", "-Infinity", "1e999", "[" * 3000 + "]" * 3000, "9" * 5000, "{", "\\"]
+RAW = [
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "[" * 3000 + "]" * 3000,
+    "9" * 5000,
+    "{",
+    "\\",
+]
 
 
 def split(raw: bytes) -> tuple[dict[str, Any], bytes]:
@@ -102,7 +124,9 @@ def of_bytes(raw: bytes, draw: random.Random) -> bytes:
         elif what == 3:
             content[where:where] = draw.randbytes(draw.choice([1, 4, 8]))
         else:
-            content[:8] = draw.getrandbits(draw.choice([8, 16, 32, 63])).to_bytes(8, "little")
+            content[:8] = draw.getrandbits(draw.choice([8, 16, 32, 63])).to_bytes(
+                8, "little"
+            )
     return bytes(content)
 
 
@@ -142,7 +166,9 @@ def of_numbers(raw: bytes, draw: random.Random) -> bytes:
             where = start + first + draw.randrange(size) * struct.calcsize(form)
             (old,) = struct.unpack_from(form, content, where)
             near = (
-                old + draw.choice([-1, 1]) if abs(old) < 1 << 8 * struct.calcsize(form) - 2 else 0
+                old + draw.choice([-1, 1])
+                if abs(old) < 1 << 8 * struct.calcsize(form) - 2
+                else 0
             )
             struct.pack_into(form, content, where, draw.choice([*numbers, near]))
     return bytes(content)
@@ -170,7 +196,11 @@ def trained(net: MLP, y: Any = Y, **options: Any) -> MLP:
 def several() -> MLP:
     """A net with everything that a header can hold."""
     adam = Adam(Warmup(Cosine(0.01), n_steps=3), clipnorm=1.0, average=EMA(0.9))
-    more: dict[str, Any] = {"dropout": [0.1, Cosine(0.2)], "input_noise": 0.1, "l1": 0.1}
+    more: dict[str, Any] = {
+        "dropout": [0.1, Cosine(0.2)],
+        "input_noise": 0.1,
+        "l1": 0.1,
+    }
     rates = [1.0, 0.5, 0.1]
     return trained(MLP((3, 4, 5, 1), optimizer=adam, layer_rates=rates, seed=0, **more))
 
@@ -182,7 +212,12 @@ def resumed(path: Path, stop: int = 9) -> MLP:
     options = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
     with suppress(LookupError):
         net.fit(
-            X, LABELS, **options, callbacks=stopping(stop), checkpoint=path, resume=path.exists()
+            X,
+            LABELS,
+            **options,
+            callbacks=stopping(stop),
+            checkpoint=path,
+            resume=path.exists(),
         )
     return net
 
@@ -200,23 +235,38 @@ def of_table(seed: int) -> Any:
 
 
 def search(estimator: Any, y: Any, **options: Any) -> Any:
-    options = {"param_grid": {"alpha": [0.1, 1.0], "solver": ["sgd", "adam"]}, **options}
+    options = {
+        "param_grid": {"alpha": [0.1, 1.0], "solver": ["sgd", "adam"]},
+        **options,
+    }
     return MLPSearchCV(estimator(**SMALL), cv=2, **options).fit(X, y)
 
 
 MAKERS: dict[str, Callable[[], Any]] = {
     "net": lambda: MLP((3, 4, 2), dtype="float64", loss="cross_entropy", seed=0),
     "net with all settings": several,
-    "net of quantiles": lambda: trained(MLP((3, 4, 2), loss=Quantile([0.1, 0.9]), seed=0)),
-    "net of SGD": lambda: trained(MLP((3, 1), optimizer=SGD(0.1, momentum=0.5), seed=0)),
-    "classifier": lambda: MLPClassifier(**SMALL).fit(X, np.array(["no", "so", "yes"])[LABELS]),
-    "classifier of booleans": lambda: MLPClassifier(solver="lbfgs", **SMALL).fit(X, LABELS > 1),
-    "classifier of several": lambda: MLPClassifier(**SMALL).fit(X, np.eye(3, dtype=int)[LABELS]),
+    "net of quantiles": lambda: trained(
+        MLP((3, 4, 2), loss=Quantile([0.1, 0.9]), seed=0)
+    ),
+    "net of SGD": lambda: trained(
+        MLP((3, 1), optimizer=SGD(0.1, momentum=0.5), seed=0)
+    ),
+    "classifier": lambda: MLPClassifier(**SMALL).fit(
+        X, np.array(["no", "so", "yes"])[LABELS]
+    ),
+    "classifier of booleans": lambda: MLPClassifier(solver="lbfgs", **SMALL).fit(
+        X, LABELS > 1
+    ),
+    "classifier of several": lambda: MLPClassifier(**SMALL).fit(
+        X, np.eye(3, dtype=int)[LABELS]
+    ),
     "regressor": lambda: MLPRegressor(
         **{**SMALL, "random_state": np.random.RandomState(3)}, early_stopping=True
     ).fit(X, Y),
     "search": lambda: search(MLPClassifier, LABELS),
-    "search by halving": lambda: search(MLPRegressor, Y, halving=True, factor=2, random_state=0),
+    "search by halving": lambda: search(
+        MLPRegressor, Y, halving=True, factor=2, random_state=0
+    ),
     **{f"ensemble of a table {i}": partial(of_table, i) for i in range(8)},
     "ensemble with trees": lambda: with_trees("multiclass")[0],
 }
@@ -284,9 +334,15 @@ def of_places(h: Any, a: Any) -> None:
 BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "layers": ("net", of_layers),
     "layers of a classifier": ("classifier", of_layers),
-    "arrays": ("net", lambda h, a: a.update(many_arrays(f"e{i}" for i in range(60_000)))),
+    "arrays": (
+        "net",
+        lambda h, a: a.update(many_arrays(f"e{i}" for i in range(60_000))),
+    ),
     "keys": ("net", lambda h, a: h.update({f"k{n}": n for n in range(200_000)})),
-    "keywords": ("net", lambda h, a: h["optimizer"].update({f"k{n}": n for n in range(50_000)})),
+    "keywords": (
+        "net",
+        lambda h, a: h["optimizer"].update({f"k{n}": n for n in range(50_000)}),
+    ),
     "a long name": ("net", lambda h, a: h.update(loss="mse" * 10**6)),
     "encodings": ("ensemble of a table 0", of_encodings),
     "places": ("ensemble of a table 0", of_places),
@@ -296,7 +352,10 @@ BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
         lambda h, a: h["schema"]["levels"].update({min(h["schema"]["levels"]): EQUAL}),
     ),
     "penalties": ("net", lambda h, a: h.update(penalties=[["l2", 1.0]] * 200_000)),
-    "labels": ("classifier", lambda h, a: h["labels"].update(dtype="object", values=EQUAL)),
+    "labels": (
+        "classifier",
+        lambda h, a: h["labels"].update(dtype="object", values=EQUAL),
+    ),
     "names of candidates": ("search", of_names),
     "texts of candidates": ("search", of_texts),
     "names of results": ("search", of_results),

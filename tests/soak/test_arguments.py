@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from draws import JUNK, infinite, made, names, numbers, often, optimizers, square, tables, targets
+from draws import (
+    JUNK,
+    infinite,
+    made,
+    names,
+    numbers,
+    often,
+    optimizers,
+    square,
+    tables,
+    targets,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -33,21 +44,31 @@ DOCUMENTED = (TypeError, ValueError, MemoryError, FileError)
 @st.composite
 def settings_of_nets(draw: Any) -> dict[str, Any]:
     choices = {
-        "activation": st.one_of(names, st.lists(names, min_size=1, max_size=2), st.just(square)),
+        "activation": st.one_of(
+            names, st.lists(names, min_size=1, max_size=2), st.just(square)
+        ),
         "output_activation": st.one_of(st.none(), names),
-        "loss": st.sampled_from([*LOSSES, *LOSSES.values(), Quantile([0.1, 0.9]), Tweedie(1.3)]),
+        "loss": st.sampled_from(
+            [*LOSSES, *LOSSES.values(), Quantile([0.1, 0.9]), Tweedie(1.3)]
+        ),
         "label_smoothing": st.one_of(st.floats(0, 0.9), numbers),
-        "dropout": st.one_of(st.floats(0, 0.9), numbers, st.lists(st.floats(0, 0.9), max_size=2)),
+        "dropout": st.one_of(
+            st.floats(0, 0.9), numbers, st.lists(st.floats(0, 0.9), max_size=2)
+        ),
         "input_dropout": st.one_of(st.floats(0, 0.9), numbers),
         "input_noise": numbers,
         "layer_rates": st.one_of(
             st.lists(st.floats(0, 2), min_size=1, max_size=3),
-            st.sampled_from([{"weights": 1, "biases": 0.1}, {"biases": 0}, {}, {"bias": 1}]),
+            st.sampled_from(
+                [{"weights": 1, "biases": 0.1}, {"biases": 0}, {}, {"bias": 1}]
+            ),
         ),
         "optimizer": optimizers(),
         "l2": st.one_of(st.floats(0, 10), numbers),
         "l1": numbers,
-        "penalties": st.dictionaries(st.sampled_from(sorted(PENALTIES)), numbers, max_size=2),
+        "penalties": st.dictionaries(
+            st.sampled_from(sorted(PENALTIES)), numbers, max_size=2
+        ),
         "initializer": st.sampled_from([*INITIALIZERS, infinite]),
         "dtype": st.sampled_from(["float32", "float64", np.float32]),
         "seed": st.integers(0, 9),
@@ -68,8 +89,12 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
         "shuffle": st.booleans(),
         "sample_weight": st.lists(st.floats(0, 3), min_size=n, max_size=n),
         "class_weight": st.sampled_from(["balanced", {0: 2.0}, {9: 1.0}, {}, 3]),
-        "validation_data": st.sampled_from([(x, y), [x, y], (x, y, None), (x,), (x, y, y)]),
-        "callbacks": st.sampled_from([(), [], lambda r: None, [lambda r: r.stop()], [None]]),
+        "validation_data": st.sampled_from(
+            [(x, y), [x, y], (x, y, None), (x,), (x, y, y)]
+        ),
+        "callbacks": st.sampled_from(
+            [(), [], lambda r: None, [lambda r: r.stop()], [None]]
+        ),
         "progress": st.just(False),
         "checkpoint": st.just("/nonexistent/run.safetensors"),
         "checkpoint_every": st.sampled_from([1, timedelta(0), timedelta(-1), 0.5]),
@@ -77,7 +102,9 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
     }
     chosen = draw(st.sets(st.sampled_from(sorted(choices)), max_size=3))
     options = {name: draw(often(choices[name])) for name in sorted(chosen)}
-    epochs = draw(st.sampled_from([1, 2, 3, 3, 3, 0, -1, 1.5, "1", None, np.int64(2), True]))
+    epochs = draw(
+        st.sampled_from([1, 2, 3, 3, 3, 0, -1, 1.5, "1", None, np.int64(2), True])
+    )
     return (
         draw(often(st.just(sizes))),
         draw(settings_of_nets()),
@@ -126,18 +153,27 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
     n = 20_000 if soak else 60 if INTERPRETED else 350
 
     @settings(
-        max_examples=n, deadline=None, derandomize=not soak, suppress_health_check=[*HealthCheck]
+        max_examples=n,
+        deadline=None,
+        derandomize=not soak,
+        suppress_health_check=[*HealthCheck],
     )
     @given(call=calls())
     def check(call: Any) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             end = attempt(*call)
-        ours = [str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)]
+        ours = [
+            str(each.message)
+            for each in caught
+            if issubclass(each.category, RuntimeWarning)
+        ]
         if end == "DIVERGED":
             assert any("diverged" in words for words in ours)
         if end == "not finite":
-            assert any("not all predictions are finite" in w or "loss is" in w for w in ours)
+            assert any(
+                "not all predictions are finite" in w or "loss is" in w for w in ours
+            )
         ends[end] = ends.get(end, 0) + 1
 
     check()
@@ -157,7 +193,15 @@ def junk_id(value: Any) -> str:
 def test_junk_in_the_place_of_any_single_argument(value: Any) -> None:
     """One argument at a time: what hypothesis draws together hides some of it."""
     X, y = np.ones((4, 2)), np.zeros(4)
-    names = ["activation", "output_activation", "loss", "optimizer", "l2", "l1", "penalties"]
+    names = [
+        "activation",
+        "output_activation",
+        "loss",
+        "optimizer",
+        "l2",
+        "l1",
+        "penalties",
+    ]
     names += ["initializer", "dtype", "seed", "n_threads", "device"]
     options = ["batch_size", "shuffle", "sample_weight", "validation_data", "callbacks"]
     options += ["progress", "checkpoint_every", "resume"]
@@ -173,11 +217,17 @@ def test_junk_in_the_place_of_any_single_argument(value: Any) -> None:
 
 
 # As a scorer, any function will do until it is asked.
-RULES = {each.__name__: each for each in JUNK if callable(each) and hasattr(each, "__name__")}
+RULES = {
+    each.__name__: each for each in JUNK if callable(each) and hasattr(each, "__name__")
+}
 DOCUMENTED_THERE = (TypeError, ValueError, MemoryError)
 CHOICES: dict[str, Any] = {
-    "hidden_layer_sizes": st.one_of(st.integers(1, 4), st.lists(st.integers(1, 4), max_size=2)),
-    "activation": st.one_of(names, st.lists(names, min_size=1, max_size=2), st.just(square)),
+    "hidden_layer_sizes": st.one_of(
+        st.integers(1, 4), st.lists(st.integers(1, 4), max_size=2)
+    ),
+    "activation": st.one_of(
+        names, st.lists(names, min_size=1, max_size=2), st.just(square)
+    ),
     "solver": st.one_of(st.sampled_from(sorted(SOLVERS)), optimizers()),
     "alpha": numbers,
     "batch_size": st.sampled_from(["auto", 1, 3, 10**6]),
@@ -201,16 +251,22 @@ CHOICES: dict[str, Any] = {
     "scoring": st.sampled_from([None, "loss", "accuracy", "r2", "of nothing"]),
     "pickle_state": st.booleans(),
     "average": st.sampled_from([None, EMA(0.9), SWA(0.5), True]),
-    "dropout": st.one_of(st.floats(0, 0.9), st.lists(st.floats(0, 0.9), max_size=2), numbers),
+    "dropout": st.one_of(
+        st.floats(0, 0.9), st.lists(st.floats(0, 0.9), max_size=2), numbers
+    ),
     "input_dropout": st.one_of(st.floats(0, 0.9), numbers),
     "input_noise": st.one_of(st.floats(0, 1), numbers),
 }
-OF_CLASSIFIERS = {"class_weight": st.sampled_from([None, "balanced", {0: 1, 1: 2.0}, {7: 1}])}
+OF_CLASSIFIERS = {
+    "class_weight": st.sampled_from([None, "balanced", {0: 1, 1: 2.0}, {7: 1}])
+}
 OF_REGRESSORS = {"loss": st.sampled_from(["squared_error", "poisson"])}
 
 
 @st.composite
-def calls_of_estimators(draw: Any) -> tuple[str, dict[str, Any], Any, Any, dict[str, Any]]:
+def calls_of_estimators(
+    draw: Any,
+) -> tuple[str, dict[str, Any], Any, Any, dict[str, Any]]:
     kind = draw(st.sampled_from(["MLPClassifier", "MLPRegressor"]))
     choices = CHOICES | (OF_CLASSIFIERS if kind == "MLPClassifier" else OF_REGRESSORS)
     chosen = draw(st.sets(st.sampled_from(sorted(choices)), max_size=5))
@@ -219,7 +275,10 @@ def calls_of_estimators(draw: Any) -> tuple[str, dict[str, Any], Any, Any, dict[
     parameters.setdefault("hidden_layer_sizes", 3)
     parameters["random_state"] = draw(st.sampled_from([0, 1]))
     n, width = draw(st.integers(1, 12)), draw(st.integers(1, 4))
-    x, y = draw(often(tables(n, width))), draw(often(targets(n, draw(st.integers(1, 3)))))
+    x, y = (
+        draw(often(tables(n, width))),
+        draw(often(targets(n, draw(st.integers(1, 3))))),
+    )
     weights = st.lists(st.floats(0, 3), min_size=n, max_size=n)
     options = {
         "sample_weight": weights,
@@ -228,7 +287,13 @@ def calls_of_estimators(draw: Any) -> tuple[str, dict[str, Any], Any, Any, dict[
         "sample_weight_val": weights,
     }
     given_too = draw(st.sets(st.sampled_from(sorted(options)), max_size=3))
-    return kind, parameters, x, y, {name: draw(often(options[name])) for name in sorted(given_too)}
+    return (
+        kind,
+        parameters,
+        x,
+        y,
+        {name: draw(often(options[name])) for name in sorted(given_too)},
+    )
 
 
 def refused_with(error: Exception, *words: str) -> str:
@@ -239,7 +304,9 @@ def refused_with(error: Exception, *words: str) -> str:
 
 def attempt_estimator(kind: str, parameters: Any, x: Any, y: Any, options: Any) -> str:
     try:
-        model = getattr(fastmlp, kind)(**{name: made(value) for name, value in parameters.items()})
+        model = getattr(fastmlp, kind)(
+            **{name: made(value) for name, value in parameters.items()}
+        )
         model.fit(x, y, **options)
     except DOCUMENTED_THERE as error:
         return refused_with(error)
@@ -250,14 +317,18 @@ def attempt_estimator(kind: str, parameters: Any, x: Any, y: Any, options: Any) 
         try:
             fastmlp.save(model, path, include_training_state=True)
         except ValueError as error:
-            return "not saved, " + refused_with(error, "no name", "JSON", "cannot be written")
+            return "not saved, " + refused_with(
+                error, "no name", "JSON", "cannot be written"
+            )
         other = fastmlp.load(path, rules=RULES)
     assert [c.tobytes() for c in model.coefs_] == [c.tobytes() for c in other.coefs_]
     try:
         expected = model.predict(x)
     except DOCUMENTED_THERE:  # as of predictions that are not finite
         return "fitted"
-    assert np.array_equal(other.predict(x), expected, equal_nan=expected.dtype.kind == "f")
+    assert np.array_equal(
+        other.predict(x), expected, equal_nan=expected.dtype.kind == "f"
+    )
     return "fitted"
 
 
@@ -267,7 +338,10 @@ def test_every_call_of_an_estimator_ends_so_too(soak: bool) -> None:
     n = 5_000 if soak else 30 if INTERPRETED else 200
 
     @settings(
-        max_examples=n, deadline=None, derandomize=not soak, suppress_health_check=[*HealthCheck]
+        max_examples=n,
+        deadline=None,
+        derandomize=not soak,
+        suppress_health_check=[*HealthCheck],
     )
     @given(call=calls_of_estimators())
     def check(call: Any) -> None:

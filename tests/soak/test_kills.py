@@ -51,9 +51,13 @@ print(changed)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
+def test_a_file_is_always_whole(
+    python: Callable[..., str], soak: bool, tmp_path: Path
+) -> None:
     n_kills = 500 if soak else 25
-    changed = int(python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600))
+    changed = int(
+        python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600)
+    )
     assert changed >= n_kills // 2
 
 
@@ -197,7 +201,9 @@ print(resident() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="resident memory is read from /proc"
+)
 def test_memory_does_not_grow(python: Callable[..., str], soak: bool) -> None:
     assert int(python(FIT_ON, 2_000 if soak else 400, timeout=600)) < 5_000_000
 
@@ -229,7 +235,9 @@ print(net.n_steps, grown, history.loss[1] < history.loss[0])
 
 
 @pytest.fixture(scope="module")
-def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def parquet(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     if not sys.platform.startswith("linux"):
         pytest.skip("there is no /proc")
     arrow = pytest.importorskip("pyarrow", reason="it writes the file")
@@ -243,7 +251,9 @@ def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     with ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
         for _ in range(1600 if request.config.getoption("--soak") else 64):
             X = rng.standard_normal((20, GROUP), np.float32)
-            file.write_table(arrow.table([*X, X[0] * X[1]], schema=schema), row_group_size=GROUP)
+            file.write_table(
+                arrow.table([*X, X[0] * X[1]], schema=schema), row_group_size=GROUP
+            )
     return path
 
 
@@ -254,7 +264,9 @@ def n_rows(parquet: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_a_fit_takes_its_buffers(python: Callable[..., str], parquet: Path, n_rows: int) -> None:
+def test_a_fit_takes_its_buffers(
+    python: Callable[..., str], parquet: Path, n_rows: int
+) -> None:
     steps, grown, learns = python(FIT, parquet, timeout=500).split()
     assert int(steps) == 2 * -(-n_rows // 256)
     # Two buffers of 8.4 MB, and what pyarrow reads: 30 MB; the file has 134 MB and more.
@@ -298,7 +310,10 @@ print(*codes, rows, grown, os.path.getsize("rows.csv"))
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_a_csv_larger_than_memory_is_trained_on_and_predicted(
-    python: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool
+    python: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    soak: bool,
 ) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("there is no /proc")

@@ -12,7 +12,9 @@ import numba
 import pytest
 
 pytestmark = [
-    pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="uncompiled, no team gathers"),
+    pytest.mark.skipif(
+        bool(numba.config.DISABLE_JIT), reason="uncompiled, no team gathers"
+    ),
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -205,13 +207,20 @@ GROUPS = {
 # Not slow is the one without which no other test finds locks that a forked child inherits.
 @pytest.mark.parametrize(
     "group",
-    [pytest.param(group, marks=[] if group == "forks" else [pytest.mark.slow]) for group in GROUPS],
+    [
+        pytest.param(group, marks=[] if group == "forks" else [pytest.mark.slow])
+        for group in GROUPS
+    ],
 )
 def test_every_scenario(group: str, python: Callable[..., str], soak: bool) -> None:
     without = [] if hasattr(os, "fork") else ["fork"]
     without += [] if hasattr(os, "sched_setaffinity") else ["one core"]
     without += [] if importlib.util.find_spec("joblib") else ["joblib"]
-    names = [name for name in GROUPS[group] if not any(word in name for word in without)]
+    names = [
+        name for name in GROUPS[group] if not any(word in name for word in without)
+    ]
     texts = [f"\n    begin({name!r})\n{SCENARIOS[name].rstrip()}" for name in names]
     many = 50 if soak else 4
-    python(BEGIN + "".join(texts), many, timeout=120 * len(names), NUMBA_NUM_THREADS="2")
+    python(
+        BEGIN + "".join(texts), many, timeout=120 * len(names), NUMBA_NUM_THREADS="2"
+    )

@@ -111,13 +111,25 @@ print(models, refused, growth, slowest_mutant, peak_of_process() - before, slowe
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_mutated_files_load_or_fail(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
+def test_mutated_files_load_or_fail(
+    python: Callable[..., str], soak: bool, tmp_path: Path
+) -> None:
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
     n = FULL if soak else 1_000
-    arguments = (tmp_path / "model", n, 1 if soak else 600, len(bombs), *bombs, *GOLDEN, *kinds)
+    arguments = (
+        tmp_path / "model",
+        n,
+        1 if soak else 600,
+        len(bombs),
+        *bombs,
+        *GOLDEN,
+        *kinds,
+    )
     printed = python(LOAD_ALL, *arguments, timeout=3600)
-    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, printed.split())
+    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(
+        float, printed.split()
+    )
     n = n // len(GOLDEN + kinds) * len(GOLDEN + kinds)
     assert models + refused > n
     assert models > n // 100

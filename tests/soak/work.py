@@ -30,17 +30,27 @@ def fitted(seed: int = 0, n_threads: int = 2) -> bytes:
     always_in_parallel()
     net = MLP((5, 17, 3), loss="cross_entropy", seed=seed, n_threads=n_threads)
     history = net.fit(X, Y, epochs=2, batch_size=50)
-    return net.parameters.tobytes() + net.predict(X).tobytes() + repr(history.loss).encode()
+    return (
+        net.parameters.tobytes()
+        + net.predict(X).tobytes()
+        + repr(history.loss).encode()
+    )
 
 
 def same(expected: bytes, seed: int = 0) -> int:
     """Return 0 where a fit here has the expected bits; die where it hangs."""
-    if hasattr(signal, "alarm") and threading.current_thread() is threading.main_thread():
+    if (
+        hasattr(signal, "alarm")
+        and threading.current_thread() is threading.main_thread()
+    ):
         signal.alarm(SECONDS)
     try:
         return int(fitted(seed) != expected)
     finally:
-        if hasattr(signal, "alarm") and threading.current_thread() is threading.main_thread():
+        if (
+            hasattr(signal, "alarm")
+            and threading.current_thread() is threading.main_thread()
+        ):
             signal.alarm(0)
 
 

@@ -27,7 +27,12 @@ N = ROWS + 7
 def numbers(n: int = N) -> Any:
     """Columns: normal, whole numbers, two values, with missing ones, and huge and tiny ones."""
     rng = np.random.default_rng(0)
-    columns = [rng.normal(size=n), rng.integers(0, 9, n), rng.integers(0, 2, n), rng.normal(size=n)]
+    columns = [
+        rng.normal(size=n),
+        rng.integers(0, 9, n),
+        rng.integers(0, 2, n),
+        rng.normal(size=n),
+    ]
     columns.append(rng.choice([-1e308, -1e300, -1e-320, 0.0, 1e-300, 1e18, 1e308], n))
     X = np.stack(columns, axis=1)
     X[::5, 3] = NAN
@@ -57,7 +62,9 @@ def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
             low, high = edges[piece], edges[piece + 1]
             with np.errstate(over="ignore", invalid="ignore"):
                 shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
-            columns.append(piece + np.clip(np.nan_to_num(shares), 0, 1).astype(np.float32))
+            columns.append(
+                piece + np.clip(np.nan_to_num(shares), 0, 1).astype(np.float32)
+            )
             first += n + 1
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -75,7 +82,9 @@ def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
     for given in layouts(X):
         np.testing.assert_array_equal(short(encoder, given), expected)
     narrow = X.clip(-1e30, 1e30).astype(np.float32)
-    np.testing.assert_array_equal(short(encoder, narrow), short(encoder, narrow.astype(float)))
+    np.testing.assert_array_equal(
+        short(encoder, narrow), short(encoder, narrow.astype(float))
+    )
 
 
 def clipped(X: Any, center: Any, factor: Any) -> Any:
@@ -109,7 +118,10 @@ def test_levels_are_looked_up(kind: Any) -> None:
         np.testing.assert_array_equal(whole[:, first : first + n], expected)
         first += n
     statistics = TargetStatistics(random_state=0).fit(X, rng.normal(size=400))
-    known = np.where(new < np.diff(statistics.starts_) - 1, new + 1, 0) + statistics.starts_[:-1]
+    known = (
+        np.where(new < np.diff(statistics.starts_) - 1, new + 1, 0)
+        + statistics.starts_[:-1]
+    )
     expected = statistics.table_[known].reshape(len(new), -1)
     np.testing.assert_array_equal(short(statistics, new.astype(kind)), expected)
 
@@ -137,7 +149,9 @@ def test_nothing_is_read_or_written_beyond_the_ends() -> None:
         with pytest.raises(ValueError, match="must"):
             compiled.write_pieces(X, out, edges, n_pieces, medians)
     with pytest.raises(ValueError, match="2 features must have as many numbers each"):
-        compiled.write_clipped(X, np.empty((3, 2), np.float32), np.zeros(2), np.zeros(3))
+        compiled.write_clipped(
+            X, np.empty((3, 2), np.float32), np.zeros(2), np.zeros(3)
+        )
 
 
 rng = np.random.default_rng(0)

@@ -45,7 +45,9 @@ def rows(n: int = 200, seed: int = 0) -> Values:
     return Values(numbers, codes.astype(np.int32))
 
 
-def fitted(settings: dict[str, Any], values: Values, task: Any = "regression") -> Encoding:
+def fitted(
+    settings: dict[str, Any], values: Values, task: Any = "regression"
+) -> Encoding:
     y = np.nan_to_num(values.numbers).sum(axis=1)
     y = y if task == "regression" else (y > 0) * 1
     return Encoding(**settings).fit(values, y, task, np.random.default_rng(0))
@@ -76,13 +78,17 @@ def test_expanded_rows_stand_for_the_inputs(settings: dict[str, Any]) -> None:
     assert result.shape == (50, encoding.n_inputs)
     assert result.dtype == np.float32
     # A piece and its fraction share one float32.
-    np.testing.assert_allclose(result.toarray(), encoding.transform(other), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        result.toarray(), encoding.transform(other), rtol=0, atol=2e-6
+    )
     pieces = encoding.arrays.get("pieces.n_pieces_", np.empty(0, int))
     assert result.pieces == tuple(pieces)
     # The column of two levels is plain; of numbers one has levels.
     integers = (6,) * ("max_integers" in settings)
     assert result.levels == (*integers, result.levels[-1])
-    assert result.values.shape[1] == result.plain + len(result.pieces) + len(result.levels)
+    assert result.values.shape[1] == result.plain + len(result.pieces) + len(
+        result.levels
+    )
 
 
 def test_columns_of_few_levels_and_without_pieces() -> None:
@@ -98,19 +104,29 @@ def test_columns_of_few_levels_and_without_pieces() -> None:
         ],
         axis=1,
     )
-    numbers = np.stack([rng.normal(size=90), np.arange(90) % 2.0, np.arange(90.0)], axis=1)
+    numbers = np.stack(
+        [rng.normal(size=90), np.arange(90) % 2.0, np.arange(90.0)], axis=1
+    )
     values = Values(numbers, codes.astype(np.int32))
     result = fitted({"target_levels": None}, values).expanded(values)
-    assert (result.plain, result.pieces, result.levels) == (3 + 1 + 2 + 1 + 1, (16, 16), (3,))
+    assert (result.plain, result.pieces, result.levels) == (
+        3 + 1 + 2 + 1 + 1,
+        (16, 16),
+        (3,),
+    )
     np.testing.assert_array_equal(result.values[:, 3], codes[:, 0] * 2 - 1)
     np.testing.assert_array_equal(result.values[:, -1], codes[:, 5])
-    expected = [OneHotLevels().fit(codes[:, [c]]).transform(codes[:, [c]]) for c in range(6)]
+    expected = [
+        OneHotLevels().fit(codes[:, [c]]).transform(codes[:, [c]]) for c in range(6)
+    ]
     dense = result.toarray()
     np.testing.assert_array_equal(dense[:, 3:8], np.hstack(expected[:5]))
     np.testing.assert_array_equal(dense[:, -3:], expected[5])
 
 
-@pytest.mark.parametrize("levels", [[0, 1, 2, 3], [0, 0, 1, 1], [-1, -1, -1, 0], [-1] * 4])
+@pytest.mark.parametrize(
+    "levels", [[0, 1, 2, 3], [0, 0, 1, 1], [-1, -1, -1, 0], [-1] * 4]
+)
 @pytest.mark.parametrize("n_columns", [1, 2])
 def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> None:
     codes = np.array([levels] * n_columns, np.int32).T
@@ -126,14 +142,20 @@ def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> N
 
 @each_setting
 @pytest.mark.parametrize("task", ["regression", "classification"])
-def test_it_comes_back_from_arrays_and_plain_data(settings: dict[str, Any], task: Any) -> None:
+def test_it_comes_back_from_arrays_and_plain_data(
+    settings: dict[str, Any], task: Any
+) -> None:
     values, other = rows(), rows(50, seed=1)
     encoding = fitted(settings, values, task)
     result = encoding.transform(other)
     assert result.dtype == np.float32
     assert result.shape == (50, encoding.n_inputs)
     assert np.isfinite(result).all()
-    assert {array.dtype.str for array in encoding.arrays.values()} <= {"<f4", "<f8", "<i8"}
+    assert {array.dtype.str for array in encoding.arrays.values()} <= {
+        "<f4",
+        "<f8",
+        "<i8",
+    }
     content = json.loads(json.dumps(encoding.to_json()))
     back = Encoding.from_state(content, encoding.arrays)
     assert back == encoding
@@ -179,7 +201,10 @@ def test_seeds() -> None:
 def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
     whole = rows()
     none = np.empty((200, 0))
-    for values in (Values(whole.numbers, none.astype(np.int32)), Values(none, whole.codes)):
+    for values in (
+        Values(whole.numbers, none.astype(np.int32)),
+        Values(none, whole.codes),
+    ):
         encoding = fitted(settings, values)
         result = encoding.transform(values)
         one = [encoding.transform(values.part(slice(i, i + 1))) for i in range(9)]
@@ -190,12 +215,16 @@ def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "an edge less": lambda arrays: arrays.update({"pieces.edges_": arrays["pieces.edges_"][1:]}),
+    "an edge less": lambda arrays: arrays.update(
+        {"pieces.edges_": arrays["pieces.edges_"][1:]}
+    ),
     "pieces below 0": lambda arrays: arrays["pieces.n_pieces_"].__setitem__(0, -1),
     "many pieces": lambda arrays: arrays["pieces.n_pieces_"].__setitem__(0, 2**62),
     "a NaN": lambda arrays: arrays["scaled.center_"].__setitem__(0, np.inf),
     "no medians": lambda arrays: arrays.pop("pieces.medians_"),
-    "a short table": lambda arrays: arrays.update({"levels.values_": arrays["levels.values_"][1:]}),
+    "a short table": lambda arrays: arrays.update(
+        {"levels.values_": arrays["levels.values_"][1:]}
+    ),
     "a level of -1": lambda arrays: arrays["levels.values_"].__setitem__(0, -1),
     "many columns": lambda arrays: arrays["levels.columns_"].__setitem__(1, 2**40),
     "starts that fall": lambda arrays: arrays["levels.starts_"].__setitem__(1, 2**40),
@@ -204,7 +233,9 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another width": lambda arrays: arrays.update({"scaled.factor_": np.zeros(2)}),
     "one for all": lambda arrays: arrays.update({"scaled.factor_": np.ones(1)}),
     "no columns": lambda arrays: arrays.update({"levels.columns": np.empty(0, int)}),
-    "another dtype": lambda arrays: arrays.update({"pieces.medians_": np.zeros(3, np.float32)}),
+    "another dtype": lambda arrays: arrays.update(
+        {"pieces.medians_": np.zeros(3, np.float32)}
+    ),
     "marks beyond": lambda arrays: arrays["missing.columns_"].__setitem__(0, 3),
     "marks below 0": lambda arrays: arrays["missing.columns_"].__setitem__(0, -1),
     "rows of no numbers": lambda arrays: arrays.update(
@@ -235,8 +266,14 @@ def test_tables_that_no_place_may_leave() -> None:
     starts = np.array([0, 2**62, -(2**62) - 1, 4])
     for arrays, words in (
         ({"starts_": starts, "columns_": columns}, "do not fit their starts"),
-        ({"starts_": np.array([0, 2, 3, 4]), "columns_": columns - 2}, "more columns than levels"),
-        ({"starts_": np.array([0, 2, 3, 4]), "columns_": [0, 1, 0, 2]}, "must be its feature's"),
+        (
+            {"starts_": np.array([0, 2, 3, 4]), "columns_": columns - 2},
+            "more columns than levels",
+        ),
+        (
+            {"starts_": np.array([0, 2, 3, 4]), "columns_": [0, 1, 0, 2]},
+            "must be its feature's",
+        ),
     ):
         content = {name: np.asarray(array, np.int64) for name, array in arrays.items()}
         with pytest.raises(ValueError, match=words):
@@ -249,19 +286,34 @@ def test_memory_is_that_of_the_arrays() -> None:
     rng = np.random.default_rng(0)
     codes = np.stack([np.arange(20_000), *rng.integers(9, size=(60, 20_000))], axis=1)
     encoding = fitted({}, Values(rng.normal(size=(20_000, 1)), codes.astype(np.int32)))
-    arrays = {**encoding.arrays, "levels.columns": encoding.arrays["levels.columns"] + 10**9}
+    arrays = {
+        **encoding.arrays,
+        "levels.columns": encoding.arrays["levels.columns"] + 10**9,
+    }
     size = sum(array.nbytes for array in arrays.values())
-    assert peak_of(lambda: Encoding.from_state(encoding.to_json(), arrays)) < 4 * size + 1e5
+    assert (
+        peak_of(lambda: Encoding.from_state(encoding.to_json(), arrays))
+        < 4 * size + 1e5
+    )
 
 
 def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.utils")
     monkeypatch.setattr(tabular, "import_module", Mock(side_effect=error))
-    message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
+    message = (
+        r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
+    )
     with pytest.raises(ImportError, match=message):
         _ = tabular.Encoding
-    assert {*dir(tabular)} >= {"Encoding", "PiecewiseLinear", "TargetStatistics", "Schema"}
-    with pytest.raises(AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"):
+    assert {*dir(tabular)} >= {
+        "Encoding",
+        "PiecewiseLinear",
+        "TargetStatistics",
+        "Schema",
+    }
+    with pytest.raises(
+        AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"
+    ):
         _ = tabular.Nets  # type: ignore[attr-defined]
 
 
@@ -305,7 +357,9 @@ def expected_to_fail(encoder: Any) -> dict[str, str]:
 
 
 @pytest.mark.few(30)
-@parametrize_with_checks([*OF_NUMBERS, *OF_CODES], expected_failed_checks=expected_to_fail)
+@parametrize_with_checks(
+    [*OF_NUMBERS, *OF_CODES], expected_failed_checks=expected_to_fail
+)
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -328,17 +382,23 @@ def test_what_every_encoder_of_numbers_does(encoder: Any) -> None:
 
 @each_of_numbers
 @pytest.mark.parametrize(
-    "X", [[[2.0, 1.0]], [[NANS, 1.0], [NANS, 2.0], [NANS, NANS]]], ids=["one row", "all missing"]
+    "X",
+    [[[2.0, 1.0]], [[NANS, 1.0], [NANS, 2.0], [NANS, NANS]]],
+    ids=["one row", "all missing"],
 )
 def test_rows_that_tell_little(encoder: Any, X: Any) -> None:
-    result = clone(encoder).fit(X).transform([[2.0, 1.5], [NANS, NANS], [1e300, -1e300]])
+    result = (
+        clone(encoder).fit(X).transform([[2.0, 1.5], [NANS, NANS], [1e300, -1e300]])
+    )
     assert np.isfinite(result).all()
 
 
 @each_of_numbers
 def test_infinite_numbers_are_named(encoder: Any) -> None:
     rows = np.array([[1.0, 2.0], [1.0, -np.inf]])
-    message = f"{type(encoder).__name__}: the column 1 is infinite in row 1; make NaN of it"
+    message = (
+        f"{type(encoder).__name__}: the column 1 is infinite in row 1; make NaN of it"
+    )
     with pytest.raises(ValueError, match=message):
         clone(encoder).fit(np.eye(2)).transform(rows)
 
@@ -384,7 +444,9 @@ def test_pieces_are_those_of_the_formula() -> None:
         edges = encoder.edges_[start : start + n + 1]
         if n:
             expected = pieces_by_the_formula(other[:, j], edges)
-            np.testing.assert_allclose(result[:, first : first + n], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(
+                result[:, first : first + n], expected, rtol=0, atol=1e-6
+            )
             # The short form says the same.
             pieces = np.clip(short[:, j, None] - np.arange(n), 0, 1)
             np.testing.assert_allclose(pieces, expected, rtol=0, atol=1e-6)
@@ -410,7 +472,13 @@ def test_edges_are_frequent_numbers_and_quantiles() -> None:
     # At most half of the pieces are for frequent numbers, the most frequent ones.
     values = [*np.repeat(np.arange(5), 20), *range(10, 20)]
     rest = [*[4] * 20, *range(10, 20)]
-    expected = {0.0, 1.0, 2.0, 3.0, *np.quantile(rest, [0, 0.25, 0.5, 0.75, 1]).tolist()}
+    expected = {
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        *np.quantile(rest, [0, 0.25, 0.5, 0.75, 1]).tolist(),
+    }
     assert edges_of(values, 8) == sorted(expected)
 
 
@@ -421,7 +489,9 @@ def test_frequent_and_missing_numbers_have_pieces() -> None:
     assert 50.5 in edges_of(np.r_[values, np.repeat(50.5, 5)], 10)
     X = np.array([[1.0], [2.0], [NANS], [4.0], [8.0]])
     encoder = PiecewiseLinear(8).fit(X)
-    np.testing.assert_array_equal(encoder.transform([[NANS]]), encoder.transform([[3.0]]))
+    np.testing.assert_array_equal(
+        encoder.transform([[NANS]]), encoder.transform([[3.0]])
+    )
 
 
 def test_integers_are_levels_if_they_are_few() -> None:
@@ -473,7 +543,10 @@ def standardized(table: Any, rows: Any) -> Any:
 
 TARGETS: dict[str, Any] = {
     "regression": ("continuous", lambda X, rng: X[:, 0] + rng.normal(size=len(X))),
-    "two classes": ("binary", lambda X, rng: (X[:, 0] + rng.normal(size=len(X)) > 1) * 1),
+    "two classes": (
+        "binary",
+        lambda X, rng: (X[:, 0] + rng.normal(size=len(X)) > 1) * 1,
+    ),
     "classes": (
         "multiclass",
         lambda X, rng: np.digitize(X[:, 0] + rng.normal(size=len(X)), [1, 2]),
@@ -495,14 +568,19 @@ def test_statistics_are_those_of_scikit_learn(kind: str) -> None:
     counts = np.log1p([(row == X).sum(axis=0) for row in rows])
     of_rows = np.log1p([(row == X).sum(axis=0) for row in X])
     np.testing.assert_allclose(
-        encoder.transform(rows)[:, n :: n + 1], standardized(counts, of_rows), rtol=1e-5, atol=1e-5
+        encoder.transform(rows)[:, n :: n + 1],
+        standardized(counts, of_rows),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
 @pytest.mark.parametrize("target", [0.1, 1e6 / 3, -7e-9])
 def test_statistics_that_differ_by_rounding_alone_are_zeros(target: float) -> None:
     X = codes()[:, :3]
-    result = TargetStatistics(random_state=0).fit(X, np.full(len(X), target)).transform(X)
+    result = (
+        TargetStatistics(random_state=0).fit(X, np.full(len(X), target)).transform(X)
+    )
     assert np.abs(result[:, ::2]).max() < 1e-6
 
 
@@ -543,12 +621,16 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
     back = clone(encoder).restore(encoder.arrays, 4)
     np.testing.assert_array_equal(back.transform(X), result)
     for few in ([[0, 1]], [[-1, -1]]):
-        assert np.isfinite(clone(encoder).fit_transform(np.array(few), np.ones(1))).all()
+        assert np.isfinite(
+            clone(encoder).fit_transform(np.array(few), np.ones(1))
+        ).all()
 
 
 @pytest.mark.parametrize("encoder", OF_CODES, ids=repr)
 def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
     codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)
-    of_floats = OrdinalEncoder().fit_transform(np.array([["a"], ["b"], ["c"], [NANS]] * 8, object))
+    of_floats = OrdinalEncoder().fit_transform(
+        np.array([["a"], ["b"], ["c"], [NANS]] * 8, object)
+    )
     results = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
     np.testing.assert_array_equal(*results)

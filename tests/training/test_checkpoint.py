@@ -39,7 +39,9 @@ EPOCHS = 12
 
 
 def make(trainable: Any = True, **settings: Any) -> MLP:
-    net = MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings})
+    net = MLP(
+        (3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings}
+    )
     net.trainable = trainable
     return net
 
@@ -68,7 +70,14 @@ def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_same(history: History, net: MLP, other_history: History, other: MLP) -> None:
-    for name in ("loss", "validation_loss", "learning_rate", "metrics", "status", "best_epoch"):
+    for name in (
+        "loss",
+        "validation_loss",
+        "learning_rate",
+        "metrics",
+        "status",
+        "best_epoch",
+    ):
         assert getattr(history, name) == getattr(other_history, name)
     assert net.parameters.tobytes() == other.parameters.tobytes()
     assert net.n_steps == other.n_steps
@@ -98,7 +107,10 @@ AVERAGED: dict[str, Any] = {
 # By name the settings of a net, and options of its fit.
 FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{
-        name: ({"optimizer": kind(0.01 if name == "schedulefreeadamw" else Cosine(0.01))}, {})
+        name: (
+            {"optimizer": kind(0.01 if name == "schedulefreeadamw" else Cosine(0.01))},
+            {},
+        )
         for name, kind in OPTIMIZERS.items()
     },
     "clipnorm": ({"optimizer": Adam(Cosine(0.01), clipnorm=0.1)}, {}),
@@ -106,10 +118,16 @@ FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{name: ({"optimizer": optimizer}, {}) for name, optimizer in AVERAGED.items()},
     **{
         f"{name}, dropout and keep_best": (
-            {"optimizer": replace(optimizer, clipvalue=None, global_clipnorm=0.5), **DROPPED},
+            {
+                "optimizer": replace(optimizer, clipvalue=None, global_clipnorm=0.5),
+                **DROPPED,
+            },
             {"validation_data": (X, Y), "keep_best": True},
         )
-        for name, optimizer in {**AVERAGED, "schedule free": ScheduleFreeAdamW(0.01)}.items()
+        for name, optimizer in {
+            **AVERAGED,
+            "schedule free": ScheduleFreeAdamW(0.01),
+        }.items()
     },
     "monitored": ({"optimizer": Adam(0.004)}, MONITORED),
 }
@@ -127,7 +145,9 @@ def edit(report: Any) -> None:
 @pytest.mark.few(12)
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("epoch", [0, 3, EPOCHS - 1])
-def test_a_resumed_fit_has_the_bits_of_a_whole_one(name: str, epoch: int, path: Path) -> None:
+def test_a_resumed_fit_has_the_bits_of_a_whole_one(
+    name: str, epoch: int, path: Path
+) -> None:
     settings, options = FITS[name]
     whole, broken, resumed = (make(**{"l2": 0.1, **settings}) for _ in range(3))
     options = with_callbacks(options, edit)
@@ -148,7 +168,9 @@ def test_neither_how_often_nor_the_pace_changes_a_bit(
     whole, broken, resumed = (make() for _ in range(3))
     cut(broken, 7, path, checkpoint_every=every, **options)
     monkeypatch.undo()
-    history = fit(resumed, checkpoint=path, checkpoint_every=every, resume=True, **options)
+    history = fit(
+        resumed, checkpoint=path, checkpoint_every=every, resume=True, **options
+    )
     assert_same(history, resumed, fit(whole, **options), whole)
 
 
@@ -164,13 +186,17 @@ def test_checkpoints_come_after_so_many_epochs_or_so_long(
     options: Any, expected: list[int], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    monkeypatch.setattr(files, "write", lambda _, it: written.append(it.arrays["loss"].size))
+    monkeypatch.setattr(
+        files, "write", lambda _, it: written.append(it.arrays["loss"].size)
+    )
     fit(make(), checkpoint=path, callbacks=lambda report: None, **options)
     assert written == expected
 
 
 @pytest.mark.parametrize("options", [{}, MONITORED], ids=["plain", "monitored"])
-def test_a_chain_of_ends_is_no_more_than_one(options: dict[str, Any], path: Path) -> None:
+def test_a_chain_of_ends_is_no_more_than_one(
+    options: dict[str, Any], path: Path
+) -> None:
     whole = make()
     expected = fit(whole, **options)
     for epoch in range(EPOCHS):
@@ -185,7 +211,9 @@ def test_a_fit_that_stops_early_goes_on_from_its_last_epoch(path: Path) -> None:
     expected = fit(whole, **options)
     assert expected.status is Status.STOPPED_EARLY
     assert 20 < len(expected.loss) < 200
-    interrupted = with_callbacks(options, kill_at(len(expected.loss) - 2, signal.SIGINT))
+    interrupted = with_callbacks(
+        options, kill_at(len(expected.loss) - 2, signal.SIGINT)
+    )
     with pytest.warns(UserWarning, match="fit interrupted .* the best"):
         history = fit(broken, checkpoint=path, **interrupted)
     assert history.best_epoch == expected.best_epoch
@@ -211,7 +239,9 @@ def test_without_a_seed_the_resumed_fit_is_that_of_the_file(path: Path) -> None:
     assert history.loss == fit(start).loss
 
 
-@pytest.mark.parametrize("status", [Status.COMPLETED, Status.STOPPED, Status.STOPPED_EARLY])
+@pytest.mark.parametrize(
+    "status", [Status.COMPLETED, Status.STOPPED, Status.STOPPED_EARLY]
+)
 def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> None:
     def stop(report: Any) -> None:
         if status is Status.STOPPED and report.epoch == 4:
@@ -219,10 +249,15 @@ def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> Non
 
     net, again, epochs = make(), make(), list[int]()
     soon = EarlyStopping("loss", patience=1, min_delta=9.0)
-    options = {"checkpoint": path, "early_stopping": soon if "EARLY" in status.name else None}
+    options = {
+        "checkpoint": path,
+        "early_stopping": soon if "EARLY" in status.name else None,
+    }
     history = fit(net, callbacks=stop, **options)
     assert history.status is status
-    second = fit(again, resume=True, callbacks=lambda r: epochs.append(r.epoch), **options)
+    second = fit(
+        again, resume=True, callbacks=lambda r: epochs.append(r.epoch), **options
+    )
     assert not epochs
     assert_same(second, again, history, net)
 
@@ -230,7 +265,9 @@ def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> Non
 def test_callbacks_count_on_from_a_checkpoint_that_is_a_model(path: Path) -> None:
     cut(make(), 5, path)
     epochs: list[int] = []
-    fit(make(), checkpoint=path, resume=True, callbacks=lambda r: epochs.append(r.epoch))
+    fit(
+        make(), checkpoint=path, resume=True, callbacks=lambda r: epochs.append(r.epoch)
+    )
     assert epochs == list(range(5, EPOCHS))
     net = make()
     fit(net, checkpoint=path)
@@ -267,7 +304,9 @@ def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
     settings, options, words = CHANGES[change]
     net = make(**{**DROPPED, **settings})
     before = net.parameters.copy()
-    with pytest.raises(ValueError, match=f"a checkpoint of another fit: .*{words}") as caught:
+    with pytest.raises(
+        ValueError, match=f"a checkpoint of another fit: .*{words}"
+    ) as caught:
         fit(net, checkpoint=path, resume=True, **{**MONITORED, **options})
     assert net.parameters.tobytes() == before.tobytes()
     assert not isinstance(caught.value, FileError)
@@ -276,9 +315,13 @@ def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
 def test_other_data_and_model_files_are_not_resumed(path: Path) -> None:
     fit(make(), checkpoint=path)
     stopping: dict[str, Any] = {"early_stopping": EarlyStopping("loss")}
-    with pytest.raises(ValueError, match=r"its early_stopping is None, here it is {'monitor'"):
+    with pytest.raises(
+        ValueError, match=r"its early_stopping is None, here it is {'monitor'"
+    ):
         fit(make(), checkpoint=path, resume=True, **stopping)
-    with pytest.raises(ValueError, match="it has no validation data, here there is val"):
+    with pytest.raises(
+        ValueError, match="it has no validation data, here there is val"
+    ):
         fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
     options: dict[str, Any] = {"early_stopping": 20, "checkpoint": path}
     fit(make(), validation_data=(X[:9], Y[:9]), **options)
@@ -286,7 +329,9 @@ def test_other_data_and_model_files_are_not_resumed(path: Path) -> None:
         fit(make(), validation_data=(X[:9], Y[:9] + 1), resume=True, **options)
     fit(make(), checkpoint=path)
     with pytest.raises(ValueError, match="its data is"):
-        make().fit(X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True)
+        make().fit(
+            X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True
+        )
     fit(make(), checkpoint=path, validation_data=(X, Y))
     with pytest.raises(
         ValueError, match="it has validation data, here there is no validation_data"
@@ -298,7 +343,9 @@ SERIES = ["loss", "validation_loss", "learning_rate", "metrics.mae", "best_param
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_series_that_do_not_fit_each_other_are_a_file_error(name: str, path: Path) -> None:
+def test_series_that_do_not_fit_each_other_are_a_file_error(
+    name: str, path: Path
+) -> None:
     fit(make(), checkpoint=path, **MONITORED)
     content = files.read(path)
     content.arrays[name] = content.arrays[name][1:]
@@ -317,7 +364,9 @@ def test_a_model_file_is_no_checkpoint(path: Path) -> None:
         fit(make(), checkpoint=path, resume=True)
 
 
-def test_a_disk_that_fills_up_is_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_a_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = files.write
 
     def fill(where: Any, content: Any) -> None:
@@ -327,7 +376,9 @@ def test_a_disk_that_fills_up_is_a_warning(path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(files, "write", fill)
     net, whole = make(), make()
-    with pytest.warns(RuntimeWarning, match="no checkpoint was written: .*No space") as caught:
+    with pytest.warns(
+        RuntimeWarning, match="no checkpoint was written: .*No space"
+    ) as caught:
         history = fit(net, checkpoint=path, checkpoint_every=3)
     assert caught[0].filename == __file__
     assert len(files.read(path).arrays["loss"]) == EPOCHS
@@ -371,7 +422,9 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_calls")
-def test_the_pace_changes_no_order_after_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pace_changes_no_order_after_a_divergence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nets = [make(optimizer=SGD(1e30)) for _ in range(2)]
     for net in nets:
         with pytest.warns(RuntimeWarning, match="diverged"):

@@ -43,7 +43,9 @@ Y = np.sin(3 * X[:, 0]) + X[:, 1]
 
 
 def make_net(**settings: Any) -> MLP:
-    return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": Adam(0.01), **settings})
+    return MLP(
+        (3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": Adam(0.01), **settings}
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.0, Cosine(0.5)])
@@ -51,7 +53,10 @@ def test_neither_windows_nor_the_pace_change_a_bit(
     dropout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"dropout": dropout, "input_noise": 0.1} if dropout else {}
-    nets, seen = [make_net(optimizer="nadam", **settings) for _ in range(3)], list[float]()
+    nets, seen = (
+        [make_net(optimizer="nadam", **settings) for _ in range(3)],
+        list[float](),
+    )
     options: dict[str, Any] = {"epochs": 12, "batch_size": 7}
     whole = nets[0].fit(X, Y, **options)
     single = nets[1].fit(X, Y, callbacks=lambda r: seen.append(r.loss), **options)
@@ -60,7 +65,9 @@ def test_neither_windows_nor_the_pace_change_a_bit(
     assert len({net.parameters.tobytes() for net in nets}) == 1
 
 
-def test_an_interrupted_window_counts_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_window_counts_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The interrupt comes after a call, before the assignment of its result."""
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
     run = Trainer.run
@@ -106,8 +113,12 @@ def test_a_callback_is_told_everything_and_may_stop() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("kind", [LookupError, StopIteration, GeneratorExit, RuntimeError])
-def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(kind: Any, many: bool) -> None:
+@pytest.mark.parametrize(
+    "kind", [LookupError, StopIteration, GeneratorExit, RuntimeError]
+)
+def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(
+    kind: Any, many: bool
+) -> None:
     def callback(report: Report) -> None:
         raise kind("mine")
 
@@ -136,8 +147,12 @@ def test_callbacks_count_and_schedules_reach_histories() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "nadam", "rmsprop"])
-@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_a_copy_made_by_a_callback_goes_on_as_the_net_does(optimizer: str, make_copy: Any) -> None:
+@pytest.mark.parametrize(
+    "make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
+)
+def test_a_copy_made_by_a_callback_goes_on_as_the_net_does(
+    optimizer: str, make_copy: Any
+) -> None:
     copies, steps = [], []
 
     def callback(report: Report) -> None:
@@ -167,7 +182,10 @@ def test_another_optimizer_starts_with_a_state_of_its_own(after: Any) -> None:
 
 
 def test_an_optimizer_may_be_set_between_fits() -> None:
-    nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 18))]
+    nets = [
+        make_net(optimizer=Adam(rate))
+        for rate in (0.01, lambda s, n: 0.01 / (1 + s // 18))
+    ]
     nets[1].fit(X, Y, epochs=6, batch_size=10)
     nets[0].fit(X, Y, epochs=3, batch_size=10)
     nets[0].optimizer = Adam(0.005)
@@ -178,7 +196,9 @@ def test_an_optimizer_may_be_set_between_fits() -> None:
     def callback(report: Report) -> None:
         report.net.optimizer = Adam(0.001)
 
-    with pytest.raises(RuntimeError, match=r"MLP.optimizer: a fit of this net is running"):
+    with pytest.raises(
+        RuntimeError, match=r"MLP.optimizer: a fit of this net is running"
+    ):
         make_net().fit(X, Y, epochs=2, callbacks=callback)
 
 
@@ -195,7 +215,9 @@ def test_validation_losses_are_weighted_and_without_penalties() -> None:
     assert history.validation_loss == [pytest.approx(expected, rel=1e-12)]
 
 
-def test_ctrl_c_is_heard_after_the_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_heard_after_the_call_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, begun, sent, third = Trainer.run, [0], [0], threading.Event()
 
     def counted(trainer: Trainer, *arguments: Any) -> int:
@@ -232,7 +254,9 @@ def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
         before, seconds = pace.units, unit / speed
         pace.measure(pace.units, pace.units * seconds)
         assert pace.units == 1 or pace.units * seconds <= loop.CALL_SECONDS
-        assert (pace.units + 1) * seconds > loop.CALL_SECONDS or pace.units == 4 * before
+        assert (
+            pace.units + 1
+        ) * seconds > loop.CALL_SECONDS or pace.units == 4 * before
     assert pace.units == max(1, int(loop.CALL_SECONDS / seconds))
     # The next fit of such units begins at the speed measured, or at most 32 times the guess.
     again = loop.Pace(flops).units
@@ -284,7 +308,9 @@ print({case: of_a_row(**how) for case, how in cases.items()})
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plain Python takes minutes, and memory")
+@pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="plain Python takes minutes, and memory"
+)
 def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grows(
     python: Callable[..., str],
 ) -> None:
@@ -294,12 +320,16 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
     # for its label as a number of the net's.
     most = {case: 16.5 if case == "labels" else 12.5 for case in of_a_row}
     assert len(of_a_row) == 8
-    assert {case: bytes_ for case, bytes_ in of_a_row.items() if bytes_ >= most[case]} == {}
+    assert {
+        case: bytes_ for case, bytes_ in of_a_row.items() if bytes_ >= most[case]
+    } == {}
     assert of_a_row["in order"] < 9 < of_a_row["a batch"]
 
 
 @pytest.mark.slow
-def test_importing_compiles_nothing_fits_bring_nothing_heavy(python: Callable[..., str]) -> None:
+def test_importing_compiles_nothing_fits_bring_nothing_heavy(
+    python: Callable[..., str],
+) -> None:
     script = """
 import sys
 import numpy as np
@@ -315,7 +345,9 @@ print(sorted({"sklearn", "scipy", "matplotlib", "tqdm", "pandas", "polars", "pya
     assert python(script) == "[]\n"
 
 
-def test_between_fit_and_the_trainer_are_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_between_fit_and_the_trainer_are_few_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, stacks = Trainer.run, list[list[str]]()
 
     def spy(self: Trainer, *arguments: Any) -> int:
@@ -326,7 +358,10 @@ def test_between_fit_and_the_trainer_are_few_frames(monkeypatch: pytest.MonkeyPa
     make_net().fit(X, Y, epochs=1)
     stack = stacks[-1]
     # Outermost first: this test, MLP.fit, and what is between it and the trainer.
-    assert len(stack) - stack.index("test_between_fit_and_the_trainer_are_few_frames") - 2 <= 3
+    assert (
+        len(stack) - stack.index("test_between_fit_and_the_trainer_are_few_frames") - 2
+        <= 3
+    )
 
 
 # Their fits may be cut anywhere; those of SWA depend on the fit's length.
@@ -340,7 +375,10 @@ each_kind = pytest.mark.parametrize("optimizer", KINDS, ids=repr)
 
 
 def make(optimizer: Any, **settings: Any) -> MLP:
-    return MLP((3, 8, 1), **{"activation": "tanh", "seed": 0, "optimizer": optimizer, **settings})
+    return MLP(
+        (3, 8, 1),
+        **{"activation": "tanh", "seed": 0, "optimizer": optimizer, **settings},
+    )
 
 
 def fit(net: MLP, epochs: int = 6, **options: Any) -> Any:
@@ -370,7 +408,9 @@ def test_a_fit_ends_in_the_average_of_its_steps(optimizer: Any, l2: float) -> No
         activations=["tanh"],
         l2=l2,
     )
-    np.testing.assert_allclose(net.parameters, naive.flatten(*after), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        net.parameters, naive.flatten(*after), rtol=1e-10, atol=1e-12
+    )
     # The training loss is that of the parameters that are trained.
     np.testing.assert_allclose(history.loss, losses, rtol=1e-10)
 
@@ -402,7 +442,9 @@ def test_whatever_looks_sees_the_average(optimizer: Any) -> None:
     def look(report: Any) -> None:
         seen.append(report.net.parameters.tobytes())
         predicted = report.net.predict(X)
-        assert report.validation_loss == pytest.approx(np.mean((predicted[:, 0] - Y) ** 2))
+        assert report.validation_loss == pytest.approx(
+            np.mean((predicted[:, 0] - Y) ** 2)
+        )
 
     net = make(optimizer)
     fit(net, callbacks=look, validation_data=(X, Y))
@@ -418,7 +460,9 @@ PLAIN = [SGD(0.1, momentum=0.9), AdamW(decay_biases=False)]
 
 
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *ENDLESS, *PLAIN], ids=repr)
-def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(optimizer: Any) -> None:
+def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(
+    optimizer: Any,
+) -> None:
     def rated() -> MLP:
         rates = [0.5, {"weights": 1.0, "biases": 2.0}]
         net = make(optimizer, layer_rates=rates, l2=0.1, l1=0.01)
@@ -436,8 +480,12 @@ def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(optimize
     assert whole.weights[1].tobytes() != before
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.05, average=EMA(0.9)), KINDS[-1]], ids=repr)
-def test_parameters_written_by_hand_are_trained_and_averaged_anew(optimizer: Any) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.05, average=EMA(0.9)), KINDS[-1]], ids=repr
+)
+def test_parameters_written_by_hand_are_trained_and_averaged_anew(
+    optimizer: Any,
+) -> None:
     net = make(optimizer)
     fit(net, shuffle=False)
     net.weights[0][0, 0] = 3.0
@@ -446,13 +494,18 @@ def test_parameters_written_by_hand_are_trained_and_averaged_anew(optimizer: Any
     for each in (net, fresh):
         fit(each, 2, shuffle=False)
     assert net.parameters.tobytes() == fresh.parameters.tobytes()
-    assert core_of(net).state.trained().tobytes() == core_of(fresh).state.trained().tobytes()
+    assert (
+        core_of(net).state.trained().tobytes()
+        == core_of(fresh).state.trained().tobytes()
+    )
 
 
 def test_a_later_fit_goes_on_from_a_best_epoch_that_was_restored() -> None:
     net, best = make(SGD(0.05, average=EMA(0.9))), list[Any]()
     against = {"validation_data": (X, -Y), "keep_best": True}
-    history = fit(net, 4, callbacks=lambda r: best.append(r.net.parameters.copy()), **against)
+    history = fit(
+        net, 4, callbacks=lambda r: best.append(r.net.parameters.copy()), **against
+    )
     assert history.best_epoch == 0
     assert net.parameters.tobytes() == best[0].tobytes()
     fresh = make(SGD(0.05, average=EMA(0.9)))
@@ -506,14 +559,18 @@ def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
     assert np.array_equal(state.slots(), slots[:2])  # type: ignore[index, arg-type]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="plain Python predicts while parameters are written")
+@pytest.mark.skipif(
+    INTERPRETED, reason="plain Python predicts while parameters are written"
+)
 def test_predictions_beside_a_fit_are_of_averages() -> None:
     x, known, seen = X[:2], set[bytes](), set[bytes]()
     optimizer, twin = Adam(0.01, average=EMA(0.95)), make(Adam(0.01, average=EMA(0.95)))
     known.add(twin.predict(x).tobytes())
     fit(twin, 200, callbacks=lambda r: known.add(r.net.predict(x).tobytes()))
     net = make(optimizer)
-    thread = threading.Thread(target=fit, args=(net, 200), kwargs={"validation_data": (X, Y)})
+    thread = threading.Thread(
+        target=fit, args=(net, 200), kwargs={"validation_data": (X, Y)}
+    )
     thread.start()
     while thread.is_alive():
         seen.add(net.predict(x).tobytes())
@@ -521,8 +578,12 @@ def test_predictions_beside_a_fit_are_of_averages() -> None:
     assert seen <= known
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.01, average=EMA(0.99)), ScheduleFreeAdamW(0.01)])
-def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(optimizer: Any) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [Adam(0.01, average=EMA(0.99)), ScheduleFreeAdamW(0.01)]
+)
+def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(
+    optimizer: Any,
+) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(64, 2)).astype(np.float32)
     nets = [MLP((2, 6, 1), optimizer=optimizer, seed=0) for _ in range(2)]
@@ -542,7 +603,9 @@ def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(opti
 
 # --- dropout: the masks depend on key and step alone ---
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="dozens of fits in plain Python"
+)
 
 
 def make_dropped(seed: Any = 0, **settings: Any) -> MLP:

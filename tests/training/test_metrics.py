@@ -53,7 +53,13 @@ def regressor(**settings: Any) -> MLP:
 
 def binary(rate: float = 0.001) -> MLP:
     optimizer = Adam(rate)
-    return MLP((3, 8, 1), loss="binary_cross_entropy", optimizer=optimizer, seed=0, dtype="float64")
+    return MLP(
+        (3, 8, 1),
+        loss="binary_cross_entropy",
+        optimizer=optimizer,
+        seed=0,
+        dtype="float64",
+    )
 
 
 def classifier() -> MLP:
@@ -63,11 +69,16 @@ def classifier() -> MLP:
 def test_a_metric_is_exact_and_by_epoch() -> None:
     net, reports = regressor(), list[Report]()
     metrics = {"mae": mean_absolute_error, "worst": lambda y, p: np.abs(y - p).max()}
-    history = net.fit(X[:40], Y[:40], epochs=5, metrics=metrics, callbacks=reports.append, **VALID)
+    history = net.fit(
+        X[:40], Y[:40], epochs=5, metrics=metrics, callbacks=reports.append, **VALID
+    )
     error = np.abs(net.predict(X[40:])[:, 0] - Y[40:])
     assert history.metrics["mae"][-1] == pytest.approx(error.mean(), rel=1e-13)
     assert history.metrics["worst"][-1] == pytest.approx(error.max(), rel=1e-13)
-    assert {name: len(values) for name, values in history.metrics.items()} == {"mae": 5, "worst": 5}
+    assert {name: len(values) for name, values in history.metrics.items()} == {
+        "mae": 5,
+        "worst": 5,
+    }
     by_report = [report.metrics["mae"] for report in reports]
     assert by_report == history.metrics["mae"]
     assert history.metrics["mae"][0] != history.metrics["mae"][-1]
@@ -84,11 +95,15 @@ def test_a_losss_name_is_its_weighted_mean(name: str, weighted: bool) -> None:
         history = net.fit(X[:40], y[:40], epochs=2, metrics=name, validation_data=valid)
         assert list(history.metrics) == [name]
         pairs = np.stack([net.predict(X[40:]), y[40:]], axis=-1)
-        by_row = np.array([[LOSSES[name].rule(*p)[0] for p in row] for row in pairs]).mean(axis=1)
+        by_row = np.array(
+            [[LOSSES[name].rule(*p)[0] for p in row] for row in pairs]
+        ).mean(axis=1)
         expected = np.average(by_row, weights=weight[40:])
         assert history.metrics[name][-1] == pytest.approx(expected, rel=1e-12)
     if name == "mse":
-        np.testing.assert_allclose(history.metrics["mse"], history.validation_loss, rtol=1e-12)
+        np.testing.assert_allclose(
+            history.metrics["mse"], history.validation_loss, rtol=1e-12
+        )
 
 
 def test_weights_reach_functions_that_take_them() -> None:
@@ -111,8 +126,14 @@ def test_weights_reach_functions_that_take_them() -> None:
 def test_three_classes(one_hot: bool) -> None:
     net = classifier()
     y = np.eye(3)[CLASSES] if one_hot else CLASSES
-    scores = {"accuracy": "accuracy", "own": make_scorer(accuracy_score), "auc": "roc_auc_ovr"}
-    history = net.fit(X[:40], y[:40], epochs=3, metrics=scores, validation_data=(X[40:], y[40:]))
+    scores = {
+        "accuracy": "accuracy",
+        "own": make_scorer(accuracy_score),
+        "auc": "roc_auc_ovr",
+    }
+    history = net.fit(
+        X[:40], y[:40], epochs=3, metrics=scores, validation_data=(X[40:], y[40:])
+    )
     p = net.predict(X[40:])
     expected = accuracy_score(CLASSES[40:], p.argmax(axis=1))
     assert history.metrics["accuracy"][-1] == history.metrics["own"][-1] == expected
@@ -123,11 +144,16 @@ def test_metrics_have_columns_and_change_no_bit() -> None:
     history = classifier().fit(
         X[:40], CLASSES[:40], epochs=2, metrics={"log": log_loss}, **THREE_CLASSES
     )
-    np.testing.assert_allclose(history.metrics["log"], history.validation_loss, rtol=1e-9)
+    np.testing.assert_allclose(
+        history.metrics["log"], history.validation_loss, rtol=1e-9
+    )
     nets = [regressor(dtype="float32") for _ in range(2)]
     plain = nets[0].fit(X[:40], Y[:40], epochs=5, **VALID)
     measured = nets[1].fit(X[:40], Y[:40], epochs=5, metrics=["mae", "r2"], **VALID)
-    assert (plain.loss, plain.validation_loss) == (measured.loss, measured.validation_loss)
+    assert (plain.loss, plain.validation_loss) == (
+        measured.loss,
+        measured.validation_loss,
+    )
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
@@ -141,7 +167,11 @@ def test_one_prediction_an_epoch_serves_all(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Evaluation, "__call__", count)
     net = regressor()
-    metrics = {"r2": r2_score, "median": "neg_median_absolute_error", "mean": lambda y, p: p.mean()}
+    metrics = {
+        "r2": r2_score,
+        "median": "neg_median_absolute_error",
+        "mean": lambda y, p: p.mean(),
+    }
     net.fit(X[:40], Y[:40], epochs=4, metrics=metrics, **VALID)
     assert rows == [net.parameters.size] * 4
 
@@ -179,12 +209,16 @@ def test_many_nets_have_the_metrics_of_their_own_fits() -> None:
         "metrics": {"r2": r2_score, "mae": "mae"},
         "validation_split": 0.3,
     }
-    for net, history in zip(own, fit_many(nets, X, Y, n_threads=2, **settings), strict=True):
+    for net, history in zip(
+        own, fit_many(nets, X, Y, n_threads=2, **settings), strict=True
+    ):
         assert history.metrics == net.fit(X, Y, **settings).metrics
 
 
 def test_the_bar_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
-    history = regressor().fit(X[:40], Y[:40], epochs=2, metrics="mae", progress=True, **VALID)
+    history = regressor().fit(
+        X[:40], Y[:40], epochs=2, metrics="mae", progress=True, **VALID
+    )
     text = capsys.readouterr().err
     assert f"mae={history.metrics['mae'][-1]:.4g}" in text
     assert f"validation_loss={history.validation_loss[-1]:.4g}" in text
@@ -202,7 +236,10 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
 }
 SCORES: dict[str, tuple[Any, Any]] = {
     "accuracy": (accuracy_score, ("two classes", "classes", "labels")),
-    "f1_macro": (partial(f1_score, average="macro"), ("two classes", "classes", "labels")),
+    "f1_macro": (
+        partial(f1_score, average="macro"),
+        ("two classes", "classes", "labels"),
+    ),
     "roc_auc": (auc, ("two classes", "labels")),
     "neg_log_loss": (
         lambda y, p, **of_rows: -log_loss(y, p, **of_rows),
@@ -216,25 +253,42 @@ SCORES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCORES)
-def test_a_scorer_suits_the_targets_or_is_refused_before_training(name: str, kind: str) -> None:
+def test_a_scorer_suits_the_targets_or_is_refused_before_training(
+    name: str, kind: str
+) -> None:
     (y, loss, compared), (function, suiting) = KINDS[kind], SCORES[name]
-    net = MLP((3, 8, 3 if kind == "classes" else y[0].size), loss=loss, seed=0, dtype="float64")
+    net = MLP(
+        (3, 8, 3 if kind == "classes" else y[0].size),
+        loss=loss,
+        seed=0,
+        dtype="float64",
+    )
     valid = X[40:], y[40:], WEIGHTS[40:]
-    settings: Any = {"early_stopping": True, "validation_fraction": 0.4, "random_state": 0}
+    settings: Any = {
+        "early_stopping": True,
+        "validation_fraction": 0.4,
+        "random_state": 0,
+    }
     estimator = MLPRegressor if loss == "mse" else MLPClassifier
     model = estimator(hidden_layer_sizes=(4,), max_iter=2, metrics=name, **settings)
     doors: dict[str, Callable[[], Any]] = {
-        "MLP": lambda: net.fit(X[:40], y[:40], epochs=2, metrics=name, validation_data=valid),
+        "MLP": lambda: net.fit(
+            X[:40], y[:40], epochs=2, metrics=name, validation_data=valid
+        ),
         estimator.__name__: lambda: model.fit(X, y, sample_weight=WEIGHTS + 1),
     }
     if kind in suiting:
         scores = doors.pop("MLP")().metrics[name]
         p = net.predict(X[40:])
         seen = np.squeeze(p) if name in ("roc_auc", "neg_log_loss") else compared(p)
-        assert scores[-1] == pytest.approx(function(y[40:], seen, sample_weight=WEIGHTS[40:]))
+        assert scores[-1] == pytest.approx(
+            function(y[40:], seen, sample_weight=WEIGHTS[40:])
+        )
         assert len(doors.popitem()[1]().history_.metrics[name]) == 2
     for who, fit in doors.items():
-        with pytest.raises(ValueError, match=rf"^{who}.fit: metrics\['{name}'\] does not suit "):
+        with pytest.raises(
+            ValueError, match=rf"^{who}.fit: metrics\['{name}'\] does not suit "
+        ):
             fit()
     assert net.n_steps == 0 or kind in suiting
 
@@ -254,17 +308,23 @@ def test_an_error_in_a_metric_names_it() -> None:
     message = r"metrics\['it'\] must return a number, got an array of shape"
     with pytest.raises(TypeError, match=rf"{message} \(\d+,\)$"):
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: np.abs(y - p)}, **VALID)
-    with pytest.raises(TypeError, match=rf"{message} \((\d+), \1\); .* use predictions\[:, 0\]"):
+    with pytest.raises(
+        TypeError, match=rf"{message} \((\d+), \1\); .* use predictions\[:, 0\]"
+    ):
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: y - p[:, None]}, **VALID)
     with pytest.raises(TypeError, match=r"must return a number, got None$"):
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: None}, **VALID)
 
 
 @pytest.mark.parametrize("metrics", ["mae", "r2"])
-def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(metrics: str) -> None:
+def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(
+    metrics: str,
+) -> None:
     net = MLP((3, 4, 2), loss="gaussian_nll", seed=0)
     x, y = np.ones((20, 3)), np.arange(20.0)
-    with pytest.raises(ValueError, match="2 outputs for each column of the targets; give a func"):
+    with pytest.raises(
+        ValueError, match="2 outputs for each column of the targets; give a func"
+    ):
         net.fit(x, y, metrics=metrics, validation_split=0.5)
     of_mean = {"mean": lambda y, p: float(np.mean(abs(y[:, None] - p[:, ::2])))}
     history = net.fit(x, y, epochs=2, metrics=of_mean, validation_split=0.5)
@@ -274,10 +334,14 @@ def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(metrics: str)
 def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     assert regressor().fit(X[:40], Y[:40], epochs=1, metrics="mae", **VALID).metrics
-    with pytest.raises(ImportError, match=r"the metric 'accuracy' needs scikit-learn: pip install"):
+    with pytest.raises(
+        ImportError, match=r"the metric 'accuracy' needs scikit-learn: pip install"
+    ):
         regressor().fit(X[:40], Y[:40], metrics="accuracy", **VALID)
     known = "huber, log_cosh, mae, mse, quantile; any of scikit-learn's scorers needs scikit-learn"
-    with pytest.raises(ValueError, match=f"unknown metric 'r2_score', .*'r2'.* known: {known}"):
+    with pytest.raises(
+        ValueError, match=f"unknown metric 'r2_score', .*'r2'.* known: {known}"
+    ):
         regressor().fit(X[:40], Y[:40], metrics="r2_score", **VALID)
 
 
@@ -288,7 +352,9 @@ def test_unknown_metrics_and_best_epochs_are_told() -> None:
     assert len(str(raised.value)) < 350
     assert "completeness" not in str(raised.value)
     history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
-    assert repr(history) == ("History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)")
+    assert repr(history) == (
+        "History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)"
+    )
 
 
 def parts(history: History, tag: str) -> list[Any]:
@@ -300,7 +366,9 @@ def cells(history: History) -> list[list[str]]:
 
 
 def test_a_history_in_a_notebook_has_first_best_and_last_losses() -> None:
-    history = History([4.0, 1.0, 2.0], [5.0, 3.0, 1.5], seconds=1.234, status=Status.STOPPED)
+    history = History(
+        [4.0, 1.0, 2.0], [5.0, 3.0, 1.5], seconds=1.234, status=Status.STOPPED
+    )
     assert cells(history) == [
         ["loss", "first", "best", "in epoch", "last"],
         ["training", "4", "1", "2", "2"],
@@ -333,7 +401,9 @@ def test_any_history_is_shown(
     assert len(cells(history)) == n_rows
     lines = [line.get("points").split() for line in parts(history, "polyline")]
     assert [len(points) for points in lines] == n_points
-    assert all(0 <= float(x) <= 320 for points in lines for p in points for x in p.split(","))
+    assert all(
+        0 <= float(x) <= 320 for points in lines for p in points for x in p.split(",")
+    )
 
 
 def test_frames_have_epochs_metrics_and_columns() -> None:
@@ -343,7 +413,12 @@ def test_frames_have_epochs_metrics_and_columns() -> None:
     ).assign(learning_rate=[0.1, 0.05])
     pd.testing.assert_frame_equal(history.to_frame(), frame)
     history = History([3.0, 2.0], [4.0, 3.0], metrics={"auc": [0.5, 0.75], "r2": []})
-    assert list(history.to_frame().columns) == ["epoch", "loss", "validation_loss", "auc"]
+    assert list(history.to_frame().columns) == [
+        "epoch",
+        "loss",
+        "validation_loss",
+        "auc",
+    ]
     assert history.to_frame()["auc"].tolist() == [0.5, 0.75]
     assert list(History().to_frame().columns) == ["epoch", "loss"]
     assert History().to_frame().shape == (0, 2)

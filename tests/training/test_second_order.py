@@ -28,7 +28,9 @@ each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["lm", "lb
 
 def net_of(optimizer: Any = None, seed: int = 0, **settings: Any) -> MLP:
     chosen = {"activation": "tanh", "dtype": "float64", **settings}
-    return MLP((2, 6, 1), optimizer=optimizer or LevenbergMarquardt(), seed=seed, **chosen)
+    return MLP(
+        (2, 6, 1), optimizer=optimizer or LevenbergMarquardt(), seed=seed, **chosen
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -57,15 +59,20 @@ def test_linear_nets_end_in_two_steps_and_lbfgs_keeps_signs() -> None:
     net = MLP((2, 2), dtype="float64", seed=0, optimizer=LevenbergMarquardt(1e-8))
     net.fit(X, y, epochs=2)
     solved = np.linalg.lstsq(np.column_stack([X, np.ones(60)]), y, rcond=None)[0]
-    np.testing.assert_allclose(np.vstack([net.weights[0], net.biases[0]]), solved, atol=1e-10)
+    np.testing.assert_allclose(
+        np.vstack([net.weights[0], net.biases[0]]), solved, atol=1e-10
+    )
     net = net_of(LBFGS(), monotonic_cst=[1, 0])
     net.fit(X, Y, epochs=20)
-    rising = net.predict(np.column_stack([np.linspace(-1, 1, 50), np.zeros(50)])).ravel()
+    rising = net.predict(
+        np.column_stack([np.linspace(-1, 1, 50), np.zeros(50)])
+    ).ravel()
     assert (np.diff(rising) >= 0).all()
 
 
 @pytest.mark.parametrize(
-    "case", ["constant", "duplicates", "one row", "wide", "dead", "zeros", "exact", "huge"]
+    "case",
+    ["constant", "duplicates", "one row", "wide", "dead", "zeros", "exact", "huge"],
 )
 @each_optimizer
 def test_degenerate_fits_end_finite_with_a_status(case: str, optimizer: Any) -> None:
@@ -118,7 +125,9 @@ def test_targets_of_any_scale_are_learned_alike(seed: int, scale: float) -> None
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_time_limit_ends_within_a_step(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_ends_within_a_step(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a clock of the matrices and the trials, of which many lower nothing."""
     rng = np.random.default_rng(seed)
     product, trial, limit = 0.2, rng.uniform(0.05, 0.2), rng.uniform(1, 3)
@@ -137,7 +146,9 @@ def test_a_time_limit_ends_within_a_step(seed: int, monkeypatch: pytest.MonkeyPa
     slow("linearize", product)
     slow("step", trial)
     monkeypatch.setattr("fastmlp.training.request.time.perf_counter", lambda: now)
-    history = net_of(LevenbergMarquardt(1e-12), seed=seed).fit(X, Y, time_limit=limit, epochs=1000)
+    history = net_of(LevenbergMarquardt(1e-12), seed=seed).fit(
+        X, Y, time_limit=limit, epochs=1000
+    )
     assert history.status.name == "OUT_OF_TIME"
     assert limit <= history.seconds <= limit + product
 
@@ -153,7 +164,8 @@ def test_damping_above_its_limit_ends_a_fit_and_the_next_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "x"), [(LevenbergMarquardt(1e-50), X), (LevenbergMarquardt(), 1e20 * X)]
+    ("optimizer", "x"),
+    [(LevenbergMarquardt(1e-50), X), (LevenbergMarquardt(), 1e20 * X)],
 )
 @pytest.mark.filterwarnings("error")
 def test_numbers_beyond_float32_are_no_end_of_a_fit(optimizer: Any, x: Any) -> None:
@@ -178,10 +190,18 @@ def test_a_fit_does_what_others_do(optimizer: Any) -> None:
     )  # fmt: skip
     assert seen == history.loss
     assert history.loss == sorted(history.loss, reverse=True)
-    assert len(history.validation_loss) == len(history.metrics["mae"]) == net.n_steps == len(seen)
+    assert (
+        len(history.validation_loss)
+        == len(history.metrics["mae"])
+        == net.n_steps
+        == len(seen)
+    )
     assert history.best_epoch == int(np.argmin(history.validation_loss))
     assert net.fit(X, Y, epochs=1000, time_limit=1e-9).status.name == "OUT_OF_TIME"
-    assert net.fit(X, Y, epochs=9, callbacks=lambda report: report.stop()).status.name == "STOPPED"
+    assert (
+        net.fit(X, Y, epochs=9, callbacks=lambda report: report.stop()).status.name
+        == "STOPPED"
+    )
 
 
 @each_optimizer
@@ -220,9 +240,13 @@ def test_resumed_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) 
     history = whole.fit(X, Y, epochs=8)
     cut = net_of(dtype=dtype)
     with pytest.raises(Cut):
-        cut.fit(X, Y, epochs=8, checkpoint=file, checkpoint_every=1, callbacks=cut_after(4))
+        cut.fit(
+            X, Y, epochs=8, checkpoint=file, checkpoint_every=1, callbacks=cut_after(4)
+        )
     resumed = net_of(dtype=dtype)
-    assert resumed.fit(X, Y, epochs=8, checkpoint=file, resume=True).loss == history.loss
+    assert (
+        resumed.fit(X, Y, epochs=8, checkpoint=file, resume=True).loss == history.loss
+    )
     parts = net_of(dtype=dtype)
     parts.fit(X, Y, epochs=4)
     parts.fit(X, Y, epochs=4)
@@ -252,7 +276,11 @@ def test_a_drawn_net_goes_on_alike_wherever_it_was(seed: int, tmp_path: Path) ->
     y = np.abs(Y) + 0.1
     net.fit(X, y, **options)
     net.save(tmp_path / "net.safetensors", include_training_state=True)
-    others = [deepcopy(net), pickle.loads(pickle.dumps(net)), load(tmp_path / "net.safetensors")]
+    others = [
+        deepcopy(net),
+        pickle.loads(pickle.dumps(net)),
+        load(tmp_path / "net.safetensors"),
+    ]
     history = net.fit(X, y, **options)
     for other in others:
         assert isinstance(other, MLP)
@@ -309,7 +337,9 @@ def test_a_source_is_read_whole() -> None:
     assert len(net_of().fit(source, epochs=2).loss) == 2
 
 
-def test_a_matrix_above_a_quarter_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_above_a_quarter_of_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from fastmlp._process import memory
 
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)
@@ -319,7 +349,9 @@ def test_a_matrix_above_a_quarter_of_memory_is_refused(monkeypatch: pytest.Monke
     assert "832" in str(net.summary())
     # Rows of the Jacobian by many outputs take more than the matrix of few parameters.
     net = MLP((4, 4, 600), optimizer=LevenbergMarquardt())
-    with pytest.raises(MemoryError, match=r"needs \d+ MB, 73.* MB .* 3,020 .* 600 outputs, more"):
+    with pytest.raises(
+        MemoryError, match=r"needs \d+ MB, 73.* MB .* 3,020 .* 600 outputs, more"
+    ):
         net.fit(np.ones((3, 4)), np.ones((3, 600)))
 
 
@@ -329,8 +361,13 @@ def test_the_memory_that_is_asked_for_is_that_of_the_system(seed: int) -> None:
     n_out = int(rng.choice([1, 3, 40, 300]))
     sizes = (3, int(rng.integers(2, 9)), n_out)
     net, n_rows = MLP(sizes, optimizer=LevenbergMarquardt(), dtype="float64"), 5
-    runner, n = Runner(core_of(net).engine.network, int(rng.integers(1, 3))), len(net.parameters)
-    data = Data(rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, n_out)), np.empty(0))
+    runner, n = (
+        Runner(core_of(net).engine.network, int(rng.integers(1, 3))),
+        len(net.parameters),
+    )
+    data = Data(
+        rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, n_out)), np.empty(0)
+    )
     system = GaussNewton(runner, data)
     arrays: list[Any] = [system._gram, system._factor]
     for kept in system._kept:

@@ -58,7 +58,14 @@ RATES: list[Any] = [
     Warmup(Cosine(0.05, n_steps=9), n_steps=3),
     OneCycle(0.05, n_steps=8),
 ]
-OPTIMIZERS: list[Callable[..., Any]] = [SGD, Adam, AdamW, RMSprop, Nadam, ScheduleFreeAdamW]
+OPTIMIZERS: list[Callable[..., Any]] = [
+    SGD,
+    Adam,
+    AdamW,
+    RMSprop,
+    Nadam,
+    ScheduleFreeAdamW,
+]
 CHANGES: list[dict[str, Any]] = [
     {},
     {"clipvalue": 0.01},
@@ -67,13 +74,23 @@ CHANGES: list[dict[str, Any]] = [
     {"average": EMA(0.8)},
 ]
 SHAPES = [(3, 7, 4, 2), (3, 2), (3, 40, 33, 3), (3, 20, 1)]
-LOSSES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll", "huber"]
+LOSSES = [
+    "mse",
+    "cross_entropy",
+    "binary_cross_entropy",
+    "poisson",
+    "gaussian_nll",
+    "huber",
+]
 SIZES = [1, 2, 5, 8, 33, 64]
 N_SEEDS, N_STEPS = (3, 3) if INTERPRETED else (40, 12)
 
 
 def drawn_optimizer(rng: np.random.Generator) -> Any:
-    kind, settings = OPTIMIZERS[rng.integers(len(OPTIMIZERS))], CHANGES[rng.integers(len(CHANGES))]
+    kind, settings = (
+        OPTIMIZERS[rng.integers(len(OPTIMIZERS))],
+        CHANGES[rng.integers(len(CHANGES))],
+    )
     if kind is ScheduleFreeAdamW:
         return kind(0.01)
     momentum = {"momentum": 0.9} if kind is SGD and rng.random() < 0.5 else {}
@@ -83,17 +100,26 @@ def drawn_optimizer(rng: np.random.Generator) -> Any:
 
 def drawn_net(rng: np.random.Generator) -> MLP:
     settings: dict[str, Any] = {}
-    sizes, loss = list(SHAPES[rng.integers(len(SHAPES))]), LOSSES[rng.integers(len(LOSSES))]
+    sizes, loss = (
+        list(SHAPES[rng.integers(len(SHAPES))]),
+        LOSSES[rng.integers(len(LOSSES))],
+    )
     if loss == "cross_entropy":
         sizes[-1] = 3
     if loss == "gaussian_nll":
         sizes[-1] = 2
     if rng.random() < 0.3 and len(sizes) > 2:
-        settings |= {"dropout": [0.3, Cosine(0.5, n_steps=5)][rng.integers(2)], "input_noise": 0.1}
+        settings |= {
+            "dropout": [0.3, Cosine(0.5, n_steps=5)][rng.integers(2)],
+            "input_noise": 0.1,
+        }
     if rng.random() < 0.3:
         settings |= {"l2": 0.1, "l1": 0.01}
     if rng.random() < 0.3:
-        settings["layer_rates"] = [*rng.choice([0.0, 0.5, 1.0], len(sizes) - 2).tolist(), 2.0]
+        settings["layer_rates"] = [
+            *rng.choice([0.0, 0.5, 1.0], len(sizes) - 2).tolist(),
+            2.0,
+        ]
     dtype = ["float32", "float64"][rng.integers(2)]
     if dtype == "float32" and rng.random() < 0.2:
         settings["compute_dtype"] = "bfloat16"
@@ -103,18 +129,27 @@ def drawn_net(rng: np.random.Generator) -> MLP:
 
 
 def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
-    n, dtype = rng.choice(sizes), net.dtype if rng.random() < 0.8 else np.dtype(np.float64)
+    n, dtype = (
+        rng.choice(sizes),
+        net.dtype if rng.random() < 0.8 else np.dtype(np.float64),
+    )
     X = rng.uniform(-1, 1, (n, net.layer_sizes[0])).astype(dtype)
     loss, n_outputs = net._loss_name, net.layer_sizes[-1]
     if loss == "cross_entropy":
-        y = rng.integers(3, size=n).astype([np.int64, np.int32, np.int8][rng.integers(3)])
+        y = rng.integers(3, size=n).astype(
+            [np.int64, np.int32, np.int8][rng.integers(3)]
+        )
         y = y if rng.random() < 0.6 else np.eye(3, dtype=dtype)[y]
     else:
         width = n_outputs // 2 if loss == "gaussian_nll" else n_outputs
         y = rng.uniform(0, 1, (n, width)).astype(dtype)
         y = y[:, 0] if width == 1 and rng.random() < 0.5 else y
     weights = rng.uniform(0.1, 2, (2, n)).astype(dtype)
-    return X, y, [None, None, weights[0], np.asfortranarray(weights)[0]][rng.integers(4)]
+    return (
+        X,
+        y,
+        [None, None, weights[0], np.asfortranarray(weights)[0]][rng.integers(4)],
+    )
 
 
 def fitted(net: MLP, X: Any, y: Any, weight: Any = None) -> float:
@@ -192,7 +227,10 @@ def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
             _, gradient = net.loss_and_gradient(*drawn_rows(net, again)[:2])
             net.apply_gradient(gradient)
         elif kind == 8:
-            net.layer_rates = [*again.choice([0, 0.5, 1, 2], n_layers - 1).tolist(), 1.0]
+            net.layer_rates = [
+                *again.choice([0, 0.5, 1, 2], n_layers - 1).tolist(),
+                1.0,
+            ]
         elif kind == 9:
             net.n_threads = 1 + int(again.integers(2))
         elif kind == 10:
@@ -211,7 +249,9 @@ def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
 
 @pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
-def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_fits_of_one_batch_to_the_bit(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
     go(WAYS[seed % 3], monkeypatch)
     net = drawn_net(rng)
@@ -227,7 +267,11 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)], ids=str)
 def test_a_fit_after_one_that_diverged_is_that_of_a_copy(optimizer: Any) -> None:
-    net, X, y = MLP((2, 5, 1), optimizer=optimizer, seed=0), np.ones((4, 2), "f4"), np.ones(4, "f4")
+    net, X, y = (
+        MLP((2, 5, 1), optimizer=optimizer, seed=0),
+        np.ones((4, 2), "f4"),
+        np.ones(4, "f4"),
+    )
     net.fit(X, y, epochs=1)
     with pytest.warns(RuntimeWarning, match="fit diverged"):
         net.fit(X, y * np.float32(1e38), epochs=1)
@@ -242,13 +286,18 @@ MANY = [1, 2, 3, 5, 7, 8, 9, 13, 16, 21, 40, 64, 65, 130]
 
 @pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
-def test_any_number_of_rows_has_its_fits_bits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_rows_has_its_fits_bits(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Steps, slopes and objectives; few buffers serve them all."""
     rng = np.random.default_rng(seed)
     go(WAYS[seed % 3], monkeypatch)
     if seed % 4 == 1:
         few = {"CACHE_NUMBERS": 0, "MIN_CHUNK_ROWS": 16, "CHUNK_PER_WEIGHT": 0}
-        for name, value in {**few, "MICROBATCH_FLOPS": 20_000 if seed % 8 == 1 else 1e12}.items():
+        for name, value in {
+            **few,
+            "MICROBATCH_FLOPS": 20_000 if seed % 8 == 1 else 1e12,
+        }.items():
             monkeypatch.setattr(tuning, name, value)
         TRAININGS.clear()
     net = drawn_net(rng)
@@ -277,9 +326,15 @@ def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
     net, sizes = drawn_net(rng), rng.choice(SIZES, 2)
     for _ in range(N_STEPS):
         X, y, weight = drawn_rows(net, rng, sizes)
-        options: Any = {"epochs": int(rng.integers(1, 3)), "batch_size": int(rng.choice([2, 64]))}
+        options: Any = {
+            "epochs": int(rng.integers(1, 3)),
+            "batch_size": int(rng.choice([2, 64])),
+        }
         other = copy.deepcopy(net)
-        losses = [each.fit(X, y, sample_weight=weight, **options).loss for each in (net, other)]
+        losses = [
+            each.fit(X, y, sample_weight=weight, **options).loss
+            for each in (net, other)
+        ]
         assert losses[0] == losses[1]
         assert state_of(net) == state_of(other)
         [net] = changed([net], rng)
@@ -300,11 +355,15 @@ def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -
     kind: Any = [SGD, Adam][rng.integers(2)]
     settings = [{}, {"dropout": of_the_loop(1)}][rng.integers(2)]
     nets = [
-        MLP((3, 5, 2), optimizer=kind(rate), seed=0, **settings) for rate in (of_the_loop(0), 1)
+        MLP((3, 5, 2), optimizer=kind(rate), seed=0, **settings)
+        for rate in (of_the_loop(0), 1)
     ]
     for step in range(N_STEPS):
         setting[:] = rng.uniform(0.01, 0.1, 2)
-        X, y = rng.normal(size=(8, 3)).astype("f4"), rng.normal(size=(8, 2)).astype("f4")
+        X, y = (
+            rng.normal(size=(8, 3)).astype("f4"),
+            rng.normal(size=(8, 2)).astype("f4"),
+        )
         X = X if rng.integers(3) else X.tolist()
         nets[1].optimizer = kind(setting[0])
         if settings:
@@ -318,7 +377,9 @@ def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -
 
 
 @pytest.mark.few(12)
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize(
+    "loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every_way
 def test_after_the_first_they_are_one_call(
@@ -358,18 +419,29 @@ def test_an_average_takes_one_call_until_it_is_written_to(slow: list[str]) -> No
     assert slow == ["batch"] * 2
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "gamma"])
+@pytest.mark.parametrize(
+    "loss", ["mse", "cross_entropy", "binary_cross_entropy", "gamma"]
+)
 @every_way
 def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
     X = np.ones((4, 3), np.float32)
-    good: Any = np.array([0, 1, 0, 1]) if loss == "cross_entropy" else np.full((4, 2), 0.5, "f4")
+    good: Any = (
+        np.array([0, 1, 0, 1])
+        if loss == "cross_entropy"
+        else np.full((4, 2), 0.5, "f4")
+    )
     net = MLP((3, 5, 2), loss=loss, seed=0)
     other = copy.deepcopy(net)
     bad: list[Any] = [(X * np.nan, good), (X * np.float32(np.inf), good), (X, good[:3])]
     bad += [(X, np.concatenate([good, good])), (X, good, np.ones(5, np.float32))]
     bad += [(X, good, w) for w in (-X[:, 0], 0 * X[:, 0], X[:2, 0], X[:, 0] * np.nan)]
     if loss == "cross_entropy":
-        bad += [(X, good + 1), (X, good - 1), (X, (good - 1).astype(np.int32)), (X, X[:, 0])]
+        bad += [
+            (X, good + 1),
+            (X, good - 1),
+            (X, (good - 1).astype(np.int32)),
+            (X, X[:, 0]),
+        ]
     else:
         bad += [(X, good * np.nan), (X, good[:, :1])]
         bad += [(X, good + 1)] * (loss == "binary_cross_entropy")
@@ -388,10 +460,17 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
 
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_schedule_after_a_rate_counts_from_its_first_step(kind: Any) -> None:
-    net, X, y = MLP((2, 5, 1), optimizer=kind(0.1), seed=0), np.ones((4, 2)), np.ones((4, 1))
+    net, X, y = (
+        MLP((2, 5, 1), optimizer=kind(0.1), seed=0),
+        np.ones((4, 2)),
+        np.ones((4, 1)),
+    )
     for _ in range(12):
         net.train_on_batch(X, y)
-    net.optimizer, before = kind(lambda steps, total: 0.0 * steps), net.parameters.copy()
+    net.optimizer, before = (
+        kind(lambda steps, total: 0.0 * steps),
+        net.parameters.copy(),
+    )
     net.train_on_batch(X, y)
     assert (net.parameters == before).all()
 
@@ -442,17 +521,30 @@ def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
         given = y if settings.get("dropout") else raw_gradient(nets[1], X, y)
         nets[0].train_on_batch(X, n * y if settings.get("dropout") else y)
         nets[1].train_on_gradient(X, given)
-        np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12
+        )
         assert nets[1].n_steps == nets[0].n_steps
 
 
 @pytest.mark.few(12)
-@pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 20, 19, 4), (3, 40, 30, 20)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(3, 2), (3, 7, 2), (3, 20, 19, 4), (3, 40, 30, 20)], ids=str
+)
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 @pytest.mark.parametrize("n_rows", [1, 5, 30 if INTERPRETED else 1200])
-def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: int) -> None:
+def test_vjp_is_that_of_the_complex_step(
+    sizes: Any, activation: Any, n_rows: int
+) -> None:
     rng = np.random.default_rng(0)
-    net = MLP(sizes, activation=activation, dtype="float64", seed=0, loss="cross_entropy", l2=0.3)
+    net = MLP(
+        sizes,
+        activation=activation,
+        dtype="float64",
+        seed=0,
+        loss="cross_entropy",
+        l2=0.3,
+    )
     net.parameters[:] = rng.normal(0, 0.5, len(net.parameters))
     X, given = rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, sizes[-1]))
     activations, before = [activation] * (len(sizes) - 2), net.parameters.copy()
@@ -477,14 +569,18 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
 
 
 @pytest.mark.parametrize("n", [1, 4, 200])
-@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1), Adam(0.1, clipnorm=1)], ids=str)
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.1), Adam(0.1), Adam(0.1, clipnorm=1)], ids=str
+)
 @every_way
 def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None:
     net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
     good, huge = np.ones((n, 2), np.float32), np.full((n, 2), 1e30, np.float32)
     net.train_on_batch(good, good[:, 0])
     before = state_of(net)
-    with pytest.warns(RuntimeWarning, match="MLP.train_on_batch: the loss is inf, no step") as seen:
+    with pytest.warns(
+        RuntimeWarning, match="MLP.train_on_batch: the loss is inf, no step"
+    ) as seen:
         assert net.train_on_batch(huge, huge[:, 0]) == np.inf
     assert seen[0].filename == __file__
     with warnings.catch_warnings():
@@ -492,7 +588,9 @@ def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None
         assert net.train_on_batch(huge, huge[:, 0]) == np.inf
         assert state_of(net) == before
         other = copy.deepcopy(net)
-        assert net.train_on_batch(good, good[:, 0]) == other.train_on_batch(good, good[:, 0])
+        assert net.train_on_batch(good, good[:, 0]) == other.train_on_batch(
+            good, good[:, 0]
+        )
     assert state_of(net) == state_of(other)
     net.parameters[:] = 1e38
     net.train_on_gradient(good, good[:, :1])
@@ -501,7 +599,9 @@ def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None
 
 @pytest.mark.parametrize("n_before", [0, 1])
 @every_way
-def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(n_before: int) -> None:
+def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(
+    n_before: int,
+) -> None:
     ours, other = (MLP((2, 20, 1), optimizer=SGD(0.1), seed=0) for _ in range(2))
     good = np.ones((4, 2), np.float32)
     huge = good * np.float32(1e19)
@@ -513,7 +613,9 @@ def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(n_before
     with pytest.warns(RuntimeWarning, match="fit diverged"):
         assert other.fit(huge, good[:, 0], **options).loss == []
     assert other.parameters.tobytes() == before.tobytes()
-    with pytest.warns(RuntimeWarning, match="parameters are not finite after this step"):
+    with pytest.warns(
+        RuntimeWarning, match="parameters are not finite after this step"
+    ):
         assert np.isfinite(ours.train_on_batch(huge, good[:, 0]))
     assert not np.isfinite(ours.parameters).all()
     assert ours.n_steps == n_before + 1
@@ -525,7 +627,9 @@ def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(n_before
 @pytest.mark.parametrize("n_before", [0, 2])
 @pytest.mark.parametrize("name", ["train_on_batch", "train_on_gradient", "vjp"])
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(), RMSprop()], ids=str)
-def test_numbers_that_are_lost_warn_once(name: str, n_before: int, optimizer: Any) -> None:
+def test_numbers_that_are_lost_warn_once(
+    name: str, n_before: int, optimizer: Any
+) -> None:
     net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
     X, y = ONES
     take = getattr(net, name)
@@ -547,7 +651,9 @@ def test_a_net_that_another_thread_trains_is_refused() -> None:
 
     def callback(report: Any) -> None:
         for call in (net.train_on_batch, net.train_on_gradient):
-            with pytest.raises(RuntimeError, match="a fit of this net is running") as error:
+            with pytest.raises(
+                RuntimeError, match="a fit of this net is running"
+            ) as error:
                 call(X, y)
             raised.append(str(error.value).partition(":")[0])
 
@@ -559,7 +665,10 @@ def test_a_net_that_another_thread_trains_is_refused() -> None:
 @every_way
 def test_nets_in_threads_take_their_own_steps() -> None:
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(8, 2)).astype(np.float32), rng.normal(size=(8, 1)).astype(np.float32)
+    X, y = (
+        rng.normal(size=(8, 2)).astype(np.float32),
+        rng.normal(size=(8, 1)).astype(np.float32),
+    )
     n = 5 if INTERPRETED else 300
 
     def train(net: MLP) -> None:
@@ -592,7 +701,9 @@ def test_one_net_in_threads_counts_its_steps() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS[1:], indirect=True)
-def test_an_interrupt_after_a_long_step_keeps_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_after_a_long_step_keeps_it(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nets = [MLP((2, 5, 1), seed=0) for _ in range(2)]
     X, y = ONES
     for net in nets:
@@ -640,7 +751,11 @@ class InterruptAt:
 )
 @pytest.mark.parametrize(
     ("take", "n_before", "after"),
-    [(MLP.train_on_batch, 0, Trainer.run), (fitted, 0, Trainer.run), (MLP.train_on_batch, 3, None)],
+    [
+        (MLP.train_on_batch, 0, Trainer.run),
+        (fitted, 0, Trainer.run),
+        (MLP.train_on_batch, 3, None),
+    ],
     ids=["the first", "a fit", "new coefficients"],
 )
 def test_an_interrupt_anywhere_in_a_step_leaves_the_next_ones_as_they_are(
@@ -708,7 +823,9 @@ def test_buffers_of_a_net_go_with_it_and_are_counted() -> None:
         net = MLP((4, 32, 16, 4), n_threads=n_threads)
         taken.append(kept_by(partial(net.train_on_batch, X, y)))
         counted.append(steps.KEPT.n_bytes)
-    assert counted[1] - counted[0] == pytest.approx(taken[1] - taken[0], rel=0.1, abs=3e4)
+    assert counted[1] - counted[0] == pytest.approx(
+        taken[1] - taken[0], rel=0.1, abs=3e4
+    )
 
 
 @pytest.mark.slow
@@ -728,10 +845,16 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert len(nets[0]._single_steps()._trainers) <= steps.MOST_KEPT
 
 
-def test_the_tables_of_numbers_of_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_numbers_of_rows_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     most, n = 8, 20
     monkeypatch.setattr(memory, "MOST_ENTRIES", most)
-    X, y, net = np.ones((n, 2), np.float32), np.zeros((n, 1), np.float32), MLP((2, 3, 1), seed=0)
+    X, y, net = (
+        np.ones((n, 2), np.float32),
+        np.zeros((n, 1), np.float32),
+        MLP((2, 3, 1), seed=0),
+    )
     for size in range(1, n):
         net.train_on_batch(X[:size], y[:size])
     its: Any = net._single_steps()
@@ -754,7 +877,9 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
-def test_rows_of_another_form_take_one_call(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_another_form_take_one_call(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go(WAYS[seed % 3], monkeypatch)
     rng, forms = np.random.default_rng(seed), list(FORMS.values())
     dtype: Any = rng.choice(["float32", "float64"])

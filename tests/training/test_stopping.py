@@ -105,9 +105,12 @@ def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> Histor
 
 @each_curve
 @pytest.mark.parametrize(
-    ("patience", "min_delta", "start"), list(product([0, 1, 3, 10], [0.0, 0.01], [0, 5]))
+    ("patience", "min_delta", "start"),
+    list(product([0, 1, 3, 10], [0.0, 0.01], [0, 5])),
 )
-def test_it_stops_at_keras_epochs(curve: str, patience: int, min_delta: float, start: int) -> None:
+def test_it_stops_at_keras_epochs(
+    curve: str, patience: int, min_delta: float, start: int
+) -> None:
     settings = EarlyStopping(
         patience=patience, min_delta=min_delta, start_from_epoch=start, mode="min"
     )
@@ -190,7 +193,9 @@ def test_the_net_is_that_of_the_best_epoch() -> None:
     same.fit(X, Y, epochs=len(history.loss), **SPLIT)
     assert last.parameters.tobytes() == same.parameters.tobytes()
     kept_too, best = make(), make()
-    values = kept_too.fit(X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT)
+    values = kept_too.fit(
+        X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT
+    )
     assert values.loss == history.loss
     best.fit(X, Y, epochs=int(values.best_epoch or 0) + 1, **SPLIT)
     assert kept_too.parameters.tobytes() == best.parameters.tobytes()
@@ -204,8 +209,16 @@ def raising(report: Report) -> None:
     ("ending", "status", "words"),
     [
         (raising, None, ""),
-        (lambda _: os.kill(os.getpid(), signal.SIGINT), Status.INTERRUPTED, "interrupted in epoch"),
-        (lambda report: report.net.weights[1].fill(1e30), Status.DIVERGED, "diverged in epoch"),
+        (
+            lambda _: os.kill(os.getpid(), signal.SIGINT),
+            Status.INTERRUPTED,
+            "interrupted in epoch",
+        ),
+        (
+            lambda report: report.net.weights[1].fill(1e30),
+            Status.DIVERGED,
+            "diverged in epoch",
+        ),
         (Report.stop, Status.STOPPED, ""),
         (lambda report: None, Status.COMPLETED, ""),
     ],
@@ -239,7 +252,12 @@ def test_later_fits_and_fits_that_use_none_keep_nothing() -> None:
     seen: list[int | None] = []
     net = make()
     settings: Any = {"epochs": 30, "early_stopping": 30, **SPLIT}
-    net.fit(X, Y, callbacks=lambda report: seen.append(report.history.best_epoch), **settings)
+    net.fit(
+        X,
+        Y,
+        callbacks=lambda report: seen.append(report.history.best_epoch),
+        **settings,
+    )
     assert seen[:2] == [0, 1]
     assert net.fit(X, Y, epochs=2).status is Status.COMPLETED
     assert net.n_steps == 30 * 8 + 2 * 3
@@ -262,7 +280,9 @@ def test_lowered_rates_are_the_schedules_and_train_as_set_by_hand() -> None:
     expected = schedule(np.arange(6), 6) * 0.5 ** np.array([0, 0, 1, 2, 3, 4])
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
     lowered, by_hand = (make(optimizer=SGD(0.1)) for _ in range(2))
-    reduce = ReduceLROnPlateau(0.25, patience=2, monitor="loss", min_delta=10.0, min_lr=0.01)
+    reduce = ReduceLROnPlateau(
+        0.25, patience=2, monitor="loss", min_delta=10.0, min_lr=0.01
+    )
     history = lowered.fit(X, Y, epochs=8, callbacks=reduce)
     rates = [0.1, 0.1, 0.1, 0.025, 0.025, 0.01, 0.01, 0.01]
     assert history.learning_rate == pytest.approx(rates, rel=1e-14)
@@ -306,7 +326,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("limit", [2.5, timedelta(seconds=3)])
-def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(limit: Any, clock: Clock) -> None:
+def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(
+    limit: Any, clock: Clock
+) -> None:
     net, same = make(), make()
     history = net.fit(X, Y, epochs=9, time_limit=limit, callbacks=clock)
     assert (history.status, len(history.loss)) == (Status.OUT_OF_TIME, 3)
@@ -322,12 +344,16 @@ def test_time_ends_windows_and_each_of_many_nets() -> None:
     history = make().fit(X, Y, epochs=10**9, time_limit=0.02)
     assert history.status is Status.OUT_OF_TIME
     assert history.seconds >= 0.02
-    histories = fit_many([make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05)
+    histories = fit_many(
+        [make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05
+    )
     assert [history.status for history in histories] == [Status.OUT_OF_TIME] * 3
     assert all(history.loss for history in histories)
 
 
-def test_the_time_of_a_fit_that_goes_on_counts_in_all(tmp_path: Path, clock: Clock) -> None:
+def test_the_time_of_a_fit_that_goes_on_counts_in_all(
+    tmp_path: Path, clock: Clock
+) -> None:
     whole = make()
     for limit, length in ((4, 4), (4, 4), (7, 7), (None, 12)):
         net, options = make(), dict[str, Any](checkpoint=tmp_path / "run", resume=True)
@@ -348,7 +374,11 @@ def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
     split, by_hand = make(), make()
     history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)
     expected = by_hand.fit(
-        X[:60], Y[:60], epochs=5, sample_weight=parts[0], validation_data=(X[60:], Y[60:], parts[1])
+        X[:60],
+        Y[:60],
+        epochs=5,
+        sample_weight=parts[0],
+        validation_data=(X[60:], Y[60:], parts[1]),
     )
     assert history.loss == expected.loss
     assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)

@@ -73,7 +73,9 @@ class Source:
          {"class_weight": {0: 1.0, 1: 3.0}}),
     ],
 )  # fmt: skip
-def test_one_buffer_has_the_bits_of_arrays(net: Any, y: Any, weight: Any, settings: Any) -> None:
+def test_one_buffer_has_the_bits_of_arrays(
+    net: Any, y: Any, weight: Any, settings: Any
+) -> None:
     nets, options = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
     held = (X[:100], y[:100])
     histories = [
@@ -96,21 +98,34 @@ ALL_ON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("shuffle", "batch", "settings"), [(True, 16, {}), (False, 16, ALL_ON), (True, 1, {})]
+    ("shuffle", "batch", "settings"),
+    [(True, 16, {}), (False, 16, ALL_ON), (True, 1, {})],
 )
-def test_buffers_train_as_arrays_in_turn(shuffle: bool, batch: int, settings: Any) -> None:
+def test_buffers_train_as_arrays_in_turn(
+    shuffle: bool, batch: int, settings: Any
+) -> None:
     """Blocks in the order of the source's seed and the epoch, cut into buffers of whole batches;
     blocks of no rows, and larger than a buffer."""
     sizes, n_buffer = [70, 0, 300, 130, 200, 300], 256
     source, nets = Source(sizes), [regression(**settings) for _ in range(2)]
     options: dict[str, Any] = {"batch_size": batch, "shuffle": shuffle}
-    history = nets[0].fit(source, epochs=2, buffer_rows=n_buffer + 15 % batch, **options)
+    history = nets[0].fit(
+        source, epochs=2, buffer_rows=n_buffer + 15 % batch, **options
+    )
     expected = []
     for epoch in range(2):
-        order = np.random.default_rng([0, epoch]).permutation(6) if shuffle else np.arange(6)
-        rows = np.concatenate([np.arange(source.starts[i], source.starts[i + 1]) for i in order])
+        order = (
+            np.random.default_rng([0, epoch]).permutation(6)
+            if shuffle
+            else np.arange(6)
+        )
+        rows = np.concatenate(
+            [np.arange(source.starts[i], source.starts[i + 1]) for i in order]
+        )
         parts = [rows[first : first + n_buffer] for first in range(0, N, n_buffer)]
-        losses = [nets[1].fit(X[part], Y[part], epochs=1, **options).loss[0] for part in parts]
+        losses = [
+            nets[1].fit(X[part], Y[part], epochs=1, **options).loss[0] for part in parts
+        ]
         expected.append(np.average(losses, weights=[len(part) for part in parts]))
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     np.testing.assert_allclose(history.loss, expected, rtol=1e-14)
@@ -124,7 +139,9 @@ def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
     weight = np.where(np.arange(N) < 520, 0, WEIGHT)
     arrays = nets[0].fit(X, Y, sample_weight=weight, **options)
     # The first two buffers have no weight at all.
-    blocks = nets[1].fit(Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **options)
+    blocks = nets[1].fit(
+        Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **options
+    )
     assert arrays.learning_rate == blocks.learning_rate
     # In plain Python the weights of a batch, float32, are summed in float32.
     rtol = 1e-10 if INTERPRETED else 1e-14
@@ -138,10 +155,16 @@ def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
         net.fit(Blocks.from_arrays(X, Y, rows=50, seed=seed), epochs=1, batch_size=8,
                 buffer_rows=200)  # fmt: skip
     assert (nets[0].parameters != nets[1].parameters).any()
-    nets, options = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
+    nets, options = (
+        [regression(), regression()],
+        dict[str, Any](epochs=3, validation_split=0.2),
+    )
     arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
     blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
-    assert (arrays.loss, arrays.validation_loss) == (blocks.loss, blocks.validation_loss)
+    assert (arrays.loss, arrays.validation_loss) == (
+        blocks.loss,
+        blocks.validation_loss,
+    )
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
@@ -161,7 +184,12 @@ def test_early_stopping_and_callbacks_look_at_epochs() -> None:
         early_stopping=EarlyStopping(patience=30),
     )  # fmt: skip
     assert history.status is Status.STOPPED
-    assert len(history.loss) == len(history.validation_loss) == len(history.metrics["mae"]) == 5
+    assert (
+        len(history.loss)
+        == len(history.validation_loss)
+        == len(history.metrics["mae"])
+        == 5
+    )
     assert seen == history.loss
     assert no_thread_is_left()
 
@@ -174,7 +202,9 @@ def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
     nets = [regression(optimizer=Adam(0.01, average=average)) for _ in range(2)]
     options: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
     nets[0].fit(Source([100] * 10), epochs=1, **options)
-    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 1 .*before that ep") as warned:
+    with pytest.warns(
+        RuntimeWarning, match="fit diverged in epoch 1 .*before that ep"
+    ) as warned:
         history = nets[1].fit(Source([100] * 10, huge), epochs=5, **options)
     assert len(warned) == 1
     assert history.status is Status.DIVERGED
@@ -194,7 +224,9 @@ def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
     with pytest.raises(ConnectionError, match="gone") as caught:
         net.fit(Source([100] * 10, fails), epochs=3, batch_size=10, buffer_rows=200,
                 callbacks=lambda report: histories.append(report.history))  # fmt: skip
-    assert [entry.name for entry in caught.traceback if entry.name == "fails"] == ["fails"]
+    assert [entry.name for entry in caught.traceback if entry.name == "fails"] == [
+        "fails"
+    ]
     assert histories[0].status is Status.INTERRUPTED
     assert net.n_steps > 100
     assert no_thread_is_left()
@@ -212,7 +244,9 @@ def failing() -> Iterator[Any]:
         yield block
 
 
-@pytest.mark.parametrize("more", [{}, {"steps_per_epoch": 7}, {"validation_split": 0.3}])
+@pytest.mark.parametrize(
+    "more", [{}, {"steps_per_epoch": 7}, {"validation_split": 0.3}]
+)
 def test_where_no_thread_can_be_started_the_caller_reads(
     more: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -229,7 +263,12 @@ def test_where_no_thread_can_be_started_the_caller_reads(
     assert alone.parameters.tobytes() == expected.parameters.tobytes()
     with pytest.raises(ConnectionError, match="gone"):
         regression().fit(
-            source, epochs=3, checkpoint=kept, checkpoint_every=1, callbacks=go, **options
+            source,
+            epochs=3,
+            checkpoint=kept,
+            checkpoint_every=1,
+            callbacks=go,
+            **options,
         )
     resumed = regression()
     resumed.fit(source, epochs=3, checkpoint=kept, resume=True, **options)
@@ -248,7 +287,9 @@ def test_ctrl_c_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
     net = regression()
     with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
-        history = net.fit(Source([100] * 10, interrupts), epochs=3, batch_size=10, buffer_rows=200)
+        history = net.fit(
+            Source([100] * 10, interrupts), epochs=3, batch_size=10, buffer_rows=200
+        )
     assert history.status is Status.INTERRUPTED
 
 
@@ -269,7 +310,9 @@ def test_ctrl_c_while_a_source_blocks() -> None:
     net, thread = regression(), threading.Thread(target=interrupt)
     thread.start()
     with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
-        history = net.fit(Source([100] * 10, waits), epochs=3, batch_size=10, buffer_rows=200)
+        history = net.fit(
+            Source([100] * 10, waits), epochs=3, batch_size=10, buffer_rows=200
+        )
     assert history.status is Status.INTERRUPTED
     thread.join()
     free.set()
@@ -277,13 +320,18 @@ def test_ctrl_c_while_a_source_blocks() -> None:
 
 
 def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"buffer_rows": 512, "checkpoint": tmp_path / "fit.safetensors"}
+    options: dict[str, Any] = {
+        "buffer_rows": 512,
+        "checkpoint": tmp_path / "fit.safetensors",
+    }
     regression().fit(Blocks.from_arrays(X, Y, rows=100), **options)
     for other, words in (
         (Blocks.from_arrays(X, Y, rows=100, seed=1), "data is"),
         (Blocks.from_arrays(X[:900], Y[:900]), "n_rows is 1000, .* 900"),
     ):
-        with pytest.raises(ValueError, match=f"a checkpoint of another fit: its {words}"):
+        with pytest.raises(
+            ValueError, match=f"a checkpoint of another fit: its {words}"
+        ):
             regression().fit(other, resume=True, **options)
 
 
@@ -296,7 +344,10 @@ def endless() -> Iterator[Any]:
 SOURCES_OF_KILLED: dict[str, Any] = {
     "blocks": (lambda: Blocks.from_arrays(X, Y, rows=100), {}),
     "endless": (endless, {"steps_per_epoch": 45}),
-    "blocks by steps": (lambda: Blocks.from_arrays(X, Y, rows=100), {"steps_per_epoch": 70}),
+    "blocks by steps": (
+        lambda: Blocks.from_arrays(X, Y, rows=100),
+        {"steps_per_epoch": 70},
+    ),
 }
 
 
@@ -312,12 +363,16 @@ def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("form", SOURCES_OF_KILLED)
-def test_a_process_that_is_killed_resumes_to_the_same_bits(form: str, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_resumes_to_the_same_bits(
+    form: str, tmp_path: Path
+) -> None:
     """With `steps_per_epoch` the rows before are read again, and dropped."""
     pytest.importorskip("safetensors", reason="it writes checkpoints")
     path, epochs = str(tmp_path / "c"), list[int]()
     killed_after(2, lambda kill: checkpointed(form, path, callbacks=kill))
-    parameters = checkpointed(form, path, callbacks=lambda report: epochs.append(report.epoch))
+    parameters = checkpointed(
+        form, path, callbacks=lambda report: epochs.append(report.epoch)
+    )
     assert epochs in ([2, 3, 4], [3, 4])
     assert parameters == checkpointed(form, None)
     assert no_thread_is_left()
@@ -338,7 +393,10 @@ class Stream:
 @pytest.mark.parametrize("source", [stream, Stream(), lambda: map(list, stream(1))])
 def test_streams_train_as_blocks_that_are_not_mixed(source: Any) -> None:
     """In one buffer, and in several; their length is not known before."""
-    nets, options = [regression() for _ in range(4)], dict[str, Any](epochs=3, batch_size=16)
+    nets, options = (
+        [regression() for _ in range(4)],
+        dict[str, Any](epochs=3, batch_size=16),
+    )
     arrays = nets[0].fit(X, Y, **options)
     assert nets[1].fit(source, validation_data=source, **options).loss == arrays.loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -356,7 +414,9 @@ def test_a_generator_is_read_once() -> None:
     nets[1].fit(stream(), epochs=1)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     same = stream()
-    with pytest.raises(ValueError, match=r"has 0 rows in pass 2, but 1000 in the first; an iter"):
+    with pytest.raises(
+        ValueError, match=r"has 0 rows in pass 2, but 1000 in the first; an iter"
+    ):
         regression().fit(lambda: same, epochs=2, batch_size=16, buffer_rows=256)
     assert no_thread_is_left()
 
@@ -386,12 +446,16 @@ def test_endless_streams_have_steps_per_epoch() -> None:
 def test_schedules_need_the_number_of_steps() -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "buffer_rows": 256}
     net = regression(optimizer=Adam(Cosine(0.01)))
-    with pytest.raises(ValueError, match=r"Cosine\(.*needs the number of steps, .* give n_steps="):
+    with pytest.raises(
+        ValueError, match=r"Cosine\(.*needs the number of steps, .* give n_steps="
+    ):
         net.fit(stream, **options)
     net.optimizer = Adam(Cosine(0.01, n_steps=126))
     assert net.fit(stream, **options).learning_rate[-1] < 1e-5
     net.optimizer = Adam(average=SWA(0.5))
-    with pytest.raises(ValueError, match=r"SWA\(start=0.5\) needs .*: give steps_per_epoch="):
+    with pytest.raises(
+        ValueError, match=r"SWA\(start=0.5\) needs .*: give steps_per_epoch="
+    ):
         net.fit(stream, **options)
 
 
@@ -402,11 +466,19 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
     def net() -> MLP:
         return MLP((5, 8, 2), loss="cross_entropy", seed=1)
 
-    nets, options = [net(), net(), net()], dict[str, Any](epochs=2, batch_size=16, shuffle=False)
-    more: dict[str, Any] = {"buffer_rows": buffer_rows, "class_weight": {0: 1.0, 1: 3.0}}
+    nets, options = (
+        [net(), net(), net()],
+        dict[str, Any](epochs=2, batch_size=16, shuffle=False),
+    )
+    more: dict[str, Any] = {
+        "buffer_rows": buffer_rows,
+        "class_weight": {0: 1.0, 1: 3.0},
+    }
     arrays = nets[0].fit(X[:750], LABELS[:750], validation_data=(X[750:], LABELS[750:]),
                          class_weight=more["class_weight"], **options)  # fmt: skip
-    source = Source([400, 0, 300, 150, 150], lambda item, i, content: (content[0], part(item, i)))
+    source = Source(
+        [400, 0, 300, 150, 150], lambda item, i, content: (content[0], part(item, i))
+    )
 
     def part(item: Source, i: int) -> Any:
         return LABELS[item.starts[i] : item.starts[i + 1]]
@@ -420,7 +492,9 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
                         shuffle=False, buffer_rows=buffer_rows)  # fmt: skip
     assert len(other.validation_loss) == 2
     if buffer_rows is None:
-        with pytest.raises(ValueError, match="fit_many: give validation_data or validation_split"):
+        with pytest.raises(
+            ValueError, match="fit_many: give validation_data or validation_split"
+        ):
             fit_many([net()], table, validation_split=0.25, validation_data=table)
 
 
@@ -446,39 +520,57 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
     nets[1].fit(source, **options, **more)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     if form == "stream":
-        with pytest.raises(ValueError, match="a generator can be read once, and to look at the la"):
+        with pytest.raises(
+            ValueError, match="a generator can be read once, and to look at the la"
+        ):
             nets[1].fit(labels(), epochs=1, class_weight="balanced")
 
 
 def test_rows_that_are_sorted_are_noticed() -> None:
-    order, options = np.argsort(Y), dict[str, Any](epochs=2, batch_size=10, buffer_rows=200)
+    order, options = (
+        np.argsort(Y),
+        dict[str, Any](epochs=2, batch_size=10, buffer_rows=200),
+    )
     with pytest.warns(UserWarning, match="the mean of y is .* in a later one"):
         regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **options, shuffle=False)
+        regression().fit(
+            Blocks.from_arrays(X[order], Y[order], rows=100), **options, shuffle=False
+        )
 
 
 @pytest.mark.parametrize("source", [stream, Source([100] * 10)])
-def test_rows_to_validate_on_that_do_not_fit(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_to_validate_on_that_do_not_fit(
+    source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are refused while they are read, and the net is as it was."""
     net = regression()
     before = net.parameters.tobytes()
     monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "available", lambda: 15_000)
-    with pytest.raises(MemoryError, match=r"validation_data: to hold all rows of the source needs"):
+    with pytest.raises(
+        MemoryError, match=r"validation_data: to hold all rows of the source needs"
+    ):
         net.fit(X, Y, validation_data=source)
     assert net.parameters.tobytes() == before
 
 
-def test_large_maps_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_maps_are_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.save(tmp_path / "X.npy", X)
-    mapped, nets = np.load(tmp_path / "X.npy", mmap_mode="r"), [regression() for _ in range(3)]
+    mapped, nets = (
+        np.load(tmp_path / "X.npy", mmap_mode="r"),
+        [regression() for _ in range(3)],
+    )
     nets[0].fit(X, Y, epochs=1, sample_weight=WEIGHT)
     nets[1].fit(mapped, Y, epochs=1, sample_weight=WEIGHT)
     monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "available", lambda: mapped.nbytes)
-    with pytest.warns(UserWarning, match=r"X is a memory map of 40 KB, and 40 KB .* in blocks"):
+    with pytest.warns(
+        UserWarning, match=r"X is a memory map of 40 KB, and 40 KB .* in blocks"
+    ):
         nets[2].fit(mapped, Y, epochs=1, sample_weight=WEIGHT, buffer_rows=N)
     for net in nets[1:]:
         assert net.parameters.tobytes() == nets[0].parameters.tobytes()
@@ -493,11 +585,17 @@ def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
     def rows(seed: int, n: int) -> tuple[Any, Any]:
         values = np.random.default_rng(seed)
         x = values.uniform(-1, 1, (n, 6)).astype(np.float32)
-        return x, np.sin(3 * x[:, 0]) * x[:, 1] + x[:, 2] ** 2 + 0.3 * values.normal(size=n)
+        return x, np.sin(3 * x[:, 0]) * x[:, 1] + x[:, 2] ** 2 + 0.3 * values.normal(
+            size=n
+        )
 
     (x, y), held_out = rows(0, 40_000), rows(1, 20_000)
     order, losses = np.argsort(y), dict[str, float]()
-    options: dict[str, Any] = {"epochs": 10, "batch_size": 64, "validation_data": held_out}
+    options: dict[str, Any] = {
+        "epochs": 10,
+        "batch_size": 64,
+        "validation_data": held_out,
+    }
     for name, place in (("full", None), ("random", slice(None)), ("sorted", order)):
         losses[name] = 0.0
         for seed in range(5):
@@ -513,7 +611,9 @@ def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
 
 
 def bad(part: Any) -> Source:
-    return Source([500, 500], lambda source, i, content: part(*content) if i else content)
+    return Source(
+        [500, 500], lambda source, i, content: part(*content) if i else content
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,14 @@ FORMS: dict[str, Any] = {
     "sparse": FRAME.assign(small=FRAME["small"].astype(pd.SparseDtype("uint8", 0))),
     "categories that are numbers": FRAME.astype({"small": "category"}),
     "polars": pl.DataFrame(COLUMNS),
-    "polars, decimals": pl.DataFrame(COLUMNS).with_columns(pl.col("count").cast(pl.Decimal(9, 2))),
+    "polars, decimals": pl.DataFrame(COLUMNS).with_columns(
+        pl.col("count").cast(pl.Decimal(9, 2))
+    ),
     "arrow": ARROW,
     "chunks": pa.concat_tables([ARROW[:7], ARROW[7:]]),
-    "record batch": pa.RecordBatch.from_arrays([*map(pa.array, COLUMNS.values())], [*COLUMNS]),
+    "record batch": pa.RecordBatch.from_arrays(
+        [*map(pa.array, COLUMNS.values())], [*COLUMNS]
+    ),
     "a stream": Stream(ARROW),
 }
 
@@ -104,14 +108,18 @@ def test_class_labels_stay_integers(y: Any) -> None:
 
 def test_what_lies_in_memory_as_the_net_needs_it_is_not_copied() -> None:
     x = rng.standard_normal((50, 3))
-    assert np.shares_memory(arrays.features(pd.DataFrame(x, copy=False), 3, x.dtype, "who"), x)
+    assert np.shares_memory(
+        arrays.features(pd.DataFrame(x, copy=False), 3, x.dtype, "who"), x
+    )
     assert arrays.features(x, 3, x.dtype, "who") is x
 
 
 DATES = np.array(["2020", "2021", "NaT"], "M8[ms]")
 
 
-@pytest.mark.parametrize("frame", [pd.DataFrame({"b": DATES}), pl.DataFrame({"b": DATES})])
+@pytest.mark.parametrize(
+    "frame", [pd.DataFrame({"b": DATES}), pl.DataFrame({"b": DATES})]
+)
 def test_the_advice_for_dates_works(frame: Any) -> None:
     days = (frame["b"] - frame["b"].min()).dt.total_seconds() / 86400
     assert days[1] == 366
@@ -136,11 +144,15 @@ def test_a_stream_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
 # Frames with the columns of X in another order, and one more.
 MIXED: dict[str, Any] = {
     "pandas": FRAME[["flag", "x", "count", "single", "small"]].assign(id=range(N)),
-    "polars": pl.DataFrame(COLUMNS).select("count", "flag", "x", "single", "small", id=pl.lit("u")),
+    "polars": pl.DataFrame(COLUMNS).select(
+        "count", "flag", "x", "single", "small", id=pl.lit("u")
+    ),
     "arrow": ARROW.select(["small", "count", "flag", "x", "single"]).append_column(
         "id", [["u"] * N]
     ),
-    "record batch": pa.RecordBatch.from_pandas(FRAME[["small", "flag", "x", "count", "single"]]),
+    "record batch": pa.RecordBatch.from_pandas(
+        FRAME[["small", "flag", "x", "count", "single"]]
+    ),
     "a stream": Stream(ARROW.select(["small", "count", "x", "flag", "single"])),
 }
 
@@ -157,11 +169,18 @@ def test_columns_are_found_by_name(form: str, net: MLP, tmp_path: Path) -> None:
     assert net.feature_names == tuple(COLUMNS)
     expected = net.predict(ARRAY)
     net.save(tmp_path / "net")
-    for each in (net, pickle.loads(pickle.dumps(net)), copy.copy(net), MLP.load(tmp_path / "net")):
+    for each in (
+        net,
+        pickle.loads(pickle.dumps(net)),
+        copy.copy(net),
+        MLP.load(tmp_path / "net"),
+    ):
         assert each.predict(MIXED[form]).tobytes() == expected.tobytes()
     assert net.predict_raw(MIXED[form]).tobytes() == net.predict_raw(ARRAY).tobytes()
     y = COLUMNS["x"]
-    assert net.loss_and_gradient(MIXED[form], y)[0] == net.loss_and_gradient(ARRAY, y)[0]
+    assert (
+        net.loss_and_gradient(MIXED[form], y)[0] == net.loss_and_gradient(ARRAY, y)[0]
+    )
     others = [MLP((5, 4, 1), seed=0) for _ in range(2)]
     histories = [
         others[0].fit(FRAME, y, epochs=2, validation_data=(MIXED[form], y)),
@@ -175,7 +194,13 @@ def test_columns_are_found_by_name(form: str, net: MLP, tmp_path: Path) -> None:
 
 def test_many_nets_on_one_frame() -> None:
     nets, alone = ([MLP((5, 3, 1), seed=i) for i in range(3)] for _ in range(2))
-    nets[1].feature_names = alone[1].feature_names = ["small", "count", "flag", "x", "single"]
+    nets[1].feature_names = alone[1].feature_names = [
+        "small",
+        "count",
+        "flag",
+        "x",
+        "single",
+    ]
     fit_many(nets, FRAME, FRAME["x"], epochs=2)
     for one, other in zip(nets, alone, strict=True):
         other.fit(FRAME, FRAME["x"], epochs=2)
@@ -209,14 +234,23 @@ def test_names_that_are_set() -> None:
     assert net.feature_names is None
     net.feature_names = ["c", "a"]
     net.fit(frame, np.ones(9), epochs=1)
-    assert net.predict(frame).tobytes() == net.predict(frame[["c", "a"]].to_numpy()).tobytes()
+    assert (
+        net.predict(frame).tobytes()
+        == net.predict(frame[["c", "a"]].to_numpy()).tobytes()
+    )
     net.feature_names = None
     twice = frame.set_axis(["a", "b", "b"], axis=1).iloc[:, 1:]
-    with pytest.warns(UserWarning, match=r"MLP.fit: X has several columns of the name 'b' \(2 t"):
+    with pytest.warns(
+        UserWarning, match=r"MLP.fit: X has several columns of the name 'b' \(2 t"
+    ):
         net.fit(twice, np.ones(9), epochs=1)
-    with pytest.warns(UserWarning, match=r"MLP.train_on_batch: X has several columns of the name"):
+    with pytest.warns(
+        UserWarning, match=r"MLP.train_on_batch: X has several columns of the name"
+    ):
         net.train_on_batch(twice, np.ones(9))
-    with pytest.warns(UserWarning, match=r"fit_many: X has several columns of the name 'b' \(2 t"):
+    with pytest.warns(
+        UserWarning, match=r"fit_many: X has several columns of the name 'b' \(2 t"
+    ):
         fit_many([net], twice, np.ones(9), epochs=1)
     assert net.feature_names is None
 
@@ -231,11 +265,15 @@ def test_a_fit_goes_on_with_the_columns_of_its_checkpoint(tmp_path: Path) -> Non
         raise KeyError("stop")
 
     with pytest.raises(KeyError):
-        make().fit(FRAME, y, epochs=2, checkpoint=path, checkpoint_every=1, callbacks=stop)
+        make().fit(
+            FRAME, y, epochs=2, checkpoint=path, checkpoint_every=1, callbacks=stop
+        )
     assert MLP.load(path).feature_names == tuple(COLUMNS)
     words = r"its feature_names is \['x', .*, here it is \['flag', "
     with pytest.raises(ValueError, match=words):
-        make().fit(MIXED["pandas"][[*COLUMNS][::-1]], y, epochs=2, checkpoint=path, resume=True)
+        make().fit(
+            MIXED["pandas"][[*COLUMNS][::-1]], y, epochs=2, checkpoint=path, resume=True
+        )
     net = make()
     net.feature_names = [*COLUMNS]
     net.fit(MIXED["pandas"], y, epochs=2, checkpoint=path, resume=True)
@@ -255,7 +293,9 @@ def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [None, [*COLUMNS]])
-def test_frames_are_known_once(names: list[str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_known_once(
+    names: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, counts, is_frame = list[Any](), list[int](), frames.is_frame
 
     def recognise(table: Any) -> bool:

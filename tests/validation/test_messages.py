@@ -61,7 +61,11 @@ from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
 GOLDEN = Path(__file__).with_name("messages.txt")
-X, Y, VALUES = np.ones((6, 3)), np.ones(6), np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
+X, Y, VALUES = (
+    np.ones((6, 3)),
+    np.ones(6),
+    np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]]),
+)
 LABELS = np.array([0, 1, 2] * 2)
 TABLE = {"a": [1.0, 2.0], "b": ["u", "v"]}
 FRAME = pd.DataFrame(TABLE)
@@ -107,24 +111,61 @@ class OwnOptimizer:
 
 NAMES = {
     **{name: getattr(fastmlp, name) for name in dir(fastmlp)},
-    **{"X": X, "Y": Y, "VALUES": VALUES, "LABELS": LABELS, "TABLE": TABLE, "FRAME": FRAME},
-    **{"np": np, "pd": pd, "pl": pl, "pa": pa, "fastmlp": fastmlp, "csr_matrix": csr_matrix},
+    **{
+        "X": X,
+        "Y": Y,
+        "VALUES": VALUES,
+        "LABELS": LABELS,
+        "TABLE": TABLE,
+        "FRAME": FRAME,
+    },
+    **{
+        "np": np,
+        "pd": pd,
+        "pl": pl,
+        "pa": pa,
+        "fastmlp": fastmlp,
+        "csr_matrix": csr_matrix,
+    },
     "timedelta": timedelta,
     **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
-    **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
-    **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
-    **{"jit": jit, "OwnOptimizer": OwnOptimizer, "sklearn": sklearn, "untrained": untrained},
-    **{"plot_search": plot_search, "fitted": fitted, "warmup": warmup, "da": da, "dd": dd},
+    **{
+        "KerasCallback": KerasCallback,
+        "Expanded": Expanded,
+        "plot_history": plot_history,
+    },
+    **{
+        "make_pipeline": make_pipeline,
+        "StandardScaler": StandardScaler,
+        "cluster": cluster,
+    },
+    **{
+        "jit": jit,
+        "OwnOptimizer": OwnOptimizer,
+        "sklearn": sklearn,
+        "untrained": untrained,
+    },
+    **{
+        "plot_search": plot_search,
+        "fitted": fitted,
+        "warmup": warmup,
+        "da": da,
+        "dd": dd,
+    },
 }
 
 
 def blocks() -> dict[str, str]:
     texts = GOLDEN.read_text(encoding="utf-8").strip().split("\n\n")
-    return {call: message for call, _, message in (text.partition("\n") for text in texts)}
+    return {
+        call: message for call, _, message in (text.partition("\n") for text in texts)
+    }
 
 
 def matches(pattern: str, message: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\.\.\.", ".*"), message) is not None
+    return (
+        re.fullmatch(re.escape(pattern).replace(r"\.\.\.", ".*"), message) is not None
+    )
 
 
 # All calls are made, though a run may take few cases of a test: a case is every twelfth call.
@@ -144,9 +185,13 @@ def test_the_messages_of_calls(first: int, request: pytest.FixtureRequest) -> No
     with event.install_recorder("numba:compile") as recorder:
         messages = {call: message_of(call) for call in [*golden][first::N_CASES]}
     assert recorder.buffer == []
-    changed = {call: text for call, text in messages.items() if not matches(golden[call], text)}
+    changed = {
+        call: text for call, text in messages.items() if not matches(golden[call], text)
+    }
     if request.config.getoption("--golden") and changed:
-        text = "\n\n".join("\n".join(block).strip() for block in (golden | changed).items())
+        text = "\n\n".join(
+            "\n".join(block).strip() for block in (golden | changed).items()
+        )
         GOLDEN.write_text(text + "\n", encoding="utf-8")
     assert not changed or request.config.getoption("--golden"), changed
 
@@ -174,7 +219,10 @@ READ: dict[str, Callable[[Any], Any]] = {
 WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "MLP.save": (".safetensors", lambda path: small_net().save(path)),
     "fastmlp.save": (".safetensors", lambda path: fastmlp.save(untrained(0)[0], path)),
-    "MLP.fit": (".safetensors", lambda path: small_net().fit(ZEROS, ZERO, checkpoint=path)),
+    "MLP.fit": (
+        ".safetensors",
+        lambda path: small_net().fit(ZEROS, ZERO, checkpoint=path),
+    ),
     "predict_parquet": (".csv", lambda path: predict_parquet(small_net(), ZEROS, path)),
     "to_c": (".h", lambda path: fastmlp.to_c(small_net(), path)),
     "fastmlp.to_onnx": (".onnx", lambda path: fastmlp.to_onnx(small_net(), path)),
@@ -186,7 +234,9 @@ def small_net() -> MLP:
 
 
 @pytest.mark.parametrize("who", READ)
-def test_missing_files_are_named(who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_named(
+    who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for ending in (".parquet", ".arrow", ".csv"):
         for path in (f"no{ending}", Path(f"no/such{ending}")):
@@ -205,7 +255,9 @@ def test_a_missing_folder_is_named_by_the_call(who: str, tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError) as caught:
         write(path)
     folder = str(tmp_path / "no")
-    assert str(caught.value) == f"{who}: there is no folder {folder!r} for {str(path)!r}"
+    assert (
+        str(caught.value) == f"{who}: there is no folder {folder!r} for {str(path)!r}"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -227,7 +279,9 @@ Check = Callable[[str, str, object], Any]
         (scalars.boolean, True, bool),
     ],
 )
-def test_what_is_good_comes_back_as_pythons(check: Check, value: Any, kind: type) -> None:
+def test_what_is_good_comes_back_as_pythons(
+    check: Check, value: Any, kind: type
+) -> None:
     result = check("Adam", "beta_1", value)
     assert (result, type(result)) == (value, kind)
 
@@ -252,10 +306,14 @@ def bits(model: MLP, y: Any, **options: Any) -> bytes:
 @pytest.mark.parametrize("given", ["balanced", {0: 0.3, 2: 5}, {1: 2.5}], ids=str)
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_a_fit_is_of_sample_weights(given: Any, weight: Any, one_hot: bool, dtype: str) -> None:
+def test_a_fit_is_of_sample_weights(
+    given: Any, weight: Any, one_hot: bool, dtype: str
+) -> None:
     of_rows = compute_sample_weight(given, CLASSES) * (1 if weight is None else weight)
     y = np.eye(3)[CLASSES] if one_hot else CLASSES
-    result = bits(net_of_classes(dtype=dtype), y, class_weight=given, sample_weight=weight)
+    result = bits(
+        net_of_classes(dtype=dtype), y, class_weight=given, sample_weight=weight
+    )
     assert result == bits(net_of_classes(dtype=dtype), y, sample_weight=of_rows)
 
 
@@ -277,9 +335,15 @@ def test_validation_rows_have_no_class_weights() -> None:
         model.loss_and_gradient(ROWS_OF_NUMBERS, CLASSES)[0], rel=1e-6
     )
     model, given = net_of_classes(), {0: 100.0}
-    options: dict[str, Any] = {"epochs": 1, "sample_weight": WEIGHT, "validation_split": 0.25}
+    options: dict[str, Any] = {
+        "epochs": 1,
+        "sample_weight": WEIGHT,
+        "validation_split": 0.25,
+    }
     history = model.fit(ROWS_OF_NUMBERS, CLASSES, class_weight=given, **options)
-    held_out = model.loss_and_gradient(ROWS_OF_NUMBERS[45:], CLASSES[45:], WEIGHT[45:])[0]
+    held_out = model.loss_and_gradient(ROWS_OF_NUMBERS[45:], CLASSES[45:], WEIGHT[45:])[
+        0
+    ]
     assert history.validation_loss[-1] == pytest.approx(held_out, rel=1e-6)
     of_rows, apart = compute_sample_weight(given, CLASSES) * WEIGHT, net_of_classes()
     apart.fit(ROWS_OF_NUMBERS[:45], CLASSES[:45], epochs=1, sample_weight=of_rows[:45])
@@ -391,12 +455,21 @@ def test_scikit_learn_sees_no_estimator() -> None:
 
 
 ROOT = Path(__file__).parents[2]
-FILES = [path for folder in ("fastmlp", "docs") for path in (ROOT / folder).rglob("*.[mp][dy]")]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+FILES = [
+    path
+    for folder in ("fastmlp", "docs")
+    for path in (ROOT / folder).rglob("*.[mp][dy]")
+]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
 KNOWN = {re.split(r"[<>=;\[ ]", one)[0] for extra in EXTRAS.values() for one in extra}
 IN_CODE = re.compile(r"\bneeds\(.*, \"([\w-]+)\"\)")
 NEEDED = {
-    name for path in FILES if path.suffix == ".py" for name in IN_CODE.findall(path.read_text())
+    name
+    for path in FILES
+    if path.suffix == ".py"
+    for name in IN_CODE.findall(path.read_text())
 }
 
 
@@ -407,8 +480,17 @@ def test_messages_have_no_command_of_their_own() -> None:
     assert not [path for path in pages if by_name.search(path.read_text())]
     own = re.compile(r"[\"'].*needs [\w-]+: pip install")
     files = [path for path in FILES if path.is_relative_to(ROOT / "fastmlp")]
-    assert [path.name for path in files if own.search(path.read_text())] == ["messages.py"]
-    assert {"scikit-learn", "pyarrow", "safetensors", "tqdm", "mpi4py", "distributed"} <= NEEDED
+    assert [path.name for path in files if own.search(path.read_text())] == [
+        "messages.py"
+    ]
+    assert {
+        "scikit-learn",
+        "pyarrow",
+        "safetensors",
+        "tqdm",
+        "mpi4py",
+        "distributed",
+    } <= NEEDED
 
 
 @pytest.mark.parametrize("package", sorted(NEEDED | messages.ARGUMENTS.keys()))
@@ -444,7 +526,9 @@ def test_signatures_stay_as_they_are(kind: Any) -> None:
     parameters = inspect.signature(kind).parameters
     assert len(parameters) >= 3
     assert not {"args", "kwargs", "arguments"} & parameters.keys()
-    assert kind.__init__.__qualname__.split(".")[0] in {base.__name__ for base in kind.__mro__}
+    assert kind.__init__.__qualname__.split(".")[0] in {
+        base.__name__ for base in kind.__mro__
+    }
 
 
 def test_advice_is_of_words_in_the_groups() -> None:
@@ -458,15 +542,21 @@ def test_advice_is_of_words_in_the_groups() -> None:
 def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
     names = [*inspect.signature(MLP.fit).parameters][3:]
     assert "checkpoint_every" in names
-    for name in {*names} - {*inspect.signature(type(little_net().as_estimator())).parameters}:
-        with pytest.raises(TypeError, match=f"'{name}': it is an argument of fit: net.fit"):
+    for name in {*names} - {
+        *inspect.signature(type(little_net().as_estimator())).parameters
+    }:
+        with pytest.raises(
+            TypeError, match=f"'{name}': it is an argument of fit: net.fit"
+        ):
             make(**{name: 1})
 
 
 def test_a_word_stands_once_for_a_keyword() -> None:
     """In the cells of its row, or in the list; but words of two keywords stand in both."""
     content = messages.content()
-    listed = [(key, word) for key, text in content["also"].items() for word in text.split()]
+    listed = [
+        (key, word) for key, text in content["also"].items() for word in text.split()
+    ]
     assert len(listed) == len({*listed})
     in_cells = {
         (key.split(".")[-1], word)

@@ -259,10 +259,15 @@ class Autotuner:
         for team in (True, False):
             if self._calls[team] <= tuning.SETTLING[team]:
                 return team
-        is_due = self._since >= tuning.LONG_RETRY and self._waited >= tuning.LONG_RETRY_SECONDS
+        is_due = (
+            self._since >= tuning.LONG_RETRY
+            and self._waited >= tuning.LONG_RETRY_SECONDS
+        )
         return self._best() != (is_due or self._since >= self._retry)
 
-    def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
+    def record(
+        self, team: bool, work: float, seconds: float, *, awake: bool = True
+    ) -> None:
         """Take the time of a call that did `work`, in any unit.
 
         Calls without work are ignored. So is the first in a row that had to wake workers: it takes
@@ -379,7 +384,10 @@ class Runner:
     last: Any = None
 
     def __init__(
-        self, network: Network, n_threads: int | None = None, lock: NetLock | None = None
+        self,
+        network: Network,
+        n_threads: int | None = None,
+        lock: NetLock | None = None,
     ) -> None:
         self.network, self.lock = network, lock or NetLock()
         limit = limits.thread_limit()
@@ -397,8 +405,12 @@ class Runner:
         kept = self._partitions.get(n_rows)
         if kept is None:
             network = self.network
-            made = partition_of(network, n_rows, self.n_threads, train=True, sparse=False)
-            kept = keep(self._partitions, n_rows, (made, form_of(network, n_rows, made)))
+            made = partition_of(
+                network, n_rows, self.n_threads, train=True, sparse=False
+            )
+            kept = keep(
+                self._partitions, n_rows, (made, form_of(network, n_rows, made))
+            )
         return kept
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
@@ -407,7 +419,12 @@ class Runner:
             session.load(parameters)
 
     def work(
-        self, rows: int, forward: int = 0, tiles: int = 0, *, by_microbatches: bool = False
+        self,
+        rows: int,
+        forward: int = 0,
+        tiles: int = 0,
+        *,
+        by_microbatches: bool = False,
     ) -> Work:
         """A chunk's operations per weight and row in each of the two phases.
 
@@ -440,6 +457,8 @@ class Runner:
             return job
         threads = threads_for(work, (driver.__name__, *session.kind), limit)
         start = time.perf_counter()
-        awake = worker_pool.run(block, session.job, threads.n, threads.pieces, threads.patient)
+        awake = worker_pool.run(
+            block, session.job, threads.n, threads.pieces, threads.patient
+        )
         threads.record(work, time.perf_counter() - start, awake=awake)
         return job

@@ -21,9 +21,22 @@ from fastmlp.backends.cpu.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.session import Moments
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Data, Select, as_given
-from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
+from fastmlp.network.spec import (
+    Computed,
+    Layout,
+    Network,
+    bias_views,
+    spread,
+    weight_views,
+)
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
+from fastmlp.rules.optimizer_protocol import (
+    NormLimit,
+    Optimizer,
+    Rates,
+    average_of,
+    norm_limit_of,
+)
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
 from fastmlp.validation import Array, arrays
 from fastmlp.validation.arrays import Expanded
@@ -58,7 +71,9 @@ class Engine(Runner):
         network = self.network
         sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
         x = arrays.rows(X, sizes[0], dtype, who)
-        table = arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
+        table = arrays.targets(
+            y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
+        )
         return Data(x, table, self.weights(sample_weight, len(x), who))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
@@ -66,7 +81,9 @@ class Engine(Runner):
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         weight = np.empty(0) if sample_weight is None else sample_weight
-        arrays = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
+        arrays = (
+            np.ascontiguousarray(array, self.network.dtype) for array in (y, weight)
+        )
         return Data(self.features(X), *arrays)
 
     def features(self, X: Any) -> Array | SparseRows | Expanded:
@@ -95,7 +112,12 @@ class Engine(Runner):
         return Predictor(self, network, parameters, self._idle, select)
 
     def predict(
-        self, parameters: Array, x: Array | SparseRows | Expanded, out: Array, *, raw: bool = False
+        self,
+        parameters: Array,
+        x: Array | SparseRows | Expanded,
+        out: Array,
+        *,
+        raw: bool = False,
     ) -> SmallBatch | None:
         return self.predictor(parameters, raw=raw).write(x, out)
 
@@ -122,7 +144,9 @@ class Engine(Runner):
         network = self.network.without_output() if linear else self.network
         key = (network, self.n_threads)
         blocks = self._jacobians.take(key) or JacobianBlocks(self, network)
-        finite: bool = blocks.derive(parameters, x, np.asarray(derived, np.int64), out, raw)
+        finite: bool = blocks.derive(
+            parameters, x, np.asarray(derived, np.int64), out, raw
+        )
         self._jacobians.give(key, blocks)
         return finite
 
@@ -136,7 +160,9 @@ class Engine(Runner):
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         return self.objective(data)(parameters)
 
-    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
+    def objective(
+        self, data: Data, *, summed: bool = False, room: int | None = None
+    ) -> Objective:
         return Objective(self, data, summed=summed, room=room)
 
     def gauss_newton(self, data: Data) -> protocol.GaussNewton:
@@ -150,7 +176,9 @@ class Engine(Runner):
         sparse = data is not None and not isinstance(data.x, np.ndarray)
 
         def pack(flat: Array | None) -> Moments:
-            return self.moments(flat, sparse=sparse, n_slots=n_slots_of(state.optimizer))
+            return self.moments(
+                flat, sparse=sparse, n_slots=n_slots_of(state.optimizer)
+            )
 
         return state.packed(("cpu", sparse), pack)
 
@@ -187,7 +215,9 @@ class Engine(Runner):
         else:
             numbers = 1 + spread(network.layout, groups.weights, groups.biases)
             of_group = panels.packed(numbers.astype(network.dtype))
-            for number, group_constants in enumerate(np.split(constants[0], len(groups.groups)), 1):
+            for number, group_constants in enumerate(
+                np.split(constants[0], len(groups.groups)), 1
+            ):
                 where = np.flatnonzero(of_group == number)
                 members = [numbers[where] for numbers in state]
                 step(members, group_constants, len(where))
@@ -206,25 +236,35 @@ class Engine(Runner):
     ) -> protocol.Trainer:
         """`options` as for `Trainer`, or, with `ranks`, `RankTrainer`."""
         if "ranks" in options:
-            return RankTrainer(self, parameters, slots, optimizer, data, batch_size, **options)
+            return RankTrainer(
+                self, parameters, slots, optimizer, data, batch_size, **options
+            )
         last, self.last, made_for = self.last, None, (batch_size, options)
         if last is not None and last.made_for == made_for:
             if last.goes_on(self, parameters, slots, optimizer, data):
                 return last
-        trainer = Trainer(self, parameters, slots, optimizer, data, batch_size, **options)
+        trainer = Trainer(
+            self, parameters, slots, optimizer, data, batch_size, **options
+        )
         trainer.made_for = made_for
         return trainer
 
 
-def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:
+def _clipped(
+    gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit
+) -> Array:
     """A flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
     result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
     variables = [
-        variable for variable, number in zip(views, numbers, strict=True) if number != FROZEN
+        variable
+        for variable, number in zip(views, numbers, strict=True)
+        if number != FROZEN
     ]
     with np.errstate(all="ignore"):
-        squares = [np.square(variable, dtype=np.float64).sum() for variable in variables]
+        squares = [
+            np.square(variable, dtype=np.float64).sum() for variable in variables
+        ]
         for variable, square in zip(variables, squares, strict=True):
             norm = np.sqrt(square if limit.by_variable else sum(squares))
             variable *= result.dtype.type(norm_factor(norm, limit.limit))

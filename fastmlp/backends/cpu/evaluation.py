@@ -19,7 +19,13 @@ from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict import row_blocks
 from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
-from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, Scalar, n_vectors, products
+from fastmlp.backends.cpu.predict.row_blocks import (
+    FlatLayer,
+    FlatNet,
+    Scalar,
+    n_vectors,
+    products,
+)
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
@@ -71,7 +77,12 @@ class Objective:
     """
 
     def __init__(
-        self, runner: Runner, data: Data, *, summed: bool = False, room: int | None = None
+        self,
+        runner: Runner,
+        data: Data,
+        *,
+        summed: bool = False,
+        room: int | None = None,
     ) -> None:
         network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
@@ -83,7 +94,11 @@ class Objective:
         # The deltas of microbatches are not kept.
         most = room or data.n_rows
         rows = min(most, SUMMED_ROWS) if summed else None
-        options: Any = {"train": True, "roomy": self._roomy, "n_threads": runner.n_threads}
+        options: Any = {
+            "train": True,
+            "roomy": self._roomy,
+            "n_threads": runner.n_threads,
+        }
         session = Session(network, blocks, data, most, rows=rows, **options)
         self.session, self.packed = session, session.keep_gradient()
         self.network = network._replace(link=LINKS["identity"])
@@ -99,14 +114,20 @@ class Objective:
             summed = Partition(min(n_rows, SUMMED_ROWS)) if self._summed else None
             session.divide(summed or self._runner.partition(n_rows))
         small = session.partition.microbatch_rows > 0
-        self._work = self._runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
+        self._work = self._runner.work(
+            session.rows, forward=4, tiles=2, by_microbatches=small
+        )
 
     @property
     def n_bytes(self) -> int:
         return self.session.n_bytes
 
     def __call__(
-        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+        self,
+        parameters: Array,
+        inputs: Array | None = None,
+        *,
+        by_parameters: bool = True,
     ) -> tuple[float, Array]:
         """Return the objective and its flat gradient; write the gradient by the inputs to
         `inputs`. Without `by_parameters` the flat gradient has no meaning."""
@@ -116,7 +137,9 @@ class Objective:
         for chunk in session.chunks():
             session.at(chunk)
             where = {"more": chunk.start > 0, "ends": chunk.stop == session.data.n_rows}
-            job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
+            job = self._runner.run(
+                step.objective, session, self._work, mass=self._mass, **where
+            )
             total += job["loss"]
             if inputs is not None:
                 deltas = np.ascontiguousarray(session.first_deltas(chunk))
@@ -138,7 +161,9 @@ class JacobianRows(Record):
     net: int  # address of its FlatNet record, whose x are all rows
     y: int  # address of the targets, shape (n_rows, n_targets)
     n_targets: int
-    scale: int  # address of the roots of the rows' weights over their sum, shape (n_rows,)
+    scale: (
+        int  # address of the roots of the rows' weights over their sum, shape (n_rows,)
+    )
     curvature: int  # address of the block of `curvature_loop`,
     settings: int  # and of the loss's constants, or 0
     places: int  # address of the first columns of the layers' weights, and then of their biases;
@@ -160,7 +185,11 @@ class JacobianRows(Record):
 
 
 def curvature_loop(
-    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, n_constants: int = 0
+    scalar: Scalar,
+    rule: Callable[..., Any],
+    by_row: bool,
+    mean: bool,
+    n_constants: int = 0,
 ) -> Callable[..., None]:
     """The roots of the curvatures of n_rows rows, in columns."""
     size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
@@ -176,7 +205,10 @@ def curvature_loop(
             roots[i] = scalar(0)
         for j in range(width):
             skip = j * n_rows * size
-            p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
+            p, y = (
+                row(output + skip, n_rows, scalar),
+                row(target + skip, n_rows, scalar),
+            )
             roots = row(root + j * width * n_rows * size + skip, n_rows, scalar)
             for r in range(n_rows):
                 roots[r] = np.sqrt(rule(p[r], y[r], *constants) * share)
@@ -200,10 +232,15 @@ def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
     unit = row_blocks.VECTORS * vector
-    forward, into_lanes = products(scalar, row_blocks.VECTORS), batch_in_lanes(scalar).into_lanes
+    forward, into_lanes = (
+        products(scalar, row_blocks.VECTORS),
+        batch_in_lanes(scalar).into_lanes,
+    )
 
     @njit
-    def gather(of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int) -> None:
+    def gather(
+        of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int
+    ) -> None:
         """Copy inputs and targets of a block of rows to lanes; the last row again past it."""
         last, n_targets = of.last - 1, of.n_targets
         for v in range(row_blocks.VECTORS):
@@ -219,7 +256,11 @@ def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     def predict(of: JacobianRows, net: FlatNet, buffer: int) -> int:
         """Write values and slopes of all layers; return the address of the outputs."""
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        values, slopes, sums = buffer + of.values, buffer + of.slopes, buffer + of.deltas
+        values, slopes, sums = (
+            buffer + of.values,
+            buffer + of.slopes,
+            buffer + of.deltas,
+        )
         for i in range(net.n_layers):
             layer = layers[i]
             after = values + layer.n_in * unit
@@ -242,7 +283,11 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     @njit
     def take_slopes(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
         n = layer.n_out * n_lanes
-        delta, value, slope = row(deltas, n, scalar), row(values, n, scalar), row(slopes, n, scalar)
+        delta, value, slope = (
+            row(deltas, n, scalar),
+            row(values, n, scalar),
+            row(slopes, n, scalar),
+        )
         if layer.relu:
             for i in range(n):
                 delta[i] = delta[i] if value[i] > scalar(0) else scalar(0)
@@ -251,13 +296,18 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                 delta[i] *= slope[i]
 
     @njit
-    def first_deltas(of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int) -> None:
+    def first_deltas(
+        of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int
+    ) -> None:
         """Write the root's row of an output, times the rows' scale, to the first deltas."""
         for j in range(net.n_out):
             delta = row(deltas + j * unit, n_lanes, scalar)
             numbers = row(root + j * unit, n_lanes, scalar)
             for r in range(n_lanes):
-                delta[r] = numbers[r] * row(of.scale, of.last, scalar)[min(start + r, of.last - 1)]
+                delta[r] = (
+                    numbers[r]
+                    * row(of.scale, of.last, scalar)[min(start + r, of.last - 1)]
+                )
 
     @njit
     def write_columns(layer: FlatLayer, inputs: int, deltas: int, place: int) -> None:
@@ -291,14 +341,18 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
     take_slopes, first_deltas, write_columns, copy = _backward(scalar)
 
     @njit
-    def write_panels(of: JacobianRows, at: int, last: int, columns: int, checks: int) -> None:
+    def write_panels(
+        of: JacobianRows, at: int, last: int, columns: int, checks: int
+    ) -> None:
         """Write a block of columns to rows of the panels, from row `at`, but for rows past
         `last`."""
         for p in range(of.n_panels):
             for v in range(row_blocks.VECTORS):
                 place, first = columns + p * lanes * unit + v * vector, at + v * lanes
                 target = of.panels + p * of.panel + first * vector
-                out_of_lanes(place, lanes, last - first + 1, target, vector, unit, checks)
+                out_of_lanes(
+                    place, lanes, last - first + 1, target, vector, unit, checks
+                )
 
     @njit
     def derive(of: JacobianRows, start: int, thread: int) -> None:
@@ -319,7 +373,9 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
             deltas, other = buffer + of.deltas, buffer + of.deltas + of.width * unit
             first_deltas(of, net, start, roots + q * net.n_out * unit, deltas)
             values = outputs
-            slopes = buffer + of.slopes + (outputs - buffer - of.values) - net.n_in * unit
+            slopes = (
+                buffer + of.slopes + (outputs - buffer - of.values) - net.n_in * unit
+            )
             for i in range(net.n_layers - 1, -1, -1):
                 layer = layers[i]
                 take_slopes(layer, deltas, values, slopes)

@@ -64,7 +64,9 @@ def _in_dask_task(module: ModuleType, most: int) -> int:
         return most
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return (
-        min(most, int(setting)) if setting.isdecimal() else most // running["worker"].state.nthreads
+        min(most, int(setting))
+        if setting.isdecimal()
+        else most // running["worker"].state.nthreads
     )
 
 

@@ -96,7 +96,11 @@ class QuickStep:
     ) -> None:
         network, session = engine.network, trainer.session
         self._dtype = dtype = network.dtype
-        self._engine, self._session, self._trainer = engine, session, weakref.proxy(trainer)
+        self._engine, self._session, self._trainer = (
+            engine,
+            session,
+            weakref.proxy(trainer),
+        )
         self._n_targets = session.data.y.shape[1]
         self._parameters = parameters
         self.sizes: dict[int, Size | None] = {}
@@ -110,7 +114,9 @@ class QuickStep:
         self._blocks = block_of(epoch.quick_step, dtype), driver
         self._take_short: Callable[..., float] = entry_of(take_quick_step, dtype)
         has_labels = network.loss.targets == "classes"
-        self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
+        self._label_bytes = {
+            np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")
+        }
         if not has_labels:
             self._label_bytes = {dtype: 0}
         # The dtype of targets that are not labels.
@@ -143,7 +149,11 @@ class QuickStep:
         self.slots, trained = session.moments.m, session.moments.trained
         self.job["trained"] = 0 if trained is None else address(trained)
         self._seen[:] = self._parameters
-        job["first"], job["order"], job["losses"] = 0, address(self._order), address(self._losses)
+        job["first"], job["order"], job["losses"] = (
+            0,
+            address(self._order),
+            address(self._losses),
+        )
         size = self.size_of(n_rows)
         if size is not None:
             self._take_size(n_rows, size)

@@ -46,12 +46,18 @@ class RankTrainer(Trainer):
         ranks: RankExchange,
         average_every: int | None = None,
     ) -> None:
-        self._ranks, self._whole_batch, self._alone = ranks, batch_size, average_every is not None
+        self._ranks, self._whole_batch, self._alone = (
+            ranks,
+            batch_size,
+            average_every is not None,
+        )
         self._every = average_every or LOSS_STEPS
         self._n_rows, self._weighted = self._rows_of_all(data)
         rows = int(np.diff(places_of(self._n_rows, batch_size)[ranks.rank]).max())
         driver = drivers.train_alone if self._alone else drivers.exchange
-        super().__init__(engine, parameters, moments, optimizer, data, max(rows, 1), driver=driver)
+        super().__init__(
+            engine, parameters, moments, optimizer, data, max(rows, 1), driver=driver
+        )
         session = self.session
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
         self._packed = len(session.workspace.parameters)
@@ -72,7 +78,9 @@ class RankTrainer(Trainer):
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
         """The rows of each rank, and True if any has weights."""
-        counts = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
+        counts = self._ranks.allgather(
+            np.array([data.n_rows, bool(data.weight.size)], np.int64)
+        )
         return counts[:, 0].tolist(), bool(counts[:, 1].any())
 
     def _count(self) -> None:
@@ -110,7 +118,12 @@ class RankTrainer(Trainer):
         return unit
 
     def run(
-        self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
+        self,
+        order: NDArray[np.int64],
+        coefficients: Rates,
+        losses: Array,
+        first: int,
+        last: int,
     ) -> int:
         """Do steps of one epoch; return the step where it stopped, 0 if it diverged."""
         if first == 0:
@@ -159,7 +172,9 @@ class RankTrainer(Trainer):
     def _weigh(self, order: NDArray[np.int64]) -> None:
         """The mass of each batch, of this rank's rows and of all."""
         weight = self.session.data.weight
-        of_order = weight[order].astype(np.float64) if weight.size else np.ones(len(order))
+        of_order = (
+            weight[order].astype(np.float64) if weight.size else np.ones(len(order))
+        )
         sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
         self._masses = self._ranks.allgather(np.diff(sums))
         self._wholes = self._masses.sum(axis=0)
@@ -209,7 +224,9 @@ class RankTrainer(Trainer):
             if self._alike:
                 array[:] = part
             else:
-                session.blocks["pack"](address(session.plan.net), address(part), address(array))
+                session.blocks["pack"](
+                    address(session.plan.net), address(part), address(array)
+                )
 
     def _settle(self, last: int) -> float:
         """Average, if it is time to, and exchange the losses since the last time; return the
@@ -235,10 +252,14 @@ class RankTrainer(Trainer):
         workspace, moments, n = session.workspace, session.moments, self._packed
         assert moments is not None
         state = [moments.m, moments.v][: self._n_moments]
-        if moments.average is not None and not any(moments.average is array for array in state):
+        if moments.average is not None and not any(
+            moments.average is array for array in state
+        ):
             state.append(moments.average)
         with np.errstate(all="ignore"):
-            self._exchange([workspace.parameters, *(array[:n] for array in state)], share)
+            self._exchange(
+                [workspace.parameters, *(array[:n] for array in state)], share
+            )
         session.blocks["transposes"](address(session.plan.net))
 
     def _is_finite(self) -> bool:

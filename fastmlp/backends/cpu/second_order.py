@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner, Work
-from fastmlp.backends.cpu.evaluation import JacobianRows, Objective, curvature_loop, jacobian_rows
+from fastmlp.backends.cpu.evaluation import (
+    JacobianRows,
+    Objective,
+    curvature_loop,
+    jacobian_rows,
+)
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
@@ -66,7 +71,11 @@ class GaussNewton:
         scale = np.sqrt(weight / data.mass)
         self._kept: list[Any] = [data, zeros, scale]
         net = fields_of(self._flat.net)
-        net["zeros"], net["x"], net["n_rows"] = address(zeros), address(data.x), data.n_rows
+        net["zeros"], net["x"], net["n_rows"] = (
+            address(zeros),
+            address(data.x),
+            data.n_rows,
+        )
         rows, row_block = self._rows_of(network, data, scale)
         self.record = aligned(1, System.dtype)
         self.job = fields_of(self.record)
@@ -77,7 +86,11 @@ class GaussNewton:
 
     def _rows_of(self, network: Network, data: Data, scale: Array) -> tuple[Array, int]:
         """The record of the rows, and the most rows of a block."""
-        sizes, n_out, n_targets = network.layout.sizes, network.layout.sizes[-1], data.y.shape[1]
+        sizes, n_out, n_targets = (
+            network.layout.sizes,
+            network.layout.sizes[-1],
+            data.y.shape[1],
+        )
         lanes = lanes_of(np.float64)
         n_panels, width = -(-(self._n + 1) // lanes), round_up(max(sizes), lanes)
         most = JACOBIAN_BYTES // (8 * n_panels * lanes)
@@ -108,7 +121,9 @@ class GaussNewton:
             "panels": address(panels), "panel": panel, "n_panels": n_panels,
         }  # fmt: skip
         self._kept += [block, places, buffers, panels, record]
-        record[0] = tuple(fields.get(name, 0) for name in JacobianRows.dtype.names or ())
+        record[0] = tuple(
+            fields.get(name, 0) for name in JacobianRows.dtype.names or ()
+        )
         return record, row_block
 
     def _places(self, network: Network) -> NDArray[np.int64]:
@@ -118,18 +133,26 @@ class GaussNewton:
         starts = np.array([*layout.weights, *layout.biases])
         return np.where(self.trained[starts], before[starts], -1).astype(np.int64)
 
-    def _lay_out(self, rows: Array, row_block: int, n_rows: int, n_out: int, zeros: Array) -> None:
+    def _lay_out(
+        self, rows: Array, row_block: int, n_rows: int, n_out: int, zeros: Array
+    ) -> None:
         n, job = self._n, self.job
         n_blocks = -(-(n + 1) // BLOCK)
         n_row_blocks = -(-n // BLOCK)
         tiles = np.array(
-            [(i, k) for k in range(n_blocks) for i in range(min(k + 1, n_row_blocks))], np.int64
+            [(i, k) for k in range(n_blocks) for i in range(min(k + 1, n_row_blocks))],
+            np.int64,
         )
         triangle = n_blocks * (n_blocks + 1) // 2 * BLOCK**2
-        self._gram, self._factor = aligned(triangle, np.float64), aligned(triangle, np.float64)
+        self._gram, self._factor = (
+            aligned(triangle, np.float64),
+            aligned(triangle, np.float64),
+        )
         more = [aligned(n_blocks * BLOCK**2, np.float64) for _ in range(2)]
         dense = aligned(3 * BLOCK**2, np.float64)
-        self._gradient, self._shift, self._step = (aligned(n, np.float64) for _ in range(3))
+        self._gradient, self._shift, self._step = (
+            aligned(n, np.float64) for _ in range(3)
+        )
         product = rule_blocks.phase("gradient_product", np.dtype(np.float64))
         fields = {
             "n": n, "n_blocks": n_blocks, "rows": address(rows), "product": product.address,
@@ -177,7 +200,11 @@ class GaussNewton:
         n, lanes = self._n, lanes_of(np.float64)
         result, j = np.zeros((n, n)), np.arange(n)
         k, p = j // BLOCK, j % BLOCK
-        base = k * (k + 1) // 2 * BLOCK**2 + p // lanes * (k + 1) * BLOCK * lanes + p % lanes
+        base = (
+            k * (k + 1) // 2 * BLOCK**2
+            + p // lanes * (k + 1) * BLOCK * lanes
+            + p % lanes
+        )
         for i in range(n):
             result[i, i:] = self._gram[base[i:] + i * lanes]
         return result + np.triu(result, 1).T
@@ -235,7 +262,10 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
             b = rows.panels + k * (BLOCK // lanes) * rows.panel
             shape = (min(BLOCK, own.n + 1 - k * BLOCK), min(BLOCK, own.n - i * BLOCK))
             to = (c, stride, start, start_row, start_panel)
-            call(own.product, (*to, b, rows.panel, a, rows.panel, depth, STORE, 0, *shape, 0))
+            call(
+                own.product,
+                (*to, b, rows.panel, a, rows.panel, depth, STORE, 0, *shape, 0),
+            )
 
     def compute(address: int) -> None:
         job = record_at(address, System)
@@ -273,10 +303,26 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             start, c = own.gram + place + k * BLOCK * vector, own.strip + j * tile_bytes
             if k == 0:
                 for p in range(panels_of_block):
-                    copy(start + p * stride, c + p * BLOCK * vector, BLOCK * lanes, scalar(1))
+                    copy(
+                        start + p * stride,
+                        c + p * BLOCK * vector,
+                        BLOCK * lanes,
+                        scalar(1),
+                    )
             else:
-                to = (c, BLOCK * vector, start, vector, stride, own.factor + place, stride)
-                shape = (min(BLOCK, own.n + 1 - j * BLOCK), min(BLOCK, own.n - k * BLOCK))
+                to = (
+                    c,
+                    BLOCK * vector,
+                    start,
+                    vector,
+                    stride,
+                    own.factor + place,
+                    stride,
+                )
+                shape = (
+                    min(BLOCK, own.n + 1 - j * BLOCK),
+                    min(BLOCK, own.n - k * BLOCK),
+                )
                 depth = k * BLOCK
                 a = (own.negated, depth * vector, depth, STORE, 0)
                 call(own.product, (*to, *a, *shape, 0))
@@ -289,7 +335,15 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             j = k + 1 + np.int64(index)
             place, stride = j * (j + 1) // 2 * tile_bytes, (j + 1) * BLOCK * vector
             c = own.factor + place + k * BLOCK * vector
-            to = (c, stride, own.zeros, 0, 0, own.strip + j * tile_bytes, BLOCK * vector)
+            to = (
+                c,
+                stride,
+                own.zeros,
+                0,
+                0,
+                own.strip + j * tile_bytes,
+                BLOCK * vector,
+            )
             a = (own.dense + 2 * tile_bytes, BLOCK * vector, BLOCK, STORE, 0)
             call(own.product, (*to, *a, min(BLOCK, own.n + 1 - j * BLOCK), BLOCK, 0))
 
@@ -312,7 +366,10 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             for j in range(i, width):
                 pivots[j] *= scale
             for r in range(i + 1, n):
-                numbers, factor = row(dense + r * BLOCK * size, width, scalar), pivots[r]
+                numbers, factor = (
+                    row(dense + r * BLOCK * size, width, scalar),
+                    pivots[r],
+                )
                 for j in range(r, width):
                     numbers[j] -= factor * pivots[j]
         return 0
@@ -430,7 +487,12 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
                 for p in range(panels_of_block):
                     height = k * BLOCK
                     panel = source + p * (height + BLOCK) * vector
-                    copy(panel, job.negated + p * height * vector, height * lanes, scalar(-1))
+                    copy(
+                        panel,
+                        job.negated + p * height * vector,
+                        height * lanes,
+                        scalar(-1),
+                    )
                 subtract_products(job.team, of, k)
                 job.failed = diagonal(job, k)
                 if job.failed == 0:

@@ -23,7 +23,13 @@ from fastmlp.backends.cpu.kernels.gradient_update import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
 from fastmlp.backends.cpu.plan import packing
-from fastmlp.backends.cpu.plan.packing import Spacing, pack, packed_layers, round_up, unpack
+from fastmlp.backends.cpu.plan.packing import (
+    Spacing,
+    pack,
+    packed_layers,
+    round_up,
+    unpack,
+)
 from fastmlp.backends.cpu.plan.partition import (
     Partition,
     microbatches_of,
@@ -63,9 +69,13 @@ from fastmlp.validation import Array
 from fastmlp.validation.arrays import Expanded
 
 
-def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = packing.CLOSE) -> int:
+def packed_numbers(
+    network: Network, *, sparse: bool, spacing: Spacing = packing.CLOSE
+) -> int:
     lanes = lanes_of(network.dtype.type)
-    layers = packed_layers(network.layout, lanes, 1, train=True, sparse=sparse, spacing=spacing)
+    layers = packed_layers(
+        network.layout, lanes, 1, train=True, sparse=sparse, spacing=spacing
+    )
     return round_up(packing.numbers_packed(layers, lanes), PAGE_ROWS)
 
 
@@ -80,13 +90,24 @@ class PanelPacking:
     size: int
 
     def __init__(
-        self, network: Network, *, sparse: bool = False, spacing: Spacing = packing.CLOSE
+        self,
+        network: Network,
+        *,
+        sparse: bool = False,
+        spacing: Spacing = packing.CLOSE,
     ) -> None:
         layout, self._dtype = network.layout, network.dtype
         lanes = lanes_of(network.dtype.type)
         self._n_parameters = layout.n_parameters
         self._workspace = make_workspace(
-            layout, 1, 0, network.dtype, lanes, train=True, sparse=sparse, spacing=spacing
+            layout,
+            1,
+            0,
+            network.dtype,
+            lanes,
+            train=True,
+            sparse=sparse,
+            spacing=spacing,
         )
         nothing = (0,) * layout.n_layers
         self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
@@ -311,7 +332,9 @@ class Session:
             gathered=data.x.plain if isinstance(data.x, Expanded) else None,
             spacing=partition.spacing,
             parts=1 if partition.microbatch_rows else n_threads,
-            paired=paired_of(network, partition, sparse=not isinstance(data.x, np.ndarray)),
+            paired=paired_of(
+                network, partition, sparse=not isinstance(data.x, np.ndarray)
+            ),
         )
         # Tiles are the partition's.
         self.workspace = new_workspace()._replace(chunk_rows=partition.buffer_rows)
@@ -328,7 +351,10 @@ class Session:
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self._layers = fields_of_each(self.plan.layers)
-        self.batch, self._blocks = fields_of(self.plan.batch), fields_of(self.plan.blocks)
+        self.batch, self._blocks = (
+            fields_of(self.plan.batch),
+            fields_of(self.plan.blocks),
+        )
         self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
         self._point_to_blocks(train=train, n_threads=n_threads)
         self.adopt(moments)
@@ -357,7 +383,9 @@ class Session:
         self._watches = [Watch(*table) for table in tables]
         self._form: tuple[bool, bool] | None = None
         self._formed = [name for name in names if name in WITH_PLAIN_FORM]
-        self.blocks = {name: phase(name, dtype) for name in names if name not in self._formed}
+        self.blocks = {
+            name: phase(name, dtype) for name in names if name not in self._formed
+        }
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
         if self.workspace.row_copy_bytes:
@@ -370,11 +398,15 @@ class Session:
             by_panels = block_of(step.forward_backward_by_panels, dtype)
             self._blocks["by_panels"] = by_panels.address
         elif n_threads > 1 and partition.split_layer > 1:
-            self._blocks["split_k_backward"] = block_of(step.split_k_backward, dtype).address
+            self._blocks["split_k_backward"] = block_of(
+                step.split_k_backward, dtype
+            ).address
 
     def _make_replicas(self, replicas: step.Replicas) -> None:
         self._replicas, self._identity = replicas, replicas.identity
-        self._blocks["microbatches"] = block_of(step.microbatches, self._network.dtype).address
+        self._blocks["microbatches"] = block_of(
+            step.microbatches, self._network.dtype
+        ).address
         self.net["microbatch_rows"] = self.partition.microbatch_rows
         self._choose_form()
         replicas.attach(self.net, self.plan.blocks)
@@ -401,19 +433,28 @@ class Session:
         if train:
             self._sort_by_column(x.shape[1], n_numbers)
         names = ("sparse_forward", "sparse_columns", "sparse_gradient")
-        for name, factory in list(zip(names, factories, strict=True))[: None if train else 1]:
+        for name, factory in list(zip(names, factories, strict=True))[
+            : None if train else 1
+        ]:
             self._blocks[name] = block_of(factory, self._network.dtype).address
 
     def _sort_by_column(self, n_features: int, n_numbers: int) -> None:
         net, dtype = self.net, self._network.dtype
         self._columns = columns = ColumnBuffers(n_features, n_numbers, dtype)
-        net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
+        net["column_starts"], net["column_rows"] = (
+            address(columns.starts),
+            address(columns.rows),
+        )
         net["column_values"] = address(columns.values)
 
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
         self.moments, self._average_backup = moments, None
-        if self.net["average"] or self.net["signs"] or (moments and moments.has_features):
+        if (
+            self.net["average"]
+            or self.net["signs"]
+            or (moments and moments.has_features)
+        ):
             self._form = None
         self.net["average"] = self.net["average_backup"] = self.net["signs"] = 0
         if moments is None:
@@ -429,11 +470,16 @@ class Session:
             self.net["average"] = address(average)
             self.net["average_backup"] = address(self._average_backup)
 
-    def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
+    def serve(
+        self, network: Network, blocks: Addresses, data: Data, moments: Moments
+    ) -> None:
         """Train another net of the same layers and rules, with an optimizer's blocks."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
         self.net["n_moments"] = blocks.n_moments
-        self._blocks["optimizer"], self._blocks["penalised"] = blocks.optimizer, blocks.penalised
+        self._blocks["optimizer"], self._blocks["penalised"] = (
+            blocks.optimizer,
+            blocks.penalised,
+        )
         self.adopt(moments)
         self.take(data)
 
@@ -467,7 +513,9 @@ class Session:
     def divide(self, partition: Partition) -> None:
         """Divide steps by this partition; its team and its split layer stay."""
         rows, small, cost = partition.rows, partition.microbatch_rows, partition.cost
-        self.partition = self.partition._replace(rows=rows, microbatch_rows=small, cost=cost)
+        self.partition = self.partition._replace(
+            rows=rows, microbatch_rows=small, cost=cost
+        )
         self.rows = rows
         # About as many rows: one autotuner for all would compare calls of a few and of many.
         self.kind = (*self.kind[:3], 1 << (rows - 1).bit_length())
@@ -476,7 +524,9 @@ class Session:
 
     def _choose_form(self) -> None:
         # Numba knows no fields that are 0.
-        self.plain = COMPILER == "translator" and not any(watch.sees() for watch in self._watches)
+        self.plain = COMPILER == "translator" and not any(
+            watch.sees() for watch in self._watches
+        )
         form = (self.plain, self.net["factors"] != 0)
         if form == self._form:
             return
@@ -572,6 +622,8 @@ class Session:
             batch["x"] = address(data.x, start * data.x.shape[1])
         batch["y"] = address(data.y, start * n_targets)
         batch["weight"] = address(data.weight, start) if data.weight.size else 0
-        index, start = (self._identity, 0) if data.rows is None else (data.rows, rows.start)
+        index, start = (
+            (self._identity, 0) if data.rows is None else (data.rows, rows.start)
+        )
         batch["index"] = address(index, start)
         batch["n_rows"] = rows.stop - rows.start

@@ -14,7 +14,13 @@ from fastmlp._process import task_pool
 from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.backends.cpu.dispatch import tuner_for
 from fastmlp.backends.cpu.kernels import Kernel, Scalar
-from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, PlainStep, ranges, row_checks
+from fastmlp.backends.cpu.kernels.epoch import (
+    DECLINED,
+    TAKEN,
+    PlainStep,
+    ranges,
+    row_checks,
+)
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet
 from fastmlp.backends.cpu.team import (
@@ -32,7 +38,14 @@ from fastmlp.backends.cpu.team import (
 from fastmlp.backends.cpu.tuning import MOST_PIECES, WAKING
 from fastmlp.compiler import COMPILER, block_of, call, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.compiler.memory import Record, record_at, records_at, row, stack, store_release
+from fastmlp.compiler.memory import (
+    Record,
+    record_at,
+    records_at,
+    row,
+    stack,
+    store_release,
+)
 from fastmlp.compiler.target import lanes_of
 
 # Multiply-adds of a call on a team: below it takes 10 us.
@@ -61,7 +74,9 @@ class GroupJob(Record):
     first: int  # the nets of this call
     last: int
     n_checked: int  # the first ones whose rows are checked before any net steps
-    n_done: int  # nets that have done it, and have finite numbers; -1: rows are not sound
+    n_done: (
+        int  # nets that have done it, and have finite numbers; -1: rows are not sound
+    )
     x: int  # addresses of the first net's rows,
     y: int  # targets or labels, or the place of its predictions,
     weight: int  # and weights, or 0
@@ -104,7 +119,11 @@ def step_nets(scalar: Scalar) -> Kernel:
 
     @njit(parallel=True)
     def step_each(
-        team: int, jobs: Sequence[GroupJob], entries: Sequence[Entry], first: int, n: int
+        team: int,
+        jobs: Sequence[GroupJob],
+        entries: Sequence[Entry],
+        first: int,
+        n: int,
     ) -> None:
         for index in prange(n):
             i = first + int(np.int64(index))
@@ -113,7 +132,11 @@ def step_nets(scalar: Scalar) -> Kernel:
             publishes, step.publishes = step.publishes, 1
             call(step.block, (entry.record,))
             step.publishes = publishes
-            entry.status, entry.loss, entry.is_lost = step.status, step.loss, step.is_lost
+            entry.status, entry.loss, entry.is_lost = (
+                step.status,
+                step.loss,
+                step.is_lost,
+            )
             if step.status == TAKEN:
                 entry.number += 1
 
@@ -160,7 +183,11 @@ def predict_nets(scalar: Scalar) -> Kernel:
 
     @njit(parallel=True)
     def predict_each(
-        team: int, jobs: Sequence[GroupJob], entries: Sequence[Entry], first: int, n: int
+        team: int,
+        jobs: Sequence[GroupJob],
+        entries: Sequence[Entry],
+        first: int,
+        n: int,
     ) -> None:
         for index in prange(n):
             i, job = first + int(np.int64(index)), jobs[0]
@@ -188,7 +215,10 @@ def renewed_team_call(scalar: Any) -> Callable[..., None]:
     def lead_renewed_team(
         launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int
     ) -> None:
-        head, parts = row(team, CONSTANT // 8, np.int64), row(team + PARTS, n * LINE // 8, np.int64)
+        head, parts = (
+            row(team, CONSTANT // 8, np.int64),
+            row(team + PARTS, n * LINE // 8, np.int64),
+        )
         head[:] = 0
         parts[:] = 0
         store_release(team + JOINED, 1)

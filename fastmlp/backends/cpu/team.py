@@ -25,8 +25,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, TEAM_SPINS
-from fastmlp.compiler import Block, block_of, call, flush_denormals, njit, pause, restore_denormals
+from fastmlp.backends.cpu.tuning import (
+    BARRIER_SPINS,
+    BARRIER_YIELDS,
+    MOST_PIECES,
+    TEAM_SPINS,
+)
+from fastmlp.compiler import (
+    Block,
+    block_of,
+    call,
+    flush_denormals,
+    njit,
+    pause,
+    restore_denormals,
+)
 from fastmlp.compiler.jit import runtime
 from fastmlp.compiler.memory import (
     Record,
@@ -55,7 +68,9 @@ STOPPED = -1
 class Command(Record):
     """A loop that the leader publishes."""
 
-    generation: int  # generation << 8 | threads that share it; STOPPED: the call has ended
+    generation: (
+        int  # generation << 8 | threads that share it; STOPPED: the call has ended
+    )
     block: int  # address of the loop's body: (environment, first, last, thread)
     n: int  # iterations
     environment: int  # address that the body gets
@@ -83,7 +98,12 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
     team[POSTED // 8] = -1
-    constants = min(limit, MOST), yield_core(), _share_address(), min(pieces, MOST_PIECES)
+    constants = (
+        min(limit, MOST),
+        yield_core(),
+        _share_address(),
+        min(pieces, MOST_PIECES),
+    )
     team[CONSTANT // 8 : CONSTANT // 8 + 4] = constants
     return team
 
@@ -209,7 +229,10 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:
         constants = constants_of(team)
-        n_threads, pieces = min(load_acquire(team + JOINED), constants.limit, n), constants.pieces
+        n_threads, pieces = (
+            min(load_acquire(team + JOINED), constants.limit, n),
+            constants.pieces,
+        )
         if n_threads < 2:
             call(block, (environment, 0, n, 0))
             return

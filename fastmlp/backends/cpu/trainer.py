@@ -20,7 +20,12 @@ from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules import optimizer_protocol
-from fastmlp.rules.optimizer_protocol import Optimizer, Rates, n_coefficients_of, norm_limit_of
+from fastmlp.rules.optimizer_protocol import (
+    Optimizer,
+    Rates,
+    n_coefficients_of,
+    norm_limit_of,
+)
 from fastmlp.rules.updates import N_MOMENTS, groups_of
 from fastmlp.validation import Array
 
@@ -31,7 +36,11 @@ TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
 def check_rows(network: Network, data: Data) -> None:
     """Check that rows of this kind can have the noise that a network adds to its inputs."""
     dropout = network.dropout
-    if dropout is not None and dropout.draws_at_inputs and not isinstance(data.x, np.ndarray):
+    if (
+        dropout is not None
+        and dropout.draws_at_inputs
+        and not isinstance(data.x, np.ndarray)
+    ):
         raise ValueError(
             "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
             "X.toarray(), or use dropout, of the hidden layers"
@@ -76,7 +85,9 @@ def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
     # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
     rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
     shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
-    engine.rules = Rules(optimizer, blocks, norm_limit_of(optimizer), (*rules_of_rows, *shape))
+    engine.rules = Rules(
+        optimizer, blocks, norm_limit_of(optimizer), (*rules_of_rows, *shape)
+    )
     return engine.rules
 
 
@@ -149,11 +160,21 @@ class Trainer:
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
         if not kept and driver is epoch.train and not stepping:
             # Compile, so that the first timed call measures work alone.
-            self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+            self.run(
+                np.zeros((1, data.n_rows), np.int64),
+                np.zeros((1, 1)),
+                np.zeros(1),
+                0,
+                0,
+            )
 
     def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
         engine, batch_size = self._engine, self._batch_size
-        options: Any = {"moments": moments, "roomy": self._roomy, "n_threads": engine.n_threads}
+        options: Any = {
+            "moments": moments,
+            "roomy": self._roomy,
+            "n_threads": engine.n_threads,
+        }
         session = Session(engine.network, blocks, data, batch_size, **options)
         if session.rows < batch_size:
             session.keep_gradient()
@@ -166,7 +187,11 @@ class Trainer:
 
     def regroup(self, optimizer: Optimizer) -> bool:
         session, network = self._session, self._engine.network
-        fixed = network.penalties or session.net["factors"] or session.partition.microbatch_rows
+        fixed = (
+            network.penalties
+            or session.net["factors"]
+            or session.partition.microbatch_rows
+        )
         if fixed or self._batch_size == 1:
             return False
         # The trainer's rules are other than the key's from here on.
@@ -178,7 +203,9 @@ class Trainer:
             session.regroup(groups.places(n_bytes), groups.lowest)
             # Steps by one call go past `constants`.
             if self._n_drawn:
-                session.point_to_draws(len(groups.groups) * self._n * network.dtype.itemsize)
+                session.point_to_draws(
+                    len(groups.groups) * self._n * network.dtype.itemsize
+                )
             self._numbers = numbers
         return True
 
@@ -199,7 +226,9 @@ class Trainer:
         n_rows = session.data.n_rows
         if quick is None and self._roomy and is_quick(network, session):
             driver = block_of(self._driver, network.dtype)
-            quick = QuickStep(self, self._engine, driver, self._parameters, self._batch_size)
+            quick = QuickStep(
+                self, self._engine, driver, self._parameters, self._batch_size
+            )
             self._quick = quick
         nothing = np.empty(0, network.dtype)
         session.data = Data(nothing, nothing, nothing)
@@ -214,7 +243,9 @@ class Trainer:
             self.divide(self._engine.partition(n_rows), n_rows)
             self._unit = self.work_of(session.partition)
         session.at(slice(0, n_rows))
-        self.units_per_epoch = epoch.units_per_epoch(n_rows, self._batch_size, session.rows)
+        self.units_per_epoch = epoch.units_per_epoch(
+            n_rows, self._batch_size, session.rows
+        )
 
     def divide(self, partition: Partition, n_rows: int) -> None:
         self._session.divide(partition)
@@ -234,7 +265,12 @@ class Trainer:
             engine.last = self if engine.network is self._network else None
 
     def goes_on(
-        self, engine: Runner, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data
+        self,
+        engine: Runner,
+        parameters: Array,
+        moments: Moments,
+        optimizer: Optimizer,
+        data: Data,
     ) -> bool:
         """Begin another fit after `end`; return False if this net's optimizer or the width of
         its rows has changed."""
@@ -276,7 +312,12 @@ class Trainer:
         return int(self._session.job["reached"])
 
     def run(
-        self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
+        self,
+        order: NDArray[np.int64],
+        coefficients: Rates,
+        losses: Array,
+        first: int,
+        last: int,
     ) -> int:
         """Run units first to last of a window of epochs; return the unit it stopped at."""
         constants = self.constants(coefficients)
@@ -305,7 +346,9 @@ class Trainer:
 
     def work_of(self, partition: Partition) -> Work:
         small, cost = partition.microbatch_rows > 0, partition.cost
-        unit = self._engine.work(partition.rows, forward=4, tiles=2, by_microbatches=small)
+        unit = self._engine.work(
+            partition.rows, forward=4, tiles=2, by_microbatches=small
+        )
         if cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
         return unit
@@ -314,7 +357,9 @@ class Trainer:
         """Set fields of the job, run the driver on it, and return the job."""
         plain = self._driver is epoch.train and self._session.plain
         work = self._unit if n_units == 1 else self._unit.times(n_units)
-        return self._engine.run(self._driver, self._session, work, plain=plain, **fields)
+        return self._engine.run(
+            self._driver, self._session, work, plain=plain, **fields
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -327,7 +372,9 @@ class Trainer:
     def step_of(self, unit: int) -> int:
         epoch, within = divmod(unit, self.units_per_epoch)
         steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
-        return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
+        return epoch * steps_per_epoch + within // -(
+            -self._batch_size // self._session.rows
+        )
 
     @property
     def diverged(self) -> bool:

@@ -87,7 +87,9 @@ class Mailboxes:
         memory = np.zeros((MOST + 1) * words, np.int64)
         boxes = memory[-memory.ctypes.data % LINE // 8 :][: MOST * words]
         self.first = int(boxes.ctypes.data)
-        self.fields = {name: boxes[i::words] for i, name in enumerate(Mailbox.dtype.names or ())}
+        self.fields = {
+            name: boxes[i::words] for i, name in enumerate(Mailbox.dtype.names or ())
+        }
         fixed = {
             "enter": entry().address,
             "yield_core": yield_core(),
@@ -101,7 +103,9 @@ class Mailboxes:
     def add(self, number: int) -> int:
         lock = self.fields["lock"]
         if not lock[number]:
-            made = ctypes.PYFUNCTYPE(ctypes.c_void_p)(_of_python("PyThread_allocate_lock"))()
+            made = ctypes.PYFUNCTYPE(ctypes.c_void_p)(
+                _of_python("PyThread_allocate_lock")
+            )()
             if made is None:
                 raise MemoryError("no memory for the lock of a worker")
             ctypes.pythonapi.PyThread_acquire_lock(ctypes.c_void_p(made), 1)
@@ -166,10 +170,14 @@ def launch(scalar: Any) -> Callable[..., None]:
     ) -> None:
         n_spinning = n_woken = 0
         for b in range(n_boxes):
-            if n_spinning < n - 1 and _post(boxes + b * LINE, WAITING, team, driver, job):
+            if n_spinning < n - 1 and _post(
+                boxes + b * LINE, WAITING, team, driver, job
+            ):
                 n_spinning += 1
         for b in range(n_boxes):
-            if n_spinning + n_woken < n - 1 and _post(boxes + b * LINE, ASLEEP, team, driver, job):
+            if n_spinning + n_woken < n - 1 and _post(
+                boxes + b * LINE, ASLEEP, team, driver, job
+            ):
                 n_woken += 1
         store_release(team + WOKEN, n_woken)
         store_release(team + POSTED, n_spinning + n_woken)
@@ -194,7 +202,9 @@ def block(factory: Callable[..., Any]) -> Block:
     return block_of(factory, np.int64)
 
 
-def run(driver: Block, job: Any, n_threads: int, pieces: int = 1, patient: bool = True) -> bool:
+def run(
+    driver: Block, job: Any, n_threads: int, pieces: int = 1, patient: bool = True
+) -> bool:
     """Run a driver on a job, on up to `n_threads` threads; return False if a worker was not awake.
 
     Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
@@ -219,7 +229,10 @@ def run(driver: Block, job: Any, n_threads: int, pieces: int = 1, patient: bool 
             _run_by_numba(driver, job, address, n)
             return True
         team = pool().team(n, pieces)
-        job["team"], job["n_parts"] = addressof(c_char.from_buffer(team.data)), n * pieces
+        job["team"], job["n_parts"] = (
+            addressof(c_char.from_buffer(team.data)),
+            n * pieces,
+        )
         return pool().run(driver, address, team, n, patient=patient)
 
 
@@ -253,7 +266,9 @@ class WorkerPool:
         team = self._spare.take((n_threads, pieces))
         return make_team(n_threads, pieces) if team is None else renew(team)
 
-    def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
+    def run(
+        self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True
+    ) -> bool:
         """Run the driver as leader; up to n - 1 workers join while it runs.
 
         `patient`: wait briefly for sleeping workers. Return False unless all n - 1 were awake. A
@@ -277,7 +292,9 @@ class WorkerPool:
     def keep(self, team: Team) -> None:
         """Keep a team's record until the workers that were posted to it have left."""
         if len(team):
-            self._teams[addressof(c_char.from_buffer(team.data))] = Entered(team, runs=False)
+            self._teams[addressof(c_char.from_buffer(team.data))] = Entered(
+                team, runs=False
+            )
 
     def boxes(self, n: int) -> tuple[int, int]:
         """The address and the number of the mailboxes of n workers or more."""
@@ -300,7 +317,10 @@ class WorkerPool:
                     if last is not None:
                         self._teams[address] = last
                     continue
-                n_threads, pieces = int(team[CONSTANT // 8]), int(team[CONSTANT // 8 + 3])
+                n_threads, pieces = (
+                    int(team[CONSTANT // 8]),
+                    int(team[CONSTANT // 8 + 3]),
+                )
                 self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:
@@ -317,7 +337,10 @@ class WorkerPool:
                 number = self._n_mailboxes
                 self._n_mailboxes += 1
                 thread = threading.Thread(
-                    target=self._work, args=(number,), name="fastmlp team worker", daemon=True
+                    target=self._work,
+                    args=(number,),
+                    name="fastmlp team worker",
+                    daemon=True,
                 )
                 try:
                     thread.start()

@@ -24,7 +24,9 @@ from fastmlp.validation.messages import needs
 
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)
-SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
+SCALARS: dict[str, Any] = {
+    name: getattr(types, name) for name in ("int32", "float32", "float64")
+}
 # The oldest compute capability of the compiler for CUDA 13; the tests compile for it.
 OLDEST = (7, 5)
 
@@ -105,7 +107,9 @@ def synchronize() -> None:
     MODULE.synchronize()
 
 
-def configured(dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int) -> Any:
+def configured(
+    dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int
+) -> Any:
     """A kernel with its launch configuration, compiled for these arguments; `blocks`: their
     number, or numbers along x and y. A rule that does not compile raises a TypeError."""
     if SIMULATED:
@@ -131,8 +135,12 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
     """A kernel's form for these arguments; a rule that does not compile raises a TypeError."""
     try:
         return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
-    except Exception as error:  # The compiler raises errors of many classes, even KeyError.
-        if "CUDA_ERROR" in str(error) or type(error).__name__.upper().startswith("CUDA"):
+    except (
+        Exception
+    ) as error:  # The compiler raises errors of many classes, even KeyError.
+        if "CUDA_ERROR" in str(error) or type(error).__name__.upper().startswith(
+            "CUDA"
+        ):
             # An error of the driver: the rules have compiled.
             raise
         raise TypeError(
@@ -141,16 +149,22 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
         ) from error
 
 
-def max_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:
+def max_cooperative_blocks(
+    dispatcher: Any, arguments: tuple[Any, ...], n_threads: int
+) -> int:
     """A kernel's blocks that can be resident at once."""
     if SIMULATED:
         return 1
-    return int(compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads))
+    return int(
+        compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads)
+    )
 
 
 def installed() -> bool:
     """True also in the simulator."""
-    return SIMULATED or any(find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir"))
+    return SIMULATED or any(
+        find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir")
+    )
 
 
 # The process that first used a device: CUDA does not work in processes forked from it.
@@ -356,14 +370,18 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     return array
 
 
-def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
+def targets(
+    y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str
+) -> Any:
     """y, checked as by `arrays.targets`.
 
     A y on the GPU is checked on the host; it stays on the GPU if its dtype and shape fit.
     """
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)
-    table = arrays.targets(host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
+    table = arrays.targets(
+        host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target
+    )
     if on_device is None:
         return table
     same = on_device.dtype == dtype and tuple(on_device.shape) == table.shape
@@ -383,7 +401,9 @@ def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) 
         raise ValueError(f"{who}: out must be writeable")
     array = adopted(out, f"{who}: out")
     if tuple(array.shape) != shape:
-        raise ValueError(f"{who}: out must have shape {shape}, got {tuple(array.shape)}")
+        raise ValueError(
+            f"{who}: out must have shape {shape}, got {tuple(array.shape)}"
+        )
     return array
 
 
@@ -409,7 +429,9 @@ def _check_layout(array: Any, dtype: np.dtype[Any], who: str, name: str) -> None
             "convert it there"
         )
     if not _contiguous(array):
-        raise ValueError(f"{who}: {name} on a device is used as it is and must be C-contiguous")
+        raise ValueError(
+            f"{who}: {name} on a device is used as it is and must be C-contiguous"
+        )
 
 
 def _contiguous(array: Any) -> bool:
@@ -418,7 +440,9 @@ def _contiguous(array: Any) -> bool:
     if strides is None:
         return True
     shape, size = tuple(interface["shape"]), np.dtype(interface["typestr"]).itemsize
-    expected = tuple(int(size * np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+    expected = tuple(
+        int(size * np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape))
+    )
     return tuple(strides) == expected
 
 
@@ -440,7 +464,10 @@ def _finite_kernel() -> Any:
     """The kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
 
     def check_finite(x: Any, non_finite: Any) -> None:
-        first, n_all = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x, N_BLOCKS * N_THREADS
+        first, n_all = (
+            cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x,
+            N_BLOCKS * N_THREADS,
+        )
         n_columns = x.shape[1]
         for q in range(first, x.shape[0] * n_columns, n_all):
             r = q // n_columns

@@ -12,7 +12,13 @@ from fastmlp._process.locks import NetLock
 from fastmlp.backends import protocol
 from fastmlp.backends.cuda import device, plan
 from fastmlp.backends.cuda.rule_blocks import Samples
-from fastmlp.backends.cuda.training import Launches, Moments, Trainer, launch_chunk, launch_update
+from fastmlp.backends.cuda.training import (
+    Launches,
+    Moments,
+    Trainer,
+    launch_chunk,
+    launch_update,
+)
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Network, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
@@ -37,7 +43,13 @@ class ForwardPass:
     session: plan.Session
 
     def __init__(
-        self, card: device.Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
+        self,
+        card: device.Card,
+        network: Network,
+        lock: NetLock,
+        data: Data,
+        mode: int,
+        who: str,
     ) -> None:
         data = device.gathered(data)
         self._lock, self._mode, self.mass = lock, mode, data.mass
@@ -58,7 +70,9 @@ class ForwardPass:
         self.session = plan.Session(card, [network], need, who=who)
         self.session.set(mode=mode, last=1)
         with card.current():
-            self._rows = Samples(device.to_device(card, data.x), device.to_device(card, data.y))
+            self._rows = Samples(
+                device.to_device(card, data.x), device.to_device(card, data.y)
+            )
             if data.weight.size:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 
@@ -73,7 +87,13 @@ class ForwardPass:
         for first in range(0, self._n_rows, self._chunk):
             n = min(self._chunk, self._n_rows - first)
             last = first + n == self._n_rows
-            session.set(n_rows=n, batch=n, first_row=first, accumulate=first > 0, last_chunk=last)
+            session.set(
+                n_rows=n,
+                batch=n,
+                first_row=first,
+                accumulate=first > 0,
+                last_chunk=last,
+            )
             session.send_plans()
             losses = self._mode != plan.PREDICT
             launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
@@ -85,11 +105,14 @@ class ForwardPass:
 
     def first_deltas(self) -> Array:
         """The first layer's deltas of the last chunk, shape (n, n_units)."""
-        layer, n = self.session.nets.layers.copy_to_host()[0], int(self.session.plans["n_rows"][0])
-        start, width = int(layer["deltas"]), int(layer["delta_stride"])
-        return device.to_host(self.session.nets.memory[0, start : start + n * width]).reshape(
-            n, width
+        layer, n = (
+            self.session.nets.layers.copy_to_host()[0],
+            int(self.session.plans["n_rows"][0]),
         )
+        start, width = int(layer["deltas"]), int(layer["delta_stride"])
+        return device.to_host(
+            self.session.nets.memory[0, start : start + n * width]
+        ).reshape(n, width)
 
     def loss(self) -> float:
         """The mean loss over the rows, at the parameters of the last run."""
@@ -118,10 +141,14 @@ class Prediction:
 
 
 class Evaluation:
-    def __init__(self, card: device.Card, network: Network, lock: NetLock, data: Data) -> None:
+    def __init__(
+        self, card: device.Card, network: Network, lock: NetLock, data: Data
+    ) -> None:
         self._plain = network._replace(penalties=(), loss=unsmoothed(network.loss))
         self._card, self._lock, self._data = card, lock, data
-        self._pass = ForwardPass(card, self._plain, lock, data, plan.EVALUATE, "MLP.fit")
+        self._pass = ForwardPass(
+            card, self._plain, lock, data, plan.EVALUATE, "MLP.fit"
+        )
         # Each epoch of a fit writes to the same array.
         self._predictions: tuple[Prediction | None, Array | None] = None, None
 
@@ -152,7 +179,9 @@ class Objective:
         self.take(data)
 
     def take(self, data: Data) -> None:
-        self._pass = ForwardPass(*self._fixed, data, plan.TRAIN, "MLP.loss_and_gradient")
+        self._pass = ForwardPass(
+            *self._fixed, data, plan.TRAIN, "MLP.loss_and_gradient"
+        )
         if self._summed:
             self._pass.mass = 1.0
 
@@ -162,11 +191,17 @@ class Objective:
         return self._pass.session.n_bytes
 
     def __call__(
-        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+        self,
+        parameters: Array,
+        inputs: Array | None = None,
+        *,
+        by_parameters: bool = True,
     ) -> tuple[float, Array]:
         with self._card.current():
             self._pass.run(parameters, inputs)
-            gradient = device.to_host(self._pass.session.get("gradient", len(parameters)))
+            gradient = device.to_host(
+                self._pass.session.get("gradient", len(parameters))
+            )
             return self._pass.loss(), gradient.copy()
 
 
@@ -180,7 +215,12 @@ class Predictor:
     """
 
     def __init__(
-        self, card: device.Card, network: Network, lock: NetLock, parameters: Array, select: Select
+        self,
+        card: device.Card,
+        network: Network,
+        lock: NetLock,
+        parameters: Array,
+        select: Select,
     ) -> None:
         self._card, self._network, self._lock = card, network, lock
         self._parameters, self._select = parameters, select
@@ -209,7 +249,9 @@ class Predictor:
                 result = self._card.empty(shape, dtype)
             else:
                 result = arrays.out_array(out, shape, dtype, who)
-            Prediction(self._card, self._network, self._lock, x, result)(self._parameters)
+            Prediction(self._card, self._network, self._lock, x, result)(
+                self._parameters
+            )
         return result if out is None else out
 
     def quick(self, x: object, *, alone: bool) -> Array | None:
@@ -234,13 +276,19 @@ class Engine:
     card: device.Card
     queue: int
 
-    def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
+    def __init__(
+        self, network: Network, index: int, lock: NetLock | None = None
+    ) -> None:
         device.require(index)
         self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = device.card_of(index), index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
+        sizes, dtype, loss = (
+            self.network.layout.sizes,
+            self.network.dtype,
+            self.network.loss,
+        )
         with self.card.current():
             x = device.features(X, sizes[0], dtype, who)
             table = device.targets(y, len(x), sizes[-1], loss, dtype, who)
@@ -251,7 +299,10 @@ class Engine:
             return device.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        dtype, weight = self.network.dtype, np.empty(0) if sample_weight is None else sample_weight
+        dtype, weight = (
+            self.network.dtype,
+            np.empty(0) if sample_weight is None else sample_weight,
+        )
         table, weight = (np.ascontiguousarray(array, dtype) for array in (y, weight))
         return Data(self.features(X), table, weight)
 
@@ -270,7 +321,9 @@ class Engine:
     ) -> Predictor:
         """`raw`: before activation or link. Products in `compute_dtype` raise a ValueError."""
         if compute_dtype is not None:
-            feature = "predict in mixed precision (compute_dtype): use compute_dtype=None"
+            feature = (
+                "predict in mixed precision (compute_dtype): use compute_dtype=None"
+            )
             raise plan.refused(feature)
         network = self.network.without_output() if raw else self.network
         return Predictor(self.card, network, self.lock, parameters, select)
@@ -281,12 +334,16 @@ class Engine:
     def serves(self, n_rows: int, room: int) -> bool:
         return n_rows == room
 
-    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
+    def objective(
+        self, data: Data, *, summed: bool = False, room: int | None = None
+    ) -> Objective:
         return Objective(self.card, self.network, self.lock, data, summed=summed)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         n_slots = n_slots_of(state.optimizer)
-        return state.packed(("cuda", self.queue), lambda flat: self.moments(flat, n_slots=n_slots))
+        return state.packed(
+            ("cuda", self.queue), lambda flat: self.moments(flat, n_slots=n_slots)
+        )
 
     def moments(self, flat: Array | None = None, *, n_slots: int = N_SLOTS) -> Moments:
         """An optimizer's state on the GPU, from a flat copy, or zeros."""
@@ -305,10 +362,14 @@ class Engine:
         need = plan.Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
         with self.card.current():
-            session = plan.Session(self.card, [self.network], need, who="MLP.apply_gradient")
+            session = plan.Session(
+                self.card, [self.network], need, who="MLP.apply_gradient"
+            )
             slots.load(session, parameters)
             session.put("gradient", np.ascontiguousarray(gradient))
-            session.put("coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype))
+            session.put(
+                "coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype)
+            )
             launch_update(rules, session)
             device.synchronize()
             values = slots.store(session)
@@ -325,20 +386,34 @@ class Engine:
     ) -> Trainer:
         """Allocate and compile what training on `data` needs; `options` are as in `Trainer`."""
         fixed = (self.card, self.network, self.lock)
-        return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
+        return Trainer(
+            *fixed, parameters, slots, optimizer, data, batch_size, **options
+        )
 
     def kind(self, state: NetState, data: Data) -> Any:
         """Layers, rules, groups of parameters, X and y, and if rows have weights."""
         network, rules = self.network, plan.rules_of(self.network, state.optimizer)
-        rows, groups = (id(data.x), id(data.y)), groups_of(state.optimizer, network.factors)
-        return rows, network.layout.sizes, network.activations, rules, groups, data.weight.size > 0
+        rows, groups = (
+            (id(data.x), id(data.y)),
+            groups_of(state.optimizer, network.factors),
+        )
+        return (
+            rows,
+            network.layout.sizes,
+            network.activations,
+            rules,
+            groups,
+            data.weight.size > 0,
+        )
 
     def launches(
         self, members: Sequence[tuple["Engine", NetState, Data]], batch_size: int
     ) -> Launches:
         networks = [engine.network for engine, _, _ in members]
         _, state, data = members[0]
-        return Launches(self.card, networks, state.optimizer, data, batch_size, "fit_many")
+        return Launches(
+            self.card, networks, state.optimizer, data, batch_size, "fit_many"
+        )
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda import rule_blocks
-from fastmlp.backends.cuda.device import SCALARS, cuda, device_function, is_finite, kernel, unsigned
+from fastmlp.backends.cuda.device import (
+    SCALARS,
+    cuda,
+    device_function,
+    is_finite,
+    kernel,
+    unsigned,
+)
 from fastmlp.backends.cuda.plan import (
     EVALUATE,
     N_PARTIAL_SUMS,
@@ -90,7 +97,13 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
     zero = rules.scalar(0)
 
     def stage(
-        staging: Any, memory: Any, operand: Operand, n: int, done: Any, depth: Any, t: int
+        staging: Any,
+        memory: Any,
+        operand: Operand,
+        n: int,
+        done: Any,
+        depth: Any,
+        t: int,
     ) -> None:
         # A while loop: NVVM unrolls a range: 255 registers and spills -> 228 without (float64,
         # sm_75).
@@ -102,7 +115,11 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
                 d, i = q // size, q % size
             value = zero
             if i < n and done + d < depth:
-                at = operand.start + i * operand.stride + (done + d) * operand.depth_stride
+                at = (
+                    operand.start
+                    + i * operand.stride
+                    + (done + d) * operand.depth_stride
+                )
                 value = memory[unsigned(at)]
             staging[unsigned(place + d * stride + i)] = value
             q += n_threads
@@ -114,7 +131,9 @@ def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
     zero = rules.scalar(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def begin(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
+    def begin(
+        sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int
+    ) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
@@ -156,7 +175,9 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
 def _make_write(shape: TileShape) -> Any:
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def write(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
+    def write(
+        sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int
+    ) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
@@ -175,7 +196,10 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
     ``rows.y``, or evaluate."""
     strip_rows = shape.rows.tile_rows
     gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
-    begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
+    begin_batch, output_layer = (
+        _make_begin_batch(rules, shape),
+        _make_output_layer(rules, shape),
+    )
     layer_pass = _make_layer_pass(rules, shape)
 
     def forward_backward(staging: Any, rows: Samples, net: Net, step: int) -> None:
@@ -198,7 +222,9 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
             return
         at = coefficients_at(plan, step) + plan.draws
         batch = Batch(index, n, mass, at)
-        for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
+        for q in range(
+            cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x
+        ):
             low = q * strip_rows
             strip = Strip(low, min(strip_rows, n - low))
             gather(rows.x, net, batch, strip, t)
@@ -253,7 +279,9 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
         first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
         if training and start == 0:
             for i in range(first, plan.n_parameters, n_all):
-                memory[unsigned(plan.backup + i)] = memory[unsigned(plan.parameters + i)]
+                memory[unsigned(plan.backup + i)] = memory[
+                    unsigned(plan.parameters + i)
+                ]
             average, backup = plan.average, plan.average_backup
             copy_average(memory, backup, average, first, plan.n_parameters, n_all)
             if first == 0:
@@ -270,7 +298,10 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
             total = 0.0
             for i in range(s, n_weights, plan.n_penalty_sums):
                 value, _ = penalty(
-                    memory[unsigned(plan.parameters + i)], sums, plan.strengths, 1.0 / mass
+                    memory[unsigned(plan.parameters + i)],
+                    sums,
+                    plan.strengths,
+                    1.0 / mass,
                 )
                 total += value
             sums[unsigned(plan.penalty_sums + s)] = total
@@ -292,7 +323,11 @@ def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            row = net.orders[unsigned(index + low + r)] if index >= 0 else plan.first_row + low + r
+            row = (
+                net.orders[unsigned(index + low + r)]
+                if index >= 0
+                else plan.first_row + low + r
+            )
             value = x[row, k]
             if draws:
                 value = disturb(memory, batch.coefficients, value, low + r, k)
@@ -357,7 +392,10 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
 
 def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
     """A strip's pass through a layer, forward or backward: one product for both, compiled once."""
-    product, activate = make_staged_product(rules, shape.rows), rule_blocks.activation(rules)
+    product, activate = (
+        make_staged_product(rules, shape.rows),
+        rule_blocks.activation(rules),
+    )
     tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
     kept, draws = make_drawing(rules).factor, rules.draws
 
@@ -409,7 +447,13 @@ def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
         for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
             row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
             if plan.mode == PREDICT:
-                link(memory, outputs.inputs + r * outputs.input_stride, y, row, plan.n_outputs)
+                link(
+                    memory,
+                    outputs.inputs + r * outputs.input_stride,
+                    y,
+                    row,
+                    plan.n_outputs,
+                )
             else:
                 loss(y, net, r, row, batch.mass)
         cuda.syncthreads()
@@ -469,10 +513,15 @@ def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
-    product, finish = make_staged_product(rules, shape.weights), _make_finish(rules, shape)
+    product, finish = (
+        make_staged_product(rules, shape.weights),
+        _make_finish(rules, shape),
+    )
     down, across = shape.weights.tile_rows, shape.weights.tile_columns
 
-    def tile_update(staging: Any, net: Net, q: int, batch: Batch, ends: bool, t: int) -> None:
+    def tile_update(
+        staging: Any, net: Net, q: int, batch: Batch, ends: bool, t: int
+    ) -> None:
         plan, i = net.plan, 0
         while q >= net.layers[unsigned(i + 1)].first_tile:
             i += 1
@@ -483,7 +532,9 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
         columns = (n_out + across - 1) // across
         own = q - layer.first_tile
         top, left = own // columns * down, own % columns * across
-        tile = Tile(layer, top, left, min(down, n_in + 1 - top), min(across, n_out - left))
+        tile = Tile(
+            layer, top, left, min(down, n_in + 1 - top), min(across, n_out - left)
+        )
         gradient = plan.gradient + layer.w + top * n_out + left
         product(
             staging,
@@ -540,7 +591,11 @@ def _make_step(rules: KernelRules) -> Any:
 
     def take_step(net: Net, i: int, at: int, gradient: Any) -> None:
         memory, plan = net.memory, net.plan
-        w, m, v = unsigned(plan.parameters + i), unsigned(plan.m + i), unsigned(plan.v + i)
+        w, m, v = (
+            unsigned(plan.parameters + i),
+            unsigned(plan.m + i),
+            unsigned(plan.v + i),
+        )
         memory[w], memory[m], memory[v] = optimizer(
             memory, at, memory[w], gradient, memory[m], memory[v]
         )
@@ -569,7 +624,9 @@ def make_apply(rules: KernelRules, n_threads: int) -> Any:
 
     def apply(nets: Nets) -> None:
         progress, plan = nets.progress[0], nets.plans[0]
-        net = Net(nets.memory[0], nets.sums[0], progress, plan, nets.layers, nets.orders[0])
+        net = Net(
+            nets.memory[0], nets.sums[0], progress, plan, nets.layers, nets.orders[0]
+        )
         first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
         for i in range(first, plan.n_parameters, cuda.gridDim.x * n_threads):
             at = _coefficients_of(net, i)

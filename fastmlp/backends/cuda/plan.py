@@ -219,11 +219,17 @@ def make_plan(network: Network, need: Need) -> NetPlan:
         plan.average = memory.take(layout.n_parameters) if own else plan.m
         plan.average_backup = memory.take(layout.n_parameters)
     plan.gradient = memory.take(layout.n_parameters)
-    plan.n_coefficients, plan.draws = need.n_coefficients, need.n_coefficients - need.n_drawn
+    plan.n_coefficients, plan.draws = (
+        need.n_coefficients,
+        need.n_coefficients - need.n_drawn,
+    )
     plan.coefficients = memory.take(need.n_coefficients * need.n_steps)
     plan.weighted, plan.weights = need.n_weights > 0, memory.take(need.n_weights)
     plan.n_penalties = len(network.penalties)
-    plan.strengths, plan.row_losses = sums.take(len(network.penalties)), sums.take(need.rows)
+    plan.strengths, plan.row_losses = (
+        sums.take(len(network.penalties)),
+        sums.take(need.rows),
+    )
     if network.penalties and need.with_penalties:
         plan.n_penalty_sums = min(N_PENALTY_SUMS, layout.n_weights)
     plan.penalty_sums = sums.take(int(plan.n_penalty_sums))
@@ -259,10 +265,14 @@ def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
     """Raise a ValueError, with the feature and the alternative, for a training that needs the
     CPU."""
     if optimizer_protocol.norm_limit_of(optimizer) is not None:
-        feature = "clip gradients by their norm (clipnorm, global_clipnorm): use clipvalue"
+        feature = (
+            "clip gradients by their norm (clipnorm, global_clipnorm): use clipvalue"
+        )
         raise refused(feature)
     if network.compute_dtype is not None:
-        raise refused("train in mixed precision (compute_dtype): use compute_dtype=None")
+        raise refused(
+            "train in mixed precision (compute_dtype): use compute_dtype=None"
+        )
     if network.signs:
         raise refused("keep the signs of weights (monotonic_cst): leave it out")
 
@@ -308,10 +318,15 @@ def rules_of(
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)
-        update, gradient_rule = optimizer.rule, optimizer_protocol.gradient_rule_of(optimizer)
+        update, gradient_rule = (
+            optimizer.rule,
+            optimizer_protocol.gradient_rule_of(optimizer),
+        )
         n = optimizer_protocol.coefficients_of(optimizer, 1, np.ones(1)).shape[1]
         if optimizer_protocol.is_averaged(optimizer):
-            average = AVERAGE_OF_M if optimizer_protocol.lag_of(optimizer) else OWN_AVERAGE
+            average = (
+                AVERAGE_OF_M if optimizer_protocol.lag_of(optimizer) else OWN_AVERAGE
+            )
     return KernelRules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
@@ -396,7 +411,11 @@ def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> Gr
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
     rows = MANY_ROWS if n_nets * n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
-    weights = MANY_WEIGHTS if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough else FEW_WEIGHTS
+    weights = (
+        MANY_WEIGHTS
+        if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough
+        else FEW_WEIGHTS
+    )
     return GridShape(rows, weights)
 
 
@@ -444,7 +463,9 @@ class Session:
     nets: Nets
     sizes: Sizes
 
-    def __init__(self, card: Card, networks: Sequence[Network], need: Need, *, who: str) -> None:
+    def __init__(
+        self, card: Card, networks: Sequence[Network], need: Need, *, who: str
+    ) -> None:
         self.card, n_nets, dtype = card, len(networks), networks[0].dtype
         plan, layers, self.sizes = make_plan(networks[0], need)
         self.plans = np.repeat(plan, n_nets)
@@ -461,7 +482,10 @@ class Session:
             )
 
     def _first_sums(self, networks: Sequence[Network]) -> Array:
-        sums, start = np.zeros((len(networks), self.sizes.sums)), int(self.plans["strengths"][0])
+        sums, start = (
+            np.zeros((len(networks), self.sizes.sums)),
+            int(self.plans["strengths"][0]),
+        )
         for net, network in enumerate(networks):
             strengths = [strength for _, strength in network.penalties]
             sums[net, start : start + len(strengths)] = strengths
@@ -474,7 +498,9 @@ class Session:
     def send_plans(self) -> None:
         self.nets.plans.copy_to_device(self.plans)
 
-    def send_orders(self, orders: Mapping[int, NDArray[np.int64]], changed: Iterable[int]) -> None:
+    def send_orders(
+        self, orders: Mapping[int, NDArray[np.int64]], changed: Iterable[int]
+    ) -> None:
         """Copy the nets' row orders to the GPU; all where they need more room there than before."""
         n = max(order.size for order in orders.values())
         if self.nets.orders.shape[1] < n:

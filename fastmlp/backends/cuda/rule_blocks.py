@@ -221,7 +221,9 @@ def compiled(rule: Function) -> Any:
     # A link may be an elementary function, whose body calls NumPy.
     function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
-        raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")
+        raise TypeError(
+            f"the rule {rule!r} does not compile: it is a {type(rule).__name__}"
+        )
     return device_function(function)
 
 
@@ -314,11 +316,15 @@ def copy_average(rules: KernelRules) -> Any:
     """``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
     an average, from the `first` on; nothing for rules without an average."""
 
-    def copy(memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any) -> None:
+    def copy(
+        memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any
+    ) -> None:
         for i in range(first, n, step):
             memory[unsigned(target + i)] = memory[unsigned(source + i)]
 
-    def nothing(memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any) -> None:
+    def nothing(
+        memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any
+    ) -> None:
         pass
 
     return device_function(nothing if rules.average == NO_AVERAGE else copy)
@@ -418,7 +424,10 @@ def output_loss(rules: KernelRules) -> Any:
             weight = float(net.memory[unsigned(plan.weights + row)])
         offset, deltas = r * after.input_stride, r * layer.delta_stride
         at = OutputRow(
-            after.inputs + offset, after.derivatives + offset, layer.deltas + deltas, plan.n_outputs
+            after.inputs + offset,
+            after.derivatives + offset,
+            layer.deltas + deltas,
+            plan.n_outputs,
         )
         loss(net.memory, at, sums, place, y, row, weight / mass)
         sums[unsigned(place)] *= weight
@@ -432,11 +441,15 @@ def row_link(rules: KernelRules) -> Any:
     rule, by_rows = rules.link
     link = compiled(rule)
 
-    def by_number(numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any) -> None:
+    def by_number(
+        numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any
+    ) -> None:
         for j in range(width):
             predictions[row, j] = link(numbers[outputs + j])
 
-    def by_row(numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any) -> None:
+    def by_row(
+        numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any
+    ) -> None:
         link(numbers[None, outputs : outputs + width], predictions[row : row + 1])
 
     return device_function(by_row if by_rows else by_number)
@@ -461,7 +474,9 @@ def make_drawing(rules: KernelRules) -> Drawing:
     zero, one = scalar(0), scalar(1)
     normal = _make_normal(scalar)
 
-    def decided(memory: Any, at: Any, place: Any, purpose: Any, row: Any, unit: Any) -> Any:
+    def decided(
+        memory: Any, at: Any, place: Any, purpose: Any, row: Any, unit: Any
+    ) -> Any:
         """The factor of a unit, by threshold and scale at ``memory[at + place]``."""
         threshold = memory[at + place]
         if threshold == zero:
@@ -526,7 +541,9 @@ def _make_normal(scalar: Any) -> Any:
         return a * b + c
 
     log, root = compiled(elementary.log), compiled(elementary.sqrt)
-    normals = dropout.normals_of(scalar, device_function, device_function(fma), log, root)
+    normals = dropout.normals_of(
+        scalar, device_function, device_function(fma), log, root
+    )
 
     def normal(words: Any, j: Any) -> Any:
         one_word, other, w2, w3 = words

@@ -59,15 +59,24 @@ class Moments:
     state: Any
 
     def __init__(
-        self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
+        self,
+        network: Network,
+        index: int,
+        flat: Array | None = None,
+        n_slots: int = N_SLOTS,
     ) -> None:
         device.require(index)
         self.network, self.card, self._lag = network, device.card_of(index), 0.0
-        self.n_slots, n = n_slots if flat is None else len(flat), network.layout.n_parameters
+        self.n_slots, n = (
+            n_slots if flat is None else len(flat),
+            network.layout.n_parameters,
+        )
         zeros = np.zeros(self.n_slots * n, network.dtype)
         host = zeros if flat is None else np.ascontiguousarray(flat)
         with self.card.current():
-            self.state = self.card.copied(host.reshape(-1).astype(network.dtype, copy=False))
+            self.state = self.card.copied(
+                host.reshape(-1).astype(network.dtype, copy=False)
+            )
 
     def begin(self, parameters: Array, lag: float) -> bool:
         self._lag, host = lag, np.ascontiguousarray(parameters)
@@ -168,7 +177,9 @@ class Launches:
 
     def take(self, x: Any, y: Any) -> None:
         with self.card.current():
-            self._rows = Samples(device.to_device(self.card, x), device.to_device(self.card, y))
+            self._rows = Samples(
+                device.to_device(self.card, x), device.to_device(self.card, y)
+            )
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def drop(self) -> None:
@@ -218,12 +229,17 @@ class Launches:
         self.session.set(net, first=first, last=last, losses=losses)
         rows = span.coefficients[first - span.first : last - span.first]
         dtype = self.session.nets.memory.dtype
-        self.session.put("coefficients", np.ascontiguousarray(rows, dtype).reshape(-1), net)
+        self.session.put(
+            "coefficients", np.ascontiguousarray(rows, dtype).reshape(-1), net
+        )
 
     def _fetch(self, span: "Span[Trainer]") -> None:
         net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
         first, last = (int(self.session.plans[name][net]) for name in ("first", "last"))
-        low, high = first // per_epoch, span.reached // per_epoch + (span.reached < last)
+        low, high = (
+            first // per_epoch,
+            span.reached // per_epoch + (span.reached < last),
+        )
         if first <= span.reached and low < high:
             start = self._losses
             losses = self.session.nets.sums[net, start : start + high - low]
@@ -284,15 +300,21 @@ class Trainer:
     def _scaled(self, data: Data) -> Data:
         if not self._summed:
             return data
-        return data._replace(y=device.to_host(data.y) * self._parameters.dtype.type(data.n_rows))
+        return data._replace(
+            y=device.to_host(data.y) * self._parameters.dtype.type(data.n_rows)
+        )
 
     def _set(self, data: Data) -> None:
         self.units_per_epoch = -(-data.n_rows // self._batch)
         weighted = int(data.weight.size > 0)
-        self._session.set(self.net, n_rows=data.n_rows, batch=self._batch, weighted=weighted)
+        self._session.set(
+            self.net, n_rows=data.n_rows, batch=self._batch, weighted=weighted
+        )
         if weighted:
             with self._card.current():
-                self._session.put("weights", np.ascontiguousarray(data.weight), self.net)
+                self._session.put(
+                    "weights", np.ascontiguousarray(data.weight), self.net
+                )
 
     def take(self, data: Data) -> None:
         self._set(data)
@@ -347,7 +369,12 @@ class Trainer:
         return unit
 
     def run(
-        self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
+        self,
+        order: NDArray[np.int64],
+        coefficients: Rates,
+        losses: Array,
+        first: int,
+        last: int,
     ) -> int:
         """Do the units first to last of a window of epochs; return the unit where it stopped."""
         span = Span(self, order, coefficients, losses, first, last)
@@ -412,7 +439,10 @@ def _make_end(rules: KernelRules, shape: GridShape) -> Any:
 
     def end(net: Net) -> None:
         plan, progress = net.plan, net.progress
-        first, n_all = cuda.blockIdx.x * n_threads + cuda.threadIdx.x, cuda.gridDim.x * n_threads
+        first, n_all = (
+            cuda.blockIdx.x * n_threads + cuda.threadIdx.x,
+            cuda.gridDim.x * n_threads,
+        )
         if progress.diverged != 0:
             restore(net.memory, plan, first, n_all)
         elif first == 0:
@@ -434,12 +464,16 @@ def launch_steps(
     if COOPERATIVE:
         # All blocks must be resident at once. Two on one multiprocessor would share its arithmetic,
         # and reach the barrier later.
-        resident = device.max_cooperative_blocks(kernels.run, (*arguments, n_steps), n_threads)
+        resident = device.max_cooperative_blocks(
+            kernels.run, (*arguments, n_steps), n_threads
+        )
         blocks = blocks_of(session, min(resident, session.card.n_multiprocessors))
         run = configured(kernels.run, (*arguments, n_steps), blocks, n_threads)
         run(*arguments, n_steps)
         return
-    phase = configured(kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads)
+    phase = configured(
+        kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads
+    )
     for step in range(n_steps):
         phase(*arguments, step, FORWARD_BACKWARD)
         phase(*arguments, step, GRADIENT_UPDATE)
@@ -447,13 +481,20 @@ def launch_steps(
 
 
 def launch_chunk(
-    rules: KernelRules, shape: GridShape, session: Session, rows: Samples, *, losses: bool
+    rules: KernelRules,
+    shape: GridShape,
+    session: Session,
+    rows: Samples,
+    *,
+    losses: bool,
 ) -> None:
     """The forward pass of a chunk of rows; with `losses`, their sum, and the gradient if the
     plan's mode is TRAIN."""
     kernel = make_kernels(rules, shape).phase
     arguments = (*rows, session.nets)
-    phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
+    phase = configured(
+        kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads
+    )
     phase(*arguments, 0, FORWARD_BACKWARD)
     if losses:
         phase(*arguments, 0, GRADIENT_UPDATE)
@@ -461,7 +502,9 @@ def launch_chunk(
 
 def launch_update(rules: KernelRules, session: Session) -> None:
     """One optimizer step by the gradient in memory."""
-    kernel = kernels.make_apply(rules, n_threads := SIMULATED_THREADS if device.SIMULATED else 256)
+    kernel = kernels.make_apply(
+        rules, n_threads := SIMULATED_THREADS if device.SIMULATED else 256
+    )
     configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 

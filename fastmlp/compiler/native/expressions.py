@@ -68,7 +68,9 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
     else:
         operands = movable(arguments)
         values = _values_of(operands)
-    if form.alike and {getattr(operand, "dtype", BOOL).kind for operand in operands} != {"f"}:
+    if form.alike and {
+        getattr(operand, "dtype", BOOL).kind for operand in operands
+    } != {"f"}:
         raise Unsupported("arguments of an emitted function")
     value = form.generate(builder, *values)
     if form.result is None:
@@ -78,7 +80,9 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
 
 
 def _values_of(operands: tuple[Any, ...]) -> Any:
-    values = (_values_of(one) if is_tuple(one) else number_of(one).value for one in operands)
+    values = (
+        _values_of(one) if is_tuple(one) else number_of(one).value for one in operands
+    )
     return tuple_like(operands, values)
 
 
@@ -116,7 +120,11 @@ class Expressions:
     def test(self, node: ast.expr) -> Any:
         """The truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
-        return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
+        return (
+            bool(operand)
+            if is_constant(operand)
+            else truth(self.builder, operand).value
+        )
 
     def _Constant(self, node: ast.Constant) -> Any:
         return node.value
@@ -153,7 +161,11 @@ class Expressions:
         if not isinstance(node.op, ast.Not):
             raise Unsupported(ast.dump(node))
         test = self.test(node.operand)
-        return not test if isinstance(test, bool) else Number(self.builder.not_(test), BOOL)
+        return (
+            not test
+            if isinstance(test, bool)
+            else Number(self.builder.not_(test), BOOL)
+        )
 
     def _Compare(self, node: ast.Compare) -> Any:
         if len(node.ops) > 1:
@@ -181,9 +193,13 @@ class Expressions:
         test = self.test(node.test)
         if isinstance(test, bool):
             return self.value(node.body if test else node.orelse)
-        return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
+        return self.either(
+            test, lambda: self.value(node.body), lambda: self.value(node.orelse)
+        )
 
-    def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    def either(
+        self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]
+    ) -> Any:
         """The result of one of two branches; only that branch is run."""
         builder, ends, results = self.builder, [], []
         after = builder.append_basic_block("after")
@@ -260,12 +276,20 @@ class Expressions:
             return array
         if name not in ("data", "shape", "size"):
             raise Unsupported(f"{name} of an array")
-        word = self.builder.load(self.field(array, "data" if name == "data" else "shape"))
+        word = self.builder.load(
+            self.field(array, "data" if name == "data" else "shape")
+        )
         if name == "data":
             return Number(word, INT64)
         shape = View(word, ir.Constant(WORD, 2), INT64)
-        n, width = (Number(self.builder.load(self.element(shape, i)), INT64) for i in range(2))
-        return (n, width) if name == "shape" else calculated(self.builder, "Mult", n, width)
+        n, width = (
+            Number(self.builder.load(self.element(shape, i)), INT64) for i in range(2)
+        )
+        return (
+            (n, width)
+            if name == "shape"
+            else calculated(self.builder, "Mult", n, width)
+        )
 
     def field(self, record: RecordOperand, name: str) -> Any:
         dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
@@ -301,7 +325,9 @@ class Expressions:
     def element(self, view: View, index: Any) -> Any:
         builder, i = self.builder, self.index(index)
         if view.dtype.fields:
-            return builder.add(view.address, builder.mul(i, ir.Constant(WORD, view.dtype.itemsize)))
+            return builder.add(
+                view.address, builder.mul(i, ir.Constant(WORD, view.dtype.itemsize))
+            )
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
@@ -318,7 +344,10 @@ class Expressions:
     def cell(self, table: MatrixOperand, places: Any) -> Any:
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
-        r, j = (self.index(place) for place in (places[::-1] if table.transposed else places))
+        r, j = (
+            self.index(place)
+            for place in (places[::-1] if table.transposed else places)
+        )
         i = self.builder.add(self.builder.mul(r, table.width), j)
         return self.pointer(table.address, i, KINDS[table.dtype])
 
@@ -337,7 +366,10 @@ class Expressions:
             return self.thread
         if function is memory.rows:
             address, n, width, dtype = arguments
-            ends = (converted(self.builder, word, INT64).value for word in (address, n, width))
+            ends = (
+                converted(self.builder, word, INT64).value
+                for word in (address, n, width)
+            )
             return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
         if function is memory.coefficients_at:
             return self.coefficients(*arguments)
@@ -372,7 +404,9 @@ class Expressions:
         self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
-        begin, count = (converted(self.builder, word, INT64).value for word in (address, n))
+        begin, count = (
+            converted(self.builder, word, INT64).value for word in (address, n)
+        )
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:

@@ -41,11 +41,15 @@ def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
     made.triple, made.data_layout = llvm.get_process_triple(), str(on.target_data)
     module = llvm.parse_assembly(str(made), llvm.create_context())
     module.verify()
-    (_optimize_control if hints_of(function).control else _optimize)(module, on, light=light)
+    (_optimize_control if hints_of(function).control else _optimize)(
+        module, on, light=light
+    )
     return module
 
 
-def compiled(function: FunctionType, host: Host, *, light: bool) -> tuple[dict[str, Any], bytes]:
+def compiled(
+    function: FunctionType, host: Host, *, light: bool
+) -> tuple[dict[str, Any], bytes]:
     """Machine code: where its entry and its slots are, and an image; or an object of LLVM's."""
     content: bytes = machine(*host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
@@ -77,7 +81,9 @@ def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
     passes = llvm.create_new_module_pass_manager()
     for name in CONTROL_PASSES:
         getattr(passes, f"add_{name}_pass")()
-    passes.run(module, llvm.create_pass_builder(on, llvm.create_pipeline_tuning_options()))
+    passes.run(
+        module, llvm.create_pass_builder(on, llvm.create_pipeline_tuning_options())
+    )
 
 
 # LLVM's engines, which keep the code that they load.
@@ -125,8 +131,13 @@ _JUMP = b"\xff\x25"  # to the address in a slot at a distance, which follows
 
 def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
     """An image of an x86-64 object, and the offsets of its function and its slots."""
-    (start,), (n,) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<H", content, 60)
-    headers = (struct.unpack_from("<IIQQQQIIQQ", content, start + 64 * i) for i in range(n))
+    (start,), (n,) = (
+        struct.unpack_from("<Q", content, 40),
+        struct.unpack_from("<H", content, 60),
+    )
+    headers = (
+        struct.unpack_from("<IIQQQQIIQQ", content, start + 64 * i) for i in range(n)
+    )
     sections = [_Section(*header) for header in headers]
     image, places = bytearray(), dict[int, int]()
     table = next(section for section in sections if section.kind == 2)
@@ -159,7 +170,9 @@ def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
         if section.kind != _RELOCATIONS or section.info not in places:
             continue
         for i in range(0, section.size, section.entry_size):
-            offset, info, addend = struct.unpack_from("<QQq", content, section.offset + i)
+            offset, info, addend = struct.unpack_from(
+                "<QQq", content, section.offset + i
+            )
             symbol, kind = symbols[info >> 32], info & 0xFFFFFFFF
             place = places[section.info] + offset
             if symbol[3] in places:
@@ -168,7 +181,9 @@ def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
                 to = slot_of(name_of(symbol)) + (8 if kind == _PLT32 else 0)
             else:
                 raise ValueError(f"a relocation of kind {kind} to {name_of(symbol)!r}")
-            if kind not in (_PC32, _PLT32, _PC64) and not (kind in _SLOTS and symbol[3] == 0):
+            if kind not in (_PC32, _PLT32, _PC64) and not (
+                kind in _SLOTS and symbol[3] == 0
+            ):
                 raise ValueError(f"a relocation of kind {kind}")
             form = "<q" if kind == _PC64 else "<i"
             struct.pack_into(form, image, place, to + addend - place)

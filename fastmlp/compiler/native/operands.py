@@ -13,7 +13,14 @@ import numpy as np
 from llvmlite import ir
 
 from fastmlp.compiler import jit, memory
-from fastmlp.compiler.elementary import copysign, magic, octave, polynomial, scaled, where
+from fastmlp.compiler.elementary import (
+    copysign,
+    magic,
+    octave,
+    polynomial,
+    scaled,
+    where,
+)
 from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.target import is_arm
 
@@ -148,13 +155,17 @@ def _next_word(builder: Any, generator: Any) -> Any:
 
 @jit.emitted(memory.stack, INT64, constant=True)
 def _stack_of(builder: Any, n_bytes: int) -> Any:
-    return builder.ptrtoint(entry_alloca(builder, ir.ArrayType(ir.IntType(8), n_bytes)), WORD)
+    return builder.ptrtoint(
+        entry_alloca(builder, ir.ArrayType(ir.IntType(8), n_bytes)), WORD
+    )
 
 
 @jit.emitted(jit.fma, 0, alike=True)
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     kind = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(builder.module.declare_intrinsic("llvm.fma", [a.type], kind), [a, b, c])
+    return builder.call(
+        builder.module.declare_intrinsic("llvm.fma", [a.type], kind), [a, b, c]
+    )
 
 
 # Exact operations that vectorise and never branch, so that a loop's vector body and its scalar
@@ -166,7 +177,9 @@ def _mantissa(kind: ir.Type) -> int:
 
 
 def _integer(builder: Any, number: Any) -> Any:
-    return builder.bitcast(number, WORD32 if isinstance(number.type, ir.FloatType) else WORD)
+    return builder.bitcast(
+        number, WORD32 if isinstance(number.type, ir.FloatType) else WORD
+    )
 
 
 def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
@@ -184,7 +197,9 @@ def _where(builder: Any, condition: Any, a: Any, b: Any) -> Any:
 @jit.emitted(copysign, 0, alike=True)
 def _copysign(builder: Any, a: Any, b: Any) -> Any:
     kind = ir.FunctionType(a.type, [a.type] * 2)
-    return builder.call(builder.module.declare_intrinsic("llvm.copysign", [a.type], kind), [a, b])
+    return builder.call(
+        builder.module.declare_intrinsic("llvm.copysign", [a.type], kind), [a, b]
+    )
 
 
 @jit.emitted(polynomial, 0)
@@ -291,7 +306,8 @@ def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
 
 def is_constant(*operands: Any) -> bool:
     return not any(
-        isinstance(one, Number | View | MatrixOperand | RecordOperand | tuple) for one in operands
+        isinstance(one, Number | View | MatrixOperand | RecordOperand | tuple)
+        for one in operands
     )
 
 
@@ -328,7 +344,9 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
     elif old == "b":
         convert = builder.zext
     else:
-        convert = (builder.sext if old == "i" else builder.zext) if wider else builder.trunc
+        convert = (
+            (builder.sext if old == "i" else builder.zext) if wider else builder.trunc
+        )
     return Number(convert(number.value, KINDS[dtype]), dtype)
 
 
@@ -338,7 +356,9 @@ def truth(builder: Any, operand: Any) -> Number:
     if number.dtype == BOOL:
         return number
     zero = ir.Constant(number.value.type, 0)
-    differs = builder.fcmp_unordered if number.dtype.kind == "f" else builder.icmp_unsigned
+    differs = (
+        builder.fcmp_unordered if number.dtype.kind == "f" else builder.icmp_unsigned
+    )
     return Number(differs("!=", number.value, zero), BOOL)
 
 
@@ -489,7 +509,9 @@ def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
     """Write the registers of operands to the stack; return the address."""
     place = entry_alloca(builder, _environment(operands))
     for i, register in enumerate(registers_of(operands)):
-        builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
+        builder.store(
+            register, builder.gep(place, [_field(0), _field(i)], inbounds=True)
+        )
     return builder.ptrtoint(place, WORD)
 
 

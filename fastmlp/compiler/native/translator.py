@@ -81,7 +81,9 @@ class Unit:
         self._defined: dict[Any, ir.Function] = {}
         self._n_calls: dict[ir.Function, int] = {}
 
-    def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
+    def define(
+        self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
+    ) -> Any:
         """Return the LLVM function for arguments of these kinds."""
         key = function, kind_of(arguments)
         if key not in self._defined:
@@ -89,7 +91,9 @@ class Unit:
             name = symbol or f"{function.__name__}.{len(self._defined)}"
             made, builder = self._begin(name, kinds, "" if symbol else "internal")
             self._defined[key] = made
-            Body(self, builder, function, in_registers(arguments, iter(made.args))).run()
+            Body(
+                self, builder, function, in_registers(arguments, iter(made.args))
+            ).run()
             builder.ret_void()
         made = self._defined[key]
         self._n_calls[made] = self._n_calls.get(made, 0) + 1
@@ -107,7 +111,9 @@ class Unit:
             place = builder.gep(objects, [ir.Constant(WORD, i)], source_etype=WORD)
             value = builder.load(place)
             if is_integer:
-                to_word = declared(builder, "PyLong_AsSsize_t", ir.FunctionType(WORD, [WORD]))
+                to_word = declared(
+                    builder, "PyLong_AsSsize_t", ir.FunctionType(WORD, [WORD])
+                )
                 arguments.append(Number(builder.call(to_word, [value]), INT64))
             else:
                 arguments.append(RecordOperand(value, ARRAY))
@@ -141,7 +147,9 @@ class Unit:
         *registers, first, last, thread = direct.args
         names = in_registers(operands, iter(registers))
         body = Body(self, builder, function, names, list(captured))
-        body.run_loop(node, Number(first, INT64), Number(last, INT64), Number(thread, INT64))
+        body.run_loop(
+            node, Number(first, INT64), Number(last, INT64), Number(thread, INT64)
+        )
         builder.ret_void()
         shared, builder = self._begin(f"{name}.shared", [WORD] * 4)
         environment, *counts = shared.args
@@ -219,7 +227,9 @@ class Body(Expressions):
         self.builder.position_at_end(self._exit)
         return None if self._result is None else self._kept(self._result)
 
-    def run_loop(self, node: ast.For, first: Number, last: Number, thread: Number) -> None:
+    def run_loop(
+        self, node: ast.For, first: Number, last: Number, thread: Number
+    ) -> None:
         """Emit a loop over a thread's part of a `prange`."""
         self.thread = thread
         self._count(node, first, last, 1)
@@ -237,7 +247,9 @@ class Body(Expressions):
                     raise jit.Unsupported(ast.dump(statement))
                 emit(statement)
             except jit.Unsupported as error:
-                raise error.at(self._function.__code__.co_filename, statement.lineno) from None
+                raise error.at(
+                    self._function.__code__.co_filename, statement.lineno
+                ) from None
 
     def load(self, name: str) -> Any:
         if name not in self._known:
@@ -249,7 +261,9 @@ class Body(Expressions):
         return in_registers(slot.operand, iter(registers))
 
     def _slot(self, operand: Any) -> Slot:
-        places = [entry_alloca(self.builder, part.type) for part in registers_of(operand)]
+        places = [
+            entry_alloca(self.builder, part.type) for part in registers_of(operand)
+        ]
         return Slot(operand, places)
 
     def _keep(self, slot: Slot, operand: Any) -> None:
@@ -284,7 +298,9 @@ class Body(Expressions):
             if not isinstance(record, RecordOperand):
                 raise jit.Unsupported(ast.dump(target))
             dtype = record.dtype.fields[target.attr][0]  # type: ignore[index]
-            self.builder.store(self._stored(operand, dtype), self.field(record, target.attr))
+            self.builder.store(
+                self._stored(operand, dtype), self.field(record, target.attr)
+            )
         elif isinstance(target, ast.Subscript):
             self._assign_elements(target, operand)
         else:
@@ -312,10 +328,16 @@ class Body(Expressions):
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
         arguments = movable(arguments)
-        returns = (n for n in ast.walk(jit.definition_of(function)) if isinstance(n, ast.Return))
+        returns = (
+            n
+            for n in ast.walk(jit.definition_of(function))
+            if isinstance(n, ast.Return)
+        )
         if any(node.value is not None for node in returns):
             return Body(self._unit, self.builder, function, arguments).run()
-        self.builder.call(self._unit.define(function, arguments), registers_of(arguments))
+        self.builder.call(
+            self._unit.define(function, arguments), registers_of(arguments)
+        )
         return None
 
     def _Expr(self, node: ast.Expr) -> None:
@@ -332,7 +354,9 @@ class Body(Expressions):
 
     def _AugAssign(self, node: ast.AugAssign) -> None:
         old, new = self.value(node.target), self.value(node.value)
-        self.assign(node.target, calculated(self.builder, type(node.op).__name__, old, new))
+        self.assign(
+            node.target, calculated(self.builder, type(node.op).__name__, old, new)
+        )
 
     def _Return(self, node: ast.Return) -> None:
         if node.value is not None:
@@ -350,7 +374,9 @@ class Body(Expressions):
             self.each(node.body if test else node.orelse)
             return
         builder = self.builder
-        then, otherwise = (builder.append_basic_block(name) for name in ("then", "otherwise"))
+        then, otherwise = (
+            builder.append_basic_block(name) for name in ("then", "otherwise")
+        )
         after = builder.append_basic_block("after")
         builder.cbranch(test, then, otherwise)
         before, ends = self._known, []
@@ -375,7 +401,9 @@ class Body(Expressions):
 
     def _While(self, node: ast.While) -> None:
         builder = self.builder
-        head, body, after = (builder.append_basic_block(n) for n in ("head", "body", "after"))
+        head, body, after = (
+            builder.append_basic_block(n) for n in ("head", "body", "after")
+        )
         builder.branch(head)
         builder.position_at_end(head)
         test = self.test(node.test)
@@ -432,11 +460,17 @@ class Body(Expressions):
         """Share a `prange` loop among the team at the address `team`."""
         arguments = call.args
         if len(arguments) != 1 or "team" not in self._known:
-            raise jit.Unsupported("prange takes one number, in a kernel with an argument `team`")
+            raise jit.Unsupported(
+                "prange takes one number, in a kernel with an argument `team`"
+            )
         jit.check_shared(node, self._known)
         read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         captured = {name: self.load(name) for name in sorted(self._known & read)}
-        operands, team, zero = tuple(captured.values()), self.load("team"), ir.Constant(WORD, 0)
+        operands, team, zero = (
+            tuple(captured.values()),
+            self.load("team"),
+            ir.Constant(WORD, 0),
+        )
         direct, shared = self._unit.define_loop(self._function, node, captured)
         n = converted(self.builder, self.value(arguments[0]), INT64)
         with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
@@ -445,13 +479,18 @@ class Body(Expressions):
                 environment = Number(stored(self.builder, operands), INT64)
                 self.call_function(share_loop(), (team, block, n, environment))
             with alone:
-                self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
+                self.builder.call(
+                    direct, [*registers_of(operands), zero, n.value, zero]
+                )
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
         """A loop from first to last, exclusive, around the code of the context; yield i."""
         builder, last = self.builder, converted(self.builder, last, INT64)
-        blocks = [builder.append_basic_block(name) for name in ("head", "body", "next", "after")]
+        blocks = [
+            builder.append_basic_block(name)
+            for name in ("head", "body", "next", "after")
+        ]
         head, body, following, after = blocks
         count = entry_alloca(builder, WORD)
         builder.store(converted(builder, first, INT64).value, count)

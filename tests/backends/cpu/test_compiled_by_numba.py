@@ -203,7 +203,9 @@ if hasattr(os, "fork"):
 # Numba compiles all kernels anew: 140 to 190 s for both nets.
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("dtype", "what"), NETS)
-def test_kernels_have_the_bits_of_the_translator(dtype: str, what: str, python: Python) -> None:
+def test_kernels_have_the_bits_of_the_translator(
+    dtype: str, what: str, python: Python
+) -> None:
     def lines_by(compiler: str) -> list[list[str]]:
         options = {"FASTMLP_COMPILER": compiler, "NUMBA_NUM_THREADS": "2"}
         text = python(DIGESTS, dtype, what, timeout=1500, **options)
@@ -235,11 +237,15 @@ OFF = "(0, 1, [1])"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_parts_run_on_numbas_threads_where_that_is_safe(layer: str, python: Python) -> None:
+def test_parts_run_on_numbas_threads_where_that_is_safe(
+    layer: str, python: Python
+) -> None:
     if not present(layer):
         pytest.skip("this Numba has no such layer")
     options = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
     printed = python(THREADS, FASTMLP_COMPILER="numba", **options).splitlines()
     alone, shared = f"{layer}; {OFF}; {OFF}", f"{layer}; {OFF}; {ON}"
     # In a child GNU OpenMP would end the process, and workqueue where two threads meet.
-    assert printed == [shared if layer == "omp" else alone] + [alone] * hasattr(os, "fork")
+    assert printed == [shared if layer == "omp" else alone] + [alone] * hasattr(
+        os, "fork"
+    )

@@ -53,7 +53,9 @@ FACTORS: dict[str, list[Any]] = {
     "n_rows": [1, 7, 33, 65, 200],
 }
 GRADIENTS = all_pairs(**FACTORS)
-LOSSES = all_pairs(**{name: FACTORS[name] for name in ("dtype", "loss", "weighted", "n_rows")})
+LOSSES = all_pairs(
+    **{name: FACTORS[name] for name in ("dtype", "loss", "weighted", "n_rows")}
+)
 NETS = [
     *(Net((3, 5, outputs_for(name, 2)), loss=name) for name in CASES),
     *(Net((3, 5, 2), output_activation=name) for name in ACTIVATIONS),
@@ -79,7 +81,9 @@ def evaluate(net: Net, parameters: Any, data: Data) -> tuple[float, Any]:
     return value, gradient.copy()
 
 
-def assert_gradient_is_that_of_the_oracle(net: Net, parameters: Any, data: Data) -> None:
+def assert_gradient_is_that_of_the_oracle(
+    net: Net, parameters: Any, data: Data
+) -> None:
     value, gradient = evaluate(net, parameters, data)
     expected, slopes = oracle_gradient(net, parameters, data)
     assert gradient.dtype == net.dtype
@@ -95,9 +99,13 @@ def test_every_two_values_meet_in_a_case() -> None:
 
 @pytest.mark.few(24)
 @pytest.mark.parametrize("case", GRADIENTS, ids=told)
-def test_gradient_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Generator) -> None:
+def test_gradient_is_that_of_the_oracle(
+    case: dict[str, Any], rng: np.random.Generator
+) -> None:
     (*inner, last), loss, activation = case["sizes"], case["loss"], case["activation"]
-    least = 2 if CASES[loss].targets == "classes" else 1  # the gradient of one class is 0
+    least = (
+        2 if CASES[loss].targets == "classes" else 1
+    )  # the gradient of one class is 0
     sizes = (*inner, outputs_for(loss, max(last, least)))
     net = Net(sizes, activation, loss, activation, case["penalties"], case["dtype"])
     parameters, data = net.draw(rng, case["n_rows"], weighted=case["weighted"])
@@ -106,8 +114,12 @@ def test_gradient_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Gen
     assert_gradient_is_that_of_the_oracle(net, parameters, data)
 
 
-def test_gradients_of_many_tiles_and_soft_targets_are_the_oracles(rng: np.random.Generator) -> None:
-    net = Net((70, 130, 3), penalties={"l2": 0.1, "l1": 0.1})  # two tiles high, several wide
+def test_gradients_of_many_tiles_and_soft_targets_are_the_oracles(
+    rng: np.random.Generator,
+) -> None:
+    net = Net(
+        (70, 130, 3), penalties={"l2": 0.1, "l1": 0.1}
+    )  # two tiles high, several wide
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
     net = Net((3, 5, 4), loss="cross_entropy")
     parameters, data = net.draw(rng, 9)
@@ -116,7 +128,9 @@ def test_gradients_of_many_tiles_and_soft_targets_are_the_oracles(rng: np.random
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=told)
-def test_loss_is_without_penalties(case: dict[str, Any], rng: np.random.Generator) -> None:
+def test_loss_is_without_penalties(
+    case: dict[str, Any], rng: np.random.Generator
+) -> None:
     dtype, loss = case["dtype"], case["loss"]
     sizes = (3, 5, outputs_for(loss, 2))
     net = Net(sizes, loss=loss, penalties=PENALTY_SETS[-1], dtype=dtype)
@@ -129,31 +143,43 @@ def test_loss_is_without_penalties(case: dict[str, Any], rng: np.random.Generato
 
 
 @pytest.mark.parametrize("case", PREDICTIONS, ids=told)
-def test_prediction_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Generator) -> None:
+def test_prediction_is_that_of_the_oracle(
+    case: dict[str, Any], rng: np.random.Generator
+) -> None:
     dtype, n_rows = case["dtype"], case["n_rows"]
     net = case["net"]._replace(dtype=dtype)
     parameters, data = net.draw(rng, n_rows)
     out = np.full((n_rows, net.sizes[-1]), np.nan, dtype)
     Engine(net.network, 1).predict(parameters, data.x, out)
     expected = naive.predict(*split(net, parameters), data.x, **net.oracle)
-    np.testing.assert_allclose(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
 
 
 @each_loss
-def test_a_raw_prediction_is_the_last_pre_activation(loss: str, rng: np.random.Generator) -> None:
+def test_a_raw_prediction_is_the_last_pre_activation(
+    loss: str, rng: np.random.Generator
+) -> None:
     net = Net((3, 5, outputs_for(loss, 2)), loss=loss, output_activation="tanh")
     parameters, data = net.draw(rng, 33)
     out = np.full((33, net.sizes[-1]), np.nan)
     Engine(net.network, 1).predict(parameters, data.x, out, raw=True)
-    before, _ = naive.forward(*split(net, parameters), data.x, net.oracle["activations"])
+    before, _ = naive.forward(
+        *split(net, parameters), data.x, net.oracle["activations"]
+    )
     np.testing.assert_allclose(out, before[-1], rtol=1e-12, atol=1e-12)
 
 
 @each_dtype
-def test_weights_of_one_are_none_and_nan_stays(dtype: str, rng: np.random.Generator) -> None:
+def test_weights_of_one_are_none_and_nan_stays(
+    dtype: str, rng: np.random.Generator
+) -> None:
     net = Net(dtype=dtype)
     parameters, data = net.draw(rng, 40)
-    value, gradient = evaluate(net, parameters, data._replace(weight=np.ones(40, dtype)))
+    value, gradient = evaluate(
+        net, parameters, data._replace(weight=np.ones(40, dtype))
+    )
     expected, slopes = evaluate(net, parameters, data)
     assert value == expected
     assert np.array_equal(gradient, slopes)
@@ -181,7 +207,12 @@ def drawn(case: dict[str, Any], seed: int = 0) -> tuple[MLP, Data]:
     if CASES[loss].link == "softmax" and sizes[-1] == 1:
         sizes = (*sizes[:-1], 2)
     net = MLP(
-        sizes, loss=CASES[loss], activation=case["activation"], l2=0.3, seed=seed, dtype="float64"
+        sizes,
+        loss=CASES[loss],
+        activation=case["activation"],
+        l2=0.3,
+        seed=seed,
+        dtype="float64",
     )
     if case["frozen"] and len(sizes) > 2:
         net.layer_rates = [{"weights": 0.0}, *(1.0 for _ in sizes[2:])]
@@ -204,7 +235,9 @@ def test_matrix_and_step_are_the_oracles(case: dict[str, Any]) -> None:
     if case["weighted"]:
         model["sample_weight"] = data.weight
     kept = trained_parameters(net._network)
-    plain = naive.gauss_newton(weights, biases, data.x, data.y, **model)[np.ix_(kept, kept)]
+    plain = naive.gauss_newton(weights, biases, data.x, data.y, **model)[
+        np.ix_(kept, kept)
+    ]
     whole = naive.gauss_newton(weights, biases, data.x, data.y, l2=0.3, **model)
     _, *slopes = naive.gradient(weights, biases, data.x, data.y, l2=0.3, **model)
     system, parameters = system_of(net, data), net.parameters.copy()
@@ -217,13 +250,17 @@ def test_matrix_and_step_are_the_oracles(case: dict[str, Any]) -> None:
     damped = whole[np.ix_(kept, kept)] + 0.1 * np.eye(kept.sum())
     expected: Any = np.linalg.solve(damped, -naive.flatten(*slopes)[kept])
     assert step is not None
-    np.testing.assert_allclose(step, expected, rtol=1e-9, atol=1e-9 * abs(expected).max())
+    np.testing.assert_allclose(
+        step, expected, rtol=1e-9, atol=1e-9 * abs(expected).max()
+    )
 
 
 def test_no_step_where_a_pivot_is_not_positive() -> None:
     net = MLP((2, 3, 1), initializer="zeros", dtype="float64")
     rng = np.random.default_rng(0)
-    system = system_of(net, Data(rng.normal(size=(5, 2)), rng.normal(size=(5, 1)), np.empty(0)))
+    system = system_of(
+        net, Data(rng.normal(size=(5, 2)), rng.normal(size=(5, 1)), np.empty(0))
+    )
     _, gradient = system.objective(net.parameters)
     system.linearize(net.parameters)
     assert system.step(gradient, np.zeros(13)) is None
@@ -233,7 +270,9 @@ def test_no_step_where_a_pivot_is_not_positive() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes")
 @pytest.mark.parametrize("n_threads", [2, 4])
-def test_threads_do_not_change_a_bit(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_bit(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fastmlp.backends.cpu import dispatch, limits
 
     rng = np.random.default_rng(0)
@@ -267,7 +306,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "global_clipnorm": {"optimizer": Adam(global_clipnorm=0.3)},
     "average": {"optimizer": Adam(average=EMA(0.9))},
     "dropout": {"dropout": [0.3, 0.1], "input_dropout": 0.1, "input_noise": 0.2},
-    "frozen front": {"layer_rates": [0, 0.5, 1], "optimizer": AdamW(decay_biases=False), "l2": 0.3},
+    "frozen front": {
+        "layer_rates": [0, 0.5, 1],
+        "optimizer": AdamW(decay_biases=False),
+        "l2": 0.3,
+    },
     "frozen outputs": {"layer_rates": [{"biases": 0.1}, {"weights": 0}, 0], "l2": 0.3},
     "mixed precision": {"compute_dtype": "bfloat16", "dropout": 0.2},
 }
@@ -326,9 +369,15 @@ def test_several_threads_have_the_bits_of_one(
         count_as_wide(33, monkeypatch)
     n_rows, batch_size = (20, 1) if form == "single row" else (N_ROWS, BATCH)
     x, y = rng.normal(size=(n_rows, SIZES[0])), rng.normal(size=(n_rows, SIZES[-1]))
-    rows = x, y.argmax(axis=1) if feature == "softmax" else y, rng.uniform(0.1, 3, n_rows)
+    rows = (
+        x,
+        y.argmax(axis=1) if feature == "softmax" else y,
+        rng.uniform(0.1, 3, n_rows),
+    )
     nets = [MLP(SIZES, seed=1, **settings) for _ in range(3)]
-    digests = {digest(net, n, rows, batch_size) for net, n in zip(nets, (1, 2, 4), strict=True)}
+    digests = {
+        digest(net, n, rows, batch_size) for net, n in zip(nets, (1, 2, 4), strict=True)
+    }
     assert len(digests) == 1
 
 
@@ -336,11 +385,20 @@ def test_several_threads_have_the_bits_of_one(
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
     "optimizer",
-    [SGD(0.03), OPTIMIZERS["rmsprop"](0.03), Adam(0.03, clipnorm=0.2), SGD(global_clipnorm=0.2)],
+    [
+        SGD(0.03),
+        OPTIMIZERS["rmsprop"](0.03),
+        Adam(0.03, clipnorm=0.2),
+        SGD(global_clipnorm=0.2),
+    ],
     ids=repr,
 )
 def test_non_temporal_stores_have_the_same_bits(
-    optimizer: Any, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: Any
+    optimizer: Any,
+    n_threads: int,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: Any,
 ) -> None:
     take_form("rows", monkeypatch)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
@@ -355,7 +413,9 @@ def test_non_temporal_stores_have_the_same_bits(
 
 
 @only_compiled
-def test_python_allocates_the_same_for_10_steps_and_1000(rng: np.random.Generator) -> None:
+def test_python_allocates_the_same_for_10_steps_and_1000(
+    rng: np.random.Generator,
+) -> None:
     net = Net()
     parameters, data = net.draw(rng, 40)
     moments, order = Moments(net.network), np.arange(40)[None]

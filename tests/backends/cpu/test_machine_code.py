@@ -50,7 +50,9 @@ pytestmark = pytest.mark.skipif(
     INTERPRETED or COMPILER == "numba", reason="it reads the translator's machine code"
 )
 reads_assembly = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux" or vector_bytes() < 32,
+    platform.machine() not in ("x86_64", "AMD64")
+    or sys.platform != "linux"
+    or vector_bytes() < 32,
     reason="the words looked for are those of x86 with AVX2, in the assembly of Linux",
 )
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -99,7 +101,17 @@ THAT_CALCULATE = {*THAT_MULTIPLY, "train", "plain train", "objective"}
 WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_blocks"}
 WIDE |= {"plain forward_backward", "plain train"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
-STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
+STEPS = {
+    "sigmoid",
+    "tanh",
+    "elu",
+    "selu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+}
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
 
 CALL = re.compile(r"^\s+call", re.MULTILINE)
@@ -114,7 +126,9 @@ def rule_blocks() -> dict[str, partial[Any]]:
     for name, rule in activations.RULES.items():
         table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
     for name, link in losses.LINKS.items():
-        table[f"link {name}"] = partial(elementwise.link_loop, rule=link.rule, by_row=link.by_row)
+        table[f"link {name}"] = partial(
+            elementwise.link_loop, rule=link.rule, by_row=link.by_row
+        )
     for name, loss in CASES.items():
         options: dict[str, Any] = {"rule": loss.rule, **options_of(loss)}
         table[f"loss {name}"] = partial(elementwise.loss_loop, **options)
@@ -125,9 +139,13 @@ def rule_blocks() -> dict[str, partial[Any]]:
         n = optimizer.coefficients(1, np.ones(1)).shape[1]
         options = {"rule": optimizer.rule, "n_coefficients": n}
         n_moments = N_MOMENTS.get(optimizer.rule, 2)
-        table[f"update {name}"] = partial(elementwise.update_loop, **options, n_moments=n_moments)
+        table[f"update {name}"] = partial(
+            elementwise.update_loop, **options, n_moments=n_moments
+        )
         for penalty in updates.PENALTIES if n_moments == 2 else ():
-            loop = partial(elementwise.penalised_update_loop, **options, penalty=penalty)
+            loop = partial(
+                elementwise.penalised_update_loop, **options, penalty=penalty
+            )
             table[f"update {name} {penalty}"] = loop
     return table
 
@@ -147,7 +165,9 @@ def compiled(name: str, dtype: Any) -> Block:
     return code
 
 
-def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "") -> list[str]:
+def multiplying(
+    loops: list[str], dtype: Any, kind: str = "p", register: str = ""
+) -> list[str]:
     """Those with fused multiply-adds: of packed numbers, or single ones, in such a register."""
     letter = "s" if dtype == np.float32 else "d"
     words = re.compile(rf"vfn?m(?:add|sub)\d+{kind}{letter}\b.*%{register}")
@@ -181,7 +201,9 @@ def calls_blocks_only(text: str) -> bool:
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dtype: Any) -> None:
+def test_products_multiply_and_add_whole_vectors_and_call_nothing(
+    name: str, dtype: Any
+) -> None:
     text = assembly(compiled(name, dtype))
     loops = innermost(text)
     assert multiplying(loops, dtype, register=REGISTER)
@@ -197,7 +219,9 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PHASES)
-def test_loops_of_phases_are_of_whole_vectors_and_call_nothing(name: str, dtype: Any) -> None:
+def test_loops_of_phases_are_of_whole_vectors_and_call_nothing(
+    name: str, dtype: Any
+) -> None:
     text = assembly(compiled(name, dtype))
     every = innermost(text)
     loops = calculating(every, dtype)
@@ -217,7 +241,9 @@ def test_loops_of_phases_are_of_whole_vectors_and_call_nothing(name: str, dtype:
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", RULES)
-def test_loops_of_rules_call_nothing_and_have_vectors_of_fused_steps(name: str, dtype: Any) -> None:
+def test_loops_of_rules_call_nothing_and_have_vectors_of_fused_steps(
+    name: str, dtype: Any
+) -> None:
     text = assembly(compiled(name, dtype))
     loops = innermost(text)
     assert calls_blocks_only(text)

@@ -23,7 +23,11 @@ from fastmlp.network import spec
 from fastmlp.validation.arrays import Expanded
 
 N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
-SHAPES = [(5, 6, 3)] if INTERPRETED else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]
+SHAPES = (
+    [(5, 6, 3)]
+    if INTERPRETED
+    else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]
+)
 # No wide layer has few outputs for its inputs: such a one would be held transposed.
 SHARED = (5, 6, 7, 3) if INTERPRETED else (65, 170, 90, 40)
 
@@ -42,20 +46,33 @@ def draw(sizes: Any, n_rows: int = N_ROWS) -> tuple[Any, Any]:
 
 
 def make(sizes: Any, **settings: Any) -> MLP:
-    return MLP(sizes, **{"compute_dtype": "bfloat16", "seed": 3, "n_threads": 1, **settings})
+    return MLP(
+        sizes, **{"compute_dtype": "bfloat16", "seed": 3, "n_threads": 1, **settings}
+    )
 
 
 def naive_gradient(net: MLP, x: Any, y: Any, **model: Any) -> Any:
     w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
     model["rounded"] = operand(net.layer_sizes, WIDE, net.compute_dtype)
-    value, weights, biases = naive.gradient(w, b, x.astype(float), y.astype(float), **model)
+    value, weights, biases = naive.gradient(
+        w, b, x.astype(float), y.astype(float), **model
+    )
     return value, naive.flatten(weights, biases)
 
 
 def check_step(
-    sizes: Any, n_rows: int, activation: str, batch: int, setting: Any = "bfloat16", **settings: Any
+    sizes: Any,
+    n_rows: int,
+    activation: str,
+    batch: int,
+    setting: Any = "bfloat16",
+    **settings: Any,
 ) -> None:
-    options: dict[str, Any] = {"activation": activation, "compute_dtype": setting, **settings}
+    options: dict[str, Any] = {
+        "activation": activation,
+        "compute_dtype": setting,
+        **settings,
+    }
     net, (x, y) = make(sizes, optimizer=SGD(1.0), **options), draw(sizes)
     x, y = x[:n_rows], y[:n_rows]
     before = net.parameters.copy()
@@ -94,7 +111,9 @@ def test_penalties_and_a_last_row_round_their_operands() -> None:
     assert error.max() <= 2e-3 * np.abs(expected).max()
 
 
-def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_chunks_is_that_of_rounded_operands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = 1 if INTERPRETED else 37
 
     def chunks(*given: Any, **options: Any) -> Any:
@@ -104,7 +123,9 @@ def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.Monke
     check_step(SHAPES[0], N_ROWS, "tanh", N_ROWS)
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": Adam(0.01, global_clipnorm=0.1)}], ids=repr)
+@pytest.mark.parametrize(
+    "settings", [{}, {"optimizer": Adam(0.01, global_clipnorm=0.1)}], ids=repr
+)
 def test_bits_do_not_depend_on_company(settings: Any) -> None:
     x, y = draw(SHARED)
     nets = [make(SHARED, **settings, seed=seed) for seed in range(3)]
@@ -125,7 +146,9 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
         engine = Engine(net._network, 1)
         data = engine.trusted(sparse.csr_matrix(x), y, None)
         arrays: Any = SimpleNamespace(network=net._network)
-        results.append(train(arrays, net.parameters, data, SGD(1.0), order, N_ROWS).parameters)
+        results.append(
+            train(arrays, net.parameters, data, SGD(1.0), order, N_ROWS).parameters
+        )
     start = make(sizes).parameters
     mixed, plain = ((start - after)[: sizes[0] * sizes[1]] for after in results)
     # Its deltas come through the products of the layers above.
@@ -174,7 +197,9 @@ def test_single_rows_gradients_and_narrow_layers_are_of_float32() -> None:
 N_PREDICTED = 9 if INTERPRETED else 2 * ROW_BLOCK + 43
 PREDICTED = (6, 5, 4, 3) if INTERPRETED else (65, 170, 33, 40)
 PREDICTED_SHAPES = (
-    [PREDICTED] if INTERPRETED else [PREDICTED, (70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 1)]
+    [PREDICTED]
+    if INTERPRETED
+    else [PREDICTED, (70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 1)]
 )
 MIXED: dict[str, Any] = {"compute_dtype": "bfloat16"}
 
@@ -215,7 +240,10 @@ def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> 
     dtypes = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
     net, x, options = predicting(), draw_rows(), dict[str, Any](compute_dtype=dtypes)
     w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
-    model = {"activations": ["relu", "relu"], "rounded": operand(PREDICTED, WIDE, dtypes)}
+    model = {
+        "activations": ["relu", "relu"],
+        "rounded": operand(PREDICTED, WIDE, dtypes),
+    }
     expected = naive.predict(w, b, x.astype(float), **model)
     error = np.abs(net.predict(x, **options) - expected)
     assert error.max() <= 2e-3 * np.abs(expected).max()
@@ -226,7 +254,9 @@ def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_links_and_raw_outputs(loss: str) -> None:
     net, x = predicting(loss=loss), draw_rows()
     links = net.predict(x, **MIXED)
-    np.testing.assert_allclose(links, expected_of(net, x, loss=loss), rtol=0.02, atol=2e-3)
+    np.testing.assert_allclose(
+        links, expected_of(net, x, loss=loss), rtol=0.02, atol=2e-3
+    )
     raw = net.predict_raw(x, **MIXED)
     assert not np.array_equal(raw, net.predict_raw(x))
     np.testing.assert_allclose(links, naive.LINKS[naive.LINK_OF[loss]](raw), rtol=1e-5)
@@ -255,7 +285,9 @@ def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     for n_threads in (1, 2):
         for activation in ("relu", "tanh"):
             results.append(
-                predicting(n_threads=n_threads, activation=activation).predict(x, **MIXED)
+                predicting(n_threads=n_threads, activation=activation).predict(
+                    x, **MIXED
+                )
             )
     assert results[0].tobytes() == results[2].tobytes()
     assert results[1].tobytes() == results[3].tobytes()
@@ -278,7 +310,10 @@ def make_like(net: MLP) -> MLP:
 
 def test_out_and_rows_that_are_to_be_converted() -> None:
     net, x = predicting(), draw_rows()
-    expected, out = net.predict(x, **MIXED), np.empty((N_PREDICTED, PREDICTED[-1]), np.float32)
+    expected, out = (
+        net.predict(x, **MIXED),
+        np.empty((N_PREDICTED, PREDICTED[-1]), np.float32),
+    )
     assert net.predict(x, out, **MIXED) is out
     assert out.tobytes() == expected.tobytes()
     for rows in (x.astype(float), np.asfortranarray(x), x[::-1][::-1], x.tolist()):
@@ -315,11 +350,15 @@ def test_sparse_and_expanded_rows_have_a_first_layer_in_float32() -> None:
     sparse, x = pytest.importorskip("scipy.sparse"), draw_rows()
     x[np.abs(x) < 1] = 0
     w, b = (
-        [p.astype(float) for p in arrays] for arrays in (predicting().weights, predicting().biases)
+        [p.astype(float) for p in arrays]
+        for arrays in (predicting().weights, predicting().biases)
     )
     n_plain = PREDICTED[0] - 5
     values = np.hstack([x[:, : n_plain + 1], np.arange(N_PREDICTED)[:, None] % 2])
-    for rows in (sparse.csr_matrix(x), Expanded(values, plain=n_plain, pieces=[3], levels=[2])):
+    for rows in (
+        sparse.csr_matrix(x),
+        Expanded(values, plain=n_plain, pieces=[3], levels=[2]),
+    ):
         plain, mixed = of_both(rows)
         hidden = np.maximum(rows.toarray().astype(float) @ w[0] + b[0], 0)
         model = {"activations": ["relu"], "rounded": operand(PREDICTED[1:], WIDE)}
@@ -339,7 +378,9 @@ def test_predictions_do_not_depend_on_what_a_net_was_trained_in() -> None:
 
 def test_for_predictions_too_nothing_is_compiled_unasked(made: list[str]) -> None:
     net, x = predicting(compute_dtype="bfloat16"), draw_rows()
-    net._on_device().evaluation(net._on_device().data(x, x[:, : PREDICTED[-1]], None, "test"))
+    net._on_device().evaluation(
+        net._on_device().data(x, x[:, : PREDICTED[-1]], None, "test")
+    )
     list(of_both(x[:3]))[:1]
     made.clear()
     next(of_both(x))

@@ -66,7 +66,10 @@ def assert_same_bits(run: Run, other: Run) -> None:
 
 @pytest.mark.few(24)
 @crossed(
-    optimizer=RULE_FORMS, penalties=PENALTY_SETS, batch_size=[1, 7, N_ROWS], weighted=[False, True]
+    optimizer=RULE_FORMS,
+    penalties=PENALTY_SETS,
+    batch_size=[1, 7, N_ROWS],
+    weighted=[False, True],
 )
 def test_training_is_that_of_the_oracle(
     optimizer: Any,
@@ -80,7 +83,9 @@ def test_training_is_that_of_the_oracle(
     order = orders(rng, N_EPOCHS, N_ROWS)
     rates = np.geomspace(0.03, 0.01, N_EPOCHS * -(-N_ROWS // batch_size))
     run = train(net, parameters, data, optimizer, order, batch_size, rates=rates)
-    losses, after = oracle_run(net, parameters, data, optimizer, order, batch_size, rates)
+    losses, after = oracle_run(
+        net, parameters, data, optimizer, order, batch_size, rates
+    )
     assert distance(run.parameters, after) <= 1e-10
     np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
     assert (run.stopped, run.diverged) == (N_EPOCHS * -(-N_ROWS // batch_size), False)
@@ -154,9 +159,15 @@ def test_training_cut_anywhere_has_the_same_bits(
         assert np.array_equal(parts.losses, whole.losses)
 
 
-@pytest.mark.parametrize(("n_rows", "n_epochs", "n_chunks"), [(50, 1, 7), (59, 2, 7 + 2)])
+@pytest.mark.parametrize(
+    ("n_rows", "n_epochs", "n_chunks"), [(50, 1, 7), (59, 2, 7 + 2)]
+)
 def test_training_in_chunks_is_training_at_once_to_rounding(
-    n_rows: int, n_epochs: int, n_chunks: int, rng: np.random.Generator, monkeypatch: Any
+    n_rows: int,
+    n_epochs: int,
+    n_chunks: int,
+    rng: np.random.Generator,
+    monkeypatch: Any,
 ) -> None:
     net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, n_rows, weighted=True)
@@ -172,7 +183,9 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
         assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
         assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
     # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
-    np.testing.assert_allclose(chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(
+        chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14
+    )
     np.testing.assert_allclose(chunks.moments, whole.moments, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose(chunks.losses, whole.losses, rtol=1e-13)
 
@@ -197,7 +210,10 @@ def test_divergence_stops_at_the_parameters_of_the_start_of_the_epoch(
 ) -> None:
     net = Net(dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS)
-    order, per_epoch = np.repeat(np.arange(N_ROWS)[None], 4, axis=0), N_ROWS // batch_size
+    order, per_epoch = (
+        np.repeat(np.arange(N_ROWS)[None], 4, axis=0),
+        N_ROWS // batch_size,
+    )
     # The third epoch's first step spoils the weights: its next batch finds out, or its end.
     rates = np.repeat([0.01, 0.01, np.inf, 0.01], per_epoch)
     adam = OPTIMIZERS["adam"](0.01)
@@ -223,7 +239,9 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
     assert np.array_equal(parameters, start)
     assert trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4) == 4
     trainer.store()
-    assert np.array_equal(parameters, train(net, start, data, SGD(0.03), order, 5).parameters)
+    assert np.array_equal(
+        parameters, train(net, start, data, SGD(0.03), order, 5).parameters
+    )
 
 
 def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
@@ -245,7 +263,9 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
     return (w - rate if g > 0 else w + rate), m, v
 
 
-def test_an_optimizer_of_your_own_is_compiled_and_used(rng: np.random.Generator) -> None:
+def test_an_optimizer_of_your_own_is_compiled_and_used(
+    rng: np.random.Generator,
+) -> None:
     net, own = Net(), Custom(sign_descent, 0.25)
     parameters, data = net.draw(rng, N_ROWS)
     assert isinstance(own, Optimizer)
@@ -277,14 +297,20 @@ def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
     means = [engine.loss_and_gradient(parameters, part)[0] for part in parts]
     for by_rows in (False, True):
         losses, moments = np.zeros(1), engine.moments()
-        trainer = engine.trainer(parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows)
-        trainer.run(order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch)
+        trainer = engine.trainer(
+            parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows
+        )
+        trainer.run(
+            order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch
+        )
         shares = [len(part.x) if by_rows else part.weight.sum() for part in parts]
         assert losses[0] == pytest.approx(np.average(means, weights=shares))
 
 
 @pytest.mark.parametrize("clip", [{}, *({name: 0.5} for name in CLIPS)], ids=str)
-@pytest.mark.parametrize(("array", "value"), [("x", np.nan), ("x", np.inf), ("y", np.nan)])
+@pytest.mark.parametrize(
+    ("array", "value"), [("x", np.nan), ("x", np.inf), ("y", np.nan)]
+)
 def test_a_number_that_is_not_finite_is_a_divergence(
     array: str, value: float, clip: dict[str, Any], rng: np.random.Generator
 ) -> None:
@@ -320,12 +346,16 @@ GROUP_SIZES, GROUP_ROWS, GROUP_EPOCHS = (5, 9, 6, 2), 20, 1 if INTERPRETED else 
 each_case = pytest.mark.parametrize("case", CASES)
 
 
-def assert_oracles(net: Net, optimizer: Any, batch_size: int, n_threads: int = 1) -> None:
+def assert_oracles(
+    net: Net, optimizer: Any, batch_size: int, n_threads: int = 1
+) -> None:
     """Train as the oracle does; what is frozen keeps its bits, and its state its zeros."""
     rng = np.random.default_rng(1)
     parameters, data = net.draw(rng, GROUP_ROWS, weighted=True)
     order = orders(rng, GROUP_EPOCHS, GROUP_ROWS)
-    run = train(net, parameters, data, optimizer, order, batch_size, n_threads=n_threads)
+    run = train(
+        net, parameters, data, optimizer, order, batch_size, n_threads=n_threads
+    )
     losses, after = oracle_run(net, parameters, data, optimizer, order, batch_size)
     assert distance(run.parameters, after) <= 1e-10
     np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
@@ -345,7 +375,9 @@ def _factors(net: Net) -> Any:
 
 @each_case
 @pytest.mark.parametrize("penalties", [{}, {"l2": 0.3}, PENALTY_SETS[-1]], ids=str)
-def test_training_by_groups_is_that_of_the_oracle(case: str, penalties: dict[str, float]) -> None:
+def test_training_by_groups_is_that_of_the_oracle(
+    case: str, penalties: dict[str, float]
+) -> None:
     net = Net(GROUP_SIZES, penalties=penalties, layer_rates=CASES[case])
     for optimizer in GROUP_OPTIMIZERS[4::4] if INTERPRETED else GROUP_OPTIMIZERS:
         for batch_size in (1, 7):
@@ -355,32 +387,42 @@ def test_training_by_groups_is_that_of_the_oracle(case: str, penalties: dict[str
 @pytest.mark.few(12)
 @each_case
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_step(form: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_of_a_step(
+    form: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     take_form(form, monkeypatch)
     batch_size = 1 if form == "single row" else GROUP_ROWS
     sizes = (17, 33, 40, 5)
     clips: list[Any] = [{}, {"global_clipnorm": 0.1}, {"clipnorm": 0.1}]
     for penalties, clip in zip(({"l2": 0.3}, {}, PENALTY_SETS[-1]), clips, strict=True):
         net = Net(sizes, penalties=penalties, layer_rates=CASES[case])
-        assert_oracles(net, AdamW(0.03, decay_biases=False, **clip), batch_size, n_threads=2)
+        assert_oracles(
+            net, AdamW(0.03, decay_biases=False, **clip), batch_size, n_threads=2
+        )
 
 
 @each_case
-@pytest.mark.parametrize("clip", [{}, {"clipnorm": 0.3}, {"global_clipnorm": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "clip", [{}, {"clipnorm": 0.3}, {"global_clipnorm": 0.3}], ids=str
+)
 def test_sparse_rows_train_as_dense_ones(clip: Any, case: str) -> None:
     net = Net(GROUP_SIZES, penalties={"l2": 0.3}, layer_rates=CASES[case])
     rng = np.random.default_rng(1)
     parameters, data = net.draw(rng, GROUP_ROWS)
     data.x[rng.uniform(size=data.x.shape) < 0.7] = 0
     rows = scipy.sparse.csr_array(data.x)
-    sparse = data._replace(x=SparseRows(rows.data, rows.indices, rows.indptr, GROUP_SIZES[0]))
+    sparse = data._replace(
+        x=SparseRows(rows.data, rows.indices, rows.indptr, GROUP_SIZES[0])
+    )
     order, adam, results = orders(rng, 2, GROUP_ROWS), Adam(0.03, **clip), []
     groups = groups_of(adam, net.network.factors).groups
     for each in (data, sparse):
         engine, flat, losses = Engine(net.network, 1), parameters.copy(), np.zeros(2)
         moments = engine.moments(sparse=each is sparse)
         trainer = engine.trainer(flat, moments, adam, each, 7)
-        trainer.run(order, coefficients_of(adam, 1, np.full(6, 0.03), groups), losses, 0, 6)
+        trainer.run(
+            order, coefficients_of(adam, 1, np.full(6, 0.03), groups), losses, 0, 6
+        )
         trainer.store()
         results.append((flat, moments.flat(), losses))
     for dense, other in zip(*results, strict=True):
@@ -399,7 +441,10 @@ def test_the_backward_pass_ends_above_the_lowest_layer_that_trains(lowest: int) 
     session = trainer.session
     session.workspace.deltas.fill(np.nan)
     trainer.run(orders(rng, 1, GROUP_ROWS), np.full((1, 1), 0.03), np.zeros(1), 0, 1)
-    ends = [*session.plan.layers.deltas, session.plan.layers.deltas[-1] + 8 * GROUP_ROWS]
+    ends = [
+        *session.plan.layers.deltas,
+        session.plan.layers.deltas[-1] + 8 * GROUP_ROWS,
+    ]
     panels, start = session.workspace.deltas, session.plan.layers.deltas[0]
     computed = [
         not np.isnan(panels[(low - start) // 8 : (high - start) // 8][:8]).any()

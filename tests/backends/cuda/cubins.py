@@ -54,7 +54,9 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
     parts = [ObjectCode.from_ptx(ptx.encode())]
     if "cudaCG" in ptx:
         parts.append(ObjectCode.from_library(str(_device_runtime())))
-    options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
+    options = LinkerOptions(
+        arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True
+    )
     linker = Linker(*parts, options=options)
     code = linker.link("cubin").code
     return bytes(code), _resources(linker.get_info_log())
@@ -107,7 +109,12 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         return array(from_dtype(dtype_of(kind)), 1)
 
     matrix, orders = array(scalar, 2), array(types.int64, 2)
-    of_nets = (matrix, array(types.float64, 2), *map(records, (NetProgress, Plan, Layer)), orders)
+    of_nets = (
+        matrix,
+        array(types.float64, 2),
+        *map(records, (NetProgress, Plan, Layer)),
+        orders,
+    )
     nets = types.NamedTuple(of_nets, Nets)
     numbers = (types.int64, types.int64)
     for name, shape in (
@@ -120,7 +127,9 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     signature = types.void(matrix, types.float64[::1])
     yield "finite", device_arrays._finite_kernel(), signature
     yield "apply", kernels.make_apply(rules, 256), types.void(nets)
-    dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
+    dropping = rules_of(
+        network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01)
+    )
     made = training.make_kernels(dropping, GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS))
     yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 
@@ -129,7 +138,9 @@ def main() -> None:
     for dtype in DTYPES:
         for name, kernel, signature in kernels(dtype):
             for capability in ARCHITECTURES:
-                code, details = cubin_of(ptx_of(kernel, signature, capability), capability)
+                code, details = cubin_of(
+                    ptx_of(kernel, signature, capability), capability
+                )
                 sm = "sm_{}{}".format(*capability)
                 row = f"| {dtype} | {name} | {sm} | {details.registers} | {details.spilled} |"
                 sys.stdout.write(f"{row} {details.shared} | {len(code)} |\n")

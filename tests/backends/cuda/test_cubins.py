@@ -22,7 +22,8 @@ from fastmlp.rules.updates import PENALTIES
 
 pytestmark = [
     pytest.mark.skipif(
-        find_spec("numba_cuda") is None, reason='needs the extra "cuda": .ci/run installs it'
+        find_spec("numba_cuda") is None,
+        reason='needs the extra "cuda": .ci/run installs it',
     ),
     pytest.mark.skipif(
         bool(config.DISABLE_JIT or config.ENABLE_CUDASIM), reason="nothing is compiled"
@@ -33,7 +34,21 @@ OURS = (9, 0)
 MOST_REGISTERS, MOST_SHARED = 240, 24 * 1024
 # The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
 SUMS = {
-    *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
+    *(
+        "abs",
+        "add",
+        "cvt",
+        "div",
+        "fma",
+        "ld",
+        "mov",
+        "mul",
+        "neg",
+        "rcp",
+        "selp",
+        "setp",
+        "st",
+    ),
     *("sub", "copysign"),
 }
 each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
@@ -64,7 +79,10 @@ def test_kernels_link_within_bounds(dtype: str, soak: bool) -> None:
 def check_ptx(ptx: str, dtype: str, name: str) -> None:
     assert "ld.local" not in ptx, name
     if dtype == "float32":
-        assert float64_instructions(ptx) <= SUMS, (name, float64_instructions(ptx) - SUMS)
+        assert float64_instructions(ptx) <= SUMS, (
+            name,
+            float64_instructions(ptx) - SUMS,
+        )
 
 
 def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
@@ -81,7 +99,9 @@ def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
 
     *_, (_, _, signature) = cubins.kernels("float32")
     *_, expected, _, _ = signature.args
-    nets = Nets(*(SimpleNamespace(dtype=kind.dtype, _numba_type_=kind) for kind in expected))
+    nets = Nets(
+        *(SimpleNamespace(dtype=kind.dtype, _numba_type_=kind) for kind in expected)
+    )
     assert nets._numba_type_ == type_of(nets) == expected
     assert nets._numba_type_ is nets._numba_type_
 
@@ -94,7 +114,10 @@ def device_rules() -> dict[str, tuple[Any, int, int]]:
         if not loss.by_row:
             results[f"{name} loss"] = (loss.rule, 2 + len(loss.constants), 2)
     results |= {f"{n} link": (k.rule, 1, 1) for n, k in LINKS.items() if not k.by_row}
-    for optimizer in (*(kind() for kind in OPTIMIZERS.values()), SGD(0.1, momentum=0.9)):
+    for optimizer in (
+        *(kind() for kind in OPTIMIZERS.values()),
+        SGD(0.1, momentum=0.9),
+    ):
         n = optimizer.rule.__code__.co_argcount
         results[optimizer.rule.__name__] = (optimizer.rule, n, 3)
     return results
@@ -132,7 +155,9 @@ def test_losses_and_their_links_compile(dtype: str, soak: bool) -> None:
     from fastmlp.backends.cuda.plan import rules_of
 
     scalar = SCALARS[dtype]
-    arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
+    arrays = types.void(
+        *[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1]
+    )
     for name, loss in (CASES | SKLEARN_LOSSES).items():
         if dtype not in taken(soak, name, cubins.DTYPES):
             continue

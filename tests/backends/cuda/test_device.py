@@ -46,7 +46,9 @@ def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) 
 
 # With CUDA_VISIBLE_DEVICES empty, the driver does not initialise.
 EMPTY = OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE")
-NO_DRIVER = OSError("Error at driver init: \n\nCUDA driver library cannot be found.\nIf")
+NO_DRIVER = OSError(
+    "Error at driver init: \n\nCUDA driver library cannot be found.\nIf"
+)
 NO_DEVICE = r"MLP: the NVIDIA driver sees no device: check nvidia"
 # Devices, or what the driver raises, and what is said of them.
 UNUSABLE: dict[str, tuple[Any, str]] = {
@@ -57,12 +59,17 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
     ),
     "no device": ([], NO_DEVICE),
     "a driver without a device": (EMPTY, NO_DEVICE),
-    "too old": ([Device((7, 0))], r"MLP: cuda:0 has compute capability 7.0, .* need 7.5"),
+    "too old": (
+        [Device((7, 0))],
+        r"MLP: cuda:0 has compute capability 7.0, .* need 7.5",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_without_a_device_that_can_be_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_device_that_can_be_used(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     devices, words = UNUSABLE[name]
     has(devices, monkeypatch)
     with pytest.raises(RuntimeError, match=words):
@@ -80,7 +87,8 @@ def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
     monkeypatch.setattr(device, "_versions", lambda: (12, 13))
     words = (
-        r"MLP: the NVIDIA driver is for CUDA 12, .* CUDA 13: .* or pip install .numba-cuda\[cu12"
+        r"MLP: the NVIDIA driver is for CUDA 12, .* CUDA 13: .* "
+        r"or pip install .numba-cuda\[cu12"
     )
     with pytest.raises(RuntimeError, match=words):
         net("cuda")
@@ -91,7 +99,9 @@ def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
     monkeypatch.setattr(device, "_first_user", os.getppid())
-    with pytest.raises(RuntimeError, match=r"MLP: this process was forked from .* \"spawn\""):
+    with pytest.raises(
+        RuntimeError, match=r"MLP: this process was forked from .* \"spawn\""
+    ):
         net("cuda")
 
 
@@ -110,7 +120,9 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
     has([Device()], monkeypatch)
     monkeypatch.setattr(device.MODULE, "device_array", device_array, raising=False)
-    with pytest.raises(MemoryError, match=r"cuda:3 has no room for 8 KB in one piece: use a small"):
+    with pytest.raises(
+        MemoryError, match=r"cuda:3 has no room for 8 KB in one piece: use a small"
+    ):
         card(monkeypatch).empty((10, 100), np.float64)
 
 
@@ -121,14 +133,20 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Card, "reclaim", lambda self: free.insert(0, 100))
     gpu.require_bytes(50, "MLP.fit")
     with pytest.raises(
-        MemoryError, match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes"
+        MemoryError,
+        match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes",
     ):
         gpu.require_bytes(200, "MLP.fit")
 
 
 class Array:
     def __init__(self, **more: Any) -> None:
-        interface = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
+        interface = {
+            "shape": (1, 1),
+            "typestr": "<f4",
+            "data": (64, False),
+            "version": 2,
+        }
         self.__cuda_array_interface__ = interface | more
 
 
@@ -150,11 +168,15 @@ def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
 
 def test_an_array_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     adopting(monkeypatch, ordinal=1)
-    with pytest.raises(ValueError, match=r"MLP.fit: X lies on cuda:1, the net on cuda:0: move"):
+    with pytest.raises(
+        ValueError, match=r"MLP.fit: X lies on cuda:1, the net on cuda:0: move"
+    ):
         adopted(Array(), "MLP.fit: X")
 
 
-def test_work_that_an_array_waits_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_an_array_waits_for_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = adopting(monkeypatch, ordinal=0)
     adopted(Array(), "X")
     assert calls == ["synchronize", "taken"]
@@ -168,7 +190,9 @@ def test_an_error_of_the_driver_is_no_rule_that_does_not_compile() -> None:
         typeof_pyval = staticmethod(type)
 
         def compile(self, kinds: Any) -> None:
-            raise OSError("[2] Call to cuLibraryLoadData results in CUDA_ERROR_OUT_OF_MEMORY")
+            raise OSError(
+                "[2] Call to cuLibraryLoadData results in CUDA_ERROR_OUT_OF_MEMORY"
+            )
 
     with pytest.raises(OSError, match="cuLibraryLoadData"):
         compiled_for(Dispatcher(), (1, 2.0))
@@ -191,11 +215,15 @@ def test_a_rule_that_does_not_compile() -> None:
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     has([object()], monkeypatch)
-    with pytest.raises(RuntimeError, match="MLP: the device cuda:1 does not exist; known: cuda:0"):
+    with pytest.raises(
+        RuntimeError, match="MLP: the device cuda:1 does not exist; known: cuda:0"
+    ):
         net("cuda:1")
 
 
-def test_a_net_that_cannot_move_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_net_that_cannot_move_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     has([], monkeypatch)
     cpu_net = net("cpu")
     cpu_net.save(tmp_path / "net.safetensors")
@@ -204,7 +232,9 @@ def test_a_net_that_cannot_move_stays(monkeypatch: pytest.MonkeyPatch, tmp_path:
         cpu_net.to("cuda")
     assert cpu_net.device == "cpu"
     assert np.array_equal(cpu_net.predict([[1, 2]]), before)
-    with pytest.raises(RuntimeError, match=r"MLP.load: the NVIDIA driver sees no device"):
+    with pytest.raises(
+        RuntimeError, match=r"MLP.load: the NVIDIA driver sees no device"
+    ):
         MLP.load(tmp_path / "net.safetensors", device="cuda")
 
 
@@ -236,7 +266,15 @@ def test_the_kernels_do_in_the_simulator_what_the_cpu_does() -> None:
         "PYTEST_ADDOPTS": "",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(FOLDER),
+    ]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
     )

@@ -47,9 +47,13 @@ def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
         assert mine == theirs or (mine != mine and theirs != theirs)
 
 
-def same(name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any) -> Any:
+def same(
+    name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any
+) -> Any:
     """Do the same with both; results, warnings and errors are the same. Return them, ours."""
-    theirs, ours = (outcome(partial(call, model)) for model in both(name, **{**SMALL, **settings}))
+    theirs, ours = (
+        outcome(partial(call, model)) for model in both(name, **{**SMALL, **settings})
+    )
     assert ours[1] == theirs[1]
     assert ours[2] == theirs[2]
     assert_equal(ours[0], theirs[0], tolerance)
@@ -83,7 +87,9 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_1_rows_in_any_form(form: str, name: str) -> None:
     tolerance = 1e-5 if form == "float32" else 1e-9
-    _, _, error = same(name, lambda model: fitted(model, FORMS[form]), tolerance=tolerance)
+    _, _, error = same(
+        name, lambda model: fitted(model, FORMS[form]), tolerance=tolerance
+    )
     assert error is None
 
 
@@ -91,8 +97,14 @@ TARGETS: dict[str, tuple[str, Any]] = {
     "column of labels": ("MLPClassifier", LABELS[:, None]),
     "column of numbers": ("MLPRegressor", REAL[:, None]),
     "indicators": ("MLPClassifier", (X[:, :3] > 0).astype(int)),
-    "sparse indicators": ("MLPClassifier", scipy.sparse.csr_matrix((X[:, :3] > 0).astype(int))),
-    "multiclass, several outputs": ("MLPClassifier", np.digitize(X[:, :2], [-0.5, 0.5])),
+    "sparse indicators": (
+        "MLPClassifier",
+        scipy.sparse.csr_matrix((X[:, :3] > 0).astype(int)),
+    ),
+    "multiclass, several outputs": (
+        "MLPClassifier",
+        np.digitize(X[:, :2], [-0.5, 0.5]),
+    ),
     "continuous": ("MLPClassifier", REAL),
     "too short": ("MLPRegressor", REAL[:-1]),
     "nan": ("MLPRegressor", np.where(REAL > 0, REAL, np.nan)),
@@ -118,7 +130,10 @@ def test_3_and_4_targets(target: str) -> None:
         }
         results["again"] = model.predict(X[:1])
         if name == "MLPClassifier":
-            results |= {"probabilities": model.predict_proba(X), "few": model.predict_proba(X[:2])}
+            results |= {
+                "probabilities": model.predict_proba(X),
+                "few": model.predict_proba(X[:2]),
+            }
         return results
 
     same(name, call)
@@ -142,7 +157,12 @@ SAMPLE_WEIGHTS: dict[str, Any] = {
 @pytest.mark.parametrize("weight", SAMPLE_WEIGHTS)
 def test_5_sample_weights(weight: str, name: str, early: bool) -> None:
     given = SAMPLE_WEIGHTS[weight]
-    same(name, lambda m: fitted(m, sample_weight=given), early_stopping=early, batch_size=20)
+    same(
+        name,
+        lambda m: fitted(m, sample_weight=given),
+        early_stopping=early,
+        batch_size=20,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,15 +179,23 @@ def test_9_divergence(name: str, early: bool) -> None:
         model.fit(X, target_of(name))
         return {"finite": np.isfinite(model.loss_curve_), "epochs": model.n_iter_}
 
-    settings: dict[str, Any] = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
-    result, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
+    settings: dict[str, Any] = {
+        "solver": "sgd",
+        "learning_rate_init": 1e200,
+        "max_iter": 30,
+    }
+    result, _, error = same(
+        name, call, early_stopping=early, activation="identity", **settings
+    )
     if not early:
         assert result is None
         assert "non-finite parameter weights" in error[1]
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_10_ctrl_c_keeps_what_is_learnt(
+    early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, calls = Calls.run, list[None]()
 
     def interrupted(self: Calls, *arguments: Any) -> Spans:
@@ -213,16 +241,22 @@ def of_zeros(model: Any) -> Any:
     model.fit(X, LABELS)
     for part in model.coefs_ + model.intercepts_:
         part[...] = 0
-    assert [*model.predict(X[:1]), *model.predict(X[:1]), model.predict(X)[0]] == ["no"] * 3
+    assert [*model.predict(X[:1]), *model.predict(X[:1]), model.predict(X)[0]] == [
+        "no"
+    ] * 3
 
 
 C, R = NAMES
-OTHERS, RARE = np.where(LABELS == "no", "maybe", LABELS), np.where(np.arange(53) == 7, "yes", "no")
+OTHERS, RARE = (
+    np.where(LABELS == "no", "maybe", LABELS),
+    np.where(np.arange(53) == 7, "yes", "no"),
+)
 EARLY: dict[str, Any] = {"early_stopping": True}
 BOTH = {"classes": ["no", "yes"]}
 ONE_WEIGHT = np.eye(len(X))[3]  # Of a row to train on.
 SPARSE = [
-    getattr(scipy.sparse, f"{k}_array")(np.maximum(X[:, :2], 0)) for k in ("csr", "csc", "coo")
+    getattr(scipy.sparse, f"{k}_array")(np.maximum(X[:, :2], 0))
+    for k in ("csr", "csc", "coo")
 ]
 # A call, its settings, and words of its error, or of its warning.
 CALLS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
@@ -230,7 +264,10 @@ CALLS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
     (R, lambda m: m.fit(X, REAL).predict(X[:1, :3]), {}, "X has 3 features"),
     (C, lambda m: m.predict(X), {}, "not fitted yet"),
     (R, lambda m: m.predict(X), {}, "not fitted yet"),
-    *((R, lambda m, y=y: numbers_of(m.fit(X, y).partial_fit(X, y)), {}, "") for y in SPARSE),
+    *(
+        (R, lambda m, y=y: numbers_of(m.fit(X, y).partial_fit(X, y)), {}, "")
+        for y in SPARSE
+    ),
     (R, lambda m: type(m.fit(X, REAL).loss_), {"solver": "lbfgs"}, ""),
     (R, lambda m: type(m.fit(X, REAL).loss_), {}, ""),
     (C, of_zeros, {}, ""),
@@ -245,10 +282,20 @@ CALLS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
     (R, lambda m: fitted_on(m, 12, REAL), EARLY, ""),
     (C, fitted, {**EARLY, "validation_fraction": 0.0}, "test_size=0.0 should"),
     (C, lambda m: m.partial_fit(X, LABELS), {}, "classes must be passed"),
-    (C, lambda m: m.partial_fit(X, LABELS, **BOTH).partial_fit(X, OTHERS), {}, "not in `self."),
+    (
+        C,
+        lambda m: m.partial_fit(X, LABELS, **BOTH).partial_fit(X, OTHERS),
+        {},
+        "not in `self.",
+    ),
     (C, lambda m: m.partial_fit(X, LABELS, **BOTH), EARLY, "not support early_stop"),
     (R, lambda m: m.partial_fit(X, REAL), EARLY, "does not support early_stopping"),
-    (C, lambda m: m.fit(X, LABELS).fit(X, OTHERS), {"warm_start": True}, "warm_start can only"),
+    (
+        C,
+        lambda m: m.fit(X, LABELS).fit(X, OTHERS),
+        {"warm_start": True},
+        "warm_start can only",
+    ),
     (R, lambda m: in_parts(m, X, scipy.sparse.csr_array(X), X), {}, ""),
     (C, lambda m: kinds_of(m, np.float32, np.float64), {"warm_start": True}, ""),
     (C, lambda m: kinds_of(m, np.float64, np.float32), {"warm_start": True}, ""),
@@ -257,23 +304,32 @@ CALLS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
 if not BEFORE_1_9:
     no_weight = "at least one non-zero number"
     CALLS += [
-        (each, lambda m: fitted(m, sample_weight=ONE_WEIGHT), EARLY, no_weight) for each in NAMES
+        (each, lambda m: fitted(m, sample_weight=ONE_WEIGHT), EARLY, no_weight)
+        for each in NAMES
     ]
 
 
 @pytest.mark.parametrize(("name", "call", "settings", "words"), CALLS)
-def test_2_to_15_calls(name: str, call: Any, settings: dict[str, Any], words: str) -> None:
+def test_2_to_15_calls(
+    name: str, call: Any, settings: dict[str, Any], words: str
+) -> None:
     _, warned, error = same(name, call, **settings)
     assert words in str(error or warned)
     assert words or error is None
 
 
-@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 3], ["0", "1", "2"], [2, 1, 0], [], [[0], 1]])
+@pytest.mark.parametrize(
+    "classes", [[0, 1], [0, 1, 3], ["0", "1", "2"], [2, 1, 0], [], [[0], 1]]
+)
 def test_4_classes_of_a_later_call(classes: Any) -> None:
     y = np.arange(len(X)) % 3
 
     def call(model: Any) -> Any:
-        return model.partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X, y, classes=classes).t_
+        return (
+            model.partial_fit(X, y, classes=[0, 1, 2])
+            .partial_fit(X, y, classes=classes)
+            .t_
+        )
 
     same("MLPClassifier", call)
 
@@ -324,7 +380,9 @@ def change_lists(model: Any) -> None:
 
 @pytest.mark.parametrize("change", [change_in_place, change_elements, change_lists])
 @pytest.mark.parametrize("name", NAMES)
-def test_15_what_is_written_to_the_weights_counts(name: str, change: Callable[..., Any]) -> None:
+def test_15_what_is_written_to_the_weights_counts(
+    name: str, change: Callable[..., Any]
+) -> None:
     def call(model: Any) -> Any:
         y = target_of(name)
         model.fit(X, y).predict(X[:1])
@@ -332,7 +390,10 @@ def test_15_what_is_written_to_the_weights_counts(name: str, change: Callable[..
         held = [*model.coefs_, *model.intercepts_]
         results = {"one": model.predict(X[:1]), "all": model.predict(X)}
         model.partial_fit(X, y)
-        results |= {"partly": model.predict(X), "held": np.concatenate([p.ravel() for p in held])}
+        results |= {
+            "partly": model.predict(X),
+            "held": np.concatenate([p.ravel() for p in held]),
+        }
         model.fit(X, y)
         return {**results, **numbers_of(model)}
 
@@ -362,14 +423,19 @@ def fewer_units(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [in_float32, first_in_integers, one_bias_for_a_layer, flat_biases, fewer_units]
+    "change",
+    [in_float32, first_in_integers, one_bias_for_a_layer, flat_biases, fewer_units],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_15_weights_of_other_kinds_and_shapes_count(name: str, change: Any) -> None:
     def call(model: Any) -> Any:
         model.fit(X, target_of(name)).predict(X[:1])
         change(model)
-        carried = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        carried = [
+            copy.copy(model),
+            copy.deepcopy(model),
+            pickle.loads(pickle.dumps(model)),
+        ]
         outputs = "predict_proba" if name == "MLPClassifier" else "predict"
         return {str(i): getattr(m, outputs)(X) for i, m in enumerate([model, *carried])}
 
@@ -385,7 +451,9 @@ def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: Any) ->
         model.fit(X, REAL)
         model.intercepts_[0] = bias
         model.fit(X, REAL)
-        weights.append(np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_]))
+        weights.append(
+            np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_])
+        )
     one, other = weights
     assert np.array_equal(one, other)
 
@@ -405,7 +473,9 @@ MISFITS: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("change", MISFITS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("name", NAMES)
-def test_15_weights_that_do_not_fit_together(name: str, solver: str, change: str) -> None:
+def test_15_weights_that_do_not_fit_together(
+    name: str, solver: str, change: str
+) -> None:
     """A kernel would read and write past their end."""
     _, model = both(name, **SMALL, solver=solver, warm_start=True)
     model.fit(X, target_of(name))
@@ -423,7 +493,12 @@ def test_15_weights_that_do_not_fit_together(name: str, solver: str, change: str
 VERBOSE: dict[str, dict[str, Any]] = {
     "to the end": {},
     "no progress": {"tol": 10, "n_iter_no_change": 2, "max_iter": 20},
-    "early stopping": {"early_stopping": True, "tol": 1, "n_iter_no_change": 2, "max_iter": 20},
+    "early stopping": {
+        "early_stopping": True,
+        "tol": 1,
+        "n_iter_no_change": 2,
+        "max_iter": 20,
+    },
     "adaptive": {
         "solver": "sgd",
         "learning_rate": "adaptive",
@@ -450,7 +525,9 @@ def test_16_verbose_prints_the_same_lines(name: str, way: str) -> None:
 
 @pytest.mark.parametrize("frame", [FRAME, FORMS["polars"]])
 def test_18_data_frames_with_early_stopping_warn_of_nothing(frame: Any) -> None:
-    _, warned, _ = same("MLPClassifier", lambda m: fitted(m, frame), early_stopping=True)
+    _, warned, _ = same(
+        "MLPClassifier", lambda m: fitted(m, frame), early_stopping=True
+    )
     assert not [text for _, text in warned if "feature names" in text]
 
 
@@ -481,6 +558,8 @@ ODD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", [*WRONG, *ODD], ids=repr)
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_settings_are_taken_and_wrong_ones_refused(name: str, settings: dict[str, Any]) -> None:
+def test_odd_settings_are_taken_and_wrong_ones_refused(
+    name: str, settings: dict[str, Any]
+) -> None:
     *_, error = same(name, fitted, **settings)
     assert (error is not None) == any(settings is wrong for wrong in WRONG)

@@ -24,7 +24,11 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 
 @pytest.mark.few(30)
 @parametrize_with_checks(
-    [kind(**settings) for settings in CONFIGURATIONS for kind in (MLPClassifier, MLPRegressor)]
+    [
+        kind(**settings)
+        for settings in CONFIGURATIONS
+        for kind in (MLPClassifier, MLPRegressor)
+    ]
 )
 def test_check(estimator: Any, check: Any) -> None:
     check(estimator)

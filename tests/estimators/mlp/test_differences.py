@@ -83,7 +83,9 @@ def other_sizes_under_warm_start() -> None:
     assert ours[2][0] == "ValueError"
     assert "[6, 4, 1]" in ours[2][1]
     assert "[6, 9, 1]" in ours[2][1]
-    _, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL).fit(X, X[:, :2]), warm_start=True)
+    _, ours = outcomes(
+        "MLPRegressor", lambda m: m.fit(X, REAL).fit(X, X[:, :2]), warm_start=True
+    )
     assert "[6, 4, 2]" in ours[2][1]
 
 
@@ -99,7 +101,9 @@ def another_loss_under_warm_start() -> None:
             settings = {"loss": before, "warm_start": True}
             theirs, ours = outcomes("MLPRegressor", call, **settings)
             assert theirs[2] is None
-            assert theirs[0].out_activation_ == ("exp" if before == "poisson" else "identity")
+            assert theirs[0].out_activation_ == (
+                "exp" if before == "poisson" else "identity"
+            )
             assert ours[2][0] == "ValueError"
             assert repr(theirs[0].out_activation_) in ours[2][1]
             assert repr(after) in ours[2][1]
@@ -107,13 +111,19 @@ def another_loss_under_warm_start() -> None:
 
 def early_stopping_under_warm_start() -> None:
     first: list[Any] = []
-    labels = X[:, 0] > 0  # scikit-learn before 1.9 cannot stop early where they are text
+    labels = (
+        X[:, 0] > 0
+    )  # scikit-learn before 1.9 cannot stop early where they are text
 
     def call(model: Any) -> Any:
         first.append([part.copy() for part in model.fit(X, labels).coefs_])
         return model.fit(X, labels)
 
-    settings: dict[str, Any] = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
+    settings: dict[str, Any] = {
+        "warm_start": True,
+        "early_stopping": True,
+        "n_iter_no_change": 3,
+    }
     settings |= {"solver": "sgd", "learning_rate_init": 0.5, "max_iter": 30}
     theirs, ours = outcomes("MLPClassifier", call, **settings)
     scores = ours[0].validation_scores_
@@ -138,14 +148,17 @@ def targets_that_are_text() -> None:
 
 def state_in_pickles() -> None:
     theirs, ours = outcomes(
-        "MLPRegressor", lambda m: len(pickle.dumps(m.fit(X, REAL))), hidden_layer_sizes=(200,)
+        "MLPRegressor",
+        lambda m: len(pickle.dumps(m.fit(X, REAL))),
+        hidden_layer_sizes=(200,),
     )
     assert theirs[0] > 2.5 * ours[0]
     with_state = MLPRegressor(**{**SMALL, "pickle_state": True})
     with_state.fit(X, REAL)
     assert hasattr(pickle.loads(pickle.dumps(with_state)), "_optimizer")
     assert not hasattr(
-        pickle.loads(pickle.dumps(with_state.set_params(pickle_state=False))), "_optimizer"
+        pickle.loads(pickle.dumps(with_state.set_params(pickle_state=False))),
+        "_optimizer",
     )
 
 
@@ -161,7 +174,9 @@ def lbfgs_in_float32() -> None:
     )
     assert theirs[0].coefs_[0].dtype == np.float64
     assert ours[0].coefs_[0].dtype == np.float32
-    np.testing.assert_allclose(ours[0].coefs_[0], theirs[0].coefs_[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        ours[0].coefs_[0], theirs[0].coefs_[0], rtol=1e-4, atol=1e-6
+    )
 
 
 def levenberg_marquardt() -> None:
@@ -176,7 +191,9 @@ def levenberg_marquardt() -> None:
     with pytest.warns(ConvergenceWarning):
         others.fit(X, REAL)
     assert ours.n_iter_ == others.n_iter_ == 5
-    assert ours.loss_curve_ == others.loss_curve_ == sorted(ours.loss_curve_, reverse=True)
+    assert (
+        ours.loss_curve_ == others.loss_curve_ == sorted(ours.loss_curve_, reverse=True)
+    )
 
 
 def lbfgs_by_epochs() -> None:
@@ -186,7 +203,9 @@ def lbfgs_by_epochs() -> None:
 
 
 def names_in_messages() -> None:
-    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), activation="swish")
+    theirs, ours = outcomes(
+        "MLPRegressor", lambda m: m.fit(X, REAL), activation="swish"
+    )
     for (_, _, error), known in ((theirs, "'relu'"), (ours, "'gelu'")):
         assert error[0] == "InvalidParameterError"
         assert known in error[1]
@@ -195,7 +214,9 @@ def names_in_messages() -> None:
 def what_the_core_has() -> None:
     watch = {"early_stopping": EarlyStopping(patience=2), "loss": "huber"}
     for name, value in watch.items():
-        theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), **{name: value})
+        theirs, ours = outcomes(
+            "MLPRegressor", lambda m: m.fit(X, REAL), **{name: value}
+        )
         assert theirs[2][0] == "InvalidParameterError"
         assert ours[0].n_iter_ <= 5
 
@@ -267,7 +288,9 @@ def squares_that_overflow() -> None:
     far = {"X": (1e12 * X).astype(np.float32), "y": REAL.astype(np.float32)}
     light = {"X": X, "y": REAL, "sample_weight": np.full(len(X), 1e-165)}
     for data in (far, light):
-        fits = [outcomes("MLPRegressor", partial(fit_on, data), max_iter=n) for n in (1, 5)]
+        fits = [
+            outcomes("MLPRegressor", partial(fit_on, data), max_iter=n) for n in (1, 5)
+        ]
         (first, _), (theirs, ours) = fits
         assert theirs[2] is None
         np.testing.assert_array_equal(theirs[0].coefs_[0], first[0].coefs_[0])
@@ -318,7 +341,9 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
 
 
 def test_the_table_has_the_tested_rows_and_clones_are_as_new() -> None:
-    table = PAGE.split("| what | in scikit-learn | in fastmlp |\n", 1)[1].split("\n\n", 1)[0]
+    table = PAGE.split("| what | in scikit-learn | in fastmlp |\n", 1)[1].split(
+        "\n\n", 1
+    )[0]
     assert re.findall(r"^\| ([^|]+?) \|", table, flags=re.MULTILINE) == [*DIFFERENCES]
     model = MLPClassifier(**SMALL, class_weight="balanced", n_jobs=1, scoring="loss")
     assert clone(model).get_params() == model.get_params()
@@ -339,11 +364,20 @@ EPOCHS = 20
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {"solver": "adam", "learning_rate_init": 0.02},
     "nesterov": {"solver": "sgd", "learning_rate_init": 0.05},
-    "momentum": {"solver": "sgd", "learning_rate_init": 0.05, "nesterovs_momentum": False},
+    "momentum": {
+        "solver": "sgd",
+        "learning_rate_init": 0.05,
+        "nesterovs_momentum": False,
+    },
     "plain": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0},
     "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3},
     # A tolerance that nothing meets: the rate falls every third epoch.
-    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 10, "n_iter_no_change": 2},
+    "adaptive": {
+        "solver": "sgd",
+        "learning_rate": "adaptive",
+        "tol": 10,
+        "n_iter_no_change": 2,
+    },
     "lbfgs": {"solver": "lbfgs"},
 }
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
@@ -362,7 +396,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "one batch": {"batch_size": "auto"},
     "a tail of 3": {"batch_size": 50},
 }
-EPOCHAL = {"in order", "early stopping", "partial fit", "weighted, early stopping", "a tail of 3"}
+EPOCHAL = {
+    "in order",
+    "early stopping",
+    "partial fit",
+    "weighted, early stopping",
+    "a tail of 3",
+}
 
 
 def activations_of(solver: str, way: str) -> list[str]:
@@ -378,7 +418,13 @@ def settings_of(solver: str, activation: str, way: str, task: Task) -> dict[str,
         "max_iter": EPOCHS,
         "random_state": 3,
     }
-    return {**base, "activation": activation, **task.settings, **SOLVERS[solver], **WAYS[way]}
+    return {
+        **base,
+        "activation": activation,
+        **task.settings,
+        **SOLVERS[solver],
+        **WAYS[way],
+    }
 
 
 def train(model: Any, way: str, y: Any, rows: Any = X) -> Any:
@@ -446,7 +492,13 @@ def test_float32_stays_near_and_narrow(task: str, solver: str) -> None:
     models = both(problem.name, **settings)
     theirs, ours = (train(model, "shuffled", y, rows) for model in models)
     assert distance(numbers_of(theirs), numbers_of(ours)) < 1e-3
-    assert {part.dtype for part in [*ours.coefs_, *ours.intercepts_]} == {np.dtype(np.float32)}
-    outputs = ours.predict_proba(rows) if hasattr(ours, "predict_proba") else ours.predict(rows)
+    assert {part.dtype for part in [*ours.coefs_, *ours.intercepts_]} == {
+        np.dtype(np.float32)
+    }
+    outputs = (
+        ours.predict_proba(rows)
+        if hasattr(ours, "predict_proba")
+        else ours.predict(rows)
+    )
     assert outputs.dtype == np.float32
     assert ours._forward_pass_fast(X).dtype == np.float64

@@ -26,7 +26,15 @@ from sklearn.preprocessing import StandardScaler
 from small_models import reloaded
 
 import fastmlp
-from fastmlp import MLP, AdamW, Cosine, EarlyStopping, FileError, MLPClassifier, MLPRegressor
+from fastmlp import (
+    MLP,
+    AdamW,
+    Cosine,
+    EarlyStopping,
+    FileError,
+    MLPClassifier,
+    MLPRegressor,
+)
 from fastmlp.estimators.common import n_threads_of
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import files
@@ -42,7 +50,13 @@ BUFFERS |= {"_engine", "_lock", "_seeded", "_checked_values"}
 
 def fitted(task: str = "multiclass", **settings: Any) -> Any:
     name, y, values = TASKS[task]
-    settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **values, **settings}
+    settings = {
+        "hidden_layer_sizes": (5,),
+        "random_state": 0,
+        "max_iter": 4,
+        **values,
+        **settings,
+    }
     return getattr(fastmlp, name)(**settings).fit(X, y)
 
 
@@ -84,9 +98,18 @@ def test_every_task_and_solver(task: str, solver: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
 @pytest.mark.parametrize("early", [False, True])
-def test_a_warm_start_goes_on_with_the_same_bits(early: bool, rate: str, path: Path) -> None:
-    settings = {"solver": "sgd", "learning_rate": rate, "n_iter_no_change": 1, "tol": 0.1}
-    model = fitted("multiclass", warm_start=True, early_stopping=early, max_iter=9, **settings)
+def test_a_warm_start_goes_on_with_the_same_bits(
+    early: bool, rate: str, path: Path
+) -> None:
+    settings = {
+        "solver": "sgd",
+        "learning_rate": rate,
+        "n_iter_no_change": 1,
+        "tol": 0.1,
+    }
+    model = fitted(
+        "multiclass", warm_start=True, early_stopping=early, max_iter=9, **settings
+    )
     other = reloaded(model, path, training=True)
     for each in (model, other):
         each.fit(X, TASKS["multiclass"].y)
@@ -116,7 +139,9 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
     values: Any = other.predict(X)
     assert type(mine) is type(values)
     assert mine.dtype == values.dtype
-    mine, values = (each.toarray() if labels == "sparse" else each for each in (mine, values))
+    mine, values = (
+        each.toarray() if labels == "sparse" else each for each in (mine, values)
+    )
     assert np.array_equal(mine, values)
     assert np.array_equal(model.classes_, other.classes_)
     assert model.classes_.dtype == other.classes_.dtype
@@ -126,7 +151,9 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
 def test_labels_settings_and_names_that_no_file_has_are_refused(path: Path) -> None:
     model = fitted("binary")
     model.classes_ = np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")
-    with pytest.raises(ValueError, match=r"labels cannot be written to a file: .*datetime64"):
+    with pytest.raises(
+        ValueError, match=r"labels cannot be written to a file: .*datetime64"
+    ):
         fastmlp.save(model, path)
     assert not path.exists()
     for settings, words in (
@@ -145,12 +172,21 @@ def test_labels_settings_and_names_that_no_file_has_are_refused(path: Path) -> N
 PARAMETERS: list[dict[str, Any]] = [
     {"hidden_layer_sizes": [4, 3], "activation": ["tanh", "gelu"]},
     {"hidden_layer_sizes": (4, 3), "activation": (gelu, "relu")},
-    {"hidden_layer_sizes": 4, "batch_size": 7, "n_iter_no_change": np.inf, "alpha": 1 / 3},
+    {
+        "hidden_layer_sizes": 4,
+        "batch_size": 7,
+        "n_iter_no_change": np.inf,
+        "alpha": 1 / 3,
+    },
     {"class_weight": {0: 0.5, 10: 1, 20: 2.0}, "verbose": 0, "n_jobs": -1},
     {"class_weight": "balanced", "scoring": "accuracy", "early_stopping": True},
     {"solver": AdamW(Cosine(0.01), weight_decay=0.1), "random_state": None},
     {"activation": cube, "pickle_state": True, "learning_rate_init": 0.1},
-    {"hidden_layer_sizes": (), "metrics": ["accuracy"], "early_stopping": EarlyStopping()},
+    {
+        "hidden_layer_sizes": (),
+        "metrics": ["accuracy"],
+        "early_stopping": EarlyStopping(),
+    },
 ]
 
 
@@ -168,7 +204,9 @@ def test_random_states_and_float32_weights_come_back(path: Path) -> None:
     model = fitted(random_state=np.random.RandomState(7))
     model.random_state.normal()
     other = reloaded(model, path)
-    assert (other.random_state.normal(size=5) == model.random_state.normal(size=5)).all()
+    assert (
+        other.random_state.normal(size=5) == model.random_state.normal(size=5)
+    ).all()
     model = MLPRegressor(hidden_layer_sizes=(4,), random_state=0, max_iter=3).fit(
         np.float32(X), X[:, 0]
     )
@@ -182,7 +220,9 @@ def test_random_states_and_float32_weights_come_back(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
 def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) -> None:
     rows, target = np.full((1, 1), 125.7, np.float32), np.full(1, 0.6)
-    model = MLPRegressor("poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0)
+    model = MLPRegressor(
+        "poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0
+    )
     model.fit(rows, target, X_val=rows, y_val=target)
     slots = model._state.slots()
     assert slots is not None
@@ -240,40 +280,84 @@ LIES: dict[str, tuple[Any, str]] = {
     "a parameter too many": (lie("speed", 1, "parameters"), "unexpected keyword"),
     "a parameter out of range": (lie("alpha", -1, "parameters"), "'alpha' parameter"),
     "an unknown form": (lie("alpha", {"eval": "1"}, "parameters"), "KeyError"),
-    "code": (lie("activation", {"rule": {"own": "os.system"}}, "parameters"), "custom rule"),
-    "an unknown activation": (lie("activation", ["slu"], "parameters"), "unknown activation"),
-    "too many activations": (lie("activation", ["relu"] * 3, "parameters"), "names 3 layers"),
+    "code": (
+        lie("activation", {"rule": {"own": "os.system"}}, "parameters"),
+        "custom rule",
+    ),
+    "an unknown activation": (
+        lie("activation", ["slu"], "parameters"),
+        "unknown activation",
+    ),
+    "too many activations": (
+        lie("activation", ["relu"] * 3, "parameters"),
+        "names 3 layers",
+    ),
     "no threads": (lie("n_jobs", 0, "parameters"), "n_jobs"),
-    "a number that is none": (lie("tol", {"float": "1"}, "parameters"), "is not one of"),
+    "a number that is none": (
+        lie("tol", {"float": "1"}, "parameters"),
+        "is not one of",
+    ),
     "more parameters": (lie("layer_sizes", [1 << 40, 5, 3]), "claims"),
     "other sizes": (lie("layer_sizes", [5, 6, 3]), "weights.0 must be"),
     "another dtype": (lie("dtype", "float32"), "must be float32"),
     "another output": (lie("out_activation", "identity"), "out_activation must be"),
-    "labels too many": (lie("values", [0, 10, 20, 30], "labels"), "4 labels of a net with 3"),
+    "labels too many": (
+        lie("values", [0, 10, 20, 30], "labels"),
+        "4 labels of a net with 3",
+    ),
     "labels twice": (lie("values", [0, 10, 10], "labels"), "labels must be sorted"),
-    "labels out of order": (lie("values", [10, 0, 20], "labels"), "labels must be sorted"),
-    "labels too large": (lie("values", [0, 1, 1 << 70], "labels"), "OverflowError|cannot hold"),
-    "labels of another type": (lie("values", [0, 1, "2"], "labels"), "must be a list of int"),
-    "labels in labels": (lie("values", [[0], [1], [2]], "labels"), "must be a list of int"),
-    "labels of an unknown dtype": (lie("dtype", "O8", "labels"), "labels of dtype 'O8'"),
+    "labels out of order": (
+        lie("values", [10, 0, 20], "labels"),
+        "labels must be sorted",
+    ),
+    "labels too large": (
+        lie("values", [0, 1, 1 << 70], "labels"),
+        "OverflowError|cannot hold",
+    ),
+    "labels of another type": (
+        lie("values", [0, 1, "2"], "labels"),
+        "must be a list of int",
+    ),
+    "labels in labels": (
+        lie("values", [[0], [1], [2]], "labels"),
+        "must be a list of int",
+    ),
+    "labels of an unknown dtype": (
+        lie("dtype", "O8", "labels"),
+        "labels of dtype 'O8'",
+    ),
     "perhaps several": (lie("several", 1, "labels"), "must be true or false"),
     "several": (lie("several", True, "labels"), "labels must be sorted"),
     "too few names": (lie("feature_names", ["a"]), "1 names of 6 features"),
     "names of numbers": (lie("feature_names", [1] * 6), "feature_names.0 must be str"),
-    "an unknown container": (lie("transform_output", "dask"), "output must be .* got 'dask'"),
+    "an unknown container": (
+        lie("transform_output", "dask"),
+        "output must be .* got 'dask'",
+    ),
     "an unknown field": (lie("speed", 1), "must have .*, got .*, speed"),
-    "an unknown attribute": (lie("fit", 1, "attributes"), "attributes must have n_iter_, .*, got"),
-    "attributes in a list": (lie("attributes", []), r"attributes must have parts, got \[\]"),
+    "an unknown attribute": (
+        lie("fit", 1, "attributes"),
+        "attributes must have n_iter_, .*, got",
+    ),
+    "attributes in a list": (
+        lie("attributes", []),
+        r"attributes must have parts, got \[\]",
+    ),
     "half an epoch": (lie("n_iter_", 0.5, "attributes"), "n_iter_ must be"),
     "rows before the first": (lie("t_", -1, "attributes"), "t_ must be"),
-    "a loss of text": (lie("loss_", "low", "attributes"), "attributes.loss_ must be float"),
+    "a loss of text": (
+        lie("loss_", "low", "attributes"),
+        "attributes.loss_ must be float",
+    ),
     "unknown books": (lie("kind", "zeus", "books"), "unknown kind of optimizer"),
     "a rate below zero": (lie("learning_rate", -1, "books"), "learning_rate must be"),
     "a setting out of range": (lie("beta_1", 2, "books"), "beta_1 must be"),
     "steps before the first": (lie("t", -1, "books"), "t must be"),
     "no biases": (lambda header, arrays: arrays.pop("biases.1"), "biases.1"),
     "a curve in a plane": (
-        lambda header, arrays: arrays.update({"attributes.loss_curve_": np.zeros((2, 2))}),
+        lambda header, arrays: arrays.update(
+            {"attributes.loss_curve_": np.zeros((2, 2))}
+        ),
         "loss_curve_ must be",
     ),
     "moments too few": (
@@ -328,7 +412,9 @@ def test_an_estimator_of_this_format_loads(name: str) -> None:
     assert words(model) == re.sub(r"\s+", "", expected["repr"])
     outputs = getattr(model, "predict_proba", model.predict)(x)
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-10)
-    assert model.predict(x).tolist() == expected["predictions"] or isinstance(model, MLPRegressor)
+    assert model.predict(x).tolist() == expected["predictions"] or isinstance(
+        model, MLPRegressor
+    )
     y = np.array(expected["targets"])
     model.partial_fit(x, y)
     np.testing.assert_allclose(model.loss_curve_, expected["losses"], rtol=1e-8)
@@ -342,17 +428,27 @@ class Features(TransformerMixin, MLPClassifier): ...
 
 FEATURES = Features((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
 TOOLS: dict[str, Callable[[], Any]] = {
-    "pipeline": lambda: make_pipeline(StandardScaler(), SMALL).fit(X, LABELS).score(X, LABELS),
-    "transformer": lambda: make_pipeline(FEATURES, SMALL).fit(X, LABELS).score(X, LABELS),
+    "pipeline": lambda: (
+        make_pipeline(StandardScaler(), SMALL).fit(X, LABELS).score(X, LABELS)
+    ),
+    "transformer": lambda: (
+        make_pipeline(FEATURES, SMALL).fit(X, LABELS).score(X, LABELS)
+    ),
     "cross validation": lambda: cross_val_score(SMALL, X, LABELS, cv=3).mean(),
     "grid search": lambda: (
         GridSearchCV(SMALL, {"alpha": [0, 1], "activation": ["tanh", "gelu"]}, cv=2)
         .fit(X, LABELS)
         .best_score_
     ),
-    "bagging": lambda: BaggingClassifier(SMALL, 3, random_state=0).fit(X, LABELS).score(X, LABELS),
-    "boosting": lambda: AdaBoostClassifier(SMALL, n_estimators=3).fit(X, LABELS).score(X, LABELS),
-    "calibration": lambda: CalibratedClassifierCV(SMALL, cv=3).fit(X, LABELS).score(X, LABELS),
+    "bagging": lambda: (
+        BaggingClassifier(SMALL, 3, random_state=0).fit(X, LABELS).score(X, LABELS)
+    ),
+    "boosting": lambda: (
+        AdaBoostClassifier(SMALL, n_estimators=3).fit(X, LABELS).score(X, LABELS)
+    ),
+    "calibration": lambda: (
+        CalibratedClassifierCV(SMALL, cv=3).fit(X, LABELS).score(X, LABELS)
+    ),
     "voting": lambda: (
         VotingClassifier([("a", SMALL), ("b", clone(SMALL))], voting="soft")
         .fit(X, LABELS)
@@ -373,7 +469,9 @@ def test_tools_take_our_estimators(tool: str) -> None:
     assert TOOLS[tool]() > 0.6
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)]
+)
 def test_a_worker_of_joblib_takes_one_thread(backend: str) -> None:
     assert n_threads_of(None) is None
     assert n_threads_of(1) == 1
@@ -401,7 +499,9 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
 
     problem, rows = TASKS[task], X.astype(np.float32)
     net = (
-        getattr(fastmlp, problem.name)((6, 5), ["elu", "tanh"], max_iter=5, **problem.settings)
+        getattr(fastmlp, problem.name)(
+            (6, 5), ["elu", "tanh"], max_iter=5, **problem.settings
+        )
         if (problem.name == "MLPClassifier")
         else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **problem.settings)
     )
@@ -415,7 +515,9 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
         assert place.shape[1:] == [*output.shape[1:]]
     if problem.name == "MLPClassifier":
         assert np.array_equal(outputs[0], model.predict(rows))
-        np.testing.assert_allclose(outputs[1], model.predict_proba(rows), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            outputs[1], model.predict_proba(rows), rtol=1e-5, atol=1e-6
+        )
     else:
         expected = model.predict(rows).reshape(len(rows), -1)
         np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-6)
@@ -443,5 +545,8 @@ def test_onnx_says_which_activations_are_too_much() -> None:
         return np.sin(z), np.cos(z)
 
     model = MLPRegressor(activation=bump, max_iter=2).fit(X, X[:, 0])
-    with warnings.catch_warnings(), pytest.raises(NotImplementedError, match="'bump' is more"):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(NotImplementedError, match="'bump' is more"),
+    ):
         to_onnx(model, X[:1])

@@ -60,7 +60,9 @@ def targets(name: str) -> Any:
 
 
 @each
-def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str) -> None:
+def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(
+    name: str,
+) -> None:
     settings, loss, n_outputs = SETTINGS[name]
     model = regressor(**settings).fit(X, targets(name))
     net = MLP((3, 8, n_outputs), loss=loss, dtype="float64")
@@ -72,7 +74,9 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str)
         np.testing.assert_array_equal(np.column_stack([mean, deviation]), expected)
         np.testing.assert_array_equal(model.predict(X), mean)
     else:
-        np.testing.assert_array_equal(model.predict(X).reshape(expected.shape), expected)
+        np.testing.assert_array_equal(
+            model.predict(X).reshape(expected.shape), expected
+        )
     np.testing.assert_array_equal(model.net_.predict(X), expected)
     np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
     assert model.n_outputs_ == n_outputs
@@ -83,9 +87,16 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str)
 def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
     settings, y = SETTINGS[name][0], targets(name)
     worst = regressor(**settings).fit(X, y).score(X, y)
-    assert regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y).score(X, y) > worst
-    model = regressor(early_stopping=True, **settings).fit(X, y, X_val=X[:20], y_val=y[:20])
-    assert model.best_validation_score_ == pytest.approx(model.score(X[:20], y[:20]), rel=1e-9)
+    assert (
+        regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y).score(X, y)
+        > worst
+    )
+    model = regressor(early_stopping=True, **settings).fit(
+        X, y, X_val=X[:20], y_val=y[:20]
+    )
+    assert model.best_validation_score_ == pytest.approx(
+        model.score(X[:20], y[:20]), rel=1e-9
+    )
     further = regressor(**settings).partial_fit(X, y).partial_fit(X, y)
     assert further.t_ == 2 * len(X)
 
@@ -96,7 +107,9 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
     columns = model.predict(X).reshape(len(X), -1).T
     weight = RNG.uniform(0.5, 2, size=len(X))
     each_level = zip(np.ravel(levels), columns, strict=True)
-    losses = [mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level]
+    losses = [
+        mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level
+    ]
     assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
 
 
@@ -110,7 +123,9 @@ def test_quantiles_are_in_order_and_losses_go_into_searches() -> None:
     search = MLPSearchCV(model, {"alpha": [0.0, 1.0]}, cv=3).fit(X, Y)
     assert search.best_score_ < 0
     normal = regressor(loss="gaussian_nll").fit(X, Y)
-    assert normal.score(X, Y) == pytest.approx(r2_score(Y, normal.predict(X)), rel=1e-12)
+    assert normal.score(X, Y) == pytest.approx(
+        r2_score(Y, normal.predict(X)), rel=1e-12
+    )
 
 
 RNG = np.random.default_rng(0)
@@ -129,14 +144,22 @@ SOLVERS: list[Any] = ["lm", LevenbergMarquardt(1e-2), LBFGS()]
 
 def model_of(targets: str, solver: Any = "lm", **settings: Any) -> Any:
     kind = MLPRegressor if targets in ("one", "two") else MLPClassifier
-    chosen = {"max_iter": 5, "tol": 0.0, "random_state": 0, "activation": "tanh", **settings}
+    chosen = {
+        "max_iter": 5,
+        "tol": 0.0,
+        "random_state": 0,
+        "activation": "tanh",
+        **settings,
+    }
     return kind(hidden_layer_sizes=(6,), solver=solver, **chosen)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("targets", TARGETS)
 def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> None:
-    model = model_of(targets, solver, max_iter=1, alpha=0.1).fit(WAVE_X, TARGETS[targets])
+    model = model_of(targets, solver, max_iter=1, alpha=0.1).fit(
+        WAVE_X, TARGETS[targets]
+    )
     net = model.net_
     start, _ = net.parameters.copy(), model.set_params(max_iter=6, warm_start=True)
     labels = TARGETS[targets].astype(float)
@@ -144,20 +167,26 @@ def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> N
     assert len(history.loss) == 4
     assert history.loss == sorted(history.loss, reverse=True)
     assert (net.parameters != start).any()
-    again = model_of(targets, solver, max_iter=5, alpha=0.1).fit(WAVE_X, TARGETS[targets])
+    again = model_of(targets, solver, max_iter=5, alpha=0.1).fit(
+        WAVE_X, TARGETS[targets]
+    )
     assert again.n_iter_ == len(again.loss_curve_) == 5
     assert again.loss_ == again.loss_curve_[-1]
     if solver == "lm":
         assert (again.net_.parameters == net.parameters).all()
     save(again, tmp_path / "model.safetensors")
-    for copy in (pickle.loads(pickle.dumps(again)), load(tmp_path / "model.safetensors")):
+    for copy in (
+        pickle.loads(pickle.dumps(again)),
+        load(tmp_path / "model.safetensors"),
+    ):
         assert (copy.predict(WAVE_X) == again.predict(WAVE_X)).all()
 
 
 def test_it_reaches_more_digits_than_lbfgs_and_ends_by_tol() -> None:
     settings = {"max_iter": 200, "alpha": 0.0}
     lm, lbfgs = (
-        model_of("one", solver, **settings).fit(WAVE_X, WAVE) for solver in ("lm", "lbfgs")
+        model_of("one", solver, **settings).fit(WAVE_X, WAVE)
+        for solver in ("lm", "lbfgs")
     )
     assert lm.loss_ < lbfgs.loss_ / 3
     assert model_of("one", tol=1e-2, max_iter=200).fit(WAVE_X, WAVE).n_iter_ < 200
@@ -171,5 +200,7 @@ def test_what_it_does_not_take() -> None:
     with pytest.raises(ValueError, match="the loss is inf before the first step"):
         model_of("one", activation="identity").fit(1e200 * WAVE_X, WAVE)
     model = regressor(max_iter=2, tol=1e9).fit(X, Y)
-    with pytest.raises(ValueError, match="return_std=True needs loss='gaussian_nll', got loss='sq"):
+    with pytest.raises(
+        ValueError, match="return_std=True needs loss='gaussian_nll', got loss='sq"
+    ):
         model.predict(X, return_std=True)

@@ -38,12 +38,19 @@ SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
 
 
-BY_NAME = [*(("activation", name) for name in RULES), *(("solver", name) for name in OPTIMIZERS)]
+BY_NAME = [
+    *(("activation", name) for name in RULES),
+    *(("solver", name) for name in OPTIMIZERS),
+]
 
 
 @pytest.mark.parametrize(("setting", "name"), BY_NAME)
-def test_every_activation_and_optimizer_of_the_core_trains(setting: str, name: str) -> None:
-    model = clone(SMALL).set_params(max_iter=30, learning_rate_init=0.03, **{setting: name})
+def test_every_activation_and_optimizer_of_the_core_trains(
+    setting: str, name: str
+) -> None:
+    model = clone(SMALL).set_params(
+        max_iter=30, learning_rate_init=0.03, **{setting: name}
+    )
     model.fit(X, LABELS)
     before = model.loss_curve_[-1]
     assert before < model.loss_curve_[0]
@@ -54,7 +61,9 @@ def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
     def square(z: Any) -> Any:
         return z * z, z + z
 
-    model = clone(SMALL).set_params(hidden_layer_sizes=(4, 3), activation=["gelu", square])
+    model = clone(SMALL).set_params(
+        hidden_layer_sizes=(4, 3), activation=["gelu", square]
+    )
     model.fit(X, LABELS)
     hidden = model.transform(X)
     assert hidden.shape == (len(X), 3)
@@ -67,7 +76,9 @@ def test_class_weights_are_sample_weights() -> None:
         by_class = compute_sample_weight(given, LABELS) * WEIGHTS
         expected = clone(SMALL).fit(X, LABELS, sample_weight=by_class)
         for mine, other in zip(
-            model.fit(X, LABELS, sample_weight=WEIGHTS).coefs_, expected.coefs_, strict=True
+            model.fit(X, LABELS, sample_weight=WEIGHTS).coefs_,
+            expected.coefs_,
+            strict=True,
         ):
             np.testing.assert_allclose(mine, other, rtol=1e-9)
 
@@ -82,7 +93,9 @@ def test_validation_rows_of_your_own(early: bool) -> None:
         score = model.score(NEW, NEW_LABELS, sample_weight=WEIGHTS[::2])
         assert score == pytest.approx(model.best_validation_score_)
     else:
-        p = model.predict_proba(NEW)[np.arange(len(NEW)), (NEW_LABELS == "yes").astype(int)]
+        p = model.predict_proba(NEW)[
+            np.arange(len(NEW)), (NEW_LABELS == "yes").astype(int)
+        ]
         expected = np.average(-np.log(p), weights=WEIGHTS[::2])
         assert model.validation_loss_curve_[-1] == pytest.approx(expected)
         assert same(model, clone(model).fit(X, LABELS))
@@ -108,18 +121,24 @@ def test_scoring_decides_early_stopping() -> None:
         model.set_params(scoring=scoring).fit(X, LABELS)
         assert len(model.validation_scores_) == model.n_iter_
     by_loss = model.set_params(scoring="loss").fit(X, LABELS)
-    assert by_loss.validation_scores_ == [-loss for loss in by_loss.validation_loss_curve_]
+    assert by_loss.validation_scores_ == [
+        -loss for loss in by_loss.validation_loss_curve_
+    ]
 
 
 @pytest.mark.parametrize("hidden", [(5,), (7, 3), ()])
 def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
-    model = MLPRegressor(hidden_layer_sizes=hidden, activation="tanh", max_iter=3).fit(X, REAL)
+    model = MLPRegressor(hidden_layer_sizes=hidden, activation="tanh", max_iter=3).fit(
+        X, REAL
+    )
     values = X
     for coef, intercept in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
         values = np.tanh(values @ coef + intercept)
     np.testing.assert_allclose(model.transform(X), values, rtol=1e-9)
     np.testing.assert_allclose(
-        values @ model.coefs_[-1][:, 0] + model.intercepts_[-1], model.predict(X), rtol=1e-7
+        values @ model.coefs_[-1][:, 0] + model.intercepts_[-1],
+        model.predict(X),
+        rtol=1e-7,
     )
     assert len(model.get_feature_names_out()) == values.shape[1]
     frame: Any = model.set_output(transform="pandas").transform(X)
@@ -133,7 +152,11 @@ STILL = 1e-300
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_each_call_of_partial_fit_drops_others(solver: str) -> None:
-    settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
+    settings: dict[str, Any] = {
+        "solver": solver,
+        "learning_rate_init": STILL,
+        "shuffle": False,
+    }
     model = MLPRegressor(**SHORT, dropout=Cosine(0.5), **settings)
     # The weights stay as they are: losses differ by what is dropped.
     losses = [model.partial_fit(X, PRODUCT).loss_ for _ in range(3)]
@@ -146,7 +169,9 @@ AVERAGED = MLPClassifier(**SHORT, batch_size=10, shuffle=False, alpha=0.01)
 
 
 def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
-    model = clone(AVERAGED).set_params(average=EMA(0.9), learning_rate_init=0.05, max_iter=9)
+    model = clone(AVERAGED).set_params(
+        average=EMA(0.9), learning_rate_init=0.05, max_iter=9
+    )
     seen: list[float] = []
     model.fit(X, POSITIVE, X_val=X[:9], y_val=POSITIVE[:9],
               callbacks=lambda report: seen.append(report.net.predict(X[:1]).item()))  # fmt: skip
@@ -155,7 +180,11 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
     assert seen[-1] == model.predict_proba(X[:1])[0, 1]
     # Looking at it changes nothing.
     assert same(model, clone(model).fit(X, POSITIVE))
-    early = clone(model).set_params(early_stopping=True, validation_fraction=0.3).fit(X, POSITIVE)
+    early = (
+        clone(model)
+        .set_params(early_stopping=True, validation_fraction=0.3)
+        .fit(X, POSITIVE)
+    )
     assert early.score(X, POSITIVE) > 0.5
 
 
@@ -172,7 +201,9 @@ def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("narrow_layers_too")
-@pytest.mark.parametrize(("kind", "y"), [(MLPClassifier, WIDE_LABELS), (MLPRegressor, WIDE[:, 0])])
+@pytest.mark.parametrize(
+    ("kind", "y"), [(MLPClassifier, WIDE_LABELS), (MLPRegressor, WIDE[:, 0])]
+)
 def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> None:
     model = kind(**MIXED).fit(WIDE, y)
     assert {each.dtype for each in model.coefs_} == {np.dtype(np.float32)}
@@ -181,7 +212,9 @@ def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> No
     np.testing.assert_allclose(plain.predict(SINGLE), model.predict(SINGLE), atol=0.02)
     model.set_params(compute_dtype=["float32", "bfloat16"])
     for each in (model, clone(model)):
-        with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dty"):
+        with pytest.raises(
+            ValueError, match=f"^{kind.__name__}: compute_dtype must have one dty"
+        ):
             each.fit(WIDE, y)
     assert not hasattr(each, "coefs_")
 
@@ -189,7 +222,9 @@ def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> No
 def test_parameters_of_an_earlier_fit_in_float64_are_an_error() -> None:
     model = MLPClassifier(**{**MIXED, "compute_dtype": None}, warm_start=True)
     model.fit(WIDE, WIDE_LABELS).set_params(compute_dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"^MLPClassifier: compute_dtype='bfloat16' needs"):
+    with pytest.raises(
+        ValueError, match=r"^MLPClassifier: compute_dtype='bfloat16' needs"
+    ):
         model.fit(WIDE, WIDE_LABELS)
 
 
@@ -301,8 +336,12 @@ def test_reports_have_scores_and_falling_rates() -> None:
     }
     reports: list[Report] = []
     model = clone(SMALL).set_params(**settings).fit(X, LABELS, callbacks=reports.append)
-    assert [report.metrics["validation_score"] for report in reports] == model.validation_scores_
-    assert [report.validation_loss for report in reports] == model.validation_loss_curve_
+    assert [
+        report.metrics["validation_score"] for report in reports
+    ] == model.validation_scores_
+    assert [
+        report.validation_loss for report in reports
+    ] == model.validation_loss_curve_
     rates = [report.learning_rate for report in reports]
     assert rates == sorted(set(rates), reverse=True)
     assert reports[-1].history.learning_rate == rates
@@ -313,7 +352,10 @@ def test_reports_have_scores_and_falling_rates() -> None:
     assert not reports[-1].metrics
 
 
-METRICS: dict[str, Any] = {"hits": lambda y, p: np.mean((p > 0.5) == y), "accuracy": "accuracy"}
+METRICS: dict[str, Any] = {
+    "hits": lambda y, p: np.mean((p > 0.5) == y),
+    "accuracy": "accuracy",
+}
 HELD: dict[str, Any] = {"X_val": X[:20], "y_val": LABELS[:20]}
 
 
@@ -322,14 +364,22 @@ def test_early_stopping_by_a_metric(seed: int) -> None:
     """The fit ends in the bits of one of as many epochs as the best has."""
     rng = np.random.default_rng(seed)
     monitor = str(rng.choice(["hits", "accuracy", "validation_loss", "loss"]))
-    patience, solver = int(rng.integers(1, 4)), str(rng.choice(["adam", "sgd", "adamw"]))
+    patience, solver = (
+        int(rng.integers(1, 4)),
+        str(rng.choice(["adam", "sgd", "adamw"])),
+    )
     mode: Any = "max" if monitor == "hits" else None
     watch = EarlyStopping(monitor, patience=patience, mode=mode)
     settings = {"solver": solver, "learning_rate_init": 0.05, "random_state": seed}
     model = clone(SMALL).set_params(**settings, max_iter=40)
     model.set_params(metrics=METRICS, early_stopping=watch)
     seen: list[float] = []
-    model.fit(X[20:], LABELS[20:], **HELD, callbacks=lambda report: seen.append(right(report.net)))
+    model.fit(
+        X[20:],
+        LABELS[20:],
+        **HELD,
+        callbacks=lambda report: seen.append(right(report.net)),
+    )
     history = model.history_
     assert history is not None
     assert history.metrics["hits"] == history.metrics["accuracy"] == seen
@@ -348,18 +398,26 @@ def right(net: Any) -> float:
 
 
 def test_rows_are_held_out_for_metrics_as_for_scikit_learns_rule() -> None:
-    model = clone(SMALL).set_params(early_stopping=True, metrics="accuracy").fit(X, LABELS)
+    model = (
+        clone(SMALL).set_params(early_stopping=True, metrics="accuracy").fit(X, LABELS)
+    )
     assert model.history_ is not None
     assert model.history_.metrics["accuracy"] == model.validation_scores_
     plain = clone(SMALL).set_params(early_stopping=True).fit(X, LABELS)
     assert same(model, plain)
-    other = clone(SMALL).set_params(early_stopping=EarlyStopping(patience=None)).fit(X, LABELS)
+    other = (
+        clone(SMALL)
+        .set_params(early_stopping=EarlyStopping(patience=None))
+        .fit(X, LABELS)
+    )
     assert other.validation_scores_ is None
     assert other.validation_loss_curve_ == plain.validation_loss_curve_[: other.n_iter_]
 
 
 def test_a_regressor_lowers_its_rate_on_plateaus() -> None:
-    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=12, random_state=0, metrics=["mae"])
+    model = MLPRegressor(
+        hidden_layer_sizes=(4,), max_iter=12, random_state=0, metrics=["mae"]
+    )
     plateau = ReduceLROnPlateau(0.5, patience=2, min_delta=1e9, monitor="mae")
     model.fit(X, X[:, 0], X_val=X, y_val=X[:, 0], callbacks=plateau)
     assert model.history_ is not None
@@ -370,7 +428,9 @@ def test_a_regressor_lowers_its_rate_on_plateaus() -> None:
     assert model.history_.metrics["mae"][-1] == pytest.approx(mean, rel=1e-12)
 
 
-def test_a_bar_counts_the_iterations_of_lbfgs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_counts_the_iterations_of_lbfgs(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     model = clone(SMALL).set_params(solver="lbfgs").fit(X, LABELS, progress=True)
     printed = capfd.readouterr().err
     assert "8/8" in printed
@@ -378,8 +438,14 @@ def test_a_bar_counts_the_iterations_of_lbfgs(capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_verbose_prints_more_from_2_on(early: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    settings: dict[str, Any] = {"early_stopping": early, "max_iter": 3, "random_state": 0}
+def test_verbose_prints_more_from_2_on(
+    early: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {
+        "early_stopping": early,
+        "max_iter": 3,
+        "random_state": 0,
+    }
     lines = []
     for verbose in (True, 2):
         with pytest.warns(match="Stochastic Optimizer"):
@@ -388,12 +454,16 @@ def test_verbose_prints_more_from_2_on(early: bool, capsys: pytest.CaptureFixtur
     ours, detailed = lines
     of_each = 3 if early else 2
     assert [line for line in detailed if not line.startswith("    ")] == ours
-    seconds = r"    \d+\.\d\d s, rate = 0.001" + (r", validation loss = \d\.\d{8}" if early else "")
+    seconds = r"    \d+\.\d\d s, rate = 0.001" + (
+        r", validation loss = \d\.\d{8}" if early else ""
+    )
     assert all(re.fullmatch(seconds, line) for line in detailed[of_each - 1 :: of_each])
     assert len(detailed) == 3 * of_each
 
 
-def test_lbfgs_prints_its_iterations_from_2_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lbfgs_prints_its_iterations_from_2_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model = MLPRegressor(hidden_layer_sizes=(3,), solver="lbfgs", max_iter=2, verbose=2)
     model.fit(X, X[:, 0])
     first, second, *_ = capsys.readouterr().out.splitlines()[-4:]

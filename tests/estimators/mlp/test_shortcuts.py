@@ -84,7 +84,11 @@ def described(value: Any) -> Any:
         return value.dtype.str, value.shape, content
     if isinstance(value, dict):
         return {name: described(entry) for name, entry in value.items()}
-    return described(vars(value)) if type(value).__module__.startswith("sklearn") else value
+    return (
+        described(vars(value))
+        if type(value).__module__.startswith("sklearn")
+        else value
+    )
 
 
 def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
@@ -93,11 +97,16 @@ def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
         warnings.simplefilter("always")
         try:
             result = [
-                described(array) for array in kind._validate_input(estimator, X, y, **options)
+                described(array)
+                for array in kind._validate_input(estimator, X, y, **options)
             ]
         except (TypeError, ValueError) as error:
             result = [type(error), str(error)]
-    learnt = {n: v for n, v in vars(estimator).items() if n.endswith("_") or n.startswith("_l")}
+    learnt = {
+        n: v
+        for n, v in vars(estimator).items()
+        if n.endswith("_") or n.startswith("_l")
+    }
     return result, described(learnt), [str(warning.message) for warning in caught]
 
 
@@ -120,10 +129,14 @@ def test_data_are_checked_as_by_scikit_learn(seed: int) -> None:
             if np.asarray(y).dtype.kind == "O":
                 continue
         options = {"incremental": partial, "reset": first or not (warm or partial)}
-        assert outcome(ours, pair[0], X, y, **options) == outcome(theirs, pair[1], X, y, **options)
+        assert outcome(ours, pair[0], X, y, **options) == outcome(
+            theirs, pair[1], X, y, **options
+        )
 
 
-def test_plain_data_are_not_given_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_data_are_not_given_to_scikit_learn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     X, y = np.eye(6), np.array([0, 1, 2, 2, 1, 0])
     with monkeypatch.context() as patch:
         for module, name in (
@@ -145,12 +158,18 @@ def test_a_seed_draws_the_same_numbers_in_each_fit() -> None:
     model = MLPClassifier(random_state=3, max_iter=2)
     first = [coef.copy() for coef in model.fit(X, y).coefs_]
     own = np.random.RandomState(3)
-    for copied in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    for copied in (
+        copy.copy(model),
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+    ):
         assert "_seeded" not in vars(copied)
         assert all(map(np.array_equal, copied.fit(X, y).coefs_, first))
     model.set_params(random_state=own).fit(X, y)
     state = own.get_state(legacy=False)["state"]["key"].copy()
-    assert all(map(np.array_equal, model.set_params(random_state=3).fit(X, y).coefs_, first))
+    assert all(
+        map(np.array_equal, model.set_params(random_state=3).fit(X, y).coefs_, first)
+    )
     np.testing.assert_array_equal(own.get_state(legacy=False)["state"]["key"], state)
     with pytest.raises(ValueError, match="'random_state' parameter"):
         model.set_params(random_state=-1).fit(X, y)
@@ -168,7 +187,14 @@ def test_a_parameter_is_checked_in_the_fit_after_it_was_set() -> None:
 
 N_SEEDS, N_CALLS = (2, 5) if INTERPRETED else (20, 10)
 SETTINGS: dict[str, list[Any]] = {
-    "solver": ["adam", "adam", "sgd", "nadam", Adam(0.01), Adam(Cosine(0.05, n_steps=9))],
+    "solver": [
+        "adam",
+        "adam",
+        "sgd",
+        "nadam",
+        Adam(0.01),
+        Adam(Cosine(0.05, n_steps=9)),
+    ],
     "learning_rate": ["constant", "constant", "invscaling", "adaptive"],
     "learning_rate_init": [0.001, 0.02],
     "momentum": [0.0, 0.9],
@@ -184,7 +210,9 @@ SETTINGS: dict[str, list[Any]] = {
 
 
 def drawn_estimator(rng: np.random.Generator) -> Any:
-    chosen = {name: values[rng.integers(len(values))] for name, values in SETTINGS.items()}
+    chosen = {
+        name: values[rng.integers(len(values))] for name, values in SETTINGS.items()
+    }
     if chosen["solver"] == "sgd":
         chosen["average"] = None
     seed = int(rng.integers(100))
@@ -231,7 +259,14 @@ def state_of(estimator: Any) -> Any:
     return (
         [part.tobytes() for part in (*estimator.coefs_, *estimator.intercepts_)],
         None if slots is None or not slots.any() else slots.tobytes(),
-        repr((estimator.loss_curve_, estimator.t_, estimator.n_iter_, estimator.best_loss_)),
+        repr(
+            (
+                estimator.loss_curve_,
+                estimator.t_,
+                estimator.n_iter_,
+                estimator.best_loss_,
+            )
+        ),
         repr((estimator._no_improvement_count, estimator._optimizer.t)),
         repr(estimator._optimizer.learning_rate),
         (random[1].tobytes(), random[2]),
@@ -291,7 +326,9 @@ print((peak_of_process() - before - 2 * matrix) / parameters)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
-def test_a_sparse_fit_takes_twice_the_matrix_and_5_parameters(python: Callable[..., str]) -> None:
+def test_a_sparse_fit_takes_twice_the_matrix_and_5_parameters(
+    python: Callable[..., str],
+) -> None:
     # They are held flat, and in panels, 4 % wider, with Adam's two numbers each; at the end they
     # are laid out flat once more, to be copied to where predictions see all of them or none: 205
     # MB, 5.1 times, and dense rows would be 800. Of arrays below 32 MB the allocator may keep freed
@@ -435,9 +472,16 @@ def test_copies_and_files_have_nets_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
-    each: list[dict[str, Any]] = [{}, {"loss": "poisson"}, {"solver": "sgd"}, {"solver": "lbfgs"}]
+    each: list[dict[str, Any]] = [
+        {},
+        {"loss": "poisson"},
+        {"solver": "sgd"},
+        {"solver": "lbfgs"},
+    ]
     for settings in each:
-        model = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, **settings).fit(X, POSITIVE)
+        model = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, **settings).fit(
+            X, POSITIVE
+        )
         model.net_.save(tmp_path / "net.safetensors", include_training_state=True)
         again = MLP.load(tmp_path / "net.safetensors")
         assert np.array_equal(again.predict(X)[:, 0], model.predict(X))
@@ -463,10 +507,18 @@ def test_threads_that_train_one_estimator_take_turns() -> None:
     assert len(model.loss_curve_) == 1 + times * len(sizes)
 
 
-@pytest.mark.parametrize("as_it_comes", [lambda it: it, lambda it: pickle.loads(pickle.dumps(it))])
-def test_writes_to_a_wide_estimator_show_in_its_next_predictions(as_it_comes: Any) -> None:
+@pytest.mark.parametrize(
+    "as_it_comes", [lambda it: it, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_writes_to_a_wide_estimator_show_in_its_next_predictions(
+    as_it_comes: Any,
+) -> None:
     rows = np.random.default_rng(0).normal(size=(20, 90)).astype(np.float32)
-    settings: dict[str, Any] = {"hidden_layer_sizes": (500, 20), "max_iter": 1, "random_state": 0}
+    settings: dict[str, Any] = {
+        "hidden_layer_sizes": (500, 20),
+        "max_iter": 1,
+        "random_state": 0,
+    }
     model: Any = as_it_comes(MLPRegressor(**settings).fit(rows, rows[:, 0]))
     net, before = model.net_, model.predict(rows)
     lock = vars(model)["_state"].lock
@@ -496,8 +548,14 @@ def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [1, 20])
-def test_predictions_beside_partial_fit_are_those_of_whole_parameters(n_rows: int) -> None:
-    settings: dict[str, Any] = {"hidden_layer_sizes": (), "solver": Custom(count_up), "alpha": 0}
+def test_predictions_beside_partial_fit_are_those_of_whole_parameters(
+    n_rows: int,
+) -> None:
+    settings: dict[str, Any] = {
+        "hidden_layer_sizes": (),
+        "solver": Custom(count_up),
+        "alpha": 0,
+    }
     model, row = MLPRegressor(**settings), np.ones((1, WIDE))
     model.partial_fit(row, [0.0])
     model.coefs_[0][:] = model.intercepts_[0][:] = 0
@@ -537,9 +595,13 @@ def test_a_fit_within_its_own_fit_is_refused() -> None:
         return float(model.partial_fit(rows, targets).loss_)
 
     model = MLPRegressor(**SMALL, early_stopping=True, scoring=scorer)
-    with pytest.raises(RuntimeError, match="MLPRegressor: a fit of this net is running"):
+    with pytest.raises(
+        RuntimeError, match="MLPRegressor: a fit of this net is running"
+    ):
         model.fit(X, REAL)
-    assert model.set_params(early_stopping=False, scoring=None).fit(X, REAL).n_iter_ == 5
+    assert (
+        model.set_params(early_stopping=False, scoring=None).fit(X, REAL).n_iter_ == 5
+    )
 
 
 class Carrying:
@@ -560,16 +622,22 @@ class Carrying:
 @pytest.mark.parametrize(
     "carry", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))]
 )
-def test_a_scorer_may_copy_the_estimator(carry: Callable[[Any], Any], state: bool) -> None:
+def test_a_scorer_may_copy_the_estimator(
+    carry: Callable[[Any], Any], state: bool
+) -> None:
     scorer = Carrying(carry)
-    MLPRegressor(**SMALL, early_stopping=True, scoring=scorer, pickle_state=state).fit(X, REAL)
+    MLPRegressor(**SMALL, early_stopping=True, scoring=scorer, pickle_state=state).fit(
+        X, REAL
+    )
     assert len(scorer.carried) == 5
     for other, predictions in scorer.carried:
         np.testing.assert_array_equal(other.predict(X), predictions)
 
 
 def test_nets_have_the_estimators_settings() -> None:
-    classifier = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
+    classifier = MLPClassifier(
+        (5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd"
+    )
     net = classifier.fit(X.astype(np.float32), LABELS).net_
     assert (net.dtype.name, net.n_threads) == ("float32", 1)
     assert net.optimizer == SGD(0.02, momentum=0.9, nesterov=True)
@@ -579,7 +647,9 @@ def test_nets_have_the_estimators_settings() -> None:
 
 
 def blas_threads() -> list[int]:
-    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return [
+        pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+    ]
 
 
 @pytest.fixture
@@ -603,7 +673,9 @@ def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) 
         return seeing
 
     monkeypatch.setattr(training, "objective_on", watched)
-    model = MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", tol=0.1, random_state=0)
+    model = MLPRegressor(
+        hidden_layer_sizes=(4,), solver="lbfgs", tol=0.1, random_state=0
+    )
     model.fit(X[:20, :3], X[:20, 0])
     assert set(seen) == {1}
     assert set(blas_threads()) == {3}

@@ -14,7 +14,13 @@ from fitting import needs_compiler, unconverged
 from pairs import X as ROWS
 from pairs import both
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
@@ -39,14 +45,19 @@ each = pytest.mark.parametrize("name", NAMES)
 
 
 def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
-    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+    return [
+        (p.name, p.kind, p.default)
+        for p in inspect.signature(function).parameters.values()
+    ]
 
 
 @each
 def test_parameters_and_public_names_are_scikit_learns_first(name: str) -> None:
     theirs, ours = (parameters_of(type(model)) for model in both(name))
     assert ours[: len(theirs)] == theirs
-    assert {kind for _, kind, _ in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
+    assert {kind for _, kind, _ in ours[len(theirs) :]} == {
+        inspect.Parameter.KEYWORD_ONLY
+    }
     assert list(getattr(fastmlp, name)().get_params()) == sorted(n for n, _, _ in ours)
     theirs, ours = both(name)
     missing = {each for each in dir(theirs) if each[0] != "_"} - set(dir(ours))
@@ -58,7 +69,9 @@ def test_parameters_and_public_names_are_scikit_learns_first(name: str) -> None:
 def test_methods_take_what_scikit_learns_take_in_its_order(name: str) -> None:
     theirs, ours = both(name)
     for method in METHODS[name]:
-        given, expected = (parameters_of(getattr(type(model), method)) for model in (ours, theirs))
+        given, expected = (
+            parameters_of(getattr(type(model), method)) for model in (ours, theirs)
+        )
         assert given[: len(expected)] == expected, method
         more = {kind for _, kind, _ in given[len(expected) :]}
         assert more <= {inspect.Parameter.KEYWORD_ONLY}, method
@@ -69,7 +82,9 @@ def test_settings_are_checked_as_there(name: str) -> None:
     theirs, ours = (model._parameter_constraints for model in both(name))
     wider = {"activation", "solver", "loss", "early_stopping"}  # what the core has
     for parameter in theirs.keys() - wider:
-        assert [str(each) for each in ours[parameter]] == [str(each) for each in theirs[parameter]]
+        assert [str(each) for each in ours[parameter]] == [
+            str(each) for each in theirs[parameter]
+        ]
 
 
 @each
@@ -100,7 +115,9 @@ def fitted_to_six_rows(model: Any) -> Any:
 @each
 def test_routing_asks_for_the_same_and_for_our_arguments_of_fit(name: str) -> None:
     with config_context(enable_metadata_routing=True):
-        theirs, ours = (model.get_metadata_routing()._serialize() for model in both(name))
+        theirs, ours = (
+            model.get_metadata_routing()._serialize() for model in both(name)
+        )
     more = {"X_val", "y_val", "sample_weight_val", "callbacks", "progress"}
     assert {*ours["fit"]} == {*theirs["fit"], *more}
     assert {key: ours[key] for key in theirs if key != "fit"} == {
@@ -109,9 +126,15 @@ def test_routing_asks_for_the_same_and_for_our_arguments_of_fit(name: str) -> No
 
 
 def test_mixins_come_first() -> None:
-    for kind, mixin in ((MLPClassifier, ClassifierMixin), (MLPRegressor, RegressorMixin)):
+    for kind, mixin in (
+        (MLPClassifier, ClassifierMixin),
+        (MLPRegressor, RegressorMixin),
+    ):
         order = kind.__mro__
-        places = [order.index(each) for each in (mixin, BaseMultilayerPerceptron, BaseEstimator)]
+        places = [
+            order.index(each)
+            for each in (mixin, BaseMultilayerPerceptron, BaseEstimator)
+        ]
         assert places == sorted(places)
 
 
@@ -138,12 +161,18 @@ def test_masked_entries_are_refused_after_a_fit() -> None:
     # Without a masked entry it is an array as any other.
     model = MLPRegressor(**SMALL).fit(np.ma.array(ROWS), REAL)
     message = "MLPRegressor: X has masked entries"
-    for call in (model.predict, model.transform, lambda rows: model.partial_fit(rows, REAL)):
+    for call in (
+        model.predict,
+        model.transform,
+        lambda rows: model.partial_fit(rows, REAL),
+    ):
         with pytest.raises(ValueError, match=message):
             call(MASKED)
     with pytest.raises(ValueError, match=message):
         model.fit(ROWS, REAL, X_val=MASKED, y_val=REAL)
-    with pytest.raises(ValueError, match="MLPRegressor: sample_weight has masked entries"):
+    with pytest.raises(
+        ValueError, match="MLPRegressor: sample_weight has masked entries"
+    ):
         model.fit(ROWS, REAL, sample_weight=np.ma.masked_greater(np.ones(len(ROWS)), 0))
     search = MLPSearchCV(MLPRegressor(**SMALL), {"alpha": [1e-4, 1e-3]}, cv=2)
     with pytest.raises(ValueError, match=message):

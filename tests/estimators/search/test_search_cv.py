@@ -38,7 +38,11 @@ from fastmlp._process import task_pool
 from fastmlp.estimators import search
 from fastmlp.serialization import files
 
-pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
+pytestmark = [
+    unconverged,
+    pytest.mark.filterwarnings("ignore:Got `batch_size`"),
+    needs_compiler,
+]
 N = 90
 X = np.random.default_rng(0).normal(size=(N, 4))
 REAL = X[:, 0] * X[:, 1]
@@ -58,9 +62,13 @@ def assert_same(ours: Any, theirs: Any, *, exact: bool = True) -> None:
         elif name == "params" or name.startswith("param_"):
             assert list(ours.cv_results_[name]) == list(expected)
         elif exact:
-            assert np.array_equal(ours.cv_results_[name], expected, equal_nan=True), name
+            assert np.array_equal(ours.cv_results_[name], expected, equal_nan=True), (
+                name
+            )
         else:
-            np.testing.assert_allclose(ours.cv_results_[name], expected, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(
+                ours.cv_results_[name], expected, rtol=1e-9, atol=1e-12
+            )
     assert ours.best_params_ == theirs.best_params_
     assert ours.best_index_ == theirs.best_index_
     assert ours.n_splits_ == theirs.n_splits_
@@ -82,13 +90,17 @@ def test_a_grid_is_that_of_grid_search(theirs: Any, n_jobs: int) -> None:
     assert list(search.classes_) == list(expected.classes_)
     assert search.n_features_in_ == 4
     if theirs is OURS:
-        pairs = zip(search.best_estimator_.coefs_, expected.best_estimator_.coefs_, strict=True)
+        pairs = zip(
+            search.best_estimator_.coefs_, expected.best_estimator_.coefs_, strict=True
+        )
         assert all(np.array_equal(*pair) for pair in pairs)
 
 
 def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
     options: dict[str, Any] = {"n_iter": 4, "cv": 3, "random_state": 7}
-    search = MLPSearchCV(OURS, param_distributions=DRAWN, n_jobs=2, **options).fit(X, LABELS)
+    search = MLPSearchCV(OURS, param_distributions=DRAWN, n_jobs=2, **options).fit(
+        X, LABELS
+    )
     assert_same(search, RandomizedSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
     model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
     objects, grid = REAL.astype(object), {"alpha": [1e-4, 1.0]}
@@ -99,24 +111,41 @@ def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("resource", ["n_samples", "max_iter"])
 def test_halving_is_that_of_halving_searches(resource: str) -> None:
-    options: dict[str, Any] = {"cv": 3, "random_state": 1, "factor": 2, "resource": resource}
+    options: dict[str, Any] = {
+        "cv": 3,
+        "random_state": 1,
+        "factor": 2,
+        "resource": resource,
+    }
     if resource == "max_iter":
         options |= {"max_resources": 8, "min_resources": 2}
     grid = {"alpha": [1e-4, 1e-2, 1.0], "hidden_layer_sizes": [(3,), (8,)]}
-    search: Any = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options).fit(X, LABELS)
-    expected = HalvingGridSearchCV(OURS, grid, return_train_score=False, **options).fit(X, LABELS)
+    search: Any = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options).fit(
+        X, LABELS
+    )
+    expected = HalvingGridSearchCV(OURS, grid, return_train_score=False, **options).fit(
+        X, LABELS
+    )
     assert_same(search, expected)
     assert search.n_candidates_ == expected.n_candidates_
     assert search.n_resources_ == expected.n_resources_
     assert len(search.n_candidates_) > 1
-    drawn = MLPSearchCV(OURS, param_distributions=DRAWN, n_iter=4, halving=True, **options)
+    drawn = MLPSearchCV(
+        OURS, param_distributions=DRAWN, n_iter=4, halving=True, **options
+    )
     options = {"min_resources": "exhaust", "n_candidates": 4} | options
     options["return_train_score"] = False
-    assert_same(drawn.fit(X, LABELS), HalvingRandomSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
+    assert_same(
+        drawn.fit(X, LABELS),
+        HalvingRandomSearchCV(OURS, DRAWN, **options).fit(X, LABELS),
+    )
 
 
 def several(estimator: Any, X: Any, y: Any) -> dict[str, float]:
-    return {"right": estimator.score(X, y), "units": float(-len(estimator.coefs_[0][0]))}
+    return {
+        "right": estimator.score(X, y),
+        "units": float(-len(estimator.coefs_[0][0])),
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,7 +157,10 @@ def several(estimator: Any, X: Any, y: Any) -> dict[str, float]:
         {"scoring": several, "refit": "units"},
         {"refit": False},
         {"refit": lambda results: int(np.argmin(results["mean_test_score"]))},
-        {"scoring": make_scorer(accuracy_score), "cv": KFold(4, shuffle=True, random_state=3)},
+        {
+            "scoring": make_scorer(accuracy_score),
+            "cv": KFold(4, shuffle=True, random_state=3),
+        },
         {"cv": [(np.arange(60), np.arange(60, N)), (np.arange(30, N), np.arange(30))]},
     ],
 )
@@ -147,8 +179,13 @@ def test_scoring_refit_and_folds(options: dict[str, Any]) -> None:
 
 def test_pipelines_frames_and_regressors() -> None:
     frame = pd.DataFrame(X, columns=list("abcd"))
-    pipe = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(5,), **SETTINGS))
-    grid = {"mlpregressor__alpha": [0.0, 1.0], "standardscaler__with_mean": [True, False]}
+    pipe = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(5,), **SETTINGS)
+    )
+    grid = {
+        "mlpregressor__alpha": [0.0, 1.0],
+        "standardscaler__with_mean": [True, False],
+    }
     search = MLPSearchCV(pipe, grid, cv=3, n_jobs=2).fit(frame, REAL)
     assert_same(search, GridSearchCV(pipe, grid, cv=3).fit(frame, REAL))
     assert isinstance(search.best_estimator_, Pipeline)
@@ -164,11 +201,18 @@ def test_groups_and_weights_go_where_they_belong() -> None:
     assert_same(search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content))
     with config_context(enable_metadata_routing=True):
         asking = (
-            clone(OURS).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+            clone(OURS)
+            .set_fit_request(sample_weight=True)
+            .set_score_request(sample_weight=True)
         )
-        search, expected = MLPSearchCV(asking, GRID, cv=3), GridSearchCV(asking, GRID, cv=3)
+        search, expected = (
+            MLPSearchCV(asking, GRID, cv=3),
+            GridSearchCV(asking, GRID, cv=3),
+        )
         content = {"sample_weight": weight}
-        assert_same(search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content))
+        assert_same(
+            search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content)
+        )
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
@@ -200,7 +244,10 @@ def test_it_is_an_estimator() -> None:
     search = MLPSearchCV(OURS, GRID, cv=2, halving=False)
     with pytest.raises(NotFittedError):
         search.predict(X)
-    assert clone(search).get_params(deep=False).keys() == search.get_params(deep=False).keys()
+    assert (
+        clone(search).get_params(deep=False).keys()
+        == search.get_params(deep=False).keys()
+    )
     pipe = make_pipeline(StandardScaler(), search).fit(X, LABELS)
     again = pickle.loads(pickle.dumps(pipe))
     assert np.array_equal(again.predict(X), pipe.predict(X))
@@ -209,10 +256,14 @@ def test_it_is_an_estimator() -> None:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 @pytest.mark.parametrize("base", [MLPClassifier, MLPRegressor])
-@pytest.mark.parametrize("check", ["check_dont_overwrite_parameters", "check_dtype_object"])
+@pytest.mark.parametrize(
+    "check", ["check_dont_overwrite_parameters", "check_dtype_object"]
+)
 def test_scikit_learns_checks_of_a_fit(check: str, base: Any) -> None:
     model = base(hidden_layer_sizes=(3,), max_iter=2, random_state=0)
-    getattr(estimator_checks, check)("search", MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2))
+    getattr(estimator_checks, check)(
+        "search", MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2)
+    )
 
 
 def test_the_costly_fits_begin_first() -> None:
@@ -233,7 +284,9 @@ def test_the_costly_fits_begin_first() -> None:
 def test_costs_of_pipelines_and_of_strangers() -> None:
     def cost(estimator: Any, **parameters: Any) -> float:
         named = {"parameters": parameters, "train": np.arange(50), "test": None}
-        call = joblib.parallel.BatchedCalls([(None, (estimator, X, REAL), named)], (None, 1))
+        call = joblib.parallel.BatchedCalls(
+            [(None, (estimator, X, REAL), named)], (None, 1)
+        )
         return search.cost_of(call)
 
     pipe = make_pipeline(StandardScaler(), OURS)
@@ -308,21 +361,41 @@ REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
 
 SEARCHES: list[Any] = [
     (OURS, {"param_grid": GRID, "return_train_score": True}, LABELS),
-    (OURS, {"param_grid": [{"alpha": [0.1]}, {"solver": ["sgd"], "tol": np.ones(1)}]}, LABELS),
-    (OURS, {"param_distributions": {"alpha": [0.1, 1.0]}, "n_iter": 2, "random_state": 3}, LABELS),
-    (OURS, {"param_grid": GRID, "halving": True, "factor": 2, "random_state": 0}, LABELS),
-    (OURS, {"param_grid": GRID, "scoring": ["accuracy", "f1_macro"], "refit": False}, LABELS),
+    (
+        OURS,
+        {"param_grid": [{"alpha": [0.1]}, {"solver": ["sgd"], "tol": np.ones(1)}]},
+        LABELS,
+    ),
+    (
+        OURS,
+        {"param_distributions": {"alpha": [0.1, 1.0]}, "n_iter": 2, "random_state": 3},
+        LABELS,
+    ),
+    (
+        OURS,
+        {"param_grid": GRID, "halving": True, "factor": 2, "random_state": 0},
+        LABELS,
+    ),
+    (
+        OURS,
+        {"param_grid": GRID, "scoring": ["accuracy", "f1_macro"], "refit": False},
+        LABELS,
+    ),
     (OURS, {"param_grid": GRID, "scoring": "balanced_accuracy"}, LABELS),
     (REGRESSOR, {"param_grid": {"hidden_layer_sizes": [(3,), (4, 2)]}}, REAL),
 ]
 
 
 @pytest.mark.parametrize(("estimator", "options", "y"), SEARCHES)
-def test_everything_comes_back(estimator: Any, options: Any, y: Any, path: Path) -> None:
+def test_everything_comes_back(
+    estimator: Any, options: Any, y: Any, path: Path
+) -> None:
     model = MLPSearchCV(estimator, cv=3, **options).fit(X, y)
     other = reloaded(model, path)
     assert type(other) is MLPSearchCV
-    mine, content = ({name for name in vars(each) if name[0] != "_"} for each in (model, other))
+    mine, content = (
+        {name for name in vars(each) if name[0] != "_"} for each in (model, other)
+    )
     assert mine == content
     assert list(other.cv_results_) == list(model.cv_results_)
     for name, values in model.cv_results_.items():
@@ -333,7 +406,12 @@ def test_everything_comes_back(estimator: Any, options: Any, y: Any, path: Path)
         else:
             assert read.dtype == values.dtype
             assert list(read) == list(values)
-    for name in set(vars(model)) & {"best_index_", "best_score_", "best_params_", "n_splits_"}:
+    for name in set(vars(model)) & {
+        "best_index_",
+        "best_score_",
+        "best_params_",
+        "n_splits_",
+    }:
         assert getattr(other, name) == getattr(model, name)
         assert type(getattr(other, name)) in (type(getattr(model, name)), int, float)
     if options.get("refit", True):
@@ -343,7 +421,10 @@ def test_everything_comes_back(estimator: Any, options: Any, y: Any, path: Path)
         assert other.n_features_in_ == 4
     again = other.fit(X, y)
     assert np.array_equal(
-        *(m.cv_results_[next(n for n in m.cv_results_ if "mean_test" in n)] for m in (again, model))
+        *(
+            m.cv_results_[next(n for n in m.cv_results_ if "mean_test" in n)]
+            for m in (again, model)
+        )
     )
 
 
@@ -382,8 +463,12 @@ LIES: dict[str, Callable[[Any, Any], Any]] = {
     "settings": lambda header, arrays: header["parameters"].update(halving="yes"),
     "candidates": lambda header, arrays: header["results"]["params"].pop(),
     "no candidates": results(params=3),
-    "numbers": lambda header, arrays: arrays.update({"results.mean_test_score": np.zeros(2)}),
-    "objects": lambda header, arrays: header["results"]["names"][0].__setitem__(1, "object"),
+    "numbers": lambda header, arrays: arrays.update(
+        {"results.mean_test_score": np.zeros(2)}
+    ),
+    "objects": lambda header, arrays: header["results"]["names"][0].__setitem__(
+        1, "object"
+    ),
     "index": lambda header, arrays: header["attributes"].update(best_index_=99),
     "many names": results(
         params=[{"dict": [[f"n{i}", i] for i in range(3000)]}, *[{"dict": []}] * 3000]

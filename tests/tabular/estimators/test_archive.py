@@ -16,7 +16,15 @@ import pytest
 from fitting import peak_of
 from sklearn.base import clone
 from sklearn.tree import DecisionTreeRegressor
-from small_models import FEW, classifier, drawn, regressor, reloaded, table_of, untrained
+from small_models import (
+    FEW,
+    classifier,
+    drawn,
+    regressor,
+    reloaded,
+    table_of,
+    untrained,
+)
 
 import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
@@ -26,7 +34,9 @@ from fastmlp.tabular import extras, fitting
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.settings import Preset
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 # Golden files: written once by the format in their name, and anew for another format.
 GOLDEN = Path(__file__).parents[2] / "golden"
 EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
@@ -35,11 +45,17 @@ EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
 def golden_data(name: str) -> Any:
     if "trees" in name:
         # Levels that are unknown, and missing values, are among them.
-        return [[i % 7, "xyzw"[i % 4], 1.5 * i if i % 4 else None, "uv"[i % 2]] for i in range(10)]
+        return [
+            [i % 7, "xyzw"[i % 4], 1.5 * i if i % 4 else None, "uv"[i % 2]]
+            for i in range(10)
+        ]
     if "pairs" in name:
         # Columns of two levels at places beyond that of the one number.
         k = range(10)
-        return [[i % 7 / 7, "xyz"[i % 3], "uv"[i * i % 7 > 2], i % 5 == 0, f"level {i}"] for i in k]
+        return [
+            [i % 7 / 7, "xyz"[i % 3], "uv"[i * i % 7 > 2], i % 5 == 0, f"level {i}"]
+            for i in k
+        ]
     X = np.arange(180.0).reshape(60, 3) % 7 / 7
     X[::9, 1] = np.nan
     X[:, 2] = np.round(2 * X[:, 2])
@@ -55,7 +71,10 @@ def test_a_model_of_this_format_loads(name: str) -> None:
     assert model.weights_.tolist() == expected["weights"]
     # Sums of trees have the same bits on every machine.
     for _, trees in model.extra_members_:
-        assert trees.predict_raw(matrix(model.schema_.read(X))).tolist() == expected["trees"]
+        assert (
+            trees.predict_raw(matrix(model.schema_.read(X))).tolist()
+            == expected["trees"]
+        )
     outputs = getattr(model, "predict_proba", model.predict)(X)
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-5)
     if "sets" in expected:
@@ -74,18 +93,50 @@ DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
     ("regressor", lambda h: h["pack"]["members"].clear(), "without members"),
     ("regressor", lambda h: h["schema"]["levels"].clear(), "beyond the columns"),
     ("regressor", lambda h: h["schema"].update(named=3), "named must be true"),
-    ("regressor", lambda h: h["leaderboard"][0].insert(0, 1.5), r"leaderboard.0 must have 0, 1"),
-    ("regressor", lambda h: h["leaderboard"][0].reverse(), "leaderboard.0.0 must be str"),
+    (
+        "regressor",
+        lambda h: h["leaderboard"][0].insert(0, 1.5),
+        r"leaderboard.0 must have 0, 1",
+    ),
+    (
+        "regressor",
+        lambda h: h["leaderboard"][0].reverse(),
+        "leaderboard.0.0 must be str",
+    ),
     ("regressor", lambda h: h["parameters"].update(cv=-3), "'cv' parameter"),
     ("regressor", lambda h: h["pack"]["outputs"].update(task="binary"), "binary"),
-    ("regressor", lambda h: h["pack"]["outputs"].update(task="ranking"), "got 'ranking'"),
+    (
+        "regressor",
+        lambda h: h["pack"]["outputs"].update(task="ranking"),
+        "got 'ranking'",
+    ),
     ("regressor", lambda h: h["pack"]["outputs"].update(scale=0.0), "a scale above 0"),
     ("regressor", lambda h: h["pack"]["outputs"].update(n_outputs=2), "a net of"),
-    ("regressor", lambda h: h["pack"]["members"][0].update(encoding=7), "the encoding 7 of"),
-    ("regressor", lambda h: h["pack"]["members"][0].update(weight=1.5), "weight must be in"),
-    ("regressor", lambda h: h["pack"]["members"][0]["net"].update(layer_sizes=[3, 1]), "has 0 hid"),
-    ("regressor", lambda h: h["pack"]["encodings"][0].update(scaling="log"), "scaling 'log'"),
-    ("regressor", lambda h: h["pack"].update(validation_score=None), "score must be float"),
+    (
+        "regressor",
+        lambda h: h["pack"]["members"][0].update(encoding=7),
+        "the encoding 7 of",
+    ),
+    (
+        "regressor",
+        lambda h: h["pack"]["members"][0].update(weight=1.5),
+        "weight must be in",
+    ),
+    (
+        "regressor",
+        lambda h: h["pack"]["members"][0]["net"].update(layer_sizes=[3, 1]),
+        "has 0 hid",
+    ),
+    (
+        "regressor",
+        lambda h: h["pack"]["encodings"][0].update(scaling="log"),
+        "scaling 'log'",
+    ),
+    (
+        "regressor",
+        lambda h: h["pack"].update(validation_score=None),
+        "score must be float",
+    ),
 ]
 
 
@@ -113,7 +164,9 @@ def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
 
     def load() -> None:
         for path, name in damaged:
-            with pytest.raises(FileError, match=f"{name}.columns beyond the columns of the table"):
+            with pytest.raises(
+                FileError, match=f"{name}.columns beyond the columns of the table"
+            ):
                 fastmlp.load(path)
 
     assert peak_of(load) < 1e6
@@ -123,7 +176,9 @@ def test_a_kind_that_does_not_suit_the_pack(path: Path) -> None:
     content = files.read(GOLDEN / "2-tabular-classifier.safetensors")
     content.header["parameters"].pop("class_weight")
     files.write(path, content._replace(kind="TabularMLPRegressor"))
-    with pytest.raises(FileError, match="a pack of multiclass in a file of another kind"):
+    with pytest.raises(
+        FileError, match="a pack of multiclass in a file of another kind"
+    ):
         fastmlp.load(path)
 
 
@@ -134,7 +189,9 @@ def test_what_no_file_holds(path: Path) -> None:
     # The tree knows the rows to validate on by heart.
     model = TabularMLPRegressor(**{**FEW, "extra_members": best})
     model.fit(frame, y, X_val=frame[:40], y_val=y[:40])
-    with pytest.raises(ValueError, match="has tree of extra_members, which a file of numbers"):
+    with pytest.raises(
+        ValueError, match="has tree of extra_members, which a file of numbers"
+    ):
         fastmlp.save(model, path)
     assert not path.exists()
 
@@ -155,7 +212,12 @@ def test_residuals_must_ascend_and_weights_be_theirs(tmp_path: Path) -> None:
         ({"pack.residuals": residuals[::-1].copy()}, "ascend")
     ]
     for weights in (np.ones(len(residuals) - 1), np.full(len(residuals), -1.0)):
-        wrong.append(({"pack.row_weights": weights}, "row_weights must be those of the residuals"))
+        wrong.append(
+            (
+                {"pack.row_weights": weights},
+                "row_weights must be those of the residuals",
+            )
+        )
     for arrays, words in wrong:
         path = tmp_path / "model.safetensors"
         files.write(path, content._replace(arrays={**content.arrays, **arrays}))
@@ -182,7 +244,10 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
             assert np.array_equal(result, expected)
     for name, given in (("predict_quantiles", [0.3, 0.5, 0.8]), ("predict_set", 0.8)):
         if hasattr(one, name):
-            result, expected = getattr(other, name)(rows, given), getattr(one, name)(frame, given)
+            result, expected = (
+                getattr(other, name)(rows, given),
+                getattr(one, name)(frame, given),
+            )
             assert np.array_equal(result, expected)
     assert (other.schema_, other.training_) == (one.schema_, one.training_)
     assert other.validation_score_ == one.validation_score_
@@ -209,12 +274,17 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
     for seed in range(200 if soak else 6):
         frame, y, task = table_of(seed)
         rng = np.random.default_rng(seed)
-        options: dict[str, Any] = {"trees": bool(rng.integers(2)), "refit": bool(rng.integers(2))}
+        options: dict[str, Any] = {
+            "trees": bool(rng.integers(2)),
+            "refit": bool(rng.integers(2)),
+        }
         options |= {"time_limit": (None, 1e6)[seed % 2], "preset": PRESETS[seed % 3]}
         kind: Any = TabularMLPClassifier
         if task == "regression":
             kind = TabularMLPRegressor
-            options["loss"] = str(rng.choice(["squared_error", "absolute_error", "quantile"]))
+            options["loss"] = str(
+                rng.choice(["squared_error", "absolute_error", "quantile"])
+            )
         distils = rng.integers(2)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
@@ -230,7 +300,9 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
             assert same.get_params().items() >= {"cv": cv, **options}.items()
         for same in (loaded, pickle.loads(pickle.dumps(model))):
             # A file keeps the number, without NumPy's type; lines break elsewhere.
-            shown = (repr(one).replace(f"np.int64({cv})", str(cv)) for one in (same, model))
+            shown = (
+                repr(one).replace(f"np.int64({cv})", str(cv)) for one in (same, model)
+            )
             assert next(shown).split() == next(shown).split()
             assert_same(model, same, frame)
 
@@ -263,7 +335,10 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     fit = "model.fit(*rows(), callbacks=kill, checkpoint=PATH, checkpoint_every=1, resume=True)"
     for n in (5, 12):
         program = KILLED.format(n=n) + fit.replace("PATH", repr(str(tmp_path)))
-        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+        assert (
+            subprocess.run([sys.executable, "-c", program], check=False).returncode
+            == -9
+        )
     names: dict[str, Any] = {}
     exec(KILLED.format(n=0), names)
     (X, y), model = names["rows"](), names["model"]
@@ -278,7 +353,11 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert model.learning_curves_.keys() == whole.learning_curves_.keys()
     for other, rows, message in (
         (model, (X + 1, y), "its table is"),
-        (clone(model).set_params(max_iter=9), (X, y), "its max_iter is 8, here it is 9"),
+        (
+            clone(model).set_params(max_iter=9),
+            (X, y),
+            "its max_iter is 8, here it is 9",
+        ),
         (clone(model).set_params(random_state=None), (X, y), "an integer random_state"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -294,13 +373,18 @@ def test_a_fit_that_its_time_limit_cut_goes_on(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(KILLED.format(n=0), names)
     (X, y), words = names["rows"](), {**names["words"], "refit": False}
-    words |= {"max_iter": 10**6, "early_stopping": fastmlp.EarlyStopping(patience=10**6)}
+    words |= {
+        "max_iter": 10**6,
+        "early_stopping": fastmlp.EarlyStopping(patience=10**6),
+    }
     model = TabularMLPRegressor(**words, ensemble="mean", time_limit=0.5)
     curves = []
     for _ in range(2):
         with pytest.warns(match="cut short"):
             model.fit(X, y, X_val=X, y_val=y, checkpoint=tmp_path, resume=True)
-        curves.append({k: fit.validation_loss for k, fit in model.learning_curves_.items()})
+        curves.append(
+            {k: fit.validation_loss for k, fit in model.learning_curves_.items()}
+        )
     first, second = curves
     for name, losses in first.items():
         assert second[name][: len(losses)] == losses

@@ -33,7 +33,9 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, fit_arguments
 from fastmlp.tabular.reports import kept_of
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 X, Y = drawn()
 LABELS = labels()
 GROUPS = np.random.default_rng(5).integers(0, 12, 120)
@@ -137,7 +139,9 @@ def test_every_door_gives_the_bits_of_the_plain_call(
     else:
         settings["cv"] = 2
     if divided == "splitter":
-        settings["cv"] = (StratifiedKFold if classes else KFold)(2, shuffle=True, random_state=1)
+        settings["cv"] = (StratifiedKFold if classes else KFold)(
+            2, shuffle=True, random_state=1
+        )
     if divided == "pairs":
         settings["cv"] = list(KFold(3).split(X))
     make = TabularMLPClassifier if classes else TabularMLPRegressor
@@ -158,53 +162,77 @@ def test_every_door_gives_the_bits_of_the_plain_call(
 
 
 def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
-    model = TabularMLPRegressor(**FEW, cv=2).fit(as_rows(TABLE[[*NAMES, "price"]]), target="price")
+    model = TabularMLPRegressor(**FEW, cv=2).fit(
+        as_rows(TABLE[[*NAMES, "price"]]), target="price"
+    )
     result = model.predict(X)
     one = {"town": "Chur", "age": 30, "unknown": object()}
     whole = {**dict.fromkeys(NAMES), "town": "Chur", "age": 30}
-    assert model.predict([one]) == model.predict([whole]) == model.predict(pd.DataFrame([whole]))
+    assert (
+        model.predict([one])
+        == model.predict([whole])
+        == model.predict(pd.DataFrame([whole]))
+    )
     np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], result)
     rows: Any = as_rows(X)
     assert model.score(rows, Y) == model.score(X, Y)
     for method in ("predict_std", "predict_interval"):
-        np.testing.assert_array_equal(getattr(model, method)(rows), getattr(model, method)(X))
+        np.testing.assert_array_equal(
+            getattr(model, method)(rows), getattr(model, method)(X)
+        )
     with pytest.raises(ValueError, match="4 columns are missing"):
         model.predict([{"Age": 3}])
     by_place = TabularMLPRegressor(**FEW, cv=2).fit(X[["age"]].to_numpy(), Y)
     assert by_place.predict([{"age": 30.0}]) == by_place.predict([[30.0]])
 
 
-def test_files_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_do_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(TABLE, tmp_path / "a.parquet")
     monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
     with pytest.warns(
         UserWarning, match=r"fit: learned from (\d+) of \d+ rows, .*: 5 KB of"
     ) as told:
         model = TabularMLPClassifier(**FEW, cv=2).fit(path, target="sold")
-    assert f"learned from {model.training_['rows']} of {len(TABLE)} rows" in str(told[0].message)
+    assert f"learned from {model.training_['rows']} of {len(TABLE)} rows" in str(
+        told[0].message
+    )
     arrays: dict[str, Any] = {"sample_weight": WEIGHT, "groups": GROUPS}
     for word, array in arrays.items():
-        with pytest.raises(ValueError, match=f"fit: rows are drawn, .* name a column .*: {word}"):
+        with pytest.raises(
+            ValueError, match=f"fit: rows are drawn, .* name a column .*: {word}"
+        ):
             TabularMLPClassifier(**FEW).fit(path, target="sold", **{word: array})
     monkeypatch.setattr(memory, "available", lambda: 16)
-    with pytest.raises(MemoryError, match="fit: of 16 bytes that are free no row of the table has"):
+    with pytest.raises(
+        MemoryError, match="fit: of 16 bytes that are free no row of the table has"
+    ):
         TabularMLPClassifier(**FEW).fit(path, target="sold")
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "dicts", "csv"])
 @pytest.mark.parametrize("seed", range(2))
-def test_texts_like_numbers_stay_texts_in_files(kind: str, seed: int, tmp_path: Path) -> None:
+def test_texts_like_numbers_stay_texts_in_files(
+    kind: str, seed: int, tmp_path: Path
+) -> None:
     """The file to validate on is read as the table is: "01234" is not the number 1234."""
     codes = np.random.default_rng(seed).choice(["01234", "1234"], (2, 20))
     codes[:, :3] = "x", "01234", "1234"
-    frame = pd.DataFrame({"code": codes[0], "kind": pd.Categorical(codes[1]), "y": range(20)})
+    frame = pd.DataFrame(
+        {"code": codes[0], "kind": pd.Categorical(codes[1]), "y": range(20)}
+    )
     (tmp_path / "valid").mkdir()
     path = written(frame[1:], tmp_path / "valid/b.csv")
     arguments = fit_arguments.FitArguments(None, path, None, None, "y", None, (), False)
-    table, _, opened = fit_arguments.opened(KINDS[kind](frame, tmp_path), None, arguments, "fit", 0)
+    table, _, opened = fit_arguments.opened(
+        KINDS[kind](frame, tmp_path), None, arguments, "fit", 0
+    )
     schema = Schema.learn(table)
     assert schema.categorical_names == ("code", "kind")
-    assert (schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]).all()
+    assert (
+        schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]
+    ).all()
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -214,7 +242,9 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     n, n_groups = 200, int(generator.integers(3, 40))
     y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
     kept = np.ones(n, np.bool_)
-    groups = fit_arguments.groups_of(generator.integers(0, n_groups, n).astype(str), kept, "fit")
+    groups = fit_arguments.groups_of(
+        generator.integers(0, n_groups, n).astype(str), kept, "fit"
+    )
     assert groups is not None
     n_groups = len(np.unique(groups))
     rows = fit_arguments.RowsToSplit(y, classes, groups, kept)
@@ -223,7 +253,9 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
         result = fit_arguments.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
         assert result is not None
         assert len(result) == (3 if cv else min(5, n_groups))
-        np.testing.assert_array_equal(np.sort(np.concatenate([b for _, b in result])), np.arange(n))
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([b for _, b in result])), np.arange(n)
+        )
         for first, second in [*result, (np.flatnonzero(~mask), np.flatnonzero(mask))]:
             assert not {*groups[first]} & {*groups[second]}
             assert len(first) + len(second) == n
@@ -241,7 +273,9 @@ def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("fastmlp.tabular.base.kept_of", taken)
     model = TabularMLPRegressor(**FEW).fit(X, Y, groups=GROUPS)
-    sizes = [np.isin(GROUPS, some).sum() for some in itertools.combinations(range(12), 3)]
+    sizes = [
+        np.isin(GROUPS, some).sum() for some in itertools.combinations(range(12), 3)
+    ]
     assert divided[0] == model.training_["validation_rows"]
     assert divided[0] in sizes
     assert model.training_["rows"] == 120 - divided[0]
@@ -256,7 +290,9 @@ def test_folds_of_masks_and_rows_that_none_validates_on() -> None:
     assert both.leaderboard_["validation_score"].notna().all()
     mask = np.arange(120) % 2 == 0
     first = TabularMLPRegressor(**FEW, cv=[(mask, ~mask)]).fit(X, Y)
-    second = TabularMLPRegressor(**FEW).fit(X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask])
+    second = TabularMLPRegressor(**FEW).fit(
+        X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask]
+    )
     assert len(first.members_) == len(second.members_)
     assert first.training_["validation_rows"] == 60
 
@@ -280,7 +316,9 @@ GAPS: list[list[Any]] = [["no", "yes"], [1, 2]]
 
 
 @pytest.mark.parametrize("classes", GAPS)
-def test_a_missing_target_is_one_error_at_every_door(classes: list[Any], tmp_path: Path) -> None:
+def test_a_missing_target_is_one_error_at_every_door(
+    classes: list[Any], tmp_path: Path
+) -> None:
     frame = pd.DataFrame({"a": [*range(6)], "y": [*classes * 2, None, None]})
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")
@@ -342,7 +380,9 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     assert warned[0].filename == __file__
     assert model.schema_.dropped == REASONS
     summary = model.summary().splitlines()
-    assert [f"left out: {name!r} {why}" for name, why in REASONS.items()] == summary[-5:-1]
+    assert [f"left out: {name!r} {why}" for name, why in REASONS.items()] == summary[
+        -5:-1
+    ]
     assert summary[-1].endswith("1 number, 1 category, 4 left out")
     assert "&#x27;one&#x27; has one value only" in model._repr_html_()
     # Without them there is nothing to say, and the model is the same.

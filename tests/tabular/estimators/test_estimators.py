@@ -30,7 +30,9 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import conformal, extras
 from fastmlp.tabular.settings import PRESETS
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 X, Y = drawn()
 LABELS = labels()
@@ -73,7 +75,9 @@ def test_rows_of_weight_0_and_classes_of_one_row() -> None:
     weight = np.where(np.arange(120) % 4 == 0, 0.0, 3.0)
     model = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
     keep = weight > 0
-    other = TabularMLPRegressor(**FEW, cv=2).fit(X[keep], Y[keep], sample_weight=weight[keep])
+    other = TabularMLPRegressor(**FEW, cv=2).fit(
+        X[keep], Y[keep], sample_weight=weight[keep]
+    )
     assert (model.predict(X) == other.predict(X)).all()
     heavy = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=1 + 9.0 * (Y > 4))
     assert heavy.predict(X).mean() > model.predict(X).mean()
@@ -88,13 +92,19 @@ def test_rows_of_weight_0_and_classes_of_one_row() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_scores_choose_the_ensemble(kind: Any) -> None:
-    scoring = "balanced_accuracy" if kind is TabularMLPClassifier else "explained_variance"
+    scoring = (
+        "balanced_accuracy" if kind is TabularMLPClassifier else "explained_variance"
+    )
     y = LABELS if kind is TabularMLPClassifier else Y
     model = kind(**FEW, scoring=scoring).fit(X, y, X_val=X[::2], y_val=y[::2])
-    assert model.validation_score_ == pytest.approx(get_scorer(scoring)(model, X[::2], y[::2]))
+    assert model.validation_score_ == pytest.approx(
+        get_scorer(scoring)(model, X[::2], y[::2])
+    )
     quick = "accuracy" if kind is TabularMLPClassifier else "neg_mean_absolute_error"
     model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
-    assert model.validation_score_ == pytest.approx(get_scorer(quick)(model, X[::2], y[::2]))
+    assert model.validation_score_ == pytest.approx(
+        get_scorer(quick)(model, X[::2], y[::2])
+    )
 
 
 @pytest.mark.slow
@@ -117,7 +127,9 @@ def test_leaderboards_and_new_categories_are_answered() -> None:
     board = model.leaderboard_
     assert board["weight"].sum() == pytest.approx(1)
     assert board["validation_score"].is_monotonic_decreasing
-    assert f"{len(model.members_)} nets of 2" in model.summary().replace("1 net of", "1 nets of")
+    assert f"{len(model.members_)} nets of 2" in model.summary().replace(
+        "1 net of", "1 nets of"
+    )
     assert "<table" in model._repr_html_()
     assert "not fitted" in TabularMLPClassifier()._repr_html_()
     assert (model.n_iter_ >= 1).all()
@@ -131,7 +143,9 @@ def test_importances(tmp_path: Path) -> None:
         result = model.feature_importances_
         assert result.shape == (4,)
         assert (pickle.loads(pickle.dumps(model)).feature_importances_ == result).all()
-        with pytest.raises(AttributeError, match="which a file does not hold: use sklearn"):
+        with pytest.raises(
+            AttributeError, match="which a file does not hold: use sklearn"
+        ):
             reloaded(model, tmp_path / "m.safetensors").feature_importances_  # noqa: B018
     result = regressor().feature_importances_
     assert result.argmax() in (0, 1)
@@ -156,10 +170,14 @@ def test_pipelines_searches_and_calibration() -> None:
 
 def test_a_time_limit_leaves_one_net_and_scores_that_fail_say_why() -> None:
     model = TabularMLPClassifier(n_members=6, time_limit=1e-3, random_state=0, n_jobs=2)
-    with pytest.warns(match=r"fit: \d+ of 30 nets were trained within time_limit=0.001, \d+ of"):
+    with pytest.warns(
+        match=r"fit: \d+ of 30 nets were trained within time_limit=0.001, \d+ of"
+    ):
         model.fit(X, LABELS)
     assert len(model.members_) >= 1
-    with pytest.raises(ValueError, match=r"Classifier.fit: scoring='f1' of 3 classes failed: T"):
+    with pytest.raises(
+        ValueError, match=r"Classifier.fit: scoring='f1' of 3 classes failed: T"
+    ):
         TabularMLPClassifier(**FEW | {"scoring": "f1", "max_iter": 1}).fit(X, LABELS)
 
 
@@ -182,11 +200,25 @@ HIGH = LABELS == "top"
             None,
             lambda y, p: -log_loss(y, p / p.sum(axis=1)[:, None]),
         ),
-        (HIGH, [roc_auc_score], "roc_auc_score", "max", lambda y, p: roc_auc_score(y, p[:, 1])),
-        (HIGH, make_scorer(f1_score), "f1_score", None, lambda y, p: f1_score(y, p[:, 1] > 0.5)),
+        (
+            HIGH,
+            [roc_auc_score],
+            "roc_auc_score",
+            "max",
+            lambda y, p: roc_auc_score(y, p[:, 1]),
+        ),
+        (
+            HIGH,
+            make_scorer(f1_score),
+            "f1_score",
+            None,
+            lambda y, p: f1_score(y, p[:, 1] > 0.5),
+        ),
     ],
 )
-def test_nets_end_by_a_metric(y: Any, metrics: Any, name: str, mode: Any, expected: Any) -> None:
+def test_nets_end_by_a_metric(
+    y: Any, metrics: Any, name: str, mode: Any, expected: Any
+) -> None:
     """A metric is in the table's units, and a net is that of the metric's best epoch."""
     kind: Any = TabularMLPRegressor if y.dtype == float else TabularMLPClassifier
     sign = -1 if mode == "min" else 1
@@ -194,7 +226,13 @@ def test_nets_end_by_a_metric(y: Any, metrics: Any, name: str, mode: Any, expect
     histories: list[Any] = []
     model = kind(n_members=3, max_iter=20, random_state=0, ensemble="mean")
     model.set_params(metrics=metrics, early_stopping=stopping)
-    model.fit(X, y, X_val=X[::2], y_val=y[::2], callbacks=lambda r: histories.append(r.history))
+    model.fit(
+        X,
+        y,
+        X_val=X[::2],
+        y_val=y[::2],
+        callbacks=lambda r: histories.append(r.history),
+    )
     of_nets = {tuple(history.loss): history for history in histories}
     for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
         history = of_nets[tuple(member.curve[:, 0])]
@@ -202,13 +240,19 @@ def test_nets_end_by_a_metric(y: Any, metrics: Any, name: str, mode: Any, expect
         assert values.max() == pytest.approx(sign * expected(y[::2], predictions), 1e-5)
         assert member.epoch - 1 == history.best_epoch == np.argmax(values)
         assert len(history.loss) in (20, member.epoch + 2)
-        assert history.metrics in [each.metrics for each in model.learning_curves_.values()]
+        assert history.metrics in [
+            each.metrics for each in model.learning_curves_.values()
+        ]
 
 
 def test_nets_end_by_scoring_where_that_is_asked_for() -> None:
-    model = TabularMLPClassifier(n_members=3, max_iter=20, random_state=0, scoring="roc_auc")
+    model = TabularMLPClassifier(
+        n_members=3, max_iter=20, random_state=0, scoring="roc_auc"
+    )
     model.set_params(early_stopping=True).fit(X, HIGH, X_val=X[::2], y_val=HIGH[::2])
-    for member, curve in zip(model.members_, model.learning_curves_.values(), strict=True):
+    for member, curve in zip(
+        model.members_, model.learning_curves_.values(), strict=True
+    ):
         assert member.epoch - 1 == np.argmax(curve.metrics["scoring"])
     for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
         expected = roc_auc_score(HIGH[::2], predictions[:, 1])
@@ -220,11 +264,23 @@ def test_nets_end_by_scoring_where_that_is_asked_for() -> None:
     ("metrics", "words"),
     [
         ({"bad": lambda y, p: 1 / 0}, r"metrics\['bad'\] failed: division by zero"),
-        (make_scorer(f1_score, pos_label=7), r"metrics\['f1_score'\] failed: pos_label=7"),
-        (["accuracy", "accuracy"], "metrics has 'accuracy' twice; give a dict of names"),
-        ([partial(log_loss, normalize=False)], r"partial\(.* has no name: give {'name': function}"),
+        (
+            make_scorer(f1_score, pos_label=7),
+            r"metrics\['f1_score'\] failed: pos_label=7",
+        ),
+        (
+            ["accuracy", "accuracy"],
+            "metrics has 'accuracy' twice; give a dict of names",
+        ),
+        (
+            [partial(log_loss, normalize=False)],
+            r"partial\(.* has no name: give {'name': function}",
+        ),
         ("mae", "metrics: 'mae' is no score, did you mean 'neg_mean_absolute_error'"),
-        ({"loss": "accuracy"}, "the name of a metric must be a str, not 'epoch', 'loss'"),
+        (
+            {"loss": "accuracy"},
+            "the name of a metric must be a str, not 'epoch', 'loss'",
+        ),
     ],
 )
 def test_faults_of_metrics(metrics: Any, words: str) -> None:
@@ -240,7 +296,9 @@ def test_targets_among_the_columns_are_warned_of(seed: int) -> None:
     column = pd.Series(y).astype([float, "category", object, object][seed])
     model: Any = TabularMLPClassifier() if seed else TabularMLPRegressor()
     model.set_params(n_members=1, max_iter=1, cv=2)
-    with pytest.warns(UserWarning, match=r"fit: y is a column of X, 'copy': leave it out"):
+    with pytest.warns(
+        UserWarning, match=r"fit: y is a column of X, 'copy': leave it out"
+    ):
         model.fit(X.assign(copy=column), y)
     changed = column.copy()
     changed[7] = column[(column != column[7]).argmax()]
@@ -251,7 +309,12 @@ def test_targets_among_the_columns_are_warned_of(seed: int) -> None:
     "frame",
     [
         pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0] * 8, "b": [None] * 32}),
-        pd.DataFrame({"id": pd.Categorical([f"item {i % 16}" for i in range(32)]), "a": range(32)}),
+        pd.DataFrame(
+            {
+                "id": pd.Categorical([f"item {i % 16}" for i in range(32)]),
+                "a": range(32),
+            }
+        ),
         pd.DataFrame(np.eye(32, 600)).rename(columns=str),
     ],
     ids=["empty column", "a level of two rows", "many columns"],
@@ -268,7 +331,10 @@ def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
 
 
 def test_mixed_precision() -> None:
-    plain, mixed = regressor(), TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16")
+    plain, mixed = (
+        regressor(),
+        TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16"),
+    )
     mixed.fit(X, Y)
     assert {member.net.compute_dtype for member in mixed.members_} == {"bfloat16"}
     assert {member.net.compute_dtype for member in plain.members_} == {None}
@@ -296,7 +362,9 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 10)
     monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
     # A check asks for 1,000 epochs.
-    monkeypatch.setitem(PRESETS, "balanced", PRESETS["balanced"]._replace(patience_share=0.0))
+    monkeypatch.setitem(
+        PRESETS, "balanced", PRESETS["balanced"]._replace(patience_share=0.0)
+    )
 
 
 @pytest.mark.slow
@@ -307,7 +375,9 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         TabularMLPClassifier(**LITTLE, validation_fraction=0.3, cv=2),
         TabularMLPRegressor(**LITTLE, cv=2),
-        TabularMLPClassifier(**{**LITTLE, "n_members": 1, "max_iter": 2}, cv=2, trees=True),
+        TabularMLPClassifier(
+            **{**LITTLE, "n_members": 1, "max_iter": 2}, cv=2, trees=True
+        ),
         TabularMLPRegressor(**{**LITTLE, "n_members": 1}, cv=2, trees=True),
     ],
     expected_failed_checks=expected,

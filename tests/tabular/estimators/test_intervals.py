@@ -33,7 +33,9 @@ from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Values
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
+)
 
 Array = NDArray[Any]
 X, Y = drawn()
@@ -49,10 +51,16 @@ def naive(scores: Array, level: float, weights: Array) -> float:
     return np.inf
 
 
-def pack_of(scores: Array, weight: Array | None, low: float = -9.0, high: float = 9.0) -> Pack:
+def pack_of(
+    scores: Array, weight: Array | None, low: float = -9.0, high: float = 9.0
+) -> Pack:
     """A pack of numbers without nets, that has scores of validation rows."""
     outputs = outputs_of("regression", np.array([low, high]), None, 0)
-    rest: dict[str, Any] = {"extra_weights": np.empty(0), "validation_score": 0.0, "n_trained": 0}
+    rest: dict[str, Any] = {
+        "extra_weights": np.empty(0),
+        "validation_score": 0.0,
+        "n_trained": 0,
+    }
     pack = Pack(outputs, (), (), residuals=np.empty(0), **rest)
     pack.take_scores(scores, weight)
     return pack
@@ -62,7 +70,8 @@ def model_of(pack: Pack) -> TabularMLPRegressor:
     """A model of a pack without nets, whose predictions are 1."""
     model = TabularMLPRegressor()
     model.pack_, model.training_ = pack, {"rows": 10**6}
-    model._values = lambda X, method: Values(np.empty((3, 1)), np.empty((3, 0), np.int32))  # type: ignore[method-assign]
+    rows = Values(np.empty((3, 1)), np.empty((3, 0), np.int32))
+    model._values = lambda X, method: rows  # type: ignore[method-assign]
     model._predicted = lambda values: np.ones(3)  # type: ignore[method-assign]
     return model
 
@@ -72,7 +81,11 @@ def test_scores_are_those_of_the_definition() -> None:
     for _ in range(300):
         n = int(generator.integers(1, 60))
         scores = generator.normal(size=n).round(int(generator.integers(1, 4)))
-        weight = generator.integers(1, 4, n).astype(float) if generator.random() < 0.5 else None
+        weight = (
+            generator.integers(1, 4, n).astype(float)
+            if generator.random() < 0.5
+            else None
+        )
         weights = np.ones(n) if weight is None else weight
         pack, level = pack_of(scores, weight), float(generator.uniform(0.02, 0.98))
         assert pack.upper_score(level) == naive(scores, level, weights)
@@ -86,10 +99,14 @@ def test_scores_are_those_of_the_definition() -> None:
             low = high = naive(np.abs(scores), level, weights)
         model = model_of(pack)
         if np.isinf(low):
-            with pytest.raises(ValueError, match=rf"rows to validate on, there were {n}; use cv=5"):
+            with pytest.raises(
+                ValueError, match=rf"rows to validate on, there were {n}; use cv=5"
+            ):
                 model.predict_interval(X, level)
         else:
-            np.testing.assert_allclose(model.predict_interval(X, level), [[1 - low, 1 + high]] * 3)
+            np.testing.assert_allclose(
+                model.predict_interval(X, level), [[1 - low, 1 + high]] * 3
+            )
 
 
 def test_quantiles_rise_and_are_the_ends_of_intervals() -> None:
@@ -106,10 +123,14 @@ def test_quantiles_rise_and_are_the_ends_of_intervals() -> None:
             continue
         assert (np.diff(result, axis=1) >= 0).all()
         np.testing.assert_array_equal(result[:, [0, -1]], interval)
-        np.testing.assert_array_equal(model.predict_quantiles(X, (0.9, 0.1)), interval[:, ::-1])
+        np.testing.assert_array_equal(
+            model.predict_quantiles(X, (0.9, 0.1)), interval[:, ::-1]
+        )
 
 
-@pytest.mark.parametrize(("n", "coverage"), [(19, 0.9), (99, 0.8), (40, 0.5), (12, 0.9)])
+@pytest.mark.parametrize(
+    ("n", "coverage"), [(19, 0.9), (99, 0.8), (40, 0.5), (12, 0.9)]
+)
 def test_new_rows_are_inside_as_often_as_promised(n: int, coverage: float) -> None:
     generator = np.random.default_rng(n)
     inside = []
@@ -129,7 +150,9 @@ def test_new_rows_are_inside_as_often_as_promised(n: int, coverage: float) -> No
         (0.2, 0.9, (0, 1)), (-1, 1, (-9, 11)), (0, 0, (0, 0)),
     ],
 )  # fmt: skip
-def test_ends_are_in_the_range_of_targets(low: float, high: float, expected: Any) -> None:
+def test_ends_are_in_the_range_of_targets(
+    low: float, high: float, expected: Any
+) -> None:
     model = model_of(pack_of(np.linspace(-10, 10, 99), None, low, high))
     np.testing.assert_allclose(model.predict_interval(X, 0.98)[0], expected)
     np.testing.assert_allclose(model.predict_quantiles(X, [0.01, 0.99])[0], expected)
@@ -166,7 +189,9 @@ def test_sizes_of_errors_are_learned() -> None:
         assert min(inside[large].mean(), inside[~large].mean()) > 0.78
     few = pack_of(errors[:99], None)
     few.validated = np.zeros(99)
-    learn_sizes(few, TableRows(values.part(slice(99)), errors[:99]), seed=3, n_threads=1)
+    learn_sizes(
+        few, TableRows(values.part(slice(99)), errors[:99]), seed=3, n_threads=1
+    )
     assert few.sizes is None
 
 
@@ -181,9 +206,14 @@ def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> No
     weight = np.where(np.arange(120) % 3 == 0, 2.0, 1.0)
     weighted = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
     for one in (model, weighted):
-        for same in (reloaded(one, tmp_path / "a.safetensors"), pickle.loads(pickle.dumps(one))):
+        for same in (
+            reloaded(one, tmp_path / "a.safetensors"),
+            pickle.loads(pickle.dumps(one)),
+        ):
             for coverage in (0.5, 0.8):
-                before, after = (each.predict_interval(X, coverage) for each in (one, same))
+                before, after = (
+                    each.predict_interval(X, coverage) for each in (one, same)
+                )
                 np.testing.assert_array_equal(after, before)
     assert len(weighted.pack_.row_weights) == 120
     again = TabularMLPRegressor(**FEW, cv=2, n_jobs=1).fit(X, Y)
@@ -193,10 +223,14 @@ def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sets_of_classes_are_those_of_the_definition(weighted: bool, tmp_path: Path) -> None:
+def test_sets_of_classes_are_those_of_the_definition(
+    weighted: bool, tmp_path: Path
+) -> None:
     weight = np.where(np.arange(40) % 3 == 0, 2.0, 1.0) if weighted else np.ones(40)
     given = {"X_val": X[::3], "y_val": LABELS[::3]}
-    model = TabularMLPClassifier(**FEW).fit(X, LABELS, sample_weight_val=weight, **given)
+    model = TabularMLPClassifier(**FEW).fit(
+        X, LABELS, sample_weight_val=weight, **given
+    )
     p, held_out = model.predict_proba(X), model.predict_proba(X[::3])
     own = held_out[np.arange(40), np.searchsorted(model.classes_, LABELS[::3])]
     for coverage in (0.3, 0.5, 0.8, 0.95):
@@ -217,18 +251,24 @@ def test_scores_of_rows_and_the_default_are_as_before() -> None:
     np.testing.assert_allclose(scores_of("binary", np.array([0, 1]), p), [0.8, 0.5])
     errors = scores_of("regression", np.array([1.0, 2.0]), np.array([2.0, 0.0]))
     np.testing.assert_array_equal(errors, [-1, 2])
-    model = TabularMLPRegressor(**FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2)
+    model = TabularMLPRegressor(
+        **FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2
+    )
     assert np.array_equal(model.fit(X, Y).predict(X), regressor().predict(X))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_learned_from_other_groups(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a fold of the sizes no row is trained on whose group has rows to validate on."""
     g = np.random.default_rng(seed)
     n_groups = int(g.choice([2, 3, 9, 30]))
     groups = g.permutation(np.arange(120) % n_groups)
     weight = g.integers(0, 2, 120) if g.random() < 0.3 else None
-    divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][int(g.integers(3))]
+    divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][
+        int(g.integers(3))
+    ]
     seen = list[Any]()
     monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 0)
     monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_ROWS", 1)
@@ -249,7 +289,9 @@ def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.Monk
     ((rows, folds),) = seen
     of_rows = groups[rows.values.numbers[:, 0].astype(int)]
     assert len(folds) == min(3, len({*of_rows}))
-    assert sorted(np.concatenate([second for _, second in folds])) == list(range(len(rows.y)))
+    assert sorted(np.concatenate([second for _, second in folds])) == list(
+        range(len(rows.y))
+    )
     for first, second in folds:
         assert not {*of_rows[first]} & {*of_rows[second]}
 
@@ -261,7 +303,9 @@ def test_folds_and_groups_that_contradict_each_other() -> None:
         model = TabularMLPRegressor(**FEW, cv=cv)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(ValueError, match="validates on rows of one of groups: use sklearn"):
+            with pytest.raises(
+                ValueError, match="validates on rows of one of groups: use sklearn"
+            ):
                 model.fit(X, Y, groups=groups)
     # Of the rows with weight two groups are one.
     with pytest.raises(ValueError, match="groups holds one group only"):
@@ -315,7 +359,9 @@ def test_nets_begin_with_the_best_constant(name: Any) -> None:
     raw = np.zeros((1, 1)) if loss.power is None else np.ones((1, 1))
     constant = outputs.predictions(raw)[0]
     own = loss.score(y, np.full(400, constant), None)
-    assert all(own >= loss.score(y, np.full(400, constant * k), None) for k in (0.9, 1.1))
+    assert all(
+        own >= loss.score(y, np.full(400, constant * k), None) for k in (0.9, 1.1)
+    )
 
 
 @pytest.mark.parametrize("name", [*LOSSES][1:])
@@ -328,13 +374,21 @@ def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
     predictions = model.predict(X)
     own = metric(POSITIVE[::2], predictions[::2], **settings)
     assert model.validation_score_ == pytest.approx(-own, rel=1e-5)
-    constant = DummyRegressor(strategy="quantile", quantile=0.8 if name == "quantile" else 0.5)
-    assert own < 0.8 * metric(POSITIVE, constant.fit(X, POSITIVE).predict(X), **settings)
+    constant = DummyRegressor(
+        strategy="quantile", quantile=0.8 if name == "quantile" else 0.5
+    )
+    assert own < 0.8 * metric(
+        POSITIVE, constant.fit(X, POSITIVE).predict(X), **settings
+    )
     assert model.feature_importances_.argmax() in (0, 1)
     loaded = reloaded(model, tmp_path / "m.safetensors")
     assert np.array_equal(loaded.predict(X), predictions)
     assert loaded.get_params() == model.get_params()
-    again = clone(model).set_params(n_jobs=1).fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
+    again = (
+        clone(model)
+        .set_params(n_jobs=1)
+        .fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
+    )
     assert np.array_equal(again.predict(X), predictions)
     out = np.empty((120, 1))
     jit.predict(jit.compiled(model), model.codes(X), out)
@@ -346,8 +400,12 @@ def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
         assert (predictions > 0).all()
 
 
-def test_scores_of_classes_are_refused_and_rows_without_weight_may_be_anything() -> None:
-    with pytest.raises(ValueError, match=r"Regressor.fit: scoring='roc_auc' of numbers failed: "):
+def test_scores_of_classes_are_refused_and_rows_without_weight_may_be_anything() -> (
+    None
+):
+    with pytest.raises(
+        ValueError, match=r"Regressor.fit: scoring='roc_auc' of numbers failed: "
+    ):
         TabularMLPRegressor(**FEW, scoring="roc_auc").fit(X, POSITIVE)
     weight = np.arange(120) > 0
     model = TabularMLPRegressor(**FEW, loss="gamma", cv=2)
@@ -366,7 +424,9 @@ FRAME = pd.DataFrame(
     }
 )
 # Against the constraints.
-RISING = -np.nan_to_num(np.log(FRAME["income"])) + np.sin(FRAME["age"] / 9) + FRAME["debts"]
+RISING = (
+    -np.nan_to_num(np.log(FRAME["income"])) + np.sin(FRAME["age"] / 9) + FRAME["debts"]
+)
 CONSTRAINTS = {"income": 1, "debts": -1}
 
 
@@ -377,7 +437,9 @@ def is_ordered(model: Any) -> bool:
             rows = FRAME.iloc[[place] * n].copy()
             # A quarter of the steps are of one unit in the last place of float32.
             near = np.arange(n // 4) * np.spacing(np.float32(20.0)) + 20
-            rows[name] = np.sort(np.concatenate([near, rng.lognormal(2, 2, n // 2), -near]))
+            rows[name] = np.sort(
+                np.concatenate([near, rng.lognormal(2, 2, n // 2), -near])
+            )
             if hasattr(model, "classes_"):
                 values = model.predict_proba(rows)[:, 1]
             else:
@@ -400,7 +462,8 @@ def test_predictions_are_ordered(tmp_path: Path) -> None:
     assert load(path).monotonic_cst == CONSTRAINTS
     session = onnxruntime.InferenceSession(to_onnx(model).SerializeToString())
     columns = {
-        name: FRAME[[name]].to_numpy(object if name == "town" else np.float32) for name in FRAME
+        name: FRAME[[name]].to_numpy(object if name == "town" else np.float32)
+        for name in FRAME
     }
     (values,) = session.run(None, columns)
     np.testing.assert_allclose(values[:, 0], model.predict(FRAME), rtol=1e-4, atol=1e-5)
@@ -408,10 +471,16 @@ def test_predictions_are_ordered(tmp_path: Path) -> None:
 
 def test_classes_and_places() -> None:
     labels = np.where(np.median(RISING) < RISING, "yes", "no")
-    named = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=CONSTRAINTS).fit(FRAME, labels)
-    placed = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=[0, 1, 0, -1]).fit(FRAME, labels)
+    named = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=CONSTRAINTS).fit(
+        FRAME, labels
+    )
+    placed = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=[0, 1, 0, -1]).fit(
+        FRAME, labels
+    )
     assert is_ordered(named)
-    np.testing.assert_array_equal(named.predict_proba(FRAME), placed.predict_proba(FRAME))
+    np.testing.assert_array_equal(
+        named.predict_proba(FRAME), placed.predict_proba(FRAME)
+    )
 
 
 def test_the_scaled_numbers_keep_their_order() -> None:

@@ -17,7 +17,16 @@ import pytest
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.tree import DecisionTreeRegressor
-from small_models import FEW, classifier, drawn, labels, on_edges, regressor, reloaded, table_of
+from small_models import (
+    FEW,
+    classifier,
+    drawn,
+    labels,
+    on_edges,
+    regressor,
+    reloaded,
+    table_of,
+)
 from threadpoolctl import threadpool_limits
 
 import fastmlp
@@ -67,20 +76,28 @@ def models_kept() -> Iterator[list[Any]]:
 
 def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
     g = np.random.default_rng(seed)
-    n, n_numbers, n_levels = (int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4)))
+    n, n_numbers, n_levels = (
+        int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4))
+    )
     n_numbers += not n_numbers + n_levels
     width = n_numbers + n_levels
     of_levels = np.arange(width) >= n_numbers
     most = int(g.choice([2, 9, 60, 255]))
     rows = [
-        np.where(of_levels, g.integers(0, top, (size, width)), g.normal(size=(size, width)))
+        np.where(
+            of_levels, g.integers(0, top, (size, width)), g.normal(size=(size, width))
+        )
         for size, top in ((n, most), (300, 300))
     ]
     for part in rows:
         part[g.random(part.shape) < g.choice([0.0, 0.1])] = np.nan
     # Numbers of training: between them thresholds are others than scikit-learn's.
-    rows[1] = np.where(of_levels, rows[1], g.permuted(np.resize(rows[0], (300, width)), axis=0))
-    y = np.nan_to_num(np.where(of_levels, rows[0] * 7 % 5, rows[0])).sum(1) + g.normal(size=n)
+    rows[1] = np.where(
+        of_levels, rows[1], g.permuted(np.resize(rows[0], (300, width)), axis=0)
+    )
+    y = np.nan_to_num(np.where(of_levels, rows[0] * 7 % 5, rows[0])).sum(1) + g.normal(
+        size=n
+    )
     n_classes = int(g.choice([0, 2, 3]))
     if n_classes:
         y = np.argsort(np.argsort(y)) * n_classes // n
@@ -99,7 +116,9 @@ def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
     name = "predict_proba" if ours.classes else "predict"
     whole = getattr(ours, name)(rows)
     # exp is our own: it has the same bits on every machine.
-    np.testing.assert_allclose(whole, getattr(model, name)(rows), rtol=4e-15 * ours.classes)
+    np.testing.assert_allclose(
+        whole, getattr(model, name)(rows), rtol=4e-15 * ours.classes
+    )
     for part in (np.asfortranarray(rows), wide[:, ::2], rows[:1], rows[:0]):
         np.testing.assert_array_equal(getattr(ours, name)(part), whole[: len(part)])
     if ours.classes:
@@ -120,7 +139,9 @@ def test_rounded_rows_go_the_same_ways(seed: int) -> None:
     compiled = np.empty((len(X), expected[0].size))
     jit.predict(jit.compiled(model), model.codes(narrow), compiled)
     for rounded in (predict(narrow), predict(pd.read_csv(text)), of_onnx, compiled):
-        np.testing.assert_allclose(rounded.reshape(expected.shape), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            rounded.reshape(expected.shape), expected, rtol=0, atol=1e-5
+        )
 
 
 def test_thresholds_lie_between_training_values() -> None:
@@ -129,7 +150,9 @@ def test_thresholds_lie_between_training_values() -> None:
     steps = [1e8 + g.integers(9, size=900), np.minimum(g.normal(size=900), 1.0)]
     rows = np.stack([*steps, g.normal(size=900) * 1e300], axis=1)
     rows[g.random(900) < 0.3, 1] = np.nan
-    ours = BoostedTrees().fit(rows, np.isnan(rows[:, 1]) * 9 + rows[:, 0] % 2 + rows[:, 2] / 1e300)
+    ours = BoostedTrees().fit(
+        rows, np.isnan(rows[:, 1]) * 9 + rows[:, 0] % 2 + rows[:, 2] / 1e300
+    )
     for j, column in enumerate(rows.T):
         ends = ours.numbers[ours.features == j]
         assert len(ends)
@@ -148,8 +171,13 @@ def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> 
     (alone,) = extras.fitted([("trees", BoostedTrees())], first, second, n_classes=0)
     assert alone.estimator.rounds < 30
     assert extras.fit(alone.estimator, part).rounds == alone.estimator.rounds
-    folds = [(np.arange(200), np.arange(200, 400)), (np.arange(200, 400), np.arange(200))]
-    (both,) = extras.fitted([("trees", BoostedTrees())], part, None, n_classes=0, folds=folds)
+    folds = [
+        (np.arange(200), np.arange(200, 400)),
+        (np.arange(200, 400), np.arange(200)),
+    ]
+    (both,) = extras.fitted(
+        [("trees", BoostedTrees())], part, None, n_classes=0, folds=folds
+    )
     assert 10 < both.estimator.rounds < 30
     many = np.arange(400) % 20
     assert BoostedTrees(classes=True).fit(values.numbers, many).rounds == 40
@@ -168,10 +196,17 @@ def test_strips_threads_and_presets_of_trees() -> None:
         with threadpool_limits(n_threads, user_api="openmp"):
             results.append(BoostedTrees().fit(rows, y).predict(rows))
     np.testing.assert_array_equal(*results)
-    presets: list[tuple[Any, bool]] = [("fast", False), ("balanced", False), ("best", True)]
+    presets: list[tuple[Any, bool]] = [
+        ("fast", False),
+        ("balanced", False),
+        ("best", True),
+    ]
     for preset, trees_ in presets:
         assert TabularMLPRegressor(preset=preset)._settings().trees is trees_
-        assert TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees is not trees_
+        assert (
+            TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees
+            is not trees_
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -183,7 +218,9 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
     age = g.normal(size=len(codes))
     frame = pd.DataFrame({"place": [f"place {k:03}" for k in codes], "age": age})
     y = g.normal(size=n_levels)[codes] + age
-    model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(max_iter=1)
+    model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(
+        max_iter=1
+    )
     with models_kept() as models:
         model.fit(frame, y, X_val=frame, y_val=y)
     rows = matrix(model.schema_.read(frame))
@@ -191,11 +228,15 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
     assert (models[0].is_categorical_ is not None) == (n_levels <= extras.MOST_LEVELS)
     if n_levels > extras.MOST_LEVELS:
         with pytest.raises(ValueError, match="cardinality <= 255"):
-            HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(rows, y)
+            HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(
+                rows, y
+            )
     new = pd.DataFrame({"place": [*frame["place"][:9], "elsewhere", None], "age": 0.5})
     fastmlp.save(model, tmp_path / "m.safetensors")
     expected = model.predict(new)
-    assert np.array_equal(fastmlp.load(tmp_path / "m.safetensors").predict(new), expected)
+    assert np.array_equal(
+        fastmlp.load(tmp_path / "m.safetensors").predict(new), expected
+    )
     out = np.empty((11, 1))
     jit.predict(jit.compiled(model), model.codes(new), out)
     assert np.array_equal(out[:, 0], expected)
@@ -204,7 +245,9 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
 def test_fits_beside_the_nets_have_the_same_bits() -> None:
     def thread_of_fit(n_jobs: int) -> tuple[str, Any]:
         with models_kept() as models:
-            model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(X, Y)
+            model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(
+                X, Y
+            )
         assert len(models) == 3
         assert len({each.thread for each in models}) == 1
         return models[0].thread, model
@@ -284,12 +327,16 @@ def test_trees_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
     assert "boosted trees" in loaded.summary()
     assert "0 nets, and boosted trees" in fastmlp.to_c(model)
-    with pytest.raises(NotImplementedError, match=r"'boosted trees'; fit without .* trees=False"):
+    with pytest.raises(
+        NotImplementedError, match=r"'boosted trees'; fit without .* trees=False"
+    ):
         fastmlp.shap_values(model, X[:1], X[:9])
 
 
 def test_members_see_all_rows_and_constraints() -> None:
-    model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1}).fit(X, Y)
+    model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1}).fit(
+        X, Y
+    )
     ((_, ours),) = model.extra_members_
     assert ours.monotonic_cst == [-1, 0, 0, 0]
     rows = np.zeros((60, 4))
@@ -323,7 +370,9 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
     (lambda content: content.arrays.pop("trees.0.1.roots"), "roots"),
     (lambda content: content.header["trees"][0].__setitem__(0, 3), "trees"),
     (
-        lambda content: content.arrays.update({"trees.0.1.roots": np.zeros(2, np.int32)}),
+        lambda content: content.arrays.update(
+            {"trees.0.1.roots": np.zeros(2, np.int32)}
+        ),
         "2 trees for 3 classes",
     ),
 ]
@@ -331,7 +380,9 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
 
 def test_content_that_is_no_trees(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    fastmlp.save(TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path)
+    fastmlp.save(
+        TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path
+    )
     content = files.read(path)
     for damage, words in DAMAGES:
         damaged = copy.deepcopy(content)
@@ -351,13 +402,18 @@ def test_all_rows_are_trained_on(
     make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
     y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
     monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 100)
-    more: dict[str, Any] = {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
+    more: dict[str, Any] = (
+        {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
+    )
     rows = X[:90] if more else X
     weight = 1.0 + np.arange(len(rows)) % 3
     settings: dict[str, Any] = {**FEW, "cv": 3 if divided == "folds" else None}
     settings |= {"monotonic_cst": {"age": 1}} if not classes else {}
     more |= {"X": rows, "y": y[: len(rows)], "sample_weight": weight}
-    plain, model = make(**settings).fit(**more), clone(make(**settings, refit=True)).fit(**more)
+    plain, model = (
+        make(**settings).fit(**more),
+        clone(make(**settings, refit=True)).fit(**more),
+    )
     numbers = sorted({member.recipe.number for member in plain.members_})
     assert sorted(member.recipe.number for member in model.members_) == numbers
     assert model.weights_.sum() == pytest.approx(1)
@@ -371,11 +427,17 @@ def test_all_rows_are_trained_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_all_rows_within_a_time_limit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_within_a_time_limit(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With time enough the fit is that without a limit, else that without a refit."""
     g = np.random.default_rng(seed)
-    make, y = ((TabularMLPClassifier, LABELS), (TabularMLPRegressor, Y))[int(g.integers(2))]
-    given: dict[str, Any] = {"X_val": X[:40], "y_val": y[:40]} if g.random() < 0.5 else {}
+    make, y = ((TabularMLPClassifier, LABELS), (TabularMLPRegressor, Y))[
+        int(g.integers(2))
+    ]
+    given: dict[str, Any] = (
+        {"X_val": X[:40], "y_val": y[:40]} if g.random() < 0.5 else {}
+    )
     settings = {**FEW, "trees": bool(g.random() < 0.5), "cv": None if given else 2}
     plain, whole, limited = (
         make(**settings, **more).fit(X, y, **given)
@@ -387,7 +449,9 @@ def test_all_rows_within_a_time_limit(seed: int, monkeypatch: pytest.MonkeyPatch
     with pytest.MonkeyPatch.context() as patch:
         # The time ends between the selection and the refit.
         patch.setattr(Caller, "seconds", property(lambda caller: 1e9))
-        with pytest.warns(match=r"fit: refit=True did not end within time_limit=1e\+06"):
+        with pytest.warns(
+            match=r"fit: refit=True did not end within time_limit=1e\+06"
+        ):
             late = make(**settings, refit=True, time_limit=1e6).fit(X, y, **given)
     assert np.array_equal(late.predict(X), plain.predict(X))
     assert late.training_ == plain.training_
@@ -404,12 +468,16 @@ def test_a_refit_that_is_cut_short_leaves_the_selection() -> None:
         caller = Caller("fit", time.perf_counter() - seconds_ago)
         data = Divided(rows, rows, None)
         fit = TableFit(data, "regression", 0, settings, [], 0, 1, None, caller)
-        with pytest.raises(NotRefitted, match=r"did not end within time_limit=0\.05: more"):
+        with pytest.raises(
+            NotRefitted, match=r"did not end within time_limit=0\.05: more"
+        ):
             refitted_pack(fit, model.pack_, rows)
 
 
 @pytest.mark.parametrize("time_limit", [None, 1e6])
-def test_ctrl_c_in_a_refit(time_limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_refit(
+    time_limit: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(nets: Any, *_: Any, **options: Any) -> list[History]:
         return [History(status=Status.INTERRUPTED) for _ in nets]
 
@@ -430,8 +498,17 @@ def test_learning_curves(tmp_path: Any) -> None:
         curves = model.learning_curves_
         assert len(curves) == len(model.members_)
         for history, member in zip(curves.values(), model.members_, strict=True):
-            assert len(history.loss) == len(history.validation_loss) == len(member.curve) > 0
-            assert np.argmin(history.validation_loss) == history.best_epoch == member.epoch - 1
+            assert (
+                len(history.loss)
+                == len(history.validation_loss)
+                == len(member.curve)
+                > 0
+            )
+            assert (
+                np.argmin(history.validation_loss)
+                == history.best_epoch
+                == member.epoch - 1
+            )
             assert history.seconds > 0
         total = sum(history.seconds for history in curves.values())
         assert model.leaderboard_["fit_seconds"].sum() == pytest.approx(total)
@@ -468,7 +545,9 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
 def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "ABOVE", -1.0)
     monkeypatch.setattr(fitting, "LAYERS", ((1,), (16,)))
-    with pytest.warns(UserWarning, match=r"loss is -?\d+\.\d% above the ensemble's on 24 rows"):
+    with pytest.warns(
+        UserWarning, match=r"loss is -?\d+\.\d% above the ensemble's on 24 rows"
+    ):
         small = regressor().distilled(X, Y)
     assert small.members_[0].net.layer_sizes[1] > 1
     assert small.training_["distilled"]["loss"] == -small.validation_score_
@@ -480,7 +559,10 @@ def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
     kind: Any = TabularMLPClassifier if case == "three classes" else TabularMLPRegressor
     y, signs = (LABELS if kind is TabularMLPClassifier else Y), {"age": 1}
     model = kind(
-        **FEW, trees=True, ensemble="best", monotonic_cst=signs if case == "rising" else None
+        **FEW,
+        trees=True,
+        ensemble="best",
+        monotonic_cst=signs if case == "rising" else None,
     )
     model.set_params(max_iter=1).fit(X, y, X_val=X, y_val=y)
     assert not model.members_
@@ -512,7 +594,9 @@ def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
     with pytest.raises(ValueError, match="there were 180; train on more rows, or use"):
         small.predict_interval(rows, 0.995)
     chosen = TabularMLPClassifier(**many, refit=True).fit(rows, y > 0, groups=groups)
-    size, other = (one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows)))
+    size, other = (
+        one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows))
+    )
     assert other > 0.9 * size
 
 
@@ -520,7 +604,12 @@ def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
 @pytest.mark.parametrize("loss", ["quantile", "gamma"])
 def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
     y = np.exp(Y / 2)
-    settings: dict[str, Any] = {**FEW, "loss": loss, "quantile": 0.8, "monotonic_cst": {"age": 1}}
+    settings: dict[str, Any] = {
+        **FEW,
+        "loss": loss,
+        "quantile": 0.8,
+        "monotonic_cst": {"age": 1},
+    }
     model = TabularMLPRegressor(**settings, cv=2).fit(X, y)
     small = model.distilled(X, y, hidden_layer_sizes=16)
     assert small.members_[0].net.layer_sizes[1:] == (16, 1)
@@ -536,9 +625,13 @@ def test_drawn_rows_are_of_near_rows() -> None:
     rng = np.random.default_rng(0)
     # Two groups far from each other; the last two numbers are parts of one date.
     group = rng.integers(2, size=500)
-    numbers = np.stack([10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1)
+    numbers = np.stack(
+        [10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1
+    )
     numbers[:, 1:] += np.arange(500)[:, None] / 1e4
-    values = Values(numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32))
+    values = Values(
+        numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32)
+    )
     columns = np.array([0, 1, 1]), np.array([2, 3])
     drawn_rows = [*fitting.drawn(values, columns, 5000, np.random.default_rng(0))]
     assert [len(part.codes) for part in drawn_rows] == [4096, 904]
@@ -564,7 +657,9 @@ def test_a_model_from_a_file_takes_targets(tmp_path: Any) -> None:
 
 
 def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
-    places = y if model.pack_.task == "regression" else np.searchsorted(model.classes_, y)
+    places = (
+        y if model.pack_.task == "regression" else np.searchsorted(model.classes_, y)
+    )
     scorer = Scorer(model.pack_.task, places)
     method = "predict" if model.pack_.task == "regression" else "predict_proba"
     return scorer.score_of(getattr(model, method)(frame))

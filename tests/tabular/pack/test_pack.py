@@ -42,7 +42,14 @@ from fastmlp.tabular.pool import (
 )
 from fastmlp.tabular.reports import QUICK, score_of
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import KINDS, LARGE, PRESETS, PackSettings, draw, encodings_for
+from fastmlp.tabular.settings import (
+    KINDS,
+    LARGE,
+    PRESETS,
+    PackSettings,
+    draw,
+    encodings_for,
+)
 from fastmlp.validation.arrays import Expanded
 
 Array = NDArray[Any]
@@ -54,7 +61,11 @@ def table(n: int, seed: int = 0) -> tuple[Values, Array]:
     generator = np.random.default_rng(seed)
     numbers = generator.normal(size=(n, 3))
     codes = generator.integers(-1, 3, (n, 2)).astype(np.int32)
-    y = numbers[:, 0] * (codes[:, 0] == 1) + numbers[:, 1] + 0.3 * generator.normal(size=n)
+    y = (
+        numbers[:, 0] * (codes[:, 0] == 1)
+        + numbers[:, 1]
+        + 0.3 * generator.normal(size=n)
+    )
     numbers[generator.random(n) < 0.05, 2] = np.nan
     return Values(numbers, codes), y
 
@@ -68,7 +79,13 @@ def parts(n: int, n_classes: int = 0) -> tuple[TableRows, TableRows]:
 
 
 def trained(first: TableRows, second: TableRows | None, **changed: Any) -> Pack:
-    arguments = {"task": "regression", "n_classes": 1, "settings": FEW, "seed": 0, **changed}
+    arguments = {
+        "task": "regression",
+        "n_classes": 1,
+        "settings": FEW,
+        "seed": 0,
+        **changed,
+    }
     return train_pack(first, second, encodings=ENCODINGS, **arguments)
 
 
@@ -87,8 +104,12 @@ def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
     predictions = pack.predict(second.values)
     np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-6)
     assert pack.weights.sum() == pytest.approx(1)
-    assert -pack.validation_score == pytest.approx(rmse(second.y, predictions), rel=1e-6)
-    assert -pack.validation_score <= min(-member.score for member in pack.members) + 1e-9
+    assert -pack.validation_score == pytest.approx(
+        rmse(second.y, predictions), rel=1e-6
+    )
+    assert (
+        -pack.validation_score <= min(-member.score for member in pack.members) + 1e-9
+    )
     assert rmse(second.y, predictions) < 0.7 * second.y.std()
 
 
@@ -96,7 +117,9 @@ def test_bits_do_not_depend_on_threads() -> None:
     first, second = parts(200)
     one, two = (trained(first, second, n_threads=n) for n in (1, 2))
     assert (one.predict(second.values) == two.predict(second.values)).all()
-    assert [member.recipe for member in one.members] == [member.recipe for member in two.members]
+    assert [member.recipe for member in one.members] == [
+        member.recipe for member in two.members
+    ]
     other = trained(first, second, seed=1)
     assert (other.predict(second.values) != one.predict(second.values)).any()
 
@@ -106,10 +129,14 @@ def test_nets_take_rows_in_short_where_that_is_faster() -> None:
     encoding, plain = Encoding(), Encoding(embedding="none")
     short = encoding.fit_expanded(values, y, "regression", np.random.default_rng(0))
     assert isinstance(inputs_of(encoding, values), Expanded)
-    assert isinstance(inputs_of(encoding, values.part(slice(FEWEST_ROWS - 1))), np.ndarray)
+    assert isinstance(
+        inputs_of(encoding, values.part(slice(FEWEST_ROWS - 1))), np.ndarray
+    )
     whole = joined(short[:40], short[40:])
     assert isinstance(whole, Expanded)
-    np.testing.assert_allclose(whole.toarray(), encoding.transform(values), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        whole.toarray(), encoding.transform(values), rtol=0, atol=2e-6
+    )
     numbers = values._replace(codes=values.codes[:, :0])
     plain.fit(numbers, y, "regression", np.random.default_rng(0))
     assert isinstance(inputs_of(plain, numbers), np.ndarray)
@@ -151,11 +178,18 @@ def test_bits_of_predictions_are_of_two_forms_of_rows(
     task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
     settings = FEW._replace(n_members=6, max_members=6, epochs=3, ensemble="mean")
     encodings = {"own": Encoding(embedding=embedding, n_bins=8)}
-    options: Any = {"task": task, "n_classes": n_classes, "settings": settings, "seed": 0}
+    options: Any = {
+        "task": task,
+        "n_classes": n_classes,
+        "settings": settings,
+        "seed": 0,
+    }
     pack = train_pack(*parts(200, n_classes), encodings=encodings, **options)
     values, places = table(3 * FEWEST_ROWS)[0], np.arange(ALONE + 1) % (3 * FEWEST_ROWS)
     few, whole = range(1, FEWEST_ROWS, 100), pack.predict(values)
-    of_one = np.concatenate([pack.predict(values.part([i])) for i in range(FEWEST_ROWS)])
+    of_one = np.concatenate(
+        [pack.predict(values.part([i])) for i in range(FEWEST_ROWS)]
+    )
     np.testing.assert_allclose(of_one, whole[:FEWEST_ROWS], rtol=0, atol=1e-5)
     for n in few:
         np.testing.assert_array_equal(pack.predict(values.part(slice(n))), of_one[:n])
@@ -170,7 +204,9 @@ def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
     first, _ = parts(n * 3 // 2, n_classes)
     task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
     settings = FEW._replace(cv=3)
-    pack = trained(first, None, task=task, n_classes=max(n_classes, 1), settings=settings)
+    pack = trained(
+        first, None, task=task, n_classes=max(n_classes, 1), settings=settings
+    )
     assert len(pack.members) % 3 == 0
     assert np.isfinite(pack.predict(first.values)).all()
     assert pack.weights.sum() == pytest.approx(1)
@@ -216,7 +252,9 @@ def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
     limits, stopped = Limits(100, 4), list[int]()
     for epoch in range(20, 40):
         report: Any = SimpleNamespace(
-            epoch=epoch, history=SimpleNamespace(best_epoch=20), stop=partial(stopped.append, epoch)
+            epoch=epoch,
+            history=SimpleNamespace(best_epoch=20),
+            stop=partial(stopped.append, epoch),
         )
         limits.look(report)
     # 4 and 0.3 of 20 epochs after the best.
@@ -238,7 +276,10 @@ def test_ctrl_c_leaves_the_nets_that_there_are_but_in_folds(
     monkeypatch.setattr(Limits, "look", look)
     long = FEW._replace(n_members=2, epochs=10**6)
     if in_folds:
-        with pytest.warns(match="fit_many interrupted"), pytest.raises(KeyboardInterrupt):
+        with (
+            pytest.warns(match="fit_many interrupted"),
+            pytest.raises(KeyboardInterrupt),
+        ):
             trained(first, None, settings=long)
     else:
         with pytest.warns(match="fit_many interrupted"):
@@ -263,10 +304,15 @@ def test_few_columns_have_many_pieces(n_numeric: int, expected: list[int]) -> No
     assert [encoding.n_bins for encoding in encodings] == expected
 
 
-def test_every_other_net_has_integers_as_levels_and_for_many_classes_no_statistics() -> None:
+def test_every_other_net_has_integers_as_levels_and_for_many_classes_no_statistics() -> (
+    None
+):
     values = table_of(11, 100)
     assert [each.target_levels for each in encodings_for(values, 9).values()] == [8]
-    assert [each.target_levels for each in encodings_for(values, 10).values()] == [8, None]
+    assert [each.target_levels for each in encodings_for(values, 10).values()] == [
+        8,
+        None,
+    ]
     values.numbers[:, 4] = np.arange(100) % 20
     first, second = encodings_for(values).items()
     assert (first[1].max_integers, second[1].max_integers) == (None, 64)
@@ -323,7 +369,9 @@ def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
     values, y = table(60)
     encoding = Encoding(n_bins=8).fit(values, y, "regression", np.random.default_rng(0))
     nets = net_settings(outputs_of("regression", y, None, 0, SQUARED), FEW)
-    made: list[Any] = [new_net(second, encoding, nets, n) for n in (1_000_000, LARGE - 1)]
+    made: list[Any] = [
+        new_net(second, encoding, nets, n) for n in (1_000_000, LARGE - 1)
+    ]
     decays = [net.optimizer.weight_decay for net in made]
     assert decays[0] == pytest.approx(decays[1] * 100 / 977)
 
@@ -336,13 +384,17 @@ def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
         ({"hidden": ()}, "linear model, piecewise linear"),
     ],
 )
-def test_names_of_recipes_can_be_read_aloud(settings: dict[str, Any], name: str) -> None:
+def test_names_of_recipes_can_be_read_aloud(
+    settings: dict[str, Any], name: str
+) -> None:
     (recipe,) = draw(1, 0, ["piecewise linear"])
     plain = recipe._replace(activation="relu", dropout=0.0, l1=0.0)
     assert str(plain._replace(**settings)) == name
 
 
-def candidates_of(seed: int, n: int = 7, n_rows: int = 60) -> tuple[NDArray[Any], NDArray[Any]]:
+def candidates_of(
+    seed: int, n: int = 7, n_rows: int = 60
+) -> tuple[NDArray[Any], NDArray[Any]]:
     generator = np.random.default_rng(seed)
     y = generator.normal(size=n_rows)
     noise = generator.normal(size=(n, n_rows)) * generator.uniform(0.5, 1.5, (n, 1))
@@ -353,7 +405,10 @@ def caruana(y: NDArray[Any], candidates: NDArray[Any], n_rounds: int) -> list[in
     chosen: list[int] = []
     history: list[tuple[float, list[int]]] = []
     for _ in range(n_rounds):
-        losses = [loss_of(y, candidates[[*chosen, i]].mean(axis=0)) for i in range(len(candidates))]
+        losses = [
+            loss_of(y, candidates[[*chosen, i]].mean(axis=0))
+            for i in range(len(candidates))
+        ]
         best = min(range(len(candidates)), key=lambda i: losses[i])
         chosen = [*chosen, best]
         history.append((losses[best], chosen))
@@ -377,7 +432,9 @@ def test_bags_spread_the_weights_and_few_may_remain() -> None:
     few = bags(y, candidates, max_members=2)
     kept = np.sort(np.argsort(-many.weights)[:2])
     np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
-    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
+    np.testing.assert_allclose(
+        few.weights[kept], many.weights[kept] / many.weights[kept].sum()
+    )
     assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
 
 
@@ -387,7 +444,9 @@ def test_candidates_of_a_small_weight_are_left_out() -> None:
     heavy = every * np.count_nonzero(every) >= least
     assert np.count_nonzero(every) > np.count_nonzero(heavy) > 1
     kept = bags(y, candidates, least=least)
-    np.testing.assert_allclose(kept.weights, np.where(heavy, every, 0) / every[heavy].sum())
+    np.testing.assert_allclose(
+        kept.weights, np.where(heavy, every, 0) / every[heavy].sum()
+    )
     assert kept.loss == pytest.approx(loss_of(y, kept.weights @ candidates))
 
 
@@ -398,13 +457,17 @@ def test_it_is_caruanas_selection(seed: int) -> None:
     chosen = caruana(y, candidates, 25)
     expected = np.bincount(chosen, minlength=len(candidates)) / len(chosen)
     np.testing.assert_allclose(result.weights, expected, rtol=0, atol=1e-15)
-    assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
+    assert result.loss == pytest.approx(
+        loss_of(y, result.weights @ candidates), rel=1e-12
+    )
 
 
 def test_float32_and_numbers_that_are_none_in_a_selection() -> None:
     y, candidates = candidates_of(3)
     single = np.asarray(candidates, np.float32)
-    one, other = (greedy(each, partial(loss_of, y)) for each in (single, single.astype(float)))
+    one, other = (
+        greedy(each, partial(loss_of, y)) for each in (single, single.astype(float))
+    )
     assert one.loss == other.loss
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
@@ -415,11 +478,15 @@ def test_float32_and_numbers_that_are_none_in_a_selection() -> None:
     assert not none.weights.any()
 
 
-def loss_of(y: NDArray[Any], mean: NDArray[Any], weight: NDArray[Any] | None = None) -> float:
+def loss_of(
+    y: NDArray[Any], mean: NDArray[Any], weight: NDArray[Any] | None = None
+) -> float:
     return float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
 
 
-def bags(y: NDArray[Any], candidates: NDArray[Any], seed: int = 0, **settings: Any) -> Selection:
+def bags(
+    y: NDArray[Any], candidates: NDArray[Any], seed: int = 0, **settings: Any
+) -> Selection:
     loss = partial(loss_of, y)
     return bagged(candidates, loss, len(y), np.random.default_rng(seed), **settings)
 
@@ -431,14 +498,18 @@ def test_bags_have_their_seed_their_rows_and_the_best() -> None:
     np.testing.assert_array_equal(result.weights, np.eye(len(candidates))[3])
     assert result.loss == pytest.approx(1e-6)
     y, candidates = candidates_of(6)
-    np.testing.assert_array_equal(bags(y, candidates).weights, bags(y, candidates).weights)
+    np.testing.assert_array_equal(
+        bags(y, candidates).weights, bags(y, candidates).weights
+    )
     assert (bags(y, candidates, 1).weights != bags(y, candidates).weights).any()
     y, candidates = candidates_of(6)
     weight = np.repeat([1.0, 0.0], 30)
     far = y.copy()
     far[30:] += 100
     result = bags(far, candidates, weight=weight)
-    np.testing.assert_array_equal(result.weights, bags(y, candidates, weight=weight).weights)
+    np.testing.assert_array_equal(
+        result.weights, bags(y, candidates, weight=weight).weights
+    )
     assert result.loss < 2
 
 
@@ -449,7 +520,9 @@ def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> 
     weight = np.random.default_rng(1).uniform(size=len(y))
     loss = partial(loss_of, y)
     result = equal(candidates, loss, weight=weight, max_members=most)
-    losses = [np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)]
+    losses = [
+        np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)
+    ]
     best = np.argsort(losses)[: most or 5]
     expected = np.zeros(6)
     expected[best] = 1 / len(best)
@@ -490,7 +563,9 @@ several = pytest.mark.parametrize("n_threads", [1, 2, 64], indirect=True)
 
 
 @several
-@pytest.mark.parametrize("n_rows", [0, 1, ALONE, ALONE + 1, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK])
+@pytest.mark.parametrize(
+    "n_rows", [0, 1, ALONE, ALONE + 1, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK]
+)
 def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
     result = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
     np.testing.assert_array_equal(np.concatenate(result), np.arange(n_rows))
@@ -552,7 +627,9 @@ def test_a_task_of_a_pool_uses_its_share_of_the_threads() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9])
-def test_rows_held_out_have_all_classes_alike(fraction: float, rng: np.random.Generator) -> None:
+def test_rows_held_out_have_all_classes_alike(
+    fraction: float, rng: np.random.Generator
+) -> None:
     y = rng.choice(4, 1000, p=[0.6, 0.3, 0.09, 0.01])
     y[0] = 4
     mask = held_out(y, fraction, rng, classes=True)
@@ -573,7 +650,9 @@ def test_rows_held_out_have_all_parts_of_a_range(rng: np.random.Generator) -> No
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
-def test_few_rows_are_on_both_sides(n: int, fraction: float, rng: np.random.Generator) -> None:
+def test_few_rows_are_on_both_sides(
+    n: int, fraction: float, rng: np.random.Generator
+) -> None:
     mask = held_out(np.arange(n) % 2, fraction, rng, classes=True)
     assert 0 < mask.sum() < n
 
@@ -604,7 +683,9 @@ def test_weights_of_rows_are_shares_of_their_mean() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", QUICK[True])
-def test_quick_scores_of_numbers(name: str, weighted: bool, rng: np.random.Generator) -> None:
+def test_quick_scores_of_numbers(
+    name: str, weighted: bool, rng: np.random.Generator
+) -> None:
     y, predictions = rng.normal(size=(2, 50))
     weight = rng.random(50) if weighted else None
     result = score_of(name, "regression", None, "fit")
@@ -615,8 +696,12 @@ def test_quick_scores_of_numbers(name: str, weighted: bool, rng: np.random.Gener
     assert result(y, predictions, weight) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "roc_auc_ovr", "f1_macro", "neg_brier_score"])
-def test_scores_of_classes_are_those_of_scikit_learn(name: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    "name", ["accuracy", "roc_auc_ovr", "f1_macro", "neg_brier_score"]
+)
+def test_scores_of_classes_are_those_of_scikit_learn(
+    name: str, rng: np.random.Generator
+) -> None:
     classes = np.array(["a", "b", "c"])
     y = rng.integers(0, 3, 60)
     p = rng.dirichlet(np.ones(3), 60)
@@ -643,13 +728,19 @@ def test_a_function_is_a_score() -> None:
 
     result = score_of(most, "binary", np.array(["no", "yes"]), "fit")
     assert result is not None
-    assert result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
+    assert (
+        result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
+    )
     assert score_of("neg_log_loss", "binary", np.array([0, 1]), "fit") is None
 
 
 def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
-    values = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
-    np.testing.assert_array_equal(extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]])
+    values = Values(
+        np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32)
+    )
+    np.testing.assert_array_equal(
+        extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]]
+    )
     part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
     # With other seeds the trees of scikit-learn 1.7 do not split these rows.
     tree = [("tree", DecisionTreeClassifier(random_state=2))]

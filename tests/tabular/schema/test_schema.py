@@ -40,10 +40,16 @@ def pandas_frame(**kinds: Any) -> Any:
 
 TABLES: dict[str, Any] = {
     "pandas": pandas_frame(),
-    "pandas, objects": pandas_frame(size=object, color=object, rooms=object, new=object),
-    "pandas, nullable": pandas_frame(size="Float64", color="string", rooms="Int64", new="boolean"),
+    "pandas, objects": pandas_frame(
+        size=object, color=object, rooms=object, new=object
+    ),
+    "pandas, nullable": pandas_frame(
+        size="Float64", color="string", rooms="Int64", new="boolean"
+    ),
     "pandas, category": pandas_frame(color="category"),
-    "pandas of pyarrow": pyarrow.table(COLUMNS).to_pandas(types_mapper=pandas.ArrowDtype),
+    "pandas of pyarrow": pyarrow.table(COLUMNS).to_pandas(
+        types_mapper=pandas.ArrowDtype
+    ),
     "polars": polars.DataFrame(COLUMNS),
     "polars, categorical": polars.DataFrame(COLUMNS).with_columns(
         polars.col("color").cast(polars.Categorical)
@@ -68,7 +74,11 @@ if hasattr(pyarrow, "string_view"):  # from pyarrow 16 on
 def test_every_kind_of_table(kind: str, repeated: int) -> None:
     table = TABLES[kind]
     if repeated > 1:
-        join = {"pandas": pandas.concat, "polars": polars.concat, "pyarrow": pyarrow.concat_tables}
+        join = {
+            "pandas": pandas.concat,
+            "polars": polars.concat,
+            "pyarrow": pyarrow.concat_tables,
+        }
         library = type(table).__module__.split(".")[0]
         table = join.get(library, np.concatenate)([table] * repeated)
     schema = Schema.learn(table)
@@ -85,7 +95,9 @@ def test_every_kind_of_table(kind: str, repeated: int) -> None:
     np.testing.assert_array_equal(values.codes, np.tile(CODES, (repeated, 1)))
     assert values.numbers.dtype == np.float64
     assert values.codes.dtype == np.int32
-    other = Schema.learn(pandas_frame().assign(one=1))  # One that is not read may be missing.
+    other = Schema.learn(
+        pandas_frame().assign(one=1)
+    )  # One that is not read may be missing.
     if schema.named:
         np.testing.assert_array_equal(other.read(table).codes, values.codes)
 
@@ -103,16 +115,23 @@ def test_numbers_of_an_array_are_numeric() -> None:
 def test_unknown_levels_and_columns_without_a_value() -> None:
     schema = Schema.learn(pandas_frame())
     unknown = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
-    for X in (pandas.DataFrame(unknown), polars.DataFrame(unknown), pyarrow.table(unknown)):
+    for X in (
+        pandas.DataFrame(unknown),
+        polars.DataFrame(unknown),
+        pyarrow.table(unknown),
+    ):
         values = schema.read(X)
         np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
         assert values.codes.tolist() == [[-1, -1]]
 
 
-@pytest.mark.parametrize("missing", [None, NAN, pandas.NA, pandas.NaT, np.float32("nan")])
+@pytest.mark.parametrize(
+    "missing", [None, NAN, pandas.NA, pandas.NaT, np.float32("nan")]
+)
 def test_every_missing_value(missing: Any) -> None:
     frame = pandas.DataFrame(
-        {"a": [1, missing, 2], "b": ["u", missing, "v"], "c": [True, missing, False]}, dtype=object
+        {"a": [1, missing, 2], "b": ["u", missing, "v"], "c": [True, missing, False]},
+        dtype=object,
     )
     schema = Schema.learn(frame)
     assert schema.levels == {"b": ("u", "v"), "c": (False, True)}
@@ -123,7 +142,9 @@ def test_every_missing_value(missing: Any) -> None:
 
 def test_columns_are_found_by_name_and_no_rows_are_none() -> None:
     schema = Schema.learn(pandas_frame())
-    other = pandas_frame()[["new", "rooms", "color", "size"]].assign(date=pandas.Timestamp(0))
+    other = pandas_frame()[["new", "rooms", "color", "size"]].assign(
+        date=pandas.Timestamp(0)
+    )
     assert_equal(schema.read(other), schema.read(pandas_frame()))
     assert_equal(schema.read(polars.from_pandas(other)), schema.read(pandas_frame()))
     values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
@@ -141,16 +162,24 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
         pandas.Index([1.5, "a", 3, ("a", 1), None], dtype=object),
     ]
     columns = kinds[seed % len(kinds)]
-    frame = pandas.DataFrame(g.normal(size=(8, n)), columns=columns).iloc[:, g.permutation(n)]
+    frame = pandas.DataFrame(g.normal(size=(8, n)), columns=columns).iloc[
+        :, g.permutation(n)
+    ]
     frame.isetitem(0, [*"uvuvuvuv"])
     schema = Schema.learn(frame)
     expected, order = schema.read(frame), g.permutation(n)
     assert_equal(schema.read(frame.iloc[:, order]), expected)
     # Arrays have no names, and a frame that pandas has numbered has none beside other names.
     assert_equal(schema.read(frame.to_numpy(object)), expected)
-    rows = [dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(object)]
-    assert_equal(Schema.learn(rows).read([dict(reversed(row.items())) for row in rows]), expected)
-    with pytest.raises(ValueError, match=r"me: (there is no column|X must have 5 columns)"):
+    rows = [
+        dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(object)
+    ]
+    assert_equal(
+        Schema.learn(rows).read([dict(reversed(row.items())) for row in rows]), expected
+    )
+    with pytest.raises(
+        ValueError, match=r"me: (there is no column|X must have 5 columns)"
+    ):
         schema.read(frame.iloc[:, 1:], "me")
 
 
@@ -221,7 +250,15 @@ def test_columns_that_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [["rooms"], [2], [-2], [False, False, True, False], np.array([2]), ("rooms", "color")]
+    "asked",
+    [
+        ["rooms"],
+        [2],
+        [-2],
+        [False, False, True, False],
+        np.array([2]),
+        ("rooms", "color"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["pandas", "pandas, objects", "polars", "arrow"])
 def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
@@ -238,7 +275,9 @@ def test_many_levels_and_columns() -> None:
     frame = pandas.DataFrame({"many": texts * 2, "n": range(20_000)})
     schema = Schema.learn(frame)
     np.testing.assert_array_equal(schema.read(frame).codes[:, 0], [*range(10_000)] * 2)
-    wide = pandas.DataFrame(np.arange(4000.0).reshape(2, 2000)).rename(columns=lambda j: f"c{j}")
+    wide = pandas.DataFrame(np.arange(4000.0).reshape(2, 2000)).rename(
+        columns=lambda j: f"c{j}"
+    )
     values = Schema.learn(wide.assign(text=["a", "b"])).read(wide.assign(text="b"))
     np.testing.assert_array_equal(values.numbers, wide)
     assert values.codes.tolist() == [[1], [1]]
@@ -246,7 +285,9 @@ def test_many_levels_and_columns() -> None:
 
 @pytest.mark.parametrize("dated", [False, True])
 def test_it_is_plain_data(dated: bool) -> None:
-    more: dict[str, Any] = {"day": ["2024-01-02", None, "2024-03-01", None]} if dated else {}
+    more: dict[str, Any] = (
+        {"day": ["2024-01-02", None, "2024-03-01", None]} if dated else {}
+    )
     frame = pandas_frame().assign(constant=1, **more)
     schema = Schema.learn(frame, ["rooms"])
     content = json.loads(json.dumps(schema.to_json()))
@@ -298,7 +339,12 @@ TIME = {"parts": ["time"], "origin": None, "zone": None}
     ],
 )
 def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
-    content = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
+    content = {
+        "columns": ["a", "b"],
+        "levels": {"b": ["u", "v"]},
+        "dropped": {},
+        "named": True,
+    }
     for dates in ({}, {"a": TIME}):
         schema = Schema.from_json({**content, "dates": dates})
         assert (schema.read_names, schema.categorical_names) == (("a", "b"), ("b",))
@@ -326,7 +372,8 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
         "string": pandas.array(texts, "string"),
         "category": pandas.Categorical(texts),
         "code": pandas.Categorical(whole),
-        "day": np.datetime64("2024-01-01", "ns") + whole * np.timedelta64(10**13 + 1, "ns"),
+        "day": np.datetime64("2024-01-01", "ns")
+        + whole * np.timedelta64(10**13 + 1, "ns"),
         "spell": whole * np.timedelta64(1, "s"),
     }
     names = random.permutation([*columns])[:10].tolist()
@@ -356,7 +403,9 @@ def drawn(seed: int, unit: str = "us", n: int = 80) -> pandas.DataFrame:
     """Columns of all kinds that a file of CSV has too, in a drawn order, with holes."""
     rng = np.random.default_rng(seed)
     seconds = rng.integers(-86_400 * 400, 86_400 * 90, n)
-    moment = pandas.Series(np.datetime64("2024-02-28T00:00", "s") + seconds).astype(f"M8[{unit}]")
+    moment = pandas.Series(np.datetime64("2024-02-28T00:00", "s") + seconds).astype(
+        f"M8[{unit}]"
+    )
     if unit != "s":
         moment += pandas.to_timedelta(rng.integers(0, 1000, n), unit="ms")
     frame = pandas.DataFrame(
@@ -385,7 +434,9 @@ def forms(frame: pandas.DataFrame) -> dict[str, Any]:
         "arrow": table,
         "polars": polars.from_arrow(table),
         "pandas of Arrow": table.to_pandas(types_mapper=pandas.ArrowDtype),
-        "CSV by pyarrow": pyarrow.csv.read_csv(io.BytesIO(text.encode()), convert_options=nulls),
+        "CSV by pyarrow": pyarrow.csv.read_csv(
+            io.BytesIO(text.encode()), convert_options=nulls
+        ),
         "CSV by pandas": pandas.read_csv(io.StringIO(text)),
         "array": frame.astype(object).to_numpy(),
     }
@@ -435,9 +486,15 @@ def test_parts_that_do_not_vary_are_left_out() -> None:
         schema = Schema.learn(pandas.DataFrame({"a": [1.0, 2.0, 3.0], "when": texts}))
         return schema.dates.get("when", schema.dropped.get("when"))
 
-    assert parts("2024-03-01", "2024-03-02", "2024-03-02").names == ("day", "weekday", "days")
+    assert parts("2024-03-01", "2024-03-02", "2024-03-02").names == (
+        "day",
+        "weekday",
+        "days",
+    )
     weekly = ("day", "days")
-    assert parts("2024-03-08", "2024-03-01", None) == Parts(weekly, "2024-03-01", zone=False)
+    assert parts("2024-03-08", "2024-03-01", None) == Parts(
+        weekly, "2024-03-01", zone=False
+    )
     assert parts("2024-03-01T10:00", "2024-03-01T10:30", None).names == ("days",)
     # As a number, or nothing: a mark tells which.
     assert parts("2024-03-01", None, None) == Parts(("days",), "2024-03-01", zone=False)
@@ -479,17 +536,29 @@ def test_texts_that_are_dates(text: str, utc: str | None) -> None:
     # pyarrow takes them for the same date, or for a text.
     values = pyarrow.csv.read_csv(io.BytesIO(f"a,b\n{text},1\n".encode())).column(0)
     if not pyarrow.types.is_string(values.type):
-        pyarrows, ours = (all_of("dates").numbers(one) for one in (values.to_numpy(), result[1:2]))
+        pyarrows, ours = (
+            all_of("dates").numbers(one) for one in (values.to_numpy(), result[1:2])
+        )
         np.testing.assert_array_equal(pyarrows, ours)
 
 
 def test_texts_and_objects_some_of_which_are_dates() -> None:
     for wrong in ("soon", "2024-02-30", 5):
-        frame = pandas.DataFrame({"when": ["2024-03-01", "2024-03-02", wrong] * 2}, dtype=object)
+        frame = pandas.DataFrame(
+            {"when": ["2024-03-01", "2024-03-02", wrong] * 2}, dtype=object
+        )
         assert len(Schema.learn(frame).levels["when"]) == 3
     assert Schema.learn(pandas.DataFrame({"at": ["10:30", "24:30"] * 2})).levels
-    day = datetime.datetime(2024, 3, 1, 22, tzinfo=datetime.timezone(datetime.timedelta(hours=-3)))
-    mixed = [datetime.date(2024, 3, 2), day, np.datetime64("2024-03-03", "ns"), None, pandas.NaT]
+    day = datetime.datetime(
+        2024, 3, 1, 22, tzinfo=datetime.timezone(datetime.timedelta(hours=-3))
+    )
+    mixed = [
+        datetime.date(2024, 3, 2),
+        day,
+        np.datetime64("2024-03-03", "ns"),
+        None,
+        pandas.NaT,
+    ]
     frame = pandas.DataFrame({"when": pandas.Series(mixed, dtype=object)})
     schema = Schema.learn(frame)
     assert schema.dates["when"].origin == "2024-03-02"
@@ -501,13 +570,17 @@ def test_texts_and_objects_some_of_which_are_dates() -> None:
 def test_durations_and_times_are_seconds(unit: str) -> None:
     spans = np.array([-90_000_001, 5, 10**9 * 86_400], "m8[s]").astype(f"m8[{unit}]")
     clock = [datetime.time(23, 59, 59, 500_000), None, datetime.time(0)]
-    frame = pandas.DataFrame({"span": spans if unit != "ns" else spans // 9, "at": clock})
+    frame = pandas.DataFrame(
+        {"span": spans if unit != "ns" else spans // 9, "at": clock}
+    )
     schema = Schema.learn(frame)
     assert schema.dates == {"span": Parts(("duration",)), "at": Parts(("time",))}
     table = pyarrow.Table.from_pandas(frame)
     for X in (frame, table, polars.from_arrow(table), frame.astype({"at": object})):
         numbers = schema.read(X).numbers
-        np.testing.assert_allclose(numbers[:, 0], frame["span"].dt.total_seconds(), rtol=1e-9)
+        np.testing.assert_allclose(
+            numbers[:, 0], frame["span"].dt.total_seconds(), rtol=1e-9
+        )
         np.testing.assert_array_equal(numbers[:, 1], [86_399.5, NAN, 0])
     tiny = pandas.DataFrame({"span": np.array([350, 700], "m8[ns]")})
     assert Schema.learn(tiny).read(tiny).numbers[:, 0].tolist() == [3.5e-7, 7e-7]
@@ -518,13 +591,25 @@ def test_other_types_of_dates_in_predictions() -> None:
     expected = [[4, 3, 3.5], [NAN] * 3]
     days = np.array(["2024-03-04T12", "NaT"], "M8[ns]")
     texts = ["2024-03-04 12:00Z", None]
-    for item in (days, pandas.Series(days).dt.tz_localize("UTC"), texts, [days[0], None]):
+    for item in (
+        days,
+        pandas.Series(days).dt.tz_localize("UTC"),
+        texts,
+        [days[0], None],
+    ):
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             result = schema.read(pandas.DataFrame({"when": item})).numbers
         np.testing.assert_array_equal(result[:, [0, 2]], np.array(expected)[:, [0, 2]])
-    for nothing in ([None, None], [NAN, NAN], ["", ""], pandas.array([None] * 2, "string")):
+    for nothing in (
+        [None, None],
+        [NAN, NAN],
+        ["", ""],
+        pandas.array([None] * 2, "string"),
+    ):
         assert np.isnan(schema.read(pandas.DataFrame({"when": nothing})).numbers).all()
-    assert np.isnan(schema.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers).all()
+    assert np.isnan(
+        schema.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers
+    ).all()
     assert schema.read(pandas.DataFrame({"when": days[:0]})).numbers.shape == (0, 3)
 
 
@@ -539,7 +624,11 @@ def test_zones_that_training_had_not_are_warned_of(seed: int) -> None:
         assert {name for name, one in schema.dates.items() if one.zone} == (
             {"zoned"} if X is frame else set()
         )
-        pair = "had a zone in training, and have none" if X is frame else "had no zone .* have one"
+        pair = (
+            "had a zone in training, and have none"
+            if X is frame
+            else "had no zone .* have one"
+        )
         for rows in first:
             schema.read(rows)
         for rows in then:
@@ -550,8 +639,12 @@ def test_zones_that_training_had_not_are_warned_of(seed: int) -> None:
 def test_dates_that_are_asked_to_be_categories() -> None:
     frame = drawn(5, n=90)
     # Of a few days, and of hours in them.
-    frame["day"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(np.arange(90) % 3, "D")
-    frame["moment"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(np.arange(90) % 4, "h")
+    frame["day"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(
+        np.arange(90) % 3, "D"
+    )
+    frame["moment"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(
+        np.arange(90) % 4, "h"
+    )
     frame["clock"] = frame["moment"].dt.time
     frame["zoned"] = frame["moment"].dt.tz_localize(ZONE)
     asked = ["day", "moment", "clock", "zoned"]
@@ -563,7 +656,9 @@ def test_dates_that_are_asked_to_be_categories() -> None:
     assert schema.levels["clock"] == tuple(f"0{h}:00:00" for h in range(4))
     assert schema.levels["zoned"][0] == "2024-02-29T23:00:00"
     expected = schema.read(frame).codes
-    assert (expected[:, [schema.categorical_names.index(one) for one in asked]] >= 0).all()
+    assert (
+        expected[:, [schema.categorical_names.index(one) for one in asked]] >= 0
+    ).all()
     for form, X in forms(frame).items():
         if form != "array":
             assert Schema.learn(X, asked) == schema, form
@@ -575,9 +670,13 @@ def test_dates_that_are_asked_to_be_categories() -> None:
 def test_models_learn_from_dates_in_every_form() -> None:
     frame = drawn(6, n=200)
     rng = np.random.default_rng(0)
-    since = (frame["moment"] - frame["moment"].min()).dt.total_seconds().fillna(0) / 86_400
+    since = (frame["moment"] - frame["moment"].min()).dt.total_seconds().fillna(
+        0
+    ) / 86_400
     y = since / 50 + rng.normal(size=200) / 10
-    model = TabularMLPRegressor(n_members=2, max_iter=10, cv=2, random_state=0).fit(frame, y)
+    model = TabularMLPRegressor(n_members=2, max_iter=10, cv=2, random_state=0).fit(
+        frame, y
+    )
     expected = model.predict(frame)
     for X in list(forms(frame).values())[:-1]:
         np.testing.assert_array_equal(model.predict(X), expected)

@@ -42,7 +42,10 @@ WEIGHT = rng.uniform(0.5, 2, N)
 
 
 def made(**settings: Any) -> MLP:
-    return MLP((5, 16, 1), **{"seed": 1, "dtype": "float64", "optimizer": Adam(0.01), **settings})
+    return MLP(
+        (5, 16, 1),
+        **{"seed": 1, "dtype": "float64", "optimizer": Adam(0.01), **settings},
+    )
 
 
 def work(net: Any = made, of_rank: Any = None, y: Any = Y, **options: Any) -> Any:
@@ -51,7 +54,12 @@ def work(net: Any = made, of_rank: Any = None, y: Any = Y, **options: Any) -> An
     def fit(communicator: Any) -> Any:
         rank = communicator.Get_rank()
         own, rows = net(), [parts_of(each, SHARES)[rank] for each in (X, y)]
-        settings = {"epochs": 3, "batch_size": 16, **options, **(of_rank(rank) if of_rank else {})}
+        settings = {
+            "epochs": 3,
+            "batch_size": 16,
+            **options,
+            **(of_rank(rank) if of_rank else {}),
+        }
         return own, own.fit(*rows, communicator=communicator, **settings)
 
     return fit
@@ -63,25 +71,43 @@ def errors_of(fit: Any) -> list[Any]:
     return result
 
 
-@pytest.mark.parametrize("name", [name for name in vars(Alone) if not name.startswith("_")])
+@pytest.mark.parametrize(
+    "name", [name for name in vars(Alone) if not name.startswith("_")]
+)
 def test_a_fit_alone_is_asked_as_ranks_are(name: str) -> None:
-    alone, together = (inspect.signature(getattr(kind, name)) for kind in (Alone, Together))
+    alone, together = (
+        inspect.signature(getattr(kind, name)) for kind in (Alone, Together)
+    )
     assert list(alone.parameters) == list(together.parameters)
 
 
 @pytest.mark.parametrize(
     ("of_rank", "message"),
     [
-        (lambda rank: {"epochs": 0} if rank == 2 else {}, "epochs must be an integer of 1 or more"),
-        (lambda rank: {"sample_weight": [1.0]} if rank == 3 else {}, "sample_weight must have sh"),
-        (lambda rank: {"validation_data": (X, Y[: 99 + (rank != 1)])}, "100 rows, but y has"),
-        (lambda rank: {"callbacks": [3]} if rank == 1 else {}, "callbacks must be functions"),
+        (
+            lambda rank: {"epochs": 0} if rank == 2 else {},
+            "epochs must be an integer of 1 or more",
+        ),
+        (
+            lambda rank: {"sample_weight": [1.0]} if rank == 3 else {},
+            "sample_weight must have sh",
+        ),
+        (
+            lambda rank: {"validation_data": (X, Y[: 99 + (rank != 1)])},
+            "100 rows, but y has",
+        ),
+        (
+            lambda rank: {"callbacks": [3]} if rank == 1 else {},
+            "callbacks must be functions",
+        ),
     ],
 )
 def test_a_bad_argument_of_one_rank_raises_on_all(of_rank: Any, message: str) -> None:
     own, others = list[Exception](), list[Exception]()
     for error in errors_of(work(of_rank=of_rank)):
-        report = re.match(r"MLP.fit: rank (\d) has raised (TypeError|ValueError): ", str(error))
+        report = re.match(
+            r"MLP.fit: rank (\d) has raised (TypeError|ValueError): ", str(error)
+        )
         (others if report else own).append(error)
         assert message in str(error)
     assert [type(error) for error in others] == [RuntimeError] * 3
@@ -89,8 +115,12 @@ def test_a_bad_argument_of_one_rank_raises_on_all(of_rank: Any, message: str) ->
 
 
 OTHER_SETTINGS: dict[str, Any] = {
-    "same epochs, but rank 0 has 3 and rank 3 4": lambda rank: {"epochs": 3 + rank // 3},
-    "same shuffle, but rank 0 has True and rank 1 False": lambda rank: {"shuffle": rank != 1},
+    "same epochs, but rank 0 has 3 and rank 3 4": lambda rank: {
+        "epochs": 3 + rank // 3
+    },
+    "same shuffle, but rank 0 has True and rank 1 False": lambda rank: {
+        "shuffle": rank != 1
+    },
     "same average_every": lambda rank: {"average_every": 2 if rank else None},
     "same validation": lambda rank: {"validation_data": (X, Y)} if rank else {},
     "same class_weight": lambda rank: {"class_weight": {0: rank}},
@@ -106,7 +136,9 @@ def test_other_settings_of_one_rank_raise_on_all(message: str) -> None:
 
 def test_ranks_agree_on_nets_and_need_rows() -> None:
     for name, nets in {
-        "parameters (by seed=, or from a file)": [made(seed=seed) for seed in (1, 1, 1, 2)],
+        "parameters (by seed=, or from a file)": [
+            made(seed=seed) for seed in (1, 1, 1, 2)
+        ],
         "optimizer": [made(optimizer=SGD(rate)) for rate in (0.1, 0.1, 0.1, 0.2)],
         "layers, rules and penalties": [made(l2=l2) for l2 in (0.1, 0.1, 0.1, 0.2)],
     }.items():
@@ -181,7 +213,9 @@ def test_parameters_that_a_callback_writes_are_those_of_all_ranks() -> None:
 
 
 def validated(rank: int) -> dict[str, Any]:
-    return {"validation_data": tuple(parts_of(each, (3, 90, 7, 0))[rank] for each in (X, Y))}
+    return {
+        "validation_data": tuple(parts_of(each, (3, 90, 7, 0))[rank] for each in (X, Y))
+    }
 
 
 def test_validation_and_time_are_of_all_rows_and_rank_0() -> None:
@@ -208,7 +242,11 @@ def test_metrics_are_of_all_rows() -> None:
     def net() -> MLP:
         return made(loss="binary_cross_entropy")
 
-    options: Any = {"of_rank": of_rank, "metrics": {"mine": area, "auc": "roc_auc"}, "epochs": 2}
+    options: Any = {
+        "of_rank": of_rank,
+        "metrics": {"mine": area, "auc": "roc_auc"},
+        "epochs": 2,
+    }
     result = on_ranks(4, work(net, y=LABELS, **options))
     trained = result[0][0]
     mean = np.average(trained.predict(X)[:, 0], weights=WEIGHT)
@@ -223,7 +261,9 @@ def test_metrics_are_of_all_rows() -> None:
 def test_early_stopping_plateaus_and_splits_are_the_same_on_all_ranks() -> None:
     settings = [EarlyStopping(patience=2), ReduceLROnPlateau(patience=1)]
     options: Any = {"optimizer": Adam(0.1)}
-    result = on_ranks(4, work(lambda: made(**options), validated, epochs=60, callbacks=settings))
+    result = on_ranks(
+        4, work(lambda: made(**options), validated, epochs=60, callbacks=settings)
+    )
     first, history = result[0]
     assert history.status is Status.STOPPED_EARLY
     assert history.learning_rate[-1] < 0.1
@@ -292,7 +332,12 @@ def stream(rank: int) -> Any:
 def fitted(source: Any, net: Any = made, **options: Any) -> list[Any]:
     def fit(communicator: Any) -> Any:
         own, rows = net(), source(communicator.Get_rank())
-        settings: dict[str, Any] = {"batch_size": 64, "epochs": 3, "buffer_rows": 320, **options}
+        settings: dict[str, Any] = {
+            "batch_size": 64,
+            "epochs": 3,
+            "buffer_rows": 320,
+            **options,
+        }
         return own, own.fit(*rows, communicator=communicator, **settings)
 
     result = on_ranks(4, fit)
@@ -365,16 +410,22 @@ def test_a_source_that_fails_on_one_rank_ends_all() -> None:
 
     result = outcomes(4, fit)
     assert isinstance(result[2], ConnectionError)
-    assert all(isinstance(each, RuntimeError) for i, each in enumerate(result) if i != 2)
+    assert all(
+        isinstance(each, RuntimeError) for i, each in enumerate(result) if i != 2
+    )
 
 
 @pytest.mark.slow
-def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
+def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(
+    tmp_path: Path,
+) -> None:
     options: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
 
     def fit(comm: Any, **more: Any) -> Any:
         net = made(dropout=0.1)
-        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **{**options, **more})
+        history = net.fit(
+            *blocks(comm.Get_rank()), communicator=comm, **{**options, **more}
+        )
         return net.parameters.tobytes(), history.loss
 
     file = tmp_path / "fit.safetensors"
@@ -403,9 +454,15 @@ def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
 
     def of_groups(comm: Any) -> Any:
         rows = ds.dataset(tmp_path)
-        groups = [group for file in rows.get_fragments() for group in file.split_by_row_group()]
+        groups = [
+            group
+            for file in rows.get_fragments()
+            for group in file.split_by_row_group()
+        ]
         values = groups[comm.Get_rank() :: comm.Get_size()]
-        return fit(comm, ds.FileSystemDataset(values, rows.schema, ds.ParquetFileFormat()))
+        return fit(
+            comm, ds.FileSystemDataset(values, rows.schema, ds.ParquetFileFormat())
+        )
 
     for of_rank in (of_files, of_groups):
         result = on_ranks(4, of_rank)
@@ -413,7 +470,9 @@ def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
         assert result[0][1] == 2 * -(-1800 // 64)
 
 
-def fit_on(communicator: Any, shares: Any = SHARES, rows: Any = X, **options: Any) -> Any:
+def fit_on(
+    communicator: Any, shares: Any = SHARES, rows: Any = X, **options: Any
+) -> Any:
     rank = communicator.Get_rank()
     net = MLP((5, 16, 1), optimizer=Adam(0.01, average=EMA(0.9)), dropout=0.2, seed=1)
     of_rank = [parts_of(each, shares)[rank] for each in (rows, Y)]
@@ -424,7 +483,8 @@ def fit_on(communicator: Any, shares: Any = SHARES, rows: Any = X, **options: An
 
 @pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
 @pytest.mark.parametrize(
-    ("every", "stopping"), [(None, EarlyStopping(patience=20, monitor="loss")), (3, None)]
+    ("every", "stopping"),
+    [(None, EarlyStopping(patience=20, monitor="loss")), (3, None)],
 )
 def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
     tmp_path: Path, every: int | None, stopping: EarlyStopping | None
@@ -437,12 +497,16 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
 
     def kept(communicator: Any, **more: Any) -> Any:
         file = folders[communicator.Get_rank()] / "fit.safetensors"
-        return fit_on(communicator, checkpoint=file, checkpoint_every=2, **options, **more)
+        return fit_on(
+            communicator, checkpoint=file, checkpoint_every=2, **options, **more
+        )
 
     killed = outcomes(4, lambda comm: kept(comm, callbacks=cut_after(3)))
     assert [type(each) for each in killed] == [Cut] + [RuntimeError] * 3
     resumed = on_ranks(4, lambda comm: kept(comm, resume=True))
-    for (parameters, history, slots), (expected, item, state) in zip(resumed, whole, strict=True):
+    for (parameters, history, slots), (expected, item, state) in zip(
+        resumed, whole, strict=True
+    ):
         assert parameters == expected
         assert slots == state
         assert history.loss == item.loss
@@ -453,7 +517,11 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
 @pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
 def test_a_checkpoint_of_other_ranks_or_rows_is_refused(tmp_path: Path) -> None:
     def fit(shares: Any, **arguments: Any) -> list[Any]:
-        settings: Any = {"checkpoint": tmp_path / "fit.safetensors", "epochs": 2, **arguments}
+        settings: Any = {
+            "checkpoint": tmp_path / "fit.safetensors",
+            "epochs": 2,
+            **arguments,
+        }
         return outcomes(len(shares), lambda comm: fit_on(comm, shares, **settings))
 
     fit(SHARES)

@@ -20,7 +20,9 @@ from fastmlp.backends.cpu.rank_trainer import places_of
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-too_slow = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes")
+too_slow = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes"
+)
 SHARES = (200, 3, 0, 101)
 N = sum(SHARES)
 BATCH = 32
@@ -44,8 +46,15 @@ def fitted(
 
     def fit(communicator: Any) -> Any:
         rank, own = communicator.Get_rank(), net()
-        settings = {"batch_size": BATCH, "epochs": 3, "sample_weight": of_ranks[rank], **options}
-        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **settings)
+        settings = {
+            "batch_size": BATCH,
+            "epochs": 3,
+            "sample_weight": of_ranks[rank],
+            **options,
+        }
+        return own, own.fit(
+            rows[0][rank], rows[1][rank], communicator=communicator, **settings
+        )
 
     result = on_ranks(len(shares), fit)
     assert len({trained.parameters.tobytes() for trained, _ in result}) == 1
@@ -53,12 +62,21 @@ def fitted(
     return result
 
 
-def check_equal_to_one(net: Any, y: Any = Y, weight: Any = None, batch: int = BATCH) -> None:
-    (first, history), *others = fitted(net, y, weight=weight, shuffle=False, batch_size=batch)
+def check_equal_to_one(
+    net: Any, y: Any = Y, weight: Any = None, batch: int = BATCH
+) -> None:
+    (first, history), *others = fitted(
+        net, y, weight=weight, shuffle=False, batch_size=batch
+    )
     assert {other.n_steps for other, _ in others} == {first.n_steps}
     order, one = in_batches(SHARES, batch), net()
     rows = None if weight is None else weight[order]
-    options: Any = {"batch_size": batch, "epochs": 3, "shuffle": False, "sample_weight": rows}
+    options: Any = {
+        "batch_size": batch,
+        "epochs": 3,
+        "shuffle": False,
+        "sample_weight": rows,
+    }
     alone = one.fit(X[order], y[order], **options)
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
@@ -127,9 +145,13 @@ def test_balanced_classes_are_those_of_all_ranks() -> None:
 
 
 @pytest.mark.parametrize("every", [None, 1, 3, 100])
-def test_twice_the_same_bits_and_other_orders_for_other_seeds(every: int | None) -> None:
+def test_twice_the_same_bits_and_other_orders_for_other_seeds(
+    every: int | None,
+) -> None:
     def parameters(seed: int) -> bytes:
-        nets = fitted(lambda: made(seed=seed, dtype="float32", dropout=0.1), average_every=every)
+        nets = fitted(
+            lambda: made(seed=seed, dtype="float32", dropout=0.1), average_every=every
+        )
         return bytes(nets[0][0].parameters.tobytes())
 
     assert parameters(1) == parameters(1) != parameters(2)
@@ -155,7 +177,9 @@ def test_a_further_fit_goes_on() -> None:
 
 @too_slow
 @pytest.mark.parametrize("every", [None, 1])
-def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors(every: int | None) -> None:
+def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors(
+    every: int | None,
+) -> None:
     def net(threads: int) -> MLP:
         return made(7, 256, 256, 2, n_threads=threads)
 
@@ -180,7 +204,9 @@ def test_ranks_learn_together_and_one_has_the_bits_of_none() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 32, 1000])
-@pytest.mark.parametrize("n_rows", [SHARES, (1, 1, 1, 1), (0, 7, 1), (5,), (10**9, 3, 10**9)])
+@pytest.mark.parametrize(
+    "n_rows", [SHARES, (1, 1, 1, 1), (0, 7, 1), (5,), (10**9, 3, 10**9)]
+)
 def test_shares_follow_the_rows(n_rows: tuple[int, ...], batch: int) -> None:
     batch = max(batch, sum(n_rows) // 10_000)
     places, total = places_of(n_rows, batch), sum(n_rows)
@@ -188,31 +214,46 @@ def test_shares_follow_the_rows(n_rows: tuple[int, ...], batch: int) -> None:
     assert places[:, -1].tolist() == list(n_rows)
     assert (shares >= 0).all()
     assert (shares.sum(axis=0)[:-1] == batch).all()
-    fair = np.outer(n_rows, np.minimum(np.arange(places.shape[1]) * batch, total)) / total
+    fair = (
+        np.outer(n_rows, np.minimum(np.arange(places.shape[1]) * batch, total)) / total
+    )
     assert np.abs(places - fair).max() < len(n_rows)
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT + 0.5], ids=["", "weighted"])
 @pytest.mark.parametrize("shares", [(152, 152), SHARES])
-def test_averages_after_each_step_are_gradients(shares: tuple[int, ...], weight: Any) -> None:
+def test_averages_after_each_step_are_gradients(
+    shares: tuple[int, ...], weight: Any
+) -> None:
     def net() -> MLP:
         return made(optimizer=SGD(0.1), l2=0.1)
 
-    options: Any = {"average_every": 1, "shuffle": False, "weight": weight, "shares": shares}
+    options: Any = {
+        "average_every": 1,
+        "shuffle": False,
+        "weight": weight,
+        "shares": shares,
+    }
     (first, history), *_ = fitted(net, **options)
     order, one = in_batches(shares, BATCH), net()
     rows: Any = {"sample_weight": None if weight is None else weight[order]}
-    alone = one.fit(X[order], Y[order], batch_size=BATCH, epochs=3, shuffle=False, **rows)
+    alone = one.fit(
+        X[order], Y[order], batch_size=BATCH, epochs=3, shuffle=False, **rows
+    )
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
-    "optimizer", [Adam(0.01), Adam(0.01, average=EMA(0.9)), ScheduleFreeAdamW(0.01)], ids=repr
+    "optimizer",
+    [Adam(0.01), Adam(0.01, average=EMA(0.9)), ScheduleFreeAdamW(0.01)],
+    ids=repr,
 )
 def test_it_is_the_mean_of_fits_of_each_rank(optimizer: Any) -> None:
     shares, options = (228, 76), dict[str, Any](epochs=1, shuffle=False)
-    nets = fitted(lambda: made(optimizer=optimizer), shares=shares, average_every=1000, **options)
+    nets = fitted(
+        lambda: made(optimizer=optimizer), shares=shares, average_every=1000, **options
+    )
     of_ranks, rows = [], (parts_of(X, shares), parts_of(Y, shares), (24, 8))
     for x, y, batch in zip(*rows, strict=True):
         own = made(optimizer=optimizer)
@@ -224,7 +265,9 @@ def test_it_is_the_mean_of_fits_of_each_rank(optimizer: Any) -> None:
 
 
 SCRIPT = Path(__file__).with_name("script.py")
-MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
+MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which(
+    "mpiexec"
+)
 
 
 def on_mpi(test: Any) -> Any:
@@ -232,7 +275,8 @@ def on_mpi(test: Any) -> Any:
     for mark in (
         pytest.mark.slow,
         pytest.mark.skipif(
-            MPIEXEC is None or find_spec("mpi4py") is None, reason="there is no mpiexec, or mpi4py"
+            MPIEXEC is None or find_spec("mpi4py") is None,
+            reason="there is no mpiexec, or mpi4py",
         ),
         pytest.mark.skipif(INTERPRETED, reason="messages are the same in plain Python"),
         pytest.mark.timeout(180),
@@ -261,7 +305,10 @@ def compiled() -> None:
 
 
 def job(
-    fits: str, folder: Path, n_ranks: int = 4, module: tuple[str, ...] = ("-m", "mpi4py")
+    fits: str,
+    folder: Path,
+    n_ranks: int = 4,
+    module: tuple[str, ...] = ("-m", "mpi4py"),
 ) -> dict[str, Any]:
     as_root = ["--oversubscribe", "--allow-run-as-root"]
     ranks = [str(MPIEXEC), *as_root, "-n", str(n_ranks), sys.executable, *module]
@@ -271,7 +318,11 @@ def job(
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return {"args": [*ranks, str(SCRIPT), fits, str(folder)], "env": environment, "text": True}
+    return {
+        "args": [*ranks, str(SCRIPT), fits, str(folder)],
+        "env": environment,
+        "text": True,
+    }
 
 
 def run(*values: Any) -> "subprocess.CompletedProcess[str]":
@@ -343,14 +394,19 @@ def raised(ended: Path) -> "subprocess.CompletedProcess[str]":
 
 def alone() -> MLP:
     order = in_batches(ranked.SHARES, 300)
-    X, y = (np.concatenate(parts)[order] for parts in zip(*map(rows_of, range(4)), strict=True))
+    X, y = (
+        np.concatenate(parts)[order]
+        for parts in zip(*map(rows_of, range(4)), strict=True)
+    )
     net = ranked.made()
     net.fit(X, y, epochs=6, batch_size=300, shuffle=False)
     return net
 
 
 @on_mpi
-def test_processes_are_equal_to_one_process_and_end_with_a_killed_rank(killed: Path) -> None:
+def test_processes_are_equal_to_one_process_and_end_with_a_killed_rank(
+    killed: Path,
+) -> None:
     result = np.frombuffer(parameters_of("plain", killed))
     np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
     assert not list(killed.glob("kill [0-9]"))

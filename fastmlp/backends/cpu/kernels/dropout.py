@@ -86,7 +86,9 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     zero = scalar(0)
 
     @njit
-    def with_slopes(values: Any, slopes: Any, n: int, bits: Any, skip: int, rate: Any) -> None:
+    def with_slopes(
+        values: Any, slopes: Any, n: int, bits: Any, skip: int, rate: Any
+    ) -> None:
         threshold, scale = rate
         for i in range(n):
             factor = scale if bits[place_of(i, skip)] >= threshold else zero
@@ -124,8 +126,13 @@ def dropout(scalar: Scalar) -> Kernel:
     def drop(address: int, i: int, panel: int, n_panels: int, at: int, n: int) -> None:
         net, place = record_at(address, Net), stack(n_bytes)
         layer, count = layers_of(net)[i], n * lanes
-        numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar)
-        rate = (np.uint16(numbers[rules.HIDDEN + 2 * i]), numbers[rules.HIDDEN + 2 * i + 1])
+        numbers = row(
+            batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
+        )
+        rate = (
+            np.uint16(numbers[rules.HIDDEN + 2 * i]),
+            numbers[rules.HIDDEN + 2 * i + 1],
+        )
         source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
         bits, down = row(place, n * width, np.uint16), at * lanes * size
         for p in range(panel, min(panel + n_panels, layer.n_panels)):
@@ -158,28 +165,39 @@ def input_noise(scalar: Scalar) -> Kernel:
         out[place + 2], out[place + 3] = normals(w2, w3)
 
     @njit
-    def add_noise(source: Any, values: Any, unit: int, shape: Any, place: int, std: Any) -> None:
+    def add_noise(
+        source: Any, values: Any, unit: int, shape: Any, place: int, std: Any
+    ) -> None:
         n, n_features = shape
         noise, first = row(place, n * n_normals, scalar), unit // rules.NORMALS
         for g in range(n_normals // rules.NORMALS):
             for r in range(n):
-                put(draw(source, first + g, r), noise, r * n_normals + g * rules.NORMALS)
+                put(
+                    draw(source, first + g, r), noise, r * n_normals + g * rules.NORMALS
+                )
         skip = unit % n_normals
         for r in range(n):
             for j in range(n_features):
                 values[r * lanes + j] += std * noise[r * n_normals + skip + j]
 
-    def disturb(address: int, inputs: int, panel: int, n_panels: int, at: int, n: int) -> None:
+    def disturb(
+        address: int, inputs: int, panel: int, n_panels: int, at: int, n: int
+    ) -> None:
         net, place = record_at(address, Net), stack(n_bytes)
         numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN, scalar)
         rate = (np.uint16(numbers[rules.INPUTS]), numbers[rules.INPUTS + 1])
-        source, of_noise = (source_of(net, at, rules.OF_INPUTS), source_of(net, at, rules.OF_NOISE))
+        source, of_noise = (
+            source_of(net, at, rules.OF_INPUTS),
+            source_of(net, at, rules.OF_NOISE),
+        )
         bits, count = row(place, n * width, np.uint16), n * lanes
         for p in range(panel, panel + n_panels):
             values = row(inputs + p * net.panel + at * lanes * size, count, scalar)
             if numbers[rules.NOISE] > 0:
                 shape = (n, min(lanes, net.n_in - p * lanes))
-                add_noise(of_noise, values, p * lanes, shape, place, numbers[rules.NOISE])
+                add_noise(
+                    of_noise, values, p * lanes, shape, place, numbers[rules.NOISE]
+                )
             if numbers[rules.INPUTS] > 0:
                 decide(source, p * lanes, n, place)
                 drop(values, count, bits, p * lanes % width, rate)

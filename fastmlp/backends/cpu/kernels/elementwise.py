@@ -24,7 +24,11 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
     """Values of n pre-activations and, with `slopes`, their slopes."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
-        z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
+        z, value, slope = (
+            row(z, n, scalar),
+            row(value, n, scalar),
+            row(slope, n, scalar),
+        )
         for i in range(n):
             value[i], slope[i] = rule(z[i])
 
@@ -51,7 +55,9 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-def settings_reader(scalar: Scalar, n: int, by_output: bool = False) -> Callable[[Any, Any], Any]:
+def settings_reader(
+    scalar: Scalar, n: int, by_output: bool = False
+) -> Callable[[Any, Any], Any]:
     """Reads a loss's constants: n numbers, or a row with one for each of `width` outputs."""
 
     @njit
@@ -82,7 +88,10 @@ def loss_loop(
     Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
     Constants are read at the address `settings`; with `by_output`, one for each output.
     """
-    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants, by_output)
+    size, read = (
+        np.dtype(scalar).itemsize,
+        settings_reader(scalar, n_constants, by_output),
+    )
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
@@ -94,7 +103,10 @@ def loss_loop(
         loss[:] = 0.0
         for j in range(width):
             skip = j * n_rows * size
-            p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
+            p, y = (
+                row(output + skip, n_rows, scalar),
+                row(target + skip, n_rows, scalar),
+            )
             slopes = row(slope + skip, n_rows, scalar)
             for r in range(n_rows):
                 value, slope_of_value = rule(p[r], y[r], *constants)
@@ -142,7 +154,11 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
         width: Any,
     ) -> None:  # fmt: skip
         n = n_rows * lanes
-        w, gradient, value = row(w, n, scalar), row(gradient, n, scalar), row(values, n, scalar)
+        w, gradient, value = (
+            row(w, n, scalar),
+            row(gradient, n, scalar),
+            row(values, n, scalar),
+        )
         exact = row(scale, 1, np.float64)[0]
         factor = scalar(exact)
         for i in range(n):
@@ -280,15 +296,32 @@ def update_loop(
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
 
     def step(
-        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
+        w: Any,
+        g: Any,
+        m: Any,
+        v: Any,
+        average: Any,
+        signs: Any,
+        coefficients: Any,
+        n: Any,
     ) -> None:
         address, zero = w, scalar(0)
-        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
+        w, g, m, v = (
+            row(w, n, scalar),
+            row(g, n, scalar),
+            row(m, n, scalar),
+            row(v, n, scalar),
+        )
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
-            first, second = m[i] if n_moments > 0 else zero, v[i] if n_moments > 1 else zero
-            w[i], m_after, v_after = rule(w[i], change(g[i], *settings), first, second, *constants)
+            first, second = (
+                m[i] if n_moments > 0 else zero,
+                v[i] if n_moments > 1 else zero,
+            )
+            w[i], m_after, v_after = rule(
+                w[i], change(g[i], *settings), first, second, *constants
+            )
             if n_moments > 0:
                 m[i] = m_after
             if n_moments > 1:

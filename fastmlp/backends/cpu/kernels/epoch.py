@@ -16,9 +16,23 @@ from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import unpacking
-from fastmlp.backends.cpu.plan.records import Batch, Job, Net, batch_of, blocks_of, layers_of
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    Job,
+    Net,
+    batch_of,
+    blocks_of,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.compiler import call, flush_denormals, hinted, njit, prange, restore_denormals
+from fastmlp.compiler import (
+    call,
+    flush_denormals,
+    hinted,
+    njit,
+    prange,
+    restore_denormals,
+)
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
@@ -52,7 +66,11 @@ def _finiteness(scalar: Scalar) -> Kernel:
             layer = layers[i]
             # The biases are a panel's last row; in a transposed layer they follow its panels. Gaps
             # are zeros.
-            n_rows = layer.packed_rows + layer.gap // vector + (0 if layer.is_transposed else 1)
+            n_rows = (
+                layer.packed_rows
+                + layer.gap // vector
+                + (0 if layer.is_transposed else 1)
+            )
             across = layer.n_in if layer.is_transposed else layer.n_out
             for p in range(layer.packed_panels):
                 panel, width = layer.packed + p * layer.packed_panel, across - p * lanes
@@ -97,7 +115,10 @@ def end_batch(net: Net, job: Job, n_rows: int) -> None:
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Functions that begin a batch, check it, and go back to the epoch's start."""
-    copy, clear = moves(scalar, lanes_of(scalar)).copy, moves(scalar, lanes_of(scalar)).clear
+    copy, clear = (
+        moves(scalar, lanes_of(scalar)).copy,
+        moves(scalar, lanes_of(scalar)).clear,
+    )
     mass_of, finite_parameters = masses(scalar), _finiteness(scalar)
 
     @njit
@@ -185,7 +206,9 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
             epoch_ends = stop == job.n_rows
             sound = may_go_on(net, job, epoch_ends)
             if epoch_ends or not sound:
-                row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
+                row(job.losses + epoch * 8, 1, np.float64)[0] = (
+                    job.epoch_loss / job.epoch_mass
+                )
             if not sound:
                 restore(net, job)
                 job.reached, batch.order_stop = u, 0
@@ -252,7 +275,11 @@ def batch_step(scalar: Scalar) -> Kernel:
         for u in range(job.first, job.last):
             low = u * job.chunk_rows
             high = min(low + job.chunk_rows, job.n_rows)
-            batch.index, batch.n_rows, batch.position = job.order + low * 8, high - low, low
+            batch.index, batch.n_rows, batch.position = (
+                job.order + low * 8,
+                high - low,
+                low,
+            )
             if u == 0:
                 job.diverged = job.epoch_loss = job.epoch_mass = job.batch_loss = 0.0
                 job.batch_mass = mass_of(batch, job.n_rows)
@@ -320,7 +347,12 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
     @njit
     def are_within(address: int, n: int, low: float, high: float) -> bool:
         """True if n numbers are in the range; NaN is not. A loop without an exit."""
-        numbers, least, most, n_others = row(address, n, scalar), scalar(low), scalar(high), 0
+        numbers, least, most, n_others = (
+            row(address, n, scalar),
+            scalar(low),
+            scalar(high),
+            0,
+        )
         for i in range(n):
             n_others += 0 if numbers[i] >= least and numbers[i] <= most else 1
         return n_others == 0
@@ -435,7 +467,9 @@ def quick_step(scalar: Scalar) -> Kernel:
                 step.n_changed = 1
 
     @njit(parallel=True)
-    def unpack_all(team: int, nets: Sequence[Net], n_parts: int, flat: int, there: int) -> None:
+    def unpack_all(
+        team: int, nets: Sequence[Net], n_parts: int, flat: int, there: int
+    ) -> None:
         for part in prange(n_parts):
             block, net = stack(square), nets[0]
             layers = layers_of(net)
@@ -449,7 +483,10 @@ def quick_step(scalar: Scalar) -> Kernel:
         mode = flush_denormals()
         steps = records_at(address, 1, PlainStep)
         step = steps[0]
-        job, nets = record_at(step.job, Job), records_at(record_at(step.job, Job).net, 1, Net)
+        job, nets = (
+            record_at(step.job, Job),
+            records_at(record_at(step.job, Job).net, 1, Net),
+        )
         net = nets[0]
         batch, blocks = batch_of(net), blocks_of(net)
         team, n_parts = step.team, step.n_parts
@@ -465,7 +502,9 @@ def quick_step(scalar: Scalar) -> Kernel:
                 call(blocks.transposes, (job.net,))
             batch.x, batch.weight = step.x, step.weight
             batch.y = step.label_rows if step.label_bytes else step.y
-            job.coefficients = step.table + (step.step - step.first_step) * step.row_bytes
+            job.coefficients = (
+                step.table + (step.step - step.first_step) * step.row_bytes
+            )
             call(step.driver, (step.job,))
             step.loss = row(job.losses, 1, np.float64)[0]
             step.status = NOT_FINITE
@@ -475,7 +514,9 @@ def quick_step(scalar: Scalar) -> Kernel:
                     copy(net.parameters, step.trained, net.n_packed)
                     there = net.average - net.parameters
                 unpack_all(team, nets, n_parts, step.seen, there)
-                step.is_lost = 0 if are_finite(step.seen, step.n_parameters, stack(vector)) else 1
+                step.is_lost = (
+                    0 if are_finite(step.seen, step.n_parameters, stack(vector)) else 1
+                )
                 if step.publishes:
                     copy(step.seen, step.parameters, step.n_parameters)
                 step.status = TAKEN
@@ -487,7 +528,9 @@ def quick_step(scalar: Scalar) -> Kernel:
 def take_quick_step(scalar: Scalar) -> Callable[..., float]:
     """Python takes a step, of any dtype, by this function."""
 
-    def take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
+    def take(
+        address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
+    ) -> float:
         """Take a step on rows, of weights at an address, or 0; return the loss, or NaN if the
         parameters are not finite after it. The record's status tells if it was taken."""
         quick, n = record_at(address, PlainStep), x.shape[0]

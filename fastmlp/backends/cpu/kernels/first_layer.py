@@ -22,10 +22,24 @@ import numpy as np
 from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.plan import aligned
-from fastmlp.backends.cpu.plan.records import Expansion, Layer, Net, Tile, address, batch_of
+from fastmlp.backends.cpu.plan.records import (
+    Expansion,
+    Layer,
+    Net,
+    Tile,
+    address,
+    batch_of,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
-from fastmlp.backends.cpu.simd.vector import Condition, Panels, Variable, Vector, Vectors, Word
+from fastmlp.backends.cpu.simd.vector import (
+    Condition,
+    Panels,
+    Variable,
+    Vector,
+    Vectors,
+    Word,
+)
 from fastmlp.backends.cpu.simd.vector_function import Loops
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS, STRIP_ROWS, SUMS_ROWS
 from fastmlp.compiler import call, hinted, njit
@@ -77,7 +91,9 @@ def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
     total = v.variable(v.zero)
     for i in v.range(n // 4):
         down = i * (4 * v.bytes)
-        first, second, third, fourth = (v.load(rows + down + k * v.bytes) for k in range(4))
+        first, second, third, fourth = (
+            v.load(rows + down + k * v.bytes) for k in range(4)
+        )
         two = first + second
         sums = (v.zero, first, two, two + third)
         for k, value in enumerate(sums):
@@ -89,7 +105,9 @@ def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
         total.value = total.value + v.load(rows + rest + i * v.bytes)
 
 
-def add_pieces(v: Vectors, target: Word, sums: Word, rows: Word, places: Places, n: Word) -> None:
+def add_pieces(
+    v: Vectors, target: Word, sums: Word, rows: Word, places: Places, n: Word
+) -> None:
     """Add to n rows of a panel the running sum at each number, and its fraction of the next row."""
     for down, totals in _strips(v, target, n):
         for c in v.range(places.columns):
@@ -105,7 +123,9 @@ def add_levels(v: Vectors, target: Word, rows: Word, places: Places, n: Word) ->
         for c in v.range(places.columns):
             for r, total in enumerate(totals):
                 offset, there = _place(v, places, down + r, c)
-                total.value = v.fma(v.broadcast(there), v.load(rows + offset), total.value)
+                total.value = v.fma(
+                    v.broadcast(there), v.load(rows + offset), total.value
+                )
 
 
 def _place(v: Vectors, places: Places, r: Word, c: Word) -> tuple[Word, Word]:
@@ -118,7 +138,10 @@ def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Vari
     """Yield each strip's first row and values, which are stored afterwards; then those of each
     row that is left."""
     whole = n // STRIP_ROWS
-    for first, n_strips, rows in ((0, whole, STRIP_ROWS), (whole * STRIP_ROWS, n % STRIP_ROWS, 1)):
+    for first, n_strips, rows in (
+        (0, whole, STRIP_ROWS),
+        (whole * STRIP_ROWS, n % STRIP_ROWS, 1),
+    ):
         for i in v.range(n_strips):
             down = i * rows + first
             place = target + down * v.bytes
@@ -162,7 +185,12 @@ def sum_pieces(
 
 
 def sum_levels(
-    v: Vectors, target: Panels, deltas: Panels, numbers: SortedNumbers, n: Word, pair: Word
+    v: Vectors,
+    target: Panels,
+    deltas: Panels,
+    numbers: SortedNumbers,
+    n: Word,
+    pair: Word,
 ) -> None:
     """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next
     panel too."""
@@ -186,13 +214,19 @@ def _panels(v: Vectors, pair: Word) -> Iterator[tuple[range, Condition]]:
         yield range(n_panels), v.equal(pair, n_panels - 1)
 
 
-def _numbers(v: Vectors, numbers: SortedNumbers, k: Word, n: Word | int) -> Iterator[Word]:
+def _numbers(
+    v: Vectors, numbers: SortedNumbers, k: Word, n: Word | int
+) -> Iterator[Word]:
     begin = numbers.starts + k * 8
     yield from v.range(v.word(begin), v.word(begin + n * 8))
 
 
-def _row(v: Vectors, panels: Panels, numbers: SortedNumbers, number: Word, p: int) -> Vector:
-    return v.load(panels.address + panels.stride * p + v.int32(numbers.rows + number * 4))
+def _row(
+    v: Vectors, panels: Panels, numbers: SortedNumbers, number: Word, p: int
+) -> Vector:
+    return v.load(
+        panels.address + panels.stride * p + v.int32(numbers.rows + number * 4)
+    )
 
 
 STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
@@ -214,7 +248,9 @@ class SparseRows:
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 
-    def __init__(self, values: Array, columns: Array, starts: Array, n_features: int) -> None:
+    def __init__(
+        self, values: Array, columns: Array, starts: Array, n_features: int
+    ) -> None:
         self.values, self.dtype = np.ascontiguousarray(values), values.dtype
         self.columns = np.ascontiguousarray(columns, COLUMNS)
         self.starts = np.ascontiguousarray(starts, STARTS)
@@ -275,7 +311,10 @@ def sparse_forward(scalar: Scalar) -> Any:
     multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
     """
     lanes = lanes_of(scalar)
-    add_rows, add_wide_rows = moves(scalar, lanes).add_rows, moves(scalar, lanes).add_wide_rows
+    add_rows, add_wide_rows = (
+        moves(scalar, lanes).add_rows,
+        moves(scalar, lanes).add_wide_rows,
+    )
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     z_bytes, activate = ROW_BLOCK * vector, activating(scalar)
@@ -360,14 +399,20 @@ def sparse_gradient(scalar: Scalar) -> Any:
 
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
-        piece, layer = records_at(net.tiles, net.n_tiles, Tile)[t], record_at(net.layers, Layer)
+        piece, layer = (
+            records_at(net.tiles, net.n_tiles, Tile)[t],
+            record_at(net.layers, Layer),
+        )
         starts = row(net.column_starts, net.n_in + 1, np.int64)
         for p in range(piece.n_panels):
             deltas = layer.deltas + (piece.panel + p) * net.panel
             before = net.gradient - net.parameters + layer.packed
             before += (piece.panel + p) * layer.packed_panel
             for k in range(piece.first, piece.last):
-                rows, values = net.column_rows + starts[k] * 4, net.column_values + starts[k] * size
+                rows, values = (
+                    net.column_rows + starts[k] * 4,
+                    net.column_values + starts[k] * size,
+                )
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
                     before + k * vector if more else net.zeros,
@@ -440,14 +485,22 @@ def _locating(scalar: Scalar) -> Any:
             fractions[c] = rest if rest < one else one
 
     @njit
-    def locate_rows(net: Net, expansion: Expansion, first: int, last: int, at: int) -> None:
+    def locate_rows(
+        net: Net, expansion: Expansion, first: int, last: int, at: int
+    ) -> None:
         """Gather the plain inputs of rows to panels, and find the pieces of the other numbers."""
         batch, n = batch_of(net), expansion.n_columns
-        firsts, lasts = row(expansion.firsts, n, np.int32), row(expansion.lasts, n, scalar)
+        firsts, lasts = (
+            row(expansion.firsts, n, np.int32),
+            row(expansion.lasts, n, scalar),
+        )
         wholes = row(expansion.wholes, n, scalar)
         for r in range(first, last):
             place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
-            source, to = batch.x + place * (expansion.n_plain + n) * size, at + r - first
+            source, to = (
+                batch.x + place * (expansion.n_plain + n) * size,
+                at + r - first,
+            )
             pack_row(source, net.inputs + to * vector, net.panel, expansion.n_plain)
             numbers = row(source + expansion.n_plain * size, n, scalar)
             offsets = row(expansion.offsets + to * n * 4, n, np.int32)
@@ -463,7 +516,10 @@ def _placing(scalar: Scalar) -> Any:
     @njit
     def places_of(expansion: Expansion, at: int, first: int, last: int) -> Places:
         number = at * expansion.n_columns + first
-        offsets, fractions = expansion.offsets + number * 4, expansion.fractions + number * size
+        offsets, fractions = (
+            expansion.offsets + number * 4,
+            expansion.fractions + number * size,
+        )
         return Places(offsets, fractions, expansion.n_columns, last - first)
 
     return places_of
@@ -475,7 +531,11 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, loops = lanes * size, expanded(scalar, lanes)
     pack_row, places_of = moves(scalar, lanes).pack_row, _placing(scalar)
-    running_sums, add_pieces, add_levels = loops.running_sums, loops.add_pieces, loops.add_levels
+    running_sums, add_pieces, add_levels = (
+        loops.running_sums,
+        loops.add_pieces,
+        loops.add_levels,
+    )
 
     @njit
     def begin(net: Net, layer: Layer, expansion: Expansion, at: int, n: int) -> None:
@@ -488,7 +548,10 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
             call(product, (outputs, net.panel, *start, *weights, *a, *shape))
             return
         for p in range(layer.n_panels):
-            biases, panel = layer.biases + p * layer.packed_panel, outputs + p * net.panel
+            biases, panel = (
+                layer.biases + p * layer.packed_panel,
+                outputs + p * net.panel,
+            )
             for r in range(n):
                 pack_row(biases, panel + r * vector, 0, lanes)
 
@@ -518,19 +581,29 @@ def expanded_forward(scalar: Scalar) -> Any:
     Each block of rows computes the running sums anew: with 128 rows a tenth of the time.
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, locate_rows, (begin, add_columns) = lanes * size, _locating(scalar), _adding(scalar)
+    vector, locate_rows, (begin, add_columns) = (
+        lanes * size,
+        _locating(scalar),
+        _adding(scalar),
+    )
     activate = activating(scalar)
     sums_bytes = max(SUMS_ROWS, ROW_BLOCK) * vector
 
     def forward(address: int, first: int, last: int, at: int) -> None:
         sums, net = stack(sums_bytes), record_at(address, Net)
-        layer, expansion = record_at(net.layers, Layer), record_at(net.expansion, Expansion)
+        layer, expansion = (
+            record_at(net.layers, Layer),
+            record_at(net.expansion, Expansion),
+        )
         n = last - first
         locate_rows(net, expansion, first, last, at)
         begin(net, layer, expansion, at, n)
         for p in range(layer.n_panels):
             skip = p * net.panel + at * vector
-            outputs, weights = layer.outputs + skip, layer.weights + p * layer.weight_panel
+            outputs, weights = (
+                layer.outputs + skip,
+                layer.weights + p * layer.weight_panel,
+            )
             add_columns(expansion, weights, outputs, at, n, sums)
             activate(layer, outputs, layer.deltas + skip, n, sums)
 
@@ -541,7 +614,9 @@ def _plain_gradient(scalar: Scalar) -> Any:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
 
     @njit
-    def plain_gradient(net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int) -> None:
+    def plain_gradient(
+        net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int
+    ) -> None:
         n_rows, panel = batch_of(net).n_rows, net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size
         factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
@@ -619,17 +694,28 @@ def expanded_gradient(scalar: Scalar) -> Any:
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, add = lanes * size, moves(scalar, lanes).add
-    plain_gradient, column_gradients = _plain_gradient(scalar), _column_gradients(scalar)
+    plain_gradient, column_gradients = (
+        _plain_gradient(scalar),
+        _column_gradients(scalar),
+    )
 
     @hinted(control=True)
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
-        tile, layer = records_at(net.tiles, net.n_tiles, Tile)[t], record_at(net.layers, Layer)
+        tile, layer = (
+            records_at(net.tiles, net.n_tiles, Tile)[t],
+            record_at(net.layers, Layer),
+        )
         expansion = record_at(net.expansion, Expansion)
         if tile.first < expansion.n_plain:
-            plain_gradient(net, layer, tile, min(tile.last, expansion.n_plain), g, g_panel)
+            plain_gradient(
+                net, layer, tile, min(tile.last, expansion.n_plain), g, g_panel
+            )
         for p in range(0, tile.n_panels, 2):
-            pair, panel = 1 if p + 1 < tile.n_panels else 0, Panels(g + p * g_panel, g_panel)
+            pair, panel = (
+                1 if p + 1 < tile.n_panels else 0,
+                Panels(g + p * g_panel, g_panel),
+            )
             deltas = Panels(layer.deltas + (tile.panel + p) * net.panel, net.panel)
             column_gradients(net, expansion, tile, panel, deltas, pair)
         for p in range(tile.n_panels if more else 0):

@@ -48,7 +48,12 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def gather_targets(net: Net, rows: Span, skip: int) -> int:
-        batch, n_targets, place, (first, n) = batch_of(net), net.n_targets, net.targets + skip, rows
+        batch, n_targets, place, (first, n) = (
+            batch_of(net),
+            net.n_targets,
+            net.targets + skip,
+            rows,
+        )
         if n_targets >= lanes:
             gather_columns(batch.y, batch.index + first * 8, place, n_targets, n)
             return place
@@ -106,7 +111,10 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 def _values(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    dots, unpack_columns = skinny(scalar, lanes).dots, moves(scalar, lanes).unpack_columns
+    dots, unpack_columns = (
+        skinny(scalar, lanes).dots,
+        moves(scalar, lanes).unpack_columns,
+    )
 
     @njit
     def write_values(net: Net, outer: Layer, n: int, at: int, values: int) -> None:
@@ -163,7 +171,11 @@ def _deltas(scalar: Scalar) -> Kernel:
             pack_columns(deltas, outer.deltas + at * vector, net.panel, net.n_out, n)
             return
         for r in range(0, n, unit):
-            place = outer.deltas + (at + r) // lanes * net.delta_panel + (at + r) % lanes * size
+            place = (
+                outer.deltas
+                + (at + r) // lanes * net.delta_panel
+                + (at + r) % lanes * size
+            )
             for j in range(net.n_out):
                 unpack_row(deltas + (j * n + r) * size, 0, place + j * vector, unit)
 
@@ -197,7 +209,10 @@ def output_layer(scalar: Scalar) -> Kernel:
             targets = gather_targets(net, rows, skip)
             row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
             blocks = blocks_of(net)
-            call(blocks.loss, (values, targets, slopes, row_losses, blocks.loss_settings, *shape))
+            call(
+                blocks.loss,
+                (values, targets, slopes, row_losses, blocks.loss_settings, *shape),
+            )
             sum_losses(net, rows, at, skip)
         if batch_of(net).out:
             write_predictions(net, outer, rows, at, values, slopes)
@@ -247,7 +262,9 @@ _packs = njit(packs)
 
 
 @njit
-def product_of(blocks: records.BlockAddresses, pairs: int, depth: int, shape: Any) -> int:
+def product_of(
+    blocks: records.BlockAddresses, pairs: int, depth: int, shape: Any
+) -> int:
     if pairs:
         return blocks.pair_product
     n_columns, n_rows, _ = shape
@@ -257,7 +274,10 @@ def product_of(blocks: records.BlockAddresses, pairs: int, depth: int, shape: An
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
     return LayerKernels(
-        gathering(scalar), _forward(scalar), _add_partial_sums(scalar), _backward(scalar)
+        gathering(scalar),
+        _forward(scalar),
+        _add_partial_sums(scalar),
+        _backward(scalar),
     )
 
 
@@ -280,7 +300,13 @@ def gathering(scalar: Scalar) -> Kernel:
             call(blocks_of(net).disturb, (net.address, inputs, *group, at, n))
         first = layers_of(net)[0]
         if first.pairs:
-            values = (inputs, net.panel, first.inputs_along, first.inputs_across, net.n_in)
+            values = (
+                inputs,
+                net.panel,
+                first.inputs_along,
+                first.inputs_across,
+                net.n_in,
+            )
             call(blocks_of(net).pair_rows, (*values, *group, at, n))
 
     return gather
@@ -295,11 +321,21 @@ def _forward(scalar: Scalar) -> Kernel:
     def operands_of(layer: Layer, p: int, n_panels: int, n: int, packed: int) -> Any:
         start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
         weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
-        return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, packed)
+        return (
+            start,
+            weights,
+            (min(n_panels * lanes, layer.n_out - p * lanes), n, packed),
+        )
 
     @njit
     def forward_layer(
-        net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, scratch: Span
+        net: Net,
+        layer: Layer,
+        inputs: int,
+        middle: int,
+        panels: Span,
+        rows: Span,
+        scratch: Span,
     ) -> None:
         """f(bias + A W) for some panels, and the slopes of an f that has a block.
 
@@ -317,19 +353,32 @@ def _forward(scalar: Scalar) -> Kernel:
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
             start, weights, shape = operands_of(layer, p, n_panels, n, packed)
-            a, panel, epilogue, operand = inputs + (down >> pairs), net.panel >> pairs, STORE, 0
+            a, panel, epilogue, operand = (
+                inputs + (down >> pairs),
+                net.panel >> pairs,
+                STORE,
+                0,
+            )
             n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
                 product = product_of(blocks, pairs, middle, shape)
-                call(product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape))
+                call(
+                    product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape)
+                )
                 start, n_in = (net.zeros, 0, 0), n_in - middle
-                weights = (weights[0] + row_offset(layer, middle, vector), layer.weight_panel)
+                weights = (
+                    weights[0] + row_offset(layer, middle, vector),
+                    layer.weight_panel,
+                )
                 a += middle // lanes * panel
                 epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
             elif is_relu:
                 epilogue = RELU
             product = product_of(blocks, pairs, n_in, shape)
-            call(product, (*c, *start, *weights, a, panel, n_in, epilogue, operand, *shape))
+            call(
+                product,
+                (*c, *start, *weights, a, panel, n_in, epilogue, operand, *shape),
+            )
             if waits:
                 for q in range(n_panels):
                     slopes = layer.deltas + (p + q) * net.panel + down
@@ -363,7 +412,9 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
     vector = lanes * np.dtype(scalar).itemsize
 
     @njit
-    def add_partial_sums(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
+    def add_partial_sums(
+        net: Net, layer: Layer, panels: Span, rows: Span, z: int
+    ) -> None:
         """Add a split layer's two sums, from its outputs and deltas; apply the activation."""
         (at, n), (first, most) = rows, panels
         count = n * lanes
@@ -381,7 +432,10 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
                 for i in range(count):
                     sums[i] = first_half[i] + second_half[i]
             if layer.form == records.BLOCK:
-                call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
+                call(
+                    layer.activation,
+                    (z, layer.outputs + skip, layer.deltas + skip, count),
+                )
         complete(net, layer, panels, rows)
 
     return add_partial_sums
@@ -400,7 +454,10 @@ def _backward(scalar: Scalar) -> Kernel:
         down = at * vector + panel * net.panel
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
-        weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+        weights = (
+            layer.transposed + panel * layer.transposed_panel,
+            layer.transposed_panel,
+        )
         blocks, pairs, deltas = blocks_of(net), layer.pairs, layer.deltas
         if pairs:
             deltas = layer.deltas_along
@@ -412,12 +469,17 @@ def _backward(scalar: Scalar) -> Kernel:
         call(product, (below.deltas + down, net.panel, *start, *right, *last))
 
     @njit
-    def multiply_transposed(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
+    def multiply_transposed(
+        net: Net, layer: Layer, below: Layer, panels: Span, rows: Span
+    ) -> None:
         """For an output layer of few outputs, whose deltas lie transposed."""
         (at, n), (panel, most) = rows, panels
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
-        weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+        weights = (
+            layer.transposed + panel * layer.transposed_panel,
+            layer.transposed_panel,
+        )
         product, start = blocks_of(net).gradient_product, (net.zeros, 0, 0)
         r, stop = at, at + n
         while r < stop:
@@ -496,7 +558,9 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
                         middle = net.middle if i + 1 == net.split_layer else 0
                         panels = (0, net.max_width)
                         scratch = (z, packed)
-                        forward_layer(net, layers[i], inputs, middle, panels, (at, n), scratch)
+                        forward_layer(
+                            net, layers[i], inputs, middle, panels, (at, n), scratch
+                        )
                 finish(net, (start, n), at, mode, thread_number())
                 above = max(split - 1, net.lowest)
                 for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
@@ -525,7 +589,10 @@ def row_backward(scalar: Scalar) -> Kernel:
         first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
         weights = Panels(layer.packed + first * vector, layer.packed_panel)
         (number, operand), down = slope_epilogue(below), panel * net.panel
-        deltas, epilogue = Panels(layer.deltas, net.panel), Epilogue(number, operand + down)
+        deltas, epilogue = (
+            Panels(layer.deltas, net.panel),
+            Epilogue(number, operand + down),
+        )
         shape = (layer.n_out, min(count, layer.n_in - first))
         backward_dots(weights, deltas, below.deltas + down, epilogue, *shape)
 

@@ -17,10 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, part_of
-from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
+from fastmlp.backends.cpu.kernels.memory_traffic import (
+    non_temporal_of,
+    prefetch_for,
+    transposing,
+)
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.plan import Plan, aligned
-from fastmlp.backends.cpu.plan.records import Net, Tile, address, batch_of, blocks_of, layers_of
+from fastmlp.backends.cpu.plan.records import (
+    Net,
+    Tile,
+    address,
+    batch_of,
+    blocks_of,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES, skinny
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
@@ -72,7 +83,12 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     ) -> None:
         """X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
-        n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
+        n_rows, more, apply, split = (
+            control.n_rows,
+            control.more,
+            control.apply,
+            control.split,
+        )
         blocks, left, right = blocks_of(net), inputs, layer.deltas
         pairs, product = layer.pairs, blocks.gradient_product
         if pairs:
@@ -86,11 +102,16 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
             start_panel = layer.packed_panel
         to = (g, PANEL_ROWS * vector, start, start_row, start_panel)
         b = (right + tile.panel * panel, panel)
-        width = (layer.n_in if layer.is_transposed else layer.n_out) - tile.panel * lanes
+        width = (
+            layer.n_in if layer.is_transposed else layer.n_out
+        ) - tile.panel * lanes
         shape = (min(tile.n_panels * lanes, width), tile.last - tile.first)
         if _has_few_outputs(net, tile, layer):
             deltas = layer.deltas + tile.first * vector
-            call(blocks.product, (*to, *b, deltas, net.delta_panel, n_rows, STORE, 0, *shape, 0))
+            call(
+                blocks.product,
+                (*to, *b, deltas, net.delta_panel, n_rows, STORE, 0, *shape, 0),
+            )
             return
         prefetched = prefetch_for(net, t, piece, apply, split, streams, vector, size)
         columns = left + tile.first // lanes * panel + tile.first % lanes * size
@@ -123,10 +144,18 @@ def _gradients(scalar: Scalar) -> Kernel:
         numbers = left + tile.first // lanes * net.panel
         for p in range(tile.n_panels):
             deltas = right + (tile.panel + p) * net.panel
-            outer(numbers, net.panel, deltas, g + p * PANEL_ROWS * vector, tile.last - tile.first)
+            outer(
+                numbers,
+                net.panel,
+                deltas,
+                g + p * PANEL_ROWS * vector,
+                tile.last - tile.first,
+            )
 
     @njit
-    def write_gradient(net: Net, t: int, piece: Piece, control: Control, scratch: Scratch) -> None:
+    def write_gradient(
+        net: Net, t: int, piece: Piece, control: Control, scratch: Scratch
+    ) -> None:
         (tile, layer, _), g = piece, scratch.gradient
         inputs = net.inputs
         if layer.pairs:
@@ -166,19 +195,33 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
             for p in range(tile.n_panels):
                 weights = (w + p * layer.packed_panel, g + p * panel_bytes)
                 shape = _shape_of(tile, layer, p, lanes)
-                call(penalties[i], (*weights, scale, total, scratch.values, net.zeros, *shape))
+                call(
+                    penalties[i],
+                    (*weights, scale, total, scratch.values, net.zeros, *shape),
+                )
 
     @njit
-    def step_penalised(net: Net, piece: Piece, p: int, w: int, g: int, values: int) -> None:
+    def step_penalised(
+        net: Net, piece: Piece, p: int, w: int, g: int, values: int
+    ) -> None:
         tile, layer, _ = piece
         batch, blocks = batch_of(net), blocks_of(net)
         total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
         coefficients = batch.coefficients + layer.weight_coefficients
-        state = (net.m + skip, net.v + skip, net.average + skip, net.signs + skip, coefficients)
+        state = (
+            net.m + skip,
+            net.v + skip,
+            net.average + skip,
+            net.signs + skip,
+            coefficients,
+        )
         penalty = (net.scales, total, values, net.zeros)
-        call(blocks.penalised, (w, g, *state, *penalty, *_shape_of(tile, layer, p, lanes)))
+        call(
+            blocks.penalised,
+            (w, g, *state, *penalty, *_shape_of(tile, layer, p, lanes)),
+        )
 
     return penalise, step_penalised
 
@@ -192,7 +235,13 @@ def _finishing(scalar: Scalar) -> Kernel:
         if apply:
             batch, blocks = batch_of(net), blocks_of(net)
             coefficients += batch.coefficients
-            state = (net.m + skip, net.v + skip, net.average + skip, net.signs + skip, coefficients)
+            state = (
+                net.m + skip,
+                net.v + skip,
+                net.average + skip,
+                net.signs + skip,
+                coefficients,
+            )
             call(blocks.optimizer, (w, g, *state, n))
         else:
             copy(g, net.gradient + skip, n)
@@ -200,7 +249,9 @@ def _finishing(scalar: Scalar) -> Kernel:
     return finish
 
 
-def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kernel, Kernel]:
+def _steps(
+    scalar: Scalar, step_penalised: Kernel, by_norm: bool
+) -> tuple[Kernel, Kernel]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, finish = lanes * size, _finishing(scalar)
     vector_moves, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
@@ -208,7 +259,9 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
     clip = clipping(scalar) if by_norm else unclipped
 
     @njit
-    def step_panel(net: Net, piece: Piece, p: int, control: Control, scratch: Scratch) -> None:
+    def step_panel(
+        net: Net, piece: Piece, p: int, control: Control, scratch: Scratch
+    ) -> None:
         """Step the panel, and its biases if they are of the same group: their gradient is summed
         here."""
         (tile, layer, w), g = piece, scratch.gradient
@@ -222,8 +275,15 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
         if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
             # The biases are one more row.
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
-            start = biases - net.parameters + net.gradient if control.more else net.zeros
-            sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, control.n_rows)
+            start = (
+                biases - net.parameters + net.gradient if control.more else net.zeros
+            )
+            sum_rows(
+                layer.deltas + (tile.panel + p) * net.panel,
+                start,
+                slopes,
+                control.n_rows,
+            )
             clip(net, tile, p, BIASES, slopes, (1, shape[1]), when)
             n += lanes
         if n > n_before:
@@ -245,7 +305,9 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
             for j in range(layer.n_out):
                 skip = j * size if control.more else 0
                 total = g + j * size
-                add_row(deltas + j * vector, net.delta_panel, start + skip, total, n_rows)
+                add_row(
+                    deltas + j * vector, net.delta_panel, start + skip, total, n_rows
+                )
         else:
             sum_rows(deltas, start, g, n_rows)
         clip(net, tile, p, BIASES, g, (1, width), (control.ends, control.apply))
@@ -260,7 +322,9 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
     step_panel, step_biases = _steps(scalar, step_penalised, by_norm)
 
     @njit
-    def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
+    def update_tile(
+        net: Net, t: int, tile: Tile, control: Control, scratch: Scratch
+    ) -> None:
         layer = layers_of(net)[tile.layer]
         apply, trains = control.apply, layer.weight_coefficients != FROZEN
         piece = (tile, layer, net.parameters + tile.offset)
@@ -308,7 +372,11 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
         that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
         for part in prange(n_parts):
             net = nets[0]
-            g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
+            g, values, streams = (
+                stack(gradient_bytes),
+                stack(panel_bytes),
+                stack(STREAMS_BYTES),
+            )
             scratch = Scratch(g, values, streams)
             control = Control(n_rows, more, ends, apply, split)
             tiles = records_at(net.tiles, net.n_tiles, Tile)
@@ -322,7 +390,14 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
 
     @hinted(control=True, zeros=records.FEATURES if plain else {})
     def enter(
-        team: int, net: int, n_parts: int, n_rows: int, more: int, ends: int, apply: int, split: int
+        team: int,
+        net: int,
+        n_parts: int,
+        n_rows: int,
+        more: int,
+        ends: int,
+        apply: int,
+        split: int,
     ) -> None:
         update(team, records_at(net, 1, Net), n_parts, n_rows, more, ends, apply, split)
 
@@ -384,7 +459,9 @@ def clipping(scalar: Scalar) -> Kernel:
 
 
 @njit
-def unclipped(net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span) -> None:
+def unclipped(
+    net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span
+) -> None:
     """The gradient is not clipped."""
 
 
@@ -392,7 +469,10 @@ def unclipped(net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, 
 def take_norms(net: Net) -> None:
     """The factor of each variable, from the sums of squares of all tiles."""
     n = 2 * net.n_layers
-    factors, tiles = row(net.factors, n, np.float64), records_at(net.tiles, net.n_tiles, Tile)
+    factors, tiles = (
+        row(net.factors, n, np.float64),
+        records_at(net.tiles, net.n_tiles, Tile),
+    )
     order = row(net.tile_order, net.n_tiles, np.int64)
     factors[:] = 0.0
     for i in range(net.n_tiles):
@@ -416,10 +496,15 @@ class Norms:
         # Slots depend on the rows of a chunk.
         order = np.lexsort((tiles["first"], tiles["panel"], tiles["layer"]))
         self._order = np.ascontiguousarray(order, np.int64)
-        self._blocks = {f.__name__: block_of(f, dtype).address for f in (squares, scaled)}
+        self._blocks = {
+            f.__name__: block_of(f, dtype).address for f in (squares, scaled)
+        }
 
     def attach(self, net: Any, blocks: Any, limit: NormLimit) -> None:
-        net["tile_squares"], net["tile_order"] = address(self._squares), address(self._order)
+        net["tile_squares"], net["tile_order"] = (
+            address(self._squares),
+            address(self._order),
+        )
         net["factors"], net["norm_limit"] = address(self._factors), limit.limit
         net["norm_by_variable"] = limit.by_variable
         for name, where in self._blocks.items():

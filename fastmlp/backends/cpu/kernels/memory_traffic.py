@@ -11,7 +11,14 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span
 from fastmlp.backends.cpu.plan import records
-from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, batch_of, blocks_of, layers_of
+from fastmlp.backends.cpu.plan.records import (
+    Layer,
+    Net,
+    Tile,
+    batch_of,
+    blocks_of,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.microkernel import STREAMS
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -33,7 +40,14 @@ def prefetches_rows_of(x: Any, batch_rows: int) -> bool:
 
 @njit
 def prefetch_for(
-    net: Net, t: int, piece: Piece, apply: int, split: int, streams: int, vector: int, size: int
+    net: Net,
+    t: int,
+    piece: Piece,
+    apply: int,
+    split: int,
+    streams: int,
+    vector: int,
+    size: int,
 ) -> int:
     """List the addresses that tile t prefetches; return the list's address, or 0."""
     if net.prefetches_state and apply:
@@ -60,7 +74,10 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
         if net.n_moments > 1:
             places[n] = net.v + skip + down
             n += 1
-    record.n_streams, record.n_lines = n, (tile.last - tile.first) * vector // LINE_BYTES
+    record.n_streams, record.n_lines = (
+        n,
+        (tile.last - tile.first) * vector // LINE_BYTES,
+    )
     return streams
 
 
@@ -84,7 +101,10 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
     index = row(after, n_rows, np.int64)
     for i in range(n):
         places[i] = batch.x + (index[first + i] * net.n_in + low) * size
-    record.n_streams, record.n_lines = n, ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES
+    record.n_streams, record.n_lines = (
+        n,
+        ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES,
+    )
     return streams
 
 
@@ -92,7 +112,11 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 def non_temporal_of(net: Net, split: int) -> int:
     """Transposes that use non-temporal stores: without split-K a team stores its few through the
     cache."""
-    return records.NONE if net.non_temporal == records.OTHERS and split == 0 else net.non_temporal
+    return (
+        records.NONE
+        if net.non_temporal == records.OTHERS and split == 0
+        else net.non_temporal
+    )
 
 
 @njit
@@ -106,7 +130,10 @@ def transposing(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square, vector_moves = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = vector_moves.transpose, vector_moves.transpose_non_temporal
+    transpose, transpose_non_temporal = (
+        vector_moves.transpose,
+        vector_moves.transpose_non_temporal,
+    )
 
     @njit
     def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
@@ -115,7 +142,9 @@ def transposing(scalar: Scalar) -> Kernel:
         for r in range(tile.first, tile.last, lanes):
             source, left = w + (r - tile.first) * vector, layer.packed_rows - r
             target = (
-                layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+                layer.transposed_copy
+                + r // lanes * layer.copy_panel
+                + (tile.panel + p) * square
             )
             if passes_by(tile, r, non_temporal):
                 transpose_non_temporal(source, target, left)
@@ -151,10 +180,15 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
         n: int,
     ) -> None:  # fmt: skip
         source, stride = values
-        down, n_columns = panel * stride + at * vector, min(n_panels * lanes, width - panel * lanes)
+        down, n_columns = (
+            panel * stride + at * vector,
+            min(n_panels * lanes, width - panel * lanes),
+        )
         half = down // 2
         if n_columns > 0:
-            store(Panels(source + down, stride), along + half, across + half, n_columns, n)
+            store(
+                Panels(source + down, stride), along + half, across + half, n_columns, n
+            )
 
     return run
 
@@ -162,7 +196,11 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
 def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
-    vector, half, stores = lanes * np.dtype(scalar).itemsize, lanes // 2, moves(scalar, lanes)
+    vector, half, stores = (
+        lanes * np.dtype(scalar).itemsize,
+        lanes // 2,
+        moves(scalar, lanes),
+    )
     square, non_temporal_square = stores.pair_square, stores.pair_square_non_temporal
 
     @njit
@@ -175,7 +213,12 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
                 transposed = layer.transposed + r // lanes * layer.transposed_panel
                 transposed += panel * half * vector
             source = w + (r - tile.first) * vector
-            where = (source, across + r // 2 * vector, transposed, layer.packed_rows - r)
+            where = (
+                source,
+                across + r // 2 * vector,
+                transposed,
+                layer.packed_rows - r,
+            )
             if passes_by(tile, r, non_temporal):
                 non_temporal_square(*where)
             else:

@@ -12,7 +12,11 @@ from fastmlp.backends.cpu.kernels import dropout, elementwise, epoch, first_laye
 from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
-from fastmlp.backends.cpu.kernels.memory_traffic import pair_rows, pair_tiles, pair_weights
+from fastmlp.backends.cpu.kernels.memory_traffic import (
+    pair_rows,
+    pair_tiles,
+    pair_weights,
+)
 from fastmlp.backends.cpu.kernels.step import microbatches
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
@@ -24,13 +28,22 @@ from fastmlp.rules import losses
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
-from fastmlp.rules.optimizer_protocol import EMA, Optimizer, average_of, gradient_rule_of
+from fastmlp.rules.optimizer_protocol import (
+    EMA,
+    Optimizer,
+    average_of,
+    gradient_rule_of,
+)
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 
 
 def activations(
-    network: Network, *, fused: bool = True, dropped: Sequence[int] = (), slopes: bool = True
+    network: Network,
+    *,
+    fused: bool = True,
+    dropped: Sequence[int] = (),
+    slopes: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Addresses of the activations' blocks, and the form of each layer.
 
@@ -43,13 +56,17 @@ def activations(
     addresses, forms = [], []
     last = len(network.activations) - 1
     for i, rule in enumerate(network.activations):
-        form = LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
+        form = (
+            LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
+        )
         if dropped and dropped[i]:
             form = RELU_DROPPED if form == RELU else BLOCK
         by_epilogue = fused and form in (RELU, RELU_DROPPED)
         needed = form == BLOCK or not (rule is identity or by_epilogue)
         loop = elementwise.activation_loop
-        addresses.append(block_of(loop, network.dtype, rule, **options).address if needed else 0)
+        addresses.append(
+            block_of(loop, network.dtype, rule, **options).address if needed else 0
+        )
         forms.append(form)
     return addresses, forms
 
@@ -68,7 +85,9 @@ def link_block(link: losses.Link, dtype: Any) -> Block:
 def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
     """A link's values of raw outputs of shape (n_rows, n_outputs), in their dtype."""
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
-    link_block(losses.LINKS[link], raw.dtype)(raw.ctypes.data, out.ctypes.data, *raw.shape)
+    link_block(losses.LINKS[link], raw.dtype)(
+        raw.ctypes.data, out.ctypes.data, *raw.shape
+    )
     return out
 
 
@@ -81,7 +100,10 @@ def loss(network: Network) -> tuple[int, int]:
 def loss_options(loss: losses.Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
     """Options of `loss_loop` beside the rule, and the address of the loss's constants: one block
     serves all of them."""
-    options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+    options: dict[str, Any] = {
+        "by_row": loss.by_row,
+        "mean": loss.over_outputs == "mean",
+    }
     if not loss.constants:
         return options, 0
     by_output = isinstance(loss.constants[0], tuple)
@@ -97,11 +119,16 @@ def _constants(constants: losses.Constants, dtype: np.dtype[Any]) -> NDArray[Any
 
 def penalties(network: Network) -> list[int]:
     chosen = [rule for rule, _ in network.penalties]
-    return [block_of(elementwise.penalty_loop, network.dtype, rule).address for rule in chosen]
+    return [
+        block_of(elementwise.penalty_loop, network.dtype, rule).address
+        for rule in chosen
+    ]
 
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
-    options = {"n_moments": N_MOMENTS.get(optimizer.rule, 2)} | _options(network.signs, optimizer)
+    options = {"n_moments": N_MOMENTS.get(optimizer.rule, 2)} | _options(
+        network.signs, optimizer
+    )
     return block_of(elementwise.update_loop, network.dtype, optimizer.rule, **options)
 
 
@@ -186,7 +213,11 @@ def every_pair_block() -> Iterator[Key]:
 
 def every_loss() -> Iterator[losses.Loss]:
     """The library's losses, one for all values of settings."""
-    yield from (*losses.LOSSES.values(), *losses.SKLEARN_LOSSES.values(), losses.OUTPUT_GRADIENT)
+    yield from (
+        *losses.LOSSES.values(),
+        *losses.SKLEARN_LOSSES.values(),
+        losses.OUTPUT_GRADIENT,
+    )
     yield losses.Quantile((0.1, 0.9)).loss
     for name in losses.SMOOTHED:
         smoothed = losses.Smoothed(name, 0.1).loss
@@ -195,7 +226,9 @@ def every_loss() -> Iterator[losses.Loss]:
 
 def every_optimizer() -> Iterator[Optimizer]:
     """The library's optimizers, with and without clipping by value and an average."""
-    heavy: list[Any] = [partial(SGD, momentum=0.9, nesterov=nesterov) for nesterov in (False, True)]
+    heavy: list[Any] = [
+        partial(SGD, momentum=0.9, nesterov=nesterov) for nesterov in (False, True)
+    ]
     for kind, clip, average in product_of(
         [*OPTIMIZERS.values(), *heavy], (None, 1.0), (None, EMA())
     ):
@@ -216,7 +249,12 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
         yield elementwise.penalty_loop, dtype, penalty, {}
     for chosen, signs in product_of(every_optimizer(), (False, True)):
         n_moments, options = N_MOMENTS.get(chosen.rule, 2), _options(signs, chosen)
-        yield elementwise.update_loop, dtype, chosen.rule, {"n_moments": n_moments} | options
+        yield (
+            elementwise.update_loop,
+            dtype,
+            chosen.rule,
+            {"n_moments": n_moments} | options,
+        )
         for name in PENALTIES if n_moments == 2 else ():
             penalised = elementwise.penalised_update_loop
             yield penalised, dtype, chosen.rule, {"penalty": name} | options
@@ -229,7 +267,9 @@ def names_of(*, train: bool, paired: bool) -> list[str]:
 
 
 @cache
-def phase(name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False) -> Block:
+def phase(
+    name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False
+) -> Block:
     """`by_norm`: the update that clips by norm; `plain`: for nets without `FEATURES`."""
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:

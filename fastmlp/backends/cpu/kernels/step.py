@@ -30,7 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span, n_strips_of, part_of, rows_of_part
+from fastmlp.backends.cpu.kernels import (
+    Kernel,
+    Scalar,
+    Span,
+    n_strips_of,
+    part_of,
+    rows_of_part,
+)
 from fastmlp.backends.cpu.kernels.forward_backward import (
     TRAIN,
     inputs_of,
@@ -43,7 +50,14 @@ from fastmlp.backends.cpu.kernels.gradient_update import take_norms
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.plan import Plan, Workspace, aligned
-from fastmlp.backends.cpu.plan.records import Job, Net, address, batch_of, blocks_of, layers_of
+from fastmlp.backends.cpu.plan.records import (
+    Job,
+    Net,
+    address,
+    batch_of,
+    blocks_of,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
@@ -117,7 +131,10 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     Phase two is left out if ``may_step(job, loss)`` is False.
     """
     size = np.dtype(scalar).itemsize
-    add, clear = moves(scalar, lanes_of(scalar)).add, moves(scalar, lanes_of(scalar)).clear
+    add, clear = (
+        moves(scalar, lanes_of(scalar)).add,
+        moves(scalar, lanes_of(scalar)).clear,
+    )
 
     @njit
     def add_partials(net: Net, n: int, more: int) -> None:
@@ -133,7 +150,9 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
         blocks, n_rows = blocks_of(net), batch_of(net).n_rows
         if net.microbatch_rows > 0:
             call(blocks.microbatches, (job.team, job.net))
-            add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
+            add_partials(
+                net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more
+            )
             return sum_of(net.strip_losses, n_strips_of(n_rows))
         split = net.split_layer if job.team != 0 else 0
         share = (job.team, job.net, job.n_parts)
@@ -226,10 +245,14 @@ def exchange(scalar: Scalar) -> Kernel:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         if job.first >= 0:
-            batch_of(net).coefficients = job.coefficients + job.first * job.n_coefficients * size
+            batch_of(net).coefficients = (
+                job.coefficients + job.first * job.n_coefficients * size
+            )
             set_mass(net, row(job.wholes + job.first * 8, 1, np.float64)[0])
             take_stored_step(job, net, 1)
-            penalties = sum_of(net.tile_penalties, net.n_tiles) if net.n_penalties > 0 else 0.0
+            penalties = (
+                sum_of(net.tile_penalties, net.n_tiles) if net.n_penalties > 0 else 0.0
+            )
             row(job.losses + job.first * 8, 1, np.float64)[0] = penalties
         if job.last >= 0:
             starts = row(job.starts + job.last * 8, 2, np.int64)
@@ -283,7 +306,12 @@ def microbatches(scalar: Scalar) -> Kernel:
         copy, batch = record_at(replica, Net), batch_of(net)
         rows, blocks = batch_of(copy), blocks_of(net)
         begin = i * net.microbatch_rows
-        rows.x, rows.y, rows.weight, rows.scale = batch.x, batch.y, batch.weight, batch.scale
+        rows.x, rows.y, rows.weight, rows.scale = (
+            batch.x,
+            batch.y,
+            batch.weight,
+            batch.scale,
+        )
         rows.coefficients, rows.position = batch.coefficients, batch.position + begin
         rows.index = batch.index + begin * 8
         rows.n_rows = min(net.microbatch_rows, batch.n_rows - begin)
@@ -299,7 +327,10 @@ def microbatches(scalar: Scalar) -> Kernel:
 
     def enter(team: int, net: int) -> None:
         nets = records_at(net, 1, Net)
-        rows, n_rows = nets[0].microbatch_rows, record_at(nets[0].batch, records.Batch).n_rows
+        rows, n_rows = (
+            nets[0].microbatch_rows,
+            record_at(nets[0].batch, records.Batch).n_rows,
+        )
         differentiate_all(team, nets, (n_rows + rows - 1) // rows)
 
     return enter
@@ -336,15 +367,23 @@ class Replicas:
         n_microbatches: int,
     ) -> None:
         parameters = workspace.parameters
-        others = [with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)]
+        others = [
+            with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)
+        ]
         self._workspaces = [workspace, *others]
         self._plans = [new_plan(workspace) for workspace in self._workspaces]
-        self._addresses = np.array([address(plan.net) for plan in self._plans], np.int64)
-        self._partials: NDArray[Any] = aligned(n_microbatches * parameters.size, parameters.dtype)
+        self._addresses = np.array(
+            [address(plan.net) for plan in self._plans], np.int64
+        )
+        self._partials: NDArray[Any] = aligned(
+            n_microbatches * parameters.size, parameters.dtype
+        )
         self._losses = aligned(-(-rows // STRIP_ROWS), np.float64)
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
         n_bytes = sum(getattr(it, name).nbytes for it in others for name in OWN)
-        self.n_bytes = n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
+        self.n_bytes = (
+            n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
+        )
 
     def point_to_draws(self, n_bytes: int) -> None:
         for plan in self._plans:
@@ -352,7 +391,10 @@ class Replicas:
 
     def attach(self, net: Any, blocks: Any) -> None:
         net["replicas"] = address(self._addresses)
-        net["partials"], net["strip_losses"] = address(self._partials), address(self._losses)
+        net["partials"], net["strip_losses"] = (
+            address(self._partials),
+            address(self._losses),
+        )
         for plan in self._plans:
             plan.blocks[:] = blocks
 
@@ -371,7 +413,9 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
     backward_layer = layer_kernels(scalar).backward
 
     @njit(parallel=True)
-    def backward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int) -> None:
+    def backward_by_panels(
+        team: int, nets: Sequence[Net], n_parts: int, i: int
+    ) -> None:
         for part in prange(n_parts):
             net = nets[0]
             below = layers_of(net)[i - 1]
@@ -379,18 +423,25 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
             n_rows = batch_of(net).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
                 packed = packed_of(net, thread_number())
-                backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)), packed)
+                backward_layer(
+                    net, i, panels, (at, min(ROW_BLOCK, n_rows - at)), packed
+                )
 
     return backward_by_panels
 
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
     layer_functions = layer_kernels(scalar)
-    forward_layer, add_partial_sums = layer_functions.forward, layer_functions.add_partial_sums
+    forward_layer, add_partial_sums = (
+        layer_functions.forward,
+        layer_functions.add_partial_sums,
+    )
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)
-    def forward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int, split: int) -> None:
+    def forward_by_panels(
+        team: int, nets: Sequence[Net], n_parts: int, i: int, split: int
+    ) -> None:
         for part in prange(n_parts):
             z, net = stack(z_bytes), nets[0]
             layers = layers_of(net)
@@ -429,7 +480,13 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
             net = nets[0]
             begin, stop = rows_of_part(net, part, n_parts)
             for start in range(begin, stop, ROW_BLOCK):
-                finish(net, (start, min(ROW_BLOCK, stop - start)), start, mode, thread_number())
+                finish(
+                    net,
+                    (start, min(ROW_BLOCK, stop - start)),
+                    start,
+                    mode,
+                    thread_number(),
+                )
 
     @njit
     def forward_backward_by_panels(
@@ -465,7 +522,9 @@ def split_k(scalar: Scalar) -> Kernel:
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
-    def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span, packed: int) -> None:
+    def multiply(
+        net: Net, inputs: int, half: int, features: Span, rows: Span, packed: int
+    ) -> None:
         """The partial sums of n rows over one half of the inputs: the first half's, with biases,
         to the layer's outputs; the second half's to its deltas, which are free till then."""
         layer = layers_of(net)[net.split_layer - 1]
@@ -474,7 +533,13 @@ def split_k(scalar: Scalar) -> Kernel:
         if half:
             to, start, start_panel = layer.deltas, net.zeros, 0
         down = at * vector
-        left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
+        left = (
+            inputs + low // lanes * net.panel + down,
+            net.panel,
+            high - low,
+            STORE,
+            0,
+        )
         weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
         shape = (layer.n_out, n, packed)
@@ -482,10 +547,15 @@ def split_k(scalar: Scalar) -> Kernel:
         call(product, (*c, start, 0, start_panel, *weights, *left, *shape))
 
     @njit
-    def multiply_half(net: Net, half: int, apart: int, rows: Span, scratch: Span) -> None:
+    def multiply_half(
+        net: Net, half: int, apart: int, rows: Span, scratch: Span
+    ) -> None:
         """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
         layers = layers_of(net)
-        low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
+        low, high = (
+            half * net.middle,
+            layers[net.split_layer - 1].n_in if half else net.middle,
+        )
         inputs = net.inputs + half * apart
         if net.split_layer == 1:
             gather(net, inputs, rows, rows[0], (low, high))

@@ -111,8 +111,12 @@ def packed_layers(
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         first_sparse = sparse and i == 0
-        is_transposed = train and holds_transposed(n_in, n_out, lanes) and not first_sparse
-        copied = train and has_copy(i, layout.n_layers, rows, is_transposed=is_transposed)
+        is_transposed = (
+            train and holds_transposed(n_in, n_out, lanes) and not first_sparse
+        )
+        copied = train and has_copy(
+            i, layout.n_layers, rows, is_transposed=is_transposed
+        )
         pairs = any(paired[i : i + 1])
         n_held = 0 if (first_sparse or pairs) and not train else n_in
         is_split = i + 1 == spacing.split_layer and not is_transposed
@@ -137,9 +141,19 @@ def _in_pairs(layer: Packed, n_in: int, lanes: int, apart: int) -> Packed:
 
 
 def _packed(
-    n_in: int, n_out: int, lanes: int, apart: int, gap: int, *, is_transposed: bool, copied: bool
+    n_in: int,
+    n_out: int,
+    lanes: int,
+    apart: int,
+    gap: int,
+    *,
+    is_transposed: bool,
+    copied: bool,
 ) -> Packed:
-    in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
+    in_panels, out_panels = (
+        round_up(n_in, lanes) // lanes,
+        round_up(n_out, lanes) // lanes,
+    )
     if is_transposed:
         # Without spacing inside: all threads read its few weights.
         rows, panels, panel, other_panels = n_out, in_panels, n_out, out_panels
@@ -204,7 +218,10 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 def unpacking(scalar: type[np.floating[Any]]) -> Any:
     """Copies rows of a layer's weights, and after the last its biases, into a flat vector."""
     lanes = lanes_of(scalar)
-    unpack_rows, transpose = moves(scalar, lanes).unpack_rows, moves(scalar, lanes).transpose
+    unpack_rows, transpose = (
+        moves(scalar, lanes).unpack_rows,
+        moves(scalar, lanes).transpose,
+    )
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
@@ -267,8 +284,16 @@ def transposes(scalar: type[np.floating[Any]]) -> Any:
                 continue
             for p in range(layer.packed_panels):
                 for r in range(0, layer.packed_rows, lanes):
-                    source = layer.packed + p * layer.packed_panel + row_offset(layer, r, vector)
-                    target = layer.transposed_copy + r // lanes * layer.copy_panel + p * square
+                    source = (
+                        layer.packed
+                        + p * layer.packed_panel
+                        + row_offset(layer, r, vector)
+                    )
+                    target = (
+                        layer.transposed_copy
+                        + r // lanes * layer.copy_panel
+                        + p * square
+                    )
                     transpose(source, target, layer.packed_rows - r)
 
     return transpose_all

@@ -14,7 +14,9 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout, Network, paired_layers
 
 
-def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
+def chunk_rows(
+    layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False
+) -> int:
     """Rows of a chunk.
 
     `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
@@ -30,7 +32,10 @@ def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
     by_time = tuning.CHUNK_FLOPS // (6 * layout.n_weights)
     most = max(tuning.MIN_CHUNK_ROWS, min(by_memory, by_time))
     in_cache = (
-        tuning.CACHE_NUMBERS // (2 * per_row) // tuning.MIN_CHUNK_ROWS * tuning.MIN_CHUNK_ROWS
+        tuning.CACHE_NUMBERS
+        // (2 * per_row)
+        // tuning.MIN_CHUNK_ROWS
+        * tuning.MIN_CHUNK_ROWS
     )
     if not train or in_cache * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights:
         most = min(most, max(tuning.MIN_CHUNK_ROWS, in_cache))
@@ -75,7 +80,9 @@ def _even_chunk(n_rows: int, most: int) -> int:
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
     rows = -(-n_rows // n_chunks)
     # Whole strips, if there is room.
-    return max(1, min(n_rows, max(most, rows), packing.round_up(rows, tuning.STRIP_ROWS)))
+    return max(
+        1, min(n_rows, max(most, rows), packing.round_up(rows, tuning.STRIP_ROWS))
+    )
 
 
 class Step(NamedTuple):
@@ -126,7 +133,10 @@ def split_layer_of(step: Step) -> int:
     """
     if step.rows < tuning.STRIP_ROWS or step.flops < tuning.SHARED_FLOPS:
         return 0
-    return min((0, *_can_be_split(step)), key=lambda split_layer: _soonest(step, 2, split_layer))
+    return min(
+        (0, *_can_be_split(step)),
+        key=lambda split_layer: _soonest(step, 2, split_layer),
+    )
 
 
 def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
@@ -157,7 +167,9 @@ def cost_of(
         else:
             part, numbers, more = _by_rows(step, n_threads, i, n_in, n_out)
         busy += 2 * n_in * n_out * step.rows / tuning.RATE * part
-        fetched += numbers * (1 - 1 / n_threads) * step.dtype.itemsize / tuning.FETCH_RATE
+        fetched += (
+            numbers * (1 - 1 / n_threads) * step.dtype.itemsize / tuning.FETCH_RATE
+        )
         joins += more
     return StepCost(busy, fetched, joins)
 
@@ -198,7 +210,9 @@ def _by_panels(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _La
     return busy, numbers + step.rows * n_out + n_in * n_out / n_threads, 2
 
 
-def _by_split_k(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
+def _by_split_k(
+    step: Step, n_threads: int, i: int, n_in: int, n_out: int
+) -> _LayerCost:
     busy = _larger_half(step, n_in) * _part_of_strips(step, max(n_threads // 2, 1))
     if i > 0:
         busy += _part_of_panels(step, n_threads, n_in)
@@ -305,7 +319,9 @@ def partition_of(
         return Partition(rows, split_layer=split_layer)
     by_panels = panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
-    return Partition(rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer))
+    return Partition(
+        rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer)
+    )
 
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
@@ -316,7 +332,9 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
     if network.penalties:
         # Penalties are summed in the order of the tiles.
         widest = packing.round_up(max(network.layout.sizes), tuning.TILE_ROWS)
-        tile_rows = min(rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest)
+        tile_rows = min(
+            rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest
+        )
     single, small = partition.single_row, partition.microbatch_rows > 0
     return single, small, partition.split_layer, in_chunks, tile_rows
 
@@ -324,7 +342,10 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
     """Rows of weights whose inputs, for n rows of a chunk, stay in the second-level cache while
     all deltas pass; `size` is a number's bytes."""
-    return max(1, tuning.CACHE_BYTES // (chunk_rows * size * tuning.TILE_ROWS)) * tuning.TILE_ROWS
+    return (
+        max(1, tuning.CACHE_BYTES // (chunk_rows * size * tuning.TILE_ROWS))
+        * tuning.TILE_ROWS
+    )
 
 
 def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
@@ -332,14 +353,20 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
     form."""
     if partition.microbatch_rows:
         cached = packing.round_up(_rows_in_cache(layout), tuning.STRIP_ROWS)
-        small = min(packing.round_up(-(-most // tuning.MICROBATCHES), tuning.STRIP_ROWS), cached)
+        small = min(
+            packing.round_up(-(-most // tuning.MICROBATCHES), tuning.STRIP_ROWS), cached
+        )
         return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
     # A short last chunk is part of the others: see `_even_chunk`.
     chunk = _most_rows(layout, train=True)
-    return partition._replace(rows=max(partition.rows, min(most, chunk + chunk // 4 + 1)))
+    return partition._replace(
+        rows=max(partition.rows, min(most, chunk + chunk // 4 + 1))
+    )
 
 
-def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
+def paired_of(
+    network: Network, partition: Partition, *, sparse: bool
+) -> tuple[bool, ...]:
     """Layers whose products take bfloat16; empty for small nets in microbatches and for single
     rows in training, which have no products of matrices."""
     if partition.microbatch_rows or partition.single_row:
@@ -351,4 +378,6 @@ def _spacing(step: Step, split_layer: int) -> packing.Spacing:
     """`CLOSE` for single rows, whose deltas are read without spacing."""
     if step.rows == 1:
         return packing.CLOSE
-    return packing.Spacing(tuning.APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)
+    return packing.Spacing(
+        tuning.APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer
+    )

@@ -18,7 +18,12 @@ from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan import packing, records
 from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.gemm import packed_tile, packs, panels_at_once, rows_at_once
+from fastmlp.backends.cpu.simd.gemm import (
+    packed_tile,
+    packs,
+    panels_at_once,
+    rows_at_once,
+)
 from fastmlp.network.spec import Layout
 
 Buffer = NDArray[Any]
@@ -106,7 +111,12 @@ def make_workspace(
     """
     sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
     units = sum(packing.round_up(n, lanes) for n in sizes[1:])
-    form: dict[str, Any] = {"train": train, "sparse": sparse, "spacing": spacing, "paired": paired}
+    form: dict[str, Any] = {
+        "train": train,
+        "sparse": sparse,
+        "spacing": spacing,
+        "paired": paired,
+    }
     layers = packing.packed_layers(layout, lanes, rows, **form)
     packed = packing.numbers_packed(layers, lanes)
     doubled_inputs = spacing.split_layer > 1
@@ -136,7 +146,9 @@ def make_workspace(
     }
     # The session's order of rows, int64, is part of it.
     n_bytes = size * sum(numbers.values()) + parts * output_bytes + 8 * panel_rows
-    memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
+    memory.require(
+        n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows"
+    )
     return Workspace(
         chunk_rows=rows,
         panel_rows=panel_rows,
@@ -174,7 +186,11 @@ def _numbers_in_pairs(
     sizes = [panel_rows * packing.round_up(n, lanes) for n in layout.sizes]
     read = [n if pairs else 0 for n, pairs in zip(sizes, paired, strict=False)]
     own = [n if pairs else 0 for n, pairs in zip(sizes[1:], paired, strict=False)]
-    return {"input_pairs": sum(read[:1]), "output_pairs": sum(read[1:]), "delta_pairs": sum(own)}
+    return {
+        "input_pairs": sum(read[:1]),
+        "output_pairs": sum(read[1:]),
+        "delta_pairs": sum(own),
+    }
 
 
 def _panel_rows(rows: int) -> int:
@@ -189,14 +205,17 @@ def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> i
     rows and a vector, or a block of losses in float64, and room between the two."""
     block = min(packing.round_up(rows, tuning.STRIP_ROWS), tuning.ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
-    return packing.round_up(n_bytes, tuning.ALIGNMENT) + (tuning.APART_BYTES if parts > 1 else 0)
+    return packing.round_up(n_bytes, tuning.ALIGNMENT) + (
+        tuning.APART_BYTES if parts > 1 else 0
+    )
 
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
     """Zeros as of `aligned`, by name, in one piece of memory: saves 4 us a buffer."""
     kind, place, buffers = np.dtype(dtype), 0, {}
     sizes = {
-        name: packing.round_up(n * kind.itemsize, tuning.ALIGNMENT) for name, n in numbers.items()
+        name: packing.round_up(n * kind.itemsize, tuning.ALIGNMENT)
+        for name, n in numbers.items()
     }
     memory = aligned(sum(sizes.values()), np.uint8)
     for name, n in numbers.items():
@@ -214,7 +233,10 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
     kind = np.dtype(dtype)
     size = n * kind.itemsize
     memory = np.zeros(
-        tuning.ALIGNMENT + packing.round_up(size, tuning.ALIGNMENT) + tuning.APART_BYTES, np.uint8
+        tuning.ALIGNMENT
+        + packing.round_up(size, tuning.ALIGNMENT)
+        + tuning.APART_BYTES,
+        np.uint8,
     )
     skip = -records.address(memory) % tuning.ALIGNMENT
     return memory[skip : skip + size].view(kind)
@@ -259,11 +281,17 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
     Each thread has separate panels of every layer, and an equal number of tiles.
     """
-    size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
+    size, packed, lanes = (
+        workspace.parameters.itemsize,
+        workspace.packed,
+        workspace.lanes,
+    )
     block = rows_of_tiles(workspace.chunk_rows, size)
     shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
     cuts = partition.cuts
-    return _make_tiles(Tiling(packed, lanes, size, block, workspace.sparse, *shared, cuts))
+    return _make_tiles(
+        Tiling(packed, lanes, size, block, workspace.sparse, *shared, cuts)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -277,14 +305,18 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
     for i, layer in enumerate(packed):
         n_rows = layer.rows
         at_once = n_rows if tiling.sparse and i == 0 else tiling.block
-        parts = [(0, middle), (middle, n_rows)] if i + 1 == split_layer else [(0, n_rows)]
+        parts = (
+            [(0, middle), (middle, n_rows)] if i + 1 == split_layer else [(0, n_rows)]
+        )
         groups = groups_of(layer.panels)
         shares = len(parts) * len(groups)
         for part, (low, high) in enumerate(parts):
             for begin in range(low, high, at_once):
                 end = min(begin + at_once, high)
                 for g, panels in enumerate(groups):
-                    for first, last in _rows_of_tiles(begin, end, tiling.cuts if i == 0 else ()):
+                    for first, last in _rows_of_tiles(
+                        begin, end, tiling.cuts if i == 0 else ()
+                    ):
                         down = begin_of_layer + layer.place(panels[0], first)
                         place = (down * lanes * tiling.size, len(tiles))
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
@@ -297,7 +329,9 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
     return table
 
 
-def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def _rows_of_tiles(
+    first: int, end: int, cuts: tuple[int, ...]
+) -> Iterator[tuple[int, int]]:
     """Yield each tile's rows, first and end: `TILE_ROWS`, or up to the last cut in their second
     half."""
     while first < end:
@@ -310,7 +344,10 @@ def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tupl
 
 
 def _mark_cached(
-    shares: NDArray[Any], packed: tuple[packing.Packed, ...], lanes: int, first_layer: int
+    shares: NDArray[Any],
+    packed: tuple[packing.Packed, ...],
+    lanes: int,
+    first_layer: int,
 ) -> None:
     """Mark, per tile, the weight rows that its thread reads again in the backward pass: their
     stores go through the cache."""
@@ -325,7 +362,9 @@ def _mark_cached(
                 share[name][of_layer] = end * tuning.LARGEST_TILE[1] * lanes
 
 
-def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:
+def _balanced(
+    tiles: NDArray[Any], owners: NDArray[Any], n_threads: int
+) -> NDArray[Any]:
     """Group tiles by thread, balance the groups by work (greedy), and pad them to equal length with
     empty tiles.
 
@@ -412,7 +451,9 @@ def make_plan(
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
     split_layer, several = partition.split_layer, partition.n_threads > 1
-    middle = packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
+    middle = (
+        packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
+    )
     tiles = np.zeros(0, records.Tile.dtype)
     if workspace.train:
         tiles = tiles_of(workspace, partition, middle)
@@ -458,7 +499,10 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Fields in the order of `Layer`."""
     size = workspace.parameters.itemsize
     lanes, vector = workspace.lanes, workspace.lanes * size
-    master, copies = records.address(workspace.parameters), records.address(workspace.copies)
+    master, copies = (
+        records.address(workspace.parameters),
+        records.address(workspace.copies),
+    )
     values = [records.address(workspace.outputs), records.address(workspace.deltas)]
     pairs = _pairs(layout, workspace)
     coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
@@ -469,7 +513,10 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         copies += layer.pairs_size * vector
         copy = copies if layer.copy_size else 0
         panel, copy_panel = layer.panel * vector, layer.copy_panel * vector
-        biases, passes = master + layer.biases * vector, (master, panel, copy, copy_panel)
+        biases, passes = (
+            master + layer.biases * vector,
+            (master, panel, copy, copy_panel),
+        )
         if layer.is_transposed:
             passes = (copy, copy_panel, master, panel)
         elif layer.pairs_size:
@@ -487,7 +534,17 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             # Once rounded, only their signs are read: deltas take their place, line by line. 18.4
             # -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
             deltas = outputs
-        fields = (n_in, n_out, n_panels, *packs, outputs, deltas, *offsets, *form, dropped)
+        fields = (
+            n_in,
+            n_out,
+            n_panels,
+            *packs,
+            outputs,
+            deltas,
+            *offsets,
+            *form,
+            dropped,
+        )
         layers.append((*fields, *pairs[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
@@ -501,14 +558,18 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
     row_bytes = workspace.panel_rows * workspace.parameters.itemsize
     sizes = [packing.round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]
     inputs, deltas = [(0, 0)] * (layout.n_layers + 1), [(0, 0)] * layout.n_layers
-    output, delta = records.address(workspace.output_pairs), records.address(workspace.delta_pairs)
+    output, delta = (
+        records.address(workspace.output_pairs),
+        records.address(workspace.delta_pairs),
+    )
     for i in np.flatnonzero(paired):
         place = output if i > 0 else records.address(workspace.input_pairs)
         inputs[i] = (place, place + sizes[i] // 2)
         deltas[i] = (delta, delta + sizes[i + 1] // 2)
         output, delta = output + (sizes[i] if i > 0 else 0), delta + sizes[i + 1]
     return [
-        (is_paired, *inputs[i], *inputs[i + 1], *deltas[i]) for i, is_paired in enumerate(paired)
+        (is_paired, *inputs[i], *inputs[i + 1], *deltas[i])
+        for i, is_paired in enumerate(paired)
     ]
 
 

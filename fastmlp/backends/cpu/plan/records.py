@@ -185,7 +185,9 @@ class Batch(Record):
 
 class BlockAddresses(Record):
     forward_backward: int  # (team, net, n_parts, mode, split): phase one, by rows
-    by_panels: int  # (team, net, n_parts, mode, split): phase one, by panels of each layer
+    by_panels: (
+        int  # (team, net, n_parts, mode, split): phase one, by panels of each layer
+    )
     split_k: int  # (team, net, n_parts): products of the split layer and below
     split_k_backward: int  # (team, net, n_parts): deltas below it
     microbatches: int  # (team, net): both phases, but the update

@@ -99,11 +99,15 @@ def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     return predict_completed
 
 
-def completed_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+def completed_gradient(
+    scalar: Scalar,
+) -> Callable[[int, int, int, int, int, int], None]:
     """A row of a `CompletedNet` and its derivatives."""
     complete = _completion(scalar, derives=True)
 
-    def derive_completed(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
+    def derive_completed(
+        model: int, kind: int, x: int, out: int, grad: int, work: int
+    ) -> None:
         mode, whole = flush_denormals(), record_at(model, CompletedNet)
         call(whole.derive, (whole.net, kind, x, out, grad, work))
         complete(whole, out, grad)
@@ -148,7 +152,10 @@ class Owner:
         model = address(flat.net)
         if n_out > network.layout.sizes[-1]:
             whole = np.array([(model, n_in, n_out, derive.address)], CompletedNet.dtype)
-            self.block, derive = block_of(completed_row, dtype), block_of(completed_gradient, dtype)
+            self.block, derive = (
+                block_of(completed_row, dtype),
+                block_of(completed_gradient, dtype),
+            )
             self.kept += [derive, whole]
             model = address(whole)
         self.fields = {
@@ -162,7 +169,8 @@ class Owner:
             "n_bytes": (2 + BUFFERS) * unit,
             "gradient": derive.address,
             "link": max(
-                (DERIVED.index(n) for n, link in LINKS.items() if link == network.link), default=0
+                (DERIVED.index(n) for n, link in LINKS.items() if link == network.link),
+                default=0,
             ),
             # And raw outputs.
             "n_slopes": 1 + network.layout.n_layers,
@@ -198,7 +206,9 @@ COPY = (
     "it to compiled functions as an argument"
 )
 LENGTHS = "jit: x or out has another length than the model's inputs or outputs"
-ONE_OUTPUT = "jit.value: the model has several outputs: jit.predict writes them to an array"
+ONE_OUTPUT = (
+    "jit.value: the model has several outputs: jit.predict writes them to an array"
+)
 # For functions inside the user's: without it an array's references are counted at each call, 164 ->
 # 74 ns.
 INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
@@ -280,18 +290,26 @@ def _floats(typing_context: Any, numbers: Any) -> Any:
 def _n_dim(who: str, handle: Any, x: Any, out: Any = None) -> int:
     """The dimensions of x, 1 or 2, by its type; another type raises a TypingError."""
     if not (isinstance(handle, types.Array) and handle.dtype == HANDLE.dtype):
-        raise TypingError(f"{who}: the handle must be an array that jit.compiled has made")
+        raise TypingError(
+            f"{who}: the handle must be an array that jit.compiled has made"
+        )
     if isinstance(x, types.BaseTuple):
         n_dim, numbers = 1, list(x.types)
     else:
         n_dim, numbers = getattr(x, "ndim", 0), [getattr(x, "dtype", None)]
     real = (types.Float, types.Integer, types.Boolean)
     if not (n_dim in (1, 2) and all(isinstance(kind, real) for kind in numbers)):
-        raise TypingError(f"{who}: x must be an array of one or two dimensions, of real numbers")
+        raise TypingError(
+            f"{who}: x must be an array of one or two dimensions, of real numbers"
+        )
     if out is not None and not (
-        isinstance(out, types.Array) and isinstance(out.dtype, types.Float) and out.ndim == n_dim
+        isinstance(out, types.Array)
+        and isinstance(out.dtype, types.Float)
+        and out.ndim == n_dim
     ):
-        raise TypingError(f"{who}: out must be an array of floats, of as many dimensions as x")
+        raise TypingError(
+            f"{who}: out must be an array of floats, of as many dimensions as x"
+        )
     return n_dim
 
 
@@ -380,7 +398,9 @@ def require_floats(who: str, *arrays: Any) -> None:
     """Raise a TypeError unless results are written to arrays of floats."""
     for array in arrays:
         if not (isinstance(array, np.ndarray) and array.dtype.kind == "f"):
-            raise TypeError(f"{who}: results are written to arrays of floats, got {array!r}")
+            raise TypeError(
+                f"{who}: results are written to arrays of floats, got {array!r}"
+            )
 
 
 def run(block: Any, words: tuple[int, ...]) -> None:
@@ -456,13 +476,23 @@ def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
         for i in range(n_in):
             singles[i] = x[i]
         derived(h.gradient, words)
-        _hand_out(row(results, n_out, np.float32), row(slopes, grad.size, np.float32), out, grad)
+        _hand_out(
+            row(results, n_out, np.float32),
+            row(slopes, grad.size, np.float32),
+            out,
+            grad,
+        )
     else:
         doubles = row(work, n_in, np.float64)
         for i in range(n_in):
             doubles[i] = x[i]
         derived(h.gradient, words)
-        _hand_out(row(results, n_out, np.float64), row(slopes, grad.size, np.float64), out, grad)
+        _hand_out(
+            row(results, n_out, np.float64),
+            row(slopes, grad.size, np.float64),
+            out,
+            grad,
+        )
 
 
 @register_jitable(error_model="numpy")
@@ -571,7 +601,10 @@ def c_function(kind: str) -> Any:
     if kind == "quad":
         function, signature = _quad, types.float64(types.intc, numbers, place)
     elif kind == "generic_filter":
-        function, signature = _generic_filter, types.intc(numbers, types.intp, numbers, place)
+        function, signature = (
+            _generic_filter,
+            types.intc(numbers, types.intp, numbers, place),
+        )
     else:
         function, signature = _row(np.dtype(kind)), types.void(place, place, place)
     kinds = signature.args, signature.return_type

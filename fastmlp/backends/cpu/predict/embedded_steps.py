@@ -13,7 +13,14 @@ from numba.extending import overload, register_jitable
 
 from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, PlainStep
-from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, address
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Job,
+    Layer,
+    Net,
+    address,
+)
 from fastmlp.backends.cpu.predict.embedded import COPY, HANDLE, require_floats, run
 from fastmlp.backends.cpu.predict.jacobian import deltas_to_inputs
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
@@ -24,10 +31,13 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
-BATCH = "jit: X, y or a gradient has another shape than those of a batch of the learner's"
+BATCH = (
+    "jit: X, y or a gradient has another shape than those of a batch of the learner's"
+)
 LABELS = "jit.train_on_batch: y must be labels, an array of integers"
 DECLINED_ROWS = (
-    "jit: a number of X or y is not finite, or a label or target is none that the loss takes"
+    "jit: a number of X or y is not finite, "
+    "or a label or target is none that the loss takes"
 )
 
 
@@ -77,7 +87,12 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         place, target, labels = learner.gradient, learner.slopes, 0
     step = record_at(place, PlainStep)
     n, n_targets = step.n_rows, step.n_targets
-    if X.shape[0] != n or X.shape[1] != step.n_in or y.shape[0] != n or y.size != n * n_targets:
+    if (
+        X.shape[0] != n
+        or X.shape[1] != step.n_in
+        or y.shape[0] != n
+        or y.size != n * n_targets
+    ):
         raise ValueError(BATCH)
     if labels and not integers:
         raise ValueError(LABELS)
@@ -93,14 +108,20 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         _copy(y, row(target, y.size, np.float64))
     step.x, step.y, step.weight = learner.x, target, 0
     step.label_bytes = 8 if labels else 0
-    step.step, step.status = step.first_step + min(learner.n_taken, learner.last), DECLINED
+    step.step, step.status = (
+        step.first_step + min(learner.n_taken, learner.last),
+        DECLINED,
+    )
     return int(place)
 
 
 @register_jitable(**JITTED)
 def _settle(handle: Any, place: int) -> float:
     """Count the step, if it was taken; return its loss."""
-    step, learner = record_at(place, PlainStep), record_at(handle[0].learner, EmbeddedSteps)
+    step, learner = (
+        record_at(place, PlainStep),
+        record_at(handle[0].learner, EmbeddedSteps),
+    )
     if step.status == DECLINED:
         raise ValueError(DECLINED_ROWS)
     if step.status == TAKEN:
@@ -187,7 +208,9 @@ def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
     real = (types.Float, types.Integer, types.Boolean)
     arrays = [isinstance(a, types.Array) and isinstance(a.dtype, real) for a in (X, y)]
     if not (isinstance(handle, types.Array) and handle.dtype == HANDLE.dtype):
-        raise TypingError(f"{who}: the handle must be an array that jit.learner has made")
+        raise TypingError(
+            f"{who}: the handle must be an array that jit.learner has made"
+        )
     if not all(arrays) or X.ndim != 2 or y.ndim not in (1, 2):
         raise TypingError(f"{who}: X and y must be arrays of real numbers")
     return isinstance(y.dtype, types.Integer)
@@ -250,7 +273,9 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
             start = panel * lanes
             n = min(width - start, lanes)
             for r in range(n_rows):
-                source = row(layer.deltas + panel * net.panel + r * lanes * size, n, scalar)
+                source = row(
+                    layer.deltas + panel * net.panel + r * lanes * size, n, scalar
+                )
                 target = row(deltas + ((first + r) * width + start) * size, n, scalar)
                 for k in range(n):
                     target[k] = source[k]
@@ -259,7 +284,10 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
         mode, vjp = flush_denormals(), record_at(address, EmbeddedVjp)
         job = record_at(vjp.job, Job)
         net = record_at(job.net, Net)
-        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
+        batch, blocks = (
+            record_at(net.batch, Batch),
+            record_at(net.blocks, BlockAddresses),
+        )
         call(blocks.pack, (job.net, vjp.parameters, net.parameters))
         call(blocks.transposes, (job.net,))
         job.mass, job.team, job.n_parts = 1.0, 0, 1
@@ -268,7 +296,10 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
             n_rows = min(vjp.chunk_rows, vjp.n_rows - first)
             batch.x, batch.n_rows = vjp.x + first * net.n_in * size, n_rows
             batch.y = vjp.slopes + first * net.n_targets * size
-            job.more, job.ends = 1 if first > 0 else 0, 1 if first + n_rows == vjp.n_rows else 0
+            job.more, job.ends = (
+                1 if first > 0 else 0,
+                1 if first + n_rows == vjp.n_rows else 0,
+            )
             call(vjp.driver, (vjp.job,))
             if by_inputs and vjp.deltas:
                 copy_deltas(net, first, n_rows, vjp.deltas)
@@ -293,10 +324,16 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
     parameters : (n_parameters,) array, live
     x, slopes : (n_rows, n_inputs) and (n_rows, n_outputs) arrays, live, of the net's dtype
     """
-    session, dtype, widths = objective.session, parameters.dtype, objective.network.layout.sizes
+    session, dtype, widths = (
+        objective.session,
+        parameters.dtype,
+        objective.network.layout.sizes,
+    )
     session.at(next(session.chunks()))
     flat = make_flat(objective.network, parameters)
-    blocks = [block_of(make, dtype) for make in (plain_vjp, step.objective, deltas_to_inputs)]
+    blocks = [
+        block_of(make, dtype) for make in (plain_vjp, step.objective, deltas_to_inputs)
+    ]
     flat.net[0].rows_in_lanes = blocks[2].address
     gradient, inputs = np.empty_like(parameters), np.empty_like(x)
     deltas = np.empty((len(x), widths[1]), dtype)
@@ -385,7 +422,9 @@ def vjp(
     >>> bool((by_inputs == net.weights[0][:, 0]).all())
     True
     """
-    require_floats("jit.vjp", gradient, *() if input_gradient is None else (input_gradient,))
+    require_floats(
+        "jit.vjp", gradient, *() if input_gradient is None else (input_gradient,)
+    )
     X, output_gradient = np.asarray(X), np.asarray(output_gradient)
     if X.ndim != 2 or output_gradient.ndim != 2 or gradient.ndim != 1:
         raise ValueError(BATCH)
@@ -404,23 +443,37 @@ def _vjp(
     handle: Any, X: Any, output_gradient: Any, gradient: Any, input_gradient: Any = None
 ) -> Any:
     require_types("jit.vjp", handle, X, output_gradient)
-    alone = input_gradient is None or isinstance(input_gradient, types.NoneType | types.Omitted)
+    alone = input_gradient is None or isinstance(
+        input_gradient, types.NoneType | types.Omitted
+    )
     for array, n_dim in ((gradient, 1), (input_gradient, 2))[: 1 if alone else 2]:
         kind = getattr(array, "dtype", None)
         if not (isinstance(array, types.Array) and isinstance(kind, types.Float)):
-            raise TypingError("jit.vjp: gradient and input_gradient must be arrays of floats")
+            raise TypingError(
+                "jit.vjp: gradient and input_gradient must be arrays of floats"
+            )
         if array.ndim != n_dim:
-            raise TypingError("jit.vjp: gradient is a vector, input_gradient a matrix as X")
+            raise TypingError(
+                "jit.vjp: gradient is a vector, input_gradient a matrix as X"
+            )
 
     def by_parameters(
-        handle: Any, X: Any, output_gradient: Any, gradient: Any, input_gradient: Any = None
+        handle: Any,
+        X: Any,
+        output_gradient: Any,
+        gradient: Any,
+        input_gradient: Any = None,
     ) -> None:
         place = _begin(handle, X, output_gradient, gradient)
         call(record_at(place, EmbeddedVjp).block, (place, 0))
         _write(handle, place, gradient)
 
     def by_both(
-        handle: Any, X: Any, output_gradient: Any, gradient: Any, input_gradient: Any = None
+        handle: Any,
+        X: Any,
+        output_gradient: Any,
+        gradient: Any,
+        input_gradient: Any = None,
     ) -> None:
         if input_gradient.shape != X.shape:
             raise ValueError(BATCH)

@@ -113,7 +113,11 @@ def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
     n, sums = trees.n_outputs, work + 8 * n_in
     shares = sums + 8 * n
     known, levels = row(work, n_in, F64), row(trees.n_levels, n_in, INT)
-    raw, p, place = row(sums, n, F64), row(shares, n, F64), row(trees.classes, trees.n_classes, INT)
+    raw, p, place = (
+        row(sums, n, F64),
+        row(shares, n, F64),
+        row(trees.classes, trees.n_classes, INT),
+    )
     for j in range(n_in):
         known[j] = x[j]
         if levels[j] > 0:
@@ -184,7 +188,10 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
                 for j in range(table.n_out):
                     y[j] += weighted.weight * F64(p[j])
         if table.trees:
-            trees, buffers = record_at(table.trees, Trees), work + (2 + BUFFERS) * table.unit
+            trees, buffers = (
+                record_at(table.trees, Trees),
+                work + (2 + BUFFERS) * table.unit,
+            )
             _add_trees(trees, numbers, table.n_in, y, buffers)
         if table.task > 0:
             total = _sum(y, table.n_out)
@@ -234,7 +241,11 @@ class TableOwner(Owner):
         trees: TreeNodes | None,
     ) -> None:
         flats = [
-            make_flat(member.network._replace(compute_dtype=None), member.parameters, blocks=False)
+            make_flat(
+                member.network._replace(compute_dtype=None),
+                member.parameters,
+                blocks=False,
+            )
             for member in members
         ]
         sizes = [n for member in members for n in member.network.layout.sizes]
@@ -242,7 +253,9 @@ class TableOwner(Owner):
         unit = round_up(4 * max([*sizes, n_out]), LINE)
         self.kept: list[Any] = [members, flats]
         steps = [
-            self._kept(np.array([self._step(step) for step in encoding], InputStep.dtype))
+            self._kept(
+                np.array([self._step(step) for step in encoding], InputStep.dtype)
+            )
             for encoding in encodings
         ]
         nets = np.zeros(len(members), WeightedNet.dtype)
@@ -255,7 +268,16 @@ class TableOwner(Owner):
             before = member.encoding
         self._kept(nets)
         model = np.zeros(1, WeightedNets.dtype)
-        model[0] = n_in, n_out, len(nets), address(nets), TASKS.index(task), *scale, unit, 0
+        model[0] = (
+            n_in,
+            n_out,
+            len(nets),
+            address(nets),
+            TASKS.index(task),
+            *scale,
+            unit,
+            0,
+        )
         # For trees: a row, sums and probabilities.
         more = 8 * (n_in + 2 * n_out) if trees else 0
         if trees is not None:
@@ -280,10 +302,17 @@ class TableOwner(Owner):
         """The address of the record of trees."""
         record, arrays = record_of(trees)
         name = "softmax" if trees.n_outputs > 1 else "sigmoid"
-        link = link_block(LINKS[name], np.dtype(F64)) if len(trees.classes) > 1 else None
+        link = (
+            link_block(LINKS[name], np.dtype(F64)) if len(trees.classes) > 1 else None
+        )
         self.kept += [record, arrays, link]
-        classes, levels = (self._address(a, INT) for a in (trees.classes, trees.n_levels))
-        record["n_outputs"], record["link"] = trees.n_outputs, link.address if link else 0
+        classes, levels = (
+            self._address(a, INT) for a in (trees.classes, trees.n_levels)
+        )
+        record["n_outputs"], record["link"] = (
+            trees.n_outputs,
+            link.address if link else 0,
+        )
         record["n_classes"], record["classes"] = len(trees.classes), classes
         record["n_levels"], record["weight"] = levels, trees.weight
         return address(record)
@@ -294,7 +323,9 @@ class TableOwner(Owner):
             constants = self._address(step.constants, F64)
             return RULES.index(step.rule), n, places, constants, n, 0, 0, 0
         constants, width = self._address(step.constants, F32), step.constants.shape[1]
-        starts, inputs = (self._address(array, INT) for array in (step.starts, step.inputs))
+        starts, inputs = (
+            self._address(array, INT) for array in (step.starts, step.inputs)
+        )
         return LEVELS, n, places, constants, step.n_inputs, starts, inputs, width
 
     def _address(self, array: Array, dtype: Any) -> int:

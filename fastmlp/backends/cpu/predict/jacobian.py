@@ -155,7 +155,13 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
                 layer = layers[i]
                 through(layer, layer.n_out, work + (2 + i) * unit, deltas)
                 before = target if i == 0 else work + unit if deltas == work else work
-                dots(before, net.parameters + layer.weights, layer.n_in, deltas, layer.n_out)
+                dots(
+                    before,
+                    net.parameters + layer.weights,
+                    layer.n_in,
+                    deltas,
+                    layer.n_out,
+                )
                 deltas = before
         if kind > 0:
             through_link(net, kind, slopes, out, grad)
@@ -172,7 +178,9 @@ def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
     unit, multiply = VECTORS * vector, products(scalar, VECTORS)
     into_lanes = batch_in_lanes(scalar).into_lanes
 
-    def forward(net: FlatNet, start: int, end: int, buffer: int, checks: int) -> tuple[int, int]:
+    def forward(
+        net: FlatNet, start: int, end: int, buffer: int, checks: int
+    ) -> tuple[int, int]:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         other, source = buffer + net.block_bytes, buffer
         slopes = other + net.block_bytes
@@ -203,7 +211,9 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
     multiply, through = products(scalar, VECTORS, backward=True), times_slopes(scalar)
 
     @njit
-    def first_deltas(net: FlatNet, layer: FlatLayer, output: int, slopes: int, deltas: int) -> None:
+    def first_deltas(
+        net: FlatNet, layer: FlatLayer, output: int, slopes: int, deltas: int
+    ) -> None:
         """The derivatives of an output by the last layer's inputs."""
         weights = row(net.parameters + layer.weights, layer.n_in * layer.n_out, scalar)
         factors = row(slopes + output * unit, n_rows, scalar)
@@ -215,7 +225,11 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
 
     def backward(net: FlatNet, output: int, slopes: int, buffer: int) -> int:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        place, source, target = slopes - net.n_out * unit, buffer, buffer + net.block_bytes
+        place, source, target = (
+            slopes - net.n_out * unit,
+            buffer,
+            buffer + net.block_bytes,
+        )
         first_deltas(net, layers[net.n_layers - 1], output, place, source)
         for i in range(net.n_layers - 2, -1, -1):
             layer = layers[i]
@@ -235,13 +249,17 @@ def _writing(scalar: Scalar) -> Callable[..., None]:
     unit = VECTORS * vector
 
     @njit
-    def write(source: int, width: int, rows: tuple[int, int], to: tuple[int, int, int]) -> None:
+    def write(
+        source: int, width: int, rows: tuple[int, int], to: tuple[int, int, int]
+    ) -> None:
         """Write units to rows start to end, at most a block, `pitch` bytes apart."""
         (start, end), (target, pitch, checks) = rows, to
         for v in range(VECTORS):
             at = start + v * lanes
             place = target + at * pitch
-            out_of_lanes(source + v * vector, width, end - at, place, pitch, unit, checks)
+            out_of_lanes(
+                source + v * vector, width, end - at, place, pitch, unit, checks
+            )
 
     return write
 
@@ -260,10 +278,18 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
         for start in range(first * lanes, end, VECTORS * lanes):
             outputs, slopes = forward(net, start, end, buffer, read)
             if net.out:
-                write(outputs, net.n_out, (start, end), (net.out, net.n_out * size, written))
+                write(
+                    outputs,
+                    net.n_out,
+                    (start, end),
+                    (net.out, net.n_out * size, written),
+                )
             for p in range(net.n_derived):
                 source = backward(net, derived[p], slopes, buffer)
-                target, pitch = net.derivatives + p * n_in * size, net.n_derived * n_in * size
+                target, pitch = (
+                    net.derivatives + p * n_in * size,
+                    net.n_derived * n_in * size,
+                )
                 write(source, n_in, (start, end), (target, pitch, written))
 
     return njit(derive)
@@ -328,7 +354,12 @@ class JacobianBlocks(RowBlocks):
         super().__init__(runner, network._replace(link=LINKS["identity"]))
 
     def derive(
-        self, parameters: Array, x: Array, derived: NDArray[np.int64], out: Array, raw: Array | None
+        self,
+        parameters: Array,
+        x: Array,
+        derived: NDArray[np.int64],
+        out: Array,
+        raw: Array | None,
     ) -> bool:
         """Write the derivatives of some outputs to `out`, shape (n_rows, n_derived, n_features),
         and all outputs to `raw`, shape (n_rows, n_outputs), if given.
@@ -342,7 +373,10 @@ class JacobianBlocks(RowBlocks):
         self.job["loss"], most = 0.0, max(1, self._most // (1 + len(derived)))
         self.kind = (*self._kind, "jacobian", len(derived), n_rows.bit_length())
         for first in range(0, n_rows, most):
-            net["x"], net["n_rows"] = address(x, first * x.shape[1]), min(most, n_rows - first)
+            net["x"], net["n_rows"] = (
+                address(x, first * x.shape[1]),
+                min(most, n_rows - first),
+            )
             net["derivatives"] = address(out, first * len(derived) * x.shape[1])
             net["out"] = 0 if raw is None else address(raw, first * raw.shape[1])
             self._run(flops * min(n_rows, most))

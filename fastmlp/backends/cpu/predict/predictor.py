@@ -11,7 +11,11 @@ from fastmlp.backends.cpu.kernels.first_layer import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
-from fastmlp.backends.cpu.predict.small_batch import SmallBatch, TiledRows, packed_weights
+from fastmlp.backends.cpu.predict.small_batch import (
+    SmallBatch,
+    TiledRows,
+    packed_weights,
+)
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
     BLOCK_BYTES,
@@ -47,7 +51,10 @@ class Prediction:
     size: int
 
     def __init__(
-        self, runner: Runner, network: Network, like: SparseRows | Expanded | None = None
+        self,
+        runner: Runner,
+        network: Network,
+        like: SparseRows | Expanded | None = None,
     ) -> None:
         activations = rule_blocks.activations(network, slopes=False)
         blocks = Addresses(*activations, link=rule_blocks.link(network))
@@ -56,13 +63,19 @@ class Prediction:
         data = self._no_rows if like is None else self._no_rows._replace(x=like)
         self._runner = runner
         self._session = Session(
-            network, blocks, data, rows=runner.n_threads * ROW_BLOCK, n_threads=runner.n_threads
+            network,
+            blocks,
+            data,
+            rows=runner.n_threads * ROW_BLOCK,
+            n_threads=runner.n_threads,
         )
         workspace = self._session.workspace
         self.size = len(workspace.parameters) + len(workspace.copies)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
-    def __call__(self, parameters: Array, x: Array | SparseRows | Expanded, out: Array) -> None:
+    def __call__(
+        self, parameters: Array, x: Array | SparseRows | Expanded, out: Array
+    ) -> None:
         """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
         runner, session, n_rows = self._runner, self._session, len(out)
         runner.load(session, parameters)
@@ -89,7 +102,9 @@ class Way(NamedTuple):
     quick : most rows of a call that holds the GIL; 0: it never does
     """
 
-    method: Literal["one by one", "in lanes", "row tiles", "row blocks", "packed panels"]
+    method: Literal[
+        "one by one", "in lanes", "row tiles", "row blocks", "packed panels"
+    ]
     quick: int
 
 
@@ -250,7 +265,10 @@ class Predictor:
     def _small_batch(self, way: Way) -> SmallBatch:
         network, parameters, shared = self._network, self._parameters, None
         if way.method == "row tiles":
-            shared = self._runner.lock, packed_weights(self._runner, network, parameters)
+            shared = (
+                self._runner.lock,
+                packed_weights(self._runner, network, parameters),
+            )
         return SmallBatch(network, parameters, way.quick, way.method, shared)
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
@@ -259,7 +277,9 @@ class Predictor:
         if type(x) is not np.ndarray:
             return None
         # 1.3 us less than to decide again.
-        way = self._ways.get(len(x)) or keep(self._ways, len(x), way_for(len(x), network))
+        way = self._ways.get(len(x)) or keep(
+            self._ways, len(x), way_for(len(x), network)
+        )
         by_blocks = way.method in BLOCKS and len(x) > way.quick
         result = plain_out(x, out, network, who) if by_blocks else None
         if result is not None and self._by_blocks(x, result, way):
@@ -277,7 +297,9 @@ class Predictor:
     def _by_panels(self, x: Rows, out: Array) -> None:
         like = None if isinstance(x, np.ndarray) else x
         key = (self._network, self._runner.n_threads, kind_of(x))
-        prediction = self._idle.take(key) or Prediction(self._runner, self._network, like)
+        prediction = self._idle.take(key) or Prediction(
+            self._runner, self._network, like
+        )
         prediction(self._parameters, x, out)
         if prediction.size <= KEPT_PARAMETERS:
             self._idle.give(key, prediction)
@@ -288,7 +310,9 @@ def kind_of(x: Rows) -> object:
     return x.kind if isinstance(x, Expanded) else type(x)
 
 
-def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict") -> Array | None:
+def plain_out(
+    x: Array, out: object, network: Network, who: str = "MLP.predict"
+) -> Array | None:
     """`out`, or a new array; None if x would have to be copied, or out to be checked.
 
     Plain arrays are C-contiguous, of the network's dtype and shape, and share no memory.

@@ -18,7 +18,12 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
-from fastmlp.backends.cpu.simd.flat_weights import Weights, batch_in_lanes, row_tiles, tile
+from fastmlp.backends.cpu.simd.flat_weights import (
+    Weights,
+    batch_in_lanes,
+    row_tiles,
+    tile,
+)
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
@@ -78,7 +83,9 @@ class FlatNet(Record):
     block_bytes: int  # from one block of a thread to its next
     checks: int  # address of the first thread's two vectors of checks: numbers read, written
     check_bytes: int  # from one thread's checks to the next thread's
-    derivatives: int  # address of the outputs' derivatives, shape (n_rows, n_derived, n_in)
+    derivatives: (
+        int  # address of the outputs' derivatives, shape (n_rows, n_derived, n_in)
+    )
     n_derived: int  # how many outputs are derived
     derived: int  # address of their places, int64
     zeros: int  # address of zeros, as many as a tile has units
@@ -204,7 +211,12 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
         w, left, n_terms = net.parameters + layer.weights, layer.n_out, layer.n_in
-        b, w_step, b_step, positive = net.parameters + layer.biases, size, size, layer.relu
+        b, w_step, b_step, positive = (
+            net.parameters + layer.biases,
+            size,
+            size,
+            layer.relu,
+        )
         if backward:
             left, n_terms = layer.n_in, layer.n_out
             b, w_step, b_step, positive = net.zeros, layer.n_out * size, 0, 0
@@ -247,7 +259,9 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
             derivatives = buffer + 2 * net.block_bytes
             for v in range(vectors):
                 at = start + v * lanes
-                into_lanes(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
+                into_lanes(
+                    net.x, net.n_in, at, end - 1, source + v * vector, unit, checks
+                )
             for i in range(net.n_layers):
                 layer = layers[i]
                 if vectors == 1:
@@ -281,25 +295,44 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     four, two = row_tiles(scalar)
     apart, vector = 2 * LINE_BYTES // size, vector_bytes()
-    copy, add_differences = moves(scalar, lanes).copy, moves(scalar, lanes).add_differences
+    copy, add_differences = (
+        moves(scalar, lanes).copy,
+        moves(scalar, lanes).add_differences,
+    )
 
     @njit
-    def multiply(net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int) -> None:
+    def multiply(
+        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int
+    ) -> None:
         """Write the sums of n rows, or their positive parts; of flat weights, some inputs at a
         time."""
         (source, stride), (target, pitch) = inputs, outputs
         n_in, n_out, k = layer.n_in, layer.n_out, 0
         start, start_pitch, row_bytes = net.parameters + layer.biases, 0, n_out * size
-        at, across, step = net.parameters + layer.weights, vector, ROW_TILE_BYTES // row_bytes
+        at, across, step = (
+            net.parameters + layer.weights,
+            vector,
+            ROW_TILE_BYTES // row_bytes,
+        )
         if net.packed:
             n_out = n_vectors(n_out, lanes) * lanes
-            at, across, row_bytes, step = net.packed + layer.panels, n_in * vector, vector, n_in
+            at, across, row_bytes, step = (
+                net.packed + layer.panels,
+                n_in * vector,
+                vector,
+                n_in,
+            )
             start = at + n_out * n_in * size
         while k < layer.n_in:
             n_terms = min(max(step, LEAST_INPUTS), n_in - k)
             positive = layer.relu if k + n_terms == n_in else 0
             weights = Weights(at + k * row_bytes, across, row_bytes)
-            of = (MatrixRows(target, pitch), MatrixRows(start, start_pitch), weights, n_out)
+            of = (
+                MatrixRows(target, pitch),
+                MatrixRows(start, start_pitch),
+                weights,
+                n_out,
+            )
             right = (MatrixRows(source + k * size, stride), n_terms, positive, n)
             if n > 2:
                 four(*of, *right)

@@ -103,7 +103,9 @@ class PackedWeights:
         self._pack(address(self._flat.net))
 
 
-def packed_weights(runner: Runner, network: Network, parameters: Array) -> PackedWeights:
+def packed_weights(
+    runner: Runner, network: Network, parameters: Array
+) -> PackedWeights:
     """Return the packed weights that the net's calls share."""
     kept: PackedWeights | None = runner.lock.packed
     if kept is None or kept.parameters is not parameters:
@@ -131,7 +133,9 @@ class TiledRows(row_blocks.RowBlocks):
         return super().__call__(parameters, x, out)
 
 
-def predict_row_of(scalar: Scalar) -> Callable[[row_blocks.FlatNet, int, int, int], None]:
+def predict_row_of(
+    scalar: Scalar,
+) -> Callable[[row_blocks.FlatNet, int, int, int], None]:
     """Predicts the row at x, in three vectors of the widest layer."""
     multiply = one_row(scalar)
 
@@ -152,7 +156,10 @@ def predict_row_of(scalar: Scalar) -> Callable[[row_blocks.FlatNet, int, int, in
         if net.link:
             call(net.link, (inputs, out, 1, net.n_out))
         else:
-            raw, predictions = row(inputs, net.n_out, scalar), row(out, net.n_out, scalar)
+            raw, predictions = (
+                row(inputs, net.n_out, scalar),
+                row(out, net.n_out, scalar),
+            )
             for j in range(net.n_out):
                 predictions[j] = raw[j]
 
@@ -220,7 +227,9 @@ class SmallBatch:
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
         tiled, blocks = method == "row tiles", method != "one by one"
-        self._flat = row_blocks.make_flat(network, parameters, blocks=blocks, tiled=tiled)
+        self._flat = row_blocks.make_flat(
+            network, parameters, blocks=blocks, tiled=tiled
+        )
         net = self._flat.net[0]
         self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
@@ -244,7 +253,12 @@ class SmallBatch:
         """
         dtype = self.dtype
         # A pickled array has another dtype object: equal, not the same.
-        if type(x) is not ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
+        if (
+            type(x) is not ndarray
+            or x.dtype != dtype
+            or x.ndim != 2
+            or len(x) > self.most
+        ):
             return None
         if out is None:
             result = np.empty((len(x), self._n_out), dtype)
@@ -259,7 +273,9 @@ class SmallBatch:
             return result if self._predict(self.address, x, result) else None
         n_packed = self._share(len(x))
         is_finite = self._predict(self.address, x, result)
-        return result if is_finite and n_packed in (0, self._shared[1].n_packed) else None
+        return (
+            result if is_finite and n_packed in (0, self._shared[1].n_packed) else None
+        )
 
     def _share(self, n_rows: int) -> int:
         """Point to the packed weights, if n_rows read them; return the number of packings."""
@@ -299,7 +315,12 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
         net = record_at(address, row_blocks.FlatNet)
         n = x.shape[0]
         net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
-        if n == 0 or x.shape[1] != net.n_in or out.shape[0] != n or out.shape[1] != net.n_out:
+        if (
+            n == 0
+            or x.shape[1] != net.n_in
+            or out.shape[0] != n
+            or out.shape[1] != net.n_out
+        ):
             return False
         if net.x < net.out + out.size * size and net.out < net.x + x.size * size:
             return False

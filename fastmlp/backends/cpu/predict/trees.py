@@ -106,7 +106,14 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
     if out.dtype != F64 or len(out) != len(X) or (len(X) > 1 and out.strides[0] != 8):
         raise ValueError(f"out must have columns of float64, with {len(X)} rows")
     X, (record, kept) = np.asarray(X, F64), record_of(nodes)
-    places = (X.ctypes.data, *X.strides, len(X), out.ctypes.data, out.strides[1], out.shape[1])
+    places = (
+        X.ctypes.data,
+        *X.strides,
+        len(X),
+        out.ctypes.data,
+        out.strides[1],
+        out.shape[1],
+    )
     block_of(tree_sums, F64)(address(record), *places)
     del kept
 
@@ -135,7 +142,9 @@ def value_of(trees: Trees, t: int, x: int, right: int) -> float:
 def tree_sums(scalar: Any) -> Any:
     """`add_trees`: a tree stays in the cache for a block of rows."""
 
-    def add(model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int) -> None:
+    def add(
+        model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int
+    ) -> None:
         trees = record_at(model, Trees)
         for first in range(0, n, ROWS):
             for t in range(trees.n_trees):

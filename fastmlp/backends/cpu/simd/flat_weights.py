@@ -15,7 +15,11 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.pack import MatrixRows
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, VectorAccess, Vectors, Word
-from fastmlp.backends.cpu.simd.vector_function import Loops, VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import (
+    Loops,
+    VectorFunction,
+    vector_function,
+)
 from fastmlp.backends.cpu.tuning import ROW_TILES
 from fastmlp.compiler.target import lanes_of
 
@@ -70,7 +74,10 @@ def multiply(
                     lambda value, place: v.store_masked(value, place, mask),
                 )
             )
-        sums = [v.variable(load(start + at + i * v.bytes)) for i, (load, _) in enumerate(ways)]
+        sums = [
+            v.variable(load(start + at + i * v.bytes))
+            for i, (load, _) in enumerate(ways)
+        ]
         for k in v.range(k0, k1):
             x, w = v.broadcast(inputs + k * v.size), weights + k * (n_out * v.size) + at
             for i, (load, _) in enumerate(ways):
@@ -83,7 +90,10 @@ def multiply(
     for p in v.range(v.choose(is_far, (n_in + (FAR_INPUTS - 1)) // FAR_INPUTS, 1)):
         k0 = p * step
         k1 = v.choose(k0 + step > n_in, n_in, k0 + step)
-        start, positive_last = v.choose(k0 > 0, outputs, biases), v.choose(k1 < n_in, 0, positive)
+        start, positive_last = (
+            v.choose(k0 > 0, outputs, biases),
+            v.choose(k1 < n_in, 0, positive),
+        )
         for group in v.range(groups):
             tile(MOST_VECTORS, False, group * MOST_VECTORS)
         first = groups * MOST_VECTORS
@@ -133,7 +143,9 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
                 row = []
                 for m, totals in enumerate(sums):
                     r = t * rows + m
-                    row.append(inputs.address + v.choose(r < n, r, n - 1) * inputs.stride)
+                    row.append(
+                        inputs.address + v.choose(r < n, r, n - 1) * inputs.stride
+                    )
                     for i, load in loads:
                         place = start.address + r * start.stride + at
                         totals[i].value = load(place + i * v.bytes)
@@ -166,7 +178,9 @@ def batch_in_lanes(scalar: Scalar) -> Loops:
     return Loops(globals(), scalar, lanes_of(scalar))
 
 
-def tile(scalar: Scalar, vectors: int, units: int, *, backward: bool = False) -> VectorFunction:
+def tile(
+    scalar: Scalar, vectors: int, units: int, *, backward: bool = False
+) -> VectorFunction:
     """The product of a block with the weights of `units` adjacent units.
 
     ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
@@ -223,7 +237,9 @@ def into_lanes(
     for p in v.range(v.n_vectors(width)):
         begin = p * v.lanes
         mask = v.first(width - begin)
-        columns = v.transposed([v.load_masked(row + begin * v.size, mask) for row in rows])
+        columns = v.transposed(
+            [v.load_masked(row + begin * v.size, mask) for row in rows]
+        )
         _check(v, columns, check)
         for k, column in enumerate(columns):
             v.store(column, target + begin * unit + unit * k)
@@ -245,4 +261,6 @@ def out_of_lanes(
         _check(v, columns, check)
         place = target + begin * v.size
         for r, row in enumerate(v.transposed(columns)):
-            v.when(n_rows > r, partial(access.store, row, place + r * pitch), likely=True)
+            v.when(
+                n_rows > r, partial(access.store, row, place + r * pitch), likely=True
+            )

@@ -9,8 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.simd.matrix_units import MatrixSweep, TileSweep, configure, release
-from fastmlp.backends.cpu.simd.microkernel import Epilogue, Operands, Start, Sweep, TileForm, sweep
+from fastmlp.backends.cpu.simd.matrix_units import (
+    MatrixSweep,
+    TileSweep,
+    configure,
+    release,
+)
+from fastmlp.backends.cpu.simd.microkernel import (
+    Epilogue,
+    Operands,
+    Start,
+    Sweep,
+    TileForm,
+    sweep,
+)
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
@@ -72,7 +84,9 @@ def has_narrow(pairs: PairProducts | None) -> bool:
     return HALF_VECTORS and pairs != "tiles"
 
 
-def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed: bool) -> _Sweeps:
+def _sweeps(
+    scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed: bool
+) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
         form: Any = {**kind, "pairs": pairs, "packed": packed}
         if packed:
@@ -87,7 +101,13 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed:
     )
     # A single row: the row after is padding, where two are the least.
     least = 2 if pairs == "matrices" else 1
-    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(least, 4), tiles(least, 2), tiles(least, 1))
+    others = (
+        tiles(SMALL_TILE_ROWS, 2),
+        eight_1,
+        tiles(least, 4),
+        tiles(least, 2),
+        tiles(least, 1),
+    )
     if not has_narrow(pairs):
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
@@ -113,7 +133,12 @@ def _row_products(
 
     @njit
     def multiply_rows(
-        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, streams: int
+        c: Panels,
+        start: Start,
+        factors: Operands,
+        epilogue: Epilogue,
+        shape: Shape,
+        streams: int,
     ) -> int:
         (b, b_stride, a, a_stride, depth), (n_columns, n) = factors, shape
         n_panels = (n_columns + lanes - 1) // lanes
@@ -166,11 +191,18 @@ def product(
     lanes, vector = lanes_of(scalar), vector_bytes()
     row_bytes = vector // 2 if pairs else vector
     by_tiles, multiply_rows = pairs == "tiles", _row_products(scalar, by_column, pairs)
-    begin_tiles, end_tiles = (vector_function(f, scalar, lanes) for f in (configure, release))
+    begin_tiles, end_tiles = (
+        vector_function(f, scalar, lanes) for f in (configure, release)
+    )
 
     @hinted(control=True)
     def multiply(
-        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, streams: int
+        c: Panels,
+        start: Start,
+        factors: Operands,
+        epilogue: Epilogue,
+        shape: Shape,
+        streams: int,
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
         # First the rows of whole strips, then the remaining rows.
@@ -184,7 +216,9 @@ def product(
                 begin_tiles(n)
             r += multiply_rows(
                 Panels(c.address + r * vector, c.stride),
-                Start(start.address + r * start.row_stride, start.row_stride, start.stride),
+                Start(
+                    start.address + r * start.row_stride, start.row_stride, start.stride
+                ),
                 Operands(b, b_stride, a + skip, a_stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + r * vector),
                 Shape(shape.n_columns, n),
@@ -228,16 +262,27 @@ def packed_product(scalar: Scalar) -> Callable[..., None]:
 
     @hinted(control=True)
     def multiply(
-        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, buffer: int
+        c: Panels,
+        start: Start,
+        factors: Operands,
+        epilogue: Epilogue,
+        shape: Shape,
+        buffer: int,
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
-        r, at_once, stride = 0, rows_of_copy(depth, size), tile_bytes(depth, size, lanes)
+        r, at_once, stride = (
+            0,
+            rows_of_copy(depth, size),
+            tile_bytes(depth, size, lanes),
+        )
         while r < shape.n_rows:
             n = min(at_once, shape.n_rows - r)
             pack_tiles(Panels(a + r * vector, a_stride), buffer, stride, depth, n)
             r += multiply_rows(
                 Panels(c.address + r * vector, c.stride),
-                Start(start.address + r * start.row_stride, start.row_stride, start.stride),
+                Start(
+                    start.address + r * start.row_stride, start.row_stride, start.stride
+                ),
                 Operands(b, b_stride, buffer, stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + r * vector),
                 Shape(shape.n_columns, n),

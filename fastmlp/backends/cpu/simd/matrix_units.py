@@ -43,10 +43,17 @@ class MatrixSweep(Sweep):
             if m % 2 == 0:
                 other = self.sums[m + 1, j]
                 both = total.value, other.value
-                total.value, other.value = (self.v.shuffle(*both, half) for half in HALVES)
+                total.value, other.value = (
+                    self.v.shuffle(*both, half) for half in HALVES
+                )
 
     def accumulate(
-        self, a: Word, rows: Sequence[Word | int], step: int, b: Sequence[Word], n: Word | int
+        self,
+        a: Word,
+        rows: Sequence[Word | int],
+        step: int,
+        b: Sequence[Word],
+        n: Word | int,
     ) -> None:
         v = self.v
         if n == self.in_row:  # two pairs, and compiled, a number that is known
@@ -54,17 +61,27 @@ class MatrixSweep(Sweep):
             return
         for k in v.range(n // 2):
             down = k * (2 * v.bytes)
-            self.add(a + k * (2 * step), rows, [place + down for place in b], whole=True)
+            self.add(
+                a + k * (2 * step), rows, [place + down for place in b], whole=True
+            )
         last = n - 1
         down = last * v.bytes
         v.when(
             v.equal(n % 2, 1),
-            lambda: self.add(a + last * step, rows, [place + down for place in b], whole=False),
+            lambda: self.add(
+                a + last * step, rows, [place + down for place in b], whole=False
+            ),
         )
 
-    def add(self, a: Word, rows: Sequence[Word | int], b: Sequence[Word], *, whole: bool) -> None:
+    def add(
+        self, a: Word, rows: Sequence[Word | int], b: Sequence[Word], *, whole: bool
+    ) -> None:
         """Add the products of two pairs, or of one, to each sum."""
-        left = self.columns(a, rows, whole) if self.tile.by_column else self.rows(a, rows, whole)
+        left = (
+            self.columns(a, rows, whole)
+            if self.tile.by_column
+            else self.rows(a, rows, whole)
+        )
         for j, place in enumerate(b):
             for side, right in enumerate(self.woven(place, whole)):
                 for i, operand in enumerate(left):
@@ -79,7 +96,9 @@ class MatrixSweep(Sweep):
             return loaded
         return [v.shuffle(both, v.zero, [0, 4, 2, 6]) for both in loaded]
 
-    def columns(self, a: Word, columns: Sequence[Word | int], whole: bool) -> list[Vector]:
+    def columns(
+        self, a: Word, columns: Sequence[Word | int], whole: bool
+    ) -> list[Vector]:
         """Left operands from columns, four at a time, or the two that there are."""
         if len(columns) > 2:
             woven = (self.woven(a + skip, whole) for skip in columns[:: self.v.lanes])
@@ -128,20 +147,28 @@ class TileSweep(Sweep):
         last = [self.row_of(n_tiles - 1)]
         if self.tile.rows == STRIP_ROWS:
             for t in v.range(n_tiles // 2):
-                self.multiply([self.row_of(t * 2), self.row_of(t * 2 + 1)], n_deep, rest)
+                self.multiply(
+                    [self.row_of(t * 2), self.row_of(t * 2 + 1)], n_deep, rest
+                )
             v.when(v.equal(n_tiles % 2, 1), lambda: self.multiply(last, n_deep, rest))
         else:
             self.multiply(last, n_deep, rest)
-        self.start = Start(self.waiting.address, rest * 0 + v.bytes, self.waiting.stride)
+        self.start = Start(
+            self.waiting.address, rest * 0 + v.bytes, self.waiting.stride
+        )
         super().run(streams)
 
     def last_block(self) -> Word:
         return self.factors.depth * 0
 
-    def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
+    def along_rows(
+        self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]
+    ) -> None:
         """The sums that wait are whole."""
 
-    def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
+    def along_columns(
+        self, r: Word, first: Word, n: Word, streams: Word, turn: Turn
+    ) -> None:
         """The sums that wait are whole: prefetch a share of the streams."""
         if self.tile.prefetches:
             prefetch_streams(self.v, streams, turn)
@@ -212,24 +239,35 @@ class TileSweep(Sweep):
             write = self.transpose if self.tile.by_column else self.copy
             write(halves, k, self.place_of(i, k), rest)
 
-    def copy(self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None) -> None:
+    def copy(
+        self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None
+    ) -> None:
         v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
         n = min(self.tile.rows, SQUARE)
-        beside = of.a_stride if rest is None else v.choose(rest > SQUARE, of.a_stride, 0)
+        beside = (
+            of.a_stride if rest is None else v.choose(rest > SQUARE, of.a_stride, 0)
+        )
         for h, r in enumerate(halves if n == SQUARE else halves[:1]):
             source = of.a + r * half.bytes + k * 2 * of.a_stride
             for m in range(n):
                 place = source + m * half.bytes
-                both = half.shuffle(half.load(place), half.load(place + beside), range(v.lanes))
+                both = half.shuffle(
+                    half.load(place), half.load(place + beside), range(v.lanes)
+                )
                 if rest is not None:
                     both = v.select(v.first(rest), both, v.zero)
                 v.store(both, to + (h * SQUARE + m) * ROW_BYTES)
 
-    def transpose(self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None) -> None:
+    def transpose(
+        self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None
+    ) -> None:
         """Transpose squares of the columns of A: two at once, halves of panels, twice."""
         v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
         sources = [
-            of.a + c // v.lanes * of.a_stride + c % v.lanes * v.size + k * (DEEP * v.bytes)
+            of.a
+            + c // v.lanes * of.a_stride
+            + c % v.lanes * v.size
+            + k * (DEEP * v.bytes)
             for c in halves
         ]
 

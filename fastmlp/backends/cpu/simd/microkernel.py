@@ -26,7 +26,11 @@ from fastmlp.backends.cpu.simd.vector import (
     Vectors,
     Word,
 )
-from fastmlp.backends.cpu.simd.vector_function import Loops, VectorFunction, vector_function
+from fastmlp.backends.cpu.simd.vector_function import (
+    Loops,
+    VectorFunction,
+    vector_function,
+)
 from fastmlp.backends.cpu.tuning import (
     DEPTH_BLOCK,
     MOST_STREAMS,
@@ -50,7 +54,9 @@ class Turn(NamedTuple):
     n_turns: Word | int
 
 
-def prefetch_share(v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn) -> None:
+def prefetch_share(
+    v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn
+) -> None:
     at_once = (n_lines + (turn.n_turns - 1)) // turn.n_turns
     begin = turn.number * at_once
     end = begin + at_once
@@ -66,7 +72,9 @@ def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
     def prefetch() -> None:
         n_streams, n_lines = v.word(streams), v.word(streams + 8)
         for i in v.range(n_streams):
-            prefetch_share(v, [v.word(streams + STREAMS.itemsize + i * 8)], n_lines, turn)
+            prefetch_share(
+                v, [v.word(streams + STREAMS.itemsize + i * 8)], n_lines, turn
+            )
 
     v.when(streams > 0, prefetch)
 
@@ -83,7 +91,9 @@ class Epilogue(NamedTuple):
     operand: Word
 
 
-def finished(v: Vectors, number: int, value: Vector, operand: Callable[[], Vector]) -> Vector:
+def finished(
+    v: Vectors, number: int, value: Vector, operand: Callable[[], Vector]
+) -> Vector:
     """An epilogue's result for a vector of sums; loads the operand if it needs it."""
     if number == TIMES:
         return value * operand()
@@ -208,7 +218,9 @@ class Sweep:
                     turn = Turn(block * n_tiles + t, n_blocks * n_tiles)
                     self.along_columns(r, first, n, streams, turn)
                 else:
-                    self.along_rows(r, first, n, self.prefetch_of(first, ends, t, n_tiles))
+                    self.along_rows(
+                        r, first, n, self.prefetch_of(first, ends, t, n_tiles)
+                    )
                 self.finish(r, ends)
 
     def last_block(self) -> Word:
@@ -242,13 +254,17 @@ class Sweep:
         n_lines = v.choose(self.factors.depth > DEPTH_BLOCK, in_block, 0)
         n_panels = DEPTH_BLOCK // self.in_row
         before, n_turns = t * n_panels, n_tiles * n_panels
-        return lambda panel: prefetch_share(v, places, n_lines, Turn(before + panel, n_turns))
+        return lambda panel: prefetch_share(
+            v, places, n_lines, Turn(before + panel, n_turns)
+        )
 
     def rows_of_b(self, first: Word) -> list[Word]:
         down = self.factors.b + first * self.v.bytes
         return [down + self.factors.b_stride * j for j in range(self.tile.vectors)]
 
-    def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
+    def along_columns(
+        self, r: Word, first: Word, n: Word, streams: Word, turn: Turn
+    ) -> None:
         """A tile that prefetches does its share of the streams in separate turns."""
         v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
         lanes = SMALL_TILE_ROWS if self.tile.packed else lanes
@@ -265,7 +281,9 @@ class Sweep:
 
         def along(k: Word | int, n: Word) -> None:
             right, down = a + k * step_of_a, k * v.bytes
-            self.accumulate(right, columns, step_of_a, [b + down for b in panels_of_b], n)
+            self.accumulate(
+                right, columns, step_of_a, [b + down for b in panels_of_b], n
+            )
 
         if not self.tile.prefetches:
             along(0, n)
@@ -278,11 +296,16 @@ class Sweep:
             k = i * step
             along(k, v.choose(n - k < step, n - k, step))
 
-    def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
+    def along_rows(
+        self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]
+    ) -> None:
         """A row is cut into panels of `in_row` numbers; the last one may be shorter."""
         v, of, in_row = self.v, self.factors, self.in_row
         row_bytes = in_row * v.size
-        a, panels_of_b = of.a + r * row_bytes + first // in_row * of.a_stride, self.rows_of_b(first)
+        a, panels_of_b = (
+            of.a + r * row_bytes + first // in_row * of.a_stride,
+            self.rows_of_b(first),
+        )
         rows = [m * row_bytes for m in range(self.tile.rows)]
 
         def along(panel: Word, n: Word | int) -> None:
@@ -302,7 +325,12 @@ class Sweep:
         along(whole, n % in_row)
 
     def accumulate(
-        self, a: Word, rows: Sequence[Word | int], step: int, b: Sequence[Word], n: Word | int
+        self,
+        a: Word,
+        rows: Sequence[Word | int],
+        step: int,
+        b: Sequence[Word],
+        n: Word | int,
     ) -> None:
         """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
         of B. Row m of A begins at ``a + rows[m]``, its numbers `step` bytes apart.
@@ -311,7 +339,10 @@ class Sweep:
         """
         v, tile, n_narrow = self.v, self.tile, self.tile.lanes // 2
         for k in v.range(n):
-            row = [of.load(place + k * v.bytes) for of, place in zip(self.vectors, b, strict=True)]
+            row = [
+                of.load(place + k * v.bytes)
+                for of, place in zip(self.vectors, b, strict=True)
+            ]
             column = a + k * step
             for m, skip in enumerate(rows):
                 number = v.broadcast(column + skip)
@@ -321,7 +352,11 @@ class Sweep:
                     number = v.opaque(number)
                 for j, of in enumerate(self.vectors):
                     total = self.sums[m, j]
-                    factor = number if of is v else v.shuffle(number, number, range(n_narrow))
+                    factor = (
+                        number
+                        if of is v
+                        else v.shuffle(number, number, range(n_narrow))
+                    )
                     add = of.add_pairs if tile.pairs else of.fma
                     total.value = add(factor, row[j], total.value)
 
@@ -329,7 +364,8 @@ class Sweep:
         """Store the tile by way of the epilogue; before the last block, store its sums."""
         v, c, waiting = self.v, self.c, self.waiting
         target = Panels(
-            v.choose(ends, c.address, waiting.address), v.choose(ends, c.stride, waiting.stride)
+            v.choose(ends, c.address, waiting.address),
+            v.choose(ends, c.stride, waiting.stride),
         )
         few = self.tile.by_column and not self.tile.packed
         known = BY_COLUMN if few else range(RELU_PLUS + 1)
@@ -346,7 +382,11 @@ class Sweep:
 
     def filled(self, value: Vector, of: Vectors) -> Vector:
         """A half vector is filled up with zeros."""
-        return value if of is self.v else self.v.shuffle(value, of.zero, range(self.tile.lanes))
+        return (
+            value
+            if of is self.v
+            else self.v.shuffle(value, of.zero, range(self.tile.lanes))
+        )
 
 
 def skinny(scalar: Scalar, lanes: int) -> Loops:
@@ -400,13 +440,18 @@ def _dot_products(
             total.value = v.zero
         rows = matrix.address + i * (v.lanes * v.bytes)
         for p, part in v.parts(depth):
-            w, across = part.load(vector.address + p * vector.stride), rows + p * matrix.stride
+            w, across = (
+                part.load(vector.address + p * vector.stride),
+                rows + p * matrix.stride,
+            )
             for r, total in enumerate(sums):
                 total.value = v.fma(part.load(across + r * v.bytes), w, total.value)
         yield i, v.sums([total.value for total in sums])
 
 
-def add_row(v: Vectors, numbers: Word, stride: Word, start: Word, target: Word, n: Word) -> None:
+def add_row(
+    v: Vectors, numbers: Word, stride: Word, start: Word, target: Word, n: Word
+) -> None:
     """Store `start`, one number, plus the sum of n numbers of a row of panels, by vectors."""
     total = v.variable(v.zero)
     for p, part in v.parts(n):

@@ -41,7 +41,9 @@ def pack_row(v: Vectors, source: Word, target: Word, stride: Word, width: Word) 
         v.store(part.load(source + p * v.bytes), target + p * stride)
 
 
-def pack_matrix(v: Vectors, source: Word, n_rows: Word, width: Word, target: Word) -> None:
+def pack_matrix(
+    v: Vectors, source: Word, n_rows: Word, width: Word, target: Word
+) -> None:
     """Copy contiguous rows to panels of `n_rows` rows, padded with zeros, some rows at a time."""
     for first in v.range((n_rows + (PACKED_ROWS - 1)) // PACKED_ROWS):
         begin = first * PACKED_ROWS
@@ -52,13 +54,17 @@ def pack_matrix(v: Vectors, source: Word, n_rows: Word, width: Word, target: Wor
                 v.store(part.load(place), target + (p * n_rows + r) * v.bytes)
 
 
-def unpack_row(v: Vectors, source: Word, stride: Word, target: Word, width: Word) -> None:
+def unpack_row(
+    v: Vectors, source: Word, stride: Word, target: Word, width: Word
+) -> None:
     """Copy a row of panels to `width` contiguous numbers."""
     for p, part in v.parts(width):
         part.store(v.load(source + p * stride), target + p * v.bytes)
 
 
-def unpack_rows(v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word) -> None:
+def unpack_rows(
+    v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word
+) -> None:
     """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 ->
     0.4 us (4-64-64-1)."""
     for r in v.range(n):
@@ -143,7 +149,9 @@ def transpose_non_temporal(v: Vectors, source: Word, target: Word, n: Word) -> N
 
 
 def _transposed_square(v: Vectors, source: Word, n: Word) -> list[Vector]:
-    rows = [v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)]
+    rows = [
+        v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)
+    ]
     return v.transposed(rows)
 
 
@@ -175,7 +183,9 @@ def gather_columns(
     for i in v.range(n_squares):
         last = n_squares - 1 - i
         places = [last * v.lanes + r for r in range(v.lanes)]
-        rows = [v.word(index + v.choose(place < n, place, n - 1) * 8) for place in places]
+        rows = [
+            v.word(index + v.choose(place < n, place, n - 1) * 8) for place in places
+        ]
         for p, part in v.parts(width):
             down, skip = p * v.bytes, target + last * v.bytes
             square = [part.load(source + row * (width * v.size) + down) for row in rows]
@@ -200,7 +210,9 @@ def pack_columns(
             place = target + p * stride + i * square
             for r, row in enumerate(v.transposed(columns)):
                 strip = i * v.lanes + r // STRIP_ROWS * STRIP_ROWS
-                v.when(strip < n, partial(v.store, row, place + r * v.bytes), likely=True)
+                v.when(
+                    strip < n, partial(v.store, row, place + r * v.bytes), likely=True
+                )
 
 
 def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> None:
@@ -219,7 +231,9 @@ def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> No
     v.store(value, target)
 
 
-def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n: Word) -> None:
+def outer(
+    v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n: Word
+) -> None:
     """Store the outer product of n numbers, a row of panels, with a vector: n rows of a panel,
     rounded up to `lanes`. Added to zero, as a product's sums are, so that -0 becomes 0."""
     factor = v.load(vector)
@@ -231,7 +245,12 @@ def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n
 
 
 def add_rows(
-    v: Vectors, target: Word, start: Word, matrix: MatrixRows, width: Word, sparse: SparseRow
+    v: Vectors,
+    target: Word,
+    start: Word,
+    matrix: MatrixRows,
+    width: Word,
+    sparse: SparseRow,
 ) -> None:
     """Store `start` plus the product of a sparse row with the first `width` columns of a matrix,
     at most `lanes`."""
@@ -246,7 +265,10 @@ def add_wide_rows(
 ) -> None:
     """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of
     a matrix, to and from panels. The totals stay in registers."""
-    totals = [v.variable(v.load(start.address + start.stride * c)) for c in range(SPARSE_PANELS)]
+    totals = [
+        v.variable(v.load(start.address + start.stride * c))
+        for c in range(SPARSE_PANELS)
+    ]
     for place, factor in _each(v, sparse, matrix):
         for c, total in enumerate(totals):
             total.value = v.fma(factor, v.load(place + c * v.bytes), total.value)
@@ -254,7 +276,9 @@ def add_wide_rows(
         v.store(total.value, target.address + target.stride * c)
 
 
-def _each(v: Vectors, sparse: SparseRow, matrix: MatrixRows) -> Iterator[tuple[Word, Vector]]:
+def _each(
+    v: Vectors, sparse: SparseRow, matrix: MatrixRows
+) -> Iterator[tuple[Word, Vector]]:
     """Yield, for each number of a sparse row, the address of the matrix's row, and the number in
     every lane."""
     for i in v.range(sparse.n):
@@ -262,7 +286,9 @@ def _each(v: Vectors, sparse: SparseRow, matrix: MatrixRows) -> Iterator[tuple[W
         yield row, v.broadcast(sparse.values + i * v.size)
 
 
-def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, n: Word) -> None:
+def pair_rows(
+    v: Vectors, rows: Panels, along: Word, across: Word, width: Word, n: Word
+) -> None:
     """Store pairs along, and pairs across, n rows of `width` numbers, from an even row on;
     padding is not read, and becomes zeros."""
     for p in v.range(v.n_vectors(width)):
@@ -272,7 +298,9 @@ def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, 
         def number(place: Word, mask: object = mask) -> Vector:
             return v.select(mask, v.load(place), v.zero)
 
-        def store(i: Word, second: Vector | None, skip: Word = skip, source: Word = source) -> None:
+        def store(
+            i: Word, second: Vector | None, skip: Word = skip, source: Word = source
+        ) -> None:
             place = source + i * (2 * v.bytes)
             below = number(place + v.bytes) if second is None else second
             both = v.rounded(number(place), below)
@@ -285,13 +313,17 @@ def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, 
         v.when(v.equal(n % 2, 1), lambda: store(n // 2, v.zero))
 
 
-def pack_pairs(v: Vectors, source: Word, n: Word, target: Word, stride: Word, width: Word) -> None:
+def pack_pairs(
+    v: Vectors, source: Word, n: Word, target: Word, stride: Word, width: Word
+) -> None:
     """Store pairs across n contiguous rows of `width` numbers, two, or one and zeros, to a row
     of panels, padded with zeros."""
     for p, part in v.parts(width):
         place = source + p * v.bytes
         # One row is loaded twice: there may be nothing after it.
-        below = v.select(n > 1, part.load(place + v.choose(n > 1, width * v.size, 0)), v.zero)
+        below = v.select(
+            n > 1, part.load(place + v.choose(n > 1, width * v.size, 0)), v.zero
+        )
         both = v.rounded(part.load(place), below)
         v.store(v.mixed(both, _woven(v)), target + p * stride)
 
@@ -301,7 +333,9 @@ def _woven(v: Vectors) -> list[int]:
     return [j // 2 + j % 2 * v.lanes for j in range(2 * v.lanes)]
 
 
-def pair_square(v: Vectors, source: Word, across: Word, transposed: Word, n: Word) -> None:
+def pair_square(
+    v: Vectors, source: Word, across: Word, transposed: Word, n: Word
+) -> None:
     """Store pairs across the rows of a square, and of its transpose unless that address is 0;
     rows of the source from the n-th on count as zeros."""
     _pair_square(v, source, across, transposed, n, v.store)
@@ -318,7 +352,9 @@ def _pair_square(
     v: Vectors, source: Word, across: Word, transposed: Word, n: Word,
     store: Callable[[Vector, Word], None],
 ) -> None:  # fmt: skip
-    rows = [v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)]
+    rows = [
+        v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)
+    ]
     both = [v.rounded(a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
     for i, vector in enumerate(both):
         store(v.mixed(vector, _woven(v)), across + i * v.bytes)

@@ -81,7 +81,9 @@ class NumPyTileRegisters(TileRegisters):
 
     def load(self, register: int, address: Any, stride: Any) -> None:
         places = self._rows(register, address, stride)
-        self.state.tiles[register] = np.stack([self.row.load(place) for place in places])
+        self.state.tiles[register] = np.stack(
+            [self.row.load(place) for place in places]
+        )
 
     def store(self, register: int, address: Any, stride: Any) -> None:
         places = self._rows(register, address, stride)
@@ -294,7 +296,9 @@ class Vectors(ABC):
     # Control flow.
 
     @abstractmethod
-    def range(self, first: Word | int, last: Word | int | None = None) -> Iterator[Word]:
+    def range(
+        self, first: Word | int, last: Word | int | None = None
+    ) -> Iterator[Word]:
         """Iterate as Python's range; the body is emitted once."""
 
     @abstractmethod
@@ -303,12 +307,17 @@ class Vectors(ABC):
         vector's index."""
 
     @abstractmethod
-    def when(self, condition: Condition, then: Callable[[], None], likely: bool = False) -> None:
+    def when(
+        self, condition: Condition, then: Callable[[], None], likely: bool = False
+    ) -> None:
         """Do `then` if the condition holds."""
 
     @abstractmethod
     def either(
-        self, condition: Condition, then: Callable[[], None], otherwise: Callable[[], None]
+        self,
+        condition: Condition,
+        then: Callable[[], None],
+        otherwise: Callable[[], None],
     ) -> None:
         """Do `then` if the condition holds, which is likely, else `otherwise`."""
 
@@ -347,7 +356,10 @@ class Vectors(ABC):
             for r in range(len(rows)):
                 if not r & half:
                     a, b = rows[r], rows[r + half]
-                    rows[r], rows[r + half] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+                    rows[r], rows[r + half] = (
+                        self.shuffle(a, b, low),
+                        self.shuffle(a, b, high),
+                    )
             half //= 2
         return rows
 
@@ -357,7 +369,9 @@ class Vectors(ABC):
         while half:
             low, high = self.halves(half)
             pairs = zip(rows[:half], rows[half:], strict=True)
-            rows = [self.shuffle(a, b, low) + self.shuffle(a, b, high) for a, b in pairs]
+            rows = [
+                self.shuffle(a, b, low) + self.shuffle(a, b, high) for a, b in pairs
+            ]
             half //= 2
         return rows[0]
 

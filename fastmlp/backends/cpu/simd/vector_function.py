@@ -118,7 +118,9 @@ class NumPyVectors(vector.Vectors):
 
     def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
         # Two pairs of each row; a product of two bfloat16 is a float32.
-        left, right = ([half.reshape(2, 2) for half in vector.pair_of(pairs)] for pairs in (a, b))
+        left, right = (
+            [half.reshape(2, 2) for half in vector.pair_of(pairs)] for pairs in (a, b)
+        )
         low, high = (x[:, None] * y for x, y in zip(left, right, strict=True))
         for pair in sum_to_odd(low, high).reshape(4, 2).T:
             c = sum_to_odd(c, pair)
@@ -156,7 +158,9 @@ class NumPyVectors(vector.Vectors):
         return value
 
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
-        return iter(builtins.range(first) if last is None else builtins.range(first, last))
+        return iter(
+            builtins.range(first) if last is None else builtins.range(first, last)
+        )
 
     def parts(self, n: Any) -> Iterator[tuple[Any, vector.VectorAccess]]:
         whole, rest = divmod(n, self.lanes)
@@ -172,7 +176,9 @@ class NumPyVectors(vector.Vectors):
                 ),
             )
 
-    def when(self, condition: Any, then: Callable[[], None], likely: bool = False) -> None:
+    def when(
+        self, condition: Any, then: Callable[[], None], likely: bool = False
+    ) -> None:
         if condition:
             then()
 
@@ -191,7 +197,9 @@ class NumPyVectors(vector.Vectors):
 VectorFunction = Callable[..., None]
 
 
-def vector_function(loop: Callable[..., None], scalar: vector.Scalar, lanes: int) -> VectorFunction:
+def vector_function(
+    loop: Callable[..., None], scalar: vector.Scalar, lanes: int
+) -> VectorFunction:
     """``loop(v, ...)``, of a `Vectors` and of words, as a function of the words alone.
 
     An argument may be a NamedTuple of words.
@@ -200,7 +208,9 @@ def vector_function(loop: Callable[..., None], scalar: vector.Scalar, lanes: int
 
 
 @cache
-def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int) -> VectorFunction:
+def _vector_function(
+    loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
+) -> VectorFunction:
     scalar = dtype.type
 
     def run(*arguments: Any) -> None:
@@ -225,7 +235,9 @@ def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
 class Loops:
     """A module's vector loops by their names, as functions of the words alone."""
 
-    def __init__(self, module: dict[str, Any], scalar: vector.Scalar, lanes: int) -> None:
+    def __init__(
+        self, module: dict[str, Any], scalar: vector.Scalar, lanes: int
+    ) -> None:
         self._module, self._scalar, self._lanes = module, scalar, lanes
 
     def __getattr__(self, name: str) -> VectorFunction:

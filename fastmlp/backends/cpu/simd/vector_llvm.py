@@ -44,7 +44,11 @@ class _Word:
         return _Word(self.builder, value)
 
     def __add__(self, other: Any) -> "_Word":
-        return self if _is(other, 0) else self._of(self.builder.add(self.value, _register(other)))
+        return (
+            self
+            if _is(other, 0)
+            else self._of(self.builder.add(self.value, _register(other)))
+        )
 
     __radd__ = __add__
 
@@ -55,7 +59,11 @@ class _Word:
         return self._of(self.builder.sub(_register(other), self.value))
 
     def __mul__(self, other: Any) -> "_Word":
-        return self if _is(other, 1) else self._of(self.builder.mul(self.value, _register(other)))
+        return (
+            self
+            if _is(other, 1)
+            else self._of(self.builder.mul(self.value, _register(other)))
+        )
 
     __rmul__ = __mul__
 
@@ -145,7 +153,11 @@ class LLVMTileRegisters(TileRegisters):
         builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
         place = entry_alloca(builder, words)
         for i, word in enumerate(_configuration(rows)):
-            value = ir.Constant(words.element, word) if isinstance(word, int) else word.value
+            value = (
+                ir.Constant(words.element, word)
+                if isinstance(word, int)
+                else word.value
+            )
             at = [ir.Constant(LANE, 0), ir.Constant(LANE, i)]
             builder.store(value, builder.gep(place, at, inbounds=True))
         self._call("ldtilecfg", builder.bitcast(place, ir.IntType(8).as_pointer()))
@@ -160,7 +172,11 @@ class LLVMTileRegisters(TileRegisters):
         self._move("tilestored64", register, address, stride)
 
     def _move(self, name: str, register: int, address: Any, stride: Any) -> None:
-        step = ir.Constant(ir.IntType(64), stride) if isinstance(stride, int) else stride.value
+        step = (
+            ir.Constant(ir.IntType(64), stride)
+            if isinstance(stride, int)
+            else stride.value
+        )
         self._call(name, self._register(register), self._place(address), step)
 
     def multiply(self, sums: int, left: int, right: int) -> None:
@@ -183,7 +199,9 @@ class LLVMVectors(Vectors):
     def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
         self.builder = builder
-        self.kind: Any = ir.VectorType(ir.FloatType() if self.size == 4 else ir.DoubleType(), lanes)
+        self.kind: Any = ir.VectorType(
+            ir.FloatType() if self.size == 4 else ir.DoubleType(), lanes
+        )
         self.zero: Any = self._vector(ir.Constant(self.kind, None))
 
     def of_lanes(self, lanes: int) -> Self:
@@ -205,10 +223,14 @@ class LLVMVectors(Vectors):
         return _Vector(self.builder, value)
 
     def load(self, address: Any) -> Any:
-        return self._vector(self.builder.load(self._pointer(address, self.kind), align=self.size))
+        return self._vector(
+            self.builder.load(self._pointer(address, self.kind), align=self.size)
+        )
 
     def store(self, value: Any, address: Any) -> None:
-        self.builder.store(value.value, self._pointer(address, self.kind), align=self.size)
+        self.builder.store(
+            value.value, self._pointer(address, self.kind), align=self.size
+        )
 
     def store_non_temporal(self, value: Any, address: Any) -> None:
         place = self._pointer(address, self.kind)
@@ -271,7 +293,9 @@ class LLVMVectors(Vectors):
         if not multiplies_pairs() or self.bytes < 32:
             (a_low, a_high), (b_low, b_high) = self._of_pairs(a), self._of_pairs(b)
             return self.fma(a_low, b_low, self.fma(a_high, b_high, c))
-        return self._multiplied(f"llvm.x86.avx512bf16.dpbf16ps.{8 * self.bytes}", a, b, c)
+        return self._multiplied(
+            f"llvm.x86.avx512bf16.dpbf16ps.{8 * self.bytes}", a, b, c
+        )
 
     def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
         return self._multiplied("llvm.aarch64.neon.bfmmla", a, b, c)
@@ -287,9 +311,14 @@ class LLVMVectors(Vectors):
     def _of_pairs(self, pairs: Any) -> tuple[Any, Any]:
         """The first number of each pair, and the second, as float32."""
         builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
-        bits, half = builder.bitcast(pairs.value, ints), ir.Constant(ints, [16] * self.lanes)
+        bits, half = (
+            builder.bitcast(pairs.value, ints),
+            ir.Constant(ints, [16] * self.lanes),
+        )
         high = builder.shl(builder.lshr(bits, half), half)
-        both = (builder.bitcast(part, self.kind) for part in (builder.shl(bits, half), high))
+        both = (
+            builder.bitcast(part, self.kind) for part in (builder.shl(bits, half), high)
+        )
         first, second = map(self._vector, both)
         return first, second
 
@@ -301,7 +330,9 @@ class LLVMVectors(Vectors):
             function = declared(self.builder, name, kind)
             return self._in_floats(self.builder.call(function, [b.value, a.value]))
         both = [self._upper_bits(vector) for vector in (a, b)]
-        places = ir.Constant(ir.VectorType(LANE, 2 * self.lanes), list(range(2 * self.lanes)))
+        places = ir.Constant(
+            ir.VectorType(LANE, 2 * self.lanes), list(range(2 * self.lanes))
+        )
         return self._in_floats(self.builder.shuffle_vector(*both, places))
 
     def _in_floats(self, pairs: Any) -> Any:
@@ -334,7 +365,9 @@ class LLVMVectors(Vectors):
     def first(self, n: Any) -> Any:
         ints = ir.VectorType(LANE, self.lanes)
         limits = self._everywhere(self.builder.trunc(_register(n), LANE), ints)
-        return self.builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), limits)
+        return self.builder.icmp_signed(
+            "<", ir.Constant(ints, list(range(self.lanes))), limits
+        )
 
     def equal(self, a: Any, b: Any) -> Any:
         return self.builder.icmp_signed("==", a.value, _register(b))
@@ -353,11 +386,16 @@ class LLVMVectors(Vectors):
     def opaque(self, value: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind])
         register = "w" if is_arm() else "v"
-        same = self.builder.asm(kind, "", f"={register},0", [value.value], side_effect=False)
+        same = self.builder.asm(
+            kind, "", f"={register},0", [value.value], side_effect=False
+        )
         return self._vector(same)
 
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
-        builder, (first, last) = self.builder, (0, first) if last is None else (first, last)
+        builder, (first, last) = (
+            self.builder,
+            (0, first) if last is None else (first, last),
+        )
         begin, end, before = _register(first), _register(last), builder.block
         body, after = (builder.append_basic_block(name) for name in ("body", "after"))
         # The test at the end is for inequality: then LLVM keeps one count for the whole loop.
@@ -385,7 +423,9 @@ class LLVMVectors(Vectors):
                 ),
             )
 
-    def when(self, condition: Any, then: Callable[[], None], likely: bool = False) -> None:
+    def when(
+        self, condition: Any, then: Callable[[], None], likely: bool = False
+    ) -> None:
         with self.builder.if_then(condition, likely=likely or None):
             then()
 

@@ -29,7 +29,9 @@ from fastmlp.backends.cpu.tuning import (
 )
 
 
-def choices(tuner: Autotuner, n_calls: int, alone: float, together: float) -> list[bool]:
+def choices(
+    tuner: Autotuner, n_calls: int, alone: float, together: float
+) -> list[bool]:
     chosen = []
     for _ in range(n_calls):
         team = tuner.wants_team()
@@ -56,7 +58,9 @@ def test_both_are_tried_and_the_faster_one_runs_but_for_trials() -> None:
 
 def test_the_slower_one_is_tried_less_and_less_often_or_within_a_second() -> None:
     tuner = Autotuner()
-    trials = [i for i, team in enumerate(choices(tuner, 100 * RETRY, 2.0, 1.0)) if not team]
+    trials = [
+        i for i, team in enumerate(choices(tuner, 100 * RETRY, 2.0, 1.0)) if not team
+    ]
     gaps = [b - a for a, b in pairwise(trials)]
     assert gaps == sorted(gaps)
     assert gaps[-1] >= 4 * gaps[0]
@@ -104,7 +108,9 @@ def test_a_call_that_woke_its_helpers_counts_only_if_the_next_one_does_too() -> 
         (1e15, 10, 2, MOST_PIECES),
     ],
 )
-def test_only_long_parts_are_cut(flops: float, n_joins: int, n_threads: int, expected: int) -> None:
+def test_only_long_parts_are_cut(
+    flops: float, n_joins: int, n_threads: int, expected: int
+) -> None:
     assert pieces_of(Work(flops, n_joins), n_threads) == expected
 
 
@@ -113,7 +119,9 @@ def test_another_dtype_has_its_tuner(
 ) -> None:
     # 13-32-32-1 at 64 rows is faster on one thread in float32, and on two in float64.
     tuners: dict[Any, Autotuner] = {}
-    monkeypatch.setattr(dispatch, "tuner_for", lambda kind: tuners.setdefault(kind, Autotuner()))
+    monkeypatch.setattr(
+        dispatch, "tuner_for", lambda kind: tuners.setdefault(kind, Autotuner())
+    )
     for dtype in ("float32", "float64", "float32"):
         net = Net((3, 5, 2), dtype=dtype)
         Engine(net.network, 2).loss(*net.draw(rng, 20))
@@ -133,7 +141,9 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Costs | None]:
 
 
 @only_compiled
-def test_a_team_pays_from_some_work_by_how_far_cores_are(costs: dict[int, Costs | None]) -> None:
+def test_a_team_pays_from_some_work_by_how_far_cores_are(
+    costs: dict[int, Costs | None],
+) -> None:
     # A join costs 0.3 us, and 20 of them must be saved: 1.5 MFLOP.
     assert not dispatch.pays(Work(1_000_000 * 2000, 2000), 2)
     assert dispatch.pays(Work(2_000_000 * 2000, 2000), 2)
@@ -151,9 +161,16 @@ def test_a_team_pays_from_some_work_by_how_far_cores_are(costs: dict[int, Costs 
 
 @only_compiled
 @pytest.mark.parametrize(
-    "slow", [QUICK._replace(join=60e-6), QUICK._replace(speedup=1.0), QUICK._replace(launch=5e-1)]
+    "slow",
+    [
+        QUICK._replace(join=60e-6),
+        QUICK._replace(speedup=1.0),
+        QUICK._replace(launch=5e-1),
+    ],
 )
-def test_a_busy_machine_works_alone(slow: Costs, costs: dict[int, Costs | None]) -> None:
+def test_a_busy_machine_works_alone(
+    slow: Costs, costs: dict[int, Costs | None]
+) -> None:
     work = Work(3_000_000 * 1000, 1000)
     assert dispatch.pays(work, 2)
     costs[2] = slow
@@ -170,7 +187,9 @@ def test_a_process_of_little_work_compiles_no_team(
 
 
 @only_compiled
-def test_while_another_thread_measures_a_call_is_serial(costs: dict[int, Costs | None]) -> None:
+def test_while_another_thread_measures_a_call_is_serial(
+    costs: dict[int, Costs | None],
+) -> None:
     costs[2] = None
     assert not dispatch.pays(Work(1e12, 1), 2)
 
@@ -215,7 +234,9 @@ def test_costs_are_measured_once_in_a_while(drills: Drills) -> None:
 
 
 @only_compiled
-def test_a_drill_without_a_second_core_is_done_again_soon_then_less_often(drills: Drills) -> None:
+def test_a_drill_without_a_second_core_is_done_again_soon_then_less_often(
+    drills: Drills,
+) -> None:
     drills.costs = QUICK._replace(speedup=1.0)
     for step in range(400):
         drills.costs_at(100 + step / 16)
@@ -227,7 +248,9 @@ def test_a_drill_without_a_second_core_is_done_again_soon_then_less_often(drills
 
 
 @only_compiled
-def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(drills: Drills) -> None:
+def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
+    drills: Drills,
+) -> None:
     drills.costs = QUICK._replace(speedup=1.0)
     for turn in (100, 110, 120):
         for step in range(6):
@@ -235,7 +258,9 @@ def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(drills: Drill
     assert drills.dates == [100, 100.25, 110, 110.25, 120, 120.25]
 
 
-@pytest.mark.parametrize(("answers", "expected"), [([True], 1), ([False, False, True], 3)])
+@pytest.mark.parametrize(
+    ("answers", "expected"), [([True], 1), ([False, False, True], 3)]
+)
 def test_a_drill_waits_until_helpers_are_awake(
     monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: int
 ) -> None:
@@ -245,7 +270,9 @@ def test_a_drill_waits_until_helpers_are_awake(
     assert len(answers) + 1 - len(left) == expected
 
 
-def test_a_drill_waits_for_absent_helpers_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drill_waits_for_absent_helpers_for_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[int] = []
 
     def run(driver: Any, job: Any, n: int) -> bool:
@@ -257,12 +284,16 @@ def test_a_drill_waits_for_absent_helpers_for_a_time(monkeypatch: pytest.MonkeyP
     assert calls == [2]
 
 
-def test_a_call_in_a_pool_that_stops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_in_a_pool_that_stops_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """So that Ctrl-C ends the fits of all threads, not the main thread's alone."""
     net, rows = MLP((2, 3, 1), seed=0), np.ones((4, 2))
     expected = net.loss_and_gradient(rows, rows[:, :1])[0]
     with monkeypatch.context() as patch:
-        patch.setattr(task_pool._here, "pool", SimpleNamespace(stopping=True), raising=False)
+        patch.setattr(
+            task_pool._here, "pool", SimpleNamespace(stopping=True), raising=False
+        )
         with pytest.raises(task_pool.Stopped):
             net.loss_and_gradient(rows, rows[:, :1])
     assert net.loss_and_gradient(rows, rows[:, :1])[0] == expected
@@ -318,12 +349,15 @@ except ValueError:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="none is told here")
 def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
     script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
-    script += "from fastmlp.backends.cpu import limits; limits._cgroup_cpus = lambda: 8; "
+    script += (
+        "from fastmlp.backends.cpu import limits; limits._cgroup_cpus = lambda: 8; "
+    )
     assert python(script + "print(limits.thread_limit())") == "1\n"
 
 
 @pytest.mark.parametrize(
-    ("cpus", "n", "limit"), [(8, 1, 1), (8, 3, 3), (0, 3, 1), (1, 3, 1), (1 << 16, 3, 3)]
+    ("cpus", "n", "limit"),
+    [(8, 1, 1), (8, 3, 3), (0, 3, 1), (1, 3, 1), (1 << 16, 3, 3)],
 )
 def test_the_thread_limit_obeys_numba_and_control_groups(
     cpus: int, n: int, limit: int, monkeypatch: pytest.MonkeyPatch
@@ -339,9 +373,15 @@ def test_an_engine_takes_no_more_threads_than_the_limit() -> None:
     assert Engine(Net().network, 1).n_threads == 1
 
 
-def test_a_call_leaves_alone_the_threads_of_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_leaves_alone_the_threads_of_other_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
-    with limits.reserved(3) as first, limits.reserved(3) as second, limits.reserved(3) as third:
+    with (
+        limits.reserved(3) as first,
+        limits.reserved(3) as second,
+        limits.reserved(3) as third,
+    ):
         assert (first, second, third) == (3, 1, 1)
     with limits.reserved(4) as again:
         assert again == 4
@@ -399,7 +439,9 @@ def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])
-def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable[..., str]) -> None:
+def test_the_layer_is_foreseen_and_none_is_started(
+    wanted: str, python: Callable[..., str]
+) -> None:
     if wanted == "threadsafe" and limits.threading_layer() == "workqueue":
         pytest.skip("neither OpenMP nor TBB is installed")
     safe, *layers = python(LAYER_IN_USE, NUMBA_THREADING_LAYER=wanted).split()
@@ -411,5 +453,7 @@ def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable
 @pytest.mark.slow
 @only_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
+def test_a_fork_while_numba_starts_its_threads_does_not_hang(
+    python: Callable[..., str],
+) -> None:
     assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]

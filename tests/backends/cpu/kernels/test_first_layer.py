@@ -66,7 +66,9 @@ def sparse_rows(dtype: str) -> Any:
     return scipy.sparse.csr_array(dense.astype(dtype))
 
 
-def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int = 1) -> list[Any]:
+def results_on(
+    rows: Any, net: str, dtype: str, batch_size: int, n_threads: int = 1
+) -> list[Any]:
     hidden, activation = NETS[net]
     rules: dict[str, Any] = {"activation": activation, "dtype": dtype}
     model = MLP((rows.shape[1], *hidden, 3), l2=0.1, seed=2, **rules)
@@ -77,7 +79,10 @@ def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int 
     data = engine.trusted(rows, rng.normal(size=(N_ROWS, 3)), rng.uniform(size=N_ROWS))
     out = np.empty((N_ROWS, 3), dtype)
     engine.predict(model.parameters, data.x, out)
-    first = engine.loss(model.parameters, data), *engine.loss_and_gradient(model.parameters, data)
+    first = (
+        engine.loss(model.parameters, data),
+        *engine.loss_and_gradient(model.parameters, data),
+    )
     fit = FitRequest(data, FitOptions(2, batch_size))
     loop.fit(engine, state, fit)
     return [out, *first, model.parameters, np.array(fit.history.loss)]
@@ -85,7 +90,9 @@ def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int 
 
 def assert_alike(ours: list[Any], others: list[Any], dtype: str) -> None:
     for mine, other in zip(ours, others, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        np.testing.assert_allclose(
+            mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+        )
 
 
 @pytest.mark.few(12)
@@ -108,7 +115,9 @@ def test_results_are_those_of_dense_rows_in_any_chunks_and_on_any_threads(
     results = results_on(rows, net, dtype, batch_size)
     assert_alike(results, results_on(rows.toarray(), net, dtype, batch_size), dtype)
     on_two = results_on(rows, net, dtype, batch_size, n_threads=2)
-    assert all(np.array_equal(one, two) for one, two in zip(results, on_two, strict=True))
+    assert all(
+        np.array_equal(one, two) for one, two in zip(results, on_two, strict=True)
+    )
     monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 4)
     assert_alike(results_on(rows, net, dtype, batch_size), results, dtype)
 
@@ -116,7 +125,9 @@ def test_results_are_those_of_dense_rows_in_any_chunks_and_on_any_threads(
 def test_columns_in_any_order_and_twice() -> None:
     dense = np.zeros((2, 5))
     dense[0, [1, 4]], dense[1, 0] = [3.0, 2.0], 1.0
-    x = SparseRows(np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5)
+    x = SparseRows(
+        np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5
+    )
     network = Net((5, 2)).network
     parameters = np.random.default_rng(0).normal(size=network.layout.n_parameters)
     out, expected = np.empty((2, 2)), np.empty((2, 2))
@@ -130,7 +141,9 @@ def test_columns_in_any_order_and_twice() -> None:
 
 def test_buffers_are_narrower_than_rows() -> None:
     n_features = 50_000
-    x = SparseRows(np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features)
+    x = SparseRows(
+        np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features
+    )
     network = Net((n_features, 2)).network
     flat = np.zeros(network.layout.n_parameters)
     data = Data(x, np.zeros((3, 2)), np.empty(0))
@@ -193,7 +206,9 @@ def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
     for x in (rows, rows.toarray()):
         net = net_for(rows)
         history = net.fit(x, targets(), epochs=3, batch_size=10, validation_split=0.2)
-        results.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
+        results.append(
+            [net.parameters, net.predict(x), history.loss, history.validation_loss]
+        )
     assert_alike(results[0], results[1], "float64")
 
 
@@ -259,11 +274,15 @@ def test_a_fit_is_resumed(tmp_path: Path) -> None:
 def test_no_level_is_no_input_and_noise_is_refused() -> None:
     net = MLP((3, 2), seed=0)
     rows = Expanded([[-1.0], [1.0]], levels=[3])
-    assert np.array_equal(net.predict(rows), [net.biases[0], net.biases[0] + net.weights[0][1]])
+    assert np.array_equal(
+        net.predict(rows), [net.biases[0], net.biases[0] + net.weights[0][1]]
+    )
     rows = rows_of("all")
     each: list[dict[str, Any]] = [{"input_dropout": 0.1}, {"input_noise": 0.1}]
     for rules in each:
-        with pytest.raises(ValueError, match=r"X is sparse or expanded: pass X\.toarray"):
+        with pytest.raises(
+            ValueError, match=r"X is sparse or expanded: pass X\.toarray"
+        ):
             net_for(rows, **rules).fit(rows, targets())
 
 
@@ -280,7 +299,10 @@ def test_numbers_that_change_later_stay_within_the_weights() -> None:
 
 
 def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
-    rows = [Expanded(np.ones((3, 1)), pieces=[4]), Expanded(np.ones((3, 1)), levels=[4])]
+    rows = [
+        Expanded(np.ones((3, 1)), pieces=[4]),
+        Expanded(np.ones((3, 1)), levels=[4]),
+    ]
     net = net_for(rows[0])
     expected = [net.predict(each.toarray()) for each in rows]
     for _ in range(2):
@@ -308,10 +330,14 @@ def test_forms_of_rules() -> None:
     assert both == ([0] * 4, [LINEAR, RELU, RELU, LINEAR])
     apart = rule_blocks.activations(network_of("relu", "identity"), fused=False)
     assert apart == ([block_for("relu"), 0], [RELU, LINEAR])
-    network = network_of("relu", "identity")._replace(activations=(relu, ACTIVATIONS["identity"]))
+    network = network_of("relu", "identity")._replace(
+        activations=(relu, ACTIVATIONS["identity"])
+    )
     addresses, forms = rule_blocks.activations(network)
     assert forms == [BLOCK, LINEAR]
-    assert addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
+    assert (
+        addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
+    )
     network = network_of("tanh", "sigmoid", link=LINKS["softmax"])
     raw = network.without_output()
     assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
@@ -321,10 +347,14 @@ def test_forms_of_rules() -> None:
 
 @each_dtype
 @pytest.mark.parametrize("name", ["silu", "tanh", "gelu"])
-def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: Any) -> None:
+def test_blocks_without_slopes_write_values_alone(
+    name: str, dtype: str, rng: Any
+) -> None:
     loop, rule = elementwise.activation_loop, ACTIVATIONS[name]
     alone, both = block_of(loop, dtype, rule, slopes=False), block_of(loop, dtype, rule)
-    addresses, _ = rule_blocks.activations(network_of(name, "relu", dtype=dtype), slopes=False)
+    addresses, _ = rule_blocks.activations(
+        network_of(name, "relu", dtype=dtype), slopes=False
+    )
     assert addresses[0] == alone.address != both.address
     z = rng.normal(scale=20, size=77).astype(dtype)
     values, expected, slopes = (np.full(77, 7, dtype) for _ in range(3))

@@ -48,8 +48,12 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 @each_dtype
-def test_a_loss_alone_computes_no_deltas(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = scene(monkeypatch, Net((17, 90, 33, 5), "relu", dtype=dtype), 45, by_panels=True)
+def test_a_loss_alone_computes_no_deltas(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = scene(
+        monkeypatch, Net((17, 90, 33, 5), "relu", dtype=dtype), 45, by_panels=True
+    )
     by_panels = block_of(forward_backward_by_panels, dtype)
     losses = at.session.plan.strip_losses[:6]
     at.gradient(lambda: by_panels(0, at.net, 2, TRAIN, 0))
@@ -65,10 +69,15 @@ def test_a_loss_alone_computes_no_deltas(dtype: str, monkeypatch: pytest.MonkeyP
 @each_dtype
 @pytest.mark.parametrize("split_layer", [0, 1, 2])
 @pytest.mark.skipif(LEAST_PACKED[0] > 96, reason="packs no rows")
-def test_packed_rows_same(split_layer: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_rows_same(
+    split_layer: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = Net((130, 100, 98, 3), "relu", dtype=dtype)
     at = scene(monkeypatch, net, 133, split_layer=split_layer, by_panels=True)
-    by_rows, by_panels = at.session.blocks["forward_backward"], forward_backward_by_panels
+    by_rows, by_panels = (
+        at.session.blocks["forward_backward"],
+        forward_backward_by_panels,
+    )
     blocks, ways = at.session.plan.blocks[0], (by_rows, block_of(by_panels, dtype))
 
     def bits() -> set[Any]:
@@ -145,7 +154,9 @@ def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) 
 
 @given(layouts, st.integers(1, 10**7), st.integers(1, 10**6))
 @settings(derandomize=True, deadline=None)
-def test_chunks_are_whole_lots_or_the_batch(layout: Any, n_rows: int, n_packed: int) -> None:
+def test_chunks_are_whole_lots_or_the_batch(
+    layout: Any, n_rows: int, n_packed: int
+) -> None:
     small = microbatch_rows(layout, n_rows)
     if small:
         rows = rows_by_microbatches(layout, n_rows, small, n_packed)
@@ -164,7 +175,10 @@ def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
     [
         (*case.values(),)
         for case in all_pairs(
-            dtype=DTYPES, optimizer=["adam", "sgd"], batch_size=[BATCH, 180], n_at_once=[1, 3, 8]
+            dtype=DTYPES,
+            optimizer=["adam", "sgd"],
+            batch_size=[BATCH, 180],
+            n_at_once=[1, 3, 8],
         )
     ],
 )
@@ -224,7 +238,11 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def noted(ending: session.Session) -> None:
         ended.append(ending.plain)
         plan = ending.plan
-        tables = (plan.net, NetRecord), (plan.layers, Layer), (plan.blocks, BlockAddresses)
+        tables = (
+            (plan.net, NetRecord),
+            (plan.layers, Layer),
+            (plan.blocks, BlockAddresses),
+        )
         assert not (ending.plain and any(Watch(*table).sees() for table in tables))
         rest(ending)
 
@@ -240,7 +258,9 @@ def fitted(settings: dict[str, Any], fit: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_general_form(seed: int, forms: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_general_form(
+    seed: int, forms: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
     settings = {
         "activation": str(rng.choice(["relu", "tanh", "identity"])),
@@ -264,7 +284,9 @@ def test_a_feature_in_use_takes_the_general_form(name: str, forms: list[bool]) -
     assert forms == [False]
 
 
-def test_a_kept_session_changes_form(forms: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_session_changes_form(
+    forms: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings: dict[str, Any] = {"optimizer": Adam()}
     first = fitted(settings, {})
     monkeypatch.setattr(session, "prefetches_rows_of", lambda x, rows: True)
@@ -305,7 +327,9 @@ def rows_of(dtype: str, n_rows: int = N_ROWS) -> tuple[Any, Any]:
 
 
 def made(**settings: Any) -> MLP:
-    return MLP(DROPPED, **{"optimizer": SGD(0.01), "seed": 1, "dtype": "float64", **settings})
+    return MLP(
+        DROPPED, **{"optimizer": SGD(0.01), "seed": 1, "dtype": "float64", **settings}
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
@@ -317,9 +341,14 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
     # A linear net on single rows with noise runs away.
     noise = 0.0 if activation == "identity" else 0.2
     net = made(activation=activation, input_noise=noise, **drawn)
-    weights, biases = ([a.copy() for a in arrays] for arrays in (net.weights, net.biases))
+    weights, biases = (
+        [a.copy() for a in arrays] for arrays in (net.weights, net.biases)
+    )
     history = net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=False)
-    batches = [list(range(i, min(i + batch_size, n_rows))) for i in range(0, n_rows, batch_size)]
+    batches = [
+        list(range(i, min(i + batch_size, n_rows)))
+        for i in range(0, n_rows, batch_size)
+    ]
     cosine = 0.25 * (1 + np.cos(np.pi * np.arange(n_steps) / n_steps))
     expected, *layers = naive.train(
         weights,
@@ -330,10 +359,17 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
         optimizer="sgd",
         settings={"learning_rate": 0.01},
         activations=[activation] * 2,
-        dropout={"key": net._state.key, "hidden": [0.3, cosine], "inputs": 0.1, "noise": noise},
+        dropout={
+            "key": net._state.key,
+            "hidden": [0.3, cosine],
+            "inputs": 0.1,
+            "noise": noise,
+        },
     )
     np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
-    for result, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):
+    for result, wanted in zip(
+        (*net.weights, *net.biases), layers[0] + layers[1], strict=True
+    ):
         np.testing.assert_allclose(result, wanted, atol=1e-11)
 
 
@@ -351,7 +387,9 @@ def test_nothing_is_dropped_but_in_fit() -> None:
     assert net.predict(X).tobytes() == plain.predict(X).tobytes()
     history = net.fit(X, y, epochs=1, batch_size=N_ROWS, validation_data=(X, y))
     plain.parameters[:] = net.parameters
-    assert history.validation_loss[0] == pytest.approx(np.mean((plain.predict(X) - y) ** 2), 1e-5)
+    assert history.validation_loss[0] == pytest.approx(
+        np.mean((plain.predict(X) - y) ** 2), 1e-5
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
@@ -365,7 +403,9 @@ def test_nothing_is_dropped_but_in_fit() -> None:
     ],
     ids=repr,
 )
-def test_rates_of_0_have_the_bits_of_a_net_without(optimizer: Any, batch_size: int) -> None:
+def test_rates_of_0_have_the_bits_of_a_net_without(
+    optimizer: Any, batch_size: int
+) -> None:
     """The numbers of dropout are behind those of all others in a step's row; a schedule that is at
     0 keeps all units, and so does a rate that rounds to no threshold."""
 
@@ -373,9 +413,14 @@ def test_rates_of_0_have_the_bits_of_a_net_without(optimizer: Any, batch_size: i
         return np.zeros(len(steps))
 
     X, y = rows_of("float32")
-    settings: dict[str, Any] = {"dtype": "float32", "activation": "tanh", "optimizer": optimizer}
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "activation": "tanh",
+        "optimizer": optimizer,
+    }
     nets = [
-        made(dropout=rate, layer_rates=[0.5, 1.0, 1.0], **settings) for rate in (0.0, nothing, 1e-6)
+        made(dropout=rate, layer_rates=[0.5, 1.0, 1.0], **settings)
+        for rate in (0.0, nothing, 1e-6)
     ]
     for net in nets:
         net.fit(X, y, epochs=2, batch_size=batch_size)
@@ -411,7 +456,13 @@ def spoiled(z: Any) -> Any:
 def test_padding_does_not_count(clip: Any) -> None:
     X = np.random.default_rng(0).uniform(1, 2, (20, 3))
     nets = [
-        MLP((3, 5, 2), activation=rule, optimizer=SGD(ETA, **clip), dtype="float64", seed=0)
+        MLP(
+            (3, 5, 2),
+            activation=rule,
+            optimizer=SGD(ETA, **clip),
+            dtype="float64",
+            seed=0,
+        )
         for rule in (spoiled, "identity")
     ]
     for net in nets:

@@ -42,7 +42,9 @@ for_every_layout = settings(derandomize=True, deadline=None, max_examples=100)
 def places(layer: Packed) -> np.ndarray:
     """The row of each row of each panel, biases last, shape (panels, rows + 1) if held as W."""
     panels = range(layer.panels)
-    rows = np.array([[layer.place(p, row) for row in range(layer.rows)] for p in panels])
+    rows = np.array(
+        [[layer.place(p, row) for row in range(layer.rows)] for p in panels]
+    )
     biases = [[p * layer.panel + layer.biases] for p in panels]
     return rows if layer.is_transposed else np.append(rows, biases, axis=1)
 
@@ -50,12 +52,19 @@ def places(layer: Packed) -> np.ndarray:
 @pytest.mark.slow
 @for_every_layout
 @given(layouts, widths, spacings)
-def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spacing) -> None:
+def test_no_two_rows_lie_in_one_place(
+    layout: Layout, lanes: int, spacing: Spacing
+) -> None:
     layers = packed_layers(layout, lanes, 5, train=True, spacing=spacing)
     # And room for a square after them.
-    assert numbers_packed(layers, lanes) == (sum(it.size for it in layers) + lanes) * lanes
+    assert (
+        numbers_packed(layers, lanes) == (sum(it.size for it in layers) + lanes) * lanes
+    )
     for layer in layers:
-        where = [*places(layer).ravel(), *([layer.biases] if layer.is_transposed else [])]
+        where = [
+            *places(layer).ravel(),
+            *([layer.biases] if layer.is_transposed else []),
+        ]
         assert len(set(where)) == len(where)
         assert 0 <= min(where) <= max(where) < layer.size
 
@@ -66,7 +75,9 @@ def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spaci
 def test_panels_and_halves_have_so_many_rows_between_them(
     layout: Layout, lanes: int, apart: int, split_layer: int
 ) -> None:
-    layers = packed_layers(layout, lanes, 5, train=True, spacing=Spacing(apart, split_layer))
+    layers = packed_layers(
+        layout, lanes, 5, train=True, spacing=Spacing(apart, split_layer)
+    )
     for i, layer in enumerate(layers):
         assert layer.size - 1 - places(layer).max() >= apart
         if layer.is_transposed:
@@ -75,9 +86,9 @@ def test_panels_and_halves_have_so_many_rows_between_them(
         assert (rows[1:, 0] - rows[:-1, -1] > apart).all()
         if i + 1 == split_layer:
             assert layer.middle == middle_of(layer.rows, lanes)
-            assert (np.diff(rows[:, :-1]) == 1).sum() == layer.panels * (layer.rows - 1) - (
-                layer.panels if 0 < layer.middle < layer.rows else 0
-            )
+            assert (np.diff(rows[:, :-1]) == 1).sum() == layer.panels * (
+                layer.rows - 1
+            ) - (layer.panels if 0 < layer.middle < layer.rows else 0)
         if layer.copy_size:
             assert layer.copy_panel == layer.panels * lanes + apart
 
@@ -85,11 +96,16 @@ def test_panels_and_halves_have_so_many_rows_between_them(
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
 def test_a_layer_of_few_outputs_and_more_inputs_is_held_transposed(lanes: int) -> None:
     transposed = {
-        n for n in range(1, 40) for n_in in (n + 1, 100) if holds_transposed(n_in, n, lanes)
+        n
+        for n in range(1, 40)
+        for n_in in (n + 1, 100)
+        if holds_transposed(n_in, n, lanes)
     }
     assert transposed == set(range(1, {2: 2, 4: 4, 8: 5, 16: 10}[lanes] + 1))
     assert not any(
-        holds_transposed(n_in, n, lanes) for n in range(1, 40) for n_in in range(1, n + 1)
+        holds_transposed(n_in, n, lanes)
+        for n in range(1, 40)
+        for n_in in range(1, n + 1)
     )
 
 
@@ -105,7 +121,9 @@ def test_a_layer_of_few_outputs_and_more_inputs_is_held_transposed(lanes: int) -
         ((40, 30, 1), []),
     ],
 )
-def test_layers_read_in_both_forms_have_a_copy(sizes: tuple[int, ...], copied: list[int]) -> None:
+def test_layers_read_in_both_forms_have_a_copy(
+    sizes: tuple[int, ...], copied: list[int]
+) -> None:
     """All but a first one that is not transposed, and a last one that is."""
     layers = packed_layers(make_layout(sizes), 16, 5, train=True)
     assert [i for i, layer in enumerate(layers) if layer.copy_size] == copied
@@ -114,7 +132,9 @@ def test_layers_read_in_both_forms_have_a_copy(sizes: tuple[int, ...], copied: l
 def test_one_row_and_a_forward_pass_need_few_copies() -> None:
     layers = packed_layers(make_layout((9, 3, 20, 12, 2)), 16, 1, train=True)
     assert [layer.copy_size > 0 for layer in layers] == [True, False, False, False]
-    layers = packed_layers(make_layout((9, 3, 20, 2)), 16, 5, train=False, spacing=CLOSE)
+    layers = packed_layers(
+        make_layout((9, 3, 20, 2)), 16, 5, train=False, spacing=CLOSE
+    )
     assert not any(layer.is_transposed or layer.copy_size for layer in layers)
 
 
@@ -137,7 +157,9 @@ each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 # Layers of few outputs, which may be transposed, as often as others.
 sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
 small_layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
-for_small_layouts = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 40)
+for_small_layouts = settings(
+    derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 40
+)
 
 
 def trainer_of(
@@ -146,7 +168,9 @@ def trainer_of(
     parameters, data = net.draw(rng, N_ROWS)
     network = net.network if rules is None else net.network._replace(activations=rules)
     moments = Moments(network, rng.uniform(size=(2, parameters.size)).astype(net.dtype))
-    trainer = Trainer(Engine(network, 1), parameters, moments, optimizer, data, batch_size)
+    trainer = Trainer(
+        Engine(network, 1), parameters, moments, optimizer, data, batch_size
+    )
     return trainer, parameters, moments
 
 
@@ -194,7 +218,9 @@ def places_of_numbers(trainer: Trainer, net: Net) -> tuple[Any, Any]:
     ones = np.ones(make_layout(net.sizes).n_parameters, net.dtype)
     workspace = workspace_of(trainer)
     lanes, rows = workspace.lanes, workspace.chunk_rows
-    return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(net, ones, lanes, rows) != 0
+    return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(
+        net, ones, lanes, rows
+    ) != 0
 
 
 def compared(a: Any, b: Any, where: Any) -> tuple[Any, Any]:
@@ -214,7 +240,11 @@ def assert_in_step(
     assert state is not None
     packed = (workspace.parameters, state.m, state.v)
     transposed = trainer.session.plan.layers.is_transposed.any()
-    real = places_of_numbers(trainer, net) if transposed and not fresh else (slice(None),) * 2
+    real = (
+        places_of_numbers(trainer, net)
+        if transposed and not fresh
+        else (slice(None),) * 2
+    )
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
         expected = packed_by_hand(net, flat, workspace.lanes)
         assert np.array_equal(*compared(vector[: expected.size], expected, real[0]))
@@ -226,7 +256,9 @@ def assert_in_step(
 @each_dtype
 @for_small_layouts
 @given(small_layouts)
-def test_parameters_lie_where_the_panels_say(dtype: str, sizes: tuple[int, ...]) -> None:
+def test_parameters_lie_where_the_panels_say(
+    dtype: str, sizes: tuple[int, ...]
+) -> None:
     net = Net(sizes, dtype=dtype)
     trainer, parameters, moments = trainer_of(net, SGD(), np.random.default_rng(0))
     assert_in_step(trainer, net, parameters, *moments.flat(), fresh=True)
@@ -235,7 +267,9 @@ def test_parameters_lie_where_the_panels_say(dtype: str, sizes: tuple[int, ...])
 @each_dtype
 @for_small_layouts
 @given(small_layouts)
-def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple[int, ...]) -> None:
+def test_unpacking_what_was_packed_gives_every_bit_back(
+    dtype: str, sizes: tuple[int, ...]
+) -> None:
     rng, net = np.random.default_rng(0), Net(sizes, dtype=dtype)
     trainer, parameters, _ = trainer_of(net, SGD(), rng)
     bits = rng.bytes(parameters.nbytes)  # NaNs with all their bits among them
@@ -272,7 +306,9 @@ def test_copies_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
     assert_in_step(trainer, net, before)
 
 
-@crossed(dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS, batch_size=[BATCH, 1])
+@crossed(
+    dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS, batch_size=[BATCH, 1]
+)
 def test_padding_is_unread(
     dtype: str, sizes: tuple[int, ...], optimizer: Any, batch_size: int, rng: Any
 ) -> None:
@@ -282,7 +318,10 @@ def test_padding_is_unread(
     for fill in (0.0, np.nan):
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, optimizer, rng, None, batch_size)
-        workspace, (packed, copies) = workspace_of(trainer), places_of_numbers(trainer, net)
+        workspace, (packed, copies) = (
+            workspace_of(trainer),
+            places_of_numbers(trainer, net),
+        )
         for vector in (workspace.parameters, moments.m, moments.v):
             vector[: packed.size][~packed] = fill
         workspace.copies[~copies] = fill
@@ -309,10 +348,16 @@ def unit_steps(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 @each_dtype
 @pytest.mark.parametrize(
     ("rule", "optimizer"),
-    [(root, SGD()), (ACTIVATIONS["tanh"], Custom(unit_steps)), (root, Custom(unit_steps))],
+    [
+        (root, SGD()),
+        (ACTIVATIONS["tanh"], Custom(unit_steps)),
+        (root, Custom(unit_steps)),
+    ],
     ids=["activation", "optimizer", "both"],
 )
-def test_a_rule_infinite_at_zero_can_train(dtype: str, rule: Any, optimizer: Any, rng: Any) -> None:
+def test_a_rule_infinite_at_zero_can_train(
+    dtype: str, rule: Any, optimizer: Any, rng: Any
+) -> None:
     net = Net((3, 19, 5, 2), dtype=dtype)
     trainer, parameters, _ = trainer_of(net, optimizer, rng, (rule, rule, identity))
     before = parameters.copy()

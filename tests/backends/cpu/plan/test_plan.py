@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import SIZE, Net, for_every_layout, layouts, plan_of, spacings, split_layers, widths
+from nets import (
+    SIZE,
+    Net,
+    for_every_layout,
+    layouts,
+    plan_of,
+    spacings,
+    split_layers,
+    widths,
+)
 from panelled import block
 
 from fastmlp import MLP
@@ -47,8 +56,12 @@ from fastmlp.network.spec import Layout, make_layout
 def test_what_no_cache_holds_goes_past_them() -> None:
     small, large = make_layout((10, 20, 30)), make_layout((1000, 1000, 1000))
     assert plan_of(small, 16)[0].net[0].non_temporal == NONE
-    assert plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == OTHERS
-    assert plan_of(small, 16, n_threads=1, by_panels=True)[0].net[0].non_temporal == NONE
+    assert (
+        plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == OTHERS
+    )
+    assert (
+        plan_of(small, 16, n_threads=1, by_panels=True)[0].net[0].non_temporal == NONE
+    )
     assert plan_of(large, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == ALL
 
 
@@ -75,15 +88,23 @@ def test_layers_adjoin_in_the_packed_vector(
         assert layer.biases == layer.packed + held.biases * vector
         assert (layer.middle, layer.gap) == (held.middle, held.gap * vector)
         # One form of the weights serves the way forward, and one the way back.
-        forms = (layer.packed, layer.packed_panel), (layer.transposed_copy, layer.copy_panel)
-        ways = (layer.weights, layer.weight_panel), (layer.transposed, layer.transposed_panel)
+        forms = (
+            (layer.packed, layer.packed_panel),
+            (layer.transposed_copy, layer.copy_panel),
+        )
+        ways = (
+            (layer.weights, layer.weight_panel),
+            (layer.transposed, layer.transposed_panel),
+        )
         assert ways == (forms[::-1] if layer.is_transposed else forms)
         assert train or not (layer.transposed_copy or layer.is_transposed)
 
 
 @for_every_layout
 @given(layouts, widths, spacings)
-def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spacing) -> None:
+def test_copies_lie_one_after_the_other(
+    layout: Layout, lanes: int, spacing: Spacing
+) -> None:
     plan, buffers = plan_of(layout, lanes, spacing=spacing)
     begin = end = address(buffers.copies)
     for layer, held in zip(plan.layers, buffers.packed, strict=True):
@@ -92,14 +113,18 @@ def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spa
         # A store past the caches faults elsewhere.
         assert layer.transposed_copy % (lanes * SIZE) == 0
         # Panels of the transpose, their rows filled up to whole squares.
-        n_panels = round_up(layer.packed_rows, lanes) // lanes if layer.transposed_copy else 0
+        n_panels = (
+            round_up(layer.packed_rows, lanes) // lanes if layer.transposed_copy else 0
+        )
         end += n_panels * layer.copy_panel
     assert end - begin == buffers.copies.nbytes
 
 
 @for_every_layout
 @given(layouts, widths, st.integers(1, 40), spacings)
-def test_buffers_of_layers_adjoin(layout: Layout, lanes: int, rows: int, spacing: Spacing) -> None:
+def test_buffers_of_layers_adjoin(
+    layout: Layout, lanes: int, rows: int, spacing: Spacing
+) -> None:
     plan, buffers = plan_of(layout, lanes, rows, spacing=spacing)
     panel = plan.net[0].panel
     assert panel == buffers.panel_rows * lanes * SIZE
@@ -114,7 +139,9 @@ def test_buffers_of_layers_adjoin(layout: Layout, lanes: int, rows: int, spacing
 
 @for_every_layout
 @given(layouts, st.integers(1, 100))
-def test_every_strip_of_rows_has_a_place_for_its_loss(layout: Layout, rows: int) -> None:
+def test_every_strip_of_rows_has_a_place_for_its_loss(
+    layout: Layout, rows: int
+) -> None:
     plan, _ = plan_of(layout, 16, rows)
     assert len(plan.strip_losses) >= len(range(0, rows, STRIP_ROWS))
     assert len(plan.tile_penalties) == len(plan.tiles) == plan.net[0].n_tiles
@@ -190,11 +217,19 @@ def test_halves_are_left_out_or_shared_by_panels() -> None:
     assert panels_pay(step, 2, 2)
 
 
-@pytest.mark.parametrize(("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)])
-def test_no_team_is_thought_of_on_steps_without_room(sizes: tuple[int, ...], rows: int) -> None:
-    result = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)]
+)
+def test_no_team_is_thought_of_on_steps_without_room(
+    sizes: tuple[int, ...], rows: int
+) -> None:
+    result = partition_of(
+        Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False
+    )
     assert (result.n_threads, result.cost, result.spacing) == (1, None, CLOSE)
-    twice = partition_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
+    twice = partition_of(
+        Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False
+    )
     assert twice.n_threads == 2
     assert twice.cost is not None
     assert twice.spacing != CLOSE
@@ -202,7 +237,9 @@ def test_no_team_is_thought_of_on_steps_without_room(sizes: tuple[int, ...], row
 
 @for_every_layout
 @given(layouts, widths, split_layers)
-def test_small_tiles_cover_every_row_once(layout: Layout, lanes: int, split_layer: int) -> None:
+def test_small_tiles_cover_every_row_once(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
     plan, _ = plan_of(layout, lanes, split_layer=split_layer)
     tiles = plan.tiles
     assert (tiles.last > tiles.first).all()
@@ -211,8 +248,13 @@ def test_small_tiles_cover_every_row_once(layout: Layout, lanes: int, split_laye
     # The gradient reads its inputs by panel, the transposition its weights by square.
     assert TILE_ROWS % lanes == 0
     assert (tiles["first"] % lanes == 0).all()
-    covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
-    biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
+    covered = [
+        np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers
+    ]
+    biases = [
+        np.zeros(1 if each.is_transposed else each.n_panels, int)
+        for each in plan.layers
+    ]
     for piece in plan.tiles:
         layer = plan.layers[piece.layer]
         panels = slice(piece.panel, piece.panel + piece.n_panels)
@@ -247,9 +289,13 @@ def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> 
 def test_each_member_keeps_the_transposes_of_its_own_rows(
     layout: Layout, lanes: int, n_threads: int, split_layer: int
 ) -> None:
-    plan, _ = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer, by_panels=True)
+    plan, _ = plan_of(
+        layout, lanes, n_threads=n_threads, split_layer=split_layer, by_panels=True
+    )
     for i, layer in enumerate(plan.layers):
-        shares = [share[share.layer == i] for share in plan.tiles.reshape(n_threads, -1)]
+        shares = [
+            share[share.layer == i] for share in plan.tiles.reshape(n_threads, -1)
+        ]
         whole = i < max(plan.net[0].split_layer, 1) or layer.is_transposed
         groups = groups_of_panels(-(-layer.packed_rows // lanes))
         for thread, share in enumerate(shares):
@@ -286,7 +332,9 @@ def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
     shared = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer)[0]
     tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
     assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
-    assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
+    assert (
+        len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
+    )
     shares = shared.tiles.reshape(n_threads, -1)
     work = (shares.last - shares.first) * shares.n_panels
     largest = work.max()
@@ -324,20 +372,28 @@ class Scene:
         self.net, self.batch = self.plan.net[0], self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
         self.order = np.random.default_rng(0).permutation(N_ROWS)
-        self.batch.x, self.batch.n_rows, self.net.prefetches_rows = address(self.x), BATCH, 1
+        self.batch.x, self.batch.n_rows, self.net.prefetches_rows = (
+            address(self.x),
+            BATCH,
+            1,
+        )
         self.at(0)
 
     def at(self, first: int) -> None:
         self.batch.index = address(self.order, first)
         self.batch.order_stop = address(self.order) + self.order.nbytes
 
-    def wanted(self, look: Block, *, apply: int = 0, split: int = 0) -> list[tuple[int, int]]:
+    def wanted(
+        self, look: Block, *, apply: int = 0, split: int = 0
+    ) -> list[tuple[int, int]]:
         """The pieces of memory of all tiles: first addresses, and numbers of lines."""
         results = []
         for t in range(self.net.n_tiles):
             words = np.zeros(STREAMS_BYTES // 8, np.int64)
             look(address(self.plan.net), t, apply, split, address(words))
-            results += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
+            results += [
+                (int(place), int(words[1])) for place in words[2 : 2 + words[0]]
+            ]
         return results
 
     def places(self, rows: Any, first_feature: int = 0) -> list[int]:
@@ -365,27 +421,34 @@ def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
     middle = int(scene.net.middle)
     assert 0 < middle < N_IN
     expected = {(place, lines_of(middle)) for place in scene.places(rows)}
-    expected |= {(place, lines_of(N_IN - middle)) for place in scene.places(rows, middle)}
+    expected |= {
+        (place, lines_of(N_IN - middle)) for place in scene.places(rows, middle)
+    }
     assert sorted(result) == sorted(expected)
     half = len(result) // 2
     assert {place for place, _ in result[:half]} == set(scene.places(rows))
 
 
 @pytest.mark.parametrize("order_stop", [0, "this batch's end"])
-def test_where_no_batch_follows_nothing_is_asked_for(look: Block, order_stop: Any) -> None:
+def test_where_no_batch_follows_nothing_is_asked_for(
+    look: Block, order_stop: Any
+) -> None:
     scene = Scene()
     scene.batch.order_stop = 0 if order_stop == 0 else address(scene.order, BATCH)
     assert scene.wanted(look) == []
 
 
-def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block) -> None:
+def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(
+    look: Block,
+) -> None:
     scene = Scene()
     net = scene.net
     state = [np.zeros_like(scene.buffers.parameters) for _ in range(2)]
     net.prefetches_state, net.m, net.v = 1, address(state[0]), address(state[1])
     result = scene.wanted(look, apply=1)
     seen = [
-        np.zeros(array.nbytes // LINE_BYTES, int) for array in (scene.buffers.parameters, *state)
+        np.zeros(array.nbytes // LINE_BYTES, int)
+        for array in (scene.buffers.parameters, *state)
     ]
     for place, n_lines in result:
         for base, count in zip((net.parameters, net.m, net.v), seen, strict=True):
@@ -397,7 +460,9 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
 
 
 @pytest.mark.parametrize(("width", "expected"), [(340, False), (360, True)])
-def test_a_net_whose_state_leaves_level_2_asks_for_it(width: int, expected: bool) -> None:
+def test_a_net_whose_state_leaves_level_2_asks_for_it(
+    width: int, expected: bool
+) -> None:
     # Parameters and two numbers of state each: from 4 MiB on.
     layout = make_layout((1_000, width))
     buffers = make_workspace(layout, BATCH, 1, np.float32, LANES, train=True)

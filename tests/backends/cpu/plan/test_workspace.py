@@ -31,7 +31,9 @@ for_every_layout = settings(derandomize=True, deadline=None)
 
 @for_every_layout
 @given(layouts, st.integers(0, 10**9), st.booleans())
-def test_a_chunk_has_a_row_and_is_bounded(layout: Layout, n_rows: int, train: bool) -> None:
+def test_a_chunk_has_a_row_and_is_bounded(
+    layout: Layout, n_rows: int, train: bool
+) -> None:
     rows = chunk_rows(layout, n_rows, train=train)
     assert 1 <= rows <= max(1, n_rows)
     # All rows, or no small part.
@@ -70,7 +72,11 @@ def test_buffers_are_zeros_that_begin_on_a_cache_line(n: int, dtype: type) -> No
 def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
     rows: int, n_out: int, n_targets: int, dtype: type
 ) -> None:
-    layout, size, most = make_layout((3, n_out)), np.dtype(dtype).itemsize, min(rows, ROW_BLOCK)
+    layout, size, most = (
+        make_layout((3, n_out)),
+        np.dtype(dtype).itemsize,
+        min(rows, ROW_BLOCK),
+    )
     alone = make_workspace(layout, rows, n_targets, dtype, 4, train=True)
     buffers = make_workspace(layout, rows, n_targets, dtype, 4, train=True, parts=3)
     assert buffers.row_losses.dtype == np.float64
@@ -107,7 +113,9 @@ def trained(n_threads: int) -> list[Any]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("first", SPACINGS)
 @pytest.mark.parametrize("second", SPACINGS)
-def test_an_arrangement_moves_every_number(dtype: Any, first: Spacing, second: Spacing) -> None:
+def test_an_arrangement_moves_every_number(
+    dtype: Any, first: Spacing, second: Spacing
+) -> None:
     network = Net((20, 40, 70, 2), dtype=dtype).network
     state = RNG.normal(size=(2, network.layout.n_parameters)).astype(dtype)
     moments = Moments(network, state)
@@ -129,7 +137,9 @@ def test_a_state_that_has_taken_no_step_is_zeros(spacing: Spacing) -> None:
     assert (len(apart.m) > len(moments.m)) == (spacing != CLOSE)
 
 
-def test_trainings_on_one_thread_and_on_two_share_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_on_one_thread_and_on_two_share_a_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     assert trained(1) == trained(2)
 
@@ -143,7 +153,11 @@ KINDS: list[dict[str, Any]] = [
     {"loss": "binary_cross_entropy", "optimizer": AdamW(0.01), "activation": "tanh"},
     {"loss": "huber", "optimizer": Adam(0.01), "activation": "gelu"},
 ]
-CLIPPED = [SGD(0.01, clipnorm=0.1), SGD(0.01, clipnorm=0.01), SGD(0.01, global_clipnorm=0.01)]
+CLIPPED = [
+    SGD(0.01, clipnorm=0.1),
+    SGD(0.01, clipnorm=0.01),
+    SGD(0.01, global_clipnorm=0.01),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +191,9 @@ def rows_of(net: MLP, rng: Any, n: int = ROWS) -> tuple[Any, Any]:
     return x, y
 
 
-def fitted(net: MLP, x: Any, y: Any, batch_size: int = BATCH) -> tuple[Any, list[float]]:
+def fitted(
+    net: MLP, x: Any, y: Any, batch_size: int = BATCH
+) -> tuple[Any, list[float]]:
     history = net.fit(x, y, epochs=3, batch_size=batch_size)
     return net.parameters.copy(), history.loss
 
@@ -192,7 +208,12 @@ def spoil(session: Session) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [BATCH, ROWS])
 def test_another_net_of_its_kind_gets_the_same_bits_in_spoilt_buffers(
-    kind: dict[str, Any], dtype: str, batch_size: int, kept: Any, made: list[Session], rng: Any
+    kind: dict[str, Any],
+    dtype: str,
+    batch_size: int,
+    kept: Any,
+    made: list[Session],
+    rng: Any,
 ) -> None:
     net = net_of(kind, dtype)
     x, y = rows_of(net, rng)
@@ -222,7 +243,9 @@ def test_batches_in_several_chunks_sum_their_gradient_anew(
     assert np.array_equal(again, expected)
 
 
-def test_fewer_rows_more_rows_and_weights_may_follow(made: list[Session], rng: Any) -> None:
+def test_fewer_rows_more_rows_and_weights_may_follow(
+    made: list[Session], rng: Any
+) -> None:
     net, fresh = net_of(KINDS[2]), net_of(KINDS[2])
     for n, weight in ((50, None), (20, np.arange(20.0)), (90, None)):
         x, y = rows_of(net, rng, n)
@@ -244,10 +267,18 @@ def test_after_a_training_that_diverged(made: list[Session], rng: Any) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"activation": "tanh"}, {"l2": 0.1}, {"loss": "mae"}, {"dtype": "float64"}, {"n_threads": 2}],
+    [
+        {"activation": "tanh"},
+        {"l2": 0.1},
+        {"loss": "mae"},
+        {"dtype": "float64"},
+        {"n_threads": 2},
+    ],
     ids=str,
 )
-def test_what_differs_makes_its_own(other: dict[str, Any], made: list[Session], rng: Any) -> None:
+def test_what_differs_makes_its_own(
+    other: dict[str, Any], made: list[Session], rng: Any
+) -> None:
     options: dict[str, Any] = {"optimizer": Adam(0.01), "n_threads": 1}
     for each in (options, {**options, **other}):
         net = MLP((3, 5, 2), seed=0, **each)
@@ -255,7 +286,9 @@ def test_what_differs_makes_its_own(other: dict[str, Any], made: list[Session], 
     assert len(made) == (1 if other == {"n_threads": 2} and net.n_threads == 1 else 2)
 
 
-def test_strengths_and_optimizers_are_those_of_the_net(made: list[Session], rng: Any) -> None:
+def test_strengths_and_optimizers_are_those_of_the_net(
+    made: list[Session], rng: Any
+) -> None:
     options: list[dict[str, Any]] = [
         {"optimizer": optimizer, "l2": l2}
         for optimizer in (Adam(0.01), SGD(0.01), SGD(0.01, 0.9), AdamW(0.02), *CLIPPED)

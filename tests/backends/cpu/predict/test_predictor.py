@@ -73,7 +73,9 @@ def assert_same_bits(network: Network, rng: Any) -> None:
             assert_few_have_the_bits(network, parameters, x, expected)
 
 
-def assert_few_have_the_bits(network: Network, parameters: Any, x: Any, expected: Any) -> None:
+def assert_few_have_the_bits(
+    network: Network, parameters: Any, x: Any, expected: Any
+) -> None:
     way = way_for(ONE_BY_ONE + 1, network)
     quick = SmallBatch(network, parameters, way.quick, way.method)
     for n in sorted({1, 2, 3, 5, quick.most}):
@@ -99,8 +101,14 @@ WIDE = [
 RULES = [
     *((SIZES, name, name, "identity") for name in ACTIVATIONS),
     *((SIZES, "relu", "identity", name) for name in LINKS),
-    *((sizes, "tanh", "identity", "identity") for sizes in (WIDE[:5] if INTERPRETED else WIDE)),
-    *((sizes, "relu", "identity", "identity") for sizes in (WIDE[2:5] if INTERPRETED else WIDE)),
+    *(
+        (sizes, "tanh", "identity", "identity")
+        for sizes in (WIDE[:5] if INTERPRETED else WIDE)
+    ),
+    *(
+        (sizes, "relu", "identity", "identity")
+        for sizes in (WIDE[2:5] if INTERPRETED else WIDE)
+    ),
 ]
 
 
@@ -155,14 +163,20 @@ WRITTEN = [(*way, held) for way in EACH_WAY.values() for held in (True, False)]
 @only_compiled
 @pytest.mark.parametrize(("sizes", "n_rows", "held"), WRITTEN, ids=str)
 def test_each_write_of_parameters_shows_in_the_next_predictions(
-    sizes: tuple[int, ...], n_rows: int, held: bool, monkeypatch: pytest.MonkeyPatch, rng: Any
+    sizes: tuple[int, ...],
+    n_rows: int,
+    held: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: Any,
 ) -> None:
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
     net = MLP(sizes, seed=0, optimizer=SGD(1e-3))
     x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)
     y = rng.normal(size=(n_rows, sizes[-1])).astype(np.float32)
     other, group = MLP(sizes, seed=1, optimizer=SGD(1e-3)), NetGroup([net])
-    views: list[Any] = [net.weights[0][1], net.biases[-1].reshape(1, -1).T] if held else []
+    views: list[Any] = (
+        [net.weights[0][1], net.biases[-1].reshape(1, -1).T] if held else []
+    )
     group.train_on_batch(x, y)
 
     def learn() -> None:
@@ -201,7 +215,11 @@ def test_each_write_of_parameters_shows_in_the_next_predictions(
         write()
         after = net.predict(x)
         assert not np.array_equal(after, before)
-        for same in (slowly(net, x), unpickled(net).predict(x), copy.copy(net).predict(x)):
+        for same in (
+            slowly(net, x),
+            unpickled(net).predict(x),
+            copy.copy(net).predict(x),
+        ):
             assert np.array_equal(after, same)
         for _ in range(2):
             assert np.array_equal(after, net.predict(x))
@@ -217,7 +235,9 @@ def test_parameters_of_a_step_are_predicted_whole(
     monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
-    monkeypatch.setattr(dispatch.Runner, "run", None)  # Rows of one vector ask for no threads.
+    monkeypatch.setattr(
+        dispatch.Runner, "run", None
+    )  # Rows of one vector ask for no threads.
     net, x = MLP((900, 1100, 9), seed=0), rng.normal(size=(3, 900)).astype(np.float32)
     write, target = TiledRows._write, net._state
     values = rng.normal(size=target.parameters.size).astype(np.float32)
@@ -324,9 +344,13 @@ def test_rows_of_any_kind_have_the_outcome_of_the_slow_way(rows: str) -> None:
     assert outcome(net.predict, given, None) == expected  # and of another call after it
 
 
-@pytest.mark.parametrize("rows", ["as they should be", "nan", "one feature less", "none"])
+@pytest.mark.parametrize(
+    "rows", ["as they should be", "nan", "one feature less", "none"]
+)
 @pytest.mark.parametrize("place", OUTS)
-def test_places_of_any_kind_have_the_outcome_of_the_slow_way(place: str, rows: str) -> None:
+def test_places_of_any_kind_have_the_outcome_of_the_slow_way(
+    place: str, rows: str
+) -> None:
     net, x = net_and_rows()
     given = ROWS[rows](x)
     expected = outcome(lambda x, out: slowly(net, x, out), given, OUTS[place]())
@@ -359,7 +383,9 @@ def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
     other.parameters[:] = 0
     for _ in range(2):
         assert not other.predict(x).any()
-        assert np.array_equal(net.predict(x), np.zeros_like(before) if shared else before)
+        assert np.array_equal(
+            net.predict(x), np.zeros_like(before) if shared else before
+        )
 
 
 def test_a_copy_outlives_the_net_it_was_made_of() -> None:
@@ -370,7 +396,9 @@ def test_a_copy_outlives_the_net_it_was_made_of() -> None:
     assert other._predictor is None  # addresses mean nothing in a copy
     del net
     assert np.array_equal(other.predict(x), before)
-    assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
+    assert np.array_equal(
+        quick(x, None), before
+    )  # it keeps all that it points to alive
 
 
 @each_dtype
@@ -440,7 +468,9 @@ def test_the_rows_taken_are_bounded() -> None:
             assert (taken is not None) == (n <= most)
 
 
-def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_rows_of_a_wide_net_reuse_one_small_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made: list[int] = []
 
     class Counted(SmallBatch):
@@ -458,7 +488,9 @@ def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.Monkey
 
 
 @each_dtype
-def test_bits_are_of_one_thread(dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_of_one_thread(
+    dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
@@ -508,7 +540,9 @@ def no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_other_way")
 @each_dtype
-def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: str) -> None:
+def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(
+    dtype: str,
+) -> None:
     net, x = large(dtype)
     expected = net.predict(x)
     out = np.empty_like(expected)
@@ -522,9 +556,13 @@ def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: st
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
-@pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"])
+@pytest.mark.parametrize(
+    "sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"]
+)
 @pytest.mark.parametrize("n_rows", [1, 20_000])
-def test_a_plain_out_is_all_the_memory_they_take(n_rows: int, sizes: tuple[int, ...]) -> None:
+def test_a_plain_out_is_all_the_memory_they_take(
+    n_rows: int, sizes: tuple[int, ...]
+) -> None:
     net = MLP(sizes, seed=0)
     x = np.random.default_rng(1).normal(size=(n_rows, 3)).astype(np.float32)
     out = net.predict(x)
@@ -537,7 +575,12 @@ def test_a_plain_out_is_all_the_memory_they_take(n_rows: int, sizes: tuple[int, 
 def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:
     net, x = large()
     expected = net.predict(x)
-    for given in (x.astype(np.float64), np.asfortranarray(x), x.tolist(), np.repeat(x, 2, 0)[::2]):
+    for given in (
+        x.astype(np.float64),
+        np.asfortranarray(x),
+        x.tolist(),
+        np.repeat(x, 2, 0)[::2],
+    ):
         assert np.array_equal(net.predict(given), expected)
     for out in (np.empty((2, 1100), np.float32).T, np.empty((1100, 2))):
         with pytest.raises((TypeError, ValueError), match=r"MLP\.predict: out"):
@@ -591,5 +634,7 @@ def test_trees_are_added() -> None:
         add_trees(given, out, nodes)
         assert out[:, 0].tolist() == [17, 17, 17, *[18] * 5, 20, 20]
         assert (out[:, 1] == 24).all()
-    with pytest.raises(ValueError, match="out must have columns of float64, with 10 rows"):
+    with pytest.raises(
+        ValueError, match="out must have columns of float64, with 10 rows"
+    ):
         add_trees(X, out[1:], nodes)

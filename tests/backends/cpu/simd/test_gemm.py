@@ -30,9 +30,19 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
-from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product, rows_at_once
+from fastmlp.backends.cpu.simd.gemm import (
+    packed_product,
+    packed_tile,
+    product,
+    rows_at_once,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE, delta_unit
-from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, SMALL_TILE_ROWS, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import (
+    DEPTH_BLOCK,
+    ROW_BLOCK,
+    SMALL_TILE_ROWS,
+    STRIP_ROWS,
+)
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of, vector_bytes
 
@@ -46,8 +56,12 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 readings: dict[str, Reading] = {"by_row": False, "by_column": True, "packed": "packed"}
 each_reading = pytest.mark.parametrize("by_column", readings.values(), ids=readings)
 each_epilogue = epilogues_of(**readings)
-for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 30)
-some_shape = given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
+for_many_shapes = settings(
+    derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 30
+)
+some_shape = given(
+    st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS)
+)
 
 
 def panels_of_a(a: Any, by_column: Reading, lanes: int) -> Any:
@@ -72,11 +86,15 @@ def multiply(
     if by_column == "packed":
         compiled = block_of(packed_product, dtype)
         n_tiles = rows_at_once(depth, dtype.itemsize) // SMALL_TILE_ROWS
-        buffer = aligned(n_tiles * packed_tile(depth, dtype.itemsize, lanes) // 8, np.float64)
+        buffer = aligned(
+            n_tiles * packed_tile(depth, dtype.itemsize, lanes) // 8, np.float64
+        )
     else:
         compiled = block_of(product, dtype, by_column=by_column)
     panels = (c, origin, left, right)
-    multiply_panels(compiled, *panels, by_column is True, depth, epilogue, sizes, buffer)
+    multiply_panels(
+        compiled, *panels, by_column is True, depth, epilogue, sizes, buffer
+    )
     return c
 
 
@@ -98,7 +116,9 @@ def test_a_product_of_any_shape_is_that_of_numpy(
     dtype: Any, by_column: Reading, epilogue: int, height: int, width: int, depth: int
 ) -> None:
     rng = np.random.default_rng(0)
-    start, a, b, operand = draw(rng, dtype, *shapes(height, width, depth), (height, width))
+    start, a, b, operand = draw(
+        rng, dtype, *shapes(height, width, depth), (height, width)
+    )
     c = to_panels(operand, lanes_of(dtype), round_up(height, ROW_BLOCK))
     actual = from_panels(multiply(start, a, b, by_column, epilogue, c), height, width)
     start, a, b, operand = (m.astype(np.float64) for m in (start, a, b, operand))
@@ -116,7 +136,9 @@ def test_every_number_of_rows_and_panels_is_chains_of_fma_and_has_its_room(
     dtype: Any, by_column: Reading, n_panels: int, last: str, rng: Any
 ) -> None:
     lanes = lanes_of(dtype)
-    width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[last]
+    width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[
+        last
+    ]
     depth, most = DEPTHS[-2], min(MOST_ROWS, ROW_BLOCK)
     start, a, b = draw(rng, dtype, *shapes(most, width, depth))
     expected = chains(start, a, b)
@@ -128,7 +150,9 @@ def test_every_number_of_rows_and_panels_is_chains_of_fma_and_has_its_room(
 
 @each_dtype
 @each_reading
-def test_other_panels_stay_and_a_bias_starts_rows(dtype: Any, by_column: Reading, rng: Any) -> None:
+def test_other_panels_stay_and_a_bias_starts_rows(
+    dtype: Any, by_column: Reading, rng: Any
+) -> None:
     lanes = lanes_of(dtype)
     for n_panels in range(1, 8):
         start, a, b = draw(rng, dtype, *shapes(9, n_panels * lanes, 3))
@@ -148,7 +172,9 @@ def test_no_rows_write_nothing(dtype: Any) -> None:
     vector = np.full(lanes_of(dtype), UNTOUCHED, dtype)
     place = address(vector)
     multiplied = block_of(product, dtype, by_column=False)
-    multiplied(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
+    multiplied(
+        place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0
+    )
     assert (vector == UNTOUCHED).all()
 
 
@@ -202,7 +228,11 @@ OTHERS: dict[str, tuple[dict[str, str], int, list[str]]] = {
         32,
         ["float32", "float64"],
     ),
-    "generic": ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, 16, ["float64"]),
+    "generic": (
+        {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+        16,
+        ["float64"],
+    ),
     # Of this machine's name: LLVM ends the process at a register that was struck out.
     "without AVX": ({"NUMBA_ENABLE_AVX": "0"}, 16, ["float32"]),
 }
@@ -217,7 +247,9 @@ def gradients(dtypes: list[str]) -> list[tuple[Any, float]]:
             net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
             parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
             _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
-            results.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
+            results.append(
+                (slopes, distance(slopes, oracle_gradient(net, parameters, data)[1]))
+            )
     return results
 
 
@@ -238,15 +270,21 @@ def runs_code_for(name: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled, there are no machines to compile for")
+@pytest.mark.skipif(
+    INTERPRETED, reason="uncompiled, there are no machines to compile for"
+)
 @pytest.mark.parametrize("other", OTHERS)
-def test_narrower_vectors_find_the_same_gradients(other: str, python: Callable[..., str]) -> None:
+def test_narrower_vectors_find_the_same_gradients(
+    other: str, python: Callable[..., str]
+) -> None:
     if not runs_code_for(other):
         pytest.skip("this machine cannot run code for that one")
     environment, n_bytes, dtypes = OTHERS[other]
     width, theirs = json.loads(python(GRADIENTS, *dtypes, **environment))
     assert width == n_bytes
-    for (slopes, error), (their_slopes, their_error) in zip(gradients(dtypes), theirs, strict=True):
+    for (slopes, error), (their_slopes, their_error) in zip(
+        gradients(dtypes), theirs, strict=True
+    ):
         bound = 2e-5 if slopes.dtype == np.float32 else 1e-10
         assert error <= bound
         assert their_error <= bound

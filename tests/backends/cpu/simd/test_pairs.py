@@ -58,9 +58,19 @@ def multiply(
     right, origin = across(b, LANES), to_panels(start, LANES, most)
     if c is None:
         c = to_panels(np.zeros_like(start), LANES, most)
-    compiled = block_of(gemm.product, "float32", by_column=by_column, pairs=pair_products())
+    compiled = block_of(
+        gemm.product, "float32", by_column=by_column, pairs=pair_products()
+    )
     multiply_panels(
-        compiled, c, origin, left, right, by_column, (depth + 1) // 2, epilogue, (height, width)
+        compiled,
+        c,
+        origin,
+        left,
+        right,
+        by_column,
+        (depth + 1) // 2,
+        epilogue,
+        (height, width),
     )
     return from_panels(c, height, width)
 
@@ -78,7 +88,9 @@ def draw(*sizes: tuple[int, ...]) -> list[Any]:
 def test_a_product_of_pairs_is_that_of_rounded_numbers(
     by_column: bool, epilogue: int, height: int, width: int, depth: int
 ) -> None:
-    start, a, b, operand = draw((height, width), (height, depth), (depth, width), (height, width))
+    start, a, b, operand = draw(
+        (height, width), (height, depth), (depth, width), (height, width)
+    )
     c = to_panels(operand, LANES, round_up(height, ROW_BLOCK))
     actual = multiply(start, a, b, by_column, epilogue, c)
     a, b, start, operand = (
@@ -91,7 +103,9 @@ def test_a_product_of_pairs_is_that_of_rounded_numbers(
 
 @pytest.mark.parametrize("by_column", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_pass_through_a_product(by_column: bool, bad: float) -> None:
+def test_numbers_that_are_not_finite_pass_through_a_product(
+    by_column: bool, bad: float
+) -> None:
     start, a, b = draw((9, 20), (9, 7), (7, 20))
     a[4, 6] = bad
     actual = multiply(start, a, b, by_column)
@@ -101,20 +115,39 @@ def test_numbers_that_are_not_finite_pass_through_a_product(by_column: bool, bad
     assert np.isfinite(np.delete(actual, 4, 0)).all()
 
 
-SPECIAL = [0.0, -0.0, 1e-40, -1e-40, np.inf, -np.inf, np.nan, 3.4e38, 1 + 2**-8, 1 + 3 * 2**-8]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1e-40,
+    -1e-40,
+    np.inf,
+    -np.inf,
+    np.nan,
+    3.4e38,
+    1 + 2**-8,
+    1 + 3 * 2**-8,
+]
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 16), (7, 17), (128, 33), (11, 40)])
-def test_rows_are_rounded_to_nearest_even_in_both_forms(height: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (8, 16), (7, 17), (128, 33), (11, 40)]
+)
+def test_rows_are_rounded_to_nearest_even_in_both_forms(
+    height: int, width: int
+) -> None:
     (matrix,) = draw((height, width))
     matrix.ravel()[: len(SPECIAL)] = SPECIAL[: matrix.size]
     n_rows = round_up(height, 8)
     panels = to_panels(matrix, LANES, n_rows, np.nan)
-    both = [np.full((len(panels), n_rows // 2, LANES), np.nan, np.float32) for _ in range(2)]
+    both = [
+        np.full((len(panels), n_rows // 2, LANES), np.nan, np.float32) for _ in range(2)
+    ]
     places = [address(each) for each in (panels, *both)]
     loop = moves(np.float32, LANES).pair_rows
 
-    def run(source: int, stride: int, along: int, across: int, width: int, n: int) -> None:
+    def run(
+        source: int, stride: int, along: int, across: int, width: int, n: int
+    ) -> None:
         loop(Panels(source, stride), along, across, width, n)
 
     block(run)(places[0], panels[0].nbytes, *places[1:], width, height)
@@ -131,7 +164,9 @@ def test_rows_are_rounded_to_nearest_even_in_both_forms(height: int, width: int)
 def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
     (matrix,) = draw((LANES, LANES))
     source = to_panels(matrix, LANES)
-    forms = [aligned(LANES // 2 * LANES, np.float32).reshape(-1, LANES) for _ in range(2)]
+    forms = [
+        aligned(LANES // 2 * LANES, np.float32).reshape(-1, LANES) for _ in range(2)
+    ]
     products = moves(np.float32, LANES)
     loop = products.pair_square_non_temporal if non_temporal else products.pair_square
 
@@ -181,7 +216,9 @@ MACHINES: dict[PairProducts, Machine] = {
     "matrices": Machine("aarch64-linux-gnu", "neoverse-v1", ARM, 16, (4, 3)),
 }
 each_kind = pytest.mark.parametrize("kind", MACHINES)
-each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["along", "by_column"])
+each_reading = pytest.mark.parametrize(
+    "by_column", [False, True], ids=["along", "by_column"]
+)
 # Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
 HEIGHTS, WIDTHS = [1, 5, 8, 24, 33], [1, 17, 40]
 DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
@@ -214,7 +251,11 @@ def multiply_by(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool)
             Panels(address(c), c[0].nbytes),
             Start(address(origin), vector, origin[0].nbytes),
             Operands(
-                address(right), right[0].nbytes, address(left), left[0].nbytes, (depth + 1) // 2
+                address(right),
+                right[0].nbytes,
+                address(left),
+                left[0].nbytes,
+                (depth + 1) // 2,
             ),
             Epilogue(STORE, 0),
             gemm.Shape(width, height),
@@ -236,7 +277,9 @@ def test_a_product_is_that_of_rounded_numbers(
         width = WIDTHS[(i + depth) % len(WIDTHS)]
         start, a, b = draw((height, width), (height, depth), (depth, width))
         actual = multiply_by(kind, start, a, b, by_column)
-        a, b, start = (m.astype(np.float64) for m in (to_bfloat16(a), to_bfloat16(b), start))
+        a, b, start = (
+            m.astype(np.float64) for m in (to_bfloat16(a), to_bfloat16(b), start)
+        )
         size = abs(start) + abs(a) @ abs(b)
         error = abs(actual - (start + a @ b))
         assert (error <= 2 * rounding(depth, np.float32) * size).all()
@@ -248,7 +291,10 @@ def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
     A product of two bfloat16 is a float32; subnormal numbers are not among these.
     """
     depth = round_up(len(b), 32 if kind == "tiles" else 2)
-    whole = np.zeros((len(a), depth), np.float32), np.zeros((depth, b.shape[1]), np.float32)
+    whole = (
+        np.zeros((len(a), depth), np.float32),
+        np.zeros((depth, b.shape[1]), np.float32),
+    )
     whole[0][:, : a.shape[1]], whole[1][: len(b)] = to_bfloat16(a), to_bfloat16(b)
     products = whole[0][:, :, None] * whole[1]
     low, high = products[:, ::2], products[:, 1::2]
@@ -292,7 +338,11 @@ def test_sums_have_one_order(
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [6, 34])
 def test_numbers_that_are_not_finite_stay_in_their_row(
-    kind: PairProducts, by_column: bool, bad: float, place: int, monkeypatch: pytest.MonkeyPatch
+    kind: PairProducts,
+    by_column: bool,
+    bad: float,
+    place: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     disguise(kind, monkeypatch)
     start, a, b = draw((21, 20), (21, 35), (35, 20))
@@ -317,7 +367,10 @@ def test_a_sum_is_rounded_to_odd() -> None:
         )
         ends = sorted(Fraction(float(end)) for end in (actual, beside))
         assert ends[0] < exact < ends[1]
-    large, special = np.float32(3.4e38), np.array([np.inf, -np.inf, np.nan, 0], np.float32)
+    large, special = (
+        np.float32(3.4e38),
+        np.array([np.inf, -np.inf, np.nan, 0], np.float32),
+    )
     with np.errstate(all="ignore"):
         assert np.array_equal(sum_to_odd(special, special), special, equal_nan=True)
         assert np.isinf(sum_to_odd(np.full(4, large), np.full(4, large))).all()
@@ -339,7 +392,11 @@ def test_a_sum_is_rounded_to_odd() -> None:
     ],
 )
 def test_pairs_are_multiplied_by_what_the_processor_has(
-    name: str, features: str, permits: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    features: str,
+    permits: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(numba.config, "CPU_NAME", name)
     monkeypatch.setattr(numba.config, "CPU_FEATURES", features)
@@ -381,18 +438,23 @@ class Loop(NamedTuple):
 def loops_of(kind: PairProducts, by_column: bool, word: str) -> list[Loop]:
     texts = (loop for loop in innermost(_assembly(kind, by_column)) if word in loop)
     return [
-        Loop(text, Counter(line.split()[0] for line in text.splitlines()[1:])) for text in texts
+        Loop(text, Counter(line.split()[0] for line in text.splitlines()[1:]))
+        for text in texts
     ]
 
 
 @pytest.mark.slow
 @reads_machine_code
 @each_reading
-def test_a_loop_by_tiles_has_four(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_by_tiles_has_four(
+    by_column: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disguise("tiles", monkeypatch)
     loops = loops_of("tiles", by_column, "tdpbf16ps")
     # Two tiles of rows by two panels: each operand is loaded once for two products.
-    largest = [loop.n for loop in loops if loop.n["tdpbf16ps"] == loop.n["tileloadd"] == 4]
+    largest = [
+        loop.n for loop in loops if loop.n["tdpbf16ps"] == loop.n["tileloadd"] == 4
+    ]
     assert largest
     # The unit takes 64 cycles for them; a single port shuffles.
     for n in largest:
@@ -407,7 +469,9 @@ def test_a_loop_by_tiles_has_four(by_column: bool, monkeypatch: pytest.MonkeyPat
 
 @reads_machine_code
 @each_reading
-def test_a_loop_by_bfmmla_has_twelve(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_by_bfmmla_has_twelve(
+    by_column: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disguise("matrices", monkeypatch)
     loops = loops_of("matrices", by_column, "bfmmla")
     largest = max(loops, key=lambda loop: loop.n["bfmmla"])
@@ -422,9 +486,14 @@ def test_a_loop_by_bfmmla_has_twelve(by_column: bool, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @reads_machine_code
 @each_reading
-def test_avx512_bf16_alone_uses_no_tile(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avx512_bf16_alone_uses_no_tile(
+    by_column: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disguise("lanes", monkeypatch)
-    assert max(loop.n["vdpbf16ps"] for loop in loops_of("lanes", by_column, "vdpbf16ps")) == 16
+    assert (
+        max(loop.n["vdpbf16ps"] for loop in loops_of("lanes", by_column, "vdpbf16ps"))
+        == 16
+    )
     assert "tile" not in _assembly("lanes", by_column)
 
 
@@ -442,9 +511,14 @@ print(target.pair_products(), target.vector_bytes())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiles", "matrices"])
-def test_a_step_rounds_its_operands(kind: PairProducts, python: Callable[..., str]) -> None:
+def test_a_step_rounds_its_operands(
+    kind: PairProducts, python: Callable[..., str]
+) -> None:
     """In plain Python, where a machine is no more than a name."""
     machine = MACHINES[kind]
-    environment = {"NUMBA_CPU_NAME": machine.cpu, "NUMBA_CPU_FEATURES": machine.features}
+    environment = {
+        "NUMBA_CPU_NAME": machine.cpu,
+        "NUMBA_CPU_FEATURES": machine.features,
+    }
     printed = python(STEP, NUMBA_DISABLE_JIT="1", **environment).split()
     assert printed == [kind, str(machine.n_bytes)]

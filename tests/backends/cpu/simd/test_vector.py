@@ -14,7 +14,12 @@ from panelled import INTERPRETED, address, block, to_panels
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.simd import vector_llvm
-from fastmlp.backends.cpu.simd.microkernel import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
+from fastmlp.backends.cpu.simd.microkernel import (
+    STREAMS,
+    STREAMS_BYTES,
+    Turn,
+    prefetch_streams,
+)
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import NumPyVectors, vector_function
@@ -66,9 +71,15 @@ def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
     high = target + 9 * v.bytes
     v.when(n.a > 2, partial(v.store, total.value, high))
     x = v.load(source)
-    either = (partial(v.store, x, high + v.bytes), partial(v.store, v.zero - x, high + v.bytes))
+    either = (
+        partial(v.store, x, high + v.bytes),
+        partial(v.store, v.zero - x, high + v.bytes),
+    )
     v.either(n.a < n.b, *either)
-    cases = {1: partial(v.store, x, high + 2 * v.bytes), 3: partial(v.store_lane, x, high)}
+    cases = {
+        1: partial(v.store, x, high + 2 * v.bytes),
+        3: partial(v.store_lane, x, high),
+    }
     v.switch(n.a, cases)
     half.store(half.load(source) + half.load(source + half.bytes), high + 3 * v.bytes)
     v.store_non_temporal(x, high + 4 * v.bytes)
@@ -111,7 +122,9 @@ def test_a_loop_does_the_same_compiled_and_in_numpy(
 
 
 @each_dtype
-def test_positive_parts_keep_nan_and_replace_whole_vectors(dtype: Any, rng: Any) -> None:
+def test_positive_parts_keep_nan_and_replace_whole_vectors(
+    dtype: Any, rng: Any
+) -> None:
     numbers = aligned(N_VECTORS * lanes_of(dtype), dtype)
     numbers[:] = np.nan
     computed, compiled = results(arithmetic, dtype, numbers, (1, 2))
@@ -153,7 +166,9 @@ def move(name: str, dtype: Any) -> Block:
 
 
 @each_dtype
-def test_differences_are_zero_unless_a_number_is_not_finite(dtype: Any, rng: Any) -> None:
+def test_differences_are_zero_unless_a_number_is_not_finite(
+    dtype: Any, rng: Any
+) -> None:
     lanes = lanes_of(dtype)
     for n in range(1, 10 * lanes):
         # What comes after the numbers is not looked at.
@@ -178,7 +193,9 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         # Whole squares are read, and a vector more is written.
         panels = to_panels(matrix, lanes, round_up(n, lanes), np.nan)
         columns = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
-        move("unpack_columns", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
+        move("unpack_columns", dtype)(
+            address(panels), panels[0].nbytes, address(columns), width, n
+        )
         assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
         assert columns[-1] == UNTOUCHED
         index, gathered = rng.permutation(n), np.full_like(columns, UNTOUCHED)
@@ -188,8 +205,12 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         )
         assert np.array_equal(gathered[: n * width], columns[: n * width])
         assert gathered[-1] == UNTOUCHED
-        back = np.full((len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype)
-        move("pack_columns", dtype)(address(columns), address(back), back[0].nbytes, width, n)
+        back = np.full(
+            (len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype
+        )
+        move("pack_columns", dtype)(
+            address(columns), address(back), back[0].nbytes, width, n
+        )
         assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
         assert (back[:-1, round_up(n, STRIP_ROWS) :] == UNTOUCHED).all()
         assert (back[-1] == UNTOUCHED).all()
@@ -239,7 +260,8 @@ print("alive")
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
+    sys.platform == "win32" or INTERPRETED,
+    reason="needs mprotect, and code that could run over",
 )
 def test_no_byte_after_a_row_is_read_or_written(python: Callable[..., str]) -> None:
     assert python(AT_THE_EDGE).strip() == "alive"

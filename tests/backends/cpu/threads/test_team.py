@@ -34,7 +34,8 @@ from fastmlp.compiler import COMPILER, block_of, pause
 from fastmlp.compiler.memory import fetch_add, load_acquire, row
 
 pytestmark = pytest.mark.skipif(
-    COMPILER == "numba", reason="kernels that Numba compiles have Numba's threads, not a team"
+    COMPILER == "numba",
+    reason="kernels that Numba compiles have Numba's threads, not a team",
 )
 
 
@@ -97,7 +98,9 @@ def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize("pieces", [1, 4])
 @pytest.mark.parametrize("n_joined", [1, 2, 3])
-def test_a_helper_that_never_comes_or_sleeps_is_not_waited_for(n_joined: int, pieces: int) -> None:
+def test_a_helper_that_never_comes_or_sleeps_is_not_waited_for(
+    n_joined: int, pieces: int
+) -> None:
     """Its pieces are done by the others."""
     if numba.config.DISABLE_JIT and n_joined > 1:
         pytest.skip("interpreted, no team gathers")
@@ -114,7 +117,9 @@ def test_who_comes_late_or_too_many_leaves_at_once() -> None:
     team = gathered(drill, 2)
     drill.driver(drill.job.ctypes.data)
     team[GENERATION // 8] = STOPPED
-    block_of(enter, np.int64)(team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
+    block_of(enter, np.int64)(
+        team.ctypes.data, drill.driver.address, drill.job.ctypes.data
+    )
     assert drill.exact
     team = make_team(2)
     team[JOINED // 8] = 2
@@ -141,7 +146,10 @@ def stall(scalar: Any) -> Any:
 @only_compiled
 def test_pieces_of_a_thread_that_is_held_up_go_to_another() -> None:
     drill, memory = Drill(16, 1), np.zeros(17, np.int64)
-    drill.job["block"], drill.job["address"] = block_of(stall, np.int64).address, memory.ctypes.data
+    drill.job["block"], drill.job["address"] = (
+        block_of(stall, np.int64).address,
+        memory.ctypes.data,
+    )
     team = gathered(drill, 2, pieces=4)
     arguments = (team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
     worker = threading.Thread(target=block_of(enter, np.int64), args=arguments)
@@ -245,7 +253,9 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 
 @only_compiled
-def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPool) -> None:
+def test_sleeping_workers_are_woken_and_spinning_ones_are_called(
+    pool: WorkerPool,
+) -> None:
     lead(pool)
     spins = pool._mailboxes.fields["spins"]
     for state in (WAITING, ASLEEP, WAITING):
@@ -257,14 +267,18 @@ def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPoo
 
 
 @only_compiled
-def test_a_sleeping_worker_comes_to_a_caller_that_holds_the_gil(pool: WorkerPool) -> None:
+def test_a_sleeping_worker_comes_to_a_caller_that_holds_the_gil(
+    pool: WorkerPool,
+) -> None:
     pool._mailboxes.fields["spins"][:] = 0
     lead(pool)
     assert soon(lambda: states(pool, 1) == [ASLEEP])
     drill, team = Drill(8, 1000, n_joined=2), make_team(2)
     team[JOINED // 8], drill.job["team"] = 1, team.ctypes.data
     arguments = 2, team.ctypes.data, drill.driver.address, drill.job.ctypes.data, 0
-    held = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 7)(worker_pool.block(launch).address)
+    held = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 7)(
+        worker_pool.block(launch).address
+    )
     held(*pool.boxes(1), *arguments)
     team[GENERATION // 8] = STOPPED
     assert drill.exact
@@ -334,7 +348,9 @@ def test_no_worker_spins_for_long() -> None:
 
 @pytest.mark.parametrize("patient", [False, True])
 @only_compiled
-def test_a_sleeping_worker_is_not_awaited(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sleeping_worker_is_not_awaited(
+    patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -384,11 +400,15 @@ def test_an_interrupt_while_a_helper_starts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @only_compiled
-def test_a_team_has_no_more_helpers_than_mailboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_team_has_no_more_helpers_than_mailboxes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wanted: list[int] = []
 
     class Noted(WorkerPool):
-        def run(self, driver: Any, job: int, team: Any, n: int, *, patient: bool = True) -> bool:
+        def run(
+            self, driver: Any, job: int, team: Any, n: int, *, patient: bool = True
+        ) -> bool:
             wanted.append(n)
             return True
 

@@ -11,6 +11,8 @@ kernelapi.FakeCUDAShared = Shared
 
 
 @pytest.fixture(params=["phases", "run"])
-def each_launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def each_launch(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Train by a launch for each phase, of two blocks; by cooperative launches, of one."""
     monkeypatch.setattr(training, "COOPERATIVE", request.param == "run")

@@ -23,7 +23,11 @@ N_ROWS, BATCH = 7, 4
 
 def net(device: str = "cuda", **settings: Any) -> MLP:
     """A classifier of two classes by three columns."""
-    usual: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "optimizer": Adam(0.05)}
+    usual: dict[str, Any] = {
+        "loss": "cross_entropy",
+        "dtype": "float64",
+        "optimizer": Adam(0.05),
+    }
     usual |= {"l2": 0.1, "seed": 1, "device": device}
     return MLP((3, 4, 2), activation="tanh", **usual | settings)
 
@@ -55,13 +59,18 @@ def trained(
     """Train for an epoch for each row of `order`, or for so many epochs in the only order, in calls
     that end at `cuts` and at the end."""
     epochs = epochs or len(order)
-    parameters, moments = parameters.copy(), engine.moments(n_slots=n_slots_of(optimizer))
+    parameters, moments = (
+        parameters.copy(),
+        engine.moments(n_slots=n_slots_of(optimizer)),
+    )
     if is_averaged(optimizer):
         moments.begin(parameters, lag_of(optimizer))
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
     end = trainer.units_per_epoch * epochs
     groups = groups_of(optimizer, engine.network.factors).groups
-    coefficients = coefficients_of(optimizer, 1, np.full(end, optimizer.learning_rate), groups)
+    coefficients = coefficients_of(
+        optimizer, 1, np.full(end, optimizer.learning_rate), groups
+    )
     losses, reached = np.zeros(epochs), 0
     trainer.begin()
     for first, last in pairwise([0, *cuts, end]):
@@ -84,7 +93,9 @@ def pair(
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     order = orders(rng, n_orders or epochs, N_ROWS)
-    on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order, epochs=epochs)
+    on_cpu = trained(
+        CPU(net.network, 1), parameters, data, optimizer, order, epochs=epochs
+    )
     rows = Data(*data)
     on_gpu = trained(gpu(net), parameters, rows, optimizer, order, epochs=epochs)
     return on_cpu, on_gpu
@@ -94,7 +105,9 @@ def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
     for name in ("parameters", "moments", "losses"):
         expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
         assert got.dtype == expected.dtype
-        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            got, expected, rtol=tolerance, atol=tolerance, err_msg=name
+        )
     assert (on_gpu.reached, on_gpu.diverged) == (on_cpu.reached, on_cpu.diverged)
 
 

@@ -43,7 +43,9 @@ class Records:
 
 def arrays_replaced(argument: Any, replacement: Callable[[NDArray[Any]], Any]) -> Any:
     if isinstance(argument, tuple):
-        return type(argument)(*(arrays_replaced(part, replacement) for part in argument))
+        return type(argument)(
+            *(arrays_replaced(part, replacement) for part in argument)
+        )
     array = getattr(argument, "_item", argument)
     return replacement(array._ary) if hasattr(array, "_ary") else argument
 
@@ -214,7 +216,9 @@ class Watch:
 class Watched:
     """An array of a kernel that records its accesses."""
 
-    def __init__(self, array: NDArray[Any], name: str, watch: Watch, *, shared: bool) -> None:
+    def __init__(
+        self, array: NDArray[Any], name: str, watch: Watch, *, shared: bool
+    ) -> None:
         self.array, self.shape = array, array.shape
         self._name, self._watch, self._shared = name, watch, shared
         self._base, self._strides = array.__array_interface__["data"][0], array.strides
@@ -226,7 +230,9 @@ class Watched:
         place = key if isinstance(key, tuple) else (key,)
         assert min(place) >= 0, f"{self._name}[{key}]"
         block = this_thread().block if self._shared else None
-        at = self._base + sum(int(i) * n for i, n in zip(place, self._strides, strict=True))
+        at = self._base + sum(
+            int(i) * n for i, n in zip(place, self._strides, strict=True)
+        )
         return block, at
 
     def __getitem__(self, key: Any) -> Any:
@@ -304,9 +310,13 @@ class WatchedBlock(Block):
 
     def turn(self, threads: Sequence[Any]) -> None:
         super().turn(self._order(threads))
-        assert len({thread.over for thread in threads}) == 1, "some wait for threads that are gone"
+        assert len({thread.over for thread in threads}) == 1, (
+            "some wait for threads that are gone"
+        )
         places = [thread.place for thread in threads]
-        assert places.count(places[0]) == len(places), "threads wait at different barriers"
+        assert places.count(places[0]) == len(places), (
+            "threads wait at different barriers"
+        )
 
     def thread(self, *given: Any) -> Thread:
         return WatchedThread(*given)

@@ -10,7 +10,17 @@ from fitting import state_of
 from pairwise import crossed
 from runs import launches_of
 
-from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    Cosine,
+    ScheduleFreeAdamW,
+    Status,
+    fit_many,
+)
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda import training as cuda_trainer
 from fastmlp.backends.cuda.device import Card
@@ -81,8 +91,14 @@ def test_each_net_ends_as_by_its_own_fit(
 ) -> None:
     monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", order_numbers)
     together, own = nets(), nets()
-    options: dict[str, Any] = {"epochs": 2, "batch_size": batch_size, "shuffle": shuffle}
-    with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
+    options: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+    }
+    with pytest.warns(
+        RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"
+    ):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
     # Nets of one optimizer: with weights, and without; with rates of layers, each alone.
     assert sorted(groups) == [1, 1, 1, *([1, 2] if isinstance(weight, list) else [3])]
@@ -108,10 +124,14 @@ def test_averages_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
             member.fit(X, Y, epochs=epochs, batch_size=4)
     # Both averages are of one kernel.
     assert sorted(groups) == [1, 1, 1, 1, 2, 2]
-    assert [state_of(member) for member in together] == [state_of(member) for member in own]
+    assert [state_of(member) for member in together] == [
+        state_of(member) for member in own
+    ]
 
 
-def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
+def test_validation_and_callbacks_are_those_of_each_nets_own_fit(
+    groups: list[int],
+) -> None:
     together, own, seen = nets()[:3], nets()[:3], []
 
     def stop(momenta: Any) -> None:
@@ -120,8 +140,14 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
             momenta.stop()
 
     held_out = [None, FOLD, FOLD]
-    split: dict[str, Any] = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
-    histories = fit_many(together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split)
+    split: dict[str, Any] = {
+        "rows": ROWS[:3],
+        "validation_rows": held_out,
+        "sample_weight": WEIGHT,
+    }
+    histories = fit_many(
+        together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split
+    )
     assert groups == [2]
     assert sorted(seen) == [0, 0, 1, 2, 2]
     for i, member in enumerate(own):
@@ -146,16 +172,22 @@ def test_nets_may_have_epochs_and_batches(
         run(self, spans)
 
     monkeypatch.setattr(cuda_trainer.Launches, "run", noted)
-    together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
+    together, own = (
+        [net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2)
+    )
     fit_many(together, X, Y, epochs=[1, 3, 1], batch_size=[4, 5, 4], rows=FOLD)
     # Both nets of a kind are in one launch, the third in another.
     assert (groups, calls) == ([2, 1], [2, 1])
     for member, epochs, batch in zip(own, [1, 3, 1], [4, 5, 4], strict=True):
         alone(member, FOLD, epochs=epochs, batch_size=batch)
-    assert [state_of(member) for member in together] == [state_of(member) for member in own]
+    assert [state_of(member) for member in together] == [
+        state_of(member) for member in own
+    ]
 
 
-def test_ctrl_c_ends_launches_and_leaves_nets_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_launches_and_leaves_nets_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     launches_of(2, monkeypatch)
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
@@ -207,5 +239,7 @@ def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
         fit_many(same, X, Y, epochs=1)
     assert groups == [2, 1]
     monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
-    with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
+    with pytest.raises(
+        MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"
+    ):
         fit_many(same[:1], X, Y, epochs=1)

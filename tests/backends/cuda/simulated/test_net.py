@@ -12,7 +12,18 @@ import pytest
 from runs import net
 
 from benchmarks import gpu
-from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, ScheduleFreeAdamW, Status, fit_many
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    Blocks,
+    Cosine,
+    ScheduleFreeAdamW,
+    Status,
+    fit_many,
+)
 from fastmlp.backends.cuda.device import Card, is_device_array
 from fastmlp.backends.cuda.training import Moments
 from fastmlp.data import sources as reading
@@ -46,7 +57,9 @@ def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     )
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
     np.testing.assert_allclose(nets[1].predict(x), nets[0].predict(x), rtol=1e-10)
-    np.testing.assert_allclose(nets[1].predict_raw(x), nets[0].predict_raw(x), rtol=1e-10)
+    np.testing.assert_allclose(
+        nets[1].predict_raw(x), nets[0].predict_raw(x), rtol=1e-10
+    )
     value, slopes = nets[0].loss_and_gradient(x, y)
     told_value, told_slopes = nets[1].loss_and_gradient(x, y)
     assert told_value == pytest.approx(value, rel=1e-10)
@@ -57,7 +70,10 @@ def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
 
 
 def test_a_step_taken_apart_obeys_layer_rates_and_frozen_layers(rows: Any) -> None:
-    nets = [net(device=device, layer_rates=[0.5, {"biases": 0}]) for device in ("cpu", "cuda")]
+    nets = [
+        net(device=device, layer_rates=[0.5, {"biases": 0}])
+        for device in ("cpu", "cuda")
+    ]
     for each in nets:
         first = each.biases[1].copy()
         each.trainable[0] = False
@@ -84,7 +100,10 @@ def test_averages_are_those_of_the_cpu(optimizer: Any, rows: Any) -> None:
         if report.epoch == 1:
             report.net.parameters[0] = 0.25
 
-    nets, paths = [net("cpu", optimizer=optimizer), net("cuda", optimizer=optimizer)], []
+    nets, paths = (
+        [net("cpu", optimizer=optimizer), net("cuda", optimizer=optimizer)],
+        [],
+    )
     for each in nets:
         seen: list[Any] = []
         each.fit(x, y, epochs=3, batch_size=4, callbacks=edit, validation_data=(x, y))
@@ -97,7 +116,9 @@ def test_averages_are_those_of_the_cpu(optimizer: Any, rows: Any) -> None:
     nets[1].to("cpu")
     for each in nets:
         each.fit(x, y, epochs=1, batch_size=4)
-    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12
+    )
 
 
 def note(seen: list[bytes], report: Any) -> None:
@@ -106,16 +127,23 @@ def note(seen: list[bytes], report: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
 @pytest.mark.parametrize("optimizer", AVERAGED, ids=repr)
-def test_a_divergence_leaves_the_average_before_the_epoch(optimizer: Any, rows: Any) -> None:
+def test_a_divergence_leaves_the_average_before_the_epoch(
+    optimizer: Any, rows: Any
+) -> None:
     class Leaping(type(optimizer)):  # type: ignore[misc]
         """With a rate that is too large from the second epoch on."""
 
         def coefficients(self, first_step: int, rates: Any, **more: Any) -> Any:
             steps = first_step + np.arange(len(rates))
-            return super().coefficients(first_step, np.where(steps > 2, 1e300, rates), **more)
+            return super().coefficients(
+                first_step, np.where(steps > 2, 1e300, rates), **more
+            )
 
     settings = {name: getattr(optimizer, name) for name in ("learning_rate", "average")}
-    nets = [net(device, optimizer=Leaping(**settings), loss="mse") for device in ("cpu", "cuda")]
+    nets = [
+        net(device, optimizer=Leaping(**settings), loss="mse")
+        for device in ("cpu", "cuda")
+    ]
     for each in nets:
         seen: list[bytes] = []
         look = partial(note, seen)
@@ -189,7 +217,9 @@ def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
 def test_arrays_of_the_device_are_checked(rows: Any) -> None:
     x, y = rows
     gpu_net = net()
-    with pytest.raises(TypeError, match=r"X on a device .* must be float64, got float32"):
+    with pytest.raises(
+        TypeError, match=r"X on a device .* must be float64, got float32"
+    ):
         gpu_net.predict(Elsewhere(x.astype(np.float32)))
     with pytest.raises(ValueError, match=r"X on a device .* must be C-contiguous"):
         gpu_net.predict(Elsewhere(x[:, ::-1]))
@@ -199,15 +229,21 @@ def test_arrays_of_the_device_are_checked(rows: Any) -> None:
     locked.__cuda_array_interface__["data"] = (locked.array.ctypes.data, True)
     with pytest.raises(ValueError, match=r"MLP\.predict: out must be writeable"):
         gpu_net.predict(x, out=locked)
-    with pytest.raises(ValueError, match=r"out must have shape \(10, 2\), got \(9, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"out must have shape \(10, 2\), got \(9, 2\)"
+    ):
         gpu_net.predict(x, out=Elsewhere(np.empty((9, 2))))
     with pytest.raises(ValueError, match="X must be finite"):
         gpu_net.fit(Elsewhere(x * np.nan), y)
 
 
-def test_too_little_memory_names_the_sizes(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_names_the_sizes(
+    rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Card, "free_bytes", lambda self: 1000)
-    words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
+    words = (
+        r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
+    )
     with pytest.raises(MemoryError, match=words):
         net().fit(*rows)
 
@@ -232,11 +268,15 @@ def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
 
 def test_mixed_precision_is_refused(rows: Any) -> None:
     gpu_net, (x, y) = net(dtype="float32", compute_dtype="bfloat16"), rows
-    words = r'device="cuda" does not train in mixed precision .*: use compute_dtype=None'
+    words = (
+        r'device="cuda" does not train in mixed precision .*: use compute_dtype=None'
+    )
     with pytest.raises(ValueError, match=words):
         gpu_net.fit(x, y, epochs=1)
     gpu_net.predict(x)
-    words = r'device="cuda" does not predict in mixed precision .*: use compute_dtype=None'
+    words = (
+        r'device="cuda" does not predict in mixed precision .*: use compute_dtype=None'
+    )
     for predict in (gpu_net.predict, gpu_net.predict_raw):
         with pytest.raises(ValueError, match=words):
             predict(x, compute_dtype="bfloat16")
@@ -245,9 +285,15 @@ def test_mixed_precision_is_refused(rows: Any) -> None:
 def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LEAST_BATCHES", 2)
     rng = np.random.default_rng(0)
-    x, y, weight = rng.normal(size=(22, 3)), rng.integers(2, size=22), rng.uniform(size=22)
+    x, y, weight = (
+        rng.normal(size=(22, 3)),
+        rng.integers(2, size=22),
+        rng.uniform(size=22),
+    )
     source, nets = Blocks.from_arrays(x, y, weight, rows=5), [net("cpu"), net()]
-    losses = [each.fit(source, epochs=2, batch_size=3, buffer_rows=8).loss for each in nets]
+    losses = [
+        each.fit(source, epochs=2, batch_size=3, buffer_rows=8).loss for each in nets
+    ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
 
@@ -278,7 +324,12 @@ def test_a_step_is_a_fit_of_one_batch(step_rows: Any, settings: Any) -> None:
     x, y, weight = step_rows
     nets = [net(**settings), net(**settings)]
     other = net("cpu", **settings)
-    for n, weights in ((STEP_ROWS, None), (3, weight), (STEP_ROWS, None), (STEP_ROWS, weight)):
+    for n, weights in (
+        (STEP_ROWS, None),
+        (3, weight),
+        (STEP_ROWS, None),
+        (STEP_ROWS, weight),
+    ):
         part: Any = (x[:n], y[:n], None if weights is None else weights[:n])
         history = nets[0].fit(*part[:2], sample_weight=part[2], epochs=1, batch_size=n)
         loss = nets[1].train_on_batch(*part)
@@ -297,7 +348,9 @@ def test_a_step_from_a_gradient_and_a_product_with_the_jacobian(step_rows: Any) 
         each.train_on_gradient(x, given)
     np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-9)
     for sizes in [(3, 4, 2), (3, 2)]:
-        shaped = [MLP(sizes, dtype="float64", seed=0, device=each) for each in ("cuda", "cpu")]
+        shaped = [
+            MLP(sizes, dtype="float64", seed=0, device=each) for each in ("cuda", "cpu")
+        ]
         products = [each.vjp(x, given) for each in shaped]
         for ours, theirs in zip(*products, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9)
@@ -331,6 +384,8 @@ def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_contestants_train() -> None:
     for load in (LOAD, LOAD._replace(n_nets=2)):
-        ours = [make for name, make in gpu.contestants(load).items() if "fastmlp" in name]
+        ours = [
+            make for name, make in gpu.contestants(load).items() if "fastmlp" in name
+        ]
         for make in ours:
             make()(1)

@@ -19,7 +19,14 @@ from fastmlp.backends.cuda.plan import NetProgress, dtype_of
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LINKS, SKLEARN_LOSSES
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    AdamW,
+    Custom,
+    ScheduleFreeAdamW,
+)
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -60,7 +67,10 @@ TRAININGS: dict[str, tuple[Net, Any, bool, int]] = {
     },
     **{repr(optimizer): (Net((2, 3, 1)), optimizer, False, 2) for optimizer in FORMS},
     **{f"rates {i}": (net, WITH_GROUPS, False, 2) for i, net in enumerate(OF_RATES)},
-    **{str(n): (Net(n), None, False, 1) for n in [(3, 2), (1, 1), (2, 9, 5, 3, 2), (11, 1, 10)]},
+    **{
+        str(n): (Net(n), None, False, 1)
+        for n in [(3, 2), (1, 1), (2, 9, 5, 3, 2), (11, 1, 10)]
+    },
     "float32": (NARROW, None, False, 1),
 }
 
@@ -114,7 +124,9 @@ def two_epochs_at_once() -> Run:
 
 @pytest.mark.usefixtures("each_launch")
 @pytest.mark.parametrize("most_steps", [1, 2, 100])
-def test_ends_of_launches_change_no_bit(most_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ends_of_launches_change_no_bit(
+    most_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     once = two_epochs_at_once()
     launches_of(most_steps, monkeypatch)
     cut = two_epochs((1, 3))
@@ -146,12 +158,18 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(rate: float) -> None:
 
 
 @pytest.mark.parametrize("which", ["first", "last"])
-def test_a_batch_of_zero_weights_takes_no_step(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_zero_weights_takes_no_step(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     data.weight[:BATCH] = 0
-    order = np.arange(N_ROWS)[None] if which == "first" else np.arange(N_ROWS)[None, ::-1].copy()
+    order = (
+        np.arange(N_ROWS)[None]
+        if which == "first"
+        else np.arange(N_ROWS)[None, ::-1].copy()
+    )
     if which == "last":
         launches_of(3, monkeypatch)
         data.weight[BATCH - 1] = 1
@@ -161,11 +179,20 @@ def test_a_batch_of_zero_weights_takes_no_step(which: str, monkeypatch: pytest.M
 
 
 SIZES = (5, 9, 10, 2)
-DRAWN: dict[str, Any] = {"dropout": [0.3, Cosine(0.5)], "input_dropout": 0.2, "input_noise": 0.5}
+DRAWN: dict[str, Any] = {
+    "dropout": [0.3, Cosine(0.5)],
+    "input_dropout": 0.2,
+    "input_noise": 0.5,
+}
 
 
 def made(device: str, seed: int = 0, **settings: Any) -> MLP:
-    keywords = {"optimizer": SGD(0.05, momentum=0.9), "dtype": "float64", **DRAWN, **settings}
+    keywords = {
+        "optimizer": SGD(0.05, momentum=0.9),
+        "dtype": "float64",
+        **DRAWN,
+        **settings,
+    }
     return MLP(SIZES, device=device, seed=seed, **keywords)
 
 
@@ -173,20 +200,31 @@ def rows_of(rng: np.random.Generator) -> tuple[Any, Any]:
     return rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
 
 
-@pytest.mark.parametrize(("activation", "dtype"), [("relu", "float64"), ("identity", "float32")])
-def test_a_fit_is_that_of_the_cpu(activation: str, dtype: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    ("activation", "dtype"), [("relu", "float64"), ("identity", "float32")]
+)
+def test_a_fit_is_that_of_the_cpu(
+    activation: str, dtype: str, rng: np.random.Generator
+) -> None:
     X, y = rows_of(rng)
-    nets = [made(device, activation=activation, dtype=dtype) for device in ("cpu", "cuda")]
+    nets = [
+        made(device, activation=activation, dtype=dtype) for device in ("cpu", "cuda")
+    ]
     losses = [net.fit(X, y, epochs=2, batch_size=BATCH).loss for net in nets]
     tolerance = 1e-5 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
-    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        nets[1].parameters, nets[0].parameters, rtol=0, atol=tolerance
+    )
 
 
 def test_nets_of_one_launch_have_masks_of_their_own(rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
     X = X.astype(np.float64)
-    nets, alone = [made("cuda", seed) for seed in (1, 2)], [made("cpu", seed) for seed in (1, 2)]
+    nets, alone = (
+        [made("cuda", seed) for seed in (1, 2)],
+        [made("cpu", seed) for seed in (1, 2)],
+    )
     nets.append(made("cuda", 1, dropout=[0.0, 0.6]))
     alone.append(made("cpu", 1, dropout=[0.0, 0.6]))
     fit_many(nets, X, y, epochs=2, batch_size=BATCH)
@@ -197,7 +235,10 @@ def test_nets_of_one_launch_have_masks_of_their_own(rng: np.random.Generator) ->
 
 def test_nothing_is_dropped_but_in_fit(rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
-    net, plain = made("cuda"), made("cuda", dropout=0.0, input_dropout=0.0, input_noise=0.0)
+    net, plain = (
+        made("cuda"),
+        made("cuda", dropout=0.0, input_dropout=0.0, input_noise=0.0),
+    )
     assert net.loss_and_gradient(X, y)[0] == plain.loss_and_gradient(X, y)[0]
     assert net.predict(X).tobytes() == plain.predict(X).tobytes()
     for each in (net, plain):
@@ -249,7 +290,10 @@ def test_an_infinite_loss_leaves_later_evaluations_as_they_were() -> None:
     net = Net(output_activation="identity")
     parameters, data = net.draw(rng, 7)
     engine = gpu(net)
-    evaluation, objective = engine.evaluation(Data(*data)), engine.objective(Data(*data))
+    evaluation, objective = (
+        engine.evaluation(Data(*data)),
+        engine.objective(Data(*data)),
+    )
     before = evaluation(parameters), objective(parameters)[0]
     assert np.isinf(evaluation(parameters * 1e200))
     assert np.isinf(objective(parameters * 1e200)[0])
@@ -270,7 +314,9 @@ def train(net: Net, *, weighted: bool, rate: float = 0.1) -> Run:
 
 
 @pytest.mark.usefixtures("each_launch")
-@pytest.mark.parametrize(("loss", "order"), [("mse", "backward"), ("cross_entropy", "random")])
+@pytest.mark.parametrize(
+    ("loss", "order"), [("mse", "backward"), ("cross_entropy", "random")]
+)
 def test_training(loss: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weighted = loss == "mse"
     net = Net(sizes=(3, 5, 4, 3), loss=loss, penalties=PENALTIES)
@@ -293,7 +339,9 @@ def test_divergence(rate: float, order: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @each_order
-def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_and_single_steps(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
@@ -307,7 +355,9 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
         yield value
         yield slopes
         moments = engine.moments()
-        engine.update(copied, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
+        engine.update(
+            copied, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1))
+        )
         yield copied
         yield moments.flat()
         yield device.all_finite(device.MODULE.to_device(data.x))
@@ -382,7 +432,11 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         (unordered, 1, "no barrier behind it|is changed by one thread and read by"),
         (late, 1, "no barrier behind it|is changed by one thread and read by"),
         (of_blocks, 2, "is changed by one block and read by|is changed by block"),
-        (of_fields, 1, r"array of \(1,\), .*\.reached is changed by thread \d, no barrier"),
+        (
+            of_fields,
+            1,
+            r"array of \(1,\), .*\.reached is changed by thread \d, no barrier",
+        ),
         (gone, 1, "some wait for threads that are gone"),
         (apart, 1, "threads wait at different barriers"),
     ):
