@@ -56,12 +56,19 @@ def _names_no_test(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run in two processes if no test is named. In `addopts` it would be an error where xdist is
-    not installed, and would keep a named test from a debugger."""
+    not installed, and would keep a named test from a debugger.
+
+    Beside xdist pytest-benchmark warns while pytest is configured, which would be an error, unless
+    benchmarks are disabled.
+    """
     option = config.option
     alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin(
         "xdist"
     )
-    if _names_no_test(config) and not alone and not option.usepdb:
+    alone = alone or option.usepdb or getattr(option, "benchmark_only", False)
+    if _names_no_test(config) and not alone:
+        if config.pluginmanager.hasplugin("benchmark"):
+            option.benchmark_disable = True
         if option.numprocesses is None:
             option.numprocesses = min(2, os.cpu_count() or 1)
         # Files come by their names; else those of few tests would be last.

@@ -237,3 +237,27 @@ def test_a_call_that_names_no_test_leaves_out_what_is_marked(
     )
     assert summary in done.stdout.splitlines()[-1], done.stdout
     assert ("not slow and not nightly" in done.stdout) == (arguments == [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", [[], ["-p", "no:benchmark"]])
+def test_two_processes_begin_with_pytest_benchmark_and_without(
+    without: list[str], tmp_path: Path
+) -> None:
+    """Its warning that xdist disables it would be an error."""
+    if not without:
+        pytest.importorskip("pytest_benchmark", reason="an environment has no plugin")
+    (tmp_path / "tests").mkdir()
+    conftest = Path(__file__).with_name("conftest.py").read_text()
+    (tmp_path / "tests" / "conftest.py").write_text(conftest)
+    plain, timed = "def test(): pass\n", "def test(benchmark): benchmark(len, ())\n"
+    (tmp_path / "tests" / "test_one.py").write_text(plain if without else timed)
+    strict = "[pytest]\ntestpaths = tests\nfilterwarnings = error\n"
+    (tmp_path / "pytest.ini").write_text(strict)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *without]
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "2 workers" in done.stdout, done.stdout + done.stderr
+    assert "1 passed" in done.stdout.splitlines()[-1]
