@@ -208,9 +208,12 @@ ONE_BY_ONE = 4
 # vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us (784-128-10),
 # 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 -> 134 (784-512-512-10).
 GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_750_000
-# Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more rows and
-# for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4).
-ROW_TILES = ((4, 3), (2, 4))
+# Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more than
+# `FEW_ROWS` rows, for so few, and for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4, AVX2). With
+# 32 registers 8 rows halve what is read of the second-level cache: 4 x 3 -> 8 x 3, 247 -> 188 us
+# (16 rows), 2.64 -> 2.18 ms (256 rows of 784-512-512-10, 1 thread, Xeon with AVX-512).
+ROW_TILES = ((8, 3) if vector_bytes() == 64 else (4, 3), (4, 3), (2, 4))
+FEW_ROWS = 4
 # Rows of weights that are packed at a time.
 PACKED_ROWS = 8
 # Bytes of weights that few tiles of rows read at once, in whole rows: 101 -> 80 us (2 rows).
@@ -224,9 +227,10 @@ SPREAD_BYTES = 2048
 LIVE_ROWS = 16
 # Rows that pass through all layers at once in tiles.
 TILED_AT_ONCE = 128
-# Fewest weights of a net whose rows go in tiles, with AVX2. Row blocks -> tiles: 179 -> 164 us (64
-# rows, 128-256-256-10); packed panels -> tiles: 1,181 -> 1,001 us (64 rows, 784-512-512-10).
-TILED_WEIGHTS = 50_000 if vector_bytes() == 32 else sys.maxsize
+# Fewest weights of a net whose rows go in tiles, with AVX2 and AVX-512; vectors of 16 bytes were
+# not measured. Row blocks -> tiles: 179 -> 164 us (64 rows, 128-256-256-10, AVX2); packed panels
+# -> tiles, 64 rows of 784-512-512-10: 1,181 -> 1,001 us (AVX2), 842 -> 581 us (AVX-512).
+TILED_WEIGHTS = sys.maxsize if vector_bytes() == 16 else 50_000
 # Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7
 # MB takes 100 to 200 us.
 LIVE_FLOPS = 1_000_000_000

@@ -136,7 +136,7 @@ class Predictor:
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
     row tiles      2 and more, of wide nets      packed until somebody may have      a team
-                   with AVX2                     written; live for few rows, after
+                   with AVX2 or AVX-512          written; live for few rows, after
                                                  a write; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed in each call                 a team

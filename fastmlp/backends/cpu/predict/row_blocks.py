@@ -27,6 +27,7 @@ from fastmlp.backends.cpu.simd.flat_weights import (
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
+    FEW_ROWS,
     LARGEST_TILE,
     LIVE_FLOPS,
     PREDICT_FLOPS,
@@ -293,7 +294,7 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
     """Make the function that predicts vectors first to last of rows, in tiles of rows and outputs,
     in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    four, two = row_tiles(scalar)
+    many, few, two = row_tiles(scalar)
     apart, vector = 2 * LINE_BYTES // size, vector_bytes()
     copy, add_differences = (
         moves(scalar, lanes).copy,
@@ -334,8 +335,10 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
                 n_out,
             )
             right = (MatrixRows(source + k * size, stride), n_terms, positive, n)
-            if n > 2:
-                four(*of, *right)
+            if n > FEW_ROWS:
+                many(*of, *right)
+            elif n > 2:
+                few(*of, *right)
             else:
                 two(*of, *right)
             start, start_pitch, k = target, pitch, k + n_terms

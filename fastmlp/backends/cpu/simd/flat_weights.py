@@ -113,8 +113,9 @@ class Weights(NamedTuple):
 
 
 def row_tiles(scalar: Scalar) -> list[VectorFunction]:
-    """More rows, and two, have loops of their shapes."""
-    return [_rows_by_tiles(scalar, *shape) for shape in ROW_TILES]
+    """Many rows, few, and two have loops of their shapes."""
+    loops = {shape: _rows_by_tiles(scalar, *shape) for shape in {*ROW_TILES}}
+    return [loops[shape] for shape in ROW_TILES]
 
 
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
