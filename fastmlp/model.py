@@ -41,11 +41,15 @@ from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import Array, arrays, scalars
-from fastmlp.validation.calls import OF_NETS, AdvisingType, explained
+from fastmlp.validation.calls import OF_NETS, AdvisingType, assignable, explained
 from fastmlp.validation.messages import needs
 
 
 @final
+@assignable(
+    *("optimizer", "trainable", "layer_rates", "n_threads", "feature_names"),
+    also="items of weights, biases and parameters",
+)
 class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     """A multi-layer perceptron.
 

@@ -26,7 +26,7 @@ from fastmlp.model import MLP
 from fastmlp.network.state import NetState
 from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import assignable, explained
 
 WHO = "NetGroup"
 LABELS = (np.dtype(np.int64), np.dtype(np.int32))
@@ -129,6 +129,7 @@ def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
     return value if made is None else made
 
 
+@assignable(also="the settings of each net")
 class NetGroup:
     """Nets side by side in your loop: one call takes a step of each.
 
@@ -167,11 +168,11 @@ class NetGroup:
     (32, 1)
     """
 
-    nets: tuple[MLP, ...]
+    nets: tuple[MLP, ...] = ()
 
     @explained
     def __init__(self, nets: Iterable[MLP], *, n_threads: int | None = None) -> None:
-        self.nets = tuple(nets_of(nets, WHO))
+        vars(self)["nets"] = tuple(nets_of(nets, WHO))
         if not self.nets:
             raise ValueError(f"{WHO}: nets has no net")
         if n_threads is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
 from fastmlp.validation import messages, scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.frames import is_lazy, is_table
 
 CSV_FILES = (".csv", ".csv.gz")
@@ -38,6 +38,7 @@ ROWS = 65536
 
 
 @final
+@assignable("encoding")
 class CSVFile(str):
     """The path of a CSV file that is not UTF-8, for any argument that takes a path.
 

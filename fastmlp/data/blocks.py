@@ -20,13 +20,14 @@ from fastmlp.data.columns import (
 )
 from fastmlp.data.sources import Block
 from fastmlp.validation import Array, frames, messages, scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.messages import count
 
 Part = Callable[[int, int], Any]
 
 
 @final
+@assignable("block_sizes", "seed", "feature_names")
 class Blocks:
     """A source of rows for `MLP.fit`, in blocks that are read when the fit needs them.
 

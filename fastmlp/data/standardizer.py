@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.data.outputs import blocks_of
 from fastmlp.validation import Array, arrays, frames, scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.messages import count
 
 
@@ -59,6 +59,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 
 @final
+@assignable("feature_names")
 class Standardizer:
     """Scales columns by subtracting the mean and dividing by the standard deviation.
 
@@ -102,21 +103,21 @@ class Standardizer:
            [ 1.,  0.]])
     """
 
-    robust: bool
-    seed: int
-    n_rows: int
+    robust: bool = False
+    seed: int = 0
+    n_rows: int = 0
     feature_names: tuple[str, ...] | None
     _sample: Sample | None
 
     @explained
     def __init__(self, *, robust: bool = False, seed: int = 0) -> None:
         scalars.boolean("Standardizer", "robust", robust)
-        self.robust = robust
-        self.seed = scalars.non_negative_integer("Standardizer", "seed", seed)
+        seed = scalars.non_negative_integer("Standardizer", "seed", seed)
+        vars(self).update(robust=robust, seed=seed)
         self._clear()
 
     def _clear(self) -> None:
-        self.n_rows, self.feature_names = 0, None
+        vars(self).update(n_rows=0, feature_names=None)
         self._origin: Numbers = np.empty(0)  # means of the first rows
         self._mean: Numbers = np.empty(0)  # less the origin
         self._squares: Numbers = np.empty(
@@ -288,7 +289,7 @@ class Standardizer:
             shift, share = mean - self._mean, n / (before + n)
             self._mean = self._mean + shift * share
             self._squares = self._squares + (squares + shift**2 * (before * share))
-        self.n_rows = before + n
+        vars(self)["n_rows"] = before + n
 
     def _fitted(self, who: str) -> tuple[Numbers, Numbers]:
         if not self.n_rows:

@@ -49,7 +49,7 @@ from fastmlp.rules.elementary import (
     tanh,
 )
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained, settings
+from fastmlp.validation.calls import explained, guard, settings
 
 # The logarithm of 1e-6, the least variance that "gaussian_nll" predicts.
 LEAST_LOG_VARIANCE = -13.815510557964274
@@ -188,6 +188,9 @@ class Loss(NamedTuple):
     constants: Constants = ()
     per_target: int = 1
     curvature: Callable[..., Any] | None = None
+
+
+guard(Loss, Loss._fields, "make another: loss = loss._replace({})")
 
 
 def of_output_gradient(raw: Any, target: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +169,7 @@ class OptimizerSettings:
         and averaged anew.
     """
 
+    held_as: ClassVar[str] = "net.optimizer"
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None

@@ -5,7 +5,7 @@ float64, the numbers that depend on the step alone.
 """
 
 from dataclasses import asdict, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -475,6 +475,7 @@ class SecondOrder:
     learning_rate : 1
     """
 
+    held_as: ClassVar[str] = "net.optimizer"
     learning_rate: float = 1.0
 
     @property

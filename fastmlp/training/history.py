@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import warn
 from fastmlp.network import summary
-from fastmlp.validation.calls import OF_HISTORIES, AdvisingType
+from fastmlp.validation.calls import OF_HISTORIES, AdvisingType, assignable
 from fastmlp.validation.messages import needs
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         return DataFrame(columns)
 
 
-@dataclass
+@assignable(also="the settings of its net")
+@dataclass(frozen=True)
 class Report:
     """The argument of a callback, after each epoch.
 
@@ -176,7 +177,7 @@ class Report:
 
     def stop(self) -> None:
         """End the fit after this epoch, with `Status.STOPPED`."""
-        self.stopping = True
+        vars(self)["stopping"] = True
 
 
 Callback = Callable[[Report], Any]

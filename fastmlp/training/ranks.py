@@ -538,7 +538,7 @@ class Together(Exchange):
         stops, changed = self.flags(report.stopping, changed)[0]
         if changed:
             state.assign(self.broadcast(parameters))
-        report.stopping = bool(stops)
+        vars(report)["stopping"] = bool(stops)
 
     def buffered(
         self, request: Any, feed: Feed | None, engine: Engine[Any], state: NetState

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import memory, warn
 from fastmlp.validation import Array, frames, messages, scalars
+from fastmlp.validation.calls import assignable
 from fastmlp.validation.messages import count
 
 FINITE_BLOCK = 1 << 16
@@ -473,6 +474,7 @@ BLOCK_ROWS = 1024
 
 
 @final
+@assignable("values", "plain", "pieces", "levels")
 class Expanded:
     """Rows in which a number stands for several inputs of a net.
 

@@ -1,12 +1,13 @@
 """Advice for calls that do not fit a signature, and for attributes that a class lacks."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import wraps
+from inspect import getattr_static
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
-from fastmlp.validation.messages import count, suggestion_for
+from fastmlp.validation.messages import NONE, count, suggestion_for
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -68,7 +69,86 @@ def settings(target: type[T]) -> type[T]:
     for name, shared in (("__repr__", _repr), ("__eq__", _eq), ("__hash__", _hash)):
         if name != "__repr__" or target.__repr__ is object.__repr__:
             setattr(target, name, vars(target).get(name, shared))
-    return explained(dataclass(frozen=True, repr=False, eq=False)(target))
+    made = explained(dataclass(frozen=True, repr=False, eq=False)(target))
+    # A class variable of optimizers, which a net holds.
+    held = getattr(made, "held_as", "settings")
+    known = [each.name for each in fields(made)]  # type: ignore[arg-type]
+    guard(made, known, f"make others: {held} = dataclasses.replace({held}, {{}})")
+    return made
+
+
+def assignable(*names: str, also: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a class refuse attributes that nothing would read, when they are assigned.
+
+    Parameters
+    ----------
+    *names : str
+        Attributes that may be assigned.
+    also : str
+        What else may change.
+
+    Examples
+    --------
+    >>> @assignable("rate", also="weights")
+    ... class A: ...
+    >>> a = A()
+    >>> a.rate = 0.5
+    >>> a.size = 8
+    Traceback (most recent call last):
+    AttributeError: A: attribute 'size' would have no effect; rate and weights may change later
+    """
+    acting = " and ".join(filter(None, (", ".join(names), also)))
+
+    def decorated(target: type[T]) -> type[T]:
+        guard(target, names, f"{acting} may change later", free=True)
+        return target
+
+    return decorated
+
+
+def guard(
+    target: Any, known: Sequence[str], remedy: str, *, free: bool = False
+) -> None:
+    """Give a class a `__setattr__` that refuses all names, or all but the known ones.
+
+    Private names pass, and functions in a method's place, which act; also what a subclass
+    adds to the class. Type checkers do not see it: they would take any name.
+
+    Parameters
+    ----------
+    remedy : str
+        End of the message, in which the change takes the place of {}.
+    free : bool
+        True if the known names may be assigned.
+    """
+    words = f"attributes of {target.__name__}" if free else target.__name__
+
+    def assign(self: Any, name: str, value: object) -> None:
+        if name[0] == "_" or (free and name in known):
+            object.__setattr__(self, name, value)
+            return
+        held = name in known or hasattr(target, name)
+        replaced = callable(value) and callable(getattr_static(target, name, None))
+        added = type(self) is not target and not held
+        if replaced or added:
+            object.__setattr__(self, name, value)
+            return
+        wrong = "is fixed" if held else "would have no effect"
+        end = f"; {remedy.format(f'{name}=...')}"
+        if name not in known:
+            listed = "" if free else f" known: {', '.join(known)};"
+            end = f"{_meant(target, words, name, known)}{listed} {remedy.format('...')}"
+        who = type(self).__name__
+        raise AttributeError(f"{who}: attribute {name!r} {wrong}{end}")
+
+    target.__setattr__ = assign
+
+
+def _meant(target: type, words: str, name: str, known: Iterable[str]) -> str:
+    lacking = getattr_static(target, name, None)
+    if isinstance(lacking, LackingAttribute):
+        return f": {lacking.advice};"
+    return suggestion_for(name, known, words)
 
 
 def misfit(function: Any, n: int) -> str:
@@ -208,7 +288,9 @@ OF_NETS = {
         "freeze unfreeze requires_grad requires_grad_ frozen"
     ),
     "set layer_rates, factors of the learning rate": "param_groups",
-    "summary shows it, and repr(net)": "activation loss l2 l1",
+    "it is set when the net is made; summary and repr(net) show it": (
+        "activation loss l2 l1"
+    ),
 }
 OF_HISTORIES = {
     "fit returns a History, not the net: net.fit(X, y), then net.predict(X)": (
@@ -228,7 +310,7 @@ class LackingAttribute:
     """
 
     def __init__(self, advice: str) -> None:
-        self._advice = advice
+        self.advice = advice
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -239,7 +321,7 @@ class LackingAttribute:
             if instance is None
             else f"{owner.__name__!r} object"
         )
-        raise AttributeError(f"{whose} has no attribute {self._name!r}; {self._advice}")
+        raise AttributeError(f"{whose} has no attribute {self._name!r}; {self.advice}")
 
 
 class AdvisingType(type):
@@ -266,21 +348,26 @@ class AdvisingType(type):
         name: str,
         bases: tuple[type, ...],
         space: dict[str, Any],
-        advice: Mapping[str, str],
+        advice: Mapping[str, str] = NONE,
     ) -> "AdvisingType":
         lacking = {
             word: LackingAttribute(sentence)
             for sentence, words in advice.items()
             for word in words.split()
         }
-        shown = {"__dir__": lambda self: set(object.__dir__(self)) - lacking.keys()}
+        shown = {"__dir__": lambda self: _without_advice(self, object.__dir__(self))}
         return super().__new__(cls, name, bases, {**lacking, **shown, **space})
 
-    def __init__(cls, *arguments: Any, advice: Mapping[str, str]) -> None:
+    def __init__(cls, *arguments: Any, advice: Mapping[str, str] = NONE) -> None:
         super().__init__(*arguments)
 
     def __dir__(cls) -> Iterable[str]:
-        own, names = vars(cls), super().__dir__()
-        return [
-            name for name in names if not isinstance(own.get(name), LackingAttribute)
-        ]
+        return _without_advice(cls, super().__dir__())
+
+
+def _without_advice(owner: object, names: Iterable[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if not isinstance(getattr_static(owner, name, None), LackingAttribute)
+    ]

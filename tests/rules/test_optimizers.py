@@ -1,7 +1,7 @@
 """Optimizers, schedules, averages, clipping and masks: papers, known answers, any split."""
 
 import re
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import naive
@@ -106,7 +106,7 @@ def test_slopes_of_nan_and_none_and_frozen_settings(optimizer: Any) -> None:
     after = run(optimizer, np.ones(1), np.zeros((5, 1)), RATES[:5])[-1]
     np.testing.assert_allclose(after, kept, rtol=1e-15)
     assert isinstance(optimizer, Optimizer)
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="learning_rate"):
         optimizer.learning_rate = 1.0  # type: ignore[misc]
 
 
