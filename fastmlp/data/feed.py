@@ -202,7 +202,9 @@ class Feed:
         self._take(next(self._filling))
         self.is_whole = per_epoch is None and self.ends
         if self.is_whole and self.rows.weight.size and not self.rows.weight.any():
-            raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
+            raise ValueError(
+                f"{who}: sample_weight must be 0 or more, and not all 0, got 0 in each row"
+            )
 
     def _take(self, filled: FilledBuffer) -> None:
         self._buffer, self.rows, self.ends = (

@@ -373,5 +373,7 @@ def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
         raise ValueError(f"{who}: the source has no rows")
     x, y, weight = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     if weight.size and not weight.any():
-        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
+        raise ValueError(
+            f"{who}: sample_weight must be 0 or more, and not all 0, got 0 in each row"
+        )
     return Rows(x, y, weight)

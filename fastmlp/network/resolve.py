@@ -336,6 +336,11 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
             "curvature", "curvature(output, target) -> number", setting.curvature
         )
     if scalars.boolean("Loss", "by_row", setting.by_row):
+        if setting.over_outputs == "sum":
+            raise ValueError(
+                "Loss: over_outputs='sum' has no effect with by_row=True: the rule itself "
+                "writes one value for each row; leave over_outputs out"
+            )
         check_function("loss", "rule(outputs, targets, slopes, values)", setting.rule)
     elif per_target > 1:
         raise ValueError(

@@ -184,14 +184,16 @@ def weights(
 
 def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Array:
     """Numbers of 0 or more, one for each row; 1 for None."""
-    rows, options = (
-        np.empty((n_rows, 1)),
-        {"dtype": np.float64, "ensure_non_negative": True},
-    )
+    rows = np.empty((n_rows, 1))
     try:
-        weight: Array = _check_sample_weight(sample_weight, rows, **options)
+        weight: Array = _check_sample_weight(sample_weight, rows, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{who}: {name}: {error}") from error
+    negative = weight < 0
+    if negative.any():
+        row = int(negative.argmax())
+        got = f"got {weight[row]:.4g} in row {row}"
+        raise ValueError(f"{who}: {name} must be 0 or more, {got}")
     return weight
 
 

@@ -117,9 +117,13 @@ def weights(
     numbers = vector(argument, n_rows, kind, "sample_weight", who)
     # Kernels flush denormals to zero.
     tiny = numbers < np.finfo(kind).tiny
-    if (numbers < 0).any() or (tiny.all() and not all_zero):
+    negative = numbers < 0
+    if negative.any() or (tiny.all() and not all_zero):
+        row = int(negative.argmax())
+        place = f"row {row}" if negative[row] else "each row"
+        got = f"got {numbers[row]:.4g} in {place}"
         raise ValueError(
-            f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}"
+            f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}, {got}"
         )
     return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
 

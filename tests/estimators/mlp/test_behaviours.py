@@ -254,6 +254,8 @@ OTHERS, RARE = (
 EARLY: dict[str, Any] = {"early_stopping": True}
 BOTH = {"classes": ["no", "yes"]}
 ONE_WEIGHT = np.eye(len(X))[3]  # Of a row to train on.
+ALL_ZERO = np.zeros(len(X))
+NEGATIVE = np.where(np.arange(len(X)) == 4, -2.5, 1.0)
 SPARSE = [
     getattr(scipy.sparse, f"{k}_array")(np.maximum(X[:, :2], 0))
     for k in ("csr", "csc", "coo")
@@ -301,10 +303,19 @@ CALLS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
     (C, lambda m: kinds_of(m, np.float64, np.float32), {"warm_start": True}, ""),
     (R, goes_on_in_float32, {"tolerance": 1e-6}, ""),
 ]
+CALLS += [
+    (each, lambda m: fitted(m, sample_weight=NEGATIVE), {"solver": solver}, "")
+    for each in NAMES
+    for solver in ("adam", "sgd", "lbfgs")
+]
 if not BEFORE_1_9:
     no_weight = "at least one non-zero number"
     CALLS += [
         (each, lambda m: fitted(m, sample_weight=ONE_WEIGHT), EARLY, no_weight)
+        for each in NAMES
+    ]
+    CALLS += [
+        (each, lambda m: fitted(m, sample_weight=ALL_ZERO), {}, no_weight)
         for each in NAMES
     ]
 
