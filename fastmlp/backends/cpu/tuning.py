@@ -213,6 +213,7 @@ GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_750_000
 # 32 registers 8 rows halve what is read of the second-level cache: 4 x 3 -> 8 x 3, 247 -> 188 us
 # (16 rows), 2.64 -> 2.18 ms (256 rows of 784-512-512-10, 1 thread, Xeon with AVX-512).
 ROW_TILES = ((8, 3) if vector_bytes() == 64 else (4, 3), (4, 3), (2, 4))
+# Most rows that the second of these tiles takes.
 FEW_ROWS = 4
 # Rows of weights that are packed at a time.
 PACKED_ROWS = 8
