@@ -120,6 +120,8 @@ def test_code_runs_and_prints(
         (True, "numpy 2.4.6 in /a/b/numpy", "numpy 1.26.4 in /c/numpy"),
         (True, "a  b\n----\n1  2", "a b\n--\n1 2"),
         (True, "0.11 2.2e-07", "0.11 1.1e-07"),  # beside a larger number
+        (True, "a key of 1234567890123", "a key of 3210987654321"),
+        (False, "0.0002888524401774", "0.0003680410169551"),
         (False, "2,305 parameters", "2,306 parameters"),
         (False, "0.97", "0.90"),
         (False, "64x64 relu", "32x64 relu"),
@@ -128,6 +130,27 @@ def test_code_runs_and_prints(
 )
 def test_outputs_agree_to_their_digits(agree: bool, recorded: str, fresh: str) -> None:
     assert outputs.agree(recorded, fresh) == agree
+
+
+@pytest.mark.parametrize(
+    ("agree", "how", "fresh"),
+    [
+        (False, "", "weight 0.397, epoch 67"),
+        (True, " within 20 %", "weight 0.397, epoch 67"),
+        (False, " within 5 %", "weight 0.397, epoch 67"),
+        (False, " within 20 %", "share 0.439, epoch 65"),
+        (True, " varies", "anything"),
+        (False, " varies", ""),
+    ],
+)
+def test_a_fence_may_say_its_own_tolerance(
+    agree: bool, how: str, fresh: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    recorded = f"```text output{how}\nweight 0.439, epoch 65\n```\n"
+    page.write_text(f"```python\nx = 1\n```\n\n{recorded}")
+    (block,) = outputs.blocks(page)
+    assert bool(outputs.difference(block, outputs.Output(fresh))) != agree
 
 
 PAGE = """# A page

@@ -10,10 +10,14 @@ figure that it draws, in ``docs/_static/outputs``.
 
 Two outputs agree by one rule. Words are equal, whatever the spaces and lines between them; so are
 whole numbers. Other numbers agree within 3 %, one unit of the last digit that is written, or 1e-5
-of the largest number. Times, sizes of memory, versions, addresses and folders are not compared,
-nor is anything of a fence of ```` ```text output varies ````, for what differs between processors
-or from run to run. Of a picture its words and the ends of its curves are compared, which the file
-has as a description.
+of the largest number. Times, sizes of memory, versions, addresses and folders are not compared.
+Of a picture its words and the ends of its curves are compared, which the file has as a description.
+
+A fence may say its own tolerance, which readers do not see: ```` ```text output within 20 % ````
+is for digits that depend on the width of the processor's vectors, whose sums round otherwise, and
+holds for whole numbers too. Digits that no tolerance holds are not printed: the block prints what
+is the same on every processor. Of a fence of ```` ```text output varies ```` nothing is compared:
+it is for what differs from run to run, as a clock or a folder does.
 """
 
 import argparse
@@ -45,10 +49,12 @@ N_LINES = 20  # the most that are shown
 N_CHARACTERS = 400  # of a value that is not printed
 BLOCK = re.compile(
     r"^```(?P<language>python|py)\n(?P<code>.*?)^```\n"
-    r"(?P<recorded>(?:\n```text output(?P<varies> varies)?\n(?P<text>.*?)^```\n)?"
+    r"(?P<recorded>"
+    r"(?:\n```text output(?P<how> varies| within (?P<percent>\d+) %)?\n(?P<text>.*?)^```\n)?"
     r"(?P<images>(?:\n!\[[^\]]*\]\([^)]*_static/outputs/[^)]*\)\n)*))",
     flags=re.DOTALL | re.MULTILINE,
 )
+VARIES = " varies"
 IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*_static/outputs/([^)]*)\)")
 DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", flags=re.DOTALL)
 
@@ -57,7 +63,7 @@ NOT_COMPARED = [
     (r"\bnp\.(?:float|int|uint|bool|str)\w*\(([^()]*)\)", r"\1"),  # NumPy 2
     (r"\x1b\[[0-9;]*m", ""),
     (r"\b\d+\.\d+\.\d+\w*", "..."),
-    (r"\b0x[0-9a-fA-F]+|\b\d{13,}\b", "..."),
+    (r"\b0x[0-9a-fA-F]+|(?<![\w.])\d{13,}\b(?!\.)", "..."),
     (rf"[\d.,]*\d ?{UNITS}\b", "..."),
     (r"(?<!\w)(?:[A-Za-z]:)?(?:[/\\][\w.+-]+)+[/\\]", ".../"),
     (r"([-=_─━═┄╌—])\1+", r"\1"),
@@ -165,8 +171,11 @@ def described(figure: Any) -> str:
     return ". ".join(filter(None, parts))
 
 
-def agree(recorded: str, fresh: str) -> bool:
-    """Return True if two outputs agree by the rule of this module."""
+def agree(recorded: str, fresh: str, percent: int | None = None) -> bool:
+    """Return True if two outputs agree by the rule of this module.
+
+    `percent` is the tolerance that a fence says.
+    """
     if recorded == fresh:
         return True
     texts = [recorded, fresh]
@@ -177,20 +186,22 @@ def agree(recorded: str, fresh: str) -> bool:
         return False
     numbers = [NUMBER.findall(text) for text in texts]
     noise = 1e-5 * max((abs(_number(text)) for text in numbers[0]), default=0)
-    return all(_close(a, b, noise) for a, b in zip(*numbers, strict=True))
+    pairs = zip(*numbers, strict=True)
+    return all(_close(a, b, noise, percent) for a, b in pairs)
 
 
 def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _close(recorded: str, fresh: str, noise: float) -> bool:
+def _close(recorded: str, fresh: str, noise: float, percent: int | None) -> bool:
     a, b = _number(recorded), _number(fresh)
-    if not {*".e"} & {*recorded, *fresh}:
+    if percent is None and not {*".e"} & {*recorded, *fresh}:
         return a == b
+    share = (3 if percent is None else percent) / 100
     digits, _, exponent = recorded.partition("e")
     unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
-    return abs(a - b) <= 1.001 * max(unit, noise, 0.03 * max(abs(a), abs(b)))
+    return abs(a - b) <= 1.001 * max(unit, noise, share * max(abs(a), abs(b)))
 
 
 def difference(block: re.Match[str], output: Output) -> str:
@@ -201,13 +212,21 @@ def difference(block: re.Match[str], output: Output) -> str:
         _description(PICTURES / name) for _, name in IMAGE.findall(block["images"])
     ]
     now = list(map(described, output.figures))
-    if len(before) != len(now) or not (block["varies"] or all(map(agree, before, now))):
+    percents = [_percent(block)] * len(now)
+    same = block["how"] == VARIES or all(map(agree, before, now, percents))
+    if len(before) != len(now) or not same:
         return f"pictures recorded:\n{before}\nfresh:\n{now}"
     return ""
 
 
 def _texts_agree(block: re.Match[str], fresh: str) -> bool:
-    return bool(block["varies"] and fresh) or agree(block["text"] or "", fresh)
+    if block["how"] == VARIES and fresh:
+        return True
+    return agree(block["text"] or "", fresh, _percent(block))
+
+
+def _percent(block: re.Match[str]) -> int | None:
+    return int(block["percent"]) if block["percent"] else None
 
 
 def _description(file: Path) -> str:
@@ -252,7 +271,7 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
         if not all_of_them and _texts_agree(block, printed):
             printed = block["text"] or ""
         if printed:
-            text += f"\n```text output{block['varies'] or ''}\n{printed}```\n"
+            text += f"\n```text output{block['how'] or ''}\n{printed}```\n"
         for i, figure in enumerate(output.figures):
             words, name = (
                 images[i] if i < len(images) else (caption(figure), next(free))
