@@ -40,7 +40,9 @@ class CTableText(c_source.CText):
         for i, steps in enumerate(parts.steps):
             self._add_encoding(i, steps)
         self.widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
-        self.stack += (max(self.widths, default=1) + self.widest) * self.size
+        widths = (max(self.widths, default=1) + self.widest) * self.size
+        self.stack += widths
+        self.stack_of_row += widths
         if parts.trees is not None:
             self._add_trees(parts.trees)
         texts = [str(level) for levels in parts.levels for level in levels]
@@ -181,25 +183,70 @@ static void {name}(const double *row, const int *column{constants},
             added = [
                 "for (int j = 0; j < $OUTPUTS; ++j) y[j] += weight * (double)p[j];"
             ]
-        if parts.trees is not None:
-            lines += self._weighted_trees(parts.trees)
-        whole = ""
-        if parts.classes is not None:
-            whole = c_template.SUM
+        end = self._end()
+        if end:
+            lines.append("$end(x, y);")
+        add = "static void $add(const $real *p, double weight, double *y)"
+        texts = [
+            c_source.function_of(add, added) if parts.members else "",
+            "" if parts.classes is None else c_template.SUM,
+            c_source.function_of("static void $end(const double *x, double *y)", end)
+            if end
+            else "",
+            c_source.function_of(
+                "void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines
+            ),
+        ]
+        return "".join(texts)
+
+    def _end(self) -> list[str]:
+        """The statements after the members: trees, and the sum of probabilities, if any."""
+        trees, of_classes = self.parts.trees, self.parts.classes is not None
+        lines = [] if trees is None else self._weighted_trees(trees)
+        if of_classes:
             lines += [
                 "const double total = $sum(y, $OUTPUTS);",
                 "for (int j = 0; j < $OUTPUTS; ++j) y[j] /= total;",
             ]
-        add = c_source.function_of(
-            "static void $add(const $real *p, double weight, double *y)", added
-        )
-        return (
-            (add if parts.members else "")
-            + whole
-            + c_source.function_of(
-                "void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines
-            )
-        )
+            lines += ["(void)x;"] * (trees is None)
+        return lines
+
+    def predict_block(self) -> str:
+        """The function that predicts a block of rows, member by member."""
+        parts, encoding, n = self.parts, None, self.widest
+        each = "for (int r = 0; r < $BLOCK; ++r)"
+        lines = ["for (int j = 0; j < $BLOCK * $OUTPUTS; ++j) y[j] = 0;"]
+        if parts.members:
+            width = max(*self.widths, n)
+            lines += [
+                f"$real row[{width}];",
+                f"$ALIGNED $real z[{max(self.widths)} * $BLOCK], p[{n} * $BLOCK];",
+            ]
+        for i, (net, place, share) in enumerate(parts.members):
+            if place != encoding:
+                encoding = place
+                lines += [
+                    f"{each} {{",
+                    f"    $inputs{place}(x + r * $INPUTS, row);",
+                    f"    for (int k = 0; k < {self.widths[place]}; ++k) {{",
+                    "        z[k * $BLOCK + r] = row[k];",
+                    "    }",
+                    "}",
+                ]
+            weight = c_source.literal(np.float64(share))
+            lines += [
+                f"$net{i}_block(z, p);",
+                f"{each} {{",
+                f"    for (int j = 0; j < {net.layer_sizes[-1]}; ++j) {{",
+                "        row[j] = p[j * $BLOCK + r];",
+                "    }",
+                f"    $add(row, {weight}, y + r * $OUTPUTS);",
+                "}",
+            ]
+        if self._end():
+            lines.append(f"{each} $end(x + r * $INPUTS, y + r * $OUTPUTS);")
+        head = "static void $predict_block(const $number *x, $number *y)"
+        return c_source.function_of(head, lines)
 
     def _weighted_trees(self, trees: TreeNodes) -> list[str]:
         weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
@@ -208,7 +255,7 @@ static void {name}(const double *row, const int *column{constants},
             [f"t[{j}]" for j in range(n)],
         )
         if len(trees.classes) > 1:
-            lines.append(f"$tree_link(t, {n});")
+            lines.append(f"$tree_link(t, {n}{', 1' * (n > 1)});")
             terms = terms if n > 1 else ["(1 - t[0])", "t[0]"]
         pairs = zip(trees.classes.tolist(), terms, strict=True)
         return lines + [f"y[{place}] += {weight} * {term};" for place, term in pairs]

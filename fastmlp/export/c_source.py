@@ -34,6 +34,8 @@ SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 # Errors without fused multiply-adds, or in another precision: relative to 1 + |y|.
 TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
+# Bytes of the stack for each row of a block: 512 KB for 64 rows.
+MOST_OF_ROW = 1 << 13
 PLACE = re.compile(r"\$(\$|\w+)")
 
 
@@ -203,6 +205,7 @@ class CText:
     number : the type of a row's numbers and of predictions
     rules : functions of rules and links in the file, by name
     stack : bytes of numbers that a prediction has on the stack
+    stack_of_row : such bytes for each row of a block
     """
 
     libraries = beside = ""
@@ -216,6 +219,7 @@ class CText:
         )
         self.number: Any = scalar
         self.size, self.stack = np.dtype(scalar).itemsize, 0
+        self.stack_of_row = 0
         self.names: dict[Any, str] = {}
         self.rules: dict[str, str] = {}
         self.nets: list[str] = []
@@ -267,10 +271,12 @@ class CText:
                 )
         widest = max(sizes[1:-1], default=0)
         buffers = ["z0", "z1"][:last]
-        self.stack = max(self.stack, len(buffers) * widest * self.size)
-        predict = [f"$real {name}[{widest}];" for name in buffers]
+        hidden = len(buffers) * widest
+        self.stack = max(self.stack, hidden * self.size)
+        of_row = (sizes[0] + hidden + sizes[-1]) * self.size
+        self.stack_of_row = max(self.stack_of_row, of_row)
         slopes = [
-            *predict,
+            *(f"$real {name}[{widest}];" for name in buffers),
             *(f"$real s{k}[{n}];" for k, n in enumerate(sizes[1:])),
             f"$real d[{sizes[-1]}];",
         ]
@@ -280,22 +286,19 @@ class CText:
             layer = (
                 f"$layer($w{i}_{k}, $b{i}_{k}, {source}, {target}, {n_in}, {n_out});"
             )
-            predict.append(layer)
-            if rule is not identity:
-                predict.append(f"{self.rule(rule)}({target}, {n_out});")
             if self.gradient:
                 slopes += [
                     layer,
                     f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});",
                 ]
             source = target
-        link = next(name for name, link in losses.LINKS.items() if link == network.link)
-        linked = [] if link == "identity" else [f"{self.link(link)}(y, {sizes[-1]});"]
-        self.nets.append(
-            function_of(
-                f"static void $net{i}(const $real *x, $real *y)", predict + linked
-            )
-        )
+        link, linked = link_name(network), self._linked(network, "1")
+        arguments = "(const $real *x, $real *y)"
+        one, block = (self._passes(i, network, rows) for rows in ("1", "$BLOCK"))
+        self.nets += [
+            function_of(f"static void $net{i}{arguments}", one),
+            of_block(function_of(f"static void $net{i}_block{arguments}", block)),
+        ]
         if not self.gradient:
             return
         slopes += self._backward(i, sizes)
@@ -314,6 +317,35 @@ class CText:
             f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
         )
         self.nets.append(function_of(head, slopes + linked))
+
+    def _passes(self, i: int, network: Network, rows: str) -> list[str]:
+        """The statements of net i: layers, activations and link of one row, or of a block.
+
+        `rows` is 1 or $BLOCK. Of a block each number has a place for every row, as in z[n][rows].
+        """
+        sizes, last = network.layout.sizes, network.layout.n_layers - 1
+        call, times = ("$layer", "") if rows == "1" else ("$layer_block", f" * {rows}")
+        buffers = ["z0", "z1"][:last]
+        lines = [f"$ALIGNED $real {it}[{max(sizes[1:-1])}{times}];" for it in buffers]
+        source = "x"
+        for k, (n_in, n_out) in enumerate(pairwise(sizes)):
+            target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
+            arrays = f"$w{i}_{k}, $b{i}_{k}, {source}, {target}"
+            lines.append(f"{call}({arrays}, {n_in}, {n_out});")
+            if rule is not identity:
+                lines.append(f"{self.rule(rule)}({target}, {n_out}{times});")
+            source = target
+        return lines + self._linked(network, rows)
+
+    def _linked(self, network: Network, rows: str) -> list[str]:
+        """The statement that turns the raw outputs y into predictions, if there is one."""
+        name = link_name(network)
+        if name == "identity":
+            return []
+        function, n = self.link(name), network.layout.sizes[-1]
+        if losses.LINKS[name].by_row:
+            return [f"{function}(y, {n}, {rows});"]
+        return [f"{function}(y, {n} * {rows});"]
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
         last, n, source = len(sizes) - 2, sizes[-1], "d"
@@ -356,6 +388,23 @@ class CText:
                 )
         return function_of(head, lines)
 
+    def predict_block(self) -> str:
+        """The function that predicts a block of rows."""
+        parts, size = self.parts, core_of(self.parts.net).state.layout.sizes[-1]
+        first = int(parts.complements)
+        lines = [
+            f"$ALIGNED $real block[$INPUTS * $BLOCK], p[{size} * $BLOCK];",
+            "$to_block(x, block, $INPUTS);",
+            "$net0_block(block, p);",
+            f"$to_rows(p, y + {first}, {size}, $OUTPUTS);",
+        ]
+        if parts.complements:
+            line = "for (int r = 0; r < $BLOCK; ++r) y[2 * r] = 1 - y[2 * r + 1];"
+            lines.append(line)
+        return function_of(
+            "static void $predict_block(const $real *x, $real *y)", lines
+        )
+
     def helpers(self, code: str) -> str:
         """Functions of numbers' bits that the code calls."""
         include = "\n#ifndef __GNUC__\n#include <math.h>\n#endif\n"
@@ -393,6 +442,10 @@ class CText:
             "@IN": str(parts.n_features),
             "@OUT": str(parts.n_outputs),
             "@STACK": str(self.stack),
+            "@MOST": str(256 // self.size),
+            "@FLOAT": str(int(self.size == 4)),
+            "@EACH": str(self.stack_of_row),
+            "@WIDE": str(int(self.stack_of_row > MOST_OF_ROW)),
             # Prefixes that differ in case only have equal macros.
             "@ID": f"0x{crc32(self.prefix.encode()):x}",
             "@PREFIX": self.prefix,
@@ -408,10 +461,13 @@ class CText:
             * file.endswith(".c"),
             replaced(c_template.DECLARATIONS, filled),
             self.helpers(code),
-            replaced(c_template.LAYER, {"@B": str(8 * self.size)}),
+            replaced(
+                c_template.LAYER + c_template.LAYER_BLOCK, {"@B": str(8 * self.size)}
+            ),
             code + "\n",
             *self.nets,
             predict,
+            of_block(self.predict_block()),
             c_template.ROWS,
         ]
         if parts.classes is not None:
@@ -465,6 +521,10 @@ class CText:
         return "/* " + "\n   ".join(lines) + "\n*/\n"
 
 
+def link_name(network: Network) -> str:
+    return next(name for name, link in losses.LINKS.items() if link == network.link)
+
+
 def texts_of(names: Iterable[object]) -> str:
     shown = "".join(f"\n    {_quoted(str(name))}," for name in names)
     return shown.replace("$", "$$") + "\n"
@@ -473,6 +533,11 @@ def texts_of(names: Iterable[object]) -> str:
 def function_of(head: str, lines: list[str]) -> str:
     body = "\n".join(f"    {line}" for line in lines)
     return f"\n{head}\n{{\n{body}\n}}\n"
+
+
+def of_block(text: str) -> str:
+    """Code that is compiled where rows come in blocks."""
+    return f"\n#if $BLOCK > 1{text}#endif\n"
 
 
 def _plain(name: object) -> str:

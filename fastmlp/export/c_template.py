@@ -17,6 +17,20 @@ DECLARATIONS = """\
 #define $INPUTS @IN
 #define $OUTPUTS @OUT
 #define $STACK @STACK /* bytes of the stack that a call takes, about */
+/* Rows that $predict_rows takes at once, where it was measured to pay: sums of four outputs
+   of a block stay in registers. -D$BLOCK=1 takes one row at a time, with the least stack. */
+#ifndef $BLOCK
+#if @WIDE || !defined(__GNUC__)
+#define $BLOCK 1
+#elif defined(__AVX512F__) && !defined(__clang__)
+#define $BLOCK @MOST
+#elif @FLOAT && defined(__AVX2__)
+#define $BLOCK 16
+#else
+#define $BLOCK 1
+#endif
+#endif
+#define $STACK_ROWS ($BLOCK > 1 ? $STACK + $BLOCK * @EACH : $STACK) /* in $predict_rows */
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,8 +56,13 @@ void $predict_rows(size_t n, const $number *x, $number *y);
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off", "no-trapping-math")
+/* Copies by loops, not by memcpy, leave sums in registers. */
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
+#if defined(__AVX512F__) && __GNUC__ >= 8
+#pragma GCC target("prefer-vector-width=512")
+#endif
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
-#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic", "peel-loops")
 #endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
@@ -51,9 +70,13 @@ void $predict_rows(size_t n, const $number *x, $number *y);
 #if defined(__GNUC__)
 #define $RESTRICT __restrict
 #define $INLINE static inline __attribute__((always_inline, unused))
+#define $NOINLINE static __attribute__((noinline, unused))
+#define $ALIGNED __attribute__((aligned(64)))
 #else
 #define $RESTRICT
 #define $INLINE static inline
+#define $NOINLINE static
+#define $ALIGNED
 #endif
 """
 
@@ -138,37 +161,117 @@ $INLINE void $layer(const $real *$RESTRICT w, const $real *$RESTRICT b, const $r
     }
 }
 """
-# Links of rows, in place; of numbers: c_source.loop_of.
+# The same sums of a block of rows, side by side: x[n_in][$BLOCK], z[n_out][$BLOCK].
+LAYER_BLOCK = """
+#if $BLOCK > 1
+/* Four outputs, whose sums stay in registers. */
+$NOINLINE void $four(const $real *$RESTRICT w, const $real *$RESTRICT b,
+                     const $real *$RESTRICT x, $real *$RESTRICT z, int n_in, int n_out)
+{
+    $real z0[$BLOCK], z1[$BLOCK], z2[$BLOCK], z3[$BLOCK];
+    for (int r = 0; r < $BLOCK; ++r) {
+        z0[r] = b[0];
+        z1[r] = b[1];
+        z2[r] = b[2];
+        z3[r] = b[3];
+    }
+    for (int k = 0; k < n_in; ++k) {
+        const $real *to = w + k * n_out, *from = x + k * $BLOCK;
+        for (int r = 0; r < $BLOCK; ++r) {
+            z0[r] = $fma@B(from[r], to[0], z0[r]);
+            z1[r] = $fma@B(from[r], to[1], z1[r]);
+            z2[r] = $fma@B(from[r], to[2], z2[r]);
+            z3[r] = $fma@B(from[r], to[3], z3[r]);
+        }
+    }
+    for (int r = 0; r < $BLOCK; ++r) {
+        z[r] = z0[r];
+        z[r + $BLOCK] = z1[r];
+        z[r + 2 * $BLOCK] = z2[r];
+        z[r + 3 * $BLOCK] = z3[r];
+    }
+}
+
+$NOINLINE void $one(const $real *$RESTRICT w, $real b, const $real *$RESTRICT x,
+                    $real *$RESTRICT z, int n_in, int n_out)
+{
+    $real sum[$BLOCK];
+    for (int r = 0; r < $BLOCK; ++r) sum[r] = b;
+    for (int k = 0; k < n_in; ++k) {
+        const $real to = w[k * n_out];
+        for (int r = 0; r < $BLOCK; ++r) sum[r] = $fma@B(x[k * $BLOCK + r], to, sum[r]);
+    }
+    for (int r = 0; r < $BLOCK; ++r) z[r] = sum[r];
+}
+
+$INLINE void $layer_block(const $real *w, const $real *b, const $real *x, $real *z, int n_in,
+                          int n_out)
+{
+    const int whole = n_out - n_out % 4;
+    for (int j = 0; j < whole; j += 4) $four(w + j, b + j, x, z + j * $BLOCK, n_in, n_out);
+    for (int j = whole; j < n_out; ++j) $one(w + j, b[j], x, z + j * $BLOCK, n_in, n_out);
+}
+
+/* Rows into a block, and back. */
+$INLINE void $to_block(const $real *$RESTRICT rows, $real *$RESTRICT block, int n)
+{
+    for (int r = 0; r < $BLOCK; ++r) {
+        for (int k = 0; k < n; ++k) block[k * $BLOCK + r] = rows[r * n + k];
+    }
+}
+
+$INLINE void $to_rows(const $real *$RESTRICT block, $real *$RESTRICT rows, int n, int step)
+{
+    for (int k = 0; k < n; ++k) {
+        for (int r = 0; r < $BLOCK; ++r) rows[r * step + k] = block[k * $BLOCK + r];
+    }
+}
+#endif
+"""
+# Links of rows, in place, z[n][rows]; of numbers: c_source.loop_of.
 LINKS = {
     "softmax": """
-static void $softmax($real *z, int n)
+$INLINE void $softmax($real *z, int n, int rows)
 {
-    $real peak = z[0], total;
-    for (int j = 1; j < n; ++j) peak = z[j] > peak ? z[j] : peak;
-    for (int j = 0; j < n; ++j) z[j] = z[j] - peak;
-    $rule_exp(z, n);
-    total = z[0];
-    for (int j = 1; j < n; ++j) total += z[j];
-    total = 1 / total;
-    for (int j = 0; j < n; ++j) z[j] *= total;
+    $real peak[$BLOCK], total[$BLOCK];
+    for (int r = 0; r < rows; ++r) peak[r] = z[r];
+    for (int j = 1; j < n; ++j) {
+        const $real *a = z + j * rows;
+        for (int r = 0; r < rows; ++r) peak[r] = a[r] > peak[r] ? a[r] : peak[r];
+    }
+    for (int j = 0; j < n; ++j) {
+        for (int r = 0; r < rows; ++r) z[j * rows + r] -= peak[r];
+    }
+    $rule_exp(z, n * rows);
+    for (int r = 0; r < rows; ++r) total[r] = z[r];
+    for (int j = 1; j < n; ++j) {
+        for (int r = 0; r < rows; ++r) total[r] += z[j * rows + r];
+    }
+    for (int r = 0; r < rows; ++r) total[r] = 1 / total[r];
+    for (int j = 0; j < n; ++j) {
+        for (int r = 0; r < rows; ++r) z[j * rows + r] *= total[r];
+    }
 }
 """,
     "sorted": """
-static void $sorted($real *z, int n)
+$INLINE void $sorted($real *z, int n, int rows)
 {
     for (int i = 1; i < n; ++i) {
         for (int j = i; j > 0; --j) {
-            const $real low = z[j - 1], high = z[j];
-            z[j - 1] = high < low ? high : low;
-            z[j] = high < low ? low : high;
+            $real *$RESTRICT a = z + (j - 1) * rows, *$RESTRICT b = z + j * rows;
+            for (int r = 0; r < rows; ++r) {
+                const $real low = a[r], high = b[r];
+                a[r] = high < low ? high : low;
+                b[r] = high < low ? low : high;
+            }
         }
     }
 }
 """,
     "mean_std": """
-static void $mean_std($real *z, int n)
+$INLINE void $mean_std($real *z, int n, int rows)
 {
-    for (int j = 1; j < n; j += 2) $rule_deviation(z + j, 1);
+    for (int j = 1; j < n; j += 2) $rule_deviation(z + j * rows, rows);
 }
 """,
 }
@@ -235,7 +338,12 @@ static void $sorted_slopes($real *z, $real *jacobian, int n, int n_in)
 ROWS = """
 void $predict_rows(size_t n, const $number *x, $number *y)
 {
-    for (size_t i = 0; i < n; ++i) $predict(x + i * $INPUTS, y + i * $OUTPUTS);
+#if $BLOCK > 1
+    for (; n >= $BLOCK; n -= $BLOCK, x += $BLOCK * $INPUTS, y += $BLOCK * $OUTPUTS) {
+        $predict_block(x, y);
+    }
+#endif
+    for (; n > 0; --n, x += $INPUTS, y += $OUTPUTS) $predict(x, y);
 }
 """
 CLASS = """

@@ -85,7 +85,9 @@ def test_predictions_have_the_bits_of_the_net(
     for name in names:
         net, dtype = NETS[name], NETS[name].dtype
         rows = (
-            np.random.default_rng(1).normal(0, 3, (9, net.layer_sizes[0])).astype(dtype)
+            np.random.default_rng(1)
+            .normal(0, 3, (137, net.layer_sizes[0]))
+            .astype(dtype)
         )
         expected, got = (
             net.predict(rows),
@@ -95,6 +97,50 @@ def test_predictions_have_the_bits_of_the_net(
         got[np.abs(got) < np.finfo(dtype).tiny] = 0
         np.testing.assert_array_equal(got, expected, name)
         assert failures(library, name, dtype) == 0
+
+
+PLANE = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+# Classes, quantiles in order, two classes of one output, means with deviations.
+LINKED: dict[str, Any] = {
+    "classes": lambda: MLP((3, 5, 4), loss="cross_entropy", seed=0),
+    "ordered": lambda: MLP((3, 6, 3), loss=Quantile([0.1, 0.5, 0.9]), seed=0),
+    "two": lambda: MLPClassifier(**FIT).fit(PLANE, PLANE[:, 0] > 0),
+    "means": lambda: MLP((3, 9, 9, 4), loss="gaussian_nll", dtype="float64", seed=0),
+    "linear": lambda: MLP((3, 1), seed=0),
+}
+
+
+@needs_gcc
+@needs_compiler
+@unconverged
+@pytest.mark.parametrize("block", [1, 3, 16, 64])
+def test_blocks_of_rows_have_the_bits_of_single_rows(
+    block: int, tmp_path: Path
+) -> None:
+    texts = {name: to_c(make(), prefix=name) for name, make in LINKED.items()}
+    blocks = [f"-D{name.upper()}_BLOCK={block}" for name in texts]
+    traps = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    library = built(tmp_path, texts, ["-std=c99", "-O1", *traps, *blocks])
+    for name, text in texts.items():
+        dtype = np.float32 if "const float x" in text else np.float64
+        rows = PLANE[: 2 * 64 + 3].astype(dtype)
+        n_outputs = int(re.findall(r"_OUTPUTS (\d+)", text)[0])
+        # A row of 7 after the last must stay.
+        out = np.full((len(rows) + 1, n_outputs), 7, dtype)
+        library[f"{name}_predict_rows"](
+            ctypes.c_size_t(len(rows)), pointer(rows), pointer(out)
+        )
+        single = np.full_like(out, 7)
+        for row, to in zip(rows, single, strict=False):
+            library[f"{name}_predict"](pointer(row), pointer(to))
+        np.testing.assert_array_equal(out, single, name)
+
+
+def test_wide_nets_take_one_row_at_a_time() -> None:
+    """The buffers of a block, which are on the stack, take at most 512 KB."""
+    narrow, wide = (to_c(MLP((2, n, 1), seed=0), tests=0) for n in (2000, 2100))
+    assert "#if 0 || !defined(__GNUC__)\n#define MODEL_BLOCK 1" in narrow
+    assert "#if 1 || !defined(__GNUC__)\n#define MODEL_BLOCK 1" in wide
 
 
 @needs_gcc
