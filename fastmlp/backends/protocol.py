@@ -200,8 +200,9 @@ class QuickStep(Protocol):
 
     is_lost: bool
 
-    def adopt(self, moments: Any) -> None:
-        """Go on with the optimizer's state as it lies now."""
+    def adopt(self, moments: Any) -> bool:
+        """Go on with the optimizer's state as it lies now; return False if a step of the
+        trainer's was interrupted: it may have been taken."""
         ...
 
     def size_of(self, n_rows: int) -> StepSize | None:

@@ -357,7 +357,8 @@ class Steps:
             # An average's beginning may have changed.
             if is_averaged(optimizer):
                 return False
-            quick.adopt(self._engines["batch"].slots(state))
+            if not quick.adopt(self._engines["batch"].slots(state)):
+                return False
             self._slots = quick.slots
         self._n_owners = self._owners.n_owners
         tabled = step in self._steps and optimizer is self._tabled

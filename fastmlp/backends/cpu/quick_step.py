@@ -77,6 +77,7 @@ class QuickStep:
     Attributes
     ----------
     slots : first slot of the optimizer's state; steps are of no use once that is another array
+        Any new object with an average: other trainers change the packed parameters then.
     is_lost : True once the parameters are not finite after a step
     sizes : steps by numbers of rows
     address : of its `PlainStep`
@@ -105,7 +106,7 @@ class QuickStep:
         self._parameters = parameters
         self.sizes: dict[int, Size | None] = {}
         self._size: Size | None = None
-        # A copy of the parameters, left by the trainer's `store`.
+        # The packed parameters, flat: the trainer's `load` and `store` leave them there.
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
         self._order = np.arange(room, dtype=np.int64)
@@ -142,13 +143,12 @@ class QuickStep:
             self.job[name] = value
 
     def prepare(self, n_rows: int) -> bool:
-        """Get ready, after a step of the trainer's that left the parameters as they are; return
-        False if steps on n rows are too long."""
+        """Get ready, after a step of the trainer's; return False if n rows are too many."""
         session, job = self._session, self._session.job
         assert session.moments is not None
-        self.slots, trained = session.moments.m, session.moments.trained
+        trained = session.moments.trained
+        self.slots = session.moments.m if trained is None else object()
         self.job["trained"] = 0 if trained is None else address(trained)
-        self._seen[:] = self._parameters
         job["first"], job["order"], job["losses"] = (
             0,
             address(self._order),
@@ -159,9 +159,10 @@ class QuickStep:
             self._take_size(n_rows, size)
         return size is not None
 
-    def adopt(self, moments: Moments) -> None:
+    def adopt(self, moments: Moments) -> bool:
         self._session.adopt(moments)
         self.slots = moments.m
+        return bool(self._trainer.is_current)
 
     def size_of(self, n_rows: int) -> Size | None:
         """None if a signal would wait too long for a step on n rows."""
@@ -238,6 +239,7 @@ class QuickStep:
         """Steps of `take_quick_step` without the GIL, on a team where that is faster."""
         n, size, n_in = self.n_rows, self._size, self.job["n_in"]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
+        self.job["is_lost"] = 0
         fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets
         if fits and size is not None:
             rows = {"x": address(x), "y": address(y), "weight": weight}

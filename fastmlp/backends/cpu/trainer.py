@@ -107,11 +107,13 @@ class Trainer:
     Attributes
     ----------
     unit_flops : operations of a unit, from which the length of the first call is guessed
+    is_current : False from a step's beginning until it is stored
     """
 
     units_per_epoch: int
     unit_flops: int
     made_for: object = None
+    is_current = False
     # The coefficients of a group of parameters, once asked for; the groups of its layers.
     _n = 0
     _numbers: object = None
@@ -212,14 +214,13 @@ class Trainer:
     def resume(self, moments: Moments, data: Data) -> None:
         self._session.adopt(moments)
         self.take(data)
-        if not self._is_current or moments.trained is not None or self._are_changed():
+        if not self.is_current or moments.trained is not None or self._are_changed():
             self.load()
 
     def _are_changed(self) -> bool:
-        """True if a bit of the parameters is another than `store` has left."""
+        """True if a bit of the parameters differs from the packed ones."""
         kind = np.int32 if self._parameters.itemsize == 4 else np.int64
-        stored = self._session.workspace.backup[: len(self._parameters)]
-        return not np.array_equal(self._parameters.view(kind), stored.view(kind))
+        return not np.array_equal(self._parameters.view(kind), self._seen.view(kind))
 
     def pause(self) -> QuickStep | None:
         session, network, quick = self._session, self._engine.network, self._quick
@@ -234,7 +235,6 @@ class Trainer:
         session.data = Data(nothing, nothing, nothing)
         if quick is None:
             return None
-        self._is_current = False
         return quick if quick.prepare(n_rows) else None
 
     def _point_to(self, data: Data) -> None:
@@ -293,19 +293,26 @@ class Trainer:
     def load(self) -> None:
         """Pack the parameters: before the first `run`, and after a callback may have changed
         them."""
-        self._is_current = False
-        self._session.load(self._parameters)
+        seen = self._seen
+        seen[:] = self._parameters
+        self._session.load(seen)
 
     def store(self) -> None:
         """Write the parameters as trained so far; other threads see all old or all new ones."""
-        # The backup is free between epochs, and after the last call.
-        parameters = self._session.workspace.backup[: len(self._parameters)]
-        self._session.store(parameters)
-        self._engine.lock.publish(parameters, self._parameters)
-        self._is_current = True
+        seen = self._seen
+        self._session.store(seen)
+        self._engine.lock.publish(seen, self._parameters)
+        self.is_current = True
+
+    @property
+    def _seen(self) -> Array:
+        """The packed parameters, flat, of a trainer of single steps; an epoch has its backup
+        there."""
+        return self._session.workspace.backup[: len(self._parameters)]
 
     def begin(self) -> None:
         self._session.job["reached"] = 0
+        self.is_current = False
 
     @property
     def reached(self) -> int:

@@ -314,7 +314,7 @@ class PlainStep(Record):
     block: int  # addresses of the blocks of `quick_step`
     driver: int  # and of `batch_step`
     parameters: int  # address of the net's parameters, live
-    seen: int  # address of a copy, as the last step left them
+    seen: int  # address of the packed parameters, flat
     trained: int  # address of packed parameters where the net shows an average, or 0
     publishes: int  # 1: the step copies them to `parameters`; 0: its caller does
     n_parameters: int
@@ -498,7 +498,9 @@ def quick_step(scalar: Scalar) -> Kernel:
         again = step.n_unsound + written
         if again == 0 and take_weights(step):
             if step.n_changed:
-                call(blocks.pack, (job.net, step.parameters, net.parameters))
+                # First: a step may be declined, and the next one compares with what is packed.
+                copy(step.parameters, step.seen, step.n_parameters)
+                call(blocks.pack, (job.net, step.seen, net.parameters))
                 call(blocks.transposes, (job.net,))
             batch.x, batch.weight = step.x, step.weight
             batch.y = step.label_rows if step.label_bytes else step.y
@@ -535,6 +537,7 @@ def take_quick_step(scalar: Scalar) -> Callable[..., float]:
         parameters are not finite after it. The record's status tells if it was taken."""
         quick, n = record_at(address, PlainStep), x.shape[0]
         quick.status, quick.loss = DECLINED, np.nan
+        quick.is_lost = 0
         if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
             return float(quick.loss)
         quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
