@@ -30,7 +30,6 @@ from numba.core.typing.templates import make_intrinsic_template
 from numba.extending import overload, register_jitable, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
-import fastmlp.compiler.native.operands  # noqa: F401  (registers functions that both compilers emit)
 from fastmlp.compiler import elementary, jit, memory
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import (
@@ -41,6 +40,9 @@ from fastmlp.compiler.jit import (
     restore_denormals,
 )
 from fastmlp.compiler.memory import RecordType
+
+# The import registers functions that both compilers emit.
+from fastmlp.compiler.native.operands import word_of
 from fastmlp.compiler.native.translator import FULL_WIDTH
 from fastmlp.rules import elementary as rules
 
@@ -281,7 +283,9 @@ def _of_emitted(function: Any) -> Any:
                     for pair in zip(values, signature.args, strict=True)
                 ]
             made = form.generate(builder, *values)
-            return context.get_dummy_value() if form.result is None else made
+            if form.result is None:
+                return context.get_dummy_value()
+            return word_of(builder, made)
 
         wide = kinds if form.constant else map(_wide, kinds)
         if type(form.result) is int:

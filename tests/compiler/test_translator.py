@@ -21,7 +21,14 @@ from fastmlp.compiler import block_of, call, hinted, njit
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.jit import NoSource, Unsupported, definition_of
-from fastmlp.compiler.memory import Record, coefficients_at, record_at, row, rows
+from fastmlp.compiler.memory import (
+    Record,
+    coefficients_at,
+    record_at,
+    row,
+    rows,
+    stack,
+)
 from fastmlp.rules import activations, elementary, losses, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -119,6 +126,34 @@ def test_words_without_sign_are_mixed_as_in_python() -> None:
     numbers = np.array([3, 39999, 40000, 65535], np.uint16)
     result = results(mix, numbers.ctypes.data)
     assert [value % 1 for value in result[:4]] == [0, 0, 0.5, 0.5]
+
+
+def test_an_address_of_the_stack_is_calculated_with_as_a_word_is() -> None:
+    @njit
+    def chosen(place: int, other: int, takes_other: bool) -> int:
+        if takes_other:
+            return place + 8
+        return other
+
+    def use(out: int) -> None:
+        place = stack(64)
+        numbers = row(place, 8, np.float64)
+        for i in range(8):
+            numbers[i] = 1.0 * i
+        values, last = row(out, 8, np.float64), 56 + place
+        values[0] = row(last, 1, np.float64)[0]
+        values[1] = row(last - 16, 1, np.float64)[0]
+        values[2], values[3] = last - place, place % 8
+        values[4] = 1.0 if place < last and place else 0.0
+        values[5] = row(chosen(place, out, out > 0), 1, np.float64)[0]
+        values[6] = row(place if out < 0 else out, 1, np.float64)[0]
+        word = out
+        for i in range(2):
+            word = place + i * 8
+        values[7] = row(word, 1, np.float64)[0]
+
+    assert results(use)[:8] == [7, 5, 56, 0, 1, 1, 7, 1]
+    assert " add i64 %" not in native(use).inspect_llvm()
 
 
 @pytest.mark.parametrize("b", [3, -3, 1, -1, 2**40])

@@ -13,8 +13,10 @@ from fastmlp.compiler import jit, memory
 from fastmlp.compiler.elementary import FORMS
 from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.native.operands import (
+    ADDRESS,
     ARRAY,
     BOOL,
+    BYTE,
     INT64,
     KINDS,
     WORD,
@@ -29,6 +31,7 @@ from fastmlp.compiler.native.operands import (
     converted,
     in_registers,
     is_constant,
+    is_pointer,
     is_tuple,
     kind_of,
     movable,
@@ -37,6 +40,7 @@ from fastmlp.compiler.native.operands import (
     registers_of,
     truth,
     tuple_like,
+    word_of,
 )
 
 
@@ -75,6 +79,8 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
     value = form.generate(builder, *values)
     if form.result is None:
         return None
+    if is_pointer(value):
+        return Number(value, ADDRESS)
     dtype = operands[form.result].dtype if type(form.result) is int else form.result
     return Number(value, dtype)
 
@@ -249,8 +255,7 @@ class Expressions:
             if node.attr in self.zeros.get(owner.dtype, ()):
                 return 0
             dtype = owner.dtype.fields[node.attr][0]  # type: ignore[index]
-            place = self.field(owner, node.attr)
-            return Number(self.builder.load(place), dtype)
+            return self.loaded(self.field(owner, node.attr), dtype)
         if isinstance(owner, View) and node.attr in ("dtype", "itemsize"):
             return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
         if isinstance(owner, MatrixOperand):
@@ -276,15 +281,12 @@ class Expressions:
             return array
         if name not in ("data", "shape", "size"):
             raise Unsupported(f"{name} of an array")
-        word = self.builder.load(
-            self.field(array, "data" if name == "data" else "shape")
-        )
-        if name == "data":
-            return Number(word, INT64)
-        shape = View(word, ir.Constant(WORD, 2), INT64)
-        n, width = (
-            Number(self.builder.load(self.element(shape, i)), INT64) for i in range(2)
-        )
+        of_data = name == "data"
+        word = self.loaded(self.field(array, "data" if of_data else "shape"), INT64)
+        if of_data:
+            return word
+        shape = self.view(word, 2, INT64)
+        n, width = (self.loaded(self.element(shape, i), INT64) for i in range(2))
         return (
             (n, width)
             if name == "shape"
@@ -292,9 +294,11 @@ class Expressions:
         )
 
     def field(self, record: RecordOperand, name: str) -> Any:
-        dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
-        place = self.builder.add(record.address, ir.Constant(WORD, offset))
-        return self.builder.inttoptr(place, KINDS[dtype].as_pointer())
+        offset = record.dtype.fields[name][1]  # type: ignore[index]
+        return self.pointer(record.address, ir.Constant(WORD, offset), BYTE)
+
+    def loaded(self, place: Any, dtype: np.dtype[Any]) -> Number:
+        return Number(self.builder.load(place, typ=KINDS[dtype]), dtype)
 
     def _Subscript(self, node: ast.Subscript) -> Any:
         owner, index = self.value(node.value), self.value(node.slice)
@@ -302,9 +306,9 @@ class Expressions:
             place = self.element(owner, index)
             if owner.dtype.fields:
                 return RecordOperand(place, owner.dtype)
-            return Number(self.builder.load(place), owner.dtype)
+            return self.loaded(place, owner.dtype)
         if isinstance(owner, MatrixOperand):
-            return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
+            return self.loaded(self.cell(owner, index), owner.dtype)
         if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
         if is_tuple(owner) and isinstance(index, Number):
@@ -325,9 +329,8 @@ class Expressions:
     def element(self, view: View, index: Any) -> Any:
         builder, i = self.builder, self.index(index)
         if view.dtype.fields:
-            return builder.add(
-                view.address, builder.mul(i, ir.Constant(WORD, view.dtype.itemsize))
-            )
+            down = builder.mul(i, ir.Constant(WORD, view.dtype.itemsize))
+            return self.pointer(view.address, down, BYTE)
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
@@ -337,8 +340,7 @@ class Expressions:
             raise Unsupported("an index that is no integer")
         return converted(self.builder, number, INT64).value
 
-    def pointer(self, address: Any, i: Any, kind: Any) -> Any:
-        base = self.builder.inttoptr(address, kind.as_pointer())
+    def pointer(self, base: Any, i: Any, kind: Any) -> Any:
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
     def cell(self, table: MatrixOperand, places: Any) -> Any:
@@ -360,17 +362,15 @@ class Expressions:
         if function is memory.records_at:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
         if function is memory.record_at:
-            place = converted(self.builder, arguments[0], INT64).value
+            place = converted(self.builder, arguments[0], ADDRESS).value
             return RecordOperand(place, arguments[1].dtype)
         if function is jit.thread_number:
             return self.thread
         if function is memory.rows:
             address, n, width, dtype = arguments
-            ends = (
-                converted(self.builder, word, INT64).value
-                for word in (address, n, width)
-            )
-            return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
+            view = self.view(address, n, dtype)
+            columns = converted(self.builder, width, INT64).value
+            return MatrixOperand(view.address, view.n, columns, view.dtype)
         if function is memory.coefficients_at:
             return self.coefficients(*arguments)
         if function is jit.call:
@@ -398,20 +398,21 @@ class Expressions:
         return self.call_function(called, arguments)
 
     def call_block(self, address: Any, arguments: Any) -> None:
-        registers = registers_of(movable(arguments))
+        registers = [
+            word_of(self.builder, register)
+            for register in registers_of(movable(arguments))
+        ]
         kind = ir.FunctionType(ir.VoidType(), [register.type for register in registers])
         place = converted(self.builder, address, INT64).value
         self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
-        begin, count = (
-            converted(self.builder, word, INT64).value for word in (address, n)
-        )
+        begin = converted(self.builder, address, ADDRESS).value
+        count = converted(self.builder, n, INT64).value
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:
         if not isinstance(n, int):
             raise Unsupported("coefficients of unknown number")
         view = self.view(address, n, dtype)
-        load = self.builder.load
-        return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
+        return tuple(self.loaded(self.element(view, i), view.dtype) for i in range(n))

@@ -27,6 +27,11 @@ from fastmlp.compiler.target import is_arm
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD32: Any = ir.IntType(32)
 WORD: Any = ir.IntType(64)
+BYTE: Any = ir.IntType(8)
+POINTER: Any = ir.PointerType()
+# The dtype of a number that is a pointer. Memory of the stack has one: LLVM 22 forgets what
+# an address points to that is made of the integer of a pointer in a loop that it unrolls.
+ADDRESS = np.dtype("V8")
 X86_FLUSH = 0x8040  # flush to zero, denormals are zero
 ARM_FLUSH = 1 << 24
 
@@ -36,7 +41,39 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
     with builder.goto_entry_block():
         place = builder.alloca(kind)
     place.align = 64
+    # llvmlite gives it a type with that of its content, for `load`, which knows it anyway.
+    place.type = POINTER
     return place
+
+
+def is_pointer(value: Any) -> bool:
+    return isinstance(value.type, ir.PointerType)
+
+
+def pointer_of(builder: Any, address: Any) -> Any:
+    """The pointer of an address, which is a word or a pointer."""
+    return address if is_pointer(address) else builder.inttoptr(address, POINTER)
+
+
+def word_of(builder: Any, value: Any) -> Any:
+    """The word of an address; any other value itself."""
+    return builder.ptrtoint(value, WORD) if is_pointer(value) else value
+
+
+def added(builder: Any, a: Any, b: Any) -> Any:
+    """The sum of words, or the element pointer of an address and a word."""
+    if is_pointer(b):
+        a, b = b, a
+    if is_pointer(a):
+        return builder.gep(a, [b], source_etype=BYTE)
+    return builder.add(a, b)
+
+
+def subtracted(builder: Any, a: Any, b: Any) -> Any:
+    """The difference; an element pointer if only the first is a pointer."""
+    if is_pointer(a) and not is_pointer(b):
+        return added(builder, a, builder.neg(b))
+    return builder.sub(word_of(builder, a), word_of(builder, b))
 
 
 def declared(builder: Any, name: str, kind: Any) -> Any:
@@ -47,32 +84,26 @@ def declared(builder: Any, name: str, kind: Any) -> Any:
 
 def emit_fetch(builder: Any, address: Any) -> None:
     """Prefetch into the second-level cache."""
-    place, number = ir.IntType(8).as_pointer(), WORD32
-    kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
+    number = WORD32
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, *[number] * 3])
     prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
     # Read (not write), locality 2 (second level), data (not instructions).
     words = [ir.Constant(number, word) for word in (0, 2, 1)]
-    builder.call(prefetch, [builder.inttoptr(address, place), *words])
-
-
-def _pointer(builder: Any, address: Any) -> Any:
-    return builder.inttoptr(address, WORD.as_pointer())
+    builder.call(prefetch, [pointer_of(builder, address), *words])
 
 
 def _x86(builder: Any, mode: Any) -> Any:
     """Write `mode` to the control register, or set its flags if None; return the old value."""
     place = builder.alloca(WORD32)
-    text = ir.PointerType(ir.IntType(8))
-    kind = ir.FunctionType(ir.VoidType(), [text])
-    pointer = builder.bitcast(place, text)
+    kind = ir.FunctionType(ir.VoidType(), [POINTER])
     if mode is None:
-        builder.call(declared(builder, "llvm.x86.sse.stmxcsr", kind), [pointer])
+        builder.call(declared(builder, "llvm.x86.sse.stmxcsr", kind), [place])
         old = builder.load(place)
         builder.store(builder.or_(old, ir.Constant(WORD32, X86_FLUSH)), place)
     else:
         old = builder.trunc(mode, WORD32)
         builder.store(old, place)
-    builder.call(declared(builder, "llvm.x86.sse.ldmxcsr", kind), [pointer])
+    builder.call(declared(builder, "llvm.x86.sse.ldmxcsr", kind), [place])
     return builder.zext(old, WORD)
 
 
@@ -116,22 +147,24 @@ def _pause(builder: Any) -> None:
 
 @jit.emitted(memory.load_acquire, INT64)
 def _load(builder: Any, address: Any) -> Any:
-    return builder.load_atomic(_pointer(builder, address), "acquire", 8)
+    return builder.load_atomic(pointer_of(builder, address), "acquire", 8, typ=WORD)
 
 
 @jit.emitted(memory.store_release)
 def _store(builder: Any, address: Any, value: Any) -> None:
-    builder.store_atomic(value, _pointer(builder, address), "release", 8)
+    # llvmlite 0.50 stores a word atomically by a pointer to words only.
+    place = builder.inttoptr(word_of(builder, address), WORD.as_pointer())
+    builder.store_atomic(value, place, "release", 8)
 
 
 @jit.emitted(memory.fetch_add, INT64)
 def _add(builder: Any, address: Any, value: Any) -> Any:
-    return builder.atomic_rmw("add", _pointer(builder, address), value, "acq_rel")
+    return builder.atomic_rmw("add", pointer_of(builder, address), value, "acq_rel")
 
 
 @jit.emitted(memory.exchange_if, BOOL)
 def _exchange_if(builder: Any, address: Any, expected: Any, value: Any) -> Any:
-    pointer = _pointer(builder, address)
+    pointer = pointer_of(builder, address)
     pair = builder.cmpxchg(pointer, expected, value, "acq_rel", "acquire")
     return builder.extract_value(pair, 1)
 
@@ -143,9 +176,11 @@ def _fence(builder: Any) -> None:
 
 @jit.emitted(jit.next_word, INT64)
 def _next_word(builder: Any, generator: Any) -> Any:
-    fields = _pointer(builder, generator)
+    fields = pointer_of(builder, generator)
     state, draw = (
-        builder.load(builder.gep(fields, [ir.Constant(WORD, i)], source_etype=WORD))
+        builder.load(
+            builder.gep(fields, [ir.Constant(WORD, i)], source_etype=WORD), typ=WORD
+        )
         for i in (jit.STATE, jit.DRAW)
     )
     kind = ir.FunctionType(WORD32, [WORD])
@@ -155,9 +190,7 @@ def _next_word(builder: Any, generator: Any) -> Any:
 
 @jit.emitted(memory.stack, INT64, constant=True)
 def _stack_of(builder: Any, n_bytes: int) -> Any:
-    return builder.ptrtoint(
-        entry_alloca(builder, ir.ArrayType(ir.IntType(8), n_bytes)), WORD
-    )
+    return entry_alloca(builder, ir.ArrayType(BYTE, n_bytes))
 
 
 @jit.emitted(jit.fma, 0, alike=True)
@@ -236,7 +269,7 @@ class Number(NamedTuple):
 
 
 class View(NamedTuple):
-    """n contiguous numbers, or records, at an address."""
+    """n contiguous numbers, or records, from a pointer on."""
 
     address: Any
     n: Any
@@ -244,7 +277,7 @@ class View(NamedTuple):
 
 
 class MatrixOperand(NamedTuple):
-    """n contiguous rows of numbers at an address; n columns if `transposed`."""
+    """n contiguous rows of numbers from a pointer on; n columns if `transposed`."""
 
     address: Any
     n: Any
@@ -254,7 +287,7 @@ class MatrixOperand(NamedTuple):
 
 
 class RecordOperand(NamedTuple):
-    """A record at an address."""
+    """A record at a pointer."""
 
     address: Any
     dtype: np.dtype[Any]
@@ -277,6 +310,7 @@ KINDS: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): ir.FloatType(),
     FLOAT64: ir.DoubleType(),
     BOOL: ir.IntType(1),
+    ADDRESS: POINTER,
 }
 RELATIONS = {"Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">=", "Eq": "==", "NotEq": "!="}
 FOLDED: dict[str, Callable[..., Any]] = {
@@ -329,6 +363,12 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
         return number
     if dtype not in KINDS:
         raise Unsupported(f"numbers of {dtype}")
+    if number.dtype == ADDRESS:
+        word = Number(word_of(builder, number.value), INT64)
+        return converted(builder, word, dtype)
+    if dtype == ADDRESS:
+        word = converted(builder, number, INT64)
+        return Number(pointer_of(builder, word.value), ADDRESS)
     old, new = number.dtype.kind, dtype.kind
     wider = dtype.itemsize > number.dtype.itemsize
     if new == "b":
@@ -355,6 +395,8 @@ def truth(builder: Any, operand: Any) -> Number:
     number = number_of(operand)
     if number.dtype == BOOL:
         return number
+    if number.dtype == ADDRESS:
+        number = converted(builder, number, INT64)
     zero = ir.Constant(number.value.type, 0)
     differs = (
         builder.fcmp_unordered if number.dtype.kind == "f" else builder.icmp_unsigned
@@ -364,6 +406,8 @@ def truth(builder: Any, operand: Any) -> Number:
 
 def common(a: Number, b: Number) -> np.dtype[Any]:
     """The common dtype of two numbers, as in Numba: integers have 64 bits."""
+    if ADDRESS in (a.dtype, b.dtype):
+        return ADDRESS
     if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
         raise Unsupported("integers with and without sign")
     dtype = np.result_type(a.dtype, b.dtype)
@@ -377,6 +421,8 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
     if is_constant(left, right):
         return FOLDED[name](left, right)
     a, b = number_of(left), number_of(right)
+    if common(a, b) == ADDRESS:
+        return _of_addresses(builder, name, a, b)
     dtype = FLOAT64 if name == "Div" and common(a, b).kind != "f" else common(a, b)
     a, b = converted(builder, a, dtype), converted(builder, b, dtype)
     if dtype.kind == "f":
@@ -391,6 +437,19 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
     if name not in OF_INTEGERS:
         raise Unsupported(f"{name} of integers")
     return Number(getattr(builder, OF_INTEGERS[name])(a.value, b.value), dtype)
+
+
+def _of_addresses(builder: Any, name: str, a: Number, b: Number) -> Number:
+    """A sum or a difference with an address is one too; all else takes its word."""
+    if name == "Add":
+        value = added(builder, a.value, b.value)
+    elif name == "Sub":
+        value = subtracted(builder, a.value, b.value)
+    else:
+        a, b = converted(builder, a, INT64), converted(builder, b, INT64)
+        result: Number = calculated(builder, name, a, b)
+        return result
+    return Number(value, ADDRESS if is_pointer(value) else INT64)
 
 
 def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
@@ -506,21 +565,23 @@ def _environment(operands: tuple[Any, ...]) -> Any:
 
 
 def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
-    """Write the registers of operands to the stack; return the address."""
-    place = entry_alloca(builder, _environment(operands))
+    """Write the registers of operands to the stack; return the place."""
+    kind = _environment(operands)
+    place = entry_alloca(builder, kind)
     for i, register in enumerate(registers_of(operands)):
-        builder.store(
-            register, builder.gep(place, [_field(0), _field(i)], inbounds=True)
-        )
-    return builder.ptrtoint(place, WORD)
+        builder.store(register, _field(builder, place, kind, i))
+    return place
 
 
 def loaded(builder: Any, address: Any, operands: tuple[Any, ...]) -> list[Any]:
     kind = _environment(operands)
-    place = builder.inttoptr(address, kind.as_pointer())
-    n = len(kind.elements)
-    return [builder.load(builder.gep(place, [_field(0), _field(i)])) for i in range(n)]
+    place = pointer_of(builder, address)
+    return [
+        builder.load(_field(builder, place, kind, i), typ=part)
+        for i, part in enumerate(kind.elements)
+    ]
 
 
-def _field(i: int) -> Any:
-    return ir.Constant(ir.IntType(32), i)
+def _field(builder: Any, place: Any, kind: Any, i: int) -> Any:
+    words = [ir.Constant(WORD32, 0), ir.Constant(WORD32, i)]
+    return builder.gep(place, words, inbounds=True, source_etype=kind)

@@ -25,6 +25,7 @@ from fastmlp.compiler import jit
 from fastmlp.compiler.jit import prange, share_loop
 from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
+    ADDRESS,
     ARRAY,
     BOOL,
     FLOAT64,
@@ -45,6 +46,7 @@ from fastmlp.compiler.native.operands import (
     kind_of,
     loaded,
     movable,
+    pointer_of,
     registers_of,
     stored,
     truth,
@@ -105,18 +107,18 @@ class Unit:
         kind = ir.FunctionType(WORD, [WORD, WORD, WORD])
         made = ir.Function(self.module, kind, symbol)
         builder = ir.IRBuilder(made.append_basic_block("entry"))
-        objects = builder.inttoptr(made.args[1], WORD.as_pointer())
+        objects = pointer_of(builder, made.args[1])
         arguments: list[Any] = []
         for i, is_integer in enumerate(jit.integers_of(function)):
             place = builder.gep(objects, [ir.Constant(WORD, i)], source_etype=WORD)
-            value = builder.load(place)
+            value = builder.load(place, typ=WORD)
             if is_integer:
                 to_word = declared(
                     builder, "PyLong_AsSsize_t", ir.FunctionType(WORD, [WORD])
                 )
                 arguments.append(Number(builder.call(to_word, [value]), INT64))
             else:
-                arguments.append(RecordOperand(value, ARRAY))
+                arguments.append(RecordOperand(pointer_of(builder, value), ARRAY))
         result = Body(self, builder, function, tuple(arguments)).run()
         if result.dtype == BOOL:
             name, result = "PyBool_FromLong", converted(builder, result, INT64)
@@ -190,6 +192,17 @@ class Loop(NamedTuple):
 
     again: Any
     after: Any
+
+
+def _holds(kept: Any, operand: Any) -> bool:
+    """Return True if the name, or the result, of `kept` may have the operand: a number in the
+    name's dtype, if it is the common one, or the word of an address of the stack."""
+    if kind_of(kept) == kind_of(operand):
+        return True
+    if not (isinstance(kept, Number) and isinstance(operand, Number)):
+        return False
+    is_word = kept.dtype == INT64 and operand.dtype == ADDRESS
+    return is_word or common(kept, operand) == kept.dtype
 
 
 class Body(Expressions):
@@ -267,21 +280,17 @@ class Body(Expressions):
         return Slot(operand, places)
 
     def _keep(self, slot: Slot, operand: Any) -> None:
+        if isinstance(operand, Number):
+            operand = converted(self.builder, operand, slot.operand.dtype)
         for register, place in zip(registers_of(operand), slot.places, strict=True):
             self.builder.store(register, place)
 
     def bind(self, name: str, operand: Any) -> None:
         operand, slot = movable(operand), self.names.get(name)
         self._known.add(name)
-        if slot is not None and kind_of(slot.operand) != kind_of(operand):
-            numbers = isinstance(slot.operand, Number) and isinstance(operand, Number)
-            if numbers and common(slot.operand, operand) == slot.operand.dtype:
-                self._keep(slot, converted(self.builder, operand, slot.operand.dtype))
-                return
-            if self._depth:
+        if slot is None or not _holds(slot.operand, operand):
+            if slot is not None and self._depth:
                 raise jit.Unsupported(f"another type of {name}")
-            slot = None
-        if slot is None:
             self.names[name] = slot = self._slot(operand)
         self._keep(slot, operand)
 
@@ -363,7 +372,7 @@ class Body(Expressions):
             operand = movable(self.value(node.value))
             if self._result is None:
                 self._result = self._slot(operand)
-            if kind_of(operand) != kind_of(self._result.operand):
+            if not _holds(self._result.operand, operand):
                 raise jit.Unsupported("results of several kinds")
             self._keep(self._result, operand)
         self.builder.branch(self._exit)
@@ -476,7 +485,7 @@ class Body(Expressions):
         with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
-                environment = Number(stored(self.builder, operands), INT64)
+                environment = Number(stored(self.builder, operands), ADDRESS)
                 self.call_function(share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(

@@ -16,7 +16,16 @@ from fastmlp.backends.cpu.simd.vector import (
     VectorAccess,
     Vectors,
 )
-from fastmlp.compiler.native.operands import declared, emit_fetch, entry_alloca
+from fastmlp.compiler.native.operands import (
+    added,
+    declared,
+    emit_fetch,
+    entry_alloca,
+    is_pointer,
+    pointer_of,
+    subtracted,
+    word_of,
+)
 from fastmlp.compiler.target import is_arm, multiplies_pairs
 
 WORD: Any = ir.IntType(64)
@@ -35,7 +44,10 @@ BFLOAT16 = _BFloat16()
 
 
 class _Word:
-    """An integer in a register, with Python's operators. Comparisons are signed, divisions not."""
+    """An integer in a register, with Python's operators. Comparisons are signed, divisions not.
+
+    An address on the stack is a pointer: its sums with integers are element pointers.
+    """
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
@@ -44,19 +56,17 @@ class _Word:
         return _Word(self.builder, value)
 
     def __add__(self, other: Any) -> "_Word":
-        return (
-            self
-            if _is(other, 0)
-            else self._of(self.builder.add(self.value, _register(other)))
-        )
+        if _is(other, 0):
+            return self
+        return self._of(added(self.builder, self.value, _register(other)))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> "_Word":
-        return self._of(self.builder.sub(self.value, _register(other)))
+        return self._of(subtracted(self.builder, self.value, _register(other)))
 
     def __rsub__(self, other: Any) -> "_Word":
-        return self._of(self.builder.sub(_register(other), self.value))
+        return self._of(subtracted(self.builder, _register(other), self.value))
 
     def __mul__(self, other: Any) -> "_Word":
         return (
@@ -74,16 +84,20 @@ class _Word:
         return self._of(self.builder.urem(self.value, _register(other)))
 
     def __lt__(self, other: Any) -> Any:
-        return self.builder.icmp_signed("<", self.value, _register(other))
+        return self._compared("<", other)
 
     def __le__(self, other: Any) -> Any:
-        return self.builder.icmp_signed("<=", self.value, _register(other))
+        return self._compared("<=", other)
 
     def __gt__(self, other: Any) -> Any:
-        return self.builder.icmp_signed(">", self.value, _register(other))
+        return self._compared(">", other)
 
     def __ge__(self, other: Any) -> Any:
-        return self.builder.icmp_signed(">=", self.value, _register(other))
+        return self._compared(">=", other)
+
+    def _compared(self, sign: str, other: Any) -> Any:
+        words = (word_of(self.builder, each) for each in (self.value, _register(other)))
+        return self.builder.icmp_signed(sign, *words)
 
 
 def _is(word: Any, number: int) -> bool:
@@ -147,7 +161,7 @@ class LLVMTileRegisters(TileRegisters):
         return ir.Constant(ir.IntType(8), number)
 
     def _place(self, address: Any) -> Any:
-        return self.builder.inttoptr(address.value, ir.IntType(8).as_pointer())
+        return pointer_of(self.builder, address.value)
 
     def configure(self, rows: Any) -> None:
         builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
@@ -159,8 +173,9 @@ class LLVMTileRegisters(TileRegisters):
                 else word.value
             )
             at = [ir.Constant(LANE, 0), ir.Constant(LANE, i)]
-            builder.store(value, builder.gep(place, at, inbounds=True))
-        self._call("ldtilecfg", builder.bitcast(place, ir.IntType(8).as_pointer()))
+            to = builder.gep(place, at, inbounds=True, source_etype=words)
+            builder.store(value, to)
+        self._call("ldtilecfg", place)
 
     def release(self) -> None:
         self._call("tilerelease")
@@ -216,35 +231,34 @@ class LLVMVectors(Vectors):
             return type(value)(*map(self.argument, value))
         return _Word(self.builder, value)
 
-    def _pointer(self, address: Any, kind: Any) -> Any:
-        return self.builder.inttoptr(address.value, kind.as_pointer())
+    def _pointer(self, address: Any) -> Any:
+        return pointer_of(self.builder, address.value)
+
+    def _loaded(self, address: Any, kind: Any, align: int | None = None) -> Any:
+        return self.builder.load(self._pointer(address), align=align, typ=kind)
 
     def _vector(self, value: Any) -> Any:
         return _Vector(self.builder, value)
 
     def load(self, address: Any) -> Any:
-        return self._vector(
-            self.builder.load(self._pointer(address, self.kind), align=self.size)
-        )
+        return self._vector(self._loaded(address, self.kind, self.size))
 
     def store(self, value: Any, address: Any) -> None:
-        self.builder.store(
-            value.value, self._pointer(address, self.kind), align=self.size
-        )
+        self.builder.store(value.value, self._pointer(address), align=self.size)
 
     def store_non_temporal(self, value: Any, address: Any) -> None:
-        place = self._pointer(address, self.kind)
+        place = self._pointer(address)
         store = self.builder.store(value.value, place, align=self.bytes)
         once = self.builder.module.add_metadata([ir.Constant(LANE, 1)])
         store.set_metadata("nontemporal", once)
 
     def load_masked(self, address: Any, mask: Any) -> Any:
-        pointer, zeros = self._pointer(address, self.kind), ir.Constant(self.kind, None)
+        pointer, zeros = self._pointer(address), ir.Constant(self.kind, None)
         operands = [pointer, ir.Constant(LANE, self.size), mask, zeros]
         return self._vector(self._masked("load", self.kind, operands))
 
     def store_masked(self, value: Any, address: Any, mask: Any) -> None:
-        pointer = self._pointer(address, self.kind)
+        pointer = self._pointer(address)
         operands = [value.value, pointer, ir.Constant(LANE, self.size), mask]
         self._masked("store", ir.VoidType(), operands)
 
@@ -256,11 +270,10 @@ class LLVMVectors(Vectors):
 
     def store_lane(self, value: Any, address: Any) -> None:
         number = self.builder.extract_element(value.value, LANE(0))
-        self.builder.store(number, self._pointer(address, self.kind.element))
+        self.builder.store(number, self._pointer(address))
 
     def broadcast(self, address: Any) -> Any:
-        pointer = self._pointer(address, self.kind.element)
-        number = self.builder.load(pointer, align=self.size)
+        number = self._loaded(address, self.kind.element, self.size)
         return self._vector(self._everywhere(number, self.kind))
 
     def _everywhere(self, number: Any, kind: Any) -> Any:
@@ -270,15 +283,15 @@ class LLVMVectors(Vectors):
         return self.builder.shuffle_vector(first_lane, first_lane, places)
 
     def word(self, address: Any) -> Any:
-        return _Word(self.builder, self.builder.load(self._pointer(address, WORD)))
+        return _Word(self.builder, self._loaded(address, WORD))
 
     def int32(self, address: Any) -> Any:
-        number = self.builder.load(self._pointer(address, LANE))
+        number = self._loaded(address, LANE)
         return _Word(self.builder, self.builder.sext(number, WORD))
 
     def scratch(self, n: int) -> Any:
         place = entry_alloca(self.builder, ir.ArrayType(self.kind, n))
-        return _Word(self.builder, self.builder.ptrtoint(place, WORD))
+        return _Word(self.builder, place)
 
     def prefetch(self, address: Any) -> None:
         emit_fetch(self.builder, address.value)
@@ -376,7 +389,9 @@ class LLVMVectors(Vectors):
         return self._vector(self.builder.select(condition, a.value, b.value))
 
     def choose(self, condition: Any, a: Any, b: Any) -> Any:
-        values = _register(a), _register(b)
+        values = [_register(a), _register(b)]
+        if any(map(is_pointer, values)):
+            values = [pointer_of(self.builder, value) for value in values]
         return _Word(self.builder, self.builder.select(condition, *values))
 
     def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:

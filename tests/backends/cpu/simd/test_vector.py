@@ -284,8 +284,9 @@ def test_the_turns_of_a_product_prefetch_each_line_once(
     monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
 ) -> None:
     def count(builder: Any, place: Any) -> None:
-        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
-        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
+        word = builder.inttoptr(place, ir.PointerType())
+        before = builder.load(word, typ=ir.IntType(64))
+        builder.store(builder.add(before, ir.IntType(64)(1)), word)
 
     monkeypatch.setattr(vector_llvm, "emit_fetch", count)
     memory = np.zeros((2, n_lines + 2, LINE_BYTES // 8), np.int64)
