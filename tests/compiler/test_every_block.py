@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from fastmlp.compiler import COMPILER, INTERPRETED, Key
@@ -28,7 +29,8 @@ CALCULATES = "add|sub|mul|shl|or|and|xor"
 def generated(key: Key, host: Host) -> tuple[str, str]:
     """A block's IR after all passes, of the code generator too, and its assembly."""
     factory, dtype, rule, options = key
-    loop = factory(dtype.type, *([] if rule is None else [rule]), **options)
+    rules = [] if rule is None else [rule]
+    loop = factory(np.dtype(dtype).type, *rules, **options)
     module = objects.optimized(loop, host, light=rule is None)
     assembly: str = objects.machine(*host).emit_assembly(module)
     return str(module), assembly

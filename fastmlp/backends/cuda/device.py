@@ -20,7 +20,7 @@ from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
 from fastmlp.validation import Array, arrays
-from fastmlp.validation.messages import needs
+from fastmlp.validation.messages import NUMBA_CUDA, needs
 
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -231,7 +231,7 @@ def _why_unusable(index: int) -> str | None:
     if driver < package:
         return (
             f"the NVIDIA driver is for CUDA {driver}, and the package for CUDA {package}: install "
-            f'a newer driver, or pip install "numba-cuda[cu{driver}]"'
+            f'a newer driver, or pip install "numba-cuda[cu{driver}]=={NUMBA_CUDA}.*"'
         )
     return None
 

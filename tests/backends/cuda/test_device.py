@@ -78,7 +78,10 @@ def test_without_a_device_that_can_be_used(
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     has([], monkeypatch, package=False)
-    words = r'"cuda" needs numba-cuda: pip install "numba-cuda\[cu13\]", or use device="cpu"$'
+    words = (
+        r'"cuda" needs numba-cuda: pip install "numba-cuda\[cu13\]==0.30.\*", '
+        'or use device="cpu"$'
+    )
     with pytest.raises(ImportError, match=words):
         net("cuda")
 
