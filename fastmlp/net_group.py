@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import compress, repeat
-from typing import Any
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy import ndarray
@@ -27,6 +28,7 @@ from fastmlp.network.state import NetState
 from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import assignable, explained
+from fastmlp.validation.messages import count
 
 WHO = "NetGroup"
 LABELS = (np.dtype(np.int64), np.dtype(np.int32))
@@ -134,7 +136,8 @@ class NetGroup:
     """Nets side by side in your loop: one call takes a step of each.
 
     Each net ends with the bits of `MLP.train_on_batch`, for any number of threads. Between calls
-    each net may be saved, fitted or stepped alone, and be in several groups.
+    each net may be saved, fitted or stepped alone, and be in several groups. ``group[i]`` is net
+    i, ``group[1:3]`` a group of nets 1 and 2, and a loop over a group has its nets.
 
     Parameters
     ----------
@@ -204,6 +207,26 @@ class NetGroup:
     def __len__(self) -> int:
         return len(self.nets)
 
+    def __iter__(self) -> Iterator[MLP]:
+        return iter(self.nets)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> MLP: ...
+    @overload
+    def __getitem__(self, index: slice) -> NetGroup: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> MLP | NetGroup:
+        """The net at an index, or a group of the nets of a slice."""
+        if isinstance(index, slice):
+            return NetGroup(self.nets[index], n_threads=self._n_threads)
+        if not isinstance(index, SupportsIndex):
+            raise TypeError(f"{WHO}: an index must be an int or a slice, got {index!r}")
+        try:
+            return self.nets[index]
+        except IndexError:
+            known = f"the group has {count(len(self), 'net')}"
+            text = f"{WHO}: there is no net {operator.index(index)}: {known}"
+            raise IndexError(text) from None
+
     @explained
     def train_on_batch(
         self,
@@ -255,6 +278,88 @@ class NetGroup:
             As `train_on_batch`.
         """
         self._stepped("gradient", X, output_gradient, None, None)
+
+    @overload
+    def vjp(
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike,
+        inputs: Literal[True] = True,
+        parameters: Literal[True] = True,
+    ) -> tuple[list[Array], Array]: ...
+    @overload
+    def vjp(
+        self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]
+    ) -> list[Array]: ...
+    @overload
+    def vjp(
+        self, X: ArrayLike, output_gradient: ArrayLike, *, parameters: Literal[False]
+    ) -> Array: ...
+    @explained
+    def vjp(
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike,
+        inputs: bool = True,
+        parameters: bool = True,
+    ) -> Any:
+        """Return gradients by parameters and inputs of each net, with the bits of `MLP.vjp`.
+
+        Nets are differentiated one after the other, each by its own threads.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
+        output_gradient : (n_nets, n_rows, n_outputs) array, or (n_rows, n_outputs) for all nets
+            Gradient of an objective by the raw outputs of each net.
+        inputs : bool, default True
+            Also return the gradients by X.
+        parameters : bool, default True
+            False: return the gradients by X alone.
+
+        Returns
+        -------
+        gradients : list of n_nets (n_parameters,) arrays, summed over the rows, with `parameters`
+        input_gradients : (n_nets, n_rows, n_features) array, with `inputs`
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `MLP.vjp`, with the net's number.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP, NetGroup
+        >>> group = NetGroup([MLP((2, 1), seed=i) for i in range(3)])
+        >>> gradients, by_X = group.vjp([[1.0, 2.0], [5.0, 6.0]], [[1.0], [10.0]])
+        >>> gradients[0], by_X.shape
+        (array([51., 62., 11.], dtype=float32), (3, 2, 2))
+        """
+        who = f"{WHO}.vjp"
+        scalars.boolean(who, "inputs", inputs)
+        if not scalars.boolean(who, "parameters", parameters) and not inputs:
+            raise ValueError(
+                f"{who}: inputs=False and parameters=False leave nothing to return"
+            )
+        of_X, of_gradient, _ = self._each("gradient", (X, output_gradient, None), who)
+        x: Any = X
+        slopes: Any = output_gradient
+        results = [
+            net._single_steps().vjp(
+                x[i] if of_X else x,
+                slopes[i] if of_gradient else slopes,
+                inputs,
+                parameters,
+                f"{who}: nets[{i}]",
+            )
+            for i, net in enumerate(self.nets)
+        ]
+        if not parameters:
+            return np.stack(results)
+        if not inputs:
+            return results
+        gradients, by_inputs = zip(*results, strict=True)
+        return list(gradients), np.stack(by_inputs)
 
     @explained
     def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
@@ -352,9 +457,9 @@ class NetGroup:
             type(it) is ndarray and it.ndim > n
             for it, n in zip(arguments, n_axes, strict=True)
         ]
-        for name, it, by_net in zip(
-            ("X", "y", "sample_weight"), arguments, each, strict=True
-        ):
+        second = "y" if kind == "batch" else "output_gradient"
+        names = "X", second, "sample_weight"
+        for name, it, by_net in zip(names, arguments, each, strict=True):
             if by_net and len(it) != n_nets:
                 raise ValueError(
                     f"{who}: {name} of shape {it.shape} has a leading axis, which must be "

@@ -160,10 +160,14 @@ class Steps:
         self._step("gradient", data, who)
 
     def vjp(
-        self, X: Any, output_gradient: Any, inputs: object, parameters: object
+        self,
+        X: Any,
+        output_gradient: Any,
+        inputs: object,
+        parameters: object,
+        who: str = "MLP.vjp",
     ) -> Any:
         """The gradient by the parameters, by the inputs, or both."""
-        who = "MLP.vjp"
         scalars.boolean(who, "inputs", inputs)
         if not scalars.boolean(who, "parameters", parameters) and not inputs:
             raise ValueError(

@@ -408,3 +408,38 @@ def test_copies_and_pickles_have_nets_of_their_own() -> None:
     for other in others:
         np.testing.assert_array_equal(other.train_on_batch(X, y), losses)
     assert len(group) == 3
+
+
+# Nets of several widths and dtypes.
+UNLIKE = [MLP((3, 5, 2), seed=0), MLP((3, 8, 2), dtype="float64", seed=1)]
+
+
+@pytest.mark.parametrize("of_X", [False, True])
+@pytest.mark.parametrize("of_gradient", [False, True])
+def test_vjp_has_the_bits_of_each_net(of_X: bool, of_gradient: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2, 4, 3) if of_X else (4, 3)).astype(np.float32)
+    slopes = rng.normal(size=(2, 4, 2) if of_gradient else (4, 2)).astype(np.float32)
+    group = NetGroup(UNLIKE)
+    gradients, by_X = group.vjp(X, slopes)
+    assert by_X.shape == (2, 4, 3)
+    for i, net in enumerate(UNLIKE):
+        x, slope = X[i] if of_X else X, slopes[i] if of_gradient else slopes
+        expected = net.vjp(x, slope)
+        assert gradients[i].tobytes() == expected[0].tobytes()
+        np.testing.assert_array_equal(by_X[i], expected[1])
+    alone = group.vjp(X, slopes, inputs=False)
+    assert [it.tobytes() for it in alone] == [it.tobytes() for it in gradients]
+    np.testing.assert_array_equal(group.vjp(X, slopes, parameters=False), by_X)
+
+
+def test_a_group_is_a_sequence_of_its_nets() -> None:
+    nets = [MLP((2, 1), seed=i) for i in range(4)]
+    group = NetGroup(nets, n_threads=1)
+    assert list(group) == nets
+    assert len(group) == 4
+    assert group[np.int64(-1)] is nets[3]
+    part = group[1:3]
+    assert type(part) is NetGroup
+    assert part.nets == (nets[1], nets[2])
+    assert part._n_threads == 1
