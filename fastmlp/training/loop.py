@@ -384,7 +384,11 @@ def rates_at(
         rates = np.empty(len(steps))
         rates.fill(rate)
         return rates
-    returned, n = rates_of(rate, steps, total), len(steps)
+    return checked_rates(rate, rates_of(rate, steps, total), len(steps))
+
+
+def checked_rates(schedule: Any, returned: Any, n: int) -> NDArray[np.float64]:
+    """What a schedule has returned for n steps."""
     try:
         rates = np.asarray(returned, np.float64)
         good = rates.shape == (n,) and np.isfinite(rates).all() and (rates >= 0).all()
@@ -392,7 +396,7 @@ def rates_at(
         good = False
     if not good:
         raise ValueError(
-            f"learning-rate schedule {rate!r} must return {n} finite rates of 0 or more, got "
+            f"learning-rate schedule {schedule!r} must return {n} finite rates of 0 or more, got "
             f"{returned!r}"
         )
     return rates

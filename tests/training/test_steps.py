@@ -475,6 +475,62 @@ def test_a_schedule_after_a_rate_counts_from_its_first_step(kind: Any) -> None:
     assert (net.parameters == before).all()
 
 
+@pytest.mark.parametrize(
+    "form",
+    [np.float64, np.float32, np.int64, list],
+    ids=["float64", "float32", "int64", "list"],
+)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_a_functions_rate_has_the_bits_of_the_number(kind: Any, form: Any) -> None:
+    def rates(steps: Any, total: Any) -> Any:
+        values = np.full(len(steps), 0.3 * (steps[0] + 1))
+        return values.tolist() if form is list else values.astype(form)
+
+    X, y = ONES
+    layer_rates = [0.5, 2.0]
+    net, other = (
+        MLP((2, 5, 1), optimizer=kind(rate), layer_rates=layer_rates, seed=0)
+        for rate in (rates, 1.0)
+    )
+    for step in range(5):
+        number = float(rates(np.array([step]), None)[0])
+        other.optimizer = kind(number) if number else kind(lambda *_: [0.0])
+        assert net.train_on_batch(X, y) == other.train_on_batch(X, y)
+        assert state_of(net) == state_of(other)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.array([np.nan]), "must return 1 finite rates of 0 or more"),
+        (np.array([np.inf]), "must return 1 finite rates of 0 or more"),
+        (np.array([-0.1]), "must return 1 finite rates of 0 or more"),
+        (np.array([0.1, 0.1]), "must return 1 finite rates of 0 or more"),
+        (0.1, "must return 1 finite rates of 0 or more"),
+        (TypeError("no end"), "needs the number of steps, .* not have: no end"),
+    ],
+    ids=["nan", "inf", "negative", "two", "a number", "TypeError"],
+)
+@pytest.mark.parametrize("n_before", [0, 3])
+def test_a_functions_wrong_rate_is_refused(
+    returned: Any, message: str, n_before: int
+) -> None:
+    net = MLP((2, 5, 1), optimizer=Adam(lambda *_: rate()), seed=0)
+    wrong = [False]
+
+    def rate() -> Any:
+        if wrong[0] and isinstance(returned, Exception):
+            raise returned
+        return returned if wrong[0] else np.full(1, 0.1)
+
+    for _ in range(n_before):
+        net.train_on_batch(*ONES)
+    wrong[0], before = True, state_of(net)
+    with pytest.raises(ValueError, match=message):
+        net.train_on_batch(*ONES)
+    assert state_of(net) == before
+
+
 def test_rows_are_not_kept() -> None:
     net, rows = MLP((3, 5, 1), seed=0), np.ones((4, 3), np.float32)
     for _ in range(3):
