@@ -128,6 +128,49 @@ class Standardizer:
         )
         self._learned: tuple[Numbers, Numbers] | None = None
 
+    @classmethod
+    def known(cls, center: ArrayLike, scale: ArrayLike) -> Self:
+        """Return a scaler with these means and scales, such as a sensor's or a file's.
+
+        Parameters
+        ----------
+        center : (n_features,) array of real numbers
+            Subtracted from the columns.
+        scale : (n_features,) array of positive numbers
+            Divide the columns.
+
+        Returns
+        -------
+        Standardizer
+            It transforms and folds; `n_rows` is 0. `fit` learns anew.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If center or scale has a wrong type, shape or value, or an element of scale is not
+            positive.
+
+        Examples
+        --------
+        >>> from fastmlp import Standardizer
+        >>> Standardizer.known([20.0, 1013.0], [15.0, 10.0]).transform([[35.0, 1003.0]])
+        array([[ 1., -1.]])
+        """
+        who = "Standardizer.known"
+        n, kind = np.size(center), np.dtype(np.float64)
+        centers = arrays.vector(center, n, kind, "center", who)
+        scales = arrays.vector(scale, n, kind, "scale", who)
+        if not (scales > 0).all():
+            worst = int(np.argmin(scales))
+            raise ValueError(
+                f"{who}: scale must be positive, got {scales[worst]} for column {worst}; 1 "
+                "keeps a column's scale"
+            )
+        scaler = cls()
+        scaler._mean = centers.copy()
+        scaler._learned = scaler._mean, scales.copy()
+        return scaler
+
     def fit(self, X: Any) -> Self:
         """Learn from rows in memory or from a source of blocks, and forget earlier rows.
 
@@ -200,7 +243,13 @@ class Standardizer:
         >>> scaler.n_rows, scaler.center
         (3, array([3.]))
         """
-        self._learn(X, "Standardizer.partial_fit")
+        who = "Standardizer.partial_fit"
+        if self._is_known():
+            raise ValueError(
+                f"{who}: the center and scale are known, without rows to add to; fit "
+                "learns anew"
+            )
+        self._learn(X, who)
         return self
 
     def transform(self, X: ArrayLike) -> Array:
@@ -271,7 +320,7 @@ class Standardizer:
     def _rows(self, X: Any, who: str) -> tuple[Array, frames.Names]:
         """Checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
         X, names = frames.named(X, self.feature_names, who)
-        return arrays.table(X, len(self._mean) if self.n_rows else None, who), names
+        return arrays.table(X, len(self._mean) or None, who), names
 
     def _merge(self, rows: Numbers) -> None:
         """Add the moments of some rows, which are overwritten."""
@@ -292,13 +341,17 @@ class Standardizer:
         vars(self)["n_rows"] = before + n
 
     def _fitted(self, who: str) -> tuple[Numbers, Numbers]:
-        if not self.n_rows:
+        if not self.n_rows and not self._is_known():
             raise ValueError(f"{who}: nothing has been learned; call fit")
         if self._learned is None:
             self._learned = (
                 self._moments() if self._sample is None else _quartiles(self._sample)
             )
         return self._learned
+
+    def _is_known(self) -> bool:
+        """True for center and scale that were not learned from rows."""
+        return self._learned is not None and not self.n_rows
 
     def _moments(self) -> tuple[Numbers, Numbers]:
         n, mean, variance = (
@@ -312,6 +365,8 @@ class Standardizer:
 
     def __repr__(self) -> str:
         robust = "robust=True" if self.robust else ""
+        if self._is_known():
+            return f"<Standardizer.known: {count(len(self._mean), 'column')}>"
         if not self.n_rows:
             return f"Standardizer({robust})"
         sizes = f"{count(len(self._mean), 'column')}, {count(self.n_rows, 'row')}"

@@ -273,16 +273,16 @@ OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 
 
 @overload
-def fold(model: MLP, scaler: Any) -> MLP: ...
+def fold(model: MLP, scaler: Any = None, target_scaler: Any = None) -> MLP: ...
 @overload
-def fold(model: Any, scaler: Any = None) -> Any: ...
+def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any: ...
 @explained
-def fold(model: Any, scaler: Any = None) -> Any:
+def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     """Return a net for unscaled columns, from a net that was trained on scaled columns.
 
     The scaling ``x * factor + shift`` goes into the first layer. Rows of weights are multiplied by
-    factors, and biases gain the shifts times the weights. Predictions are equal up to rounding. The
-    optimizer begins at step 0.
+    factors, and biases gain the shifts times the weights. The scaling of targets goes into the last
+    layer the other way. Predictions are equal up to rounding. The optimizer begins at step 0.
 
     Parameters
     ----------
@@ -292,6 +292,8 @@ def fold(model: Any, scaler: Any = None) -> Any:
         TransformedTargetRegressor may be scaled too, if the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
         Scaler of X, for a model that is not a pipeline.
+    target_scaler : Standardizer, or one of those scalers, optional
+        Scaler of y, with a column for each output; the output activation is the identity.
 
     Returns
     -------
@@ -324,9 +326,20 @@ def fold(model: Any, scaler: Any = None) -> Any:
     >>> whole = fold(net, scaler)
     >>> np.allclose(whole.predict(X), net.predict(scaler.transform(X)))
     True
+
+    Targets in Kelvin, of which the net learned ``(y - 300) / 25``:
+
+    >>> whole = fold(net, scaler, Standardizer.known([300], [25]))
+    >>> np.allclose(whole.predict(X), 300 + 25 * net.predict(scaler.transform(X)))
+    True
     """
     targets = None
     if is_a(model, "TransformedTargetRegressor", "sklearn"):
+        if target_scaler is not None:
+            raise TypeError(
+                f"{WHO}: the TransformedTargetRegressor has the scaling of its targets: leave "
+                "target_scaler out"
+            )
         model, targets = _of_targets(model)
     steps = [] if scaler is None else _steps_of(scaler, "scaler")
     whole = is_a(model, "Pipeline", "sklearn")
@@ -341,9 +354,10 @@ def fold(model: Any, scaler: Any = None) -> Any:
             "a curve, which weights cannot hold: predict takes columns as they are, also where "
             "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
         )
-    if not whole and scaler is None and targets is None:
+    if not whole and scaler is None and targets is None and target_scaler is None:
         raise TypeError(
-            f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)"
+            f"{WHO}: scaler is missing: fold(model, scaler), fold(model, scaler, "
+            "target_scaler), or fold(pipeline)"
         )
     folded = deepcopy(model)
     if not isinstance(model, MLP) and not (
@@ -354,6 +368,9 @@ def fold(model: Any, scaler: Any = None) -> Any:
     net: MLP = folded if isinstance(folded, MLP) else folded.net_
     names = _names(folded, [step for _, step in steps])
     _fold_inputs(net, steps, names)
+    if target_scaler is not None:
+        of_targets = _steps_of(target_scaler, "target_scaler")
+        targets = _change_of(of_targets, len(net.biases[-1]), "output")
     if targets is not None:
         _fold_targets(net, targets)
     core_of(net).state.restart()
@@ -388,16 +405,7 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
 
 
 def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
-    n_features = len(net.weights[0])
-    change = identity(n_features)
-    for name, step in steps:
-        affine = affine_of(step, name, WHO)
-        if len(affine.factor) != n_features:
-            raise ValueError(
-                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the net has "
-                f"{count(n_features, 'input')}"
-            )
-        change = change.then(affine)
+    change = _change_of(steps, len(net.weights[0]), "input")
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
     if (lost > LARGEST_ERROR).any():
         worst = int(np.argmax(lost))
@@ -411,6 +419,20 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
     weights = net.weights[0].astype(np.float64)
     _assign(net.biases[0], net.biases[0] + change.shift @ weights)
     _assign(net.weights[0], weights * change.factor[:, None])
+
+
+def _change_of(steps: list[tuple[str, Any]], n: int, what: str) -> Affine:
+    """All steps as one change of a net's n inputs or outputs."""
+    change = identity(n)
+    for name, step in steps:
+        affine = affine_of(step, name, WHO)
+        if len(affine.factor) != n:
+            raise ValueError(
+                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the net has "
+                f"{count(n, what)}"
+            )
+        change = change.then(affine)
+    return change
 
 
 def _fold_targets(net: MLP, change: Affine) -> None:

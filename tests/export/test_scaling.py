@@ -265,6 +265,40 @@ def test_scaled_targets(transformer: Any) -> None:
         np.testing.assert_allclose(fold(alone).predict(X_FOLDED), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+def test_scaled_targets_of_a_net(scaler: Any, n_outputs: int) -> None:
+    targets = np.column_stack([Y, 100 * X_FOLDED[:, 1], 1e6 - Y])[:, :n_outputs]
+    of_y = copy.deepcopy(scaler).fit(targets)
+    of_x = Standardizer().fit(X_FOLDED)
+    net = MLP((4, 6, n_outputs), dtype="float64", seed=0)
+    net.fit(of_x.transform(X_FOLDED), of_y.transform(targets), epochs=2)
+    scaled = net.predict(of_x.transform(X_FOLDED))
+    whole = fold(net, of_x, of_y)
+    np.testing.assert_allclose(of_y.transform(whole.predict(X_FOLDED)), scaled, 1e-6)
+    alone = fold(net, target_scaler=of_y)
+    rows = of_x.transform(X_FOLDED)
+    np.testing.assert_allclose(alone.predict(rows), whole.predict(X_FOLDED), 1e-9)
+
+
+def test_a_known_scaling_is_that_of_the_one_that_learned_it(tmp_path: Path) -> None:
+    learned = Standardizer().fit(X_FOLDED)
+    scaler = Standardizer.known(learned.center, learned.scale)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(scaler)))
+    for it in (scaler, again):
+        np.testing.assert_array_equal(
+            it.transform(X_FOLDED), learned.transform(X_FOLDED)
+        )
+        assert repr(it) == "<Standardizer.known: 4 columns>"
+    net = MLP((4, 3, 1), seed=0)
+    whole = fold(net, again)
+    assert whole.parameters.tobytes() == fold(net, learned).parameters.tobytes()
+    whole.save(tmp_path / "net")
+    loaded = MLP.load(tmp_path / "net").predict(X_FOLDED)
+    assert loaded.tobytes() == whole.predict(X_FOLDED).tobytes()
+    assert again.fit(X_FOLDED).n_rows == N_FOLDED
+
+
 def test_a_column_whose_spread_is_lost() -> None:
     x = np.column_stack([rng.normal(1e9, 1, 50), rng.normal(0, 1, 50)])
     scaler = Standardizer().fit(x)
