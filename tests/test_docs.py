@@ -645,6 +645,15 @@ CAUSES: dict[str, Callable[[], Any]] = {
     ),
     "does not compile": lambda: net(activation=lookup).predict(X),
     "fit diverged in epoch": diverge,
+    "which a net hardly learns: standardise it": lambda: net().fit(
+        X, 1e9 * np.arange(6.0), epochs=2
+    ),
+    "rows of y are one-hot, and the loss is 'mse'": lambda: MLP((3, 2), seed=0).fit(
+        X, np.eye(2)[[0, 1] * 3], epochs=2
+    ),
+    "the loss rose from": lambda: MLP((3, 1), optimizer=SGD(0.6), seed=0).fit(
+        X, Y, epochs=20
+    ),
     "the loss is inf, no step was taken": step_far,
     "Maximum iterations (5) reached and the optimization hasn't converged yet.": lambda: (
         classifier().fit(X, LABELS)

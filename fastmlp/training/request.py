@@ -16,7 +16,9 @@ from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
+from fastmlp.rules.optimizers import SecondOrder
 from fastmlp.serialization.model_state import CheckpointFile, SavedFit
+from fastmlp.training.advice import warn_of_fit
 from fastmlp.training.history import (
     History,
     Status,
@@ -373,6 +375,12 @@ class FitRequest:
                 self._capture()
         self._write_checkpoint()
         self.history.seconds = time.perf_counter() - self._start
+        # A single step, of the fits of a loop, is not judged.
+        if len(self.history.loss) * self._steps_per_epoch > 1:
+            first_order = not isinstance(self._state.optimizer, SecondOrder)
+            network = self._engine.network
+            with self._ranks.warning():
+                warn_of_fit(self.history, self.data, network, first_order=first_order)
 
     def _report(self) -> None:
         history, state = self.history, self._state
