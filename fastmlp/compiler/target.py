@@ -40,6 +40,10 @@ class Host(NamedTuple):
     name: str
     features: str
 
+    def has(self, feature: str) -> bool:
+        by_name = feature == "bf16" and _WITH_BFMMLA.fullmatch(self.name)
+        return f"+{feature}" in self.features.split(",") or bool(by_name)
+
 
 def is_arm() -> bool:
     return platform.machine().lower() in ("arm64", "aarch64")
@@ -66,7 +70,7 @@ def second_level_bytes() -> int:
 
 
 def multiplies_pairs() -> bool:
-    return "+avx512bf16" in pair_target().features.split(",")
+    return pair_target().has("avx512bf16")
 
 
 def pair_products() -> PairProducts:
@@ -75,14 +79,10 @@ def pair_products() -> PairProducts:
     The process asks the system for tiles here, once.
     """
     on = pair_target()
-    features = set(on.features.split(","))
-    if vector_bytes() == 64 and {"+avx512bf16", "+amx-tile", "+amx-bf16"} <= features:
-        return "tiles" if permits_tiles() else "lanes"
-    if "+avx512bf16" in features:
-        return "lanes"
-    if "+bf16" in features or _WITH_BFMMLA.fullmatch(on.name):
-        return "matrices"
-    return "widened"
+    if on.has("avx512bf16"):
+        by_tiles = vector_bytes() == 64 and on.has("amx-tile") and on.has("amx-bf16")
+        return "tiles" if by_tiles and permits_tiles() else "lanes"
+    return "matrices" if on.has("bf16") else "widened"
 
 
 @cache

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from inspect import cleandoc
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -177,10 +178,9 @@ class OptimizerSettings:
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
-        shared = (OptimizerSettings.__doc__ or "").partition("----------")[2].rstrip()
-        cls.__doc__ = (cls.__doc__ or "").replace(
-            "\n\n    Raises", f"{shared}\n\n    Raises", 1
-        )
+        shared, own = (cleandoc(k.__doc__ or "") for k in (OptimizerSettings, cls))
+        shared = shared.partition("----------")[2]
+        cls.__doc__ = own.replace("\n\nRaises", f"{shared}\n\nRaises", 1)
 
     def __post_init__(self) -> None:
         self._check()

@@ -265,6 +265,12 @@ FORMS: dict[Any, InFile] = {
 }
 
 
+def _origin(kind: Any) -> Any:
+    """From NumPy 2.5 on, NDArray is an alias whose value is the array's type."""
+    origin = get_origin(kind)
+    return get_origin(getattr(origin, "__value__", None)) or origin
+
+
 @cache
 def declared(kind: Any) -> dict[str, Any]:
     """Types of the fields of a NamedTuple, a dataclass or a TypedDict.
@@ -288,7 +294,7 @@ def declared(kind: Any) -> dict[str, Any]:
 def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
     """Types of the parts of a record or a tuple, by name or index, or None."""
     options, names = get_args(kind), declared(kind)
-    if get_origin(kind) is tuple:
+    if _origin(kind) is tuple:
         return dict(
             enumerate(options[:1] * len(content) if ... in options else options)
         )
@@ -303,17 +309,17 @@ def of_fields(
     kind: Any, value: Any, forms: InFiles = FORMS
 ) -> tuple[Any, dict[str, Array]]:
     """A value of a declared type as JSON, and as arrays by their paths in it."""
-    if get_origin(kind) in (Union, UnionType):
+    if _origin(kind) in (Union, UnionType):
         if value is None:
             return None, {}
         kind = get_args(kind)[0]
     if form := forms.get(kind) or FORMS.get(kind):
         return form.write(value)
-    if get_origin(kind) is np.ndarray:
+    if _origin(kind) is np.ndarray:
         return None, {"": np.asarray(value)}
     parts = _parts(kind, value)
     if parts is None:
-        return value if get_origin(kind) is dict else of_value(value), {}
+        return value if _origin(kind) is dict else of_value(value), {}
     spelled, arrays = {}, dict[str, Array]()
     for name, part in parts.items():
         by_key = isinstance(name, int) or isinstance(value, dict)
@@ -322,7 +328,7 @@ def of_fields(
         arrays |= {
             f"{name}.{path}" if path else str(name): inner[path] for path in inner
         }
-    return [*spelled.values()] if get_origin(kind) is tuple else spelled, arrays
+    return [*spelled.values()] if _origin(kind) is tuple else spelled, arrays
 
 
 def fields_from(
@@ -333,13 +339,13 @@ def fields_from(
     where: str = "",
 ) -> Any:
     """The value of `of_fields`, checked against the declared type."""
-    if get_origin(kind) in (Union, UnionType):
+    if _origin(kind) in (Union, UnionType):
         if spelled is None and not arrays:
             return None
         kind = get_args(kind)[0]
     if form := forms.get(kind) or FORMS.get(kind):
         return form.read(spelled, arrays)
-    origin = get_origin(kind)
+    origin = _origin(kind)
     if origin is np.ndarray:
         if "" not in arrays:
             raise FileError(f"{where} must be an array")

@@ -26,7 +26,7 @@ from fastmlp.compiler import Block, fma
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
-from fastmlp.compiler.target import target
+from fastmlp.compiler.target import Host, target
 
 Array = NDArray[Any]
 # Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.
@@ -111,8 +111,8 @@ def multiply_panels(
         )  # fmt: skip
 
 
-def block(loop: Callable[..., None]) -> Block:
-    return Block(loop, None)
+def block(loop: Callable[..., None], on: Host | None = None) -> Block:
+    return Block(loop, None, on)
 
 
 def assembly(compiled: Block) -> str:

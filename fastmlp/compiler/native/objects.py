@@ -10,6 +10,7 @@ import llvmlite.binding as llvm
 from fastmlp.compiler import cache as stored
 from fastmlp.compiler.cache import address_of
 from fastmlp.compiler.jit import hints_of, setting
+from fastmlp.compiler.native.operands import check_instructions
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.target import Host
 
@@ -37,7 +38,9 @@ def machine(name: str, features: str) -> Any:
 
 def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
     """`light`: loops are not unrolled."""
-    made, on = translate(function, SYMBOL), machine(*host)
+    made = translate(function, SYMBOL)
+    check_instructions(made, host)
+    on = machine(*host)
     made.triple, made.data_layout = llvm.get_process_triple(), str(on.target_data)
     module = llvm.parse_assembly(str(made), llvm.create_context())
     module.verify()

@@ -22,7 +22,7 @@ from fastmlp.compiler.elementary import (
     where,
 )
 from fastmlp.compiler.jit import Unsupported
-from fastmlp.compiler.target import is_arm
+from fastmlp.compiler.target import Host, is_arm
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD32: Any = ir.IntType(32)
@@ -80,6 +80,24 @@ def declared(builder: Any, name: str, kind: Any) -> Any:
     """A function of this name and type, which the module declares once."""
     module = builder.module
     return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+# Features of processors by the beginnings of LLVM's names of their instructions.
+_FEATURES = {
+    "llvm.x86.avx512bf16.": "avx512bf16",
+    "llvm.x86.tdpbf16ps": "amx-bf16",
+    "llvm.x86.tile": "amx-tile",
+    "llvm.x86.ldtilecfg": "amx-tile",
+    "llvm.aarch64.neon.bfmmla": "bf16",
+}
+
+
+def check_instructions(module: Any, on: Host) -> None:
+    """LLVM ends the process where its target lacks an instruction."""
+    for name in module.globals:
+        for start, feature in _FEATURES.items():
+            if name.startswith(start) and not on.has(feature):
+                raise Unsupported(f"{name} needs {feature}, which {on.name} lacks")
 
 
 def emit_fetch(builder: Any, address: Any) -> None:

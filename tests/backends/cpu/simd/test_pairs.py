@@ -41,7 +41,13 @@ from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.simd.vector_function import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
 from fastmlp.compiler import COMPILER, block_of, target
-from fastmlp.compiler.target import PairProducts, lanes_of, pair_products
+from fastmlp.compiler.target import (
+    Host,
+    PairProducts,
+    lanes_of,
+    pair_products,
+    pair_target,
+)
 
 LANES = lanes_of(np.float32)
 CUTS = [2 * DEPTH_BLOCK - 1, 2 * DEPTH_BLOCK, 2 * DEPTH_BLOCK + 1, 4 * DEPTH_BLOCK + 17]
@@ -150,7 +156,7 @@ def test_rows_are_rounded_to_nearest_even_in_both_forms(
     ) -> None:
         loop(Panels(source, stride), along, across, width, n)
 
-    block(run)(places[0], panels[0].nbytes, *places[1:], width, height)
+    block(run, pair_target())(places[0], panels[0].nbytes, *places[1:], width, height)
     paired_rows = (height + 1) // 2
     expected = along(matrix, LANES, 2 * paired_rows).view(np.uint32)
     actual = both[0][:, :paired_rows].reshape(expected.shape).view(np.uint32)
@@ -173,7 +179,7 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
     def run(source: int, across: int, transposed: int, n: int) -> None:
         loop(source, across, transposed, n)
 
-    block(run)(address(source), *map(address, forms), n)
+    block(run, pair_target())(address(source), *map(address, forms), n)
     matrix[n:] = 0
     for form, expected in zip(forms, (matrix, matrix.T), strict=True):
         np.testing.assert_array_equal(form, across(expected, LANES)[0])
@@ -191,7 +197,7 @@ def test_weights_are_packed_in_pairs_from_flat_ones(height: int, width: int) -> 
 
     for k in range(0, height, 2):
         where = (address(panels, 0, k // 2), panels[0].nbytes)
-        block(run)(address(matrix, k), min(2, height - k), *where, width)
+        block(run, pair_target())(address(matrix, k), min(2, height - k), *where, width)
     np.testing.assert_array_equal(panels.view(np.uint32), expected.view(np.uint32))
 
 
@@ -495,6 +501,22 @@ def test_avx512_bf16_alone_uses_no_tile(
         == 16
     )
     assert "tile" not in _assembly("lanes", by_column)
+
+
+@reads_machine_code
+@pytest.mark.parametrize(
+    ("kind", "feature"),
+    [("tiles", "amx-tile"), ("lanes", "avx512bf16"), ("matrices", "bf16")],
+)
+def test_an_instruction_that_the_target_lacks_is_an_error(
+    kind: PairProducts, feature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM would end the process."""
+    disguise(kind, monkeypatch)
+    loop: Any = gemm.product(np.float32, False, kind)
+    words = rf"not compile product\.\S+: llvm\.\S+ needs {feature}, which haswell lacks"
+    with pytest.raises(RuntimeError, match=words):
+        block(loop, Host("haswell", "+avx2,+fma"))
 
 
 STEP = """
