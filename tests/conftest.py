@@ -62,6 +62,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     benchmarks are disabled.
     """
     option = config.option
+    # A worker that dies ends the run: by `loadfile` the run would wait for its file for ever.
+    if getattr(option, "maxworkerrestart", "0") is None:
+        option.maxworkerrestart = "0"
     alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin(
         "xdist"
     )
@@ -73,8 +76,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             option.numprocesses = min(2, os.cpu_count() or 1)
         # Files come by their names; else those of few tests would be last.
         option.dist, option.loadscopereorder = "loadfile", False
-        # Without its worker a file of `loadfile` would never end: a worker that dies ends the run.
-        option.maxworkerrestart = "0"
 
 
 def pytest_configure(config: pytest.Config) -> None:

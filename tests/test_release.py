@@ -270,3 +270,30 @@ def test_two_processes_begin_with_pytest_benchmark_and_without(
     )
     assert "2 workers" in done.stdout, done.stdout + done.stderr
     assert "1 passed" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_run_with_the_name_of_its_test(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tests").mkdir()
+    conftest = Path(__file__).with_name("conftest.py").read_text()
+    (tmp_path / "tests" / "conftest.py").write_text(conftest)
+    dies = "import os\ndef test_before(): pass\ndef test_dies(): os._exit(1)\n"
+    after = "".join(f"def test_{n}(): pass\n" for n in range(20))
+    (tmp_path / "tests" / "test_one.py").write_text(dies + after)
+    (tmp_path / "tests" / "test_two.py").write_text(after)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore"]
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert re.search(r"worker 'gw\d' crashed .*test_one.py::test_dies", done.stdout)
+    assert "worker restarting disabled" in done.stdout
