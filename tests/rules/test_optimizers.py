@@ -1,5 +1,6 @@
 """Optimizers, schedules, averages, clipping and masks: papers, known answers, any split."""
 
+import pydoc
 import re
 from dataclasses import asdict, fields
 from typing import Any
@@ -420,3 +421,11 @@ def test_the_known_answers(
     assert [int(word & LOW) for word in words] == expected
     arrays = [np.array([word]) for word in counter]
     assert np.ravel(naive.philox(arrays, (key[0], key[1]))).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_help_has_the_shared_settings(kind: Any) -> None:
+    """Python 3.13 dedents docstrings."""
+    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    for field in fields(OptimizerSettings):
+        assert re.search(rf"^ \|  {field.name} : ", text, flags=re.MULTILINE)
