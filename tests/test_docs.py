@@ -334,7 +334,7 @@ def test_pages_name_losses_links_and_all_public_names() -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_a_docstring_with_examples(name: str) -> None:
     text = parameters.found_by(name).__doc__
-    assert re.search(r"^ *Examples\n *-+\n +>>> ", text, flags=re.MULTILINE)
+    assert re.search(r"^ *Examples\n *-+\n *>>> ", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("table", parameters.tables(), ids=lambda table: table["title"])

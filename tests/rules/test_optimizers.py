@@ -426,6 +426,6 @@ def test_the_known_answers(
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
 def test_help_has_the_shared_settings(kind: Any) -> None:
     """Python 3.13 dedents docstrings."""
-    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(kind))
     for field in fields(OptimizerSettings):
         assert re.search(rf"^ \|  {field.name} : ", text, flags=re.MULTILINE)
