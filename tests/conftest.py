@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Generator
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -171,12 +172,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def python() -> Callable[..., str]:
-    """Run a script in a fresh process that shares the cache of this one; return what it prints."""
+def process() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a script in a fresh process that shares the cache of this one; return how it ended."""
 
     def run(
         script: str, *arguments: object, timeout: float = 120, **environment: str
-    ) -> str:
+    ) -> "subprocess.CompletedProcess[str]":
         variables = (
             os.environ
             | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
@@ -192,10 +193,21 @@ def python() -> Callable[..., str]:
             script,
             *map(str, arguments),
         ]
-        done = subprocess.run(
+        return subprocess.run(
             command, env=variables, capture_output=True, text=True, timeout=timeout
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def python(process: Callable[..., Any]) -> Callable[..., str]:
+    """Run a script by `process` to its end without an error; return what it prints."""
+
+    def run(script: str, *arguments: object, **options: Any) -> str:
+        done = process(script, *arguments, **options)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        output: str = done.stdout
+        return output
 
     return run

@@ -4,6 +4,7 @@ Linux grants more memory than it has, and kills the process that then writes to 
 """
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Hashable
 from pathlib import Path
@@ -88,6 +89,12 @@ def keep(table: dict[Any, Any], key: Hashable, value: T) -> T:
         table.clear()
     table[key] = value
     return value
+
+
+def immortal(thing: T) -> T:
+    """Keep an object until the process ends, after the interpreter has cleared its modules."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    return thing
 
 
 class BufferPool:

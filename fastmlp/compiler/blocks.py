@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastmlp._process.locks import deferred
+from fastmlp._process.memory import immortal
 from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED, NoSource, Unsupported, is_entry
@@ -75,17 +76,15 @@ class _Method(ctypes.Structure):
     )
 
 
-# Kept as long as the process, as Python has their addresses.
-_methods: list[_Method] = []
 _METH_FASTCALL = 0x80
 
 
 def _builtin(address: int, name: str) -> Callable[..., Any]:
     """A call of Python's built-in function takes 0.02 us, by ctypes 1 us."""
-    _methods.append(_Method(name.encode(), address, _METH_FASTCALL, None))
+    method = immortal(_Method(name.encode(), address, _METH_FASTCALL, None))
     kind = ctypes.PYFUNCTYPE(ctypes.py_object, *[ctypes.c_void_p] * 3)
     make = kind(("PyCFunction_NewEx", ctypes.pythonapi))
-    function: Callable[..., Any] = make(ctypes.addressof(_methods[-1]), None, None)
+    function: Callable[..., Any] = make(ctypes.addressof(method), None, None)
     return function
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmlp._process import warn
+from fastmlp._process.memory import immortal
 from fastmlp.compiler.jit import setting
 
 PACKAGE = Path(__file__).parent.parent
@@ -309,12 +310,10 @@ def _write_whole(path: Path, payload: bytes) -> None:
 LOADS = (
     sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
 )
-# Never freed: addresses of blocks are kept in many places.
-_kept: list[mmap.mmap] = []
 
 
 def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
-    """Return the address of a copy of an image, executable and read-only.
+    """Return the address of an immortal copy of an image, executable and read-only.
 
     Parameters
     ----------
@@ -331,7 +330,7 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
         raise OSError(
             ctypes.get_errno(), "the system does not allow to execute code in memory"
         )
-    _kept.append(memory)
+    immortal(memory)
     return address
 
 

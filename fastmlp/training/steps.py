@@ -102,14 +102,17 @@ class Steps:
         self._warned = False
         self._codes = layer_settings.codes_of(network) if network.signs else None
 
-    def __del__(self) -> None:
-        """Drop a dead net's buffers: the pool would keep them until it is full."""
+    def __del__(self, pool: BufferPool = KEPT) -> None:
+        """Drop a dead net's buffers: the pool would keep them until it is full.
+
+        A net that a rule's globals hold dies after the interpreter has cleared this module.
+        """
         references: list[weakref.ref[Any]] = [
             *self._trainers.values(),
             *self._objectives.values(),
         ]
         for reference in references:
-            KEPT.drop(reference())
+            pool.drop(reference())
 
     def __reduce__(self) -> Any:
         """Copy and pickle as None: a copy of a net makes new ones."""

@@ -25,14 +25,12 @@ from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet
 from fastmlp.backends.cpu.team import (
     CONSTANT,
-    GENERATION,
     JOINED,
     LEFT,
     LINE,
     MOST,
     PARTS,
     POSTED,
-    STOPPED,
     make_team,
 )
 from fastmlp.backends.cpu.tuning import MOST_PIECES, WAKING
@@ -40,6 +38,7 @@ from fastmlp.compiler import COMPILER, block_of, call, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import (
     Record,
+    load_acquire,
     record_at,
     records_at,
     row,
@@ -208,13 +207,15 @@ def predict_nets(scalar: Scalar) -> Kernel:
     return predict_all
 
 
-def renewed_team_call(scalar: Any) -> Callable[..., None]:
+def renewed_team_call(scalar: Any) -> Callable[..., bool]:
     """Renews a team that all have left, and runs a driver as its leader, with the workers that spin
-    at their mailboxes."""
+    at their mailboxes; returns False if a worker of the team's last call is late."""
 
     def lead_renewed_team(
         launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int
-    ) -> None:
+    ) -> bool:
+        if load_acquire(team + LEFT) < load_acquire(team + POSTED):
+            return False
         head, parts = (
             row(team, CONSTANT // 8, np.int64),
             row(team + PARTS, n * LINE // 8, np.int64),
@@ -223,19 +224,9 @@ def renewed_team_call(scalar: Any) -> Callable[..., None]:
         parts[:] = 0
         store_release(team + JOINED, 1)
         call(launch, (boxes, n_boxes, n, team, driver, job, 0))
-        store_release(team + GENERATION, STOPPED)
+        return True
 
     return lead_renewed_team
-
-
-def _held(factory: Callable[..., Any], n_words: int) -> Callable[..., None]:
-    """Return a factory's block as a function of integers that holds the GIL."""
-    block = block_of(factory, np.int64)
-    return (
-        block
-        if INTERPRETED
-        else ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * n_words)(block.address)
-    )
 
 
 class DriverCalls:
@@ -245,7 +236,10 @@ class DriverCalls:
         self._record = np.zeros(1, GroupJob.dtype)
         self.job, self._place = fields_of(self._record), address(self._record)
         self._driver, self._kind = block_of(factory, np.int64), factory.__name__
-        self._alone, self._team, self._n = _held(factory, 1), np.empty(0, np.int64), 0
+        self._alone: Callable[[int], None] = self._driver
+        if not INTERPRETED:
+            # A function that holds the GIL.
+            self._alone = ctypes.PYFUNCTYPE(None, ctypes.c_int64)(self._driver.address)
         self._seconds_asleep = 0.0
 
     def run(self, products: int, limit: int | None) -> None:
@@ -276,13 +270,14 @@ class DriverCalls:
 
     def _run_together(self, n: int) -> bool:
         """Run the driver as the leader of a team; return False if a worker slept."""
-        pool, team = worker_pool.pool(), self._team
-        if n != self._n or team[POSTED // 8] != team[LEFT // 8]:
-            # A worker may still be inside the last one, which the pool keeps.
-            pool.keep(team)
-            self._team, self._n = make_team(n, MOST_PIECES), n
-            self._lead = _held(renewed_team_call, 7)
+        pool = worker_pool.pool()
+        lead: Any = worker_pool.block(renewed_team_call).entry
         launch = worker_pool.block(worker_pool.launch).address
-        self.job["team"] = at = address(self._team)
-        self._lead(launch, *pool.boxes(n - 1), n, at, self._driver.address, self._place)
-        return worker_pool.all_were_awake(self._team, n)
+        boxes = pool.boxes(n - 1)
+        teams = pool.held.setdefault(n, [])
+        while True:
+            for team in teams:
+                self.job["team"] = at = address(team)
+                if lead(launch, *boxes, n, at, self._driver.address, self._place):
+                    return worker_pool.all_were_awake(team, n)
+            teams.append(make_team(n, MOST_PIECES))

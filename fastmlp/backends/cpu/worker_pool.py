@@ -5,6 +5,14 @@ Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in 
 without the GIL: woken in Python, they waited 5 ms for a caller that holds it. A parallel region of
 Numba's would be launched in 17 us while OpenMP's threads spin, but end only when all have entered:
 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+
+The rule of ownership: a worker is never joined, so what it can reach outlives it.
+Compiled code is immortal, and so is the pool with mailboxes, locks and teams' records.
+A posted worker may come to a record after the call, and after the caller's end.
+Therefore a pool alone owns records, and lends one when all posted workers have left.
+Rows, parameters and jobs belong to the caller: a leader leaves when no worker is
+inside a part, and a latecomer reads the record alone. At the interpreter's end the
+frames of a daemonic leader keep them.
 """
 
 import ctypes
@@ -18,10 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.memory import FreeList
+from fastmlp._process.memory import FreeList, immortal
 from fastmlp.backends.cpu import limits
 from fastmlp.backends.cpu.team import (
     CONSTANT,
+    GENERATION,
     JOINED,
     LEFT,
     LINE,
@@ -182,6 +191,7 @@ def launch(scalar: Any) -> Callable[..., None]:
         store_release(team + WOKEN, n_woken)
         store_release(team + POSTED, n_spinning + n_woken)
         lead_team(team, 1 + n_spinning + patient * n_woken, driver, job)
+        store_release(team + GENERATION, STOPPED)
 
     return post_and_lead
 
@@ -261,6 +271,9 @@ class WorkerPool:
         self._teams: dict[int, Entered] = {}
         # Teams that all threads have left, for later calls of as many threads and pieces.
         self._spare = FreeList()
+        # Teams of calls that hold the GIL, by the number of threads, for good: a call takes one
+        # that all have left.
+        self.held: dict[int, list[Team]] = {}
 
     def team(self, n_threads: int, pieces: int) -> Team:
         team = self._spare.take((n_threads, pieces))
@@ -282,19 +295,11 @@ class WorkerPool:
             block(launch).entry(*boxes, n, address, driver.address, job, int(patient))
             return all_were_awake(team, n)
         finally:
-            team[0] = STOPPED  # also where an interrupt came before the driver
             if team[POSTED // 8] < 0:
                 self._teams.pop(address, None)
             else:
                 self._teams[address] = Entered(team, runs=False)
             self._let_go()
-
-    def keep(self, team: Team) -> None:
-        """Keep a team's record until the workers that were posted to it have left."""
-        if len(team):
-            self._teams[addressof(c_char.from_buffer(team.data))] = Entered(
-                team, runs=False
-            )
 
     def boxes(self, n: int) -> tuple[int, int]:
         """The address and the number of the mailboxes of n workers or more."""
@@ -364,7 +369,7 @@ _POOLS: list[WorkerPool] = []
 def pool() -> WorkerPool:
     """The first call makes the process's pool, which compiles."""
     if not _POOLS:
-        _POOLS.append(WorkerPool())
+        _POOLS.append(immortal(WorkerPool()))
     return _POOLS[0]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
+from fastmlp._process.memory import immortal
 from fastmlp.compiler import cache as stored
 from fastmlp.compiler.cache import address_of
 from fastmlp.compiler.jit import hints_of, setting
@@ -89,10 +90,6 @@ def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
     )
 
 
-# LLVM's engines, which keep the code that they load.
-_engines: list[Any] = []
-
-
 def loaded_by_llvm(content: bytes, host: Host) -> int:
     for name in _OF_PYTHON:
         llvm.add_symbol(name, address_of(name))
@@ -100,8 +97,8 @@ def loaded_by_llvm(content: bytes, host: Host) -> int:
     engine = llvm.create_mcjit_compiler(empty, machine(*host))
     engine.add_object_file(llvm.ObjectFileRef.from_data(content))
     engine.finalize_object()
-    _engines.append(engine)
-    address: int = engine.get_function_address(SYMBOL)
+    # An engine unmaps the code that it has loaded.
+    address: int = immortal(engine).get_function_address(SYMBOL)
     return address
 
 

@@ -48,7 +48,7 @@ from fastmlp.backends.cpu import worker_pool
 def do_items(n_threads, n_joined):
     joined = 0
     for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
-        drill = Drill(n, 100_000 // pieces, n_joined)
+        drill = Drill(n, 10_000 // pieces, n_joined)
         worker_pool.run(drill.driver, drill.job, n_threads, pieces)
         assert drill.exact, (n, drill.memory)
         joined += drill.calls > drill.n_loops
@@ -64,7 +64,7 @@ for n_loops in (0, 1, 2, 3) * 100:
     assert drill.exact
 
 # An interrupt is delivered when the call is done.
-drill, after = Drill(64, 2_000_000), Drill(8, 1000)
+drill, after = Drill(64, 200_000), Drill(8, 1000)
 if sys.platform != "win32":  # where raise_signal does not interrupt a sleep
     threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
     try:
