@@ -203,7 +203,8 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _arrays(raw: bytes, package: Any) -> dict[str, Array]:
     try:
-        return {name: _array(tensor) for name, tensor in package.deserialize(raw)}
+        tensors = package.deserialize(raw)
+        return {name: _array(tensor, len(raw)) for name, tensor in tensors}
     except package.SafetensorError as error:
         raise FileError(f"not a safetensors file, or a damaged one: {error}") from error
 
@@ -212,8 +213,11 @@ def _header_bytes(raw: bytes) -> int:
     return int.from_bytes(raw[:8], "little")
 
 
-def _array(tensor: Mapping[str, Any]) -> Array:
+def _array(tensor: Mapping[str, Any], most: int) -> Array:
+    """An empty array may claim any length beside its 0."""
     kind: Any = DTYPES[tensor["dtype"]]
+    if max(tensor["shape"], default=0) > most:
+        raise FileError(f"damaged: an array of shape {tensor['shape']}")
     stored = np.frombuffer(tensor["data"], kind.newbyteorder("<"))
     return stored.reshape(tensor["shape"]).astype(kind, copy=False)
 

@@ -514,10 +514,7 @@ def test_encodings_are_named_and_read_where_columns_are(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     for encoding, values in (
         ("ascii", "the text is not ascii ('ascii' codec can't decode byte 0xfc"),
-        (
-            "utf-16",
-            "the text is not utf-16 (UTF-16 stream does not start with BOM): give its",
-        ),
+        ("utf-16", "the text is not utf-16 ("),  # the reason is Python's
         (
             "utf-8-sig",
             "the text is not utf-8-sig ('utf-8' codec can't decode byte 0xfc",

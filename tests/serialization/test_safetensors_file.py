@@ -54,6 +54,13 @@ def test_arrays_of_every_dtype_and_shape(
     assert back.tobytes() == array.tobytes()
 
 
+def test_an_empty_array_of_more_columns_than_bytes_is_refused(path: Path) -> None:
+    """Its lists, as of a table's curves, would take any memory."""
+    files.write(path, Content("THING", {}, {"x": np.empty((0, 1 << 40))}))
+    with pytest.raises(FileError, match=r"damaged: an array of shape \[0, 1099"):
+        files.read(path)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
 @pytest.mark.parametrize(
     ("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)]

@@ -41,6 +41,7 @@ def used(model):
     \"\"\"Predict, as far as a model has few inputs.\"\"\"
     if hasattr(model, "schema_"):
         schema = model.schema_
+        model.learning_curves_, model.weights_, model.summary()
         rows = [[schema.levels[each][0] if each in schema.levels
                  else None if each in schema.dates else 1.0
                  for each in schema.columns], [None] * len(schema.columns)]
@@ -110,13 +111,15 @@ print(models, refused, growth, slowest_mutant, peak_of_process() - before, slowe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@pytest.mark.parametrize("n", [1_000, pytest.param(20_000, marks=pytest.mark.nightly)])
 def test_mutated_files_load_or_fail(
-    python: Callable[..., str], soak: bool, tmp_path: Path
+    n: int, python: Callable[..., str], soak: bool, tmp_path: Path
 ) -> None:
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
-    n = FULL if soak else 1_000
+    n = FULL if soak else n
     arguments = (
         tmp_path / "model",
         n,
