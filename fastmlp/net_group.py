@@ -560,12 +560,9 @@ class NetGroup:
         job, (x, y, weight) = calls.job, plain
         job["x"], job["y"] = address(x), address(y)
         job["weight"] = 0 if weight is None else address(weight)
-        if self._process is not locks._process[0]:
-            self._process = locks._process[0]
-            self._locks = [state.lock.parameters for state in self._states]
         flags: list[bool] = []
         try:
-            _acquire(self._locks, flags)
+            _acquire(self._own_locks(), flags)
             goes_on = calls.change is locks.change[0] and calls.n_tabled > 0
             if not (goes_on or self._fill_entries(kind, calls)):
                 return -1
@@ -586,6 +583,13 @@ class NetGroup:
             except KeyboardInterrupt:
                 _release(self._locks, flags)
                 raise
+
+    def _own_locks(self) -> list[Any]:
+        """The locks of the nets' parameters, in this process."""
+        if self._process is not locks._process[0]:
+            self._process = locks._process[0]
+            self._locks = [state.lock.parameters for state in self._states]
+        return self._locks
 
     def _fill_entries(self, kind: Kind, calls: GroupCalls) -> bool:
         """Ensure that all nets can take the next step by the call; the locks are held."""
@@ -677,27 +681,37 @@ class NetGroup:
     def _predict(self, name: str, x: Array, out: Array, each: bool) -> bool:
         """Write the predictions by one call; return False if a number is not finite."""
         with self._lock:
-            calls = self._calls.get(name)
-            if calls is None:
-                calls = self._calls[name] = GroupCalls(
-                    side_by_side.predict_nets, self._states
-                )
-                for i, net in enumerate(self.nets):
-                    predictor: Any = net._new_predictor(raw=name == "predict_raw")
-                    small, n_weights = predictor.flat_net(), net._state.layout.n_weights
-                    calls.set_entry(
-                        i,
-                        small.address,
-                        side_by_side.predict_rows,
-                        self._dtype,
-                        n_weights,
-                    )
-                    calls.buffers.append(small)
-            job = calls.job
-            job["x"], job["x_step"] = address(x), x.strides[0] if each else 0
-            job["y"], job["y_step"], job["n_rows"] = (
-                address(out),
-                out.strides[0],
-                out.shape[1],
+            if locks.HAS_GIL:
+                return self._predict_alone(name, x, out, each)
+            flags: list[bool] = []
+            try:
+                _acquire(self._own_locks(), flags)
+                return self._predict_alone(name, x, out, each)
+            finally:
+                _release(self._locks, flags)
+
+    def _predict_alone(self, name: str, x: Array, out: Array, each: bool) -> bool:
+        calls = self._calls.get(name)
+        if calls is None:
+            calls = self._calls[name] = GroupCalls(
+                side_by_side.predict_nets, self._states
             )
-            return calls.run(0, self._n_threads, out.shape[1]) == len(out)
+            for i, net in enumerate(self.nets):
+                predictor: Any = net._new_predictor(raw=name == "predict_raw")
+                small, n_weights = predictor.flat_net(), net._state.layout.n_weights
+                calls.set_entry(
+                    i,
+                    small.address,
+                    side_by_side.predict_rows,
+                    self._dtype,
+                    n_weights,
+                )
+                calls.buffers.append(small)
+        job = calls.job
+        job["x"], job["x_step"] = address(x), x.strides[0] if each else 0
+        job["y"], job["y_step"], job["n_rows"] = (
+            address(out),
+            out.strides[0],
+            out.shape[1],
+        )
+        return calls.run(0, self._n_threads, out.shape[1]) == len(out)

@@ -7,6 +7,7 @@ import it leaves modules and caches half initialised.
 
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Short compiled calls hold the GIL, by which no other thread reads or writes meanwhile. False: they
+# take the net's lock in its place.
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # A forked child has another object. Asking for the process's number takes 60 to 220 ns.
 _process = [object()]
@@ -90,6 +95,17 @@ class NetLock:
         if self._process is not _process[0]:
             self._renew()
         return self._lock
+
+    def alone(self, entry: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled call that holds the GIL; without a GIL, one that holds this lock."""
+        if HAS_GIL:
+            return entry
+
+        def run(*arguments: Any) -> Any:
+            with self.parameters:
+                return entry(*arguments)
+
+        return run
 
     def publish(self, values: NDArray[Any], target: NDArray[Any]) -> None:
         with self.parameters:
@@ -180,7 +196,8 @@ class Training:
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
     """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL too, so it sees all new values or all old ones.
+    A prediction of few rows holds the GIL too, so it sees all new values or all old ones. Without a
+    GIL it holds `NetLock.parameters`, as do the callers of this function.
     """
     target.data.cast("B")[:] = values.data.cast("B")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._process import task_pool
+from fastmlp._process import locks, task_pool
 from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.backends.cpu.dispatch import tuner_for
 from fastmlp.backends.cpu.kernels import Kernel, Scalar
@@ -229,6 +229,10 @@ def renewed_team_call(scalar: Any) -> Callable[..., bool]:
     return lead_renewed_team
 
 
+# Without a GIL one thread at a time leads a team that other groups may take.
+_leading = locks.NetLock()
+
+
 class DriverCalls:
     """Calls of a driver, one after the other, with its job's record."""
 
@@ -246,9 +250,15 @@ class DriverCalls:
         """Run the driver, with these multiply-adds, on up to `limit` threads."""
         most = 1
         if limit != 1 and products >= LEAST_PRODUCTS and COMPILER == "translator":
-            # Who holds the GIL reserves no threads: no other call begins meanwhile.
             most = min(limit or limits.thread_limit(), task_pool.share() or MOST)
-            most = limits.free_threads(most)
+        if locks.HAS_GIL:
+            # No other call begins meanwhile.
+            self._run_on(limits.free_threads(most), products)
+        else:
+            with limits.reserved(most) as most:
+                self._run_on(most, products)
+
+    def _run_on(self, most: int, products: int) -> None:
         if most == 1:
             self._run_alone()
             return
@@ -271,7 +281,7 @@ class DriverCalls:
     def _run_together(self, n: int) -> bool:
         """Run the driver as the leader of a team; return False if a worker slept."""
         pool = worker_pool.pool()
-        lead: Any = worker_pool.block(renewed_team_call).entry
+        lead = _leading.alone(worker_pool.block(renewed_team_call).entry)
         launch = worker_pool.block(worker_pool.launch).address
         boxes = pool.boxes(n - 1)
         teams = pool.held.setdefault(n, [])

@@ -213,7 +213,8 @@ class Predictor:
         network = self._network
         if network.compute_dtype:
             return None
-        return SmallBatch(network, self._parameters, 0, "in lanes")
+        lock = self._runner.lock
+        return SmallBatch(network, self._parameters, 0, "in lanes", lock)
 
     def write(self, x: Rows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
@@ -263,13 +264,11 @@ class Predictor:
         return small
 
     def _small_batch(self, way: Way) -> SmallBatch:
-        network, parameters, shared = self._network, self._parameters, None
+        network, parameters, packed = self._network, self._parameters, None
         if way.method == "row tiles":
-            shared = (
-                self._runner.lock,
-                packed_weights(self._runner, network, parameters),
-            )
-        return SmallBatch(network, parameters, way.quick, way.method, shared)
+            packed = packed_weights(self._runner, network, parameters)
+        lock = self._runner.lock
+        return SmallBatch(network, parameters, way.quick, way.method, lock, packed)
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
         """Predict by blocks if x and out are plain; None if they, or a number, are not."""

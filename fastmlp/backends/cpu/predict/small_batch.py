@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy import ndarray
 
+from fastmlp._process import locks
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.plan.plan import aligned
@@ -207,7 +208,8 @@ class SmallBatch:
     method : str, of a `Way`
         More than `ONE_BY_ONE` rows go by vectors of rows, or more than one by tiles, whose blocks
         take 0.3 s to compile; "one by one": all rows.
-    shared : a net's lock and its PackedWeights, which tiles read, optional
+    lock : of the net
+    packed : PackedWeights that tiles read, optional
     """
 
     parameters: Array
@@ -221,9 +223,10 @@ class SmallBatch:
         parameters: Array,
         most: int,
         method: str,
-        shared: tuple[NetLock, PackedWeights] | None = None,
+        lock: NetLock,
+        packed: PackedWeights | None = None,
     ) -> None:
-        dtype, self._shared = network.dtype, shared
+        dtype, self._lock, self._packed = network.dtype, lock, packed
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
         tiled, blocks = method == "row tiles", method != "one by one"
@@ -233,7 +236,8 @@ class SmallBatch:
         net = self._flat.net[0]
         self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
-        self._predict: Callable[..., bool] = entry_of(predict_small, dtype)
+        entry = entry_of(predict_small, dtype)
+        self._predict: Callable[..., bool] = lock.alone(entry)
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
         if blocks:
@@ -249,7 +253,7 @@ class SmallBatch:
     def __call__(self, x: object, out: object) -> Array | None:
         """Return the predictions, or None if x or out is not a plain array of this dtype and size.
 
-        Holds the GIL, so that only one thread at a time uses the buffers.
+        Holds the GIL, or the lock without a GIL: one thread at a time uses the buffers.
         """
         dtype = self.dtype
         # A pickled array has another dtype object: equal, not the same.
@@ -269,20 +273,23 @@ class SmallBatch:
         # C-contiguous, aligned and writeable: it reads their addresses alone.
         if not (x.flags.carray and result.flags.carray):
             return None
-        if self._shared is None:
+        if self._packed is None:
             return result if self._predict(self.address, x, result) else None
+        if locks.HAS_GIL:
+            return self._by_packed(self._packed, x, result)
+        with self._lock.parameters:
+            return self._by_packed(self._packed, x, result)
+
+    def _by_packed(self, packed: PackedWeights, x: Array, out: Array) -> Array | None:
         n_packed = self._share(len(x))
-        is_finite = self._predict(self.address, x, result)
-        return (
-            result if is_finite and n_packed in (0, self._shared[1].n_packed) else None
-        )
+        is_finite = self._predict(self.address, x, out)
+        return out if is_finite and n_packed in (0, packed.n_packed) else None
 
     def _share(self, n_rows: int) -> int:
         """Point to the packed weights, if n_rows read them; return the number of packings."""
-        if self._shared is None or n_rows == 1:
+        if self._packed is None or n_rows == 1:
             return 0
-        lock, packed = self._shared
-        self._net["packed"], n_packed = packed.at(lock, n_rows)
+        self._net["packed"], n_packed = self._packed.at(self._lock, n_rows)
         return n_packed
 
     def write(self, x: Array, out: Array) -> None:

@@ -17,6 +17,7 @@ from panelled import INTERPRETED
 from ranked import on_ranks
 
 from fastmlp import EMA, LBFGS, MLP, SGD, Adam, NetGroup, fit_many, jit
+from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict import predictor
@@ -77,7 +78,7 @@ def assert_few_have_the_bits(
     network: Network, parameters: Any, x: Any, expected: Any
 ) -> None:
     way = way_for(ONE_BY_ONE + 1, network)
-    quick = SmallBatch(network, parameters, way.quick, way.method)
+    quick = SmallBatch(network, parameters, way.quick, way.method, NetLock())
     for n in sorted({1, 2, 3, 5, quick.most}):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
@@ -462,7 +463,7 @@ def test_the_rows_taken_are_bounded() -> None:
     network = network_of((10, 10, 10), "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
     for most in (1, 3, MOST):
-        quick = SmallBatch(network, parameters, most, "in lanes")
+        quick = SmallBatch(network, parameters, most, "in lanes", NetLock())
         for n in range(1, MOST + 2):
             taken = quick(np.ones((n, 10), np.float32), None)
             assert (taken is not None) == (n <= most)
