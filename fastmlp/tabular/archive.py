@@ -116,7 +116,18 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     )
     if not named or not all(isinstance(name, str) for name in named):
         raise FileError("the names of the target and of metrics must be texts")
+    _check_counts(model.training_)
     return model
+
+
+def _check_counts(training: dict[str, Any]) -> None:
+    """What `summary` and `predict_interval` read."""
+    for name in ("rows", "validation_rows"):
+        codec.count(training.get(name, 0), name)
+    distilled = training.get("distilled", {"loss": 0.0, "ensemble_loss": 0.0})
+    for name in ("loss", "ensemble_loss"):
+        if type(distilled[name]) is not float:
+            raise FileError(f"{name} must be a number, got {distilled[name]!r}")
 
 
 def _check(

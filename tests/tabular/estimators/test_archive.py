@@ -137,6 +137,13 @@ DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
         lambda h: h["pack"].update(validation_score=None),
         "score must be float",
     ),
+    ("regressor", lambda h: h["training"].update(rows="x"), "rows must be an integer"),
+    ("regressor", lambda h: h["training"].update(distilled=3), "damaged|subscript"),
+    (
+        "regressor",
+        lambda h: h["training"].update(distilled={"loss": "x", "ensemble_loss": 1.0}),
+        "loss must be a number, got 'x'",
+    ),
 ]
 
 
