@@ -137,7 +137,8 @@ def test_mutated_files_load_or_fail(
     assert models + refused > n
     assert models > n // 100
     assert refused > n // 3
-    assert growth < 64e6
+    # 82 MB for 20,000 mutants.
+    assert growth < (64e6 if n <= 2_000 else 160e6)
     assert slowest < 10
     # Headers of up to 4 MB take up to forty times as much.
     assert growth_of_bombs < 160e6
