@@ -32,7 +32,7 @@ from fastmlp.tabular import export, extras, fit_arguments, fitting, reports
 from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.fitting import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
-from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
+from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task, why_not
 from fastmlp.tabular.pack import Caller, Member, Pack
 from fastmlp.tabular.pool import Checkpoints, TableRows, in_parts
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
@@ -134,6 +134,10 @@ class TabularMLP(BaseModel):
         try:
             super()._validate_params()
         except InvalidParameterError as error:
+            reason = why_not(getattr(self, "loss", ""))
+            if reason and str(error).startswith("The 'loss'"):
+                error.args = (f"{error} {reason}",)
+                raise
             for name, known in ADVISED.items():
                 if str(error).startswith(f"The {name!r}"):
                     words = messages.suggestion(getattr(self, name), *known).strip(

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import Quantile, Tweedie
+from fastmlp import BinaryFocal, Focal, Loss, Quantile, Tweedie
 from fastmlp.typing import Array, LossLike
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -95,7 +95,7 @@ Objective = Literal[
 # Other libraries' words for some losses.
 WORDS_OF_LOSSES = {
     "squared_error": "mse mean_squared_error l2 rmse regression",
-    "absolute_error": "mae mean_absolute_error l1 regression_l1 huber mape",
+    "absolute_error": "mae mean_absolute_error l1 regression_l1 mape",
     "quantile": "pinball multi_quantile",
     "poisson": "count",
 }
@@ -103,6 +103,43 @@ LOSSES: dict[Task, LossLike] = {
     "binary": "binary_cross_entropy",
     "multiclass": "cross_entropy",
     "regression": "mse",
+}
+
+
+def why_not(loss: object) -> str:
+    """Why models of numbers refuse a loss that nets take, and what does instead; or ""."""
+    if isinstance(loss, str):
+        return OTHER_LOSSES.get(loss, "")
+    if isinstance(loss, Quantile):
+        if isinstance(loss.levels, float):
+            return f"Use loss='quantile', quantile={loss.levels!r}"
+        return OTHER_LOSSES["gaussian_nll"]
+    if isinstance(loss, Tweedie):
+        return f"Use loss='tweedie', power={loss.power!r}"
+    if isinstance(loss, Focal | BinaryFocal):
+        return OTHER_LOSSES["focal"]
+    if isinstance(loss, Loss) or callable(loss):
+        return (
+            "A loss of your own would see standardised targets, and would have no score "
+            "in their units to select nets by: scale y, and take MLP(loss=...)"
+            ".as_estimator()"
+        )
+    return ""
+
+
+# Losses of nets that models of numbers refuse, and why.
+_OF_CLASSES = "It is a loss of classes: take TabularMLPClassifier"
+OTHER_LOSSES = {
+    **dict.fromkeys(
+        ("binary_cross_entropy", "cross_entropy", "focal", "binary_focal"), _OF_CLASSES
+    ),
+    **dict.fromkeys(
+        ("huber", "log_cosh"),
+        "Its bend is at an error of 1, and nets see standardised targets: use "
+        "'absolute_error', or scale y and take MLP(loss=...).as_estimator()",
+    ),
+    "gaussian_nll": "A model predicts one number: predict_quantiles and predict_interval "
+    "have the others",
 }
 
 
