@@ -71,8 +71,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     penalties : mapping of str or callable to float, optional
         Strengths of further penalties: ``penalty(w) -> (value, slope)``.
     initializer : str or callable, optional
-        A name, or ``initializer(generator, shape) -> weights``. None: he_uniform for the relu
-        family, lecun_normal for selu, else glorot_uniform. Biases start at 0.
+        A name, `Orthogonal`, or ``initializer(generator, shape) -> weights``, or ``(weights,
+        biases)``; biases are 0 without. None: weights and biases that suit the activation.
     label_smoothing : float in [0, 1)
         Training targets of n classes are ``(1 - label_smoothing) y + label_smoothing / n``.
     layer_rates : sequence of float or mapping, one per layer, or a mapping, optional

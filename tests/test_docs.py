@@ -37,6 +37,7 @@ from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
+    initializers,
     losses,
     optimizer_protocol,
     optimizers,
@@ -68,7 +69,7 @@ TABLES = {
     "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
     "penalties": list(updates.PENALTIES),
-    "initializers": list(updates.INITIALIZERS),
+    "initializers": list(initializers.INITIALIZERS),
 }
 KINDS = ("MLP", "TabularMLP")
 ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]
@@ -357,6 +358,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
         *("MLP.predict_batches", "predict_arrow", "predict_parquet", "cluster.predict"),
         *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
+        "Orthogonal",
         *ESTIMATORS,
     }
     assert parameters.PAGE.read_text() == parameters.page(), (
@@ -553,7 +555,8 @@ def lookup(z: Any) -> Any:
 
 
 def diverge() -> None:
-    MLP((3, 4, 1), optimizer=SGD(0.1), seed=0).fit(np.arange(18).reshape(6, 3), 1e9 * Y)
+    net = MLP((3, 4, 1), optimizer=SGD(0.1), initializer="he_uniform", seed=0)
+    net.fit(np.arange(18).reshape(6, 3), 1e9 * Y)
 
 
 def step_far() -> None:

@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.updates import DEFAULTS, INITIALIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(
@@ -83,15 +82,6 @@ def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
     for each in (net, other):
         each.fit(x, y, epochs=2)
     assert other.parameters.tobytes() == net.parameters.tobytes()
-
-
-def test_activations_have_their_initializers() -> None:
-    activation: Any
-    for activation, initializer in DEFAULTS.items():
-        net = MLP((300, 200, 1), activation=activation, seed=0, dtype="float64")
-        generator = np.random.default_rng(0)
-        expected = INITIALIZERS[initializer](generator, (300, 200))
-        np.testing.assert_array_equal(net.weights[0], expected)
 
 
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])

@@ -25,7 +25,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.network import resolve, spec
-from fastmlp.rules import activations, losses, optimizers, updates
+from fastmlp.rules import activations, initializers, losses, optimizers, updates
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED,
@@ -154,7 +154,7 @@ def names_in(kind: Any) -> set[str]:
     ("names", "table"),
     [
         (activations.ActivationName, activations.RULES),
-        (updates.InitializerName, updates.INITIALIZERS),
+        (initializers.InitializerName, initializers.INITIALIZERS),
         (losses.LinkName, losses.LINKS),
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),

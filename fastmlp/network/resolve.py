@@ -13,7 +13,14 @@ from fastmlp._process import memory, warn
 from fastmlp.network import layer_settings
 from fastmlp.network.spec import OWNER, Layout, Network, make_layout, name_of
 from fastmlp.network.state import NetState
-from fastmlp.rules import activations, losses, optimizers, schedules, updates
+from fastmlp.rules import (
+    activations,
+    initializers,
+    losses,
+    optimizers,
+    schedules,
+    updates,
+)
 from fastmlp.rules.losses import Loss, in_dtype
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import Array, scalars
@@ -62,15 +69,17 @@ def network(
 def initial_state(
     network: Network, optimizer: Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
-    """A state of step 0: weights of the initializer, or of the one that suits the activations,
-    biases of 0."""
+    """A state of step 0: weights and biases of the initializer, or of the one that suits the
+    activations."""
     layout = network.layout
     room_for_parameters(layout, network.dtype)
     parameters = np.zeros(layout.n_parameters, network.dtype)
     state = NetState(layout, parameters, optimizer, generator)
-    rules = initializer(rule, network.activations)
-    for initialize, weights in zip(rules, state.weights, strict=True):
-        initial_weights(initialize, generator, weights)
+    initialize = initializer(rule, network.activations)
+    for each, weights, biases in zip(
+        initialize, state.weights, state.biases, strict=True
+    ):
+        initial_numbers(each, generator, weights, biases)
     if network.signs:
         layer_settings.set_first_weights(network, parameters)
     return state
@@ -224,41 +233,50 @@ def initializer(
     setting: object, rules: Sequence[activations.ActivationRule]
 ) -> list[Any]:
     """One initializer per layer: the setting, or the activation's default."""
-    if setting is None:
-        names = [updates.DEFAULTS.get(rule.__name__, updates.DEFAULT) for rule in rules]
-        return [updates.INITIALIZERS[name] for name in names]
     if isinstance(setting, str):
         scalars.known(
             OWNER,
             "initializer",
             setting,
-            updates.INITIALIZERS,
-            updates.INITIALIZER_SYNONYMS,
+            initializers.INITIALIZERS,
+            initializers.SYNONYMS,
         )
-        return [updates.INITIALIZERS[setting]] * len(rules)
-    if not callable(setting):
+    elif setting is not None and not callable(setting):
         raise TypeError(
             f"{OWNER}: initializer must be a name or a function, got {setting!r}"
         )
-    return [setting] * len(rules)
+    return initializers.by_layer(setting, [rule.__name__ for rule in rules])
 
 
-def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
-    """Write an initializer's checked weights for a layer to `out`, shape (n_in, n_out)."""
-    weights = np.asarray(rule(generator, out.shape))
-    if weights.shape != out.shape or weights.dtype.kind not in "fiub":
-        raise _no_weights(rule, out, f"{weights.dtype} of shape {weights.shape}")
+def initial_numbers(
+    rule: Any, generator: np.random.Generator, weights: Array, biases: Array
+) -> None:
+    """Write an initializer's checked numbers for a layer to `weights`, shape (n_in, n_out), and to
+    `biases`, shape (n_out,), which stay 0 if the initializer returns weights alone."""
+    drawn = rule(generator, weights.shape)
+    if isinstance(drawn, tuple) and len(drawn) == 2:
+        _write_numbers(rule, "weights", drawn[0], weights)
+        _write_numbers(rule, "biases", drawn[1], biases)
+    else:
+        _write_numbers(rule, "weights", drawn, weights)
+
+
+def _write_numbers(rule: Any, what: str, drawn: Any, out: Array) -> None:
+    numbers = np.asarray(drawn)
+    if numbers.shape != out.shape or numbers.dtype.kind not in "fiub":
+        raise _no_numbers(rule, what, out, f"{numbers.dtype} of shape {numbers.shape}")
     with np.errstate(over="ignore"):
-        out[:] = weights
+        out[:] = numbers
     if not (good := np.isfinite(out)).all():
-        raise _no_weights(rule, out, str(out[~good][0]))
+        raise _no_numbers(rule, what, out, str(out[~good][0]))
 
 
-def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
+def _no_numbers(rule: Any, what: str, out: Array, got: str) -> ValueError:
     """The text is made on failure only: it took a tenth of making a small net."""
     return ValueError(
-        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite {out.dtype} "
-        f"numbers of shape {out.shape}, got {got}"
+        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return weights, or "
+        f"(weights, biases); {what} must be finite {out.dtype} numbers of shape {out.shape}, got "
+        f"{got}"
     )
 
 

@@ -10,16 +10,11 @@ from numpy.typing import NDArray
 
 from fastmlp.rules.activations import ActivationName, ActivationRule, identity
 from fastmlp.rules.dropout import Dropout, Rate
+from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.losses import LINKS, Link, LinkName, Loss, LossName, LossSettings
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
-from fastmlp.rules.updates import (
-    Factors,
-    Initializer,
-    InitializerName,
-    PenaltyName,
-    PenaltyRule,
-)
+from fastmlp.rules.updates import Factors, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import suggestion
 

@@ -248,7 +248,7 @@ def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
     net.save(tmp_path / "net.safetensors")
     assert MLP.load(tmp_path / "net.safetensors").as_estimator().initializer is None
     classifier = MLPClassifier((5,), max_iter=2, random_state=0).fit(X, TWO)
-    shared = classifier.net_.as_estimator(epochs=20, random_state=0)
+    shared = classifier.net_.as_estimator(epochs=100, random_state=0)
     assert cross_val_score(shared, X, TWO, cv=3).mean() > 0.5
 
 

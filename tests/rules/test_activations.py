@@ -1,4 +1,4 @@
-"""Activations, penalties, elementary functions, initializers; slopes of rules, right and wrong."""
+"""Activations, penalties, elementary functions; slopes of rules, right and wrong."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from fastmlp import MLP, Loss, check_rule
 from fastmlp.rules import activations, updates
 from fastmlp.rules.activations import ALIASES, RULES
 from fastmlp.rules.elementary import FUNCTIONS, exp, exponentials, log
-from fastmlp.rules.updates import DEFAULT, DEFAULTS, INITIALIZERS, PENALTIES
+from fastmlp.rules.updates import PENALTIES
 
 POINTS = np.linspace(-8, 8, 60)  # an even number: none at 0, where some have a kink
 # Rules of one number, which return a value and a slope.
@@ -135,59 +135,6 @@ def test_exponentials_are_those_of_each_row_less_its_peak() -> None:
     np.testing.assert_allclose(
         out, np.exp(rows - rows.max(axis=1, keepdims=True)), rtol=1e-15
     )
-
-
-SHAPE = (400, 300)
-VARIANCES = {
-    "glorot_uniform": 2 / 700,
-    "glorot_normal": 2 / 700,
-    "he_uniform": 2 / 400,
-    "he_normal": 2 / 400,
-    "lecun_uniform": 1 / 400,
-    "lecun_normal": 1 / 400,
-    "normal": 0.0025,
-    "zeros": 0.0,
-}
-each_initializer = pytest.mark.parametrize("name", INITIALIZERS)
-
-
-def draw(name: str, seed: int = 0, shape: tuple[int, int] = SHAPE) -> Any:
-    return INITIALIZERS[name](np.random.default_rng(seed), shape)
-
-
-@each_initializer
-def test_initializers_have_the_papers_variance_and_no_mean(name: str) -> None:
-    # The variance of 120,000 normal numbers is known to sqrt(2 / 120,000) = 0.4 %.
-    assert draw(name).var() == pytest.approx(VARIANCES[name], rel=0.02, abs=0)
-    assert abs(draw(name).mean()) <= 5 * np.sqrt(VARIANCES[name] / draw(name).size)
-    generator = np.random.default_rng(0)
-    first, second = (
-        np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2)
-    )
-    assert np.array_equal(first, second) == (not first.any())
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in INITIALIZERS if name.endswith("uniform")]
-)
-def test_uniform_weights_fill_their_bounds_and_keep_within(name: str) -> None:
-    bound = np.sqrt(3 * VARIANCES[name])
-    assert 0.999 * bound < draw(name).max() <= bound
-    assert -bound <= draw(name).min() < -0.999 * bound
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in INITIALIZERS if name.endswith("normal")]
-)
-def test_normal_weights_have_the_tails_of_the_normal_distribution(name: str) -> None:
-    # 4.55 % lie beyond two standard deviations; a uniform distribution has none there.
-    beyond = np.abs(draw(name)) > 2 * np.sqrt(VARIANCES[name])
-    assert beyond.mean() == pytest.approx(0.0455, abs=0.003)
-
-
-@pytest.mark.parametrize("activation", activations.RULES)
-def test_the_default_of_an_activation_is_a_known_initializer(activation: str) -> None:
-    assert DEFAULTS.get(activation, DEFAULT) in INITIALIZERS
 
 
 def made(kind: str, rule: Any) -> list[str]:

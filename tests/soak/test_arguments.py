@@ -33,8 +33,9 @@ import fastmlp
 from fastmlp import EMA, MLP, SWA, FileError, Quantile, Status, Tweedie
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.to_core import SOLVERS
+from fastmlp.rules.initializers import INITIALIZERS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.updates import INITIALIZERS, PENALTIES
+from fastmlp.rules.updates import PENALTIES
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 

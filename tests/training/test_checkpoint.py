@@ -39,9 +39,8 @@ EPOCHS = 12
 
 
 def make(trainable: Any = True, **settings: Any) -> MLP:
-    net = MLP(
-        (3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings}
-    )
+    chosen = {"seed": 0, "optimizer": "adam", "initializer": "glorot_uniform"}
+    net = MLP((3, 8, 1), activation="tanh", **{**chosen, **settings})
     net.trainable = trainable
     return net
 

@@ -153,7 +153,9 @@ WRITTEN = [name for name in vars(Written) if name[0] != "_" and name != "decline
 
 
 def trained(optimizer: Any = None, n_steps: int = 3) -> MLP:
-    net = MLP((4, 8, 1), seed=0, optimizer=optimizer or Adam(0.01))
+    net = MLP(
+        (4, 8, 1), seed=0, initializer="he_uniform", optimizer=optimizer or Adam(0.01)
+    )
     net.parameters[:] *= 50
     for _ in range(n_steps):
         net.train_on_batch(X, Y)

@@ -154,11 +154,12 @@ def test_a_time_limit_ends_within_a_step(
 
 
 def test_damping_above_its_limit_ends_a_fit_and_the_next_begins_anew() -> None:
-    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
+    settings: Any = {"activation": "relu", "initializer": "he_uniform"}
+    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), **settings)
     history = net.fit(X, Y, epochs=1000)
     assert history.status.name == "CONVERGED"
     assert len(history.loss) < 1000
-    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
+    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), **settings)
     assert net.fit(X, Y, epochs=1000).status.name == "CONVERGED"
     assert len(net.fit(X, X[:, 0], epochs=5).loss) == 5
 

@@ -45,7 +45,10 @@ each_curve = pytest.mark.parametrize("curve", CURVES)
 
 
 def make(**settings: Any) -> MLP:
-    return MLP((3, 16, 1), **{"seed": 0, "optimizer": Adam(0.01), **settings})
+    return MLP(
+        (3, 16, 1),
+        **{"seed": 0, "initializer": "he_uniform", "optimizer": Adam(0.01), **settings},
+    )
 
 
 def keras_stopping(

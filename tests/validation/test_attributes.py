@@ -40,6 +40,7 @@ from fastmlp import (
     Nadam,
     NetGroup,
     OneCycle,
+    Orthogonal,
     Quantile,
     ReduceLROnPlateau,
     Report,
@@ -74,7 +75,7 @@ SETTINGS: dict[Any, Callable[[], Any]] = {
         for kind in (
             *(SGD, Adam, AdamW, Nadam, RMSprop, Adagrad, ScheduleFreeAdamW, LBFGS),
             *(LevenbergMarquardt, EMA, SWA, Quantile, Tweedie, Focal, BinaryFocal),
-            *(EarlyStopping, ReduceLROnPlateau),
+            *(EarlyStopping, ReduceLROnPlateau, Orthogonal),
         )
     },
     **{

@@ -54,7 +54,7 @@ from fastmlp import (
 )
 from fastmlp.network import resolve
 from fastmlp.plotting import plot_history, plot_search
-from fastmlp.rules import activations, losses, optimizers, updates
+from fastmlp.rules import activations, initializers, losses, optimizers, updates
 from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
@@ -377,7 +377,7 @@ TABLES: dict[str, tuple[Any, Any]] = {
     "loss": (losses.LOSSES, losses.SYNONYMS),
     "optimizer": (optimizers.OPTIMIZERS, optimizers.SYNONYMS),
     "penalty": (updates.PENALTIES, updates.PENALTY_SYNONYMS),
-    "initializer": (updates.INITIALIZERS, updates.INITIALIZER_SYNONYMS),
+    "initializer": (initializers.INITIALIZERS, initializers.SYNONYMS),
     "device": (("cpu", "cuda"), resolve.DEVICES),
 }
 
