@@ -39,6 +39,7 @@ def counter(width: int = WIDTH) -> MLP:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the loss rose")
 @pytest.mark.skipif(
     INTERPRETED, reason="uncompiled, a call does not hold the GIL to its end"
 )
@@ -125,6 +126,7 @@ each_copy = pytest.mark.parametrize(
 
 
 @each_copy
+@pytest.mark.filterwarnings("ignore:the loss rose")
 def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(
     make_copy: Any,
 ) -> None:

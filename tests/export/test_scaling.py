@@ -265,6 +265,7 @@ def test_scaled_targets(transformer: Any) -> None:
         np.testing.assert_allclose(fold(alone).predict(X_FOLDED), expected, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:column 2 of y has mean")
 @pytest.mark.parametrize("n_outputs", [1, 3])
 @pytest.mark.parametrize("scaler", SCALERS, ids=repr)
 def test_scaled_targets_of_a_net(scaler: Any, n_outputs: int) -> None:

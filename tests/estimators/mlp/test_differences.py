@@ -70,6 +70,18 @@ def batch_of_no_weight() -> None:
     rest.fit(X[20:], REAL[20:])
     for mine, other in zip(ours[0].coefs_, rest.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9)
+
+
+def negative_weights() -> None:
+    weight = np.where(np.arange(len(X)) % 5 == 0, -0.1, 1.0)
+    theirs, ours = outcomes(
+        "MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=weight)
+    )
+    for mine, other in zip(ours[0].coefs_, theirs[0].coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+
+
+def no_weight_at_all() -> None:
     theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
     # Before 1.9, scikit-learn's check of weights lets them pass.
     assert BEFORE_1_9 or ours[2] == theirs[2] is not None
@@ -321,6 +333,8 @@ def lbfgs_on_relu() -> None:
 
 DIFFERENCES: dict[str, Callable[[], None]] = {
     "a batch whose weights sum to zero": batch_of_no_weight,
+    "negative `sample_weight`": negative_weights,
+    "`sample_weight` of 0 for all rows": no_weight_at_all,
     "other layer sizes under `warm_start`": other_sizes_under_warm_start,
     "another `loss` under `warm_start` or in `partial_fit`": another_loss_under_warm_start,
     "`early_stopping` under `warm_start`, no score above the earlier fits' best": (

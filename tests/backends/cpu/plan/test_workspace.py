@@ -23,6 +23,9 @@ from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.spec import Layout, make_layout
 
+# Targets of one kind serve each loss.
+pytestmark = pytest.mark.filterwarnings("ignore:rows of y are one-hot")
+
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
     lambda sizes: make_layout(tuple(sizes))
 )
