@@ -1,1 +1,1 @@
-"""fastmlp beside its peers on the same work: `python -m benchmarks.compare`."""
+"""fastmlp beside its peers on the same work: `pytest benchmarks --benchmark-only`."""

@@ -1,21 +1,226 @@
-"""Contestants for the suite; FASTMLP_BENCH_QUICK=1 leaves out large nets and most rows."""
+"""Benchmarks under pytest-benchmark: libraries take turns, and their turns are a test's rounds.
+
+A test asks the fixture `race` for a work. The first test of a group, of which all parameters but
+the library are the same, has all libraries of the group that were selected take turns, each in a
+process of its own. Each test then replays its library's turns, by a clock that they advance.
+"""
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.peers import PEERS, Unsupported, load, missing
-from benchmarks.predictions import PREDICTED
-from benchmarks.race import Race, Worker
-from benchmarks.scores import Record
+from benchmarks import machine, pages
+from benchmarks.peers import Unsupported, load, missing, title
+from benchmarks.race import BEFORE, Race, Settings
+from benchmarks.scores import Record, counted
 from benchmarks.workloads import Workload
 
 # Collecting doctests would import libraries that need not be there.
 collect_ignore_glob = ["peers/*_*.py"]
-QUICK = os.environ.get("FASTMLP_BENCH_QUICK") == "1"
+# What `--quick` measures, and in which order; no group begins later, of five minutes.
+QUICK = (
+    *("test_train[16-64-64-2@64-", "test_first_fit[again-"),
+    *("test_predict[16-64-64-2@64-1-rows-", "test_fit_estimator[digits-defaults-"),
+    *("test_train[784-128-10@128-", "test_predict[16-64-64-2@64-1000-rows-"),
+    *("test_predict_estimator[1-rows-float64", "test_step[2-4-1@4-"),
+    *("test_train[128-1024-1024-10@512-f64-", "test_predict[784-512-512-10@128-16-"),
+)
+QUICK_SECONDS, QUICK_TURNS, TRIAL_SECONDS = 240.0, 5, 3.0
+TIMEOUT = 3600
+# Of the cores, above which figures are those of a machine that does other work.
+BUSY = 0.25
+_elapsed = [0.0]
+_load = os.getloadavg()[0]
+
+
+def seconds_of_turns() -> float:
+    """The clock of replayed turns."""
+    return _elapsed[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("benchmarks of fastmlp")
+    add = group.addoption
+    add("--quick", action="store_true", help="some of all benchmarks, in five minutes")
+    add("--threads", type=int, default=min(2, machine.cores()), help="of a library")
+    add("--turns", type=int, default=7, help="of each library; a turn is a round")
+    checkout = "race the fastmlp of another checkout with this one; no peers"
+    add("--checkout", type=Path, metavar="FOLDER", help=checkout)
+    cpu = "CPU seconds of libraries' processes: beside other work, of 1 thread"
+    add("--cpu-time", action="store_true", help=cpu)
+    shim = "have PyTorch's MKL take this for an Intel CPU"
+    add("--mkl-shim", action="store_true", help=shim)
+    add("--wheel", type=Path, help="of fastmlp, whose first fit is measured, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    line = "libraries(*names): the contestants of a benchmark, and their forms"
+    config.addinivalue_line("markers", line)
+    option = config.getoption
+    if not 1 <= option("threads", 1) <= machine.cores():
+        raise pytest.UsageError(f"--threads: from 1 to {machine.cores()}")
+    if option("turns", 1) < 1:
+        raise pytest.UsageError("--turns must be above 0")
+    folder = option("checkout", None)
+    if folder and not (folder / "fastmlp" / "__init__.py").is_file():
+        raise pytest.UsageError(f"there is no fastmlp in {folder}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each library of a benchmark is a test; it is the last parameter, which changes first."""
+    marker = metafunc.definition.get_closest_marker("libraries")
+    if marker is None:
+        return
+    names = [*marker.args]
+    if metafunc.config.getoption("checkout", None):
+        ours = [name for name in names if name.partition("-")[0] == "fastmlp"]
+        names = [n for name in ours for n in (name.replace("fastmlp", BEFORE), name)]
+    metafunc.parametrize("library", names)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    marks = (
+        pytest.mark.benchmark(timer=seconds_of_turns),
+        pytest.mark.filterwarnings("ignore"),
+        pytest.mark.timeout(TIMEOUT),
+    )
+    for item in (item for item in items if item.get_closest_marker("libraries")):
+        for mark in marks if "race" in getattr(item, "fixturenames", ()) else marks[1:]:
+            item.add_marker(mark)
+    if config.getoption("quick", False):
+        ranked = [(rank, item) for item in items if (rank := _rank(item)) is not None]
+        left_out = [item for item in items if _rank(item) is None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _rank(item: pytest.Item) -> int | None:
+    """The place of a benchmark among those of `--quick`."""
+    places = (i for i, name in enumerate(QUICK) if item.name.startswith(name))
+    return next(places, None)
+
+
+@pytest.fixture(scope="session")
+def contestants(pytestconfig: pytest.Config) -> Iterator[Race]:
+    """The race of all groups, which begins now."""
+    option = pytestconfig.getoption
+    quick, folder = option("quick"), option("checkout")
+    settings = Settings(
+        threads=option("threads"),
+        turns=min(option("turns"), QUICK_TURNS) if quick else option("turns"),
+        cpu_time=option("cpu_time"),
+        quick=False,
+        shim=option("mkl_shim"),
+        checkout=folder.resolve() if folder else None,
+    )
+    if quick:
+        until = time.perf_counter() + QUICK_SECONDS
+        settings = settings._replace(until=until, trial_seconds=TRIAL_SECONDS)
+    race = Race(Settings() if option("benchmark_disable") else settings)
+    yield race
+    race.close()
+
+
+def group_of(item: Any) -> tuple[Any, ...]:
+    """The test of an item, and its parameters but the library."""
+    parameters = item.callspec.id.removesuffix(item.callspec.params["library"])
+    return item.path, item.originalname, parameters.removesuffix("-")
+
+
+@pytest.fixture
+def race(
+    request: pytest.FixtureRequest, benchmark: Any, library: str, contestants: Race
+) -> Callable[..., None]:
+    """A function that has the libraries of a group take turns, and replays those of this one.
+
+    Its arguments are the work's class, the seconds of a turn, the operations and rows of a unit,
+    and what the work is made of.
+    """
+    item: Any = request.node
+    items: list[Any] = request.session.items
+
+    def run(
+        work: type,
+        *,
+        seconds: float = 0.2,
+        flops: float = 0,
+        rows: int = 0,
+        **asked: Any,
+    ) -> None:
+        if why := missing(library):
+            pytest.skip(f"{title(library)}: {why}")
+        group = group_of(item)
+        if group not in contestants.groups:
+            chosen = [
+                other.callspec.params["library"]
+                for other in items
+                if other.get_closest_marker("libraries") and group_of(other) == group
+            ]
+            present = [name for name in chosen if not missing(name)]
+            module = work.__module__
+            contestants.groups[group] = contestants.run(
+                present, f"{module}.{work.__qualname__}", seconds, asked
+            )
+        record = contestants.groups[group][library]
+        if reason := record.get("unsupported"):
+            pytest.skip(f"{title(library)}: {reason}")
+        assert "error" not in record, f"{title(library)}: {record['error']}"
+        threads = contestants.settings.threads
+        verb = item.originalname.removeprefix("test_").replace("_", " ")
+        benchmark.group = f"{verb} {group[2]}".strip() + f", {counted(threads)}"
+        benchmark.extra_info |= {"verb": verb, "work": group[2], "library": library}
+        benchmark.extra_info |= facts(record, threads, flops, rows)
+        replay(benchmark, record["seconds"])
+
+    return run
+
+
+def facts(record: Record, threads: int, flops: float, rows: int) -> Record:
+    """What stands in a benchmark's `extra_info`."""
+    turns = sorted(record["seconds"])
+    seconds = turns[len(turns) // 2]
+    known = {key: value for key, value in record.items() if key != "seconds"}
+    known |= {"threads": threads, **machine.stamp()}
+    known |= {"gflops": 1e-9 * flops / seconds} if flops else {}
+    return known | ({"rows_per_second": rows / seconds} if rows else {})
+
+
+def replay(benchmark: Any, turns: list[float]) -> None:
+    """Have each turn be a round."""
+    left = iter(turns)
+
+    def advance() -> None:
+        _elapsed[0] += next(left)
+
+    _elapsed[0] = 0.0
+    benchmark.pedantic(advance, rounds=len(turns), iterations=1)
+
+
+def pytest_benchmark_update_machine_info(machine_info: Record) -> None:
+    machine_info["described"] = machine.describe()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Each group's fastest peer, in turns of the same rounds, and what else the machine did."""
+    session = getattr(config, "_benchmarksession", None)
+    timed = [bench.as_dict() for bench in session.benchmarks] if session else []
+    if not timed:
+        return
+    terminalreporter.section("the time of others over fastmlp's, by rounds")
+    for line in pages.summary(timed):
+        terminalreporter.write_line(line)
+    if _load > BUSY * machine.cores():
+        terminalreporter.write_line(
+            f"The machine did other work too, of a load of {_load:.1f} as the run began: times "
+            "are too long, and ratios uncertain."
+        )
 
 
 def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
@@ -26,132 +231,7 @@ def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
     variants = module.VARIANTS[workload.form]
     if variant >= len(variants):
         pytest.skip("no such variant")
-    return supported(module.make, workload, variants[variant])
-
-
-def supported(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call; the test is skipped where the library has no such option."""
     try:
-        return call(*arguments)
-    except Unsupported as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    """A page with the markers of sections."""
-    path = tmp_path / "page.md"
-    marks = [
-        f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")
-    ]
-    path.write_text("before\n" + "".join(marks) + "after\n")
-    return path
-
-
-def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
-    """The page after a program's run; its results, which are kept, write the same again."""
-    file = page.with_name("results.json")
-    main([*words, "--json", str(file), "--pages"], page)
-    text = page.read_text()
-    assert text.startswith("before\n")
-    main(["--from-json", "--json", str(file), "--pages"], page)
-    assert page.read_text() == text
-    return text
-
-
-SECTIONS = ("benchmarks", "once", "intervals", "times")
-MACHINE: Record = {
-    "date": "2026-01-01",
-    "cpu": "A CPU",
-    "cores": 2,
-    "caches": "L1 32K",
-    "governor": None,
-    "load": 0.0,
-    "python": "3.11",
-    "fastmlp": "0.1.0",
-    "versions": {"numpy": "2.0"},
-}
-
-
-class Ours(Worker):
-    """fastmlp as a contestant in this process."""
-
-    title, n_threads = "fastmlp", 2
-
-    def __init__(self) -> None:
-        super().__init__("fastmlp")
-
-    def ask(self, verb: str, **options: Any) -> Record:
-        reply: Record = getattr(self, verb)(**options)
-        return reply
-
-    def close(self) -> None:
-        """No process ends."""
-
-
-def short_race(*contestants: Any, names: list[str] | None = None) -> Race:
-    """Two turns of little, in silence."""
-    return Race([*contestants], names, 2, 0, True, lambda _: None)
-
-
-def record(name: str, workload: str, seconds: list[float]) -> Record:
-    """A record of a contestant's training."""
-    return {
-        "contestant": name,
-        "workload": workload,
-        "threads": 2,
-        "variant": "first",
-        "first_seconds": 1.0,
-        "epoch_seconds": 0.1,
-        "loss": 0.5,
-        "step_seconds": seconds,
-    }
-
-
-@pytest.fixture
-def results() -> Record:
-    """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
-    fast, slow = "8-32-32-1@32", "784-128-10@128"
-    absent = {**record("sklearn", slow, []), "unsupported": "has no such rule"}
-    prediction = {
-        "threads": 2,
-        "n_rows": 1,
-        "net": PREDICTED,
-        "seconds": [1e-6, 2e-6, 3e-6],
-    }
-    return {
-        "machine": dict(MACHINE),
-        "peers": dict.fromkeys(PEERS, "about it"),
-        "skipped": {"onnx": "not installed: onnx"},
-        "peaks": [
-            {
-                "contestant": "fastmlp",
-                "threads": 2,
-                "what": "fma float32",
-                "gflops": 200.0,
-            },
-            {"contestant": "numpy", "threads": 2, "what": "sgemm", "gflops": 190.0},
-        ],
-        "training": [
-            record("fastmlp", fast, [1e-5, 2e-5, 3e-5]),
-            record("jax", fast, [4e-5, 8e-5, 12e-5]),
-            record("torch", fast, [40e-5, 80e-5, 120e-5]),
-            record("fastmlp", slow, [4e-4, 4e-4, 4e-4]),
-            record("jax", slow, [1e-4, 1e-4, 1e-4]),
-            absent,
-        ],
-        "predictions": [
-            {**prediction, "contestant": "fastmlp", "way": "out="},
-            {**prediction, "contestant": "jax", "way": "jit"},
-        ],
-        "cold_starts": [
-            {
-                "contestant": "fastmlp",
-                "empty": [[5.0, 6.0, 200.0]],
-                "again": [[0.6, 0.7, 100.0]],
-            },
-            {"contestant": "jax", "error": "ended with 1", "empty": [], "again": []},
-        ],
-        "idle_cpu": 0.0,
-        "seconds": 1.0,
-    }
+        return module.make(workload, variants[variant])
+    except Unsupported as unsupported:
+        pytest.skip(str(unsupported))

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,11 +47,14 @@ def measured(results: Record, *facts: str, versions: Record | None = None) -> st
     return f"Measured on {machine['date']}: {', '.join([*facts, where])}{listed and '; '}{listed}."
 
 
-def short(results: Record) -> str:
-    """Version and commit of a run's fastmlp, the date, and the processor."""
-    machine = results["machine"]
-    where = f"{machine['cores']} cores of {machine['cpu']}"
-    return f"fastmlp {machine['fastmlp']}, {machine['date']}, {where}"
+@cache
+def stamp() -> Record:
+    """Version and commit of fastmlp, the date, and the processor."""
+    return {
+        "fastmlp": fastmlp_state(),
+        "date": datetime.date.today().isoformat(),
+        "processor": f"{cores()} cores of {cpu_model()}",
+    }
 
 
 def cores() -> int:

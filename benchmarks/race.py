@@ -13,17 +13,18 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks.machine import versions
-from benchmarks.output import ROOT
+from benchmarks.output import ROOT, say
 from benchmarks.peers import PEERS, Unsupported, load
-from benchmarks.scores import Comparison, Record, counted, failed
-from benchmarks.workloads import Workload, sized
+from benchmarks.scores import Record, failed
 
 PR_SET_PDEATHSIG = 1
 # glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
@@ -45,6 +46,10 @@ HOLDS = (
 LIMIT_SECONDS = 900
 # A turn has at most so many times the calls by which their number was found.
 MOST_LONGER = 8
+# Ways to do a work are tried so many times, in turns as long as this.
+TRIES, TRY_SECONDS = 3, 0.05
+# A group's turns end after so many seconds, but not before two of each contestant.
+GROUP_SECONDS = 60.0
 # Cores first: pools take their size from them when they are imported.
 WORK = "from benchmarks.race import bind, main; bind({}); main()"
 
@@ -127,7 +132,7 @@ class Contestant:
         checkout: Path = ROOT,
         cache: Path | None = None,
     ) -> None:
-        self.name, self.n_threads, self.shim, self.idle_cpu = name, n_threads, shim, 0.0
+        self.name, self.n_threads, self.idle_cpu = name, n_threads, 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         preload = (
             {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
@@ -173,10 +178,6 @@ class Contestant:
         self._stop()
         return json.loads(line)
 
-    def twin(self) -> "Contestant":
-        """Another process of the same contestant."""
-        return Contestant(self.name, self.n_threads, shim=self.shim)
-
     def close(self) -> None:
         if self.process.poll() is None:
             self._signal(signal.SIGKILL)
@@ -213,17 +214,21 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Worker:
-    """The contestant's module, and the work of a part that it has made last.
+    """The contestant's module, and the works that it has made for a group.
 
     Attributes
     ----------
-    work : a part's `Work(worker, **request)`; it has `about`, and `turn(**request)`, which is timed
+    works : by key a work and its calls a turn; a work has `about`, the facts that it replies,
+        `units`, the steps or rows of a call, and `turn(n)`, the seconds of n calls
+    trial_seconds : after them no further way to do a work is tried
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.module = name, load(name)
-        self.work: Any = None
-        self.clock = time.perf_counter
+        self.name = name
+        self.module: Any = load(name) if PEERS[name].module else None
+        self.works: dict[str, tuple[Any, int]] = {}
+        self.clock: Clock = time.perf_counter
+        self.trial_seconds = math.inf
 
     def about(self) -> Record:
         if hasattr(self.module, "about"):
@@ -237,32 +242,37 @@ class Worker:
         """The folder that fastmlp was imported from."""
         return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
 
-    def count_cpu_time(self) -> Record:
-        """Time all later turns by the CPU time of this process, which others disturb less."""
-        self.clock = time.process_time
+    def settle(self, cpu_time: bool, trial_seconds: float) -> Record:
+        """Time turns by this process's CPU time, which others disturb less, or by the clock."""
+        self.clock = time.process_time if cpu_time else time.perf_counter
+        self.trial_seconds = trial_seconds
         return {}
 
-    def make(self, part: str, **request: Any) -> Record:
-        """Make the work of a part, in the place of the last; the reply describes it."""
-        self.work = None
-        self.work = import_module(f"benchmarks.{part}").Work(self, **request)
-        about: Record = self.work.about
-        return about
+    def make(
+        self, key: str, work: str, seconds: float, quick: bool, **request: Any
+    ) -> Record:
+        """Make a work, and find how many of its calls take the seconds of a turn."""
+        module, _, name = work.rpartition(".")
+        made = getattr(import_module(module), name)(self, quick, **request)
+        calls = 1 if quick or not seconds else calls_in(made.turn, seconds)
+        self.works[key] = made, calls
+        return {**made.about, "steps": calls * made.units}
 
-    def turn(self, **request: Any) -> Record:
-        reply: Record = self.work.turn(**request)
-        return reply
+    def turn(self, key: str) -> Record:
+        """The seconds of a unit, of many."""
+        work, calls = self.works[key]
+        return {"seconds": work.turn(calls) / (calls * work.units)}
 
     def drop(self) -> Record:
-        self.work = None
+        self.works.clear()
         return {}
 
 
-def answer(worker: Worker, line: str) -> Record:
+def answer(worker: Worker, verb: str, **request: Any) -> Record:
     """The reply to a request, or the error that it raised."""
-    request = json.loads(line)
     try:
-        return getattr(worker, request.pop("verb"))(**request)
+        reply: Record = getattr(worker, verb)(**request)
+        return reply
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     except Exception as error:
@@ -278,210 +288,196 @@ def main() -> None:
     warnings.simplefilter("ignore")
     worker = Worker(sys.argv[1])
     for line in sys.stdin:
-        replies.write(json.dumps(answer(worker, line)) + "\n")
+        replies.write(json.dumps(answer(worker, **json.loads(line))) + "\n")
 
 
-Say = Callable[[str], None]
+class Here:
+    """A contestant in this process, for works of few rows."""
+
+    idle_cpu = 0.0
+
+    def __init__(self, name: str) -> None:
+        self.worker = Worker(name)
+        self.title, self.about = PEERS[name].title, ""
+
+    def ask(self, verb: str, **request: Any) -> Record:
+        return answer(self.worker, verb, **request)
+
+    def close(self) -> None:
+        """No process ends."""
+
+
 Clock = Callable[[], float]
-# The reason that work is left out which would begin after `Race.until`.
-OVER = "the time was over"
-# A later pass keeps the variant that the first has chosen, and how long a turn is.
-KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
+# The reason that work is left out which would begin after `Settings.until`.
+OVER = "the five minutes were over"
+# The contestant of another checkout.
+BEFORE = "before"
 
 
-class Race(NamedTuple):
-    """Contestants, and how much of their work is measured.
+class Settings(NamedTuple):
+    """How much is measured, and by which clock.
 
     Attributes
     ----------
-    names : parts of names of the workloads that take part; None: all
-    repeats : turns of each contestant
-    workload_seconds : bounds the turns of one workload; preparing comes on top
-    quick : few rows, first variants only
-    twins : second processes of those that train in mixed precision, too
-    trial_seconds : no further variant of a contestant is tried after them
-    until : by `time.perf_counter`; no work is begun later, and turns end, but two of each
+    turns : of each contestant of a group
+    quick : few rows, one turn, and all in this process
+    cpu_time : CPU seconds of the contestant's process count
+    shim : PyTorch's MKL takes this processor for Intel's
+    checkout : the folder of the fastmlp that is the contestant "before"
+    until : by `time.perf_counter`; no group begins later
     """
 
-    contestants: Sequence[Any]
-    names: Sequence[str] | None
-    repeats: int
-    workload_seconds: float
-    quick: bool
-    say: Say
-    twins: Sequence[Any] = ()
-    trial_seconds: float = math.inf
+    threads: int = 1
+    turns: int = 1
+    quick: bool = True
+    cpu_time: bool = False
+    shim: bool = False
+    checkout: Path | None = None
     until: float = math.inf
+    trial_seconds: float = math.inf
 
-    @property
-    def is_over(self) -> bool:
-        """Return True if no more work is to begin."""
-        return time.perf_counter() > self.until
 
-    def asked_for(self, name: str) -> bool:
-        """Return True if a workload's name contains one of the parts, or there are none."""
-        return asked_for(name, self.names)
+class Race:
+    """Groups of works, whose contestants take turns; their processes live until it is closed."""
 
-    def only(self, names: Iterable[str]) -> "Race":
-        """The race of the contestants of these names."""
-        names = set(names)
-        return self._replace(
-            contestants=[c for c in self.contestants if c.name in names]
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.groups: dict[Any, dict[str, Record]] = {}
+        self.contestants: dict[str, Any] = {}
+        self.cache = tempfile.TemporaryDirectory()
+
+    def contestant(self, name: str) -> Any:
+        """The contestant of a name, whose process is started, and stopped until its turn."""
+        known = self.contestants.get(name)
+        if known and (self.settings.quick or known.process.poll() is None):
+            return known
+        made = self.contestants[name] = self._started(name)
+        settings = self.settings
+        made.ask(
+            "settle", cpu_time=settings.cpu_time, trial_seconds=settings.trial_seconds
         )
+        return made
 
-    def take_turns(
-        self,
-        part: str,
-        entries: Iterable[tuple[Any, Record, Record]],
-        turn: Callable[[Any, Record], None],
-        most: int | None = None,
-    ) -> None:
-        """Have contestants make the work of a part, then have those that could take turns.
+    def _started(self, name: str) -> Any:
+        settings = self.settings
+        if settings.quick:
+            return Here(name)
+        if name != BEFORE:
+            return Contestant(name, settings.threads, shim=settings.shim)
+        folder, place = settings.checkout or ROOT, Path(self.cache.name)
+        made = Contestant("fastmlp", settings.threads, checkout=folder, cache=place)
+        reply = made.ask("folder")
+        if reply.get("folder") != str(folder):
+            made.close()
+            raise SystemExit(f"fastmlp of {folder} was not imported: {made.about}")
+        return made
+
+    def run(
+        self, libraries: Sequence[str], work: str, seconds: float, request: Record
+    ) -> dict[str, Record]:
+        """By library the seconds of a unit by turn, and facts; or why there are none.
 
         Parameters
         ----------
-        entries : contestants, their records, which get their replies, and requests for the work
-        most : of turns of each
+        libraries : names of contestants; what follows a dash is the form that the work has
+        work : the module and the class
+        seconds : of a turn
         """
+        records: dict[str, Record] = {}
         ready = []
-        for contestant, record, request in entries:
-            if failed(record):
+        for library in libraries:
+            name, _, form = library.partition("-")
+            if time.perf_counter() > self.settings.until:
+                records[library] = {"unsupported": OVER}
                 continue
-            reply = self.prepared(contestant, part, request)
-            record |= {**reply, **{key: record[key] for key in KEPT if key in record}}
-            ready += [] if failed(reply) else [(contestant, record)]
-        self.rounds(ready, turn, min(self.repeats, most or self.repeats))
-
-    def rounds(
-        self, entries: Sequence[Any], turn: Callable[..., None], n: int | None = None
-    ) -> None:
-        """Call `turn` with each entry in each round, of as many as there are repeats."""
-        in_turns(
-            entries, n or self.repeats, turn, seconds=self.until - time.perf_counter()
-        )
-
-    def prepared(self, contestant: Any, part: str, request: Record) -> Record:
-        if self.is_over:
-            return {"unsupported": OVER}
-        shown = [
-            value
-            for value in request.values()
-            if value and not isinstance(value, float)
-        ]
-        what = ", ".join([part, *map(str, shown)])
-        self.say(
-            f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}"
-        )
-        reply: Record = contestant.ask("make", part=part, quick=self.quick, **request)
-        return reply
-
-    def train(
-        self,
-        entries: Sequence[tuple[Any, Workload]],
-        earlier: list[Record] | None = None,
-    ) -> list[Record]:
-        """Seconds of a step by turn, or why there are none, of each contestant's workload.
-
-        All workloads have the same number of steps. With the records of an earlier pass, the turns
-        go on with the same variants.
-        """
-        known = {
-            (r["contestant"], r["threads"], r["workload"]): r for r in earlier or ()
-        }
-        records = [
-            known.get((c.name, c.n_threads, w.name))
-            or key_of(c, workload=w.name, step_seconds=[])
-            for c, w in entries
-        ]
-        first = sized(entries[0][1], self.quick)
-        turn_seconds = self.workload_seconds / (self.repeats * len(entries))
-
-        def turn(contestant: Any, record: Record) -> None:
-            n = max(1, int(min(max(turn_seconds, 0.02), 0.5) / record["epoch_seconds"]))
-            add(record["step_seconds"], contestant.ask("turn", n=n), n * first.n_steps)
-
-        tried_for = self.trial_seconds
-        works = [
-            (
-                c,
-                r,
-                {
-                    "workload": w.name,
-                    "variant": r.get("variant"),
-                    "trial_seconds": tried_for,
-                },
+            say(f"preparing {library}, {', '.join(map(str, request.values()))}")
+            contestant = self.contestant(name)
+            options = {**request, "form": form} if form else request
+            reply = contestant.ask(
+                "make",
+                key=library,
+                work=work,
+                seconds=seconds,
+                quick=self.settings.quick,
+                **options,
             )
-            for (c, w), r in zip(entries, records, strict=True)
-        ]
-        self.take_turns("training", works, turn)
+            records[library] = {"seconds": [], "version": contestant.about, **reply}
+            ready += [] if failed(reply) else [(contestant, library)]
+
+        def turn(contestant: Any, library: str) -> None:
+            reply = contestant.ask("turn", key=library)
+            if failed(reply):
+                records[library] |= reply
+            else:
+                records[library]["seconds"].append(reply["seconds"])
+
+        in_turns(ready, self.settings.turns, turn, seconds=GROUP_SECONDS)
+        for contestant in {id(c): c for c, _ in ready}.values():
+            contestant.ask("drop")
         return records
 
-    def ways(
-        self, part: str, seconds: float, *, fewest: int = 1, **request: Any
-    ) -> list[Record]:
-        """Seconds a unit by turn, of each contestant and each of its ways, which a reply names.
-
-        A call has one unit, or as many as the reply says.
-
-        Parameters
-        ----------
-        seconds, fewest : the time of a turn, and the calls that it has at least
-        request : goes to the work of the part, and into the records
-        """
-        entries: list[tuple[Any, Record, int]] = []
-        failures = []
-        for contestant in self.contestants:
-            reply = self.prepared(contestant, part, request)
-            for way, facts in reply.get("ways", {}).items():
-                record = key_of(contestant, way=way, seconds=[], **request, **facts)
-                unit = seconds / facts.get("units", 1)
-                entries.append(
-                    (contestant, record, calls_in(contestant, way, unit, fewest))
-                )
-            if failed(reply):
-                failures.append(key_of(contestant, seconds=[], **request, **reply))
-
-        def turn(contestant: Any, record: Record, calls: int) -> None:
-            add(
-                record["seconds"],
-                contestant.ask("turn", name=record["way"], calls=calls),
-            )
-
-        self.rounds(entries, turn)
-        return [*(record for _, record, _ in entries), *failures]
+    def close(self) -> None:
+        """End all processes; one that has computed while it waited was not stopped."""
+        for contestant in self.contestants.values():
+            contestant.close()
+        self.cache.cleanup()
+        idle = sum(contestant.idle_cpu for contestant in self.contestants.values())
+        if idle:
+            say(f"CPU that waiting contestants used: {idle:.2f} s")
 
 
-class Part(NamedTuple):
-    """A part of `compare`, as its list of parts has it.
+class Ways:
+    """Ways to do one work, of which the fastest counts.
+
+    Parameters
+    ----------
+    ways : functions that make n calls, by name
+    units : steps, or rows, of a call
+    warm : a tenth of the calls come before the clock starts
 
     Attributes
     ----------
-    name, key : on the command line, and of its results
-    measure : from a race and the results of an earlier pass to those of both
-    table : from all results and a number of threads to the lines of its page, which the terminal
-        shows too; before them the terminal shows those of `lines`
-    page : several parts may share one; None: the terminal alone shows it
-    kind : of its results: a list of records, or a dict of such lists
-    repeated : True if a second pass is made, minutes later
-    draw : writes the pictures of its page from all results; None: it has none
-    compared : from all results and a number of threads to comparisons with the fastest peer
+    about : the way
     """
 
-    name: str
-    key: str
-    measure: Callable[[Race, Any], Any]
-    table: Callable[[Record, int], Iterable[str]] = lambda results, threads: ()
-    page: Path | None = None
-    lines: Callable[[Record], Iterable[str]] = lambda results: ()
-    kind: type = list
-    repeated: bool = False
-    draw: Callable[[Record], None] | None = None
-    compared: Callable[[Record, int], Iterable[Comparison]] = lambda results, threads: ()
+    def __init__(
+        self,
+        worker: Any,
+        quick: bool,
+        ways: Mapping[str, Callable[[int], Any]],
+        *,
+        units: int = 1,
+        warm: bool = True,
+    ) -> None:
+        self.clock, self.units, self.warm = worker.clock, units, warm
+        way = next(iter(ways))
+        if len(ways) > 1 and not quick:
+            way = fastest(ways, self.clock)
+        self.run = ways[way]
+        self.about: Record = {"way": way}
+        if warm:
+            self.run(1)
+
+    def turn(self, n: int) -> float:
+        if self.warm:
+            self.run(max(1, n // 10))
+        return timed(partial(self.run, n), self.clock)[0]
 
 
-def asked_for(name: str, parts: Sequence[str] | None) -> bool:
-    """Return True if a name contains one of the parts, or there are none."""
-    return not parts or any(part in name for part in parts)
+def fastest(ways: Mapping[str, Callable[[int], Any]], clock: Clock) -> str:
+    """The way whose calls take the least time, medians of turns."""
+    turns = {
+        name: partial(lambda run, n: timed(partial(run, n), clock)[0], run)
+        for name, run in ways.items()
+    }
+    calls = {name: calls_in(turn, TRY_SECONDS) for name, turn in turns.items()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+
+    def turn(name: str) -> None:
+        times[name].append(turns[name](calls[name]) / calls[name])
+
+    in_turns([(name,) for name in ways], TRIES, turn)
+    return min(times, key=lambda name: float(np.median(times[name])))
 
 
 def rotated(items: Sequence[Any], by: int) -> list[Any]:
@@ -509,18 +505,19 @@ def in_turns(
             turn(*entry)
 
 
-def calls_in(contestant: Any, way: str, seconds: float, fewest: int = 1) -> int:
-    """How many calls of a way, each of one unit, take about so many seconds.
+def calls_in(turn: Callable[[int], float], seconds: float) -> int:
+    """How many calls take about the seconds of a turn.
 
     A cold call tells little: by the time of one, turns of small nets' steps lasted 3 ms for 50, and
-    showed twice the time of a step. The first call may compile, so a turn is timed twice: by the
-    time of one that compiled, each turn had one call, and showed three times the time of a step.
+    showed twice the time of a step. One that is shorter than a turn is timed again.
     """
-    calls = fewest
+    calls = 1
     while True:
-        replies = [contestant.ask("turn", name=way, calls=calls) for _ in range(2)]
-        once = min(reply.get("seconds", seconds) for reply in replies)
-        ideal = max(fewest, int(seconds / once))
+        once = turn(calls) / calls
+        if once * calls >= seconds:
+            return max(1, int(seconds / once))
+        once = min(once, turn(calls) / calls)
+        ideal = max(1, int(seconds / max(once, 1e-9)))
         if ideal <= MOST_LONGER * calls:
             return ideal
         calls *= MOST_LONGER
@@ -544,23 +541,6 @@ def spent(
     return {"seconds": seconds, "cpu": cpu() - begin}, result
 
 
-def calls_in_turns(
-    calls: Mapping[str, Callable[[], Any]],
-    rounds: int,
-    *,
-    seconds: float = math.inf,
-    clock: Clock = time.perf_counter,
-) -> dict[str, list[float]]:
-    """The seconds of calls, which take turns in this process, by name and turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-
-    def turn(name: str) -> None:
-        times[name].append(timed(calls[name], clock)[0])
-
-    in_turns([(name,) for name in calls], rounds, turn, seconds=seconds)
-    return times
-
-
 def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
     """A function that makes a call so many times."""
 
@@ -569,18 +549,3 @@ def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]
             call(*arguments)
 
     return run
-
-
-def key_of(contestant: Any, **more: Any) -> Record:
-    """The beginning of a contestant's record."""
-    return {"contestant": contestant.name, "threads": contestant.n_threads, **more}
-
-
-def untimed(records: Iterable[Record]) -> list[Record]:
-    """Records of training without their times: to go on with their variants."""
-    return [{**record, "step_seconds": []} for record in records]
-
-
-def add(times: list[float], reply: Record, units: int = 1) -> None:
-    """Add the seconds a unit of a turn, if it has some."""
-    times += [reply["seconds"] / units] if "seconds" in reply else []

@@ -1,12 +1,10 @@
 """From records to numbers for people: quartiles, ratios of turns of the same round, peaks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from benchmarks.peers import PEERS
 
 Record = dict[str, Any]
 
@@ -25,8 +23,9 @@ class Quartiles(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """A ratio as a cell of a table: the median in bold, the quartiles in brackets."""
-        return f"**{self.median:.2f}x** ({self.spread})"
+        """A ratio as a cell of a table: the median in bold, and quartiles in brackets."""
+        spread = f" ({self.spread})" if self.low < self.high else ""
+        return f"**{self.median:.2f}x**{spread}"
 
 
 def quartiles(values: Any) -> Quartiles:
@@ -38,46 +37,6 @@ def quartiles(values: Any) -> Quartiles:
 def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
     """Quartiles of their time over ours, of turns of the same round; NaN without such turns."""
     return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
-
-
-class Comparison(NamedTuple):
-    """A case of a group, fastmlp's seconds, the fastest peer, and its time over fastmlp's."""
-
-    group: str
-    case: str
-    seconds: float
-    peer: str
-    ratio: float
-
-    @property
-    def cell(self) -> str:
-        """The ratio, in bold where the peer is ahead."""
-        return bold_if(f"{self.ratio:.2f}x", self.ratio < 1)
-
-
-def fastest(
-    group: str, case: str, turns: Mapping[str, Sequence[float]]
-) -> Iterator[Comparison]:
-    """The comparison of seconds by turn of fastmlp and of peers, if there are both."""
-    ours = turns.get("fastmlp", ())
-    ratios = {name: over(theirs, ours).median for name, theirs in turns.items()}
-    ratios.pop("fastmlp", None)
-    if ours and ratios:
-        name = min(ratios, key=ratios.__getitem__)
-        yield Comparison(
-            group, case, quartiles(ours).median, PEERS[name].title, ratios[name]
-        )
-
-
-def best_turns(records: Iterable[Record]) -> dict[str, list[float]]:
-    """The seconds by turn of each contestant's fastest way."""
-    timed = [r for r in records if r["seconds"]]
-    return {
-        name: min(
-            (r["seconds"] for r in ways), key=lambda seconds: quartiles(seconds).median
-        )
-        for name, ways in grouped(timed, "contestant").items()
-    }
 
 
 def geometric(values: Iterable[Any], axis: int | None = None) -> Any:
@@ -114,26 +73,6 @@ def grouped(records: Iterable[Record], *names: str) -> dict[Any, list[Record]]:
 def failed(record: Record) -> bool:
     """Return True if a record or a reply is that of a failure."""
     return bool(record.keys() & {"unsupported", "error"})
-
-
-def reason(record: Record) -> str:
-    """The reason that a record has no turns."""
-    return str(record.get("unsupported") or record.get("error") or "no result")
-
-
-def ways(title: str, records: Iterable[Record], key: str = "way") -> str:
-    """A sentence of the ways by which a contestant was the fastest."""
-    return f"\n{title}: {'; '.join(dict.fromkeys(record[key] for record in records))}."
-
-
-def peak_of(results: Record, dtype: str, threads: int) -> float:
-    """The highest GFLOP/s of multiply-adds in registers; NaN if not measured."""
-    rates = [
-        record["gflops"]
-        for record in results.get("peaks", ())
-        if record["what"] == f"fma {dtype}" and record["threads"] == threads
-    ]
-    return max(rates, default=float("nan"))
 
 
 def bold_if(text: str, bold: bool) -> str:

@@ -1,17 +1,17 @@
 """All contestants do the same work: ten steps from the same start end in the same place."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import first_seconds
-from benchmarks.conftest import QUICK, page_of, run_of
-from benchmarks.peers import PEERS
+from benchmarks import bench_predict
+from benchmarks.conftest import run_of
+from benchmarks.peers import PEERS, trainers
 from benchmarks.workloads import BY_NAME, WORKLOADS, Rule, Workload, flat, sized
+from fastmlp import jit
 
-LIMIT = 5e7 if QUICK else 1e9
+LIMIT = 5e7
 # Both dtypes are tried: nets that are there in float64, too, once.
 NAMES = {w.name for w in WORKLOADS}
 SMALL = [
@@ -24,7 +24,7 @@ SMALL += [
 ]
 # Compiling takes some 20 s each: one workload of every rule and loss.
 COMPILED = ["8-32-32-1@32", "784-100-100-10@200", "28-300x5-1@100", "100-512x3-1@256"]
-TRAINERS = [name for name, peer in PEERS.items() if peer.trains]
+TRAINERS = trainers("plain")
 VARIANTS = [
     (name, i)
     for name in TRAINERS
@@ -41,7 +41,7 @@ def after_ten_steps(name: str, workload: Workload, variant: int) -> Any:
 
 def differences(name: str, variant: int, workload: Workload, dtype: str) -> Any:
     """Sizes of the differences of all parameters between a contestant and fastmlp."""
-    short = sized(workload, QUICK and not workload.shuffle)
+    short = sized(workload, not workload.shuffle)
     n_rows = short.batch * (10 if short.shuffle else 1)
     short = short._replace(n_rows=n_rows, dtype=dtype)
     theirs = after_ten_steps(name, short, variant)
@@ -113,7 +113,7 @@ def trained(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("n_rows", [1, 7, 2050])
 @pytest.mark.parametrize(
-    "name", [name for name, peer in PEERS.items() if not peer.alone]
+    "name", ["fastmlp", "sklearn", "torch", "compile", "jax", "onnx"]
 )
 def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
     """Blocks of 1,000 rows have a rest of 50."""
@@ -127,11 +127,24 @@ def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
         )
 
 
-def test_first_seconds_of_little(page: Path) -> None:
-    text = page_of(
-        first_seconds.main, ["--turns", "1", "--libraries", "fastmlp", "wheel"], page
-    )
-    assert "fastmlp, from its wheel: no --wheel." in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| fastmlp |")]
-    empty, _, again, *_, peak = [float(cell) for cell in row.split("|")[2:-1]]
-    assert empty > again > 0 < peak
+def test_compiled_code_predicts_the_same() -> None:
+    run = run_of("fastmlp", BY_NAME["16-64-64-2@64"].quick())
+    x = run.x[:7]
+    out = np.empty((7, 2), x.dtype)
+    bench_predict.loop()(jit.compiled(run.net), x, out, 1)
+    np.testing.assert_array_equal(out, run.net.predict(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["numpy", "torch", "compile", "jax"])
+def test_all_gradients_are_the_same(name: str) -> None:
+    load = BY_NAME["8-32-32-1@32"].quick()
+    ours, theirs = run_of("fastmlp", load).gradient(), run_of(name, load).gradient()
+    if name == "numpy":
+        np.testing.assert_allclose(theirs, ours[1], rtol=1e-3, atol=1e-6)
+        return
+    loss, parts = theirs if name in ("torch", "jax") else reversed(theirs)
+    assert float(loss) == pytest.approx(ours[0], rel=1e-4)
+    arrays = parts if name != "jax" else [part for pair in parts for part in pair]
+    total = sum(float((np.asarray(part) ** 2).sum()) for part in arrays)
+    assert total == pytest.approx(float((ours[1] ** 2).sum()), rel=1e-3)

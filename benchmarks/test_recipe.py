@@ -1,22 +1,15 @@
-"""The recipe: all contestants do the same work, and the prices' arithmetic and tables."""
-
-import re
-from typing import Any
+"""The recipe of training: all contestants do the same work."""
 
 import numpy as np
 import pytest
 
-from benchmarks import compare, recipe
-from benchmarks.conftest import Ours, record, run_of, short_race
-from benchmarks.peers import PEERS
-from benchmarks.recipe import LARGE, PRICES, SMALL
+from benchmarks.conftest import run_of
+from benchmarks.peers import PEERS, trainers
 from benchmarks.workloads import Recipe, Workload
 
 # Three epochs of 16 steps: of eight in a call there are two.
 NET = Workload((20, 64, 32, 6), 16, 256, "relu", "cross_entropy")
-NAMES = [
-    name for name, peer in PEERS.items() if "recipe" in peer.forms and name != "fastmlp"
-]
+NAMES = [name for name in trainers("recipe") if name != "fastmlp"]
 PARAMETERS = [(name, i) for name in NAMES for i in range(5)]
 
 
@@ -65,52 +58,3 @@ def test_the_average_and_the_schedule() -> None:
     assert [weights.rate(0.5, step, 4) for step in (0, 2, 4)] == pytest.approx(
         [0.5, 0.25, 0]
     )
-
-
-def with_prices(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with a workload, a price that holds, one that does not, and one of metrics."""
-    name = f"{LARGE} with the recipe"
-    turns = [
-        {"without": 1.0, "with": 1.0 + x, "prediction": None} for x in (0.0, 0.2, 0.1)
-    ]
-    metric = [{"without": 1.0, "with": 1.2, "prediction": 0.1}]
-    prices = {
-        f"EMA, {LARGE}": turns,
-        f"dropout, {LARGE}": turns,
-        f"metrics, {SMALL}": metric,
-    }
-    results["recipe"] = {
-        "training": [
-            record("fastmlp", name, [1e-3] * 3),
-            record("jax", name, [2e-3] * 3),
-        ],
-        "prices": [{"name": n, "threads": 2, "turns": t} for n, t in prices.items()],
-    }
-    failed = {"name": PRICES[1].name, "threads": 2, "turns": [], "error": "it ended"}
-    results["recipe"]["prices"] += [failed]
-    return results
-
-
-def test_prices_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(compare.all_lines(with_prices(results)))
-    assert re.search(r"\* +JAX +2,000", text)
-    assert f"{PRICES[1].name}: fastmlp: it ended" in text
-    text = compare.pages(with_prices(results))[recipe.PAGE]
-    assert (
-        f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - |" in text
-    )
-    assert f"| EMA | {LARGE} | 1.100 (1.050 to 1.150) |" in text
-    results["recipe"] = {}
-    assert recipe.PAGE not in compare.pages(results)
-
-
-def test_prices_of_little() -> None:
-    """Every feature is one that fastmlp has."""
-    race = short_race(Ours(), names=[SMALL])
-    first = recipe.measure(race, {})
-    assert not first["training"]
-    assert len(first["prices"]) == sum(price.workload == SMALL for price in PRICES)
-    again = recipe.measure(race, first)
-    for price in again["prices"]:
-        assert len(price["turns"]) == 4
-        assert np.isfinite(recipe.ratios(price)).all()

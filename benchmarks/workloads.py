@@ -118,8 +118,11 @@ class Workload(NamedTuple):
 
         Three products a layer, of two operations a weight and row, but no delta for the inputs.
         """
-        weights = [a * b for a, b in pairwise(self.sizes)]
-        return (6 * sum(weights) - 2 * weights[0]) * self.batch
+        return (6 * self.n_weights - 2 * self.sizes[0] * self.sizes[1]) * self.batch
+
+    @property
+    def n_weights(self) -> int:
+        return sum(a * b for a, b in pairwise(self.sizes))
 
     def rows(self, step: int) -> slice:
         """The rows of a step, in their order."""
@@ -127,9 +130,11 @@ class Workload(NamedTuple):
         return slice(first, first + self.batch)
 
     def quick(self) -> "Workload":
-        full = not self.shuffle
-        n_rows = min(self.n_rows, 1000) if full else min(self.n_rows, 4 * self.batch)
-        return self._replace(n_rows=n_rows, batch=n_rows if full else self.batch)
+        """A net of the kind with few rows, and few in a step, and of at most 256 units a layer."""
+        batch = min(self.batch, 64)
+        n_rows = 4 * batch if self.shuffle else batch
+        sizes = tuple(min(n, 256) for n in self.sizes)
+        return self._replace(sizes=sizes, n_rows=n_rows, batch=batch)
 
     def data(self) -> tuple[Array, Array]:
         """X, shape (n_rows, sizes[0]), and y of a smooth random teacher.

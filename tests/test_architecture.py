@@ -533,7 +533,7 @@ def test_every_section_says_how_to_measure_it_again_and_imports_nothing() -> Non
     sections = [i for i, line in enumerate(LINES) if re.match(r"# --- \w.* -+$", line)]
     assert sections
     for i in sections:
-        assert LINES[i + 1].startswith("# python -m benchmarks.")
+        assert LINES[i + 1].startswith("# python -m pytest benchmarks")
     assert imports_in("fastmlp.backends.cpu.tuning") <= {"fastmlp.compiler.target"}
 
 

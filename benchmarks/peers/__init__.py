@@ -6,7 +6,7 @@ of the library's own matrix product.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -18,51 +18,50 @@ ALL = ("plain", "recipe", "mixed")
 
 class Peer(NamedTuple):
     """A contestant: its module here, the libraries it needs, and the forms of workloads that it
-    trains: plain ones, with the recipe, in mixed precision.
-
-    Attributes
-    ----------
-    alone : the one part of `compare` that it takes part in; "": in all that its module can
-    """
+    trains: plain ones, with the recipe, in mixed precision."""
 
     title: str
     module: str
     needs: tuple[str, ...]
-    forms: tuple[str, ...] = ("plain",)
-    alone: str = ""
-
-    @property
-    def trains(self) -> bool:
-        """Return True if the contestant trains; others predict only."""
-        return bool(self.forms)
+    forms: tuple[str, ...] = ()
 
 
+PLAIN = ("plain",)
 PEERS = {
     "fastmlp": Peer("fastmlp", "fastmlp_nets", ("fastmlp",), ALL),
-    "numpy": Peer("NumPy", "numpy_loop", ("numpy",)),
-    "sklearn": Peer("scikit-learn", "sklearn_nets", ("sklearn",)),
+    "before": Peer("fastmlp before", "fastmlp_nets", ("fastmlp",)),
+    "numpy": Peer("NumPy", "numpy_loop", ("numpy",), PLAIN),
+    "sklearn": Peer("scikit-learn", "sklearn_nets", ("sklearn",), PLAIN),
     "torch": Peer("PyTorch", "torch_nets", ("torch",), ALL),
     "compile": Peer("torch.compile", "torch_compile", ("torch",), ALL),
     "jax": Peer("JAX", "jax_nets", ("jax", "optax"), ALL),
-    "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ()),
-    "keras": Peer(
-        "Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"
-    ),
-    "river": Peer("river", "one_step", ("river",), (), "steps"),
-    "lightgbm": Peer("LightGBM", "one_step", ("lightgbm", "pandas"), (), "steps"),
-    "wheel": Peer("fastmlp, from its wheel", "", (), (), "first"),
-    "chimeraboost": Peer("chimeraboost", "", ("chimeraboost",), (), "first"),
+    "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime")),
+    "keras": Peer("Keras over TensorFlow", "", ("keras", "tensorflow")),
+    "river": Peer("river", "", ("river",)),
+    "lightgbm": Peer("LightGBM", "", ("lightgbm", "pandas")),
+    "catboost": Peer("CatBoost", "", ("catboost", "pandas")),
+    "chimeraboost": Peer("chimeraboost", "", ("chimeraboost",)),
+    "emlearn": Peer("emlearn", "", ("emlearn",)),
+    "optimistix": Peer("optimistix, JAX", "", ("optimistix", "equinox", "jax")),
+    "lm": Peer("torch-levenberg-marquardt", "", ("torch_levenberg_marquardt",)),
 }
 
 
-def titles(names: Iterable[str]) -> list[str]:
-    """Titles of columns of numbers."""
-    return [f">{PEERS[name].title}" for name in names]
+def trainers(form: str) -> list[str]:
+    """The contestants that train workloads of a form."""
+    return [name for name, peer in PEERS.items() if form in peer.forms]
+
+
+def title(library: str) -> str:
+    """The title of a contestant, and its form after it."""
+    name, _, form = library.partition("-")
+    return f"{PEERS[name].title}, {form}" if form else PEERS[name].title
 
 
 def missing(name: str) -> str | None:
-    """The reason that a contestant cannot take part, or None."""
-    absent = [library for library in PEERS[name].needs if find_spec(library) is None]
+    """The reason that a contestant cannot take part, or None; its form may stand after a dash."""
+    needs = PEERS[name.partition("-")[0]].needs
+    absent = [library for library in needs if find_spec(library) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
@@ -91,6 +90,10 @@ class Run(Protocol):
 
     def steps(self, n: int) -> None:
         """Take n steps on the batches in the order of the rows."""
+
+    def gradient(self) -> Any:
+        """Compute the loss and the gradient of the first batch."""
+        raise Unsupported("the library's gradient is private")
 
     def loss(self) -> float:
         """The mean loss over all rows, without penalties."""

@@ -1,18 +1,15 @@
 """fastmlp: `fit`, `fit_many`, a file of Parquet, the price of a feature."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.many import Sweep
+from benchmarks.bench_many import Sweep
+from benchmarks.bench_stream import Stream
 from benchmarks.peers import Run
-from benchmarks.race import timed
-from benchmarks.recipe import BY_PRICE, VALIDATED
-from benchmarks.stream import Stream
-from benchmarks.workloads import BY_NAME, CE, Array, Workload, flat, sized
+from benchmarks.workloads import Array, Workload, flat
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Blocks, Cosine, fit_many
 
 VARIANTS = dict.fromkeys(("plain", "mixed", "recipe"), ("fit",))
@@ -92,6 +89,10 @@ class FastmlpFit(Run):
             return
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
+    def gradient(self) -> Any:
+        batch = self.workload.rows(0)
+        return self.net.loss_and_gradient(self.x[batch], self.y[batch])
+
     def loss(self) -> float:
         plain = self.workload._replace(l2=0.0, recipe=None, compute_dtype=None)
         twin = net_of(plain, self.net.parameters)
@@ -138,7 +139,7 @@ class RankNet(FastmlpFit):
     """A net that the ranks train, and this one's rows."""
 
     def __init__(self, workload: Workload, comm: Any) -> None:
-        from benchmarks import machines
+        from benchmarks import bench_machines as machines
 
         super().__init__(workload)
         self.comm = comm
@@ -187,22 +188,6 @@ class Many:
     def parameters(self) -> Array:
         return np.stack([net.parameters for net in self.nets])
 
-    def alone(self, repeats: int = 5) -> float:
-        """The seconds of a net's own fit on one thread: the best, mean over all settings."""
-        n = min(len(set(self.settings)), self.sweep.n_nets)
-        options: Any = {
-            "epochs": self.sweep.epochs,
-            "batch_size": self.sweep.workload.batch,
-        }
-
-        def fitted(i: int) -> float:
-            net = self.net(i, n_threads=1)
-            return timed(partial(net.fit, self.x, self.y, **options))[0]
-
-        return float(
-            np.mean([min(fitted(i) for _ in range(repeats)) for i in range(n)])
-        )
-
 
 class Streamed:
     """A new net for each call; calls return the number of rows."""
@@ -228,69 +213,3 @@ class Streamed:
         }
         self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
         return self.stream.epochs * self.load.n_rows
-
-
-TURN_SECONDS = 0.3
-
-
-# The settings of a net that a feature changes, from the learning rate.
-CHANGES: dict[str, Callable[[float], dict[str, Any]]] = {
-    "EMA": lambda rate: {"optimizer": Adam(rate, average=EMA(0.99))},
-    "dropout": lambda rate: {"dropout": 0.2},
-    "clipvalue": lambda rate: {"optimizer": Adam(rate, clipvalue=0.01)},
-    "global_clipnorm": lambda rate: {"optimizer": Adam(rate, global_clipnorm=1.0)},
-    "label_smoothing": lambda rate: {"label_smoothing": 0.1},
-    "focal": lambda rate: {"loss": "focal"},
-    VALIDATED: lambda rate: {},
-}
-
-
-def mean_error(targets: Array, predictions: Array) -> float:
-    """A metric that takes less time than a prediction."""
-    return float(np.abs(targets[0] - predictions[0]).mean())
-
-
-class Work:
-    """Two fits of a workload, one of them with a feature."""
-
-    def __init__(self, worker: Any, name: str, quick: bool) -> None:
-        self.clock, self.feature = worker.clock, BY_PRICE[name].feature
-        load = BY_NAME[BY_PRICE[name].workload]
-        if self.feature in ("label_smoothing", "focal"):
-            load = load._replace(loss=CE)
-        self.load = load = sized(load, quick)
-        self.run = FastmlpFit(load)
-        self.held_out = slice(0, max(1, load.n_rows // 10))
-        self.epochs = 1
-        if not quick:
-            *_, second = (self.seconds(False) for _ in range(2))
-            self.epochs = max(1, round(TURN_SECONDS / second))
-        self.about = {"epochs": self.epochs}
-
-    def turn(self, featured: list[bool]) -> dict[str, Any]:
-        """The seconds of an epoch without and with the feature, in an order."""
-        seconds = {with_it: self.seconds(with_it) for with_it in featured}
-        prediction = self.prediction() if self.feature == VALIDATED else None
-        return {
-            "without": seconds[False],
-            "with": seconds[True],
-            "prediction": prediction,
-        }
-
-    def seconds(self, with_it: bool) -> float:
-        """The seconds of an epoch of a new net, after a first."""
-        changes = CHANGES[self.feature](self.load.rule.rate) if with_it else {}
-        options: dict[str, Any] = {"batch_size": self.load.batch}
-        x, y = self.run.x, self.run.y
-        if self.feature == VALIDATED:
-            options["validation_data"] = (x[self.held_out], y[self.held_out])
-            options["metrics"] = {"error": mean_error} if with_it else None
-        net = self.run.made(**changes)
-        net.fit(x, y, epochs=1, **options)
-        more = partial(net.fit, x, y, epochs=self.epochs, **options)
-        return timed(more, self.clock)[0] / self.epochs
-
-    def prediction(self) -> float:
-        """The seconds of a prediction of the rows held out, the median of 20."""
-        call = partial(self.run.net.predict, self.run.x[self.held_out])
-        return float(np.median([timed(call, self.clock)[0] for _ in range(20)]))

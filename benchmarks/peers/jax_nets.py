@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from benchmarks.bench_many import Sweep
 from benchmarks.machine import cores
-from benchmarks.many import Sweep
 from benchmarks.peers import Run
 from benchmarks.workloads import Array, Recipe, Workload, flat, forward
 
@@ -108,6 +108,7 @@ class JaxScan(Run):
         self._shapes = [(w.shape, b.shape) for w, b in workload.start()]
         self._epoch = jax.jit(self._scan, donate_argnums=0)
         self._loop = jax.jit(self._repeat, donate_argnums=0)
+        self._slopes = jax.jit(jax.value_and_grad(partial(self._objective)))
         self.reset()
 
     def reset(self) -> None:
@@ -137,6 +138,11 @@ class JaxScan(Run):
         else:
             self.state = self._loop(self.state, self.x, self.y, n)
         jax.block_until_ready(self.state)
+
+    def gradient(self) -> Any:
+        rows = self.workload.rows(0)
+        slopes = self._slopes(self.state[0], self.x[rows], self.y[rows])
+        return jax.block_until_ready(slopes)
 
     def loss(self) -> float:
         return float(self._objective(self.state[0], self.x, self.y))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_stream import Stream
 from benchmarks.peers import Unsupported
-from benchmarks.stream import Stream
 
 VARIANTS = {
     "stream": (

@@ -111,6 +111,11 @@ class NumpyLoop(Run):
         for rows in map(self.workload.rows, range(n)):
             self._step(self.x[rows], self.y[rows])
 
+    def gradient(self) -> Array:
+        rows = self.workload.rows(0)
+        self._gradient(self.x[rows], self.y[rows])
+        return self.g
+
     def loss(self) -> float:
         raw = self.predict(self.x).astype(np.float64)
         if self.workload.loss == "mse":

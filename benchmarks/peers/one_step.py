@@ -291,8 +291,8 @@ def iris(library: str, quick: bool) -> Ways:
 
 def table_row(library: str, quick: bool) -> Ways:
     """A prediction of one row of a frame of numbers and categories."""
+    from benchmarks.bench_tables import made_up
     from benchmarks.tabular.models import pack_of
-    from benchmarks.tabular.times import made_up
 
     n_rows, preset = (200, "fast") if quick else (5_000, "balanced")
     frame, y = made_up(n_rows)

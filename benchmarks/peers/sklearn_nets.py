@@ -9,8 +9,8 @@ import numpy as np
 import sklearn
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from benchmarks.bench_many import Sweep
 from benchmarks.machine import cores
-from benchmarks.many import Sweep
 from benchmarks.peers import Run, Unsupported
 from benchmarks.workloads import Array, Workload, flat
 

@@ -89,6 +89,8 @@ class WholeStep(CompiledLoss):
         self._step, self._steps = (
             compiled(function, variant) for function in (step, steps)
         )
+        slopes = torch.func.grad_and_value(partial(objective, workload))
+        self._gradient = torch.compile(slopes, dynamic=False)
         super().__init__(workload, variant)
 
     def reset(self) -> None:
@@ -104,6 +106,10 @@ class WholeStep(CompiledLoss):
         self.end.fill_(self.total)
         self.done += 1
         self._step(self.state, x, y, *(() if masks is None else (masks,)))
+
+    def gradient(self) -> Any:
+        rows = self.workload.rows(0)
+        return self._gradient(self.p, self.x[rows], self.y[rows])
 
 
 class EightSteps(WholeStep):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks import machines
+from benchmarks import bench_machines as machines
 from benchmarks.peers.torch_nets import LOSSES, Net, Tensor, TorchEager
 from benchmarks.workloads import Workload
 

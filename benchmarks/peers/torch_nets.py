@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.func import grad_and_value, vmap
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.many import Sweep
+from benchmarks.bench_many import Sweep
+from benchmarks.bench_stream import Stream
 from benchmarks.peers import Run, load
-from benchmarks.stream import Stream
 from benchmarks.workloads import Array, Workload, flat
 
 PRECISION = "float32 matmul precision medium"
@@ -198,6 +198,12 @@ class TorchEager(Run):
         self.total = self.done + n
         for rows in map(self.workload.rows, range(n)):
             self.step(self.x[rows], self.y[rows])
+
+    def gradient(self) -> Any:
+        torch.set_num_threads(self.n_threads)
+        rows = self.workload.rows(0)
+        loss = self.objective(self.x[rows], self.y[rows])
+        return loss.detach(), torch.autograd.grad(loss, self.p)
 
     @torch.no_grad()
     def loss(self) -> float:

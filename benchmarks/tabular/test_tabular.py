@@ -5,6 +5,7 @@ import hashlib
 import json
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,48 @@ import numpy as np
 import pytest
 
 from benchmarks import scores
-from benchmarks.conftest import MACHINE, page_of
-from benchmarks.tabular import compare, intervals, sources, times, wheels
+from benchmarks.scores import Record
+from benchmarks.tabular import compare, intervals, sources, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A page with the markers of sections."""
+    path = tmp_path / "page.md"
+    marks = [
+        f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")
+    ]
+    path.write_text("before\n" + "".join(marks) + "after\n")
+    return path
+
+
+def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
+    """The page after a program's run; its results, which are kept, write the same again."""
+    file = page.with_name("results.json")
+    main([*words, "--json", str(file), "--pages"], page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    main(["--from-json", "--json", str(file), "--pages"], page)
+    assert page.read_text() == text
+    return text
+
+
+SECTIONS = ("benchmarks", "once", "intervals", "times")
+MACHINE: Record = {
+    "date": "2026-01-01",
+    "cpu": "A CPU",
+    "cores": 2,
+    "caches": "L1 32K",
+    "governor": None,
+    "load": 0.0,
+    "python": "3.11",
+    "fastmlp": "0.1.0",
+    "versions": {"numpy": "2.0"},
+}
 
 
 def test_the_tables_that_are_kept_aside_stay_the_same() -> None:
@@ -251,13 +288,6 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ValueError, match="kept aside, for the comparison alone: movies"
     ):
         intervals.main(["--tables", "movies"], page)
-
-
-def test_times_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # CatBoost's rounds are too many.
-    monkeypatch.setattr(times, "find_spec", lambda name: None)
-    few = ["--rows", "200", "--predicted", "50", "2", "--presets", "fast"]
-    assert "| `fast` |" in page_of(times.main, few, page)
 
 
 def test_a_fit_that_a_signal_ends_is_no_result() -> None:

@@ -1,6 +1,6 @@
 """The picture of the first page: how much longer a training step takes the peers.
 
-`python -m benchmarks.compare --pages` draws it from the figures of each kind of processor. A dark
+`python -m benchmarks.pages` draws it from the figures of each kind of processor. A dark
 page turns its lightness round (fastmlp.css).
 """
 
@@ -22,11 +22,8 @@ INK, GROUND, COLOURS = "#16202b", "#ffffff", ("#2f7d4f", "#8a9bb0")
 TITLE = "Time of a training step over fastmlp's, geometric means"
 
 
-def drawn(figures: Mapping[str, Any]) -> str:
-    """The picture, as SVG, of the parts of each kind of processor."""
-    kinds = {
-        kind: parts["train"] for kind, parts in figures.items() if "train" in parts
-    }
+def drawn(kinds: Mapping[str, Any]) -> str:
+    """The picture, as SVG, of the means of each kind of processor."""
     rows = [
         name for name in TITLES if any(name in part["means"] for part in kinds.values())
     ]
@@ -45,7 +42,7 @@ def drawn(figures: Mapping[str, Any]) -> str:
         )
         shapes += [
             f'<rect x="12" y="{y}" width="12" height="12" fill="{COLOURS[i]}"/>',
-            f'<text x="32" y="{y + 11}" font-size="12">{words.removesuffix(f", {kind}")}</text>',
+            f'<text x="32" y="{y + 11}" font-size="12">{words}</text>',
         ]
     for j, name in enumerate(rows):
         y = top + step * j

@@ -9,7 +9,7 @@ import sys
 from fastmlp.compiler.target import second_level_bytes, vector_bytes
 
 # --- Lines and pages -----------------------------------------------------------------------------
-# python -m benchmarks.compare --parts train --workloads 16-64-64-2@64 --threads 1 2
+# python -m pytest benchmarks/bench_train.py --benchmark-only -k "16-64-64-2"
 
 # Alignment of buffers, in bytes: cache lines travel in pairs on x86, and are that long on Apple's
 # cores.
@@ -23,8 +23,8 @@ APART_BYTES = 1024
 PAGE_ROWS = 64
 
 # --- Blocks of rows and weights ------------------------------------------------------------------
-# python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1 2
-# python -m benchmarks.peak
+# python -m pytest benchmarks/bench_train.py --benchmark-only -k "784-512-512 or 1024-2048"
+# python -m pytest benchmarks/bench_peak.py --benchmark-only
 
 # Rows that a microkernel takes at once; the unit in which the loss is summed and rows are shared.
 STRIP_ROWS = 8
@@ -53,7 +53,7 @@ PREFETCHED_STATE_BYTES = sys.maxsize if vector_bytes() == 32 else 4 << 20
 PREFETCHED_ROW_BYTES = 1024
 
 # --- Register tiles ------------------------------------------------------------------------------
-# python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1
+# python -m pytest benchmarks/bench_train.py --benchmark-only --threads 1 -k "784-512 or 1024"
 
 # The largest tile of a product, rows by panels: its sums fill the registers that A and B leave, and
 # its rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind: 4
@@ -91,7 +91,7 @@ MOST_STREAMS = 9
 PREFETCH_STEPS = 32
 
 # --- Chunks and microbatches ---------------------------------------------------------------------
-# python -m benchmarks.compare --parts train --workloads 4-32-16-4@10000 1024-2048 --threads 1 2
+# python -m pytest benchmarks/bench_train.py --benchmark-only -k "4-32-16-4 or 1024-2048"
 
 # Most activations in the buffers of a chunk of rows: bounds memory.
 CHUNK_NUMBERS = 4_000_000
@@ -113,7 +113,7 @@ MICROBATCH_FLOPS = 10_000_000
 SUMMED_ROWS = 512
 
 # --- Cost of a step on a team --------------------------------------------------------------------
-# python -m benchmarks.compare --parts train --threads 1 2
+# python -m pytest benchmarks/bench_train.py --benchmark-only
 
 # Operations a second of one thread: 60 to 180 GFLOP/s are measured. A rate too high errs on the
 # side of one thread.
@@ -128,7 +128,7 @@ JOIN_SECONDS = 1e-6
 SHARED_FLOPS = 400_000
 
 # --- Cost model: does a team pay -----------------------------------------------------------------
-# python -m benchmarks.compare --parts train predict --threads 1 2
+# python -m pytest benchmarks --benchmark-only -k "train or predict"
 
 # Sharing must save this many times the time of its joins, if a job's cross-core traffic is not
 # estimated: it occurs after joins. At 0.4 us a join, 1 -> 2 threads: 15.8 -> 23.6 us
@@ -159,7 +159,7 @@ NUMBERS, REPEATS = 128, 40
 WAKING = 0.03
 
 # --- Autotuner: one thread or a team -------------------------------------------------------------
-# python -m benchmarks.compare --parts train --threads 2, beside a busy process
+# python -m pytest benchmarks/bench_train.py --benchmark-only, beside a busy process
 
 # Uncounted calls of a team, and of one thread: a team's first call compiles, or waits for its
 # threads.
@@ -174,7 +174,7 @@ LONG_RETRY, LONG_RETRY_SECONDS = 128, 1.0
 SLOWER = 1.25
 
 # --- Threads -------------------------------------------------------------------------------------
-# python -m benchmarks.compare --parts predict train --threads 2
+# python -m pytest benchmarks --benchmark-only -k "predict or train"
 
 # Estimated seconds of a call below which it does not wait for sleeping workers.
 PATIENT_SECONDS = 0.0005
@@ -199,7 +199,7 @@ MAILBOX_SPINS, MAILBOX_YIELDS = 20_000, 50
 ALONE_FLOPS = 12_000_000
 
 # --- Predictions ---------------------------------------------------------------------------------
-# python -m benchmarks.compare --parts predict --workloads 16-64-64-2@64 --threads 1 2
+# python -m pytest benchmarks/bench_predict.py --benchmark-only -k "16-64-64-2"
 
 # Most rows that are predicted one by one rather than as a vector of rows.
 # 1.4 -> 1.1 us (16-64-64-2, 4 rows, 1 thread).
@@ -243,7 +243,7 @@ BLOCK_BYTES = 1 << 21
 PREDICT_FLOPS = 5_000_000_000
 
 # --- Free lists ----------------------------------------------------------------------------------
-# python -m benchmarks.compare --parts train predict many
+# python -m pytest benchmarks --benchmark-only -k "train or predict or many"
 
 # Most packed parameters that a prediction leaves to the next one: 4 MB of float32.
 KEPT_PARAMETERS = 1 << 20

@@ -1,17 +1,19 @@
 """The peak of a machine: fused multiply-adds in registers, on one thread or several."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from llvmlite import binding, ir
 from numba import float32, float64, njit, types
 from numba.extending import intrinsic
 
-from benchmarks.race import Race, key_of, timed
-from benchmarks.scores import Record, failed
+from benchmarks.bench_train import Race
+from benchmarks.machine import cores
+from benchmarks.peers import Unsupported
+from benchmarks.race import Ways, repeated
 
 Step = Callable[[ir.Value], ir.Value]
 
@@ -114,68 +116,44 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
     return run, (4 if dtype == "bfloat16" else 2) * lanes * chains
 
 
-def dtypes() -> list[str]:
-    """The dtypes of operands that have a peak on this host."""
-    return ["float32", "float64", *(["bfloat16"] if multiplies_pairs() else [])]
-
-
-def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
-    """GFLOP/s of n_threads threads, the best of five tries."""
-    run, flops = fma_loop(dtype)
-    run(1)
-    n = int(seconds * 50e9 / flops)
-    return max(_try(run, n, n_threads) * flops for _ in range(5)) / 1e9
-
-
-def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
-    """Rounds a second, all threads together."""
+def in_threads(run: Callable[[int], float], n: int, n_threads: int) -> None:
+    """Run n rounds on each of some threads."""
     threads = [
         threading.Thread(target=run, args=(np.int64(n),)) for _ in range(n_threads)
     ]
-    clock = time.process_time if n_threads == 1 else time.perf_counter
-    begin = clock()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return n * n_threads / (clock() - begin)
 
 
-class Work:
-    """In a contestant's process: GFLOP/s of multiply-adds in registers, by fastmlp's, and of the
-    library's own product."""
+class Work(Ways):
+    """Multiply-adds in registers on each core of the process, or a library's own product of
+    float32; a unit is an operation."""
 
-    def __init__(self, worker: Any, quick: bool, threads: int) -> None:
-        self.about: Record = {}
+    def __init__(self, worker: Any, quick: bool, dtype: str) -> None:
         if worker.name == "fastmlp":
-            self.about |= {f"fma {dtype}": peak(dtype, threads) for dtype in dtypes()}
-        if product := getattr(worker.module, "sgemm", None):
-            size = 512 if quick else 2048
-            multiply = product(size)
-            multiply()
-            self.about["sgemm"] = max(
-                2e-9 * size**3 / timed(multiply)[0] for _ in range(3)
+            if dtype == "bfloat16" and not multiplies_pairs():
+                raise Unsupported("this processor has no products of bfloat16")
+            loop, flops = fma_loop(dtype)
+            loop(1)
+            rounds, threads = 10_000 if quick else 1_000_000, 1 if quick else cores()
+            calls = repeated(in_threads, loop, rounds, threads)
+            super().__init__(
+                worker, quick, {"registers": calls}, units=flops * rounds * threads
             )
+            return
+        size = 256 if quick else 2048
+        product = repeated(worker.module.sgemm(size))
+        super().__init__(worker, quick, {"sgemm": product}, units=2 * size**3)
 
 
-def measure(race: Race) -> list[Record]:
-    """FMA peaks by dtype and threads, and the sgemm of each library, in their processes."""
-    return [
-        key_of(contestant, what=what, gflops=rate)
-        for contestant in race.contestants
-        for what, rate in contestant.ask(
-            "make", part="peak", quick=race.quick, threads=contestant.n_threads
-        ).items()
-        if not failed({what: rate})
-    ]
+@pytest.mark.libraries("fastmlp", "numpy", "torch")
+def test_peak(race: Race) -> None:
+    race(Work, seconds=0.1, flops=1, dtype="float32")
 
 
-def main() -> None:
-    """Print the peaks of one thread and of two."""
-    for dtype in dtypes():
-        rates = ", ".join(f"{peak(dtype, n):.0f} on {n}" for n in (1, 2))
-        print(f"{dtype}, {8 * vector_bytes()} bits: GFLOP/s {rates} threads")
-
-
-if __name__ == "__main__":
-    main()
+@pytest.mark.libraries("fastmlp")
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_peak_of(race: Race, dtype: str) -> None:
+    race(Work, seconds=0.1, flops=1, dtype=dtype)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,16 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
-from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.race import Part, Race, cores_first, environment, in_turns, timed
-from benchmarks.scores import Quartiles, Record, failed, over
+from benchmarks.bench_train import Race
+from benchmarks.output import ROOT
+from benchmarks.peers import Unsupported
+from benchmarks.race import cores_first, environment, timed
+from benchmarks.scores import Record, failed
 from benchmarks.workloads import CE, Array, Workload, sized
 
-PAGE = DOCS / "how-to" / "machines.md"
 RANKS = 2
-# Of each contestant: processes that are started, and times that each of them takes.
-TURNS, REPEATS = 3, 5
+# Times that the processes of a turn take.
+REPEATS = 5
 SECONDS = 0.4
 LIMIT_SECONDS = 300
 # Parameters after an epoch in the order of the rows, of which so many are compared.
@@ -54,7 +55,7 @@ class Way(NamedTuple):
     settings: dict[str, str]
 
 
-OURS, SHARED, TORCH = "fastmlp, TCP", "fastmlp, shared memory", "PyTorch, TCP"
+OURS, SHARED, TORCH = "fastmlp", "fastmlp-shared", "torch"
 CONTESTANTS = {
     OURS: Way("fastmlp", "fastmlp_nets", ("mpi4py",), {**AS_ROOT, **LOOPBACK}),
     SHARED: Way("fastmlp", "fastmlp_nets", ("mpi4py",), AS_ROOT),
@@ -130,6 +131,8 @@ def missing(name: str) -> str | None:
         return f"not installed: {', '.join(absent)}"
     if CONTESTANTS[name].title == "fastmlp" and mpiexec() is None:
         return "there is no mpiexec"
+    if len(cores_first()) < RANKS:
+        return f"it needs {RANKS} cores: --threads {RANKS}"
     return None
 
 
@@ -186,7 +189,7 @@ def _start(
         start_new_session=True,
     )
     environ = {**environment(1), **way.settings, **settings}
-    program = ["-m", "benchmarks.machines", way.module, *arguments]
+    program = ["-m", "benchmarks.bench_machines", way.module, *arguments]
     if way.title == "fastmlp":
         mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
         return [start([*mpi, sys.executable, "-m", "mpi4py", *program], env=environ)]
@@ -196,100 +199,36 @@ def _start(
     ]
 
 
-def measure(race: Race, earlier: list[Record]) -> list[Record]:
-    """A record per workload and contestant: the replies of its turns."""
-
-    def turn(record: Record) -> None:
-        race.say(f"{record['workload']}, {RANKS} processes: {record['contestant']}")
-        reply = run(record["contestant"], record["workload"], quick=race.quick)
-        if failed(reply):
-            record |= reply
-        else:
-            record["turns"].append(reply)
-
-    records: list[Record] = []
-    libraries = {contestant.name for contestant in race.contestants}
-    names = [name for name, way in CONTESTANTS.items() if way.title in libraries]
-    for workload in (w for w in MACHINES if race.asked_for(w.name)):
-        new: list[Record] = [
-            {"workload": workload.name, "contestant": name, "turns": []}
-            for name in names
-        ]
-        for record in new:
-            record |= (
-                {"unsupported": why} if (why := missing(record["contestant"])) else {}
-            )
-        ready = [(record,) for record in new if not failed(record)]
-        in_turns(ready, min(race.repeats, TURNS), turn)
-        records += new
-    return records
-
-
-class Finding(NamedTuple):
-    """A contestant's steps on a workload.
-
-    Attributes
-    ----------
-    ratio : PyTorch's time over this one's, by turn; NaN without PyTorch's
-    """
-
-    steps_a_second: float
-    ratio: Quartiles
-    way: str
-
-    @property
-    def cell(self) -> str:
-        """Steps a second, and the ratio."""
-        return f"{self.steps_a_second:,.0f}: {self.ratio.cell}"
-
-
-def findings(results: Record) -> dict[str, dict[str, Finding]]:
-    """Steps a second and ratios, by workload and contestant."""
-    by_workload: dict[str, dict[str, Finding]] = {}
-    records = {(r["workload"], r["contestant"]): r for r in results["machines"]}
-    for (workload, name), record in records.items():
-        if record["turns"]:
-            seconds = _seconds(record)
-            ratio = over(
-                _seconds(records.get((workload, TORCH), {"turns": []})), seconds
-            )
-            finding = Finding(
-                1 / float(np.median(seconds)), ratio, record["turns"][0]["way"]
-            )
-            by_workload.setdefault(workload, {})[name] = finding
-    return by_workload
-
-
-def _seconds(record: Record) -> list[float]:
-    """The seconds of a step, by turn: the least of its times.
+class Work:
+    """Processes that train a net; a turn starts them, and has the least of their times.
 
     A rank that has a core of its own and shares it for a moment holds the other up too.
     """
-    return [min(turn["step_seconds"]) for turn in record["turns"]]
+
+    def __init__(
+        self, worker: Any, quick: bool, workload: str, form: str | None = None
+    ) -> None:
+        self.name = f"{worker.name}-{form}" if form else worker.name
+        if why := missing(self.name):
+            raise Unsupported(why)
+        self.workload, self.quick = workload, quick
+        self.about: Record = {}
+        self.units = 1
+
+    def turn(self, n: int) -> float:
+        reply = run(self.name, self.workload, quick=self.quick)
+        if failed(reply):
+            raise RuntimeError(reply["error"])
+        self.about |= {"way": reply["way"], "loss": reply["loss"]}
+        return n * float(min(reply["step_seconds"]))
 
 
-def table(results: Record, threads: int = 1) -> Iterator[str]:
-    if not results["machines"]:
-        return
-    yield (
-        f"\nSteps a second, of the least of {REPEATS} times, medians of {TURNS} starts of the "
-        "processes; in brackets quartiles of the ratio.\n"
-    )
-    rows, ways = [], set()
-    for workload, contestants in findings(results).items():
-        if {TORCH, OURS} <= contestants.keys():
-            theirs = contestants[TORCH]
-            ways.add(f"{theirs.way} ({workload})")
-            shared = contestants[SHARED].cell if SHARED in contestants else "-"
-            cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
-            rows.append((*cells, shared))
-    titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP")
-    yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
-    if ways:
-        yield f"\nPyTorch, the fastest of its ways: {'; '.join(sorted(ways))}."
+@pytest.mark.libraries(*CONTESTANTS)
+@pytest.mark.parametrize("net", BY_NAME)
+def test_machines(race: Race, net: str) -> None:
+    load = BY_NAME[net]
+    race(Work, seconds=0, flops=load.flops, rows=load.batch, workload=net)
 
-
-PART = Part("machines", "machines", measure, table, PAGE)
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
