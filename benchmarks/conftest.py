@@ -58,8 +58,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    line = "libraries(*names): the contestants of a benchmark, and their forms"
-    config.addinivalue_line("markers", line)
     option = config.getoption
     if not 1 <= option("threads", 1) <= machine.cores():
         raise pytest.UsageError(f"--threads: from 1 to {machine.cores()}")
