@@ -367,7 +367,7 @@ def to_onnx(
     model: Any,
     path: str | os.PathLike[str] | None = None,
     *,
-    dtype: DTypeName = "float32",
+    dtype: DTypeName | None = None,
     opset: int = 17,
 ) -> Any:
     """Write a fitted model as an ONNX graph, for onnxruntime and other runtimes.
@@ -379,8 +379,9 @@ def to_onnx(
         estimator.
     path : path-like, optional
         The file to write.
-    dtype : "float32" or "float64"
-        Of inputs and outputs. Nets of a model of tables compute in float32.
+    dtype : "float32" or "float64", optional
+        Of inputs, outputs and sums of nets; default: the net's, as for `to_c`. Nets of a model of
+        tables are float32, and compute in float32 whatever the dtype of inputs and outputs.
     opset : int, default 17
         Version of ONNX' operators, at least 13.
 
@@ -410,7 +411,8 @@ def to_onnx(
     >>> [node.op_type for node in graph.graph.node]
     ['Cast', 'MatMul', 'Add', 'Relu', 'MatMul', 'Add', 'Identity']
     """
-    scalars.known(WHO, "dtype", dtype, ("float32", "float64"))
+    if dtype is not None:
+        scalars.known(WHO, "dtype", dtype, ("float32", "float64"))
     scalars.positive_integer(WHO, "opset", opset)
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")
@@ -423,13 +425,20 @@ def to_onnx(
             f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}"
         )
     builder = Builder()
-    graph = Graph(builder, builder, dtype)
+    graph = Graph(builder, builder, dtype or _dtype_of(model))
     outline = model._write_onnx(graph) if is_of_tables(model) else _write(graph, model)
     result = builder.model(graph, outline, opset)
     if path is not None:
         with writing(path) as file:
             file.write(result.SerializeToString())
     return result
+
+
+def _dtype_of(model: Any) -> DTypeName:
+    """The dtype of the model's nets, which of models of tables is float32."""
+    if is_of_tables(model):
+        return "float32"
+    return "float64" if parts_of(model, WHO).net.dtype == np.float64 else "float32"
 
 
 def _write(graph: Graph, model: Any) -> Outline:

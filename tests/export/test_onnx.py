@@ -36,6 +36,7 @@ from small_models import (
 
 import fastmlp
 from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor, to_onnx
+from fastmlp.export.c_source import C_TYPES
 from fastmlp.export.onnx import register
 from fastmlp.rules.activations import ActivationName
 from fastmlp.tabular import extras
@@ -91,6 +92,30 @@ def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
         np.testing.assert_allclose(
             values, net.predict(rows), rtol=tolerance, atol=tolerance
         )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_graph_has_the_dtype_of_the_net(dtype: Any) -> None:
+    rows = rng.normal(size=(50, 3)).astype(dtype)
+    net = MLP((3, 7, 2), dtype=dtype, seed=1)
+    own = fastmlp.MLPRegressor(hidden_layer_sizes=(7,), max_iter=2, random_state=0)
+    own.fit(rows, rows[:, :2])
+    for model in (net, own):
+        (values,) = run(to_onnx(model), rows)
+        assert values.dtype == dtype
+        tolerance = TOLERANCE[dtype]
+        np.testing.assert_allclose(values, model.predict(rows), tolerance, tolerance)
+        other: Any = {"float32": "float64", "float64": "float32"}[dtype]
+        assert run(to_onnx(model, dtype=other), rows.astype(other))[0].dtype == other
+        assert f"const {C_TYPES[np.dtype(dtype).type]} x" in fastmlp.to_c(model)
+
+
+def test_a_graph_of_a_table_has_the_dtype_of_its_nets() -> None:
+    assert {net.dtype for net in regressor()._table_parts("to_onnx").nets} == {
+        np.dtype("float32")
+    }
+    (values,) = run(to_onnx(regressor()), columns_of(drawn()[0]))
+    assert values.dtype == np.float32
 
 
 def net_of(*own: Any, dtype: Any = "float32") -> MLP:
