@@ -1,6 +1,7 @@
 """The mission, line by line: what may never go so that another aim is met."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -243,9 +244,16 @@ def benchmarks() -> list[str]:
         *("-m", "pytest", "benchmarks", "--benchmark-only", "--collect-only", "-q"),
         *("-p", "no:cacheprovider"),
     ]
+    # A worker of xdist has set variables, in which the plugin sees that it is one.
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTEST_")
+    }
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=300,

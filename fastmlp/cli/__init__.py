@@ -199,7 +199,7 @@ def add_export(export: Parser) -> None:
     add("--tests", type=partial(at_least, 0), metavar="N", help=tests)
     data = "C: a table whose first rows are the test rows; default: drawn rows"
     add("--test-data", metavar="FILE", help=data)
-    dtype = "precision of the numbers; default: float32 in ONNX, else the model's"
+    dtype = "precision of the numbers; default: the model's"
     add("--dtype", choices=("float32", "float64"), help=dtype)
     add(
         "--gradient",

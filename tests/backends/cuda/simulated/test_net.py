@@ -126,6 +126,7 @@ def note(seen: list[bytes], report: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.filterwarnings("ignore:rows of y are one-hot")
 @pytest.mark.parametrize("optimizer", AVERAGED, ids=repr)
 def test_a_divergence_leaves_the_average_before_the_epoch(
     optimizer: Any, rows: Any
