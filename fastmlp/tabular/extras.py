@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -366,13 +367,14 @@ def begun(
     fit: Callable[[], list[Extra]], *, in_turn: bool
 ) -> Callable[[], list[Extra]]:
     """Fit now, or begin on another thread; return a function that waits for the result."""
-    if in_turn:
-        result = fit()
-        return lambda: result
-    executor = ThreadPoolExecutor(1)
-    future = executor.submit(fit)
-    executor.shutdown(wait=False)
-    return future.result
+    if not in_turn:
+        executor = ThreadPoolExecutor(1)
+        with suppress(RuntimeError):  # out of threads, or at the interpreter's end
+            future = executor.submit(fit)
+            executor.shutdown(wait=False)
+            return future.result
+    result = fit()
+    return lambda: result
 
 
 def answers(model: Any, values: Values, n_classes: int) -> Array:

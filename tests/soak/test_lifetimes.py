@@ -151,6 +151,15 @@ train()
         "atexit.register(lambda: NetGroup([new(), new()]).train_on_batch(X, y))",
         0,
     ),
+    "a handler of atexit that fits extra members": (
+        """
+from fastmlp.tabular import extras
+def late():
+    assert extras.begun(lambda: [train()], in_turn=False)() == [None]
+atexit.register(late)
+""",
+        0,
+    ),
     "a child of a fork": (
         """
 train()
