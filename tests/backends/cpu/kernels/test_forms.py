@@ -310,7 +310,8 @@ def test_each_field_counts(kind: Any) -> None:
         table[name][-1] = 0
 
 
-DROPPED = (5, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
+# Layers that split-K cuts have more inputs than a vector of float64 has lanes.
+DROPPED = (9, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
 N_ROWS = 20 if INTERPRETED else 200
 
 
