@@ -51,7 +51,7 @@ def info() -> dict[str, str]:
         "platform": platform.platform(),
         "CPU": _cpu(),
         "vector features": _vector_features(),
-        "bfloat16": BFLOAT16[pair_products()],
+        "bfloat16": _products_of_pairs(),
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
         "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {limits.numbas_threads()})",
@@ -92,6 +92,13 @@ def _cpu() -> str:
         "NUMBA_CPU_NAME" if setting("CPU_NAME") else "the level of the wheel's code"
     )
     return name if name == there else f"{name} ({reason}; the host is {there})"
+
+
+def _products_of_pairs() -> str:
+    try:
+        return BFLOAT16[pair_products()]
+    except ModuleNotFoundError:  # a wheel's code needs no LLVM, which knows the host
+        return "compiled by LLVM: needs llvmlite"
 
 
 def _vector_features() -> str:

@@ -491,3 +491,13 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
     assert len(more) == len(stored) + len(PAIRED)
     run(MIXED, tmp_path)
     assert set(tmp_path.rglob("*.code")) == more
+
+
+def test_info_without_llvm_says_what_mixed_precision_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def of_host() -> str:
+        raise ModuleNotFoundError("No module named 'llvmlite'")
+
+    monkeypatch.setattr("fastmlp.info.pair_products", of_host)
+    assert info()["bfloat16"] == "compiled by LLVM: needs llvmlite"
