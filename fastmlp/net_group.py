@@ -325,7 +325,7 @@ class NetGroup:
         Raises
         ------
         TypeError, ValueError
-            As `MLP.vjp`, with the net's number.
+            The errors of `MLP.vjp`, with the net's number.
 
         Examples
         --------

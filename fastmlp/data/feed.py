@@ -201,10 +201,8 @@ class Feed:
         self._filling = self._fill(0)
         self._take(next(self._filling))
         self.is_whole = per_epoch is None and self.ends
-        if self.is_whole and self.rows.weight.size and not self.rows.weight.any():
-            raise ValueError(
-                f"{who}: sample_weight must be 0 or more, and not all 0, got 0 in each row"
-            )
+        if self.is_whole:
+            sources.require_weight(self.rows.weight, who)
 
     def _take(self, filled: FilledBuffer) -> None:
         self._buffer, self.rows, self.ends = (

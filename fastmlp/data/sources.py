@@ -372,8 +372,13 @@ def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
     if not blocks:
         raise ValueError(f"{who}: the source has no rows")
     x, y, weight = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    require_weight(weight, who)
+    return Rows(x, y, weight)
+
+
+def require_weight(weight: Array, who: str) -> None:
+    """Raise if all rows have the weight 0. An empty array stands for rows without weights."""
     if weight.size and not weight.any():
         raise ValueError(
             f"{who}: sample_weight must be 0 or more, and not all 0, got 0 in each row"
         )
-    return Rows(x, y, weight)

@@ -380,7 +380,7 @@ def to_onnx(
     path : path-like, optional
         The file to write.
     dtype : "float32" or "float64", optional
-        Of inputs, outputs and sums of nets; default: the net's, as for `to_c`. Nets of a model of
+        The dtype of inputs, outputs and sums; default: the net's, as for `to_c`. Nets of a model of
         tables are float32, and compute in float32 whatever the dtype of inputs and outputs.
     opset : int, default 17
         Version of ONNX' operators, at least 13.

@@ -192,7 +192,7 @@ SQUARES = {
         Squares(3, 6),
     ),
 }
-# Of selu, whose deep nets diverge from more, of identity, and of functions of a user's own.
+# For selu, whose deep nets diverge from more, identity, and activations of the user.
 OTHER_SQUARES = Squares(3, 3)
 OUTPUT_SQUARE = 1 / 16
 

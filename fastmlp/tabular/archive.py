@@ -121,7 +121,7 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
 
 
 def _check_counts(training: dict[str, Any]) -> None:
-    """What `summary` and `predict_interval` read."""
+    """Refuse numbers of rows and losses that `summary` and `predict_interval` cannot read."""
     for name in ("rows", "validation_rows"):
         codec.count(training.get(name, 0), name)
     distilled = training.get("distilled", {"loss": 0.0, "ensemble_loss": 0.0})

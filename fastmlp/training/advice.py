@@ -15,7 +15,7 @@ from fastmlp.training.history import History, Status
 FAR = 1e5
 # Size of targets that steps of a first-order optimizer do not reach.
 LARGE = 1e6
-# Growth of a loss that is no spike: a smaller rate would do.
+# Growth of a loss beyond noise and spikes: a smaller rate would do.
 EXPLODED = 1e3
 # Rows of targets that are looked at.
 MOST_ROWS = 4096

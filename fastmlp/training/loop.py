@@ -388,7 +388,7 @@ def rates_at(
 
 
 def checked_rates(schedule: Any, returned: Any, n: int) -> NDArray[np.float64]:
-    """What a schedule has returned for n steps."""
+    """The rates that a schedule has returned for n steps, shape (n,), checked."""
     try:
         rates = np.asarray(returned, np.float64)
         good = rates.shape == (n,) and np.isfinite(rates).all() and (rates >= 0).all()
