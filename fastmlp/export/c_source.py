@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fastmlp import __version__
 from fastmlp.compiler import elementary, fma
 from fastmlp.compiler.elementary import FORMS, magic
+from fastmlp.compiler.trace import Comparison, Symbol, Trace
 from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
-from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, name_of, weight_views
 from fastmlp.rules import losses

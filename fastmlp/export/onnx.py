@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fastmlp.compiler.trace import Comparison, Symbol, Trace
 from fastmlp.export.models import ModelParts, has_several_labels, is_of_tables, parts_of
-from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, elementary, losses
