@@ -8,6 +8,7 @@ a language.
 import ast
 import operator
 import re
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -50,7 +51,7 @@ class Symbol:
 
     def __new__(cls, number: Any) -> Any:
         if isinstance(number, Symbol):
-            return number.code.put(cls.kind, number.code.text(number, cls.kind))
+            return number.code.convert(number, cls.kind)
         return cls.kind(number)
 
     def __neg__(self) -> Any:
@@ -128,6 +129,9 @@ class Trace(ABC):
     def put(self, kind: Any, expression: str) -> Any:
         return self.symbol(kind, self.name(kind, expression))
 
+    def convert(self, number: Any, kind: Any) -> Any:
+        return self.put(kind, self.text(number, kind))
+
     def apply(self, name: str, *numbers: Any) -> Any:
         kind = common(*numbers)
         return self.put(
@@ -172,6 +176,7 @@ class Trace(ABC):
             raise NotImplementedError(
                 f"{who}: the activation {name_of(rule)!r} is more than arithmetic, "
                 f"`a if c else b` and functions of fastmlp.rules.elementary: {error}"
+                f"{_line_of(rule, error)}"
             ) from error
         return results if isinstance(results, tuple) else (results,)
 
@@ -189,6 +194,15 @@ class Trace(ABC):
         for other in others:
             best = self.where(better(other, best), other, best)
         return best
+
+
+def _line_of(rule: Any, error: BaseException) -> str:
+    """The last line of a rule's file that an error passed; "" where it is not known."""
+    code = getattr(getattr(rule, "py_func", rule), "__code__", None)
+    filename = getattr(code, "co_filename", "")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.line for frame in frames if frame.filename == filename]
+    return f", in the line {own[-1]!r}" if own and own[-1] else ""
 
 
 class _Calls(ast.NodeTransformer):

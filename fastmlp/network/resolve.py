@@ -443,11 +443,10 @@ def own_rule(
         raise TypeError(
             f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
         ) from error
-    if (
-        not isinstance(result, tuple)
-        or len(result) != n_results
-        or not all(map(_scalar, result))
-    ):
+    n_given = len(result) if isinstance(result, tuple) else 0
+    # An activation may return its second derivative too.
+    is_known = n_given == n_results or (kind == "activation" and n_given == 3)
+    if not is_known or not all(map(_scalar, result)):
         raise TypeError(
             f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}"
         )
@@ -646,7 +645,7 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
             return np.nan, np.nan
         if (
             not isinstance(result, tuple)
-            or len(result) != 2
+            or len(result) not in (2, 3)
             or any(map(np.ndim, result))
         ):
             raise TypeError(

@@ -232,7 +232,8 @@ def activation(rules: KernelRules) -> Any:
     *others, last = [compiled(rule) for rule in rules.activations]
 
     def only(code: Any, z: Any) -> Any:
-        return last(z)
+        results = last(z)
+        return results[0], results[1]
 
     chain = device_function(only)
     for code in reversed(range(len(others))):
@@ -243,7 +244,8 @@ def activation(rules: KernelRules) -> Any:
 def _either(own_code: int, first: Any, rest: Any) -> Any:
     def either(code: Any, z: Any) -> Any:
         if code == own_code:
-            return first(z)
+            results = first(z)
+            return results[0], results[1]
         return rest(code, z)
 
     return device_function(either)

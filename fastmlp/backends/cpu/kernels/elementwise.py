@@ -11,6 +11,7 @@ import numpy as np
 from fastmlp.backends.cpu.kernels import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import njit
+from fastmlp.compiler.curvature import curved
 from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import ZERO
@@ -30,7 +31,9 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
             row(slope, n, scalar),
         )
         for i in range(n):
-            value[i], slope[i] = rule(z[i])
+            results = rule(z[i])
+            value[i] = results[0]
+            slope[i] = results[1]
 
     def values(z: Any, value: Any, slope: Any, n: Any) -> None:
         z, value = row(z, n, scalar), row(value, n, scalar)
@@ -38,6 +41,20 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
             value[i] = rule(z[i])[0]
 
     return loop if slopes else values
+
+
+def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
+    """Values, slopes and second derivatives of n pre-activations, or of a link's raw
+    outputs; `z` may be `value`."""
+    find = curved(rule, scalar)
+
+    def loop(z: Any, value: Any, slope: Any, curvature: Any, n: Any) -> None:
+        z, value = row(z, n, scalar), row(value, n, scalar)
+        slope, curvature = row(slope, n, scalar), row(curvature, n, scalar)
+        for i in range(n):
+            value[i], slope[i], curvature[i] = find(z[i])
+
+    return loop
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:

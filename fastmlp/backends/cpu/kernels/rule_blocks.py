@@ -22,12 +22,14 @@ from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
 from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, Key, block_of
+from fastmlp.compiler.curvature import JUMPING
 from fastmlp.compiler.target import pair_products
 from fastmlp.network.spec import Network
 from fastmlp.rules import losses
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
+from fastmlp.rules.elementary import exp, logistic
 from fastmlp.rules.optimizer_protocol import (
     EMA,
     Optimizer,
@@ -69,6 +71,15 @@ def activations(
         )
         forms.append(form)
     return addresses, forms
+
+
+def curvatures(network: Network) -> list[int]:
+    """Addresses of the blocks of values, slopes and curvatures; 0 for the identity."""
+    loop, dtype = elementwise.curvature_loop, network.dtype
+    return [
+        0 if rule is identity else block_of(loop, dtype, rule).address
+        for rule in network.activations
+    ]
 
 
 def link(network: Network, *, needed: bool = True) -> int:
@@ -196,6 +207,10 @@ OTHERS = (
 )  # fmt: skip
 
 
+# Rules of links of numbers, whose curvatures training on derivatives takes.
+CURVED_LINKS: tuple[Any, ...] = (logistic, exp, losses.deviation)
+
+
 def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
     """Arguments of `block_of` for the phases and the blocks beside them, in all their forms."""
     for factory, options in (*PHASES.values(), *((factory, {}) for factory in OTHERS)):
@@ -241,6 +256,9 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
     for rule in ACTIVATIONS.values():
         for options in ({}, {"slopes": False}):
             yield elementwise.activation_loop, dtype, rule, options
+    smooth = ACTIVATIONS.keys() - {"identity", *JUMPING}
+    for rule in (*map(ACTIVATIONS.get, sorted(smooth)), *CURVED_LINKS):
+        yield elementwise.curvature_loop, dtype, rule, {}
     for link in losses.LINKS.values():
         yield elementwise.link_loop, dtype, link.rule, {"by_row": link.by_row}
     for loss in every_loss():
