@@ -42,6 +42,7 @@ from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, assignable, explained
+from fastmlp.validation.gaps import MissingTargets
 from fastmlp.validation.messages import needs
 
 
@@ -150,6 +151,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         buffer_rows: int | None = None,
         steps_per_epoch: int | None = None,
         sample_weight: ArrayLike | None = None,
+        missing_targets: MissingTargets = "raise",
         class_weight: Mapping[int, float] | str | None = None,
         validation_data: ValidationData | Source | None = None,
         validation_split: float | None = None,
@@ -186,8 +188,10 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             Rows of a source in memory, twice. None: an eighth of the available memory.
         steps_per_epoch : int, optional
             Steps after which an epoch of a source ends. None: an epoch is one pass.
-        sample_weight : (n_rows,) array, optional
-            Weights of rows, 0 or more. A batch of zero weights takes no step.
+        sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
+            Weights of rows, or of targets, 0 or more. A batch of zero weights takes no step.
+        missing_targets : "raise" or "ignore"
+            "ignore": NaN, None and NA in y are unknown targets, which weigh 0.
         class_weight : mapping of int to float, or "balanced", optional
             Weights of classes, 1 by default, which multiply `sample_weight` in training.
         validation_data : (X, y) or (X, y, sample_weight), or a source, optional
@@ -254,6 +258,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                 options = FitOptions.checked(
                     who, epochs=epochs, batch_size=size, shuffle=shuffle, target=target,
                     buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
+                    missing_targets=missing_targets,
                     class_weight=class_weight, validation_data=validation_data,
                     validation_split=validation_split, metrics=metrics,
                     early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
@@ -292,7 +297,12 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     @explained
     def loss_and_gradient(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        missing_targets: MissingTargets = "raise",
     ) -> tuple[float, Array]:
         """Return the objective on all rows, including penalties, and the gradient.
 
@@ -300,7 +310,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, missing_targets
             As for `fit`.
 
         Returns
@@ -320,7 +330,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
         (2.5, array([-7., -3.]))
         """
-        return self._single_steps().loss_and_gradient(X, y, sample_weight)
+        steps = self._single_steps()
+        return steps.loss_and_gradient(X, y, sample_weight, missing_targets)
 
     @explained
     def apply_gradient(self, gradient: ArrayLike) -> None:
@@ -352,7 +363,12 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             single_step(self._on_device(), state, slopes)
 
     def train_on_batch(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        missing_targets: MissingTargets = "raise",
     ) -> float:
         """Take one optimizer step on these rows, in your training loop.
 
@@ -364,7 +380,9 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
             C-contiguous arrays of the net's dtype are fastest, as is y; other arrays are copied.
         y : (n_rows,) or (n_rows, n_outputs) array
-        sample_weight : (n_rows,) array, optional
+        sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
+        missing_targets : "raise" or "ignore"
+            As for `fit`. A batch without a known target takes no step, and warns once.
 
         Returns
         -------
@@ -389,7 +407,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         (True, 300)
         """
         steps = self._steps or self._single_steps()
-        return steps.on_batch(X, y, sample_weight)
+        return steps.on_batch(X, y, sample_weight, missing_targets)
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:

@@ -26,8 +26,9 @@ from fastmlp.many.jobs import nets_of
 from fastmlp.model import MLP
 from fastmlp.network.state import NetState
 from fastmlp.training.steps import Kept, Kind, Steps
-from fastmlp.validation import Array, arrays, scalars
+from fastmlp.validation import Array, arrays, gaps, scalars
 from fastmlp.validation.calls import assignable, explained
+from fastmlp.validation.gaps import MissingTargets
 from fastmlp.validation.messages import count
 
 WHO = "NetGroup"
@@ -234,6 +235,8 @@ class NetGroup:
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         rows: ArrayLike | Sequence[ArrayLike] | None = None,
+        *,
+        missing_targets: MissingTargets = "raise",
     ) -> NDArray[np.float64]:
         """Take one optimizer step of each net, with the bits of `MLP.train_on_batch`.
 
@@ -243,10 +246,14 @@ class NetGroup:
             C-contiguous arrays of the nets' dtype are not copied. Nets of other dtypes or kinds of
             targets take steps by separate calls.
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
-        sample_weight : (n_rows,) or (n_nets, n_rows) array, optional
+        sample_weight : (n_rows,), (n_nets, n_rows) or (n_nets, n_rows, n_targets) array, optional
+            Weights of targets have an axis of nets.
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
             Rows of X, y and weights for each net, such as a bootstrap sample. Nets with other
             numbers of rows take steps by separate calls.
+        missing_targets : "raise" or "ignore"
+            As for `MLP.train_on_batch`. Nets take steps by separate calls where targets of a row
+            weigh apart.
 
         Returns
         -------
@@ -260,7 +267,9 @@ class NetGroup:
             As `MLP.train_on_batch`, with the net's number. If X, y or weights are invalid, all nets
             are unchanged.
         """
-        return self._stepped("batch", X, y, sample_weight, rows)
+        who = f"{WHO}.train_on_batch"
+        ignores = gaps.checked(missing_targets, who)
+        return self._stepped("batch", X, y, sample_weight, rows, ignores)
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
@@ -391,7 +400,15 @@ class NetGroup:
         """
         return self._predicted(X, out, "predict_raw")
 
-    def _stepped(self, kind: Kind, X: Any, y: Any, weight: Any, rows: Any) -> Array:
+    def _stepped(
+        self,
+        kind: Kind,
+        X: Any,
+        y: Any,
+        weight: Any,
+        rows: Any,
+        ignores: bool = False,
+    ) -> Array:
         who, arguments = f"{WHO}.train_on_{kind}", (X, y, weight)
         # An object that is not an array equals no other: its form is looked at each time.
         form = [
@@ -440,7 +457,7 @@ class NetGroup:
                     return losses
                 left = self._looked_at(calls, losses, who)
         losses = np.empty(len(self.nets)) if losses is None else losses
-        self._one_by_one(kind, arguments, each, losses, left, who)
+        self._one_by_one(kind, arguments, each, losses, left, who, ignores)
         return losses
 
     def _takes_labels(self, kind: Kind) -> bool:
@@ -634,6 +651,7 @@ class NetGroup:
         losses: Array,
         places: Any,
         who: str,
+        ignores: bool,
     ) -> None:
         """Take the steps of nets that no call takes yet, or ever, after a check of all rows."""
         checked = []
@@ -643,9 +661,12 @@ class NetGroup:
                 it[i] if by_net else it
                 for it, by_net in zip(arguments, each, strict=True)
             )
-            checked.append((i, steps, steps.checked(kind, *own, name), name))
+            checked.append((i, steps, steps.checked(kind, *own, name, ignores), name))
         for i, steps, (data, names), name in checked:
-            losses[i] = steps._step(kind, data, name)
+            if kind == "gradient":
+                losses[i] = steps._step(kind, data, name)
+            else:
+                losses[i] = steps.on_checked(data, name)
             self._states[i].feature_names = names
 
     def _predicted(self, X: Any, out: Any, name: str) -> Array:

@@ -182,6 +182,15 @@ def row_losses(loss: str, outputs: Array, y: Array) -> Array:
     return values.sum(axis=1) if loss in OF_CLASSES else values.mean(axis=1)
 
 
+def by_target(loss: str, outputs: Array, y: Array, w: Array) -> tuple[Any, float]:
+    """The mean loss of targets of weights w, (n_rows, n_targets), and the rows' mass.
+
+    A target of weight 0 may be NaN.
+    """
+    values = LOSS_VALUES[loss](outputs, np.where(w > 0, y, 0.5))
+    return (w * values).sum() / w.sum(), float(w.sum() / w.shape[1])
+
+
 def row_slopes(loss: str, outputs: Array, y: Array) -> Array:
     """The slope of each row's loss by that row's outputs, shape (n_rows, n_outputs)."""
     moved = (outputs + 1e-30j * axis for axis in np.eye(outputs.shape[1]))
@@ -311,12 +320,16 @@ def objective(
     """Weighted mean loss of the rows, and penalties on the weights over the rows' mass."""
     raw = forward(weights, biases, x, activations, masks, rounded)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
-    share, mass = _shares(sample_weight, len(x))
+    if sample_weight is not None and np.ndim(sample_weight) == 2:
+        value, mass = by_target(loss, outputs, y, sample_weight)
+    else:
+        share, mass = _shares(sample_weight, len(x))
+        value = share @ row_losses(loss, outputs, y)
     strengths = {"l2": l2, "l1": l1}
     penalty = sum(
         s * PENALTIES[k](w).sum() for k, s in strengths.items() for w in weights
     )
-    return share @ row_losses(loss, outputs, y) + penalty / mass
+    return value + penalty / mass
 
 
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:

@@ -34,7 +34,7 @@ class Data(NamedTuple):
     Attributes
     ----------
     x : shape (n_rows, n_features): an array, rows of a sparse matrix, or expanded rows
-    y : shape (n_rows, n_targets)
+    y : shape (n_rows, n_targets), or (n_rows, 2 n_targets) with a factor for each target
     weight : shape (n_rows,), or (0,) for rows of weight 1; on the host
     rows : int64, indices of the rows to work on, in their order; None: all rows
     """
@@ -342,8 +342,9 @@ class Engine(Protocol[P]):
     @property
     def queue(self) -> int | None: ...
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        """Validated rows where the device wants them."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
+        """Validated rows where the device wants them; `gaps` are options of
+        `weighted_targets`."""
         ...
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:

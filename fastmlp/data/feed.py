@@ -17,6 +17,7 @@ from fastmlp.data.columns import source_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.frames import is_table
+from fastmlp.validation.gaps import known_rows
 from fastmlp.validation.messages import count
 
 # Standard errors between the means of two buffers that chance does not explain.
@@ -228,7 +229,8 @@ class Feed:
         self._epochs_left = self._reading.epochs - epoch - (not epoch and self.ends)
         self._load = self._ahead = self._load.next()
         self._reader = Reader(self._filling)
-        if self._reading.shuffle:
+        # Gaps have stand-ins, whose means differ.
+        if self._reading.shuffle and not self._reading.ignores_gaps:
             self._first = moments(self.rows.y)
 
     def next(self) -> None:
@@ -372,10 +374,13 @@ def feed_of(
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
     if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
-        class_weight = arrays.balanced(
-            arrays.class_counts(sources.targets_of(X, who), who)
-        )
-    convert = sources.Conversion(network, who, class_weight, names)
+        targets = sources.targets_of(X, who)
+        if reading.ignores_gaps:
+            targets = (known_rows(y, who)[0] for y in targets)
+        class_weight = arrays.balanced(arrays.class_counts(targets, who))
+    convert = sources.Conversion(
+        network, who, class_weight, names, ignores_gaps=reading.ignores_gaps
+    )
     return Feed(sources.opened(X, who), convert, convert.row_bytes, reading, who)
 
 

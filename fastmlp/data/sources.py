@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastmlp._process import memory
 from fastmlp.network.spec import Network
-from fastmlp.validation import Array, arrays, scalars
+from fastmlp.validation import Array, arrays, gaps, scalars
 from fastmlp.validation.messages import count
 
 Block = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
@@ -192,6 +192,7 @@ class Reading:
     steps_per_epoch : steps of an epoch; None: an epoch ends with the source
     class_weight : mapping of classes to numbers, or None
     validation_split : must be None
+    ignores_gaps : targets may be unknown
     """
 
     epochs: int
@@ -201,6 +202,7 @@ class Reading:
     steps_per_epoch: int | None = None
     class_weight: Any = None
     validation_split: Any = None
+    ignores_gaps: bool = False
 
     @property
     def rows_per_epoch(self) -> int | None:
@@ -276,9 +278,13 @@ class Conversion:
         who: str,
         class_weight: Any = None,
         names: Sequence[str] | None = None,
+        *,
+        ignores_gaps: bool = False,
     ) -> None:
         self._network, self._who, self._class_weight = network, who, class_weight
         self._names = names
+        # Factors are beside the targets of each block, or of no block.
+        self._ignores = ignores_gaps
         self._like: Rows | None = None
 
     @property
@@ -311,20 +317,22 @@ class Conversion:
         return rows
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
-        network, dtype, loss = self._network, self._network.dtype, self._network.loss
-        sizes = network.layout.sizes
+        network, dtype = self._network, self._network.dtype
         named = X if self._names is None else _NamedArray(X, self._names)
-        x = arrays.features(named, sizes[0], dtype, who)
-        table = arrays.targets(
-            y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
-        )
+        x = arrays.features(named, network.layout.sizes[0], dtype, who)
+        form = network.targets
         if self._class_weight is not None:
-            sample_weight = arrays.class_weights(
-                self._class_weight, y, sample_weight, loss.targets, sizes[-1], who
+            sample_weight = gaps.class_weights(
+                self._class_weight, y, sample_weight, form, who, ignore=self._ignores
             )
         # A block of rows with weight 0 is valid, as such a batch is.
-        weight = arrays.weights(sample_weight, len(x), dtype, who, all_zero=True)
-        return Rows(x, table, weight)
+        options = {"ignore": self._ignores, "beside": self._ignores, "all_zero": True}
+        return Rows(
+            x,
+            *gaps.weighted_targets(
+                y, sample_weight, len(x), form, dtype, who, **options
+            ),
+        )
 
 
 class Buffer:

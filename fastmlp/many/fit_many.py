@@ -40,6 +40,7 @@ from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+from fastmlp.validation.gaps import MissingTargets
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -63,6 +64,7 @@ def fit_many(
     validation_rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_split: float | None = None,
     sample_weight: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    missing_targets: MissingTargets = "raise",
     metrics: Metrics | None = None,
     early_stopping: int | EarlyStopping | None = None,
     keep_best: bool = False,
@@ -111,7 +113,10 @@ def fit_many(
     validation_rows : as `rows`, optional
         Rows to validate on after each epoch; None: no validation.
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
-        Weights of rows, in training and validation.
+        Weights of rows, in training and validation. Weights of targets have an axis of nets:
+        (n_nets, n_rows, n_targets).
+    missing_targets : "raise" or "ignore"
+        As for `MLP.fit`.
     validation_split : float in (0, 1), optional
         Fraction of each net's `rows`, or of a source of blocks, to hold out, the last ones.
     metrics, early_stopping, keep_best, time_limit
@@ -176,6 +181,7 @@ def fit_many(
         validation_split=validation_split, metrics=metrics, early_stopping=early_stopping,
         keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
         checkpoint=checkpoint, checkpoint_every=checkpoint_every, resume=resume,
+        missing_targets=missing_targets,
     )  # fmt: skip
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
@@ -190,6 +196,7 @@ def fit_many(
             f"{WHO}: with client= workers use their own threads: leave n_threads out"
         )
     held_out = (validation_rows, validation_split)
+    weights = (sample_weight, options.ignores_gaps)
     checked = nets_of(nets)
     feed, files = None, None
     parts = {
@@ -203,9 +210,7 @@ def fit_many(
             sizes = (epochs, batch_size)
             jobs, feed = jobs_over(checked, (X, y), validation_data, options, sizes)
         else:
-            jobs = jobs_of(
-                checked, X, y, epochs, batch_size, rows, held_out, sample_weight
-            )
+            jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, weights)
     except KeyboardInterrupt:
         # The first call of a process imports the backend: 0.1 s.
         return interrupted([None] * len(checked))
@@ -252,7 +257,7 @@ class Call(NamedTuple):
     sample_weight: Any
 
     def jobs(self, epochs: int) -> list[NetJob]:
-        parts = self.rows, (self.validation_rows, None), self.sample_weight
+        parts = self.rows, (self.validation_rows, None), (self.sample_weight, False)
         return jobs_of(self.nets, self.X, self.y, epochs, self.batch_size, *parts)
 
 

@@ -21,6 +21,7 @@ from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.arrays import unnamed
 from fastmlp.validation.frames import Names, is_table
+from fastmlp.validation.gaps import n_axes
 from fastmlp.validation.messages import listed
 
 WHO = "fit_many"
@@ -83,19 +84,20 @@ def jobs_of(
     batch_size: Any,
     rows: Any,
     held_out: tuple[Any, Any],
-    sample_weight: Any,
+    weights: tuple[Any, bool],
 ) -> list[NetJob]:
     """Checked jobs of the nets.
 
     `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
+    `weights` are those of rows or targets, and True if gaps in y are ignored.
     """
-    n = len(nets)
+    n, (sample_weight, ignores) = len(nets), weights
     validation_rows, validation_split = held_out
     each_epochs = each_integer(epochs, "epochs", n)
     sizes = (
         [None] * n if batch_size is None else each_integer(batch_size, "batch_size", n)
     )
-    shared = Shared(X, y)
+    shared = Shared(X, y, ignores)
     each_weight = _each(sample_weight, "sample_weight", n)
     # X first: a wrong X would else be reported as rows out of range.
     cores = [core_of(net) for net in nets]
@@ -140,7 +142,8 @@ def check_generators(jobs: list[NetJob]) -> None:
 class Shared:
     """X, y and weights in the nets' forms, each form made once and shared."""
 
-    def __init__(self, X: Any, y: Any) -> None:
+    def __init__(self, X: Any, y: Any, ignores_gaps: bool = False) -> None:
+        self._ignores = ignores_gaps
         own = frames.named(X, None, WHO, warns=True)
         self._x, self._y = own[0], y
         self._made: dict[Any, Any] = {("named", None): own}
@@ -159,9 +162,13 @@ class Shared:
         select = partial(frames.named, self._x, known, who)
         x, names = self.memo(("named", known), select)
         network, queue = core.engine.network, core.engine.queue
-        sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
-        kind = sizes[0], sizes[-1], dtype, loss.targets, loss.per_target, queue
+        dtype = network.dtype
+        kind = network.layout.sizes[0], dtype, network.targets, queue
         own = None if x is self._x else names
+        if self._ignores or n_axes(weight) == 2:
+            read = core.engine.data
+            make = partial(read, x, self._y, weight, who, ignore=self._ignores)
+            return self.memo((own, kind, id(weight)), make), names
         data = self.memo((own, kind), partial(core.engine.data, x, self._y, None, who))
         # Separate, as nets of one kind may have a weight each.
         weigh = partial(core.engine.weights, weight, data.n_rows, who)
@@ -275,10 +282,7 @@ def jobs_over(
     forms = []
     for i, core in enumerate(cores):
         network = core.engine.network
-        first, last = network.layout.sizes[0], network.layout.sizes[-1]
-        forms.append(
-            (first, last, network.dtype, network.loss.targets, network.loss.per_target)
-        )
+        forms.append((network.layout.sizes[0], network.dtype, network.targets))
         if core.engine.queue is not None:
             raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
         if forms[i] != forms[0]:

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 from fastmlp.rules.activations import ActivationName, ActivationRule, identity
 from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.initializers import Initializer, InitializerName
-from fastmlp.rules.losses import LINKS, Link, LinkName, Loss, LossName, LossSettings
+from fastmlp.rules.losses import (
+    LINKS,
+    Link,
+    LinkName,
+    Loss,
+    LossName,
+    LossSettings,
+    takes_whole_rows,
+)
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.rules.updates import Factors, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
+from fastmlp.validation.gaps import Form
 from fastmlp.validation.messages import suggestion
 
 # Raises the errors of arguments.
@@ -253,6 +262,12 @@ class Network(NamedTuple):
     def factors(self) -> tuple[Factors, ...]:
         """Factors of each layer's learning rate; 0 for frozen weights or biases."""
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
+
+    @property
+    def targets(self) -> Form:
+        """The targets that the loss takes."""
+        loss, n_outputs = self.loss, self.layout.sizes[-1]
+        return Form(n_outputs, loss.targets, loss.per_target, takes_whole_rows(loss))
 
     def without_output(self) -> "Network":
         activations = (*self.activations[:-1], identity)

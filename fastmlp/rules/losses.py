@@ -202,6 +202,16 @@ def of_output_gradient(raw: Any, target: Any) -> tuple[Any, Any]:
 OUTPUT_GRADIENT = Loss(of_output_gradient, over_outputs="sum")
 
 
+def takes_whole_rows(loss: Loss) -> bool:
+    """True if the targets of a row have one loss, which has no parts by target."""
+    return loss.targets == "classes" or (loss.by_row and loss.per_target == 1)
+
+
+def are_weighted(loss: Loss, n_outputs: int, width: int) -> bool:
+    """True if rows of targets, `width` numbers wide, have a factor beside each target."""
+    return not takes_whole_rows(loss) and width == 2 * (n_outputs // loss.per_target)
+
+
 def in_dtype(constants: Constants, scalar: Callable[[Any], Any]) -> Constants:
     return tuple(
         tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants

@@ -30,7 +30,8 @@ def warn_of_fit(
     First looks spare nearly all fits the rest: 4 us. Two rows of far targets are alike,
     and the first loss of large ones is large.
     """
-    loss, y = network.loss, data.y
+    # Factors of targets may follow.
+    loss, y = network.loss, data.y[:, : network.targets.n_targets]
     if type(y) is np.ndarray and loss.link is None and loss.targets == "real":
         first = y[0]
         is_large = first_order and history.loss[0] > LARGE / 10

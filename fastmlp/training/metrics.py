@@ -12,7 +12,7 @@ from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses
-from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
+from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss, are_weighted
 from fastmlp.validation import Array, messages
 from fastmlp.validation.messages import needs, suggestion
 
@@ -159,16 +159,25 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
                 f"{owner}: the net has {network.loss.per_target} outputs for each column of the "
                 "targets; give a function(targets, predictions)"
             )
-        if metric.loss is not None and int(data.y.shape[1]) != n_outputs:
+        weighted = are_weighted(network.loss, n_outputs, data.y.shape[1])
+        if metric.loss is not None and data.y.shape[1] != n_outputs and not weighted:
             raise ValueError(
                 f"{owner}: a loss compares each output with a target, but the targets are class "
                 "labels; give a function(targets, predictions)"
+            )
+        if metric.scorer is not None and weighted:
+            raise ValueError(
+                f"{owner}: scorers of scikit-learn take neither unknown targets nor weights by "
+                "target; give a function(targets, predictions, sample_weight), whose targets "
+                "are NaN where they are unknown"
             )
         if metric.scorer is not None:
             targets = _targets(network, data)
             try:
                 ideal = _ideal(network.loss, targets, n_outputs)
-                _scored(metric.scorer, network.loss, targets, ideal, _weight(data))()
+                _scored(
+                    metric.scorer, network.loss, targets, ideal, _weight(network, data)
+                )()
             except Exception as error:
                 raise ValueError(
                     f"{owner} does not suit the validation targets: {error}"
@@ -189,8 +198,9 @@ class Measures:
     def __init__(self, metrics: Metrics, network: Network, data: Data) -> None:
         shape = (data.n_rows, network.layout.sizes[-1])
         self.predictions = np.empty(shape, network.dtype)
+        self._data = data
         self._targets = _targets(network, data)
-        self._weight = _weight(data)
+        self._weight = _weight(network, data)
         # Functions see the numbers read-only.
         self._seen = (
             self.predictions[:, 0] if shape[1] == 1 else self.predictions
@@ -242,10 +252,10 @@ class Measures:
         link = losses.Link(losses.identity)
         net = Network(layout, identity, loss, link, (), network.dtype)
         engine = protocol.engine_on("cpu", net, n_threads=1)
-        targets = self._targets.reshape(self.predictions.shape)
-        rows = engine.trusted(
-            self.predictions, targets, self._weight.get("sample_weight")
+        y, weight = (
+            _rows(each, self._data.rows) for each in (self._data.y, self._data.weight)
         )
+        rows = engine.trusted(self.predictions, y, weight)
         evaluation = engine.evaluation(rows)
         parameters = np.concatenate([np.eye(n).ravel(), np.zeros(n)]).astype(
             network.dtype
@@ -254,18 +264,33 @@ class Measures:
 
 
 def _targets(network: Network, data: Data) -> Array:
-    """Shape (n_rows,) or (n_rows, n_outputs); labels as int64."""
-    targets = _rows(data.y, data.rows)
+    """Shape (n_rows,) or (n_rows, n_targets), NaN where unknown; labels as int64."""
+    targets, factors = _parts(network, data)
+    if factors is not None:
+        targets[factors == 0] = np.nan
     if targets.shape[1] > 1:
         return targets
     labels = network.loss.targets == "classes"
     return targets[:, 0].astype(np.int64 if labels else targets.dtype)
 
 
-def _weight(data: Data) -> dict[str, Array]:
+def _parts(network: Network, data: Data) -> tuple[Array, Array | None]:
+    """Targets, and the factors beside them or None."""
+    y = _rows(data.y, data.rows)
+    if not are_weighted(network.loss, network.layout.sizes[-1], y.shape[1]):
+        return y, None
+    n = y.shape[1] // 2
+    return y[:, :n].copy(), y[:, n:]
+
+
+def _weight(network: Network, data: Data) -> dict[str, Array]:
+    """Weights of rows, or of targets, for functions that take them."""
     weight = (
         np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
     )
+    factors = _parts(network, data)[1]
+    if factors is not None:
+        weight = weight[:, None] * factors
     return {"sample_weight": weight} if weight.size else {}
 
 

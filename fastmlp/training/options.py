@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastmlp._process import warn
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data import sources
 from fastmlp.data.arrow import paths_of
@@ -17,6 +18,7 @@ from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout, Rate
+from fastmlp.rules.losses import are_weighted
 from fastmlp.rules.optimizer_protocol import SWA, Optimizer, average_of
 from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training import metrics as of_metrics
@@ -24,10 +26,10 @@ from fastmlp.training.history import Callback
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.metrics import OF_SCORERS, Metrics
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
-from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation import Array, arrays, frames, gaps, scalars
 from fastmlp.validation.calls import misfit
 from fastmlp.validation.frames import is_table
-from fastmlp.validation.messages import listed
+from fastmlp.validation.messages import count, listed
 
 ValidationData = (
     tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
@@ -48,6 +50,7 @@ class FitOptions(sources.Reading):
     ----------
     target : columns of y, where the source is files or a table
     early_stopping, plateau : settings with a known mode, or None
+    has_factors : factors are beside targets, also without gaps
     metrics : by their names
     time_limit : seconds, or None
     within_epochs : the time may also end within an epoch, the first one too
@@ -71,6 +74,7 @@ class FitOptions(sources.Reading):
     checkpoint_every: int | timedelta = EVERY
     resume: bool = False
     average_every: int | None = None
+    has_factors: bool = False
 
     @classmethod
     def checked(
@@ -83,6 +87,7 @@ class FitOptions(sources.Reading):
         metrics: Any = None,
         validation_data: Any = None,
         validation_rows: Any = None,
+        missing_targets: Any = "raise",
         **fields: Any,
     ) -> Self:
         """`fields` are the arguments that have names of fields."""
@@ -96,6 +101,8 @@ class FitOptions(sources.Reading):
         scalars.boolean(who, "progress", options.progress)
         checkpoints = (options.checkpoint, options.checkpoint_every, options.resume)
         own["checkpoint_every"] = _checkpoint(*checkpoints, who)
+        if missing_targets != "raise":
+            own["ignores_gaps"] = gaps.checked(missing_targets, who)
         given, splits = (
             validation_data is not None,
             options.validation_split is not None,
@@ -341,8 +348,9 @@ def rows_of(
 ) -> FitRows:
     """`names` : the columns of frames that the net knows, or None."""
     network, who, held_out = engine.network, options.who, None
+    ignored = {"ignore": options.ignores_gaps, "beside": options.has_factors}
     if raw.are_arrays(options):
-        return FitRows(None, engine.data(*raw[:3], who), None, names)
+        return FitRows(None, engine.data(*raw[:3], who, **ignored), None, names)
     where, validated = f"{who}: validation_data", raw.validation_data
     rows = in_blocks(*raw[:3], who)
     if rows[0] is not raw.X:
@@ -371,7 +379,11 @@ def rows_of(
     # First: a database has one open result at a time.
     if validated is not None and sources.is_source(validated):
         convert = sources.Conversion(
-            network, where, None, getattr(validated, "feature_names", None)
+            network,
+            where,
+            None,
+            getattr(validated, "feature_names", None),
+            ignores_gaps=options.ignores_gaps,
         )
         held_out = engine.trusted(
             *sources.all_rows(sources.opened(validated, where), convert, where)
@@ -379,7 +391,7 @@ def rows_of(
     feed = feed_of(X, *rows[1:], network, options, who)
     if feed is None:
         X, names = frames.named(X, names, who, warns=True)
-        data = engine.data(X, rows[1], rows[2], who)
+        data = engine.data(X, rows[1], rows[2], who, **ignored)
     else:
         data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
         if held_out is not None:
@@ -387,7 +399,7 @@ def rows_of(
     if held_out is None and validated is not None:
         X, y, sample_weight = _validation_pair(validated, who)
         held_out = engine.data(
-            frames.selected(X, names, where), y, sample_weight, where
+            frames.selected(X, names, where), y, sample_weight, where, **ignored
         )
     return FitRows(feed, data, held_out, names)
 
@@ -433,17 +445,63 @@ def split_rows_of(
     )
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
-        form = (network.loss.targets, network.layout.sizes[-1], who)
-        weight = arrays.class_weights(class_weight, raw.y, raw.sample_weight, *form)
+        weight = gaps.class_weights(
+            class_weight,
+            raw.y,
+            raw.sample_weight,
+            network.targets,
+            who,
+            ignore=options.ignores_gaps,
+        )
         weighted = raw._replace(sample_weight=weight)
     rows = rows_of(engine, weighted, options, names)
-    if fraction is None or rows.feed is not None:
-        return rows
-    data, held_out = split(rows.data, fraction, who)
-    if class_weight is not None:
-        own = arrays.weights(raw.sample_weight, len(data.weight), network.dtype, who)
-        held_out = held_out._replace(weight=own)
-    return rows._replace(data=data, held_out=held_out)
+    if fraction is not None and rows.feed is None:
+        data, held_out = split(rows.data, fraction, who)
+        if class_weight is not None:
+            own = raw.sample_weight
+            own = arrays.weights(own, len(data.weight), network.dtype, who)
+            held_out = held_out._replace(weight=own)
+            if options.ignores_gaps:
+                held_out = _of_mask(held_out, gaps.known_rows(raw.y, who)[1])
+        rows = rows._replace(data=data, held_out=held_out)
+    if options.ignores_gaps:
+        if rows.feed is None:
+            _require_known(rows.data, network, who)
+        if rows.held_out is not None:
+            rows = rows._replace(held_out=_of_known(rows.held_out))
+    return rows
+
+
+def _of_mask(data: Data, mask: Array | None) -> Data:
+    """The rows to work on that a mask has, or all."""
+    if mask is None:
+        return data
+    rows = np.arange(len(mask)) if data.rows is None else data.rows
+    return data._replace(rows=rows[mask[rows]])
+
+
+def _of_known(data: Data) -> Data:
+    """The rows that weigh more than 0: metrics see no others."""
+    whole = not data.weight.size or bool(data.weight.all())
+    return data if whole else _of_mask(data, data.weight > 0)
+
+
+def _require_known(data: Data, network: Network, who: str) -> None:
+    """Raise if no target is known; warn of columns without a known target."""
+    if data.weight.size and not data.mass:
+        raise ValueError(f"{who}: y has no known target of a weight above 0")
+    width = data.y.shape[1]
+    if not are_weighted(network.loss, network.layout.sizes[-1], width):
+        return
+    factors = data.y[:, width // 2 :]
+    used = factors if data.rows is None else factors[data.rows]
+    empty = np.flatnonzero(~used.any(axis=0)).tolist()
+    if empty:
+        warn(
+            f"{who}: y has no known target in {count(len(empty), 'column')}: "
+            f"{listed(list(map(str, empty)))}; the loss is that of the others",
+            UserWarning,
+        )
 
 
 def first_held_out(n: int, fraction: Any, who: str) -> int:

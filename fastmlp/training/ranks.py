@@ -35,6 +35,7 @@ from fastmlp.training.options import (
     split_rows_of,
 )
 from fastmlp.validation import Array, arrays, frames, scalars
+from fastmlp.validation.gaps import known_rows
 from fastmlp.validation.messages import needs
 
 
@@ -378,12 +379,15 @@ def class_counts(
     raw: RawRows, options: FitOptions, names: frames.Names
 ) -> Counter[int]:
     X, y, who = raw.X, raw.y, options.who
+    targets: Iterator[Any] = iter(())
     if y is not None and len(y):
-        return arrays.class_counts([y], who)
-    if y is None and not is_empty(X):
+        targets = iter([y])
+    elif y is None and not is_empty(X):
         source = tabled(*in_blocks(X, y, None, who)[:2], options.target, who, names)
-        return arrays.class_counts(targets_of(source, who), who)
-    return Counter()
+        targets = targets_of(source, who)
+    if options.ignores_gaps:
+        targets = (known_rows(y, who)[0] for y in targets)
+    return arrays.class_counts(targets, who)
 
 
 @final
@@ -511,6 +515,8 @@ class Together(Exchange):
             options = replace(options, class_weight=arrays.balanced(counts))
         with self.agreeing():
             engine = engine_of()
+            # Some ranks may lack gaps.
+            options = replace(options, has_factors=options.ignores_gaps)
             rows = rows_of_rank(engine, raw, options, names)
             if rows.held_out is None or rows.held_out.n_rows:
                 options.check_rows(engine.network, rows.held_out, options.who)

@@ -206,6 +206,7 @@ class FitRequest:
         self._checkpoint: Checkpoint | None = None
         self._first_step: int | None = None
         self._random: Any = None
+        self._warned_of_gaps = False
         self._start = time.perf_counter()
 
     def _digests(self) -> dict[str, str]:
@@ -306,12 +307,33 @@ class FitRequest:
 
     def order(self, n_epochs: int) -> Order:
         """The rows' order in each epoch, drawn from the net's generator."""
+        order = self._orders(n_epochs)
+        if self._options.ignores_gaps and not self._warned_of_gaps:
+            self._warn_of_gaps(order)
+        return order
+
+    def _orders(self, n_epochs: int) -> Order:
         if not self.shuffle:
             return self.data.plain_order
         generator = self._state.generator
         assert generator is not None
         self._random = generator.bit_generator.state
         return self.data.orders(self._ranks.draw(generator, n_epochs, self.data.n_rows))
+
+    def _warn_of_gaps(self, order: Order) -> None:
+        """Warn, once, of a batch without a known target, which takes no step."""
+        weight = self.data.weight
+        if not weight.size or weight.all():
+            return
+        starts = np.arange(0, order.shape[1], self.batch_size)
+        masses = np.add.reduceat(weight[order], starts, axis=1)
+        if not masses.all():
+            self._warned_of_gaps = True
+            warn(
+                f"{self.who}: a batch has no known target, and takes no step; larger "
+                "batches have one",
+                UserWarning,
+            )
 
     def rates(self, n_epochs: int) -> Rates:
         self._window_step = self._state.n_steps

@@ -175,7 +175,9 @@ class Marquardt:
         self._first = max(self._rounded(optimizer.damping), LEAST_DAMPING), 2.0
         self._mu, self._rise = (mu, rise) if mu else self._first
         self._parameters = np.full(len(state.parameters), np.nan)
-        self._scale(engine.network, data.y, is_new=not mu)
+        network = engine.network
+        y = data.y[:, : network.targets.n_targets]
+        self._scale(network, y, is_new=not mu)
         self.load()
 
     def _scale(self, network: Network, y: Array, is_new: bool) -> None:

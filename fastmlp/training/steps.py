@@ -19,7 +19,7 @@ from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT
+from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT, are_weighted
 from fastmlp.rules.optimizer_protocol import (
     SWA,
     Optimizer,
@@ -34,13 +34,14 @@ from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.loop import checked_rates, rates_at
 from fastmlp.training.options import rates_in_use, setting_of_length
-from fastmlp.validation import Array, arrays, frames, scalars
+from fastmlp.validation import Array, arrays, frames, gaps, scalars
 
-Kind = Literal["batch", "gradient", "vjp", "objective"]
+Kind = Literal["batch", "weighted", "gradient", "vjp", "objective"]
 # The trainers of all nets of the process: at most 64 MB, and 4096 trainers.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {
     "batch": "MLP.train_on_batch",
+    "weighted": "MLP.train_on_batch",
     "gradient": "MLP.train_on_gradient",
 }
 # Objectives keep their last rows up to this number.
@@ -82,10 +83,13 @@ class Steps:
         }
         networks["objective"] = network._replace(compute_dtype=None)
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
+        # Steps on targets with factors beside them.
+        self._engines["weighted"] = self._engines["batch"]
         self._state = state
         # Ready trainers, by the shape of rows, valid while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {
             "batch": {},
+            "weighted": {},
             "gradient": {},
         }
         self._slots: object = None
@@ -99,7 +103,7 @@ class Steps:
         self._groups: tuple[ParameterGroup, ...] = ()
         self._row = np.empty((1, 0), network.dtype)
         self._checked: Optimizer | None = None
-        self._warned = False
+        self._warned = self._warned_of_gaps = False
         self._codes = layer_settings.codes_of(network) if network.signs else None
 
     def __del__(self, pool: BufferPool = KEPT) -> None:
@@ -134,26 +138,45 @@ class Steps:
                 self._let_go(key)
         self._look()
 
-    def on_batch(self, X: Any, y: Any, sample_weight: Any) -> float:
+    def on_batch(
+        self, X: Any, y: Any, sample_weight: Any, missing_targets: Any = "raise"
+    ) -> float:
         """Take a step; return the rows' objective."""
-        loss = self._quickly("batch", X, y, sample_weight)
-        if loss is not None:
+        who, ignores = WHO["batch"], missing_targets != "raise"
+        if ignores:
+            ignores = gaps.checked(missing_targets, who)
+        elif (loss := self._quickly("batch", X, y, sample_weight)) is not None:
             return loss
-        who = WHO["batch"]
-        data, names = self.checked("batch", X, y, sample_weight, who)
-        loss = self._step("batch", data, who)
+        data, names = self.checked("batch", X, y, sample_weight, who, ignores)
+        loss = self.on_checked(data, who)
         self._state.feature_names = names
         return loss
 
+    def on_checked(self, data: Data, who: str) -> float:
+        """Take a step on checked rows; without a known target none is taken, and 0 returned."""
+        if data.weight.size and not data.mass:
+            if not self._warned_of_gaps:
+                self._warned_of_gaps = True
+                text = "a batch has no known target: no step was taken, and 0 returned"
+                warn(f"{who}: {text}", UserWarning)
+            return 0.0
+        network = self._engines["batch"].network
+        n_outputs, width = network.layout.sizes[-1], data.y.shape[1]
+        if not are_weighted(network.loss, n_outputs, width):
+            return self._step("batch", data, who)
+        loss = self._quickly("weighted", data.x, data.y, data.weight)
+        return self._step("weighted", data, who) if loss is None else loss
+
     def checked(
-        self, kind: Kind, X: Any, y: Any, weight: Any, who: str
+        self, kind: Kind, X: Any, y: Any, weight: Any, who: str, ignores: bool = False
     ) -> tuple[Data, frames.Names]:
         """A step's rows, with targets or the gradient by the raw outputs; the columns' names."""
         self.require_steps(who)
         if kind == "gradient":
             return self._given(kind, X, y, who), self._state.feature_names
         X, names = frames.named(X, self._state.feature_names, who, warns=True)
-        return self._engines[kind].data(X, y, weight, who), names
+        data = self._engines[kind].data(X, y, weight, who, ignore=ignores)
+        return data, names
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         matrix = type(output_gradient) is np.ndarray and output_gradient.ndim == 2
@@ -194,10 +217,13 @@ class Steps:
         return (gradient, by_inputs) if inputs else gradient
 
     def loss_and_gradient(
-        self, X: Any, y: Any, sample_weight: Any
+        self, X: Any, y: Any, sample_weight: Any, missing_targets: Any
     ) -> tuple[float, Array]:
         who, state = "MLP.loss_and_gradient", self._state
-        data = self._engines["batch"].data(state.select(X, who), y, sample_weight, who)
+        ignores, X = gaps.checked(missing_targets, who), state.select(X, who)
+        data = self._engines["batch"].data(X, y, sample_weight, who, ignore=ignores)
+        if not data.mass:
+            raise ValueError(f"{who}: y has no known target of a weight above 0")
         return self._differentiate("objective", data, state.trained())
 
     def _differentiate(

@@ -203,12 +203,12 @@ def numbers(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Arra
 def check(frame: Any, who: str, name: str) -> list[Array]:
     """Columns of a frame as arrays of numbers; raises as `numbers` does."""
     labels = [repr(label) for label in _names(frame)]
-    return _checked(_columns(frame), labels, frame, who, name)
+    return _checked(columns_of(frame), labels, frame, who, name)
 
 
 def value(table: Any, row: int, column: int) -> Any:
     if is_frame(table):
-        return np.asarray(_columns(table)[column])[row]
+        return np.asarray(columns_of(table)[column])[row]
     array = np.asarray(table)
     return array[(row, column)[: array.ndim]]
 
@@ -217,7 +217,7 @@ def _names(frame: Any) -> list[Any]:
     return list(frame.schema.names if hasattr(frame, "num_columns") else frame.columns)
 
 
-def _columns(frame: Any) -> list[Any]:
+def columns_of(frame: Any) -> list[Any]:
     if hasattr(frame, "get_columns"):
         return list(frame.get_columns())
     if hasattr(frame, "iloc"):
@@ -279,7 +279,9 @@ def _checked(
             else ""
         )
         missing = count(sum(lacking.values()), "missing value")
-        raise ValueError(f"{who}: {name} has {missing}{where}; {messages.MISSING}")
+        raise ValueError(
+            f"{who}: {name} has {missing}{where}; {messages.of_missing(name)}"
+        )
     return [column.numbers for column in columns if column.numbers is not None]
 
 

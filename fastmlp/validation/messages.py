@@ -238,6 +238,12 @@ RENAME = "rename them, or leave all but one out"
 A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
 A_TABLE += "texts, dates and missing values"
 MISSING = "fill missing values in, or leave their rows out"
+UNKNOWN = "for targets that are not known use missing_targets='ignore'"
+
+
+def of_missing(name: str) -> str:
+    """Advice on missing values of X, or of targets."""
+    return UNKNOWN if name == "y" else MISSING
 
 
 def of_shape(X: object, array: Array, n_features: int) -> str:
@@ -305,7 +311,7 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
             )
         return f": text, such as {value!r}{where}; {_as_numbers(value, argument, name, column)}"
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return f": a missing value{where}; {MISSING}"
+        return f": a missing value{where}; {of_missing(name)}"
     if isinstance(value, np.timedelta64 | timedelta):
         return f": time spans{where}; {_days(selection, argument)}"
     if isinstance(value, np.datetime64 | date):
@@ -341,7 +347,7 @@ def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> 
 
 def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
     if np.isnan(value):
-        return f"; {MISSING}"
+        return f"; {of_missing(name)}"
     if not np.isfinite(value):
         return ""
     largest = f"{np.finfo(kind).max:.2g}"
@@ -371,6 +377,9 @@ def of_broadcast(shape: tuple[int, ...], n_columns: int = 1) -> str:
 
 
 def of_real_labels(y: object, array: Array) -> str:
+    known = array[~np.isnan(array)]
+    if len(known) < array.size and (known == np.floor(known)).all():
+        return f"; {UNKNOWN}"
     if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         return "; for targets that are no classes use loss='mse'"
     return "; use y.astype(int)" if hasattr(y, "astype") else "; use np.asarray(y, int)"
@@ -378,6 +387,9 @@ def of_real_labels(y: object, array: Array) -> str:
 
 def of_labels(array: Array, n_outputs: int) -> str:
     labels = np.unique(array)
+    signs = labels.tolist() == [-1, 1]
+    if labels[0] in (-1, -100) and labels[-1] < n_outputs and not signs:
+        return f"; {UNKNOWN}, and NaN in their places"
     if n_outputs == 1:
         return "; for two classes use loss='binary_cross_entropy'"
     if labels[0] == 1 and labels[-1] == n_outputs:

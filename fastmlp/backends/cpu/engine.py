@@ -40,6 +40,7 @@ from fastmlp.rules.optimizer_protocol import (
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
 from fastmlp.validation import Array, arrays
 from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.gaps import weighted_targets
 
 
 class Engine(Runner):
@@ -67,14 +68,11 @@ class Engine(Runner):
         """Become the engine of the same network with other factors of learning rates."""
         self.network, self.rules, self.last = network, None, None
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        network = self.network
-        sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
-        x = arrays.rows(X, sizes[0], dtype, who)
-        table = arrays.targets(
-            y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
-        )
-        return Data(x, table, self.weights(sample_weight, len(x), who))
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
+        network, dtype = self.network, self.network.dtype
+        x = arrays.rows(X, network.layout.sizes[0], dtype, who)
+        n, form = len(x), network.targets
+        return Data(x, *weighted_targets(y, sample_weight, n, form, dtype, who, **gaps))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
         return arrays.weights(sample_weight, n_rows, self.network.dtype, who)

@@ -45,7 +45,7 @@ class Evaluation:
         network = runner.network._replace(loss=loss, compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
-            loss=rule_blocks.loss(network),
+            loss=rule_blocks.loss(network, data.y.shape[1]),
             link=rule_blocks.link(network),
         )
         self._runner, self._mass = runner, data.mass
@@ -87,7 +87,7 @@ class Objective:
         network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
-            loss=rule_blocks.loss(network),
+            loss=rule_blocks.loss(network, data.y.shape[1]),
             penalties=rule_blocks.penalties(network),
         )
         self._runner, self._summed, self._roomy = runner, summed, room is not None
@@ -190,8 +190,10 @@ def curvature_loop(
     by_row: bool,
     mean: bool,
     n_constants: int = 0,
+    weighted: bool = False,
 ) -> Callable[..., None]:
-    """The roots of the curvatures of n_rows rows, in columns."""
+    """The roots of the curvatures of n_rows rows, in columns; with `weighted` of targets with
+    factors beside them."""
     size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
 
     def by_number(
@@ -212,6 +214,11 @@ def curvature_loop(
             roots = row(root + j * width * n_rows * size + skip, n_rows, scalar)
             for r in range(n_rows):
                 roots[r] = np.sqrt(rule(p[r], y[r], *constants) * share)
+            if weighted:
+                factors = row(target + (width + j) * n_rows * size, n_rows, scalar)
+                for r in range(n_rows):
+                    known = roots[r] * np.sqrt(factors[r])
+                    roots[r] = known if factors[r] > scalar(0) else scalar(0)
 
     def by_rows(
         output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,

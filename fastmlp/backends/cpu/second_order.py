@@ -32,6 +32,7 @@ from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network
+from fastmlp.rules.losses import are_weighted
 from fastmlp.validation import Array
 
 # Bytes of a block of the Jacobian, which stay in a cache, and its least and most rows: a multiple
@@ -99,6 +100,8 @@ class GaussNewton:
         loss = network.loss
         options, settings = rule_blocks.loss_options(loss, np.dtype(np.float64))
         assert loss.curvature is not None
+        if are_weighted(loss, n_out, n_targets):
+            options["weighted"] = True
         block = block_of(curvature_loop, np.float64, loss.curvature, **options)
         units = {
             "values": sum(sizes) + lanes, "slopes": sum(sizes[1:]), "deltas": 2 * width,

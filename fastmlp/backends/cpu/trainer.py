@@ -52,20 +52,23 @@ class Rules(NamedTuple):
 
     Attributes
     ----------
+    width : of the targets
     limit : of the gradient's norms, or None
     key : shared by sessions that serve each other
     """
 
     optimizer: Optimizer
+    width: int
     blocks: Addresses
     limit: optimizer_protocol.NormLimit | None
     key: Any
 
 
-def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
-    """The rules of an engine's net, from the last trainer if it had this optimizer."""
+def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
+    """The rules of an engine's net and of targets of a width, from the last trainer if it had
+    both."""
     kept: Rules | None = engine.rules
-    if kept is not None and kept.optimizer is optimizer:
+    if kept is not None and kept.optimizer is optimizer and kept.width == width:
         return kept
     network = engine.network
     groups = groups_of(optimizer, network.factors)
@@ -73,7 +76,7 @@ def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
     drawing = rule_blocks.drawing(network)
     blocks = Addresses(
         *rule_blocks.activations(network, dropped=drawing.get("dropped", ())),
-        loss=rule_blocks.loss(network),
+        loss=rule_blocks.loss(network, width),
         optimizer=rule_blocks.optimizer(network, optimizer).address,
         penalised=rule_blocks.penalised_optimizer(network, optimizer),
         n_moments=N_MOMENTS.get(optimizer.rule, 2),
@@ -85,9 +88,8 @@ def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
     # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
     rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
     shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
-    engine.rules = Rules(
-        optimizer, blocks, norm_limit_of(optimizer), (*rules_of_rows, *shape)
-    )
+    limit = norm_limit_of(optimizer)
+    engine.rules = Rules(optimizer, width, blocks, limit, (*rules_of_rows, *shape))
     return engine.rules
 
 
@@ -136,7 +138,7 @@ class Trainer:
         network = engine.network
         check_rows(network, data)
         self._n_drawn = network.dropout.n_numbers if network.dropout else 0
-        rules = _rules_of(engine, optimizer)
+        rules = _rules_of(engine, optimizer, data.y.shape[1])
         blocks = rules.blocks
         self._engine: Any = engine
         self._network = network

@@ -18,8 +18,8 @@ from numba import config, types
 
 from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
-from fastmlp.rules.losses import Loss
 from fastmlp.validation import Array, arrays
+from fastmlp.validation.gaps import Form, weighted_targets
 from fastmlp.validation.messages import NUMBA_CUDA, needs
 
 Function = Callable[..., Any]
@@ -371,21 +371,34 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
 
 
 def targets(
-    y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str
-) -> Any:
-    """y, checked as by `arrays.targets`.
+    y: Any,
+    weight: Any,
+    n_rows: int,
+    form: Form,
+    dtype: np.dtype[Any],
+    who: str,
+    **gaps: bool,
+) -> tuple[Any, Array]:
+    """y and weights of rows, checked as by `weighted_targets`.
 
     A y on the GPU is checked on the host; it stays on the GPU if its dtype and shape fit.
     """
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)
-    table = arrays.targets(
-        host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target
-    )
-    if on_device is None:
-        return table
-    same = on_device.dtype == dtype and tuple(on_device.shape) == table.shape
-    return on_device if same and _contiguous(y) else table
+    if is_device_array(weight):
+        weight = to_host(adopted(weight, f"{who}: sample_weight"))
+    table, weight = weighted_targets(host, weight, n_rows, form, dtype, who, **gaps)
+    if not form.whole_rows and table.shape[1] == 2 * form.n_targets:
+        raise ValueError(
+            f'{who}: device="cuda" does not weigh the targets of a row apart '
+            "(missing_targets, or sample_weight of two axes): use weights of rows, or "
+            'device="cpu"'
+        )
+    if on_device is None or on_device.dtype != dtype or not _contiguous(y):
+        return table, weight
+    # Gaps are filled on the host.
+    stays = tuple(on_device.shape) == table.shape and not gaps.get("ignore")
+    return (on_device if stays else table), weight
 
 
 def weights(weight: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:

@@ -283,16 +283,14 @@ class Engine:
         self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = device.card_of(index), index
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        sizes, dtype, loss = (
-            self.network.layout.sizes,
-            self.network.dtype,
-            self.network.loss,
-        )
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
+        network, dtype = self.network, self.network.dtype
         with self.card.current():
-            x = device.features(X, sizes[0], dtype, who)
-            table = device.targets(y, len(x), sizes[-1], loss, dtype, who)
-        return Data(x, table, self.weights(sample_weight, len(x), who))
+            x = device.features(X, network.layout.sizes[0], dtype, who)
+            n, form = len(x), network.targets
+            return Data(
+                x, *device.targets(y, sample_weight, n, form, dtype, who, **gaps)
+            )
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
         with self.card.current():

@@ -149,6 +149,83 @@ def loss_loop(
     return by_rows if by_row else by_number
 
 
+def weighted_loss_loop(
+    scalar: Scalar,
+    rule: Rule,
+    by_row: bool,
+    mean: bool,
+    n_constants: int = 0,
+) -> Loop:
+    """Losses and slopes as of `loss_loop`, of targets with factors beside them.
+
+    The n_targets columns are the targets, then a factor for each. A target of factor 0 adds 0,
+    whatever the rule makes of it. A rule `by_row` takes one target at a time.
+    """
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
+
+    def by_number(
+        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants = read(settings, width)
+        loss = row(loss, n_rows, np.float64)
+        share = 1.0 / width if mean else 1.0
+        loss[:] = 0.0
+        for j in range(width):
+            skip = j * n_rows * size
+            p, y = (
+                row(output + skip, n_rows, scalar),
+                row(target + skip, n_rows, scalar),
+            )
+            slopes = row(slope + skip, n_rows, scalar)
+            factors = row(target + width * n_rows * size + skip, n_rows, scalar)
+            for r in range(n_rows):
+                value, slope_of_value = rule(p[r], y[r], *constants)
+                factor = factors[r]
+                is_known = factor > scalar(0)
+                loss[r] += value * factor if is_known else scalar(0)
+                scaled = slope_of_value * scalar(share) * factor
+                slopes[r] = scaled if is_known else scalar(0)
+        if share != 1.0:
+            for r in range(n_rows):
+                loss[r] *= share
+
+    def by_target(
+        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants, n = read(settings, width), n_targets // 2
+        per_target = width // n
+        values = row(loss, n_rows, np.float64)
+        share = 1.0 / n if mean else 1.0
+        for j in range(n):
+            skip = j * per_target * n_rows * size
+            rule(
+                rows(output + skip, per_target, n_rows, scalar).T,
+                rows(target + j * n_rows * size, 1, n_rows, scalar).T,
+                rows(slope + skip, per_target, n_rows, scalar).T,
+                values,
+                *constants,
+            )
+            factors = row(target + (n + j) * n_rows * size, n_rows, scalar)
+            for i in range(per_target):
+                slopes = row(slope + skip + i * n_rows * size, n_rows, scalar)
+                for r in range(n_rows):
+                    scaled = slopes[r] * scalar(share) * factors[r]
+                    slopes[r] = scaled if factors[r] > scalar(0) else scalar(0)
+            # The factors' places receive the targets' losses.
+            for r in range(n_rows):
+                scaled = scalar(values[r] * share) * factors[r]
+                factors[r] = scaled if factors[r] > scalar(0) else scalar(0)
+        values[:] = 0.0
+        for j in range(n):
+            factors = row(target + (n + j) * n_rows * size, n_rows, scalar)
+            for r in range(n_rows):
+                values[r] += factors[r]
+
+    return by_target if by_row else by_number
+
+
 @njit
 def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
     all_values = 0.0

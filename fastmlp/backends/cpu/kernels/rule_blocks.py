@@ -102,9 +102,13 @@ def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def loss(network: Network) -> tuple[int, int]:
+def loss(network: Network, width: int) -> tuple[int, int]:
+    """The block of the loss, and the address of its constants, for targets of this width."""
     options, settings = loss_options(network.loss, network.dtype)
-    block = block_of(elementwise.loss_loop, network.dtype, network.loss.rule, **options)
+    loop: Any = elementwise.loss_loop
+    if losses.are_weighted(network.loss, network.layout.sizes[-1], width):
+        loop = elementwise.weighted_loss_loop
+    block = block_of(loop, network.dtype, network.loss.rule, **options)
     return block.address, settings
 
 
@@ -262,7 +266,10 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
     for link in losses.LINKS.values():
         yield elementwise.link_loop, dtype, link.rule, {"by_row": link.by_row}
     for loss in every_loss():
-        yield elementwise.loss_loop, dtype, loss.rule, loss_options(loss, dtype)[0]
+        options = loss_options(loss, dtype)[0]
+        yield elementwise.loss_loop, dtype, loss.rule, options
+        if not losses.takes_whole_rows(loss) and "by_output" not in options:
+            yield elementwise.weighted_loss_loop, dtype, loss.rule, options
     for penalty in PENALTIES.values():
         yield elementwise.penalty_loop, dtype, penalty, {}
     for chosen, signs in product_of(every_optimizer(), (False, True)):
