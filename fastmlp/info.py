@@ -112,9 +112,9 @@ def _compiler() -> str:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER != "translator":
         return "numba (FASTMLP_COMPILER=numba)"
-    host = target.target()
-    if host in target.LEVELS and cache.shipped(host.name):
-        return f"translator; the wheel has code for {host.name}"
+    level = target.LEVELS.get(target.target(), "")
+    if level and cache.shipped(level):
+        return f"translator; the wheel has code for {level}"
     folder, _ = cache.find()
     n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir()) if folder else 0
     # One file holds the processor's name.

@@ -1,7 +1,7 @@
 """Compiling ahead: all of the library's blocks, into the disk cache or for a wheel.
 
-``python -m fastmlp.warmup`` writes a wheel's code for this processor's level, with 1 for all
-levels.
+``python -m fastmlp.warmup`` writes a wheel's code for this processor's level, with the name of an
+architecture for all its levels.
 """
 
 import os
@@ -38,7 +38,7 @@ from fastmlp.backends.cpu.predict import (
 )
 from fastmlp.compiler import INTERPRETED, Key, block_of, cache
 from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
-from fastmlp.compiler.target import LEVELS, Host, cpuid, level_of
+from fastmlp.compiler.target import BFMMLA, LEVELS, Host, level, target
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular import compiled as tables
@@ -191,28 +191,42 @@ def build(levels: Iterable[Host]) -> None:
     for host in levels:
         with tempfile.TemporaryDirectory() as folder:
             settings = {
-                "NUMBA_CPU_NAME": host.name, "NUMBA_CPU_FEATURES": host.features,
-                "NUMBA_CACHE_DIR": folder, "FASTMLP_PREBUILT": "0", "FASTMLP_CACHE": "",
+                "FASTMLP_TARGET": " ".join(host), "NUMBA_CACHE_DIR": folder,
+                "FASTMLP_PREBUILT": "0", "FASTMLP_CACHE": "",
             }  # fmt: skip
-            if not shipped(host.name):
+            name = LEVELS[host]
+            if not shipped(name):
                 commands = ([sys.executable, "-c", code.format(i, n)] for i in range(n))
                 running = [
                     Popen(command, env=os.environ | settings) for command in commands
                 ]
                 codes = [process.wait() for process in running]
                 if any(codes):
-                    raise OSError(f"the code for {host.name} could not be compiled")
-                pack(Path(folder).rglob("*" + SUFFIX), library(host.name))
+                    raise OSError(f"the code for {name} could not be compiled")
+                pack(Path(folder).rglob("*" + SUFFIX), library(name))
 
 
 def compile_part(first: int, step: int) -> None:
-    """Compile one of `step` parts of all blocks: every `step`-th from `first` on."""
+    """Compile one of `step` parts of all blocks: every `step`-th from `first` on.
+
+    The level of bfmmla differs from the one below in blocks of pairs alone.
+    """
     every = [
-        key for keys in every_block(("float32", "float64")).values() for key in keys
+        key
+        for keys in every_block(("float32", "float64")).values()
+        for key in keys
+        if target() != BFMMLA or "pairs" in key[3]
     ]
     _compile(every[first::step])
 
 
+def levels_of(machine: str) -> list[Host]:
+    """The levels of an architecture; without its name this processor's."""
+    here = level()
+    if machine:
+        return [each for each in LEVELS if each.machine == machine]
+    return [here] if here else []
+
+
 if __name__ == "__main__":
-    here = level_of(cpuid())
-    build(LEVELS if sys.argv[1:] == ["1"] else [here] if here else [])
+    build(levels_of(*sys.argv[1:]) if sys.argv[1:] else levels_of(""))

@@ -310,7 +310,7 @@ def _compile(
 ) -> Block:
     on = pair_target() if "pairs" in options else target()
     made = f"{factory.__module__}.{factory.__name__}:{dtype}"
-    settings, level = sorted(options.items()), on.name if on in LEVELS else ""
+    settings, level = sorted(options.items()), LEVELS.get(on, "")
     if rule is None:
         cache = (
             CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None

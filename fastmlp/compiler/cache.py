@@ -10,10 +10,10 @@ A user who can write to the folder can run code in your process. So a folder is 
 belongs to this user, to root or to the owner of this package, and no other can write to it. The
 same holds for the folder above, `fastmlp`, whose owner can replace those within.
 
-On Linux with x86-64, code is an image: code and constants that refer to themselves by distances.
-Slots in it take the addresses of the functions that it calls: C's `memset`, and functions of
-Python's. The memory belongs to no file, so the disk need not permit execution, and forked children
-share it. Elsewhere LLVM loads its own objects.
+On Linux, and on macOS with arm64, code is an image: code and constants that refer to themselves by
+distances. Slots in it take the addresses of the functions that it calls: C's `memset`, and
+functions of Python's. The memory belongs to no file, so the disk need not permit execution, and
+forked children share it. Elsewhere LLVM loads its own objects.
 """
 
 import ctypes
@@ -307,9 +307,14 @@ def _write_whole(path: Path, payload: bytes) -> None:
         failures.append(str(error))
 
 
-LOADS = (
-    sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
+# LLVM's word for the architecture of this machine.
+HERE = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+    platform.machine().lower(), platform.machine().lower()
 )
+# True where code is stored and loaded as images.
+LOADS = sys.maxsize > 1 << 32 and (sys.platform, HERE) in (
+    ("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "aarch64")
+)  # fmt: skip
 
 
 def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
@@ -330,8 +335,20 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
         raise OSError(
             ctypes.get_errno(), "the system does not allow to execute code in memory"
         )
+    if HERE == "aarch64":
+        _show_instructions(address, len(code))
     immortal(memory)
     return address
+
+
+def _show_instructions(address: int, n_bytes: int) -> None:
+    """Arm's processors may hold old instructions of memory that has been written."""
+    first = ctypes.c_void_p(address)
+    if sys.platform == "darwin":
+        ctypes.CDLL(None).sys_icache_invalidate(first, ctypes.c_size_t(n_bytes))
+    else:
+        clear: Any = ctypes.CDLL("libgcc_s.so.1")["__clear_cache"]
+        clear(first, ctypes.c_void_p(address + n_bytes))
 
 
 def address_of(name: str) -> int:

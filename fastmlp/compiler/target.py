@@ -5,8 +5,7 @@ import LLVM.
 """
 
 import ctypes
-import platform
-import re
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -17,36 +16,31 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastmlp._process import locks
-from fastmlp.compiler.cache import LOADS, CodeCache, executable, shipped
+from fastmlp.compiler.cache import HERE, LOADS, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
 LINE_BYTES = 64
 # How pairs of bfloat16 are multiplied: by AMX, in tile registers; by Arm's bfmmla, as matrices of 2
 # x 4 numbers; by AVX512-BF16, a pair in each lane; or widened to float32.
 PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
-# LLVM's names of processors with bfmmla: LLVM learns few of Arm's features from the system.
-_WITH_BFMMLA = re.compile(
-    "neoverse-(512tvb|[nv][23].*|v1)|cortex-(a[57][12][05]|x[2-4]|x925)|c1-.*|ampere1.*|"
-    "apple-(m[2-9]|a1[5-9])|cobalt-100|fujitsu-monaka|gb10|grace|olympus|oryon-1"
-)
+# A processor's name, features and architecture, where a wheel's code is compiled for it.
+TOLD = os.environ.get("FASTMLP_TARGET", "")
+# Linux' number of the word with an Arm processor's further features, and the bit of bfmmla there.
+_FEATURES, _BFMMLA = 26, 1 << 14
 # Linux' arch_prctl on x86-64, its request of state that is off by default, and the number of AMX's
 # tile state.
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
 
 class Host(NamedTuple):
-    """LLVM's name of a processor, and its features, as in "+avx2,-avx512f"."""
+    """LLVM's name of a processor, its features, as in "+avx2,-avx512f", and its architecture."""
 
     name: str
     features: str
+    machine: str = HERE
 
     def has(self, feature: str) -> bool:
-        by_name = feature == "bf16" and _WITH_BFMMLA.fullmatch(self.name)
-        return f"+{feature}" in self.features.split(",") or bool(by_name)
-
-
-def is_arm() -> bool:
-    return platform.machine().lower() in ("arm64", "aarch64")
+        return f"+{feature}" in self.features.split(",")
 
 
 def vector_bytes() -> int:
@@ -101,19 +95,28 @@ def permits_tiles() -> bool:
     return int(call(*words)) == 0
 
 
-# The levels that a wheel has code for: AVX2, and the AVX-512 of all processors that have more.
+# The levels that a wheel has code for: AVX2, and the AVX-512 of all processors that have more; all
+# of Arm's processors, and for blocks of mixed precision those with bfmmla.
 _AVX2 = (
     "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx,+movbe,"
     "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave"
 )
-V3 = Host("x86-64-v3", _AVX2)
-V4 = Host("x86-64-v4", f"{_AVX2},+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl")
-LEVELS = (V3, V4)
+V3 = Host("x86-64-v3", _AVX2, "x86_64")
+V4 = Host(
+    "x86-64-v4",
+    f"{_AVX2},+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl",
+    "x86_64",
+)
+NEON = Host("generic", "+fp-armv8,+neon", "aarch64")
+BFMMLA = Host("generic", "+bf16,+fp-armv8,+neon", "aarch64")
+LEVELS = {V3: V3.name, V4: V4.name, NEON: "aarch64", BFMMLA: "aarch64-bf16"}
 
 
 def target() -> Host:
     """The processor that code is compiled for: a level that a wheel has code for, or the host,
     less what Numba's settings say."""
+    if TOLD:
+        return Host(*TOLD.split(" "))
     return _target(
         setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX", -1)
     )
@@ -127,9 +130,9 @@ _WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"
 def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
     # Once Numba is imported, its setting is 1, where nobody has set it.
     if name is features is None and enables_avx:
-        level = level_of(cpuid())
-        if level and shipped(level.name):
-            return level
+        here = level()
+        if here and shipped(LEVELS[here]):
+            return here
     if features is None and name == "generic":
         features = ""
     if features is not None:
@@ -143,11 +146,29 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
 
 
 def pair_target() -> Host:
-    """The processor of mixed-precision blocks: the host, if it has instructions for pairs of
-    bfloat16, which levels lack."""
+    """The processor of mixed-precision blocks: of a level without instructions for pairs of
+    bfloat16, the host or the level that has them, if this processor does."""
     chosen = target()
-    of_level = chosen in LEVELS and setting("CPU_NAME") is None
-    return host() if of_level and _has(cpuid(), _BFLOAT16) else chosen
+    if TOLD or chosen not in LEVELS or setting("CPU_NAME") is not None:
+        return chosen
+    if chosen == NEON:
+        return BFMMLA if has_bfmmla() else NEON
+    return host() if _has(cpuid(), _BFLOAT16) else chosen
+
+
+@cache
+def has_bfmmla() -> bool:
+    """Ask the system, of whom LLVM learns few of Arm's features."""
+    if HERE != "aarch64" or not LOADS:
+        return False
+    library = ctypes.CDLL(None)
+    if sys.platform == "darwin":
+        known, size = ctypes.c_int(), ctypes.c_size_t(4)
+        name = b"hw.optional.arm.FEAT_BF16"
+        library.sysctlbyname(name, *map(ctypes.byref, (known, size)), None, 0)
+        return bool(known.value)
+    library.getauxval.restype = ctypes.c_ulong
+    return bool(library.getauxval(ctypes.c_ulong(_FEATURES)) & _BFMMLA)
 
 
 @cache
@@ -169,6 +190,7 @@ def host() -> Host:
             features: str = llvm.get_host_cpu_features().flatten()
         except RuntimeError:
             features = ""
+        features += ",+bf16" * has_bfmmla()
         host = Host(llvm.get_host_cpu_name(), features)
     if stored:
         stored.save(host._asdict(), b"")
@@ -192,6 +214,11 @@ _OF_V4 = _OF_V3 | {8: 0xD0030128, 22: 0xE6}
 _BFLOAT16 = {11: 1 << 5, 22: 0xE6}
 
 
+def level() -> Host | None:
+    """This processor's level: NEON is a part of each Arm processor of 64 bits."""
+    return NEON if LOADS and HERE == "aarch64" else level_of(cpuid())
+
+
 def level_of(leaves: bytes) -> Host | None:
     """A processor's level by its `cpuid`; None if it has none, or more of AVX-512 than the lower
     level and less than the higher."""
@@ -207,7 +234,7 @@ def _has(leaves: bytes, bits: dict[int, int]) -> bool:
 
 def cpuid() -> bytes:
     """The words from which LLVM derives a host, on x86-64; elsewhere nothing."""
-    if not LOADS:
+    if not LOADS or HERE != "x86_64":
         return b""
     words = ctypes.c_uint32 * 4
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)

@@ -121,7 +121,7 @@ def assembly(compiled: Block) -> str:
     module = objects.optimized(
         compiled._code._function, target(), light=compiled._code._light
     )
-    return str(objects.machine(*target()).emit_assembly(module)).replace("@PLT", "")
+    return str(objects.machine(target()).emit_assembly(module)).replace("@PLT", "")
 
 
 def upper_bits(matrix: Array) -> NDArray[np.uint16]:
@@ -245,8 +245,8 @@ def assembly_for(loop: FunctionType, triple: str, cpu: str, features: str) -> st
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, 3)
-    module: Any = translate(loop, "kernel")
-    module.triple, module.data_layout = triple, str(machine.target_data)
+    module: Any = translate(loop, "kernel", triple)
+    module.data_layout = str(machine.target_data)
     parsed = llvm.parse_assembly(str(module))
     options = llvm.create_pipeline_tuning_options()
     options.speed_level, options.loop_unrolling = 2, False

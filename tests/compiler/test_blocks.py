@@ -254,9 +254,9 @@ def seen(monkeypatch: pytest.MonkeyPatch, then: Callable[..., Any]) -> list[bool
     """Whether the collector is on at each translation, in place of which `then` is called."""
     states: list[bool] = []
 
-    def translate(function: Any, symbol: str) -> Any:
+    def translate(function: Any, symbol: str, triple: str) -> Any:
         states.append(gc.isenabled())
-        return then(function, symbol)
+        return then(function, symbol, triple)
 
     monkeypatch.setattr(objects, "translate", translate)
     return states
@@ -282,10 +282,10 @@ def test_the_collector_is_off_meanwhile(
 def test_the_collector_is_on_again_after_errors_and_compilations_within_others(
     monkeypatch: pytest.MonkeyPatch, collector: None
 ) -> None:
-    def refused(function: Any, symbol: str) -> Any:
+    def refused(function: Any, symbol: str, triple: str) -> Any:
         raise Unsupported("no")
 
-    def nested(function: Any, symbol: str) -> Any:
+    def nested(function: Any, symbol: str, triple: str) -> Any:
         seen(monkeypatch, refused)
         with pytest.raises(Unsupported):
             NativeCode(function, None, light=True)

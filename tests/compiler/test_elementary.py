@@ -450,9 +450,7 @@ def test_other_threads_keep_their_mode_while_this_one_trains() -> None:
 
 
 @only_compiled
-def test_arm_switches_its_mode_without_inline_assembly(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_arm_switches_its_mode_without_inline_assembly() -> None:
     """LLVM ends the process where it meets any: Numba starts no assembler for it."""
 
     def switch(address: int) -> None:
@@ -461,7 +459,6 @@ def test_arm_switches_its_mode_without_inline_assembly(
         restore_denormals(mode)
 
     loop: Any = switch
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     text = assembly_for(loop, "aarch64-linux-gnu", "generic", "+neon").upper()
     assert "MRS" in text
     assert text.count("MSR") == 2

@@ -32,7 +32,7 @@ def generated(key: Key, host: Host) -> tuple[str, str]:
     rules = [] if rule is None else [rule]
     loop = factory(np.dtype(dtype).type, *rules, **options)
     module = objects.optimized(loop, host, light=rule is None)
-    assembly: str = objects.machine(*host).emit_assembly(module)
+    assembly: str = objects.machine(host).emit_assembly(module)
     return str(module), assembly
 
 

@@ -13,11 +13,11 @@ import pytest
 from conditions import DAMAGES, EVALUATE, IMPORTED, RIGHT, only_compiled
 
 from fastmlp.compiler import cache, target
-from fastmlp.compiler.target import V3, V4, Host, cpuid, level_of
+from fastmlp.compiler.target import BFMMLA, LEVELS, NEON, V3, V4, Host, level_of
 
 pytestmark = only_compiled
 
-LEVEL = level_of(cpuid())
+LEVEL = target.level()
 of_a_level = pytest.mark.skipif(
     LEVEL is None, reason="no level of this processor has code"
 )
@@ -119,7 +119,7 @@ for dtype in ("float32", "float64"):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (LEVEL and cache.shipped(LEVEL.name)), reason="there is no code of a wheel"
+    not (LEVEL and cache.shipped(LEVELS[LEVEL])), reason="there is no code of a wheel"
 )
 def test_the_code_has_the_bits_of_code_that_is_compiled_here(
     python: Callable[..., str],
@@ -137,7 +137,7 @@ def test_the_code_has_the_bits_of_code_that_is_compiled_here(
 )
 def test_the_code_that_is_required_is_there() -> None:
     assert LEVEL is not None
-    assert cache.shipped(LEVEL.name)
+    assert cache.shipped(LEVELS[LEVEL])
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +164,7 @@ def brought(
     pack = f"""
 from pathlib import Path
 from fastmlp.compiler.cache import library, pack
-print(pack(Path({str(folder / "cache")!r}).rglob("*.code"), library({LEVEL.name!r})))"""
+print(pack(Path({str(folder / "cache")!r}).rglob("*.code"), library({LEVELS[LEVEL]!r})))"""
     assert python(pack, **wheel) == "2\n"
     return folder
 
@@ -228,7 +228,7 @@ def test_code_that_cannot_be_taken_is_compiled_with_the_same_numbers(
     change, folder, wheel = FALLBACKS[why], tmp_path / "copy", {"FASTMLP_CACHE": "0"}
     shutil.copytree(brought, folder)
     assert LEVEL is not None
-    file = folder / "fastmlp" / "compiler" / f"{LEVEL.name}{cache.LIBRARY_SUFFIX}"
+    file = folder / "fastmlp" / "compiler" / f"{LEVELS[LEVEL]}{cache.LIBRARY_SUFFIX}"
     if callable(change):
         file.write_bytes(change(file.read_bytes()))
     elif isinstance(change, dict):
@@ -307,3 +307,13 @@ def test_blocks_of_mixed_precision_are_compiled_for_a_host_that_multiplies_pairs
         monkeypatch.setattr(target, "cpuid", lambda leaves=leaves: leaves)
         assert target.pair_target() == chosen
     assert target.pair_products() == "lanes"
+
+
+def test_arm_takes_the_level_of_bfmmla_where_the_system_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(target, "target", lambda: NEON)
+    for has, chosen in ((False, NEON), (True, BFMMLA)):
+        monkeypatch.setattr(target, "has_bfmmla", lambda has=has: has)
+        assert target.pair_target() == chosen
+    assert target.pair_products() == "matrices"

@@ -5,7 +5,6 @@ object. Functions with two bodies, see `jit`, `memory` and `elementary`, have th
 """
 
 import operator
-import platform
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from fastmlp.compiler.elementary import (
     where,
 )
 from fastmlp.compiler.jit import Unsupported
-from fastmlp.compiler.target import Host, is_arm
+from fastmlp.compiler.target import Host
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD32: Any = ir.IntType(32)
@@ -136,19 +135,28 @@ def _arm(builder: Any, mode: Any) -> Any:
     return old
 
 
+def architecture_of(builder: Any) -> str:
+    """The first word of LLVM's triple: "x86_64", "aarch64" or, on macOS, "arm64"."""
+    word: str = builder.module.triple.partition("-")[0]
+    return word
+
+
+def is_arm(builder: Any) -> bool:
+    return architecture_of(builder) in ("aarch64", "arm64")
+
+
 def _switch(builder: Any, mode: Any = None) -> Any:
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if architecture_of(builder) == "x86_64":
         return _x86(builder, mode)
-    return _arm(builder, mode) if is_arm() else ir.Constant(WORD, 0)
+    return _arm(builder, mode) if is_arm(builder) else ir.Constant(WORD, 0)
 
 
 jit.emitted(jit.flush_denormals, INT64)(_switch)
 jit.emitted(jit.restore_denormals)(_switch)
 
-# The instruction that tells a core it is spinning, by machine.
+# The instruction that tells a core it is spinning, by architecture.
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
-    "AMD64": ("llvm.x86.sse2.pause", ()),
     "aarch64": ("llvm.aarch64.hint", (1,)),
     "arm64": ("llvm.aarch64.hint", (1,)),
 }
@@ -156,7 +164,7 @@ PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
 
 @jit.emitted(jit.pause)
 def _pause(builder: Any) -> None:
-    name, hints = PAUSES.get(platform.machine(), ("", ()))
+    name, hints = PAUSES.get(architecture_of(builder), ("", ()))
     if name:
         numbers = [ir.Constant(WORD32, hint) for hint in hints]
         kind = ir.FunctionType(ir.VoidType(), [number.type for number in numbers])

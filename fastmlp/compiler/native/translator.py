@@ -57,13 +57,14 @@ from fastmlp.compiler.native.operands import (
 FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
-def translate(function: FunctionType, symbol: str) -> Any:
+def translate(function: FunctionType, symbol: str, triple: str) -> Any:
     """Return a module that exports a function without a result as `symbol`.
 
-    Arguments are integers, or NamedTuples of integers, which are passed one by one.
+    `triple` is LLVM's name of the architecture and system that the code is for. Arguments are
+    integers, or NamedTuples of integers, which are passed one by one.
     """
     hints = jit.hints_of(function)
-    unit = Unit(hints.zeros)
+    unit = Unit(hints.zeros, triple)
     if jit.is_entry(function):
         unit.define_entry(function, symbol)
         return unit.module
@@ -77,8 +78,9 @@ def translate(function: FunctionType, symbol: str) -> Any:
 class Unit:
     """A module, and the functions defined in it."""
 
-    def __init__(self, zeros: jit.Fields) -> None:
+    def __init__(self, zeros: jit.Fields, triple: str) -> None:
         self.module: Any = ir.Module()
+        self.module.triple = triple
         self.zeros = {kind.dtype: frozenset(names) for kind, names in zeros.items()}
         self._defined: dict[Any, ir.Function] = {}
         self._n_calls: dict[ir.Function, int] = {}

@@ -21,12 +21,13 @@ from fastmlp.compiler.native.operands import (
     declared,
     emit_fetch,
     entry_alloca,
+    is_arm,
     is_pointer,
     pointer_of,
     subtracted,
     word_of,
 )
-from fastmlp.compiler.target import is_arm, multiplies_pairs
+from fastmlp.compiler.target import multiplies_pairs
 
 WORD: Any = ir.IntType(64)
 LANE: Any = ir.IntType(32)
@@ -400,7 +401,7 @@ class LLVMVectors(Vectors):
 
     def opaque(self, value: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind])
-        register = "w" if is_arm() else "v"
+        register = "w" if is_arm(self.builder) else "v"
         same = self.builder.asm(
             kind, "", f"={register},0", [value.value], side_effect=False
         )

@@ -392,9 +392,7 @@ def test_a_sum_is_rounded_to_odd() -> None:
         ("haswell", "+avx2,+fma", True, "widened"),
         ("generic", "", True, "widened"),
         ("generic", ARM, True, "matrices"),
-        ("neoverse-v1", "+neon", True, "matrices"),
-        ("apple-m2", "", True, "matrices"),
-        ("apple-m1", "", True, "widened"),
+        ("neoverse-v1", "+neon", True, "widened"),
     ],
 )
 def test_pairs_are_multiplied_by_what_the_processor_has(
