@@ -1,17 +1,22 @@
 """A release: one version and one date in all files, extras, and workflows that publish."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import tarfile
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging import tags
+from packaging.utils import parse_wheel_filename
 
 import fastmlp
+from fastmlp.compiler.target import LEVELS
 from fastmlp.validation import messages
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +197,60 @@ def test_the_recipe_of_conda_agrees_with_the_project() -> None:
     }
     expected = {(name, bound) for name, bound in extras if name not in NOT_IN_CONDA}
     assert {*map(requirement, needs["run_constraints"])} == expected
+
+
+def machines_of_wheels() -> dict[str, tuple[str, str, str]]:
+    """What the build's hook knows of machines; hatchling, which it imports, is not there."""
+    tree = ast.parse((ROOT / "hatch_build.py").read_text())
+    (table,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MACHINES"
+    )
+    machines: dict[str, tuple[str, str, str]] = ast.literal_eval(table)
+    return machines
+
+
+def linux(machine: str, glibc: int) -> list[str]:
+    """Platforms that pip takes there, the best first."""
+    return [f"manylinux_2_{n}_{machine}" for n in range(glibc, 16, -1)]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "taken"),
+    [
+        (linux("x86_64", 39), "manylinux_2_17_x86_64"),
+        (linux("x86_64", 17), "manylinux_2_17_x86_64"),
+        (linux("aarch64", 36), "manylinux_2_17_aarch64"),
+        ([*tags.mac_platforms((15, 0), "arm64")], "macosx_11_0_arm64"),
+        ([*tags.mac_platforms((11, 0), "arm64")], "macosx_11_0_arm64"),
+        ([*tags.mac_platforms((15, 0), "x86_64")], "any"),
+        (["musllinux_1_2_aarch64"], "any"),
+        (linux("ppc64le", 36), "any"),
+        (["win_amd64"], "any"),
+        (["win_arm64"], "any"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_pip_takes_the_wheel_with_code_for_its_machine(
+    platforms: list[str], taken: str
+) -> None:
+    names = ["any", *(tag for _, tag, _ in machines_of_wheels().values())]
+    wheels = {
+        next(iter(parse_wheel_filename(f"fastmlp-1.0-py3-none-{name}.whl")[3])): name
+        for name in names
+    }
+    supported = tags.compatible_tags((3, 13), "cp313", platforms)
+    assert next(wheels[tag] for tag in supported if tag in wheels) == taken
+
+
+def test_a_wheel_has_the_levels_of_its_architecture() -> None:
+    for architecture, _, files in machines_of_wheels().values():
+        expected = {
+            name for host, name in LEVELS.items() if host.machine == architecture
+        }
+        assert {name for name in LEVELS.values() if fnmatch(name, files)} == expected
+        assert len(expected) == 2
 
 
 MARKED = """
