@@ -58,7 +58,7 @@ _OF_NETS = (
 _OF_INTEGERS = (
     shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share, worker_pool.launch,
     worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
-    side_by_side.renewed_team_call,
+    worker_pool.lead_call,
 )  # fmt: skip
 _OF_FLOAT64 = (
     dispatch.calibrate, second_order.cholesky, second_order.gauss_newton, trees.tree_sums,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp.backends.cpu import limits
+from fastmlp.backends.cpu import dispatch, limits, tuning
 from fastmlp.backends.cpu.team import JOINED, share_loop, spin
 from fastmlp.compiler import block_of, call, njit
 from fastmlp.compiler.jit import INTERPRETED
@@ -24,6 +24,19 @@ def count_as_wide(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers of so many inputs and outputs take part in mixed precision."""
     monkeypatch.setattr(spec, "WIDE_INPUTS", width)
     monkeypatch.setattr(spec, "WIDE_OUTPUTS", width)
+
+
+def always_led(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every prediction share its work, however small, and wait for its workers."""
+    for name, value in {
+        "LEAST_LED": 1,
+        "WORTH_COMPILING": -1.0,
+        "PATIENT_SECONDS": 0.0,
+        "LED_SPINS": LONGEST,
+    }.items():
+        monkeypatch.setattr(tuning, name, value)
+    monkeypatch.setattr(dispatch.Autotuner, "wants_team", lambda self: True)
+    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
 
 
 JOB = np.dtype(

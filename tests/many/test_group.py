@@ -7,16 +7,14 @@ import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from conditions import always_led
 from fitting import in_threads, state_of
 
 from fastmlp import EMA, MLP, SGD, Adam, Cosine, NetGroup, ScheduleFreeAdamW, net_group
-from fastmlp.backends.cpu import side_by_side
-from fastmlp.compiler import COMPILER
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training import steps
@@ -98,7 +96,7 @@ def test_a_group_has_the_bits_of_its_nets_alone(
     rng = np.random.default_rng(seed)
     if seed % 2:  # calls of one net or two, on a team
         monkeypatch.setattr(net_group, "MOST_PRODUCTS", 40_000)
-        monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
+        always_led(monkeypatch)
     nets = drawn_nets(rng)
     twins, groups = (
         [copy.copy(net) for net in nets],
@@ -288,36 +286,6 @@ def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(kinds) == 3
 
 
-@pytest.mark.skipif(COMPILER != "translator" or INTERPRETED, reason="has no team")
-def test_calls_are_not_timed_while_a_worker_first_wakes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    timed, awake = list[bool](), [False]
-
-    def led(self: Any, n_threads: int) -> bool:
-        self._run_alone()
-        return awake[0]
-
-    tuner = SimpleNamespace(
-        wants_team=lambda: True, record=lambda *_, awake: timed.append(bool(awake))
-    )
-    monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
-    monkeypatch.setattr(side_by_side, "tuner_for", lambda kind: tuner)
-    monkeypatch.setattr(side_by_side.DriverCalls, "_run_together", led)
-    nets, X, y = plain_group()
-    group = NetGroup(nets.nets, n_threads=2)
-    group.train_on_batch(X, y)
-    for waking, is_awake, known in [
-        (9e9, False, []),
-        (9e9, True, [True]),
-        (0, False, [True, False]),
-    ]:
-        monkeypatch.setattr(side_by_side, "WAKING", waking)
-        awake[0] = is_awake
-        group.train_on_batch(X, y)
-        assert timed == known
-
-
 def test_groups_in_threads_take_all_their_steps() -> None:
     first, X, y = plain_group()
     groups = [first, NetGroup(first.nets[1:]), NetGroup(first.nets[:2])]
@@ -384,7 +352,7 @@ def test_an_interrupt_anywhere_leaves_each_net_with_a_step_or_without() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
+    always_led(monkeypatch)
     group, X, y = plain_group()
     for _ in range(4):
         group.train_on_batch(X, y)

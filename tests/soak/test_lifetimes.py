@@ -22,12 +22,11 @@ BEGIN = """
 import atexit, gc, os, signal, sys, threading, time
 import numpy as np
 from fastmlp import MLP, Loss, NetGroup
-from fastmlp.backends.cpu import limits, side_by_side, worker_pool
+from fastmlp.backends.cpu import limits, worker_pool
 from work import always_in_parallel
 
 always_in_parallel()
 limits.thread_limit = lambda: 2
-side_by_side.LEAST_PRODUCTS = 0
 
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((64, 4)).astype("f4"), np.zeros((64, 1), "f4")

@@ -10,7 +10,7 @@ import numpy as np
 from fitting import in_threads as in_threads
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import dispatch, limits
+from fastmlp.backends.cpu import dispatch, limits, tuning
 from fastmlp.backends.cpu.dispatch import Autotuner
 
 RNG = np.random.default_rng(0)
@@ -24,6 +24,7 @@ def always_in_parallel() -> None:
     dispatch.pays = lambda work, n_threads: n_threads > 1
     Autotuner.wants_team = lambda self: True  # type: ignore[method-assign]
     limits.thread_limit = lambda: 64
+    tuning.LEAST_LED, tuning.WORTH_COMPILING = 1, -1.0
 
 
 def fitted(seed: int = 0, n_threads: int = 2) -> bytes:

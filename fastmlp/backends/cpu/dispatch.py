@@ -4,11 +4,12 @@ A calibration measures a team's launch, join and speedup at the moment: two core
 of one core, and another process may keep one busy.
 """
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Hashable
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import keep
 from fastmlp.backends.cpu import limits, tuning, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
+from fastmlp.backends.cpu.plan.records import address, fields_of, fields_of_each
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.team import JOINED, constants_of
+from fastmlp.backends.cpu.team import JOINED, MOST, constants_of
 from fastmlp.compiler import COMPILER, Block, block_of, fma, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import Record, load_acquire, record_at, row
@@ -297,6 +299,10 @@ class Autotuner:
         else:
             self._since += 1
 
+    def is_known(self) -> bool:
+        """True if the next call is of the way that is known to be faster."""
+        return len(self._seconds) == 2 and self.wants_team() == self._best()
+
     def _best(self) -> bool:
         """True if a team has been faster; without timings it counts as slower."""
         slow = float("inf")
@@ -350,6 +356,166 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
 def pieces_of(work: Work, n_threads: int) -> int:
     flops = work.flops / max(work.n_joins, 1) / n_threads
     return max(1, min(int(flops / tuning.PIECE_FLOPS), tuning.MOST_PIECES))
+
+
+T = TypeVar("T")
+
+
+class LedCalls:
+    """Calls of one job, whose leader is joined by workers that spin.
+
+    A table has the threads of the next calls, by the order of their operations, where compiled
+    calls read it. After some calls Python times one and decides anew. A first call on a team is no
+    slower than a calibration, so there is no other.
+
+    Parameters
+    ----------
+    kind : hashable; calls of one kind share autotuners
+    n_threads : the most threads
+    job : fields of a record that begins with those of `worker_pool.JobTeam`
+    pieces : of each thread's part of a loop
+
+    Attributes
+    ----------
+    n_threads : the most threads
+    least : fewest operations of a call that may be shared
+    next_calls : address of the table of `worker_pool.NextCalls` records
+    lead : address of the `worker_pool.Lead` record
+    """
+
+    def __init__(
+        self, kind: Hashable, n_threads: int, job: Any, pieces: int = 1
+    ) -> None:
+        several = n_threads > 1 and COMPILER == "translator" and not INTERPRETED
+        self.least = tuning.LEAST_LED if several else 1 << 62
+        self._kind, self.n_threads, self._asked = kind, n_threads, False
+        self._pieces = pieces
+        self._table = np.zeros(64 if several else 0, worker_pool.NextCalls.dtype)
+        self._record = np.zeros(1, worker_pool.Lead.dtype)
+        self._next_calls = [*fields_of_each(self._table)]
+        self._fields = fields_of(self._record)
+        self.next_calls, self.lead = address(self._table), address(self._record)
+        self._fields["job"] = ctypes.addressof(job)
+        self._fields["busy"] = ctypes.addressof(limits.busy)
+        self._pool: object = None
+        self._slept_at = self._late_since = self._spread_at = 0.0
+
+    def is_shared(self, flops: int) -> bool:
+        """True if the next call of so many operations has a team."""
+        return flops >= self.least and self._next_calls[flops.bit_length()]["n"] > 1
+
+    def run(
+        self,
+        driver: Block,
+        place: int,
+        flops: int,
+        alone: Callable[..., None] | None = None,
+        lead: Callable[..., None] | None = None,
+    ) -> None:
+        """Run the driver on the job at `place`, without the GIL.
+
+        Parameters
+        ----------
+        alone, lead : of the driver, and of `worker_pool.lead_call`, if they are to hold the GIL
+        """
+        alone = alone or driver.entry
+        if flops < self.least:
+            alone(place)
+            return
+        ahead = self._next_calls[flops.bit_length()]
+        if ahead["left"] > 0 and ahead["n"] == 1:
+            ahead["left"] -= 1
+            alone(place)
+            return
+        lead = lead or worker_pool.block(worker_pool.lead_call).entry
+        led = self.lead, ctypes.addressof(ahead), driver.address, place
+        if ahead["left"] == 0:
+            self.timed(flops, partial(lead, *led))
+            return
+        ahead["left"] -= 1
+        lead(*led)
+        if self._fields["status"] >= worker_pool.LATE:
+            self.note(flops)
+
+    def timed(self, flops: int, call: Callable[[], T]) -> T:
+        """Decide on the threads of a call, time it, and decide on the next ones."""
+        order = flops.bit_length()
+        ahead, most, start = self._next_calls[order], self._most(), time.perf_counter()
+        is_long = flops / tuning.RATE >= tuning.PATIENT_SECONDS
+        ahead["n"], ahead["left"] = 1, 1 if is_long else tuning.LED_CALLS
+        if most == 1 or _seen(0.0) <= tuning.WORTH_COMPILING:
+            result = call()
+            _seen(ahead["left"] * (time.perf_counter() - start))
+            return result
+        self._take_team()
+        tuner = tuner_for(("led", self._kind, order, most))
+        team = tuner.wants_team()
+        ahead["n"] = most if team else 1
+        if is_long:
+            ahead["sleepers"] = worker_pool.AWAITED
+        start = time.perf_counter()
+        result = call()
+        end = time.perf_counter()
+        status = self._fields["status"]
+        if not team or self._counts(status, end):
+            tuner.record(team, flops, end - start)
+        ahead["n"] = most if tuner.wants_team() else 1
+        asks = not tuner.is_known()
+        if team and status >= worker_pool.LATE:
+            is_close = start - self._slept_at < tuning.AWAKE_SECONDS
+            self.note(flops)
+            if status == worker_pool.SLEPT:
+                asks = is_close or not self._asked
+                ahead["n"] = most if asks else 1
+                ahead["sleepers"] = (
+                    worker_pool.WOKEN_ONCE if is_close else worker_pool.LEFT_ASLEEP
+                )
+        self._asked = asks
+        ahead["left"] = 0 if is_long or asks else tuning.LED_CALLS
+        return result
+
+    def _counts(self, status: int, now: float) -> bool:
+        """True if a call of this status tells how long a team takes.
+
+        A worker that wakes on its caller's core comes late until the system moves it.
+        """
+        is_late = status == worker_pool.LATE
+        since = self._late_since or now
+        counts = status == worker_pool.WHOLE or (
+            is_late and now - since > tuning.WAKING
+        )
+        if status != worker_pool.SLEPT:
+            self._late_since = 0.0 if counts or not is_late else since
+        return counts
+
+    def note(self, flops: int) -> None:
+        """Note that workers slept, or were late.
+
+        Workers are woken where a call follows another one closely, on which Python decides.
+        """
+        now = time.perf_counter()
+        if self._fields["status"] == worker_pool.SLEPT:
+            self._slept_at = now
+            self._next_calls[flops.bit_length()]["left"] = 0
+        elif now - self._spread_at > tuning.SPREAD_SECONDS:
+            self._spread_at = now
+            worker_pool.pool().spread()
+
+    def _most(self) -> int:
+        """The most threads, in a task of a pool its share."""
+        task_pool.check()
+        return min(self.n_threads, task_pool.share() or self.n_threads)
+
+    def _take_team(self) -> None:
+        """Have a team of this process's pool; a forked child's pool is another one."""
+        pool = worker_pool.pool()
+        fields, n_threads = self._fields, min(self.n_threads, MOST)
+        if self._pool is not pool:
+            fields["team"] = address(pool.lend(n_threads, self._pieces, self))
+            self._pool = pool
+        fields["boxes"], fields["n_boxes"] = pool.boxes(n_threads - 1)
+        fields["limit"] = max(limits.thread_limit(), n_threads)
+        fields["spins"] = tuning.LED_SPINS
 
 
 class JobHolder(Protocol):

@@ -5,6 +5,7 @@ Python threads enter. In a process forked after a region, GNU OpenMP kills the c
 grandchild.
 """
 
+import ctypes
 import importlib
 import os
 import sys
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from fastmlp._process.memory import immortal
 from fastmlp.compiler.jit import setting
 
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
@@ -24,7 +26,22 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "safe": ("tbb",),
 }
 
-_state = {"forked": False, "busy": 0}
+_state = {"forked": False}
+
+
+class Busy(ctypes.Structure):
+    """Threads in use, in memory that compiled calls read and write.
+
+    Attributes
+    ----------
+    reserved : by Python's calls, changed under the lock alone
+    leading : compiled calls that may share their work, changed by atomic additions alone
+    """
+
+    _fields_ = (("reserved", ctypes.c_int64), ("leading", ctypes.c_int64))
+
+
+busy = immortal(Busy())
 # Reentrant: a signal's handler may ask while this thread holds it.
 _lock = threading.RLock()
 
@@ -72,8 +89,8 @@ def _in_dask_task(module: ModuleType, most: int) -> int:
 
 def free_threads(limit: int) -> int:
     """Threads that `reserved` would give now to a call that wants `limit`."""
-    busy = _state["busy"]
-    return max(1, min(limit, max(thread_limit(), limit) - busy)) if busy else limit
+    used = busy.reserved + busy.leading
+    return max(1, min(limit, max(thread_limit(), limit) - used)) if used else limit
 
 
 def parallel_is_safe() -> bool:
@@ -95,7 +112,7 @@ class reserved:
         try:
             with _lock:
                 n = free_threads(self._most)
-                _state["busy"] += n
+                busy.reserved += n
                 self._n = n
         except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows
             self.__exit__()
@@ -104,7 +121,7 @@ class reserved:
 
     def __exit__(self, *_: object) -> None:
         with _lock:
-            _state["busy"] -= self._n
+            busy.reserved -= self._n
             self._n = 0
 
     def __del__(self) -> None:
@@ -174,7 +191,8 @@ def _remember_fork() -> None:
         pool.__dict__["_backend_init_thread_lock"] = threading.RLock()
     launched = starting or bool(getattr(pool, "_is_initialized", False))
     _state["forked"] = _state["forked"] or launched
-    _lock, _state["busy"] = threading.RLock(), 0
+    _lock = threading.RLock()
+    busy.reserved = busy.leading = 0
 
 
 after_fork(_remember_fork)

@@ -4,15 +4,13 @@ A call takes some 100 us, and holds the GIL. A team serves call after call.
 """
 
 import ctypes
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastmlp._process import locks, task_pool
-from fastmlp.backends.cpu import limits, worker_pool
-from fastmlp.backends.cpu.dispatch import tuner_for
+from fastmlp.backends.cpu import limits, tuning, worker_pool
+from fastmlp.backends.cpu.dispatch import LedCalls
 from fastmlp.backends.cpu.kernels import Kernel, Scalar
 from fastmlp.backends.cpu.kernels.epoch import (
     DECLINED,
@@ -23,32 +21,15 @@ from fastmlp.backends.cpu.kernels.epoch import (
 )
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet
-from fastmlp.backends.cpu.team import (
-    CONSTANT,
-    JOINED,
-    LEFT,
-    LINE,
-    MOST,
-    PARTS,
-    POSTED,
-    make_team,
-)
-from fastmlp.backends.cpu.tuning import MOST_PIECES, WAKING
-from fastmlp.compiler import COMPILER, block_of, call, njit, prange
+from fastmlp.compiler import COMPILER, Block, block_of, call, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import (
     Record,
-    load_acquire,
     record_at,
     records_at,
-    row,
     stack,
-    store_release,
 )
 from fastmlp.compiler.target import lanes_of
-
-# Multiply-adds of a call on a team: below it takes 10 us.
-LEAST_PRODUCTS = 300_000
 
 
 class Entry(Record):
@@ -69,6 +50,7 @@ class GroupJob(Record):
     """The job of `step_nets` and `predict_nets`."""
 
     team: int
+    n_parts: int  # not used: the nets are the parts
     entries: int  # address of the nets' `Entry` records
     first: int  # the nets of this call
     last: int
@@ -207,30 +189,8 @@ def predict_nets(scalar: Scalar) -> Kernel:
     return predict_all
 
 
-def renewed_team_call(scalar: Any) -> Callable[..., bool]:
-    """Renews a team that all have left, and runs a driver as its leader, with the workers that spin
-    at their mailboxes; returns False if a worker of the team's last call is late."""
-
-    def lead_renewed_team(
-        launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int
-    ) -> bool:
-        if load_acquire(team + LEFT) < load_acquire(team + POSTED):
-            return False
-        head, parts = (
-            row(team, CONSTANT // 8, np.int64),
-            row(team + PARTS, n * LINE // 8, np.int64),
-        )
-        head[:] = 0
-        parts[:] = 0
-        store_release(team + JOINED, 1)
-        call(launch, (boxes, n_boxes, n, team, driver, job, 0))
-        return True
-
-    return lead_renewed_team
-
-
-# Without a GIL one thread at a time leads a team that other groups may take.
-_leading = locks.NetLock()
+def holding_the_gil(block: Block, n_words: int) -> Callable[..., None]:
+    return ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * n_words)(block.address)
 
 
 class DriverCalls:
@@ -240,54 +200,21 @@ class DriverCalls:
         self._record = np.zeros(1, GroupJob.dtype)
         self.job, self._place = fields_of(self._record), address(self._record)
         self._driver, self._kind = block_of(factory, np.int64), factory.__name__
-        self._alone: Callable[[int], None] = self._driver
+        self._alone: Callable[..., None] = self._driver
+        self._calls: LedCalls | None = None
         if not INTERPRETED:
-            # A function that holds the GIL.
-            self._alone = ctypes.PYFUNCTYPE(None, ctypes.c_int64)(self._driver.address)
-        self._seconds_asleep = 0.0
+            self._alone = holding_the_gil(self._driver, 1)
 
     def run(self, products: int, limit: int | None) -> None:
         """Run the driver, with these multiply-adds, on up to `limit` threads."""
-        most = 1
-        if limit != 1 and products >= LEAST_PRODUCTS and COMPILER == "translator":
-            most = min(limit or limits.thread_limit(), task_pool.share() or MOST)
-        if locks.HAS_GIL:
-            # No other call begins meanwhile.
-            self._run_on(limits.free_threads(most), products)
-        else:
-            with limits.reserved(most) as most:
-                self._run_on(most, products)
-
-    def _run_on(self, most: int, products: int) -> None:
-        if most == 1:
-            self._run_alone()
+        is_short = 2 * products < tuning.LEAST_LED
+        if limit == 1 or is_short or COMPILER == "numba" or INTERPRETED:
+            self._alone(self._place)
             return
-        tuner = tuner_for((self._kind, products.bit_length(), most))
-        n, start, awake = most if tuner.wants_team() else 1, time.perf_counter(), True
-        if n > 1:
-            awake = self._run_together(n)
-        else:
-            self._run_alone()
-        seconds = time.perf_counter() - start
-        self._seconds_asleep += 0.0 if awake else seconds
-        # At first a worker wakes on this core, and moves after 7 to 22 ms.
-        if awake or self._seconds_asleep > WAKING:
-            tuner.record(n > 1, products, seconds, awake=awake)
-
-    def _run_alone(self) -> None:
-        self.job["team"] = 0
-        self._alone(self._place)
-
-    def _run_together(self, n: int) -> bool:
-        """Run the driver as the leader of a team; return False if a worker slept."""
-        pool = worker_pool.pool()
-        lead = _leading.alone(worker_pool.block(renewed_team_call).entry)
-        launch = worker_pool.block(worker_pool.launch).address
-        boxes = pool.boxes(n - 1)
-        teams = pool.held.setdefault(n, [])
-        while True:
-            for team in teams:
-                self.job["team"] = at = address(team)
-                if lead(launch, *boxes, n, at, self._driver.address, self._place):
-                    return worker_pool.all_were_awake(team, n)
-            teams.append(make_team(n, MOST_PIECES))
+        most = limit or limits.thread_limit()
+        if self._calls is None or self._calls.n_threads != most:
+            self._calls = LedCalls(self._kind, most, self.job, tuning.MOST_PIECES)
+            self._lead = holding_the_gil(worker_pool.block(worker_pool.lead_call), 4)
+        self._calls.run(
+            self._driver, self._place, 2 * products, self._alone, self._lead
+        )

@@ -279,10 +279,10 @@ def _assist(team: int, worker: int) -> None:
 
 
 @njit
-def _wait_for_team(team: int, n_threads: int) -> None:
-    """At most 0.2 ms."""
+def wait_for_team(team: int, n_threads: int, most: int) -> None:
+    """Wait for so many threads, at most `most` spins."""
     spins = 0
-    while load_acquire(team + JOINED) < n_threads and spins < TEAM_SPINS:
+    while load_acquire(team + JOINED) < n_threads and spins < most:
         pause()
         spins += 1
 
@@ -295,7 +295,7 @@ def enter(scalar: Any) -> Callable[[int, int, int], None]:
         mode = flush_denormals()
         ticket = fetch_add(team + JOINED, 1)
         if ticket == 0:
-            _wait_for_team(team, constants_of(team).limit)
+            wait_for_team(team, constants_of(team).limit, TEAM_SPINS)
             call(driver, (job,))
             store_release(team + GENERATION, STOPPED)
         elif ticket < constants_of(team).limit:
@@ -314,7 +314,7 @@ def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
     """Wait briefly for so many threads, this one included, unless it is 1; then run the driver."""
     mode = flush_denormals()
     if n_threads > 1:
-        _wait_for_team(team, n_threads)
+        wait_for_team(team, n_threads, TEAM_SPINS)
     call(driver, (job,))
     restore_denormals(mode)
 

@@ -193,6 +193,21 @@ TEAM_SPINS = 5000
 # 3.0 -> 2.2 ms (256 rows, 784-512-512-10, calls of 20 ms after pauses), a process's CPU 1.03.
 MAILBOX_SPINS, MAILBOX_YIELDS = 20_000, 50
 
+# Operations of a loop over rows, 0.2 ms of two threads: a worker that comes late joins the next.
+LOOP_FLOPS = 40_000_000
+# Fewest operations of a prediction that may be led, 5 us of one thread.
+LEAST_LED = 600_000
+# Calls of a prediction from one that is timed to the next.
+LED_CALLS = 16
+# Spins, 3 us, of a leader that waits for a worker that spins: it comes in 0.5 us from a spin, and
+# later where the system has its core do something else.
+LED_SPINS = 60
+# Seconds from a call that found workers asleep to another one, below which the next wakes them: a
+# worker would spin for 0.4 ms.
+AWAKE_SECONDS = 0.0003
+# Least seconds from one time that late workers leave their caller's core, in 8 us, to the next.
+SPREAD_SECONDS = 0.005
+
 # Most operations, 0.1 ms, of a single step that asks for no team: to choose and launch one, and to
 # leave it, takes 40 to 60 us, and a calibration 30 ms. 83 -> 60 us (16-64-64-2@128), 103 -> 79
 # (32-100-100-1@64, 2 threads).
@@ -232,6 +247,8 @@ TILED_AT_ONCE = 128
 # not measured. Row blocks -> tiles: 179 -> 164 us (64 rows, 128-256-256-10, AVX2); packed panels
 # -> tiles, 64 rows of 784-512-512-10: 1,181 -> 1,001 us (AVX2), 842 -> 581 us (AVX-512).
 TILED_WEIGHTS = sys.maxsize if vector_bytes() == 16 else 50_000
+# Fewest weights of a net of which a row may be led.
+LED_WEIGHTS = max(250_000, TILED_WEIGHTS)
 # Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7
 # MB takes 100 to 200 us.
 LIVE_FLOPS = 1_000_000_000

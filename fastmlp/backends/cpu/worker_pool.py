@@ -16,9 +16,11 @@ frames of a daemonic leader keep them.
 """
 
 import ctypes
+import os
 import threading
+import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from ctypes import addressof, c_char
 from functools import cache
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ from fastmlp.backends.cpu.team import (
     LEFT,
     LINE,
     MOST,
+    PARTS,
     POSTED,
     STOPPED,
     WOKEN,
@@ -43,10 +46,24 @@ from fastmlp.backends.cpu.team import (
     lead_team,
     make_team,
     renew,
+    wait_for_team,
     yield_core,
 )
-from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
-from fastmlp.compiler import COMPILER, Block, block_of, call, njit, pause
+from fastmlp.backends.cpu.tuning import (
+    MAILBOX_SPINS,
+    MAILBOX_YIELDS,
+    TEAM_SPINS,
+)
+from fastmlp.compiler import (
+    COMPILER,
+    Block,
+    block_of,
+    call,
+    flush_denormals,
+    njit,
+    pause,
+    restore_denormals,
+)
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import (
     Record,
@@ -54,6 +71,7 @@ from fastmlp.compiler.memory import (
     fetch_add,
     load_acquire,
     record_at,
+    row,
     store_release,
 )
 
@@ -135,7 +153,8 @@ def serve(scalar: Any) -> Callable[[int], None]:
         box, spins = record_at(place, Mailbox), 0
         store_release(place, WAITING)
         while True:
-            if load_acquire(place) == WRITTEN:
+            # A leader may take its post back.
+            if load_acquire(place) == WRITTEN and exchange_if(place, WRITTEN, TAKEN):
                 posted = box.team
                 call(box.enter, (posted, box.driver, box.job))
                 fetch_add(posted + LEFT, 1)
@@ -167,9 +186,48 @@ def _post(place: int, state: int, team: int, driver: int, job: int) -> bool:
     return True
 
 
+# What a caller does with workers that sleep.
+LEFT_ASLEEP, WOKEN_ONCE, AWAITED = range(3)
+
+
+@njit
+def _post_all(
+    boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int, sleepers: int
+) -> None:
+    """Post a call to up to n - 1 workers, first where they spin, and unless sleepers are left
+    asleep where they sleep; write the numbers posted and woken to the team's record."""
+    n_spinning = n_woken = 0
+    for b in range(n_boxes):
+        if n_spinning < n - 1 and _post(boxes + b * LINE, WAITING, team, driver, job):
+            n_spinning += 1
+    if sleepers != LEFT_ASLEEP:
+        for b in range(n_boxes):
+            if n_spinning + n_woken < n - 1 and _post(
+                boxes + b * LINE, ASLEEP, team, driver, job
+            ):
+                n_woken += 1
+    store_release(team + WOKEN, n_woken)
+    store_release(team + POSTED, n_spinning + n_woken)
+
+
+@njit
+def _end(boxes: int, n_boxes: int, team: int) -> None:
+    """Stop a team, and take back the posts that no worker has claimed."""
+    store_release(team + GENERATION, STOPPED)
+    if load_acquire(team + JOINED) > load_acquire(team + POSTED):
+        return
+    for b in range(n_boxes):
+        place = boxes + b * LINE
+        if load_acquire(place) == WRITTEN and exchange_if(place, WRITTEN, TAKEN):
+            if record_at(place, Mailbox).team == team:
+                fetch_add(team + LEFT, 1)
+                store_release(place, WAITING)
+            else:
+                store_release(place, WRITTEN)
+
+
 def launch(scalar: Any) -> Callable[..., None]:
-    """Posts a call to up to n - 1 workers' mailboxes, first where workers spin, and runs the driver
-    as the leader. The numbers posted and woken go to the team's record.
+    """Posts a call to up to n - 1 workers' mailboxes, and runs the driver as the leader.
 
     The leader waits briefly for workers that spin, and if it is patient for those that slept.
     """
@@ -177,23 +235,109 @@ def launch(scalar: Any) -> Callable[..., None]:
     def post_and_lead(
         boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int, patient: int
     ) -> None:
-        n_spinning = n_woken = 0
-        for b in range(n_boxes):
-            if n_spinning < n - 1 and _post(
-                boxes + b * LINE, WAITING, team, driver, job
-            ):
-                n_spinning += 1
-        for b in range(n_boxes):
-            if n_spinning + n_woken < n - 1 and _post(
-                boxes + b * LINE, ASLEEP, team, driver, job
-            ):
-                n_woken += 1
-        store_release(team + WOKEN, n_woken)
-        store_release(team + POSTED, n_spinning + n_woken)
-        lead_team(team, 1 + n_spinning + patient * n_woken, driver, job)
-        store_release(team + GENERATION, STOPPED)
+        _post_all(boxes, n_boxes, n, team, driver, job, WOKEN_ONCE)
+        n_woken = load_acquire(team + WOKEN)
+        awaited = 1 + load_acquire(team + POSTED) - (1 - patient) * n_woken
+        lead_team(team, awaited, driver, job)
+        _end(boxes, n_boxes, team)
 
     return post_and_lead
+
+
+class NextCalls(Record):
+    """How the next calls of some size run."""
+
+    left: int  # how many, before Python decides anew
+    n: int  # threads, the caller's included
+    sleepers: int  # LEFT_ASLEEP, WOKEN_ONCE or AWAITED
+
+
+# How a led call ran: alone, as others use the threads; with a whole team; with workers that came
+# late, or not at all, or were woken; alone, as the workers sleep.
+ALONE, WHOLE, LATE, SLEPT = range(4)
+
+
+class Lead(Record):
+    """A team that leads calls of one job, and the last call's status."""
+
+    job: int  # address of the job's `team`, which `n_parts` follows
+    team: int  # address of the record of the team, which the pool owns
+    boxes: int  # address of the first mailbox
+    n_boxes: int
+    busy: int  # address of `limits.busy`
+    limit: int  # the most threads of all calls of the process
+    spins: int  # for how many a leader waits for workers that spin
+    status: int  # of the last call: ALONE, WHOLE, LATE or SLEPT
+
+
+class JobTeam(Record):
+    """The fields of a job that a leader writes."""
+
+    team: int
+    n_parts: int
+
+
+@njit
+def _renewed(team: int, n: int) -> bool:
+    """Renew the record of a team; return False if a worker of its last call is late."""
+    if load_acquire(team + LEFT) < load_acquire(team + POSTED):
+        return False
+    head = row(team, CONSTANT // 8, np.int64)
+    parts = row(team + PARTS, n * LINE // 8, np.int64)
+    head[:] = 0
+    parts[:] = 0
+    store_release(team + JOINED, 1)
+    return True
+
+
+@njit
+def _lead(lead: Lead, ahead: NextCalls, n: int, driver: int, job: int) -> None:
+    """Run a driver as the leader of n threads; workers may join until its last loop."""
+    _post_all(lead.boxes, lead.n_boxes, n, lead.team, driver, job, ahead.sleepers)
+    n_posted, n_woken = (
+        load_acquire(lead.team + POSTED),
+        load_acquire(lead.team + WOKEN),
+    )
+    if n_posted == 0:
+        for b in range(lead.n_boxes):
+            if load_acquire(lead.boxes + b * LINE) == ASLEEP:
+                lead.status = SLEPT
+    place = record_at(lead.job, JobTeam)
+    if n_posted > 0:
+        place.team, place.n_parts = lead.team, n
+        if ahead.sleepers == AWAITED:
+            wait_for_team(lead.team, 1 + n_posted, max(lead.spins, TEAM_SPINS))
+        else:
+            ahead.sleepers = LEFT_ASLEEP
+            wait_for_team(lead.team, 1 + n_posted - n_woken, lead.spins)
+    call(driver, (job,))
+    place.team, place.n_parts = 0, 1
+    if n_posted > 0:
+        have_come = n_woken == 0 and load_acquire(lead.team + JOINED) > n_posted
+        lead.status = WHOLE if have_come else LATE
+    _end(lead.boxes, lead.n_boxes, lead.team)
+
+
+def lead_call(scalar: Any) -> Callable[[int, int, int, int], None]:
+    """Runs a driver on a job, with the workers that spin; none is woken for a short call.
+
+    Neither Python nor a lock is asked: a call joins its workers in 1 us.
+    """
+
+    def lead_job(address: int, ahead: int, driver: int, job: int) -> None:
+        mode = flush_denormals()
+        lead, how = record_at(address, Lead), record_at(ahead, NextCalls)
+        others = fetch_add(lead.busy + 8, 1) + load_acquire(lead.busy)
+        n = min(how.n, lead.limit - others)
+        lead.status = ALONE
+        if n > 1 and _renewed(lead.team, how.n):
+            _lead(lead, how, n, driver, job)
+        else:
+            call(driver, (job,))
+        fetch_add(lead.busy + 8, -1)
+        restore_denormals(mode)
+
+    return lead_job
 
 
 Team = NDArray[np.int64]
@@ -267,17 +411,24 @@ class WorkerPool:
         self._mailboxes = Mailboxes(spins)
         # Reentrant: a signal's handler may ask for a team while this thread holds it.
         self._lock = threading.RLock()
+        self._workers: list[int] = []
         # By address, the teams that workers may still be inside.
         self._teams: dict[int, Entered] = {}
         # Teams that all threads have left, for later calls of as many threads and pieces.
         self._spare = FreeList()
-        # Teams of calls that hold the GIL, by the number of threads, for good: a call takes one
-        # that all have left.
-        self.held: dict[int, list[Team]] = {}
+        # Teams that are lent to nobody, by threads and pieces. A late worker may be inside.
+        self._lent: dict[tuple[int, int], list[Team]] = {}
 
     def team(self, n_threads: int, pieces: int) -> Team:
         team = self._spare.take((n_threads, pieces))
         return make_team(n_threads, pieces) if team is None else renew(team)
+
+    def lend(self, n_threads: int, pieces: int, holder: object) -> Team:
+        """A team for one call of the holder's after the other, until its end."""
+        ready = self._lent.setdefault((n_threads, pieces), [])
+        team = ready.pop() if ready else make_team(n_threads, pieces)
+        weakref.finalize(holder, ready.append, team).atexit = False
+        return team
 
     def run(
         self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True
@@ -354,8 +505,31 @@ class WorkerPool:
                     return
                 self._size += 1
 
+    def spread(self) -> None:
+        """Have workers leave the core of this thread; the cores that they may use stay the same.
+
+        Linux wakes a worker on its caller's core, and moves it after 7 to 22 ms.
+        """
+        core = _core()
+        for worker in self._workers if core is not None else ():
+            with suppress(OSError):
+                cores = os.sched_getaffinity(worker)
+                if cores - {core}:
+                    os.sched_setaffinity(worker, cores - {core})
+                    os.sched_setaffinity(worker, cores)
+
     def _work(self, number: int) -> None:
+        self._workers.append(threading.get_native_id())
         block(serve).entry(self._mailboxes.add(number))
+
+
+def _core() -> int | None:
+    """The core of this thread, on Linux."""
+    try:
+        core: int = ctypes.pythonapi.sched_getcpu()
+    except AttributeError:
+        return None
+    return core if core >= 0 and hasattr(os, "sched_setaffinity") else None
 
 
 def all_were_awake(team: Team, n: int) -> bool:

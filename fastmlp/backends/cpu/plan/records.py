@@ -221,7 +221,7 @@ class BlockAddresses(Record):
 class Job(Record):
     """The arguments of a driver, and its results."""
 
-    net: int  # address of a `Net`, or of a `FlatNet`
+    net: int  # address of a `Net`
     team: int  # address; 0: the calling thread alone
     n_parts: int  # parts of a loop that a team shares
     n_rows: int  # of the data

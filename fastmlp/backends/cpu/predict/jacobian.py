@@ -334,7 +334,6 @@ class DeltaBlocks(RowBlocks):
         net, n_rows = self._net, len(x)
         net["parameters"], net["n_rows"] = address(parameters), n_rows
         net["x"], net["out"] = address(x), address(out)
-        self.kind = (*self._kind, "inputs", n_rows.bit_length())
         self._run(2 * n_rows * x.shape[1] * out.shape[1])
         return True
 
@@ -370,8 +369,7 @@ class JacobianBlocks(RowBlocks):
         with self._runner.lock.parameters:
             publish(parameters, self._parameters)
         net["derived"], net["n_derived"] = address(derived), len(derived)
-        self.job["loss"], most = 0.0, max(1, self._most // (1 + len(derived)))
-        self.kind = (*self._kind, "jacobian", len(derived), n_rows.bit_length())
+        net["faults"], most = 0, max(1, self._most // (1 + len(derived)))
         for first in range(0, n_rows, most):
             net["x"], net["n_rows"] = (
                 address(x, first * x.shape[1]),
@@ -380,4 +378,4 @@ class JacobianBlocks(RowBlocks):
             net["derivatives"] = address(out, first * len(derived) * x.shape[1])
             net["out"] = 0 if raw is None else address(raw, first * raw.shape[1])
             self._run(flops * min(n_rows, most))
-        return bool(self.job["loss"] == 0)
+        return bool(net["faults"] == 0)

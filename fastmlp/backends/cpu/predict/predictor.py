@@ -23,6 +23,7 @@ from fastmlp.backends.cpu.tuning import (
     GIL_ROW_PRODUCTS,
     GIL_ROWS,
     KEPT_PARAMETERS,
+    LED_WEIGHTS,
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
@@ -114,8 +115,8 @@ def way_for(n_rows: int, network: Network) -> Way:
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
-    if layout.n_weights >= TILED_WEIGHTS and n_rows > 1:
-        return Way("row tiles", in_lanes)
+    if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
+        return Way("row tiles", max(in_lanes, 1))
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
         return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
@@ -267,8 +268,16 @@ class Predictor:
         network, parameters, packed = self._network, self._parameters, None
         if way.method == "row tiles":
             packed = packed_weights(self._runner, network, parameters)
-        lock = self._runner.lock
-        return SmallBatch(network, parameters, way.quick, way.method, lock, packed)
+        runner = self._runner
+        return SmallBatch(
+            network,
+            parameters,
+            way.quick,
+            way.method,
+            runner.lock,
+            packed,
+            runner.n_threads,
+        )
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
         """Predict by blocks if x and out are plain; None if they, or a number, are not."""

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import publish
-from fastmlp.backends.cpu.dispatch import Runner, Work
+from fastmlp.backends.cpu.dispatch import LedCalls, Runner, Work
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
-from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
+from fastmlp.backends.cpu.plan.records import RELU, address, fields_of
 from fastmlp.backends.cpu.simd.flat_weights import (
     Weights,
     batch_in_lanes,
@@ -30,12 +30,24 @@ from fastmlp.backends.cpu.tuning import (
     FEW_ROWS,
     LARGEST_TILE,
     LIVE_FLOPS,
+    LOOP_FLOPS,
     PREDICT_FLOPS,
     ROW_TILE_BYTES,
+    ROW_TILES,
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
-from fastmlp.compiler import block_of, call, hinted, njit, prange, thread_number
+from fastmlp.compiler import (
+    COMPILER,
+    block_of,
+    call,
+    flush_denormals,
+    hinted,
+    njit,
+    prange,
+    restore_denormals,
+    thread_number,
+)
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of, vector_bytes
 from fastmlp.network.spec import Network
@@ -46,9 +58,8 @@ VECTORS = LARGEST_TILE[1]
 # A thread's blocks of values: a layer's inputs, its outputs, and the derivatives that an
 # activation's block writes.
 BLOCKS = 3
-# Operations of a call that asks for no threads, 50 us: asking takes 15 us, and a team as long. A
-# call of one vector of rows asks for no threads either: a team would get one part.
-MOST_ALONE = 5_000_000
+# Numba's threads are not a team: one of its regions takes longer than a layer.
+_HAS_TEAM = COMPILER == "translator"
 # Fewest inputs whose flat weights tiles read at a time.
 LEAST_INPUTS = 4
 
@@ -66,8 +77,13 @@ class FlatLayer(Record):
 
 
 class FlatNet(Record):
-    """A net whose parameters lie in one flat vector, its rows, and each thread's buffers."""
+    """A net whose parameters lie in one flat vector, its rows, and each thread's buffers.
 
+    It is the job of calls, and begins as `worker_pool.JobTeam`.
+    """
+
+    team: int  # address of the team's record, or 0
+    n_parts: int  # into how many parts the rows are cut
     n_layers: int
     n_in: int
     n_out: int
@@ -94,6 +110,12 @@ class FlatNet(Record):
     one_by_one: int  # the most rows of a small batch that go one by one
     row_by_row: int  # address of the block of `small_batch.row_by_row`
     small_batch: int  # address of the block of `small_batch.small_batch`
+    row_flops: int  # operations of a row
+    least: int  # fewest operations of a call that may be led
+    next_calls: int  # address of the table of `worker_pool.NextCalls` records
+    lead: int  # address of a `worker_pool.Lead`
+    lead_call: int  # address of the block of `worker_pool.lead_call`
+    faults: int  # 0 if all numbers read and written in a call were finite
 
 
 class Flat(NamedTuple):
@@ -158,6 +180,9 @@ def make_flat(
         "checks": address(checks),
         "check_bytes": check_bytes,
         "zeros": address(zeros),
+        "n_parts": 1,
+        "row_flops": 2 * layout.n_weights,
+        "least": 1 << 62,
     }
     net = aligned(1, FlatNet.dtype)
     net[0] = tuple(fields.get(name, 0) for name in FlatNet.dtype.names or ())
@@ -290,12 +315,14 @@ def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     return hinted(control=True)(on_all_rows(scalar, _vectors_of_rows(scalar)))
 
 
-def _tiles_of_rows(scalar: Scalar) -> Predict:
-    """Make the function that predicts vectors first to last of rows, in tiles of rows and outputs,
-    in one thread's buffers."""
+def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
+    """Make the functions that predict in tiles of rows and outputs: vectors first to last of rows
+    in one thread's buffers, and all rows on a team."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     many, few, two = row_tiles(scalar)
-    apart, vector = 2 * LINE_BYTES // size, vector_bytes()
+    apart, vector = 2 * LINE_BYTES, vector_bytes()
+    # Rows, and vectors of outputs, in a tile of many rows; vectors in a tile of two.
+    (most_tall, most_wide), two_wide = ROW_TILES[0], ROW_TILES[2][1]
     copy, add_differences = (
         moves(scalar, lanes).copy,
         moves(scalar, lanes).add_differences,
@@ -303,27 +330,39 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
 
     @njit
     def multiply(
-        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int
+        net: FlatNet,
+        layer: FlatLayer,
+        inputs: Span,
+        outputs: Span,
+        n: int,
+        columns: Span,
     ) -> None:
-        """Write the sums of n rows, or their positive parts; of flat weights, some inputs at a
-        time."""
-        (source, stride), (target, pitch) = inputs, outputs
-        n_in, n_out, k = layer.n_in, layer.n_out, 0
-        start, start_pitch, row_bytes = net.parameters + layer.biases, 0, n_out * size
+        """Write n rows' sums, or their positive parts, in some vectors of outputs, first to last;
+        of flat weights, some inputs at a time."""
+        (source, stride), (target, pitch), (first, last) = inputs, outputs, columns
+        n_in, k, skip = layer.n_in, 0, first * vector
+        n_out = min(last * lanes, layer.n_out) - first * lanes
+        start, start_pitch, row_bytes = (
+            net.parameters + layer.biases + skip,
+            0,
+            layer.n_out * size,
+        )
         at, across, step = (
-            net.parameters + layer.weights,
+            net.parameters + layer.weights + skip,
             vector,
             ROW_TILE_BYTES // row_bytes,
         )
         if net.packed:
-            n_out = n_vectors(n_out, lanes) * lanes
+            n_out = (last - first) * lanes
+            panels = net.packed + layer.panels
             at, across, row_bytes, step = (
-                net.packed + layer.panels,
+                panels + skip * n_in,
                 n_in * vector,
                 vector,
                 n_in,
             )
-            start = at + n_out * n_in * size
+            start = panels + n_vectors(layer.n_out, lanes) * vector * n_in + skip
+        target += skip
         while k < layer.n_in:
             n_terms = min(max(step, LEAST_INPUTS), n_in - k)
             positive = layer.relu if k + n_terms == n_in else 0
@@ -358,6 +397,25 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
             for j in range(n_out):
                 numbers[j] = results[j * n + r]
 
+    @njit
+    def pitch_of(n_out: int) -> int:
+        """Bytes from a row's outputs to the next row's."""
+        wide = n_vectors(n_out, lanes) * vector
+        return wide + apart if wide % SPREAD_BYTES == 0 else wide
+
+    @njit
+    def write_out(
+        net: FlatNet, raw: Span, n: int, out: int, spare: Span, checks: int
+    ) -> None:
+        """Write n rows' predictions, and check them."""
+        source, stride = raw
+        if net.link:
+            write_linked(net, raw, n, out, spare)
+        else:
+            for r in range(n):
+                copy(source + r * stride, out + r * net.n_out * size, net.n_out)
+        add_differences(out, n * net.n_out, checks + vector)
+
     def predict_tiles(net: FlatNet, first: int, last: int, thread: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         buffer = net.buffers + thread * net.buffer_bytes
@@ -373,28 +431,138 @@ def _tiles_of_rows(scalar: Scalar) -> Predict:
             add_differences(source, n * net.n_in, checks)
             for i in range(net.n_layers):
                 layer = layers[i]
-                wide = (layer.n_out + lanes - 1) // lanes * lanes
-                if wide * size % SPREAD_BYTES == 0:
-                    wide += apart
-                multiply(net, layer, (source, stride), (target, wide * size), n)
+                pitch, columns = pitch_of(layer.n_out), n_vectors(layer.n_out, lanes)
+                multiply(net, layer, (source, stride), (target, pitch), n, (0, columns))
                 if layer.activation:
-                    call(layer.activation, (target, other, derivatives, n * wide))
+                    numbers = n * pitch // size
+                    call(layer.activation, (target, other, derivatives, numbers))
                     target, other = other, target
-                source, stride = target, wide * size
+                source, stride = target, pitch
                 target, other = other, target
-            if net.link:
-                write_linked(net, (source, stride), n, out, (target, derivatives))
-            else:
-                for r in range(n):
-                    copy(source + r * stride, out + r * net.n_out * size, net.n_out)
-            add_differences(out, n * net.n_out, checks + lanes * size)
+            write_out(net, (source, stride), n, out, (target, derivatives), checks)
 
-    return njit(predict_tiles)
+    @njit
+    def tile_width(n_rows: int) -> int:
+        return most_wide if n_rows > 2 else two_wide
+
+    @njit(parallel=True)
+    def check_on_team(
+        team: int, nets: Sequence[FlatNet], at: int, n: int, n_parts: int
+    ) -> None:
+        for index in prange(n_parts):
+            net, part = nets[0], int(np.int64(index))
+            first, last = part * n // n_parts, (part + 1) * n // n_parts
+            source = net.x + (at + first) * net.n_in * size
+            checks = net.checks + thread_number() * net.check_bytes
+            add_differences(source, (last - first) * net.n_in, checks)
+
+    @njit(parallel=True)
+    def multiply_on_team(
+        team: int, nets: Sequence[FlatNet], i: int, places: Span, n: int, n_parts: int
+    ) -> None:
+        """Share a layer's tiles of outputs, each of parts of n rows: a thread reads its tiles'
+        weights alone."""
+        source, target = places
+        n_out = records_at(nets[0].layers, nets[0].n_layers, FlatLayer)[i].n_out
+        n_tiles = n_vectors(n_vectors(n_out, lanes), tile_width(n))
+        for index in prange(n_tiles * n_parts):
+            net, number = nets[0], int(np.int64(index))
+            layer = records_at(net.layers, net.n_layers, FlatLayer)[i]
+            stride = net.n_in * size if i == 0 else pitch_of(layer.n_in)
+            pitch, widest = pitch_of(layer.n_out), tile_width(n)
+            begin, part = number // n_parts * widest, number % n_parts
+            end = min(begin + widest, n_vectors(layer.n_out, lanes))
+            # Whole tiles of rows.
+            step = n_vectors(n_vectors(n, n_parts), most_tall) * most_tall
+            first, last = min(part * step, n), min((part + 1) * step, n)
+            if first < last:
+                inputs = source + first * stride, stride
+                outputs = target + first * pitch, pitch
+                multiply(net, layer, inputs, outputs, last - first, (begin, end))
+
+    @njit(parallel=True)
+    def activate_on_team(
+        team: int, activation: int, places: Span, derivatives: int, n: int, n_parts: int
+    ) -> None:
+        source, target = places
+        for index in prange(n_parts):
+            part = int(np.int64(index))
+            first, last = part * n // n_parts * lanes, (part + 1) * n // n_parts * lanes
+            skip = first * size
+            numbers = source + skip, target + skip, derivatives + skip, last - first
+            call(activation, numbers)
+
+    @njit(parallel=True)
+    def write_on_team(
+        team: int,
+        nets: Sequence[FlatNet],
+        raw: Span,
+        at: int,
+        n: int,
+        spare: Span,
+        n_parts: int,
+    ) -> None:
+        source, stride = raw
+        before, after = spare
+        for index in prange(n_parts):
+            net, part = nets[0], int(np.int64(index))
+            first, last = part * n // n_parts, (part + 1) * n // n_parts
+            skip = first * net.n_out * size
+            out = net.out + at * net.n_out * size + skip
+            checks = net.checks + thread_number() * net.check_bytes
+            place = source + first * stride, stride
+            places = before + skip, after + skip
+            write_out(net, place, last - first, out, places, checks)
+
+    def predict_on_team(team: int, nets: Sequence[FlatNet], n_threads: int) -> None:
+        """Predict in the first thread's buffers, some rows at a time: each thread reads some of
+        the weights."""
+        net, buffer = nets[0], nets[0].buffers
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        n_blocks = n_vectors(net.n_rows, TILED_AT_ONCE)
+        for block in range(n_blocks):
+            at = block * net.n_rows // n_blocks
+            n = (block + 1) * net.n_rows // n_blocks - at
+            n_parts = n_threads if n >= n_threads * most_tall else 1
+            source, target = net.x + at * net.n_in * size, buffer
+            other, derivatives = buffer + net.block_bytes, buffer + 2 * net.block_bytes
+            check_on_team(team, nets, at, n, n_parts)
+            for i in range(net.n_layers):
+                layer = layers[i]
+                multiply_on_team(team, nets, i, (source, target), n, n_parts)
+                if layer.activation:
+                    activate_on_team(
+                        team,
+                        layer.activation,
+                        (target, other),
+                        derivatives,
+                        n * pitch_of(layer.n_out) // vector,
+                        n_threads,
+                    )
+                    target, other = other, target
+                source = target
+                target, other = other, target
+            raw, spare = (source, pitch_of(net.n_out)), (target, derivatives)
+            write_on_team(team, nets, raw, at, n, spare, n_parts)
+
+    return njit(predict_tiles), njit(predict_on_team)
 
 
 def rows_in_tiles(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Predicts a `FlatNet` record's rows in tiles of rows and outputs."""
-    return hinted(control=True)(on_all_rows(scalar, _tiles_of_rows(scalar)))
+    """Predicts a `FlatNet` record's rows in tiles of rows and outputs; a team shares the tiles of
+    each layer."""
+    by_rows, by_outputs = _tiles_of_rows(scalar)
+    on_rows = njit(on_all_rows(scalar, by_rows))
+
+    @hinted(control=True)
+    def predict_rows(team: int, net: int, n_parts: int) -> None:
+        nets = records_at(net, 1, FlatNet)
+        if _HAS_TEAM and team != 0:
+            by_outputs(team, nets, n_parts)
+        else:
+            on_rows(team, net, n_parts)
+
+    return predict_rows
 
 
 def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
@@ -402,39 +570,47 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
     lanes = lanes_of(scalar)
 
     @njit(parallel=True)
-    def predict_rows(team: int, nets: Sequence[FlatNet], n_parts: int) -> None:
+    def predict_rows(
+        team: int, nets: Sequence[FlatNet], begin: int, end: int, n_parts: int
+    ) -> None:
         """Each part takes a range of vectors through all layers."""
-        n = n_vectors(nets[0].n_rows, lanes)
+        n = end - begin
         for index in prange(n_parts):
             # A table of one record: a record itself does not cross into a region of Numba's.
             net = nets[0]
             # Numba counts in uint64, which would make floats of the products.
             part = np.int64(index)
             first, last = part * n // n_parts, (part + 1) * n // n_parts
-            on_vectors(net, first, last, thread_number())
+            on_vectors(net, begin + first, begin + last, thread_number())
 
     def predict_rows_of(team: int, net: int, n_parts: int) -> None:
-        predict_rows(team, records_at(net, 1, FlatNet), n_parts)
+        """A worker that comes late joins the next loop."""
+        nets = records_at(net, 1, FlatNet)
+        n = n_vectors(nets[0].n_rows, lanes)
+        step = max(LOOP_FLOPS // (nets[0].row_flops * lanes), n_parts)
+        if not _HAS_TEAM or team == 0:
+            step = n
+        for i in range(n_vectors(n, max(step, 1))):
+            predict_rows(team, nets, i * step, min((i + 1) * step, n), n_parts)
 
     return predict_rows_of
 
 
 def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
-    """Predicts the rows of the `FlatNet` record of a job.
-
-    It adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
-    """
+    """Predicts the rows of a `FlatNet` record, and counts those of its checks that find a number
+    that is not finite."""
     size = np.dtype(scalar).itemsize
 
     def predict_job(address: int) -> None:
-        job = record_at(address, Job)
-        net = record_at(job.net, FlatNet)
+        mode = flush_denormals()
+        net = record_at(address, FlatNet)
         n_checks = net.n_threads * net.check_bytes // size
         checks = row(net.checks, n_checks, scalar)
         checks[:] = 0
-        call(net.rows_in_lanes, (job.team, job.net, job.n_parts))
+        call(net.rows_in_lanes, (net.team, address, net.n_parts))
         for i in range(n_checks):
-            job.loss += checks[i]
+            net.faults += 0 if checks[i] == 0 else 1
+        restore_denormals(mode)
 
     return predict_job
 
@@ -444,8 +620,9 @@ class RowBlocks:
 
     Attributes
     ----------
-    kind : tuple, the job's: of the network, and of the bit length of a call's number of rows
-    job, record : the driver's job, by its fields' names and as a record array
+    job : fields of the `FlatNet`, which is the job of the driver
+    kind : of the job, for the autotuner
+    record : of the job, for `Runner`
     """
 
     # The block of the rows, and options of `make_flat`.
@@ -460,18 +637,17 @@ class RowBlocks:
         self._lanes = lanes_of(network.dtype.type)
         self._row_flops = 2 * network.layout.n_weights
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
-        self.kind = self._kind = (network.layout.sizes, network.dtype)
+        self.kind = (self.FACTORY.__name__, network.layout.sizes, network.dtype)
         self._parameters = aligned(network.layout.n_parameters, network.dtype)
         options: Any = {"n_threads": runner.n_threads, **self.OPTIONS}
         self._flat = make_flat(network, self._parameters, **options)
-        self._net = fields_of(self._flat.net)
+        self.record, self.job = self._flat.net, fields_of(self._flat.net)
+        self._net = self.job
         self._net["rows_in_lanes"] = block_of(self.FACTORY, network.dtype).address
         self._driver = block_of(predict_blocks, network.dtype)
-        self.record = aligned(1, Job.dtype)
-        self.job = fields_of(self.record)
-        self.job["net"] = address(self._flat.net)
         # Kept, as the address of a record array takes 3.4 us.
-        self._place = address(self.record)
+        self._place = address(self._flat.net)
+        self._calls = LedCalls(self.kind, runner.n_threads, self.job)
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
         """Write the predictions for x to out, shape (n_rows, n_outputs); return True if all numbers
@@ -492,20 +668,17 @@ class RowBlocks:
 
     def _write(self, parameters: Array, x: Array, out: Array) -> bool:
         net, n_rows = self._net, len(out)
-        net["parameters"], self.job["loss"] = address(parameters), 0.0
+        net["parameters"], net["faults"] = address(parameters), 0
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)
             net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
             net["out"] = address(out, first * out.shape[1])
             self._run(self._row_flops * min(n_rows, self._most))
-        return bool(self.job["loss"] == 0)
+        return bool(net["faults"] == 0)
 
     def _run(self, flops: int) -> None:
-        """Run the driver with these `flops`; a short call asks for no threads."""
-        if flops <= MOST_ALONE or self._net["n_rows"] <= self._lanes:
-            self.job["team"], self.job["n_parts"] = 0, 1
-            self._driver.entry(self._place)
-        else:
-            # No thread reads the writes of another.
-            self.kind = (*self._kind, int(self._net["n_rows"]).bit_length())
+        """Run the driver with these `flops`."""
+        if COMPILER == "numba":
             self._runner.run(predict_blocks, self, Work(flops, 0))
+        else:
+            self._calls.run(self._driver, self._place, flops)

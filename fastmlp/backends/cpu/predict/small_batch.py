@@ -8,6 +8,7 @@ Weights of wide nets are packed once for many predictions; rows in tiles read th
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,14 +16,16 @@ from numpy import ndarray
 
 from fastmlp._process import locks
 from fastmlp._process.locks import NetLock
-from fastmlp.backends.cpu.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import LedCalls, Runner
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict import row_blocks
 from fastmlp.backends.cpu.simd.flat_weights import one_row
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Scalar
+from fastmlp.backends.cpu.team import JOINED
 from fastmlp.backends.cpu.tuning import LIVE_ROWS, ONE_BY_ONE
+from fastmlp.backends.cpu.worker_pool import LATE, Lead, NextCalls, lead_call
 from fastmlp.compiler import (
     block_of,
     call,
@@ -32,7 +35,7 @@ from fastmlp.compiler import (
     njit,
     restore_denormals,
 )
-from fastmlp.compiler.memory import record_at, records_at, row
+from fastmlp.compiler.memory import load_acquire, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import Array
@@ -182,16 +185,19 @@ def row_by_row(scalar: Scalar) -> Callable[[int], None]:
 
 
 def small_batch(scalar: Scalar) -> Callable[[int], None]:
-    """Predicts the rows of a `FlatNet` record on the calling thread, one by one or by vectors of
-    rows."""
+    """Predicts the rows of a `FlatNet` record, one by one or by blocks of rows.
+
+    Rows that go one by one have blocks if the net is so wide that a worker has come for them.
+    """
 
     def predict_all(address: int) -> None:
         mode = flush_denormals()
         net = record_at(address, row_blocks.FlatNet)
-        if net.rows_in_lanes == 0 or net.n_rows <= net.one_by_one:
+        alone = net.team == 0 or load_acquire(net.team + JOINED) < 2
+        if net.rows_in_lanes == 0 or (alone and net.n_rows <= net.one_by_one):
             call(net.row_by_row, (address,))
         else:
-            call(net.rows_in_lanes, (0, address, 1))
+            call(net.rows_in_lanes, (net.team, address, net.n_parts))
         restore_denormals(mode)
 
     return predict_all
@@ -210,6 +216,7 @@ class SmallBatch:
         take 0.3 s to compile; "one by one": all rows.
     lock : of the net
     packed : PackedWeights that tiles read, optional
+    n_threads : the most threads of a call from Python
     """
 
     parameters: Array
@@ -225,19 +232,24 @@ class SmallBatch:
         method: str,
         lock: NetLock,
         packed: PackedWeights | None = None,
+        n_threads: int = 1,
     ) -> None:
         dtype, self._lock, self._packed = network.dtype, lock, packed
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
         tiled, blocks = method == "row tiles", method != "one by one"
         self._flat = row_blocks.make_flat(
-            network, parameters, blocks=blocks, tiled=tiled
+            network, parameters, n_threads=n_threads, blocks=blocks, tiled=tiled
         )
         net = self._flat.net[0]
         self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
         entry = entry_of(predict_small, dtype)
-        self._predict: Callable[..., bool] = lock.alone(entry)
+        self._predict: Callable[..., float] = lock.alone(entry)
+        kind = "small batch", network.layout.sizes, dtype
+        self._calls = LedCalls(kind, n_threads if blocks else 1, self._net)
+        net.least, net.next_calls = self._calls.least, self._calls.next_calls
+        net.lead = self._calls.lead
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
         if blocks:
@@ -274,20 +286,35 @@ class SmallBatch:
         if not (x.flags.carray and result.flags.carray):
             return None
         if self._packed is None:
-            return result if self._predict(self.address, x, result) else None
+            return result if self._predicted(x, result) else None
         if locks.HAS_GIL:
             return self._by_packed(self._packed, x, result)
         with self._lock.parameters:
             return self._by_packed(self._packed, x, result)
 
+    def _predicted(self, x: Array, out: Array) -> bool:
+        """Return True if the rows are predicted; False if they are not plain, or not finite."""
+        status = self._predict(self.address, x, out)
+        if status == ASKS:
+            flops = int(self._net["row_flops"]) * len(x)
+            self._net["lead_call"] = block_of(lead_call, np.int64).address
+            predict = partial(self._predict, self.address, x, out)
+            status = self._calls.timed(flops, predict)
+        elif status == NOTED:
+            self._calls.note(int(self._net["row_flops"]) * len(x))
+        return status != DECLINED
+
     def _by_packed(self, packed: PackedWeights, x: Array, out: Array) -> Array | None:
         n_packed = self._share(len(x))
-        is_finite = self._predict(self.address, x, out)
+        is_finite = self._predicted(x, out)
         return out if is_finite and n_packed in (0, packed.n_packed) else None
 
     def _share(self, n_rows: int) -> int:
         """Point to the packed weights, if n_rows read them; return the number of packings."""
-        if self._packed is None or n_rows == 1:
+        if self._packed is None:
+            return 0
+        if n_rows == 1 and not self._calls.is_shared(int(self._net["row_flops"])):
+            self._net["packed"] = 0
             return 0
         self._net["packed"], n_packed = self._packed.at(self._lock, n_rows)
         return n_packed
@@ -304,9 +331,14 @@ class SmallBatch:
         self._driver(self.address)
 
 
-def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
+# What `predict_small` returns: no predictions; predictions; the same, but workers sleep or were
+# late; that Python is to decide on threads first.
+DECLINED, PREDICTED, NOTED, ASKS = range(4)
+
+
+def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], float]:
     """Python predicts a small batch by this function."""
-    size, zero = np.dtype(scalar).itemsize, scalar(0)
+    size, zero, entry_bytes = np.dtype(scalar).itemsize, scalar(0), NextCalls.size
 
     @njit
     def all_finite(address: int, n: int) -> bool:
@@ -316,11 +348,31 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
             faults |= 0 if numbers[i] * zero == zero else 1
         return faults == 0
 
-    def predict(address: int, x: Array, out: Array) -> bool:
-        """Write the predictions to out; return False for wrong shapes, for memory that x and out
-        share, and for numbers that are not finite."""
+    @njit
+    def lead(net: row_blocks.FlatNet, address: int, flops: int) -> int:
+        """Predict on the threads of the table; return a status."""
+        place, status = net.next_calls, PREDICTED
+        while flops > 0:
+            flops >>= 1
+            place += entry_bytes
+        ahead = record_at(place, NextCalls)
+        if ahead.left == 0:
+            status = ASKS
+        elif ahead.n == 1:
+            ahead.left -= 1
+            call(net.small_batch, (address,))
+        else:
+            ahead.left -= 1
+            call(net.lead_call, (net.lead, place, net.small_batch, address))
+            if record_at(net.lead, Lead).status >= LATE:
+                status = NOTED
+        return status
+
+    def predict(address: int, x: Array, out: Array) -> float:
+        """Write the predictions to out; return `DECLINED` for wrong shapes, for memory that x and
+        out share, and for numbers that are not finite."""
         net = record_at(address, row_blocks.FlatNet)
-        n = x.shape[0]
+        n, status = x.shape[0], PREDICTED
         net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
         if (
             n == 0
@@ -328,12 +380,17 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
             or out.shape[0] != n
             or out.shape[1] != net.n_out
         ):
-            return False
+            return float(DECLINED)
         if net.x < net.out + out.size * size and net.out < net.x + x.size * size:
-            return False
+            return float(DECLINED)
         if not all_finite(net.x, x.size):
-            return False
-        call(net.small_batch, (address,))
-        return all_finite(net.out, out.size)
+            return float(DECLINED)
+        if n * net.row_flops >= net.least:
+            status = lead(net, address, n * net.row_flops)
+        else:
+            call(net.small_batch, (address,))
+        if status != ASKS and not all_finite(net.out, out.size):
+            status = DECLINED
+        return float(status)
 
     return predict

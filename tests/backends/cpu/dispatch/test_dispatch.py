@@ -425,16 +425,16 @@ class InterruptedLock:
 def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
     n: int, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy = limits._state["busy"]
+    busy = limits.busy.reserved
     monkeypatch.setattr(limits, "_lock", InterruptedLock(n, before=before))
     try:
         with limits.reserved(1):
-            assert limits._state["busy"] == busy + 1
+            assert limits.busy.reserved == busy + 1
     except KeyboardInterrupt:
         pass
     else:
         pytest.fail("no interrupt came")
-    assert limits._state["busy"] == busy
+    assert limits.busy.reserved == busy
 
 
 @pytest.mark.slow
