@@ -24,6 +24,7 @@ from fastmlp.rules.optimizers import require_first_order
 from fastmlp.serialization import codec, files, model_state
 from fastmlp.serialization.files import Content, content_of
 from fastmlp.training import loop
+from fastmlp.training.derivatives import DerivativeWeight, Given, is_one, refuse
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
@@ -166,6 +167,9 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         resume: bool = False,
         communicator: CommunicatorLike | None = None,
         average_every: int | None = None,
+        derivatives: ArrayLike | None = None,
+        derivative_weight: DerivativeWeight = 1.0,
+        validation_derivatives: ArrayLike | None = None,
     ) -> History:
         """Train on X and y; a further call goes on where this one ended.
 
@@ -221,6 +225,14 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             Ranks that train this net together, each with its rows (how-to: several machines).
         average_every : int of 1 or more, optional
             Steps of each rank between averages. None: gradients are summed in each step.
+        derivatives : (n_rows, n_outputs, n_features) array, or (n_rows, n_features), optional
+            Derivatives of the targets by the inputs, NaN where unknown, which predictions learn
+            too: the objective has ``derivative_weight * mean((jacobian(net, X) - derivatives)**2)``
+            more, the mean over a batch's known numbers. Activations must be smooth.
+        derivative_weight : float, (n_features,) or (n_outputs, n_features) array, or "balanced"
+            Weights of the squares. "balanced": derivatives weigh as targets do, by mean squares.
+        validation_derivatives : array as `derivatives`, optional
+            Derivatives of `validation_data`; the validation loss is then the whole objective.
 
         Returns
         -------
@@ -255,6 +267,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             with ranks.agreeing():
                 rates_of_layers.require_trained(self._network, who)
                 size = batch_size_for(state.optimizer, batch_size, who)
+                given = Given(derivatives, derivative_weight, validation_derivatives)
                 options = FitOptions.checked(
                     who, epochs=epochs, batch_size=size, shuffle=shuffle, target=target,
                     buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
@@ -264,6 +277,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                     early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
                     callbacks=callbacks, progress=progress, checkpoint=checkpoint,
                     checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
+                    derivatives=given.known,
                 )  # fmt: skip
                 check_ranks(communicator, average_every, self._device, who)
                 fit_of = (
@@ -274,12 +288,14 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                     communicator,
                 )
                 reading = check_second_order(*fit_of, who)
+                given.check(self._network, self._device, state.optimizer, who)
+                if given and communicator is not None:
+                    refuse("communicator", "one process", who)
             ranks.agree_on(options, self._network, state)
-            raw = RawRows(X, y, sample_weight, validation_data)
+            raw = RawRows(X, y, sample_weight, validation_data, given)
+            engine_of = self._with_derivatives if given else self._on_device
             try:
-                engine, rows = ranks.rows(
-                    self._on_device, raw, reading, self.feature_names
-                )
+                engine, rows = ranks.rows(engine_of, raw, reading, self.feature_names)
             except KeyboardInterrupt as error:
                 # The first call of a process imports the backend: 0.1 s.
                 ranks.interrupted(error)
@@ -294,6 +310,11 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                 request.open_checkpoint(self._network, state)
                 loop.fit(engine, state, request, buffered)
             return request.history
+
+    def _with_derivatives(self) -> Engine[Any]:
+        network = self._network._replace(derivatives="targets")
+        lock = self._state.lock
+        return protocol.engine_on(self._device, network, self._n_threads, lock)
 
     @explained
     def loss_and_gradient(
@@ -369,6 +390,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         sample_weight: ArrayLike | None = None,
         *,
         missing_targets: MissingTargets = "raise",
+        derivatives: ArrayLike | None = None,
+        derivative_weight: DerivativeWeight = 1.0,
     ) -> float:
         """Take one optimizer step on these rows, in your training loop.
 
@@ -383,6 +406,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
         missing_targets : "raise" or "ignore"
             As for `fit`. A batch without a known target takes no step, and warns once.
+        derivatives, derivative_weight
+            As for `fit`; "balanced" weighs by these rows.
 
         Returns
         -------
@@ -407,10 +432,19 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         (True, 300)
         """
         steps = self._steps or self._single_steps()
-        return steps.on_batch(X, y, sample_weight, missing_targets)
+        if derivatives is None and is_one(derivative_weight):
+            return steps.on_batch(X, y, sample_weight, missing_targets)
+        given = Given(derivatives, derivative_weight)
+        return steps.with_derivatives(X, y, sample_weight, given, missing_targets)
 
     @explained
-    def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
+    def train_on_gradient(
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
+    ) -> None:
         """Take one optimizer step on your objective, from the gradient by the outputs.
 
         Penalties are added, the net's loss is unused, and gradients are not divided by rows.
@@ -418,8 +452,12 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array
-        output_gradient : (n_rows, n_outputs) array
-            Gradient of your objective by the raw outputs of `predict_raw`.
+        output_gradient : (n_rows, n_outputs) array, or None
+            Gradient of your objective by the raw outputs of `predict_raw`. None: 0, with
+            `jacobian_gradient`.
+        jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
+            Gradient of your objective by ``jacobian(net, X, raw=True)``, the second shape for a
+            net of one output. Activations must be smooth.
 
         Raises
         ------
@@ -436,31 +474,49 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         >>> net.parameters
         array([2., 3., 1.], dtype=float32)
         """
-        self._single_steps().on_gradient(X, output_gradient)
+        steps = self._single_steps()
+        if jacobian_gradient is None:
+            steps.on_gradient(X, output_gradient)
+        else:
+            steps.on_jacobian_gradient(X, output_gradient, jacobian_gradient)
 
     @overload
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike,
+        output_gradient: ArrayLike | None,
         inputs: Literal[True] = True,
         parameters: Literal[True] = True,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> tuple[Array, Array]: ...
     @overload
     def vjp(
-        self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        inputs: Literal[False],
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> Array: ...
     @overload
     def vjp(
-        self, X: ArrayLike, output_gradient: ArrayLike, *, parameters: Literal[False]
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        *,
+        parameters: Literal[False],
+        jacobian_gradient: ArrayLike | None = None,
     ) -> Array: ...
     @explained
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike,
+        output_gradient: ArrayLike | None,
         inputs: bool = True,
         parameters: bool = True,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> Any:
         """Return gradients by parameters and inputs, from the gradient by the raw outputs.
 
@@ -469,12 +525,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array
-        output_gradient : (n_rows, n_outputs) array
-            Gradient of an objective by the raw outputs.
+        output_gradient : (n_rows, n_outputs) array, or None
+            Gradient of an objective by the raw outputs. None: 0, with `jacobian_gradient`.
         inputs : bool, default True
             Also return the gradient by X.
         parameters : bool, default True
             False: return the gradient by X alone.
+        jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
+            Gradient of the objective by the raw Jacobian, as for `train_on_gradient`: the results
+            are of ``sum(output_gradient * f) + sum(jacobian_gradient * J)``.
 
         Returns
         -------
@@ -495,7 +554,9 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         (array([51., 62., 11.]), array([[ 3.,  4.],
                [30., 40.]]))
         """
-        return self._single_steps().vjp(X, output_gradient, inputs, parameters)
+        steps, wanted = self._single_steps(), (inputs, parameters)
+        of_jacobian = jacobian_gradient
+        return steps.vjp(X, output_gradient, *wanted, of_jacobian=of_jacobian)
 
     def _single_steps(self) -> Steps:
         steps = self._steps

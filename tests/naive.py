@@ -60,6 +60,32 @@ def slope(name: str, z: Array) -> Array:
     return np.asarray(VALUES[name](z + 1e-30j).imag / 1e-30)
 
 
+def normal(z: Array) -> Any:
+    """The normal distribution function and its density."""
+    return (1 + erf(z / ROOT_2)) / 2, np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def cubic_slope(z: Array) -> Array:
+    return ROOT_2_PI * (1 + 3 * 0.044715 * z**2)
+
+
+# Slopes of smooth activations, which take complex numbers too.
+SLOPES: dict[str, Any] = {
+    "identity": np.ones_like,
+    "sigmoid": lambda z: logistic(z) * (1 - logistic(z)),
+    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "elu": lambda z: np.where(positive(z), 1, np.exp(low(z))),
+    "gelu": lambda z: normal(z)[0] + z * normal(z)[1],
+    "gelu_tanh": lambda z: (
+        (1 + np.tanh(cubic(z))) / 2
+        + z * (1 - np.tanh(cubic(z)) ** 2) * cubic_slope(z) / 2
+    ),
+    "silu": lambda z: logistic(z) * (1 + z * (1 - logistic(z))),
+    "mish": lambda z: np.tanh(ramp(z)) + z * (1 - np.tanh(ramp(z)) ** 2) * logistic(z),
+    "softplus": logistic,
+}
+
+
 def absolute(z: Array) -> Array:
     return np.sign(np.real(z)) * z
 
@@ -229,6 +255,59 @@ def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     )
 
 
+def link_jacobian(link: str, raw: Array) -> Array:
+    """Slopes of predictions by raw outputs, shape (n_rows, n_outputs, n_outputs)."""
+    n = raw.shape[1]
+    if link == "softmax":
+        p = softmax(raw)
+        slopes: Array = p[:, :, None] * (np.eye(n) - p[:, None])
+        return slopes
+    by_number = {
+        "sigmoid": SLOPES["sigmoid"],
+        "exp": np.exp,
+        "mean_std": lambda raw: np.where(np.arange(n) % 2, np.exp(raw / 2) / 2, 1),
+    }
+    return np.asarray(by_number[link](raw)[:, :, None] * np.eye(n))
+
+
+def tangent_jacobian(
+    weights: Arrays, biases: Arrays, x: Array, *, raw: bool = False, **model: Any
+) -> Array:
+    """Slopes of predictions by inputs, shape (n_rows, n_outputs, n_features), by tangents of one
+    input after the other; `model` as in `objective`."""
+    activations = model["activations"]
+    before = forward(weights, biases, x, activations)[0]
+    result = np.empty((len(x), before[-1].shape[1], x.shape[1]), before[-1].dtype)
+    for f in range(x.shape[1]):
+        tangent = np.zeros((len(x), x.shape[1]))
+        tangent[:, f] = 1
+        for i, w in enumerate(weights):
+            tangent = tangent @ w
+            if i < len(weights) - 1:
+                tangent = tangent * SLOPES[activations[i]](before[i])
+        result[:, :, f] = tangent
+    link, output = (
+        LINK_OF.get(model.get("loss", "mse")),
+        model.get("output_activation", "identity"),
+    )
+    if raw:
+        return result
+    if link:
+        return np.einsum("njk,nkf->njf", link_jacobian(link, before[-1]), result)
+    return np.asarray(SLOPES[output](before[-1])[:, :, None] * result)
+
+
+def derivative_loss(
+    slopes: Array, derivatives: Array, sample_weight: Array | None, weights: Any = 1.0
+) -> Any:
+    """The mean of weighted squares over known derivatives; 0 without one."""
+    known = ~np.isnan(derivatives)
+    errors = np.where(known, slopes - np.where(known, derivatives, 0), 0)
+    row = np.ones(len(slopes)) if sample_weight is None else sample_weight
+    mass = (row[:, None, None] * known).sum()
+    return (row[:, None, None] * weights * errors**2).sum() / mass if mass else 0.0
+
+
 def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
     """Philox4x32-10 of Salmon et al. (2011): four words of 32 bits from a counter and a key."""
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
@@ -316,8 +395,11 @@ def objective(
     sample_weight: Array | None = None,
     masks: Any = (),
     rounded: Any = exact,
+    derivatives: Array | None = None,
+    derivative_weight: Any = 1.0,
 ) -> Any:
-    """Weighted mean loss of the rows, and penalties on the weights over the rows' mass."""
+    """Weighted mean loss of the rows, and penalties on the weights over the rows' mass; with
+    `derivatives` the mean of their squares, too."""
     raw = forward(weights, biases, x, activations, masks, rounded)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
     if sample_weight is not None and np.ndim(sample_weight) == 2:
@@ -329,7 +411,14 @@ def objective(
     penalty = sum(
         s * PENALTIES[k](w).sum() for k, s in strengths.items() for w in weights
     )
-    return value + penalty / mass
+    more: Any = 0.0
+    if derivatives is not None:
+        model: dict[str, Any] = {"activations": activations, "loss": loss}
+        slopes = tangent_jacobian(
+            weights, biases, x, output_activation=output_activation, **model
+        )
+        more = derivative_loss(slopes, derivatives, sample_weight, derivative_weight)
+    return value + penalty / mass + more
 
 
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:

@@ -28,6 +28,23 @@ def as_given(X: Any, who: str) -> Any:
     return X
 
 
+class Derivatives(NamedTuple):
+    """Derivatives of the outputs by the inputs, or an objective's gradient by them.
+
+    Attributes
+    ----------
+    values : shape (n_rows, n_outputs, n_features), in the net's dtype
+        Targets, NaN where unknown; or the gradient by the raw Jacobian.
+    known : float64, shape (n_rows,): known numbers of each row, times its weight; empty for a
+        gradient
+    weights : shape (n_outputs, n_features), in the net's dtype: of the squares
+    """
+
+    values: Any
+    known: Array
+    weights: Array
+
+
 class Data(NamedTuple):
     """Rows to work on, validated, where a device wants them.
 
@@ -37,12 +54,14 @@ class Data(NamedTuple):
     y : shape (n_rows, n_targets), or (n_rows, 2 n_targets) with a factor for each target
     weight : shape (n_rows,), or (0,) for rows of weight 1; on the host
     rows : int64, indices of the rows to work on, in their order; None: all rows
+    derivatives : of all rows, or None
     """
 
     x: Any
     y: Any
     weight: Array
     rows: Order | None = None
+    derivatives: Derivatives | None = None
 
     @property
     def n_rows(self) -> int:
@@ -227,10 +246,16 @@ class QuickStep(Protocol):
 
 
 class Trainer(Protocol):
-    """One fit's buffers on a device. A unit is the least work of a call, at most a step."""
+    """One fit's buffers on a device. A unit is the least work of a call, at most a step.
+
+    Attributes
+    ----------
+    derivative_losses : each epoch's mean square of the residuals of derivatives, of the last window
+    """
 
     units_per_epoch: int
     unit_flops: int
+    derivative_losses: Array
 
     @property
     def n_bytes(self) -> int: ...

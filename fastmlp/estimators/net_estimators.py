@@ -37,7 +37,7 @@ from fastmlp.validation.messages import suggestion_for
 # which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
-    "checkpoint_every", "resume",
+    "checkpoint_every", "resume", "derivatives", "derivative_weight", "validation_derivatives",
 }  # fmt: skip
 Callbacks = Listener | Iterable[Listener]
 

@@ -244,6 +244,8 @@ class Network(NamedTuple):
     compute_dtype : "bfloat16" if training rounds the operands of wide layers' products, or of the
         named layers; or None
     signs : of each input 1 if predictions rise with it, -1 if they fall, else 0; empty: all are 0
+    derivatives : "targets" if steps train the Jacobian too, "gradient" if they take the gradient
+        by it; or None
     """
 
     layout: Layout
@@ -257,6 +259,12 @@ class Network(NamedTuple):
     dropout: Dropout | None = None
     compute_dtype: Computed = None
     signs: tuple[int, ...] = ()
+    derivatives: Literal["targets", "gradient"] | None = None
+
+    @property
+    def passes(self) -> int:
+        """Passes of a step's rows: one of values, and with derivatives one for each output."""
+        return 1 + self.layout.sizes[-1] if self.derivatives else 1
 
     @property
     def factors(self) -> tuple[Factors, ...]:

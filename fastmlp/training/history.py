@@ -40,6 +40,9 @@ class Status(Enum):
     DIVERGED = "the loss or a parameter was no longer finite"
 
 
+OF_DERIVATIVES = ("derivative_loss", "validation_derivative_loss")
+
+
 @dataclass
 class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     """Record of a fit.
@@ -61,6 +64,11 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         Each epoch's metrics of the validation data, by their names.
     best_epoch : int or None
         The best epoch by `EarlyStopping` or `keep_best`, counted from 0; None without.
+    derivative_loss : list of float
+        Each epoch's mean square of the residuals of `derivatives`, without `derivative_weight`,
+        over known numbers, taken while training; empty without derivatives.
+    validation_derivative_loss : list of float
+        Each epoch's mean square on the validation data, after its last step.
 
     Examples
     --------
@@ -79,6 +87,14 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     seconds: float = 0.0
     metrics: dict[str, list[float]] = field(default_factory=dict)
     best_epoch: int | None = None
+    derivative_loss: list[float] = field(default_factory=list)
+    validation_derivative_loss: list[float] = field(default_factory=list)
+
+    @property
+    def _series(self) -> dict[str, list[float]]:
+        """Losses by their names, in the order of columns."""
+        names = ("loss", "validation_loss")
+        return {name: getattr(self, name) for name in (*names, *OF_DERIVATIVES)}
 
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
@@ -98,7 +114,7 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         -------
         pandas.DataFrame
             Columns ``epoch`` (from 1), ``loss``, and where present ``validation_loss``,
-            ``learning_rate`` and metrics.
+            ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate`` and metrics.
 
         Raises
         ------
@@ -122,12 +138,9 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
             "epoch": Series(range(1, len(self.loss) + 1)),
             "loss": Series(self.loss, dtype=float),
         }
-        others = {
-            "validation_loss": self.validation_loss,
-            "learning_rate": self.learning_rate,
-        }
+        others = {**self._series, "learning_rate": self.learning_rate}
         for name, values in {**others, **self.metrics}.items():
-            if values:
+            if values and name not in columns:
                 columns[name] = Series(values, dtype=float)
         return DataFrame(columns)
 
@@ -181,6 +194,11 @@ class Report:
 
 
 Callback = Callable[[Report], Any]
+
+
+def series_of(history: History) -> dict[str, list[float]]:
+    """What monitors look at and bars show, by name."""
+    return {**history._series, **history.metrics}
 
 
 def last_report(history: History, net: Any) -> Report:
@@ -312,8 +330,7 @@ def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
 
 
 def shown(history: History) -> dict[str, str]:
-    losses = {"loss": history.loss, "validation_loss": history.validation_loss}
-    series = {**losses, **history.metrics}
+    series = series_of(history)
     return {name: f"{values[-1]:.4g}" for name, values in series.items() if values}
 
 

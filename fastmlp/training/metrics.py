@@ -13,13 +13,14 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss, are_weighted
+from fastmlp.training.history import OF_DERIVATIVES
 from fastmlp.validation import Array, messages
 from fastmlp.validation.messages import needs, suggestion
 
 Function = Callable[..., Any]
 Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
 # Columns of a history's frame.
-RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
+RESERVED = ("epoch", "loss", "validation_loss", "learning_rate", *OF_DERIVATIVES)
 WANTED = "a function(targets, predictions), the name of a loss or of a scorer of scikit-learn's"
 # Scorers that suit nets, and their names elsewhere; scikit-learn has 60, some for clusters.
 OF_SCORERS = {
@@ -367,13 +368,18 @@ def _estimators() -> tuple[Any, Any]:
 @final
 class OnePass:
     def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
-        self._evaluation = engine.evaluation(held_out)
+        self._evaluation: Any = engine.evaluation(held_out)
         self._measures = (
             Measures(metrics, engine.network, held_out) if metrics else None
         )
 
+    @property
+    def derivative_loss(self) -> float:
+        """The last call's mean square of the residuals of derivatives."""
+        return float(self._evaluation.derivative_loss)
+
     def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
         measures = self._measures
         if measures is None:
-            return self._evaluation(parameters), {}
-        return self._evaluation(parameters, measures.predictions), measures()
+            return float(self._evaluation(parameters)), {}
+        return float(self._evaluation(parameters, measures.predictions)), measures()

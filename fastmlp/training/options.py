@@ -1,7 +1,7 @@
 """The arguments of a fit and its rows, checked for `MLP.fit` and `fit_many`."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
@@ -39,6 +39,10 @@ EVERY = timedelta(minutes=1)
 MONITORS = {
     "validation_loss": "val_loss valid_loss",
     "loss": "train_loss training_loss",
+}
+OF_DERIVATIVES = {
+    "derivative_loss": "gradient_loss jacobian_loss",
+    "validation_derivative_loss": "val_derivative_loss",
 }
 
 
@@ -88,9 +92,11 @@ class FitOptions(sources.Reading):
         validation_data: Any = None,
         validation_rows: Any = None,
         missing_targets: Any = "raise",
+        derivatives: tuple[bool, bool] = (False, False),
         **fields: Any,
     ) -> Self:
-        """`fields` are the arguments that have names of fields."""
+        """`fields` are the arguments that have names of fields; `derivatives`: True with those of
+        rows to train on, and with those of rows to validate on."""
         # Defaults are attributes of the class: its `__init__` takes 6 us.
         options = cls.__new__(cls)
         own = vars(options)
@@ -120,11 +126,18 @@ class FitOptions(sources.Reading):
         )
         if options.metrics and not validated:
             raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
+        trains, validates = derivatives
+        both = zip(
+            OF_DERIVATIVES, (trains, trains and (validates or splits)), strict=True
+        )
+        monitors = MONITORS | {
+            name: OF_DERIVATIVES[name] for name, is_known in both if is_known
+        }
+        look = options.metrics, monitors, validated, who
         if stopping is not None:
-            stopping = _resolved(stopping, options.metrics, validated, who, asked)
-            own["early_stopping"] = stopping
+            own["early_stopping"] = _resolved(stopping, *look, asked)
         if plateau is not None:
-            own["plateau"] = _resolved(plateau, options.metrics, validated, who)
+            own["plateau"] = _resolved(plateau, *look)
         own["time_limit"] = scalars.seconds(who, "time_limit", options.time_limit)
         return options
 
@@ -143,8 +156,9 @@ class FitOptions(sources.Reading):
             of_metrics.check(self.metrics, network, held_out, who)
             return
         watches = (self.early_stopping, self.plateau)
+        of_training = ("loss", "derivative_loss")
         if self.metrics or [
-            look for look in watches if look and look.monitor != "loss"
+            look for look in watches if look and look.monitor not in of_training
         ]:
             raise ValueError(
                 f"{who}: there are no validation rows to look at: {_advice(who)}"
@@ -258,13 +272,15 @@ S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)
 def _resolved(
     settings: S,
     metrics: Metrics,
+    monitors: Mapping[str, str],
     validated: bool,
     who: str,
     asked: str = "ReduceLROnPlateau",
 ) -> S:
-    """The settings with their mode; `asked` is their word in the call."""
+    """The settings with their mode; `asked` is their word in the call. `monitors` are known
+    beside the metrics, with their synonyms."""
     owner, monitor = f"{who}: {asked}", settings.monitor
-    known = [*MONITORS, *metrics]
+    known = [*monitors, *metrics]
     name = next(
         (n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None
     )
@@ -273,7 +289,7 @@ def _resolved(
         raise ValueError(
             f"{owner}: monitor {monitor!r} is none of the metrics; give it: {instead}"
         )
-    synonyms = {**MONITORS, **{name: OF_SCORERS.get(name, "") for name in metrics}}
+    synonyms = {**monitors, **{name: OF_SCORERS.get(name, "") for name in metrics}}
     scalars.known(owner, "monitor", monitor, known, synonyms)
     if monitor == "validation_loss" and not validated:
         instead = f"{type(settings).__name__}(monitor='loss')"
@@ -326,6 +342,7 @@ class RawRows(NamedTuple):
     y: Any
     sample_weight: Any
     validation_data: Any = None
+    derivatives: Any = None
 
     def are_arrays(self, options: FitOptions) -> bool:
         """True for arrays of a fit that reads no source, whose checks take 15 us."""

@@ -23,6 +23,7 @@ from fastmlp.data.feed import Feed, tabled
 from fastmlp.data.sources import targets_of
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
+from fastmlp.training.derivatives import NOT_GIVEN
 from fastmlp.training.history import Callback, Report
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.metrics import Measures, Metrics, OnePass, Validation
@@ -274,6 +275,9 @@ class Alone:
         """The engine, and this rank's rows of a fit, checked."""
         engine = engine_of()
         rows = split_rows_of(engine, raw, options, names)
+        rows = (raw.derivatives or NOT_GIVEN).attached(
+            rows, engine.network, options.who
+        )
         options.check_rows(engine.network, rows.held_out, options.who)
         return engine, rows
 

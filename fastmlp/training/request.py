@@ -20,6 +20,7 @@ from fastmlp.rules.optimizers import SecondOrder
 from fastmlp.serialization.model_state import CheckpointFile, SavedFit
 from fastmlp.training.advice import warn_of_fit
 from fastmlp.training.history import (
+    OF_DERIVATIVES,
     History,
     Status,
     interrupted,
@@ -76,6 +77,7 @@ class Checkpoint:
     ) -> None:
         self._file, self._every, self._fit = file, every, fit
         self._metrics: Sequence[str] = fit["metrics"] or ()
+        self._series = (*SERIES, *(OF_DERIVATIVES if fit.get("derivatives") else ()))
         self._pending: SavedFit | None = None
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
@@ -84,7 +86,7 @@ class Checkpoint:
         `validated`: the fit has validation data."""
         file = self._file
         saved = file.read(
-            self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)]
+            self._fit, [*self._series, *(f"{METRIC}{name}" for name in self._metrics)]
         )
         if saved is None:
             return None
@@ -117,7 +119,7 @@ class Checkpoint:
             "status": history.status.name,
             "seconds": history.seconds,
         }
-        series = {name: list(getattr(history, name)) for name in SERIES}
+        series = {name: list(getattr(history, name)) for name in self._series}
         for name in self._metrics:
             series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
         self._pending = SavedFit(self._file.capture(), facts, series, best)
@@ -146,7 +148,8 @@ def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
         raise ValueError("losses and learning rates must be one for each epoch")
     facts = saved.facts
     status, seconds = Status[facts["status"]], float(facts["seconds"])
-    lists: dict[str, Any] = {name: list(saved.series[name]) for name in SERIES}
+    series = [name for name in (*SERIES, *OF_DERIVATIVES) if name in saved.series]
+    lists: dict[str, Any] = {name: list(saved.series[name]) for name in series}
     if n_epochs:
         lists["metrics"] = metrics
     history = History(**lists, status=status, seconds=seconds)
@@ -229,6 +232,7 @@ class FitRequest:
             **ranks.joined(self._digests()),
             **options.monitors(),
             **ranks.checkpoint_settings(options.average_every),
+            **({} if self.data.derivatives is None else {"derivatives": True}),
         }
         so_far = ranks.resumed(partial(self._open, file, fit, state), state)
         if so_far is not None:
@@ -354,6 +358,9 @@ class FitRequest:
             # Ranks with buffers, and streams, know an epoch's steps after it.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
         record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
+        if self.data.derivatives is not None:
+            squares = self._trainer.derivative_losses[:n_done]
+            history.derivative_loss += squares.tolist()
         looks = self._looks and diverged is None
         if looks:
             self._trainer.store()
@@ -434,6 +441,10 @@ class FitRequest:
                 RuntimeWarning,
             )
         self.history.validation_loss.append(loss)
+        if held_out.derivatives is not None:
+            validation: Any = self._validation
+            squares = validation.derivative_loss
+            self.history.validation_derivative_loss.append(squares)
         for name, value in values.items():
             self.history.metrics.setdefault(name, []).append(value)
 
@@ -466,4 +477,6 @@ def _digest(data: Data) -> str:
     # Rows that are not an array, such as expanded ones, have their numbers in `values`.
     x = getattr(data.x, "values", data.x)
     rows = () if data.rows is None else (data.rows,)
-    return digest(*map(np.ascontiguousarray, (x, data.y, data.weight, *rows)))
+    more = () if data.derivatives is None else data.derivatives
+    numbers = (x, data.y, data.weight, *rows, *more)
+    return digest(*map(np.ascontiguousarray, numbers))

@@ -32,17 +32,35 @@ from fastmlp.rules.optimizer_protocol import (
 from fastmlp.rules.optimizers import TAKING_ONE_RATE, require_first_order
 from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.rules.updates import ParameterGroup, groups_of
+from fastmlp.training import derivatives as of_derivatives
 from fastmlp.training.loop import checked_rates, rates_at
-from fastmlp.training.options import rates_in_use, setting_of_length
+from fastmlp.training.options import FitRows, rates_in_use, setting_of_length
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
 
-Kind = Literal["batch", "weighted", "gradient", "vjp", "objective"]
+Kind = Literal[
+    "batch",
+    "weighted",
+    "gradient",
+    "vjp",
+    "objective",
+    "derivatives",
+    "jacobian_gradient",
+    "jacobian_vjp",
+]
+# Steps and objectives with derivatives, by those without.
+WITH_DERIVATIVES: dict[Kind, tuple[Kind, Literal["targets", "gradient"]]] = {
+    "derivatives": ("batch", "targets"),
+    "jacobian_gradient": ("gradient", "gradient"),
+    "jacobian_vjp": ("vjp", "gradient"),
+}
 # The trainers of all nets of the process: at most 64 MB, and 4096 trainers.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {
     "batch": "MLP.train_on_batch",
     "weighted": "MLP.train_on_batch",
     "gradient": "MLP.train_on_gradient",
+    "derivatives": "MLP.train_on_batch",
+    "jacobian_gradient": "MLP.train_on_gradient",
 }
 # Objectives keep their last rows up to this number.
 MOST_KEPT_ROWS = 4096
@@ -85,6 +103,7 @@ class Steps:
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         # Steps on targets with factors beside them.
         self._engines["weighted"] = self._engines["batch"]
+        self._engine_of = engine_of
         self._state = state
         # Ready trainers, by the shape of rows, valid while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {
@@ -129,6 +148,10 @@ class Steps:
         batch.change(network)
         rates = {"layer_rates": network.layer_rates, "trainable": network.trainable}
         gradient.change(gradient.network._replace(**rates))
+        for kind in ("derivatives", "jacobian_gradient"):
+            if kind in self._engines:
+                engine: Any = self._engines[kind]
+                engine.change(engine.network._replace(**rates))
         self._checked, self._steps, self._tabled = None, range(0), None
         locks.change[0] = object()
         for key in list(self._trainers):
@@ -137,6 +160,45 @@ class Steps:
             if kept is None or not trains or not kept.trainer.regroup(kept.optimizer):
                 self._let_go(key)
         self._look()
+
+    def _engine(self, kind: Kind, who: str) -> Engine[Any]:
+        """The engine of steps with derivatives, made on first use."""
+        if kind not in self._engines:
+            plain, derivatives = WITH_DERIVATIVES[kind]
+            network = self._engines[plain].network._replace(derivatives=derivatives)
+            of_device = "cpu" if self._engines["batch"].queue is None else "cuda"
+            of_derivatives.check(network, of_device, who)
+            self._engines[kind] = self._engine_of(network)
+        return self._engines[kind]
+
+    def with_derivatives(
+        self,
+        X: Any,
+        y: Any,
+        weight: Any,
+        given: of_derivatives.Given,
+        missing_targets: Any = "raise",
+    ) -> float:
+        """Take a step on targets and their derivatives; return the rows' objective."""
+        who, ignores = WHO["derivatives"], missing_targets != "raise"
+        if ignores:
+            ignores = gaps.checked(missing_targets, who)
+        given.check(self._engines["batch"].network, "cpu", self._state.optimizer, who)
+        network = self._engine("derivatives", who).network
+        data, names = self.checked("derivatives", X, y, weight, who, ignores)
+        rows = FitRows(None, data, None, names)
+        data = given.attached(rows, network, who).data
+        loss = self._step("derivatives", data, who)
+        self._state.feature_names = names
+        return loss
+
+    def on_jacobian_gradient(
+        self, X: Any, output_gradient: Any, of_jacobian: Any
+    ) -> None:
+        who = WHO["jacobian_gradient"]
+        self.require_steps(who)
+        data = self._given("jacobian_gradient", X, output_gradient, who, of_jacobian)
+        self._step("jacobian_gradient", data, who)
 
     def on_batch(
         self, X: Any, y: Any, sample_weight: Any, missing_targets: Any = "raise"
@@ -193,6 +255,7 @@ class Steps:
         inputs: object,
         parameters: object,
         who: str = "MLP.vjp",
+        of_jacobian: Any = None,
     ) -> Any:
         """The gradient by the parameters, by the inputs, or both."""
         scalars.boolean(who, "inputs", inputs)
@@ -200,13 +263,15 @@ class Steps:
             raise ValueError(
                 f"{who}: inputs=False and parameters=False leave nothing to return"
             )
-        data, state = self._given("vjp", X, output_gradient, who), self._state
+        kind: Kind = "vjp" if of_jacobian is None else "jacobian_vjp"
+        data = self._given(kind, X, output_gradient, who, of_jacobian)
+        state = self._state
         by_inputs = np.empty(
             (data.n_rows, state.layout.sizes[0]), state.parameters.dtype
         )
         where = by_inputs if inputs else None
         by: Any = {"by_parameters": parameters}
-        _, gradient = self._differentiate("vjp", data, state.parameters, where, **by)
+        _, gradient = self._differentiate(kind, data, state.parameters, where, **by)
         result = gradient if parameters else by_inputs
         if not self._warned and not np.isfinite(result).all():
             self._warned = True
@@ -258,7 +323,8 @@ class Steps:
         self, kind: Kind, data: Data, room: int | None = None
     ) -> Objective:
         """An objective of these rows, or of others up to `room`."""
-        return self._engines[kind].objective(data, summed=kind == "vjp", room=room)
+        summed = kind in ("vjp", "jacobian_vjp")
+        return self._engines[kind].objective(data, summed=summed, room=room)
 
     def _serving(self, kept: dict[Key, Any], key: Key) -> Key:
         """The key of a kept trainer that serves these rows; else the rows' key."""
@@ -298,16 +364,37 @@ class Steps:
             )
         self._checked = optimizer
 
-    def _given(self, kind: Kind, X: Any, output_gradient: Any, who: str) -> Data:
-        """Rows whose targets are the gradient by the raw outputs."""
-        X, engine = self._state.select(X, who), self._engines[kind]
+    def _given(
+        self,
+        kind: Kind,
+        X: Any,
+        output_gradient: Any,
+        who: str,
+        of_jacobian: Any = None,
+    ) -> Data:
+        """Rows whose targets are the gradient by the raw outputs, and perhaps by the Jacobian."""
+        X, engine = self._state.select(X, who), self._engine(kind, who)
+        if (
+            output_gradient is None
+            and of_jacobian is not None
+            and hasattr(X, "__len__")
+        ):
+            output_gradient = np.zeros((len(X), self._state.layout.sizes[-1]))
         if not hasattr(output_gradient, "__cuda_array_interface__"):
             n_rows = len(X) if hasattr(X, "__len__") else 0
             shape, dtype = (n_rows, self._state.layout.sizes[-1]), engine.network.dtype
             output_gradient = arrays.matrix(
                 output_gradient, shape, dtype, "output_gradient", who
             )
-        return engine.data(X, output_gradient, None, who)
+        data = engine.data(X, output_gradient, None, who)
+        if of_jacobian is None:
+            return data
+        if not isinstance(data.x, np.ndarray):
+            of_derivatives.refuse("expanded rows", "a dense array X", who)
+        gradient = of_derivatives.gradient(
+            of_jacobian, len(data.x), engine.network, who
+        )
+        return data._replace(derivatives=gradient)
 
     def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
         """Take the next step by one call, if a trainer is ready; return the loss, or None."""
@@ -541,7 +628,7 @@ class Steps:
     def trainer(self, kind: Kind, data: Data, room: int | None = None) -> Trainer:
         state, engine = self._state, self._engines[kind]
         fixed = state.parameters, engine.slots(state, data), state.optimizer, data
-        summed = kind == "gradient"
+        summed = kind in ("gradient", "jacobian_gradient")
         return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
     def _kept_trainer(self, kind: Kind, data: Data) -> Kept:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.serialization import codec
-from fastmlp.training.history import History
+from fastmlp.training.history import History, series_of
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import settings
@@ -208,8 +208,7 @@ class EpochWatch:
 
     def _is_better(self, settings: Settings, history: History, epoch: int) -> bool:
         """Return True for a value better than the best one, and keep it; NaN never is."""
-        series = {"loss": history.loss, "validation_loss": history.validation_loss}
-        value = (series | history.metrics)[settings.monitor][epoch]
+        value = series_of(history)[settings.monitor][epoch]
         signed = -value if settings.mode == "max" else value
         if not (
             math.isfinite(value)

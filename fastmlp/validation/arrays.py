@@ -183,6 +183,45 @@ def matrix(
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
+def jacobian(
+    argument: object,
+    shape: tuple[int, int, int],
+    kind: np.dtype[Any],
+    name: str,
+    who: str,
+    *,
+    unknown: bool = False,
+) -> Array:
+    """Numbers of a Jacobian, shape (n_rows, n_outputs, n_features), or without outputs where
+    there is one; NaN stands for an `unknown` number."""
+    array = _numbers(argument, who, name)
+    short = (shape[0], shape[2])
+    if array.shape == short and shape[1] == 1:
+        array = array[:, None]
+    if array.shape != shape:
+        known = f"{shape}, or {short}" if shape[1] == 1 else f"{shape}"
+        swapped = array.shape in (short[::-1], (shape[0], shape[2], shape[1]))
+        hint = f"; rows, outputs, features: use {name}.swapaxes(-1, -2)" * swapped
+        raise ValueError(
+            f"{who}: {name} must have shape {known}, got {array.shape}{hint}"
+        )
+    array = _cast(array, kind, who, name)
+    bad = np.isinf(array) if unknown else ~np.isfinite(array)
+    if bad.any():
+        row, output, feature = map(int, np.unravel_index(int(bad.argmax()), shape))
+        also = ", or NaN where unknown" if unknown else ""
+        raise ValueError(
+            f"{who}: {name} must be finite as {kind}{also}, got {array[row, output, feature]} in "
+            f"row {row}, output {output}, feature {feature}"
+        )
+    return array
+
+
+def real_array(argument: object, who: str, name: str) -> Array:
+    """An array of real numbers of any shape."""
+    return _numbers(argument, who, name)
+
+
 def out_array(
     out: object, shape: tuple[int, ...], kind: np.dtype[Any], who: str
 ) -> Array:

@@ -99,7 +99,8 @@ class Net(NamedTuple):
         as_is = [
             np.ascontiguousarray(a, self.dtype) for a in (parameters, x, y, weight)
         ]
-        return as_is[0], Data(*as_is[1:])
+        _, x, y, weight = as_is
+        return as_is[0], Data(x, y, weight)
 
 
 def network_of(

@@ -79,10 +79,10 @@ class Engine(Runner):
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         weight = np.empty(0) if sample_weight is None else sample_weight
-        arrays = (
+        y, weight = (
             np.ascontiguousarray(array, self.network.dtype) for array in (y, weight)
         )
-        return Data(self.features(X), *arrays)
+        return Data(self.features(X), y, weight)
 
     def features(self, X: Any) -> Array | SparseRows | Expanded:
         """Validated features as kernels read them; sparse and expanded ones stay so."""

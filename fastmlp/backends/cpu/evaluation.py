@@ -43,24 +43,47 @@ class Evaluation:
     def __init__(self, runner: Runner, data: Data) -> None:
         loss = unsmoothed(runner.network.loss)
         network = runner.network._replace(loss=loss, compute_dtype=None)
+        if data.derivatives is None:
+            network = network._replace(derivatives=None)
         blocks = Addresses(
-            *rule_blocks.activations(network),
+            *rule_blocks.trained_activations(network),
             loss=rule_blocks.loss(network, data.y.shape[1]),
             link=rule_blocks.link(network),
         )
         self._runner, self._mass = runner, data.mass
-        self._session = Session(network, blocks, data, n_threads=runner.n_threads)
-        self._work = runner.work(self._session.rows, forward=2)
+        options: Any = {"train": network.passes > 1, "n_threads": runner.n_threads}
+        self._session = Session(network, blocks, data, **options)
+        self._known = scale_derivatives(self._session, data, self._mass)
+        self._work = runner.work(self._session.rows, forward=2 * network.passes)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
+        if session.derivatives:
+            session.derivatives.fields["epoch_squares"] = 0.0
         for chunk in session.chunks():
             session.at(chunk)
             if out is not None:
                 session.batch["out"] = address(out, chunk.start * out.shape[1])
             total += self._runner.run(epoch.evaluate, session, self._work)["loss"]
         return float(total / self._mass)
+
+    @property
+    def derivative_loss(self) -> float:
+        """The mean square of the last call's residuals of derivatives."""
+        derivatives = self._session.derivatives
+        assert derivatives is not None
+        return float(derivatives.fields["epoch_squares"] / self._known)
+
+
+def scale_derivatives(session: Session, data: Data, mass: float) -> float:
+    """Weigh derivatives by their mass in all rows of some data; return that mass, or 0."""
+    if session.derivatives is None or data.derivatives is None:
+        return 0.0
+    known = data.derivatives.known
+    total = float((known if data.rows is None else known[data.rows]).sum())
+    session.derivatives.fields["scale"] = mass / total if total else 0.0
+    return total
 
 
 class Objective:
@@ -86,7 +109,7 @@ class Objective:
     ) -> None:
         network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
-            *rule_blocks.activations(network),
+            *rule_blocks.trained_activations(network),
             loss=rule_blocks.loss(network, data.y.shape[1]),
             penalties=rule_blocks.penalties(network),
         )
@@ -110,8 +133,11 @@ class Objective:
         session, n_rows = self.session, data.n_rows
         session.take(data)
         self._mass = 1.0 if self._summed else data.mass
+        scale_derivatives(session, data, self._mass)
         if self._roomy:
-            summed = Partition(min(n_rows, SUMMED_ROWS)) if self._summed else None
+            passes = self.network.passes
+            rows = min(n_rows, SUMMED_ROWS)
+            summed = Partition(rows, passes=passes) if self._summed else None
             session.divide(summed or self._runner.partition(n_rows))
         small = session.partition.microbatch_rows > 0
         self._work = self._runner.work(

@@ -35,6 +35,7 @@ def is_quick(network: Network, session: Session) -> bool:
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
+    plain = plain and network.derivatives is None
     of_one_hot = network.loss.targets == "classes" and session.data.y.shape[1] > 1
     return plain and not of_one_hot
 

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import step
+from fastmlp.backends.cpu.kernels import rule_blocks, step
+from fastmlp.backends.cpu.kernels.derivatives import (
+    DerivativeBuffers,
+    derivative_pass,
+)
 from fastmlp.backends.cpu.kernels.first_layer import (
     ColumnBuffers,
     ExpansionBuffers,
@@ -319,6 +323,7 @@ class Session:
         )
         if isinstance(data.x, Expanded):
             partition = partition._replace(cuts=data.x.starts)
+        partition = partition._replace(passes=network.passes)
         self.partition, self.rows = partition, partition.rows
         self.kind = (layout.sizes, network.dtype, network.compute_dtype, self.rows)
         lanes = lanes_of(network.dtype.type)
@@ -335,6 +340,7 @@ class Session:
             paired=paired_of(
                 network, partition, sparse=not isinstance(data.x, np.ndarray)
             ),
+            to_inputs=network.passes > 1,
         )
         # Tiles are the partition's.
         self.workspace = new_workspace()._replace(chunk_rows=partition.buffer_rows)
@@ -356,6 +362,7 @@ class Session:
             fields_of(self.plan.blocks),
         )
         self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
+        self._derivatives = self._derivative_buffers(n_threads)
         self._point_to_blocks(train=train, n_threads=n_threads)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
@@ -402,6 +409,16 @@ class Session:
                 step.split_k_backward, dtype
             ).address
 
+    def _derivative_buffers(self, n_threads: int) -> DerivativeBuffers | None:
+        network = self._network
+        if network.derivatives is None:
+            return None
+        link = rule_blocks.link_slopes(network)
+        rows = self.workspace.panel_rows
+        buffers = DerivativeBuffers(network, rows, n_threads, link)
+        self.net["derivatives"] = address(buffers.record)
+        return buffers
+
     def _make_replicas(self, replicas: step.Replicas) -> None:
         self._replicas, self._identity = replicas, replicas.identity
         self._blocks["microbatches"] = block_of(
@@ -413,9 +430,15 @@ class Session:
         self.keep_gradient()
 
     @property
+    def derivatives(self) -> DerivativeBuffers | None:
+        """None without derivatives by the inputs."""
+        return self._derivatives
+
+    @property
     def n_bytes(self) -> int:
         replicas = self._replicas.n_bytes if self._replicas else 0
-        return self._workspace_bytes + self._gradient.nbytes + replicas
+        derivatives = self._derivatives.n_bytes if self._derivatives else 0
+        return self._workspace_bytes + self._gradient.nbytes + replicas + derivatives
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
         """Point the plan to the blocks of a first layer on rows that are not a matrix, and to
@@ -493,6 +516,8 @@ class Session:
         self.data = data
         self._at, before = None, self.net["prefetches_rows"]
         self.net["prefetches_rows"] = now = prefetches_rows_of(data.x, self.rows)
+        if self._derivatives:
+            self._derivatives.take(data.derivatives)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
@@ -533,7 +558,10 @@ class Session:
         self._form, dtype = form, self._network.dtype
         for name in self._formed:
             options = {"by_norm": True} if name == "update" and form[1] else {}
-            self.blocks[name] = phase(name, dtype, plain=self.plain, **options)
+            if name == "forward_backward" and self._derivatives:
+                self.blocks[name] = block_of(derivative_pass, dtype)
+            else:
+                self.blocks[name] = phase(name, dtype, plain=self.plain, **options)
             self._blocks[name] = self.blocks[name].address
 
     def point_to_draws(self, n_bytes: int) -> None:
@@ -620,6 +648,8 @@ class Session:
             batch["x"] = address(values, start * values.shape[1])
         else:
             batch["x"] = address(data.x, start * data.x.shape[1])
+        if self._derivatives and data.derivatives:
+            self._derivatives.at(data.derivatives.values, start)
         batch["y"] = address(data.y, start * n_targets)
         batch["weight"] = address(data.weight, start) if data.weight.size else 0
         index, start = (

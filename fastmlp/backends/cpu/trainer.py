@@ -75,7 +75,7 @@ def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
     n = n_coefficients_of(optimizer) if len(groups.groups) > 1 else 0
     drawing = rule_blocks.drawing(network)
     blocks = Addresses(
-        *rule_blocks.activations(network, dropped=drawing.get("dropped", ())),
+        *rule_blocks.trained_activations(network, drawing.get("dropped", ())),
         loss=rule_blocks.loss(network, width),
         optimizer=rule_blocks.optimizer(network, optimizer).address,
         penalised=rule_blocks.penalised_optimizer(network, optimizer),
@@ -89,7 +89,9 @@ def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
     rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
     shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
     limit = norm_limit_of(optimizer)
-    engine.rules = Rules(optimizer, width, blocks, limit, (*rules_of_rows, *shape))
+    form = (network.derivatives, network.link if network.derivatives else None)
+    key = (*rules_of_rows, *shape, *form)
+    engine.rules = Rules(optimizer, width, blocks, limit, key)
     return engine.rules
 
 
@@ -110,12 +112,14 @@ class Trainer:
     ----------
     unit_flops : operations of a unit, from which the length of the first call is guessed
     is_current : False from a step's beginning until it is stored
+    derivative_losses : each epoch's mean square of a window, of the derivatives' residuals
     """
 
     units_per_epoch: int
     unit_flops: int
     made_for: object = None
     is_current = False
+    derivative_losses: Array = np.empty(0)
     # The coefficients of a group of parameters, once asked for; the groups of its layers.
     _n = 0
     _numbers: object = None
@@ -161,7 +165,8 @@ class Trainer:
         self.load()
         self._unit = self.work_of(self._session.partition)
         self._point_to(data)
-        self.unit_flops = 6 * network.layout.n_weights * self._session.rows
+        products = 6 * network.passes
+        self.unit_flops = products * network.layout.n_weights * self._session.rows
         if not kept and driver is epoch.train and not stepping:
             # Compile, so that the first timed call measures work alone.
             self.run(
@@ -315,6 +320,7 @@ class Trainer:
     def begin(self) -> None:
         self._session.job["reached"] = 0
         self.is_current = False
+        self.derivative_losses = np.empty(0)
 
     @property
     def reached(self) -> int:
@@ -330,6 +336,11 @@ class Trainer:
     ) -> int:
         """Run units first to last of a window of epochs; return the unit it stopped at."""
         constants = self.constants(coefficients)
+        derivatives = self._session.derivatives
+        if derivatives:
+            if not self.derivative_losses.size:
+                self.derivative_losses = np.full(len(losses), np.nan)
+            derivatives.fields["losses"] = address(self.derivative_losses)
         self.do(
             last - first,
             n_rows=self._session.data.n_rows,
@@ -355,8 +366,9 @@ class Trainer:
 
     def work_of(self, partition: Partition) -> Work:
         small, cost = partition.microbatch_rows > 0, partition.cost
+        passes = partition.passes
         unit = self._engine.work(
-            partition.rows, forward=4, tiles=2, by_microbatches=small
+            partition.rows, forward=4 * passes, tiles=2 * passes, by_microbatches=small
         )
         if cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)

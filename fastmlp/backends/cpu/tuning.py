@@ -31,6 +31,8 @@ STRIP_ROWS = 8
 # Most rows of one sweep over B: between two depth blocks their sums are on the stack.
 # 64 -> 128: 122 -> 100 ms, forward and back (1024-2048-2048-1000@512, 1 thread).
 ROW_BLOCK = 128
+# Most rows of a block with derivatives: a multiple of STRIP_ROWS.
+DERIVATIVE_ROWS = 64
 # Most rows of a layer's weights in one tile of phase two.
 TILE_ROWS = 64
 # Most outputs of a layer that is held transposed: the larger of 4 and 5/8 of a vector.

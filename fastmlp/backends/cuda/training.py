@@ -269,6 +269,7 @@ class Trainer:
     """
 
     net: int
+    derivative_losses: Array = np.empty(0)
     units_per_epoch: int
     unit_flops: int
 

@@ -57,6 +57,26 @@ def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
     return loop
 
 
+def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
+    """Slopes and curvatures of a link of one number, of rows of raw outputs in columns; of
+    columns that are `apart` the last one alone: the others are predictions as they are."""
+    size, find = np.dtype(scalar).itemsize, curved(rule, scalar)
+
+    def loop(raw: Any, slope: Any, curvature: Any, n_rows: Any, width: Any) -> None:
+        for j in range(width):
+            skip = j * n_rows * size
+            z = row(raw + skip, n_rows, scalar)
+            slopes = row(slope + skip, n_rows, scalar)
+            curvatures = row(curvature + skip, n_rows, scalar)
+            for r in range(n_rows):
+                _, bent, more = find(z[r])
+                linear = j % apart < apart - 1
+                slopes[r] = scalar(1) if linear else bent
+                curvatures[r] = scalar(0) if linear else more
+
+    return loop
+
+
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     """Links' values of rows of raw outputs, in columns."""
 

@@ -12,6 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import Kernel, Scalar, n_strips_of, part_of
+from fastmlp.backends.cpu.kernels.derivatives import (
+    add_squares,
+    end_squares,
+    take_known,
+)
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan import records
@@ -134,6 +139,8 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         job.batch_loss = 0.0
         if job.batch_mass != 0:
             set_mass(net, job.batch_mass)
+            if net.derivatives:
+                take_known(net, n_rows, job.batch_mass)
 
     @njit
     def may_go_on(net: Net, job: Job, epoch_ends: bool) -> bool:
@@ -214,6 +221,8 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
                 job.reached, batch.order_stop = u, 0
                 return
             if epoch_ends:
+                if net.derivatives:
+                    end_squares(net, epoch)
                 epoch, start, low = epoch + 1, 0, 0
                 order = job.order if order == last_order else order + job.n_rows * 8
                 batch.order_stop = order + job.n_rows * 8
@@ -237,6 +246,8 @@ def evaluate(scalar: Scalar) -> Kernel:
         batch = batch_of(net)
         batch.scale = 1.0
         _forward(job, net, EVALUATE)
+        if net.derivatives:
+            add_squares(net, batch.n_rows)
         job.loss = sum_of(net.strip_losses, n_strips_of(batch.n_rows))
 
     return evaluate_rows
@@ -284,6 +295,8 @@ def batch_step(scalar: Scalar) -> Kernel:
                 job.diverged = job.epoch_loss = job.epoch_mass = job.batch_loss = 0.0
                 job.batch_mass = mass_of(batch, job.n_rows)
                 set_mass(net, job.batch_mass)
+                if net.derivatives:
+                    take_known(net, job.n_rows, job.batch_mass)
                 if job.mass:
                     batch.scale = 1.0
             more, ends = 1 if low > 0 else 0, 1 if high == job.n_rows else 0

@@ -158,7 +158,7 @@ def _predictions(scalar: Scalar) -> Kernel:
     return write_predictions
 
 
-def _deltas(scalar: Scalar) -> Kernel:
+def deltas_to_columns(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector, unit = lanes * size, delta_unit(lanes)
@@ -190,7 +190,7 @@ def output_layer(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     write_values, write_predictions = _values(scalar), _predictions(scalar)
     gather_targets, sum_losses, scale_deltas = losses(scalar)
-    place_deltas = _deltas(scalar)
+    place_deltas = deltas_to_columns(scalar)
 
     @njit
     def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:

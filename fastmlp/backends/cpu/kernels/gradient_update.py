@@ -67,6 +67,12 @@ def _has_few_outputs(net: Net, tile: Tile, layer: records.Layer) -> bool:
 
 
 @njit
+def _rows_of_biases(net: Net, control: Control) -> int:
+    """Rows of tangents, after those of values, have no part in a bias."""
+    return min(control.n_rows, batch_of(net).n_rows)
+
+
+@njit
 def _shape_of(tile: Tile, layer: records.Layer, p: int, lanes: int) -> tuple[int, int]:
     """Rows of panel p of a tile, and its columns without padding."""
     width = layer.n_in if layer.is_transposed else layer.n_out
@@ -282,7 +288,7 @@ def _steps(
                 layer.deltas + (tile.panel + p) * net.panel,
                 start,
                 slopes,
-                control.n_rows,
+                _rows_of_biases(net, control),
             )
             clip(net, tile, p, BIASES, slopes, (1, shape[1]), when)
             n += lanes
@@ -293,7 +299,7 @@ def _steps(
 
     @njit
     def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
-        (tile, layer, _), n_rows = piece, control.n_rows
+        (tile, layer, _), n_rows = piece, _rows_of_biases(net, control)
         biases, deltas, width = layer.biases, layer.deltas, layer.n_out
         if not layer.is_transposed:
             biases += (tile.panel + p) * layer.packed_panel

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, epoch, first_layer, step
+from fastmlp.backends.cpu.kernels.derivatives import derivative_pass
 from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import scaled, squares, update
@@ -19,7 +20,16 @@ from fastmlp.backends.cpu.kernels.memory_traffic import (
 )
 from fastmlp.backends.cpu.kernels.step import microbatches
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
-from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
+from fastmlp.backends.cpu.plan.records import (
+    BLOCK,
+    BY_NUMBER,
+    LINEAR,
+    LINKLESS,
+    RELU,
+    RELU_DROPPED,
+    SOFTMAX,
+    address,
+)
 from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, Key, block_of
 from fastmlp.compiler.curvature import JUMPING
@@ -38,6 +48,15 @@ from fastmlp.rules.optimizer_protocol import (
 )
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, ScheduleFreeAdamW
 from fastmlp.rules.updates import N_MOMENTS, PENALTIES
+
+
+def trained_activations(
+    network: Network, dropped: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """As `activations`; with curvatures for steps with derivatives by the inputs."""
+    if network.derivatives:
+        return curved_activations(network)
+    return activations(network, dropped=dropped)
 
 
 def activations(
@@ -80,6 +99,34 @@ def curvatures(network: Network) -> list[int]:
         0 if rule is identity else block_of(loop, dtype, rule).address
         for rule in network.activations
     ]
+
+
+def curved_activations(network: Network) -> tuple[list[int], list[int]]:
+    """Addresses of the hidden layers' blocks of values, slopes and curvatures, and of the output
+    layer's activation; all forms are linear: the derivative pass calls the blocks."""
+    loop, dtype = elementwise.curvature_loop, network.dtype
+    *hidden, output = network.activations
+    addresses = [
+        0 if rule is identity else block_of(loop, dtype, rule).address
+        for rule in hidden
+    ]
+    loop = elementwise.activation_loop
+    of_output = 0 if output is identity else block_of(loop, dtype, output).address
+    return [*addresses, of_output], [LINEAR] * len(network.activations)
+
+
+def link_slopes(network: Network) -> tuple[int, int]:
+    """How predictions depend on raw outputs, and the address of the block for it."""
+    link, output = network.link, network.activations[-1]
+    if link == losses.LINKS["softmax"]:
+        return SOFTMAX, link_block(link, network.dtype).address
+    options, rule = {}, output if link == losses.LINKS["identity"] else link.rule
+    if link == losses.LINKS["mean_std"]:
+        options, rule = {"apart": 2}, losses.deviation
+    elif rule is identity:
+        return LINKLESS, 0
+    loop = elementwise.link_slopes_loop
+    return BY_NUMBER, block_of(loop, network.dtype, rule, **options).address
 
 
 def link(network: Network, *, needed: bool = True) -> int:
@@ -204,7 +251,7 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 OTHERS = (
     microbatches, step.split_k, step.split_k_backward,
     step.forward_backward_by_panels, row_backward, packed_product, train,
-    epoch.batch_step, epoch.quick_step, first_layer.sparse_forward,
+    derivative_pass, epoch.batch_step, epoch.quick_step, first_layer.sparse_forward,
     first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
     first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
     dropout.input_noise,
@@ -212,7 +259,11 @@ OTHERS = (
 
 
 # Rules of links of numbers, whose curvatures training on derivatives takes.
-CURVED_LINKS: tuple[Any, ...] = (logistic, exp, losses.deviation)
+CURVED_LINKS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (logistic, {}),
+    (exp, {}),
+    (losses.deviation, {"apart": 2}),
+)
 
 
 def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
@@ -261,8 +312,10 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
         for options in ({}, {"slopes": False}):
             yield elementwise.activation_loop, dtype, rule, options
     smooth = ACTIVATIONS.keys() - {"identity", *JUMPING}
-    for rule in (*map(ACTIVATIONS.get, sorted(smooth)), *CURVED_LINKS):
-        yield elementwise.curvature_loop, dtype, rule, {}
+    for name in sorted(smooth):
+        yield elementwise.curvature_loop, dtype, ACTIVATIONS[name], {}
+    for curved, options in CURVED_LINKS:
+        yield elementwise.link_slopes_loop, dtype, curved, options
     for link in losses.LINKS.values():
         yield elementwise.link_loop, dtype, link.rule, {"by_row": link.by_row}
     for loss in every_loss():

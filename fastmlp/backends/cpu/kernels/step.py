@@ -38,6 +38,7 @@ from fastmlp.backends.cpu.kernels import (
     part_of,
     rows_of_part,
 )
+from fastmlp.backends.cpu.kernels.derivatives import add_squares, gradient_rows
 from fastmlp.backends.cpu.kernels.forward_backward import (
     TRAIN,
     inputs_of,
@@ -113,7 +114,7 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
     """One thread takes the step of microbatches, which is little work."""
-    blocks, n_rows = blocks_of(net), batch_of(net).n_rows
+    blocks, n_rows = blocks_of(net), gradient_rows(net, batch_of(net).n_rows)
     if net.microbatch_rows > 0:
         if ends:
             call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
@@ -164,6 +165,8 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
             call(blocks.forward_backward, (*share, TRAIN, split))
             if split - 1 > net.lowest:
                 call(blocks.split_k_backward, share)
+        if net.derivatives:
+            add_squares(net, n_rows)
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     @njit

@@ -78,13 +78,17 @@ def holds_transposed(n_in: int, n_out: int, lanes: int) -> bool:
     return n_out <= few_outputs(lanes) and n_in > n_out
 
 
-def has_copy(i: int, n_layers: int, rows: int, *, is_transposed: bool) -> bool:
+def has_copy(
+    i: int, n_layers: int, rows: int, *, is_transposed: bool, to_inputs: bool = False
+) -> bool:
     """True if training on chunks of `rows` rows holds layer i's weights in both forms.
 
-    First layers, transposed last layers and single rows need one form alone: copies take a quarter
-    of a step (32-64-32-1@1).
+    First layers, unless derivatives go back `to_inputs`, transposed last layers and single rows
+    need one form alone: copies take a quarter of a step (32-64-32-1@1).
     """
-    return i < n_layers - 1 if is_transposed else i > 0 and rows > 1
+    if is_transposed:
+        return i < n_layers - 1
+    return (i > 0 or to_inputs) and rows > 1
 
 
 def middle_of(n_in: int, lanes: int) -> int:
@@ -101,10 +105,12 @@ def packed_layers(
     sparse: bool = False,
     spacing: Spacing = CLOSE,
     paired: Sequence[bool] = (),
+    to_inputs: bool = False,
 ) -> tuple[Packed, ...]:
     """The layout of each layer's parameters, for chunks of `rows` rows.
 
-    Products of `paired` layers take pairs of bfloat16. A first layer on `sparse` rows is not
+    Products of `paired` layers take pairs of bfloat16. With `to_inputs` the first layer's weights
+    are also read transposed. A first layer on `sparse` rows is not
     transposed. Predictions pack only the biases of it and of layers in pairs, and read the flat
     weights.
     """
@@ -114,9 +120,8 @@ def packed_layers(
         is_transposed = (
             train and holds_transposed(n_in, n_out, lanes) and not first_sparse
         )
-        copied = train and has_copy(
-            i, layout.n_layers, rows, is_transposed=is_transposed
-        )
+        form = {"is_transposed": is_transposed, "to_inputs": to_inputs}
+        copied = train and has_copy(i, layout.n_layers, rows, **form)
         pairs = any(paired[i : i + 1])
         n_held = 0 if (first_sparse or pairs) and not train else n_in
         is_split = i + 1 == spacing.split_layer and not is_transposed

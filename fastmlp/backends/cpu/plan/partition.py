@@ -270,6 +270,7 @@ class Partition(NamedTuple):
     cost : of a step on a team; None: not estimated
     spacing : between memory that different threads write
     cuts : first inputs of expanded columns, where tiles are preferably cut
+    passes : with derivatives one more than outputs: each has as many rows of buffers
     """
 
     rows: int
@@ -280,14 +281,17 @@ class Partition(NamedTuple):
     cost: StepCost | None = None
     spacing: packing.Spacing = packing.CLOSE
     cuts: tuple[int, ...] = ()
+    passes: int = 1
 
     @property
     def buffer_rows(self) -> int:
+        if self.passes > 1:
+            return self.passes * packing.round_up(self.rows, tuning.STRIP_ROWS)
         return self.microbatch_rows or self.rows
 
     @property
     def single_row(self) -> bool:
-        return self.rows == 1
+        return self.rows == 1 and self.passes == 1
 
 
 # One chunk on one thread; its rows are the workspace's.
@@ -299,6 +303,8 @@ def partition_of(
 ) -> Partition:
     """The partition of a step on up to n_rows rows for up to n_threads threads."""
     layout = spec.layout
+    if spec.passes > 1:
+        return _with_derivatives(spec, n_rows, n_threads)
     if sparse or not train:
         return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
     lanes, small = lanes_of(spec.dtype.type), microbatch_rows(layout, n_rows)
@@ -322,6 +328,18 @@ def partition_of(
     return Partition(
         rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer)
     )
+
+
+def _with_derivatives(spec: Network, n_rows: int, n_threads: int) -> Partition:
+    """By rows, in chunks that fill the same buffers as those without derivatives."""
+    layout, passes = spec.layout, spec.passes
+    most = _most_rows(layout, train=True) // passes
+    rows = _even_chunk(n_rows, max(tuning.MIN_CHUNK_ROWS, most))
+    step = Step(layout, passes * rows, spec.dtype, lanes_of(spec.dtype.type))
+    if n_threads == 1 or step.flops < tuning.SHARED_FLOPS:
+        return Partition(rows, passes=passes)
+    cost, spacing = cost_of(step, n_threads), _spacing(step, 0)
+    return Partition(rows, 0, n_threads, cost=cost, spacing=spacing, passes=passes)
 
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
@@ -359,6 +377,8 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
         return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
     # A short last chunk is part of the others: see `_even_chunk`.
     chunk = _most_rows(layout, train=True)
+    if partition.passes > 1:
+        chunk = max(tuning.MIN_CHUNK_ROWS, chunk // partition.passes)
     return partition._replace(
         rows=max(partition.rows, min(most, chunk + chunk // 4 + 1))
     )

@@ -103,6 +103,7 @@ def make_workspace(
     spacing: packing.Spacing = packing.CLOSE,
     parts: int = 1,
     paired: tuple[bool, ...] = (),
+    to_inputs: bool = False,
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only the buffers of a forward pass.
 
@@ -116,6 +117,7 @@ def make_workspace(
         "sparse": sparse,
         "spacing": spacing,
         "paired": paired,
+        "to_inputs": to_inputs,
     }
     layers = packing.packed_layers(layout, lanes, rows, **form)
     packed = packing.numbers_packed(layers, lanes)

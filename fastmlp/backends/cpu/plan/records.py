@@ -25,6 +25,8 @@ NONE, OTHERS, ALL = range(3)
 # How a layer finishes its products: not at all, by its activation's block, by relu's epilogue, or
 # by that and dropout, which writes the slopes.
 LINEAR, BLOCK, RELU, RELU_DROPPED = range(4)
+# How predictions depend on raw outputs: not at all, each on one, or by softmax.
+LINKLESS, BY_NUMBER, SOFTMAX = range(3)
 
 
 class Layer(Record):
@@ -148,6 +150,34 @@ class Net(Record):
     partials: int  # address of gradients (n_microbatches, n_packed)
     draws: int  # bytes from a step's coefficients to dropout's numbers
     disturbs: int  # 1: training drops inputs, or adds noise to them
+    derivatives: (
+        int  # steps with derivatives by the inputs: address of the record, or 0
+    )
+
+
+class Derivatives(Record):
+    """A chunk's derivatives of outputs by inputs, and each thread's buffers for a block of rows.
+
+    A thread's buffer has panels of a block of rows, one after the other: of all hidden layers the
+    slopes, the curvatures, the second-order terms, and for each output the products; then the
+    Jacobian of raw outputs, and with a link that of predictions.
+    """
+
+    given: int  # 1: gradients by the raw Jacobian; 0: targets of the Jacobian
+    values: int  # address of (n_rows, n_out, n_in)
+    known: int  # float64 (n_rows,): each row's known targets, times its weight
+    weights: int  # (n_out, n_in in whole vectors): of the columns' squares
+    limit: int  # address of a number above all targets
+    scale: float  # the batch's mass over the sum of `known`, or 0
+    squares: int  # float64 (n_strips,): each strip's squares, without `weights`
+    buffers: int  # address of the first thread's
+    buffer_bytes: int  # from one thread's to the next one's
+    n_panels: int  # of all hidden layers
+    link: int  # LINKLESS, BY_NUMBER or SOFTMAX
+    link_block: int  # address of the slopes' block, or of softmax's
+    epoch_squares: float
+    epoch_known: float
+    losses: int  # float64 (n_epochs,), mean squares, or 0
 
 
 class Expansion(Record):
@@ -279,7 +309,7 @@ FEATURES: dict[type[Record], tuple[str, ...]] = {
         "lowest", "average", "average_backup", "signs", "factors", "by_panels", "split_layer",
         "middle",
         "inputs_apart", "non_temporal", "prefetches_state", "prefetches_rows", "expansion",
-        "microbatch_rows", "disturbs",
+        "microbatch_rows", "disturbs", "derivatives",
     ),
     BlockAddresses: ("sparse_forward", "sparse_columns", "sparse_gradient"),
 }  # fmt: skip

@@ -1,0 +1,173 @@
+"""Derivatives of the targets by the inputs, and gradients by a Jacobian: checked, and weighed."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmlp.backends.protocol import Data, Derivatives
+from fastmlp.compiler.curvature import check_curvatures
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import SecondOrder
+from fastmlp.training.options import FitRows
+from fastmlp.validation import Array, arrays
+
+BALANCED = "balanced"
+DerivativeWeight = float | ArrayLike | Literal["balanced"]
+
+
+class Given(NamedTuple):
+    """Arguments of a fit: targets of the Jacobian, their weight, and targets to validate on."""
+
+    values: Any = None
+    weight: Any = 1.0
+    validation: Any = None
+
+    def __bool__(self) -> bool:
+        return self.values is not None
+
+    @property
+    def known(self) -> tuple[bool, bool]:
+        """True with derivatives of the rows to train on, and of those to validate on."""
+        return bool(self), self.validation is not None
+
+    def check(self, network: Network, device: str, optimizer: Any, who: str) -> None:
+        """Check that this net trains on derivatives, if they are given."""
+        if self:
+            check(network, device, who)
+            if isinstance(optimizer, SecondOrder):
+                refuse(f"the optimizer {type(optimizer).__name__}", "Adam", who)
+            return
+        for name, value in {
+            "derivative_weight": None if is_one(self.weight) else self.weight,
+            "validation_derivatives": self.validation,
+        }.items():
+            if value is not None:
+                raise ValueError(f"{who}: {name} needs derivatives=, the targets")
+
+    def attached(self, rows: FitRows, network: Network, who: str) -> FitRows:
+        """The rows with their derivatives."""
+        if not self:
+            return rows
+        data, held_out = rows.data, rows.held_out
+        if rows.feed is not None or not isinstance(data.x, np.ndarray):
+            refuse("a source, sparse or expanded rows", "a dense array X", who)
+        values = targets(self.values, len(data.x), network, who)
+        weights = weights_of(self.weight, data, values, network, who)
+        data = with_targets(data, values, weights, who)
+        if self.validation is not None:
+            if held_out is None or held_out.rows is not None:
+                raise ValueError(
+                    f"{who}: validation_derivatives needs validation_data; validation_split "
+                    "splits derivatives, too"
+                )
+            name = "validation_derivatives"
+            others = targets(self.validation, len(held_out.x), network, who, name)
+            held_out = with_targets(held_out, others, weights, who, name)
+        elif held_out is not None and held_out.rows is not None:
+            held_out = with_targets(held_out, values, weights, who)
+        return rows._replace(data=data, held_out=held_out)
+
+
+NOT_GIVEN = Given()
+
+
+def is_one(weight: object) -> bool:
+    return isinstance(weight, int | float) and weight == 1
+
+
+def refuse(what: str, instead: str, who: str) -> None:
+    raise ValueError(f"{who}: derivatives do not train with {what}; use {instead}")
+
+
+def check(network: Network, device: str, who: str) -> None:
+    """Check that steps of a net take derivatives: before any compilation."""
+    if device != "cpu":
+        refuse(f"device={device!r}", "net.to('cpu')", who)
+    if network.compute_dtype is not None:
+        refuse("compute_dtype='bfloat16'", "compute_dtype=None", who)
+    if network.dropout is not None:
+        refuse("dropout or input_noise", "a net without them", who)
+    check_curvatures(network, who)
+
+
+def targets(
+    values: object, n_rows: int, network: Network, who: str, name: str = "derivatives"
+) -> Array:
+    """Targets of the Jacobian, shape (n_rows, n_outputs, n_features); NaN is unknown."""
+    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
+    shape = (n_rows, n_outputs, n_features)
+    return arrays.jacobian(values, shape, network.dtype, name, who, unknown=True)
+
+
+def gradient(values: object, n_rows: int, network: Network, who: str) -> Derivatives:
+    """An objective's gradient by the raw Jacobian."""
+    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
+    shape, dtype = (n_rows, n_outputs, n_features), network.dtype
+    name = "jacobian_gradient"
+    of_jacobian = arrays.jacobian(values, shape, dtype, name, who)
+    return Derivatives(of_jacobian, np.empty(0), np.empty((0, 0), dtype))
+
+
+def with_targets(
+    data: Data, values: Array, weights: Array, who: str, name: str = "derivatives"
+) -> Data:
+    """Rows with targets of their Jacobian, at least one of them known."""
+    counts = np.count_nonzero(~np.isnan(values), axis=(1, 2)).astype(np.float64)
+    if data.weight.size:
+        counts *= data.weight
+    used = counts if data.rows is None else counts[data.rows]
+    if not used.any():
+        raise ValueError(f"{who}: {name} has no known number in the rows to work on")
+    return data._replace(derivatives=Derivatives(values, counts, weights))
+
+
+def weights_of(
+    weight: object, data: Data, values: Array, network: Network, who: str
+) -> Array:
+    """The weights of the squares, shape (n_outputs, n_features).
+
+    "balanced": of each column the mean square of its output's targets over that of the known
+    derivatives; labels have a mean square of 1.
+    """
+    name, shape = "derivative_weight", values.shape[1:]
+    if isinstance(weight, str):
+        if weight != BALANCED:
+            raise ValueError(
+                f"{who}: unknown {name} {weight!r}; known: a number, an array, 'balanced'"
+            )
+        return _balanced(data, values, network).astype(network.dtype)
+    if isinstance(weight, bool) or weight is None:
+        raise TypeError(
+            f"{who}: {name} must be a number, an array or 'balanced', got {weight!r}"
+        )
+    numbers = arrays.real_array(weight, who, name)
+    if numbers.shape not in ((), shape[1:], shape):
+        raise ValueError(
+            f"{who}: {name} must be a number, or have shape {shape[1:]} or {shape}, got "
+            f"{numbers.shape}"
+        )
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()):
+        raise ValueError(
+            f"{who}: {name} must be finite, 0 or more, and not all 0, got {weight!r}"
+        )
+    return np.array(np.broadcast_to(numbers, shape), network.dtype, order="C")
+
+
+def _balanced(data: Data, values: Array, network: Network) -> Array:
+    used, y = values, data.y
+    if data.rows is not None:
+        used, y = values[data.rows], y[data.rows]
+    known = ~np.isnan(used)
+    squares = np.where(known, used, 0).astype(np.float64) ** 2
+    total = squares.sum() / max(known.sum(), 1) or 1.0
+    of_columns = squares.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    of_columns = np.where(of_columns > 0, of_columns, total)
+    n_outputs = values.shape[1]
+    level = np.ones(n_outputs)
+    if network.loss.targets != "classes" and y.shape[1] in (n_outputs, 2 * n_outputs):
+        # Factors may be beside targets: 0 for those that are not known.
+        factors = y[:, n_outputs:] if y.shape[1] > n_outputs else np.ones_like(y)
+        y = np.where(factors > 0, y[:, :n_outputs], 0).astype(np.float64)
+        level = (y**2).sum(axis=0) / np.maximum((factors > 0).sum(axis=0), 1)
+    return np.asarray(np.where(level > 0, level, 1.0)[:, None] / of_columns)

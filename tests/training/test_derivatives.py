@@ -1,0 +1,182 @@
+"""Fits, steps and gradients with derivatives by the inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, Adam, EarlyStopping, History, jacobian
+from fastmlp.validation import Array
+
+rng = np.random.default_rng(0)
+X = rng.uniform(-1, 1, (100, 3))
+Y = np.sin(X @ [1, 2, 3])
+G = np.cos(X @ [1, 2, 3])[:, None] * np.array([1.0, 2.0, 3.0])
+
+
+def make(**settings: Any) -> MLP:
+    sizes = settings.pop("sizes", (3, 16, 16, 1))
+    chosen = {"activation": "tanh", "seed": 0, "optimizer": Adam(0.01), **settings}
+    return MLP(sizes, dtype="float64", **chosen)
+
+
+def fit(net: MLP, **options: Any) -> History:
+    return net.fit(X, Y, **{"epochs": 20, "derivatives": G, **options})
+
+
+def mean_square(net: MLP, targets: Array = G) -> float:
+    errors = jacobian(net, X)[:, 0] - targets
+    return float(np.nanmean(errors**2))
+
+
+def test_derivatives_of_predictions_are_learnt() -> None:
+    net = make()
+    assert mean_square(net) > 2
+    fit(net, epochs=200)
+    assert mean_square(net) < 0.05
+
+
+def test_history_has_the_mean_square_of_the_epoch() -> None:
+    net = make()
+    before = mean_square(net)
+    history = fit(net, epochs=1, batch_size=len(X), derivative_weight=0.5)
+    assert history.derivative_loss == [pytest.approx(before, rel=1e-12)]
+    value = np.mean((make().predict(X)[:, 0] - Y) ** 2) + 0.5 * before
+    assert history.loss == [pytest.approx(value, rel=1e-12)]
+
+
+def test_validation_loss_is_the_whole_objective() -> None:
+    net = make()
+    history = fit(net, validation_data=(X, Y), validation_derivatives=G)
+    squares = mean_square(net)
+    assert history.validation_derivative_loss[-1] == pytest.approx(squares, rel=1e-12)
+    value = np.mean((net.predict(X)[:, 0] - Y) ** 2) + squares
+    assert history.validation_loss[-1] == pytest.approx(value, rel=1e-12)
+
+
+def test_validation_data_without_derivatives_has_the_loss_of_values() -> None:
+    net = make()
+    history = fit(net, validation_data=(X, Y))
+    value = np.mean((net.predict(X)[:, 0] - Y) ** 2)
+    assert history.validation_loss[-1] == pytest.approx(value, rel=1e-12)
+    assert history.validation_derivative_loss == []
+
+
+def test_validation_split_splits_derivatives() -> None:
+    net, other = make(), make()
+    history = fit(net, validation_split=0.2)
+    halves = {"validation_data": (X[80:], Y[80:]), "validation_derivatives": G[80:]}
+    expected = other.fit(X[:80], Y[:80], epochs=20, derivatives=G[:80], **halves)
+    assert history.validation_derivative_loss == pytest.approx(
+        expected.validation_derivative_loss, rel=1e-12
+    )
+    np.testing.assert_array_equal(net.parameters, other.parameters)
+
+
+def test_unknown_derivatives_are_left_out() -> None:
+    gaps, net = G.copy(), make()
+    gaps[::2], gaps[1::2, 0] = np.nan, np.nan
+    before = mean_square(net, gaps)
+    history = fit(net, derivatives=gaps, epochs=1, batch_size=len(X))
+    assert history.derivative_loss == [pytest.approx(before, rel=1e-12)]
+
+
+def test_a_batch_without_a_known_derivative_trains_values_alone() -> None:
+    gaps, net, other = np.full_like(G, np.nan), make(), make()
+    gaps[50:] = G[50:]
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 50, "shuffle": False}
+    net.fit(X, Y, derivatives=gaps, **options)
+    other.train_on_batch(X[:50], Y[:50])
+    other.train_on_batch(X[50:], Y[50:], derivatives=G[50:])
+    np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-14)
+
+
+def test_threads_do_not_change_bits() -> None:
+    one, two = make(n_threads=1), make(n_threads=2)
+    for net in (one, two):
+        fit(net, epochs=200)
+    np.testing.assert_array_equal(one.parameters, two.parameters)
+
+
+def test_a_step_has_the_bits_of_an_epoch_of_one_batch() -> None:
+    net, other = make(l2=0.1), make(l2=0.1)
+    for n in (100, 40, 100):
+        losses = net.train_on_batch(X[:n], Y[:n], derivatives=G[:n])
+        history = other.fit(
+            X[:n], Y[:n], epochs=1, batch_size=n, shuffle=False, derivatives=G[:n]
+        )
+        assert history.loss == [losses]
+    np.testing.assert_array_equal(net.parameters, other.parameters)
+
+
+def test_monitors_look_at_losses_of_derivatives() -> None:
+    stopping = EarlyStopping("validation_derivative_loss", patience=3)
+    history = fit(make(), validation_split=0.2, early_stopping=stopping, epochs=60)
+    assert history.best_epoch == int(np.argmin(history.validation_derivative_loss))
+    assert "derivative_loss" in history.to_frame()
+
+
+def test_a_resumed_fit_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
+    class Stop(Exception): ...
+
+    def stop(report: Any) -> None:
+        if report.epoch == 9:
+            raise Stop
+
+    path, net, other = tmp_path / "fit.safetensors", make(), make()
+    whole = fit(net)
+    options = {"checkpoint": path, "checkpoint_every": 5}
+    with pytest.raises(Stop):
+        fit(other, callbacks=stop, **options)
+    again = make()
+    history = fit(again, resume=True, **options)
+    assert history.derivative_loss == whole.derivative_loss
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+
+
+def test_balanced_weights_are_ratios_of_mean_squares() -> None:
+    net, other = make(), make()
+    weights = np.mean(Y**2) / np.mean(G**2, axis=0)
+    fit(net, derivative_weight="balanced")
+    fit(other, derivative_weight=weights)
+    np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(3, 8, 2), (3, 2), (3, 5, 9, 1)])
+def test_vjp_is_the_gradient_of_a_sum_over_outputs_and_slopes(
+    sizes: tuple[int, ...],
+) -> None:
+    net = make(sizes=sizes, activation="softplus")
+    by_outputs = rng.normal(size=(20, sizes[-1]))
+    by_slopes = rng.normal(size=(20, sizes[-1], 3))
+
+    def value(x: Array) -> float:
+        slopes = jacobian(net, x, raw=True)
+        return float(
+            (by_outputs * net.predict_raw(x)).sum() + (by_slopes * slopes).sum()
+        )
+
+    x, step = X[:20], 1e-6
+    gradient, by_x = net.vjp(x, by_outputs, jacobian_gradient=by_slopes)
+    for i in range(0, len(net.parameters), 7):
+        kept = net.parameters[i]
+        net.parameters[i] = kept + step
+        above = value(x)
+        net.parameters[i] = kept - step
+        slope = (above - value(x)) / (2 * step)
+        net.parameters[i] = kept
+        assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-6)
+    moved = np.zeros_like(x)
+    moved[4, 1] = step
+    slope = (value(x + moved) - value(x - moved)) / (2 * step)
+    assert by_x[4, 1] == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_a_step_by_the_slopes_alone() -> None:
+    net, other = make(optimizer="sgd"), make(optimizer="sgd")
+    u = rng.normal(size=(20, 3))
+    gradient = other.vjp(X[:20], None, False, jacobian_gradient=u)
+    net.train_on_gradient(X[:20], None, jacobian_gradient=u)
+    other.apply_gradient(gradient)
+    np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-14)
