@@ -16,6 +16,7 @@ from fastmlp.rules.optimizer_protocol import Optimizer as Optimizer
 from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.training.history import Callback as Callback
 from fastmlp.validation import Array as Array
+from fastmlp.validation.gaps import MissingTargets as MissingTargets
 
 if TYPE_CHECKING:
     from distributed import Client as Client

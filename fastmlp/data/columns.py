@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from fastmlp.data import arrow
-from fastmlp.data.sources import Block
+from fastmlp.data.sources import Block, BlockWithGaps
 from fastmlp.validation import Array, frames, messages
 from fastmlp.validation.frames import is_lazy, is_table
+from fastmlp.validation.gaps import with_nan
 from fastmlp.validation.messages import suggestion
 
 
@@ -58,27 +59,44 @@ class NamedColumns(NamedTuple):
     def block(self, batch: Any, where: arrow.Place) -> Any:
         """Rows of a record batch; errors name them `where`.
 
-        Features must be numbers without nulls. Labels in y may be texts.
+        Features must be numbers without nulls. Labels in y may be texts. Nulls among numbers of
+        y are NaN in a `BlockWithGaps`.
         """
-        for name in self.targets:
-            require_target(batch.column(name), name, where)
         try:
             X = frames.numbers(batch.select(list(self.features)), None, where, "X")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error}{messages.A_TABLE}") from None
-        y = _labels(batch.column(self.target)) if isinstance(self.target, str) else None
-        if y is None:
-            y = frames.numbers(batch.select(self.targets), None, where, "y")
-            y = y[:, 0] if isinstance(self.target, str) else y
-        if self.weight is None:
-            return X, y
-        return (
-            X,
-            y,
-            frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[
-                :, 0
-            ],
-        )
+        y, gaps = self._y(batch, where), self._gaps(batch, where)
+        parts = [X, y]
+        if self.weight is not None:
+            name = "sample_weight"
+            weights = frames.numbers(batch.select([self.weight]), None, where, name)
+            parts.append(weights[:, 0])
+        return tuple(parts) if gaps is None else BlockWithGaps(parts, gaps)
+
+    def _gaps(self, batch: Any, where: arrow.Place) -> ValueError | None:
+        """The error of a fit that knows all targets, if a target is missing."""
+        for name in self.targets:
+            n, first = missing_in(batch.column(name))
+            if n:
+                lacking = messages.lacking(name, n, where.row(first), fits=True)
+                return ValueError(f"{where}: {lacking}")
+        return None
+
+    def _y(self, batch: Any, where: arrow.Place) -> Array:
+        """Targets or labels; NaN for missing numbers."""
+        alone = isinstance(self.target, str)
+        y = _labels(batch.column(self.target)) if alone else None
+        if y is not None:
+            require_target(batch.column(self.target), str(self.target), where)
+            return y
+        table = batch.select(self.targets)
+        numbers = with_nan(table, str(where))
+        if numbers is None:
+            for name in self.targets:
+                require_target(batch.column(name), name, where)
+            numbers = frames.numbers(table, None, where, "y")
+        return numbers[:, 0] if alone else numbers
 
 
 class ColumnNames(NamedTuple):

@@ -374,7 +374,7 @@ def feed_of(
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
     if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
-        targets = sources.targets_of(X, who)
+        targets = sources.targets_of(X, who, ignores_gaps=reading.ignores_gaps)
         if reading.ignores_gaps:
             targets = (known_rows(y, who)[0] for y in targets)
         class_weight = arrays.balanced(arrays.class_counts(targets, who))

@@ -6,7 +6,7 @@ Sources are recognised by their methods, without a base class.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -151,7 +151,7 @@ def opened(source: Any, who: str) -> Opened:
     return RandomAccess(source, who) if has_blocks(source) else StreamBlocks(source)
 
 
-def targets_of(source: Any, who: str) -> Iterator[Any]:
+def targets_of(source: Any, who: str, *, ignores_gaps: bool = False) -> Iterator[Any]:
     """Yield y of each block that has rows, in a pass over a source."""
     if hasattr(source, "__next__"):
         instead = getattr(source, "instead", "pass the function that makes it").rstrip(
@@ -162,7 +162,8 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
             f"{instead}"
         )
     for piece in opened(source, who).blocks(0, mixed=False):
-        y = parts_of(piece.content, f"{who}: {piece.name}")[1]
+        where = f"{who}: {piece.name}"
+        y = parts_of(piece.content, where, ignores_gaps=ignores_gaps)[1]
         if len(y):
             yield y
 
@@ -171,8 +172,23 @@ def kind_of(source: Any) -> str:
     return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 
-def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
+class BlockWithGaps(tuple[Any, ...]):
+    """A block some of whose targets are missing, with the error where that matters."""
+
+    error: ValueError
+
+    def __new__(cls, parts: Iterable[Any], error: ValueError) -> Self:
+        block = super().__new__(cls, parts)
+        block.error = error
+        return block
+
+
+def parts_of(
+    content: Any, who: str, *, ignores_gaps: bool = False
+) -> tuple[Any, Any, Any]:
     """X, y and the weights, or None, of a block."""
+    if isinstance(content, BlockWithGaps) and not ignores_gaps:
+        raise content.error
     if not isinstance(content, tuple | list) or len(content) not in (2, 3):
         n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
         raise TypeError(
@@ -295,7 +311,8 @@ class Conversion:
     def __call__(self, piece: Piece) -> Rows | None:
         """The rows of a block, None for an empty block."""
         who = f"{self._who}: {piece.name}"
-        X, y, sample_weight = parts_of(piece.content, who)
+        ignored = {"ignores_gaps": self._ignores}
+        X, y, sample_weight = parts_of(piece.content, who, **ignored)
         n_rows = len(X) if hasattr(X, "__len__") else None
         if piece.n_rows is not None and n_rows is not None and n_rows != piece.n_rows:
             raise ValueError(

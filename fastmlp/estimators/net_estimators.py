@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
@@ -29,9 +29,9 @@ from fastmlp.rules.losses import Loss, Smoothed, spelled
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.typing import Table
-from fastmlp.validation import Array, arrays
+from fastmlp.validation import Array, arrays, gaps
 from fastmlp.validation.calls import explained
-from fastmlp.validation.messages import suggestion_for
+from fastmlp.validation.messages import UNKNOWN, suggestion_for
 
 # Arguments of `MLP.fit` that are not settings: data, arguments of one fit, and validation rows,
 # which searches and pipelines would not transform.
@@ -115,6 +115,12 @@ def _name(rule: Any, table: dict[str, Any]) -> Any:
     return next((name for name, known in table.items() if known is rule), rule)
 
 
+def _plain(y: Any) -> Any:
+    """Objects as the array that NumPy makes of them: of numbers, or of texts."""
+    array = np.asarray(y)
+    return np.array(array.tolist()) if array.dtype.kind == "O" else array
+
+
 class NetEstimator(BatchPredictions, BaseEstimator):
     """Arguments of `MLP` and `MLP.fit` as parameters; each fit makes a net with new weights.
 
@@ -122,6 +128,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
     ----------
     net_ : MLP
     history_ : History
+    n_rows_left_out_ : int, number of rows without a known target, with ``missing_targets="ignore"``
     n_features_in_, feature_names_in_ : as in scikit-learn
     """
 
@@ -130,6 +137,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
     dtype: Any
     random_state: Any
     class_weight: Any
+    missing_targets: Any
+    n_rows_left_out_: int
     net_: MLP
     history_: History
 
@@ -147,10 +156,34 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         return loss(self.loss)
 
     def _checked(self, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
-        X, y = validate_data(
-            self, X, y, dtype=np.dtype(self.dtype), multi_output=True, **options
-        )
+        dtype = np.dtype(self.dtype)
+        try:
+            X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, **options)
+        except ValueError as error:
+            if str(error).startswith("Input y contains NaN"):
+                raise ValueError(f"{error} {UNKNOWN.capitalize()}") from error
+            raise
         return X, y
+
+    def _known(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
+        """The rows that have a known target, with stand-ins in gaps, and a mask of known targets.
+
+        The mask is None without gaps.
+        """
+        self.n_rows_left_out_, known = 0, gaps.known_mask(y)
+        if known is None:
+            return X, y, weight, None
+        rows = known.reshape(len(known), -1).any(axis=1)
+        if not rows.any():
+            raise ValueError(f"{type(self).__name__}: y has no known target")
+        self.n_rows_left_out_ = int((~rows).sum())
+        X, y = (_safe_indexing(each, np.flatnonzero(rows)) for each in (X, y))
+        if weight is not None:
+            weight = np.asarray(weight)[rows]
+        known = known[rows]
+        if known.all():
+            return X, _plain(y), weight, None
+        return X, np.where(known, np.asarray(y), 0).astype(float), weight, known
 
     @explained
     def fit(
@@ -169,7 +202,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         X : (n_samples, n_features) array-like
         y : (n_samples,) or (n_samples, n_outputs) array-like
             Numbers; for a classifier labels, or 0 and 1 for each of several labels.
-        sample_weight : (n_samples,) array-like, optional
+        sample_weight : (n_samples,) or (n_samples, n_outputs) array-like, optional
         callbacks, progress
             As for `MLP.fit`.
 
@@ -183,7 +216,12 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         TypeError, ValueError
             If data or parameters have a wrong type or value, or classes do not fit the outputs.
         """
+        known = None
+        if self.missing_targets == "ignore":
+            X, y, sample_weight, known = self._known(X, y, sample_weight)
         rows, targets, weights = self._data(X, y)
+        if known is not None:
+            targets = np.where(known, targets, np.nan)
         net = MLP(**{name: getattr(self, name) for name in OF_NETS}, seed=self._seed())
         options = {name: getattr(self, name) for name in OF_FITS} | {
             "class_weight": weights

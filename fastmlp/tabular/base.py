@@ -51,6 +51,7 @@ from fastmlp.typing import (
     ComputeDType,
     Folds,
     Metrics,
+    MissingTargets,
     RandomState,
     Scoring,
 )
@@ -85,6 +86,7 @@ class TabularMLP(BaseModel):
     scoring: Scoring | None
     metrics: Metrics | None
     early_stopping: EarlyStopping | bool | None
+    missing_targets: MissingTargets
     categorical_features: Any
     validation_fraction: float
     cv: Folds | None
@@ -115,6 +117,7 @@ class TabularMLP(BaseModel):
         "scoring": [str, callable, None],
         "metrics": [str, callable, list, tuple, dict, None],
         "early_stopping": [EarlyStopping, "boolean", None],
+        "missing_targets": [StrOptions({*get_args(MissingTargets)})],
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
@@ -242,7 +245,9 @@ class TabularMLP(BaseModel):
         callbacks = callbacks_of(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
-        X, y, arguments = fit_arguments.opened(X, y, arguments, who, seed)
+        X, y, arguments = fit_arguments.opened(
+            X, y, arguments, who, seed, ignores_gaps=self.missing_targets == "ignore"
+        )
         fit_arguments.check_rows(X, who, training=True)
         table = table_of(X, who)
         schema = Schema.learn(table, self.categorical_features, who)
@@ -250,22 +255,28 @@ class TabularMLP(BaseModel):
             left_out = "; ".join(reasons(schema.dropped))
             warn(f"{who}: columns left out: {left_out}", UserWarning)
         values = schema.read(table, who)
+        known = None
+        if self.missing_targets == "ignore":
+            y, known = fit_arguments.known_targets(y, who)
+        else:
+            fit_arguments.require_targets(y, arguments.target, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
         self._warn_of_target(schema, values, targets, classes, who)
-        weight = arguments.sample_weight
+        weight = fit_arguments.of_known(arguments.sample_weight, known)
         class_weight = getattr(self, "class_weight", None)
         of_class = fit_arguments.class_weights(
-            class_weight, targets, classes, weight, who
+            class_weight, targets, classes, weight, who, known
         )
+        table_rows = TableRows(values, targets)
         whole, kept = fit_arguments.weighted(
-            TableRows(values, targets), weight, of_class, who
+            table_rows, weight, of_class, who, known=known
         )
         if len(whole.y) < 2:
             raise ValueError(
                 f"{who}: n_samples=1 is too few: a fit needs 2 rows or more"
             )
         validation = fit_arguments.to_validate(
-            arguments, schema, classes, self.cv, of_class, who
+            arguments, schema, classes, self, of_class, who
         )
         self._check_targets(np.where(kept, targets, 1), who, "y")
         groups = fit_arguments.groups_of(arguments.groups, kept, who)
@@ -290,6 +301,8 @@ class TabularMLP(BaseModel):
             "rows": ensemble.n_rows,
             "validation_rows": len(data.held_out.y),
         }
+        if known is not None:
+            self.training_["rows_of_unknown_target"] = int((~known).sum())
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name

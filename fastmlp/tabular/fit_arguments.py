@@ -57,13 +57,42 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
     if (gaps := missing(targets)).any():
+        without_them = "leave such rows out"
+        if who.endswith(".fit"):
+            without_them = "missing_targets='ignore' leaves such rows out"
         values_missing = messages.count(int(gaps.sum()), "missing value")
         raise ValueError(
             f"{who}: Input {name} contains NaN: {values_missing}, "
-            f"the first in row {gaps.argmax()}; leave such rows out"
+            f"the first in row {gaps.argmax()}; {without_them}"
         )
     _finite(targets, who, name)
     return targets
+
+
+def known_targets(
+    y: Any, who: str, name: str = "y"
+) -> tuple[Any, NDArray[np.bool_] | None]:
+    """y with a known target in each gap, and the mask of known targets; None: all are known."""
+    if y is None:
+        return y, None
+    values = array(y)
+    gaps = missing(values.ravel())
+    if not gaps.any() or gaps.size != len(values):
+        return y, None
+    if gaps.all():
+        raise ValueError(f"{who}: {name} has no known target")
+    first = values.ravel()[gaps.argmin()]
+    known: Array = np.array([first, *values.ravel()[~gaps]])[1:]
+    filled = np.empty(len(values), known.dtype)
+    filled[gaps], filled[~gaps] = first, known
+    return filled, ~gaps
+
+
+def of_known(weight: Any, known: NDArray[np.bool_] | None) -> Any:
+    """Weights that are 0 where a target is not known; None stays None."""
+    if known is None or weight is None or np.shape(weight) != known.shape:
+        return weight
+    return np.asarray(weight) * known
 
 
 def one_column(values: Array, who: str, name: str) -> Array:
@@ -203,24 +232,27 @@ def class_weights(
     classes: Array | None,
     sample_weight: Any,
     who: str,
+    known: NDArray[np.bool_] | None = None,
 ) -> Array | None:
     """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`, or None.
 
-    `places` are the rows' class indices, shape (n_rows,). Rows of weight 0 are not counted.
+    `places` are the rows' class indices, shape (n_rows,). Rows of weight 0, or without a `known`
+    target, are not counted.
     """
     if class_weight is None or classes is None:
         return None
     labels = classes.tolist()
     if not isinstance(class_weight, str):
         if unknown := [repr(key) for key in class_weight if key not in labels]:
-            known = messages.listed(list(map(repr, labels)))
+            of_y = messages.listed(list(map(repr, labels)))
             message = f"class_weight has keys that are no labels of y: {messages.listed(unknown)}"
-            raise ValueError(f"{who}: {message}; y: {known}")
+            raise ValueError(f"{who}: {message}; y: {of_y}")
         for key, value in class_weight.items():
             scalars.non_negative(who, f"class_weight[{key!r}]", value)
         return np.array([class_weight.get(label, 1.0) for label in labels], np.float64)
     weight = weights(sample_weight, len(places), who)
-    there = places if weight is None else places[weight != 0]
+    counted = np.ones(len(places), np.bool_) if known is None else known
+    there = places[counted if weight is None else counted & (weight != 0)]
     counts = np.bincount(there, minlength=len(labels))
     shares = np.maximum(counts, 1) * max(np.count_nonzero(counts), 1)
     return np.asarray(len(there) / shares)
@@ -232,16 +264,19 @@ def weighted(
     of_class: Any,
     who: str,
     name: str = "sample_weight",
+    known: NDArray[np.bool_] | None = None,
 ) -> tuple[TableRows, NDArray[np.bool_]]:
-    """Rows whose weight is not 0, with weights of `weights`, and the mask of these rows.
+    """Rows of `known` targets whose weight is not 0, with weights of `weights`, and their mask.
 
     `of_class`, shape (n_classes,), are factors for the rows of each class.
     """
     if of_class is not None:
         of_rows = _checked_weights(sample_weight, len(part.y), who, name)
-        sample_weight = of_class[part.y] * of_rows
+        sample_weight = of_known(of_class[part.y] * of_rows, known)
     weight = weights(sample_weight, len(part.y), who, name)
     if weight is None:
+        if known is not None:
+            return part.take(np.flatnonzero(known)), known
         return part, np.ones(len(part.y), np.bool_)
     rows_with_weight, kept = part._replace(weight=weight), weight != 0
     return rows_with_weight if kept.all() else rows_with_weight.take(
@@ -253,11 +288,12 @@ def to_validate(
     arguments: FitArguments,
     schema: Schema,
     classes: Any,
-    cv: Any,
+    model: Any,
     of_class: Array | None,
     who: str,
 ) -> TableRows | None:
     """Rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
+    cv = model.cv
     if arguments.X_val is None and arguments.y_val is None:
         return None
     if arguments.X_val is None or arguments.y_val is None:
@@ -273,13 +309,13 @@ def to_validate(
     n = len(values.codes)
     if not n:
         raise ValueError(f"{who}: X_val has no rows")
-    y: Array
-    if classes is None:
-        y = numbers(arguments.y_val, n, who, "y_val")
-    else:
-        y = places_of(arguments.y_val, classes, n, who)
-    weight, name = arguments.sample_weight_val, "sample_weight_val"
-    return weighted(TableRows(values, y), weight, of_class, who, name)[0]
+    y, known = arguments.y_val, None
+    if model.missing_targets == "ignore":
+        y, known = known_targets(y, who, "y_val")
+    of_kind = partial(places_of, classes=classes) if classes is not None else numbers
+    y = of_kind(y, n_rows=n, who=who, name="y_val")
+    weight, name = of_known(arguments.sample_weight_val, known), "sample_weight_val"
+    return weighted(TableRows(values, y), weight, of_class, who, name, known)[0]
 
 
 def _finite(targets: Array, who: str, name: str) -> None:
@@ -309,7 +345,13 @@ def check_rows(X: Any, who: str, *, training: bool = False) -> None:
 
 
 def opened(
-    X: Any, y: Any, arguments: FitArguments, who: str, seed: int
+    X: Any,
+    y: Any,
+    arguments: FitArguments,
+    who: str,
+    seed: int,
+    *,
+    ignores_gaps: bool = False,
 ) -> tuple[Any, Any, FitArguments]:
     """Return a table in memory without the columns named in other arguments, y, and the arguments.
 
@@ -331,7 +373,8 @@ def opened(
         "sample_weight": arguments.sample_weight,
         "groups": arguments.groups,
     }
-    reading = partial(read_table, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
+    read: Any = partial(read_table, target=None) if ignores_gaps else read_table
+    reading = partial(read, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
     X, columns = _taken(X, named, reading)
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
@@ -339,18 +382,21 @@ def opened(
     texts = text_names(X, who) if are_files(arguments.X_val) else ()
     arrays = _arrays({**validated, "y_val": arguments.y_val})
     reading = partial(
-        read_table, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays
+        read, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays
     )
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
-    if (
-        target is not None
-        and (values := array(y)).ndim == 1
-        and (gaps := missing(values)).any()
-    ):
-        first = f"row {int(gaps.argmax())}"
-        raise ValueError(f"{who}: {messages.lacking(target, int(gaps.sum()), first)}")
     return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
+
+
+def require_targets(y: Any, target: str | None, who: str) -> None:
+    """Raise ValueError if a target of a named column is missing."""
+    values = np.empty(0) if target is None else array(y)
+    if values.ndim == 1 and (gaps := missing(values)).any():
+        first = f"row {int(gaps.argmax())}"
+        n = int(gaps.sum())
+        lacking = messages.lacking(str(target), n, first, fits=True)
+        raise ValueError(f"{who}: {lacking}")
 
 
 def _arrays(values: dict[str, Any]) -> list[str]:
@@ -416,8 +462,10 @@ def _taken(
             f"{who}: target= goes with files and tables; got {type(X).__name__}"
         )
     else:
-        target = names.get("y", names.get("y_val"))
-        table = reading(X, others=chosen, texts=texts, target=target)
+        of_targets: dict[str, Any] = {"target": names.get("y", names.get("y_val"))}
+        # Of targets that may be missing `reading` has None already.
+        of_targets |= reading.keywords
+        table = partial(reading.func, others=chosen, texts=texts)(X, **of_targets)
     require(chosen, table.column_names, who)
     columns = {word: table.column(name) for word, name in names.items()}
     return table.drop_columns(chosen), columns

@@ -23,6 +23,7 @@ from fastmlp.typing import (
     ComputeDType,
     Folds,
     Metrics,
+    MissingTargets,
     RandomState,
     Scoring,
     Table,
@@ -81,6 +82,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         The rule by which each net ends and keeps its best epoch. True: by `scoring`, if given,
         after ten epochs without gain. Else: by the validation loss, with a patience that grows with
         the epochs until the best one.
+    missing_targets : "raise" or "ignore"
+        "ignore": rows without a target are left out; ``training_["rows_of_unknown_target"]`` is
+        their number.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights, in training and validation, as in
         scikit-learn's HistGradientBoostingClassifier.
@@ -187,6 +191,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         scoring: Scoring | None = None,
         metrics: Metrics | None = None,
         early_stopping: EarlyStopping | bool | None = None,
+        missing_targets: MissingTargets = "raise",
         class_weight: ClassWeight | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
@@ -314,8 +319,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     power : float from 1 to 2, default 1.5
         The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
     preset, n_members, max_members, ensemble, max_iter, time_limit, metrics, early_stopping, \
-    categorical_features, validation_fraction, cv, refit, trees, extra_members, compute_dtype, \
-    monotonic_cst, random_state, n_jobs, verbose, client, group_timeout
+    missing_targets, categorical_features, validation_fraction, cv, refit, trees, extra_members, \
+    compute_dtype, monotonic_cst, random_state, n_jobs, verbose, client, group_timeout
         As for `TabularMLPClassifier`; held-out rows cover the range of y.
     scoring : str or callable, optional
         Scikit-learn's score that the selection maximises. None: minus the root mean squared error,
@@ -370,6 +375,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         scoring: Scoring | None = None,
         metrics: Metrics | None = None,
         early_stopping: EarlyStopping | bool | None = None,
+        missing_targets: MissingTargets = "raise",
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,

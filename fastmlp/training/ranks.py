@@ -388,7 +388,7 @@ def class_counts(
         targets = iter([y])
     elif y is None and not is_empty(X):
         source = tabled(*in_blocks(X, y, None, who)[:2], options.target, who, names)
-        targets = targets_of(source, who)
+        targets = targets_of(source, who, ignores_gaps=options.ignores_gaps)
     if options.ignores_gaps:
         targets = (known_rows(y, who)[0] for y in targets)
     return arrays.class_counts(targets, who)

@@ -147,7 +147,7 @@ def class_weights(
 
 def known_rows(y: Any, who: str) -> tuple[Any, Mask | None]:
     """The rows of y whose targets are all known, and their mask; None: all rows."""
-    array = _with_nan(y, who)
+    array = with_nan(y, who)
     if array is None or array.ndim not in (1, 2) or array.dtype.kind != "f":
         return y if array is None else array, None
     known: Mask = ~np.isnan(array.reshape(len(array), -1))
@@ -161,7 +161,7 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
     A gap has the first known target of its column: a rule of one's own may be finite there alone.
     Without a gap y is returned unchanged, and None.
     """
-    array = _with_nan(y, who)
+    array = with_nan(y, who)
     if array is None or array.ndim not in (1, 2):
         return y, None
     labels = form.accepted == "classes" and (array.ndim == 1 or array.shape[1] == 1)
@@ -187,11 +187,31 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
     return (full.astype(np.int64) if whole else full), known
 
 
+def known_mask(y: Any) -> Mask | None:
+    """The mask of known targets or labels of any kind, in the shape of y; None: all are known."""
+    if isinstance(y, np.ma.MaskedArray):
+        known = ~np.ma.getmaskarray(y)
+    else:
+        array = np.asarray(y)
+        known = np.ones(array.shape, np.bool_)
+        if array.dtype.kind in "fmM":
+            known = array == array
+        elif array.dtype.kind == "O":
+            entries = array.ravel()
+            lacking = [type(each).__name__ in frames.MISSING_TYPES for each in entries]
+            others = [
+                isinstance(each, float | np.floating) and each != each
+                for each in entries
+            ]
+            known = ~(np.array(lacking) | np.array(others)).reshape(array.shape)
+    return None if known.all() else known
+
+
 def _default(form: Form) -> float:
     return 1.0 if form.accepted == "positive" else 0.0
 
 
-def _with_nan(y: Any, who: str) -> Array | None:
+def with_nan(y: Any, who: str) -> Array | None:
     """y as an array of numbers, with NaN in its gaps; None if y is not one."""
     if type(y) is np.ndarray and y.dtype.kind in "fiub":
         return y

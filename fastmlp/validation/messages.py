@@ -129,10 +129,11 @@ def install(package: str) -> str:
     return f"pip install {ARGUMENTS.get(package, package)}"
 
 
-def lacking(name: str, n: int, first: str) -> str:
-    """The message of `n` missing targets; `first` is the first row."""
+def lacking(name: str, n: int, first: str, *, fits: bool = False) -> str:
+    """The message of `n` missing targets; `first` is the first row. `fits`: of a fit."""
     lack = f"{count(n, 'missing value')}, the first in {first}"
-    return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
+    advice = UNKNOWN if fits else "fill them in, or leave their rows out"
+    return f"the target {name!r} has {lack}; {advice}"
 
 
 def imported(module: str, who: str, package: str = "") -> Any:

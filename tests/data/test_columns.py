@@ -123,9 +123,25 @@ def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> 
     n = int(np.count_nonzero(holes // rows == holes[0] // rows))
     first = f"line {holes[0] + 2}" if "csv" in reader else f"row {holes[0]}"
     count = f"{n} missing value{'s' * (n > 1)}"
-    message = f"the target 'y' has {count}, the first in {first}; fill them"
+    message = f"the target 'y' has {count}, the first in {first}; for targets that"
     with pytest.raises(ValueError, match=re.escape(message)):
         DOORS[door](source, names)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_missing_targets_of_a_source_are_ignored(reader: str, tmp_path: Path) -> None:
+    y = np.random.default_rng(0).normal(size=(N, 2))
+    y[::3, 0] = y[1::4, 1] = np.nan
+    columns = {"a": np.linspace(-1, 1, N)}
+    columns |= {
+        name: pa.array(y[:, j], from_pandas=True) for j, name in enumerate("yz")
+    }
+    source = READERS[reader](pa.table(columns), tmp_path)
+    of_source, of_arrays = net(["y", "z"]), net(["y", "z"])
+    options: Any = {"epochs": 1, "shuffle": False, "missing_targets": "ignore"}
+    of_source.fit(source, target=["y", "z"], **options)
+    of_arrays.fit(columns["a"][:, None], y, **options)
+    assert np.array_equal(of_source.parameters, of_arrays.parameters)
 
 
 @pytest.mark.parametrize("kind", ["NaN", "NaT", "NA"])
@@ -135,7 +151,7 @@ def test_what_pandas_calls_missing(kind: str) -> None:
     there: Any = {"NaN": 1.5, "NaT": pd.Timestamp("2026-01-01"), "NA": "x"}[kind]
     frame = pd.DataFrame({"a": [0.0, 1.0, 2.0], "y": [there, there, missing]})
     with pytest.raises(
-        ValueError, match=r"'y' has 1 missing value, the first in row 2; fill"
+        ValueError, match=r"'y' has 1 missing value, the first in row 2; f"
     ):
         DOORS["MLP"](frame, "y")
 
@@ -145,7 +161,7 @@ def test_missing_values_of_arrow_polars_and_csv(tmp_path: Path) -> None:
     columns = {"a": [0.0, 1.0], "y": [0.5, float("nan")]}
     for source in (pa.table(columns), pl.DataFrame(columns)):
         with pytest.raises(
-            ValueError, match=r"'y' has 1 missing value, the first in row 1; fill"
+            ValueError, match=r"'y' has 1 missing value, the first in row 1; for"
         ):
             DOORS["MLP"](source, "y")
     """They are those of numbers, as of pandas' reader."""
@@ -157,7 +173,7 @@ def test_missing_values_of_arrow_polars_and_csv(tmp_path: Path) -> None:
             True,
         ]
         with pytest.raises(
-            ValueError, match="'y' has 1 missing value, the first in line 4; fill"
+            ValueError, match="'y' has 1 missing value, the first in line 4; for"
         ):
             DOORS["MLP"](tmp_path / "a.csv", "y")
 

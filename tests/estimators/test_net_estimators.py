@@ -314,3 +314,39 @@ def test_filters_for_those_of_scikit_learn_match(name: str, module: str) -> None
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=ConvergenceWarning, module=module)
         FITS[name]()
+
+
+UNKNOWN = np.arange(len(X)) % 4 == 0
+
+
+def test_rows_of_unknown_labels_are_left_out_and_counted() -> None:
+    net = MLP((X.shape[1], 8, 1), loss="binary_cross_entropy")
+    model = net.as_estimator(epochs=3, random_state=0)
+    gaps = clone(model).set_params(missing_targets="ignore")
+    weight = np.linspace(1, 2, len(X))
+    known = np.flatnonzero(~UNKNOWN)
+    some = TWO.astype(object)
+    some[UNKNOWN] = None
+    gaps.fit(X, some, weight)
+    model.fit(X[known], TWO[known], weight[known])
+    assert gaps.n_rows_left_out_ == UNKNOWN.sum()
+    assert np.array_equal(gaps.net_.parameters, model.net_.parameters)
+    assert gaps.classes_.tolist() == ["no", "yes"]
+
+
+@pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
+def test_several_targets_may_have_gaps(loss: Any) -> None:
+    y = (X[:, :2] > 0).astype(float)
+    y[UNKNOWN, 0] = np.nan
+    weight = np.random.default_rng(0).uniform(1, 2, y.shape)
+    net = MLP((X.shape[1], 8, 2), loss=loss, seed=0)
+    model = net.as_estimator(epochs=3, random_state=0, missing_targets="ignore")
+    model.fit(X, y, weight)
+    net.fit(X, y, sample_weight=weight, epochs=3, missing_targets="ignore")
+    assert np.array_equal(model.net_.parameters, net.parameters)
+
+
+def test_nan_in_y_names_the_parameter() -> None:
+    model = MLP((X.shape[1], 8, 1)).as_estimator()
+    with pytest.raises(ValueError, match="use missing_targets='ignore'"):
+        model.fit(X, np.where(UNKNOWN, np.nan, 1.0))

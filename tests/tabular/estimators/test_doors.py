@@ -334,9 +334,14 @@ def test_a_missing_target_is_one_error_at_every_door(
     }
     for place, doors in tables.items():
         for table in doors:
-            message = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
+            message = f"the target 'y' has 2 missing values, the first in {place}; "
             with pytest.raises(ValueError, match=message):
                 TabularMLPClassifier(max_iter=1).fit(table, target="y")
+            model = TabularMLPClassifier(
+                n_members=1, max_iter=1, cv=2, missing_targets="ignore"
+            )
+            model.fit(table, target="y")
+            assert model.training_["rows_of_unknown_target"] == 2
 
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -388,3 +393,23 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     # Without them there is nothing to say, and the model is the same.
     same = kind(**ONE_MEMBER).fit(frame[["x", "town"]], y)
     np.testing.assert_array_equal(same.predict(frame), model.predict(frame))
+
+
+@pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
+def test_rows_without_a_target_are_left_out(kind: Any) -> None:
+    unknown = np.arange(len(X)) % 5 == 0
+    y: Any = LABELS if kind is TabularMLPClassifier else Y
+    gaps = np.array(y, object)
+    gaps[unknown] = None
+    known = np.flatnonzero(~unknown)
+    settings: Any = {"n_members": 2, "max_iter": 2, "random_state": 0}
+    if kind is TabularMLPClassifier:
+        settings["class_weight"] = "balanced"
+    plain = kind(**settings)
+    plain.fit(X.iloc[known], np.asarray(y)[known], WEIGHT[known])
+    model = kind(missing_targets="ignore", **settings)
+    model.fit(X, gaps, WEIGHT)
+    assert model.training_.pop("rows_of_unknown_target") == unknown.sum()
+    assert model.training_ == plain.training_
+    assert np.array_equal(model.pack_.predict(model._values(X, "predict")),
+                          plain.pack_.predict(plain._values(X, "predict")))  # fmt: skip
