@@ -399,9 +399,9 @@ def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(
         "not slow and not nightly",
         ".",
     ]
-    paths = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])
-    }
+    # The core beside this file, not an installed one.
+    folders = [tmp_path, TESTS.parent, ROOT.parent]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=paths
     )
