@@ -9,6 +9,7 @@ from types import ModuleType as _ModuleType
 from fastmlp.data.arrow import CSVFile as CSVFile
 from fastmlp.data.blocks import Blocks as Blocks
 from fastmlp.model import MLP as MLP
+from fastmlp.network.residual import Residual as Residual
 from fastmlp.rules.initializers import Orthogonal as Orthogonal
 from fastmlp.rules.losses import BinaryFocal as BinaryFocal
 from fastmlp.rules.losses import Focal as Focal

@@ -15,9 +15,9 @@ from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.outputs import PredictBatch, batches_of
 from fastmlp.data.sources import Source
-from fastmlp.net import NetBase
+from fastmlp.net import F32, NetBase
 from fastmlp.network import layer_settings as rates_of_layers
-from fastmlp.network import resolve, spec
+from fastmlp.network import residual, resolve, spec
 from fastmlp.network.spec import Computed, ComputeDTypes
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import require_first_order
@@ -57,10 +57,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     Parameters
     ----------
-    layer_sizes : sequence of int
-        Inputs, hidden layers, outputs: ``(2, 4, 1)``.
+    layer_sizes : sequence of int and Residual
+        Inputs, hidden layers or residual blocks, outputs: ``(2, 4, 1)``.
     activation : str or callable, or a sequence of them, one per hidden layer
         A name, or your function ``activation(z) -> (value, slope)`` on scalars.
+    norm : "layer" or "rms", or a sequence of them and None, one per hidden layer, optional
+        Norm of each hidden layer before its activation, or of a residual block's inputs. Dropout
+        stands before it.
+    norm_epsilon : float above 0
+        Added to the variance.
     output_activation : str or callable, optional
         None: identity, or the loss's link, such as "softmax" for "cross_entropy".
     loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal
@@ -102,9 +107,11 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     Attributes
     ----------
     parameters : (n_parameters,) array
-        All weights, then all biases: writing to it changes the net.
+        All weights, all biases, all gains, all shifts: writing to it changes the net.
     weights, biases : lists of arrays
-        Views into `parameters`, shape (n_in, n_out) and (n_out,) each.
+        Views into `parameters`, shape (n_in, n_out) and (n_out,) each, one per linear layer.
+    gains, shifts : lists of arrays
+        Views into `parameters`, shape (n_units,) each, one per norm; "rms" has no shifts.
     optimizer : Optimizer
         Can be replaced between fits. Another update rule starts at step 0; else the state is kept.
     trainable : list of bool, one per layer
@@ -703,6 +710,10 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     def _computed(self, compute_dtype: object, who: str) -> Computed:
         layout, dtype = self._network.layout, self._network.dtype
+        if compute_dtype is not None:
+            residual.require_plain(
+                self._network, f"{who}: compute_dtype={compute_dtype!r}", F32
+            )
         return spec.compute_dtype(compute_dtype, layout.sizes, dtype, who)
 
     @explained
@@ -897,9 +908,11 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
     saved = model_state.unpack(content, own)
     network = saved.network
     *hidden, output = network.activations
+    norms: Any = None if network.written is None else network.written.norms
     net = MLP(
-        network.layout.sizes,
-        activation=hidden,
+        network.layer_sizes,
+        activation=residual.of_entries(network, hidden),
+        norm=norms,
         output_activation=network.loss.link or output,
         loss=network.loss,
         optimizer=saved.optimizer,

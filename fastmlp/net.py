@@ -12,7 +12,8 @@ import numpy as np
 from fastmlp._process import locks, random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
-from fastmlp.network import layer_settings, resolve, spec
+from fastmlp.network import layer_settings, residual, resolve, spec
+from fastmlp.network.residual import EPSILON, Residual
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
@@ -21,10 +22,14 @@ from fastmlp.validation import Array, frames, scalars
 from fastmlp.validation.calls import explained
 
 if TYPE_CHECKING:
+    from fastmlp.network.residual import NormName
     from fastmlp.network.spec import Computed
 else:
     # jedi 0.20 raises at a property with a Literal, and IPython then completes nothing.
     Computed = str | tuple[str, ...] | None
+    NormName = str
+
+F32 = "leave compute_dtype out, for products in float32"
 
 
 class NetBase:
@@ -38,9 +43,11 @@ class NetBase:
     @explained
     def __init__(
         self,
-        layer_sizes: Iterable[int],
+        layer_sizes: Iterable[int | Residual],
         *,
         activation: spec.Activation | Sequence[spec.Activation] = "relu",
+        norm: NormName | Sequence[NormName | None] | None = None,
+        norm_epsilon: float = EPSILON,
         output_activation: spec.OutputActivation | None = None,
         loss: spec.LossLike = "mse",
         optimizer: spec.OptimizerLike = "adam",
@@ -70,20 +77,28 @@ class NetBase:
             l1,
             penalties,
             dtype,
+            norm,
+            norm_epsilon,
         )
         network, self._loss_name, self._output_name = resolve.network(*arguments)
         factors = layer_settings.layer_rates(layer_rates, network.layout.n_layers)
         drawn = layer_settings.dropout_of(
-            dropout, input_dropout, input_noise, len(network.activations) - 1
+            dropout, input_dropout, input_noise, len(network.layer_sizes) - 2
         )
+        if drawn is not None:
+            drawn = drawn._replace(hidden=residual.of_linear(network, drawn.hidden))
         computed = spec.compute_dtype(
             compute_dtype, network.layout.sizes, network.dtype
         )
         network = network._replace(layer_rates=factors, dropout=drawn)
+        if computed:
+            residual.require_plain(
+                network, f"MLP: compute_dtype={compute_dtype!r}", F32
+            )
         signs = layer_settings.signs_of(monotonic_cst, network)
         self._network = network._replace(compute_dtype=computed, signs=signs)
         rule = resolve.optimizer(optimizer)
-        layer_settings.check_optimizer(rule, signs)
+        layer_settings.check_optimizer(rule, self._network)
         self._device = resolve.device(device)
         protocol.require(self._device)
         self._initializer = initializer
@@ -96,9 +111,16 @@ class NetBase:
             )
 
     @property
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Layer sizes, inputs first."""
-        return self._network.layout.sizes
+    def layer_sizes(self) -> tuple[Any, ...]:
+        """Layer sizes, inputs first, as given: integers, and residual blocks."""
+        return self._network.layer_sizes
+
+    @property
+    def norm(self) -> NormName | tuple[NormName | None, ...] | None:
+        """The norm of all hidden layers, or one of each."""
+        written = self._network.written
+        norms: Any = () if written is None else written.norms
+        return norms if len({*norms}) > 1 else next(iter(norms), None)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -146,7 +168,7 @@ class NetBase:
     @optimizer.setter
     def optimizer(self, setting: spec.OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(setting), self._state
-        layer_settings.check_optimizer(optimizer, self._network.signs)
+        layer_settings.check_optimizer(optimizer, self._network)
         if optimizer.rule is state.optimizer.rule:
             # Not an owner: steps go on with the state, which stays in place.
             with state.lock.parameters:
@@ -215,7 +237,7 @@ class NetBase:
 
     @property
     def parameters(self) -> Array:
-        """All weights, then all biases: one flat vector, live."""
+        """All weights, then all biases, gains and shifts: one flat vector, live."""
         return self._state.lock.lend()
 
     @property
@@ -230,6 +252,20 @@ class NetBase:
         """Bias vectors, shape (n_out,) each, as live views."""
         return spec.Views(
             spec.bias_views(self._network.layout, self.parameters), "MLP.biases"
+        )
+
+    @property
+    def gains(self) -> list[Array]:
+        """Gains of each norm, shape (n_units,) each, as live views."""
+        return spec.Views(
+            spec.gain_views(self._network.layout, self.parameters), "MLP.gains"
+        )
+
+    @property
+    def shifts(self) -> list[Array]:
+        """Shifts of each norm of "layer", shape (n_units,) each, as live views."""
+        return spec.Views(
+            spec.shift_views(self._network.layout, self.parameters), "MLP.shifts"
         )
 
     @property

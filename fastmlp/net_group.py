@@ -676,11 +676,9 @@ class NetGroup:
         n = x.shape[-2] if type(x) is ndarray and x.ndim == 2 + each else 0
         whole, products = (len(self.nets), n, self._n_out), 0
         for net in self.nets:
-            products += (
-                n * net._state.layout.n_weights
-                if net._device == "cpu"
-                else MOST_PRODUCTS
-            )
+            layout = net._state.layout
+            in_lanes = net._device == "cpu" and layout.is_plain
+            products += n * layout.n_weights if in_lanes else MOST_PRODUCTS + 1
         if 0 < products <= MOST_PRODUCTS and x.shape[-1] == self._n_in and self._alike:
             result = arrays.out_array(out, whole, self._dtype, who)
             if not np.may_share_memory(x, result) and self._predict(

@@ -4,6 +4,7 @@ It shares no code with the package. Every formula is written from its source, in
 takes complex parameters, so that a derivative is the imaginary part of a value at w + ih.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -228,25 +229,59 @@ def exact(layer: int, operand: Array) -> Array:
     return operand
 
 
+def normed(kind: str, epsilon: float, z: Array, gain: Array, shift: Array) -> Array:
+    """Ba, Kiros & Hinton (2016); "rms": Zhang & Sennrich (2019), without mean and shift."""
+    centred = z - z.mean(axis=1, keepdims=True) if kind == "layer" else z
+    root = np.sqrt((centred**2).mean(axis=1, keepdims=True) + epsilon)
+    return gain * centred / root + shift
+
+
+def norms_of(norms: Any, biases: Arrays, n_layers: int) -> dict[Any, Any]:
+    """For each layer, and True after its activation, the norm as a function."""
+    gains = biases[n_layers : n_layers + len(norms)]
+    shifts = iter(biases[n_layers + len(norms) :])
+    made: dict[Any, Any] = {}
+    for (kind, layer, after, epsilon), gain in zip(norms, gains, strict=True):
+        shift = next(shifts) if kind == "layer" else np.zeros(gain.shape)
+        made[layer, after] = partial(normed, kind, epsilon, gain=gain, shift=shift)
+    return made
+
+
 def forward(
     weights: Arrays, biases: Arrays, x: Array, activations: list[str], masks: Any = (),
-    rounded: Any = exact,
+    rounded: Any = exact, norms: Any = (), skips: Any = (),
 ) -> Any:  # fmt: skip
-    """Pre-activations of every layer (the last: raw outputs), and what enters every layer."""
+    """Pre-activations of every layer (the last: raw outputs), and what enters every layer.
+
+    `norms` are (kind, layer, True after the activation, epsilon); gains and then shifts follow the
+    biases. ``skips[i]`` is the layer whose values are added to layer i's sums, or -1.
+    """
     before: Arrays = []
     entering = [np.asarray(x, complex if np.iscomplexobj(x) else float)]
+    functions, values_of = norms_of(norms, biases, len(weights)), list[Array]()
     for i in range(len(weights)):
-        before.append(rounded(i, entering[i]) @ rounded(i, weights[i]) + biases[i])
+        z = rounded(i, entering[i]) @ rounded(i, weights[i]) + biases[i]
+        drops_first = (i, False) in functions
+        if len(masks) and drops_first:
+            z = z * masks[i]
+        if len(skips) and skips[i] >= 0:
+            z = z + values_of[skips[i]]
+        before.append(functions[i, False](z=z) if drops_first else z)
         if i < len(weights) - 1:
             values = VALUES[activations[i]](before[i])
-            entering.append(values * masks[i] if len(masks) else values)
+            values = values * masks[i] if len(masks) and not drops_first else values
+            values_of.append(values)
+            after = functions.get((i, True))
+            entering.append(values if after is None else after(z=values))
     return before, entering
 
 
 def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     """Values or probabilities, shape (n_rows, n_outputs); `model` as in `objective`."""
     rounded = model.get("rounded", exact)
-    raw = forward(weights, biases, x, model["activations"], rounded=rounded)[0][-1]
+    structure = {name: model.get(name, ()) for name in ("norms", "skips")}
+    activations = model["activations"]
+    raw = forward(weights, biases, x, activations, (), rounded, **structure)[0][-1]
     link = LINK_OF.get(model.get("loss", "mse"))
     return (
         LINKS[link](raw)
@@ -395,12 +430,15 @@ def objective(
     sample_weight: Array | None = None,
     masks: Any = (),
     rounded: Any = exact,
+    norms: Any = (),
+    skips: Any = (),
     derivatives: Array | None = None,
     derivative_weight: Any = 1.0,
 ) -> Any:
     """Weighted mean loss of the rows, and penalties on the weights over the rows' mass; with
     `derivatives` the mean of their squares, too."""
-    raw = forward(weights, biases, x, activations, masks, rounded)[0][-1]
+    structure = (masks, rounded, norms, skips)
+    raw = forward(weights, biases, x, activations, *structure)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
     if sample_weight is not None and np.ndim(sample_weight) == 2:
         value, mass = by_target(loss, outputs, y, sample_weight)
@@ -422,7 +460,11 @@ def objective(
 
 
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
-    """The objective, and lists of its slopes by weights and by biases, by backpropagation."""
+    """The objective, and lists of its slopes by weights and by biases, by backpropagation; with
+    norms or skips by complex steps."""
+    if len(model.get("norms", ())) or len(model.get("skips", ())):
+        value = objective(weights, biases, x, y, **model)
+        return float(value), *complex_step_gradient(weights, biases, x, y, **model)
     activations, loss = model["activations"], model.get("loss", "mse")
     masks, rounded = model.get("masks", ()), model.get("rounded", exact)
     before, entering = forward(weights, biases, x, activations, masks, rounded)
@@ -602,8 +644,12 @@ def train(
     state: dict[str, Array] = {}
     of_weights, of_biases = zip(*(factors or [(1, 1)] * len(weights)), strict=True)
     like = [*weights, *biases]
+    centred = [norm for norm in model.get("norms", ()) if norm[0] == "layer"]
+    norms = (*model.get("norms", ()), *centred)
+    of_norms = (of_biases[layer] for _, layer, *_ in norms)
     factor = np.repeat(
-        [float(f) for f in (*of_weights, *of_biases)], [p.size for p in like]
+        [float(f) for f in (*of_weights, *of_biases, *of_norms)],
+        [p.size for p in like],
     )
     is_bias = np.repeat(
         [0, 1], [sum(p.size for p in weights), sum(p.size for p in biases)]
@@ -617,7 +663,7 @@ def train(
             keywords, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
             if dropout is not None:
                 inputs, keywords["masks"] = draws(
-                    dropout, t, inputs, [b.size for b in biases[:-1]]
+                    dropout, t, inputs, [w.shape[1] for w in weights[:-1]]
                 )
             value, *slopes = gradient(*shaped, inputs, y[rows], **keywords)
             rate = np.ravel(settings["learning_rate"])

@@ -22,6 +22,7 @@ from fastmlp.estimators.sklearn_bases import (
 )
 from fastmlp.estimators.to_core import QuantileScore, values_of
 from fastmlp.model import MLP
+from fastmlp.network import residual
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, losses, updates
@@ -75,7 +76,11 @@ def check_names(settings: dict[str, Any], who: str) -> None:
 
 def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     """The arguments with which `MLP` makes a net like this one, without the seed."""
-    *hidden, output = [_name(rule, activations.RULES) for rule in network.activations]
+    *linear, output = [_name(rule, activations.RULES) for rule in network.activations]
+    hidden, dropout = (
+        residual.of_entries(network, linear),
+        residual.written_dropout(network),
+    )
     loss = spelled(network.loss)
     smoothed = isinstance(loss, Smoothed)
     strengths: dict[Any, float] = {}
@@ -96,7 +101,10 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         "layer_rates": _one_for_all(net.layer_rates) if network.layer_rates else None,
         "dtype": network.dtype.name,
         **dict.fromkeys(("dropout", "input_dropout", "input_noise"), 0.0),
-        **({} if network.dropout is None else network.dropout.in_use()),
+        **({} if dropout is None else dropout.in_use()),
+        "norm_epsilon": network.written.epsilon
+        if network.written
+        else residual.EPSILON,
     }
     return {
         name: of_spec[name] if name in of_spec else getattr(net, name)

@@ -13,6 +13,7 @@ from fastmlp.rules import dropout as rules
 from fastmlp.rules.dropout import Dropout, Rate, is_used
 from fastmlp.rules.losses import LINKS
 from fastmlp.rules.optimizer_protocol import Optimizer, lag_of
+from fastmlp.rules.optimizers import LevenbergMarquardt
 from fastmlp.rules.updates import Factors
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import count
@@ -267,6 +268,11 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
 
 
 def _check_rules(network: Network, who: str) -> None:
+    if not network.layout.is_plain:
+        raise ValueError(
+            f"{who}: monotonic_cst needs a net without norms and residual blocks, whose units may "
+            "fall where their inputs rise: leave norm out"
+        )
     for rule in network.activations:
         if rule not in [activations.RULES[name] for name in RISE]:
             raise ValueError(
@@ -284,10 +290,13 @@ def _check_rules(network: Network, who: str) -> None:
         )
 
 
-def check_optimizer(
-    optimizer: Optimizer, signs: Sequence[int], who: str = OWNER
-) -> None:
-    if signs and lag_of(optimizer):
+def check_optimizer(optimizer: Optimizer, network: Network, who: str = OWNER) -> None:
+    if isinstance(optimizer, LevenbergMarquardt) and not network.layout.is_plain:
+        raise ValueError(
+            f"{who}: LevenbergMarquardt needs a net without norms and residual blocks: use LBFGS() "
+            "or Adam()"
+        )
+    if network.signs and lag_of(optimizer):
         raise ValueError(
             f"{who}: {type(optimizer).__name__} shows parameters beyond those of its steps, which "
             "monotonic_cst cannot bound: use AdamW(average=EMA(0.99))"

@@ -1,7 +1,7 @@
 """The arguments of `MLP` as rules: names are looked up, functions are checked by `check_rule`."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, product
 from types import FunctionType
 from typing import Any, NamedTuple, cast, get_args
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmlp._process import memory, warn
-from fastmlp.network import layer_settings
-from fastmlp.network.spec import OWNER, Layout, Network, make_layout, name_of
+from fastmlp.network import layer_settings, residual
+from fastmlp.network.spec import OWNER, Layout, Network, gain_views, name_of
 from fastmlp.network.state import NetState
 from fastmlp.rules import (
     activations,
@@ -49,9 +49,15 @@ def network(
     l1: object,
     penalties: object,
     kind: Any,
+    norm: object = None,
+    epsilon: object = residual.EPSILON,
 ) -> NamedNetwork:
-    checked = layer_sizes(sizes)
-    hidden = hidden_activations(activation, len(checked) - 2)
+    given = residual.written_sizes(sizes)
+    rules = hidden_activations(activation, len(given) - 2)
+    norms = residual.norms_of(norm, len(given) - 2)
+    least = scalars.positive(OWNER, "norm_epsilon", epsilon)
+    layout, hidden, written = residual.structure_of(given, rules, norms, least)
+    checked = layout.sizes
     function = loss(loss_setting)
     loss_name = (
         loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
@@ -61,7 +67,7 @@ def network(
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
     made = Network(
-        make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind)
+        layout, (*hidden, rule), function, link, terms, dtype(kind), written=written
     )
     return NamedNetwork(made, loss_name, name_of(function.link or rule))
 
@@ -80,28 +86,18 @@ def initial_state(
         initialize, state.weights, state.biases, strict=True
     ):
         initial_numbers(each, generator, weights, biases)
+    for gains in gain_views(layout, parameters):
+        gains[:] = 1
     if network.signs:
         layer_settings.set_first_weights(network, parameters)
     return state
 
 
 def layer_sizes(sizes: object) -> tuple[int, ...]:
-    """Two or more integers of 1 or more, inputs first."""
-    if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(
-        sizes, Iterable
-    ):
-        raise TypeError(
-            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
-            "such as (3, 16, 1)"
-        )
-    numbers = tuple(sizes)
-    if len(numbers) < 2:
-        raise ValueError(
-            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {numbers!r}"
-        )
+    """Two or more integers of 1 or more, inputs first, without residual blocks."""
     return tuple(
         scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n)
-        for i, n in enumerate(numbers)
+        for i, n in enumerate(residual.written_sizes(sizes))
     )
 
 

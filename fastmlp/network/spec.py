@@ -32,11 +32,51 @@ OWNER = "MLP"
 Vector = NDArray[Any]
 
 
+class NormOfLayer(NamedTuple):
+    """A norm of a layer's units, of each row by itself.
+
+    Attributes
+    ----------
+    kind : "layer" or "rms", which has no mean and no shifts
+    layer : from 0
+    after : False: of the layer's sums; True: of the values after its activation
+    gains, shifts : offsets into the flat vector of parameters; no shifts: -1
+    """
+
+    kind: str
+    layer: int
+    after: bool
+    epsilon: float
+    gains: int
+    shifts: int
+
+
+class Written(NamedTuple):
+    """A net with norms or residual blocks as it was written.
+
+    Attributes
+    ----------
+    sizes : integers and residual blocks, inputs first
+    norms : a kind or None for each hidden entry of `sizes`
+    layers : for each of them the linear layer that has its activation and its dropout
+    """
+
+    sizes: tuple[Any, ...]
+    norms: tuple[str | None, ...]
+    epsilon: float
+    layers: tuple[int, ...]
+
+
 class Layout(NamedTuple):
     """Sizes of the layers and offsets into the flat vector of parameters.
 
     The weights of layer i begin at ``weights[i]``, a C-contiguous (n_in, n_out) matrix; its biases
-    begin at ``biases[i]``, shape (n_out,).
+    begin at ``biases[i]``, shape (n_out,). The gains of all norms follow, then the shifts.
+
+    Attributes
+    ----------
+    norms : in the order of the layers; of a layer's two, that of its sums first
+    skips : for each layer the layer whose values its sums are added to, or -1; empty: all are -1
     """
 
     sizes: tuple[int, ...]
@@ -44,10 +84,20 @@ class Layout(NamedTuple):
     biases: tuple[int, ...]
     n_weights: int
     n_parameters: int
+    norms: tuple[NormOfLayer, ...] = ()
+    skips: tuple[int, ...] = ()
 
     @property
     def n_layers(self) -> int:
         return len(self.sizes) - 1
+
+    @property
+    def is_plain(self) -> bool:
+        """True without norms and skips."""
+        return not self.norms and not self.skips
+
+    def norms_of(self, layer: int) -> tuple[NormOfLayer, ...]:
+        return tuple(norm for norm in self.norms if norm.layer == layer)
 
 
 class Views(list[Vector]):
@@ -79,23 +129,44 @@ class Views(list[Vector]):
         return list, (list(self),)
 
 
-def make_layout(sizes: tuple[int, ...]) -> Layout:
+def make_layout(
+    sizes: tuple[int, ...],
+    norms: Sequence[tuple[str, int, bool]] = (),
+    skips: tuple[int, ...] = (),
+    epsilon: float = 0.0,
+) -> Layout:
+    """`norms` are triples: kind, layer, and True for a norm after the activation."""
     shapes = list(pairwise(sizes))
     offsets = [0]
     for n_in, n_out in shapes:
         offsets.append(offsets[-1] + n_in * n_out)
     for _, n_out in shapes:
         offsets.append(offsets[-1] + n_out)
-    n = len(shapes)
-    return Layout(
-        sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1]
-    )
+    n, end = len(shapes), offsets[-1]
+    gains, shifts = list[int](), list[int]()
+    for _, layer, _ in norms:
+        gains.append(end)
+        end += sizes[layer + 1]
+    for kind, layer, _ in norms:
+        shifts.append(end if kind == "layer" else -1)
+        end += sizes[layer + 1] if kind == "layer" else 0
+    made = [
+        NormOfLayer(*norm, epsilon, *places)
+        for norm, *places in zip(norms, gains, shifts, strict=True)
+    ]
+    of_layers = (tuple(offsets[:n]), tuple(offsets[n:-1]))
+    return Layout(sizes, *of_layers, offsets[n], end, tuple(made), skips)
 
 
 def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
-    """One number a layer for its weights, and one for its biases, as numbers of parameters."""
+    """One number a layer for its weights, and one for its biases, gains and shifts, as numbers of
+    parameters."""
     sizes = [n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
-    return np.repeat([*weights, *biases], [*sizes, *layout.sizes[1:]])
+    centred = [norm for norm in layout.norms if norm.shifts >= 0]
+    layers = [norm.layer for norm in (*layout.norms, *centred)]
+    numbers = [*weights, *biases, *(biases[layer] for layer in layers)]
+    widths = [*layout.sizes[1:], *(layout.sizes[layer + 1] for layer in layers)]
+    return np.repeat(numbers, [*sizes, *widths])
 
 
 def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
@@ -112,6 +183,24 @@ def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
     return [
         flat[start : start + n_out]
         for start, n_out in zip(layout.biases, layout.sizes[1:], strict=True)
+    ]
+
+
+def gain_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Views of `flat`, shape (n_units,), one for each norm."""
+    sizes = [layout.sizes[norm.layer + 1] for norm in layout.norms]
+    return [
+        flat[norm.gains : norm.gains + n]
+        for norm, n in zip(layout.norms, sizes, strict=True)
+    ]
+
+
+def shift_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Views of `flat`, shape (n_units,), one for each norm that has shifts."""
+    centred = [norm for norm in layout.norms if norm.shifts >= 0]
+    return [
+        flat[norm.shifts : norm.shifts + layout.sizes[norm.layer + 1]]
+        for norm in centred
     ]
 
 
@@ -246,6 +335,7 @@ class Network(NamedTuple):
     signs : of each input 1 if predictions rise with it, -1 if they fall, else 0; empty: all are 0
     derivatives : "targets" if steps train the Jacobian too, "gradient" if they take the gradient
         by it; or None
+    written : a net with norms or residual blocks as it was written, or None
     """
 
     layout: Layout
@@ -260,6 +350,12 @@ class Network(NamedTuple):
     compute_dtype: Computed = None
     signs: tuple[int, ...] = ()
     derivatives: Literal["targets", "gradient"] | None = None
+    written: Written | None = None
+
+    @property
+    def layer_sizes(self) -> tuple[Any, ...]:
+        """As written: integers, and residual blocks."""
+        return self.layout.sizes if self.written is None else self.written.sizes
 
     @property
     def passes(self) -> int:

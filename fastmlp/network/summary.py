@@ -6,8 +6,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fastmlp._process.memory import readable
+from fastmlp.network import residual
 from fastmlp.network.layer_settings import all_shown, trained_parameters
+from fastmlp.network.residual import EPSILON
 from fastmlp.network.spec import Network, name_of, paired_layers, spread
+from fastmlp.rules.dropout import is_used
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import LevenbergMarquardt, matrix_bytes
 from fastmlp.rules.updates import Factors
@@ -40,9 +43,12 @@ class Description(NamedTuple):
 
     def short(self) -> str:
         """One line, as the call that makes the net."""
-        network, hidden = self.network, self._hidden()
-        shown = hidden[0] if len({*hidden}) == 1 else hidden
-        activation = f"activation={shown!r}, " if hidden else ""
+        network, hidden = (
+            self.network,
+            residual.of_entries(self.network, self._hidden()),
+        )
+        activation = f"activation={_shown(hidden)!r}, " if hidden else ""
+        activation += self._norms()
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
         rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
         rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
@@ -53,10 +59,19 @@ class Description(NamedTuple):
         )
         computed += f", monotonic_cst={network.signs!r}" if network.signs else ""
         return (
-            f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
+            f"MLP({network.layer_sizes}, {activation}output_activation={self.output!r}, "
             f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "
             f"dtype={network.dtype.name!r}{computed})"
         )
+
+    def _norms(self) -> str:
+        written = self.network.written
+        if written is None or not self.network.layout.norms:
+            return ""
+        epsilon = (
+            f"norm_epsilon={written.epsilon:g}, " if written.epsilon != EPSILON else ""
+        )
+        return f"norm={_shown(written.norms)!r}, {epsilon}"
 
     def table(self) -> SummaryTable:
         return SummaryTable(
@@ -77,7 +92,7 @@ class Description(NamedTuple):
         return f"{layout.n_parameters:,} parameters{which}, {self.network.dtype}"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        layout, names = self.network.layout, [*self._hidden(), self.output]
+        layout, names = self.network.layout, self._stages()
         factors, varies = (
             self.network.factors,
             self.network.layer_rates or self.network.trainable,
@@ -89,10 +104,34 @@ class Description(NamedTuple):
         rows: list[tuple[str, ...]] = [(*HEADER, *more)]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
-            row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}")
+            norms = len(layout.norms_of(i)) + sum(
+                norm.shifts >= 0 for norm in layout.norms_of(i)
+            )
+            n_parameters = (n_in + 1 + norms) * n_out
+            row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{n_parameters:,}")
             cells = ((_rate(factors[i]),) if varies else ()) + products[i : i + 1]
             rows.append((*row, *cells))
         return rows
+
+    def _stages(self) -> list[str]:
+        """For each layer its activation; with norms and skips what comes before and after it, in
+        this order, such as "norm, relu"."""
+        layout, names = self.network.layout, [*self._hidden(), self.output]
+        dropout = self.network.dropout
+        for i, name in enumerate(names if not layout.is_plain else ()):
+            norms = {norm.after: f"{norm.kind} norm" for norm in layout.norms_of(i)}
+            drops = dropout is not None and is_used((*dropout.hidden, 0.0)[i])
+            source = layout.skips[i] if layout.skips else -1
+            stages = [
+                "dropout" if drops and False in norms else "",
+                f"+ layer {source + 1}" if source >= 0 else "",
+                norms.get(False, ""),
+                name if name != "identity" or not (norms or source >= 0) else "",
+                "dropout" if drops and False not in norms else "",
+                norms.get(True, ""),
+            ]
+            names[i] = ", ".join(stage for stage in stages if stage)
+        return names
 
     def _products(self) -> tuple[str, ...]:
         """The dtype of each layer's products in training; empty if it is the net's."""
@@ -114,11 +153,16 @@ class Description(NamedTuple):
         return f", {readable(matrix_bytes(n))} for its matrix"
 
     def _dropout(self) -> dict[str, Any]:
-        dropout = self.network.dropout
+        dropout = residual.written_dropout(self.network)
         return {} if dropout is None else dropout.in_use()
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]
+
+
+def _shown(values: Sequence[Any]) -> Any:
+    """The value of all layers, if equal."""
+    return values[0] if len({*values}) == 1 else list(values)
 
 
 def _rate(factors: Factors) -> str:

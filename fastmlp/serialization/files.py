@@ -25,6 +25,8 @@ from fastmlp.validation.messages import needs
 ENTRY = "fastmlp"
 # fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
 FORMAT_VERSION = 2
+# The version of files with a net that has norms or residual blocks, and its entry in the header.
+NORMS_VERSION, NORMS = 3, "norms"
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
@@ -89,7 +91,8 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
 
 def pack(content: Content) -> bytes:
     """Bytes of a file. A header that no reader would accept is an error."""
-    stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
+    version = NORMS_VERSION if _has_norms(content.header) else FORMAT_VERSION
+    stands = {"format_version": version, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {
         name: np.asarray(array, order="C") for name, array in content.arrays.items()
@@ -102,6 +105,13 @@ def pack(content: Content) -> bytes:
             f"{MAX_HEADER_BYTES:,} bytes of them"
         )
     return raw
+
+
+def _has_norms(header: Any) -> bool:
+    """True if a net anywhere in a header has norms or residual blocks."""
+    if isinstance(header, Mapping):
+        return NORMS in header or any(map(_has_norms, header.values()))
+    return isinstance(header, list | tuple) and any(map(_has_norms, header))
 
 
 def read(path: str | os.PathLike[str]) -> Content:
@@ -193,10 +203,10 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, NORMS_VERSION):
         raise FileError(
-            f"format version {version!r}, and this fastmlp reads version {FORMAT_VERSION}: use the "
-            "fastmlp that wrote the file, or train the model again"
+            f"format version {version!r}, and this fastmlp reads versions {FORMAT_VERSION} and "
+            f"{NORMS_VERSION}: use the fastmlp that wrote the file, or train the model again"
         )
     return kind, header
 

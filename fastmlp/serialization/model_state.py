@@ -10,16 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.network import layer_settings, resolve, spec
+from fastmlp.network import layer_settings, residual, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
-from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
+from fastmlp.network.residual import Residual
+from fastmlp.network.spec import (
+    Layout,
+    Network,
+    bias_views,
+    gain_views,
+    shift_views,
+    weight_views,
+)
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, updates
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, files
 from fastmlp.serialization.files import Content, FileError
-from fastmlp.validation import Array, frames
+from fastmlp.validation import Array, frames, scalars
 from fastmlp.validation.frames import Names
 
 KIND = "MLP"
@@ -31,7 +39,7 @@ BEST = "best_parameters"
 # Fields of a header that are left out if unused.
 OPTIONAL = (
     *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
-    *DROPOUT,
+    *(files.NORMS, *DROPOUT),
 )
 
 
@@ -112,17 +120,20 @@ def pack(state: SavedNet) -> Content:
 def header_of(state: SavedNet) -> dict[str, Any]:
     """Spec and optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table, names = state.network, activations.RULES, state.feature_names
-    *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
+    *linear, output = [codec.of_rule(rule, table) for rule in network.activations]
+    hidden, written = residual.of_entries(network, linear), network.written
     computed = network.compute_dtype
     optional = {
         "compute_dtype": list(computed) if isinstance(computed, tuple) else computed,
         "monotonic_cst": list(network.signs) or None,
         **layer_settings.in_use(network),
         **_dropout(network),
+        files.NORMS: written
+        and {"kinds": list(written.norms), "epsilon": written.epsilon},
         "feature_names": names and list(names),
     }
     return {
-        "layer_sizes": list(network.layout.sizes),
+        "layer_sizes": [_of_size(size) for size in network.layer_sizes],
         "activation": hidden,
         "output_activation": network.loss.link or output,
         "loss": codec.of_loss(network.loss),
@@ -136,10 +147,15 @@ def header_of(state: SavedNet) -> dict[str, Any]:
     }
 
 
+def _of_size(size: Any) -> Any:
+    return [size.width, size.inner] if isinstance(size, Residual) else size
+
+
 def _dropout(network: Network) -> dict[str, Any]:
-    if network.dropout is None:
+    dropout = residual.written_dropout(network)
+    if dropout is None:
         return {}
-    hidden, *inputs = network.dropout
+    hidden, *inputs = dropout
     rates = [codec.of_setting(rate) for rate in (*hidden, *inputs)]
     return dict(zip(DROPOUT, (rates[:-2], *rates[-2:]), strict=True))
 
@@ -162,7 +178,11 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
         raise FileError(
             f"holds an object of kind {content.kind!r}, not {KIND!r}: load it by fastmlp.load"
         )
-    header, sizes = content.header, sizes_of(content)
+    header, claimed = content.header, content.header["layer_sizes"]
+    _check_layers(claimed, content)
+    sizes = residual.written_sizes(
+        [Residual(*size) if isinstance(size, list) else size for size in claimed]
+    )
     network = _network(header, sizes, own)
     return state_of(content, network, codec.optimizer_from(header["optimizer"], own))
 
@@ -172,10 +192,15 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
     A layer takes a few bytes of a header, but hundreds of memory.
     """
-    sizes, held = content.header["layer_sizes"], len(content.arrays)
+    sizes = content.header["layer_sizes"]
+    _check_layers(sizes, content)
+    return resolve.layer_sizes(sizes)
+
+
+def _check_layers(sizes: Sequence[Any], content: Content) -> None:
+    held = len(content.arrays)
     if 2 * (len(sizes) - 1) > held:
         raise FileError(f"claims {len(sizes) - 1:,} layers, but holds {held:,} arrays")
-    return resolve.layer_sizes(sizes)
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
@@ -210,7 +235,7 @@ def _key(stored: Any) -> Key | None:
 
 
 def _network(
-    header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str, Any]
+    header: Mapping[str, Any], sizes: residual.Sizes, own: Mapping[str, Any]
 ) -> Network:
     def known(spelled: Any) -> Any:
         return codec.rule_from(spelled, activations.RULES, "activation", own)
@@ -224,23 +249,34 @@ def _network(
     spelled = header["output_activation"]
     activation = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
-    dtype = resolve.dtype(header["dtype"])
+    dtype, n_hidden = resolve.dtype(header["dtype"]), len(sizes) - 2
+    norms = header.get(files.NORMS, {"kinds": None, "epsilon": residual.EPSILON})
+    structure = residual.structure_of(
+        sizes,
+        resolve.hidden_activations(hidden, n_hidden),
+        residual.norms_of(norms["kinds"], n_hidden),
+        scalars.positive("file", "epsilon", norms["epsilon"]),
+    )
+    layout = structure.layout
+    n_layers = layout.n_layers
     network = Network(
-        layout=make_layout(sizes),
-        activations=(*resolve.hidden_activations(hidden, len(sizes) - 2), output),
+        layout=layout,
+        activations=(*structure.hidden, output),
         loss=loss,
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=dtype,
-        layer_rates=layer_settings.layer_rates(
-            header.get("layer_rates"), len(sizes) - 1
+        layer_rates=layer_settings.layer_rates(header.get("layer_rates"), n_layers),
+        trainable=layer_settings.trainable(header.get("trainable", True), n_layers),
+        compute_dtype=spec.compute_dtype(
+            header.get("compute_dtype"), layout.sizes, dtype
         ),
-        trainable=layer_settings.trainable(
-            header.get("trainable", True), len(sizes) - 1
-        ),
-        dropout=_dropout_from(header, len(sizes) - 2, own),
-        compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
+        written=structure.written,
     )
+    dropout = _dropout_from(header, n_hidden, own)
+    if dropout is not None:
+        hidden_rates = residual.of_linear(network, dropout.hidden)
+        network = network._replace(dropout=dropout._replace(hidden=hidden_rates))
     return network._replace(
         signs=layer_settings.signs_of(header.get("monotonic_cst"), network)
     )
@@ -256,8 +292,12 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
     """Views of the flat parameters, by their names in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
-    return {f"weights.{i}": view for i, view in enumerate(weights)} | {
-        f"biases.{i}": view for i, view in enumerate(biases)
+    named = {"weights": weights, "biases": biases}
+    named |= {"gains": gain_views(layout, flat), "shifts": shift_views(layout, flat)}
+    return {
+        f"{name}.{i}": view
+        for name, views in named.items()
+        for i, view in enumerate(views)
     }
 
 

@@ -86,6 +86,8 @@ def check(network: Network, device: str, who: str) -> None:
         refuse(f"device={device!r}", "net.to('cpu')", who)
     if network.compute_dtype is not None:
         refuse("compute_dtype='bfloat16'", "compute_dtype=None", who)
+    if not network.layout.is_plain:
+        refuse("norms or residual blocks", "a net without them", who)
     if network.dropout is not None:
         refuse("dropout or input_noise", "a net without them", who)
     check_curvatures(network, who)

@@ -44,6 +44,7 @@ from fastmlp import (
     Quantile,
     ReduceLROnPlateau,
     Report,
+    Residual,
     RMSprop,
     ScheduleFreeAdamW,
     Standardizer,
@@ -86,6 +87,7 @@ SETTINGS: dict[Any, Callable[[], Any]] = {
         )
     },
     Custom: lambda: Custom(descent),
+    Residual: lambda: Residual(4),
     Loss: lambda: Loss(squared),
 }
 OTHERS: dict[Any, Callable[[], Any]] = {

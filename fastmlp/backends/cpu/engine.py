@@ -26,6 +26,8 @@ from fastmlp.network.spec import (
     Layout,
     Network,
     bias_views,
+    gain_views,
+    shift_views,
     spread,
     weight_views,
 )
@@ -254,6 +256,13 @@ def _clipped(
     """A flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
     result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
+    of_norms = [*gain_views(layout, result), *shift_views(layout, result)]
+    centred = [norm for norm in layout.norms if norm.shifts >= 0]
+    layers = [norm.layer for norm in (*layout.norms, *centred)]
+    views, numbers = (
+        [*views, *of_norms],
+        (*numbers, *(groups.biases[layer] for layer in layers)),
+    )
     variables = [
         variable
         for variable, number in zip(views, numbers, strict=True)

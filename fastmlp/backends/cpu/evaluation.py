@@ -124,7 +124,9 @@ class Objective:
         }
         session = Session(network, blocks, data, most, rows=rows, **options)
         self.session, self.packed = session, session.keep_gradient()
-        self.network = network._replace(link=LINKS["identity"])
+        # Of norms and skips it needs nothing: its first layer's weights alone are read.
+        layout = network.layout._replace(norms=(), skips=())
+        self.network = network._replace(link=LINKS["identity"], layout=layout)
         self._back: DeltaBlocks | None = None
         self.take(data)
 

@@ -26,6 +26,7 @@ from fastmlp.backends.cpu.kernels.forward_backward import row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
+from fastmlp.backends.cpu.kernels.stages import stages_backward, stages_forward
 from fastmlp.backends.cpu.plan import packing
 from fastmlp.backends.cpu.plan.packing import (
     Spacing,
@@ -397,6 +398,12 @@ class Session:
             self._blocks[name] = block.address
         if self.workspace.row_copy_bytes:
             self._blocks["packed_product"] = block_of(packed_product, dtype).address
+        if not self._network.layout.is_plain:
+            forward = block_of(stages_forward, dtype).address
+            self._blocks["stages_forward"] = forward
+            if train:
+                backward = block_of(stages_backward, dtype).address
+                self._blocks["stages_backward"] = backward
         if train and partition.single_row:
             self._blocks["row_backward"] = block_of(row_backward, dtype).address
         if n_threads > 1 and partition.split_layer:

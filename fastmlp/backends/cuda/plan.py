@@ -315,6 +315,8 @@ def rules_of(
 ) -> KernelRules:
     """The rules of a network, and of its optimizer if there is one; a ValueError if kernels are
     missing."""
+    if not network.layout.is_plain:
+        raise refused("compute norms or residual blocks: use layers without them")
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)

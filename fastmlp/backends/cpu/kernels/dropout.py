@@ -116,7 +116,7 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def dropout(scalar: Scalar) -> Kernel:
-    """The block that drops outputs of layer i, and their slopes, for some panels."""
+    """The block that drops values of layer i, and their slopes, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     width = max(lanes, rules.UNITS)
     source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
@@ -139,12 +139,43 @@ def dropout(scalar: Scalar) -> Kernel:
             skip = p * lanes % width
             if p == panel or skip == 0:
                 decide(source, p * lanes, n, place)
-            values = row(layer.outputs + p * net.panel + down, count, scalar)
-            slopes = row(layer.deltas + p * net.panel + down, count, scalar)
-            if layer.form == RELU_DROPPED:
+            values = row(layer.values + p * net.panel + down, count, scalar)
+            slopes = row(layer.slopes + p * net.panel + down, count, scalar)
+            if layer.inner_form == RELU_DROPPED:
                 with_slopes_of_relu(values, slopes, count, bits, skip, rate)
             else:
                 with_slopes(values, slopes, count, bits, skip, rate)
+
+    return drop
+
+
+def dropout_alone(scalar: Scalar) -> Kernel:
+    """The block that drops numbers of layer i's units, in panels: its sums, before a norm, and
+    their deltas, by the same draws."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    width = max(lanes, rules.UNITS)
+    source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
+    _, _, drop_values = _dropping(scalar)
+    n_bytes = ROW_BLOCK * width * 2
+
+    def drop(address: int, i: int, values: int, at: int, n: int) -> None:
+        net, place = record_at(address, Net), stack(n_bytes)
+        layer, count = layers_of(net)[i], n * lanes
+        numbers = row(
+            batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
+        )
+        threshold = np.uint16(numbers[rules.HIDDEN + 2 * i])
+        rate = (threshold, numbers[rules.HIDDEN + 2 * i + 1])
+        source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
+        bits = row(place, n * width, np.uint16)
+        for p in range(layer.n_panels):
+            skip = p * lanes % width
+            if skip == 0:
+                decide(source, p * lanes, n, place)
+            numbers_of_panel = row(
+                values + p * net.panel + at * lanes * size, count, scalar
+            )
+            drop_values(numbers_of_panel, count, bits, skip, rate)
 
     return drop
 

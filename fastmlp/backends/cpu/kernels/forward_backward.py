@@ -342,15 +342,18 @@ def _forward(scalar: Scalar) -> Kernel:
         If `middle` > 0, inputs from `middle` on are summed separately and added (split-K).
         """
         blocks, (at, n), (p, most) = blocks_of(net), rows, panels
-        down, waits, pairs = at * vector, layer.form == records.BLOCK, layer.pairs
+        # Stages finish the sums of a layer that has some.
+        form = records.LINEAR if layer.stages else layer.form
+        down, waits, pairs = at * vector, form == records.BLOCK, layer.pairs
         z, packed = scratch
-        is_relu = layer.form == records.RELU or layer.form == records.RELU_DROPPED
+        is_relu = form == records.RELU or form == records.RELU_DROPPED
+        products = layer.sums if layer.stages else layer.outputs
         stop = min(p + most, layer.n_panels)
         while p < stop:
             # Pre-activations wait on the stack, 12 or 16 KiB in the first-level cache.
             in_turn = waits or layer.dropped or layer.outputs_along
             n_panels = next_panels(stop - p) if in_turn else stop - p
-            outputs = layer.outputs + p * net.panel + down
+            outputs = products + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
             start, weights, shape = operands_of(layer, p, n_panels, n, packed)
             a, panel, epilogue, operand = (
@@ -393,10 +396,16 @@ def _forward(scalar: Scalar) -> Kernel:
 @njit
 def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Drop outputs of some panels in training, and round them if the next layer takes pairs."""
-    if layer.dropped:
+    if layer.dropped and layer.stages == 0:
         which = (net.address, layer.dropped - 1, *panels, *rows)
         call(blocks_of(net).drop, which)
     pair_outputs(net, layer, panels, rows)
+
+
+@njit
+def pass_stages(net: Net, i: int, rows: Span) -> None:
+    if layers_of(net)[i].stages:
+        call(blocks_of(net).stages_forward, (net.address, i, *rows))
 
 
 @njit
@@ -526,6 +535,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
             complete(net, layers_of(net)[0], (0, net.max_width), (at, n))
+            pass_stages(net, 0, (at, n))
             return 1
         if split == 0:
             gather(net, net.inputs, rows, at, (0, net.n_in))
@@ -561,10 +571,14 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
                         forward_layer(
                             net, layers[i], inputs, middle, panels, (at, n), scratch
                         )
+                        pass_stages(net, i, (at, n))
                 finish(net, (start, n), at, mode, thread_number())
                 above = max(split - 1, net.lowest)
                 for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
                     backward_layer(net, i, (0, net.max_width), (at, n), packed)
+                    if layers[i - 1].stages:
+                        below = (net.address, i - 1, at, n)
+                        call(blocks_of(net).stages_backward, below)
 
     @hinted(control=True, zeros=records.FEATURES if plain else {})
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import Kernel, Piece, Scalar, Span, part_of
+from fastmlp.backends.cpu.kernels import (
+    Kernel,
+    Piece,
+    Scalar,
+    Span,
+    n_strips_of,
+    part_of,
+)
 from fastmlp.backends.cpu.kernels.memory_traffic import (
     non_temporal_of,
     prefetch_for,
@@ -265,6 +272,26 @@ def _steps(
     clip = clipping(scalar) if by_norm else unclipped
 
     @njit
+    def sum_norms(
+        net: Net, piece: Piece, p: int, control: Control, biases: int, slopes: int
+    ) -> None:
+        """Gradients of gains and shifts, rows after those of the biases, from sums by strips."""
+        (tile, layer, _), width = piece, piece[1].n_out
+        sums, n_strips = layer.norm_sums, n_strips_of(control.n_rows)
+        if not layer.is_transposed:
+            sums += (tile.panel + p) * net.strip_panel
+            width = _shape_of(tile, layer, p, lanes)[1]
+        when = (control.ends, control.apply)
+        for v in range(layer.norm_rows):
+            down = (v + 1) * vector
+            start = net.zeros
+            if control.more:
+                start = biases + down - net.parameters + net.gradient
+            source = sums + v * layer.norm_sums_bytes
+            sum_rows(source, start, slopes + down, n_strips)
+            clip(net, tile, p, BIASES + 1 + v, slopes + down, (1, width), when)
+
+    @njit
     def step_panel(
         net: Net, piece: Piece, p: int, control: Control, scratch: Scratch
     ) -> None:
@@ -291,7 +318,8 @@ def _steps(
                 _rows_of_biases(net, control),
             )
             clip(net, tile, p, BIASES, slopes, (1, shape[1]), when)
-            n += lanes
+            sum_norms(net, piece, p, control, biases, slopes)
+            n += (1 + layer.norm_rows) * lanes
         if n > n_before:
             skip = n_before // lanes * vector
             of_weights = layer.weight_coefficients
@@ -317,7 +345,9 @@ def _steps(
         else:
             sum_rows(deltas, start, g, n_rows)
         clip(net, tile, p, BIASES, g, (1, width), (control.ends, control.apply))
-        finish(net, biases, g, lanes, layer.bias_coefficients, control.apply)
+        sum_norms(net, piece, p, control, biases, g)
+        n = (1 + layer.norm_rows) * lanes
+        finish(net, biases, g, n, layer.bias_coefficients, control.apply)
 
     return step_panel, step_biases
 
@@ -410,8 +440,9 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
     return enter
 
 
-# A layer's variables, and a tile's sums.
+# A layer's variables, and a tile's sums: gains and shifts follow, of at most two norms.
 WEIGHTS, BIASES = range(2)
+VARIABLES = BIASES + 5
 _factor = njit(norm_factor)
 
 
@@ -455,10 +486,10 @@ def clipping(scalar: Scalar) -> Kernel:
     ) -> None:
         blocks, (n_rows, width), (ends, apply) = blocks_of(net), shape, when
         if apply:
-            factor = net.factors + (2 * tile.layer + variable) * 8
+            factor = net.factors + (VARIABLES * tile.layer + variable) * 8
             call(blocks.scaled, (factor, g, n_rows * lanes))
         elif ends:
-            total = net.tile_squares + (2 * tile.slot + variable) * 8
+            total = net.tile_squares + (VARIABLES * tile.slot + variable) * 8
             call(blocks.squares, (total, g, n_rows, width, p))
 
     return by_norm
@@ -474,7 +505,7 @@ def unclipped(
 @njit
 def take_norms(net: Net) -> None:
     """The factor of each variable, from the sums of squares of all tiles."""
-    n = 2 * net.n_layers
+    n = VARIABLES * net.n_layers
     factors, tiles = (
         row(net.factors, n, np.float64),
         records_at(net.tiles, net.n_tiles, Tile),
@@ -483,9 +514,9 @@ def take_norms(net: Net) -> None:
     factors[:] = 0.0
     for i in range(net.n_tiles):
         tile = tiles[order[i]]
-        sums = row(net.tile_squares + 2 * tile.slot * 8, 2, np.float64)
-        factors[2 * tile.layer] += sums[WEIGHTS]
-        factors[2 * tile.layer + 1] += sums[BIASES]
+        sums = row(net.tile_squares + VARIABLES * tile.slot * 8, VARIABLES, np.float64)
+        for v in range(VARIABLES):
+            factors[VARIABLES * tile.layer + v] += sums[v]
     whole = 0.0
     for i in range(n):
         whole += factors[i]
@@ -497,8 +528,10 @@ def take_norms(net: Net) -> None:
 class Norms:
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
         tiles = plan.tiles
-        self._squares: NDArray[np.float64] = aligned(2 * len(tiles), np.float64)
-        self._factors: NDArray[np.float64] = aligned(2 * len(plan.layers), np.float64)
+        self._squares: NDArray[np.float64] = aligned(VARIABLES * len(tiles), np.float64)
+        self._factors: NDArray[np.float64] = aligned(
+            VARIABLES * len(plan.layers), np.float64
+        )
         # Slots depend on the rows of a chunk.
         order = np.lexsort((tiles["first"], tiles["panel"], tiles["layer"]))
         self._order = np.ascontiguousarray(order, np.int64)

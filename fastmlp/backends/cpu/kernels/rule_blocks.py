@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import dropout, elementwise, epoch, first_layer, step
+from fastmlp.backends.cpu.kernels import (
+    dropout,
+    elementwise,
+    epoch,
+    first_layer,
+    stages,
+    step,
+)
 from fastmlp.backends.cpu.kernels.derivatives import derivative_pass
 from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
@@ -34,7 +41,7 @@ from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, Key, block_of
 from fastmlp.compiler.curvature import JUMPING
 from fastmlp.compiler.target import pair_products
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Layout, Network
 from fastmlp.rules import losses
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity, relu
@@ -69,8 +76,8 @@ def activations(
     """Addresses of the activations' blocks, and the form of each layer.
 
     With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
-    computed with its loss. Slopes of a `dropped` layer are written, for the backward pass. Without
-    `slopes` blocks write values alone, for predictions.
+    computed with its loss. Slopes of a `dropped` layer are written, for the backward pass, unless
+    it is dropped before a norm. Without `slopes` blocks write values alone, for predictions.
     """
     # An absent option does not change the key of the cache.
     options = {} if slopes else {"slopes": False}
@@ -80,7 +87,7 @@ def activations(
         form = (
             LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
         )
-        if dropped and dropped[i]:
+        if dropped and dropped[i] and not drops_before_norm(network.layout, i):
             form = RELU_DROPPED if form == RELU else BLOCK
         by_epilogue = fused and form in (RELU, RELU_DROPPED)
         needed = form == BLOCK or not (rule is identity or by_epilogue)
@@ -127,6 +134,10 @@ def link_slopes(network: Network) -> tuple[int, int]:
         return LINKLESS, 0
     loop = elementwise.link_slopes_loop
     return BY_NUMBER, block_of(loop, network.dtype, rule, **options).address
+
+
+def drops_before_norm(layout: Layout, layer: int) -> bool:
+    return any(not norm.after for norm in layout.norms_of(layer))
 
 
 def link(network: Network, *, needed: bool = True) -> int:
@@ -214,7 +225,18 @@ def drawing(network: Network) -> dict[str, Any]:
     drop = block_of(dropout.dropout, network.dtype).address if any(numbers) else 0
     disturbs = is_used(rates.inputs) or is_used(rates.noise)
     disturb = block_of(dropout.input_noise, network.dtype).address if disturbs else 0
-    return {"drop": drop, "disturb": disturb, "dropped": (*numbers, 0)}
+    before_norm = any(
+        number and drops_before_norm(network.layout, i)
+        for i, number in enumerate(numbers)
+    )
+    alone = block_of(dropout.dropout_alone, network.dtype).address if before_norm else 0
+    numbers.append(0)
+    return {
+        "drop": drop,
+        "disturb": disturb,
+        "dropped": tuple(numbers),
+        "drop_alone": alone,
+    }
 
 
 def _options(signs: Any, optimizer: Optimizer) -> dict[str, Any]:
@@ -251,7 +273,8 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 OTHERS = (
     microbatches, step.split_k, step.split_k_backward,
     step.forward_backward_by_panels, row_backward, packed_product, train,
-    derivative_pass, epoch.batch_step, epoch.quick_step, first_layer.sparse_forward,
+    derivative_pass, epoch.batch_step, epoch.quick_step, stages.stages_forward,
+    stages.stages_backward, dropout.dropout_alone, first_layer.sparse_forward,
     first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
     first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
     dropout.input_noise,

@@ -291,7 +291,7 @@ def train_alone(scalar: Scalar) -> Kernel:
 # Buffers of each thread; all others are shared.
 OWN = (
     "inputs", "outputs", "deltas", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
-    "row_copy",
+    "row_copy", "stages",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from fastmlp.backends.cpu.plan.records import Layer, Net, layers_of
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
 from fastmlp.compiler import njit
-from fastmlp.compiler.memory import record_at, stack
+from fastmlp.compiler.memory import record_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout
 
@@ -40,7 +40,7 @@ class Packed(NamedTuple):
     is_transposed : True for panels of W transposed
     rows, panels : of the held matrix
     panel : rows from one panel to the next
-    biases : first row of the biases
+    biases : row of the biases; rows of gains and shifts follow
     middle, gap : rows of a panel from `middle` on lie `gap` further down
     size : rows in all
     copy_panel, copy_size : rows of a panel of the transposed copy, in whole squares, and of the
@@ -127,7 +127,8 @@ def packed_layers(
         is_split = i + 1 == spacing.split_layer and not is_transposed
         gap = spacing.rows if is_split else 0
         shape = (n_held, n_out, lanes, spacing.rows, gap)
-        layer = _packed(*shape, is_transposed=is_transposed, copied=copied)
+        n_norm = norm_rows(layout, i)
+        layer = _packed(*shape, n_norm, is_transposed=is_transposed, copied=copied)
         layers.append(_in_pairs(layer, n_in, lanes, spacing.rows) if pairs else layer)
     return tuple(layers)
 
@@ -151,6 +152,7 @@ def _packed(
     lanes: int,
     apart: int,
     gap: int,
+    n_norm: int,
     *,
     is_transposed: bool,
     copied: bool,
@@ -163,17 +165,22 @@ def _packed(
         # Without spacing inside: all threads read its few weights.
         rows, panels, panel, other_panels = n_out, in_panels, n_out, out_panels
         biases = panels * panel
-        size = biases + 1 + apart
+        size = biases + 1 + n_norm + apart
     else:
         rows, panels, other_panels = n_in, out_panels, in_panels
         biases = n_in + gap
-        panel = biases + 1 + apart
+        panel = biases + 1 + n_norm + apart
         size = panels * panel
     copy_panel = panels * lanes + (0 if is_transposed else apart) if copied else 0
     middle = middle_of(n_in, lanes) if gap else 0
 
     copy = (copy_panel, other_panels * copy_panel)
     return Packed(is_transposed, rows, panels, panel, biases, middle, gap, size, *copy)
+
+
+def norm_rows(layout: Layout, layer: int) -> int:
+    """Rows of a layer's gains and shifts in a panel."""
+    return sum(1 + (norm.shifts >= 0) for norm in layout.norms_of(layer))
 
 
 def numbers_packed(layers: tuple[Packed, ...], lanes: int) -> int:
@@ -216,6 +223,11 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
                     for j in range(width):
                         pack_row(transposed + j * vector, target + j * vector, 0, lanes)
             pack_row(biases, layer.biases + there, layer.packed_panel, width)
+            offsets = row(layer.norm_offsets, layer.norm_rows, np.int64)
+            for v in range(layer.norm_rows):
+                source = flat + offsets[v] * size
+                target = layer.biases + there + (v + 1) * vector
+                pack_row(source, target, layer.packed_panel, width)
 
     return pack_all
 
@@ -253,6 +265,11 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
         if last == layer.n_in:
             biases = flat + layer.bias_offset * size
             unpack_rows(layer.biases + there, layer.packed_panel, biases, width, 1)
+            offsets = row(layer.norm_offsets, layer.norm_rows, np.int64)
+            for v in range(layer.norm_rows):
+                source = layer.biases + there + (v + 1) * vector
+                target = flat + offsets[v] * size
+                unpack_rows(source, layer.packed_panel, target, width, 1)
 
     return unpack_some
 

@@ -248,7 +248,7 @@ class Partition(NamedTuple):
     ============  =======================================  =====================================
     form          a team shares phase one                  chosen by
     ============  =======================================  =====================================
-    by rows       by strips of rows                        default
+    by rows       by strips of rows                        default; norms and skips
     by panels     by panels of each layer, one layer       `by_panels`: wide nets
                   after the other
     split-K       the split layer by halves of its inputs  `split_layer`: many inputs or weights,
@@ -318,12 +318,13 @@ def partition_of(
     # Sums of halves stay float32, while products take half the time. With split-K -> without: 1.44
     # -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
     paired = paired_layers(layout, spec.compute_dtype, sparse=sparse)
-    split_layer = 0 if any(paired) else split_layer_of(step)
+    by_rows = not layout.is_plain
+    split_layer = 0 if any(paired) or by_rows else split_layer_of(step)
     if n_threads == 1 or step.flops < tuning.SHARED_FLOPS:
         # Too small for a team. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from each other
         # (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
         return Partition(rows, split_layer=split_layer)
-    by_panels = panels_pay(step, n_threads, split_layer)
+    by_panels = not by_rows and panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
     return Partition(
         rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer)

@@ -17,6 +17,12 @@ from fastmlp._process import memory
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan import packing, records
 from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
+from fastmlp.backends.cpu.plan.stages import (
+    Stages,
+    numbers_of,
+    point_to_gains,
+    stages_of,
+)
 from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.gemm import (
     packed_tile,
@@ -58,6 +64,7 @@ class Workspace(NamedTuple):
     paired : for each layer True if its products take pairs; empty: no layer
     input_pairs, output_pairs, delta_pairs : pairs along the rows, then across them, where read
     zeros : one vector
+    stages : buffers of norms and skips, see `stages.py`
     row_copy, row_copy_bytes : each thread's rows for `simd.gemm.packed_product`, their bytes or 0
     """
 
@@ -83,6 +90,7 @@ class Workspace(NamedTuple):
     copies: Buffer
     zeros: Buffer
     row_copy: Buffer
+    stages: Buffer
     row_copy_bytes: int
     paired: tuple[bool, ...]
     input_pairs: Buffer
@@ -144,6 +152,7 @@ def make_workspace(
         "copies": sum(layer.copy_size + layer.pairs_size for layer in layers) * lanes,
         "zeros": lanes,
         "row_copy": parts * row_copy_bytes // size,
+        "stages": 0 if layout.is_plain else numbers_of(layout, panel_rows, lanes),
         **_numbers_in_pairs(layout, panel_rows, lanes, paired),
     }
     # The session's order of rows, int64, is part of it.
@@ -415,6 +424,7 @@ class Addresses(NamedTuple):
     drop: int = 0
     disturb: int = 0
     dropped: Sequence[int] = ()
+    drop_alone: int = 0
 
 
 class Plan(NamedTuple):
@@ -440,6 +450,7 @@ class Plan(NamedTuple):
     penalties: NDArray[np.int64]
     strengths: NDArray[np.float64]
     scales: NDArray[np.float64]
+    stages: Stages | None = None
 
 
 def make_plan(
@@ -452,6 +463,10 @@ def make_plan(
 ) -> Plan:
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
+    stages = None
+    if not layout.is_plain:
+        stages = stages_of(layout, workspace, blocks.forms)
+        _point_to_stages(layout, layers, stages, lanes * size)
     split_layer, several = partition.split_layer, partition.n_threads > 1
     middle = (
         packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
@@ -483,23 +498,24 @@ def make_plan(
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": packing.few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
+        "strip_panel": workspace.panel_rows // tuning.STRIP_ROWS * lanes * size,
         "prefetches_state": 3 * workspace.parameters.nbytes >= tuning.PREFETCHED_STATE_BYTES,
         **{name: records.address(table) for name, table in tables.items()},
         **{name: records.address(getattr(workspace, name)) for name in records.BUFFERS},
     }  # fmt: skip
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
-    for name in ("link", "optimizer", "penalised", "drop", "disturb"):
+    for name in ("link", "optimizer", "penalised", "drop", "disturb", "drop_alone"):
         tables["blocks"][name] = getattr(blocks, name)
     # All fields at once: one by one took 0.1 ms of each predict.
     net = aligned(1, records.Net.dtype)
     fields["address"] = records.address(net)
     net[0] = tuple(fields.get(name, 0) for name in records.Net.dtype.names or ())
-    return Plan(net=net.view(np.recarray), **tables)
+    return Plan(net=net.view(np.recarray), **tables, stages=stages)
 
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Fields in the order of `Layer`."""
-    size = workspace.parameters.itemsize
+    size, names = workspace.parameters.itemsize, records.Layer.dtype.names or ()
     lanes, vector = workspace.lanes, workspace.lanes * size
     master, copies = (
         records.address(workspace.parameters),
@@ -508,6 +524,8 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     values = [records.address(workspace.outputs), records.address(workspace.deltas)]
     pairs = _pairs(layout, workspace)
     coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
+    # Fields of norms and skips.
+    nothing = (0,) * (len(names) - names.index("inner_form") - 1)
     for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, pairwise(layout.sizes), strict=True)
     ):
@@ -547,10 +565,24 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             *form,
             dropped,
         )
-        layers.append((*fields, *pairs[i]))
+        plain = (0, outputs, outputs, deltas, blocks.forms[i])
+        layers.append((*fields, *pairs[i], *plain, *nothing))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, records.Layer.dtype).view(np.recarray)
+
+
+def _point_to_stages(layout: Layout, layers: Any, stages: Stages, vector: int) -> None:
+    """Set the fields of staged layers; those that are 0 stay as of a plain layer."""
+    for layer, fields in zip(layers, stages.fields, strict=True):
+        for name, value in fields.items():
+            if value or name in ("form", "inner_form"):
+                layer[name] = value
+    for i, source in enumerate(layout.skips):
+        if source >= 0:
+            layers[i]["added"] = layers[source]["values"]
+            layers[source]["skip_deltas"] = layers[i]["deltas"]
+    point_to_gains(layout, layers, stages, vector)
 
 
 def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:

@@ -66,6 +66,36 @@ class Layer(Record):
     outputs_across: int
     deltas_along: int
     deltas_across: int
+    stages: int  # 1: its sums are finished by rows, in stages
+    sums: int  # address of its sums, where they are not the values
+    values: int  # of its activation's values: outputs, unless a norm follows
+    slopes: int  # of its activation's slopes: deltas, unless other deltas come between
+    inner_form: (
+        int  # how its activation is finished; `form` has the products' part of it
+    )
+    defers: int  # 1: slopes are not multiplied by products, as other deltas come first
+    added: int  # address of the values that are added to its sums, or 0
+    skip_deltas: int  # of the deltas of the layer to which its values are added, or 0
+    norm: int  # addresses of a `Norm`, or 0: of the sums
+    end_norm: int  # of the values
+    norm_rows: int  # rows of gains and shifts, which follow the biases in a panel
+    norm_offsets: (
+        int  # address of their offsets in the flat parameters, int64 (norm_rows,)
+    )
+    norm_sums: int  # of their gradients by strips, in panels
+    norm_sums_bytes: int  # from one row's to the next
+
+
+class Norm(Record):
+    """A norm of a layer's units."""
+
+    centred: int  # 1: "layer", whose shifts follow the gains in a panel; 0: "rms"
+    gains: int  # addresses: packed
+    means: int  # a number a row
+    roots: int  # one over the root of the variance, a number a row
+    gain_sums: int  # the gradient by strips, in panels
+    shift_sums: int
+    numbers: int  # see `plan.stages.Numbers`
 
 
 class Tile(Record):
@@ -123,9 +153,9 @@ class Net(Record):
     unpacked: int  # address of the flat parameters, for predictions of sparse rows
     strip_losses: int  # address of float64, each strip's weighted loss
     tile_penalties: int  # address of float64 (n_tiles,)
-    tile_squares: int  # clipping by norm: float64 (n_tiles, 2), by slot
+    tile_squares: int  # clipping by norm: float64 (n_tiles, n_variables), by slot
     tile_order: int  # int64 (n_tiles,): tiles in the order of the parameters
-    factors: int  # float64 (n_layers, 2): of weights and biases
+    factors: int  # float64 (n_layers, n_variables)
     norm_by_variable: int  # 1: each variable has a norm; 0: one norm of all
     norm_limit: float
     n_penalties: int
@@ -150,6 +180,7 @@ class Net(Record):
     partials: int  # address of gradients (n_microbatches, n_packed)
     draws: int  # bytes from a step's coefficients to dropout's numbers
     disturbs: int  # 1: training drops inputs, or adds noise to them
+    strip_panel: int  # bytes of a panel of gradients by strips
     derivatives: (
         int  # steps with derivatives by the inputs: address of the record, or 0
     )
@@ -244,7 +275,12 @@ class BlockAddresses(Record):
     link: int  # (raw, values, n_rows, n_out)
     optimizer: int  # (w, g, m, v, average, signs, coefficients, n)
     penalised: int  # a penalty and the optimizer's step, or 0
-    drop: int  # (net, layer, panel, n_panels, at, n): dropout of outputs and slopes
+    drop: int  # (net, layer, panel, n_panels, at, n): dropout of values and slopes
+    drop_alone: int  # (net, layer, values, at, n): dropout of sums, or of their deltas
+    stages_forward: int  # (net, layer, at, n): from sums to outputs
+    stages_backward: (
+        int  # (net, layer, at, n): from deltas of the outputs to those of the sums
+    )
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
 
 
@@ -303,7 +339,7 @@ def blocks_of(net: Net) -> BlockAddresses:
 FEATURES: dict[type[Record], tuple[str, ...]] = {
     Layer: (
         "dropped", "pairs", "inputs_along", "inputs_across", "outputs_along", "outputs_across",
-        "deltas_along", "deltas_across",
+        "deltas_along", "deltas_across", "stages", "norm_rows",
     ),
     Net: (
         "lowest", "average", "average_backup", "signs", "factors", "by_panels", "split_layer",

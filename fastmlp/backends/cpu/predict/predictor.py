@@ -112,7 +112,7 @@ class Way(NamedTuple):
 def way_for(n_rows: int, network: Network) -> Way:
     """The method for n_rows rows of an array."""
     layout = network.layout
-    if network.compute_dtype:
+    if network.compute_dtype or not layout.is_plain:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
@@ -141,7 +141,8 @@ class Predictor:
                                                  a write; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed in each call                 a team
-                   bfloat16
+                   bfloat16, and with norms
+                   or residual blocks
     sparse rows    sparse                        the same, but for the first layer   a team
     expanded rows  expanded                      packed in each call                 a team
     =============  ============================  ==================================  ==============
@@ -210,9 +211,9 @@ class Predictor:
 
     def flat_net(self) -> SmallBatch | None:
         """New buffers for any number of rows of one thread, at the live parameters; None in
-        bfloat16."""
+        bfloat16, and with norms or residual blocks."""
         network = self._network
-        if network.compute_dtype:
+        if network.compute_dtype or not network.layout.is_plain:
             return None
         lock = self._runner.lock
         return SmallBatch(network, self._parameters, 0, "in lanes", lock)

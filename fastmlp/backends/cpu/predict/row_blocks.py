@@ -155,6 +155,7 @@ def make_flat(
     slopes : keep the slopes of all layers, which follow two blocks of values
     """
     layout, dtype = network.layout, network.dtype
+    assert layout.is_plain, "norms and residual blocks take packed panels"
     lanes, size = lanes_of(dtype.type), dtype.itemsize
     layers = np.array(_layers(network), FlatLayer.dtype)
     height = TILED_AT_ONCE if tiled else VECTORS * lanes if blocks else 1

@@ -1,0 +1,383 @@
+"""Layers finished by rows: a norm, another layer's values added, and both backward.
+
+A norm works on a row, so it runs when all panels of a block of rows are there. Forth it keeps two
+numbers a row, the mean and one over the root of the variance; back it computes the normed values
+again. The variance is of the distances from the mean, in a pass of its own: of numbers far from 0
+its digits stay.
+
+With x the normed values, D the deltas after the norm, g the gains, and means over a row's units,
+the deltas before it are root (D g - mean(D g) - x mean(D g x)). The gradient of a gain is the sum
+of D x over rows, of a shift that of D. Both are summed by strips here, whatever the threads, and
+phase two adds the strips.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels import Kernel, Scalar, Span
+from fastmlp.backends.cpu.plan import records
+from fastmlp.backends.cpu.plan.records import Layer, Net, Norm, blocks_of, layers_of
+from fastmlp.backends.cpu.plan.stages import SCALES
+from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.vector import (
+    Condition,
+    Panels,
+    Variable,
+    Vector,
+    Vectors,
+    Word,
+)
+from fastmlp.backends.cpu.simd.vector_function import Loops
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.compiler import call, njit
+from fastmlp.compiler.memory import record_at, row, stack
+from fastmlp.compiler.target import lanes_of
+
+
+class NormOfRows(NamedTuple):
+    """A norm with the numbers of a block of rows.
+
+    Attributes
+    ----------
+    gains, panel : address of the gains, and bytes from a panel to the next
+    means, roots : addresses of a number a row
+    scales : see `plan.stages.Numbers`
+    """
+
+    gains: Word
+    panel: Word
+    means: Word
+    roots: Word
+    scales: Word
+
+
+def norms(scalar: Scalar, lanes: int) -> Loops:
+    return Loops(globals(), scalar, lanes)
+
+
+def row_means(
+    v: Vectors, source: Panels, share: Word, means: Word, width: Word, n: Word
+) -> None:
+    """Store `share` times the sum of each of n rows."""
+    for down, mask in _groups(v, n):
+        totals = [v.variable(v.zero) for _ in range(v.lanes)]
+        for p in v.range(v.n_vectors(width)):
+            place = source.address + p * source.stride + down * v.bytes
+            units = v.first(width - p * v.lanes)
+            for r, total in enumerate(totals):
+                number = v.load(place + r * v.bytes)
+                total.value = total.value + v.select(units, number, v.zero)
+        mean = v.sums([total.value for total in totals]) * v.broadcast(share)
+        v.store_masked(mean, means + down * v.size, mask)
+
+
+def row_variances(
+    v: Vectors, source: Panels, share: Word, means: Word, variances: Word, width: Word,
+    n: Word,
+) -> None:  # fmt: skip
+    """Store `share` times the sum of each row's squared distances from its mean."""
+    for down, mask in _groups(v, n):
+        totals = [v.variable(v.zero) for _ in range(v.lanes)]
+        for p in v.range(v.n_vectors(width)):
+            place = source.address + p * source.stride + down * v.bytes
+            units = v.first(width - p * v.lanes)
+            for r, total in enumerate(totals):
+                mean = v.broadcast(means + (down + r) * v.size)
+                distance = v.load(place + r * v.bytes) - mean
+                distance = v.select(units, distance, v.zero)
+                total.value = v.fma(distance, distance, total.value)
+        variance = v.sums([total.value for total in totals]) * v.broadcast(share)
+        v.store_masked(variance, variances + down * v.size, mask)
+
+
+def _groups(v: Vectors, n: Word) -> Iterator[tuple[Word, Condition]]:
+    """Yield the first row of each vector of rows, and the mask of those below n."""
+    for i in v.range(v.n_vectors(n)):
+        down = i * v.lanes
+        yield down, v.first(n - down)
+
+
+def normalise(
+    v: Vectors, source: Word, target: Word, rows: Word, roots: Word, gains: Word,
+    shifts: Word, n: Word,
+) -> None:  # fmt: skip
+    """Store gain x + shift for n rows of a panel; `rows` are their means."""
+    gain, shift = v.load(gains), v.load(shifts)
+    for r, n_rows in _rows(v, n):
+        for k in range(n_rows):
+            number = _normed(v, source, rows, roots, r + k)
+            v.store(v.fma(number, gain, shift), target + (r + k) * v.bytes)
+
+
+def normalise_relu(
+    v: Vectors, source: Word, target: Word, rows: Word, roots: Word, gains: Word,
+    shifts: Word, n: Word,
+) -> None:  # fmt: skip
+    """The positive parts of what `normalise` stores."""
+    gain, shift = v.load(gains), v.load(shifts)
+    for r, n_rows in _rows(v, n):
+        for k in range(n_rows):
+            number = _normed(v, source, rows, roots, r + k)
+            value = v.positive_part(v.fma(number, gain, shift))
+            v.store(value, target + (r + k) * v.bytes)
+
+
+def _rows(v: Vectors, n: Word) -> Iterator[tuple[Word, int]]:
+    """Yield the first row of each strip, and of each row that is left."""
+    whole = n // STRIP_ROWS
+    for first, count, rows in (
+        (0, whole, STRIP_ROWS),
+        (whole * STRIP_ROWS, n % STRIP_ROWS, 1),
+    ):
+        for i in v.range(count):
+            yield i * rows + first, rows
+
+
+def _normed(v: Vectors, source: Word, means: Word, roots: Word, r: Word) -> Vector:
+    mean, root = v.broadcast(means + r * v.size), v.broadcast(roots + r * v.size)
+    return (v.load(source + r * v.bytes) - mean) * root
+
+
+def delta_means(
+    v: Vectors, deltas: Panels, source: Panels, norm: NormOfRows, sums: Word, width: Word,
+    n: Word,
+) -> None:  # fmt: skip
+    """Store the means of D g and of D g x: those of half a vector of rows, one after the other."""
+    half = v.lanes // 2
+    for i in v.range((n + (half - 1)) // half):
+        down = i * half
+        first = [v.variable(v.zero) for _ in range(half)]
+        second = [v.variable(v.zero) for _ in range(half)]
+        for p in v.range(v.n_vectors(width)):
+            units, gain = (
+                v.first(width - p * v.lanes),
+                v.load(norm.gains + p * norm.panel),
+            )
+            skip = down * v.bytes
+            place = deltas.address + p * deltas.stride + skip
+            of_source = source.address + p * source.stride
+            for r, (total, product) in enumerate(zip(first, second, strict=True)):
+                delta = v.select(units, v.load(place + r * v.bytes) * gain, v.zero)
+                number = _normed(v, of_source, norm.means, norm.roots, down + r)
+                total.value = total.value + delta
+                product.value = v.fma(
+                    delta, v.select(units, number, v.zero), product.value
+                )
+        both = v.sums([total.value for total in (*first, *second)])
+        v.store(both * v.load(norm.scales), sums + i * v.bytes)
+
+
+def normed_deltas(
+    v: Vectors, deltas: Word, source: Word, norm: NormOfRows, sums: Word, by_gain: Word,
+    by_shift: Word, units: Word, n: Word,
+) -> None:  # fmt: skip
+    """Replace n rows of a panel's deltas by those before the norm; store the sums of D x and of
+    D of each strip."""
+    gain, mask = v.load(norm.gains), v.first(units)
+    totals = [v.variable(v.zero) for _ in range(2)]
+    for i in v.range((n + (STRIP_ROWS - 1)) // STRIP_ROWS):
+        for total in totals:
+            total.value = v.zero
+        left = n - i * STRIP_ROWS
+        is_whole = left >= STRIP_ROWS
+        for count, n_rows in (
+            (v.choose(is_whole, 1, 0), STRIP_ROWS),
+            (v.choose(is_whole, 0, left), 1),
+        ):
+            for k in v.range(count):
+                for r in range(n_rows):
+                    place = i * STRIP_ROWS + k * n_rows + r
+                    _normed_delta(
+                        v, deltas, source, norm, sums, place, gain, mask, totals
+                    )
+        v.store(totals[1].value, by_shift + i * v.bytes)
+        v.store(totals[0].value, by_gain + i * v.bytes)
+
+
+def _normed_delta(
+    v: Vectors, deltas: Word, source: Word, norm: NormOfRows, sums: Word, r: Word, gain: Vector,
+    mask: Condition, totals: list[Variable],
+) -> None:  # fmt: skip
+    half, place = v.lanes // 2, deltas + r * v.bytes
+    delta = v.select(mask, v.load(place), v.zero)
+    number = _normed(v, source, norm.means, norm.roots, r)
+    number = v.select(mask, number, v.zero)
+    means = sums + (r // half * v.lanes + r % half) * v.size
+    by_gain, by_shift = totals
+    by_gain.value = v.fma(delta, number, by_gain.value)
+    by_shift.value = by_shift.value + delta
+    rest = delta * gain - v.broadcast(means)
+    rest = rest - number * v.broadcast(means + half * v.size)
+    root = v.broadcast(norm.roots + r * v.size)
+    v.store(v.select(mask, rest * root, v.zero), place)
+
+
+def keep_positive(v: Vectors, values: Word, deltas: Word, n: Word) -> None:
+    """Keep the n vectors of deltas where values are above 0; others become 0."""
+    for i in v.range(n):
+        place = deltas + i * v.bytes
+        where = v.load(values + i * v.bytes) > v.zero
+        v.store(v.select(where, v.load(place), v.zero), place)
+
+
+def multiply(v: Vectors, factors: Word, deltas: Word, n: Word) -> None:
+    for i in v.range(n):
+        place = deltas + i * v.bytes
+        v.store(v.load(place) * v.load(factors + i * v.bytes), place)
+
+
+def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Two functions: one finds the means and roots of a block of rows, the other writes a panel of
+    normed values."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, loops, one = lanes * size, norms(scalar, lanes), scalar(1)
+    row_means, row_variances = loops.row_means, loops.row_variances
+    normalise, normalise_relu = loops.normalise, loops.normalise_relu
+
+    @njit
+    def measure(net: Net, norm: Norm, source: int, width: int, rows: Span) -> None:
+        (at, n), share = rows, norm.numbers
+        means, place = norm.means + at * size, norm.roots + at * size
+        panels = Panels(source + at * vector, net.panel)
+        if norm.centred:
+            row_means(panels, share, means, width, n)
+        else:
+            no_means = row(means, n, scalar)
+            for r in range(n):
+                no_means[r] = scalar(0)
+        row_variances(panels, share, means, place, width, n)
+        roots, epsilon = row(place, n, scalar), row(norm.numbers + size, 1, scalar)[0]
+        for r in range(n):
+            roots[r] = one / np.sqrt(roots[r] + epsilon)
+
+    @njit
+    def write(
+        net: Net, layer: Layer, norm: Norm, places: Span, p: int, rows: Span, relu: int
+    ) -> None:
+        """From the panel at one place to the panel at another."""
+        (at, n), (source, target) = rows, places
+        gains = norm.gains + p * layer.packed_panel
+        shifts = gains + vector if norm.centred else net.zeros
+        of_rows = (norm.means + at * size, norm.roots + at * size)
+        if relu:
+            normalise_relu(source, target, *of_rows, gains, shifts, n)
+        else:
+            normalise(source, target, *of_rows, gains, shifts, n)
+
+    return measure, write
+
+
+def stages_forward(scalar: Scalar) -> Kernel:
+    """The block that finishes n rows of layer i, from its sums to its outputs."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    z_bytes, (measure, write) = ROW_BLOCK * vector, _normalising(scalar)
+    add, rectify = moves(scalar, lanes).add, moves(scalar, lanes).rectify
+
+    @njit
+    def sum_up(net: Net, layer: Layer, i: int, rows: Span) -> None:
+        """Dropout before a norm, and the values of another layer."""
+        at, n = rows
+        if layer.dropped and layer.norm:
+            call(blocks_of(net).drop_alone, (net.address, i, layer.sums, at, n))
+        for p in range(layer.n_panels if layer.added else 0):
+            skip = p * net.panel + at * vector
+            add(layer.added + skip, layer.sums + skip, n * lanes)
+
+    @njit
+    def activate(net: Net, layer: Layer, rows: Span, z: int) -> None:
+        """The values, and slopes where the activation has a block, after a norm if any."""
+        (at, n), form = rows, layer.inner_form
+        is_relu = 1 if form == records.RELU or form == records.RELU_DROPPED else 0
+        norm = record_at(layer.norm, Norm)
+        for p in range(layer.n_panels):
+            skip = p * net.panel + at * vector
+            sums, values = layer.sums + skip, layer.values + skip
+            if form == records.BLOCK:
+                if layer.norm:
+                    write(net, layer, norm, (sums, z), p, rows, 0)
+                    sums = z
+                slopes = layer.slopes + skip
+                call(layer.activation, (sums, values, slopes, n * lanes))
+            elif layer.norm:
+                write(net, layer, norm, (sums, values), p, rows, is_relu)
+            elif is_relu:
+                rectify(values, n)
+
+    def forward(address: int, i: int, at: int, n: int) -> None:
+        z, net = stack(z_bytes), record_at(address, Net)
+        layer, rows = layers_of(net)[i], (at, n)
+        sum_up(net, layer, i, rows)
+        if layer.norm:
+            measure(net, record_at(layer.norm, Norm), layer.sums, layer.n_out, rows)
+        activate(net, layer, rows, z)
+        if layer.dropped and layer.norm == 0:
+            call(blocks_of(net).drop, (address, i, 0, layer.n_panels, at, n))
+        if layer.end_norm:
+            norm = record_at(layer.end_norm, Norm)
+            measure(net, norm, layer.values, layer.n_out, rows)
+            for p in range(layer.n_panels):
+                skip = p * net.panel + at * vector
+                places = (layer.values + skip, layer.outputs + skip)
+                write(net, layer, norm, places, p, rows, 0)
+
+    return forward
+
+
+def stages_backward(scalar: Scalar) -> Kernel:
+    """The block that turns n rows' deltas of a layer's outputs into those of its sums."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, loops = lanes * size, norms(scalar, lanes)
+    delta_means, normed_deltas = loops.delta_means, loops.normed_deltas
+    keep_positive, multiply = loops.keep_positive, loops.multiply
+    add, sums_bytes = moves(scalar, lanes).add, (2 * ROW_BLOCK + lanes) * size
+
+    @njit
+    def through_norm(
+        net: Net, layer: Layer, norm: Norm, source: int, rows: Span, sums: int
+    ) -> None:
+        (at, n), down = rows, rows[0] * vector
+        of_rows = (norm.means + at * size, norm.roots + at * size)
+        scales = norm.numbers + SCALES * size
+        whole = NormOfRows(norm.gains, layer.packed_panel, *of_rows, scales)
+        deltas = Panels(layer.deltas + down, net.panel)
+        numbers = Panels(source + down, net.panel)
+        delta_means(deltas, numbers, whole, sums, layer.n_out, n)
+        for p in range(layer.n_panels):
+            skip, strips = (
+                p * net.panel + down,
+                p * net.strip_panel + down // STRIP_ROWS,
+            )
+            gains = norm.gains + p * layer.packed_panel
+            of_panel = NormOfRows(gains, 0, *of_rows, scales)
+            # Without shifts, their sums are overwritten.
+            by_gain = norm.gain_sums + strips
+            by_shift = norm.shift_sums + strips if norm.centred else by_gain
+            units = layer.n_out - p * lanes
+            places = (layer.deltas + skip, source + skip)
+            normed_deltas(*places, of_panel, sums, by_gain, by_shift, units, n)
+
+    def backward(address: int, i: int, at: int, n: int) -> None:
+        sums, net = stack(sums_bytes), record_at(address, Net)
+        layer, rows = layers_of(net)[i], (at, n)
+        if layer.end_norm:
+            norm = record_at(layer.end_norm, Norm)
+            through_norm(net, layer, norm, layer.values, rows, sums)
+        for p in range(layer.n_panels):
+            skip = p * net.panel + at * vector
+            if layer.skip_deltas:
+                add(layer.skip_deltas + skip, layer.deltas + skip, n * lanes)
+            if layer.defers and layer.inner_form == records.RELU:
+                keep_positive(layer.values + skip, layer.deltas + skip, n)
+            elif layer.defers:
+                multiply(layer.slopes + skip, layer.deltas + skip, n)
+        if layer.norm:
+            norm = record_at(layer.norm, Norm)
+            through_norm(net, layer, norm, layer.sums, rows, sums)
+            if layer.dropped:
+                drop = blocks_of(net).drop_alone
+                call(drop, (address, i, layer.deltas, at, n))
+
+    return backward

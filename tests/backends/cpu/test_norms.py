@@ -1,0 +1,226 @@
+"""Norms and residual blocks: the oracle's numbers, the same bits on any threads, their extremes."""
+
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+import scipy.sparse
+from conditions import needs_a_team, needs_threads
+from nets import take_form
+from pairwise import crossed
+
+from fastmlp import MLP, SGD, Adam, AdamW, Residual, ScheduleFreeAdamW
+from fastmlp.backends.cpu.trainer import TRAININGS
+from fastmlp.backends.protocol import Data
+from fastmlp.model import core_of
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+NETS: dict[str, tuple[Any, Any]] = {
+    "layer": ((5, 19, 3), "layer"),
+    "rms": ((5, 19, 7, 3), "rms"),
+    "one unit": ((5, 4, 1, 3), "layer"),
+    "some": ((5, 17, 6, 3), ["rms", None]),
+    "block": ((5, Residual(6), 3), None),
+    "blocks": ((5, Residual(9, inner=4), Residual(9, inner=5), 3), "layer"),
+    "block after a layer": ((5, 9, Residual(9, inner=4), 3), "layer"),
+    "block after a plain layer": ((5, 9, Residual(9, inner=4), 3), None),
+    "norm of a plain layer's values": (
+        (5, 9, Residual(9, inner=4), 3),
+        [None, "rms"],
+    ),
+    "widths": ((5, Residual(4), Residual(18, inner=3), 6, 3), ["layer", "rms", None]),
+}
+ACTIVATIONS = ("relu", "tanh", "silu", "identity")
+
+
+def net_of(name: str, rng: np.random.Generator, **settings: Any) -> MLP:
+    """A net whose biases, gains and shifts are not those of a start."""
+    sizes, norm = NETS[name]
+    net = MLP(sizes, **{"norm": norm, "n_threads": 1, "seed": 0, **settings})
+    net.parameters[:] += rng.normal(size=net.parameters.size) / 4
+    return net
+
+
+def arrays_of(net: MLP) -> tuple[Any, Any]:
+    vectors = [*net.biases, *net.gains, *net.shifts]
+    return (
+        [w.astype(float) for w in net.weights],
+        [b.astype(float) for b in vectors],
+    )
+
+
+def words_of(net: MLP) -> dict[str, Any]:
+    """The net in the oracle's words."""
+    network = net._network
+    return {
+        "activations": [rule.__name__ for rule in network.activations],
+        "norms": [
+            (norm.kind, norm.layer, norm.after, norm.epsilon)
+            for norm in network.layout.norms
+        ],
+        "skips": network.layout.skips,
+    }
+
+
+def rows_of(rng: np.random.Generator, n: int, dtype: str = "float64") -> Any:
+    return rng.normal(size=(n, 5)).astype(dtype), rng.normal(size=(n, 3)).astype(dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.few(16)
+@crossed(
+    name=[*NETS], activation=[*ACTIVATIONS], dtype=[*TOLERANCE], n_rows=[1, 7, 40, 140]
+)
+def test_predictions_and_gradient_are_the_oracles(
+    name: str, activation: str, dtype: Any, n_rows: int, rng: np.random.Generator
+) -> None:
+    net = net_of(name, rng, activation=activation, dtype=dtype, l2=0.3)
+    x, y = rows_of(rng, n_rows, dtype)
+    model = {**words_of(net), "l2": 0.3}
+    expected = naive.predict(*arrays_of(net), x, **model)
+    tolerance = TOLERANCE[dtype] * max(1, abs(expected).max())
+    np.testing.assert_allclose(net.predict(x), expected, rtol=0, atol=tolerance)
+    value, gradient = net.loss_and_gradient(x, y)
+    wanted, *slopes = naive.gradient(*arrays_of(net), x, y, **model)
+    flat = naive.flatten(*slopes)
+    assert value == pytest.approx(wanted, rel=100 * TOLERANCE[dtype])
+    scale = 100 * TOLERANCE[dtype] * max(1, abs(flat).max())
+    np.testing.assert_allclose(gradient, flat, rtol=0, atol=scale)
+
+
+OPTIMIZERS: list[Any] = [
+    Adam(0.01),
+    AdamW(0.01, weight_decay=0.1),
+    AdamW(0.01, weight_decay=0.1, decay_biases=False),
+    SGD(0.05, momentum=0.9, clipnorm=0.2),
+    Adam(0.01, global_clipnorm=0.3),
+    ScheduleFreeAdamW(0.01),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.few(6)
+@crossed(name=[*NETS], optimizer=OPTIMIZERS, dropout=[0.0, 0.25], batch_size=[1, 8, 13])
+def test_steps_are_the_oracles(
+    name: str,
+    optimizer: Any,
+    dropout: float,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> None:
+    net = net_of(
+        name, rng, optimizer=optimizer, dropout=dropout, dtype="float64",
+        layer_rates={"weights": 1.0, "biases": 0.5},
+    )  # fmt: skip
+    x, y = rows_of(rng, 13)
+    settings = {k: getattr(optimizer, k) for k in optimizer.__dataclass_fields__}
+    draws = None
+    if net._network.dropout is not None:
+        hidden = net._network.dropout.hidden
+        key = net._state.kept_key()
+        draws = {"key": key, "inputs": 0, "noise": 0, "hidden": hidden}
+    names = {"Adam": "adam", "AdamW": "adamw", "SGD": "momentum"}
+    kind = names.get(type(optimizer).__name__, "schedule_free_adamw")
+    order = np.arange(13)
+    batches = [order[i : i + batch_size] for i in range(0, 13, batch_size)]
+    _, *after = naive.train(
+        *arrays_of(net), x, y, [batches] * 2, optimizer=kind, settings=settings,
+        factors=[(1.0, 0.5)] * len(net.weights), dropout=draws, **words_of(net),
+    )  # fmt: skip
+    net.fit(x, y, epochs=2, batch_size=batch_size, shuffle=False)
+    np.testing.assert_allclose(
+        net.parameters, naive.flatten(*after), rtol=0, atol=1e-11
+    )
+
+
+def test_frozen_layers_keep_gains_and_shifts(rng: np.random.Generator) -> None:
+    net = net_of("rms", rng)
+    net.trainable = [True, False, True]
+    kept, trained = net.gains[1].copy(), net.gains[0].copy()
+    net.fit(*rows_of(rng, 20), epochs=2)
+    assert np.array_equal(net.gains[1], kept)
+    assert not np.array_equal(net.gains[0], trained)
+
+
+@needs_threads
+@needs_a_team
+@pytest.mark.parametrize("form", ["rows", "chunks", "microbatches", "panels"])
+@pytest.mark.parametrize("name", ["rms", "widths"])
+def test_threads_do_not_change_the_bits(
+    name: str, form: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_form(form, monkeypatch)
+    x, y = rows_of(rng, 130, "float32")
+    seen = set()
+    for n_threads in (1, 2, 4):
+        TRAININGS.clear()
+        net = net_of(name, np.random.default_rng(0), n_threads=n_threads, dropout=0.2)
+        net.fit(x, y, epochs=2, batch_size=70)
+        _, gradient = net.loss_and_gradient(x, y)
+        results = (net.parameters, gradient, net.predict(x))
+        seen.add(b"".join(array.tobytes() for array in results))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["rms", "blocks"])
+def test_a_row_has_the_same_bits_alone(name: str, rng: np.random.Generator) -> None:
+    net, (x, _) = net_of(name, rng), rows_of(rng, 30, "float32")
+    alone = np.concatenate([net.predict(row[None]) for row in x])
+    assert np.array_equal(net.predict(x), alone)
+
+
+def test_sparse_rows_have_the_gradient_of_dense_rows(rng: np.random.Generator) -> None:
+    """Models of tables and estimators have such rows; kernels know no other nets."""
+    x, y = rows_of(rng, 30)
+    x[rng.random(x.shape) < 0.5] = 0
+    net = net_of("some", rng, dtype="float64")
+    engine: Any = core_of(net).engine
+    none, results = np.empty(0), list[Any]()
+    for rows in (x, scipy.sparse.csr_array(x)):
+        data, out = Data(engine.features(rows), y, none), np.empty((30, 3))
+        value, gradient = engine.loss_and_gradient(net.parameters, data)
+        engine.predict(net.parameters, data.x, out)
+        results.append([value, *gradient, *out.ravel()])
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("dtype", [*TOLERANCE])
+def test_gradients_by_inputs_are_the_oracles(
+    norm: Any, dtype: Any, rng: np.random.Generator
+) -> None:
+    net = net_of("layer", rng, norm=norm, dtype=dtype, activation="tanh")
+    x, slopes = rows_of(rng, 9, dtype)
+    by_inputs = net.vjp(x, slopes)[1]
+    model = words_of(net)
+    derivatives = naive.jacobian(*arrays_of(net), x, **model)
+    expected = np.einsum("rj,rji->ri", slopes, derivatives)
+    np.testing.assert_allclose(by_inputs, expected, atol=100 * TOLERANCE[dtype])
+
+
+def test_alike_units_give_shifts(rng: np.random.Generator) -> None:
+    net = net_of("layer", rng)
+    net.weights[0][:], net.biases[0][:] = 0, 2.5
+    x, y = rows_of(rng, 8)
+    expected = np.maximum(net.shifts[0], 0) @ net.weights[1] + net.biases[1]
+    np.testing.assert_allclose(net.predict(x), np.tile(expected, (8, 1)), rtol=1e-5)
+    assert np.isfinite(net.loss_and_gradient(x, y)[1]).all()
+
+
+def test_numbers_far_from_zero_keep_their_digits(rng: np.random.Generator) -> None:
+    """Units of a row 1 apart at 1e5, beside which float32 has 0.008."""
+    net = net_of("layer", rng)
+    net.biases[0][:] += 1e5
+    x, y = rows_of(rng, 8, "float32")
+    expected = naive.predict(*arrays_of(net), x, **words_of(net))
+    assert abs(net.predict(x) - expected).max() < 0.05
+    assert np.isfinite(net.fit(x, y, epochs=3).loss).all()
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE])
+def test_a_norm_of_one_unit_is_its_shift(dtype: Any, rng: np.random.Generator) -> None:
+    net = net_of("one unit", rng, dtype=dtype, activation="identity")
+    x, _ = rows_of(rng, 4, dtype)
+    expected = net.shifts[1] @ net.weights[2] + net.biases[2]
+    np.testing.assert_allclose(net.predict(x), np.tile(expected, (4, 1)), rtol=1e-6)
