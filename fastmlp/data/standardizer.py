@@ -297,6 +297,103 @@ class Standardizer:
         """
         return self.fit(X).transform(X)
 
+    def scale_derivatives(
+        self, derivatives: ArrayLike, targets: "Standardizer | None" = None
+    ) -> Array:
+        """Return derivatives of scaled targets by the scaled columns.
+
+        A derivative of y by x is multiplied by the column's scale over the target's.
+
+        Parameters
+        ----------
+        derivatives : (n_rows, n_features) or (n_rows, n_outputs, n_features) array
+            Of targets by unscaled columns; NaN is unknown.
+        targets : Standardizer, optional
+            Scaler of the targets, with a column for each output; None: y is not scaled.
+
+        Returns
+        -------
+        array of the shape of `derivatives`
+            float32 for an array of float32, else float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong type, shape or value, or nothing has been learned.
+
+        See Also
+        --------
+        fastmlp.fold : a net of unscaled columns, whose Jacobian meets `derivatives`.
+
+        Examples
+        --------
+        >>> from fastmlp import Standardizer
+        >>> of_X = Standardizer.known([0.0, 0.0], [2.0, 10.0])
+        >>> of_y = Standardizer.known([0.0], [4.0])
+        >>> of_X.scale_derivatives([[1.0, 1.0]], of_y)
+        array([[0.5, 2.5]])
+        """
+        who = "Standardizer.scale_derivatives"
+        array, factors = self._factors(derivatives, targets, who)
+        return np.asarray(array * factors, array.dtype)
+
+    def unscale_derivatives(
+        self, derivatives: ArrayLike, targets: "Standardizer | None" = None
+    ) -> Array:
+        """Return derivatives by unscaled columns: the inverse of `scale_derivatives`.
+
+        Parameters
+        ----------
+        derivatives : (n_rows, n_features) or (n_rows, n_outputs, n_features) array
+            Of scaled targets by the scaled columns, such as those of `fastmlp.jacobian`.
+        targets : Standardizer, optional
+            As of `scale_derivatives`.
+
+        Returns
+        -------
+        array of the shape of `derivatives`
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of `scale_derivatives`.
+
+        Examples
+        --------
+        >>> from fastmlp import Standardizer
+        >>> Standardizer.known([0.0, 0.0], [2.0, 10.0]).unscale_derivatives([[2.0, 5.0]])
+        array([[1. , 0.5]])
+        """
+        who = "Standardizer.unscale_derivatives"
+        array, factors = self._factors(derivatives, targets, who)
+        return np.asarray(array / factors, array.dtype)
+
+    def _factors(
+        self, derivatives: ArrayLike, targets: Any, who: str
+    ) -> tuple[Array, Array]:
+        """Checked derivatives, and factors that scale them, which broadcast."""
+        _, scale = self._fitted(who)
+        if targets is not None and not isinstance(targets, Standardizer):
+            raise TypeError(
+                f"{who}: targets must be a Standardizer, got {type(targets).__name__}"
+            )
+        of_targets = np.ones(1) if targets is None else targets._fitted(who)[1]
+        array = arrays.real_array(derivatives, who, "derivatives")
+        n, n_outputs = len(scale), len(of_targets)
+        by_output = array.ndim == 3 and (targets is None or array.shape[1] == n_outputs)
+        by_row = array.ndim == 2 and n_outputs == 1
+        if array.shape[-1:] != (n,) or not (by_output or by_row):
+            form = f"(n_rows, {n_outputs if targets else 'n_outputs'}, {n})"
+            also = f", or (n_rows, {n})" if n_outputs == 1 else ""
+            raise ValueError(
+                f"{who}: derivatives must have shape {form}{also}, got {array.shape}"
+            )
+        if np.isinf(array).any():
+            raise ValueError(f"{who}: derivatives must be finite, or NaN where unknown")
+        kind = np.float32 if array.dtype == np.float32 else np.float64
+        factors = scale / of_targets[:, None]
+        return np.asarray(array, kind), factors if by_output else factors[0]
+
     @property
     def center(self) -> Numbers:
         """Means of the columns, or medians."""

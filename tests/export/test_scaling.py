@@ -309,3 +309,81 @@ def test_a_column_whose_spread_is_lost() -> None:
     with pytest.warns(RuntimeWarning, match=words):
         fold(MLP((2, 1), seed=0), scaler)
     fold(MLP((2, 1), seed=0, dtype="float64"), scaler)
+
+
+def bowl(n_rows: int) -> tuple[Any, Any, Any]:
+    """Rows of two columns of very different sizes, values and derivatives."""
+    scale = np.array([1e-2, 1e3])
+    rows = np.random.default_rng(1).uniform(-1, 1, (n_rows, 2))
+    values = 40 * np.sin(2 * rows[:, 0]) * rows[:, 1] + 7
+    by_rows = 40 * np.column_stack(
+        [2 * np.cos(2 * rows[:, 0]) * rows[:, 1], np.sin(2 * rows[:, 0])]
+    )
+    return rows * scale, values, by_rows / scale
+
+
+def test_derivatives_are_scaled_as_the_scaled_function_has_them() -> None:
+    rows, values, derivatives = bowl(30)
+    of_rows, of_values = Standardizer().fit(rows), Standardizer().fit(values[:, None])
+    scaled = of_rows.scale_derivatives(derivatives, of_values)
+    np.testing.assert_allclose(
+        scaled, derivatives * of_rows.scale / of_values.scale, rtol=1e-15
+    )
+    back = of_rows.unscale_derivatives(scaled, of_values)
+    np.testing.assert_allclose(back, derivatives, rtol=1e-15)
+    several = of_rows.scale_derivatives(derivatives[:, None], of_values)
+    np.testing.assert_array_equal(several[:, 0], scaled)
+
+
+def test_unknown_derivatives_stay_and_float32_stays() -> None:
+    scaler = Standardizer.known([0, 0], [2, 4])
+    given = np.array([[np.nan, 1]], np.float32)
+    scaled = scaler.scale_derivatives(given)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, [[np.nan, 4]])
+
+
+@pytest.mark.parametrize(
+    ("derivatives", "targets", "words"),
+    [
+        (
+            np.ones((3, 3)),
+            None,
+            r"shape \(n_rows, n_outputs, 2\), or \(n_rows, 2\), got",
+        ),
+        (np.ones((3, 4, 2)), [1, 2], r"shape \(n_rows, 2, 2\), got \(3, 4, 2\)"),
+        (np.full((3, 2), np.inf), None, "must be finite, or NaN"),
+    ],
+)
+def test_wrong_derivatives_are_refused(
+    derivatives: Any, targets: Any, words: str
+) -> None:
+    scaler = Standardizer.known([0, 0], [2, 4])
+    of_y = targets and Standardizer.known([0, 0], targets)
+    with pytest.raises(ValueError, match=words):
+        scaler.scale_derivatives(derivatives, of_y)
+
+
+@pytest.mark.slow
+def test_raw_derivatives_behind_a_scaler_give_the_worse_model() -> None:
+    """And the Jacobian of the net with both scalers folded in meets the raw ones."""
+    rows, values, derivatives = bowl(40)
+    others, expected, slopes = bowl(400)
+    of_rows, of_values = Standardizer().fit(rows), Standardizer().fit(values[:, None])
+    scaled = of_rows.scale_derivatives(derivatives, of_values)
+    errors, nets = [], []
+    for given in (scaled, derivatives):
+        net = MLP((2, 16, 16, 1), activation="tanh", dtype="float64", seed=0)
+        net.fit(
+            of_rows.transform(rows),
+            of_values.transform(values[:, None]),
+            derivatives=given,
+            epochs=400,
+        )
+        nets.append(fold(net, of_rows, of_values))
+        error = np.ravel(nets[-1].predict(others)) - expected
+        errors.append(float(np.sqrt(np.mean(error**2))))
+    assert errors[0] < errors[1] / 10
+    found = fastmlp.jacobian(nets[0], others)[:, 0] * of_rows.scale
+    slopes = slopes * of_rows.scale
+    assert np.abs(found - slopes).mean() < 0.2 * np.abs(slopes).mean()
