@@ -61,7 +61,8 @@ _OF_INTEGERS = (
     worker_pool.lead_call,
 )  # fmt: skip
 _OF_FLOAT64 = (
-    dispatch.calibrate, second_order.cholesky, second_order.gauss_newton, trees.tree_sums,
+    dispatch.calibrate, second_order.cholesky, second_order.gauss_newton,
+    second_order.derived_gauss_newton, trees.tree_sums,
     *tables.FACTORIES,
 )  # fmt: skip
 

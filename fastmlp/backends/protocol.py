@@ -141,10 +141,14 @@ class GaussNewton(Protocol):
     ----------
     trained : (n_parameters,) array of bool, False for frozen parameters
     diagonal : (n_trained,) array, of the last matrix
+    derivative_loss : the mean square of the last objective's residuals of derivatives, or NaN
     """
 
     trained: NDArray[np.bool_]
     diagonal: Array
+
+    @property
+    def derivative_loss(self) -> float: ...
 
     def objective(self, parameters: Array) -> tuple[float, Array]:
         """The objective at these parameters, and its gradient, flat."""

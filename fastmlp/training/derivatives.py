@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from fastmlp.backends.protocol import Data, Derivatives
 from fastmlp.compiler.curvature import check_curvatures
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import SecondOrder
 from fastmlp.training.options import FitRows
+from fastmlp.training.second_order import check_derivatives as check_second_order
 from fastmlp.validation import Array, arrays
 
 BALANCED = "balanced"
@@ -35,8 +35,7 @@ class Given(NamedTuple):
         """Check that this net trains on derivatives, if they are given."""
         if self:
             check(network, device, who)
-            if isinstance(optimizer, SecondOrder):
-                refuse(f"the optimizer {type(optimizer).__name__}", "Adam", who)
+            check_second_order(network, optimizer, who)
             return
         for name, value in {
             "derivative_weight": None if is_one(self.weight) else self.weight,

@@ -11,13 +11,13 @@ import numpy as np
 from fastmlp._process import memory, task_pool
 from fastmlp._process.task_pool import one_thread
 from fastmlp.backends import protocol
-from fastmlp.backends.protocol import Data, Engine, GaussNewton
+from fastmlp.backends.protocol import Data, Derivatives, Engine, GaussNewton
 from fastmlp.network import layer_settings
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LINKS, LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import (
     LBFGS,
@@ -97,15 +97,29 @@ def check(
             f"{', '.join(known)}; use LBFGS(), or Adam()"
         )
     if is_lm:
-        _check_memory(network, who)
+        _check_memory(network, network.layout.sizes[-1], who)
     return replace(options, batch_size=DEFAULT_BATCH)
 
 
-def _check_memory(network: Network, who: str) -> None:
+def check_derivatives(network: Network, optimizer: Optimizer, who: str) -> None:
+    """Check that a second-order optimizer can train a net on derivatives."""
+    if not isinstance(optimizer, LevenbergMarquardt):
+        return
+    if network.link != LINKS["identity"]:
+        raise ValueError(
+            f"{who}: LevenbergMarquardt trains derivatives of raw outputs alone, and the "
+            "loss has a link: use LBFGS(), Adam(), or loss='mse'"
+        )
+    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
+    _check_memory(network, n_outputs * (1 + n_features), who)
+
+
+def _check_memory(network: Network, n_sets: int, who: str) -> None:
+    """`n_sets`: rows of the Jacobian for each row of X."""
     n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
     of_matrix, of_rows = (
         matrix_bytes(n),
-        jacobian_bytes(n, n_outputs, protocol.n_threads_of(None)),
+        jacobian_bytes(n, n_sets, protocol.n_threads_of(None)),
     )
     n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
@@ -157,6 +171,8 @@ class Marquardt:
     """
 
     loss: float
+    derivative_loss: float
+    derivative_losses: Array = np.empty(0)
 
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         optimizer: Any = state.optimizer
@@ -219,6 +235,7 @@ class Marquardt:
 
     def _take(self, parameters: Array, loss: float, gradient: Array) -> None:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
+        self.derivative_loss = self._system.derivative_loss
         self._is_linear = False
 
     def run(
@@ -282,6 +299,8 @@ class Marquardt:
 class QuasiNewton:
     """Iterations of `LBFGS`, SciPy's L-BFGS-B."""
 
+    derivative_losses: Array = np.empty(0)
+
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         try:
             self._minimize: Any = import_module("scipy.optimize").minimize
@@ -301,6 +320,7 @@ class QuasiNewton:
         self._whole = state.parameters.astype(np.float64)
         self._accepted = self._whole.copy()
         self.loss = self._objective(self._whole)[0]
+        self.derivative_loss: float = self._objective.derivative_loss
 
     @property
     def slope(self) -> float:
@@ -323,6 +343,7 @@ class QuasiNewton:
     ) -> bool:
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
+            self.derivative_loss = self._objective.derivative_loss
             if not goes_on(float(intermediate_result.fun)):
                 raise StopIteration
 
@@ -357,7 +378,15 @@ def _rows_of(data: Data, who: str) -> Data:
     weight = data.weight[rows] if data.weight.size else data.weight
     parts = (data.x[rows], data.y[rows], weight)
     x, y, weight = (np.ascontiguousarray(part, np.float64) for part in parts)
-    return Data(x, y, weight)
+    if data.derivatives is None:
+        return Data(x, y, weight)
+    values, known, weights = data.derivatives
+    derivatives = Derivatives(
+        np.ascontiguousarray(values[rows], np.float64),
+        np.ascontiguousarray(known[rows]),
+        weights.astype(np.float64),
+    )
+    return Data(x, y, weight, derivatives=derivatives)
 
 
 def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
@@ -374,11 +403,13 @@ class _Epochs:
     def __init__(self, state: NetState, request: Any, solver: Iterations) -> None:
         self._state, self._request, self._solver = state, request, solver
         self._losses: list[float] = []
+        self._squares: list[float] = []
         self._most, self._start = 1, time.perf_counter()
 
     def begin(self) -> bool:
         """Return False if the fit ends."""
-        self._losses, self._window = [], self._request.window(self._most)
+        self._losses, self._squares = [], []
+        self._window = self._request.window(self._most)
         if self._window:
             self._request.rates(self._window)
         self._start = time.perf_counter()
@@ -388,11 +419,13 @@ class _Epochs:
         """Take an epoch's loss; return False if the fit ends."""
         self._state.n_steps += 1
         self._losses.append(loss)
+        self._squares.append(self._solver.derivative_loss)
         return len(self._losses) < self._window or self._flush()
 
     def _flush(self) -> bool:
         seconds = (time.perf_counter() - self._start) / len(self._losses)
         self._most = max(1, min(int(CALL_SECONDS / max(seconds, 1e-6)), 4 * self._most))
+        self._solver.derivative_losses = np.array(self._squares)
         self._request.end_window(np.array(self._losses), None)
         return self.begin()
 

@@ -135,7 +135,7 @@ class Objective:
         session, n_rows = self.session, data.n_rows
         session.take(data)
         self._mass = 1.0 if self._summed else data.mass
-        scale_derivatives(session, data, self._mass)
+        self._known = scale_derivatives(session, data, self._mass)
         if self._roomy:
             passes = self.network.passes
             rows = min(n_rows, SUMMED_ROWS)
@@ -162,6 +162,8 @@ class Objective:
         session, total = self.session, 0.0
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)
+        if session.derivatives:
+            session.derivatives.fields["epoch_squares"] = 0.0
         for chunk in session.chunks():
             session.at(chunk)
             where = {"more": chunk.start > 0, "ends": chunk.stop == session.data.n_rows}
@@ -177,6 +179,14 @@ class Objective:
         if by_parameters:
             session.unpack(self.packed, gradient)
         return float(total), gradient
+
+    @property
+    def derivative_loss(self) -> float:
+        """The mean square of the last call's residuals of derivatives; NaN without them."""
+        derivatives = self.session.derivatives
+        if derivatives is None or not self._known:
+            return float("nan")
+        return float(derivatives.fields["epoch_squares"] / self._known)
 
 
 class JacobianRows(Record):
@@ -206,7 +216,15 @@ class JacobianRows(Record):
     width: int  # of so many units each,
     targets: int  # to the targets,
     roots: int  # to the roots,
-    columns: int  # and to the columns
+    columns: int  # to the columns,
+    curvatures: int  # and with derivatives to the layers' curvatures,
+    sums: int  # to the layers' tangents before the activation,
+    tangents: int  # to those of the inputs and after the activations,
+    seconds: int  # and to two blocks of second-order deltas
+    curves: int  # address of the blocks of `curvature_loop` of elementwise.py, by layer
+    unbiased: int  # address of a FlatNet record whose biases are 0
+    factors: int  # address of the derivatives' factors, shape (n_rows, n_out * n_in)
+    n_sets: int  # rows of the Jacobian for each row of X: outputs, and derivatives
     panels: int  # address of the Jacobian's panels
     panel: int  # bytes from a panel to the next
     n_panels: int
@@ -262,8 +280,9 @@ def curvature_loop(
     return by_rows if by_row else by_number
 
 
-def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Functions that copy a block of rows to lanes, and predict it."""
+def _forward(scalar: Scalar, derived: bool) -> tuple[Callable[..., Any], ...]:
+    """Functions that copy a block of rows to lanes, and predict it; with `derived`, curvatures
+    are written, too."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
     unit = row_blocks.VECTORS * vector
@@ -301,7 +320,13 @@ def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             after = values + layer.n_in * unit
             if layer.activation:
                 forward(net, layer, values, sums)
-                call(layer.activation, (sums, after, slopes, layer.n_out * n_lanes))
+                n = layer.n_out * n_lanes
+                if derived:
+                    curves = row(of.curves, net.n_layers, np.int64)
+                    curvatures = slopes - of.slopes + of.curvatures
+                    call(curves[i], (sums, after, slopes, curvatures, n))
+                else:
+                    call(layer.activation, (sums, after, slopes, n))
             else:
                 forward(net, layer, values, after)
             values, slopes = after, slopes + layer.n_out * unit
@@ -365,14 +390,133 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     return take_slopes, first_deltas, write_columns, copy
 
 
-def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
-    """Writes a block of rows of the Jacobian, on a team or alone."""
+def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Functions that take the direction of an input through the layers, and that write the
+    columns of the derivative of an output by this input.
+
+    With t the tangents, s those before the activations, v the deltas of the output and d its
+    second-order deltas, a weight's column is t v + a d, and a bias's is d.
+    """
+    n_lanes = row_blocks.VECTORS * lanes_of(scalar)
+    unit = n_lanes * np.dtype(scalar).itemsize
+    forward = products(scalar, row_blocks.VECTORS)
+    backward = products(scalar, row_blocks.VECTORS, backward=True)
+
+    @njit
+    def tangents(of: JacobianRows, net: FlatNet, f: int, buffer: int) -> None:
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        unbiased = record_at(of.unbiased, FlatNet)
+        bare = records_at(unbiased.layers, net.n_layers, FlatLayer)
+        t, s, slopes = buffer + of.tangents, buffer + of.sums, buffer + of.slopes
+        direction = row(t, net.n_in * n_lanes, scalar)
+        for i in range(net.n_in * n_lanes):
+            direction[i] = scalar(0)
+        for r in range(n_lanes):
+            direction[f * n_lanes + r] = scalar(1)
+        for i in range(net.n_layers):
+            layer = layers[i]
+            n = layer.n_out * n_lanes
+            forward(unbiased, bare[i], t, s)
+            t += layer.n_in * unit
+            sums, after = row(s, n, scalar), row(t, n, scalar)
+            slope = row(slopes, n, scalar)
+            for j in range(n):
+                after[j] = sums[j] * slope[j] if layer.activation else sums[j]
+            s, slopes = s + n // n_lanes * unit, slopes + n // n_lanes * unit
+
+    @njit
+    def bend(layer: FlatLayer, places: Any) -> None:
+        """Turn deltas v and d by a layer's values into those by its sums, in place."""
+        v, d, slopes, curvatures, sums = places
+        n = layer.n_out * n_lanes if layer.activation else 0
+        first, second = row(v, n, scalar), row(d, n, scalar)
+        slope, curvature = row(slopes, n, scalar), row(curvatures, n, scalar)
+        s = row(sums, n, scalar)
+        for i in range(n):
+            second[i] = second[i] * slope[i] + first[i] * s[i] * curvature[i]
+            first[i] *= slope[i]
+
+    @njit
+    def write_columns(
+        layer: FlatLayer, a: int, t: int, v: int, d: int, to: int
+    ) -> None:
+        for k in range(layer.n_in):
+            value = row(a + k * unit, n_lanes, scalar)
+            tangent = row(t + k * unit, n_lanes, scalar)
+            for j in range(layer.n_out):
+                first = row(v + j * unit, n_lanes, scalar)
+                second = row(d + j * unit, n_lanes, scalar)
+                column = row(to, n_lanes, scalar)
+                for r in range(n_lanes):
+                    column[r] = tangent[r] * first[r] + value[r] * second[r]
+                to += unit
+
+    @njit
+    def copy(source: int, target: int, n: int) -> None:
+        numbers, copies = row(source, n, scalar), row(target, n, scalar)
+        for i in range(n):
+            copies[i] = numbers[i]
+
+    @njit
+    def begin(of: JacobianRows, net: FlatNet, entry: Any, start: int, v: int) -> None:
+        """The first deltas: the factors of an entry (output, input) for its output."""
+        (k, f), n_entries = entry, net.n_out * net.n_in
+        deltas = row(v, net.n_out * n_lanes, scalar)
+        for i in range(net.n_out * n_lanes):
+            deltas[i] = scalar(0)
+        for r in range(n_lanes):
+            at = min(start + r, of.last - 1) * n_entries
+            factors = row(of.factors, of.last * n_entries, scalar)
+            deltas[k * n_lanes + r] = factors[at + k * net.n_in + f]
+
+    @njit
+    def second_columns(
+        of: JacobianRows, net: FlatNet, entry: Any, start: int, buffer: int
+    ) -> None:
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        places = row(of.places, 2 * net.n_layers, np.int64)
+        columns, width = buffer + of.columns, of.width * unit
+        v, other_v = buffer + of.deltas, buffer + of.deltas + width
+        d, other_d = buffer + of.seconds, buffer + of.seconds + width
+        begin(of, net, entry, start, v)
+        zeros = row(d, net.n_out * n_lanes, scalar)
+        for i in range(net.n_out * n_lanes):
+            zeros[i] = scalar(0)
+        units = 0
+        for i in range(net.n_layers):
+            units += layers[i].n_out
+        for i in range(net.n_layers - 1, -1, -1):
+            layer = layers[i]
+            units -= layer.n_out
+            down = units * unit
+            a = buffer + of.values + (units + net.n_in - layer.n_in) * unit
+            t = buffer + of.tangents + (units + net.n_in - layer.n_in) * unit
+            curvatures, sums = buffer + of.curvatures + down, buffer + of.sums + down
+            bend(layer, (v, d, buffer + of.slopes + down, curvatures, sums))
+            if places[i] >= 0:
+                write_columns(layer, a, t, v, d, columns + places[i] * unit)
+            if places[net.n_layers + i] >= 0:
+                place = columns + places[net.n_layers + i] * unit
+                copy(d, place, layer.n_out * n_lanes)
+            if i > 0:
+                backward(net, layer, v, other_v)
+                backward(net, layer, d, other_d)
+                v, other_v = other_v, v
+                d, other_d = other_d, d
+
+    return tangents, second_columns
+
+
+def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
+    """Writes a block of rows of the Jacobian, on a team or alone; with `derived`, rows of the
+    derivatives by the inputs follow."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
     unit = row_blocks.VECTORS * vector
     backward = products(scalar, row_blocks.VECTORS, backward=True)
     out_of_lanes = batch_in_lanes(scalar).out_of_lanes
-    gather, predict = _forward(scalar)
+    gather, predict = _forward(scalar, derived)
+    tangents, second_columns = _derived(scalar)
     take_slopes, first_deltas, write_columns, copy = _backward(scalar)
 
     @njit
@@ -425,6 +569,14 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
                     backward(net, layer, deltas, other)
                     deltas, other = other, deltas
             write_panels(of, q * n + start - of.first, q * n + n - 1, columns, checks)
+        if derived:
+            for f in range(net.n_in):
+                tangents(of, net, f, buffer)
+                for k in range(net.n_out):
+                    second_columns(of, net, (k, f), start, buffer)
+                    q = net.n_out + k * net.n_in + f
+                    at, last = q * n + start - of.first, q * n + n - 1
+                    write_panels(of, at, last, columns, checks)
 
     @njit(parallel=True)
     def write_rows(team: int, of: Sequence[JacobianRows], n_parts: int) -> None:

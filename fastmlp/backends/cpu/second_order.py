@@ -81,8 +81,10 @@ class GaussNewton:
         self.record = aligned(1, System.dtype)
         self.job = fields_of(self.record)
         self.kind = (network.layout.sizes, n, data.n_rows.bit_length())
-        self._lay_out(rows, row_block, data.n_rows, network.layout.sizes[-1], zeros)
-        self._flops = float(data.n_rows) * network.layout.sizes[-1] * n * n
+        self._lay_out(rows, row_block, data.n_rows, rows["n_sets"][0], zeros)
+        n_sets = rows["n_sets"][0]
+        self._compute: Any = derived_gauss_newton if data.derivatives else gauss_newton
+        self._flops = float(data.n_rows) * n_sets * n * n
         self._n_blocks_of_rows = -(-data.n_rows // row_block)
 
     def _rows_of(self, network: Network, data: Data, scale: Array) -> tuple[Array, int]:
@@ -96,7 +98,9 @@ class GaussNewton:
         n_panels, width = -(-(self._n + 1) // lanes), round_up(max(sizes), lanes)
         most = JACOBIAN_BYTES // (8 * n_panels * lanes)
         height = min(max(most, LEAST_ROWS), MOST_ROWS)
-        row_block = max(round_up(height // n_out, VECTORS * lanes), VECTORS * lanes)
+        derived = data.derivatives is not None
+        n_sets = n_out * (1 + sizes[0]) if derived else n_out
+        row_block = max(round_up(height // n_sets, VECTORS * lanes), VECTORS * lanes)
         loss = network.loss
         options, settings = rule_blocks.loss_options(loss, np.dtype(np.float64))
         assert loss.curvature is not None
@@ -107,13 +111,18 @@ class GaussNewton:
             "values": sum(sizes) + lanes, "slopes": sum(sizes[1:]), "deltas": 2 * width,
             "targets": n_targets, "roots": n_out * n_out, "columns": n_panels * lanes,
         }  # fmt: skip
+        if derived:
+            units |= {
+                "curvatures": sum(sizes[1:]), "sums": sum(sizes[1:]),
+                "tangents": sum(sizes) + lanes, "seconds": 2 * width,
+            }  # fmt: skip
         unit, begins, n_bytes = VECTORS * lanes * 8, dict[str, int](), 0
         for name, n_units in units.items():
             begins[name], n_bytes = n_bytes, n_bytes + n_units * unit
         n_bytes = round_up(n_bytes, ALIGNMENT)
         places = self._places(network)
         buffers = aligned(self._runner.n_threads * n_bytes // 8, np.float64)
-        panel = row_block * n_out * lanes * 8
+        panel = row_block * n_sets * lanes * 8
         panels = aligned((n_panels + BLOCK // lanes) * panel // 8, np.float64)
         record = aligned(1, JacobianRows.dtype)
         fields = {
@@ -122,12 +131,38 @@ class GaussNewton:
             "places": address(places),
             "buffers": address(buffers), "buffer_bytes": n_bytes, **begins, "width": width,
             "panels": address(panels), "panel": panel, "n_panels": n_panels,
+            "n_sets": n_sets, **self._derived_fields(network, data),
         }  # fmt: skip
         self._kept += [block, places, buffers, panels, record]
         record[0] = tuple(
             fields.get(name, 0) for name in JacobianRows.dtype.names or ()
         )
         return record, row_block
+
+    def _derived_fields(self, network: Network, data: Data) -> dict[str, int]:
+        """What rows of the derivatives by the inputs read beside those of values.
+
+        The mean of squares of w (J - G)^2 has the curvature 2 w / known; unknown numbers have
+        rows of 0.
+        """
+        if data.derivatives is None:
+            return {}
+        values, known, weights = data.derivatives
+        of_rows = data.weight if data.weight.size else np.ones(data.n_rows)
+        squares = 2 * weights * of_rows[:, None, None] / known.sum()
+        factors = np.sqrt(np.where(np.isnan(values), 0.0, squares))
+        curves = np.array(rule_blocks.curvatures(network), np.int64)
+        layers = self._flat.layers.copy()
+        zeros = np.zeros(max(network.layout.sizes))
+        layers["biases"] = address(zeros) - address(self._parameters)
+        unbiased = self._flat.net.copy()
+        fields_of(unbiased)["layers"] = address(layers)
+        self._kept += [factors, curves, layers, zeros, unbiased]
+        return {
+            "curves": address(curves),
+            "unbiased": address(unbiased),
+            "factors": address(factors),
+        }
 
     def _places(self, network: Network) -> NDArray[np.int64]:
         """First columns of the layers' weights and of their biases; -1: frozen."""
@@ -137,7 +172,7 @@ class GaussNewton:
         return np.where(self.trained[starts], before[starts], -1).astype(np.int64)
 
     def _lay_out(
-        self, rows: Array, row_block: int, n_rows: int, n_out: int, zeros: Array
+        self, rows: Array, row_block: int, n_rows: int, n_sets: int, zeros: Array
     ) -> None:
         n, job = self._n, self.job
         n_blocks = -(-(n + 1) // BLOCK)
@@ -159,7 +194,7 @@ class GaussNewton:
         product = rule_blocks.phase("gradient_product", np.dtype(np.float64))
         fields = {
             "n": n, "n_blocks": n_blocks, "rows": address(rows), "product": product.address,
-            "row_block": row_block, "n_rows": n_rows, "n_outputs": n_out,
+            "row_block": row_block, "n_rows": n_rows, "n_sets": n_sets,
             "zeros": address(zeros), "n_tiles": len(tiles), "tiles": address(tiles),
             "gram": address(self._gram), "factor": address(self._factor),
             "strip": address(more[0]), "negated": address(more[1]), "dense": address(dense),
@@ -178,10 +213,15 @@ class GaussNewton:
     def objective(self, parameters: Array) -> tuple[float, Array]:
         return self._objective(parameters)
 
+    @property
+    def derivative_loss(self) -> float:
+        """Of the last objective; NaN without derivatives."""
+        return self._objective.derivative_loss
+
     def linearize(self, parameters: Array) -> None:
         self._parameters[:] = parameters
         work = Work(self._flops, 2 * self._n_blocks_of_rows)
-        self._runner.run(gauss_newton, self, work)
+        self._runner.run(self._compute, self, work)
         self.diagonal = self._gram[self._diagonal_places] + self._decay
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
@@ -228,7 +268,7 @@ class System(Record):
     product: int  # address of the matrix product by column
     row_block: int  # most rows of a block of the Jacobian
     n_rows: int
-    n_outputs: int
+    n_sets: int  # rows of the Jacobian for each row of X
     zeros: int  # address of a vector of zeros
     n_tiles: int
     tiles: int  # address of the tiles, (row block, block column) each
@@ -245,8 +285,17 @@ class System(Record):
 
 def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
     """J^T H J, tile by tile, from blocks of rows of the Jacobian."""
+    return _gauss_newton(scalar, derived=False)
+
+
+def derived_gauss_newton(scalar: Scalar) -> Callable[[int], None]:
+    """The same with rows of the derivatives by the inputs below those of values."""
+    return _gauss_newton(scalar, derived=True)
+
+
+def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, write_rows = lanes * size, jacobian_rows(scalar)
+    vector, write_rows = lanes * size, jacobian_rows(scalar, derived=derived)
 
     @njit(parallel=True)
     def add_products(team: int, of: Sequence[System], depth: int, more: int) -> None:
@@ -277,7 +326,7 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
             first = block * job.row_block
             rows.first, rows.last = first, min(first + job.row_block, job.n_rows)
             write_rows(job.team, records_at(job.rows, 1, JacobianRows), job.n_parts)
-            depth = (rows.last - first) * job.n_outputs
+            depth = (rows.last - first) * job.n_sets
             add_products(job.team, records_at(address, 1, System), depth, first)
 
     return compute
