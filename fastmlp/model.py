@@ -175,7 +175,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         communicator: CommunicatorLike | None = None,
         average_every: int | None = None,
         derivatives: ArrayLike | None = None,
-        derivative_weight: DerivativeWeight = 1.0,
+        derivative_weight: DerivativeWeight = "balanced",
         validation_derivatives: ArrayLike | None = None,
     ) -> History:
         """Train on X and y; a further call goes on where this one ended.
@@ -237,7 +237,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             too: the objective has ``derivative_weight * mean((jacobian(net, X) - derivatives)**2)``
             more, the mean over a batch's known numbers. Activations must be smooth.
         derivative_weight : float, (n_features,) or (n_outputs, n_features) array, or "balanced"
-            Weights of the squares. "balanced": derivatives weigh as targets do, by mean squares.
+            Weights of the squares; default "balanced": derivatives weigh as targets do, by mean
+            squares of the columns, and a column at most ten times as much as the largest.
         validation_derivatives : array as `derivatives`, optional
             Derivatives of `validation_data`; the validation loss is then the whole objective.
 
@@ -414,7 +415,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         missing_targets : "raise" or "ignore"
             As for `fit`. A batch without a known target takes no step, and warns once.
         derivatives, derivative_weight
-            As for `fit`; "balanced" weighs by these rows.
+            As for `fit`, but 1 by default: "balanced" weighs by these rows alone.
 
         Returns
         -------

@@ -38,7 +38,7 @@ from fastmlp.validation.messages import UNKNOWN, suggestion_for
 # which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
-    "checkpoint_every", "resume", "derivatives", "derivative_weight", "validation_derivatives",
+    "checkpoint_every", "resume", "derivatives", "validation_derivatives",
 }  # fmt: skip
 Callbacks = Listener | Iterable[Listener]
 
@@ -173,25 +173,24 @@ class NetEstimator(BatchPredictions, BaseEstimator):
             raise
         return X, y
 
-    def _known(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
+    def _known(self, X: Any, y: Any, beside: tuple[Any, ...]) -> tuple[Any, ...]:
         """The rows that have a known target, with stand-ins in gaps, and a mask of known targets.
 
-        The mask is None without gaps.
+        `beside` has arrays of as many rows, or None. The mask is None without gaps.
         """
         self.n_rows_left_out_, known = 0, gaps.known_mask(y)
         if known is None:
-            return X, y, weight, None
+            return X, y, beside, None
         rows = known.reshape(len(known), -1).any(axis=1)
         if not rows.any():
             raise ValueError(f"{type(self).__name__}: y has no known target")
         self.n_rows_left_out_ = int((~rows).sum())
         X, y = (_safe_indexing(each, np.flatnonzero(rows)) for each in (X, y))
-        if weight is not None:
-            weight = np.asarray(weight)[rows]
+        beside = tuple(None if a is None else np.asarray(a)[rows] for a in beside)
         known = known[rows]
         if known.all():
-            return X, _plain(y), weight, None
-        return X, np.where(known, np.asarray(y), 0).astype(float), weight, known
+            return X, _plain(y), beside, None
+        return X, np.where(known, np.asarray(y), 0).astype(float), beside, known
 
     @explained
     def fit(
@@ -200,6 +199,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         y: Table,
         sample_weight: ArrayLike | None = None,
         *,
+        derivatives: ArrayLike | None = None,
         callbacks: Callbacks = (),
         progress: bool = False,
     ) -> Self:
@@ -211,6 +211,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         y : (n_samples,) or (n_samples, n_outputs) array-like
             Numbers; for a classifier labels, or 0 and 1 for each of several labels.
         sample_weight : (n_samples,) or (n_samples, n_outputs) array-like, optional
+        derivatives : (n_samples, n_features) or (n_samples, n_outputs, n_features) array, optional
+            Derivatives of y by X as `fit` receives it: scaled, where a pipeline scales X.
         callbacks, progress
             As for `MLP.fit`.
 
@@ -224,9 +226,9 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         TypeError, ValueError
             If data or parameters have a wrong type or value, or classes do not fit the outputs.
         """
-        known = None
+        known, beside = None, (sample_weight, derivatives)
         if self.missing_targets == "ignore":
-            X, y, sample_weight, known = self._known(X, y, sample_weight)
+            X, y, beside, known = self._known(X, y, beside)
         rows, targets, weights = self._data(X, y)
         if known is not None:
             targets = np.where(known, targets, np.nan)
@@ -235,7 +237,10 @@ class NetEstimator(BatchPredictions, BaseEstimator):
             "class_weight": weights
         }
         options |= {"callbacks": callbacks, "progress": progress}
-        self.history_ = net.fit(rows, targets, sample_weight=sample_weight, **options)
+        if derivatives is None:
+            del options["derivative_weight"]  # without a meaning
+        options |= {"sample_weight": beside[0], "derivatives": beside[1]}
+        self.history_ = net.fit(rows, targets, **options)
         # Ctrl-C has ended the fit, and ends the pool of the fit.
         task_pool.check()
         self.net_ = net

@@ -350,3 +350,31 @@ def test_nan_in_y_names_the_parameter() -> None:
     model = MLP((X.shape[1], 8, 1)).as_estimator()
     with pytest.raises(ValueError, match="use missing_targets='ignore'"):
         model.fit(X, np.where(UNKNOWN, np.nan, 1.0))
+
+
+def test_derivatives_are_data_of_one_fit_and_their_weight_is_a_parameter() -> None:
+    slopes = np.zeros_like(INPUTS)
+    slopes[:, 0] = 1
+    options: Any = {"epochs": 5, "derivative_weight": 0.5}
+    net = MLP((3, 8, 1), activation="tanh", dtype="float64", seed=0)
+    estimator = net.as_estimator(random_state=0, **options)
+    fitted = estimator.fit(INPUTS, Y, derivatives=slopes)
+    net.fit(INPUTS, Y, derivatives=slopes, **options)
+    np.testing.assert_array_equal(fitted.net_.parameters, net.parameters)
+    assert clone(estimator).get_params()["derivative_weight"] == 0.5
+    pipeline = make_pipeline(StandardScaler(), clone(estimator))
+    pipeline.fit(INPUTS, Y, netregressor__derivatives=slopes * INPUTS.std(axis=0))
+    assert len(pipeline[-1].history_.derivative_loss) == 5
+    assert not estimator.fit(INPUTS, Y).history_.derivative_loss
+
+
+def test_rows_without_a_target_leave_their_derivatives_out() -> None:
+    slopes, gaps = np.ones((40, 3)), Y.copy()
+    gaps[::4] = np.nan
+    net = MLP((3, 8, 1), activation="tanh", seed=0)
+    estimator = net.as_estimator(random_state=0, epochs=3, missing_targets="ignore")
+    fitted = estimator.fit(INPUTS, gaps, derivatives=slopes)
+    known = ~np.isnan(gaps)
+    again = estimator.set_params(missing_targets="raise")
+    expected = clone(again).fit(INPUTS[known], Y[known], derivatives=slopes[known])
+    np.testing.assert_array_equal(fitted.net_.parameters, expected.net_.parameters)

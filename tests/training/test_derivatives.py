@@ -22,7 +22,8 @@ def make(**settings: Any) -> MLP:
 
 
 def fit(net: MLP, **options: Any) -> History:
-    return net.fit(X, Y, **{"epochs": 20, "derivatives": G, **options})
+    chosen = {"epochs": 20, "derivatives": G, "derivative_weight": 1.0, **options}
+    return net.fit(X, Y, **chosen)
 
 
 def mean_square(net: MLP, targets: Array = G) -> float:
@@ -66,7 +67,11 @@ def test_validation_data_without_derivatives_has_the_loss_of_values() -> None:
 def test_validation_split_splits_derivatives() -> None:
     net, other = make(), make()
     history = fit(net, validation_split=0.2)
-    halves = {"validation_data": (X[80:], Y[80:]), "validation_derivatives": G[80:]}
+    halves: Any = {
+        "validation_data": (X[80:], Y[80:]),
+        "validation_derivatives": G[80:],
+        "derivative_weight": 1.0,
+    }
     expected = other.fit(X[:80], Y[:80], epochs=20, derivatives=G[:80], **halves)
     assert history.validation_derivative_loss == pytest.approx(
         expected.validation_derivative_loss, rel=1e-12
@@ -86,7 +91,7 @@ def test_a_batch_without_a_known_derivative_trains_values_alone() -> None:
     gaps, net, other = np.full_like(G, np.nan), make(), make()
     gaps[50:] = G[50:]
     options: dict[str, Any] = {"epochs": 1, "batch_size": 50, "shuffle": False}
-    net.fit(X, Y, derivatives=gaps, **options)
+    net.fit(X, Y, derivatives=gaps, derivative_weight=1.0, **options)
     other.train_on_batch(X[:50], Y[:50])
     other.train_on_batch(X[50:], Y[50:], derivatives=G[50:])
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-14)
@@ -101,11 +106,11 @@ def test_threads_do_not_change_bits() -> None:
 
 def test_a_step_has_the_bits_of_an_epoch_of_one_batch() -> None:
     net, other = make(l2=0.1), make(l2=0.1)
+    options: Any
     for n in (100, 40, 100):
         losses = net.train_on_batch(X[:n], Y[:n], derivatives=G[:n])
-        history = other.fit(
-            X[:n], Y[:n], epochs=1, batch_size=n, shuffle=False, derivatives=G[:n]
-        )
+        options = {"derivatives": G[:n], "derivative_weight": 1.0, "batch_size": n}
+        history = other.fit(X[:n], Y[:n], epochs=1, shuffle=False, **options)
         assert history.loss == [losses]
     np.testing.assert_array_equal(net.parameters, other.parameters)
 
@@ -138,8 +143,18 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
 def test_balanced_weights_are_ratios_of_mean_squares() -> None:
     net, other = make(), make()
     weights = np.mean(Y**2) / np.mean(G**2, axis=0)
-    fit(net, derivative_weight="balanced")
+    net.fit(X, Y, derivatives=G, epochs=20)
     fit(other, derivative_weight=weights)
+    np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-12)
+
+
+def test_a_balanced_column_weighs_at_most_ten_times_the_largest() -> None:
+    net, other, flat = make(), make(), G.copy()
+    flat[:, 0] *= 1e-6
+    mean_squares = np.mean(flat**2, axis=0)
+    weights = np.mean(Y**2) / np.maximum(mean_squares, mean_squares.max() / 10)
+    fit(net, derivatives=flat, derivative_weight="balanced")
+    fit(other, derivatives=flat, derivative_weight=weights)
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-12)
 
 
