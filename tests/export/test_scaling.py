@@ -378,6 +378,7 @@ def test_raw_derivatives_behind_a_scaler_give_the_worse_model() -> None:
             of_rows.transform(rows),
             of_values.transform(values[:, None]),
             derivatives=given,
+            derivative_weight=1.0,
             epochs=400,
         )
         nets.append(fold(net, of_rows, of_values))
