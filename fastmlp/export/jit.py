@@ -23,6 +23,7 @@ from fastmlp.backends.cpu.predict.embedded import (
 )
 from fastmlp.backends.cpu.predict.embedded_steps import (
     EmbeddedSteps,
+    gap_rows,
     train_on_batch,
     train_on_gradient,
     vjp,
@@ -40,7 +41,8 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network import residual
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.steps import Kind, Steps
-from fastmlp.validation import scalars
+from fastmlp.validation import gaps, scalars
+from fastmlp.validation.gaps import MissingTargets
 
 WHO = "jit.compiled"
 # Steps within which coefficients of a constant rate must settle; and a far step.
@@ -49,7 +51,11 @@ MOST_STEPS, FAR = 1 << 18, 1 << 40
 
 @contextmanager
 def learner(
-    net: MLP | Sequence[MLP], *, batch_size: int, n_steps: int | None = None
+    net: MLP | Sequence[MLP],
+    *,
+    batch_size: int,
+    n_steps: int | None = None,
+    missing_targets: MissingTargets = "raise",
 ) -> Iterator[Any]:
     """A context with a handle by which compiled code trains a net, and predicts.
 
@@ -67,6 +73,9 @@ def learner(
         Steps whose coefficients are computed ahead; later steps take the last coefficients. None:
         all steps until they settle, after Adam's bias corrections or a schedule's end. Dropout
         needs a number.
+    missing_targets : "raise" or "ignore"
+        "ignore": NaN in y is a target that is not known, also among labels, which are then floats.
+        A batch without a known target takes no step, and its loss is 0.
 
     Raises
     ------
@@ -88,13 +97,13 @@ def learner(
     True
     """
     several, tables = isinstance(net, Sequence), dict[Any, Any]()
+    ignores = gaps.checked(missing_targets, "jit.learner")
+    settings = (batch_size, n_steps, ignores)
     with ExitStack() as stack:
         owners = []
         for i, it in enumerate(net if isinstance(net, Sequence) else [net]):
             who = f"jit.learner: nets[{i}]" if several else "jit.learner"
-            owners.append(
-                stack.enter_context(_trained(it, batch_size, n_steps, tables, who))
-            )
+            owners.append(stack.enter_context(_trained(it, settings, tables, who)))
         handles = handles_of(owners)
         try:
             yield handles if several else handles[0]
@@ -104,9 +113,16 @@ def learner(
 
 @contextmanager
 def _trained(
-    net: MLP, batch_size: int, n_steps: int | None, tables: dict[Any, Any], who: str
+    net: MLP,
+    settings: tuple[int, int | None, bool],
+    tables: dict[Any, Any],
+    who: str,
 ) -> Iterator[Owner]:
-    """A context that trains a net; nets whose steps take the same numbers share their table."""
+    """A context that trains a net; nets whose steps take the same numbers share their table.
+
+    `settings` are the batch size, the number of steps, and True where gaps are ignored.
+    """
+    batch_size, n_steps, ignores = settings
     if not isinstance(net, MLP):
         raise TypeError(f"{who}: net must be an MLP, got {type(net).__name__}")
     scalars.positive_integer(who, "batch_size", batch_size)
@@ -137,7 +153,15 @@ def _trained(
         trainers: list[Any] = []
         record = np.zeros(1, EmbeddedSteps.dtype)
         try:
-            targets_of: dict[Kind, Any] = {"batch": y.astype(dtype), "gradient": slopes}
+            targets: Any = y.astype(dtype)
+            weighted = ignores and n_targets > 1
+            if weighted:
+                targets = np.hstack([targets, targets])
+            of_gaps = gap_rows(network, y, targets) if ignores else None
+            targets_of: dict[Kind, Any] = {
+                "weighted" if weighted else "batch": targets,
+                "gradient": slopes,
+            }
             for kind, targets in targets_of.items():
                 trainers.append(
                     steps.trainer(kind, Data(x, targets, np.empty(0, dtype)))
@@ -168,10 +192,11 @@ def _trained(
                 0,
                 len(table) - 1,
                 address(vjp[0]),
+                0 if of_gaps is None else address(of_gaps[0]),
             )
             owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
-            owner.kept += [record, x, y, slopes, quick, table, vjp]
+            owner.kept += [record, x, y, slopes, quick, table, vjp, of_gaps]
             try:
                 yield owner
             finally:

@@ -630,3 +630,46 @@ def test_gradients_are_checked(function: Callable[..., None]) -> None:
     net = MLP((3, 1), seed=0)
     function(jit.compiled(net), ROW, np.empty(1), flat)
     assert flat.tolist() == net.weights[0][:, 0].tolist()
+
+
+@njit
+def steps_on(handle: Any, X: Any, y: Any, n: int) -> float:
+    loss = 0.0
+    for _ in range(n):
+        loss = jit.train_on_batch(handle, X, y)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "n_targets"),
+    [("mse", 3), ("mse", 1), ("gamma", 2), ("gaussian_nll", 2), ("cross_entropy", 1)],
+)
+def test_steps_on_targets_with_gaps_are_those_of_the_net(
+    loss: Any, n_targets: int
+) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(16, 4)), rng.uniform(0.1, 0.9, (16, n_targets))
+    n_out = {"gaussian_nll": 4, "cross_entropy": 3}.get(loss, n_targets)
+    if loss == "cross_entropy":
+        y = rng.integers(0, 3, (16, 1)).astype(float)
+    y[rng.random(y.shape) < 0.3] = np.nan
+    compiled, called = (MLP((4, 8, n_out), loss=loss, seed=0) for _ in range(2))
+    with jit.learner(compiled, batch_size=16, missing_targets="ignore") as handle:
+        last = steps_on(handle, x, y, 5)
+        assert steps_on(handle, x, np.full_like(y, np.nan), 1) == 0
+    losses = [called.train_on_batch(x, y, missing_targets="ignore") for _ in range(5)]
+    assert last == losses[-1]
+    assert compiled.n_steps == 5
+    assert np.array_equal(compiled.parameters, called.parameters)
+
+
+@pytest.mark.parametrize("value", [2.0, -1.0, np.inf])
+def test_known_targets_must_be_those_of_the_loss(value: float) -> None:
+    net = MLP((4, 8, 2), loss="binary_cross_entropy", seed=0)
+    y = np.full((16, 2), np.nan)
+    y[3, 1] = value
+    with (
+        jit.learner(net, batch_size=16, missing_targets="ignore") as handle,
+        pytest.raises(ValueError, match="none that the loss takes"),
+    ):
+        steps_on(handle, np.ones((16, 4)), y, 1)

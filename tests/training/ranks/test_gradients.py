@@ -439,3 +439,25 @@ def test_an_error_in_a_callback_ends_the_job(
         assert f"MLP.fit on rank 0 of {n_ranks} ends all ranks" in done.stderr
         assert "ValueError: of a callback" in done.stderr
     assert not [*ended.glob("raise [0-9]"), *tmp_path.glob("raise [0-9]")]
+
+
+def test_ranks_may_have_gaps_or_lack_them() -> None:
+    y = np.where(rng.random(Y.shape) < 0.3, np.nan, Y)
+    y[200:203] = Y[200:203]  # the second rank knows all targets
+    parts = [parts_of(each, SHARES) for each in (X, y)]
+    options: Any = {"missing_targets": "ignore", "epochs": 2, "batch_size": BATCH}
+    options |= {"shuffle": False, "metrics": "mae"}
+
+    def fit(communicator: Any) -> Any:
+        own = [part[communicator.Get_rank()] for part in parts]
+        net = made()
+        history = net.fit(
+            *own, communicator=communicator, validation_data=tuple(own), **options
+        )
+        return net, history
+
+    trained, history = on_ranks(len(SHARES), fit)[0]
+    order, alone = in_batches(SHARES, BATCH), made()
+    expected = alone.fit(X[order], y[order], validation_data=(X, y), **options)
+    np.testing.assert_allclose(trained.parameters, alone.parameters, rtol=1e-12)
+    np.testing.assert_allclose(history.metrics["mae"], expected.metrics["mae"])

@@ -28,6 +28,7 @@ from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
@@ -53,6 +54,86 @@ class EmbeddedSteps(Record):
     n_taken: int  # steps since the learner was made
     last: int  # the last row of the table of coefficients
     vjp: int  # address of the `EmbeddedVjp`
+    gaps: int  # address of the `GapRows`, or 0: NaN in targets is declined
+
+
+class GapRows(Record):
+    """Targets of a batch that may be NaN, and room for what a step takes in their place."""
+
+    block: int  # address of `fill_gaps`
+    y: int  # addresses of targets or labels as given, (n_rows, n_targets),
+    targets: int  # of targets, with factors beside them if there are several, or labels, int64,
+    weight: int  # and of weights of rows
+    n_rows: int
+    n_targets: int
+    labels: int  # 1: labels
+    lowest: float  # known target
+    highest: float
+    stand_in: float  # target that the loss takes
+    n_known: int  # result
+
+
+def fill_gaps(scalar: Scalar) -> Callable[[int], None]:
+    """Writes stand-ins and weights for targets that are NaN, as `weighted_targets` does."""
+    size = np.dtype(scalar).itemsize
+
+    def fill(address: int) -> None:
+        gaps = record_at(address, GapRows)
+        n = gaps.n_targets
+        width = 2 * n if n > 1 else 1
+        gaps.n_known = 0
+        for j in range(n):
+            instead = scalar(gaps.stand_in)
+            for r in range(gaps.n_rows - 1, -1, -1):
+                y = row(gaps.y + (r * n + j) * size, 1, scalar)[0]
+                instead = y if y == y else instead
+            for r in range(gaps.n_rows):
+                y = row(gaps.y + (r * n + j) * size, 1, scalar)[0]
+                known = y == y
+                # An infinite target is declined.
+                bad = known and (y < scalar(gaps.lowest) or y > scalar(gaps.highest))
+                value = scalar(np.inf) if bad else y if known else instead
+                gaps.n_known += 1 if known else 0
+                weight = row(gaps.weight + r * size, 1, scalar)
+                before = weight[0] if j > 0 else scalar(0)
+                weight[0] = before + scalar(1 if known else 0)
+                if gaps.labels:
+                    whole = float(int(value)) == value
+                    row(gaps.targets + r * 8, 1, np.int64)[0] = (
+                        int(value) if whole else -1
+                    )
+                else:
+                    place = row(gaps.targets + r * width * size, width, scalar)
+                    place[j] = value
+                    if n > 1:
+                        place[n + j] = scalar(1 if known else 0)
+        if n > 1:
+            for r in range(gaps.n_rows):
+                place = row(gaps.targets + r * width * size, width, scalar)
+                weight = row(gaps.weight + r * size, 1, scalar)
+                share = float(n) / max(weight[0], scalar(1))
+                weight[0] = scalar(float(weight[0]) / n)
+                for j in range(n):
+                    place[n + j] *= scalar(share)
+
+    return fill
+
+
+def gap_rows(network: Network, y: Array, targets: Array) -> tuple[Array, ...]:
+    """A `GapRows` record for batches like y, and its arrays, the targets' among them."""
+    dtype, kind = network.dtype, network.loss.targets
+    given, weight = np.zeros(y.shape, dtype), np.zeros(len(y), dtype)
+    largest, has_labels = float(np.finfo(dtype).max), kind == "classes"
+    lowest = {"real": -largest, "positive": float(np.finfo(dtype).tiny)}.get(kind, 0.0)
+    highest = 1.0 if kind == "unit" else largest
+    record, place = np.zeros(1, GapRows.dtype), y if has_labels else targets
+    addresses = (
+        block_of(fill_gaps, dtype).address,
+        *map(address, (given, place, weight)),
+    )
+    limits = (lowest, highest, float(kind == "positive"))
+    record[0] = (*addresses, *y.shape, has_labels, *limits, 0)
+    return record, given, place, weight
 
 
 # Not inlined: a step takes microseconds.
@@ -74,7 +155,7 @@ def _copy(numbers: Any, place: Any) -> None:
 
 @register_jitable(**JITTED)
 def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
-    """Copy a batch; return the address of its step."""
+    """Copy a batch; return the address of its step. `fill_gaps` follows, if there is one."""
     h = handle[0]
     if h.me != handle.ctypes.data:
         raise ValueError(COPY)
@@ -87,6 +168,10 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         place, target, labels = learner.gradient, learner.slopes, 0
     step = record_at(place, PlainStep)
     n, n_targets = step.n_rows, step.n_targets
+    has_gaps = learner.gaps != 0 and not by_gradient
+    if has_gaps:
+        target, labels = record_at(learner.gaps, GapRows).y, 0
+        n_targets = record_at(learner.gaps, GapRows).n_targets
     if (
         X.shape[0] != n
         or X.shape[1] != step.n_in
@@ -108,6 +193,10 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         _copy(y, row(target, y.size, np.float64))
     step.x, step.y, step.weight = learner.x, target, 0
     step.label_bytes = 8 if labels else 0
+    if has_gaps:
+        gaps = record_at(learner.gaps, GapRows)
+        step.y, step.weight = gaps.targets, gaps.weight
+        step.label_bytes = 8 if learner.has_labels else 0
     step.step, step.status = (
         step.first_step + min(learner.n_taken, learner.last),
         DECLINED,
@@ -135,6 +224,11 @@ def _in_python(handle: Any, X: Any, y: Any, *, by_gradient: bool) -> float:
         raise ValueError(BATCH)
     with np.errstate(over="ignore"):
         place = fill(handle, X, y, by_gradient, y.dtype.kind in "iu")
+    if gaps := record_at(handle[0].learner, EmbeddedSteps).gaps:
+        rows = record_at(gaps, GapRows)
+        run(rows.block, (gaps,))
+        if not by_gradient and rows.n_known == 0:
+            return 0.0
     run(record_at(place, PlainStep).block, (place,))
     return float(_settle(handle, place))
 
@@ -222,6 +316,12 @@ def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
 
     def train(handle: Any, X: Any, y: Any) -> float:
         place = fill(handle, X, y, False, integers)
+        gaps = record_at(handle[0].learner, EmbeddedSteps).gaps
+        if gaps:
+            rows = record_at(gaps, GapRows)
+            call(rows.block, (gaps,))
+            if rows.n_known == 0:
+                return 0.0
         call(record_at(place, PlainStep).block, (place,))
         return _settle(handle, place)
 

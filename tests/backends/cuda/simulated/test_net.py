@@ -390,3 +390,18 @@ def test_contestants_train() -> None:
         ]
         for make in ours:
             make()(1)
+
+
+def test_gaps_leave_out_rows_and_not_single_targets() -> None:
+    y = np.where(np.arange(16) % 3 == 0, np.nan, 1.0)
+    x = np.random.default_rng(0).normal(size=(16, 3))
+    options: Any = {"missing_targets": "ignore", "epochs": 2, "batch_size": 4}
+    nets = [
+        MLP((3, 4, 1), device=device, seed=0, dtype="float64")
+        for device in ("cuda", "cpu")
+    ]
+    for each in nets:
+        each.fit(x, y, shuffle=False, **options)
+    np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-13)
+    with pytest.raises(ValueError, match="does not weigh the targets of a row apart"):
+        MLP((3, 4, 2), device="cuda").fit(x, np.column_stack([y, y**0]), **options)
