@@ -21,6 +21,7 @@ from fastmlp.backends.cpu.kernels.epoch import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.quick_step import converted, products_of
 from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry
+from fastmlp.backends.cpu.tuning import STAGED_PRODUCTS
 from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
 from fastmlp.model import MLP
@@ -677,8 +678,9 @@ class NetGroup:
         whole, products = (len(self.nets), n, self._n_out), 0
         for net in self.nets:
             layout = net._state.layout
-            in_lanes = net._device == "cpu" and layout.is_plain
-            products += n * layout.n_weights if in_lanes else MOST_PRODUCTS + 1
+            own = n * layout.n_weights
+            few = layout.is_plain or own <= STAGED_PRODUCTS
+            products += own if few and net._device == "cpu" else MOST_PRODUCTS + 1
         if 0 < products <= MOST_PRODUCTS and x.shape[-1] == self._n_in and self._alike:
             result = arrays.out_array(out, whole, self._dtype, who)
             if not np.may_share_memory(x, result) and self._predict(

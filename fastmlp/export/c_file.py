@@ -10,6 +10,8 @@ import numpy as np
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
+from fastmlp.model import core_of
+from fastmlp.network.residual import require_plain
 from fastmlp.network.spec import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.elementary import exp, logistic
@@ -356,6 +358,8 @@ def to_c(
     """
     of_table = is_of_tables(model)
     parts: Any = model._table_parts(WHO) if of_table else parts_of(model, WHO)
+    for net in parts.nets:
+        require_plain(core_of(net).engine.network, WHO, "use fastmlp.to_onnx")
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")
     _check_prefix(prefix)

@@ -38,7 +38,6 @@ from fastmlp.backends.protocol import Data
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
-from fastmlp.network import residual
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import gaps, scalars
@@ -128,7 +127,6 @@ def _trained(
     scalars.positive_integer(who, "batch_size", batch_size)
     core = core_of(net)
     state, network = core.state, core.engine.network
-    residual.require_plain(network, who, "use net.train_on_batch and net.predict")
     if net.device != "cpu":
         raise ValueError(f"{who}: the net is on {net.device!r}: net.to('cpu') moves it")
     steps = net._single_steps()

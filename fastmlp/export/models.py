@@ -11,7 +11,6 @@ from fastmlp._process import warn
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of
-from fastmlp.network import residual
 from fastmlp.network.spec import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.validation import Array
@@ -54,9 +53,6 @@ class ModelParts(NamedTuple):
         return [self.net]
 
 
-INSTEAD = "use MLP.predict"
-
-
 def is_of_fastmlp(model: Any) -> bool:
     return any(kind.__module__.startswith("fastmlp.") for kind in type(model).__mro__)
 
@@ -86,7 +82,6 @@ def parts_of(model: Any, who: str) -> ModelParts:
     ):
         raise _error(model, who)
     net: MLP = model if isinstance(model, MLP) else model.net_
-    residual.require_plain(core_of(net).engine.network, who, INSTEAD)
     n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
     if isinstance(model, MLP):
         names = tuple(model.feature_names or ())

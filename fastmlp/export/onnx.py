@@ -19,7 +19,7 @@ import numpy as np
 from fastmlp.compiler.trace import Comparison, Symbol, Trace
 from fastmlp.export.models import ModelParts, has_several_labels, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, gain_views
 from fastmlp.rules import activations, elementary, losses
 from fastmlp.serialization.files import writing
 from fastmlp.validation import Array, scalars
@@ -46,6 +46,8 @@ OPERATIONS = {
 WHO = "fastmlp.to_onnx"
 # The oldest version that has every node, and the version of LabelEncoder.
 OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
+# The first opset with LayerNormalization.
+LAYER_NORM = 17
 
 
 class Output(NamedTuple):
@@ -85,10 +87,12 @@ class Graph:
         n_columns: int | None
         holds_texts: bool
 
-    def __init__(self, scope: Any, container: Any, dtype: DTypeName) -> None:
+    def __init__(
+        self, scope: Any, container: Any, dtype: DTypeName, opset: int
+    ) -> None:
         from onnx import TensorProto
 
-        self._scope, self._container = scope, container
+        self._scope, self._container, self._opset = scope, container, opset
         self.kinds: Any = TensorProto
         self._is_double = dtype == "float64"
         # Names of columns, which no other variable may have.
@@ -135,11 +139,24 @@ class Graph:
     def net(self, values: str, net: MLP, kind: int) -> str:
         """Add a net that computes in numbers of this kind; return the name of its predictions."""
         network: Network = core_of(net).engine.network
-        for weights, biases, rule in zip(
-            net.weights, net.biases, network.activations, strict=True
+        layout, kept = network.layout, list[str]()
+        flat, n_shifts = net.parameters, iter(net.shifts)
+        shifts = [next(n_shifts) if it.shifts >= 0 else None for it in layout.norms]
+        norms = {
+            (norm.layer, norm.after): (norm.epsilon, gains, shift)
+            for norm, gains, shift in zip(
+                layout.norms, gain_views(layout, flat), shifts, strict=True
+            )
+        }
+        for i, (weights, biases, rule) in enumerate(
+            zip(net.weights, net.biases, network.activations, strict=True)
         ):
             product = self.node("MatMul", [values, self.constant(weights, kind)])
             raw = self.node("Add", [product, self.constant(biases[None], kind)])
+            if layout.skips and layout.skips[i] >= 0:
+                raw = self.node("Add", [raw, kept[layout.skips[i]]])
+            if (i, False) in norms:
+                raw = self._norm(raw, kind, *norms[i, False])
             known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
             node, options = known.get(rule, ("", {}))
             values = (
@@ -147,10 +164,37 @@ class Graph:
                 if node
                 else self.traced(rule, kind, raw)
             )
+            kept.append(values)
+            if (i, True) in norms:
+                values = self._norm(values, kind, *norms[i, True])
         rule, by_row = network.link
         if by_row:
             return self._link(values, rule, net.layer_sizes[-1], kind)
         return self.traced(rule, kind, values)
+
+    def _norm(
+        self, values: str, kind: int, epsilon: float, gains: Array, shifts: Array | None
+    ) -> str:
+        """Add a norm; without shifts it has no mean."""
+        scale = self.constant(gains, kind)
+        if shifts is not None:
+            shift = self.constant(shifts, kind)
+            if self._opset >= LAYER_NORM:
+                inputs = [values, scale, shift]
+                return self.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
+            values = self.node("Sub", [values, self._mean(values, kind, len(gains))])
+        squares = self.node("Mul", [values, values])
+        variance = self._mean(squares, kind, len(gains))
+        least = self.node("Add", [variance, self.constant([[epsilon]], kind)])
+        root = self.node("Sqrt", [least])
+        result = self.node("Mul", [self.node("Div", [values, root]), scale])
+        return result if shifts is None else self.node("Add", [result, shift])
+
+    def _mean(self, values: str, kind: int, n: int) -> str:
+        """Add the mean of each row, shape (n_rows, 1)."""
+        axes = self.constant(np.array([1]), self.kinds.INT64)
+        total = self.node("ReduceSum", [values, axes], keepdims=1)
+        return self.node("Mul", [total, self.constant([[1 / n]], kind)])
 
     def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
         """Add the nodes of a rule, with this kind of numbers; return the first result's name."""
@@ -425,7 +469,7 @@ def to_onnx(
             f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}"
         )
     builder = Builder()
-    graph = Graph(builder, builder, dtype or _dtype_of(model))
+    graph = Graph(builder, builder, dtype or _dtype_of(model), opset)
     outline = model._write_onnx(graph) if is_of_tables(model) else _write(graph, model)
     result = builder.model(graph, outline, opset)
     if path is not None:
@@ -456,7 +500,9 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
     """The graph that skl2onnx gives to a converter, and the name of its predictions."""
     from skl2onnx.common.data_types import StringTensorType
 
-    graph = Graph(scope, container, "float64" if _is_double(operator) else "float32")
+    dtype: DTypeName = "float64" if _is_double(operator) else "float32"
+    # Of nets in scikit-learn's pipelines, whose opset skl2onnx chooses, norms are primitives.
+    graph = Graph(scope, container, dtype, OLDEST)
     model, columns = operator.raw_operator, operator.inputs
     if not is_of_tables(model):
         return graph, graph.predictions(columns[0].full_name, parts_of(model, WHO))

@@ -32,6 +32,7 @@ from fastmlp.network.spec import (
     weight_views,
 )
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
+from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
     NormLimit,
     Optimizer,
@@ -142,6 +143,8 @@ class Engine(Runner):
         linear : True for the outputs before the output activation too
         """
         network = self.network.without_output() if linear else self.network
+        if not network.layout.is_plain:
+            return self._jacobian_by_outputs(parameters, x, derived, out, raw, network)
         key = (network, self.n_threads)
         blocks = self._jacobians.take(key) or JacobianBlocks(self, network)
         finite: bool = blocks.derive(
@@ -149,6 +152,32 @@ class Engine(Runner):
         )
         self._jacobians.give(key, blocks)
         return finite
+
+    def _jacobian_by_outputs(
+        self,
+        parameters: Array,
+        x: Array,
+        derived: Sequence[int],
+        out: Array,
+        raw: Array | None,
+        network: Network,
+    ) -> bool:
+        """`jacobian` of a net with norms or residual blocks: a backward pass for each output."""
+        unlinked = network._replace(link=LINKS["identity"])
+        if raw is not None:
+            Predictor(self, unlinked, parameters, self._idle).write(x, raw)
+        plain = unlinked._replace(loss=OUTPUT_GRADIENT, penalties=(), dropout=None)
+        engine = Engine(plain, self.n_threads, self.lock)
+        slopes = np.zeros((len(x), network.layout.sizes[-1]), network.dtype)
+        objective = engine.objective(Data(x, slopes, np.empty(0)), summed=True)
+        by_inputs = np.empty(x.shape, network.dtype)
+        for k, place in enumerate(derived):
+            slopes[:] = 0
+            slopes[:, place] = 1
+            objective(parameters, by_inputs, by_parameters=False)
+            out[:, k] = by_inputs
+        numbers = (x, out) if raw is None else (x, out, raw)
+        return all(bool(np.isfinite(array).all()) for array in numbers)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """The weighted mean loss over the rows of `data`, without penalties."""

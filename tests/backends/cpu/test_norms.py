@@ -1,5 +1,7 @@
 """Norms and residual blocks: the oracle's numbers, the same bits on any threads, their extremes."""
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import naive
@@ -10,7 +12,17 @@ from conditions import needs_a_team, needs_threads
 from nets import take_form
 from pairwise import crossed
 
-from fastmlp import MLP, SGD, Adam, AdamW, Residual, ScheduleFreeAdamW
+import fastmlp
+from fastmlp import (
+    MLP,
+    SGD,
+    Adam,
+    AdamW,
+    NetGroup,
+    Residual,
+    ScheduleFreeAdamW,
+    jit,
+)
 from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.protocol import Data
 from fastmlp.model import core_of
@@ -224,3 +236,96 @@ def test_a_norm_of_one_unit_is_its_shift(dtype: Any, rng: np.random.Generator) -
     x, _ = rows_of(rng, 4, dtype)
     expected = net.shifts[1] @ net.weights[2] + net.biases[2]
     np.testing.assert_allclose(net.predict(x), np.tile(expected, (4, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_compiled_code_has_the_bits_of_a_row(
+    name: str, rng: np.random.Generator
+) -> None:
+    net, (x, _) = net_of(name, rng, activation="silu"), rows_of(rng, 3, "float32")
+    handle, out = jit.compiled(net), np.empty(3, np.float32)
+    for row, expected in zip(x, net.predict(x), strict=True):
+        jit.predict(handle, row, out)
+        assert np.array_equal(out, expected)
+
+
+def test_a_compiled_learner_has_the_bits_of_steps(rng: np.random.Generator) -> None:
+    nets = [net_of("blocks", np.random.default_rng(0)) for _ in range(2)]
+    x, y = rows_of(rng, 6, "float32")
+    by_net, by_inputs = np.empty(nets[0].parameters.size), np.empty(x.shape)
+    with jit.learner(nets[0], batch_size=6) as handle:
+        loss = jit.train_on_batch(handle, x, y)
+        jit.vjp(handle, x, y, by_net, by_inputs)
+    assert loss == nets[1].train_on_batch(x, y)
+    assert np.array_equal(nets[0].parameters, nets[1].parameters)
+    gradient, inputs = nets[1].vjp(x, y)
+    assert np.array_equal(by_net.astype(np.float32), gradient)
+    assert np.array_equal(by_inputs.astype(np.float32), inputs)
+
+
+def test_groups_have_the_bits_of_their_nets(rng: np.random.Generator) -> None:
+    alone, (x, y) = [net_of("blocks", rng, seed=i) for i in range(2)], rows_of(rng, 9)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    group = NetGroup([deepcopy(net) for net in alone])
+    losses = [net.train_on_batch(x, y) for net in alone]
+    assert np.array_equal(group.train_on_batch(x, y), losses)
+    for rows in (x, np.tile(x, (400, 1))):
+        expected = np.stack([net.predict(rows) for net in alone])
+        assert np.array_equal(group.predict(rows), expected)
+
+
+@pytest.mark.parametrize("name", ["layer", "blocks", "widths"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_jacobians_are_the_oracles(
+    name: str, loss: Any, rng: np.random.Generator
+) -> None:
+    net = net_of(name, rng, loss=loss, dtype="float64", activation="tanh")
+    x, _ = rows_of(rng, 6)
+    expected = naive.jacobian(*arrays_of(net), x, **words_of(net), loss=loss)
+    np.testing.assert_allclose(fastmlp.jacobian(net, x), expected, atol=1e-12)
+
+
+def test_a_net_comes_back_from_a_file(tmp_path: Path, rng: np.random.Generator) -> None:
+    net = net_of("widths", rng, dropout=[0.1, 0.2, 0.3], norm_epsilon=1e-3)
+    x, y = rows_of(rng, 20, "float32")
+    net.fit(x, y, epochs=2)
+    net.save(tmp_path / "net", include_training_state=True)
+    other = MLP.load(tmp_path / "net")
+    assert repr(other) == repr(net)
+    assert other.layer_sizes == net.layer_sizes
+    for each in (net, other):
+        each.fit(x, y, epochs=2)
+    assert np.array_equal(net.parameters, other.parameters)
+    assert np.array_equal(net.predict(x), other.predict(x))
+
+
+@pytest.mark.parametrize(("norm", "version"), [(None, 2), ("layer", 3)])
+def test_files_of_nets_with_norms_have_a_format_of_their_own(
+    norm: Any, version: int, tmp_path: Path
+) -> None:
+    MLP((2, 3, 1), norm=norm).save(tmp_path / "net")
+    raw = (tmp_path / "net").read_bytes()
+    assert f'format_version\\":{version}'.encode() in raw
+
+
+def test_an_estimator_fits_nets_like_this_one(rng: np.random.Generator) -> None:
+    net = net_of("widths", rng, dropout=[0.1, 0.2, 0.3])
+    model = net.as_estimator(epochs=2, random_state=0).fit(*rows_of(rng, 20))
+    assert model.net_.layer_sizes == net.layer_sizes
+    assert model.net_.norm == net.norm
+    assert model.net_._network.dropout == net._network.dropout
+
+
+def test_the_summary_has_the_stages() -> None:
+    net = MLP((2, 4, Residual(4, inner=3), 1), norm="layer", dropout=0.5)
+    rows = [line.split("  ") for line in net.summary().splitlines()[1:-1]]
+    shown = [[cell.strip() for cell in row if cell.strip()][3] for row in rows]
+    assert shown == [
+        "dropout, layer norm, relu, layer norm",
+        "relu, dropout",
+        "+ layer 1, layer norm",
+        "identity",
+    ]
+    assert net.layer_sizes == (2, 4, Residual(4, inner=3), 1)
+    assert net.norm == "layer"
+    assert [len(views) for views in (net.weights, net.gains, net.shifts)] == [4, 3, 3]

@@ -145,6 +145,7 @@ class Owner:
     def __init__(self, network: Network, parameters: Array, n_out: int) -> None:
         dtype, n_in = parameters.dtype, network.layout.sizes[0]
         flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
+        is_plain = network.layout.is_plain
         unit = round_up(max(n_out, *network.layout.sizes) * dtype.itemsize, LINE)
         flat.net[0].block_bytes = unit
         self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
@@ -166,8 +167,8 @@ class Owner:
             "model": model,
             "out_at": unit,
             "work_at": 2 * unit,
-            "n_bytes": (2 + BUFFERS) * unit,
-            "gradient": derive.address,
+            "n_bytes": (2 + BUFFERS + (not is_plain)) * unit,
+            "gradient": derive.address if is_plain else 0,
             "link": max(
                 (DERIVED.index(n) for n, link in LINKS.items() if link == network.link),
                 default=0,

@@ -27,6 +27,7 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
+    STAGED_PRODUCTS,
     TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
@@ -112,8 +113,11 @@ class Way(NamedTuple):
 def way_for(n_rows: int, network: Network) -> Way:
     """The method for n_rows rows of an array."""
     layout = network.layout
-    if network.compute_dtype or not layout.is_plain:
+    if network.compute_dtype:
         return Way("packed panels", 0)
+    if not layout.is_plain:
+        few = max(1, min(GIL_ROWS, STAGED_PRODUCTS // layout.n_weights))
+        return Way("one by one", few) if n_rows <= few else Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
         return Way("row tiles", max(in_lanes, 1))
@@ -140,9 +144,9 @@ class Predictor:
                    with AVX2 or AVX-512          written; live for few rows, after
                                                  a write; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
-    packed panels  more, of wider nets; any, in  packed in each call                 a team
-                   bfloat16, and with norms
-                   or residual blocks
+    packed panels  more, of wider nets; more,    packed in each call                 a team
+                   with norms or residual
+                   blocks; any, in bfloat16
     sparse rows    sparse                        the same, but for the first layer   a team
     expanded rows  expanded                      packed in each call                 a team
     =============  ============================  ==================================  ==============
@@ -211,12 +215,13 @@ class Predictor:
 
     def flat_net(self) -> SmallBatch | None:
         """New buffers for any number of rows of one thread, at the live parameters; None in
-        bfloat16, and with norms or residual blocks."""
+        bfloat16."""
         network = self._network
-        if network.compute_dtype or not network.layout.is_plain:
+        if network.compute_dtype:
             return None
         lock = self._runner.lock
-        return SmallBatch(network, self._parameters, 0, "in lanes", lock)
+        method = "in lanes" if network.layout.is_plain else "one by one"
+        return SmallBatch(network, self._parameters, 0, method, lock)
 
     def write(self, x: Rows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.

@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import RELU, address, fields_of
+from fastmlp.backends.cpu.predict.row_stages import Tables, row_stages, tables_of
 from fastmlp.backends.cpu.simd.flat_weights import (
     Weights,
     batch_in_lanes,
@@ -74,6 +75,7 @@ class FlatLayer(Record):
     relu: int  # 1: the positive parts of the sums are stored; 0: the sums
     activation: int  # address of the activation's block, or 0
     panels: int  # bytes from the first packed weight to the layer's panels, which its biases follow
+    stages: int  # address of `row_stages.RowStages`, which finish its sums, or 0
 
 
 class FlatNet(Record):
@@ -116,6 +118,7 @@ class FlatNet(Record):
     lead: int  # address of a `worker_pool.Lead`
     lead_call: int  # address of the block of `worker_pool.lead_call`
     faults: int  # 0 if all numbers read and written in a call were finite
+    row_stages: int  # address of the block of `row_stages.row_stages`, or 0
 
 
 class Flat(NamedTuple):
@@ -135,6 +138,7 @@ class Flat(NamedTuple):
     buffers: NDArray[np.uint8]
     checks: NDArray[Any]
     zeros: NDArray[Any]
+    stages: Tables | None = None
 
 
 def make_flat(
@@ -155,14 +159,21 @@ def make_flat(
     slopes : keep the slopes of all layers, which follow two blocks of values
     """
     layout, dtype = network.layout, network.dtype
-    assert layout.is_plain, "norms and residual blocks take packed panels"
+    assert layout.is_plain or not blocks, "norms and skips go row by row, or by panels"
     lanes, size = lanes_of(dtype.type), dtype.itemsize
     layers = np.array(_layers(network), FlatLayer.dtype)
+    stages, kept_rows = None, 0
+    if not layout.is_plain:
+        stages, kept_rows = tables_of(network), 1
+        for i, layer in enumerate(layers):
+            layer["stages"] = stages.at(i)
+            layer["relu"] = 0 if layer["stages"] else layer["relu"]
     height = TILED_AT_ONCE if tiled else VECTORS * lanes if blocks else 1
     apart = 2 * LINE_BYTES if tiled else 0
     block_bytes = (round_up(max(layout.sizes), lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
-    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT)
+    n_blocks = BLOCKS - 1 + kept_rows
+    buffer_bytes = round_up(n_blocks * block_bytes + slope_bytes, ALIGNMENT)
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
@@ -184,10 +195,11 @@ def make_flat(
         "n_parts": 1,
         "row_flops": 2 * layout.n_weights,
         "least": 1 << 62,
+        "row_stages": 0 if stages is None else block_of(row_stages, dtype).address,
     }
     net = aligned(1, FlatNet.dtype)
     net[0] = tuple(fields.get(name, 0) for name in FlatNet.dtype.names or ())
-    return Flat(net.view(np.recarray), layers, buffers, checks, zeros)
+    return Flat(net.view(np.recarray), layers, buffers, checks, zeros, stages)
 
 
 def panels_of(network: Network) -> list[int]:
@@ -209,6 +221,7 @@ def _layers(network: Network) -> list[tuple[int, ...]]:
             forms[i] == RELU,
             activations[i],
             panels_of(network)[i] * size,
+            0,
         )
         for i in range(layout.n_layers)
     ]

@@ -154,7 +154,11 @@ def predict_row_of(
             multiply(z, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
             inputs = z
             z = other if z == buffers else buffers
-            if layer.activation:
+            if layer.stages:
+                kept = derivatives + net.block_bytes
+                places = (inputs, z, derivatives, kept)
+                call(net.row_stages, (layer.stages, net.parameters, *places))
+            elif layer.activation:
                 call(layer.activation, (inputs, z, derivatives, layer.n_out))
                 inputs, z = z, inputs
         if net.link:
