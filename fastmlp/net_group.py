@@ -26,6 +26,8 @@ from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
 from fastmlp.model import MLP
 from fastmlp.network.state import NetState
+from fastmlp.training.derivatives import DerivativeWeight, Given, is_default
+from fastmlp.training.derivatives import of_nets as derivatives_of_nets
 from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, gaps, scalars
 from fastmlp.validation.calls import assignable, explained
@@ -238,6 +240,8 @@ class NetGroup:
         rows: ArrayLike | Sequence[ArrayLike] | None = None,
         *,
         missing_targets: MissingTargets = "raise",
+        derivatives: ArrayLike | None = None,
+        derivative_weight: DerivativeWeight = 1.0,
     ) -> NDArray[np.float64]:
         """Take one optimizer step of each net, with the bits of `MLP.train_on_batch`.
 
@@ -255,6 +259,9 @@ class NetGroup:
         missing_targets : "raise" or "ignore"
             As for `MLP.train_on_batch`. Nets take steps by separate calls where targets of a row
             weigh apart.
+        derivatives, derivative_weight
+            As for `MLP.train_on_batch`, `derivatives` perhaps with a leading axis of nets; not with
+            `rows`. Nets take steps by separate calls.
 
         Returns
         -------
@@ -270,10 +277,43 @@ class NetGroup:
         """
         who = f"{WHO}.train_on_batch"
         ignores = gaps.checked(missing_targets, who)
+        given = Given(derivatives, derivative_weight)
+        if given or not is_default(derivative_weight):
+            if rows is not None:
+                raise ValueError(
+                    f"{who}: derivatives are not taken by rows: use X[rows]"
+                )
+            arguments = (X, y, sample_weight)
+            return self._with_derivatives(arguments, given, ignores, who)
         return self._stepped("batch", X, y, sample_weight, rows, ignores)
 
+    def _with_derivatives(
+        self, arguments: Any, given: Given, ignores: bool, who: str
+    ) -> NDArray[np.float64]:
+        """Take the steps one by one, after a check of all rows."""
+        each, checked = self._each("batch", arguments, who), []
+        each_given = given.of_nets(len(self.nets), self._n_out, who)
+        for i, net in enumerate(self.nets):
+            steps, name = net._single_steps(), f"{who}: nets[{i}]"
+            both = zip(arguments, each, strict=True)
+            x, y, weight = (it[i] if by_net else it for it, by_net in both)
+            own = (each_given[i], ignores, name)
+            rows = steps.checked_derivatives(x, y, weight, *own)
+            checked.append((steps, rows, name))
+        losses = np.empty(len(self.nets))
+        for i, (steps, rows, name) in enumerate(checked):
+            losses[i] = steps._step("derivatives", rows.data, name)
+            self._states[i].feature_names = rows.names
+        return losses
+
     @explained
-    def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
+    def train_on_gradient(
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
+    ) -> None:
         """Take one optimizer step of each net, with the bits of `MLP.train_on_gradient`.
 
         Parameters
@@ -281,37 +321,75 @@ class NetGroup:
         X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
         output_gradient : (n_nets, n_rows, n_outputs) array, or (n_rows, n_outputs) for all nets
             Gradient of an objective by the raw outputs of each net.
+        jacobian_gradient : array as of `MLP.train_on_gradient`, optional
+            Gradient by the raw Jacobian, perhaps with a leading axis of nets.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
             As `train_on_batch`.
         """
+        if jacobian_gradient is not None:
+            who = f"{WHO}.train_on_gradient"
+            for steps, data, name in self._given(
+                "jacobian_gradient", X, output_gradient, jacobian_gradient, who
+            ):
+                steps._step("jacobian_gradient", data, name)
+            return
         self._stepped("gradient", X, output_gradient, None, None)
+
+    def _given(
+        self, kind: Kind, X: Any, slopes: Any, of_jacobian: Any, who: str
+    ) -> list[tuple[Steps, Any, str]]:
+        """Each net's steps, rows with gradients by outputs and Jacobian, and name."""
+        of_X, of_slopes, _ = self._each("gradient", (X, slopes, None), who)
+        n_nets, name = len(self.nets), "jacobian_gradient"
+        each = derivatives_of_nets(of_jacobian, n_nets, self._n_out, name, who)
+        result = []
+        for i, net in enumerate(self.nets):
+            steps, own = net._single_steps(), f"{who}: nets[{i}]"
+            steps.require_steps(own)
+            rows = (X[i] if of_X else X, slopes[i] if of_slopes else slopes)
+            result.append((steps, steps._given(kind, *rows, own, each[i]), own))
+        return result
 
     @overload
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike,
+        output_gradient: ArrayLike | None,
         inputs: Literal[True] = True,
         parameters: Literal[True] = True,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> tuple[list[Array], Array]: ...
     @overload
     def vjp(
-        self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        inputs: Literal[False],
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> list[Array]: ...
     @overload
     def vjp(
-        self, X: ArrayLike, output_gradient: ArrayLike, *, parameters: Literal[False]
+        self,
+        X: ArrayLike,
+        output_gradient: ArrayLike | None,
+        *,
+        parameters: Literal[False],
+        jacobian_gradient: ArrayLike | None = None,
     ) -> Array: ...
     @explained
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike,
+        output_gradient: ArrayLike | None,
         inputs: bool = True,
         parameters: bool = True,
+        *,
+        jacobian_gradient: ArrayLike | None = None,
     ) -> Any:
         """Return gradients by parameters and inputs of each net, with the bits of `MLP.vjp`.
 
@@ -326,6 +404,8 @@ class NetGroup:
             Also return the gradients by X.
         parameters : bool, default True
             False: return the gradients by X alone.
+        jacobian_gradient : array as of `MLP.vjp`, optional
+            Gradient by the raw Jacobian, perhaps with a leading axis of nets.
 
         Returns
         -------
@@ -354,6 +434,8 @@ class NetGroup:
         of_X, of_gradient, _ = self._each("gradient", (X, output_gradient, None), who)
         x: Any = X
         slopes: Any = output_gradient
+        n_nets, name = len(self.nets), "jacobian_gradient"
+        more = derivatives_of_nets(jacobian_gradient, n_nets, self._n_out, name, who)
         results = [
             net._single_steps().vjp(
                 x[i] if of_X else x,
@@ -361,6 +443,7 @@ class NetGroup:
                 inputs,
                 parameters,
                 f"{who}: nets[{i}]",
+                more[i],
             )
             for i, net in enumerate(self.nets)
         ]

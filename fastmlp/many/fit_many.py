@@ -33,6 +33,7 @@ from fastmlp.many.training import (
     trained_on,
 )
 from fastmlp.model import MLP
+from fastmlp.training.derivatives import DerivativeWeight, Given
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import EVERY, FitOptions, Listener, ValidationData
@@ -65,6 +66,8 @@ def fit_many(
     validation_split: float | None = None,
     sample_weight: ArrayLike | Sequence[ArrayLike | None] | None = None,
     missing_targets: MissingTargets = "raise",
+    derivatives: ArrayLike | None = None,
+    derivative_weight: DerivativeWeight = "balanced",
     metrics: Metrics | None = None,
     early_stopping: int | EarlyStopping | None = None,
     keep_best: bool = False,
@@ -117,6 +120,9 @@ def fit_many(
         (n_nets, n_rows, n_targets).
     missing_targets : "raise" or "ignore"
         As for `MLP.fit`.
+    derivatives, derivative_weight
+        As for `MLP.fit`, for arrays: `rows`, `validation_rows` and `validation_split` take the same
+        rows of them. Nets may have separate ones, with a leading axis of nets.
     validation_split : float in (0, 1), optional
         Fraction of each net's `rows`, or of a source of blocks, to hold out, the last ones.
     metrics, early_stopping, keep_best, time_limit
@@ -175,13 +181,15 @@ def fit_many(
     >>> [len(history.loss) for history in histories]
     [20, 20, 20]
     """
+    given = Given(derivatives, derivative_weight)
+    validates = validation_rows is not None
     options = FitOptions.checked(
         WHO, shuffle=shuffle, target=target, buffer_rows=buffer_rows,
         validation_data=validation_data, validation_rows=validation_rows,
         validation_split=validation_split, metrics=metrics, early_stopping=early_stopping,
         keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
         checkpoint=checkpoint, checkpoint_every=checkpoint_every, resume=resume,
-        missing_targets=missing_targets,
+        missing_targets=missing_targets, derivatives=(given.known[0], validates and given.known[0]),
     )  # fmt: skip
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
@@ -203,6 +211,7 @@ def fit_many(
         "rows": rows,
         "validation_rows": validation_rows,
         "sample_weight": sample_weight,
+        "derivatives": derivatives,
     }
     try:
         if is_over_source(X, y, validation_data, parts):
@@ -210,7 +219,9 @@ def fit_many(
             sizes = (epochs, batch_size)
             jobs, feed = jobs_over(checked, (X, y), validation_data, options, sizes)
         else:
-            jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, weights)
+            jobs = jobs_of(
+                checked, X, y, epochs, batch_size, rows, held_out, weights, given
+            )
     except KeyboardInterrupt:
         # The first call of a process imports the backend: 0.1 s.
         return interrupted([None] * len(checked))

@@ -15,8 +15,9 @@ from fastmlp.data.feed import Feed
 from fastmlp.data.sources import Rows, has_blocks, is_source
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.network import layer_settings
+from fastmlp.training.derivatives import NOT_GIVEN, Given
 from fastmlp.training.loop import cost_of
-from fastmlp.training.options import FitOptions, RawRows, rows_of, split
+from fastmlp.training.options import FitOptions, FitRows, RawRows, rows_of, split
 from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.arrays import unnamed
@@ -49,7 +50,10 @@ class NetJob(NamedTuple):
     @property
     def core(self) -> Core:
         """Engine and state of the net; a copy in another process makes a new engine."""
-        return core_of(self.net)
+        core = core_of(self.net)
+        if self.data.derivatives is None:
+            return core
+        return core._replace(engine=self.net._with_derivatives())
 
     @property
     def cost(self) -> float:
@@ -85,6 +89,7 @@ def jobs_of(
     rows: Any,
     held_out: tuple[Any, Any],
     weights: tuple[Any, bool],
+    given: Given = NOT_GIVEN,
 ) -> list[NetJob]:
     """Checked jobs of the nets.
 
@@ -108,6 +113,8 @@ def jobs_of(
     each_rows = shared.indices(rows, "rows", n)
     each_held_out = shared.indices(validation_rows, "validation_rows", n)
     jobs = []
+    n_outputs = min((core.state.layout.sizes[-1] for core in cores), default=1)
+    each_given = given.of_nets(n, n_outputs, WHO)
     for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
         taken, looked_at = each_rows[i], each_held_out[i]
         data = whole if taken is None else whole._replace(rows=taken)
@@ -119,6 +126,10 @@ def jobs_of(
                 )
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
+        network = cores[i].engine.network
+        each_given[i].check(network, net.device, net.optimizer, who(i))
+        parts = FitRows(None, data, validated, None)
+        _, data, validated, _ = each_given[i].attached(parts, network, who(i))
         batch = min(batch_size_for(net.optimizer, sizes[i], who(i)), data.n_rows)
         jobs.append(
             NetJob(net, data, validated, each_epochs[i], batch, each_names[i], i)

@@ -48,6 +48,11 @@ class Given(NamedTuple):
             if value is not None:
                 raise ValueError(f"{who}: {name} needs derivatives=, the targets")
 
+    def of_nets(self, n_nets: int, n_outputs: int, who: str) -> list["Given"]:
+        """The arguments of each net, from arrays for all, or with a leading axis of nets."""
+        each = of_nets(self.values, n_nets, n_outputs, "derivatives", who)
+        return [self._replace(values=values) for values in each]
+
     def attached(self, rows: FitRows, network: Network, who: str) -> FitRows:
         """The rows with their derivatives."""
         if not self:
@@ -78,6 +83,19 @@ NOT_GIVEN = Given()
 def is_default(weight: object) -> bool:
     """Return True for the weights that a call has without derivatives."""
     return is_one(weight) or (isinstance(weight, str) and weight == BALANCED)
+
+
+def of_nets(values: Any, n_nets: int, n_outputs: int, name: str, who: str) -> list[Any]:
+    """Numbers of a Jacobian for each net; they have one axis more if nets differ."""
+    shape = np.shape(values)
+    if len(shape) < 4 and not (len(shape) == 3 and shape[1] > n_outputs == 1):
+        return [values] * n_nets
+    if shape[0] != n_nets:
+        raise ValueError(
+            f"{who}: {name} of shape {shape} has a leading axis, which must be {n_nets}, one for "
+            "each net"
+        )
+    return list(values)
 
 
 def is_one(weight: object) -> bool:

@@ -180,17 +180,27 @@ class Steps:
         missing_targets: Any = "raise",
     ) -> float:
         """Take a step on targets and their derivatives; return the rows' objective."""
-        who, ignores = WHO["derivatives"], missing_targets != "raise"
-        if ignores:
-            ignores = gaps.checked(missing_targets, who)
+        who = WHO["derivatives"]
+        ignores = gaps.checked(missing_targets, who)
+        rows = self.checked_derivatives(X, y, weight, given, ignores, who)
+        loss = self._step("derivatives", rows.data, who)
+        self._state.feature_names = rows.names
+        return loss
+
+    def checked_derivatives(
+        self,
+        X: Any,
+        y: Any,
+        weight: Any,
+        given: of_derivatives.Given,
+        ignores: bool,
+        who: str,
+    ) -> FitRows:
+        """A step's rows with derivatives, and the columns' names."""
         given.check(self._engines["batch"].network, "cpu", self._state.optimizer, who)
         network = self._engine("derivatives", who).network
         data, names = self.checked("derivatives", X, y, weight, who, ignores)
-        rows = FitRows(None, data, None, names)
-        data = given.attached(rows, network, who).data
-        loss = self._step("derivatives", data, who)
-        self._state.feature_names = names
-        return loss
+        return given.attached(FitRows(None, data, None, names), network, who)
 
     def on_jacobian_gradient(
         self, X: Any, output_gradient: Any, of_jacobian: Any

@@ -82,9 +82,8 @@ def test_fifty_steps_are_those_of_double_backward(
 ) -> None:
     rows, (own, peer) = Rows(n_outputs), OPTIMIZERS[name]
     sizes = (N_FEATURES, 9, 7, n_outputs)
-    net = MLP(
-        sizes, activation=activation, optimizer=own, l2=L2, dtype="float64", seed=0
-    )
+    settings: dict[str, Any] = {"activation": activation, "optimizer": own, "l2": L2}
+    net = MLP(sizes, dtype="float64", seed=0, **settings)
     expected = theirs(net, rows, activation, peer)
     options: dict[str, Any] = {
         "derivatives": rows.derivatives,

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, Adam, EarlyStopping, History, jacobian
+from fastmlp import (
+    MLP,
+    Adam,
+    EarlyStopping,
+    History,
+    NetGroup,
+    fit_many,
+    jacobian,
+)
 from fastmlp.validation import Array
 
 rng = np.random.default_rng(0)
@@ -195,3 +203,32 @@ def test_a_step_by_the_slopes_alone() -> None:
     net.train_on_gradient(X[:20], None, jacobian_gradient=u)
     other.apply_gradient(gradient)
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-14)
+
+
+def test_many_nets_have_the_bits_of_fits() -> None:
+    nets, rows = [make(seed=i) for i in range(3)], [np.arange(60), np.arange(40, 100)]
+    options: dict[str, Any] = {"epochs": 5, "derivative_weight": "balanced"}
+    histories = fit_many(nets[:2], X, Y, derivatives=G, rows=rows, **options)
+    for i, taken in enumerate(rows):
+        alone = make(seed=i)
+        history = alone.fit(X[taken], Y[taken], derivatives=G[taken], **options)
+        np.testing.assert_array_equal(alone.parameters, nets[i].parameters)
+        assert histories[i].derivative_loss == history.derivative_loss
+
+
+def test_a_group_takes_the_steps_of_its_nets() -> None:
+    group, nets = (
+        NetGroup([make(seed=i) for i in range(2)]),
+        [make(seed=i) for i in (0, 1)],
+    )
+    each = np.stack([G, 2 * G])
+    losses = group.train_on_batch(X, Y, derivatives=each)
+    u, slopes = np.stack([G, -G]), np.ones((100, 1))
+    group.train_on_gradient(X, slopes, jacobian_gradient=u)
+    gradients = group.vjp(X, None, False, jacobian_gradient=u)
+    for i, net in enumerate(nets):
+        assert losses[i] == net.train_on_batch(X, Y, derivatives=each[i])
+        net.train_on_gradient(X, slopes, jacobian_gradient=u[i])
+        np.testing.assert_array_equal(group[i].parameters, net.parameters)
+        gradient = net.vjp(X, None, False, jacobian_gradient=u[i])
+        np.testing.assert_array_equal(gradients[i], gradient)
