@@ -147,12 +147,11 @@ def class_weights(
 
 def known_rows(y: Any, who: str) -> tuple[Any, Mask | None]:
     """The rows of y whose targets are all known, and their mask; None: all rows."""
-    array = with_nan(y, who)
-    if array is None or array.ndim not in (1, 2) or array.dtype.kind != "f":
+    known, array = known_mask(y), with_nan(y, who)
+    if known is None or array is None:
         return y if array is None else array, None
-    known: Mask = ~np.isnan(array.reshape(len(array), -1))
-    rows: Mask = np.all(known, axis=1)
-    return (array, None) if rows.all() else (array[rows], rows)
+    rows: Mask = np.all(known.reshape(len(known), -1), axis=1)
+    return array[rows], rows
 
 
 def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
@@ -189,22 +188,17 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
 
 def known_mask(y: Any) -> Mask | None:
     """The mask of known targets or labels of any kind, in the shape of y; None: all are known."""
-    if isinstance(y, np.ma.MaskedArray):
-        known = ~np.ma.getmaskarray(y)
-    else:
-        array = np.asarray(y)
-        known = np.ones(array.shape, np.bool_)
-        if array.dtype.kind in "fmM":
-            known = array == array
-        elif array.dtype.kind == "O":
-            entries = array.ravel()
-            lacking = [type(each).__name__ in frames.MISSING_TYPES for each in entries]
-            others = [
-                isinstance(each, float | np.floating) and each != each
-                for each in entries
-            ]
-            known = ~(np.array(lacking) | np.array(others)).reshape(array.shape)
+    array = np.asarray(y)
+    known = ~np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else array == array
+    if array.dtype.kind == "O":
+        known = np.array([not _is_gap(each) for each in array.ravel()])
+    known = known.reshape(array.shape)
     return None if known.all() else known
+
+
+def _is_gap(entry: Any) -> bool:
+    lacks = type(entry).__name__ in frames.MISSING_TYPES
+    return lacks or (isinstance(entry, float | np.floating) and entry != entry)
 
 
 def _default(form: Form) -> float:

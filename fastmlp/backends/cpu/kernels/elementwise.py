@@ -119,11 +119,14 @@ def loss_loop(
     mean: bool,
     n_constants: int = 0,
     by_output: bool = False,
+    weighted: bool = False,
 ) -> Loop:
     """Losses (float64) and slopes of n_rows rows of outputs and targets.
 
     Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
-    Constants are read at the address `settings`; with `by_output`, one for each output.
+    Constants are read at the address `settings`; with `by_output`, one for each output. With
+    `weighted` a factor for each target follows the targets. A target of factor 0 adds 0, whatever
+    the rule makes of it.
     """
     size, read = (
         np.dtype(scalar).itemsize,
@@ -145,6 +148,14 @@ def loss_loop(
                 row(target + skip, n_rows, scalar),
             )
             slopes = row(slope + skip, n_rows, scalar)
+            if weighted:
+                factors = row(target + (width + j) * n_rows * size, n_rows, scalar)
+                for r in range(n_rows):
+                    value, slope_of_value = rule(p[r], y[r], *constants)
+                    slopes[r] = slope_of_value * scalar(share)
+                    loss[r] += weigh(factors[r], value)
+                    slopes[r] = weigh(factors[r], slopes[r])
+                continue
             for r in range(n_rows):
                 value, slope_of_value = rule(p[r], y[r], *constants)
                 loss[r] += value
@@ -166,58 +177,19 @@ def loss_loop(
             *constants,
         )
 
-    return by_rows if by_row else by_number
-
-
-def weighted_loss_loop(
-    scalar: Scalar,
-    rule: Rule,
-    by_row: bool,
-    mean: bool,
-    n_constants: int = 0,
-) -> Loop:
-    """Losses and slopes as of `loss_loop`, of targets with factors beside them.
-
-    The n_targets columns are the targets, then a factor for each. A target of factor 0 adds 0,
-    whatever the rule makes of it. A rule `by_row` takes one target at a time.
-    """
-    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
-
-    def by_number(
-        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
-        n_targets: Any,
-    ) -> None:  # fmt: skip
-        constants = read(settings, width)
-        loss = row(loss, n_rows, np.float64)
-        share = 1.0 / width if mean else 1.0
-        loss[:] = 0.0
-        for j in range(width):
-            skip = j * n_rows * size
-            p, y = (
-                row(output + skip, n_rows, scalar),
-                row(target + skip, n_rows, scalar),
-            )
-            slopes = row(slope + skip, n_rows, scalar)
-            factors = row(target + width * n_rows * size + skip, n_rows, scalar)
-            for r in range(n_rows):
-                value, slope_of_value = rule(p[r], y[r], *constants)
-                factor = factors[r]
-                is_known = factor > scalar(0)
-                loss[r] += value * factor if is_known else scalar(0)
-                scaled = slope_of_value * scalar(share) * factor
-                slopes[r] = scaled if is_known else scalar(0)
-        if share != 1.0:
-            for r in range(n_rows):
-                loss[r] *= share
+    @njit
+    def weigh(factor: Any, number: Any) -> Any:
+        return number * factor if factor > scalar(0) else scalar(0)
 
     def by_target(
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
         n_targets: Any,
     ) -> None:  # fmt: skip
+        """A rule of rows takes one target at a time."""
         constants, n = read(settings, width), n_targets // 2
         per_target = width // n
         values = row(loss, n_rows, np.float64)
-        share = 1.0 / n if mean else 1.0
+        share = scalar(1.0 / n if mean else 1.0)
         for j in range(n):
             skip = j * per_target * n_rows * size
             rule(
@@ -228,22 +200,22 @@ def weighted_loss_loop(
                 *constants,
             )
             factors = row(target + (n + j) * n_rows * size, n_rows, scalar)
-            for i in range(per_target):
-                slopes = row(slope + skip + i * n_rows * size, n_rows, scalar)
-                for r in range(n_rows):
-                    scaled = slopes[r] * scalar(share) * factors[r]
-                    slopes[r] = scaled if factors[r] > scalar(0) else scalar(0)
-            # The factors' places receive the targets' losses.
+            slopes = row(slope + skip, per_target * n_rows, scalar)
             for r in range(n_rows):
-                scaled = scalar(values[r] * share) * factors[r]
-                factors[r] = scaled if factors[r] > scalar(0) else scalar(0)
-        values[:] = 0.0
-        for j in range(n):
-            factors = row(target + (n + j) * n_rows * size, n_rows, scalar)
-            for r in range(n_rows):
-                values[r] += factors[r]
+                factors[r] *= share
+                for i in range(per_target):
+                    place = i * n_rows + r
+                    slopes[place] = weigh(factors[r], slopes[place])
+                # The factors' places receive the targets' losses.
+                factors[r] = weigh(factors[r], scalar(values[r]))
+        for r in range(n_rows):
+            values[r] = 0.0
+            for j in range(n):
+                values[r] += row(target + (n + j) * n_rows * size, n_rows, scalar)[r]
 
-    return by_target if by_row else by_number
+    if by_row:
+        return by_target if weighted else by_rows
+    return by_number
 
 
 @njit

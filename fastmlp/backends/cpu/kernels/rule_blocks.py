@@ -163,10 +163,9 @@ def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
 def loss(network: Network, width: int) -> tuple[int, int]:
     """The block of the loss, and the address of its constants, for targets of this width."""
     options, settings = loss_options(network.loss, network.dtype)
-    loop: Any = elementwise.loss_loop
     if losses.are_weighted(network.loss, network.layout.sizes[-1], width):
-        loop = elementwise.weighted_loss_loop
-    block = block_of(loop, network.dtype, network.loss.rule, **options)
+        options["weighted"] = True
+    block = block_of(elementwise.loss_loop, network.dtype, network.loss.rule, **options)
     return block.address, settings
 
 
@@ -345,7 +344,7 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
         options = loss_options(loss, dtype)[0]
         yield elementwise.loss_loop, dtype, loss.rule, options
         if not losses.takes_whole_rows(loss) and "by_output" not in options:
-            yield elementwise.weighted_loss_loop, dtype, loss.rule, options
+            yield elementwise.loss_loop, dtype, loss.rule, options | {"weighted": True}
     for penalty in PENALTIES.values():
         yield elementwise.penalty_loop, dtype, penalty, {}
     for chosen, signs in product_of(every_optimizer(), (False, True)):
