@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -41,6 +41,7 @@ from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
 from fastmlp.compiler.target import BFMMLA, LEVELS, Host, level, target
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
+from fastmlp.rules.losses import takes_whole_rows
 from fastmlp.tabular import compiled as tables
 from fastmlp.validation import scalars
 
@@ -171,15 +172,22 @@ def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list
     blocks["second order, links and tables"] = [
         *((factory, wide, None, {}) for factory in _OF_FLOAT64),
         *(key for key in every_rule(wide) if key[0] is link_loop),
-        *(
-            (curvature_loop, wide, loss.curvature, loss_options(loss, wide)[0])
-            for loss in every_loss() if loss.curvature
-        ),
+        *_every_curvature(wide),
         (embedded_tables.table_row, np.dtype(np.float32), None, {}),
     ]  # fmt: skip
     if paired:
         blocks["products of bfloat16"] = list(every_pair_block())
     return blocks
+
+
+def _every_curvature(dtype: np.dtype[Any]) -> Iterator[Key]:
+    for loss in every_loss():
+        if loss.curvature:
+            options = loss_options(loss, dtype)[0]
+            yield curvature_loop, dtype, loss.curvature, options
+            if not takes_whole_rows(loss):
+                weighted = {**options, "weighted": True}
+                yield curvature_loop, dtype, loss.curvature, weighted
 
 
 def build(levels: Iterable[Host]) -> None:

@@ -77,7 +77,9 @@ for dtype in ("float32", "float64"):
     fastmlp.fit_many(nets, X, numbers, epochs=1)
     MLP((4, 3, 3), dtype=dtype, loss=Quantile([0.1, 0.5, 0.9])).fit(X, numbers[:, :1], epochs=1)
     MLP((4, 6, 2), dtype=dtype, label_smoothing=0.1, loss="cross_entropy").fit(X, two, epochs=1)
-MLP((4, 6, 2), dtype="float64", optimizer=fastmlp.LevenbergMarquardt()).fit(X, numbers, epochs=2)
+for weights in ({}, {"sample_weight": X[:, :2]}):
+    net = MLP((4, 6, 2), dtype="float64", optimizer=fastmlp.LevenbergMarquardt())
+    net.fit(X, numbers, epochs=2, **weights)
 MLP((4, 64, 64, 2), compute_dtype="bfloat16", n_threads=1).fit(X, numbers, epochs=1)
 fastmlp.MLPClassifier(max_iter=2).fit(X, two[:, 0]).predict_proba(X)
 fastmlp.MLPRegressor(max_iter=2, early_stopping=True).fit(X, numbers).predict(X)
