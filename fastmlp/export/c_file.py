@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
+from fastmlp.export import fortran as fortran_module
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import core_of
 from fastmlp.network.residual import require_plain
@@ -302,6 +303,7 @@ def to_c(
     test_data: Any = None,
     dtype: str | None = None,
     gradient: bool = False,
+    fortran: str | os.PathLike[str] | None = None,
 ) -> str:
     """One self-contained C file that predicts as a model does, and tests itself.
 
@@ -330,6 +332,9 @@ def to_c(
         The precision of the C code; default: the model's.
     gradient : bool
         Add ``prefix_gradient``: the derivatives of all outputs with respect to all inputs.
+    fortran : path, optional
+        A module for Fortran 2008, written after the C file, which it calls: interfaces, kinds and
+        the places of columns. `path` is needed then.
 
     Returns
     -------
@@ -363,6 +368,8 @@ def to_c(
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")
     _check_prefix(prefix)
+    if fortran is not None:
+        _check_fortran(fortran, path, prefix)
     scalars.non_negative_integer(WHO, "tests", tests)
     if not tests and test_data is not None:
         raise ValueError(
@@ -420,6 +427,11 @@ def to_c(
     if path is not None:
         with files.writing(path) as file:
             file.write(text.encode())
+    if fortran is not None:
+        place = os.path.basename(os.fspath(fortran))
+        module = fortran_module.module_of(source, name, place)
+        with files.writing(fortran) as file:
+            file.write(module.encode())
     return text
 
 
@@ -427,4 +439,19 @@ def _check_prefix(prefix: object) -> None:
     if not isinstance(prefix, str) or not PREFIX.fullmatch(prefix):
         raise ValueError(
             f"{WHO}: prefix must begin a name in C, such as 'model', got {prefix!r}"
+        )
+
+
+def _check_fortran(fortran: Any, path: Any, prefix: str) -> None:
+    scalars.path(WHO, "fortran", fortran, mode="w")
+    if path is None:
+        raise ValueError(
+            f"{WHO}: fortran= needs path=, the C file that the module of Fortran calls"
+        )
+    if os.path.abspath(fortran) == os.path.abspath(path):
+        raise ValueError(f"{WHO}: path and fortran are one file, {path}")
+    longest = fortran_module.LONGEST_PREFIX
+    if len(prefix) > longest:
+        raise ValueError(
+            f"{WHO}: with fortran=, prefix has at most {longest} characters, got {len(prefix)}"
         )

@@ -299,13 +299,14 @@ class SmallBatch:
     def _predicted(self, x: Array, out: Array) -> bool:
         """Return True if the rows are predicted; False if they are not plain, or not finite."""
         status = self._predict(self.address, x, out)
-        if status == ASKS:
+        if status == NOTED:
+            self._calls.note(int(self._net["row_flops"]) * len(x))
+        # Calls of other threads may take what was decided for this one: it asks again.
+        while status == ASKS:
             flops = int(self._net["row_flops"]) * len(x)
             self._net["lead_call"] = block_of(lead_call, np.int64).address
             predict = partial(self._predict, self.address, x, out)
             status = self._calls.timed(flops, predict)
-        elif status == NOTED:
-            self._calls.note(int(self._net["row_flops"]) * len(x))
         return status != DECLINED
 
     def _by_packed(self, packed: PackedWeights, x: Array, out: Array) -> Array | None:

@@ -109,6 +109,30 @@ def test_threads_that_predict_one_net(statuses: list[int]) -> None:
     assert (limits.busy.reserved, limits.busy.leading) == (0, 0)
 
 
+def test_a_call_whose_turn_another_thread_took_predicts(
+    statuses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the decision and its call others may have taken all calls decided."""
+    net, x = MLP((5, 17, 3), seed=0, n_threads=2), np.ones((40, 5), "f4")
+    expected = MLP((5, 17, 3), seed=0, n_threads=1).predict(x)
+    timed, n_taken = LedCalls.timed, [0]
+
+    def taken(self: LedCalls, flops: int, call: Callable[[], Any]) -> Any:
+        def late() -> Any:
+            if n_taken[0] < 3:
+                n_taken[0] += 1
+                self._next_calls[flops.bit_length()]["left"] = 0
+            return call()
+
+        return timed(self, flops, late)
+
+    monkeypatch.setattr(LedCalls, "timed", taken)
+    for _ in range(50):
+        out = np.full((40, 3), np.nan, np.float32)
+        np.testing.assert_array_equal(net.predict(x, out), expected)
+    assert n_taken == [3]
+
+
 def test_the_form_without_a_gil_is_led_too(
     statuses: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
