@@ -237,8 +237,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             too: the objective has ``derivative_weight * mean((jacobian(net, X) - derivatives)**2)``
             more, the mean over a batch's known numbers. Activations must be smooth.
         derivative_weight : float, (n_features,) or (n_outputs, n_features) array, or "balanced"
-            Weights of the squares; default "balanced": derivatives weigh as targets do, by mean
-            squares of the columns, and a column at most ten times as much as the largest.
+            Weights of the squares; default "balanced": each column of derivatives weighs as the
+            targets do, by mean squares, and at most ten times as much as the largest column.
         validation_derivatives : array as `derivatives`, optional
             Derivatives of `validation_data`; the validation loss is then the whole objective.
 

@@ -150,7 +150,7 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
 
 def test_balanced_weights_are_ratios_of_mean_squares() -> None:
     net, other = make(), make()
-    weights = np.mean(Y**2) / np.mean(G**2, axis=0)
+    weights = 3 * np.mean(Y**2) / np.mean(G**2, axis=0)
     net.fit(X, Y, derivatives=G, epochs=20)
     fit(other, derivative_weight=weights)
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-12)
@@ -160,7 +160,7 @@ def test_a_balanced_column_weighs_at_most_ten_times_the_largest() -> None:
     net, other, flat = make(), make(), G.copy()
     flat[:, 0] *= 1e-6
     mean_squares = np.mean(flat**2, axis=0)
-    weights = np.mean(Y**2) / np.maximum(mean_squares, mean_squares.max() / 10)
+    weights = 3 * np.mean(Y**2) / np.maximum(mean_squares, mean_squares.max() / 10)
     fit(net, derivatives=flat, derivative_weight="balanced")
     fit(other, derivatives=flat, derivative_weight=weights)
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-12)
