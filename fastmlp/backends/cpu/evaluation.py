@@ -381,26 +381,24 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                     column[r] = value[r] * delta[r]
                 place += unit
 
+    return take_slopes, first_deltas, write_columns
+
+
+def _copy(scalar: Scalar) -> Callable[..., None]:
     @njit
     def copy(source: int, target: int, n: int) -> None:
         numbers, copies = row(source, n, scalar), row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i]
 
-    return take_slopes, first_deltas, write_columns, copy
+    return copy
 
 
-def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Functions that take the direction of an input through the layers, and that write the
-    columns of the derivative of an output by this input.
-
-    With t the tangents, s those before the activations, v the deltas of the output and d its
-    second-order deltas, a weight's column is t v + a d, and a bias's is d.
-    """
+def _tangents(scalar: Scalar) -> Callable[..., None]:
+    """Takes the direction of an input through the layers of a block of rows."""
     n_lanes = row_blocks.VECTORS * lanes_of(scalar)
     unit = n_lanes * np.dtype(scalar).itemsize
     forward = products(scalar, row_blocks.VECTORS)
-    backward = products(scalar, row_blocks.VECTORS, backward=True)
 
     @njit
     def tangents(of: JacobianRows, net: FlatNet, f: int, buffer: int) -> None:
@@ -422,11 +420,31 @@ def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             slope = row(slopes, n, scalar)
             for j in range(n):
                 after[j] = sums[j] * slope[j] if layer.activation else sums[j]
-            s, slopes = s + n // n_lanes * unit, slopes + n // n_lanes * unit
+            s, slopes = s + layer.n_out * unit, slopes + layer.n_out * unit
+
+    return tangents
+
+
+def _second_deltas(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Functions of deltas v of an output and d of its derivative by an input: one begins both,
+    one turns those by a layer's values into those by its sums, one writes weights' columns."""
+    n_lanes = row_blocks.VECTORS * lanes_of(scalar)
+    unit = n_lanes * np.dtype(scalar).itemsize
+
+    @njit
+    def begin(of: JacobianRows, net: FlatNet, entry: Any, start: int, v: int) -> None:
+        """v: the factors of an entry (output, input) for its output; d: zeros."""
+        (k, f), n_entries, n = entry, net.n_out * net.n_in, net.n_out * n_lanes
+        first, second = row(v, n, scalar), row(v - of.deltas + of.seconds, n, scalar)
+        for i in range(n):
+            first[i] = second[i] = scalar(0)
+        factors = row(of.factors, of.last * n_entries, scalar)
+        for r in range(n_lanes):
+            at = min(start + r, of.last - 1) * n_entries
+            first[k * n_lanes + r] = factors[at + k * net.n_in + f]
 
     @njit
     def bend(layer: FlatLayer, places: Any) -> None:
-        """Turn deltas v and d by a layer's values into those by its sums, in place."""
         v, d, slopes, curvatures, sums = places
         n = layer.n_out * n_lanes if layer.activation else 0
         first, second = row(v, n, scalar), row(d, n, scalar)
@@ -437,9 +455,9 @@ def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             first[i] *= slope[i]
 
     @njit
-    def write_columns(
-        layer: FlatLayer, a: int, t: int, v: int, d: int, to: int
-    ) -> None:
+    def write_columns(layer: FlatLayer, places: Any, to: int) -> None:
+        """Columns of a layer's weights: t v + a d, with values a and tangents t."""
+        a, t, v, d = places
         for k in range(layer.n_in):
             value = row(a + k * unit, n_lanes, scalar)
             tangent = row(t + k * unit, n_lanes, scalar)
@@ -451,23 +469,15 @@ def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                     column[r] = tangent[r] * first[r] + value[r] * second[r]
                 to += unit
 
-    @njit
-    def copy(source: int, target: int, n: int) -> None:
-        numbers, copies = row(source, n, scalar), row(target, n, scalar)
-        for i in range(n):
-            copies[i] = numbers[i]
+    return begin, bend, write_columns
 
-    @njit
-    def begin(of: JacobianRows, net: FlatNet, entry: Any, start: int, v: int) -> None:
-        """The first deltas: the factors of an entry (output, input) for its output."""
-        (k, f), n_entries = entry, net.n_out * net.n_in
-        deltas = row(v, net.n_out * n_lanes, scalar)
-        for i in range(net.n_out * n_lanes):
-            deltas[i] = scalar(0)
-        for r in range(n_lanes):
-            at = min(start + r, of.last - 1) * n_entries
-            factors = row(of.factors, of.last * n_entries, scalar)
-            deltas[k * n_lanes + r] = factors[at + k * net.n_in + f]
+
+def _second_columns(scalar: Scalar) -> Callable[..., None]:
+    """Writes the columns of an entry of the Jacobian, after the input's tangents."""
+    n_lanes = row_blocks.VECTORS * lanes_of(scalar)
+    unit = n_lanes * np.dtype(scalar).itemsize
+    backward = products(scalar, row_blocks.VECTORS, backward=True)
+    copy, (begin, bend, write_columns) = _copy(scalar), _second_deltas(scalar)
 
     @njit
     def second_columns(
@@ -476,25 +486,23 @@ def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         places = row(of.places, 2 * net.n_layers, np.int64)
         columns, width = buffer + of.columns, of.width * unit
-        v, other_v = buffer + of.deltas, buffer + of.deltas + width
-        d, other_d = buffer + of.seconds, buffer + of.seconds + width
+        v, d = buffer + of.deltas, buffer + of.seconds
+        other_v, other_d = v + width, d + width
         begin(of, net, entry, start, v)
-        zeros = row(d, net.n_out * n_lanes, scalar)
-        for i in range(net.n_out * n_lanes):
-            zeros[i] = scalar(0)
-        units = 0
+        # Bytes of the inputs and the layers below, of values and of tangents.
+        above = 0
         for i in range(net.n_layers):
-            units += layers[i].n_out
+            above += layers[i].n_out * unit
         for i in range(net.n_layers - 1, -1, -1):
             layer = layers[i]
-            units -= layer.n_out
-            down = units * unit
-            a = buffer + of.values + (units + net.n_in - layer.n_in) * unit
-            t = buffer + of.tangents + (units + net.n_in - layer.n_in) * unit
-            curvatures, sums = buffer + of.curvatures + down, buffer + of.sums + down
-            bend(layer, (v, d, buffer + of.slopes + down, curvatures, sums))
+            above -= layer.n_out * unit
+            below = above + (net.n_in - layer.n_in) * unit
+            slopes, curvatures = buffer + of.slopes, buffer + of.curvatures
+            sums = buffer + of.sums + above
+            bend(layer, (v, d, slopes + above, curvatures + above, sums))
             if places[i] >= 0:
-                write_columns(layer, a, t, v, d, columns + places[i] * unit)
+                a, t = buffer + of.values + below, buffer + of.tangents + below
+                write_columns(layer, (a, t, v, d), columns + places[i] * unit)
             if places[net.n_layers + i] >= 0:
                 place = columns + places[net.n_layers + i] * unit
                 copy(d, place, layer.n_out * n_lanes)
@@ -504,7 +512,7 @@ def _derived(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                 v, other_v = other_v, v
                 d, other_d = other_d, d
 
-    return tangents, second_columns
+    return second_columns
 
 
 def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
@@ -516,8 +524,9 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
     backward = products(scalar, row_blocks.VECTORS, backward=True)
     out_of_lanes = batch_in_lanes(scalar).out_of_lanes
     gather, predict = _forward(scalar, derived)
-    tangents, second_columns = _derived(scalar)
-    take_slopes, first_deltas, write_columns, copy = _backward(scalar)
+    tangents, second_columns = _tangents(scalar), _second_columns(scalar)
+    take_slopes, first_deltas, write_columns = _backward(scalar)
+    copy = _copy(scalar)
 
     @njit
     def write_panels(
