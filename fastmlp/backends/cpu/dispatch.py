@@ -374,6 +374,7 @@ class LedCalls:
     n_threads : the most threads
     job : fields of a record that begins with those of `worker_pool.JobTeam`
     pieces : of each thread's part of a loop
+    n_weights : of the net; a row of a wide one may be shared
 
     Attributes
     ----------
@@ -384,10 +385,18 @@ class LedCalls:
     """
 
     def __init__(
-        self, kind: Hashable, n_threads: int, job: Any, pieces: int = 1
+        self,
+        kind: Hashable,
+        n_threads: int,
+        job: Any,
+        *,
+        pieces: int = 1,
+        n_weights: int = 0,
     ) -> None:
         several = n_threads > 1 and COMPILER == "translator" and not INTERPRETED
         self.least = tuning.LEAST_LED if several else 1 << 62
+        if several and n_weights >= tuning.LED_WEIGHTS:
+            self.least = min(self.least, 2 * n_weights)
         self._kind, self.n_threads, self._asked = kind, n_threads, False
         self._pieces = pieces
         self._table = np.zeros(64 if several else 0, worker_pool.NextCalls.dtype)

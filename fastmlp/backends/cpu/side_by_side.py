@@ -213,7 +213,9 @@ class DriverCalls:
             return
         most = limit or limits.thread_limit()
         if self._calls is None or self._calls.n_threads != most:
-            self._calls = LedCalls(self._kind, most, self.job, tuning.MOST_PIECES)
+            self._calls = LedCalls(
+                self._kind, most, self.job, pieces=tuning.MOST_PIECES
+            )
             self._lead = holding_the_gil(worker_pool.block(worker_pool.lead_call), 4)
         self._calls.run(
             self._driver, self._place, 2 * products, self._alone, self._lead

@@ -197,8 +197,12 @@ MAILBOX_SPINS, MAILBOX_YIELDS = 20_000, 50
 
 # Operations of a loop over rows, 0.2 ms of two threads: a worker that comes late joins the next.
 LOOP_FLOPS = 40_000_000
-# Fewest operations of a prediction that may be led, 5 us of one thread.
-LEAST_LED = 600_000
+# Fewest operations of a prediction that may be led, 15 to 20 us of one thread, unless its weights
+# leave the cache. 600,000: 8.8 -> 11.6 us (16 rows, 106-348-10, 2 threads beside load).
+LEAST_LED = 2_400_000
+# Bytes of weights from which a team shares a layer by outputs: half of a core's cache. Fewer, and
+# many rows, it shares by rows, as a core fetches what the other one has written.
+BY_OUTPUTS_BYTES = second_level_bytes() // 2
 # Calls of a prediction from one that is timed to the next.
 LED_CALLS = 16
 # Spins, 3 us, of a leader that waits for a worker that spins: it comes in 0.5 us from a spin, and

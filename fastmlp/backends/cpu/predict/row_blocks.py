@@ -28,6 +28,7 @@ from fastmlp.backends.cpu.simd.flat_weights import (
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
+    BY_OUTPUTS_BYTES,
     FEW_ROWS,
     LARGEST_TILE,
     LIVE_FLOPS,
@@ -113,6 +114,9 @@ class FlatNet(Record):
     row_by_row: int  # address of the block of `small_batch.row_by_row`
     small_batch: int  # address of the block of `small_batch.small_batch`
     row_flops: int  # operations of a row
+    is_wide: (
+        int  # 1: weights that a team shares by outputs, whatever the number of rows
+    )
     least: int  # fewest operations of a call that may be led
     next_calls: int  # address of the table of `worker_pool.NextCalls` records
     lead: int  # address of a `worker_pool.Lead`
@@ -194,6 +198,7 @@ def make_flat(
         "zeros": address(zeros),
         "n_parts": 1,
         "row_flops": 2 * layout.n_weights,
+        "is_wide": layout.n_weights * size > BY_OUTPUTS_BYTES,
         "least": 1 << 62,
         "row_stages": 0 if stages is None else block_of(row_stages, dtype).address,
     }
@@ -563,15 +568,19 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
 
 
 def rows_in_tiles(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Predicts a `FlatNet` record's rows in tiles of rows and outputs; a team shares the tiles of
-    each layer."""
-    by_rows, by_outputs = _tiles_of_rows(scalar)
-    on_rows = njit(on_all_rows(scalar, by_rows))
+    """Predicts a `FlatNet` record's rows in tiles of rows and outputs.
+
+    A team shares the tiles of each layer, but many rows of a net that each core's cache holds.
+    """
+    lanes = lanes_of(scalar)
+    predict_tiles, by_outputs = _tiles_of_rows(scalar)
+    on_rows = njit(on_all_rows(scalar, predict_tiles))
 
     @hinted(control=True)
     def predict_rows(team: int, net: int, n_parts: int) -> None:
         nets = records_at(net, 1, FlatNet)
-        if _HAS_TEAM and team != 0:
+        by_rows = nets[0].is_wide == 0 and nets[0].n_rows > lanes
+        if _HAS_TEAM and team != 0 and not by_rows:
             by_outputs(team, nets, n_parts)
         else:
             on_rows(team, net, n_parts)
@@ -601,7 +610,8 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
         """A worker that comes late joins the next loop."""
         nets = records_at(net, 1, FlatNet)
         n = n_vectors(nets[0].n_rows, lanes)
-        step = max(LOOP_FLOPS // (nets[0].row_flops * lanes), n_parts)
+        whole = n_parts * TILED_AT_ONCE // lanes
+        step = max(LOOP_FLOPS // (nets[0].row_flops * lanes), whole)
         if not _HAS_TEAM or team == 0:
             step = n
         for i in range(n_vectors(n, max(step, 1))):
@@ -661,7 +671,12 @@ class RowBlocks:
         self._driver = block_of(predict_blocks, network.dtype)
         # Kept, as the address of a record array takes 3.4 us.
         self._place = address(self._flat.net)
-        self._calls = LedCalls(self.kind, runner.n_threads, self.job)
+        self._calls = LedCalls(
+            self.kind,
+            runner.n_threads,
+            self.job,
+            n_weights=network.layout.n_weights,
+        )
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
         """Write the predictions for x to out, shape (n_rows, n_outputs); return True if all numbers

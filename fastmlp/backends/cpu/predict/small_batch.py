@@ -251,7 +251,12 @@ class SmallBatch:
         entry = entry_of(predict_small, dtype)
         self._predict: Callable[..., float] = lock.alone(entry)
         kind = "small batch", network.layout.sizes, dtype
-        self._calls = LedCalls(kind, n_threads if blocks else 1, self._net)
+        self._calls = LedCalls(
+            kind,
+            n_threads if blocks else 1,
+            self._net,
+            n_weights=network.layout.n_weights,
+        )
         net.least, net.next_calls = self._calls.least, self._calls.next_calls
         net.lead = self._calls.lead
         net.row_by_row = block_of(row_by_row, dtype).address
