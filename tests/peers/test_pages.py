@@ -18,6 +18,8 @@ PAGES = [
     "from/keras.md",
     "from/pytorch.md",
     "from/boosted-trees.md",
+    "how-to/norms.md",
+    "how-to/residual-nets.md",
     "how-to/serving.md",
 ]
 # Keras computes with it.
