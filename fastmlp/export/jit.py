@@ -3,10 +3,10 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.backends.cpu.kernels.epoch import PlainStep
 from fastmlp.backends.cpu.plan.records import address
@@ -22,6 +22,7 @@ from fastmlp.backends.cpu.predict.embedded import (
     value,
 )
 from fastmlp.backends.cpu.predict.embedded_steps import (
+    EmbeddedDerivatives,
     EmbeddedSteps,
     gap_rows,
     train_on_batch,
@@ -34,11 +35,12 @@ from fastmlp.backends.cpu.predict.embedded_tables import (
     TableOwner,
     TableScale,
 )
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.protocol import Data, Derivatives
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.rules.optimizer_protocol import is_averaged
+from fastmlp.training.derivatives import weights_of
 from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import gaps, scalars
 from fastmlp.validation.gaps import MissingTargets
@@ -55,6 +57,7 @@ def learner(
     batch_size: int,
     n_steps: int | None = None,
     missing_targets: MissingTargets = "raise",
+    derivative_weight: float | ArrayLike | None = None,
 ) -> Iterator[Any]:
     """A context with a handle by which compiled code trains a net, and predicts.
 
@@ -75,6 +78,9 @@ def learner(
     missing_targets : "raise" or "ignore"
         "ignore": NaN in y is a target that is not known, also among labels, which are then floats.
         A batch without a known target takes no step, and its loss is 0.
+    derivative_weight : float, (n_features,) or (n_outputs, n_features) array, optional
+        Weights of the squares of `derivatives`, as for `MLP.fit`. Needed for steps with
+        derivatives, and for `jacobian_gradient`.
 
     Raises
     ------
@@ -97,7 +103,7 @@ def learner(
     """
     several, tables = isinstance(net, Sequence), dict[Any, Any]()
     ignores = gaps.checked(missing_targets, "jit.learner")
-    settings = (batch_size, n_steps, ignores)
+    settings = Settings(batch_size, n_steps, ignores, derivative_weight)
     with ExitStack() as stack:
         owners = []
         for i, it in enumerate(net if isinstance(net, Sequence) else [net]):
@@ -110,18 +116,21 @@ def learner(
             handles["learner"] = 0
 
 
+class Settings(NamedTuple):
+    """Arguments of `learner`; `ignores_gaps`: NaN in targets is left out."""
+
+    batch_size: int
+    n_steps: int | None
+    ignores_gaps: bool
+    derivative_weight: Any
+
+
 @contextmanager
 def _trained(
-    net: MLP,
-    settings: tuple[int, int | None, bool],
-    tables: dict[Any, Any],
-    who: str,
+    net: MLP, settings: Settings, tables: dict[Any, Any], who: str
 ) -> Iterator[Owner]:
-    """A context that trains a net; nets whose steps take the same numbers share their table.
-
-    `settings` are the batch size, the number of steps, and True where gaps are ignored.
-    """
-    batch_size, n_steps, ignores = settings
+    """A context that trains a net; nets whose steps take the same numbers share their table."""
+    batch_size, n_steps, ignores, derivative_weight = settings
     if not isinstance(net, MLP):
         raise TypeError(f"{who}: net must be an MLP, got {type(net).__name__}")
     scalars.positive_integer(who, "batch_size", batch_size)
@@ -160,11 +169,20 @@ def _trained(
                 "weighted" if weighted else "batch": targets,
                 "gradient": slopes,
             }
+            numbers: dict[Kind, Derivatives] = {}
+            if derivative_weight is not None:
+                targets_of |= {"derivatives": targets, "jacobian_gradient": slopes}
+                numbers = jacobian_buffers(steps, x, derivative_weight, who)
             for kind, targets in targets_of.items():
-                trainers.append(
-                    steps.trainer(kind, Data(x, targets, np.empty(0, dtype)))
-                )
+                data = Data(x, targets, np.empty(0, dtype))
+                data = data._replace(derivatives=numbers.get(kind))
+                trainers.append(steps.trainer(kind, data))
                 trainers[-1].begin()
+            if len({it.session.partition.spacing for it in trainers}) > 1:
+                raise ValueError(
+                    f"{who}: compiled steps do not take derivatives of so large a net; use "
+                    "net.train_on_batch"
+                )
             quick = [trainer.pause() for trainer in trainers]
             if None in quick:
                 is_mixed = network.compute_dtype is not None
@@ -181,7 +199,15 @@ def _trained(
                 record_at(step.address, PlainStep).publishes = 1
             objective = steps.new_objective("vjp", Data(x, slopes, np.empty(0, dtype)))
             vjp = vjp_record(objective, state.parameters, x, slopes)
-            steps_of_kinds = (step.address for step in quick)
+            by_jacobian: Any = None
+            if numbers:
+                own = numbers["jacobian_vjp"]
+                data = Data(x, slopes, np.empty(0, dtype), None, own)
+                objective = steps.new_objective("jacobian_vjp", data)
+                rows = (x, slopes, own.values)
+                by_jacobian = vjp_record(objective, state.parameters, *rows)
+            of_derivatives = derivative_record(quick, numbers, by_jacobian)
+            steps_of_kinds = (step.address for step in quick[:2])
             places = address(x), address(y), address(slopes)
             record[0] = (
                 *steps_of_kinds,
@@ -191,10 +217,12 @@ def _trained(
                 len(table) - 1,
                 address(vjp[0]),
                 0 if of_gaps is None else address(of_gaps[0]),
+                0 if of_derivatives is None else address(of_derivatives),
             )
             owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
             owner.kept += [record, x, y, slopes, quick, table, vjp, of_gaps]
+            owner.kept += [numbers, by_jacobian, of_derivatives]
             try:
                 yield owner
             finally:
@@ -202,6 +230,39 @@ def _trained(
         finally:
             for trainer in trainers:
                 trainer.end()
+
+
+def jacobian_buffers(
+    steps: Steps, x: Any, weight: Any, who: str
+) -> dict[Kind, Derivatives]:
+    """Memory for a batch's derivatives, or a gradient by them, by kinds of steps."""
+    kinds: tuple[Kind, ...] = ("derivatives", "jacobian_gradient", "jacobian_vjp")
+    networks = [steps.engine(kind, who).network for kind in kinds]
+    sizes, dtype = networks[0].layout.sizes, networks[0].dtype
+    values = np.zeros((len(x), sizes[-1], sizes[0]), dtype)
+    if isinstance(weight, str):
+        raise ValueError(
+            f"{who}: derivative_weight must be a number or an array, got {weight!r}: a learner "
+            "has no rows yet"
+        )
+    weights = weights_of(weight, Data(x, x, x), values, networks[0], who)
+    known, nothing = np.zeros(len(x)), np.empty((0, 0), dtype)
+    given = Derivatives(values, np.empty(0), nothing)
+    return {kinds[0]: Derivatives(values, known, weights)} | dict.fromkeys(
+        kinds[1:], given
+    )
+
+
+def derivative_record(
+    quick: list[Any], numbers: dict[Kind, Derivatives], vjp: Any
+) -> NDArray[Any] | None:
+    if not numbers:
+        return None
+    record, own = np.zeros(1, EmbeddedDerivatives.dtype), numbers["derivatives"]
+    places = address(own.values), address(own.known)
+    steps = (step.address for step in quick[2:])
+    record[0] = (*steps, address(vjp[0]), *places, own.values.shape[1])
+    return record
 
 
 def _coefficients(

@@ -107,9 +107,7 @@ class Steps:
         self._state = state
         # Ready trainers, by the shape of rows, valid while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {
-            "batch": {},
-            "weighted": {},
-            "gradient": {},
+            kind: {} for kind in WHO
         }
         self._slots: object = None
         self._n_owners = 0
@@ -161,7 +159,7 @@ class Steps:
                 self._let_go(key)
         self._look()
 
-    def _engine(self, kind: Kind, who: str) -> Engine[Any]:
+    def engine(self, kind: Kind, who: str) -> Engine[Any]:
         """The engine of steps with derivatives, made on first use."""
         if kind not in self._engines:
             plain, derivatives = WITH_DERIVATIVES[kind]
@@ -198,7 +196,7 @@ class Steps:
     ) -> FitRows:
         """A step's rows with derivatives, and the columns' names."""
         given.check(self._engines["batch"].network, "cpu", self._state.optimizer, who)
-        network = self._engine("derivatives", who).network
+        network = self.engine("derivatives", who).network
         data, names = self.checked("derivatives", X, y, weight, who, ignores)
         return given.attached(FitRows(None, data, None, names), network, who)
 
@@ -383,7 +381,7 @@ class Steps:
         of_jacobian: Any = None,
     ) -> Data:
         """Rows whose targets are the gradient by the raw outputs, and perhaps by the Jacobian."""
-        X, engine = self._state.select(X, who), self._engine(kind, who)
+        X, engine = self._state.select(X, who), self.engine(kind, who)
         if (
             output_gradient is None
             and of_jacobian is not None

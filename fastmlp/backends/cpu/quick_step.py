@@ -35,7 +35,6 @@ def is_quick(network: Network, session: Session) -> bool:
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
-    plain = plain and network.derivatives is None
     of_one_hot = network.loss.targets == "classes" and session.data.y.shape[1] > 1
     return plain and not of_one_hot
 
@@ -175,7 +174,7 @@ class QuickStep:
         if n_rows in self.sizes:
             return self.sizes[n_rows]
         engine, layout, size = self._engine, self._engine.network.layout, None
-        products = products_of(layout, n_rows)
+        products = products_of(layout, n_rows * engine.network.passes)
         if products <= MOST_PRODUCTS:
             partition = engine.partition(n_rows)
             work = self._trainer.work_of(partition).times(-(-n_rows // partition.rows))

@@ -332,14 +332,19 @@ def partition_of(
 
 
 def _with_derivatives(spec: Network, n_rows: int, n_threads: int) -> Partition:
-    """By rows, in chunks that fill the same buffers as those without derivatives."""
+    """By rows, in chunks that fill the same buffers as those without derivatives; spaced as steps
+    without, which may take turns with them on the optimizer's state, unless they split a layer."""
     layout, passes = spec.layout, spec.passes
     most = _most_rows(layout, train=True) // passes
     rows = _even_chunk(n_rows, max(tuning.MIN_CHUNK_ROWS, most))
     step = Step(layout, passes * rows, spec.dtype, lanes_of(spec.dtype.type))
     if n_threads == 1 or step.flops < tuning.SHARED_FLOPS:
         return Partition(rows, passes=passes)
-    cost, spacing = cost_of(step, n_threads), _spacing(step, 0)
+    plain = spec._replace(derivatives=None)
+    spacing = partition_of(plain, n_rows, n_threads, train=True, sparse=False).spacing
+    if spacing.split_layer:
+        spacing = _spacing(step, 0)
+    cost = cost_of(step, n_threads)
     return Partition(rows, 0, n_threads, cost=cost, spacing=spacing, passes=passes)
 
 

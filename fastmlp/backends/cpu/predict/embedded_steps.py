@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.kernels.epoch import DECLINED, TAKEN, PlainStep
 from fastmlp.backends.cpu.plan.records import (
     Batch,
     BlockAddresses,
+    Derivatives,
     Job,
     Layer,
     Net,
@@ -34,6 +35,10 @@ from fastmlp.validation import Array
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
 BATCH = (
     "jit: X, y or a gradient has another shape than those of a batch of the learner's"
+)
+UNPREPARED = "jit: derivatives need a learner of derivative_weight=, such as 1.0"
+JACOBIAN = (
+    "jit: derivatives have another shape than (batch_size, n_outputs, n_features)"
 )
 LABELS = "jit.train_on_batch: y must be labels, an array of integers"
 DECLINED_ROWS = (
@@ -55,6 +60,20 @@ class EmbeddedSteps(Record):
     last: int  # the last row of the table of coefficients
     vjp: int  # address of the `EmbeddedVjp`
     gaps: int  # address of the `GapRows`, or 0: NaN in targets is declined
+    derivatives: int  # address of the `EmbeddedDerivatives`, or 0
+
+
+class EmbeddedDerivatives(Record):
+    """Steps with derivatives of the outputs by the inputs, and memory for their numbers."""
+
+    batch: int  # address of the `PlainStep` on targets of the Jacobian,
+    gradient: int  # and on the gradient by the raw Jacobian
+    vjp: int  # address of the `EmbeddedVjp` of such a gradient
+    values: (
+        int  # addresses of the numbers, (n_rows, n_outputs, n_in), in the net's dtype,
+    )
+    known: int  # and of each row's known ones, times its weight, float64
+    n_outputs: int
 
 
 class GapRows(Record):
@@ -205,6 +224,69 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
 
 
 @register_jitable(**JITTED)
+def _copy_jacobian(numbers: Any, place: Any) -> None:
+    """Copy numbers of rows, or of rows and outputs."""
+    if numbers.ndim == 2:
+        _copy(numbers, place)
+    else:
+        n, width = numbers.shape[1], numbers.shape[2]
+        for r in range(numbers.shape[0]):
+            for j in range(n):
+                for k in range(width):
+                    place[(r * n + j) * width + k] = numbers[r, j, k]
+
+
+@register_jitable(**JITTED)
+def _count_known(values: Any, known: Any, unknown: bool) -> None:
+    """Count each row's numbers; infinite ones, and NaN unless `unknown`, raise."""
+    width = len(values) // len(known)
+    for r in range(len(known)):
+        known[r] = 0.0
+        for k in range(width):
+            value = values[r * width + k]
+            if np.isfinite(value):
+                known[r] += 1.0
+            elif not (unknown and np.isnan(value)):
+                raise ValueError(DECLINED_ROWS)
+
+
+@register_jitable(**JITTED)
+def fill_jacobian(handle: Any, place: int, numbers: Any, by_gradient: bool) -> int:
+    """Copy derivatives, or a gradient by them, of the rows of a step without; return the address
+    of the step with them."""
+    learner = record_at(handle[0].learner, EmbeddedSteps)
+    if learner.derivatives == 0:
+        raise ValueError(UNPREPARED)
+    own = record_at(learner.derivatives, EmbeddedDerivatives)
+    step = record_at(place, PlainStep)
+    n, width, last = step.n_rows, own.n_outputs * step.n_in, numbers.ndim - 1
+    if (
+        numbers.shape[0] != n
+        or numbers.size != n * width
+        or numbers.shape[last] != step.n_in
+    ):
+        raise ValueError(JACOBIAN)
+    known = row(own.known, n, np.float64)
+    if handle[0].number_bytes == 4:
+        _copy_jacobian(numbers, row(own.values, n * width, np.float32))
+        _count_known(row(own.values, n * width, np.float32), known, not by_gradient)
+    else:
+        _copy_jacobian(numbers, row(own.values, n * width, np.float64))
+        _count_known(row(own.values, n * width, np.float64), known, not by_gradient)
+    if step.weight:
+        for r in range(n):
+            if handle[0].number_bytes == 4:
+                known[r] *= row(step.weight + r * 4, 1, np.float32)[0]
+            else:
+                known[r] *= row(step.weight + r * 8, 1, np.float64)[0]
+    target = own.gradient if by_gradient else own.batch
+    other = record_at(target, PlainStep)
+    other.x, other.y, other.weight = step.x, step.y, step.weight
+    other.label_bytes, other.step, other.status = step.label_bytes, step.step, DECLINED
+    return int(target)
+
+
+@register_jitable(**JITTED)
 def _settle(handle: Any, place: int) -> float:
     """Count the step, if it was taken; return its loss."""
     step, learner = (
@@ -218,7 +300,9 @@ def _settle(handle: Any, place: int) -> float:
     return float(step.loss)
 
 
-def _in_python(handle: Any, X: Any, y: Any, *, by_gradient: bool) -> float:
+def _in_python(
+    handle: Any, X: Any, y: Any, numbers: Any, *, by_gradient: bool
+) -> float:
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(BATCH)
@@ -229,11 +313,20 @@ def _in_python(handle: Any, X: Any, y: Any, *, by_gradient: bool) -> float:
         run(rows.block, (gaps,))
         if not by_gradient and rows.n_known == 0:
             return 0.0
+    if numbers is not None:
+        place = fill_jacobian(handle, place, _jacobian(numbers), by_gradient)
     run(record_at(place, PlainStep).block, (place,))
     return float(_settle(handle, place))
 
 
-def train_on_batch(handle: Any, X: Any, y: Any) -> float:
+def _jacobian(numbers: Any) -> Array:
+    array = np.asarray(numbers)
+    if array.ndim not in (2, 3):
+        raise ValueError(JACOBIAN)
+    return array
+
+
+def train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
     """Take a step on a batch, in compiled code and outside of it; return its loss.
 
     Parameters and bits are as for `MLP.train_on_batch`. A step whose loss is not finite is not
@@ -244,6 +337,8 @@ def train_on_batch(handle: Any, X: Any, y: Any) -> float:
     handle : record array of `learner`, an argument of the compiled function
     X : (batch_size, n_in) array of real numbers
     y : (batch_size,) or (batch_size, n_targets) array of real numbers; labels are integers
+    derivatives : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
+        Derivatives of the targets by the inputs, NaN where unknown; the learner has their weight.
 
     Raises
     ------
@@ -269,10 +364,12 @@ def train_on_batch(handle: Any, X: Any, y: Any) -> float:
     ...     learn(handle, 1000) < 0.01
     True
     """
-    return _in_python(handle, X, y, by_gradient=False)
+    return _in_python(handle, X, y, derivatives, by_gradient=False)
 
 
-def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
+def train_on_gradient(
+    handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
+) -> None:
     """Take a step with the gradient of your objective by the raw outputs.
 
     Parameters
@@ -280,6 +377,8 @@ def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
     handle : record array of `learner`
     X : (batch_size, n_in) array of real numbers
     output_gradient : (batch_size, n_outputs) array of real numbers
+    jacobian_gradient : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
+        Gradient by the raw Jacobian; the learner has a `derivative_weight`, which is unused here.
 
     Raises
     ------
@@ -294,7 +393,22 @@ def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
     >>> with jit.learner(net, batch_size=8) as handle:
     ...     jit.train_on_gradient(handle, X, 2 / 8 * (net.predict_raw(X) - 1.0))
     """
-    _in_python(handle, X, output_gradient, by_gradient=True)
+    _in_python(handle, X, output_gradient, jacobian_gradient, by_gradient=True)
+
+
+def is_absent(kind: Any) -> bool:
+    """True for the type of an argument that is left out, or None."""
+    return kind is None or isinstance(kind, types.NoneType | types.Omitted)
+
+
+def require_jacobian(who: str, kind: Any) -> None:
+    real = (types.Float, types.Integer, types.Boolean)
+    if not (
+        isinstance(kind, types.Array)
+        and isinstance(kind.dtype, real)
+        and kind.ndim in (2, 3)
+    ):
+        raise TypingError(f"{who}: derivatives must be an array of real numbers")
 
 
 def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
@@ -311,10 +425,27 @@ def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
 
 
 @overload(train_on_batch, jit_options=JITTED)
-def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
-    integers = require_types("jit.train_on_batch", handle, X, y)
+def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any:
+    who = "jit.train_on_batch"
+    integers = require_types(who, handle, X, y)
 
-    def train(handle: Any, X: Any, y: Any) -> float:
+    def train_both(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
+        place = fill(handle, X, y, False, integers)
+        gaps = record_at(handle[0].learner, EmbeddedSteps).gaps
+        if gaps:
+            rows = record_at(gaps, GapRows)
+            call(rows.block, (gaps,))
+            if rows.n_known == 0:
+                return 0.0
+        place = fill_jacobian(handle, place, derivatives, False)
+        call(record_at(place, PlainStep).block, (place,))
+        return _settle(handle, place)
+
+    if not is_absent(derivatives):
+        require_jacobian(who, derivatives)
+        return train_both
+
+    def train(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
         place = fill(handle, X, y, False, integers)
         gaps = record_at(handle[0].learner, EmbeddedSteps).gaps
         if gaps:
@@ -329,10 +460,27 @@ def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
 
 
 @overload(train_on_gradient, jit_options=JITTED)
-def _train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> Any:
-    require_types("jit.train_on_gradient", handle, X, output_gradient)
+def _train_on_gradient(
+    handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
+) -> Any:
+    who = "jit.train_on_gradient"
+    require_types(who, handle, X, output_gradient)
 
-    def train(handle: Any, X: Any, output_gradient: Any) -> None:
+    def train_both(
+        handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
+    ) -> None:
+        place = fill(handle, X, output_gradient, True, False)
+        place = fill_jacobian(handle, place, jacobian_gradient, True)
+        call(record_at(place, PlainStep).block, (place,))
+        _settle(handle, place)
+
+    if not is_absent(jacobian_gradient):
+        require_jacobian(who, jacobian_gradient)
+        return train_both
+
+    def train(
+        handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
+    ) -> None:
         place = fill(handle, X, output_gradient, True, False)
         call(record_at(place, PlainStep).block, (place,))
         _settle(handle, place)
@@ -349,7 +497,8 @@ class EmbeddedVjp(Record):
     packed: int  # address of the packed gradient
     parameters: int  # addresses of the net's parameters, live,
     x: int  # of the rows,
-    slopes: int  # and of the slopes of their raw outputs
+    slopes: int  # of the slopes of their raw outputs,
+    values: int  # and of the slopes of their raw Jacobian, or 0
     n_rows: int
     chunk_rows: int
     gradient: int  # addresses of the results: by the parameters,
@@ -396,6 +545,9 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
             n_rows = min(vjp.chunk_rows, vjp.n_rows - first)
             batch.x, batch.n_rows = vjp.x + first * net.n_in * size, n_rows
             batch.y = vjp.slopes + first * net.n_targets * size
+            if net.derivatives:
+                own = record_at(net.derivatives, Derivatives)
+                own.values = vjp.values + first * net.n_out * net.n_in * size
             job.more, job.ends = (
                 1 if first > 0 else 0,
                 1 if first + n_rows == vjp.n_rows else 0,
@@ -415,7 +567,9 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
     return differentiate
 
 
-def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> Any:
+def vjp_record(
+    objective: Any, parameters: Array, x: Array, slopes: Array, values: Any = None
+) -> Any:
     """The record of an objective, shape (1,), and all that it points to.
 
     Parameters
@@ -423,6 +577,7 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
     objective : of the sum of given slopes, of as many rows
     parameters : (n_parameters,) array, live
     x, slopes : (n_rows, n_inputs) and (n_rows, n_outputs) arrays, live, of the net's dtype
+    values : (n_rows, n_outputs, n_inputs) array, or None: without slopes of the Jacobian
     """
     session, dtype, widths = (
         objective.session,
@@ -445,6 +600,7 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
         "parameters": address(parameters),
         "x": address(x),
         "slopes": address(slopes),
+        "values": 0 if values is None else address(values),
         "n_rows": len(x),
         "chunk_rows": session.rows,
         "gradient": address(gradient),
@@ -462,7 +618,30 @@ def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> An
 def _begin(handle: Any, X: Any, output_gradient: Any, gradient: Any) -> int:
     """Copy a batch; return the address of the record."""
     fill(handle, X, output_gradient, True, False)
-    vjp = record_at(handle[0].learner, EmbeddedSteps).vjp
+    return _checked(handle, record_at(handle[0].learner, EmbeddedSteps).vjp, gradient)
+
+
+@register_jitable(**JITTED)
+def _begin_alone(
+    handle: Any, X: Any, output_gradient: Any, gradient: Any, numbers: Any
+) -> int:
+    return _begin(handle, X, output_gradient, gradient)
+
+
+@register_jitable(**JITTED)
+def _begin_both(
+    handle: Any, X: Any, output_gradient: Any, gradient: Any, numbers: Any
+) -> int:
+    """Copy a batch with the gradient by its Jacobian; return the address of the record."""
+    place = fill(handle, X, output_gradient, True, False)
+    fill_jacobian(handle, place, numbers, True)
+    learner = record_at(handle[0].learner, EmbeddedSteps)
+    own = record_at(learner.derivatives, EmbeddedDerivatives)
+    return _checked(handle, own.vjp, gradient)
+
+
+@register_jitable(**JITTED)
+def _checked(handle: Any, vjp: int, gradient: Any) -> int:
     if len(gradient) != record_at(vjp, EmbeddedVjp).n_parameters:
         raise ValueError(BATCH)
     return int(vjp)
@@ -488,7 +667,12 @@ def _write_inputs(handle: Any, address: int, input_gradient: Any) -> None:
 
 
 def vjp(
-    handle: Any, X: Any, output_gradient: Any, gradient: Any, input_gradient: Any = None
+    handle: Any,
+    X: Any,
+    output_gradient: Any,
+    gradient: Any,
+    input_gradient: Any = None,
+    jacobian_gradient: Any = None,
 ) -> None:
     """Write the gradient by the parameters and by the inputs, from that by the raw outputs.
 
@@ -502,6 +686,8 @@ def vjp(
     output_gradient : (batch_size, n_outputs) array of real numbers
     gradient : (n_parameters,) array of floats, in the order of `MLP.parameters`
     input_gradient : (batch_size, n_in) array of floats, or None: it is not computed
+    jacobian_gradient : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
+        Gradient by the raw Jacobian; the learner has a `derivative_weight`, which is unused here.
 
     Raises
     ------
@@ -531,7 +717,11 @@ def vjp(
     if input_gradient is not None and input_gradient.shape != X.shape:
         raise ValueError(BATCH)
     with np.errstate(over="ignore"):
-        place = _begin(handle, X, output_gradient, gradient)
+        if jacobian_gradient is None:
+            place = _begin(handle, X, output_gradient, gradient)
+        else:
+            numbers = _jacobian(jacobian_gradient)
+            place = _begin_both(handle, X, output_gradient, gradient, numbers)
     run(record_at(place, EmbeddedVjp).block, (place, int(input_gradient is not None)))
     _write(handle, place, gradient)
     if input_gradient is not None:
@@ -540,12 +730,15 @@ def vjp(
 
 @overload(vjp, jit_options=JITTED)
 def _vjp(
-    handle: Any, X: Any, output_gradient: Any, gradient: Any, input_gradient: Any = None
+    handle: Any,
+    X: Any,
+    output_gradient: Any,
+    gradient: Any,
+    input_gradient: Any = None,
+    jacobian_gradient: Any = None,
 ) -> Any:
     require_types("jit.vjp", handle, X, output_gradient)
-    alone = input_gradient is None or isinstance(
-        input_gradient, types.NoneType | types.Omitted
-    )
+    alone = is_absent(input_gradient)
     for array, n_dim in ((gradient, 1), (input_gradient, 2))[: 1 if alone else 2]:
         kind = getattr(array, "dtype", None)
         if not (isinstance(array, types.Array) and isinstance(kind, types.Float)):
@@ -557,14 +750,20 @@ def _vjp(
                 "jit.vjp: gradient is a vector, input_gradient a matrix as X"
             )
 
+    begin: Any = _begin_alone
+    if not is_absent(jacobian_gradient):
+        require_jacobian("jit.vjp", jacobian_gradient)
+        begin = _begin_both
+
     def by_parameters(
         handle: Any,
         X: Any,
         output_gradient: Any,
         gradient: Any,
         input_gradient: Any = None,
+        jacobian_gradient: Any = None,
     ) -> None:
-        place = _begin(handle, X, output_gradient, gradient)
+        place = begin(handle, X, output_gradient, gradient, jacobian_gradient)
         call(record_at(place, EmbeddedVjp).block, (place, 0))
         _write(handle, place, gradient)
 
@@ -574,10 +773,11 @@ def _vjp(
         output_gradient: Any,
         gradient: Any,
         input_gradient: Any = None,
+        jacobian_gradient: Any = None,
     ) -> None:
         if input_gradient.shape != X.shape:
             raise ValueError(BATCH)
-        place = _begin(handle, X, output_gradient, gradient)
+        place = begin(handle, X, output_gradient, gradient, jacobian_gradient)
         call(record_at(place, EmbeddedVjp).block, (place, 1))
         _write(handle, place, gradient)
         _write_inputs(handle, place, input_gradient)

@@ -1,0 +1,105 @@
+"""Steps and gradients with derivatives by the inputs, in compiled code."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+
+from fastmlp import MLP, jit
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(16, 3)), rng.normal(size=(16, 2))
+G = rng.normal(size=(16, 2, 3))
+G[3], G[:, 1, 0] = np.nan, np.nan
+U = rng.normal(size=(16, 2, 3))
+
+
+def make(**settings: Any) -> MLP:
+    chosen = {"activation": "tanh", "seed": 0, "dtype": "float64", **settings}
+    return MLP((3, 9, 7, 2), **chosen)
+
+
+@njit
+def learn(handle: Any, X: Any, y: Any, G: Any, U: Any, n: int) -> float:
+    loss = 0.0
+    for _ in range(n):
+        loss = jit.train_on_batch(handle, X, y, G)
+        jit.train_on_batch(handle, X, y)
+        jit.train_on_gradient(handle, X, y, U)
+    return loss
+
+
+@njit
+def differentiate(
+    handle: Any, X: Any, y: Any, U: Any, gradient: Any, by_X: Any
+) -> None:
+    jit.vjp(handle, X, y, gradient, by_X, U)
+
+
+def learn_in_python(net: MLP, n: int, **options: Any) -> float:
+    loss = 0.0
+    for _ in range(n):
+        loss = net.train_on_batch(X, Y, derivatives=G, derivative_weight=0.5)
+        net.train_on_batch(X, Y)
+        net.train_on_gradient(X, Y, jacobian_gradient=U)
+    return loss
+
+
+@pytest.mark.slow
+def test_compiled_steps_have_the_bits_of_methods() -> None:
+    net, other, third = make(), make(), make()
+    with jit.learner(net, batch_size=16, derivative_weight=0.5) as handle:
+        loss = learn(handle, X, Y, G, U, 3)
+    assert loss == learn_in_python(other, 3)
+    np.testing.assert_array_equal(net.parameters, other.parameters)
+    with jit.learner(third, batch_size=16, derivative_weight=0.5) as handle:
+        assert loss == learn.py_func(handle, X, Y, G, U, 3)
+    np.testing.assert_array_equal(third.parameters, other.parameters)
+
+
+@pytest.mark.slow
+def test_compiled_gradients_have_the_bits_of_vjp() -> None:
+    net, both = make(), []
+    for function in (differentiate, differentiate.py_func):
+        gradient, by_X = np.empty(len(net.parameters)), np.empty_like(X)
+        with jit.learner(net, batch_size=16, derivative_weight=1.0) as handle:
+            function(handle, X, Y, U, gradient, by_X)
+        both.append((gradient, by_X))
+    expected = net.vjp(X, Y, jacobian_gradient=U)
+    for results in both:
+        for ours, theirs in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gaps_in_targets_and_in_derivatives() -> None:
+    gaps, net, other = Y.copy(), make(), make()
+    gaps[0], gaps[4, 1] = np.nan, np.nan
+    settings: Any = {"missing_targets": "ignore", "derivative_weight": 2.0}
+    with jit.learner(net, batch_size=16, **settings) as handle:
+        loss = jit.train_on_batch(handle, X, gaps, G)
+    assert loss == other.train_on_batch(X, gaps, derivatives=G, **settings)
+    np.testing.assert_array_equal(net.parameters, other.parameters)
+
+
+def test_what_a_learner_does_not_take() -> None:
+    net = make()
+    with (
+        jit.learner(net, batch_size=16) as handle,
+        pytest.raises(ValueError, match="derivative_weight="),
+    ):
+        jit.train_on_batch(handle, X, Y, G)
+    with jit.learner(net, batch_size=16, derivative_weight=1.0) as handle:
+        for wrong in (G[:8], G.swapaxes(1, 2), G[:, :1]):
+            with pytest.raises(ValueError, match="another shape"):
+                jit.train_on_batch(handle, X, Y, wrong)
+        with pytest.raises(ValueError, match="not finite"):
+            jit.train_on_batch(handle, X, Y, G * np.inf)
+        with pytest.raises(ValueError, match="not finite"):
+            jit.train_on_gradient(handle, X, Y, G)
+    with (
+        pytest.raises(ValueError, match="has no rows yet"),
+        jit.learner(net, batch_size=16, derivative_weight="balanced"),
+    ):
+        pass
+    assert net.n_steps == 0
