@@ -6,7 +6,8 @@ optimizer, RAdam, are left out. The same loop runs without norms, too.
 
 Three seeds of 500,000 steps with norms have mean returns of 45, 340 and 463 in each third, and
 493.4 +- 9.3 in the last 100 episodes; without norms 47, 445, 499 and 500 (CleanRL publishes
-495.13 +- 6.89, with PyTorch's start). Intel Xeon with AVX-512, beside other work: 46 and 26 s a seed.
+495.13 +- 6.89, with PyTorch's start). Intel Xeon with AVX-512, beside other work: 46 and 26 s
+a seed.
 """
 
 import sys
