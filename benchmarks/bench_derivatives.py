@@ -19,7 +19,7 @@ N_BATCHES, RATE = 16, 0.001
 
 class Net(NamedTuple):
     sizes: tuple[int, ...]
-    activation: str
+    activation: Any
     batch: int
 
 
