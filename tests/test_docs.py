@@ -361,7 +361,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
         *("MLP.predict_batches", "predict_arrow", "predict_parquet", "cluster.predict"),
         *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
-        "Orthogonal",
+        *("Orthogonal", "Residual"),
         *ESTIMATORS,
     }
     assert parameters.PAGE.read_text() == parameters.page(), (

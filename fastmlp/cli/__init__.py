@@ -35,6 +35,7 @@ SYNONYMS = {
     "--test-data": "data rows calibration_data",
     "--dtype": "precision type",
     "--gradient": "jacobian derivatives",
+    "--fortran": "f90 module",
     "give its value without an option": "data input i m model",
 }
 VERBS = {"export": "convert to_c codegen dump"}
@@ -206,6 +207,8 @@ def add_export(export: Parser) -> None:
         action="store_true",
         help="C: also derivatives with respect to inputs",
     )
+    fortran = "C: a module for Fortran beside it, such as net.f90"
+    add("--fortran", metavar="FILE", help=fortran)
     opset = "ONNX: the version of the operators; default: 17"
     add("--opset", type=partial(at_least, 0), metavar="N", help=opset)
     add("--force", action="store_true", default=False, help="overwrite OUT")

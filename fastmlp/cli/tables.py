@@ -51,7 +51,7 @@ PREDICTION = "fastmlp: prediction"
 # Levels and classes on a line.
 MOST_SHOWN = 8
 # Functions whose keywords are options without defaults here.
-KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
+KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "fortran", "opset")
 # Functions of sklearn.metrics.
 METRICS: dict[Task, dict[str, str]] = {
     "classification": {
@@ -496,7 +496,8 @@ def run_export(arguments: argparse.Namespace) -> None:
         raise UsageError(
             f"argument OUT: must end in {', '.join(EXPORTS)}, got {output!r}"
         )
-    require_new(output, force=arguments.force, who="export")
+    for path in filter(None, (output, getattr(arguments, "fortran", None))):
+        require_new(path, force=arguments.force, who="export")
     writer = getattr(fastmlp, EXPORTS[ending])
     known = inspect.signature(writer).parameters
     settings = {

@@ -281,6 +281,14 @@ def test_its_options_are_the_keywords(capsys: pytest.CaptureFixture[str]) -> Non
     assert keywords == {*KEYWORDS}
 
 
+def test_a_module_for_fortran_is_not_overwritten() -> None:
+    Path("net.f90").touch()
+    command = ["export", "net.safetensors", "new.h", "--fortran", "net.f90"]
+    assert main(command) == 1
+    assert main([*command, "--force"]) == 0
+    assert "module model" in Path("net.f90").read_text()
+
+
 @pytest.mark.parametrize("output", ["model.h", "model.c"])
 @pytest.mark.parametrize(
     ("options", "settings"),
