@@ -21,7 +21,15 @@ import numpy as np
 from scipy.stats import norm, qmc
 
 from benchmarks.machine import describe, measured
-from fastmlp import MLP, Adam, OneCycle, Standardizer, fold, jacobian
+from fastmlp import (
+    MLP,
+    Adam,
+    LevenbergMarquardt,
+    OneCycle,
+    Standardizer,
+    fold,
+    jacobian,
+)
 
 Array = np.ndarray[Any, Any]
 N_TEST, N_DESIGNS, N_STEPS = 10_000, 5, 3000
@@ -116,7 +124,6 @@ def rows_of(target: Target, n_rows: int, seed: int) -> tuple[Array, Array, Array
 
 def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> MLP:
     """Train as the page says, and return a net of unscaled columns."""
-    of_x, of_y = Standardizer().fit(x), Standardizer().fit(y[:, None])
     rate, weight = options.pop("rate", RATE), options.pop("weight", "balanced")
     net = MLP(
         (x.shape[1], 20, 20, 20, 20, 1),
@@ -127,10 +134,28 @@ def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> 
     )
     n_batches = -(-len(x) // 64)
     fit = {"batch_size": 64, "epochs": options.pop("steps", N_STEPS) // n_batches}
-    fit |= options
+    if g is not None:
+        fit["derivative_weight"] = weight
+    return scaled_fit(net, x, y, g, **(fit | options))
+
+
+def second_order(x: Array, y: Array, seed: int, g: Array, steps: int) -> MLP:
+    """The page's second call: a small net by `LevenbergMarquardt`, a step for 50 of Adam."""
+    net = MLP(
+        (x.shape[1], 12, 12, 1),
+        activation="softplus",
+        optimizer=LevenbergMarquardt(),
+        dtype="float64",
+        n_threads=1,
+        seed=seed,
+    )
+    return scaled_fit(net, x, y, g, epochs=steps // 50)
+
+
+def scaled_fit(net: MLP, x: Array, y: Array, g: Any, **fit: Any) -> MLP:
+    of_x, of_y = Standardizer().fit(x), Standardizer().fit(y[:, None])
     if g is not None:
         fit["derivatives"] = of_x.scale_derivatives(g, of_y)
-        fit["derivative_weight"] = weight
     net.fit(of_x.transform(x), of_y.transform(y[:, None]), **fit)
     return fold(net, of_x, of_y)
 
@@ -147,6 +172,8 @@ class Row(NamedTuple):
     plain: float
     balanced: float
     seconds: float
+    second_order: float
+    its_seconds: float
 
 
 def surrogate(target: Target, n_rows: int, n_designs: int, steps: int) -> Row:
@@ -169,6 +196,11 @@ def surrogate(target: Target, n_rows: int, n_designs: int, steps: int) -> Row:
         start = time.thread_time()
         balanced = error((x, y, g))
         results.append([*alone, plain, balanced, time.thread_time() - start])
+        start = time.thread_time()
+        net = second_order(x, y, seed, g, steps)
+        seconds = time.thread_time() - start
+        found = error_of(np.ravel(net.predict(x_test)), y_test)
+        results[-1] += [found, seconds]
     return Row(*np.median(results, axis=0))
 
 
@@ -263,12 +295,12 @@ def basket_errors(n_paths: int, seed: int, *, derived: bool, steps: int) -> list
 
 
 def print_functions(arguments: Any, n_designs: int, steps: int) -> None:
-    more = " JENN | JENN, s |" if arguments.jenn else ""
+    more = " JENN | its seconds |" if arguments.jenn else ""
     print(
-        "| function | rows | values | values, twice the rows | weight 1 | balanced | s |"
-        + more
+        "| function | rows | values alone | of twice the rows | derivatives, weight 1 | "
+        "balanced | seconds | LevenbergMarquardt | its seconds |" + more
     )
-    print("|---|" + "--:|" * (6 + 2 * bool(arguments.jenn)))
+    print("|---|" + "--:|" * (8 + 2 * bool(arguments.jenn)))
     for name, target in TARGETS.items():
         row = surrogate(target, target.n_rows, n_designs, steps)
         cells = [name, str(target.n_rows), *(f"{error:.3g}" for error in row)]
@@ -331,6 +363,9 @@ def draw(file: Path, n_designs: int, steps: int) -> None:
         place.loglog(numbers, [row.values for row in rows], "o-", label="values")
         place.loglog(
             numbers, [row.balanced for row in rows], "s-", label="with derivatives"
+        )
+        place.loglog(
+            numbers, [row.second_order for row in rows], "^-", label="and second order"
         )
         place.set(title=name, xlabel="rows", xticks=numbers, xticklabels=numbers)
         place.minorticks_off()
