@@ -158,7 +158,7 @@ def built_of_others(z: Any) -> Any:
     value, slope = helper(z, type(z)(1.25))
     for _ in range(2):
         value = value - elementary.tanh(value) / type(z)(3)
-    return value, slope
+    return value + (z * z + 2) ** -3 + (z / 8) ** 5, slope
 
 
 def branch(z: Any) -> Any:

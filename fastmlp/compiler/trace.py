@@ -57,6 +57,19 @@ class Symbol:
     def __neg__(self) -> Any:
         return self.code.apply("neg", self)
 
+    def __pow__(self, exponent: Any) -> Any:
+        """A whole power: squares, multiplied in the order of compiled code."""
+        if not isinstance(exponent, int):
+            raise Unsupported(f"** by {exponent!r}, where whole numbers work")
+        one = self.kind(1)
+        result: Any = one
+        square: Any = self
+        for digit in reversed(f"{abs(exponent):b}"):
+            if digit == "1":
+                result = result * square
+            square = square * square
+        return result if exponent >= 0 else one / result
+
 
 def _relation(name: str, a: Any, b: Any) -> Comparison:
     # A constant that is exact in the symbol's precision, such as 0, widens nothing.

@@ -133,8 +133,12 @@ def line(z: Any) -> Any:
     return z * type(z)(2), type(z)(2)
 
 
-def power(z: Any) -> Any:
-    return z**2, z + z
+def powers(z: Any) -> Any:
+    return z**3 + (z + 3) ** -2, 3 * z**2 - 2 * (z + 3) ** -3
+
+
+def root(z: Any) -> Any:
+    return (z + 3) ** 0.5, 0.5 / (z + 3) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,7 @@ def power(z: Any) -> Any:
         (bump, lambda z: (4 * z * z - 2) * np.exp(-z * z)),
         (by_numpy, lambda z: (z * z + 1) ** -1.5),
         (with_curvature, lambda z: np.full_like(z, 2.0)),
+        (powers, lambda z: 6 * z + 6 * (z + 3) ** -4.0),
     ],
 )
 def test_own_rules_are_derived_or_taken(rule: Any, expected: Any) -> None:
@@ -169,7 +174,7 @@ def network_of(activation: Any, **options: Any) -> Any:
         ("leaky_relu", "the slope of 'leaky_relu' jumps"),
         ("selu", "the slope of 'selu' jumps"),
         (line, "'line' is 0 everywhere"),
-        (power, r"in the line 'return z\*\*2, z \+ z'; for derivatives return value"),
+        (root, r"\*\* by 0.5, .*in the line .*; for derivatives return"),
     ],
 )
 def test_rules_without_a_curvature_are_refused(rule: Any, words: str) -> None:
