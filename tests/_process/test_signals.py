@@ -19,6 +19,7 @@ from fastmlp import MLP
 from fastmlp._process import collected, locks, raised, warn
 from fastmlp.backends.cpu import dispatch, team, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Work
+from fastmlp.compiler import Block
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="sizes that take plain Python hours"
@@ -327,8 +328,8 @@ class Calls:
         self._fifth = threading.Event()
         self._sender = threading.Thread(target=self._send, daemon=True)
 
-    def begin(self, work: Work) -> None:
-        self.flops.append(work.flops)
+    def begin(self, flops: float) -> None:
+        self.flops.append(flops)
         if len(self.flops) == 5:
             self._fifth.set()
 
@@ -356,17 +357,25 @@ class Calls:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
-    record, threads_for = Calls(), dispatch.threads_for
+    record = Calls()
+    threads_for, run = dispatch.threads_for, dispatch.LedCalls.run
 
     def counted(work: Work, *arguments: Any) -> dispatch.Threads:
-        record.begin(work)
+        record.begin(work.flops)
         return threads_for(work, *arguments)
+
+    def counted_run(
+        led: dispatch.LedCalls, driver: Block, place: int, flops: int, *further: Any
+    ) -> None:
+        record.begin(flops)
+        run(led, driver, place, flops, *further)
 
     def handle(*_: object) -> None:
         record.heard = len(record.flops)
         raise Ended
 
     monkeypatch.setattr(dispatch, "threads_for", counted)
+    monkeypatch.setattr(dispatch.LedCalls, "run", counted_run)
     before, interval = signal.signal(signal.SIGTERM, handle), sys.getswitchinterval()
     # Else the main thread may go on between the count and the signal, on a busy machine.
     sys.setswitchinterval(1)

@@ -102,17 +102,23 @@ def test_curvature_keeps_its_digits_in_the_left_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("rule", "options", "expected"),
     [
-        (logistic_rule, lambda z: SLOPES["sigmoid"](z + STEP * 1j).imag / STEP),
-        (exp, np.exp),
-        (deviation, lambda z: np.exp(z / 2) / 4),
+        (logistic_rule, {}, lambda z: SLOPES["sigmoid"](z + STEP * 1j).imag / STEP),
+        (exp, {}, np.exp),
+        (deviation, {"apart": 2}, lambda z: np.exp(z / 2) / 4),
     ],
 )
-def test_links_of_numbers_are_derived_twice(rule: Any, expected: Any) -> None:
-    points = np.linspace(-8, 8, 20)
-    found = evaluated(rule, points)[2]
-    np.testing.assert_allclose(found, expected(points), rtol=1e-12, atol=1e-15)
+def test_links_of_numbers_are_derived_twice(
+    rule: Any, options: dict[str, int], expected: Any
+) -> None:
+    raw = np.asfortranarray(np.linspace(-8, 8, 20).reshape(10, 2))
+    slopes, curvatures = np.empty_like(raw), np.empty_like(raw)
+    block = block_of(elementwise.link_slopes_loop, raw.dtype, rule, **options)
+    block(*(a.ctypes.data for a in (raw, slopes, curvatures)), *raw.shape)
+    np.testing.assert_allclose(
+        curvatures[:, 1], expected(raw[:, 1]), rtol=1e-12, atol=1e-15
+    )
 
 
 def bump(z: Any) -> Any:

@@ -336,6 +336,7 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
     smooth = ACTIVATIONS.keys() - {"identity", *JUMPING}
     for name in sorted(smooth):
         yield elementwise.curvature_loop, dtype, ACTIVATIONS[name], {}
+        yield elementwise.link_slopes_loop, dtype, ACTIVATIONS[name], {}
     for curved, options in CURVED_LINKS:
         yield elementwise.link_slopes_loop, dtype, curved, options
     for link in losses.LINKS.values():
