@@ -19,6 +19,8 @@ from fastmlp.backends.cpu.predict.small_batch import (
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
     BLOCK_BYTES,
+    FEW_ROWS,
+    FEW_ROWS_TILED_WEIGHTS,
     GIL_LANE_PRODUCTS,
     GIL_ROW_PRODUCTS,
     GIL_ROWS,
@@ -121,6 +123,8 @@ def way_for(n_rows: int, network: Network) -> Way:
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
         return Way("row tiles", max(in_lanes, 1))
+    if 1 < n_rows <= FEW_ROWS and layout.n_weights >= FEW_ROWS_TILED_WEIGHTS:
+        return Way("row tiles", max(min(in_lanes, FEW_ROWS), 1))
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
         return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
@@ -140,9 +144,9 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row tiles      2 and more, of wide nets      packed until somebody may have      a team
-                   with AVX2 or AVX-512          written; live for few rows, after
-                                                 a write; few hold the GIL
+    row tiles      2 and more, of wide nets;     packed until somebody may have      a team
+                   2 to 8, of others, with       written; live for few rows, after
+                   AVX2 or AVX-512               a write; few hold the GIL
     row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; more,    packed in each call                 a team
                    with norms or residual
