@@ -245,7 +245,8 @@ class CodeCache:
     """
 
     def __init__(self, name: str, level: str = "") -> None:
-        self.name, self._level = name, level
+        self.name: str = name
+        self._level = level
         self._key = hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def load(self) -> tuple[dict[str, Any], bytes] | None:

@@ -233,7 +233,8 @@ class FileBlocks:
                     self._places.append((path, group, most, piece, before + first))
                     sizes.append(min(most, n - first))
                 before += n
-        self.block_sizes, self.feature_names = tuple(sizes), self._columns.features
+        self.block_sizes: tuple[int, ...] = tuple(sizes)
+        self.feature_names: tuple[str, ...] = self._columns.features
 
     def read(self, i: int) -> Block:
         path, group, rows, piece, first = self._places[i]
@@ -249,12 +250,11 @@ class TableBlocks:
     def __init__(
         self, batches: list[tuple[Any, arrow.Place]], columns: NamedColumns
     ) -> None:
-        self._batches, self._columns, self.feature_names = (
-            batches,
-            columns,
-            columns.features,
+        self._batches, self._columns = batches, columns
+        self.feature_names: tuple[str, ...] = columns.features
+        self.block_sizes: tuple[int, ...] = tuple(
+            batch.num_rows for batch, _ in batches
         )
-        self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
     def read(self, i: int) -> Block:
         return self._columns.block(*self._batches[i])
@@ -311,8 +311,9 @@ class ReadOnce:
     instead = "pass reader.read_all(), which is a table in memory, its files,"
 
     def __init__(self, reader: Any, begin: Passes) -> None:
-        self.kind, self._blocks = type(reader).__name__, begin()
-        self.feature_names = begin.feature_names
+        self.kind: str = type(reader).__name__
+        self._blocks = begin()
+        self.feature_names: tuple[str, ...] | None = begin.feature_names
 
     def __iter__(self) -> Self:
         return self

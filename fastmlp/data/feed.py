@@ -195,10 +195,12 @@ class Feed:
         self._rows_of_first: int | None = None
         self._first: TargetMoments | None = None
         per_epoch = reading.rows_per_epoch
-        self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
+        self.n_rows: int | None = per_epoch
+        if per_epoch is None:
+            self.n_rows = self._source.n_rows
         self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, row_bytes, who)
         # For a stream, the first buffer decides.
-        self.is_whole = per_epoch is None and self._buffer_rows == self.n_rows
+        self.is_whole: bool = per_epoch is None and self._buffer_rows == self.n_rows
         self._filling = self._fill(0)
         self._take(next(self._filling))
         self.is_whole = per_epoch is None and self.ends
@@ -206,11 +208,9 @@ class Feed:
             sources.require_weight(self.rows.weight, who)
 
     def _take(self, filled: FilledBuffer) -> None:
-        self._buffer, self.rows, self.ends = (
-            filled.buffer,
-            filled.buffer.rows,
-            filled.ends,
-        )
+        self._buffer = filled.buffer
+        self.rows: sources.Rows = filled.buffer.rows
+        self.ends: bool = filled.ends
 
     @property
     def sizes(self) -> tuple[int | None, int]:

@@ -145,8 +145,9 @@ class Choice:
         nulls: bool = False,
         ignore: Sequence[str] = (),
     ) -> None:
-        self.features, self.keep, self._texts = list(names or ()), list(keep), texts
-        self._nulls, self._ignore = nulls, ignore
+        self.features: list[str] = list(names or ())
+        self.keep: list[str] = list(keep)
+        self._texts, self._nulls, self._ignore = texts, nulls, ignore
 
     def __call__(self, schema: Any, who: str) -> arrow.ChosenColumns:
         """Return the columns to read, which must exist once each."""

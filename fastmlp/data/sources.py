@@ -98,8 +98,9 @@ class SourceSlice:
     """Rows from the first to the one before the last of a `BlockSource`, as a source."""
 
     def __init__(self, source: Any, first: int, last: int) -> None:
-        self._source, self.seed = source, getattr(source, "seed", 0)
-        self.feature_names = getattr(source, "feature_names", None)
+        self._source = source
+        self.seed: Any = getattr(source, "seed", 0)
+        self.feature_names: Any = getattr(source, "feature_names", None)
         self._places: list[tuple[int, slice]] = []
         start, self._sizes = 0, list(source.block_sizes)
         for i, size in enumerate(self._sizes):
@@ -107,7 +108,9 @@ class SourceSlice:
             if rows:
                 self._places.append((i, slice(rows.start, rows.stop)))
             start += size
-        self.block_sizes = tuple(rows.stop - rows.start for _, rows in self._places)
+        self.block_sizes: tuple[int, ...] = tuple(
+            rows.stop - rows.start for _, rows in self._places
+        )
 
     def read(self, i: int) -> Any:
         (place, rows), content = self._places[i], self._source.read(self._places[i][0])

@@ -36,14 +36,16 @@ class NetDerivatives:
 
     def __init__(self, net: MLP, *, raw: bool) -> None:
         core = core_of(net)
-        self.engine = core.engine
-        if not isinstance(core.engine, Engine):
-            self.engine = Engine(core.engine.network, net.n_threads, core.state.lock)
-        self.parameters, self._raw = core.state.parameters, raw
         network = core.engine.network
-        self.n_outputs, self.dtype = network.layout.sizes[-1], network.dtype
+        self.engine: Any = core.engine
+        if not isinstance(core.engine, Engine):
+            self.engine = Engine(network, net.n_threads, core.state.lock)
+        self.parameters: Array = core.state.parameters
+        self._raw = raw
+        self.n_outputs: int = network.layout.sizes[-1]
+        self.dtype: np.dtype[Any] = network.dtype
         known = next(name for name, link in LINKS.items() if link == network.link)
-        self.link = "identity" if raw else known
+        self.link: str = "identity" if raw else known
 
     def __call__(
         self, x: Array, places: NDArray[np.intp], out: Array, *, keep: bool = False
@@ -154,17 +156,11 @@ class ModelDerivatives:
         logs: bool = False,
         sums: Array | None = None,
     ) -> None:
-        self._terms, self._complete, self._n_outputs, self._logs = (
-            terms,
-            complete,
-            n_outputs,
-            logs,
-        )
-        self.n_features, self.n_outputs = (
-            n_features,
-            1 if logs and n_outputs == 2 else n_outputs,
-        )
-        self.dtype = terms[0].net.dtype
+        self._terms, self._complete = terms, complete
+        self._n_outputs, self._logs = n_outputs, logs
+        self.n_features: int = n_features
+        self.n_outputs: int = 1 if logs and n_outputs == 2 else n_outputs
+        self.dtype: np.dtype[Any] = terms[0].net.dtype
         self._alone = (
             terms[0].net if len(terms) == 1 and complete is as_they_are else None
         )

@@ -710,7 +710,9 @@ class Kept:
     """
 
     def __init__(self, trainer: Trainer, optimizer: Optimizer, room: int) -> None:
-        self.trainer, self.optimizer, self.room = trainer, optimizer, room
+        self.trainer: Trainer = trainer
+        self.optimizer: Optimizer = optimizer
+        self.room: int = room
         self._traits = traits_of(optimizer)
         self.quick: Any = None
         self.table: Array | None = None
