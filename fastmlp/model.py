@@ -16,8 +16,8 @@ from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.outputs import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.net import F32, NetBase
+from fastmlp.network import heads, residual, resolve, spec
 from fastmlp.network import layer_settings as rates_of_layers
-from fastmlp.network import residual, resolve, spec
 from fastmlp.network.spec import Computed, ComputeDTypes
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import require_first_order
@@ -44,6 +44,7 @@ from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, assignable, explained
 from fastmlp.validation.gaps import MissingTargets
+from fastmlp.validation.heads import ByHead, WeightsByHead
 from fastmlp.validation.messages import needs
 
 
@@ -68,8 +69,12 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Added to the variance.
     output_activation : str or callable, optional
         None: identity, or the loss's link, such as "softmax" for "cross_entropy".
-    loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal
+    loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal, or several for heads
         A name, a loss with settings, or a function: ``loss(prediction, target) -> (value, slope)``.
+        Heads are slices of the outputs, each with a loss: ``[("cross_entropy", 6), ("mse", 1)]``,
+        or by name ``{"action": ("cross_entropy", 6), "value": ("mse", 1)}``.
+    loss_weights : sequence of float, or mapping by the heads' names, optional
+        Weights of the heads' losses in their sum. None: all are 1.
     optimizer : str, Optimizer or callable
         A name, settings such as ``Adam(0.01)``, or ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
     l2, l1 : float
@@ -150,7 +155,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def fit(
         self,
         X: ArrayLike | Source,
-        y: ArrayLike | None = None,
+        y: ByHead | None = None,
         *,
         epochs: int = 100,
         batch_size: int | None = None,
@@ -158,7 +163,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         target: str | Sequence[str] | None = None,
         buffer_rows: int | None = None,
         steps_per_epoch: int | None = None,
-        sample_weight: ArrayLike | None = None,
+        sample_weight: ArrayLike | WeightsByHead | None = None,
         missing_targets: MissingTargets = "raise",
         class_weight: Mapping[int, float] | str | None = None,
         validation_data: ValidationData | Source | None = None,
@@ -186,7 +191,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             C-contiguous arrays of the net's dtype are not copied. A source may exceed memory:
             `Blocks`, a stream's function or, with `target`, paths of files.
         y : (n_rows,) or (n_rows, n_outputs) array, or a column, or columns, of a frame
-            Integer labels from 0, or one-hot rows, for "cross_entropy". Sources contain y.
+            Integer labels from 0, or one-hot rows, for "cross_entropy". Sources contain y. A net
+            with heads takes a tuple or a dict of such arrays, or one array of numbers.
         epochs : int of 1 or more
             Passes over all rows.
         batch_size : int of 1 or more, optional
@@ -200,7 +206,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         steps_per_epoch : int, optional
             Steps after which an epoch of a source ends. None: an epoch is one pass.
         sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
-            Weights of rows, or of targets, 0 or more. A batch of zero weights takes no step.
+            Weights of rows, or of targets, 0 or more. A batch of zero weights takes no step. A
+            net with heads takes a tuple or a dict, too.
         missing_targets : "raise" or "ignore"
             "ignore": NaN, None and NA in y are unknown targets, which weigh 0.
         class_weight : mapping of int to float, or "balanced", optional
@@ -279,7 +286,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                 options = FitOptions.checked(
                     who, epochs=epochs, batch_size=size, shuffle=shuffle, target=target,
                     buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
-                    missing_targets=missing_targets,
+                    missing_targets=missing_targets, heads=self._network.head_names,
                     class_weight=class_weight, validation_data=validation_data,
                     validation_split=validation_split, metrics=metrics,
                     early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
@@ -328,8 +335,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def loss_and_gradient(
         self,
         X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
+        y: ByHead,
+        sample_weight: ArrayLike | WeightsByHead | None = None,
         *,
         missing_targets: MissingTargets = "raise",
     ) -> tuple[float, Array]:
@@ -394,8 +401,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def train_on_batch(
         self,
         X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
+        y: ByHead,
+        sample_weight: ArrayLike | WeightsByHead | None = None,
         *,
         missing_targets: MissingTargets = "raise",
         derivatives: ArrayLike | None = None,
@@ -449,7 +456,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def train_on_gradient(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         *,
         jacobian_gradient: ArrayLike | None = None,
     ) -> None:
@@ -460,7 +467,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array
-        output_gradient : (n_rows, n_outputs) array, or None
+        output_gradient : (n_rows, n_outputs) array, or one for each head, or None
             Gradient of your objective by the raw outputs of `predict_raw`. None: 0, with
             `jacobian_gradient`.
         jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
@@ -492,7 +499,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: Literal[True] = True,
         parameters: Literal[True] = True,
         *,
@@ -502,7 +509,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: Literal[False],
         *,
         jacobian_gradient: ArrayLike | None = None,
@@ -511,7 +518,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         *,
         parameters: Literal[False],
         jacobian_gradient: ArrayLike | None = None,
@@ -520,7 +527,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: bool = True,
         parameters: bool = True,
         *,
@@ -533,7 +540,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array
-        output_gradient : (n_rows, n_outputs) array, or None
+        output_gradient : (n_rows, n_outputs) array, or one for each head, or None
             Gradient of an objective by the raw outputs. None: 0, with `jacobian_gradient`.
         inputs : bool, default True
             Also return the gradient by X.
@@ -638,6 +645,38 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             if compute_dtype is None:
                 self._raw_predictor = predictor
         return predictor(X, out, who)
+
+    @explained
+    def predict_heads(self, X: ArrayLike) -> Any:
+        """Return the predictions of each head.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
+
+        Returns
+        -------
+        tuple, or dict by the heads' names, of (n_rows, n) arrays of the net's dtype
+            Slices of what `predict` returns: probabilities or values, by the loss of each head.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the net has no heads, or X has a wrong type, shape or value.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> loss = {"action": ("cross_entropy", 3), "value": ("mse", 1)}
+        >>> net = MLP((2, 8, 4), loss=loss, seed=0)
+        >>> each = net.predict_heads([[0.5, 1.0], [2.0, 0.0]])
+        >>> {name: values.shape for name, values in each.items()}
+        {'action': (2, 3), 'value': (2, 1)}
+        """
+        network = self._network
+        if not network.heads:
+            raise ValueError(f"MLP.predict_heads needs heads: loss={heads.FORM}")
+        return heads.slices(network, self.predict(X))
 
     @explained
     def predict_batches(
@@ -890,6 +929,12 @@ def core_of(net: MLP) -> Core:
     return Core(net._on_device(), net._state)
 
 
+def heads_of(nets: Iterable[MLP]) -> tuple[str, ...]:
+    """The names of heads that all nets have, or ()."""
+    each = {net._network.head_names for net in nets}
+    return each.pop() if len(each) == 1 else ()
+
+
 def net_on(state: NetState, **settings: Any) -> MLP:
     """A net that shares a state's parameters and lock; the optimizer starts from step 0."""
     net = MLP(
@@ -914,8 +959,8 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
         network.layer_sizes,
         activation=residual.of_entries(network, hidden),
         norm=norms,
-        output_activation=network.loss.link or output,
-        loss=network.loss,
+        output_activation=None if network.heads else network.loss.link or output,
+        **heads.arguments(network),
         optimizer=saved.optimizer,
         initializer="zeros",
         dtype=network.dtype,

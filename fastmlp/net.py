@@ -12,10 +12,11 @@ import numpy as np
 from fastmlp._process import locks, random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
-from fastmlp.network import layer_settings, residual, resolve, spec
+from fastmlp.network import heads, layer_settings, residual, resolve, spec
 from fastmlp.network.residual import EPSILON, Residual
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.summary import Description
+from fastmlp.rules import losses
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.optimizer_protocol import Optimizer, is_averaged
 from fastmlp.validation import Array, frames, scalars
@@ -50,6 +51,7 @@ class NetBase:
         norm_epsilon: float = EPSILON,
         output_activation: spec.OutputActivation | None = None,
         loss: spec.LossLike = "mse",
+        loss_weights: spec.LossWeights | None = None,
         optimizer: spec.OptimizerLike = "adam",
         l2: float = 0.0,
         l1: float = 0.0,
@@ -67,7 +69,12 @@ class NetBase:
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        aim = smoothed(loss, label_smoothing)
+        has_heads = heads.is_spelled(loss)
+        if has_heads:
+            heads.check_settings(output_activation, label_smoothing)
+        elif loss_weights is not None:
+            raise ValueError(f"MLP: loss_weights needs heads: loss={heads.FORM}")
+        aim = losses.JOINT if has_heads else smoothed(loss, label_smoothing)
         arguments = (
             layer_sizes,
             activation,
@@ -80,7 +87,10 @@ class NetBase:
             norm,
             norm_epsilon,
         )
-        network, self._loss_name, self._output_name = resolve.network(*arguments)
+        found = resolve.network(*arguments)
+        if has_heads:
+            found = heads.with_heads(found, loss, loss_weights)
+        network, self._loss_name, self._output_name = found
         factors = layer_settings.layer_rates(layer_rates, network.layout.n_layers)
         drawn = layer_settings.dropout_of(
             dropout, input_dropout, input_noise, len(network.layer_sizes) - 2
@@ -95,6 +105,8 @@ class NetBase:
             residual.require_plain(
                 network, f"MLP: compute_dtype={compute_dtype!r}", F32
             )
+        if monotonic_cst is not None and network.link.parts:
+            raise heads.refuse("monotonic_cst")
         signs = layer_settings.signs_of(monotonic_cst, network)
         self._network = network._replace(compute_dtype=computed, signs=signs)
         rule = resolve.optimizer(optimizer)

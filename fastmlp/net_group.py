@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import compress, repeat
@@ -32,6 +32,7 @@ from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, gaps, scalars
 from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.gaps import MissingTargets
+from fastmlp.validation.heads import ByHead, WeightsByHead
 from fastmlp.validation.messages import count
 
 WHO = "NetGroup"
@@ -199,6 +200,7 @@ class NetGroup:
         }
         self._alike, form = len(forms) == 1, (networks[0].dtype, *max(forms)[1:])
         self._dtype, self._has_labels, per_target = form
+        self._has_heads = any(it.heads for it in networks)
         self._width = 1 if self._has_labels else self._n_out // per_target
         self._states, self._lock = [net._state for net in self.nets], threading.RLock()
         self._calls: dict[str, GroupCalls] = {}
@@ -235,8 +237,8 @@ class NetGroup:
     def train_on_batch(
         self,
         X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
+        y: ByHead,
+        sample_weight: ArrayLike | WeightsByHead | None = None,
         rows: ArrayLike | Sequence[ArrayLike] | None = None,
         *,
         missing_targets: MissingTargets = "raise",
@@ -310,7 +312,7 @@ class NetGroup:
     def train_on_gradient(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         *,
         jacobian_gradient: ArrayLike | None = None,
     ) -> None:
@@ -357,7 +359,7 @@ class NetGroup:
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: Literal[True] = True,
         parameters: Literal[True] = True,
         *,
@@ -367,7 +369,7 @@ class NetGroup:
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: Literal[False],
         *,
         jacobian_gradient: ArrayLike | None = None,
@@ -376,7 +378,7 @@ class NetGroup:
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         *,
         parameters: Literal[False],
         jacobian_gradient: ArrayLike | None = None,
@@ -385,7 +387,7 @@ class NetGroup:
     def vjp(
         self,
         X: ArrayLike,
-        output_gradient: ArrayLike | None,
+        output_gradient: ByHead | None,
         inputs: bool = True,
         parameters: bool = True,
         *,
@@ -515,6 +517,11 @@ class NetGroup:
             if not ready:
                 calls.form = calls.by_net = None
             if rows is not None:
+                if isinstance(y, tuple | Mapping) and self._has_heads:
+                    raise TypeError(
+                        f"{who}: rows needs y as one array, and y has an entry a head: take "
+                        "the rows of each entry, and call each net's train_on_batch"
+                    )
                 arguments = self._rows(calls, arguments, rows, who)
             if not ready:
                 taken = [it is not None for it in arguments]
@@ -625,7 +632,9 @@ class NetGroup:
         ]
 
     def _fits(self, kind: Kind, calls: GroupCalls, plain: Any) -> bool:
-        """True if these arrays can belong to one call."""
+        """True if these arrays can belong to one call. Targets of heads are checked by net."""
+        if self._has_heads and kind == "batch":
+            return False
         # Arrays of these dtypes are contiguous: others are copied.
         if not self._alike or any(
             it is not None and (type(it) is not ndarray or it.dtype != dtype)

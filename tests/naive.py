@@ -459,6 +459,43 @@ def objective(
     return value + penalty / mass + more
 
 
+def head_losses(
+    raw: Array, heads: list[tuple[str, int]], ys: Arrays, ws: list[Any]
+) -> tuple[Arrays, float]:
+    """The weighted losses of each head, summed over the rows, and the mass of the rows.
+
+    Weights are None, (n_rows,), or (n_rows, n_targets). A target of weight 0 may be NaN. A row's
+    mass is the mean of its heads' weights, a head's the mean of its targets'.
+    """
+    sums, first = [], 0
+    mass = np.zeros(len(raw))
+    for (loss, n), y, w in zip(heads, ys, ws, strict=True):
+        outputs = raw[:, first : first + n]
+        weight = np.ones(len(raw)) if w is None else np.asarray(w, float)
+        known = np.where(np.isnan(y), 1.0, y) if loss not in OF_CLASSES else y
+        if weight.ndim == 2:
+            each = LOSS_VALUES[loss](outputs, np.where(weight > 0, known, 1.0))
+            sums.append((weight * each).sum() / weight.shape[1])
+            mass += weight.mean(axis=1) / len(heads)
+        else:
+            whole = np.where(weight > 0, known, 0) if loss in OF_CLASSES else known
+            sums.append((weight * row_losses(loss, outputs, whole)).sum())
+            mass += weight / len(heads)
+        first += n
+    return sums, float(mass.sum())
+
+
+def objective_of_heads(
+    weights: Arrays, biases: Arrays, x: Array, ys: Arrays, *, activations: list[str],
+    heads: list[tuple[str, int]], shares: list[float], ws: list[Any], l2: float = 0.0,
+) -> Any:  # fmt: skip
+    """The heads' mean losses, times their shares, and the penalty over the rows' mass."""
+    raw = forward(weights, biases, x, activations)[0][-1]
+    sums, mass = head_losses(raw, heads, ys, ws)
+    total = sum(share * each for share, each in zip(shares, sums, strict=True))
+    return (total + l2 * sum(PENALTIES["l2"](w).sum() for w in weights)) / mass
+
+
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
     """The objective, and lists of its slopes by weights and by biases, by backpropagation; with
     norms or skips by complex steps."""

@@ -110,6 +110,11 @@ class Evaluation(Protocol):
         """Return the loss at these parameters; write predictions to `out`, if there is one."""
         ...
 
+    @property
+    def head_losses(self) -> Array:
+        """The mean loss of each head, of the last call, shape (n_heads,)."""
+        ...
+
 
 class Objective(Protocol):
     """The objective on some rows, penalties included, and its gradient."""
@@ -260,6 +265,8 @@ class Trainer(Protocol):
     units_per_epoch: int
     unit_flops: int
     derivative_losses: Array
+    # Of the epochs of the last window, shape (n_epochs, n_heads).
+    head_losses: Array
 
     @property
     def n_bytes(self) -> int: ...

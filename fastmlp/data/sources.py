@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from fastmlp._process import memory
 from fastmlp.network.spec import Network
 from fastmlp.validation import Array, arrays, gaps, scalars
+from fastmlp.validation.heads import weighted_targets
 from fastmlp.validation.messages import count
 
 Block = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
@@ -341,7 +342,7 @@ class Conversion:
         named = X if self._names is None else _NamedArray(X, self._names)
         x = arrays.features(named, network.layout.sizes[0], dtype, who)
         form = network.targets
-        if self._class_weight is not None:
+        if self._class_weight is not None and isinstance(form, gaps.Form):
             sample_weight = gaps.class_weights(
                 self._class_weight, y, sample_weight, form, who, ignore=self._ignores
             )
@@ -349,9 +350,7 @@ class Conversion:
         options = {"ignore": self._ignores, "beside": self._ignores, "all_zero": True}
         return Rows(
             x,
-            *gaps.weighted_targets(
-                y, sample_weight, len(x), form, dtype, who, **options
-            ),
+            *weighted_targets(y, sample_weight, len(x), form, dtype, who, **options),
         )
 
 

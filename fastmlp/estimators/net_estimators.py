@@ -22,7 +22,7 @@ from fastmlp.estimators.sklearn_bases import (
 )
 from fastmlp.estimators.to_core import QuantileScore, values_of
 from fastmlp.model import MLP
-from fastmlp.network import residual
+from fastmlp.network import heads, residual
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, losses, updates
@@ -93,6 +93,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         if network.loss.link or output == "identity"
         else output,
         "loss": loss.kind if smoothed else network.loss if loss is None else loss,
+        "loss_weights": None,
         "label_smoothing": loss.label_smoothing if smoothed else 0.0,
         "l2": strengths.pop("l2", 0.0),
         "l1": strengths.pop("l1", 0.0),
@@ -106,6 +107,8 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         if network.written
         else residual.EPSILON,
     }
+    if network.heads:
+        of_spec |= heads.arguments(network)
     return {
         name: of_spec[name] if name in of_spec else getattr(net, name)
         for name in OF_NETS
@@ -161,7 +164,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
     __init__.__signature__ = SIGNATURE  # type: ignore[attr-defined]
 
     def _loss(self) -> Loss:
-        return loss(self.loss)
+        return losses.JOINT if heads.is_spelled(self.loss) else loss(self.loss)
 
     def _checked(self, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
         dtype = np.dtype(self.dtype)
@@ -393,6 +396,13 @@ def estimator_of(
             f"{who}: each fit draws new weights, also for frozen layers, which would keep them: "
             "set net.trainable = True"
         )
+    if network.heads and "loss" not in settings:
+        labelled = [it.name for it in network.heads if it.loss.targets == "classes"]
+        if labelled or kind == "classifier":
+            raise ValueError(
+                f"{who}: y of scikit-learn is one array, and head "
+                f"{(labelled or network.head_names)[0]!r} would take labels: use net.fit"
+            )
     if kind is None:
         chosen = settings.get("loss", network.loss)
         known: Any = losses.LOSSES.get(chosen) if isinstance(chosen, str) else chosen

@@ -292,7 +292,7 @@ class CText:
                     f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});",
                 ]
             source = target
-        link, linked = link_name(network), self._linked(network, "1")
+        linked = self._linked(network, "1")
         arguments = "(const $real *x, $real *y)"
         one, block = (self._passes(i, network, rows) for rows in ("1", "$BLOCK"))
         self.nets += [
@@ -302,17 +302,20 @@ class CText:
         if not self.gradient:
             return
         slopes += self._backward(i, sizes)
-        if link != "identity":
-            # Slightly above the least deviation, which has no slope.
-            floor = np.exp(self.scalar(losses.LEAST_LOG_VARIANCE) / 2) * self.scalar(
-                1.00001
-            )
-            filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
-            self.rules[f"${link}_slopes"] = replaced(
-                c_template.LINK_SLOPES[link], filled
-            )
-            shape = f"{sizes[-1]}, {sizes[0]}"
-            linked.insert(link != "sorted", f"${link}_slopes(y, jacobian, {shape});")
+        # Slightly above the least deviation, which has no slope.
+        floor = np.exp(self.scalar(losses.LEAST_LOG_VARIANCE) / 2)
+        floor *= self.scalar(1.00001)
+        filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
+        for link, first, n in slices_of(network):
+            text = replaced(c_template.LINK_SLOPES[link], filled)
+            self.rules[f"${link}_slopes"] = text
+            y, jacobian = ("y", "jacobian")
+            if first:
+                y, jacobian = f"y + {first}", f"jacobian + {first * sizes[0]}"
+            shape = f"{n}, {sizes[0]}"
+            # Slopes of sorted outputs come before the link.
+            place = 0 if link == "sorted" else len(linked)
+            linked.insert(place, f"${link}_slopes({y}, {jacobian}, {shape});")
         head = (
             f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
         )
@@ -338,14 +341,13 @@ class CText:
         return lines + self._linked(network, rows)
 
     def _linked(self, network: Network, rows: str) -> list[str]:
-        """The statement that turns the raw outputs y into predictions, if there is one."""
-        name = link_name(network)
-        if name == "identity":
-            return []
-        function, n = self.link(name), network.layout.sizes[-1]
-        if losses.LINKS[name].by_row:
-            return [f"{function}(y, {n}, {rows});"]
-        return [f"{function}(y, {n} * {rows});"]
+        """The statements that turn the raw outputs y into predictions."""
+        lines = []
+        for name, first, n in slices_of(network):
+            y = f"y + {first} * {rows}" if first else "y"
+            n_rows = f", {rows}" if losses.LINKS[name].by_row else f" * {rows}"
+            lines.append(f"{self.link(name)}({y}, {n}{n_rows});")
+        return lines
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
         last, n, source = len(sizes) - 2, sizes[-1], "d"
@@ -521,8 +523,16 @@ class CText:
         return "/* " + "\n   ".join(lines) + "\n*/\n"
 
 
-def link_name(network: Network) -> str:
-    return next(name for name, link in losses.LINKS.items() if link == network.link)
+def slices_of(network: Network) -> list[tuple[str, int, int]]:
+    """The name, first output and number of outputs of each link but the identity."""
+    parts = network.link.parts
+    if not parts:
+        parts = ((losses.link_name(network.link), network.layout.sizes[-1]),)
+    slices, first = [], 0
+    for name, n in parts:
+        slices.append((name, first, n))
+        first += n
+    return [part for part in slices if part[0] != "identity"]
 
 
 def texts_of(names: Iterable[object]) -> str:

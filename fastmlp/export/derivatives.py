@@ -20,7 +20,7 @@ from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
-from fastmlp.rules.losses import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.rules.losses import LEAST_LOG_VARIANCE, Parts, link_name
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
@@ -44,8 +44,9 @@ class NetDerivatives:
         self._raw = raw
         self.n_outputs: int = network.layout.sizes[-1]
         self.dtype: np.dtype[Any] = network.dtype
-        known = next(name for name, link in LINKS.items() if link == network.link)
-        self.link: str = "identity" if raw else known
+        self.link: str | Parts = "identity"
+        if not raw:
+            self.link = network.link.parts or link_name(network.link)
 
     def __call__(
         self, x: Array, places: NDArray[np.intp], out: Array, *, keep: bool = False
@@ -56,7 +57,9 @@ class NetDerivatives:
         True if all numbers before the link are finite.
         """
         derived, whole, outputs = places, out, None
-        if self.link in ("softmax", "sorted") and len(places) < self.n_outputs:
+        by_row = ("softmax", "sorted")
+        links = [self.link] if isinstance(self.link, str) else dict(self.link)
+        if len(places) < self.n_outputs and any(name in by_row for name in links):
             derived = np.arange(self.n_outputs)
             whole = np.empty((len(x), self.n_outputs, x.shape[1]), self.dtype)
         if keep or self.link != "identity":
@@ -80,7 +83,7 @@ class NetDerivatives:
 
 
 def _through(
-    link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]
+    link: str | Parts, raw: Array, derivatives: Array, places: NDArray[np.intp]
 ) -> None:
     """Change derivatives of raw outputs to derivatives of the link's values, in place.
 
@@ -90,6 +93,16 @@ def _through(
     derivatives : (n_rows, n_places, n_features) array
     places : (n_places,) array, of outputs; all for a link by row
     """
+    if not isinstance(link, str):
+        first = 0
+        for name, n in link:
+            mine = (places >= first) & (places < first + n)
+            if mine.any() and name != "identity":
+                own = derivatives[:, mine]
+                _through(name, raw[:, first : first + n], own, places[mine] - first)
+                derivatives[:, mine] = own
+            first += n
+        return
     if link == "sorted":
         order = np.argsort(raw, axis=1, kind="stable")
         derivatives[:] = np.take_along_axis(derivatives, order[:, :, None], axis=1)
@@ -115,14 +128,18 @@ class Term(NamedTuple):
 
 
 # From a net's predictions, shape (n_rows, n), and derivatives or None, to a member's.
-Complete = Callable[[str, Array, Any], tuple[Array, Any]]
+Complete = Callable[[str | Parts, Array, Any], tuple[Array, Any]]
 
 
-def as_they_are(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+def as_they_are(
+    link: str | Parts, values: Array, derivatives: Any
+) -> tuple[Array, Any]:
     return linked(link, values), derivatives
 
 
-def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+def complemented(
+    link: str | Parts, values: Array, derivatives: Any
+) -> tuple[Array, Any]:
     """Both 1 - p and p, from one probability p."""
     raw = values
     values, derivatives = as_they_are(link, values, derivatives)
@@ -712,7 +729,7 @@ def _pack_of(model: Any) -> Any:
 
 
 def _scaled(
-    outputs: Any, link: str, values: Array, derivatives: Any
+    outputs: Any, link: str | Parts, values: Array, derivatives: Any
 ) -> tuple[Array, Any]:
     values, derivatives = as_they_are(link, values, derivatives)
     numbers = values * outputs.scale + outputs.center

@@ -167,10 +167,20 @@ class Graph:
             kept.append(values)
             if (i, True) in norms:
                 values = self._norm(values, kind, *norms[i, True])
-        rule, by_row = network.link
-        if by_row:
-            return self._link(values, rule, net.layer_sizes[-1], kind)
-        return self.traced(rule, kind, values)
+        if not network.link.parts:
+            return self._linked(values, network.link, net.layer_sizes[-1], kind)
+        first, heads = 0, []
+        for name, n in network.link.parts:
+            own = self.chosen(values, np.arange(first, first + n))
+            heads.append(self._linked(own, losses.LINKS[name], n, kind))
+            first += n
+        return self.node("Concat", heads, axis=1)
+
+    def _linked(self, raw: str, link: losses.Link, n_outputs: int, kind: int) -> str:
+        """Add a link; return the name of its values."""
+        if link.by_row:
+            return self._link(raw, link.rule, n_outputs, kind)
+        return self.traced(link.rule, kind, raw)
 
     def _norm(
         self, values: str, kind: int, epsilon: float, gains: Array, shifts: Array | None

@@ -32,7 +32,7 @@ from fastmlp.many.training import (
     trained,
     trained_on,
 )
-from fastmlp.model import MLP
+from fastmlp.model import MLP, heads_of
 from fastmlp.training.derivatives import DerivativeWeight, Given
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
@@ -42,6 +42,7 @@ from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.gaps import MissingTargets
+from fastmlp.validation.heads import ByHead, WeightsByHead
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -53,7 +54,7 @@ else:
 def fit_many(
     nets: Iterable[MLP],
     X: ArrayLike | Source,
-    y: ArrayLike | None = None,
+    y: ByHead | None = None,
     *,
     epochs: int | Sequence[int] = 100,
     batch_size: int | Sequence[int] | None = None,
@@ -64,7 +65,7 @@ def fit_many(
     rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_split: float | None = None,
-    sample_weight: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    sample_weight: ArrayLike | Sequence[Any] | WeightsByHead | None = None,
     missing_targets: MissingTargets = "raise",
     derivatives: ArrayLike | None = None,
     derivative_weight: DerivativeWeight = "balanced",
@@ -183,6 +184,7 @@ def fit_many(
     """
     given = Given(derivatives, derivative_weight)
     validates = validation_rows is not None
+    checked = nets_of(nets)
     options = FitOptions.checked(
         WHO, shuffle=shuffle, target=target, buffer_rows=buffer_rows,
         validation_data=validation_data, validation_rows=validation_rows,
@@ -190,6 +192,7 @@ def fit_many(
         keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
         checkpoint=checkpoint, checkpoint_every=checkpoint_every, resume=resume,
         missing_targets=missing_targets, derivatives=(given.known[0], validates and given.known[0]),
+        heads=heads_of(checked),
     )  # fmt: skip
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
@@ -205,7 +208,6 @@ def fit_many(
         )
     held_out = (validation_rows, validation_split)
     weights = (sample_weight, options.ignores_gaps)
-    checked = nets_of(nets)
     feed, files = None, None
     parts = {
         "rows": rows,

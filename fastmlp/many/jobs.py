@@ -176,7 +176,8 @@ class Shared:
         dtype = network.dtype
         kind = network.layout.sizes[0], dtype, network.targets, queue
         own = None if x is self._x else names
-        if self._ignores or n_axes(weight) == 2:
+        by_head = isinstance(weight, tuple | Mapping)
+        if self._ignores or by_head or n_axes(weight) == 2:
             read = core.engine.data
             make = partial(read, x, self._y, weight, who, ignore=self._ignores)
             return self.memo((own, kind, id(weight)), make), names

@@ -367,8 +367,10 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
 
 
 def check_outputs(
-    setting: object, function: losses.Loss, sizes: tuple[int, ...]
+    setting: object, function: losses.Loss, sizes: tuple[int, ...], where: str = ""
 ) -> None:
+    """Check that a net, or a head `where`, has outputs for a loss."""
+    where = where or f"layer_sizes={sizes}"
     name = losses.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if (
@@ -378,8 +380,8 @@ def check_outputs(
     ):
         binary = f"binary_{getattr(name, 'kind', name)}"
         raise ValueError(
-            f"{OWNER}: loss={name!r} needs one output for each class, but layer_sizes="
-            f"{sizes} has 1 output, whose softmax is always 1; for two classes use "
+            f"{OWNER}: loss={name!r} needs one output for each class, but "
+            f"{where} has 1 output, whose softmax is always 1; for two classes use "
             f"loss={binary!r}"
         )
     n, per_target = sizes[-1], function.per_target
@@ -388,7 +390,7 @@ def check_outputs(
         purpose = "in all, one for each level" if in_levels else "for each column of y"
         raise ValueError(
             f"{OWNER}: loss={name or name_of(function.rule)!r} needs {count(per_target, 'output')} "
-            f"{purpose}, but layer_sizes={sizes} has {count(n, 'output')}"
+            f"{purpose}, but {where} has {count(n, 'output')}"
         )
 
 

@@ -13,6 +13,7 @@ from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.losses import (
     LINKS,
+    Head,
     Link,
     LinkName,
     Loss,
@@ -25,6 +26,7 @@ from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.rules.updates import Factors, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
 from fastmlp.validation.gaps import Form
+from fastmlp.validation.heads import HeadForms
 from fastmlp.validation.messages import suggestion
 
 # Raises the errors of arguments.
@@ -297,7 +299,11 @@ OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
 OutputActivation = Activation | LinkName
 LossObject = Loss | LossSettings | Callable[[Any, Any], tuple[Any, Any]]
-LossLike = LossName | LossObject
+OneLoss = LossName | LossObject
+# The losses of heads, each with its number of outputs.
+Heads = Sequence[tuple[OneLoss, int]] | Mapping[str, tuple[OneLoss, int]]
+LossLike = OneLoss | Heads
+LossWeights = Sequence[float] | Mapping[str, float]
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]
@@ -336,6 +342,8 @@ class Network(NamedTuple):
     derivatives : "targets" if steps train the Jacobian too, "gradient" if they take the gradient
         by it; or None
     written : a net with norms or residual blocks as it was written, or None
+    heads : slices of the outputs; `loss` is then `JOINT`. Empty: `loss` takes all outputs
+    named : True if the heads' names are the user's
     """
 
     layout: Layout
@@ -351,6 +359,8 @@ class Network(NamedTuple):
     signs: tuple[int, ...] = ()
     derivatives: Literal["targets", "gradient"] | None = None
     written: Written | None = None
+    heads: tuple[Head, ...] = ()
+    named: bool = False
 
     @property
     def layer_sizes(self) -> tuple[Any, ...]:
@@ -368,14 +378,25 @@ class Network(NamedTuple):
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
 
     @property
-    def targets(self) -> Form:
-        """The targets that the loss takes."""
-        loss, n_outputs = self.loss, self.layout.sizes[-1]
-        return Form(n_outputs, loss.targets, loss.per_target, takes_whole_rows(loss))
+    def targets(self) -> Form | HeadForms:
+        """The targets that the loss, or that of each head, takes."""
+        if not self.heads:
+            return _form_of(self.loss, self.layout.sizes[-1])
+        forms = [_form_of(head.loss, head.n_outputs) for head in self.heads]
+        names = [head.name for head in self.heads]
+        return HeadForms(tuple(names), tuple(forms), self.named)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self.heads)
 
     def without_output(self) -> "Network":
         activations = (*self.activations[:-1], identity)
         return self._replace(activations=activations, link=LINKS["identity"])
+
+
+def _form_of(loss: Loss, n_outputs: int) -> Form:
+    return Form(n_outputs, loss.targets, loss.per_target, takes_whole_rows(loss))
 
 
 @lru_cache(maxsize=256)

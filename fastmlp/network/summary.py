@@ -59,8 +59,8 @@ class Description(NamedTuple):
         )
         computed += f", monotonic_cst={network.signs!r}" if network.signs else ""
         return (
-            f"MLP({network.layer_sizes}, {activation}output_activation={self.output!r}, "
-            f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "
+            f"MLP({network.layer_sizes}, {activation}{self._loss()}, "
+            f"optimizer={_brief(self.optimizer)}{penalty}{rates}, "
             f"dtype={network.dtype.name!r}{computed})"
         )
 
@@ -144,7 +144,22 @@ class Description(NamedTuple):
         )
         penalty += "".join(f"; {name} {rate}" for name, rate in self._dropout().items())
         optimizer = _brief(self.optimizer) + self._matrix()
-        return f"loss {self.loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
+        loss = f"loss {self.loss}"
+        if weights := self._weights():
+            loss += f", loss_weights {weights}"
+        return f"{loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
+
+    def _loss(self) -> str:
+        """The loss as an argument, with the output activation or the weights of heads."""
+        if not self.network.heads:
+            return f"output_activation={self.output!r}, loss={self.loss!r}"
+        weights = self._weights()
+        return f"loss={self.loss!r}" + (f", loss_weights={weights}" if weights else "")
+
+    def _weights(self) -> list[float]:
+        """Weights of the heads' losses; empty if all are 1."""
+        weights = [head.weight for head in self.network.heads]
+        return weights if set(weights) - {1.0} else []
 
     def _matrix(self) -> str:
         if not isinstance(self.optimizer, LevenbergMarquardt):

@@ -55,11 +55,22 @@ from fastmlp.validation.calls import explained, guard, settings
 LEAST_LOG_VARIANCE = -13.815510557964274
 
 
+# Names of the links of heads, and the outputs of each.
+Parts = tuple[tuple[str, int], ...]
+
+
 class Link(NamedTuple):
-    """`by_row` is True if the function takes whole rows of outputs."""
+    """A function from raw outputs to predictions, or one for each head.
+
+    Attributes
+    ----------
+    by_row : True if the function takes whole rows of outputs
+    parts : the links of heads; empty without heads
+    """
 
     rule: Callable[..., Any]
     by_row: bool = False
+    parts: Parts = ()
 
 
 def identity(raw: float) -> float:
@@ -127,6 +138,11 @@ LINKS: dict[str, Link] = {
     "sorted": Link(ascending, by_row=True),
     "mean_std": Link(mean_and_deviation, by_row=True),
 }
+
+
+def link_name(link: Link) -> str:
+    """The name of a net's link, which is not of heads."""
+    return next(name for name, known in LINKS.items() if known == link)
 
 
 Pair = tuple[float, float]
@@ -200,6 +216,45 @@ def of_output_gradient(raw: Any, target: Any) -> tuple[Any, Any]:
 
 # The gradient by the raw outputs stands in the targets' place.
 OUTPUT_GRADIENT = Loss(of_output_gradient, over_outputs="sum")
+
+
+class Head(NamedTuple):
+    """A slice of a net's outputs with a loss.
+
+    Attributes
+    ----------
+    name : of its own, or "head_0", "head_1", ...
+    weight : of its loss in the sum
+    """
+
+    loss: Loss
+    n_outputs: int
+    name: str
+    weight: float = 1.0
+
+    @property
+    def n_targets(self) -> int:
+        """Columns of the head's targets: one for class labels."""
+        if self.loss.targets == "classes":
+            return 1
+        return self.n_outputs // self.loss.per_target
+
+
+def sum_of_heads(outputs: Any, targets: Any, slopes: Any, values: Any) -> None:
+    """Stand for the losses of a net's heads, which kernels call one by one."""
+    raise NotImplementedError
+
+
+# The loss of a net with heads: `Network.heads` has theirs.
+JOINT = Loss(sum_of_heads, by_row=True)
+
+
+def joint_link(heads: Iterable[Head]) -> Link:
+    """The links of heads, as one; the identity if all of them are."""
+    parts = tuple((head.loss.link or "identity", head.n_outputs) for head in heads)
+    if all(name == "identity" for name, _ in parts):
+        return LINKS["identity"]
+    return Link(identity, by_row=True, parts=parts)
 
 
 def takes_whole_rows(loss: Loss) -> bool:

@@ -25,8 +25,9 @@ from fastmlp.validation.messages import needs
 ENTRY = "fastmlp"
 # fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
 FORMAT_VERSION = 2
-# The version of files with a net that has norms or residual blocks, and its entry in the header.
-NORMS_VERSION, NORMS = 3, "norms"
+# The version of files with a net that has one of these entries in its header.
+NEWER_VERSION, NORMS, HEADS = 3, "norms", "heads"
+NEWER = (NORMS, HEADS)
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
@@ -91,7 +92,7 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
 
 def pack(content: Content) -> bytes:
     """Bytes of a file. A header that no reader would accept is an error."""
-    version = NORMS_VERSION if _has_norms(content.header) else FORMAT_VERSION
+    version = NEWER_VERSION if _is_newer(content.header) else FORMAT_VERSION
     stands = {"format_version": version, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {
@@ -107,11 +108,12 @@ def pack(content: Content) -> bytes:
     return raw
 
 
-def _has_norms(header: Any) -> bool:
-    """True if a net anywhere in a header has norms or residual blocks."""
+def _is_newer(header: Any) -> bool:
+    """True if a net anywhere in a header has an entry of `NEWER`."""
     if isinstance(header, Mapping):
-        return NORMS in header or any(map(_has_norms, header.values()))
-    return isinstance(header, list | tuple) and any(map(_has_norms, header))
+        own = any(name in header for name in NEWER)
+        return own or any(map(_is_newer, header.values()))
+    return isinstance(header, list | tuple) and any(map(_is_newer, header))
 
 
 def read(path: str | os.PathLike[str]) -> Content:
@@ -203,10 +205,10 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
-    if version not in (FORMAT_VERSION, NORMS_VERSION):
+    if version not in (FORMAT_VERSION, NEWER_VERSION):
         raise FileError(
             f"format version {version!r}, and this fastmlp reads versions {FORMAT_VERSION} and "
-            f"{NORMS_VERSION}: use the fastmlp that wrote the file, or train the model again"
+            f"{NEWER_VERSION}: use the fastmlp that wrote the file, or train the model again"
         )
     return kind, header
 

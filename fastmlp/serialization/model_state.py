@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.network import layer_settings, residual, resolve, spec
+from fastmlp.network import heads, layer_settings, residual, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.residual import Residual
 from fastmlp.network.spec import (
@@ -22,8 +22,9 @@ from fastmlp.network.spec import (
     weight_views,
 )
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
-from fastmlp.rules import activations, updates
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.dropout import Key
+from fastmlp.rules.losses import Head
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, files
 from fastmlp.serialization.files import Content, FileError
@@ -39,7 +40,7 @@ BEST = "best_parameters"
 # Fields of a header that are left out if unused.
 OPTIONAL = (
     *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
-    *(files.NORMS, *DROPOUT),
+    *(files.NORMS, files.HEADS, *DROPOUT),
 )
 
 
@@ -130,13 +131,15 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         **_dropout(network),
         files.NORMS: written
         and {"kinds": list(written.norms), "epsilon": written.epsilon},
+        files.HEADS: _heads(network),
         "feature_names": names and list(names),
     }
     return {
         "layer_sizes": [_of_size(size) for size in network.layer_sizes],
         "activation": hidden,
         "output_activation": network.loss.link or output,
-        "loss": codec.of_loss(network.loss),
+        "loss": [codec.of_loss(head.loss) for head in network.heads]
+        or codec.of_loss(network.loss),
         "optimizer": codec.of_optimizer(state.optimizer),
         "penalties": [
             [codec.of_rule(rule, updates.PENALTIES), strength]
@@ -149,6 +152,34 @@ def header_of(state: SavedNet) -> dict[str, Any]:
 
 def _of_size(size: Any) -> Any:
     return [size.width, size.inner] if isinstance(size, Residual) else size
+
+
+def _heads(network: Network) -> dict[str, Any] | None:
+    """Heads but their losses; None without heads."""
+    if not network.heads:
+        return None
+    return {
+        "names": list(network.head_names) if network.named else None,
+        "outputs": [head.n_outputs for head in network.heads],
+        "weights": [head.weight for head in network.heads],
+    }
+
+
+def _heads_from(
+    header: Mapping[str, Any], n_outputs: int, own: Mapping[str, Any]
+) -> tuple[Head, ...]:
+    """The heads of a header, with the checks of `MLP`; () without."""
+    stored = header.get(files.HEADS)
+    if stored is None:
+        return ()
+    spelled, outputs, names = header["loss"], stored["outputs"], stored["names"]
+    if not isinstance(spelled, list) or len(spelled) > n_outputs:
+        raise FileError(f"claims heads for {n_outputs:,} outputs, and has other losses")
+    each = [codec.loss_from(loss, own) for loss in spelled]
+    pairs: Any = list(zip(each, outputs, strict=True))
+    if names is not None:
+        pairs = dict(zip(names, pairs, strict=True))
+    return heads.of_setting(pairs, [*stored["weights"]], n_outputs)
 
 
 def _dropout(network: Network) -> dict[str, Any]:
@@ -245,7 +276,11 @@ def _network(
             f"claims {n:,} penalties, and a file may have {MOST_PENALTIES:,}"
         )
     hidden = [known(spelled) for spelled in header["activation"]]
-    loss = resolve.loss(codec.loss_from(header["loss"], own))
+    n_outputs: Any = sizes[-1]
+    slices = _heads_from(header, n_outputs, own)
+    loss = (
+        losses.JOINT if slices else resolve.loss(codec.loss_from(header["loss"], own))
+    )
     spelled = header["output_activation"]
     activation = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
@@ -263,7 +298,9 @@ def _network(
         layout=layout,
         activations=(*structure.hidden, output),
         loss=loss,
-        link=link,
+        link=losses.joint_link(slices) if slices else link,
+        heads=slices,
+        named=bool(slices) and header[files.HEADS]["names"] is not None,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=dtype,
         layer_rates=layer_settings.layer_rates(header.get("layer_rates"), n_layers),
@@ -371,6 +408,11 @@ class CheckpointFile:
         self, path: str | os.PathLike[str], network: Network, state: NetState
     ) -> None:
         self.path, self._network, self._state = Path(path), network, state
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the net's heads."""
+        return self._network.head_names
 
     def capture(self) -> SavedNet:
         return capture(self._network, self._state, training=True)

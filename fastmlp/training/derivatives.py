@@ -115,6 +115,8 @@ def check(network: Network, device: str, who: str) -> None:
         refuse("compute_dtype='bfloat16'", "compute_dtype=None", who)
     if not network.layout.is_plain:
         refuse("norms or residual blocks", "a net without them", who)
+    if network.heads:
+        refuse("heads", "a net with one loss", who)
     if network.dropout is not None:
         refuse("dropout or input_noise", "a net without them", who)
     check_curvatures(network, who)

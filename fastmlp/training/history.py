@@ -1,7 +1,7 @@
 """The record of a fit: losses by epoch, why it ended, warnings of its end, and progress bars."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -69,6 +69,9 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         over known numbers, taken while training; empty without derivatives.
     validation_derivative_loss : list of float
         Each epoch's mean square on the validation data, after its last step.
+    head_losses, validation_head_losses : dict of str to list of float
+        Each epoch's mean loss of each head, without its weight, by the heads' names; empty without
+        heads.
 
     Examples
     --------
@@ -89,6 +92,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     best_epoch: int | None = None
     derivative_loss: list[float] = field(default_factory=list)
     validation_derivative_loss: list[float] = field(default_factory=list)
+    head_losses: dict[str, list[float]] = field(default_factory=dict)
+    validation_head_losses: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def _series(self) -> dict[str, list[float]]:
@@ -114,7 +119,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         -------
         pandas.DataFrame
             Columns ``epoch`` (from 1), ``loss``, and where present ``validation_loss``,
-            ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate`` and metrics.
+            ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate``, losses of heads
+            and metrics.
 
         Raises
         ------
@@ -139,10 +145,24 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
             "loss": Series(self.loss, dtype=float),
         }
         others = {**self._series, "learning_rate": self.learning_rate}
-        for name, values in {**others, **self.metrics}.items():
+        others |= self.of_heads() | self.metrics
+        for name, values in others.items():
             if values and name not in columns:
                 columns[name] = Series(values, dtype=float)
         return DataFrame(columns)
+
+    def of_heads(self) -> dict[str, list[float]]:
+        """Return the losses of heads by the names of their series, such as ``value_loss``.
+
+        Examples
+        --------
+        >>> from fastmlp import History
+        >>> History(loss=[0.5], head_losses={"value": [0.25]}).of_heads()
+        {'value_loss': [0.25]}
+        """
+        losses = {f"{name}_loss": each for name, each in self.head_losses.items()}
+        validated = self.validation_head_losses.items()
+        return losses | {f"validation_{name}_loss": each for name, each in validated}
 
 
 @assignable(also="the settings of its net")
@@ -198,7 +218,7 @@ Callback = Callable[[Report], Any]
 
 def series_of(history: History) -> dict[str, list[float]]:
     """What monitors look at and bars show, by name."""
-    return {**history._series, **history.metrics}
+    return {**history._series, **history.of_heads(), **history.metrics}
 
 
 def last_report(history: History, net: Any) -> Report:
@@ -227,6 +247,7 @@ def interrupted(history: History, *, restores: bool = False) -> History:
 def record(
     history: History,
     losses: NDArray[np.float64],
+    by_head: Mapping[str, NDArray[np.float64]],
     rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     first_step: int,
     steps_per_epoch: int,
@@ -236,7 +257,15 @@ def record(
         first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1)
     )
     history.loss += losses.tolist()
+    append_to(history.head_losses, by_head)
     history.learning_rate += rates(last_steps).tolist()
+
+
+def append_to(
+    series: dict[str, list[float]], losses: Mapping[str, NDArray[np.float64]]
+) -> None:
+    for name, values in losses.items():
+        series.setdefault(name, []).extend(values.tolist())
 
 
 def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:

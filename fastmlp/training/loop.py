@@ -326,6 +326,7 @@ class ByBuffers:
         self._before = self._state.parameters.copy()
         by_rows = request.trainer_options.get("by_rows")
         loss = total_mass = 0.0
+        of_heads: Any = 0.0
         total_rows = 0
         ends = False
         while not ends:
@@ -339,10 +340,13 @@ class ByBuffers:
             mass = n_rows if by_rows else mass
             if mass:
                 loss, total_mass = loss + float(losses[0]) * mass, total_mass + mass
+                of_heads = of_heads + self._trainer.head_losses * mass
             total_rows += n_rows
             ends = self._feed.ends
         request.n_rows = total_rows
         losses[0] = loss / total_mass if total_mass else float("nan")
+        if self._trainer.head_losses.size:
+            self._trainer.head_losses = of_heads / (total_mass or np.nan)
         return 1
 
     def _next_buffer(self) -> None:

@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
+from fastmlp.network.heads import refuse
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss, are_weighted
@@ -57,8 +58,17 @@ class Metric(NamedTuple):
 
 
 Metrics = Mapping[str, Metric]
-# From parameters to the loss and the metrics of validation rows.
-Validation = Callable[[Array], tuple[float, dict[str, float]]]
+
+
+class Validation(Protocol):
+    """From parameters to the loss and the metrics of validation rows."""
+
+    @property
+    def head_losses(self) -> Array:
+        """The mean loss of each head, of the last call, shape (n_heads,)."""
+        ...
+
+    def __call__(self, parameters: Array) -> tuple[float, dict[str, float]]: ...
 
 
 def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
@@ -152,6 +162,8 @@ def parameters_of(function: Function) -> list[str]:
 
 def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
     """Check before anything is compiled."""
+    if metrics and network.heads:
+        raise refuse("metrics", who)
     n_outputs = network.layout.sizes[-1]
     for name, metric in metrics.items():
         owner = f"{who}: metrics[{name!r}]"
@@ -372,6 +384,11 @@ class OnePass:
         self._measures = (
             Measures(metrics, engine.network, held_out) if metrics else None
         )
+
+    @property
+    def head_losses(self) -> Array:
+        """The mean loss of each head, of the last call, shape (n_heads,)."""
+        return self._evaluation.head_losses
 
     @property
     def derivative_loss(self) -> float:

@@ -15,6 +15,7 @@ from fastmlp.data import sources
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
+from fastmlp.network.heads import refuse
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout, Rate
@@ -29,6 +30,7 @@ from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
 from fastmlp.validation.calls import misfit
 from fastmlp.validation.frames import is_table
+from fastmlp.validation.gaps import Form
 from fastmlp.validation.messages import count, listed
 
 ValidationData = (
@@ -59,6 +61,7 @@ class FitOptions(sources.Reading):
     time_limit : seconds, or None
     within_epochs : the time may also end within an epoch, the first one too
     progress : bool, or a bar in which epochs are counted
+    heads : names of the net's, or ()
     """
 
     epochs: int = 1
@@ -78,6 +81,7 @@ class FitOptions(sources.Reading):
     checkpoint_every: int | timedelta = EVERY
     resume: bool = False
     average_every: int | None = None
+    heads: tuple[str, ...] = ()
     has_factors: bool = False
 
     @classmethod
@@ -117,6 +121,8 @@ class FitOptions(sources.Reading):
             name = "validation_data" if validation_rows is None else "validation_rows"
             raise ValueError(f"{who}: give {name} or validation_split, not both")
         own["validated"] = validated = given or splits or validation_rows is not None
+        if options.heads and options.class_weight is not None:
+            raise refuse("class_weight", who)
         functions, stopping, plateau, asked = _listeners(
             callbacks, early_stopping, keep_best, who
         )
@@ -133,6 +139,9 @@ class FitOptions(sources.Reading):
         monitors = MONITORS | {
             name: OF_DERIVATIVES[name] for name, is_known in both if is_known
         }
+        of_heads = [f"{name}_loss" for name in options.heads]
+        validated_heads = [f"validation_{name}" for name in of_heads]
+        monitors |= dict.fromkeys([*of_heads, *validated_heads], "")
         look = options.metrics, monitors, validated, who
         if stopping is not None:
             own["early_stopping"] = _resolved(stopping, *look, asked)
@@ -156,7 +165,8 @@ class FitOptions(sources.Reading):
             of_metrics.check(self.metrics, network, held_out, who)
             return
         watches = (self.early_stopping, self.plateau)
-        of_training = ("loss", "derivative_loss")
+        of_heads = [f"{name}_loss" for name in self.heads]
+        of_training = ("loss", "derivative_loss", *of_heads)
         if self.metrics or [
             look for look in watches if look and look.monitor not in of_training
         ]:
@@ -291,8 +301,10 @@ def _resolved(
         )
     synonyms = {**monitors, **{name: OF_SCORERS.get(name, "") for name in metrics}}
     scalars.known(owner, "monitor", monitor, known, synonyms)
-    if monitor == "validation_loss" and not validated:
-        instead = f"{type(settings).__name__}(monitor='loss')"
+    looks = monitor in monitors and monitor.startswith("validation_")
+    if looks and not validated:
+        of_training = monitor.removeprefix("validation_")
+        instead = f"{type(settings).__name__}(monitor={of_training!r})"
         raise ValueError(
             f"{owner} looks at validation rows: {_advice(who)}, or use {instead}"
         )
@@ -461,12 +473,13 @@ def split_rows_of(
         options.class_weight,
     )
     network, weighted = engine.network, raw
-    if class_weight is not None and raw.y is not None:
+    form = network.targets
+    if class_weight is not None and raw.y is not None and isinstance(form, Form):
         weight = gaps.class_weights(
             class_weight,
             raw.y,
             raw.sample_weight,
-            network.targets,
+            form,
             who,
             ignore=options.ignores_gaps,
         )

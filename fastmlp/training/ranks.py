@@ -660,6 +660,8 @@ class OnAllRanks:
         self._ranks, self._mass = ranks, held_out.mass
         self._evaluation = engine.evaluation(held_out) if held_out.n_rows else None
         self._predictions: Array | None = None
+        self._n_heads = len(engine.network.heads)
+        self.head_losses: Array = np.empty(self._n_heads)
         if metrics:
             network = engine.network
             shape = (held_out.n_rows, network.layout.sizes[-1])
@@ -690,14 +692,15 @@ class OnAllRanks:
         return np.concatenate([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     def __call__(self, parameters: Array) -> tuple[float, dict[str, float]]:
-        loss = 0.0
+        losses = np.zeros(1 + self._n_heads)
         if self._evaluation is not None:
-            loss = self._evaluation(parameters, self._predictions)
-        sums = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(
-            axis=0
-        )
+            losses[0] = self._evaluation(parameters, self._predictions)
+            losses[1:] = self._evaluation.head_losses
+        own = np.append(losses * self._mass, self._mass)
+        sums = self._ranks.allgather(own).sum(axis=0)
         with np.errstate(all="ignore"):
-            mean = float(sums[0] / sums[1])
+            means = sums[:-1] / sums[-1]
+        mean, self.head_losses = float(means[0]), means[1:]
         if self._predictions is None:
             return mean, {}
         predictions, values = self._joined(self._predictions), {}

@@ -23,6 +23,7 @@ from fastmlp.training.history import (
     OF_DERIVATIVES,
     History,
     Status,
+    append_to,
     interrupted,
     last_report,
     new_bar,
@@ -40,6 +41,9 @@ from fastmlp.validation import scalars
 SERIES = ("loss", "validation_loss", "learning_rate")
 # The series of a metric, before its name.
 METRIC = "metrics."
+# The series of a head, before its name.
+HEAD = "head_losses."
+VALIDATION_HEAD = "validation_head_losses."
 # Settings that determine the bits of a fit, in the order of messages.
 FURTHER = (
     *("data", "early_stopping", "reduce_lr_on_plateau", "metrics"),
@@ -78,6 +82,7 @@ class Checkpoint:
         self._file, self._every, self._fit = file, every, fit
         self._metrics: Sequence[str] = fit["metrics"] or ()
         self._series = (*SERIES, *(OF_DERIVATIVES if fit.get("derivatives") else ()))
+        self._heads = file.heads
         self._pending: SavedFit | None = None
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
@@ -86,12 +91,17 @@ class Checkpoint:
         `validated`: the fit has validation data."""
         file = self._file
         saved = file.read(
-            self._fit, [*self._series, *(f"{METRIC}{name}" for name in self._metrics)]
+            self._fit,
+            [
+                *self._series,
+                *(f"{METRIC}{name}" for name in self._metrics),
+                *self._of_heads(),
+            ],
         )
         if saved is None:
             return None
         with file.refusing():
-            progress = _progress(saved, self._metrics)
+            progress = _progress(saved, self._metrics, self._heads)
         history = progress.history
         if history.loss and bool(history.validation_loss) != validated:
             there_is, here_is = ("no ", "") if validated else ("", "no ")
@@ -102,6 +112,11 @@ class Checkpoint:
         file.restore(saved.state)
         self._last_epoch = len(history.loss)
         return progress
+
+    def _of_heads(self) -> list[str]:
+        """The names of the series of heads' losses."""
+        kinds = (HEAD, VALIDATION_HEAD)
+        return [f"{kind}{name}" for name in self._heads for kind in kinds]
 
     def window(self, n_epochs: int) -> int | None:
         """Return the epochs until the next write; None: it depends on time."""
@@ -122,6 +137,10 @@ class Checkpoint:
         series = {name: list(getattr(history, name)) for name in self._series}
         for name in self._metrics:
             series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
+        for name in self._heads:
+            series[f"{HEAD}{name}"] = list(history.head_losses.get(name, ()))
+            validated = history.validation_head_losses.get(name, ())
+            series[f"{VALIDATION_HEAD}{name}"] = list(validated)
         self._pending = SavedFit(self._file.capture(), facts, series, best)
         if isinstance(self._every, int):
             return len(history.loss) - self._last_epoch >= self._every
@@ -140,7 +159,7 @@ class Checkpoint:
         self._pending = None
 
 
-def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
+def _progress(saved: SavedFit, names: Sequence[str], heads: Sequence[str]) -> Progress:
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
     metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in names}
     uneven = any(len(values) != n_validated for values in metrics.values())
@@ -152,8 +171,18 @@ def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
     lists: dict[str, Any] = {name: list(saved.series[name]) for name in series}
     if n_epochs:
         lists["metrics"] = metrics
+        lists["head_losses"] = _of_each(saved, HEAD, heads)
+    if n_validated:
+        lists["validation_head_losses"] = _of_each(saved, VALIDATION_HEAD, heads)
     history = History(**lists, status=status, seconds=seconds)
     return Progress(facts["first_step"], history, saved.best)
+
+
+def _of_each(
+    saved: SavedFit, kind: str, heads: Sequence[str]
+) -> dict[str, list[float]]:
+    """The losses of each head in a checkpoint, by its name."""
+    return {name: list(saved.series[f"{kind}{name}"]) for name in heads}
 
 
 class OutOfTime(Stopped):
@@ -285,6 +314,10 @@ class FitRequest:
     def _steps_per_epoch(self) -> int:
         return self.steps_per_epoch or -(-self.n_rows // self.batch_size)
 
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        return self._engine.network.head_names
+
     def window(self, most: int) -> int:
         """Return one epoch if something looks at each, and at most up to the next checkpoint."""
         history = self.history
@@ -357,7 +390,10 @@ class FitRequest:
         if diverged is None:
             # Ranks with buffers, and streams, know an epoch's steps after it.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
-        record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
+        of_heads = self._trainer.head_losses[:n_done].T
+        by_head = dict(zip(self._heads, of_heads, strict=True))
+        of_steps = (self._rates, self._window_step, self._steps_per_epoch)
+        record(history, losses, by_head, *of_steps)
         if self.data.derivatives is not None:
             squares = self._trainer.derivative_losses[:n_done]
             history.derivative_loss += squares.tolist()
@@ -445,6 +481,9 @@ class FitRequest:
             validation: Any = self._validation
             squares = validation.derivative_loss
             self.history.validation_derivative_loss.append(squares)
+        of_heads = self._validation.head_losses[:, None]
+        by_head = dict(zip(self._heads, of_heads, strict=True))
+        append_to(self.history.validation_head_losses, by_head)
         for name, value in values.items():
             self.history.metrics.setdefault(name, []).append(value)
 

@@ -84,6 +84,7 @@ def check(
         and penalties,
         "cannot keep signs of weights: use LBFGS(), or leave monotonic_cst out": is_lm
         and network.signs,
+        "does not train heads: use LBFGS()": is_lm and bool(network.heads),
         "cannot resume a fit: leave checkpoint out, or use LevenbergMarquardt()": not is_lm
         and options.checkpoint is not None,
     }
@@ -173,6 +174,7 @@ class Marquardt:
     loss: float
     derivative_loss: float
     derivative_losses: Array = np.empty(0)
+    head_losses: Array = np.empty((0, 0))
 
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         optimizer: Any = state.optimizer
@@ -221,6 +223,10 @@ class Marquardt:
     @property
     def slope(self) -> float:
         return float(abs(self._gradient[self._trained]).max(initial=0.0))
+
+    def losses_of_heads(self) -> Array:
+        """Return an empty array: nets with heads are refused."""
+        return np.empty(0)
 
     def load(self) -> None:
         """Take the net's parameters, which a callback may have changed."""
@@ -321,10 +327,19 @@ class QuasiNewton:
         self._accepted = self._whole.copy()
         self.loss = self._objective(self._whole)[0]
         self.derivative_loss: float = self._objective.derivative_loss
+        self._evaluation = engine.evaluation(data) if network.heads else None
+        self.head_losses: Array = np.empty((0, len(network.heads)))
 
     @property
     def slope(self) -> float:
         return float(abs(self._gradient).max(initial=0.0))
+
+    def losses_of_heads(self) -> Array:
+        """The mean loss of each head, at the accepted parameters."""
+        if self._evaluation is None:
+            return np.empty(0)
+        self._evaluation(self._accepted)
+        return self._evaluation.head_losses
 
     def load(self) -> None:
         """Do nothing: SciPy goes on from the parameters that `store` writes."""
@@ -404,11 +419,12 @@ class _Epochs:
         self._state, self._request, self._solver = state, request, solver
         self._losses: list[float] = []
         self._squares: list[float] = []
+        self._of_heads: list[Array] = []
         self._most, self._start = 1, time.perf_counter()
 
     def begin(self) -> bool:
         """Return False if the fit ends."""
-        self._losses, self._squares = [], []
+        self._losses, self._squares, self._of_heads = [], [], []
         self._window = self._request.window(self._most)
         if self._window:
             self._request.rates(self._window)
@@ -420,12 +436,14 @@ class _Epochs:
         self._state.n_steps += 1
         self._losses.append(loss)
         self._squares.append(self._solver.derivative_loss)
+        self._of_heads.append(self._solver.losses_of_heads())
         return len(self._losses) < self._window or self._flush()
 
     def _flush(self) -> bool:
         seconds = (time.perf_counter() - self._start) / len(self._losses)
         self._most = max(1, min(int(CALL_SECONDS / max(seconds, 1e-6)), 4 * self._most))
         self._solver.derivative_losses = np.array(self._squares)
+        self._solver.head_losses = np.stack(self._of_heads)
         self._request.end_window(np.array(self._losses), None)
         return self.begin()
 

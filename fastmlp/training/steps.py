@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +36,7 @@ from fastmlp.training import derivatives as of_derivatives
 from fastmlp.training.loop import checked_rates, rates_at
 from fastmlp.training.options import FitRows, rates_in_use, setting_of_length
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
+from fastmlp.validation.heads import HeadForms, joined
 
 Kind = Literal[
     "batch",
@@ -90,6 +91,7 @@ class Steps:
         self._owners = state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
+            heads=(),
             activations=(*network.activations[:-1], identity),
             link=LINKS["identity"],
         )
@@ -121,6 +123,8 @@ class Steps:
         self._row = np.empty((1, 0), network.dtype)
         self._checked: Optimizer | None = None
         self._warned = self._warned_of_gaps = False
+        forms = network.targets
+        self._forms = forms if isinstance(forms, HeadForms) else None
         self._codes = layer_settings.codes_of(network) if network.signs else None
 
     def __del__(self, pool: BufferPool = KEPT) -> None:
@@ -215,7 +219,9 @@ class Steps:
         who, ignores = WHO["batch"], missing_targets != "raise"
         if ignores:
             ignores = gaps.checked(missing_targets, who)
-        elif (loss := self._quickly("batch", X, y, sample_weight)) is not None:
+        elif not self._forms and (
+            (loss := self._quickly("batch", X, y, sample_weight)) is not None
+        ):
             return loss
         data, names = self.checked("batch", X, y, sample_weight, who, ignores)
         loss = self.on_checked(data, who)
@@ -232,10 +238,16 @@ class Steps:
             return 0.0
         network = self._engines["batch"].network
         n_outputs, width = network.layout.sizes[-1], data.y.shape[1]
-        if not are_weighted(network.loss, n_outputs, width):
+        kind: Kind = "batch"
+        if are_weighted(network.loss, n_outputs, width) or (
+            self._forms and width > self._forms.n_targets
+        ):
+            kind = "weighted"
+        elif not self._forms:
             return self._step("batch", data, who)
-        loss = self._quickly("weighted", data.x, data.y, data.weight)
-        return self._step("weighted", data, who) if loss is None else loss
+        weight = data.weight if data.weight.size else None
+        loss = self._quickly(kind, data.x, data.y, weight)
+        return self._step(kind, data, who) if loss is None else loss
 
     def checked(
         self, kind: Kind, X: Any, y: Any, weight: Any, who: str, ignores: bool = False
@@ -255,6 +267,13 @@ class Steps:
         who = WHO["gradient"]
         data, _ = self.checked("gradient", X, output_gradient, None, who)
         self._step("gradient", data, who)
+
+    def _joined(self, output_gradient: Any, who: str) -> Any:
+        """Slopes by the outputs as one array, from an array or one for each head."""
+        if not isinstance(output_gradient, tuple | Mapping) or not self._forms:
+            return output_gradient
+        dtype = self._engines["batch"].network.dtype
+        return joined(output_gradient, self._forms, dtype, who)
 
     def vjp(
         self,
@@ -382,6 +401,7 @@ class Steps:
     ) -> Data:
         """Rows whose targets are the gradient by the raw outputs, and perhaps by the Jacobian."""
         X, engine = self._state.select(X, who), self.engine(kind, who)
+        output_gradient = self._joined(output_gradient, who)
         if (
             output_gradient is None
             and of_jacobian is not None

@@ -30,7 +30,8 @@ class EarlyStopping:
     Parameters
     ----------
     monitor : str, default "validation_loss"
-        The series of the `History` to look at: "validation_loss", "loss", or the name of a metric.
+        The series of the `History` to look at: "validation_loss", "loss", the name of a metric,
+        or a head's, such as "value_loss" or "validation_value_loss".
     patience : int of 0 or more, or None, default 10
         Stop after this number of epochs in a row without a better one; 0 stops where 1
         does. None: never stop, and keep the best epoch alone.
@@ -104,7 +105,8 @@ class ReduceLROnPlateau:
     min_lr : float of 0 or more, default 0
         The rate is not lowered beyond it.
     monitor : str, default "validation_loss"
-        The series of the `History` to look at: "validation_loss", "loss", or the name of a metric.
+        The series of the `History` to look at: "validation_loss", "loss", the name of a metric,
+        or a head's, such as "value_loss" or "validation_value_loss".
     mode : "min" or "max", optional
         As for `EarlyStopping`.
 

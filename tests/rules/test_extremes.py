@@ -170,6 +170,7 @@ def test_a_link_is_its_formula_far_out(name: str, dtype: str) -> None:
             link.rule,
             {"by_row": link.by_row},
             (raw, by_loop),
+            0,
             *raw.shape,
         )
         if link.by_row:

@@ -332,7 +332,7 @@ def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
     )
 
     def read() -> None:
-        with pytest.raises(FileError, match="reads versions 2"):
+        with pytest.raises(FileError, match="reads versions 2 and 3"):
             files.read(path)
 
     assert peak_of(read) < 1 << 20

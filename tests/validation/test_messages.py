@@ -77,6 +77,13 @@ def classifier(n: int = 3, loss: Any = "cross_entropy") -> MLP:
     return MLP((3, 4, n), loss=loss)
 
 
+def heads(*, named: bool = True, n_outputs: int = 4, **settings: Any) -> MLP:
+    """A net with a class and a number."""
+    pairs = [("cross_entropy", 3), ("mse", 1)]
+    loss: Any = dict(zip(("action", "value"), pairs, strict=True)) if named else pairs
+    return MLP((3, 4, n_outputs), **({"loss": loss} | settings))
+
+
 def spoilt(value: float) -> Any:
     x = X.copy()
     x[4, 2] = value
@@ -126,7 +133,13 @@ NAMES = {
         "csr_matrix": csr_matrix,
     },
     "timedelta": timedelta,
-    **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
+    **{
+        "net": net,
+        "classifier": classifier,
+        "heads": heads,
+        "spoilt": spoilt,
+        "own_loss": own_loss,
+    },
     **{
         "KerasCallback": KerasCallback,
         "Expanded": Expanded,

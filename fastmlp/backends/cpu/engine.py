@@ -43,7 +43,7 @@ from fastmlp.rules.optimizer_protocol import (
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
 from fastmlp.validation import Array, arrays
 from fastmlp.validation.arrays import Expanded
-from fastmlp.validation.gaps import weighted_targets
+from fastmlp.validation.heads import weighted_targets
 
 
 class Engine(Runner):

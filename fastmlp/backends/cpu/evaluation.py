@@ -49,15 +49,19 @@ class Evaluation:
             *rule_blocks.trained_activations(network),
             loss=rule_blocks.loss(network, data.y.shape[1]),
             link=rule_blocks.link(network),
+            n_heads=len(network.heads),
         )
         self._runner, self._mass = runner, data.mass
         options: Any = {"train": network.passes > 1, "n_threads": runner.n_threads}
+        self._heads = np.zeros(len(network.heads))
         self._session = Session(network, blocks, data, **options)
         self._known = scale_derivatives(self._session, data, self._mass)
         self._work = runner.work(self._session.rows, forward=2 * network.passes)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
         session, total = self._session, 0.0
+        self._heads[:] = 0
+        session.job["head_losses"] = address(self._heads)
         self._runner.load(session, parameters)
         if session.derivatives:
             session.derivatives.fields["epoch_squares"] = 0.0
@@ -67,6 +71,11 @@ class Evaluation:
                 session.batch["out"] = address(out, chunk.start * out.shape[1])
             total += self._runner.run(epoch.evaluate, session, self._work)["loss"]
         return float(total / self._mass)
+
+    @property
+    def head_losses(self) -> Array:
+        """The mean loss of each head, of the last call, shape (n_heads,)."""
+        return self._heads / self._mass
 
     @property
     def derivative_loss(self) -> float:
@@ -112,6 +121,7 @@ class Objective:
             *rule_blocks.trained_activations(network),
             loss=rule_blocks.loss(network, data.y.shape[1]),
             penalties=rule_blocks.penalties(network),
+            n_heads=len(network.heads),
         )
         self._runner, self._summed, self._roomy = runner, summed, room is not None
         # The deltas of microbatches are not kept.

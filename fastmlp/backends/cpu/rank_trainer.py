@@ -156,6 +156,7 @@ class RankTrainer(Trainer):
             self._weigh(order[0])
         self._settled, self._loss, self._mass = 0, 0.0, 0.0
         self._losses[:] = self._penalties[:] = 0.0
+        self._of_heads = np.zeros(len(self._network.heads))
         self._order = order
         fields = {
             "order": order,
@@ -164,6 +165,7 @@ class RankTrainer(Trainer):
             "masses": self._masses[rank] if self._alone else self._wholes,
             "wholes": self._wholes,
             "losses": self._losses if self._alone else self._penalties,
+            "head_losses": self._of_heads,
         }
         for name, array in fields.items():
             session.job[name] = address(array)
@@ -244,6 +246,9 @@ class RankTrainer(Trainer):
             self._loss += float(of_steps[:n].sum())
             self._mass += float(wholes[:n].sum())
         ends = last == self.units_per_epoch
+        if ends and self._of_heads.size:
+            sums = self._ranks.allgather(self._of_heads).sum(axis=0)
+            self.head_losses = sums[None] / (self._mass or np.nan)
         self._diverged = not finite.all() or (ends and not self._is_finite())
         return self._loss / self._mass if self._mass else float("nan")
 

@@ -333,6 +333,7 @@ class Session:
         new_workspace = partial(
             make_workspace,
             *size,
+            n_heads=blocks.n_heads,
             train=train,
             sparse=sparse,
             gathered=data.x.plain if isinstance(data.x, Expanded) else None,

@@ -83,6 +83,7 @@ def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
         penalties=rule_blocks.penalties(network),
         coefficients=groups.places(n * network.dtype.itemsize),
         lowest=groups.lowest,
+        n_heads=len(network.heads),
         **drawing,
     )
     # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
@@ -113,6 +114,7 @@ class Trainer:
     unit_flops : operations of a unit, from which the length of the first call is guessed
     is_current : False from a step's beginning until it is stored
     derivative_losses : each epoch's mean square of a window, of the derivatives' residuals
+    head_losses : of the epochs of the last window, shape (n_epochs, n_heads)
     """
 
     units_per_epoch: int
@@ -120,6 +122,7 @@ class Trainer:
     made_for: object = None
     is_current = False
     derivative_losses: Array = np.empty(0)
+    head_losses: Array = np.empty((0, 0))
     # The coefficients of a group of parameters, once asked for; the groups of its layers.
     _n = 0
     _numbers: object = None
@@ -341,6 +344,8 @@ class Trainer:
             if not self.derivative_losses.size:
                 self.derivative_losses = np.full(len(losses), np.nan)
             derivatives.fields["losses"] = address(self.derivative_losses)
+        if first == 0:
+            self.head_losses = np.zeros((len(losses), len(self._network.heads)))
         self.do(
             last - first,
             n_rows=self._session.data.n_rows,
@@ -353,6 +358,7 @@ class Trainer:
             coefficients=address(constants),
             n_coefficients=constants.shape[1],
             losses=address(losses),
+            head_losses=address(self.head_losses),
         )
         return self.reached
 

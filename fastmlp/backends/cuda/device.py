@@ -19,7 +19,8 @@ from numba import config, types
 from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.validation import Array, arrays
-from fastmlp.validation.gaps import Form, weighted_targets
+from fastmlp.validation.gaps import Form
+from fastmlp.validation.heads import HeadForms, weighted_targets
 from fastmlp.validation.messages import NUMBA_CUDA, needs
 
 Function = Callable[..., Any]
@@ -374,7 +375,7 @@ def targets(
     y: Any,
     weight: Any,
     n_rows: int,
-    form: Form,
+    form: Form | HeadForms,
     dtype: np.dtype[Any],
     who: str,
     **gaps: bool,
@@ -383,6 +384,11 @@ def targets(
 
     A y on the GPU is checked on the host; it stays on the GPU if its dtype and shape fit.
     """
+    if isinstance(form, HeadForms):
+        raise ValueError(
+            f'{who}: device="cuda" does not take heads, a loss for each slice of the '
+            'outputs: use a net a loss, or device="cpu"'
+        )
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)
     if is_device_array(weight):

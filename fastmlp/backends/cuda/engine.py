@@ -141,6 +141,8 @@ class Prediction:
 
 
 class Evaluation:
+    head_losses: Array = np.empty(0)
+
     def __init__(
         self, card: device.Card, network: Network, lock: NetLock, data: Data
     ) -> None:

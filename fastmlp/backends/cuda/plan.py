@@ -317,6 +317,10 @@ def rules_of(
     missing."""
     if not network.layout.is_plain:
         raise refused("compute norms or residual blocks: use layers without them")
+    if network.heads or network.link.parts:
+        raise refused(
+            "take heads, a loss for each slice of the outputs: use a net a loss"
+        )
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)

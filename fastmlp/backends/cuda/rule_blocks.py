@@ -440,7 +440,7 @@ def output_loss(rules: KernelRules) -> Any:
 def row_link(rules: KernelRules) -> Any:
     """``f(numbers, outputs, predictions, row, width)``: one row's predictions from its raw
     outputs, which begin at ``numbers[outputs]``."""
-    rule, by_rows = rules.link
+    rule, by_rows, _ = rules.link
     link = compiled(rule)
 
     def by_number(

@@ -272,6 +272,7 @@ class Trainer:
     derivative_losses: Array = np.empty(0)
     units_per_epoch: int
     unit_flops: int
+    head_losses: Array = np.empty((0, 0))
 
     def __init__(
         self,

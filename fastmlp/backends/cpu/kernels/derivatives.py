@@ -327,7 +327,7 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
         columns = columns_at(net, place.buffer)
         slopes, more = row(columns, n * width, scalar), columns + n * width * size
         if own.link == records.SOFTMAX:
-            call(own.link_block, (raw, columns, n, width))
+            call(own.link_block, (raw, columns, 0, n, width))
         else:
             call(own.link_block, (raw, columns, more, n, width))
         for r in range(n):

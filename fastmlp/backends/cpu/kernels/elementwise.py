@@ -9,10 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import Scalar
+from fastmlp.backends.cpu.plan.records import Slice
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.compiler import njit
+from fastmlp.compiler import call, njit
 from fastmlp.compiler.curvature import curved
-from fastmlp.compiler.memory import coefficients_at, row, rows
+from fastmlp.compiler.memory import (
+    coefficients_at,
+    records_at,
+    row,
+    rows,
+)
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import ZERO
 from fastmlp.rules.updates import GRADIENT_RULES, PENALTIES, unchanged
@@ -78,15 +84,15 @@ def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Links' values of rows of raw outputs, in columns."""
+    """Links' values of rows of raw outputs, in columns. `settings` are of `head_links`."""
 
-    def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+    def by_number(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
         raw, value = row(raw, n, scalar), row(value, n, scalar)
         for i in range(n):
             value[i] = rule(raw[i])
 
-    def by_rows(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+    def by_rows(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
         rule(rows(raw, width, n_rows, scalar).T, rows(value, width, n_rows, scalar).T)
 
     return by_rows if by_row else by_number
@@ -216,6 +222,76 @@ def loss_loop(
     if by_row:
         return by_target if weighted else by_rows
     return by_number
+
+
+def head_links(scalar: Scalar) -> Loop:
+    """The links of heads, each on the columns of its outputs; `settings` is the address of their
+    `Slice` records."""
+    size = np.dtype(scalar).itemsize
+
+    def loop(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
+        heads, h, done = records_at(settings, width, Slice), 0, 0
+        while done < width:
+            head = heads[h]
+            skip = done * n_rows * size
+            call(head.link, (raw + skip, value + skip, 0, n_rows, head.n_outputs))
+            done += head.n_outputs
+            h += 1
+
+    return loop
+
+
+def head_losses(scalar: Scalar) -> Loop:
+    """The weighted sums of heads' losses, and slopes, as of `loss_loop`; `settings` is the address
+    of their `Slice` records.
+
+    The losses of each head follow the sums, n_rows numbers each.
+    """
+    size = np.dtype(scalar).itemsize
+
+    @njit
+    def scale(slope: int, loss: int, factor: int, n_rows: int, width: int) -> None:
+        """Multiply rows by factors; a factor of 0 makes 0 of what is not finite, too."""
+        factors, values = row(factor, n_rows, scalar), row(loss, n_rows, np.float64)
+        for r in range(n_rows):
+            known = values[r] * factors[r]
+            values[r] = known if factors[r] > scalar(0) else 0.0
+        for j in range(width):
+            slopes = row(slope + j * n_rows * size, n_rows, scalar)
+            for r in range(n_rows):
+                scaled = slopes[r] * factors[r]
+                slopes[r] = scaled if factors[r] > scalar(0) else scalar(0)
+
+    def loop(
+        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        heads, h, done = records_at(settings, width, Slice), 0, 0
+        total = row(loss, n_rows, np.float64)
+        total[:] = 0.0
+        while done < width:
+            head = heads[h]
+            skip, column = done * n_rows * size, n_rows * size
+            own = loss + (h + 1) * n_rows * 8
+            targets = target + head.target * column
+            shape = (n_rows, head.n_outputs, head.n_targets)
+            call(
+                head.loss,
+                (output + skip, targets, slope + skip, own, head.loss_settings, *shape),
+            )
+            if head.factor >= 0:
+                factor = target + head.factor * column
+                scale(slope + skip, own, factor, n_rows, head.n_outputs)
+            values, weight = row(own, n_rows, np.float64), head.weight
+            for r in range(n_rows):
+                total[r] += weight * values[r]
+            slopes = row(slope + skip, n_rows * head.n_outputs, scalar)
+            for i in range(n_rows * head.n_outputs):
+                slopes[i] *= scalar(weight)
+            done += head.n_outputs
+            h += 1
+
+    return loop
 
 
 @njit

@@ -18,7 +18,12 @@ from fastmlp.backends.cpu.kernels.derivatives import (
     take_known,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import EVALUATE, FORWARD
-from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
+from fastmlp.backends.cpu.kernels.step import (
+    add_head_losses,
+    set_mass,
+    steps,
+    sum_of,
+)
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import (
@@ -171,7 +176,7 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
 
     Units first to last of a window of epochs are done, or up to a divergence. `order` has the rows
     of each epoch, `coefficients` the optimizer's for each step of the call; `losses` receives the
-    mean objective of each completed epoch.
+    mean objective of each completed epoch, `head_losses`, zeros at first, the heads' mean losses.
     """
     size, step = np.dtype(scalar).itemsize, steps(scalar)
     start_batch, may_go_on, restore = _batches(scalar)
@@ -204,6 +209,10 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
             if job.batch_mass != 0:
                 more, ends = 1 if low > start else 0, 1 if high == stop else 0
                 job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
+                if net.n_heads:
+                    share = float(stop - start) / job.batch_mass if job.by_rows else 1.0
+                    place = job.head_losses + epoch * net.n_heads * 8
+                    add_head_losses(net, batch.n_rows, share, place)
             low = high
             if high < stop:
                 continue
@@ -216,6 +225,11 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = (
                     job.epoch_loss / job.epoch_mass
                 )
+                if net.n_heads:
+                    place = job.head_losses + epoch * net.n_heads * 8
+                    means = row(place, net.n_heads, np.float64)
+                    for h in range(net.n_heads):
+                        means[h] /= job.epoch_mass
             if not sound:
                 restore(net, job)
                 job.reached, batch.order_stop = u, 0
@@ -249,6 +263,8 @@ def evaluate(scalar: Scalar) -> Kernel:
         if net.derivatives:
             add_squares(net, batch.n_rows)
         job.loss = sum_of(net.strip_losses, n_strips_of(batch.n_rows))
+        if net.n_heads:
+            add_head_losses(net, batch.n_rows, 1.0, job.head_losses)
 
     return evaluate_rows
 

@@ -70,19 +70,22 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def sum_losses(net: Net, rows: Span, at: int, skip: int) -> None:
         batch, (first, n) = batch_of(net), rows
-        loss = row(net.row_losses + skip, n, np.float64)
         n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
-        sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
-        if batch.weight:
-            index = row(batch.index + first * 8, n, np.int64)
-            for r in range(n):
-                loss[r] *= row(batch.weight + index[r] * size, 1, scalar)[0]
-        for strip in range(n_strips):
-            # A local sum stays in a register; in memory it took 5 % of a step (4-16-3@32).
-            total = 0.0
-            for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
-                total += loss[r]
-            sums[strip] = total
+        # The losses of heads follow their sums.
+        for h in range(1 + net.n_heads):
+            loss = row(net.row_losses + skip + h * n * 8, n, np.float64)
+            place = net.strip_losses + h * net.head_strips + at // STRIP_ROWS * 8
+            sums = row(place, n_strips, np.float64)
+            if batch.weight:
+                index = row(batch.index + first * 8, n, np.int64)
+                for r in range(n):
+                    loss[r] *= row(batch.weight + index[r] * size, 1, scalar)[0]
+            for strip in range(n_strips):
+                # A local sum stays in a register; in memory it took 5 % of a step (4-16-3@32).
+                total = 0.0
+                for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
+                    total += loss[r]
+                sums[strip] = total
 
     @njit
     def scale_deltas(net: Net, outer: Layer, rows: Span, skip: int) -> None:
@@ -142,12 +145,12 @@ def _predictions(scalar: Scalar) -> Kernel:
         net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
         start, n = rows
-        link = blocks_of(net).link
+        link, settings = blocks_of(net).link, blocks_of(net).link_settings
         if net.n_out == 1:
             # A single column has the order of the rows.
-            call(link, (values, batch_of(net).out + start * size, n, 1))
+            call(link, (values, batch_of(net).out + start * size, settings, n, 1))
             return
-        call(link, (values, place, n, net.n_out))
+        call(link, (values, place, settings, n, net.n_out))
         # From columns to rows through panels: one by one a number took 4 ns.
         panels = outer.outputs + at * vector
         pack_columns(place, panels, net.panel, net.n_out, n)

@@ -35,6 +35,7 @@ from fastmlp.backends.cpu.plan.records import (
     RELU,
     RELU_DROPPED,
     SOFTMAX,
+    Slice,
     address,
 )
 from fastmlp.backends.cpu.simd.gemm import packed_product, product
@@ -140,33 +141,81 @@ def drops_before_norm(layout: Layout, layer: int) -> bool:
     return any(not norm.after for norm in layout.norms_of(layer))
 
 
-def link(network: Network, *, needed: bool = True) -> int:
-    """0 for the identity, unless `needed`."""
+def link(network: Network, *, needed: bool = True) -> tuple[int, int]:
+    """The block, 0 for the identity unless `needed`, and the address of the records of heads."""
+    if network.link.parts:
+        block = block_of(elementwise.head_links, network.dtype)
+        return block.address, address(_link_table(network.link.parts, network.dtype))
     if not needed and network.link == losses.LINKS["identity"]:
-        return 0
-    return link_block(network.link, network.dtype).address
+        return 0, 0
+    return link_block(network.link, network.dtype).address, 0
 
 
 def link_block(link: losses.Link, dtype: Any) -> Block:
     return block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
 
 
-def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
-    """A link's values of raw outputs of shape (n_rows, n_outputs), in their dtype."""
+def linked(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
+    """Values of a link, or of those of heads, of raw outputs of shape (n_rows, n_outputs), in
+    their dtype."""
+    if not isinstance(link, str):
+        columns = np.split(raw, np.cumsum([n for _, n in link])[:-1], axis=1)
+        heads = zip(link, columns, strict=True)
+        return np.concatenate([linked(name, own) for (name, _), own in heads], axis=1)
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
     link_block(losses.LINKS[link], raw.dtype)(
-        raw.ctypes.data, out.ctypes.data, *raw.shape
+        raw.ctypes.data, out.ctypes.data, 0, *raw.shape
     )
     return out
 
 
 def loss(network: Network, width: int) -> tuple[int, int]:
-    """The block of the loss, and the address of its constants, for targets of this width."""
-    options, settings = loss_options(network.loss, network.dtype)
-    if losses.are_weighted(network.loss, network.layout.sizes[-1], width):
+    """The block of the loss, and the address of its constants, for targets of this width; of
+    heads, the address of their records."""
+    if network.heads:
+        n_targets = sum(head.n_targets for head in network.heads)
+        table = _loss_table(network.heads, network.dtype, width > n_targets)
+        return block_of(elementwise.head_losses, network.dtype).address, address(table)
+    weighted = losses.are_weighted(network.loss, network.layout.sizes[-1], width)
+    return _loss_block(network.loss, network.dtype, weighted=weighted)
+
+
+def _loss_block(
+    loss: losses.Loss, dtype: np.dtype[Any], *, weighted: bool
+) -> tuple[int, int]:
+    options, settings = loss_options(loss, dtype)
+    if weighted:
         options["weighted"] = True
-    block = block_of(elementwise.loss_loop, network.dtype, network.loss.rule, **options)
+    block = block_of(elementwise.loss_loop, dtype, loss.rule, **options)
     return block.address, settings
+
+
+@cache
+def _loss_table(
+    heads: tuple[losses.Head, ...], dtype: np.dtype[Any], weighted: bool
+) -> NDArray[Any]:
+    """A `Slice` record of each head, kept as long as the process, as blocks are. `weighted`:
+    factors follow the targets of each head."""
+    rows, target = [], 0
+    for head in heads:
+        n = head.n_targets
+        whole = losses.takes_whole_rows(head.loss)
+        block, settings = _loss_block(head.loss, dtype, weighted=weighted and not whole)
+        n_columns = n if whole or not weighted else 2 * n
+        factor = target + n if whole and weighted else -1
+        slices = (head.n_outputs, target, n_columns, factor)
+        rows.append((*slices, block, settings, 0, head.weight))
+        target += n_columns + (factor >= 0)
+    return np.array(rows, Slice.dtype)
+
+
+@cache
+def _link_table(parts: losses.Parts, dtype: np.dtype[Any]) -> NDArray[Any]:
+    rows = []
+    for name, n in parts:
+        block = link_block(losses.LINKS[name], dtype).address
+        rows.append((n, 0, 0, -1, 0, 0, block, 1.0))
+    return np.array(rows, Slice.dtype)
 
 
 def loss_options(loss: losses.Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
@@ -276,7 +325,7 @@ OTHERS = (
     stages.stages_backward, dropout.dropout_alone, first_layer.sparse_forward,
     first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
     first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
-    dropout.input_noise,
+    dropout.input_noise, elementwise.head_losses, elementwise.head_links,
 )  # fmt: skip
 
 

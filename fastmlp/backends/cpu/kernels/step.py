@@ -79,6 +79,15 @@ def sum_of(address: int, n: int) -> float:
 
 
 @njit
+def add_head_losses(net: Net, n_rows: int, factor: float, place: int) -> None:
+    """Add the weighted losses of a chunk's heads, times a factor, to n_heads float64."""
+    sums = row(place, net.n_heads, np.float64)
+    for h in range(net.n_heads):
+        strips = net.strip_losses + (h + 1) * net.head_strips
+        sums[h] += factor * sum_of(strips, n_strips_of(n_rows))
+
+
+@njit
 def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
     shared = job.team != 0 and net.microbatch_rows == 0
     team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
@@ -232,6 +241,8 @@ def _sharing(scalar: Scalar) -> Kernel:
             batch.position = position + low
             ends = 1 if apply and high == starts[1] else 0
             total += step(job, net, more, ends, ends)
+            if net.n_heads:
+                add_head_losses(net, batch.n_rows, 1.0, job.head_losses)
             low, more = high, 1
         batch.order_stop = 0
         return total
@@ -381,7 +392,12 @@ class Replicas:
         self._partials: NDArray[Any] = aligned(
             n_microbatches * parameters.size, parameters.dtype
         )
-        self._losses = aligned(-(-rows // STRIP_ROWS), np.float64)
+        n_heads, n_strips = (
+            int(self._plans[0].net["n_heads"][0]),
+            -(-rows // STRIP_ROWS),
+        )
+        self._losses = aligned((1 + n_heads) * n_strips, np.float64)
+        self._head_strips = n_strips * 8 if n_heads else 0
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
         n_bytes = sum(getattr(it, name).nbytes for it in others for name in OWN)
         self.n_bytes = (
@@ -398,8 +414,10 @@ class Replicas:
             address(self._partials),
             address(self._losses),
         )
+        net["head_strips"] = self._head_strips
         for plan in self._plans:
             plan.blocks[:] = blocks
+            plan.net["head_strips"] = self._head_strips
 
 
 _groups_of_panels = njit(groups_of_panels)

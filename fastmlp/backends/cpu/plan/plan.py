@@ -105,6 +105,7 @@ def make_workspace(
     dtype: DTypeLike,
     lanes: int,
     *,
+    n_heads: int = 0,
     train: bool,
     sparse: bool = False,
     gathered: int | None = None,
@@ -133,7 +134,9 @@ def make_workspace(
     if gathered is None:
         gathered = 0 if sparse else sizes[0]
     size = np.dtype(dtype).itemsize
-    output_bytes = _output_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
+    # The losses of rows, and those of each head, are float64.
+    width = max(sizes[-1], n_targets, n_heads and (1 + n_heads) * 8 // size)
+    output_bytes = _output_bytes(rows, width, size, lanes, parts)
     columns = parts * output_bytes // size
     row_copy_bytes = row_copy_bytes_of(layout, rows, size, lanes)
     numbers = {
@@ -404,17 +407,17 @@ def _balanced(
 class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
-    `loss` has its block and its constants; `forms` has each layer's form: LINEAR, BLOCK, RELU or
-    RELU_DROPPED. `n_moments`: numbers of state that the optimizer's rule uses. `coefficients`:
-    bytes to the coefficients of each layer's weights and biases in a step's row, or FROZEN.
-    `lowest`: the first layer that is trained. `dropped`: for each dropped layer its number, from 1,
-    else 0.
+    `loss` has its block and its constants, and `link` its block and the slices of heads; `forms`
+    has each layer's form: LINEAR, BLOCK, RELU or RELU_DROPPED. `n_moments`: numbers of state that
+    the optimizer's rule uses. `coefficients`: bytes to the coefficients of each layer's weights
+    and biases in a step's row, or FROZEN. `lowest`: the first layer that is trained. `dropped`:
+    for each dropped layer its number, from 1, else 0.
     """
 
     activations: Sequence[int]
     forms: Sequence[int]
     loss: tuple[int, int] = (0, 0)
-    link: int = 0
+    link: tuple[int, int] = (0, 0)
     optimizer: int = 0
     penalised: int = 0
     n_moments: int = 0
@@ -425,6 +428,7 @@ class Addresses(NamedTuple):
     disturb: int = 0
     dropped: Sequence[int] = ()
     drop_alone: int = 0
+    n_heads: int = 0
 
 
 class Plan(NamedTuple):
@@ -434,7 +438,8 @@ class Plan(NamedTuple):
     ----------
     net, batch, blocks : records, shape (1,) each
     layers, tiles : records, shape (n_layers,) and (n_tiles,)
-    strip_losses : float64, shape (n_strips,), the weighted loss of each strip of rows
+    strip_losses : float64, shape ((1 + n_heads) * n_strips,), the weighted loss of each strip of
+        rows, and that of each head
     tile_penalties : float64, shape (n_tiles,)
     penalties, strengths, scales : int64, float64, float64, shape (n_penalties,)
         Addresses of the penalties, their strengths, and this batch's strength / m.
@@ -475,13 +480,13 @@ def make_plan(
     if workspace.train:
         tiles = tiles_of(workspace, partition, middle)
     tiles = tiles.view(np.recarray)
-    n_penalties = len(strengths)
+    n_penalties, n_strips = len(strengths), workspace.panel_rows // tuning.STRIP_ROWS
     tables: dict[str, Any] = {
         "batch": aligned(1, records.Batch.dtype).view(np.recarray),
         "blocks": aligned(1, records.BlockAddresses.dtype).view(np.recarray),
         "layers": layers,
         "tiles": tiles,
-        "strip_losses": aligned(workspace.panel_rows // tuning.STRIP_ROWS, np.float64),
+        "strip_losses": aligned((1 + blocks.n_heads) * n_strips, np.float64),
         "tile_penalties": aligned(len(tiles), np.float64),
         "penalties": np.array(blocks.penalties, np.int64),
         "strengths": np.array(strengths, np.float64),
@@ -493,6 +498,7 @@ def make_plan(
         "n_targets": n_targets, "n_packed": len(workspace.parameters), "n_penalties": n_penalties,
         "split_layer": split_layer, "middle": middle, "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments, "disturbs": blocks.disturb != 0,
+        "n_heads": blocks.n_heads, "head_strips": n_strips * 8 if blocks.n_heads else 0,
         "panel": workspace.panel_rows * lanes * size, "output_bytes": workspace.output_bytes,
         "row_copy_bytes": workspace.row_copy_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
@@ -504,7 +510,8 @@ def make_plan(
         **{name: records.address(getattr(workspace, name)) for name in records.BUFFERS},
     }  # fmt: skip
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
-    for name in ("link", "optimizer", "penalised", "drop", "disturb", "drop_alone"):
+    tables["blocks"]["link"], tables["blocks"]["link_settings"] = blocks.link
+    for name in ("optimizer", "penalised", "drop", "disturb", "drop_alone"):
         tables["blocks"][name] = getattr(blocks, name)
     # All fields at once: one by one took 0.1 ms of each predict.
     net = aligned(1, records.Net.dtype)

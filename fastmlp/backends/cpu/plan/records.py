@@ -152,6 +152,10 @@ class Net(Record):
     gradient: int  # address of the packed gradient, or 0
     unpacked: int  # address of the flat parameters, for predictions of sparse rows
     strip_losses: int  # address of float64, each strip's weighted loss
+    n_heads: int  # 0: the net has one loss
+    head_strips: (
+        int  # bytes from the strips' losses to those of the first head, and to the next
+    )
     tile_penalties: int  # address of float64 (n_tiles,)
     tile_squares: int  # clipping by norm: float64 (n_tiles, n_variables), by slot
     tile_order: int  # int64 (n_tiles,): tiles in the order of the parameters
@@ -272,7 +276,8 @@ class BlockAddresses(Record):
     scaled: int  # (factor, g, n)
     loss: int  # (outputs, targets, slopes, losses, constants, n_rows, n_out, n_targets)
     loss_settings: int  # the loss's constants, or 0
-    link: int  # (raw, values, n_rows, n_out)
+    link: int  # (raw, values, settings, n_rows, n_out)
+    link_settings: int  # address of each head's `Slice`, or 0
     optimizer: int  # (w, g, m, v, average, signs, coefficients, n)
     penalised: int  # a penalty and the optimizer's step, or 0
     drop: int  # (net, layer, panel, n_panels, at, n): dropout of values and slopes
@@ -282,6 +287,19 @@ class BlockAddresses(Record):
         int  # (net, layer, at, n): from deltas of the outputs to those of the sums
     )
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
+
+
+class Slice(Record):
+    """A slice of the outputs, with the blocks of its loss and its link; the next slice follows."""
+
+    n_outputs: int
+    target: int  # first column of the targets
+    n_targets: int  # columns that the loss takes
+    factor: int  # column of a factor for whole rows, or -1
+    loss: int  # addresses of a block, and of its constants
+    loss_settings: int
+    link: int  # address of a block
+    weight: float
 
 
 class Job(Record):
@@ -301,6 +319,7 @@ class Job(Record):
     coefficients: int  # (n_steps, n_coefficients)
     n_coefficients: int
     losses: int  # float64 (n_epochs,), mean objectives
+    head_losses: int  # float64 (n_epochs, n_heads), of nets with heads
     more: int  # gradient: 1: it goes on from the chunks before
     ends: int  # 1: this is the last chunk
     deltas_alone: int  # 1: without phase two
@@ -345,7 +364,7 @@ FEATURES: dict[type[Record], tuple[str, ...]] = {
         "lowest", "average", "average_backup", "signs", "factors", "by_panels", "split_layer",
         "middle",
         "inputs_apart", "non_temporal", "prefetches_state", "prefetches_rows", "expansion",
-        "microbatch_rows", "disturbs", "derivatives",
+        "microbatch_rows", "disturbs", "derivatives", "n_heads", "head_strips",
     ),
     BlockAddresses: ("sparse_forward", "sparse_columns", "sparse_gradient"),
 }  # fmt: skip

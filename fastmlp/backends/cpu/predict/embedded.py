@@ -168,7 +168,7 @@ class Owner:
             "out_at": unit,
             "work_at": 2 * unit,
             "n_bytes": (2 + BUFFERS + (not is_plain)) * unit,
-            "gradient": derive.address if is_plain else 0,
+            "gradient": derive.address if is_plain and not network.link.parts else 0,
             "link": max(
                 (DERIVED.index(n) for n, link in LINKS.items() if link == network.link),
                 default=0,
@@ -454,7 +454,8 @@ def _value(handle: Any, x: Any) -> Any:
     return of_tuple if isinstance(x, types.Tuple) else of_row
 
 
-NO_GRADIENT = "jit.gradient: the model has no derivatives by its inputs"
+NO_GRADIENT = "jit.gradient: the model has no derivatives by its inputs here; "
+NO_GRADIENT += "fastmlp.jacobian derives nets, with heads too"
 
 
 @register_jitable(error_model="numpy")

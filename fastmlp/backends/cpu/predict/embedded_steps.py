@@ -59,6 +59,7 @@ class EmbeddedSteps(Record):
     n_taken: int  # steps since the learner was made
     last: int  # the last row of the table of coefficients
     vjp: int  # address of the `EmbeddedVjp`
+    ranges: int  # of heads: address of float64 (n_targets, 3), as of `ranges_of` in export/jit.py
     gaps: int  # address of the `GapRows`, or 0: NaN in targets is declined
     derivatives: int  # address of the `EmbeddedDerivatives`, or 0
 
@@ -173,6 +174,19 @@ def _copy(numbers: Any, place: Any) -> None:
 
 
 @register_jitable(**JITTED)
+def _are_in_ranges(ranges: int, numbers: Any, n_targets: int) -> bool:
+    """True if each head takes its columns of copied targets; a label is a whole number."""
+    n_others = 0
+    for i in range(len(numbers)):
+        limits = row(ranges + i % n_targets * 24, 3, np.float64)
+        value = numbers[i]
+        sound = value >= limits[0] and value <= limits[1]
+        whole = limits[2] == 0 or value == np.floor(value)
+        n_others += 0 if sound and whole else 1
+    return n_others == 0
+
+
+@register_jitable(**JITTED)
 def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
     """Copy a batch; return the address of its step. `fill_gaps` follows, if there is one."""
     h = handle[0]
@@ -210,6 +224,17 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         _copy(y, row(target, y.size, np.float32))
     else:
         _copy(y, row(target, y.size, np.float64))
+    if learner.ranges and not by_gradient:
+        if h.number_bytes == 4:
+            sound = _are_in_ranges(
+                learner.ranges, row(target, y.size, np.float32), n_targets
+            )
+        else:
+            sound = _are_in_ranges(
+                learner.ranges, row(target, y.size, np.float64), n_targets
+            )
+        if not sound:
+            raise ValueError(DECLINED_ROWS)
     step.x, step.y, step.weight = learner.x, target, 0
     step.label_bytes = 8 if labels else 0
     if has_gaps:
@@ -337,6 +362,7 @@ def train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> floa
     handle : record array of `learner`, an argument of the compiled function
     X : (batch_size, n_in) array of real numbers
     y : (batch_size,) or (batch_size, n_targets) array of real numbers; labels are integers
+        A net with heads takes a column for each target, of labels whole numbers.
     derivatives : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
         Derivatives of the targets by the inputs, NaN where unknown; the learner has their weight.
 

@@ -129,7 +129,7 @@ def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
     if trees.link == 0:
         y[place[0]] += trees.weight * raw[0]
     else:
-        call(trees.link, (sums, shares, 1, n))
+        call(trees.link, (sums, shares, 0, 1, n))
         if n == 1:
             y[place[0]] += trees.weight * (1.0 - p[0])
             y[place[1]] += trees.weight * p[0]

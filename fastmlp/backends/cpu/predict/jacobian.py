@@ -134,7 +134,7 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
             slopes += unit
         raw, predictions = row(inputs, net.n_out, scalar), row(out, net.n_out, scalar)
         if net.link:
-            call(net.link, (inputs, out, 1, net.n_out))
+            call(net.link, (inputs, out, net.link_settings, 1, net.n_out))
         else:
             for j in range(net.n_out):
                 predictions[j] = raw[j]

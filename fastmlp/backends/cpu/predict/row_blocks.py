@@ -94,6 +94,7 @@ class FlatNet(Record):
     parameters: int  # address of the flat vector
     packed: int  # address of the packed weights that tiles read, or 0
     link: int  # address of the output link's block, or 0
+    link_settings: int  # address of each head's `Slice`, or 0
     x: int  # address of the rows, shape (n_rows, n_in)
     out: int  # address of the predictions, shape (n_rows, n_out)
     n_rows: int
@@ -182,13 +183,15 @@ def make_flat(
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
     zeros = np.zeros(LARGEST_TILE[0], dtype)
+    link, link_settings = rule_blocks.link(network, needed=False)
     fields = {
         "n_layers": layout.n_layers,
         "n_in": layout.sizes[0],
         "n_out": layout.sizes[-1],
         "layers": address(layers),
         "parameters": address(parameters),
-        "link": rule_blocks.link(network, needed=False),
+        "link": link,
+        "link_settings": link_settings,
         "n_threads": n_threads,
         "buffers": address(buffers),
         "buffer_bytes": buffer_bytes,
@@ -319,7 +322,8 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
                     call(layer.activation, (source, target, derivatives, n))
                     source, target = target, source
             if net.link:
-                call(net.link, (source, target, vectors * lanes, net.n_out))
+                shape = (vectors * lanes, net.n_out)
+                call(net.link, (source, target, net.link_settings, *shape))
                 source, target = target, source
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
@@ -410,7 +414,7 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
             numbers = row(place + r * stride, n_out, scalar)
             for j in range(n_out):
                 columns[j * n + r] = numbers[j]
-        call(net.link, (before, after, n, n_out))
+        call(net.link, (before, after, net.link_settings, n, n_out))
         for r in range(n):
             numbers = row(out + r * n_out * size, n_out, scalar)
             for j in range(n_out):

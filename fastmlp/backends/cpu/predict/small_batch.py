@@ -162,7 +162,7 @@ def predict_row_of(
                 call(layer.activation, (inputs, z, derivatives, layer.n_out))
                 inputs, z = z, inputs
         if net.link:
-            call(net.link, (inputs, out, 1, net.n_out))
+            call(net.link, (inputs, out, net.link_settings, 1, net.n_out))
         else:
             raw, predictions = (
                 row(inputs, net.n_out, scalar),

@@ -1,0 +1,230 @@
+"""Targets and weights by head, as columns of one array.
+
+A row's numbers are the targets of the first head, then the factors of these targets, if any; those
+of the second head follow. A factor is a weight over the row's, as of `validation.gaps`; a head
+whose loss takes whole rows has one. Either all heads have factors, or no head has.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmlp.validation import Array, arrays, frames, gaps, scalars
+from fastmlp.validation.gaps import Form
+from fastmlp.validation.messages import count, listed
+
+# One array, or one for each head.
+ByHead = ArrayLike | tuple[ArrayLike, ...] | Mapping[str, ArrayLike]
+WeightsByHead = tuple[ArrayLike | None, ...] | Mapping[str, ArrayLike | None]
+
+
+class HeadForms(NamedTuple):
+    """The targets that the losses of heads take.
+
+    Attributes
+    ----------
+    named : True if the heads' names are the user's
+    """
+
+    names: tuple[str, ...]
+    forms: tuple[Form, ...]
+    named: bool
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns of each head's targets: one for class labels."""
+        return [
+            1 if form.accepted == "classes" else form.n_targets for form in self.forms
+        ]
+
+    @property
+    def n_targets(self) -> int:
+        return sum(self.widths)
+
+    @property
+    def example(self) -> str:
+        """How a user writes something for each head."""
+        if self.named:
+            return "{" + ", ".join(f"{name!r}: ..." for name in self.names) + "}"
+        return f"({', '.join(['...'] * len(self.names))},)".replace("...,)", "...)")
+
+
+def weighted_targets(
+    y: Any,
+    sample_weight: Any,
+    n_rows: int,
+    form: Form | HeadForms,
+    kind: np.dtype[Any],
+    who: str,
+    **options: bool,
+) -> tuple[Array, Array]:
+    """Valid targets and weights of rows, as of `gaps.weighted_targets`, of all heads."""
+    if isinstance(form, Form):
+        return gaps.weighted_targets(
+            y, sample_weight, n_rows, form, kind, who, **options
+        )
+    by_head: Sequence[Any] = [None] * len(form.names)
+    of_rows = sample_weight
+    if isinstance(sample_weight, tuple | Mapping):
+        by_head = by_name(sample_weight, form, "sample_weight", who)
+        of_rows = None
+    elif gaps.n_axes(sample_weight) == 2:
+        raise ValueError(
+            f"{who}: sample_weight must have shape ({n_rows},), got "
+            f"{np.shape(sample_weight)}; weights by head are {form.example}"
+        )
+    beside = options.get("beside", False)
+    every = zip(
+        form.names, form.forms, _by_head(y, form, n_rows, who), by_head, strict=True
+    )
+    parts = []
+    for name, own, targets, weight in every:
+        where = f"{who}: head {name!r}"
+        targets = _as_labels(targets, own, where)
+        some = options | {"all_zero": True}
+        parts.append(
+            gaps.weighted_targets(targets, weight, n_rows, own, kind, where, **some)
+        )
+    all_zero = options.get("all_zero", False) or options.get("ignore", False)
+    rows = arrays.weights(of_rows, n_rows, kind, who, all_zero=all_zero)
+    if not beside and all(mass.size == 0 for _, mass in parts):
+        return np.concatenate([table for table, _ in parts], axis=1), rows
+    return _with_factors(parts, form, rows, kind, who, all_zero=all_zero)
+
+
+def _with_factors(
+    parts: Sequence[tuple[Array, Array]],
+    form: HeadForms,
+    rows: Array,
+    kind: np.dtype[Any],
+    who: str,
+    *,
+    all_zero: bool,
+) -> tuple[Array, Array]:
+    """Each head's targets and their factors, and weights of rows: the means of the heads'."""
+    masses = [
+        mass.astype(np.float64) if mass.size else np.ones(len(table))
+        for table, mass in parts
+    ]
+    whole = np.mean(masses, axis=0)
+    safe = np.where(whole > 0, whole, 1)
+    columns: list[Array] = []
+    for (table, _), width, mass, own in zip(
+        parts, form.widths, masses, form.forms, strict=True
+    ):
+        share = (mass / safe)[:, None]
+        n_factors = 1 if own.whole_rows else width
+        factors = table[:, width:] if table.shape[1] > width else np.ones((1, 1))
+        columns.append(table[:, :width])
+        columns.append(np.broadcast_to(factors * share, (len(table), n_factors)))
+    weight = whole * rows if rows.size else whole
+    numbers = arrays.weights(weight, len(weight), kind, who, all_zero=all_zero)
+    return np.concatenate(columns, axis=1).astype(kind), numbers
+
+
+def by_name(argument: Any, form: HeadForms, word: str, who: str) -> list[Any]:
+    """The entries of a tuple or a dict, in the order of the heads."""
+    names = form.names
+    if isinstance(argument, Mapping):
+        if not form.named:
+            raise TypeError(
+                f"{who}: {word} is a dict, but the heads have no names: give "
+                f"{form.example}, or a dict as the net's loss"
+            )
+        for name in argument:
+            scalars.known(who, f"head of {word}", name, names)
+        missing = [name for name in names if name not in argument]
+        if missing:
+            heads = count(len(missing), "head")
+            raise ValueError(
+                f"{who}: {word} lacks {heads}: {listed([*map(repr, missing)])}; give "
+                f"{form.example}"
+            )
+        return [argument[name] for name in names]
+    if len(argument) != len(names):
+        raise ValueError(
+            f"{who}: {word} must have one entry for each of {count(len(names), 'head')}, "
+            f"{form.example}, got {len(argument)}"
+        )
+    return list(argument)
+
+
+def joined(slopes: Any, form: HeadForms, kind: np.dtype[Any], who: str) -> Array:
+    """Slopes by the outputs, shape (n_rows, n_outputs), from those of each head."""
+    parts: list[Array] = []
+    entries = by_name(slopes, form, "output_gradient", who)
+    for name, own, entry in zip(form.names, form.forms, entries, strict=True):
+        array = np.asarray(entry, kind)
+        if array.ndim == 1 and own.n_outputs == 1:
+            array = array[:, None]
+        n_rows = len(parts[0]) if parts else len(array) if array.ndim else 0
+        if array.shape != (n_rows, own.n_outputs):
+            raise ValueError(
+                f"{who}: head {name!r}: output_gradient must have shape "
+                f"({n_rows or 'n_rows'}, {own.n_outputs}), got {array.shape}"
+            )
+        parts.append(array)
+    return np.concatenate(parts, axis=1)
+
+
+def _by_head(y: Any, form: HeadForms, n_rows: int, who: str) -> list[Any]:
+    """The targets of each head, from a tuple, a dict, a frame or an array of numbers."""
+    if isinstance(y, tuple | Mapping) and not frames.is_frame(y):
+        each = by_name(y, form, "y", who)
+        lacking = [
+            name for name, own in zip(form.names, each, strict=True) if own is None
+        ]
+        if lacking:
+            raise ValueError(
+                f"{who}: head {lacking[0]!r} has no targets; for targets that are not known "
+                "use NaN and missing_targets='ignore'"
+            )
+        return each
+    if frames.is_frame(y):
+        columns = frames.columns_of(y)
+        width = len(columns)
+    else:
+        classes = [
+            name
+            for name, own in zip(form.names, form.forms, strict=True)
+            if own.accepted == "classes"
+        ]
+        if classes:
+            raise TypeError(
+                f"{who}: y must have one entry for each head, {form.example}, as head "
+                f"{classes[0]!r} takes class labels; got {type(y).__name__}"
+            )
+        y = np.asarray(y)
+        width = y.shape[1] if y.ndim == 2 else 1
+    if width != form.n_targets:
+        raise ValueError(
+            f"{who}: y has {count(width, 'column')}, but the heads have "
+            f"{count(form.n_targets, 'target')}; or give {form.example}"
+        )
+    ends = np.cumsum(form.widths).tolist()
+    starts = [0, *ends[:-1]]
+    if frames.is_frame(y):
+        return [
+            np.column_stack(columns[a:b]) if b - a > 1 else np.asarray(columns[a])
+            for a, b in zip(starts, ends, strict=True)
+        ]
+    table = y.reshape(len(y), -1)
+    return [table[:, a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def _as_labels(targets: Any, form: Form, who: str) -> Any:
+    """Labels in the place of one-hot rows."""
+    if form.accepted != "classes" or gaps.n_axes(targets) != 2:
+        return targets
+    table = np.asarray(targets)
+    if table.shape[1] != form.n_outputs or form.n_outputs == 1:
+        return targets
+    one_hot = ((table == 0) | (table == 1)).all() and (table.sum(axis=1) == 1).all()
+    if not one_hot:
+        raise ValueError(
+            f"{who} takes class labels, 0 to {form.n_outputs - 1}, or one-hot rows, but not "
+            "probabilities of classes"
+        )
+    return table.argmax(axis=1)
