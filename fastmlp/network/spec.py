@@ -388,7 +388,7 @@ class Network(NamedTuple):
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        return tuple(head.name for head in self.heads)
+        return tuple([head.name for head in self.heads])
 
     def without_output(self) -> "Network":
         activations = (*self.activations[:-1], identity)

@@ -1,7 +1,7 @@
 """The record of a fit: losses by epoch, why it ended, warnings of its end, and progress bars."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -247,7 +247,6 @@ def interrupted(history: History, *, restores: bool = False) -> History:
 def record(
     history: History,
     losses: NDArray[np.float64],
-    by_head: Mapping[str, NDArray[np.float64]],
     rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     first_step: int,
     steps_per_epoch: int,
@@ -257,15 +256,7 @@ def record(
         first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1)
     )
     history.loss += losses.tolist()
-    append_to(history.head_losses, by_head)
     history.learning_rate += rates(last_steps).tolist()
-
-
-def append_to(
-    series: dict[str, list[float]], losses: Mapping[str, NDArray[np.float64]]
-) -> None:
-    for name, values in losses.items():
-        series.setdefault(name, []).extend(values.tolist())
 
 
 def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:

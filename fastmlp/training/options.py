@@ -30,7 +30,6 @@ from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
 from fastmlp.validation.calls import misfit
 from fastmlp.validation.frames import is_table
-from fastmlp.validation.gaps import Form
 from fastmlp.validation.messages import count, listed
 
 ValidationData = (
@@ -139,9 +138,8 @@ class FitOptions(sources.Reading):
         monitors = MONITORS | {
             name: OF_DERIVATIVES[name] for name, is_known in both if is_known
         }
-        of_heads = [f"{name}_loss" for name in options.heads]
-        validated_heads = [f"validation_{name}" for name in of_heads]
-        monitors |= dict.fromkeys([*of_heads, *validated_heads], "")
+        for name in options.heads:
+            monitors |= {f"{name}_loss": "", f"validation_{name}_loss": ""}
         look = options.metrics, monitors, validated, who
         if stopping is not None:
             own["early_stopping"] = _resolved(stopping, *look, asked)
@@ -473,8 +471,8 @@ def split_rows_of(
         options.class_weight,
     )
     network, weighted = engine.network, raw
-    form = network.targets
-    if class_weight is not None and raw.y is not None and isinstance(form, Form):
+    if class_weight is not None and raw.y is not None:
+        form: Any = network.targets
         weight = gaps.class_weights(
             class_weight,
             raw.y,

@@ -23,7 +23,6 @@ from fastmlp.training.history import (
     OF_DERIVATIVES,
     History,
     Status,
-    append_to,
     interrupted,
     last_report,
     new_bar,
@@ -314,9 +313,11 @@ class FitRequest:
     def _steps_per_epoch(self) -> int:
         return self.steps_per_epoch or -(-self.n_rows // self.batch_size)
 
-    @property
-    def _heads(self) -> tuple[str, ...]:
-        return self._engine.network.head_names
+    def _append(self, series: dict[str, list[float]], losses: NDArray[Any]) -> None:
+        """Append losses of shape (n_epochs, n_heads) to the series of the heads."""
+        names = self._engine.network.head_names
+        for name, values in zip(names, losses.T, strict=True):
+            series.setdefault(name, []).extend(values.tolist())
 
     def window(self, most: int) -> int:
         """Return one epoch if something looks at each, and at most up to the next checkpoint."""
@@ -390,10 +391,10 @@ class FitRequest:
         if diverged is None:
             # Ranks with buffers, and streams, know an epoch's steps after it.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
-        of_heads = self._trainer.head_losses[:n_done].T
-        by_head = dict(zip(self._heads, of_heads, strict=True))
-        of_steps = (self._rates, self._window_step, self._steps_per_epoch)
-        record(history, losses, by_head, *of_steps)
+        record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
+        if self._engine.network.heads:
+            of_heads = self._trainer.head_losses[:n_done]
+            self._append(history.head_losses, of_heads)
         if self.data.derivatives is not None:
             squares = self._trainer.derivative_losses[:n_done]
             history.derivative_loss += squares.tolist()
@@ -481,9 +482,9 @@ class FitRequest:
             validation: Any = self._validation
             squares = validation.derivative_loss
             self.history.validation_derivative_loss.append(squares)
-        of_heads = self._validation.head_losses[:, None]
-        by_head = dict(zip(self._heads, of_heads, strict=True))
-        append_to(self.history.validation_head_losses, by_head)
+        if self._engine.network.heads:
+            of_heads = self._validation.head_losses[None]
+            self._append(self.history.validation_head_losses, of_heads)
         for name, value in values.items():
             self.history.metrics.setdefault(name, []).append(value)
 

@@ -344,8 +344,9 @@ class Trainer:
             if not self.derivative_losses.size:
                 self.derivative_losses = np.full(len(losses), np.nan)
             derivatives.fields["losses"] = address(self.derivative_losses)
-        if first == 0:
-            self.head_losses = np.zeros((len(losses), len(self._network.heads)))
+        n_heads = len(self._network.heads)
+        if first == 0 and n_heads:
+            self.head_losses = np.zeros((len(losses), n_heads))
         self.do(
             last - first,
             n_rows=self._session.data.n_rows,
@@ -358,7 +359,7 @@ class Trainer:
             coefficients=address(constants),
             n_coefficients=constants.shape[1],
             losses=address(losses),
-            head_losses=address(self.head_losses),
+            head_losses=address(self.head_losses) if n_heads else 0,
         )
         return self.reached
 
