@@ -304,7 +304,7 @@ class NetGroup:
             checked.append((steps, rows, name))
         losses = np.empty(len(self.nets))
         for i, (steps, rows, name) in enumerate(checked):
-            losses[i] = steps._step("derivatives", rows.data, name)
+            losses[i] = steps.on_checked(rows.data, name)
             self._states[i].feature_names = rows.names
         return losses
 

@@ -178,9 +178,9 @@ def curved(rule: Callable[..., Any], scalar: Any) -> Callable[..., Any]:
     NotImplementedError
         If the rule is more than arithmetic and functions of `rules.elementary`.
     """
-    code, results = _derived(rule, scalar, WHO)
-    if len(results) == 3:
+    if returns_curvature(rule):
         return rule
+    code, results = _derived(rule, scalar, WHO)
     value, slope = (*results, code.derivative(results[0]))[:2]
     zero = scalar(0)
     numbers = [
@@ -195,6 +195,12 @@ def curved(rule: Callable[..., Any], scalar: Any) -> Callable[..., Any]:
     return _function_of(
         f"<curvature of {name_of(rule)} {id(rule)} {scalar.__name__}>", source
     )
+
+
+def returns_curvature(rule: Any) -> bool:
+    """True for a rule of three results, which is called uncompiled."""
+    result = getattr(rule, "py_func", rule)(np.float64(0.5))
+    return isinstance(result, tuple) and len(result) == 3
 
 
 def _derived(rule: Any, scalar: Any, who: str) -> tuple[Derivation, tuple[Any, ...]]:
@@ -232,7 +238,7 @@ def check_curvatures(network: Network, who: str) -> None:
 
 def _check_curvature(rule: Any, who: str) -> None:
     name = name_of(rule)
-    if rule is activations.identity:
+    if rule is activations.identity or returns_curvature(rule):
         return
     remedy = "tanh, softplus or silu"
     if rule in [activations.RULES[known] for known in JUMPING]:
@@ -246,7 +252,7 @@ def _check_curvature(rule: Any, who: str) -> None:
     except (NotImplementedError, Unsupported) as error:
         words = f"{error}; for derivatives {given}, or use {remedy}"
         raise ValueError(words) from error
-    if len(results) == 2 and code.derivative(results[1]) is None:
+    if code.derivative(results[1]) is None:
         raise ValueError(
             f"{who}: the second derivative of the activation {name!r} is 0 everywhere, "
             f"so derivatives cannot train it; {given}, or use {remedy}"

@@ -172,6 +172,9 @@ class Trace(ABC):
             return self.own[function](*arguments)
         if function in SYMBOLS:
             return SYMBOLS[function](*arguments)
+        on_symbols = any(isinstance(argument, Symbol) for argument in arguments)
+        if on_symbols and isinstance(function, np.ufunc):
+            raise Unsupported(f"a call of NumPy's {function.__name__}")
         if function in self.forms:
             function = self.forms[function](common(*arguments))
         function = getattr(function, "py_func", function)

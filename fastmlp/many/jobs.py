@@ -128,7 +128,7 @@ def jobs_of(
             data, validated = split(data, validation_split, who(i))
         network = cores[i].engine.network
         each_given[i].check(network, net.device, net.optimizer, who(i))
-        parts = FitRows(None, data, validated, None)
+        parts = FitRows(None, data, validated, each_names[i])
         _, data, validated, _ = each_given[i].attached(parts, network, who(i))
         batch = min(batch_size_for(net.optimizer, sizes[i], who(i)), data.n_rows)
         jobs.append(

@@ -10,7 +10,7 @@ from fastmlp.compiler.curvature import check_curvatures
 from fastmlp.network.spec import Network
 from fastmlp.training.options import FitRows
 from fastmlp.training.second_order import check_derivatives as check_second_order
-from fastmlp.validation import Array, arrays
+from fastmlp.validation import Array, arrays, frames
 
 BALANCED = "balanced"
 # The least mean square of a balanced column, over that of the largest. Errors of surrogates with a
@@ -54,16 +54,21 @@ class Given(NamedTuple):
         each = of_nets(self.values, n_nets, n_outputs, "derivatives", who)
         return [self._replace(values=values) for values in each]
 
-    def attached(self, rows: FitRows, network: Network, who: str) -> FitRows:
-        """The rows with their derivatives."""
+    def attached(
+        self, rows: FitRows, network: Network, who: str, *, all_unknown: bool = False
+    ) -> FitRows:
+        """The rows with their derivatives, which may be `all_unknown`."""
         if not self:
             return rows
         data, held_out = rows.data, rows.held_out
         if rows.feed is not None or not isinstance(data.x, np.ndarray):
             refuse("a source, sparse or expanded rows", "a dense array X", who)
-        values = targets(self.values, len(data.x), network, who)
+        values = frames.in_order(self.values, rows.names, who)
+        values = targets(values, len(data.x), network, who)
         weights = weights_of(self.weight, data, values, network, who)
-        data = with_targets(data, values, weights, who)
+        data = with_targets(data, values, weights)
+        if not all_unknown:
+            _check_known(data, "derivatives", "train", who)
         if self.validation is not None:
             if held_out is None or held_out.rows is not None:
                 raise ValueError(
@@ -71,10 +76,13 @@ class Given(NamedTuple):
                     "splits derivatives, too"
                 )
             name = "validation_derivatives"
-            others = targets(self.validation, len(held_out.x), network, who, name)
-            held_out = with_targets(held_out, others, weights, who, name)
+            others = frames.in_order(self.validation, rows.names, who)
+            others = targets(others, len(held_out.x), network, who, name)
+            held_out = with_targets(held_out, others, weights)
+            _check_known(held_out, name, "validate", who)
         elif held_out is not None and held_out.rows is not None:
-            held_out = with_targets(held_out, values, weights, who)
+            held_out = with_targets(held_out, values, weights)
+            _check_known(held_out, "derivatives", "validate", who)
         return rows._replace(data=data, held_out=held_out)
 
 
@@ -140,17 +148,19 @@ def gradient(values: object, n_rows: int, network: Network, who: str) -> Derivat
     return Derivatives(of_jacobian, np.empty(0), np.empty((0, 0), dtype))
 
 
-def with_targets(
-    data: Data, values: Array, weights: Array, who: str, name: str = "derivatives"
-) -> Data:
-    """Rows with targets of their Jacobian, at least one of them known."""
+def with_targets(data: Data, values: Array, weights: Array) -> Data:
+    """Rows with targets of their Jacobian."""
     counts = np.count_nonzero(~np.isnan(values), axis=(1, 2)).astype(np.float64)
     if data.weight.size:
         counts *= data.weight
-    used = counts if data.rows is None else counts[data.rows]
-    if not used.any():
-        raise ValueError(f"{who}: {name} has no known number in the rows to work on")
     return data._replace(derivatives=Derivatives(values, counts, weights))
+
+
+def _check_known(data: Data, name: str, verb: str, who: str) -> None:
+    assert data.derivatives
+    counts = data.derivatives.known
+    if not (counts if data.rows is None else counts[data.rows]).any():
+        raise ValueError(f"{who}: {name} has no known number in the rows to {verb} on")
 
 
 def weights_of(

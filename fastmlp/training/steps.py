@@ -185,7 +185,7 @@ class Steps:
         who = WHO["derivatives"]
         ignores = gaps.checked(missing_targets, who)
         rows = self.checked_derivatives(X, y, weight, given, ignores, who)
-        loss = self._step("derivatives", rows.data, who)
+        loss = self.on_checked(rows.data, who)
         self._state.feature_names = rows.names
         return loss
 
@@ -202,7 +202,8 @@ class Steps:
         given.check(self._engines["batch"].network, "cpu", self._state.optimizer, who)
         network = self.engine("derivatives", who).network
         data, names = self.checked("derivatives", X, y, weight, who, ignores)
-        return given.attached(FitRows(None, data, None, names), network, who)
+        rows = FitRows(None, data, None, names)
+        return given.attached(rows, network, who, all_unknown=True)
 
     def on_jacobian_gradient(
         self, X: Any, output_gradient: Any, of_jacobian: Any
@@ -236,6 +237,8 @@ class Steps:
                 text = "a batch has no known target: no step was taken, and 0 returned"
                 warn(f"{who}: {text}", UserWarning)
             return 0.0
+        if data.derivatives:
+            return self._step("derivatives", data, who)
         network = self._engines["batch"].network
         n_outputs, width = network.layout.sizes[-1], data.y.shape[1]
         kind: Kind = "batch"

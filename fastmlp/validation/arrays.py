@@ -193,7 +193,9 @@ def jacobian(
     unknown: bool = False,
 ) -> Array:
     """Numbers of a Jacobian, shape (n_rows, n_outputs, n_features), or without outputs where
-    there is one; NaN stands for an `unknown` number."""
+    there is one; NaN, or a mask, stands for an `unknown` number."""
+    if unknown and isinstance(argument, np.ma.MaskedArray):
+        argument = np.ma.filled(argument.astype(np.float64), np.nan)
     array = _numbers(argument, who, name)
     short = (shape[0], shape[2])
     if array.shape == short and shape[1] == 1:

@@ -123,6 +123,14 @@ def named(
     return table, names
 
 
+def in_order(table: Any, names: Names, who: str) -> Any:
+    """The table; its columns stand in the order of the names if it has these and no others."""
+    table, form = read(table, who)
+    is_named = names is not None and form == "frame"
+    same = is_named and sorted(map(str, _names(table))) == sorted(names or ())
+    return selected(table, names, who) if same else table
+
+
 def selected(table: Any, names: Names, who: str) -> Any:
     """The columns of these names, in this order; the table if it or the argument lacks names."""
     table, form = read(table, who)

@@ -147,6 +147,10 @@ def root(z: Any) -> Any:
     return (z + 3) ** 0.5, 0.5 / (z + 3) ** 0.5
 
 
+def of_numpy(z: Any) -> Any:
+    return np.sin(z), np.cos(z)
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
@@ -180,6 +184,7 @@ def network_of(activation: Any, **options: Any) -> Any:
         ("leaky_relu", "the slope of 'leaky_relu' jumps"),
         ("selu", "the slope of 'selu' jumps"),
         (line, "'line' is 0 everywhere"),
+        (of_numpy, "a call of NumPy's sin, in the line"),
         (root, r"\*\* by 0.5, .*in the line .*; for derivatives return"),
     ],
 )

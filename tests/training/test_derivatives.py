@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fastmlp import (
@@ -103,6 +104,54 @@ def test_a_batch_without_a_known_derivative_trains_values_alone() -> None:
     other.train_on_batch(X[:50], Y[:50])
     other.train_on_batch(X[50:], Y[50:], derivatives=G[50:])
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-14)
+
+
+def test_a_step_without_a_known_derivative_trains_values_alone() -> None:
+    net, other, group = make(), make(), NetGroup([make()])
+    loss = net.train_on_batch(X, Y, derivatives=np.full_like(G, np.nan))
+    assert loss == pytest.approx(other.train_on_batch(X, Y), rel=1e-12)
+    np.testing.assert_allclose(net.parameters, other.parameters, rtol=1e-12)
+    losses = group.train_on_batch(X, Y, derivatives=np.full_like(G, np.nan))
+    assert losses == pytest.approx(loss, rel=1e-12)
+
+
+def test_a_step_without_a_known_target_is_not_taken() -> None:
+    net = make()
+    before = net.parameters.copy()
+    with pytest.warns(UserWarning, match="no known target: no step was taken"):
+        loss = net.train_on_batch(
+            X, Y * np.nan, derivatives=G, missing_targets="ignore"
+        )
+    assert loss == 0
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_masked_derivatives_are_unknown() -> None:
+    masked = np.ma.masked_array(G, G > 1)
+    unknown = fit(make(), derivatives=np.where(G > 1, np.nan, G))
+    assert fit(make(), derivatives=masked).loss == unknown.loss
+
+
+def test_columns_of_a_frame_of_derivatives_are_known_by_name() -> None:
+    frame, slopes = (pd.DataFrame(array, columns=list("abc")) for array in (X, G))
+    swapped = slopes[["c", "a", "b"]]
+    options: Any = {"epochs": 2, "derivative_weight": 1.0}
+    found = make().fit(frame, Y, derivatives=swapped, **options)
+    assert found.loss == fit(make(), epochs=2).loss
+    (of_many,) = fit_many([make()], frame, Y, derivatives=swapped, **options)
+    assert of_many.loss == found.loss
+    one = make().train_on_batch(frame, Y, derivatives=swapped)
+    assert one == make().train_on_batch(X, Y, derivatives=G)
+
+
+def waves(z: Any) -> Any:
+    return np.sin(z), np.cos(z), -np.sin(z)
+
+
+@pytest.mark.slow
+def test_an_activation_that_gives_its_curvature_may_call_any_function() -> None:
+    history = fit(make(activation=waves), epochs=50)
+    assert history.derivative_loss[-1] < history.derivative_loss[0] / 2
 
 
 def test_threads_do_not_change_bits() -> None:
