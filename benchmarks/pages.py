@@ -56,6 +56,10 @@ SHOWN: dict[Path, dict[str, str]] = {
     HOW_TO / "machines.md": {"machines": "A step of two processes"},
     HOW_TO / "first-fit.md": {"first fit": "A new process, to its first predictions"},
     HOW_TO / "export-to-c.md": {"export": "A call of a net in C"},
+    HOW_TO / "train-on-derivatives.md": {
+        "train on derivatives": "A step on values and derivatives inside `fit`",
+    },
+    HOW_TO / "norms.md": {"train norms": "A step inside `fit`"},
 }
 BEST = "fastest peer"
 EXPLAINED = (
@@ -240,7 +244,8 @@ def text_of(page: Path, figures: dict[str, list[Record]]) -> Iterator[str]:
         )
         shown = {verb: text for verb, text in SHOWN[page].items() if verb in by_verb}
         if shown:
-            yield f"\n## With {kind}"
+            level = "###" if page.parent == HOW_TO else "##"
+            yield f"\n{level} With {kind}"
         said = ""
         for verb, text in shown.items():
             groups = [pair["group"] for pair in by_verb[verb]]
