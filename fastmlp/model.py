@@ -67,6 +67,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         stands before it.
     norm_epsilon : float above 0
         Added to the variance.
+    skip : "input", optional
+        The output layer takes the inputs too, after the last hidden layer's outputs.
     output_activation : str or callable, optional
         None: identity, or the loss's link, such as "softmax" for "cross_entropy".
     loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal, or several for heads
@@ -954,11 +956,13 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
     saved = model_state.unpack(content, own)
     network = saved.network
     *hidden, output = network.activations
-    norms: Any = None if network.written is None else network.written.norms
+    written: dict[str, Any] = {}
+    if network.written is not None:
+        written = {"norm": network.written.norms, "skip": network.written.skip}
     net = MLP(
         network.layer_sizes,
         activation=residual.of_entries(network, hidden),
-        norm=norms,
+        **written,
         output_activation=None if network.heads else network.loss.link or output,
         **heads.arguments(network),
         optimizer=saved.optimizer,

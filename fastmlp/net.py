@@ -23,12 +23,12 @@ from fastmlp.validation import Array, frames, scalars
 from fastmlp.validation.calls import explained
 
 if TYPE_CHECKING:
-    from fastmlp.network.residual import NormName
+    from fastmlp.network.residual import NormName, SkipName
     from fastmlp.network.spec import Computed
 else:
     # jedi 0.20 raises at a property with a Literal, and IPython then completes nothing.
     Computed = str | tuple[str, ...] | None
-    NormName = str
+    NormName = SkipName = str
 
 F32 = "leave compute_dtype out, for products in float32"
 
@@ -49,6 +49,7 @@ class NetBase:
         activation: spec.Activation | Sequence[spec.Activation] = "relu",
         norm: NormName | Sequence[NormName | None] | None = None,
         norm_epsilon: float = EPSILON,
+        skip: SkipName | None = None,
         output_activation: spec.OutputActivation | None = None,
         loss: spec.LossLike = "mse",
         loss_weights: spec.LossWeights | None = None,
@@ -86,6 +87,7 @@ class NetBase:
             dtype,
             norm,
             norm_epsilon,
+            skip,
         )
         found = resolve.network(*arguments)
         if has_heads:
@@ -133,6 +135,12 @@ class NetBase:
         written = self._network.written
         norms: Any = () if written is None else written.norms
         return norms if len({*norms}) > 1 else next(iter(norms), None)
+
+    @property
+    def skip(self) -> SkipName | None:
+        """ "input" if the output layer takes the inputs too."""
+        written: Any = self._network.written
+        return None if written is None else written.skip
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -53,6 +53,7 @@ _OF_NETS = (
     embedded.completed_row, embedded.completed_gradient, embedded_steps.plain_vjp,
     jacobian.row_gradient, jacobian.deltas_to_inputs, jacobian.jacobian_in_lanes,
     embedded_steps.fill_gaps, row_stages.row_stages,
+    jacobian.add_skip,
     row_blocks.predict_blocks, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
     small_batch.pack_net, small_batch.predict_small, small_batch.row_by_row,
     small_batch.small_batch,

@@ -254,12 +254,15 @@ def forward(
     """Pre-activations of every layer (the last: raw outputs), and what enters every layer.
 
     `norms` are (kind, layer, True after the activation, epsilon); gains and then shifts follow the
-    biases. ``skips[i]`` is the layer whose values are added to layer i's sums, or -1.
+    biases. ``skips[i]`` is the layer whose values are added to layer i's sums, or -1. A layer of
+    more inputs than the one before has outputs takes the net's inputs after these.
     """
     before: Arrays = []
     entering = [np.asarray(x, complex if np.iscomplexobj(x) else float)]
     functions, values_of = norms_of(norms, biases, len(weights)), list[Array]()
     for i in range(len(weights)):
+        if len(weights[i]) > entering[i].shape[1]:
+            entering[i] = np.hstack([entering[i], entering[0]])
         z = rounded(i, entering[i]) @ rounded(i, weights[i]) + biases[i]
         drops_first = (i, False) in functions
         if len(masks) and drops_first:
@@ -499,7 +502,8 @@ def objective_of_heads(
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
     """The objective, and lists of its slopes by weights and by biases, by backpropagation; with
     norms or skips by complex steps."""
-    if len(model.get("norms", ())) or len(model.get("skips", ())):
+    takes_inputs = len(weights) > 1 and len(weights[-1]) > weights[-2].shape[1]
+    if takes_inputs or len(model.get("norms", ())) or len(model.get("skips", ())):
         value = objective(weights, biases, x, y, **model)
         return float(value), *complex_step_gradient(weights, biases, x, y, **model)
     activations, loss = model["activations"], model.get("loss", "mse")
@@ -732,11 +736,11 @@ def train(
 
 
 def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
-    """Derivatives of `predict`, shape (n_rows, n_outputs, n_features), by complex steps: a step of
-    an input is one of the first biases by its weights."""
+    """Derivatives of `predict`, shape (n_rows, n_outputs, n_features), by complex steps of the
+    inputs."""
+    steps = 1e-30j * np.eye(x.shape[1])
     moved = (
-        predict(weights, [biases[0] + 1e-30j * row, *biases[1:]], x, **model)
-        for row in weights[0]
+        predict(weights, biases, x.astype(float) + step, **model) for step in steps
     )
     return np.stack([values.imag / 1e-30 for values in moved], axis=-1)
 

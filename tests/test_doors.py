@@ -80,6 +80,8 @@ FEATURES: dict[str, dict[str, Any]] = {
         "optimizer": SGD(0.05, momentum=0.9, nesterov=True, global_clipnorm=0.3)
     },
     "penalty": {"l2": 0.5},
+    "norm": {"norm": "layer"},
+    "skip": {"skip": "input"},
     "dropout": {"dropout": [0.5]},
     "input_dropout": {"input_dropout": 0.2},
     "input_noise": {"input_noise": Cosine(0.1)},
@@ -269,7 +271,7 @@ def keyword_refused(door: Door, feature: str) -> str | None:
     wrong = keyword in (OF_NUMBERS if door.classifies else OF_CLASSES)
     if (door.name, feature) == ("as_estimator", "frozen"):
         return "each fit draws new weights, also for frozen layers"
-    if keyword in ("layer_rates", "trainable"):
+    if keyword in ("layer_rates", "trainable", "norm", "skip"):
         wrong = door.name not in OF_NETS
     if door.name == "tables":
         known = ("nothing", "bfloat16", "sample_weight", "class_weight", "gamma")
@@ -439,6 +441,9 @@ def test_drawn_features_at_a_door(door: Door, seed: int, tmp_path: Path) -> None
         words |= FEATURES[feature]
     if isinstance(words["optimizer"], ScheduleFreeAdamW):
         words.pop("average", None)
+    if "compute_dtype" in words:
+        for name in ("norm", "skip"):
+            words.pop(name, None)
     check(door, words, tmp_path / "model", form=draw.choice([*FORMS]))
 
 

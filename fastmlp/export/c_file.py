@@ -363,8 +363,6 @@ def to_c(
     """
     of_table = is_of_tables(model)
     parts: Any = model._table_parts(WHO) if of_table else parts_of(model, WHO)
-    for net in parts.nets:
-        require_plain(core_of(net).engine.network, WHO, "use fastmlp.to_onnx")
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")
     _check_prefix(prefix)
@@ -376,6 +374,9 @@ def to_c(
             f"{WHO}: test_data has the rows of the test, which tests=0 leaves out"
         )
     scalars.boolean(WHO, "gradient", gradient)
+    networks = [core_of(net).engine.network for net in parts.nets]
+    for network in networks if gradient else ():
+        require_plain(network, f"{WHO}: gradient=True", "fastmlp.jacobian takes it")
     if dtype is not None:
         scalars.known(WHO, "dtype", dtype, DTYPES)
     n_parameters = sum(net.parameters.size for net in parts.nets)
@@ -407,7 +408,7 @@ def to_c(
             raise ValueError(f"{WHO}: test_data has no rows")
         exact = kind == scalar
         test = c_source.tests_of(
-            rows, model._of_codes(rows), scalar, np.float64, exact=exact
+            rows, model._of_codes(rows), scalar, np.float64, exact=exact, in_order=True
         )
         if parts.trees is not None and len(parts.trees.classes) > 1:
             # Probabilities of trees are of double.
@@ -418,10 +419,12 @@ def to_c(
         rows = c_source.rows_for(tests, parts.n_features, test_data, least, WHO).astype(
             kind
         )
-        exact = kind == scalar
-        test = c_source.tests_of(
-            rows, c_source.predictions_of(model, rows), scalar, scalar, exact=exact
-        )
+        forms = {
+            "exact": kind == scalar,
+            "in_order": not any(network.layout.norms for network in networks),
+        }
+        predictions = c_source.predictions_of(model, rows)
+        test = c_source.tests_of(rows, predictions, scalar, scalar, **forms)
     name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
     text = source.text(f"{type(model).__name__}", name, test)
     if path is not None:

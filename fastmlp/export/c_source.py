@@ -21,7 +21,15 @@ from fastmlp.compiler.trace import Comparison, Symbol, Trace
 from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
 from fastmlp.model import core_of
-from fastmlp.network.spec import Network, bias_views, name_of, weight_views
+from fastmlp.network.spec import (
+    Layout,
+    Network,
+    bias_views,
+    gain_views,
+    name_of,
+    shift_views,
+    weight_views,
+)
 from fastmlp.rules import losses
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp
@@ -162,12 +170,19 @@ def predictions_of(model: Any, rows: Array) -> Array:
 
 
 def tests_of(
-    rows: Array, predictions: Array, scalar: Any, number: Any, *, exact: bool
+    rows: Array,
+    predictions: Array,
+    scalar: Any,
+    number: Any,
+    *,
+    exact: bool,
+    in_order: bool,
 ) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
     `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`
-    means equal bits with fused multiply-adds. Rows whose predictions are not finite are left out.
+    means equal bits with fused multiply-adds, if sums are `in_order`, as those of norms are not.
+    Rows whose predictions are not finite are left out.
     """
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
@@ -181,7 +196,7 @@ def tests_of(
         "@Y": numbers(predictions.astype(number)),
         "@N": str(len(rows)),
         "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}"
-        if exact
+        if exact and in_order
         else loose,
         "@TINY": literal(number(np.finfo(scalar).tiny)),
     }
@@ -264,14 +279,16 @@ class CText:
         for kind, views in (
             ("w", weight_views(layout, flat)),
             ("b", bias_views(layout, flat)),
+            ("g", gain_views(layout, flat)),
+            ("h", shift_views(layout, flat)),
         ):
             for k, array in enumerate(views):
                 self.nets.append(
                     f"static const $real ${kind}{i}_{k}[] = {{{numbers(array)}}};\n"
                 )
-        widest = max(sizes[1:-1], default=0)
+        widest = _widest(layout)
         buffers = ["z0", "z1"][:last]
-        hidden = len(buffers) * widest
+        hidden = (len(buffers) + bool(layout.skips)) * widest
         self.stack = max(self.stack, hidden * self.size)
         of_row = (sizes[0] + hidden + sizes[-1]) * self.size
         self.stack_of_row = max(self.stack_of_row, of_row)
@@ -326,19 +343,47 @@ class CText:
 
         `rows` is 1 or $BLOCK. Of a block each number has a place for every row, as in z[n][rows].
         """
-        sizes, last = network.layout.sizes, network.layout.n_layers - 1
+        layout, last = network.layout, network.layout.n_layers - 1
         call, times = ("$layer", "") if rows == "1" else ("$layer_block", f" * {rows}")
-        buffers = ["z0", "z1"][:last]
-        lines = [f"$ALIGNED $real {it}[{max(sizes[1:-1])}{times}];" for it in buffers]
+        buffers, widest = ["z0", "z1"][:last], _widest(layout)
+        kept = ["kept"] if layout.skips else []
+        lines = [f"$ALIGNED $real {it}[{widest}{times}];" for it in buffers + kept]
         source = "x"
-        for k, (n_in, n_out) in enumerate(pairwise(sizes)):
+        for k, (n_in, n_out) in enumerate(layout.shapes):
             target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
             arrays = f"$w{i}_{k}, $b{i}_{k}, {source}, {target}"
             lines.append(f"{call}({arrays}, {n_in}, {n_out});")
+            each = f"for (int j = 0; j < {n_out}{times}; ++j)"
+            if layout.skips and layout.skips[k] >= 0:
+                lines.append(f"{each} {target}[j] += kept[j];")
+            lines += self._norms(i, layout, (k, False), target, rows)
             if rule is not identity:
                 lines.append(f"{self.rule(rule)}({target}, {n_out}{times});")
+            if k in layout.skips:
+                lines.append(f"{each} kept[j] = {target}[j];")
+            lines += self._norms(i, layout, (k, True), target, rows)
+            if layout.takes_inputs and k == last - 1:
+                place = f"{target}[{n_out}{times} + j]"
+                of_inputs = f"for (int j = 0; j < {layout.sizes[0]}{times}; ++j)"
+                lines.append(f"{of_inputs} {place} = x[j];")
             source = target
         return lines + self._linked(network, rows)
+
+    def _norms(
+        self, i: int, layout: Layout, where: tuple[int, bool], target: str, rows: str
+    ) -> list[str]:
+        """The statement of net i's norm in a layer, before or after its activation, if any."""
+        lines, n_shifts = [], 0
+        for m, norm in enumerate(layout.norms):
+            centred = norm.shifts >= 0
+            if (norm.layer, norm.after) == where:
+                filled = {"@B": str(8 * self.size)}
+                self.rules["$norm"] = replaced(c_template.NORM, filled)
+                shift = f"$h{i}_{n_shifts}" if centred else "0"
+                numbers = f"{layout.sizes[norm.layer + 1]}, {literal(self.scalar(norm.epsilon))}"
+                lines.append(f"$norm({target}, $g{i}_{m}, {shift}, {numbers}, {rows});")
+            n_shifts += centred
+        return lines
 
     def _linked(self, network: Network, rows: str) -> list[str]:
         """The statements that turn the raw outputs y into predictions."""
@@ -533,6 +578,11 @@ def slices_of(network: Network) -> list[tuple[str, int, int]]:
         slices.append((name, first, n))
         first += n
     return [part for part in slices if part[0] != "identity"]
+
+
+def _widest(layout: Layout) -> int:
+    """The most numbers of a hidden layer, with the inputs that the output layer takes."""
+    return max((*layout.sizes[1:-1], *(n for n, _ in layout.shapes[1:])), default=0)
 
 
 def texts_of(names: Iterable[object]) -> str:

@@ -161,6 +161,27 @@ $INLINE void $layer(const $real *$RESTRICT w, const $real *$RESTRICT b, const $r
     }
 }
 """
+# A norm of rows, one number of each row after the other: z[n][rows].
+NORM = """
+static void $norm($real *$RESTRICT z, const $real *gain, const $real *shift, int n, $real epsilon,
+                  int rows)
+{
+    for (int r = 0; r < rows; ++r) {
+        $real mean = 0, variance = 0;
+        for (int j = 0; shift && j < n; ++j) mean += z[j * rows + r];
+        mean /= ($real)n;
+        for (int j = 0; j < n; ++j) {
+            const $real distance = z[j * rows + r] - mean;
+            variance += distance * distance;
+        }
+        const $real root = 1 / $sqrt@B(variance / ($real)n + epsilon);
+        for (int j = 0; j < n; ++j) {
+            const $real x = (z[j * rows + r] - mean) * root;
+            z[j * rows + r] = x * gain[j] + (shift ? shift[j] : 0);
+        }
+    }
+}
+"""
 # The same sums of a block of rows, side by side: x[n_in][$BLOCK], z[n_out][$BLOCK].
 LAYER_BLOCK = """
 #if $BLOCK > 1

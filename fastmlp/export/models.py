@@ -416,9 +416,13 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
             "before, or use float64",
             RuntimeWarning,
         )
-    weights = net.weights[0].astype(np.float64)
-    _assign(net.biases[0], net.biases[0] + change.shift @ weights)
-    _assign(net.weights[0], weights * change.factor[:, None])
+    readers = [(net.weights[0], net.biases[0])]
+    if net.skip:
+        readers.append((net.weights[-1][-len(change.factor) :], net.biases[-1]))
+    for numbers, biases in readers:
+        weights = numbers.astype(np.float64)
+        _assign(biases, biases + change.shift @ weights)
+        _assign(numbers, weights * change.factor[:, None])
 
 
 def _change_of(steps: list[tuple[str, Any]], n: int, what: str) -> Affine:

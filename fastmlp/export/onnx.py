@@ -148,9 +148,12 @@ class Graph:
                 layout.norms, gain_views(layout, flat), shifts, strict=True
             )
         }
+        inputs, last = values, layout.n_layers - 1
         for i, (weights, biases, rule) in enumerate(
             zip(net.weights, net.biases, network.activations, strict=True)
         ):
+            if layout.takes_inputs and i == last:
+                values = self.node("Concat", [values, inputs], axis=1)
             product = self.node("MatMul", [values, self.constant(weights, kind)])
             raw = self.node("Add", [product, self.constant(biases[None], kind)])
             if layout.skips and layout.skips[i] >= 0:

@@ -270,8 +270,8 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
 def _check_rules(network: Network, who: str) -> None:
     if not network.layout.is_plain:
         raise ValueError(
-            f"{who}: monotonic_cst needs a net without norms and residual blocks, whose units may "
-            "fall where their inputs rise: leave norm out"
+            f"{who}: monotonic_cst needs a net without norms, residual blocks and skip, whose "
+            "outputs may fall where their inputs rise: leave them out"
         )
     for rule in network.activations:
         if rule not in [activations.RULES[name] for name in RISE]:
@@ -293,8 +293,8 @@ def _check_rules(network: Network, who: str) -> None:
 def check_optimizer(optimizer: Optimizer, network: Network, who: str = OWNER) -> None:
     if isinstance(optimizer, LevenbergMarquardt) and not network.layout.is_plain:
         raise ValueError(
-            f"{who}: LevenbergMarquardt needs a net without norms and residual blocks: use LBFGS() "
-            "or Adam()"
+            f"{who}: LevenbergMarquardt needs a net without norms, residual blocks and skip: use "
+            "LBFGS() or Adam()"
         )
     if network.signs and lag_of(optimizer):
         raise ValueError(

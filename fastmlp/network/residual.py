@@ -1,4 +1,4 @@
-"""Norms and residual blocks, as users write them, and the linear layers that they stand for."""
+"""Norms, residual blocks and skips as users write them, and the linear layers that these are."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,7 +20,14 @@ SYNONYMS = {
     "rms": "rmsnorm rmsnormalization",
     OF_ROWS: "batch batchnorm batchnorm1d batchnormalization bn",
 }
+OF_BLOCKS = "a skip past two layers is a block: MLP((3, Residual(64), 1))"
+SKIP_SYNONYMS = {
+    "input": "inputs x True wide",
+    OF_BLOCKS: "residual block all dense resnet",
+}
 EPSILON = 1e-5
+SkipName = Literal["input"]
+SKIPS = get_args(SkipName)
 
 
 @settings
@@ -115,6 +122,18 @@ def norms_of(setting: Any, n_hidden: int) -> tuple[NormName | None, ...]:
     return tuple(_norm(f"norm[{i}]", norm) for i, norm in enumerate(setting))
 
 
+def skip_of(setting: Any, n_hidden: int) -> SkipName | None:
+    if setting is None:
+        return None
+    scalars.known(OWNER, "skip", setting, SKIPS, SKIP_SYNONYMS)
+    if not n_hidden:
+        raise ValueError(
+            f"{OWNER}: skip={setting!r} needs a hidden layer to skip, but layer_sizes has none"
+        )
+    known: SkipName = setting
+    return known
+
+
 def _norm(name: str, norm: Any) -> NormName | None:
     if norm is not None:
         scalars.known(OWNER, name, norm, NORMS, SYNONYMS)
@@ -162,7 +181,7 @@ class Structure(NamedTuple):
     Attributes
     ----------
     hidden : the activations of the hidden ones
-    written : None for a net without norms and residual blocks
+    written : None for a net without norms, residual blocks and a skip
     """
 
     layout: Layout
@@ -175,6 +194,7 @@ def structure_of(
     rules: Sequence[ActivationRule],
     norms: Sequence[NormName | None],
     epsilon: float = EPSILON,
+    skip: SkipName | None = None,
 ) -> Structure:
     """`rules` and `norms` have one entry for each written hidden layer or block."""
     layers, n_inputs = None, sizes[0]
@@ -195,11 +215,12 @@ def structure_of(
     layers.sizes.append(n_outputs)
     layers.skips.append(-1)
     hidden, linear = tuple(layers.rules), tuple(layers.sizes)
-    if not layers.norms and max(layers.skips) < 0:
+    if not layers.norms and max(layers.skips) < 0 and skip is None:
         return Structure(make_layout(linear), hidden, None)
-    written = Written(sizes, tuple(norms), epsilon, tuple(layers.of_entries))
+    written = Written(sizes, tuple(norms), epsilon, tuple(layers.of_entries), skip)
     skips = tuple(layers.skips) if max(layers.skips) >= 0 else ()
-    layout = make_layout(linear, layers.norms, skips, epsilon)
+    structure = (linear, layers.norms, skips, epsilon)
+    layout = make_layout(*structure, takes_inputs=skip is not None)
     return Structure(layout, hidden, written)
 
 
@@ -229,8 +250,8 @@ def written_dropout(network: Network) -> Dropout | None:
 
 
 def require_plain(network: Network, who: str, instead: str) -> None:
-    """Refuse norms and residual blocks; `instead` says what to use."""
+    """Refuse norms, residual blocks and skips; `instead` says what to use."""
     if not network.layout.is_plain:
         raise ValueError(
-            f"{who} needs a net without norms and residual blocks: {instead}"
+            f"{who} needs a net without norms, residual blocks and skip: {instead}"
         )

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise, product
+from itertools import product
 from types import FunctionType
 from typing import Any, NamedTuple, cast, get_args
 
@@ -51,12 +51,16 @@ def network(
     kind: Any,
     norm: object = None,
     epsilon: object = residual.EPSILON,
+    skip: object = None,
 ) -> NamedNetwork:
     given = residual.written_sizes(sizes)
     rules = hidden_activations(activation, len(given) - 2)
     norms = residual.norms_of(norm, len(given) - 2)
     least = scalars.positive(OWNER, "norm_epsilon", epsilon)
-    layout, hidden, written = residual.structure_of(given, rules, norms, least)
+    of_inputs = residual.skip_of(skip, len(given) - 2)
+    layout, hidden, written = residual.structure_of(
+        given, rules, norms, least, of_inputs
+    )
     checked = layout.sizes
     function = loss(loss_setting)
     loss_name = (
@@ -219,7 +223,7 @@ def _penalty(key: object) -> updates.PenaltyRule:
 
 def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
     """Check for the memory of the parameters, and of drawing one layer in float64."""
-    largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+    largest = max(n_in * n_out for n_in, n_out in layout.shapes)
     n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
     purpose = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
     memory.require(n_bytes, OWNER, purpose)

@@ -54,19 +54,21 @@ class NormOfLayer(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A net with norms or residual blocks as it was written.
+    """A net with norms, residual blocks or a skip as it was written.
 
     Attributes
     ----------
     sizes : integers and residual blocks, inputs first
     norms : a kind or None for each hidden entry of `sizes`
     layers : for each of them the linear layer that has its activation and its dropout
+    skip : "input" if the output layer takes the inputs too, or None
     """
 
     sizes: tuple[Any, ...]
     norms: tuple[str | None, ...]
     epsilon: float
     layers: tuple[int, ...]
+    skip: str | None = None
 
 
 class Layout(NamedTuple):
@@ -79,6 +81,7 @@ class Layout(NamedTuple):
     ----------
     norms : in the order of the layers; of a layer's two, that of its sums first
     skips : for each layer the layer whose values its sums are added to, or -1; empty: all are -1
+    takes_inputs : True: the output layer takes the last hidden layer's outputs, then the inputs
     """
 
     sizes: tuple[int, ...]
@@ -88,15 +91,26 @@ class Layout(NamedTuple):
     n_parameters: int
     norms: tuple[NormOfLayer, ...] = ()
     skips: tuple[int, ...] = ()
+    takes_inputs: bool = False
 
     @property
     def n_layers(self) -> int:
         return len(self.sizes) - 1
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each layer."""
+        return _shapes(self.sizes, self.takes_inputs)
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a layer reads or writes."""
+        return max(*self.sizes, self.shapes[-1][0])
+
+    @property
     def is_plain(self) -> bool:
         """True without norms and skips."""
-        return not self.norms and not self.skips
+        return not self.norms and not self.skips and not self.takes_inputs
 
     def norms_of(self, layer: int) -> tuple[NormOfLayer, ...]:
         return tuple(norm for norm in self.norms if norm.layer == layer)
@@ -131,14 +145,24 @@ class Views(list[Vector]):
         return list, (list(self),)
 
 
+def _shapes(sizes: Sequence[int], takes_inputs: bool) -> list[tuple[int, int]]:
+    shapes = list(pairwise(sizes))
+    if takes_inputs:
+        n_in, n_out = shapes[-1]
+        shapes[-1] = (n_in + sizes[0], n_out)
+    return shapes
+
+
 def make_layout(
     sizes: tuple[int, ...],
     norms: Sequence[tuple[str, int, bool]] = (),
     skips: tuple[int, ...] = (),
     epsilon: float = 0.0,
+    *,
+    takes_inputs: bool = False,
 ) -> Layout:
     """`norms` are triples: kind, layer, and True for a norm after the activation."""
-    shapes = list(pairwise(sizes))
+    shapes = _shapes(sizes, takes_inputs)
     offsets = [0]
     for n_in, n_out in shapes:
         offsets.append(offsets[-1] + n_in * n_out)
@@ -157,13 +181,18 @@ def make_layout(
         for norm, *places in zip(norms, gains, shifts, strict=True)
     ]
     of_layers = (tuple(offsets[:n]), tuple(offsets[n:-1]))
-    return Layout(sizes, *of_layers, offsets[n], end, tuple(made), skips)
+    return Layout(sizes, *of_layers, offsets[n], end, tuple(made), skips, takes_inputs)
+
+
+def skip_weights(layout: Layout) -> int:
+    """The offset of the output layer's weights of the inputs in the flat parameters."""
+    return layout.weights[-1] + layout.sizes[-2] * layout.sizes[-1]
 
 
 def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
     """One number a layer for its weights, and one for its biases, gains and shifts, as numbers of
     parameters."""
-    sizes = [n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
+    sizes = [n_in * n_out for n_in, n_out in layout.shapes]
     centred = [norm for norm in layout.norms if norm.shifts >= 0]
     layers = [norm.layer for norm in (*layout.norms, *centred)]
     numbers = [*weights, *biases, *(biases[layer] for layer in layers)]
@@ -173,10 +202,9 @@ def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) ->
 
 def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
     """Views of `flat`, shape (n_in, n_out) each."""
-    shapes = pairwise(layout.sizes)
     return [
         flat[start : start + n_in * n_out].reshape(n_in, n_out)
-        for start, (n_in, n_out) in zip(layout.weights, shapes, strict=True)
+        for start, (n_in, n_out) in zip(layout.weights, layout.shapes, strict=True)
     ]
 
 
@@ -341,7 +369,7 @@ class Network(NamedTuple):
     signs : of each input 1 if predictions rise with it, -1 if they fall, else 0; empty: all are 0
     derivatives : "targets" if steps train the Jacobian too, "gradient" if they take the gradient
         by it; or None
-    written : a net with norms or residual blocks as it was written, or None
+    written : a net with norms, residual blocks or a skip as it was written, or None
     heads : slices of the outputs; `loss` is then `JOINT`. Empty: `loss` takes all outputs
     named : True if the heads' names are the user's
     """

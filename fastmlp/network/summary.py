@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fastmlp._process.memory import readable
@@ -66,12 +65,14 @@ class Description(NamedTuple):
 
     def _norms(self) -> str:
         written = self.network.written
-        if written is None or not self.network.layout.norms:
+        if written is None:
             return ""
         epsilon = (
             f"norm_epsilon={written.epsilon:g}, " if written.epsilon != EPSILON else ""
         )
-        return f"norm={_shown(written.norms)!r}, {epsilon}"
+        norms = f"norm={_shown(written.norms)!r}, {epsilon}"
+        skip = f"skip={written.skip!r}, " if written.skip else ""
+        return (norms if self.network.layout.norms else "") + skip
 
     def table(self) -> SummaryTable:
         return SummaryTable(
@@ -102,7 +103,7 @@ class Description(NamedTuple):
             ("products in",) if products else ()
         )
         rows: list[tuple[str, ...]] = [(*HEADER, *more)]
-        for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+        for i, (n_in, n_out) in enumerate(layout.shapes):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             norms = len(layout.norms_of(i)) + sum(
                 norm.shifts >= 0 for norm in layout.norms_of(i)
@@ -122,11 +123,14 @@ class Description(NamedTuple):
             norms = {norm.after: f"{norm.kind} norm" for norm in layout.norms_of(i)}
             drops = dropout is not None and is_used((*dropout.hidden, 0.0)[i])
             source = layout.skips[i] if layout.skips else -1
+            is_wide = layout.takes_inputs and i == layout.n_layers - 1
+            has_more = norms or source >= 0 or is_wide
             stages = [
+                "of the inputs too" if is_wide else "",
                 "dropout" if drops and False in norms else "",
                 f"+ layer {source + 1}" if source >= 0 else "",
                 norms.get(False, ""),
-                name if name != "identity" or not (norms or source >= 0) else "",
+                name if name != "identity" or not has_more else "",
                 "dropout" if drops and False not in norms else "",
                 norms.get(True, ""),
             ]

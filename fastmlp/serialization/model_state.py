@@ -129,8 +129,7 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "monotonic_cst": list(network.signs) or None,
         **layer_settings.in_use(network),
         **_dropout(network),
-        files.NORMS: written
-        and {"kinds": list(written.norms), "epsilon": written.epsilon},
+        files.NORMS: written and _structure(written),
         files.HEADS: _heads(network),
         "feature_names": names and list(names),
     }
@@ -148,6 +147,11 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "dtype": network.dtype.name,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def _structure(written: spec.Written) -> dict[str, Any]:
+    structure = {"kinds": list(written.norms), "epsilon": written.epsilon}
+    return structure | ({"skip": written.skip} if written.skip else {})
 
 
 def _of_size(size: Any) -> Any:
@@ -291,6 +295,7 @@ def _network(
         resolve.hidden_activations(hidden, n_hidden),
         residual.norms_of(norms["kinds"], n_hidden),
         scalars.positive("file", "epsilon", norms["epsilon"]),
+        residual.skip_of(norms.get("skip"), n_hidden),
     )
     layout = structure.layout
     n_layers = layout.n_layers

@@ -122,7 +122,7 @@ def check(network: Network, device: str, who: str) -> None:
     if network.compute_dtype is not None:
         refuse("compute_dtype='bfloat16'", "compute_dtype=None", who)
     if not network.layout.is_plain:
-        refuse("norms or residual blocks", "a net without them", who)
+        refuse("norms, residual blocks or skip", "a net without them", who)
     if network.heads:
         refuse("heads", "a net with one loss", who)
     if network.dropout is not None:

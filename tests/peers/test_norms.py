@@ -22,6 +22,17 @@ class Block(nn.Module):
         return h + self.second(torch.relu(self.first(self.norm(h))))
 
 
+class Wide(nn.Module):
+    """Wide and deep: the last layer takes the inputs too."""
+
+    def __init__(self, hidden: Any) -> None:
+        super().__init__()
+        self.hidden, self.last = hidden, nn.Linear(9 + 5, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(torch.cat([self.hidden(x), x], dim=1))
+
+
 def layer(n: int) -> Any:
     return nn.LayerNorm(n, eps=EPSILON)
 
@@ -42,6 +53,10 @@ def layers_of(norm: Any) -> Any:
     )  # fmt: skip
 
 
+def hidden_of(norm: Any) -> Any:
+    return layers_of(norm)[:-1]
+
+
 BLOCKS = (5, Residual(12, inner=20), Residual(12, inner=7), 3)
 PAIRS: dict[str, tuple[Any, Any, Any]] = {
     "layer": ((5, 12, 9, 3), "layer", lambda: layers_of(layer)),
@@ -49,6 +64,8 @@ PAIRS: dict[str, tuple[Any, Any, Any]] = {
     "blocks, layer": (BLOCKS, "layer", lambda: blocks_of(layer)),
     "blocks, rms": (BLOCKS, "rms", lambda: blocks_of(rms)),
     "blocks": (BLOCKS, None, lambda: blocks_of(lambda n: nn.Identity())),
+    "wide": ((5, 12, 9, 3), None, lambda: Wide(hidden_of(lambda n: nn.Identity()))),
+    "wide, layer": ((5, 12, 9, 3), "layer", lambda: Wide(hidden_of(layer))),
 }
 
 
@@ -76,7 +93,8 @@ def test_fifty_steps_are_pytorchs(
     torch.manual_seed(0)
     module = make().double()
     ours: Any = Adam(0.01) if kind == "Adam" else AdamW(0.01, weight_decay=0.1)
-    net = MLP(sizes, norm=norm, optimizer=ours, dtype="float64")
+    skip = "input" if name.startswith("wide") else None
+    net = MLP(sizes, norm=norm, skip=skip, optimizer=ours, dtype="float64")
     net.parameters[:] = parameters_of(module)
     decay = {} if kind == "Adam" else {"weight_decay": 0.1}
     optimizer = getattr(torch.optim, kind)(module.parameters(), lr=0.01, **decay)

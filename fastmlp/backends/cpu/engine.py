@@ -162,7 +162,7 @@ class Engine(Runner):
         raw: Array | None,
         network: Network,
     ) -> bool:
-        """`jacobian` of a net with norms or residual blocks: a backward pass for each output."""
+        """`jacobian` of a net with norms or skips: a backward pass for each output."""
         unlinked = network._replace(link=LINKS["identity"])
         if raw is not None:
             Predictor(self, unlinked, parameters, self._idle).write(x, raw)

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict import row_blocks
-from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
+from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks, add_skip
 from fastmlp.backends.cpu.predict.row_blocks import (
     FlatLayer,
     FlatNet,
@@ -30,9 +30,10 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import call, njit, prange, thread_number
+from fastmlp.compiler import block_of, call, njit, prange, thread_number
 from fastmlp.compiler.memory import Record, record_at, records_at, row, rows
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network.spec import skip_weights
 from fastmlp.rules.losses import LINKS, unsmoothed
 from fastmlp.validation import Array
 
@@ -101,6 +102,7 @@ class Objective:
     Attributes
     ----------
     packed : the packed gradient
+    skips : True if the output layer takes the inputs too
 
     Parameters
     ----------
@@ -134,8 +136,9 @@ class Objective:
         }
         session = Session(network, blocks, data, most, rows=rows, **options)
         self.session, self.packed = session, session.keep_gradient()
+        self.skips = network.layout.takes_inputs
         # Of norms and skips it needs nothing: its first layer's weights alone are read.
-        layout = network.layout._replace(norms=(), skips=())
+        layout = network.layout._replace(norms=(), skips=(), takes_inputs=False)
         self.network = network._replace(link=LINKS["identity"], layout=layout)
         self._back: DeltaBlocks | None = None
         self.take(data)
@@ -185,10 +188,21 @@ class Objective:
                 deltas = np.ascontiguousarray(session.first_deltas(chunk))
                 self._back = self._back or DeltaBlocks(self._runner, self.network)
                 self._back(parameters, deltas, inputs[chunk])
+                if self.skips:
+                    self._add_skip(parameters, chunk, inputs)
         gradient = np.empty_like(parameters)
         if by_parameters:
             session.unpack(self.packed, gradient)
         return float(total), gradient
+
+    def _add_skip(self, parameters: Array, chunk: slice, inputs: Array) -> None:
+        """The part of the gradient by the inputs that passes by the hidden layers."""
+        add, n_in = block_of(add_skip, parameters.dtype), inputs.shape[1]
+        deltas = np.ascontiguousarray(self.session.output_deltas(chunk))
+        n_out, n_rows = deltas.shape[1], len(deltas)
+        weights = address(parameters, skip_weights(self.network.layout))
+        to = address(inputs, chunk.start * n_in)
+        add(weights, n_in, n_out, address(deltas), to, n_rows)
 
     @property
     def derivative_loss(self) -> float:

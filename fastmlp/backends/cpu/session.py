@@ -30,6 +30,7 @@ from fastmlp.backends.cpu.kernels.stages import stages_backward, stages_forward
 from fastmlp.backends.cpu.plan import packing
 from fastmlp.backends.cpu.plan.packing import (
     Spacing,
+    few_outputs,
     pack,
     packed_layers,
     round_up,
@@ -636,6 +637,26 @@ class Session:
         shape = (n_panels, workspace.panel_rows, workspace.lanes)
         panels = workspace.deltas[: np.prod(shape)].reshape(shape)[:, :n]
         return panels.swapaxes(0, 1).reshape(n, -1)[:, :width]
+
+    def output_deltas(self, rows: slice) -> Array:
+        """The output layer's deltas of the chunk of these rows, shape (n, n_outputs)."""
+        n, layout, workspace = (
+            rows.stop - rows.start,
+            self._network.layout,
+            self.workspace,
+        )
+        lanes, n_out = workspace.lanes, layout.sizes[-1]
+        before = sum(round_up(width, lanes) for width in layout.sizes[1:-1])
+        deltas = workspace.deltas[before * workspace.panel_rows :]
+        if workspace.packed[-1].is_transposed:
+            n_squares, height = -(-n // lanes), few_outputs(lanes)
+            shape = (n_squares, height, lanes)
+            squares = deltas[: np.prod(shape)].reshape(shape)[:, :n_out]
+            transposed: Array = squares.swapaxes(1, 2).reshape(-1, n_out)[:n]
+            return transposed
+        shape = (-(-n_out // lanes), workspace.panel_rows, lanes)
+        panels = deltas[: np.prod(shape)].reshape(shape)[:, :n]
+        return panels.swapaxes(0, 1).reshape(n, -1)[:, :n_out]
 
     def chunks(self) -> Iterator[slice]:
         n = self.data.n_rows

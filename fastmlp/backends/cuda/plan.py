@@ -316,7 +316,7 @@ def rules_of(
     """The rules of a network, and of its optimizer if there is one; a ValueError if kernels are
     missing."""
     if not network.layout.is_plain:
-        raise refused("compute norms or residual blocks: use layers without them")
+        raise refused("compute norms, residual blocks or skip: use layers without")
     if network.heads or network.link.parts:
         raise refused(
             "take heads, a loss for each slice of the outputs: use a net a loss"

@@ -42,14 +42,20 @@ NETS: dict[str, tuple[Any, Any]] = {
         [None, "rms"],
     ),
     "widths": ((5, Residual(4), Residual(18, inner=3), 6, 3), ["layer", "rms", None]),
+    "wide": ((5, 19, 3), None),
+    "wide, whole panels": ((5, 32, 3), None),
+    "wide, a norm": ((5, 6, 7, 3), "layer"),
+    "wide, blocks": ((5, Residual(9, inner=4), Residual(9, inner=5), 3), "rms"),
 }
+SKIPS = {"wide", "wide, whole panels", "wide, a norm", "wide, blocks"}
 ACTIVATIONS = ("relu", "tanh", "silu", "identity")
 
 
 def net_of(name: str, rng: np.random.Generator, **settings: Any) -> MLP:
     """A net whose biases, gains and shifts are not those of a start."""
     sizes, norm = NETS[name]
-    net = MLP(sizes, **{"norm": norm, "n_threads": 1, "seed": 0, **settings})
+    written = {"norm": norm, "skip": "input" if name in SKIPS else None}
+    net = MLP(sizes, **{**written, "n_threads": 1, "seed": 0, **settings})
     net.parameters[:] += rng.normal(size=net.parameters.size) / 4
     return net
 
@@ -158,7 +164,7 @@ def test_frozen_layers_keep_gains_and_shifts(rng: np.random.Generator) -> None:
 @needs_threads
 @needs_a_team
 @pytest.mark.parametrize("form", ["rows", "chunks", "microbatches", "panels"])
-@pytest.mark.parametrize("name", ["rms", "widths"])
+@pytest.mark.parametrize("name", ["rms", "widths", "wide, a norm"])
 def test_threads_do_not_change_the_bits(
     name: str, form: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +181,7 @@ def test_threads_do_not_change_the_bits(
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("name", ["rms", "blocks"])
+@pytest.mark.parametrize("name", ["rms", "blocks", "wide", "wide, blocks"])
 def test_a_row_has_the_same_bits_alone(name: str, rng: np.random.Generator) -> None:
     net, (x, _) = net_of(name, rng), rows_of(rng, 30, "float32")
     alone = np.concatenate([net.predict(row[None]) for row in x])
@@ -209,6 +215,36 @@ def test_gradients_by_inputs_are_the_oracles(
     derivatives = naive.jacobian(*arrays_of(net), x, **model)
     expected = np.einsum("rj,rji->ri", slopes, derivatives)
     np.testing.assert_allclose(by_inputs, expected, atol=100 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE])
+@pytest.mark.parametrize("n_outputs", [1, 3, 40])
+@pytest.mark.parametrize("n_rows", [1, 9, 70])
+def test_a_skip_adds_to_gradients_by_inputs(
+    dtype: Any, n_outputs: int, n_rows: int, rng: np.random.Generator
+) -> None:
+    net = MLP((5, 19, n_outputs), skip="input", activation="tanh", dtype=dtype, seed=0)
+    x = rng.normal(size=(n_rows, 5)).astype(dtype)
+    slopes = rng.normal(size=(n_rows, n_outputs)).astype(dtype)
+    derivatives = naive.jacobian(*arrays_of(net), x, **words_of(net))
+    expected = np.einsum("rj,rji->ri", slopes, derivatives)
+    by_inputs = net.vjp(x, slopes)[1]
+    np.testing.assert_allclose(by_inputs, expected, atol=100 * TOLERANCE[dtype])
+    jacobian = fastmlp.jacobian(net, x)
+    np.testing.assert_allclose(jacobian, derivatives, atol=100 * TOLERANCE[dtype])
+
+
+def test_the_gradient_of_a_loss_passes_a_skip(rng: np.random.Generator) -> None:
+    net = net_of("wide", rng, dtype="float64", output_activation="tanh")
+    x, y = rows_of(rng, 7)
+
+    def losses(x: Any) -> Any:
+        return ((net.predict(x) - y) ** 2).mean(axis=1)
+
+    found = fastmlp.gradient(net, x, y=y)
+    for k, step in enumerate(1e-6 * np.eye(5)):
+        expected = (losses(x + step) - losses(x - step)) / 2e-6
+        np.testing.assert_allclose(found[:, k], expected, atol=1e-7)
 
 
 def test_alike_units_give_shifts(rng: np.random.Generator) -> None:
@@ -249,8 +285,11 @@ def test_compiled_code_has_the_bits_of_a_row(
         assert np.array_equal(out, expected)
 
 
-def test_a_compiled_learner_has_the_bits_of_steps(rng: np.random.Generator) -> None:
-    nets = [net_of("blocks", np.random.default_rng(0)) for _ in range(2)]
+@pytest.mark.parametrize("name", ["blocks", "wide, blocks"])
+def test_a_compiled_learner_has_the_bits_of_steps(
+    name: str, rng: np.random.Generator
+) -> None:
+    nets = [net_of(name, np.random.default_rng(0)) for _ in range(2)]
     x, y = rows_of(rng, 6, "float32")
     by_net, by_inputs = np.empty(nets[0].parameters.size), np.empty(x.shape)
     with jit.learner(nets[0], batch_size=6) as handle:
@@ -263,8 +302,11 @@ def test_a_compiled_learner_has_the_bits_of_steps(rng: np.random.Generator) -> N
     assert np.array_equal(by_inputs.astype(np.float32), inputs)
 
 
-def test_groups_have_the_bits_of_their_nets(rng: np.random.Generator) -> None:
-    alone, (x, y) = [net_of("blocks", rng, seed=i) for i in range(2)], rows_of(rng, 9)
+@pytest.mark.parametrize("name", ["blocks", "wide"])
+def test_groups_have_the_bits_of_their_nets(
+    name: str, rng: np.random.Generator
+) -> None:
+    alone, (x, y) = [net_of(name, rng, seed=i) for i in range(2)], rows_of(rng, 9)
     x, y = x.astype(np.float32), y.astype(np.float32)
     group = NetGroup([deepcopy(net) for net in alone])
     losses = [net.train_on_batch(x, y) for net in alone]
@@ -274,7 +316,7 @@ def test_groups_have_the_bits_of_their_nets(rng: np.random.Generator) -> None:
         assert np.array_equal(group.predict(rows), expected)
 
 
-@pytest.mark.parametrize("name", ["layer", "blocks", "widths"])
+@pytest.mark.parametrize("name", ["layer", "blocks", "widths", "wide"])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_jacobians_are_the_oracles(
     name: str, loss: Any, rng: np.random.Generator
@@ -285,8 +327,12 @@ def test_jacobians_are_the_oracles(
     np.testing.assert_allclose(fastmlp.jacobian(net, x), expected, atol=1e-12)
 
 
-def test_a_net_comes_back_from_a_file(tmp_path: Path, rng: np.random.Generator) -> None:
-    net = net_of("widths", rng, dropout=[0.1, 0.2, 0.3], norm_epsilon=1e-3)
+@pytest.mark.parametrize("skip", ["input", None])
+def test_a_net_comes_back_from_a_file(
+    skip: Any, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    settings: Any = {"dropout": [0.1, 0.2, 0.3], "norm_epsilon": 1e-3, "skip": skip}
+    net = net_of("widths", rng, **settings)
     x, y = rows_of(rng, 20, "float32")
     net.fit(x, y, epochs=2)
     net.save(tmp_path / "net", include_training_state=True)
@@ -299,33 +345,91 @@ def test_a_net_comes_back_from_a_file(tmp_path: Path, rng: np.random.Generator) 
     assert np.array_equal(net.predict(x), other.predict(x))
 
 
-@pytest.mark.parametrize(("norm", "version"), [(None, 2), ("layer", 3)])
+@pytest.mark.parametrize(
+    ("settings", "version"),
+    [({}, 2), ({"norm": "layer"}, 3), ({"skip": "input"}, 3)],
+)
 def test_files_of_nets_with_norms_have_a_format_of_their_own(
-    norm: Any, version: int, tmp_path: Path
+    settings: Any, version: int, tmp_path: Path
 ) -> None:
-    MLP((2, 3, 1), norm=norm).save(tmp_path / "net")
+    MLP((2, 3, 1), **settings).save(tmp_path / "net")
     raw = (tmp_path / "net").read_bytes()
     assert f'format_version\\":{version}'.encode() in raw
 
 
 def test_an_estimator_fits_nets_like_this_one(rng: np.random.Generator) -> None:
-    net = net_of("widths", rng, dropout=[0.1, 0.2, 0.3])
+    net = net_of("widths", rng, dropout=[0.1, 0.2, 0.3], skip="input")
     model = net.as_estimator(epochs=2, random_state=0).fit(*rows_of(rng, 20))
     assert model.net_.layer_sizes == net.layer_sizes
-    assert model.net_.norm == net.norm
+    assert (model.net_.norm, model.net_.skip) == (net.norm, "input")
     assert model.net_._network.dropout == net._network.dropout
 
 
 def test_the_summary_has_the_stages() -> None:
-    net = MLP((2, 4, Residual(4, inner=3), 1), norm="layer", dropout=0.5)
+    settings: Any = {"norm": "layer", "dropout": 0.5, "skip": "input"}
+    net = MLP((2, 4, Residual(4, inner=3), 1), **settings)
     rows = [line.split("  ") for line in net.summary().splitlines()[1:-1]]
     shown = [[cell.strip() for cell in row if cell.strip()][3] for row in rows]
     assert shown == [
         "dropout, layer norm, relu, layer norm",
         "relu, dropout",
         "+ layer 1, layer norm",
-        "identity",
+        "of the inputs too",
     ]
     assert net.layer_sizes == (2, 4, Residual(4, inner=3), 1)
     assert net.norm == "layer"
     assert [len(views) for views in (net.weights, net.gains, net.shifts)] == [4, 3, 3]
+
+
+SIZES = (1, 3, 8, 17, 33)
+LOSSES: dict[Any, int] = {"mse": 3, "cross_entropy": 4, "huber": 1}
+
+
+def drawn_net(rng: np.random.Generator, n_threads: int) -> MLP:
+    """Widths, blocks, norms, a skip, activations, dropout, loss and dtype are drawn."""
+    loss = str(rng.choice([*LOSSES]))
+    hidden: list[Any] = []
+    for width in rng.choice(SIZES, rng.integers(1, 4)).tolist():
+        block = Residual(width, inner=int(rng.choice(SIZES)))
+        hidden.append(block if rng.random() < 0.5 else width)
+    norms: Any = rng.choice(["layer", "rms", ""], len(hidden)).tolist()
+    skip: Any = "input" if rng.random() < 0.5 else None
+    dtype: Any = str(rng.choice(["float32", "float64"]))
+    net = MLP(
+        (int(rng.choice(SIZES)), *hidden, LOSSES[loss]),
+        norm=[norm or None for norm in norms], skip=skip, loss=loss, dtype=dtype,
+        activation=rng.choice(ACTIVATIONS, len(hidden)).tolist(), n_threads=n_threads,
+        dropout=float(rng.choice([0, 0.3])), optimizer="adamw", seed=0,
+    )  # fmt: skip
+    net.parameters[:] += rng.normal(size=net.parameters.size) / 4
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.few(6)
+@pytest.mark.parametrize("seed", range(40))
+def test_drawn_nets_are_the_oracles_on_any_threads(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    nets = [drawn_net(np.random.default_rng(seed), n) for n in (1, 2)]
+    net, layout, loss = nets[0], nets[0]._network.layout, nets[0]._loss_name
+    n_rows, n_out = int(rng.integers(1, 150)), layout.sizes[-1]
+    x = rng.normal(size=(n_rows, layout.sizes[0])).astype(net.dtype)
+    y: Any = rng.normal(size=(n_rows, n_out))
+    if loss == "cross_entropy":
+        y = np.eye(n_out)[rng.integers(0, n_out, n_rows)]
+    model = {**words_of(net), "loss": loss}
+    wanted, *slopes = naive.gradient(*arrays_of(net), x, y, **model)
+    value, gradient = net.loss_and_gradient(x, y)
+    tolerance = 3000 * TOLERANCE[net.dtype.name]
+    assert value == pytest.approx(wanted, rel=tolerance)
+    flat = naive.flatten(*slopes)
+    scale = tolerance * max(1, abs(flat).max())
+    np.testing.assert_allclose(gradient, flat, rtol=0, atol=scale)
+    batches = rng.integers(1, n_rows + 1, 3)
+    for each in nets:
+        for batch in batches:
+            each.train_on_batch(x[:batch], y[:batch])
+        each.fit(x, y, epochs=1, batch_size=int(batches[0]))
+    assert np.array_equal(nets[0].parameters, nets[1].parameters)
+    alone = np.concatenate([net.predict(row[None]) for row in x])
+    assert np.array_equal(nets[1].predict(x), alone)

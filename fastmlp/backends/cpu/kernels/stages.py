@@ -1,4 +1,4 @@
-"""Layers finished by rows: a norm, another layer's values added, and both backward.
+"""Layers finished by rows: a norm, another layer's values added, inputs after outputs; and back.
 
 A norm works on a row, so it runs when all panels of a block of rows are there. Forth it keeps two
 numbers a row, the mean and one over the root of the variance; back it computes the normed values
@@ -271,8 +271,8 @@ def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 def stages_forward(scalar: Scalar) -> Kernel:
     """The block that finishes n rows of layer i, from its sums to its outputs."""
-    lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector = lanes * size
     z_bytes, (measure, write) = ROW_BLOCK * vector, _normalising(scalar)
     add, rectify = moves(scalar, lanes).add, moves(scalar, lanes).rectify
 
@@ -306,6 +306,20 @@ def stages_forward(scalar: Scalar) -> Kernel:
             elif is_relu:
                 rectify(values, n)
 
+    @njit
+    def append_inputs(net: Net, layer: Layer, rows: Span) -> None:
+        """Copy the rows' inputs to the columns after the outputs."""
+        (at, n), width = rows, layer.n_out
+        down, count = at * vector, (rows[1] - 1) * lanes + 1
+        for k in range(net.n_in):
+            to = width + k
+            inputs = net.inputs + k // lanes * net.panel + k % lanes * size
+            outputs = layer.outputs + to // lanes * net.panel + to % lanes * size
+            source = row(inputs + down, count, scalar)
+            target = row(outputs + down, count, scalar)
+            for r in range(n):
+                target[r * lanes] = source[r * lanes]
+
     def forward(address: int, i: int, at: int, n: int) -> None:
         z, net = stack(z_bytes), record_at(address, Net)
         layer, rows = layers_of(net)[i], (at, n)
@@ -322,6 +336,8 @@ def stages_forward(scalar: Scalar) -> Kernel:
                 skip = p * net.panel + at * vector
                 places = (layer.values + skip, layer.outputs + skip)
                 write(net, layer, norm, places, p, rows, 0)
+        if layer.takes_inputs:
+            append_inputs(net, layer, rows)
 
     return forward
 
@@ -359,9 +375,21 @@ def stages_backward(scalar: Scalar) -> Kernel:
             places = (layer.deltas + skip, source + skip)
             normed_deltas(*places, of_panel, sums, by_gain, by_shift, units, n)
 
+    @njit
+    def clear_padding(net: Net, layer: Layer, rows: Span) -> None:
+        """Deltas of the inputs that share the last panel: they belong to no unit."""
+        (at, n), used = rows, layer.n_out % lanes
+        panel = layer.deltas + (layer.n_panels - 1) * net.panel + at * vector
+        for r in range(n if used > 0 else 0):
+            deltas = row(panel + r * vector, lanes, scalar)
+            for j in range(used, lanes):
+                deltas[j] = scalar(0)
+
     def backward(address: int, i: int, at: int, n: int) -> None:
         sums, net = stack(sums_bytes), record_at(address, Net)
         layer, rows = layers_of(net)[i], (at, n)
+        if layer.takes_inputs:
+            clear_padding(net, layer, rows)
         if layer.end_norm:
             norm = record_at(layer.end_norm, Norm)
             through_norm(net, layer, norm, layer.values, rows, sums)

@@ -1,7 +1,6 @@
 """Packed parameters: their layout, and the kernels that pack, unpack and copy them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +114,7 @@ def packed_layers(
     weights.
     """
     layers = []
-    for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+    for i, (n_in, n_out) in enumerate(layout.shapes):
         first_sparse = sparse and i == 0
         is_transposed = (
             train and holds_transposed(n_in, n_out, lanes) and not first_sparse

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,7 +156,7 @@ def cost_of(
 ) -> StepCost:
     """Phase one, and the fetches and joins of phase two."""
     busy, fetched, joins = 0.0, 0.0, 2
-    for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
+    for i, (n_in, n_out) in enumerate(step.layout.shapes):
         if i + 1 == split_layer:
             part, numbers, more = _by_split_k(step, n_threads, i, n_in, n_out)
         elif i + 1 < split_layer:
@@ -176,7 +175,7 @@ def cost_of(
 
 def _can_be_split(step: Step) -> Iterator[int]:
     """Yield 1 and 2, the first layers, unless held transposed or of fewer than two panels."""
-    for i, (n_in, n_out) in enumerate([*pairwise(step.layout.sizes)][:2]):
+    for i, (n_in, n_out) in enumerate(step.layout.shapes[:2]):
         if packing.middle_of(n_in, step.lanes) and not packing.holds_transposed(
             n_in, n_out, step.lanes
         ):

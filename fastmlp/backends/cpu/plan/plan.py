@@ -7,7 +7,6 @@ zeros. A chunk's panels have `panel_rows` rows.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,7 +180,7 @@ def make_workspace(
 
 def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
     """Bytes of a thread's packed rows; 0 if no layer's products, forward or back, take them."""
-    pairs = [*pairwise(layout.sizes)]
+    pairs = layout.shapes
     both = [*pairs, *((n_out, n_in) for n_in, n_out in pairs[1:])]
     depths = [depth for depth, n_columns in both if packs(n_columns, rows, depth)]
     copies = (
@@ -534,7 +533,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     # Fields of norms and skips.
     nothing = (0,) * (len(names) - names.index("inner_form") - 1)
     for i, (layer, (n_in, n_out)) in enumerate(
-        zip(workspace.packed, pairwise(layout.sizes), strict=True)
+        zip(workspace.packed, layout.shapes, strict=True)
     ):
         paired, n_panels = copies, packing.round_up(n_out, lanes) // lanes
         copies += layer.pairs_size * vector

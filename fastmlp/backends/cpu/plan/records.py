@@ -84,6 +84,7 @@ class Layer(Record):
     )
     norm_sums: int  # of their gradients by strips, in panels
     norm_sums_bytes: int  # from one row's to the next
+    takes_inputs: int  # 1: the rows' inputs follow its outputs, for the output layer
 
 
 class Norm(Record):

@@ -1,7 +1,8 @@
 """The records and buffers of layers whose sums are finished by rows: norms and skips.
 
 The stages of a layer, forth: dropout of the sums, where a norm follows; the values of another
-layer are added; a norm; the activation; dropout, where no norm came before; a norm of the values.
+layer are added; a norm; the activation; dropout, where no norm came before; a norm of the values;
+the rows' inputs after the outputs, where the output layer takes them too.
 """
 
 from typing import Any, NamedTuple
@@ -31,16 +32,21 @@ SCALES = len(Numbers._fields)
 
 
 def staged(layout: Layout) -> list[int]:
-    """Layers with a norm, with a skip, or whose values are added to another layer's sums."""
+    """Layers with a norm, with a skip, or whose values go to another layer than the next; and the
+    last hidden one, where inputs follow its outputs."""
     skips = enumerate(layout.skips)
     ends = {layer for pair in skips if pair[1] >= 0 for layer in pair}
+    if layout.takes_inputs:
+        ends.add(layout.n_layers - 2)
     return sorted(ends | {norm.layer for norm in layout.norms})
 
 
 def numbers_of(layout: Layout, panel_rows: int, lanes: int) -> int:
     """Numbers of the buffer of all stages: sums, values and slopes of each staged layer,
-    gradients by strips, and two numbers a row of each norm."""
+    gradients by strips, outputs with the inputs, and two numbers a row of each norm."""
     total = 0
+    if layout.takes_inputs:
+        total += panel_rows * round_up(layout.shapes[-1][0], lanes)
     for i in staged(layout):
         width = round_up(layout.sizes[i + 1], lanes)
         total += 3 * panel_rows * width
@@ -86,6 +92,11 @@ def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
             "norm_sums": places.take(len(offsets[i]) * strips),
             "norm_sums_bytes": strips * dtype.itemsize,
         }
+    if layout.takes_inputs:
+        place = places.take(rows * round_up(layout.shapes[-1][0], lanes))
+        of_last = {"takes_inputs": 1, "outputs": place}
+        of_last |= {name: fields[-2][name] or place for name in ("sums", "values")}
+        fields[-2] |= of_last
     sums_taken = [0] * layout.n_layers
     for k, norm in enumerate(layout.norms):
         own, record = fields[norm.layer], norms[k]

@@ -146,7 +146,7 @@ class Owner:
         dtype, n_in = parameters.dtype, network.layout.sizes[0]
         flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
         is_plain = network.layout.is_plain
-        unit = round_up(max(n_out, *network.layout.sizes) * dtype.itemsize, LINE)
+        unit = round_up(max(n_out, network.layout.widest) * dtype.itemsize, LINE)
         flat.net[0].block_bytes = unit
         self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
         self.kept: list[Any] = [parameters, flat, derive]

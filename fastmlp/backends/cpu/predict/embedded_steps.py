@@ -23,13 +23,13 @@ from fastmlp.backends.cpu.plan.records import (
     address,
 )
 from fastmlp.backends.cpu.predict.embedded import COPY, HANDLE, require_floats, run
-from fastmlp.backends.cpu.predict.jacobian import deltas_to_inputs
+from fastmlp.backends.cpu.predict.jacobian import add_skip, deltas_to_inputs
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, skip_weights
 from fastmlp.validation import Array
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
@@ -532,6 +532,8 @@ class EmbeddedVjp(Record):
     deltas: int  # by the first layer's sums, shape (n_rows, n_units), or 0: they are the slopes;
     inputs: int  # and by the inputs
     back: int  # address of the `FlatNet` that takes deltas back to the inputs
+    add_skip: int  # address of the block of `jacobian.add_skip`, or 0
+    skip: int  # bytes from the first parameter to the weights that it reads
 
 
 def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
@@ -588,6 +590,9 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
             back.x, back.out = vjp.deltas if vjp.deltas else vjp.slopes, vjp.inputs
             back.n_rows = vjp.n_rows
             call(back.rows_in_lanes, (0, vjp.back, 1))
+        if by_inputs and vjp.add_skip:
+            where = (vjp.parameters + vjp.skip, net.n_in, net.n_out)
+            call(vjp.add_skip, (*where, vjp.slopes, vjp.inputs, vjp.n_rows))
         restore_denormals(mode)
 
     return differentiate
@@ -634,7 +639,12 @@ def vjp_record(
         "deltas": address(deltas) if len(widths) > 2 else 0,
         "inputs": address(inputs),
         "back": address(flat.net),
+        "add_skip": 0,
+        "skip": skip_weights(objective.network.layout) * dtype.itemsize,
     }
+    if objective.skips:
+        blocks.append(block_of(add_skip, dtype))
+        fields["add_skip"] = blocks[-1].address
     record = np.zeros(1, EmbeddedVjp.dtype)
     record[0] = tuple(fields[name] for name in EmbeddedVjp.dtype.names or ())
     return record, [objective, flat, blocks, gradient, inputs, deltas]

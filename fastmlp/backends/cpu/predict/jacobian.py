@@ -338,6 +338,27 @@ class DeltaBlocks(RowBlocks):
         return True
 
 
+def add_skip(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+    """Adds V d of each row to its derivatives by the inputs: d are the output layer's deltas, V
+    its weights of the inputs, shape (n_in, n_out)."""
+    size = np.dtype(scalar).itemsize
+
+    def add(
+        weights: int, n_in: int, n_out: int, deltas: int, inputs: int, n_rows: int
+    ) -> None:
+        v = row(weights, n_in * n_out, scalar)
+        for r in range(n_rows):
+            d = row(deltas + r * n_out * size, n_out, scalar)
+            slopes = row(inputs + r * n_in * size, n_in, scalar)
+            for k in range(n_in):
+                total = slopes[k]
+                for j in range(n_out):
+                    total += v[k * n_out + j] * d[j]
+                slopes[k] = total
+
+    return add
+
+
 def jacobian_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Derives the outputs of a `FlatNet` record's rows."""
     return on_all_rows(scalar, _vectors_of_rows(scalar))

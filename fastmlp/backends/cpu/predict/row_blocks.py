@@ -175,7 +175,7 @@ def make_flat(
             layer["relu"] = 0 if layer["stages"] else layer["relu"]
     height = TILED_AT_ONCE if tiled else VECTORS * lanes if blocks else 1
     apart = 2 * LINE_BYTES if tiled else 0
-    block_bytes = (round_up(max(layout.sizes), lanes) * size + apart) * height
+    block_bytes = (round_up(layout.widest, lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
     n_blocks = BLOCKS - 1 + kept_rows
     buffer_bytes = round_up(n_blocks * block_bytes + slope_bytes, ALIGNMENT)
@@ -223,7 +223,7 @@ def _layers(network: Network) -> list[tuple[int, ...]]:
     activations, forms = rule_blocks.activations(network)
     return [
         (
-            *layout.sizes[i : i + 2],
+            *layout.shapes[i],
             layout.weights[i] * size,
             layout.biases[i] * size,
             forms[i] == RELU,

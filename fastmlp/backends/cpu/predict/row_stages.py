@@ -36,6 +36,7 @@ class RowStages(Record):
     activation: int  # address of another activation's block, or 0
     keeps: int  # 1: the values are kept, for a later layer
     end_norm: int  # address of a `RowNorm` of the values, or 0
+    n_inputs: int  # of the row, which follow the outputs, or 0
 
 
 class Tables(NamedTuple):
@@ -51,7 +52,7 @@ class Tables(NamedTuple):
 
 
 def tables_of(network: Network) -> Tables:
-    """For a net with norms or residual blocks."""
+    """For a net with norms or skips."""
     layout, dtype = network.layout, network.dtype
     activations, forms = rule_blocks.activations(network, slopes=False)
     layers = np.zeros(layout.n_layers, RowStages.dtype)
@@ -63,6 +64,8 @@ def tables_of(network: Network) -> Tables:
         layer["activation"] = activations[i] if forms[i] == BLOCK else 0
         layer["adds"] = bool(layout.skips) and layout.skips[i] >= 0
         layer["keeps"] = i in layout.skips
+    if layout.takes_inputs:
+        layers[-2]["n_inputs"] = layout.sizes[0]
     for k, norm in enumerate(layout.norms):
         numbers[k] = Numbers(1 / layout.sizes[norm.layer + 1], norm.epsilon)
         centred, size = norm.shifts >= 0, dtype.itemsize
@@ -124,7 +127,8 @@ def rectify(v: Vectors, values: Word, width: Word) -> None:
 def row_stages(scalar: Scalar) -> Kernel:
     """The block that finishes a layer's sums of a single row where they lie.
 
-    `other` and `slopes` have room for a row; `kept` has the values of a layer before.
+    `other` and `slopes` have room for a row; `kept` has the values of a layer before, `x` the
+    inputs.
     """
     lanes, size, one = lanes_of(scalar), np.dtype(scalar).itemsize, scalar(1)
     loops = single(scalar, lanes)
@@ -145,7 +149,13 @@ def row_stages(scalar: Scalar) -> Kernel:
         write(values, place, root, gains, shifts, norm.centred, n)
 
     def finish(
-        address: int, parameters: int, values: int, other: int, slopes: int, kept: int
+        address: int,
+        parameters: int,
+        values: int,
+        other: int,
+        slopes: int,
+        kept: int,
+        x: int,
     ) -> None:
         layer, place = record_at(address, RowStages), stack(room)
         n = layer.n
@@ -162,5 +172,7 @@ def row_stages(scalar: Scalar) -> Kernel:
             copy(values, kept, n)
         if layer.end_norm:
             apply(record_at(layer.end_norm, RowNorm), parameters, values, n, place)
+        if layer.n_inputs:
+            copy(x, values + n * size, layer.n_inputs)
 
     return finish

@@ -156,7 +156,7 @@ def predict_row_of(
             z = other if z == buffers else buffers
             if layer.stages:
                 kept = derivatives + net.block_bytes
-                places = (inputs, z, derivatives, kept)
+                places = (inputs, z, derivatives, kept, x)
                 call(net.row_stages, (layer.stages, net.parameters, *places))
             elif layer.activation:
                 call(layer.activation, (inputs, z, derivatives, layer.n_out))
