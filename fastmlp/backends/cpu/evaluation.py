@@ -304,16 +304,10 @@ def curvature_loop(
     return by_rows if by_row else by_number
 
 
-def _forward(scalar: Scalar, derived: bool) -> tuple[Callable[..., Any], ...]:
-    """Functions that copy a block of rows to lanes, and predict it; with `derived`, curvatures
-    are written, too."""
+def _gather(scalar: Scalar) -> Callable[..., None]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
-    unit = row_blocks.VECTORS * vector
-    forward, into_lanes = (
-        products(scalar, row_blocks.VECTORS),
-        batch_in_lanes(scalar).into_lanes,
-    )
+    unit, into_lanes = row_blocks.VECTORS * vector, batch_in_lanes(scalar).into_lanes
 
     @njit
     def gather(
@@ -330,33 +324,7 @@ def _forward(scalar: Scalar, derived: bool) -> tuple[Callable[..., Any], ...]:
             for j in range(n_targets):
                 targets[j * n_lanes + r] = y[j]
 
-    @njit
-    def predict(of: JacobianRows, net: FlatNet, buffer: int) -> int:
-        """Write values and slopes of all layers; return the address of the outputs."""
-        layers = records_at(net.layers, net.n_layers, FlatLayer)
-        values, slopes, sums = (
-            buffer + of.values,
-            buffer + of.slopes,
-            buffer + of.deltas,
-        )
-        for i in range(net.n_layers):
-            layer = layers[i]
-            after = values + layer.n_in * unit
-            if layer.activation:
-                forward(net, layer, values, sums)
-                n = layer.n_out * n_lanes
-                if derived:
-                    curves = row(of.curves, net.n_layers, np.int64)
-                    curvatures = slopes - of.slopes + of.curvatures
-                    call(curves[i], (sums, after, slopes, curvatures, n))
-                else:
-                    call(layer.activation, (sums, after, slopes, n))
-            else:
-                forward(net, layer, values, after)
-            values, slopes = after, slopes + layer.n_out * unit
-        return values
-
-    return gather, predict
+    return gather
 
 
 def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
@@ -547,7 +515,11 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
     unit = row_blocks.VECTORS * vector
     backward = products(scalar, row_blocks.VECTORS, backward=True)
     out_of_lanes = batch_in_lanes(scalar).out_of_lanes
-    gather, predict = _forward(scalar, derived)
+    kept: Any = {"keeps": row_blocks.VALUES, "curved": derived}
+    gather, forward = (
+        _gather(scalar),
+        row_blocks.lane_pass(scalar, row_blocks.VECTORS, **kept),
+    )
     tangents, second_columns = _tangents(scalar), _second_columns(scalar)
     take_slopes, first_deltas, write_columns = _backward(scalar)
     copy = _copy(scalar)
@@ -576,7 +548,9 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
         checks = net.checks + thread * net.check_bytes
         columns, n = buffer + of.columns, of.last - of.first
         gather(of, net, start, buffer, checks)
-        outputs = predict(of, net, buffer)
+        parts = (buffer + of.values, buffer + of.deltas, buffer + of.slopes)
+        apart = of.curvatures - of.slopes
+        outputs, _ = forward(net, *parts, of.curves, apart)
         value, roots = buffer + of.deltas, buffer + of.roots
         targets = buffer + of.targets
         shape = n_lanes, net.n_out, of.n_targets

@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import predict_row_of
+from fastmlp.backends.cpu.predict.small_batch import row_pass
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     INTERPRETED,
@@ -75,7 +75,7 @@ class CompletedNet(Record):
 
 def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     """The block that predicts a row of a net."""
-    predict_row = predict_row_of(scalar)
+    predict_row = row_pass(scalar)
 
     @hinted(control=True)
     def predict_one(net: int, x: int, out: int, work: int) -> None:
@@ -88,7 +88,7 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     """The block that predicts a row of a `CompletedNet`."""
-    predict_row, complete = predict_row_of(scalar), _completion(scalar, derives=False)
+    predict_row, complete = row_pass(scalar), _completion(scalar, derives=False)
 
     def predict_completed(model: int, x: int, out: int, work: int) -> None:
         mode, whole = flush_denormals(), record_at(model, CompletedNet)
@@ -455,7 +455,7 @@ def _value(handle: Any, x: Any) -> Any:
 
 
 NO_GRADIENT = "jit.gradient: the model has no derivatives by its inputs here; "
-NO_GRADIENT += "fastmlp.jacobian derives nets, with heads too"
+NO_GRADIENT += "fastmlp.jacobian derives nets, with heads, norms and skips too"
 
 
 @register_jitable(error_model="numpy")

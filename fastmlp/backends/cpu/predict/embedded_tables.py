@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import predict_row_of
+from fastmlp.backends.cpu.predict.small_batch import row_pass
 from fastmlp.backends.cpu.predict.trees import TreeNodes, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
@@ -154,7 +154,7 @@ def _sum(a: Array, n: int) -> float:
 
 def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     """The block that predicts a row of float64 of `WeightedNets`."""
-    predict_row = predict_row_of(scalar)
+    predict_row = row_pass(scalar)
 
     def predict_table(model: int, x: int, out: int, work: int) -> None:
         table = record_at(model, WeightedNets)

@@ -18,16 +18,19 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import (
+    SLOPES,
     VECTORS,
     FlatLayer,
     FlatNet,
     RowBlocks,
+    lane_pass,
     on_all_rows,
     products,
 )
-from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, one_row, row_dots
+from fastmlp.backends.cpu.predict.small_batch import row_pass
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, row_dots
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import call, flush_denormals, njit, restore_denormals
+from fastmlp.compiler import flush_denormals, njit, restore_denormals
 from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
@@ -110,7 +113,8 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
 
     The buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
     """
-    size, forward, dots = np.dtype(scalar).itemsize, one_row(scalar), row_dots(scalar)
+    size, dots = np.dtype(scalar).itemsize, row_dots(scalar)
+    forward = row_pass(scalar, keeps=True)
     through, through_link, one = times_slopes(scalar), _link_slopes(scalar), scalar(1)
 
     def derive(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
@@ -118,28 +122,9 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
         net = record_at(model, FlatNet)
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         unit, n_last = net.block_bytes, net.n_layers - 1
-        inputs, free, slopes = x, work, work + 2 * unit
-        for i in range(net.n_layers):
-            layer = layers[i]
-            # Relu's values are positive where its slopes are 1: they are kept.
-            target = slopes if layer.relu else free
-            w, b = net.parameters + layer.weights, net.parameters + layer.biases
-            forward(target, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
-            inputs = target
-            if layer.activation:
-                target = work + unit if free == work else work
-                call(layer.activation, (inputs, target, slopes, layer.n_out))
-                inputs = target
-            free = work + unit if inputs == work else work
-            slopes += unit
-        raw, predictions = row(inputs, net.n_out, scalar), row(out, net.n_out, scalar)
-        if net.link:
-            call(net.link, (inputs, out, net.link_settings, 1, net.n_out))
-        else:
-            for j in range(net.n_out):
-                predictions[j] = raw[j]
+        outputs, slopes = forward(net, x, out, work)
         # The raw outputs are read after the derivatives: in the place of slopes already used.
-        kept = row(slopes, net.n_out, scalar)
+        raw, kept = row(outputs, net.n_out, scalar), row(slopes, net.n_out, scalar)
         for j in range(net.n_out):
             kept[j] = raw[j]
         for j in range(net.n_out):
@@ -168,39 +153,6 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
         restore_denormals(mode)
 
     return derive
-
-
-def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
-    """Predicts a block of rows from `start` on and keeps all slopes; the results are the
-    addresses of the outputs and of the slopes' end."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    n_rows, vector = VECTORS * lanes, lanes * size
-    unit, multiply = VECTORS * vector, products(scalar, VECTORS)
-    into_lanes = batch_in_lanes(scalar).into_lanes
-
-    def forward(
-        net: FlatNet, start: int, end: int, buffer: int, checks: int
-    ) -> tuple[int, int]:
-        layers = records_at(net.layers, net.n_layers, FlatLayer)
-        other, source = buffer + net.block_bytes, buffer
-        slopes = other + net.block_bytes
-        for v in range(VECTORS):
-            place, at = source + v * vector, start + v * lanes
-            into_lanes(net.x, net.n_in, at, end - 1, place, unit, checks)
-        for i in range(net.n_layers):
-            layer, target = layers[i], other if source == buffer else buffer
-            if layer.relu:
-                # Relu's values are positive where its slopes are 1: they are kept.
-                target = slopes
-            multiply(net, layer, source, target)
-            source = target
-            if layer.activation:
-                source = other if target == buffer else buffer
-                call(layer.activation, (target, source, slopes, layer.n_out * n_rows))
-            slopes += layer.n_out * unit
-        return source, slopes
-
-    return njit(forward)
 
 
 def _backward(scalar: Scalar) -> Callable[..., int]:
@@ -268,7 +220,8 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
     """Derives vectors first to last of rows in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, write = lanes * size, _writing(scalar)
-    forward, backward = _forward(scalar), _backward(scalar)
+    forward, backward = lane_pass(scalar, VECTORS, keeps=SLOPES), _backward(scalar)
+    into_lanes, unit = batch_in_lanes(scalar).into_lanes, VECTORS * vector
 
     def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
         derived = row(net.derived, net.n_derived, np.int64)
@@ -276,7 +229,12 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
         read = net.checks + thread * net.check_bytes
         written, end, n_in = read + vector, min(last * lanes, net.n_rows), net.n_in
         for start in range(first * lanes, end, VECTORS * lanes):
-            outputs, slopes = forward(net, start, end, buffer, read)
+            for v in range(VECTORS):
+                place, at = buffer + v * vector, start + v * lanes
+                into_lanes(net.x, net.n_in, at, end - 1, place, unit, read)
+            other = buffer + net.block_bytes
+            places = (buffer, other, other + net.block_bytes)
+            outputs, slopes = forward(net, *places, 0, 0)
             if net.out:
                 write(
                     outputs,

@@ -285,46 +285,87 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
     return njit(multiply)
 
 
+# What a pass in lanes keeps: no layer's slopes; all slopes; all values too.
+NOTHING, SLOPES, VALUES = range(3)
+
+
+def lane_pass(
+    scalar: Scalar, vectors: int, *, keeps: int = NOTHING, curved: bool = False
+) -> Callable[[FlatNet, int, int, int, int, int], tuple[int, int]]:
+    """The forward pass of a block of rows in lanes, which lie at `first`.
+
+    Values take turns between the blocks `first` and `second`, or if all `VALUES` are kept, follow
+    each other from `first` on; sums then pass by `second`. Slopes that are kept follow each other,
+    too; relu's are its values, which are positive where they are 1. If it is `curved`, blocks of
+    activations at `curves` write curvatures, `apart` bytes from the slopes. The results are the
+    addresses of the outputs and of the slopes' end.
+    """
+    n_rows, multiply = vectors * lanes_of(scalar), products(scalar, vectors)
+    unit = n_rows * np.dtype(scalar).itemsize
+    keeps_values, keeps_slopes = keeps == VALUES, keeps != NOTHING
+
+    def forward(
+        net: FlatNet, first: int, second: int, slopes: int, curves: int, apart: int
+    ) -> tuple[int, int]:
+        layers, source = records_at(net.layers, net.n_layers, FlatLayer), first
+        for i in range(net.n_layers):
+            layer, target = layers[i], second if source == first else first
+            n, values = layer.n_out * n_rows, source + layer.n_in * unit
+            if keeps_values:
+                target = second if layer.activation else values
+            elif keeps_slopes and layer.relu:
+                target = slopes
+            multiply(net, layer, source, target)
+            source = target
+            if layer.activation:
+                source = second if target == first else first
+                if keeps_values:
+                    source = values
+                if curved:
+                    block = row(curves, net.n_layers, np.int64)[i]
+                    call(block, (target, source, slopes, slopes + apart, n))
+                else:
+                    call(layer.activation, (target, source, slopes, n))
+            if keeps_slopes:
+                slopes += layer.n_out * unit
+        return source, slopes
+
+    return njit(forward)
+
+
 def _vectors_of_rows(scalar: Scalar) -> Predict:
     """Predicts vectors first to last of rows in one thread's buffers."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector = lanes * size
-    wide, narrow = products(scalar, VECTORS), products(scalar, 1)
+    wide, narrow = lane_pass(scalar, VECTORS), lane_pass(scalar, 1)
     lane_moves = batch_in_lanes(scalar)
     into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
 
     def predict_vectors(net: FlatNet, first: int, last: int, thread: int) -> None:
-        layers = records_at(net.layers, net.n_layers, FlatLayer)
         buffer = net.buffers + thread * net.buffer_bytes
         checks = net.checks + thread * net.check_bytes
+        other = buffer + net.block_bytes
+        places = (buffer, other, other + net.block_bytes)
         begin, end = first * lanes, min(last * lanes, net.n_rows)
         pitch = net.n_out * size
         for start in range(begin, end, VECTORS * lanes):
             # One vector of rows takes half the time of two.
             vectors = 1 if end - start <= lanes else VECTORS
             unit = vectors * vector
-            source, target = buffer, buffer + net.block_bytes
-            derivatives = buffer + 2 * net.block_bytes
             for v in range(vectors):
                 at = start + v * lanes
                 into_lanes(
-                    net.x, net.n_in, at, end - 1, source + v * vector, unit, checks
+                    net.x, net.n_in, at, end - 1, buffer + v * vector, unit, checks
                 )
-            for i in range(net.n_layers):
-                layer = layers[i]
-                if vectors == 1:
-                    narrow(net, layer, source, target)
-                else:
-                    wide(net, layer, source, target)
-                source, target = target, source
-                if layer.activation:
-                    n = layer.n_out * vectors * lanes
-                    call(layer.activation, (source, target, derivatives, n))
-                    source, target = target, source
+            if vectors == 1:
+                source, _ = narrow(net, *places, 0, 0)
+            else:
+                source, _ = wide(net, *places, 0, 0)
             if net.link:
                 shape = (vectors * lanes, net.n_out)
+                target = other if source == buffer else buffer
                 call(net.link, (source, target, net.link_settings, *shape))
-                source, target = target, source
+                source = target
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
                 target, checked = net.out + at * pitch, checks + vector

@@ -137,30 +137,41 @@ class TiledRows(row_blocks.RowBlocks):
         return super().__call__(parameters, x, out)
 
 
-def predict_row_of(
-    scalar: Scalar,
-) -> Callable[[row_blocks.FlatNet, int, int, int], None]:
-    """Predicts the row at x, in three vectors of the widest layer."""
+def row_pass(
+    scalar: Scalar, *, keeps: bool = False
+) -> Callable[[row_blocks.FlatNet, int, int, int], tuple[int, int]]:
+    """The forward pass of the row at x, which also writes its predictions.
+
+    `buffers` are two vectors of the widest layer, then slopes, in one vector or, if it `keeps`
+    them, in one for each layer. The results are the addresses of the raw outputs and of the
+    slopes' end. Relu's values are positive where its slopes are 1: they are kept in their place.
+    """
     multiply = one_row(scalar)
 
     @njit
-    def predict_row(net: row_blocks.FlatNet, x: int, out: int, buffers: int) -> None:
+    def forward(
+        net: row_blocks.FlatNet, x: int, out: int, buffers: int
+    ) -> tuple[int, int]:
         layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         other = buffers + net.block_bytes
-        derivatives, inputs, z = other + net.block_bytes, x, buffers
+        slopes, inputs, z = other + net.block_bytes, x, buffers
         for i in range(net.n_layers):
             layer = layers[i]
+            if keeps and layer.relu:
+                z = slopes
             w, b = net.parameters + layer.weights, net.parameters + layer.biases
             multiply(z, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
             inputs = z
             z = other if z == buffers else buffers
             if layer.stages:
-                kept = derivatives + net.block_bytes
-                places = (inputs, z, derivatives, kept, x)
+                kept = slopes + net.block_bytes
+                places = (inputs, z, slopes, kept, x)
                 call(net.row_stages, (layer.stages, net.parameters, *places))
             elif layer.activation:
-                call(layer.activation, (inputs, z, derivatives, layer.n_out))
+                call(layer.activation, (inputs, z, slopes, layer.n_out))
                 inputs, z = z, inputs
+            if keeps:
+                slopes += net.block_bytes
         if net.link:
             call(net.link, (inputs, out, net.link_settings, 1, net.n_out))
         else:
@@ -170,13 +181,14 @@ def predict_row_of(
             )
             for j in range(net.n_out):
                 predictions[j] = raw[j]
+        return inputs, slopes
 
-    return predict_row
+    return forward
 
 
 def row_by_row(scalar: Scalar) -> Callable[[int], None]:
     """Predicts the rows of a `FlatNet` record, one after the other."""
-    size, predict_row = np.dtype(scalar).itemsize, predict_row_of(scalar)
+    size, predict_row = np.dtype(scalar).itemsize, row_pass(scalar)
 
     @hinted(control=True)
     def predict_each(address: int) -> None:
