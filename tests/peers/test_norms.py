@@ -93,7 +93,7 @@ def test_fifty_steps_are_pytorchs(
     torch.manual_seed(0)
     module = make().double()
     ours: Any = Adam(0.01) if kind == "Adam" else AdamW(0.01, weight_decay=0.1)
-    skip = "input" if name.startswith("wide") else None
+    skip: Any = "input" if name.startswith("wide") else None
     net = MLP(sizes, norm=norm, skip=skip, optimizer=ours, dtype="float64")
     net.parameters[:] = parameters_of(module)
     decay = {} if kind == "Adam" else {"weight_decay": 0.1}

@@ -387,7 +387,7 @@ LOSSES: dict[Any, int] = {"mse": 3, "cross_entropy": 4, "huber": 1}
 
 def drawn_net(rng: np.random.Generator, n_threads: int) -> MLP:
     """Widths, blocks, norms, a skip, activations, dropout, loss and dtype are drawn."""
-    loss = str(rng.choice([*LOSSES]))
+    loss: Any = str(rng.choice([*LOSSES]))
     hidden: list[Any] = []
     for width in rng.choice(SIZES, rng.integers(1, 4)).tolist():
         block = Residual(width, inner=int(rng.choice(SIZES)))
