@@ -21,8 +21,9 @@ from fastmlp.typing import Array
 N_BITS, WORDS = 256, 8
 NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
-# A round grows a tree for each of several classes: rounds are then fewer, at a higher rate.
-TREES, FEWEST_ROUNDS, LARGEST_RATE = 600, 40, 0.2
+# A round grows a tree for each of several classes: rounds are then fewer, at a higher rate. Trees
+# that are best at this share of their rounds, or before, grow again at half the rate.
+TREES, FEWEST_ROUNDS, LARGEST_RATE, EARLY = 600, 40, 0.2, 0.25
 # With a time limit: the fewest rounds, and the share of the time for all fits.
 FIRST_ROUNDS, SHARE = 10, 0.25
 # Columns of more levels are taken as numbers.
@@ -34,6 +35,9 @@ GOLDEN = 0.6180339887498949
 
 class BoostedTrees(LearnedArrays, BaseEstimator):
     """Trees of scikit-learn's HistGradientBoosting, with equal bits for training rows.
+
+    With validation rows the trees end at their best round. The trees of many unequal classes
+    diverge at a high rate: they grow again at half of it while that has a better score.
 
     Thresholds lie between training values, so that rounded rows take the same ways. Probabilities
     come from the nets' links in float64, with the same bits on every machine.
@@ -47,8 +51,9 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     seconds : float, optional
         Time after which no round is begun; results depend on the machine.
     random_state : int, of the rows that histograms of a large table are made of
-    rounds : int, optional
-        Maximum rounds; a fit sets it to the grown rounds, which clones take over.
+    rounds, rate : int, float, optional
+        Maximum rounds, and the rate of the first growth. A fit sets them to the rounds and rate
+        that were kept, which clones take over.
 
     Attributes
     ----------
@@ -84,13 +89,15 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         seconds: float | None = None,
         random_state: int | None = None,
         rounds: int | None = None,
+        rate: float | None = None,
     ) -> None:
-        self.classes, self.n_categories, self.rounds = classes, n_categories, rounds
-        self.monotonic_cst, self.seconds, self.random_state = (
-            monotonic_cst,
-            seconds,
-            random_state,
-        )
+        self.classes = classes
+        self.n_categories = n_categories
+        self.monotonic_cst = monotonic_cst
+        self.seconds = seconds
+        self.random_state = random_state
+        self.rounds = rounds
+        self.rate = rate
 
     def fit(
         self, X: Array, y: Array, sample_weight: Array | None = None, **validation: Any
@@ -103,36 +110,61 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         y : (n_rows,) array of numbers, or of class indices
         validation : X_val, y_val and sample_weight_val of scikit-learn's fit
         """
+        start = time.perf_counter()
         n_classes = len(np.unique(y)) if self.classes else 1
         rounds = min(ROUNDS, max(TREES // n_classes, FEWEST_ROUNDS))
         most = self.rounds or rounds
+        rate = self.rate or min(RATE * ROUNDS / rounds, LARGEST_RATE)
+        rows: dict[str, Any] = {"X": X, "y": y, "sample_weight": sample_weight}
+        rows |= validation
+        kept = self._grown(rows, most, rate, start)
+        while validation and _best_round(kept) <= EARLY * most and rate > RATE:
+            rate = max(rate / 2, RATE)
+            if self.seconds is not None and time.perf_counter() - start > self.seconds:
+                break
+            again = self._grown(rows, most, rate, start)
+            if not again.validation_score_.max() > kept.validation_score_.max():
+                break
+            kept = again
+        self.rounds, self.rate = _best_round(kept), kept.learning_rate
+        del kept._predictors[self.rounds :]
+        arrays = arrays_of(kept)
+        _move_thresholds(arrays, X)
+        return self.restore(arrays, X.shape[1])
+
+    def _grown(self, rows: dict[str, Any], most: int, rate: float, start: float) -> Any:
+        """A model of scikit-learn's after at most so many rounds, on one thread.
+
+        With `seconds` it has a few rounds, and as many more as the time since `start` allows.
+        """
+        X, n = rows["X"], most
+        if self.seconds is not None:
+            n = min(FIRST_ROUNDS, most)
         kind = "HistGradientBoosting" + ("Classifier" if self.classes else "Regressor")
         levels = np.arange(X.shape[1]) >= X.shape[1] - self.n_categories
         # The import takes half a second, and predictions do not need it.
         model = getattr(import_module("sklearn.ensemble"), kind)(
-            learning_rate=min(RATE * ROUNDS / rounds, LARGEST_RATE),
-            max_iter=most if self.seconds is None else min(FIRST_ROUNDS, most),
+            learning_rate=rate,
+            max_iter=n,
             warm_start=self.seconds is not None,
-            early_stopping=bool(validation),
+            early_stopping="X_val" in rows,
             categorical_features=levels & ~(X >= MOST_LEVELS).any(axis=0),
             monotonic_cst=self.monotonic_cst,
             random_state=self.random_state,
         )
         with import_module("threadpoolctl").threadpool_limits(1, user_api="openmp"):
-            start = time.perf_counter()
-            model.fit(X, y, sample_weight=sample_weight, **validation)
+            begin = time.perf_counter()
+            model.fit(**rows)
             while self.seconds is not None and (n := model.max_iter) < most:
                 # At the pace of the rounds so far. A resumed fit makes its bins again, which few
                 # rounds do not pay for.
-                more = n * (self.seconds / (time.perf_counter() - start) - 1)
+                left = self.seconds - (begin - start)
+                more = n * (left / (time.perf_counter() - begin) - 1)
                 if more < n / 2 or model.n_iter_ < n:
                     break
                 model.set_params(max_iter=min(most, n + int(more) + 1))
-                model.fit(X, y, sample_weight=sample_weight, **validation)
-        self.rounds = model.n_iter_
-        arrays = arrays_of(model)
-        _move_thresholds(arrays, X)
-        return self.restore(arrays, X.shape[1])
+                model.fit(**rows)
+        return model
 
     def predict(self, X: Array) -> Array:
         """Numbers, shape (n_rows,)."""
@@ -185,6 +217,13 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             raise ValueError("places beyond the sets of levels")
         if not np.isfinite(self.numbers).all():
             raise ValueError("trees must have finite numbers")
+
+
+def _best_round(model: Any) -> int:
+    """The round with the best validation score, at least 1; without such rows the last."""
+    if not model.do_early_stopping_:
+        return int(model.n_iter_)
+    return max(int(np.argmax(model.validation_score_)), 1)
 
 
 def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
@@ -412,8 +451,12 @@ def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) ->
 def _out_of_folds(
     estimator: Any, part: TableRows, n_classes: int, folds: Sequence[Fold]
 ) -> tuple[Any, Array]:
-    """The estimator for all rows, trees with the folds' mean number of rounds; predictions."""
-    rows, rounds = validated(folds), list[int]()
+    """The estimator for all rows, and predictions of the rows that folds validate on.
+
+    Trees go on with the last fold's rate, the least. Their number of rounds is the folds' mean,
+    where rounds of another rate count by their rate.
+    """
+    rows, growth = validated(folds), list[float]()
     predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
         held_out = part.take(second)
@@ -421,7 +464,10 @@ def _out_of_folds(
         predictions[np.searchsorted(rows, second)] = answers(
             model, held_out.values, n_classes
         )
-        rounds.append((isinstance(model, BoostedTrees) and model.rounds) or 0)
+        if isinstance(model, BoostedTrees):
+            growth.append((model.rounds or 1) * (model.rate or RATE))
+            estimator = clone(estimator).set_params(rate=model.rate)
     if isinstance(estimator, BoostedTrees):
-        estimator = clone(estimator).set_params(rounds=round(float(np.mean(rounds))))
+        rounds = max(round(float(np.mean(growth)) / (estimator.rate or RATE)), 1)
+        estimator = clone(estimator).set_params(rounds=rounds)
     return estimator, predictions

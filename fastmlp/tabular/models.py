@@ -105,9 +105,11 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     trees : bool, optional
         Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at rate 0.05,
         and fewer at a higher rate for more than three classes. Ten rounds without gain on the
-        validation rows end it. Categories of more than 255 levels are taken as numbers. Trees grow
-        on one thread beside the nets, with ``n_jobs=1`` before them, for at most a quarter of the
-        time limit. None: with preset "best" and the default loss.
+        validation rows end it, and the best round is the last. Trees of more than three classes
+        whose best round is early grow again at half the rate. Categories of more than 255 levels
+        are taken as numbers. Trees grow on one thread beside the nets, with ``n_jobs=1`` before
+        them, for at most a quarter of the time limit. None: with preset "best" and the default
+        loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. Inputs are numeric columns, NaN where a
         value is missing, then categories as indices of levels.

@@ -183,6 +183,75 @@ def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> 
     assert BoostedTrees(classes=True).fit(values.numbers, many).rounds == 40
 
 
+def of_unequal_classes(n: int) -> tuple[TableRows, TableRows]:
+    """Rows of 12 classes, the last a tenth as frequent as the first."""
+    g = np.random.default_rng(0)
+    numbers = g.normal(size=(n, 3))
+    raw = np.tanh(numbers @ g.normal(size=(3, 12))) * 2 - np.linspace(0, 2.3, 12)
+    y = (raw + g.gumbel(size=raw.shape)).argmax(axis=1)
+    rows = TableRows(Values(numbers, np.empty((n, 0), np.int32)), y)
+    return rows.take(np.arange(n // 2)), rows.take(np.arange(n // 2, n))
+
+
+@pytest.mark.slow
+def test_trees_that_diverge_grow_again_at_half_the_rate() -> None:
+    first, second = of_unequal_classes(800)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extras, "ROUNDS", 200)
+        patch.setattr(extras, "EARLY", 0.0)
+        diverged = extras.fit(BoostedTrees(classes=True), first, second)
+        patch.setattr(extras, "EARLY", 0.25)
+        model = extras.fit(BoostedTrees(classes=True), first, second)
+        again = extras.fit(model, first)
+    losses = [
+        -Scorer("multiclass", second.y).score_of(
+            extras.answers(trees, second.values, 12)
+        )
+        for trees in (diverged, model)
+    ]
+    assert diverged.rate == extras.LARGEST_RATE
+    assert diverged.rounds < model.rounds
+    assert model.rate in (0.1, 0.05)
+    assert losses[1] < losses[0]
+    # A clone takes over the rate and the rounds.
+    assert (again.rate, again.rounds) == (model.rate, model.rounds)
+
+
+def test_trees_end_at_their_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ROUNDS", 60)
+    first, second = of_unequal_classes(400)
+    y, y_val = (rows.values.numbers[:, 0] ** 2 for rows in (first, second))
+    part, held_out = first._replace(y=y + first.y), second._replace(y=y_val + second.y)
+    ours = extras.fit(BoostedTrees(), part, held_out)
+    model = HistGradientBoostingRegressor(
+        learning_rate=0.05, max_iter=60, early_stopping=True
+    ).fit(part.values.numbers, part.y, X_val=held_out.values.numbers, y_val=held_out.y)
+    best = int(model.validation_score_.argmax())
+    assert ours.rounds == best < model.n_iter_
+    staged = [*model.staged_predict(part.values.numbers)]
+    np.testing.assert_array_equal(
+        extras.answers(ours, part.values, 0), staged[best - 1]
+    )
+
+
+@pytest.mark.slow
+def test_folds_share_the_rate_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ROUNDS", 200)
+    rows, _ = of_unequal_classes(1200)
+    half = np.arange(300)
+    folds = [(half, half + 300), (half + 300, half)]
+    trees = ("trees", BoostedTrees(classes=True))
+    (both,) = extras.fitted([trees], rows, None, n_classes=12, folds=folds)
+    rates, growth = [extras.LARGEST_RATE], list[float]()
+    for first, second in folds:
+        start = BoostedTrees(classes=True, rate=rates[-1])
+        model = extras.fit(start, rows.take(first), rows.take(second))
+        rates.append(model.rate)
+        growth.append(model.rounds * model.rate)
+    assert both.estimator.rate == rates[-1] < rates[0]
+    assert both.estimator.rounds == round(np.mean(growth) / rates[-1])
+
+
 def test_strips_threads_and_presets_of_trees() -> None:
     model, ours, rows = grown(1)
     many = np.tile(rows, (2 * ALONE // len(rows) + 1, 1))
