@@ -66,7 +66,7 @@ _OF_INTEGERS = (
 )  # fmt: skip
 _OF_FLOAT64 = (
     dispatch.calibrate, second_order.cholesky, second_order.gauss_newton,
-    second_order.derived_gauss_newton, trees.tree_sums,
+    second_order.derived_gauss_newton, trees.tree_sums, embedded_tables.row_entry,
     *tables.FACTORIES,
 )  # fmt: skip
 

@@ -30,11 +30,6 @@ from fastmlp.backends.cpu.predict.embedded_steps import (
     vjp,
     vjp_record,
 )
-from fastmlp.backends.cpu.predict.embedded_tables import (
-    TableMember,
-    TableOwner,
-    TableScale,
-)
 from fastmlp.backends.protocol import Data, Derivatives
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
@@ -371,12 +366,17 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
                 for i, it in enumerate(model)
             ]
         )
-    return _owner(model, raw, freeze, WHO).handle()
+    return handles_of([_owner(model, raw, freeze, WHO)])[0]
 
 
 def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
     if is_of_tables(model):
-        return _table_owner(model, raw=raw, freeze=freeze, who=who)
+        of_table: TableParts = model._table_parts(who)
+        if raw:
+            raise ValueError(
+                f"{who}: raw=True is for nets, and a model of tables is a mean of some"
+            )
+        return of_table.owner(freeze=freeze)
     parts = parts_of(model, who)
     core = core_of(parts.net)
     network, parameters = core.engine.network, core.state.parameters
@@ -456,27 +456,3 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
     data: Any = ctypes.c_void_p(handle.ctypes.data)
     data.handle = handle
     return LowLevelCallable(c_function(kind).ctypes, data, signature=SIGNATURES[kind])
-
-
-def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
-    """The handle of a fitted model of tables; options as in `jit.compiled`."""
-    parts: TableParts = model._table_parts(who)
-    if raw:
-        raise ValueError(
-            f"{who}: raw=True is for nets, and a model of tables is a mean of some"
-        )
-    members = []
-    for net, encoding, weight in parts.members:
-        core = core_of(net)
-        parameters = core.state.parameters
-        parameters = parameters.copy() if freeze else parameters
-        network = core.engine.network
-        members.append(TableMember(network, parameters, encoding, weight))
-    task = "regression" if parts.classes is None else "multiclass"
-    if parts.classes is not None and all(
-        net.layer_sizes[-1] == 1 for net in parts.nets
-    ):
-        task = "binary"
-    scale = TableScale(parts.scale, parts.center, parts.low, parts.high)
-    n_in, n_out = parts.n_features, parts.n_outputs
-    return TableOwner(parts.steps, members, n_in, n_out, task, scale, parts.trees)

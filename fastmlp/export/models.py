@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import warn
+from fastmlp.backends.cpu.predict.embedded_tables import (
+    RowFunction,
+    TableMember,
+    TableOwner,
+    TableScale,
+)
 from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of
@@ -144,7 +150,7 @@ class TableParts(NamedTuple):
     """
 
     feature_names: tuple[str, ...]
-    levels: tuple[tuple[Any, ...], ...]
+    levels: tuple[Sequence[Any], ...]
     numbers: Array
     codes: Array
     encodings: tuple[tuple[Step, ...], ...]
@@ -178,6 +184,27 @@ class TableParts(NamedTuple):
     def _placed(self, step: Step) -> Step:
         places = self.numbers if isinstance(step, NumberStep) else self.codes
         return step._replace(columns=places[step.columns])
+
+    def row_function(self) -> RowFunction:
+        """A function of a row, from Python."""
+        return RowFunction(self.owner())
+
+    def owner(self, *, freeze: bool = False) -> TableOwner:
+        """The objects of the compiled function of a row; `freeze`: of copies of parameters."""
+        members = []
+        for net, encoding, weight in self.members:
+            core = core_of(net)
+            parameters = core.state.parameters
+            parameters = parameters.copy() if freeze else parameters
+            network = core.engine.network
+            members.append(TableMember(network, parameters, encoding, weight))
+        task = "regression" if self.classes is None else "multiclass"
+        is_of_one = all(net.layer_sizes[-1] == 1 for net in self.nets)
+        if self.classes is not None and is_of_one:
+            task = "binary"
+        scale = TableScale(self.scale, self.center, self.low, self.high)
+        sizes = self.n_features, self.n_outputs
+        return TableOwner(self.steps, members, *sizes, task, scale, self.trees)
 
     def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Rows of numbers as in training, of levels, and of missing values."""

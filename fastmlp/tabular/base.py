@@ -465,6 +465,10 @@ class TabularMLP(BaseModel):
         return self.schema_.text_names if hasattr(self, "schema_") else []
 
     def _values(self, X: Any, method: str) -> Values:
+        schema: Schema | None = getattr(self, "schema_", None)
+        row = schema.row(X) if schema is not None else None
+        if row is not None:
+            return row
         check_is_fitted(self)
         who = f"{type(self).__name__}.{method}"
         fit_arguments.check_no_path(X, who)
@@ -480,8 +484,12 @@ class TabularMLP(BaseModel):
         n = self._n_classes
         if not len(values.codes):
             return np.empty((0, n) if n else 0)
+        beside = self._beside
+        if len(values.codes) == 1 and export.has_row_function(self.pack_, beside):
+            row = export.row_predictions(self.pack_, values, beside)
+            return row if n else row[0]
         predictions = self.pack_.predict(values)
-        for _, model, weight in self._beside:
+        for _, model, weight in beside:
             predictions += weight * extras.answers(model, values, n)
         if not n:
             return predictions

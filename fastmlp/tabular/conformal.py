@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.extend import scalars
+from fastmlp.tabular.export import row_predictions
 from fastmlp.tabular.outputs import scores_of
 from fastmlp.tabular.pack import NONE, Caller, Pack, train_pack
 from fastmlp.tabular.pool import Checkpoints, Fold, TableRows
@@ -73,6 +74,8 @@ def sizes_of(pack: Pack, values: Values) -> Array:
     """Sizes of the rows' errors, shape (n_rows,)."""
     if pack.sizes is None or not len(values.codes):
         return np.ones(len(values.codes))
+    if len(values.codes) == 1:
+        return np.exp(row_predictions(pack.sizes, values)[0])
     return np.exp(pack.sizes.predict(values))
 
 

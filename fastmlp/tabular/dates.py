@@ -4,6 +4,7 @@ Inside, dates are arrays of numpy.datetime64 in UTC; times since midnight and du
 numpy.timedelta64; NaT where a value is missing.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -86,6 +87,35 @@ class Parts(NamedTuple):
             values[there, j] = _part(name, day, past, self.origin)
         return values
 
+    def of_value(self, value: Any) -> list[float] | None:
+        """The parts of one value, as of `numbers`; None: its form or kind is another."""
+        is_missing = isinstance(value, float | date) and value != value
+        if value is None or is_missing:
+            return [math.nan] * len(self.names)
+        try:
+            moment = _of_value(value, self.kind)
+            zone = getattr(moment, "tzinfo", None) is not None
+            if moment is None or (self.zone is not None and zone != self.zone):
+                return None
+            if isinstance(moment, timedelta):
+                whole = moment.days * 86400 + moment.seconds
+                return [whole + moment.microseconds / 1_000_000]
+            moment = _without_zone(moment)
+            return [self._part(name, moment) for name in self.names]
+        except (ValueError, OverflowError):
+            return None
+
+    def _part(self, name: str, moment: datetime) -> float:
+        if name == "weekday":
+            return moment.weekday()
+        if name != "days":
+            number: int = getattr(moment, name)
+            return number
+        origin = date.fromisoformat(self.origin or EPOCH)
+        past = moment - datetime.combine(moment, time())
+        share = (past.seconds * 1_000_000 + past.microseconds) / DAY
+        return moment.toordinal() - origin.toordinal() + share
+
     def to_json(self) -> dict[str, Any]:
         """Return values of JSON, for `from_json`."""
         return {"parts": list(self.names), "origin": self.origin, "zone": self.zone}
@@ -110,6 +140,24 @@ class Parts(NamedTuple):
         if zone not in (None, False, True):
             raise ValueError(f"zone must be true, false or null, got {zone!r}")
         return cls(names, origin, zone)
+
+
+def _of_value(value: Any, kind: Kind) -> datetime | timedelta | None:
+    """A date, or a time since midnight or a duration, of an object or an ISO text."""
+    is_text = isinstance(value, str)
+    if kind == "durations":
+        return value if isinstance(value, timedelta) else None
+    if kind == "times":
+        if is_text and _ISO_TIME.fullmatch(value):
+            value = time.fromisoformat(value)
+        if not isinstance(value, time):
+            return None
+        return datetime.combine(date.min, value.replace(tzinfo=None)) - datetime.min
+    if is_text and _ISO_DATE.fullmatch(value):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    return value if isinstance(value, datetime) else None
 
 
 def is_kind(kind: str) -> TypeGuard[Kind]:

@@ -14,12 +14,15 @@ from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.extras import N_BITS, BoostedTrees
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
+from fastmlp.tabular.number_encoders import LARGEST_CODE
 from fastmlp.tabular.outputs import NetOutputs
-from fastmlp.tabular.pack import Member
+from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.typing import Array
 
 Step = rules.NumberStep | rules.LevelStep
+# NumPy sums more in parts.
+MOST_CLASSES = 128
 
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
@@ -93,7 +96,7 @@ def check_members(model: Any, who: str) -> None:
 
 def parts_of_table(model: Any, who: str) -> TableParts:
     check_members(model, who)
-    pack, schema = model.pack_, model.schema_
+    schema = model.schema_
     places = row_of(schema)
     names = [*schema.numeric_names]
     for name, parts in schema.dates.items():
@@ -102,13 +105,53 @@ def parts_of_table(model: Any, who: str) -> TableParts:
     levels = [()] * len(schema.number_names) + [
         schema.levels[n] for n in schema.categorical_names
     ]
-    classes = getattr(model, "classes_", None)
-    outputs, (numbers, codes) = pack.outputs, _places_in_row(schema)
-    return TableParts(
+    columns = ColumnPlaces(
         tuple(names[k] for k in places),
         tuple(levels[k] for k in places),
-        numbers,
-        codes,
+        *_places_in_row(schema),
+    )
+    classes = getattr(model, "classes_", None)
+    return _parts(model.pack_, columns, classes, model._beside)
+
+
+class ColumnPlaces(NamedTuple):
+    """Names, levels and places of the numbers of a row, as in `TableParts`."""
+
+    names: tuple[str, ...]
+    levels: tuple[Sequence[Any], ...]
+    numbers: Array
+    codes: Array
+
+
+def has_row_function(pack: Pack, beside: Sequence[Any]) -> bool:
+    """True if a compiled function has the bits of the nets, and of the estimators beside them."""
+    are_trees = all(isinstance(member, BoostedTrees) for _, member, _ in beside)
+    return are_trees and pack.outputs.n_outputs <= MOST_CLASSES
+
+
+def row_predictions(pack: Pack, values: Values, beside: Sequence[Any] = ()) -> Array:
+    """Predictions of one row, shape (1, n_outputs), by the compiled function.
+
+    `beside` are names, trees and weights beside the pack.
+    """
+    if pack.row is None:
+        n, n_codes = (table.shape[1] for table in values)
+        levels = (*[()] * n, *[range(LARGEST_CODE)] * n_codes)
+        places = np.split(np.arange(n + n_codes), [n])
+        columns = ColumnPlaces(("",) * len(levels), levels, *places)
+        is_of_classes = pack.task != "regression"
+        classes = np.arange(max(pack.outputs.n_outputs, 2)) if is_of_classes else None
+        pack.row = _parts(pack, columns, classes, beside).row_function()
+    predictions: Array = pack.row(np.concatenate(values, axis=1))
+    return predictions
+
+
+def _parts(
+    pack: Pack, columns: ColumnPlaces, classes: Array | None, beside: Sequence[Any]
+) -> TableParts:
+    outputs = pack.outputs
+    return TableParts(
+        *columns,
         tuple(map(steps_of, pack.encodings)),
         tuple(
             (member.net, place, member.weight)
@@ -122,24 +165,22 @@ def parts_of_table(model: Any, who: str) -> TableParts:
         outputs.center,
         outputs.low,
         outputs.high,
-        _trees(model),
+        _trees(columns, beside),
     )
 
 
-def _trees(model: Any) -> TreeNodes | None:
-    if not model._beside:
+def _trees(columns: ColumnPlaces, beside: Sequence[Any]) -> TreeNodes | None:
+    if not beside:
         return None
-    ((_, trees, weight),), schema = model._beside, model.schema_
+    ((_, trees, weight),) = beside
     nodes = trees.nodes
     if len(trees.classes_) == 1:  # a leaf alone: the probability is 1
         nodes = nodes._replace(
             roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers))
         )
-    numbers, codes = _places_in_row(schema)
-    places = np.concatenate([numbers, codes])
+    places = np.concatenate([columns.numbers, columns.codes])
     features = np.where(nodes.features < 0, -1, places[nodes.features])
-    n_levels = np.zeros(len(places), np.int64)
-    n_levels[codes] = [len(schema.levels[name]) for name in schema.categorical_names]
+    n_levels = np.array([*map(len, columns.levels)], np.int64)
     own = {"features": features, "n_levels": n_levels, "weight": weight}
     return nodes._replace(**own)
 

@@ -246,6 +246,7 @@ class Pack:
         The logarithm of the size of each row's error; None: all are 1.
     validated : array, predictions of the validation rows; empty where they are not kept
     n_trained : int, number of nets the members were chosen from
+    row : function of one row, once it is compiled; copies and pickles have None
     """
 
     outputs: NetOutputs
@@ -259,6 +260,7 @@ class Pack:
     row_weights: Array = field(default_factory=lambda: NONE)
     sizes: "Pack | None" = None
     validated: Array = field(default_factory=lambda: NONE, init=False)
+    row: Any = field(default=None, init=False)
 
     @property
     def task(self) -> Task:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -14,6 +15,14 @@ from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Kind, Level, MemoryTable, require
 from fastmlp.typing import Array
 
+# Types of values of a row that is read at once.
+NUMBERS = {
+    *(float, int, bool, type(None)),
+    *(np.float64, np.float32, np.int64, np.int32, np.bool_),
+}
+PLAIN = {*NUMBERS, str, date, time, datetime, timedelta}
+# From this number on floats skip integers.
+LARGEST = 2**53
 # "from_dtype" is scikit-learn's word.
 BY_TYPE = ("auto", "from_dtype")
 MISSING = -1
@@ -119,6 +128,12 @@ class Schema:
             for name, each in self.levels.items()
         }
         self._dated = {name for name, each in self.levels.items() if are_levels(each)}
+        self._numeric = {
+            name: not isinstance(each[0], str) for name, each in self.levels.items()
+        }
+        self._known = {*self.columns}
+        place = {name: j for j, name in enumerate(self.columns)}
+        self._read_places = [place[name] for name in self.read_names]
 
     @property
     def number_names(self) -> tuple[str, ...]:
@@ -218,6 +233,86 @@ class Schema:
         numbers = np.concatenate([numbers, *of_dates], axis=1) if of_dates else numbers
         return Values(numbers, self._coded(table, places, who))
 
+    def row(self, X: Any) -> Values | None:
+        """Return the only row of X, as `read` does, if its values are plain; else None.
+
+        X is then a list of a dict, list or tuple, an array of numbers, or a frame of pandas.
+        """
+        if hasattr(X, "iloc") and hasattr(X, "columns"):
+            X = self._of_frame(X)
+        values = self._plain(X)
+        if values is None:
+            return None
+        n, n_dates = len(self.numeric_names), len(self.dates)
+        numbers, moments = values[:n], values[n : n + n_dates]
+        kinds = {*map(type, numbers)}
+        if not kinds <= NUMBERS or np.inf in numbers or -np.inf in numbers:
+            return None
+        for parts, moment in zip(self.dates.values(), moments, strict=True):
+            of_moment = parts.of_value(moment)
+            if of_moment is None:
+                return None
+            numbers += of_moment
+        pairs = zip(self.categorical_names, values[n + n_dates :], strict=True)
+        codes = [self._code(name, value) for name, value in pairs]
+        if None in codes:
+            return None
+        # None becomes NaN.
+        return Values(np.array([numbers], np.float64), np.array([codes], np.int32))
+
+    def _of_frame(self, frame: Any) -> list[dict[str, Any]] | None:
+        """The row of a frame of pandas that has all columns, without dates; else None."""
+        if len(frame) != 1 or self.dates:
+            return None
+        names, kinds = frame.columns.tolist(), frame.dtypes.tolist()
+        of_numbers = {
+            name
+            for name, kind in zip(names, kinds, strict=True)
+            if isinstance(kind, np.dtype) and kind.kind in "fiu"
+        }
+        if not of_numbers.issuperset(self.numeric_names):
+            return None
+        row = dict(zip(names, frame.to_numpy(object)[0].tolist(), strict=True))
+        is_whole = len(row) == len(names) and row.keys() >= {*self.read_names}
+        return [row] if is_whole else None
+
+    def _plain(self, X: Any) -> list[Any] | None:
+        """Values of the columns that are read, in the order of `read_names`; None: see `row`."""
+        if type(X) is np.ndarray and X.ndim == 2 and X.dtype.kind in "fiu":
+            X = X.tolist() if len(X) == 1 else None
+        if type(X) is not list or len(X) != 1:
+            return None
+        row = X[0]
+        if type(row) is dict and self.named:
+            others = not self._known.issuperset(row)
+            if others and not all(type(name) is str for name in row):
+                return None
+            if not row or (others and self._known.isdisjoint(row)):
+                return None
+            return [*map(row.get, self.read_names)]
+        if type(row) not in (list, tuple) or len(row) != len(self.columns):
+            return None
+        # NumPy makes numbers of booleans beside numbers.
+        kinds = {*map(type, row)}
+        if not kinds <= PLAIN or not kinds.isdisjoint((bool, np.bool_)):
+            return None
+        return [row[place] for place in self._read_places]
+
+    def _code(self, name: str, value: Any) -> int | None:
+        """The code of a plain value; None: the value takes `_codes_of`."""
+        numeric, is_dated = self._numeric[name], name in self._dated
+        if value is None:
+            return MISSING
+        if type(value) is str and not numeric:
+            code = self._codes[name].get(value)
+            return MISSING if code is None and not is_dated else code
+        if type(value) not in NUMBERS or is_dated or abs(value) > LARGEST:
+            return None
+        if value != value:
+            return MISSING
+        (level,) = in_memory.as_levels([value], numeric=numeric)
+        return self._codes[name].get(level, MISSING)
+
     def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
         at = {name: place for place, name in enumerate(table.names or ())}
         # Names given by pandas match such names only.
@@ -276,7 +371,7 @@ class Schema:
 
     def _codes_of(self, column: Any, name: str, who: str) -> NDArray[np.int32]:
         """Codes of a column's values, each distinct value looked up once."""
-        known, numeric = self._codes[name], not isinstance(self.levels[name][0], str)
+        known, numeric = self._codes[name], self._numeric[name]
         in_column = in_memory.levels_in(column, name, who)
         values = in_memory.as_levels(in_column.values, numeric=numeric)
         if name in self._dated:

@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import row_pass
+from fastmlp.backends.cpu.predict.small_batch import BUFFERS, LINE, row_pass
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     INTERPRETED,
@@ -39,10 +39,6 @@ from fastmlp.compiler.target import target
 from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS
 from fastmlp.validation import Array
-
-# A row's buffers: values before and after each activation, and slopes.
-BUFFERS = 3
-LINE = 64
 
 
 class Handle(Record):
@@ -180,10 +176,6 @@ class Owner:
     def __reduce__(self) -> Any:
         """Addresses are valid in this object and process only, so a copy or a pickle is None."""
         return type(None), ()
-
-    def handle(self) -> Any:
-        """Shape (1,); keeps this object alive."""
-        return handles_of([self])[0]
 
 
 def handles_of(owners: Sequence[Any]) -> Any:

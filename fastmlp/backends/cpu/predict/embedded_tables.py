@@ -9,12 +9,18 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.rule_blocks import link_block
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import row_pass
+from fastmlp.backends.cpu.predict.small_batch import BUFFERS, LINE, row_pass
 from fastmlp.backends.cpu.predict.trees import TreeNodes, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
-from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_denormals
+from fastmlp.compiler import (
+    block_of,
+    call,
+    entry_of,
+    flush_denormals,
+    njit,
+    restore_denormals,
+)
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
@@ -201,6 +207,16 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     return predict_table
 
 
+def row_entry(scalar: Scalar) -> Callable[[int, int, Array, Array, Array], float]:
+    """Python predicts a row by this function, which calls a block."""
+
+    def predict(block: int, model: int, x: Array, out: Array, work: Array) -> float:
+        call(block, (model, x.ctypes.data, out.ctypes.data, work.ctypes.data))
+        return 0.0
+
+    return predict
+
+
 class TableMember(NamedTuple):
     """A net, the index of its encoding, and its weight."""
 
@@ -219,7 +235,7 @@ class TableScale(NamedTuple):
     high: float
 
 
-class TableOwner(Owner):
+class TableOwner:
     """The objects that a handle of a model of tables points to.
 
     Parameters
@@ -294,6 +310,10 @@ class TableOwner(Owner):
             "n_bytes": 2 * of_row + (2 + BUFFERS) * unit + more,
         }
 
+    def __reduce__(self) -> Any:
+        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
+        return type(None), ()
+
     def _kept(self, array: Array) -> Array:
         self.kept.append(array)
         return array
@@ -330,3 +350,25 @@ class TableOwner(Owner):
 
     def _address(self, array: Array, dtype: Any) -> int:
         return address(self._kept(np.ascontiguousarray(array, dtype)))
+
+
+class RowFunction:
+    """Predictions of a row of a model of tables, from Python.
+
+    A call holds the GIL: it takes less time than other threads take to give the GIL back.
+    """
+
+    def __init__(self, owner: TableOwner) -> None:
+        fields = owner.fields
+        self._owner, self._entry = owner, entry_of(row_entry, F64)
+        self._places = fields["block"], fields["model"]
+        self._out_shape = 1, fields["n_out"]
+        self._work_shape = 1, fields["n_bytes"] - fields["work_at"]
+
+    __reduce__ = TableOwner.__reduce__
+
+    def __call__(self, x: Array) -> Array:
+        """Return the predictions, (1, n_out), of a row, (1, n_in), contiguous float64."""
+        out = np.empty(self._out_shape)
+        self._entry(*self._places, x, out, np.empty(self._work_shape, np.uint8))
+        return out

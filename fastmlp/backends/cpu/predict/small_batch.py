@@ -40,6 +40,10 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
+# A row's buffers: values before and after each activation, and slopes. Bytes of a cache line.
+BUFFERS = 3
+LINE = 64
+
 
 def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:
     """Make the block that packs a `FlatNet` record's weights and biases."""
