@@ -53,7 +53,7 @@ def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
 def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
     n, levels = encoder.n_pieces_, isinstance(encoder, number_encoders.IntegerLevels)
     rule = rules.within if levels else rules.share_below
-    constants = [np.repeat(encoder.medians_, n), *encoder.table]
+    constants = [np.repeat(encoder.medians_, n), *encoder.table_]
     return rules.NumberStep(rule, np.repeat(columns, n), np.stack(constants, axis=1))
 
 

@@ -440,7 +440,7 @@ class PiecewiseLinear(NumberEncoder):
     medians_: Array
     edges_of: ClassVar[Any] = staticmethod(quantile_edges)
     # The low edge of each piece, and 1 / its width, shape (n_outputs,).
-    table: tuple[Array, Array]
+    table_: tuple[Array, Array]
 
     @explained
     def __init__(self, n_bins: int = 16) -> None:
@@ -457,10 +457,10 @@ class PiecewiseLinear(NumberEncoder):
         self.medians_ = np.array(
             [np.median(column) if len(column) else 0.0 for column in numbers]
         )
-        self.table = self._made_table()
+        self.table_ = self._made_table()
 
     def write(self, X: Array, out: Array) -> None:
-        lows, factors = self.table
+        lows, factors = self.table_
         filled = self._filled(X)
         step = max(1, STRIP // max(1, len(lows)))
         for part in (slice(start, start + step) for start in range(0, len(X), step)):
@@ -495,7 +495,7 @@ class PiecewiseLinear(NumberEncoder):
             )
         if int(n.sum()) + np.count_nonzero(n) != len(self.edges_):
             raise ValueError("the edges are not as many as the pieces need")
-        self.table = self._made_table()
+        self.table_ = self._made_table()
 
     def _filled(self, X: Array) -> Array:
         missing = np.isnan(X)
@@ -521,7 +521,7 @@ class IntegerLevels(PiecewiseLinear):
     """One-hot inputs of columns of integers, at most `n_bins` distinct ones.
 
     Other numbers, also levels in few rows, count as the nearest level. Columns of other numbers
-    have no inputs. `table` has the lows and the highs of the levels.
+    have no inputs. `table_` has the lows and the highs of the levels.
     """
 
     edges_of: ClassVar[Any] = staticmethod(level_edges)
@@ -532,7 +532,7 @@ class IntegerLevels(PiecewiseLinear):
         return lows, np.where(highs == -LARGEST, LARGEST, highs)
 
     def write(self, X: Array, out: Array) -> None:
-        lows, highs = self.table
+        lows, highs = self.table_
         numbers = np.repeat(self._filled(X), self.n_pieces_, axis=1)
         out[:] = (lows <= numbers) & (numbers < highs)
 
@@ -542,6 +542,6 @@ class IntegerLevels(PiecewiseLinear):
             self.n_pieces_[self.n_pieces_ > 0],
             self._filled(X).T[self.n_pieces_ > 0],
         )
-        of_columns = np.split(self.table[0], np.cumsum(n)[:-1])
+        of_columns = np.split(self.table_[0], np.cumsum(n)[:-1])
         for j, (column, lows) in enumerate(zip(columns, of_columns, strict=False)):
             out[:, j] = np.searchsorted(lows, column, side="right") - 1

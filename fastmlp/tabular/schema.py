@@ -16,9 +16,10 @@ from fastmlp.tabular.in_memory import Kind, Level, MemoryTable, require
 from fastmlp.typing import Array
 
 # Types of values of a row that is read at once.
+BOOLEANS = {bool, np.bool_}
 NUMBERS = {
-    *(float, int, bool, type(None)),
-    *(np.float64, np.float32, np.int64, np.int32, np.bool_),
+    *(float, int, type(None), np.float64, np.float32, np.int64, np.int32),
+    *BOOLEANS,
 }
 PLAIN = {*NUMBERS, str, date, time, datetime, timedelta}
 # From this number on floats skip integers.
@@ -292,9 +293,10 @@ class Schema:
             return [*map(row.get, self.read_names)]
         if type(row) not in (list, tuple) or len(row) != len(self.columns):
             return None
-        # NumPy makes numbers of booleans beside numbers.
         kinds = {*map(type, row)}
-        if not kinds <= PLAIN or not kinds.isdisjoint((bool, np.bool_)):
+        # NumPy makes numbers of booleans where all others are numbers.
+        are_numbers = kinds <= NUMBERS and type(None) not in kinds
+        if not kinds <= PLAIN or (are_numbers and not kinds.isdisjoint(BOOLEANS)):
             return None
         return [row[place] for place in self._read_places]
 
