@@ -21,8 +21,17 @@ from fastmlp._process.task_pool import Pool, Task
 from fastmlp.tabular import TabularMLPClassifier, extras, fit_arguments, pool
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.fit_arguments import held_out
-from fastmlp.tabular.outputs import SQUARED, outputs_of
-from fastmlp.tabular.pack import Pack, Selection, bagged, equal, greedy, train_pack
+from fastmlp.tabular.outputs import SQUARED, Scorer, outputs_of
+from fastmlp.tabular.pack import (
+    Pack,
+    Selection,
+    _apart,
+    _selected,
+    bagged,
+    equal,
+    greedy,
+    train_pack,
+)
 from fastmlp.tabular.pool import (
     ALONE,
     CHUNK,
@@ -111,6 +120,23 @@ def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
         -pack.validation_score <= min(-member.score for member in pack.members) + 1e-9
     )
     assert rmse(second.y, predictions) < 0.7 * second.y.std()
+
+
+def test_scores_are_of_rows_that_have_not_selected() -> None:
+    """Of fifty candidates of noise a selection finds some that happen to be near its rows."""
+    generator = np.random.default_rng(0)
+    y, *candidates = generator.normal(size=(51, 60))
+    scorer, settings = Scorer("regression", y), FEW._replace(n_members=50)
+    options = (settings, generator, None, [0.0] * 50)
+    selection = _selected(candidates, scorer, *options)
+    folds = pool.drawn(y, 5, 0)
+    apart = _apart(candidates, scorer, selection, folds, options)
+    assert rmse(y, selection.mean(candidates)) < 0.9 < rmse(y, apart)
+
+
+def test_a_pack_keeps_such_scores() -> None:
+    pack = trained(parts(120)[0], None)
+    assert -pack.validation_score < rmse(pack.residuals, np.zeros(1))
 
 
 def test_bits_do_not_depend_on_threads() -> None:
