@@ -417,9 +417,9 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Each row has a separate width. A small pack learns the size of errors on the validation
         rows. A conformal step finds the number of sizes that hold this share, with equal shares
         below and above. Intervals are slightly too narrow, as the same rows have chosen epochs and,
-        beyond 2,000 rows, members. All have one width with fewer than 100 validation rows, or if the nets took more
-        than half of `time_limit`. Intervals stay at 0 or more, at 0 or less, or in 0 to 1, if all
-        targets in training do. Weights of rows count.
+        beyond 2,000 rows, members. All have one width with fewer than 100 validation rows, or if
+        the nets took more than half of `time_limit`. Intervals stay at 0 or more, at 0 or less, or
+        in 0 to 1, if all targets in training do. Weights of rows count.
 
         Parameters
         ----------
