@@ -452,7 +452,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         if derivatives is None and is_one(derivative_weight):
             return steps.on_batch(X, y, sample_weight, missing_targets)
         given = Given(derivatives, derivative_weight)
-        return steps.with_derivatives(X, y, sample_weight, given, missing_targets)
+        return steps.on_batch(X, y, sample_weight, missing_targets, given)
 
     @explained
     def train_on_gradient(

@@ -293,19 +293,11 @@ class NetGroup:
         self, arguments: Any, given: Given, ignores: bool, who: str
     ) -> NDArray[np.float64]:
         """Take the steps one by one, after a check of all rows."""
-        each, checked = self._each("batch", arguments, who), []
-        each_given = given.of_nets(len(self.nets), self._n_out, who)
-        for i, net in enumerate(self.nets):
-            steps, name = net._single_steps(), f"{who}: nets[{i}]"
-            both = zip(arguments, each, strict=True)
-            x, y, weight = (it[i] if by_net else it for it, by_net in both)
-            own = (each_given[i], ignores, name)
-            rows = steps.checked_derivatives(x, y, weight, *own)
-            checked.append((steps, rows, name))
-        losses = np.empty(len(self.nets))
-        for i, (steps, rows, name) in enumerate(checked):
-            losses[i] = steps.on_checked(rows.data, name)
-            self._states[i].feature_names = rows.names
+        n_nets = len(self.nets)
+        each = [*self._each("batch", arguments, who), True]
+        arguments = (*arguments, given.of_nets(n_nets, self._n_out, who))
+        losses = np.empty(n_nets)
+        self._one_by_one("batch", arguments, each, losses, range(n_nets), who, ignores)
         return losses
 
     @explained
@@ -754,7 +746,9 @@ class NetGroup:
                 it[i] if by_net else it
                 for it, by_net in zip(arguments, each, strict=True)
             )
-            checked.append((i, steps, steps.checked(kind, *own, name, ignores), name))
+            x, y, weight, *given = own
+            rows = steps.checked(kind, x, y, weight, name, ignores, *given)
+            checked.append((i, steps, rows, name))
         for i, steps, (data, names), name in checked:
             if kind == "gradient":
                 losses[i] = steps._step(kind, data, name)

@@ -173,38 +173,6 @@ class Steps:
             self._engines[kind] = self._engine_of(network)
         return self._engines[kind]
 
-    def with_derivatives(
-        self,
-        X: Any,
-        y: Any,
-        weight: Any,
-        given: of_derivatives.Given,
-        missing_targets: Any = "raise",
-    ) -> float:
-        """Take a step on targets and their derivatives; return the rows' objective."""
-        who = WHO["derivatives"]
-        ignores = gaps.checked(missing_targets, who)
-        rows = self.checked_derivatives(X, y, weight, given, ignores, who)
-        loss = self.on_checked(rows.data, who)
-        self._state.feature_names = rows.names
-        return loss
-
-    def checked_derivatives(
-        self,
-        X: Any,
-        y: Any,
-        weight: Any,
-        given: of_derivatives.Given,
-        ignores: bool,
-        who: str,
-    ) -> FitRows:
-        """A step's rows with derivatives, and the columns' names."""
-        given.check(self._engines["batch"].network, "cpu", self._state.optimizer, who)
-        network = self.engine("derivatives", who).network
-        data, names = self.checked("derivatives", X, y, weight, who, ignores)
-        rows = FitRows(None, data, None, names)
-        return given.attached(rows, network, who, all_unknown=True)
-
     def on_jacobian_gradient(
         self, X: Any, output_gradient: Any, of_jacobian: Any
     ) -> None:
@@ -214,17 +182,24 @@ class Steps:
         self._step("jacobian_gradient", data, who)
 
     def on_batch(
-        self, X: Any, y: Any, sample_weight: Any, missing_targets: Any = "raise"
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        missing_targets: Any = "raise",
+        given: of_derivatives.Given | None = None,
     ) -> float:
         """Take a step; return the rows' objective."""
         who, ignores = WHO["batch"], missing_targets != "raise"
         if ignores:
             ignores = gaps.checked(missing_targets, who)
-        elif not self._forms and (
-            (loss := self._quickly("batch", X, y, sample_weight)) is not None
+        elif (
+            given is None
+            and not self._forms
+            and ((loss := self._quickly("batch", X, y, sample_weight)) is not None)
         ):
             return loss
-        data, names = self.checked("batch", X, y, sample_weight, who, ignores)
+        data, names = self.checked("batch", X, y, sample_weight, who, ignores, given)
         loss = self.on_checked(data, who)
         self._state.feature_names = names
         return loss
@@ -253,14 +228,29 @@ class Steps:
         return self._step(kind, data, who) if loss is None else loss
 
     def checked(
-        self, kind: Kind, X: Any, y: Any, weight: Any, who: str, ignores: bool = False
+        self,
+        kind: Kind,
+        X: Any,
+        y: Any,
+        weight: Any,
+        who: str,
+        ignores: bool = False,
+        given: of_derivatives.Given | None = None,
     ) -> tuple[Data, frames.Names]:
         """A step's rows, with targets or the gradient by the raw outputs; the columns' names."""
         self.require_steps(who)
         if kind == "gradient":
             return self._given(kind, X, y, who), self._state.feature_names
+        engine = self._engines[kind]
+        if given is not None:
+            given.check(engine.network, "cpu", self._state.optimizer, who)
+        if given:
+            engine = self.engine("derivatives", who)
         X, names = frames.named(X, self._state.feature_names, who, warns=True)
-        data = self._engines[kind].data(X, y, weight, who, ignore=ignores)
+        data = engine.data(X, y, weight, who, ignore=ignores)
+        if given:
+            rows = FitRows(None, data, None, names)
+            data = given.attached(rows, engine.network, who, all_unknown=True).data
         return data, names
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:

@@ -116,6 +116,8 @@ def _matrix(
         own = arrays.weights(sample_weight, shape[0], kind, who, all_zero=all_zero)
         return np.repeat(own[:, None].astype(np.float64), shape[1], axis=1)
     numbers = arrays.matrix(sample_weight, shape, kind, "sample_weight", who)
+    # The least weight of each row, so that an error names the row.
+    arrays.weights(numbers.min(axis=1), len(numbers), kind, who, all_zero=True)
     flat = arrays.weights(numbers.ravel(), numbers.size, kind, who, all_zero=all_zero)
     return flat.reshape(shape).astype(np.float64)
 

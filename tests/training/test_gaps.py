@@ -348,3 +348,10 @@ def test_a_loss_of_whole_rows_refuses_weights_by_target() -> None:
 def test_weights_of_a_wrong_axis_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must have shape \(40, 3\), got \(3, 40\)"):
         make().fit(X, Y, sample_weight=W.T, **IGNORE)
+
+
+def test_a_negative_weight_is_named_by_its_row() -> None:
+    negative = W.copy()
+    negative[5, 2] = -1
+    with pytest.raises(ValueError, match="got -1 in row 5"):
+        make().fit(X, Y, sample_weight=negative, **IGNORE)

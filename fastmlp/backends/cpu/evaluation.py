@@ -56,7 +56,8 @@ class Evaluation:
         options: Any = {"train": network.passes > 1, "n_threads": runner.n_threads}
         self._heads = np.zeros(len(network.heads))
         self._session = Session(network, blocks, data, **options)
-        self._known = scale_derivatives(self._session, data, self._mass)
+        if self._session.derivatives:
+            self._session.derivatives.weigh(data, self._mass)
         self._work = runner.work(self._session.rows, forward=2 * network.passes)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
@@ -65,7 +66,7 @@ class Evaluation:
         session.job["head_losses"] = address(self._heads)
         self._runner.load(session, parameters)
         if session.derivatives:
-            session.derivatives.fields["epoch_squares"] = 0.0
+            session.derivatives.begin()
         for chunk in session.chunks():
             session.at(chunk)
             if out is not None:
@@ -82,18 +83,7 @@ class Evaluation:
     def derivative_loss(self) -> float:
         """The mean square of the last call's residuals of derivatives."""
         derivatives = self._session.derivatives
-        assert derivatives is not None
-        return float(derivatives.fields["epoch_squares"] / self._known)
-
-
-def scale_derivatives(session: Session, data: Data, mass: float) -> float:
-    """Weigh derivatives by their mass in all rows of some data; return that mass, or 0."""
-    if session.derivatives is None or data.derivatives is None:
-        return 0.0
-    known = data.derivatives.known
-    total = float((known if data.rows is None else known[data.rows]).sum())
-    session.derivatives.fields["scale"] = mass / total if total else 0.0
-    return total
+        return derivatives.mean_square if derivatives else float("nan")
 
 
 class Objective:
@@ -148,7 +138,8 @@ class Objective:
         session, n_rows = self.session, data.n_rows
         session.take(data)
         self._mass = 1.0 if self._summed else data.mass
-        self._known = scale_derivatives(session, data, self._mass)
+        if session.derivatives:
+            session.derivatives.weigh(data, self._mass)
         if self._roomy:
             passes = self.network.passes
             rows = min(n_rows, SUMMED_ROWS)
@@ -176,7 +167,7 @@ class Objective:
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)
         if session.derivatives:
-            session.derivatives.fields["epoch_squares"] = 0.0
+            session.derivatives.begin()
         for chunk in session.chunks():
             session.at(chunk)
             where = {"more": chunk.start > 0, "ends": chunk.stop == session.data.n_rows}
@@ -208,9 +199,7 @@ class Objective:
     def derivative_loss(self) -> float:
         """The mean square of the last call's residuals of derivatives; NaN without them."""
         derivatives = self.session.derivatives
-        if derivatives is None or not self._known:
-            return float("nan")
-        return float(derivatives.fields["epoch_squares"] / self._known)
+        return derivatives.mean_square if derivatives else float("nan")
 
 
 class JacobianRows(Record):

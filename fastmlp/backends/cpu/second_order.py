@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.evaluation import (
     curvature_loop,
     jacobian_rows,
 )
-from fastmlp.backends.cpu.kernels import rule_blocks
+from fastmlp.backends.cpu.kernels import elementwise, rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address, fields_of
@@ -151,7 +151,10 @@ class GaussNewton:
         of_rows = data.weight if data.weight.size else np.ones(data.n_rows)
         squares = 2 * weights * of_rows[:, None, None] / known.sum()
         factors = np.sqrt(np.where(np.isnan(values), 0.0, squares))
-        curves = np.array(rule_blocks.curvatures(network), np.int64)
+        rules = rule_blocks.blocks_of_rules(
+            elementwise.curvature_loop, network.activations, network.dtype
+        )
+        curves = np.array(rules, np.int64)
         layers = self._flat.layers.copy()
         zeros = np.zeros(max(network.layout.sizes))
         layers["biases"] = address(zeros) - address(self._parameters)

@@ -617,6 +617,22 @@ class DerivativeBuffers:
         fields["known"] = address(self._known) if self._known.size else 0
         fields["epoch_squares"] = fields["epoch_known"] = 0.0
 
+    def weigh(self, data: Any, mass: float) -> None:
+        """Weigh derivatives by their mass in all rows of some data, for sums over these."""
+        known = data.derivatives.known
+        self._total = float((known if data.rows is None else known[data.rows]).sum())
+        self.fields["scale"] = mass / self._total if self._total else 0.0
+
+    def begin(self) -> None:
+        self.fields["epoch_squares"] = 0.0
+
+    @property
+    def mean_square(self) -> float:
+        """Of the residuals since `begin`, over the rows of `weigh`; NaN if none is known."""
+        if not self._total:
+            return float("nan")
+        return float(self.fields["epoch_squares"] / self._total)
+
     def at(self, values: Any, first: int) -> None:
         """Point to the derivatives of rows from `first` on."""
         self.fields["values"] = address(values, first * values[0].size)

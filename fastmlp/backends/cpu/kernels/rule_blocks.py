@@ -1,6 +1,6 @@
 """The compiled blocks of a net's rules and of the phases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product as product_of
 from typing import Any
@@ -100,27 +100,23 @@ def activations(
     return addresses, forms
 
 
-def curvatures(network: Network) -> list[int]:
-    """Addresses of the blocks of values, slopes and curvatures; 0 for the identity."""
-    loop, dtype = elementwise.curvature_loop, network.dtype
+def blocks_of_rules(loop: Any, rules: Iterable[Any], dtype: Any) -> list[int]:
+    """Addresses of the rules' blocks of a loop, such as of values, slopes and curvatures; 0 for
+    the identity."""
     return [
-        0 if rule is identity else block_of(loop, dtype, rule).address
-        for rule in network.activations
+        0 if rule is identity else block_of(loop, dtype, rule).address for rule in rules
     ]
 
 
 def curved_activations(network: Network) -> tuple[list[int], list[int]]:
     """Addresses of the hidden layers' blocks of values, slopes and curvatures, and of the output
     layer's activation; all forms are linear: the derivative pass calls the blocks."""
-    loop, dtype = elementwise.curvature_loop, network.dtype
-    *hidden, output = network.activations
+    rules, dtype = network.activations, network.dtype
     addresses = [
-        0 if rule is identity else block_of(loop, dtype, rule).address
-        for rule in hidden
+        *blocks_of_rules(elementwise.curvature_loop, rules[:-1], dtype),
+        *blocks_of_rules(elementwise.activation_loop, rules[-1:], dtype),
     ]
-    loop = elementwise.activation_loop
-    of_output = 0 if output is identity else block_of(loop, dtype, output).address
-    return [*addresses, of_output], [LINEAR] * len(network.activations)
+    return addresses, [LINEAR] * len(rules)
 
 
 def link_slopes(network: Network) -> tuple[int, int]:
