@@ -236,9 +236,6 @@ def test_parameters_of_a_step_are_predicted_whole(
     monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
-    monkeypatch.setattr(
-        dispatch.Runner, "run", None
-    )  # Rows of one vector ask for no threads.
     net, x = MLP((900, 1100, 9), seed=0), rng.normal(size=(3, 900)).astype(np.float32)
     write, target = TiledRows._write, net._state
     values = rng.normal(size=target.parameters.size).astype(np.float32)
