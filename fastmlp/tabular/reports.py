@@ -196,7 +196,9 @@ def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
         n_repeats=N_REPEATS,
         random_state=kept.seed,
     )
-    by_name = dict(zip(names, result.importances_mean.tolist(), strict=True))
+    # The sum makes 0.0 of -0.0.
+    means = result.importances_mean + 0.0
+    by_name = dict(zip(names, means.tolist(), strict=True))
     return np.array([by_name.get(name, 0.0) for name in schema.columns])
 
 
@@ -217,7 +219,7 @@ class _ModelOfPlaces:
         return predictions
 
 
-COLUMNS = ("member", "weight", "validation_score", "best_epoch", "fit_seconds")
+COLUMNS = ("member", "weight", "validation_score", "n_epochs", "fit_seconds")
 Row = tuple[str, float, float, float, float]
 
 

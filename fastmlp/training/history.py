@@ -63,7 +63,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     metrics : dict of str to list of float
         Each epoch's metrics of the validation data, by their names.
     best_epoch : int or None
-        The best epoch by `EarlyStopping` or `keep_best`, counted from 0; None without.
+        The best epoch by `EarlyStopping` or `keep_best`, counted from 0, as items of the lists are;
+        None without. Sentences and titles count from 1.
     derivative_loss : list of float
         Each epoch's mean square of the residuals of `derivatives`, without `derivative_weight`,
         over known numbers, taken while training; empty without derivatives.
@@ -103,7 +104,9 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
 
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
-        best = "" if self.best_epoch is None else f", best_epoch {self.best_epoch}"
+        best = (
+            "" if self.best_epoch is None else f", best in epoch {self.best_epoch + 1}"
+        )
         ending = f"{self.status.name}, {self.seconds:.3g} s"
         return f"History({len(self.loss)} epochs{last}{best}, {ending})"
 
@@ -118,7 +121,7 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         Returns
         -------
         pandas.DataFrame
-            Columns ``epoch`` (from 1), ``loss``, and where present ``validation_loss``,
+            Columns ``epoch`` (from 0), ``loss``, and where present ``validation_loss``,
             ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate``, losses of heads
             and metrics.
 
@@ -132,8 +135,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         >>> from fastmlp import History
         >>> History(loss=[0.5, 0.25], validation_loss=[0.75, 0.5]).to_frame()
            epoch  loss  validation_loss
-        0      1  0.50             0.75
-        1      2  0.25             0.50
+        0      0  0.50             0.75
+        1      1  0.25             0.50
         """
         try:
             from pandas import DataFrame, Series
@@ -141,7 +144,7 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
             raise ImportError(needs("History.to_frame", "pandas")) from error
         # Ctrl-C during validation leaves one validation loss less: series are aligned.
         columns = {
-            "epoch": Series(range(1, len(self.loss) + 1)),
+            "epoch": Series(range(len(self.loss))),
             "loss": Series(self.loss, dtype=float),
         }
         others = {**self._series, "learning_rate": self.learning_rate}
@@ -173,7 +176,7 @@ class Report:
     Attributes
     ----------
     epoch : int
-        Counted from 0 in each fit.
+        Counted from 0 in each fit; sentences and titles count from 1.
     loss : float
         The epoch's mean objective, as in `History`.
     validation_loss : float or None
@@ -237,11 +240,14 @@ def last_report(history: History, net: Any) -> Report:
 def interrupted(history: History, *, restores: bool = False) -> History:
     """`restores`: the best epoch is restored."""
     history.status = Status.INTERRUPTED
-    epoch = len(history.loss)
-    kept = f"has the parameters of epoch {history.best_epoch}, the best"
-    state = kept if restores else "keeps what it has learnt"
+    state = _best_kept(history) if restores else "keeps what it has learnt"
+    epoch = len(history.loss) + 1
     warn(f"fit interrupted in epoch {epoch}; the net {state}", UserWarning)
     return history
+
+
+def _best_kept(history: History) -> str:
+    return f"has the parameters of epoch {(history.best_epoch or 0) + 1}, the best"
 
 
 def record(
@@ -263,13 +269,10 @@ def record_divergence(history: History, loss: float, *, restores: bool = False) 
     """`restores`: the best epoch is restored."""
     history.status = Status.DIVERGED
     before = "keeps its parameters from before that epoch"
-    kept = (
-        f"has the parameters of epoch {history.best_epoch}, the best"
-        if restores
-        else before
-    )
+    kept = _best_kept(history) if restores else before
+    epoch = len(history.loss) + 1
     warn(
-        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net {kept}; "
+        f"fit diverged in epoch {epoch} (loss {loss:.3g}): the net {kept}; "
         "try a smaller learning rate, or standardise X",
         RuntimeWarning,
     )

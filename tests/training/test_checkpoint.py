@@ -390,7 +390,7 @@ def test_a_divergence_leaves_the_checkpoint_from_before_it(path: Path) -> None:
             report.net.weights[1][:] = 1e30
 
     net = make(optimizer=SGD(1e-3))
-    with pytest.warns(RuntimeWarning, match="diverged in epoch 4"):
+    with pytest.warns(RuntimeWarning, match="diverged in epoch 5"):
         fit(net, checkpoint=path, callbacks=blow_up)
     assert len(files.read(path).arrays["loss"]) == 4
     assert np.isfinite(MLP.load(path).parameters).all()
@@ -413,7 +413,7 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
     assert np.isfinite(broken.predict(X)).all()
     assert fit(broken, epochs=1).status is Status.COMPLETED
     assert len(files.read(path).arrays["loss"]) == 3
-    with pytest.warns(UserWarning, match="interrupted in epoch 7"):
+    with pytest.warns(UserWarning, match="interrupted in epoch 8"):
         fit(make(), checkpoint=path, resume=True, callbacks=kill_at(6, signal.SIGINT))
     assert len(files.read(path).arrays["loss"]) == 6
     net = make()

@@ -79,7 +79,7 @@ def test_an_interrupted_window_counts_its_steps(
 
     monkeypatch.setattr(Trainer, "run", interrupted)
     net = make_net()
-    with pytest.warns(UserWarning, match="fit interrupted in epoch 0"):
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
         history = net.fit(X, Y, epochs=2, batch_size=10)
     assert history.status is Status.INTERRUPTED
     assert net.n_steps == 3
@@ -530,7 +530,7 @@ def test_a_divergence_leaves_what_was_seen_before_the_epoch(optimizer: Any) -> N
     if optimizer.average is not None:
         settings["average"] = optimizer.average
     net, seen = make(Leaping(**settings), dtype="float64"), list[bytes]()
-    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 3"):
+    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 4"):
         history = fit(net, callbacks=lambda r: seen.append(r.net.parameters.tobytes()))
     assert (history.status, net.n_steps, len(seen)) == (Status.DIVERGED, 0, 3)
     assert net.parameters.tobytes() == seen[-1]

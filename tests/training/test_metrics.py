@@ -353,7 +353,7 @@ def test_unknown_metrics_and_best_epochs_are_told() -> None:
     assert "completeness" not in str(raised.value)
     history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
     assert repr(history) == (
-        "History(2 epochs, loss 3 to 2, best_epoch 0, STOPPED_EARLY, 0 s)"
+        "History(2 epochs, loss 3 to 2, best in epoch 1, STOPPED_EARLY, 0 s)"
     )
 
 
@@ -409,7 +409,7 @@ def test_any_history_is_shown(
 def test_frames_have_epochs_metrics_and_columns() -> None:
     history = History([3.0, 2.0], [4.0, 3.0], [0.1, 0.05])
     frame = pd.DataFrame(
-        {"epoch": [1, 2], "loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]}
+        {"epoch": [0, 1], "loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]}
     ).assign(learning_rate=[0.1, 0.05])
     pd.testing.assert_frame_equal(history.to_frame(), frame)
     history = History([3.0, 2.0], [4.0, 3.0], metrics={"auc": [0.5, 0.75], "r2": []})

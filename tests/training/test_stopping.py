@@ -243,9 +243,12 @@ def test_the_best_epoch_is_restored_at_every_ending_and_a_warning_names_it(
         expected = pytest.warns((UserWarning, RuntimeWarning), match=words)
     elif status is None:
         expected = pytest.raises(LookupError)
-    with expected:
+    with expected as caught:
         assert net.fit(X, Y, **settings).status is status
     epoch = int(histories[0].best_epoch or 0)
+    if words:
+        # Epochs are counted from 1 in sentences.
+        assert f"epoch {epoch + 1}, the best" in str(caught[0].message)
     assert 0 < epoch < len(histories) - 1
     best.fit(X, Y, epochs=epoch + 1, **SPLIT)
     assert net.parameters.tobytes() == best.parameters.tobytes()

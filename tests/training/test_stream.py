@@ -203,7 +203,7 @@ def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
     options: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
     nets[0].fit(Source([100] * 10), epochs=1, **options)
     with pytest.warns(
-        RuntimeWarning, match="fit diverged in epoch 1 .*before that ep"
+        RuntimeWarning, match="fit diverged in epoch 2 .*before that ep"
     ) as warned:
         history = nets[1].fit(Source([100] * 10, huge), epochs=5, **options)
     assert len(warned) == 1
@@ -286,7 +286,7 @@ def test_ctrl_c_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
     net = regression()
-    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 2"):
         history = net.fit(
             Source([100] * 10, interrupts), epochs=3, batch_size=10, buffer_rows=200
         )
@@ -309,7 +309,7 @@ def test_ctrl_c_while_a_source_blocks() -> None:
 
     net, thread = regression(), threading.Thread(target=interrupt)
     thread.start()
-    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 2"):
         history = net.fit(
             Source([100] * 10, waits), epochs=3, batch_size=10, buffer_rows=200
         )

@@ -283,7 +283,7 @@ def test_divergence_is_that_of_all_ranks(every: int | None) -> None:
             report.net.weights[0][:] = 1e200
 
     options: Any = {"epochs": 5, "average_every": every, "callbacks": burst}
-    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 2"):
+    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 3"):
         results = on_ranks(4, work(lambda: made(optimizer=SGD(0.1)), **options))
     for net, history in results:
         assert history.status is Status.DIVERGED
