@@ -60,6 +60,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.many.fit_many import fit_many as fit_many
     from fastmlp.net_group import NetGroup as NetGroup
     from fastmlp.network.resolve import check_rule as check_rule
+    from fastmlp.report import html_report as html_report
     from fastmlp.saving import load as load
     from fastmlp.saving import save as save
     from fastmlp.tabular.models import TabularMLPClassifier as TabularMLPClassifier
@@ -81,6 +82,7 @@ _ROOMS = {
     "NetGroup": "net_group",
     "fit_many": "many.fit_many",
     "fold": "export.models",
+    "html_report": "report",
     "jit": "export.jit",
     "gradient": "export.derivatives",
     "jacobian": "export.derivatives",

@@ -43,7 +43,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"estimators", "net_group", "saving"},
         {"extend"},
         {"cluster", "plotting", "tabular"},
-        {"warmup", "info"},
+        {"warmup", "info", "report"},
         {"cli"},
         {"__main__"},
     ],
@@ -318,13 +318,14 @@ DOORS_TO_THE_CORE = {
     "info",
     "jit",
     "plotting",
+    "report",
     "tabular",
     "typing",
     "warmup",
 }
 
 
-@pytest.mark.parametrize("room", ["tabular", "cluster", "plotting", "cli"])
+@pytest.mark.parametrize("room", ["tabular", "cluster", "plotting", "report", "cli"])
 def test_what_stands_on_the_core_takes_public_names_and_those_of_extend(
     room: str,
 ) -> None:

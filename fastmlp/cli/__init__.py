@@ -38,7 +38,10 @@ SYNONYMS = {
     "--fortran": "f90 module",
     "give its value without an option": "data input i m model",
 }
-VERBS = {"export": "convert to_c codegen dump"}
+VERBS = {
+    "export": "convert to_c codegen dump",
+    "report": "html explain evaluate html_report",
+}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
 # Endings of predictions, and rows of a batch.
@@ -173,11 +176,29 @@ def add_predict(predict: Parser) -> None:
 
 def add_score(score: Parser) -> None:
     _add_model_and_data(score)
-    metrics = "classes: accuracy, log_loss, auc; numbers: rmse, mae, r2"
+    metrics = (
+        "classes: accuracy, balanced_accuracy, f1, auc, average_precision, log_loss; "
+        "numbers: r2, rmse, mae"
+    )
     score.add_argument("--metric", type=names, default=(), metavar="A,B", help=metrics)
     score.add_argument("--json", action="store_true", help="print the scores as JSON")
     _add_encoding(score)
     score.add_argument("--threads", type=positive, metavar="N")
+
+
+def add_report(report: Parser) -> None:
+    report.description = (
+        "Write scores, pictures, columns and the worst rows of a model to one HTML file, which "
+        "opens without a network. DATA are rows with the target, not those of the training."
+    )
+    add = report.add_argument
+    add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
+    add("data", nargs="+", metavar="DATA", help=FILES)
+    add("--target", metavar="NAME", help="the target's column, if MODEL lacks it")
+    add("--output", default="report.html", metavar="PATH", help="default: report.html")
+    add("--force", action="store_true", help="overwrite the output")
+    _add_encoding(report)
+    add("--threads", type=positive, metavar="N")
 
 
 def add_show(show: Parser) -> None:

@@ -1,4 +1,4 @@
-"""The command ``fastmlp``: train, predict, score, show, export, demo, info, warmup."""
+"""The command ``fastmlp``: train, predict, score, report, show, export and others."""
 
 import argparse
 import json
@@ -279,6 +279,7 @@ COMMANDS: dict[str, tuple[str, Any, Any]] = {
     "train": ("train a net on a table", options.add_train, None),
     "predict": ("predict the rows of a table", options.add_predict, None),
     "score": ("measure a model on a table with its target", options.add_score, None),
+    "report": ("write scores and pictures as a page", options.add_report, None),
     "show": (
         "print what a model was trained on, and its layers",
         options.add_show,

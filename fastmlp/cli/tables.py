@@ -14,6 +14,8 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ import fastmlp
 from fastmlp import CSVFile, predict_arrow, predict_parquet
 from fastmlp.cli import EXPORTS, OUTPUTS, CommandError, UsageError, printable
 from fastmlp.extend import messages, read_table, scalars
+from fastmlp.report import OF_CLASSES, OF_NUMBERS, scores_of
 from fastmlp.typing import Array
 
 Task = Literal["classification", "regression"]
@@ -50,20 +53,14 @@ ID_LEVELS, ID_SHARE = 20, 0.5
 PREDICTION = "fastmlp: prediction"
 # Levels and classes on a line.
 MOST_SHOWN = 8
+# Columns of a model whose importances are computed in `train`: 1,000 take minutes.
+MOST_IMPORTANCES = 200
 # Functions whose keywords are options without defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "fortran", "opset")
-# Functions of sklearn.metrics.
-METRICS: dict[Task, dict[str, str]] = {
-    "classification": {
-        "accuracy": "accuracy_score",
-        "log_loss": "log_loss",
-        "auc": "roc_auc_score",
-    },
-    "regression": {
-        "rmse": "root_mean_squared_error",
-        "mae": "mean_absolute_error",
-        "r2": "r2_score",
-    },
+# Metrics by task, and those of `score` without --metric.
+METRICS: dict[Task, dict[str, Any]] = {
+    "classification": OF_CLASSES,
+    "regression": OF_NUMBERS,
 }
 DEFAULTS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss"),
@@ -71,8 +68,11 @@ DEFAULTS: dict[Task, tuple[str, ...]] = {
 }
 SYNONYMS = {
     "accuracy": "acc",
+    "balanced_accuracy": "bacc uar macro_recall balanced_accuracy_score",
+    "f1": "f1_score f1_macro",
     "log_loss": "cross_entropy logloss nll",
     "auc": "roc_auc auroc roc_auc_score",
+    "average_precision": "ap auprc pr_auc average_precision_score",
     "rmse": "root_mean_squared_error",
     "mae": "mean_absolute_error l1",
     "r2": "r2_score",
@@ -143,6 +143,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         task = _task_of(table[target], target, arguments.task)
         if arguments.loss is not None and task == "classification":
             raise UsageError("argument --loss: needs a regression")
+        _name_identifiers(table, others)
         table, valid, rows = _divided(table, others, task, arguments)
         options = {"loss": arguments.loss} if arguments.loss is not None else {}
         kind: Any = (
@@ -160,15 +161,40 @@ def run_train(arguments: argparse.Namespace) -> None:
         )
         of_valid = {"X_val": valid, "sample_weight_val": arguments.weight}
         fit = {"target": target, "sample_weight": arguments.weight}
+        # A bar of epochs, candidates and the time left.
+        fit["progress"] = sys.stderr.isatty() and find_spec("tqdm") is not None
         with _rows_of_table(*rows):
             model.fit(table, **fit, **(of_valid if valid is not None else {}))
-        model.training_["seed"] = arguments.seed
+        scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
+        names = model.schema_.columns
+        # A file holds finite numbers: R2 of one row is not.
+        finite = {name: score for name, score in scores.items() if isfinite(score)}
+        model.training_ |= {"seed": arguments.seed, "scores": finite}
+        if len(names) <= MOST_IMPORTANCES:
+            importances = zip(names, model.feature_importances_.tolist(), strict=True)
+            model.training_["importances"] = dict(importances)
         fastmlp.save(model, output)
         # Number of nets, score and columns.
         say(str(model.summary()).splitlines()[-1])
-        scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
     say(f"model: {output}")
     _print_scores(scores, as_json=arguments.json)
+
+
+def _name_identifiers(table: Any, others: list[str]) -> None:
+    """Name columns of whole numbers that differ in each row: CSV has them as floats."""
+    import pyarrow.compute as compute
+
+    n = table.num_rows
+    for name in table.column_names:
+        column = table[name]
+        if n <= ID_LEVELS or name in others or not _is_number(column.type):
+            continue
+        differ = compute.count_distinct(column).as_py() == n
+        if differ and compute.all(compute.equal(column, compute.round(column))).as_py():
+            say(
+                f"note: {name!r} looks like an identifier, with {n} integers in {n} "
+                f"rows; --ignore {name} leaves it out"
+            )
 
 
 def _task_of(column: Any, name: str, asked: Any) -> Task:
@@ -333,6 +359,28 @@ def run_score(arguments: argparse.Namespace) -> None:
     _print_scores(scores, as_json=arguments.json)
 
 
+def run_report(arguments: argparse.Namespace) -> None:
+    output, who = arguments.output, "report"
+    if not output.lower().endswith((".html", ".htm")):
+        raise UsageError(f"argument --output: must end in .html, got {output!r}")
+    require_new(output, force=arguments.force, who=who)
+    with telling(who):
+        model = fastmlp.load(arguments.model, n_threads=arguments.threads)
+        target = arguments.target or getattr(model, "training_", {}).get("target")
+        if target is None:
+            raise UsageError("argument --target: the model does not name its target")
+        data = data_of(arguments.data, who, arguments.encoding)
+        columns, texts = _columns_of(model)
+        chosen: Any = {"columns": columns, "texts": texts, "verb": "reported on"}
+        table = read_table(data, who, 0, others=[target], **chosen)
+        # A fraction of a table of Arrow stays what it is, such as a level with missing values.
+        frame = table.to_pandas(
+            types_mapper=messages.imported("pandas", who).ArrowDtype
+        )
+        fastmlp.html_report(model, frame, target, output)
+    say(f"report: {output}")
+
+
 def _print_scores(scores: dict[str, float], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(scores))
@@ -391,9 +439,17 @@ def run_show(arguments: argparse.Namespace) -> None:
                 f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
             )
         lines.append(f"  {name}: {kind}")
-    shown = sorted(training.keys() - {"scores", "target"})
+    shown = sorted(training.keys() - {"scores", "importances", "target"})
     width = max(map(len, shown), default=0)
     lines += [f"{name:<{width}} {training[name]}" for name in shown]
+    importances = training.get("importances", {})
+    if importances:
+        lines.append("importances: the decrease of the score when a column is shuffled")
+    for name in sorted(importances, key=importances.__getitem__, reverse=True):
+        lines.append(f"  {name}: {importances[name]:.4g}")
+    if scores := training.get("scores"):
+        lines.append("scores of the rows to validate on")
+        lines += [f"  {name}: {value:.6g}" for name, value in scores.items()]
     for line in (*lines, "", *str(model.summary()).split("\n")):
         print(printable(line))
 
@@ -414,11 +470,9 @@ def score(
     Targets and predictions of all rows stay in memory, and columns of one batch. `reader` has
     record batches of `predict_arrow` with the target, and predictions as `PREDICTION`.
     """
-    from sklearn import metrics
-
-    task, known = task_of(model), METRICS[task_of(model)]
+    task = task_of(model)
     for name in names:
-        scalars.known(who, "metric", name, known, SYNONYMS)
+        scalars.known(who, "metric", name, METRICS[task], SYNONYMS)
     columns = [PREDICTION]
     if task == "classification":
         columns = [f"probability_{each}" for each in model.classes_]
@@ -432,20 +486,11 @@ def score(
     if not n:
         raise ValueError(f"{who}: there are no rows")
     y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
-    inputs: dict[str, Array] = dict.fromkeys(known, values[:, 0])
-    options: dict[str, Any] = {}
     if task == "classification":
         values /= values.sum(axis=1, keepdims=True)
-        labels = {"labels": np.arange(values.shape[1])}
-        ranked = values[:, 1] if values.shape[1] == 2 else values
-        inputs = {"accuracy": values.argmax(axis=1), "log_loss": values, "auc": ranked}
-        options = {"log_loss": labels, "auc": {**labels, "multi_class": "ovr"}}
-    return {
-        name: float(
-            getattr(metrics, known[name])(y, inputs[name], **options.get(name, {}))
-        )
-        for name in names or DEFAULTS[task]
-    }
+    else:
+        y = y[:, None]
+    return scores_of(y, values, names or DEFAULTS[task])
 
 
 def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
@@ -516,19 +561,19 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def _test_rows(model: Any, path: str, n: int) -> Any:
-    schema = getattr(model, "schema_", None)
-    if schema is None:
-        named = getattr(model, "feature_names", None)
-        columns, texts = (
-            getattr(model, "feature_names_in_", () if named is None else named),
-            (),
-        )
-    else:
-        columns, texts = schema.read_names, schema.text_names
+    columns, texts = _columns_of(model)
     rows = read_table(
         data_of([path], "export"), "export", 0, columns=columns, texts=texts
     )
     return rows.slice(0, n)
+
+
+def _columns_of(model: Any) -> tuple[Any, Any]:
+    """Columns that a model reads, empty if unknown, and those that CSV holds as texts."""
+    if hasattr(model, "schema_"):
+        return model.schema_.read_names, model.schema_.text_names
+    named = getattr(model, "feature_names", None)
+    return getattr(model, "feature_names_in_", () if named is None else named), ()
 
 
 def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> Any:

@@ -121,9 +121,14 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
 
 
 def _check_counts(training: dict[str, Any]) -> None:
-    """Refuse numbers of rows and losses that `summary` and `predict_interval` cannot read."""
+    """Refuse numbers of rows and losses that are not numbers."""
     for name in ("rows", "validation_rows"):
         codec.count(training.get(name, 0), name)
+    for name in ("scores", "importances"):
+        numbers = training.get(name, {})
+        kinds = {*map(type, numbers.values())} if isinstance(numbers, dict) else {dict}
+        if not kinds <= {float}:
+            raise FileError(f"{name} must be numbers by name, got {numbers!r}")
     distilled = training.get("distilled", {"loss": 0.0, "ensemble_loss": 0.0})
     for name in ("loss", "ensemble_loss"):
         if type(distilled[name]) is not float:

@@ -17,7 +17,15 @@ import pyarrow.csv
 import pyarrow.feather
 import pytest
 from sklearn import datasets
-from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+)
 
 import fastmlp
 from fastmlp import MLP, save, to_c, to_onnx
@@ -243,10 +251,16 @@ def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
         inside, outside = p[codes == code, code], p[codes != code, code]
         ahead = np.sign(inside[:, None] - outside)
         above.append((ahead.mean() + 1) / 2)
+    labels, ranked, average = p.argmax(axis=1), p, "macro"
+    if n_classes == 2:
+        ranked, average = p[:, 1], "binary"
     expected = {
         "accuracy": np.mean(p.argmax(axis=1) == codes),
         "log_loss": -np.mean(np.log(p[np.arange(N), codes])),
         "auc": np.mean(above),
+        "balanced_accuracy": balanced_accuracy_score(codes, labels),
+        "f1": f1_score(codes, labels, average=average),
+        "average_precision": average_precision_score(codes, ranked),
     }
     assert scores == pytest.approx(expected, rel=1e-9)
 
