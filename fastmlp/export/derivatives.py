@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import memory, warn
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
+from fastmlp.export import shapley
 from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
@@ -536,7 +537,10 @@ def shap_values(
     Aumann-Shapley values, close to Shapley values for smooth nets. Results are deterministic.
 
     Models of tables are attributed to columns, including categories, missing values and dates:
-    lines go through the nets' encoded inputs.
+    lines go through the nets' encoded inputs. With boosted trees or other members that are not
+    nets, values are Shapley values: a background row's columns become the row's, one by one, in an
+    order that a fixed seed draws for each background row, and in reverse (Castro, Gomez & Tejada,
+    2009, "Polynomial calculation of the Shapley value based on sampling").
 
     Parameters
     ----------
@@ -546,7 +550,8 @@ def shap_values(
         Rows that represent the data, such as 100 of training. At most 1,000 rows are used, evenly
         picked.
     n_steps : int of 1 or more, default 16
-        Points of each line. The time is n_rows x n_background x n_steps gradients.
+        Points of each line. The time is n_rows x n_background x n_steps gradients, or with members
+        that are not nets n_rows x n_background x 2 n_features predictions.
     raw : bool, optional
         Attribute raw outputs, before the output activation or link, such as log odds. For a model
         of tables: the log odds of two classes, or logarithms of several probabilities. None: True
@@ -561,8 +566,6 @@ def shap_values(
     ------
     TypeError, ValueError
         If the model has another class or is not fitted, or rows have a wrong type, shape or value.
-    NotImplementedError
-        If a model of tables has members that are not nets.
 
     Warns
     -----
@@ -583,6 +586,9 @@ def shap_values(
     if raw is not None:
         scalars.boolean(WHO, "raw", raw)
     if is_of_tables(model):
+        _check_table(model, raw)
+        if model._beside:
+            return _of_any_members(model, X, background, raw)
         table = _Table(model, raw)
         derivatives, x, rows = (
             table.derivatives,
@@ -594,12 +600,7 @@ def shap_values(
         n_features, dtype = derivatives.n_features, derivatives.dtype
         x = rows_of(model, X, n_features, dtype, WHO)
         rows = rows_of(model, background, n_features, dtype, f"{WHO}: background")
-    if len(rows) > MOST_ROWS:
-        warn(
-            f"{WHO}: {MOST_ROWS} of {len(rows)} rows of background are used",
-            RuntimeWarning,
-        )
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(np.intp)]
+    rows = rows[_picked(len(rows))]
     values = _integrals(derivatives, x, rows, n_steps)
     base = derivatives.values(rows).mean(axis=0)
     gap = derivatives.values(x) - base - values.sum(axis=2)
@@ -609,9 +610,55 @@ def shap_values(
     distances = distances if derivatives.sums is None else distances @ derivatives.sums
     _share(values, gap, distances)
     arrays.warn_if_not_finite(values, WHO)
-    if derivatives.n_outputs == 1:
+    return _attribution(values, base, gap)
+
+
+def _attribution(values: Array, base: Array, gap: Array) -> Attribution:
+    if values.shape[1] == 1:
         return Attribution(values[:, 0], float(base[0]), gap[:, 0])
     return Attribution(values, base, gap)
+
+
+def _picked(n_rows: int) -> NDArray[np.intp]:
+    """Indices of the background rows that are used; a warning says if not all are."""
+    if n_rows <= MOST_ROWS:
+        return np.arange(n_rows)
+    warn(f"{WHO}: {MOST_ROWS} of {n_rows} rows of background are used", RuntimeWarning)
+    return np.linspace(0, n_rows - 1, MOST_ROWS).round().astype(np.intp)
+
+
+def _of_any_members(
+    model: Any, X: Any, background: Any, raw: bool | None
+) -> Attribution:
+    """Shapley values of a model of tables some of whose members are not nets."""
+    schema = model.schema_
+    x, rows = _values_of(model, X), _values_of(model, background)
+    rows = rows.part(_picked(len(rows.codes)))
+    predict = shapley.predictor(model, raw)
+    shares = shapley.of_columns(predict, x, rows, schema.places, len(schema.read_names))
+    values = np.zeros((*shares.shape[:2], len(schema.columns)))
+    values[:, :, [schema.columns.index(name) for name in schema.read_names]] = shares
+    base = predict(rows).mean(axis=0)
+    gap = predict(x) - base - values.sum(axis=2)
+    arrays.warn_if_not_finite(values, WHO)
+    return _attribution(values, base, gap)
+
+
+def _values_of(model: Any, X: Any) -> Any:
+    """Numbers and codes of a table, which has rows."""
+    values = model._values(X, "shap_values")
+    if not len(values.codes):
+        raise ValueError(f"{WHO}: X and background must have rows")
+    return values
+
+
+def _check_table(model: Any, raw: bool | None) -> None:
+    """Raise if a model of tables is not fitted, or has no raw outputs."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(model)
+    if raw and model.pack_.task == "regression":
+        raise TypeError(f"{WHO}: a model of numbers has no raw outputs: raw=False")
 
 
 def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
@@ -673,10 +720,8 @@ class _Table:
     """A model of tables as a function of the inputs of all its nets, side by side."""
 
     def __init__(self, model: Any, raw: bool | None) -> None:
-        self._model, pack, schema = model, _pack_of(model), model.schema_
+        self._model, pack, schema = model, model.pack_, model.schema_
         classes = pack.task != "regression"
-        if raw and not classes:
-            raise TypeError(f"{WHO}: a model of numbers has no raw outputs: raw=False")
         self._encodings = [
             (place, encoding)
             for place, encoding in enumerate(pack.encodings)
@@ -706,26 +751,10 @@ class _Table:
 
     def encoded(self, X: Any) -> Array:
         """Inputs of all nets, shape (n_rows, n_inputs)."""
-        values = self._model._values(X, "shap_values")
-        if not len(values.codes):
-            raise ValueError(f"{WHO}: X and background must have rows")
+        values = _values_of(self._model, X)
         return np.concatenate(
             [encoding.transform(values) for _, encoding in self._encodings], 1
         )
-
-
-def _pack_of(model: Any) -> Any:
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(model)
-    if model._beside:
-        names = ", ".join(repr(name) for name, *_ in model._beside)
-        raise NotImplementedError(
-            f"{WHO}: the ensemble has members that are not nets, and cannot be derived: "
-            f"{names}; fit without extra_members, with trees=False, or hand predict to "
-            "shap.PermutationExplainer"
-        )
-    return model.pack_
 
 
 def _scaled(

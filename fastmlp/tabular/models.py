@@ -57,8 +57,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     preset : {"fast", "balanced", "best"}, default "balanced"
         The number of nets to train, of nets in the ensemble, and of epochs.
     n_members : int, optional
-        Number of nets to train, per fold. None: by the preset, 6, 10 or 20; on 100,000 rows or more
-        2, 4 or 7.
+        Number of nets to train, per fold. None: by the preset, 6, 9 or 20; on 100,000 rows or more
+        2, 3 or 7.
     max_members : int, optional
         Maximum number of nets in the ensemble. None: by the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"
@@ -108,8 +108,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         validation rows end it, and the best round is the last. Trees of more than three classes
         whose best round is early grow again at half the rate. Categories of more than 255 levels
         are taken as numbers. Trees grow on one thread beside the nets, with ``n_jobs=1`` before
-        them, for at most a quarter of the time limit. None: with preset "best" and the default
-        loss.
+        them, for at most a quarter of the time limit. None: with presets "balanced" and
+        "best", and the default loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. Inputs are numeric columns, NaN where a
         value is missing, then categories as indices of levels.

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from fitting import unconverged
-from sklearn.dummy import DummyRegressor
 from small_models import (
     CASES,
     LITTLE,
@@ -29,6 +28,7 @@ from fastmlp import (
     MLPClassifier,
     MLPRegressor,
     Quantile,
+    TabularMLPClassifier,
     TabularMLPRegressor,
     gradient,
     jacobian,
@@ -36,9 +36,11 @@ from fastmlp import (
 )
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.export import shapley
 from fastmlp.export.derivatives import Attribution
 from fastmlp.rules.activations import ActivationName
 from fastmlp.rules.elementary import exp
+from fastmlp.tabular.schema import Values
 
 pytestmark = unconverged
 ACTIVATIONS: tuple[Any, ...] = get_args(ActivationName)
@@ -434,16 +436,54 @@ def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
     assert_complete(attribution, probabilities, 1e-6)
 
 
-def test_members_that_are_no_nets_are_refused() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [True, False])
+def test_members_that_are_not_nets_have_shapley_values(numbers: bool) -> None:
     frame, y = drawn_table()
-    extra = [("mean", DummyRegressor())]
-    model = TabularMLPRegressor(
-        n_members=1, max_iter=1, extra_members=extra, random_state=0
-    )
+    make: Any = TabularMLPRegressor if numbers else TabularMLPClassifier
+    y = y if numbers else y > np.median(y)
+    model = make(n_members=2, max_iter=3, ensemble="mean", cv=2, random_state=0)
     model.fit(frame, y)
-    model.pack_.extra_weights = np.array([0.5])
-    with pytest.raises(NotImplementedError, match="cannot be derived: 'mean'"):
-        shap_values(model, frame, frame)
+    assert [name for name, *_ in model._beside] == ["boosted trees"]
+
+    def predict(rows: Any) -> Any:
+        if numbers:
+            return model.predict(rows)
+        logs = model.predict_log_proba(rows)
+        return logs[:, 1] - logs[:, 0]
+
+    X, background = frame[:6], frame[60:80]
+    attribution = shap_values(model, X, background)
+    assert_complete(attribution, predict(X), 1e-5)
+    expected = shapley_values(predict, X, background)
+    assert np.corrcoef(attribution.values.ravel(), expected.ravel())[0, 1] > 0.999
+    again = shap_values(model, X, background)
+    np.testing.assert_array_equal(again.values, attribution.values)
+    # A column that is as in the background has no part.
+    alike = shap_values(model, X[:1], X[:1])
+    np.testing.assert_allclose(alike.values, 0, atol=1e-6)
+
+
+def test_blocks_of_rows_have_the_shapley_values_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    g = np.random.default_rng(0)
+    rows, background = (
+        Values(g.normal(size=(n, 3)), g.integers(0, 3, (n, 1)).astype(np.int32))
+        for n in (5, 4)
+    )
+
+    def predict(values: Values) -> Any:
+        numbers = values.numbers
+        return (numbers[:, :1] * numbers[:, 1:2] + numbers[:, 2:]) * values.codes
+
+    places = (np.array([0, 0, 2]), np.array([1]))
+    whole = shapley.of_columns(predict, rows, background, places, 3)
+    monkeypatch.setattr(shapley, "ROWS_AT_ONCE", 10)
+    parts = shapley.of_columns(predict, rows, background, places, 3)
+    np.testing.assert_allclose(parts, whole, atol=1e-12)
+    change = predict(rows) - predict(background).mean(axis=0)
+    np.testing.assert_allclose(whole.sum(axis=2), change, atol=1e-12)
 
 
 # Messages.
