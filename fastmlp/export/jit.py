@@ -34,7 +34,6 @@ from fastmlp.backends.protocol import Data, Derivatives
 from fastmlp.compiler.memory import record_at
 from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
-from fastmlp.network.spec import Network
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.derivatives import weights_of
 from fastmlp.training.steps import Kind, Steps
@@ -152,8 +151,8 @@ def _trained(
         x = np.zeros((batch_size, layout.sizes[0]), dtype)
         slopes = np.zeros((batch_size, layout.sizes[-1]), dtype)
         n_targets = 1 if has_labels else layout.sizes[-1] // network.loss.per_target
-        ranges = ranges_of(network)
-        n_targets = len(ranges) or n_targets
+        if network.heads:
+            n_targets = len(network.target_ranges())
         y = np.ones((batch_size, n_targets), np.int64 if has_labels else dtype)
         trainers: list[Any] = []
         record = np.zeros(1, EmbeddedSteps.dtype)
@@ -219,13 +218,12 @@ def _trained(
                 0,
                 len(table) - 1,
                 address(vjp[0]),
-                address(ranges) if len(ranges) else 0,
                 0 if of_gaps is None else address(of_gaps[0]),
                 0 if of_derivatives is None else address(of_derivatives),
             )
             owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
-            owner.kept += [record, x, y, slopes, quick, table, vjp, of_gaps, ranges]
+            owner.kept += [record, x, y, slopes, quick, table, vjp, of_gaps]
             owner.kept += [numbers, by_jacobian, of_derivatives]
             try:
                 yield owner
@@ -267,20 +265,6 @@ def derivative_record(
     steps = (step.address for step in quick[2:])
     record[0] = (*steps, address(vjp[0]), *places, own.values.shape[1])
     return record
-
-
-def ranges_of(network: Network) -> NDArray[np.float64]:
-    """The least and most target of each column of heads' targets, and 1 for labels; shape (0, 3)
-    without heads."""
-    rows = []
-    largest = float(np.finfo(network.dtype).max)
-    least = {"real": -largest, "positive": float(np.finfo(network.dtype).tiny)}
-    for head in network.heads:
-        accepted = head.loss.targets
-        most = {"unit": 1.0, "classes": head.n_outputs - 1.0}.get(accepted, largest)
-        of_column = (least.get(accepted, 0.0), most, accepted == "classes")
-        rows += [of_column] * head.n_targets
-    return np.array(rows, np.float64).reshape(-1, 3)
 
 
 def _coefficients(

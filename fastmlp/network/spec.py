@@ -19,6 +19,8 @@ from fastmlp.rules.losses import (
     Loss,
     LossName,
     LossSettings,
+    are_weighted,
+    range_of,
     takes_whole_rows,
 )
 from fastmlp.rules.optimizer_protocol import Optimizer
@@ -413,6 +415,25 @@ class Network(NamedTuple):
         forms = [_form_of(head.loss, head.n_outputs) for head in self.heads]
         names = [head.name for head in self.heads]
         return HeadForms(tuple(names), tuple(forms), self.named)
+
+    def has_factors(self, width: int) -> bool:
+        """True if rows of targets of this width have factors beside them."""
+        if self.heads:
+            return width > sum([head.n_targets for head in self.heads])
+        return are_weighted(self.loss, self.layout.sizes[-1], width)
+
+    def target_ranges(self) -> NDArray[np.float64]:
+        """The least and the most target of each column of heads' targets, and 1 for labels, shape
+        (n_targets, 3); without heads (0, 3)."""
+        rows = []
+        for head in self.heads:
+            accepted = head.loss.targets
+            least, most = range_of(accepted, self.dtype)
+            is_label = accepted == "classes"
+            if is_label:
+                most = head.n_outputs - 1.0
+            rows += [(least, most, is_label)] * head.n_targets
+        return np.array(rows, np.float64).reshape(-1, 3)
 
     @property
     def head_names(self) -> tuple[str, ...]:

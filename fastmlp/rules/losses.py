@@ -267,6 +267,14 @@ def are_weighted(loss: Loss, n_outputs: int, width: int) -> bool:
     return not takes_whole_rows(loss) and width == 2 * (n_outputs // loss.per_target)
 
 
+def range_of(targets: Targets, dtype: Any) -> tuple[float, float]:
+    """The least and the most number of a kind of targets."""
+    numbers = np.finfo(dtype)
+    largest = float(numbers.max)
+    least = {"real": -largest, "positive": float(numbers.tiny)}.get(targets, 0.0)
+    return least, 1.0 if targets == "unit" else largest
+
+
 def in_dtype(constants: Constants, scalar: Callable[[Any], Any]) -> Constants:
     return tuple(
         tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants

@@ -19,7 +19,7 @@ from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT, are_weighted
+from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
     SWA,
     Optimizer,
@@ -36,7 +36,7 @@ from fastmlp.training import derivatives as of_derivatives
 from fastmlp.training.loop import checked_rates, rates_at
 from fastmlp.training.options import FitRows, rates_in_use, setting_of_length
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
-from fastmlp.validation.heads import HeadForms, joined
+from fastmlp.validation.heads import Columns, HeadForms, joined
 
 Kind = Literal[
     "batch",
@@ -125,6 +125,11 @@ class Steps:
         self._warned = self._warned_of_gaps = False
         forms = network.targets
         self._forms = forms if isinstance(forms, HeadForms) else None
+        # Of heads: columns of their targets, and of slopes.
+        self._targets = self._slopes = None
+        if self._forms:
+            self._targets = Columns(self._forms, network.dtype, slopes=False)
+            self._slopes = Columns(self._forms, network.dtype, slopes=True)
         self._codes = layer_settings.codes_of(network) if network.signs else None
 
     def __del__(self, pool: BufferPool = KEPT) -> None:
@@ -193,12 +198,13 @@ class Steps:
         who, ignores = WHO["batch"], missing_targets != "raise"
         if ignores:
             ignores = gaps.checked(missing_targets, who)
-        elif (
-            given is None
-            and not self._forms
-            and ((loss := self._quickly("batch", X, y, sample_weight)) is not None)
-        ):
-            return loss
+        elif given is None:
+            plain = y
+            if self._targets is not None:
+                plain = self._targets(y, np.shape(X)[:1])
+            loss = self._quickly("batch", X, plain, sample_weight)
+            if loss is not None:
+                return loss
         data, names = self.checked("batch", X, y, sample_weight, who, ignores, given)
         loss = self.on_checked(data, who)
         self._state.feature_names = names
@@ -215,17 +221,10 @@ class Steps:
         if data.derivatives:
             return self._step("derivatives", data, who)
         network = self._engines["batch"].network
-        n_outputs, width = network.layout.sizes[-1], data.y.shape[1]
-        kind: Kind = "batch"
-        if are_weighted(network.loss, n_outputs, width) or (
-            self._forms and width > self._forms.n_targets
-        ):
-            kind = "weighted"
-        elif not self._forms:
+        if not network.has_factors(data.y.shape[1]):
             return self._step("batch", data, who)
-        weight = data.weight if data.weight.size else None
-        loss = self._quickly(kind, data.x, data.y, weight)
-        return self._step(kind, data, who) if loss is None else loss
+        loss = self._quickly("weighted", data.x, data.y, data.weight)
+        return self._step("weighted", data, who) if loss is None else loss
 
     def checked(
         self,
@@ -254,8 +253,11 @@ class Steps:
         return data, names
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
-        matrix = type(output_gradient) is np.ndarray and output_gradient.ndim == 2
-        if matrix and self._quickly("gradient", X, output_gradient) is not None:
+        plain = output_gradient
+        if self._slopes is not None and type(plain) is not np.ndarray:
+            plain = self._slopes(plain, np.shape(X)[:1])
+        matrix = type(plain) is np.ndarray and plain.ndim == 2
+        if matrix and self._quickly("gradient", X, plain) is not None:
             return
         who = WHO["gradient"]
         data, _ = self.checked("gradient", X, output_gradient, None, who)

@@ -51,6 +51,62 @@ class HeadForms(NamedTuple):
         return f"({', '.join(['...'] * len(self.names))},)".replace("...,)", "...)")
 
 
+class Columns:
+    """Numbers of heads in one array, from plain arrays: compiled code checks the numbers.
+
+    Parameters
+    ----------
+    slopes : True for slopes by the outputs, False for targets
+    """
+
+    def __init__(self, form: HeadForms, dtype: np.dtype[Any], *, slopes: bool) -> None:
+        self._form, self._dtype = form, dtype
+        labels = [not slopes and it.accepted == "classes" for it in form.forms]
+        self._kinds = ["iu" if is_label else "fiu" for is_label in labels]
+        self._has_labels = True in labels
+        widths = [it.n_outputs for it in form.forms] if slopes else form.widths
+        self.width = sum(widths)
+        ends = np.cumsum(widths).tolist()
+        self._slices = [*zip([0, *ends], ends, self._kinds, strict=False)]
+
+    def __call__(self, given: Any, shape: tuple[int, ...]) -> Array | None:
+        """An array of shape (\*shape, width); None of what other checks must look at.
+
+        `shape` has the number of rows, perhaps after a number of nets.
+        """
+        if type(given) is np.ndarray:
+            fits = given.shape == (*shape, self.width) and not self._has_labels
+            return given if fits else None
+        if type(given) is dict and self._form.named:
+            entries = [given.get(name) for name in self._form.names]
+        elif type(given) is tuple:
+            entries = [*given]
+        else:
+            return None
+        if len(given) != len(self._slices):
+            return None
+        columns = np.empty((*shape, self.width), self._dtype)
+        with np.errstate(over="ignore"):
+            for entry, (first, last, kinds) in zip(entries, self._slices, strict=True):
+                if type(entry) is not np.ndarray or entry.dtype.kind not in kinds:
+                    return None
+                if last - first == 1 and entry.shape == shape:
+                    columns[..., first] = entry
+                elif entry.shape == (*shape, last - first):
+                    columns[..., first:last] = entry
+                else:
+                    return None
+        return columns
+
+    def split(self, columns: Array) -> tuple[Array, ...]:
+        """The arrays of heads again, labels as integers."""
+        parts = []
+        for first, last, kinds in self._slices:
+            part = columns[:, first:last]
+            parts.append(part if "f" in kinds else part.astype(np.int64))
+        return tuple(parts)
+
+
 def weighted_targets(
     y: Any,
     sample_weight: Any,

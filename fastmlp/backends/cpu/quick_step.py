@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.session import Moments, Session
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers
-from fastmlp.rules.losses import Targets, are_weighted
+from fastmlp.rules.losses import range_of
 from fastmlp.validation import Array
 
 # Multiply-adds that a parameter's update and its copy to the flat vector count as.
@@ -123,12 +123,12 @@ class QuickStep:
             self._label_bytes = {dtype: 0}
         # The dtype of targets that are not labels.
         self._plain = None if has_labels else dtype
-        largest = float(np.finfo(dtype).max)
-        lowest = {"real": -largest, "positive": float(np.finfo(dtype).tiny)}
-        highest = {"unit": 1.0}
-        if are_weighted(network.loss, network.layout.sizes[-1], self._n_targets):
+        lowest, highest = range_of(network.loss.targets, dtype)
+        self._ranges = network.target_ranges()
+        if network.has_factors(self._n_targets):
             # Targets with factors beside them have been checked.
-            lowest, highest = dict.fromkeys(get_args(Targets), -largest), {}
+            lowest, highest = range_of("real", dtype)
+            self._ranges = self._ranges[:0]
         fields = {
             "job": address(session.record),
             "n_parts": 1,
@@ -141,8 +141,9 @@ class QuickStep:
             "n_targets": self._n_targets,
             "label_rows": address(self._labels),
             "n_labels": network.layout.sizes[-1] if has_labels else 0,
-            "lowest": lowest.get(network.loss.targets, 0.0),
-            "highest": highest.get(network.loss.targets, largest),
+            "lowest": lowest,
+            "highest": highest,
+            "ranges": address(self._ranges) if len(self._ranges) else 0,
         }
         for name, value in fields.items():
             self.job[name] = value

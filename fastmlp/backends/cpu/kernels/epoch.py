@@ -357,6 +357,7 @@ class PlainStep(Record):
     n_labels: int  # a label is below; 0: targets are numbers
     lowest: float  # target
     highest: float  # target
+    ranges: int  # of heads: address of the numbers of `Network.target_ranges`, or 0
     x: int  # addresses of rows
     y: int  # targets or labels
     weight: int  # or 0
@@ -409,12 +410,28 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
     are_within, are_finite = ranges(scalar)
 
     @njit
+    def are_of_heads(step: PlainStep, first: int, last: int) -> bool:
+        """True if each column of heads' targets is in its range, and labels are whole."""
+        n_others, n = 0, step.n_targets
+        limits = row(step.ranges, 3 * n, np.float64)
+        for r in range(first, last):
+            numbers = row(step.y + r * n * size, n, scalar)
+            for j in range(n):
+                value = float(numbers[j])
+                inside = value >= limits[3 * j] and value <= limits[3 * j + 1]
+                whole = limits[3 * j + 2] == 0.0 or float(int(value)) == value
+                n_others += 0 if inside and whole else 1
+        return n_others == 0
+
+    @njit
     def are_sound(step: PlainStep, first: int, last: int, sums: int) -> bool:
         n, n_in, n_targets = last - first, step.n_in, step.n_targets
         if not are_finite(step.x + first * n_in * size, n * n_in, sums):
             return False
         if step.label_bytes:
             return True
+        if step.ranges:
+            return are_of_heads(step, first, last)
         targets = step.y + first * n_targets * size
         return are_within(targets, n * n_targets, step.lowest, step.highest)
 

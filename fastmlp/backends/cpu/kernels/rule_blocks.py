@@ -169,8 +169,8 @@ def loss(network: Network, width: int) -> tuple[int, int]:
     """The block of the loss, and the address of its constants, for targets of this width; of
     heads, the address of their records."""
     if network.heads:
-        n_targets = sum(head.n_targets for head in network.heads)
-        table = _loss_table(network.heads, network.dtype, width > n_targets)
+        weighted = network.has_factors(width)
+        table = _loss_table(network.heads, network.dtype, weighted)
         return block_of(elementwise.head_losses, network.dtype).address, address(table)
     weighted = losses.are_weighted(network.loss, network.layout.sizes[-1], width)
     return _loss_block(network.loss, network.dtype, weighted=weighted)

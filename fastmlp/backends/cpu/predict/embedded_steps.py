@@ -30,6 +30,7 @@ from fastmlp.compiler import block_of, call, flush_denormals, njit, restore_deno
 from fastmlp.compiler.memory import Record, record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network, skip_weights
+from fastmlp.rules.losses import range_of
 from fastmlp.validation import Array
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
@@ -59,7 +60,6 @@ class EmbeddedSteps(Record):
     n_taken: int  # steps since the learner was made
     last: int  # the last row of the table of coefficients
     vjp: int  # address of the `EmbeddedVjp`
-    ranges: int  # of heads: address of float64 (n_targets, 3), as of `ranges_of` in export/jit.py
     gaps: int  # address of the `GapRows`, or 0: NaN in targets is declined
     derivatives: int  # address of the `EmbeddedDerivatives`, or 0
 
@@ -143,15 +143,13 @@ def gap_rows(network: Network, y: Array, targets: Array) -> tuple[Array, ...]:
     """A `GapRows` record for batches like y, and its arrays, the targets' among them."""
     dtype, kind = network.dtype, network.loss.targets
     given, weight = np.zeros(y.shape, dtype), np.zeros(len(y), dtype)
-    largest, has_labels = float(np.finfo(dtype).max), kind == "classes"
-    lowest = {"real": -largest, "positive": float(np.finfo(dtype).tiny)}.get(kind, 0.0)
-    highest = 1.0 if kind == "unit" else largest
+    has_labels = kind == "classes"
     record, place = np.zeros(1, GapRows.dtype), y if has_labels else targets
     addresses = (
         block_of(fill_gaps, dtype).address,
         *map(address, (given, place, weight)),
     )
-    limits = (lowest, highest, float(kind == "positive"))
+    limits = (*range_of(kind, dtype), float(kind == "positive"))
     record[0] = (*addresses, *y.shape, has_labels, *limits, 0)
     return record, given, place, weight
 
@@ -171,19 +169,6 @@ def _copy(numbers: Any, place: Any) -> None:
         for r in range(numbers.shape[0]):
             for k in range(width):
                 place[r * width + k] = numbers[r, k]
-
-
-@register_jitable(**JITTED)
-def _are_in_ranges(ranges: int, numbers: Any, n_targets: int) -> bool:
-    """True if each head takes its columns of copied targets; a label is a whole number."""
-    n_others = 0
-    for i in range(len(numbers)):
-        limits = row(ranges + i % n_targets * 24, 3, np.float64)
-        value = numbers[i]
-        sound = value >= limits[0] and value <= limits[1]
-        whole = limits[2] == 0 or value == np.floor(value)
-        n_others += 0 if sound and whole else 1
-    return n_others == 0
 
 
 @register_jitable(**JITTED)
@@ -224,17 +209,6 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         _copy(y, row(target, y.size, np.float32))
     else:
         _copy(y, row(target, y.size, np.float64))
-    if learner.ranges and not by_gradient:
-        if h.number_bytes == 4:
-            sound = _are_in_ranges(
-                learner.ranges, row(target, y.size, np.float32), n_targets
-            )
-        else:
-            sound = _are_in_ranges(
-                learner.ranges, row(target, y.size, np.float64), n_targets
-            )
-        if not sound:
-            raise ValueError(DECLINED_ROWS)
     step.x, step.y, step.weight = learner.x, target, 0
     step.label_bytes = 8 if labels else 0
     if has_gaps:
