@@ -32,7 +32,7 @@ from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, gaps, scalars
 from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.gaps import MissingTargets
-from fastmlp.validation.heads import ByHead, WeightsByHead
+from fastmlp.validation.heads import ByHead, Columns, HeadForms, WeightsByHead
 from fastmlp.validation.messages import count
 
 WHO = "NetGroup"
@@ -200,8 +200,16 @@ class NetGroup:
         }
         self._alike, form = len(forms) == 1, (networks[0].dtype, *max(forms)[1:])
         self._dtype, self._has_labels, per_target = form
-        self._has_heads = any(it.heads for it in networks)
         self._width = 1 if self._has_labels else self._n_out // per_target
+        self._has_heads = any(it.heads for it in networks)
+        self._columns: dict[Kind, Columns] = {}
+        every = {it.targets for it in networks}
+        joint = every.pop() if len(every) == 1 else None
+        if isinstance(joint, HeadForms):
+            targets = Columns(joint, self._dtype, slopes=False)
+            slopes = Columns(joint, self._dtype, slopes=True)
+            self._columns = {"batch": targets, "gradient": slopes}
+            self._width = targets.width
         self._states, self._lock = [net._state for net in self.nets], threading.RLock()
         self._calls: dict[str, GroupCalls] = {}
         self._process: object = None
@@ -253,6 +261,7 @@ class NetGroup:
             C-contiguous arrays of the nets' dtype are not copied. Nets of other dtypes or kinds of
             targets take steps by separate calls.
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
+            Nets with heads take a tuple or a dict of such arrays.
         sample_weight : (n_rows,), (n_nets, n_rows) or (n_nets, n_rows, n_targets) array, optional
             Weights of targets have an axis of nets.
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
@@ -425,9 +434,10 @@ class NetGroup:
             raise ValueError(
                 f"{who}: inputs=False and parameters=False leave nothing to return"
             )
-        of_X, of_gradient, _ = self._each("gradient", (X, output_gradient, None), who)
+        _, columns = self._of_heads("gradient", X, output_gradient)
         x: Any = X
-        slopes: Any = output_gradient
+        slopes: Any = output_gradient if columns is None else columns
+        of_X, of_gradient, _ = self._each("gradient", (X, slopes, None), who)
         n_nets, name = len(self.nets), "jacobian_gradient"
         more = derivatives_of_nets(jacobian_gradient, n_nets, self._n_out, name, who)
         results = [
@@ -487,7 +497,10 @@ class NetGroup:
         rows: Any,
         ignores: bool = False,
     ) -> Array:
-        who, arguments = f"{WHO}.train_on_{kind}", (X, y, weight)
+        who = f"{WHO}.train_on_{kind}"
+        looked, columns = self._of_heads(kind, X, y)
+        y = y if columns is None else columns
+        arguments = (X, y, weight)
         # An object that is not an array equals no other: its form is looked at each time.
         form = [
             (it.shape, it.dtype)
@@ -495,7 +508,7 @@ class NetGroup:
             else None
             if it is None
             else object()
-            for it in (X, y, weight, rows)
+            for it in (X, looked, weight, rows)
         ]
         losses: Any = None
         left: Any = range(len(self.nets))
@@ -511,8 +524,8 @@ class NetGroup:
             if rows is not None:
                 if isinstance(y, tuple | Mapping) and self._has_heads:
                     raise TypeError(
-                        f"{who}: rows needs y as one array, and y has an entry a head: take "
-                        "the rows of each entry, and call each net's train_on_batch"
+                        f"{who}: with rows, X and the targets of each head must be arrays, labels "
+                        "of integers; or call each net's train_on_batch"
                     )
                 arguments = self._rows(calls, arguments, rows, who)
             if not ready:
@@ -529,7 +542,7 @@ class NetGroup:
                     self._dtype,
                 )
             plain = list(map(_plain, arguments, calls.dtypes))
-            if not ready and self._fits(kind, calls, plain):
+            if not ready and y is looked and self._fits(kind, calls, plain):
                 ready = True
                 # Masks of one form may have other numbers of rows.
                 calls.form = form if rows is None or calls.by_net else None
@@ -540,8 +553,33 @@ class NetGroup:
                     return losses
                 left = self._looked_at(calls, losses, who)
         losses = np.empty(len(self.nets)) if losses is None else losses
+        if columns is not None and kind == "batch":
+            split, (x, y, weight) = self._columns[kind].split, arguments
+            y = [split(y[i] if each[1] else y) for i in range(len(self.nets))]
+            arguments, each = (x, y, weight), [each[0], True, each[2]]
         self._one_by_one(kind, arguments, each, losses, left, who, ignores)
         return losses
+
+    def _of_heads(self, kind: Kind, X: Any, y: Any) -> tuple[Any, Array | None]:
+        """What a call may take in the place of y, and the columns that an entry a head became.
+
+        The first is an object that no call takes where heads' targets need other checks.
+        """
+        columns = self._columns.get(kind)
+        if columns is None:
+            refused = self._has_heads and kind == "batch"
+            return (object() if refused else y), None
+        if type(y) is ndarray and kind == "gradient":
+            return y, None
+        made = None
+        if type(X) is ndarray and X.ndim > 1:
+            n, n_nets = X.shape[-2], len(self.nets)
+            made = columns(y, (n,))
+            if made is None:
+                made = columns(y, (n_nets, n))
+        if made is None:
+            return object(), None
+        return made, None if made is y else made
 
     def _takes_labels(self, kind: Kind) -> bool:
         return self._has_labels and kind == "batch"
@@ -624,9 +662,7 @@ class NetGroup:
         ]
 
     def _fits(self, kind: Kind, calls: GroupCalls, plain: Any) -> bool:
-        """True if these arrays can belong to one call. Targets of heads are checked by net."""
-        if self._has_heads and kind == "batch":
-            return False
+        """True if these arrays can belong to one call."""
         # Arrays of these dtypes are contiguous: others are copied.
         if not self._alike or any(
             it is not None and (type(it) is not ndarray or it.dtype != dtype)

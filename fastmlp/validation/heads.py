@@ -70,7 +70,7 @@ class Columns:
         self._slices = [*zip([0, *ends], ends, self._kinds, strict=False)]
 
     def __call__(self, given: Any, shape: tuple[int, ...]) -> Array | None:
-        """An array of shape (\*shape, width); None of what other checks must look at.
+        """An array of the shape with a last axis of columns; None of what needs other checks.
 
         `shape` has the number of rows, perhaps after a number of nets.
         """

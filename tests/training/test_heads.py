@@ -191,6 +191,37 @@ def test_steps_of_a_loop_are_those_of_a_fit() -> None:
     assert loop.parameters.tobytes() == fit.parameters.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_of_steps_are_checked_as_those_of_fits(dtype: str) -> None:
+    net = make(dtype=dtype)
+    net.train_on_batch(X, Y)
+    before = net.parameters.copy()
+    bad: dict[str, Any] = {
+        "action": LABELS + 1,
+        "flag": FLAGS + 0.5,
+        "value": VALUES * np.nan,
+        "count": -COUNTS - 1,
+    }
+    for name, targets in bad.items():
+        with pytest.raises(ValueError, match=f"head '{name}'"):
+            net.train_on_batch(X, Y | {name: targets})
+    with pytest.raises((TypeError, ValueError), match="head 'action'"):
+        net.train_on_batch(X, Y | {"action": LABELS + 0.5})
+    huge = np.inf if dtype == "float64" else 1e300
+    with pytest.raises(ValueError, match="head 'spread'"):
+        net.train_on_batch(X, Y | {"spread": np.full(N, huge)})
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.float64])
+def test_targets_of_steps_are_of_any_dtype(kind: Any) -> None:
+    plain, other = make(), make()
+    y = Y | {"action": LABELS.astype(np.int8), "count": COUNTS.astype(kind)}
+    y["value"] = np.asfortranarray(VALUES)[::-1][::-1]
+    for _ in range(3):
+        assert plain.train_on_batch(X, Y) == other.train_on_batch(X, y)
+
+
 def test_steps_with_gaps_and_without_take_turns() -> None:
     y = (np.where(np.arange(N) % 3 == 0, np.nan, LABELS), BOTH[1])
     loop, fit = two(), two()
@@ -324,6 +355,57 @@ def test_groups_take_the_steps_of_their_nets() -> None:
     for one, other in zip(group, alone, strict=True):
         other.train_on_gradient(X, slopes)
         assert one.parameters.tobytes() == other.parameters.tobytes()
+
+
+def by_net(n_nets: int) -> tuple[Any, Any]:
+    """Rows and targets of heads, other ones for each net."""
+    order = np.stack([RNG.permutation(N) for _ in range(n_nets)])
+    return X[order], tuple(each[order] for each in BOTH)
+
+
+def test_nets_of_a_group_have_targets_of_their_own() -> None:
+    group, alone = NetGroup([two(seed=0), two(seed=1)]), [two(seed=0), two(seed=1)]
+    x, y = by_net(2)
+    for _ in range(3):
+        losses = group.train_on_batch(x, y)
+        each = [tuple(entry[i] for entry in y) for i in range(2)]
+        expected = [net.train_on_batch(x[i], each[i]) for i, net in enumerate(alone)]
+        assert losses.tolist() == expected
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_nets_of_a_group_take_rows_of_heads(ragged: bool) -> None:
+    group, alone = NetGroup([two(seed=0), two(seed=1)]), [two(seed=0), two(seed=1)]
+    rows = [RNG.integers(0, N, 9), RNG.integers(0, N, 8 if ragged else 9)]
+    for _ in range(3):
+        losses = group.train_on_batch(X, BOTH, rows=rows)
+        expected = []
+        for net, own in zip(alone, rows, strict=True):
+            y: Any = tuple(entry[own] for entry in BOTH)
+            expected.append(net.train_on_batch(X[own], y))
+        assert losses.tolist() == expected
+
+
+def test_slopes_by_head_and_net_are_those_of_one_array() -> None:
+    group = NetGroup([two(seed=0), two(seed=1)])
+    slopes = RNG.normal(size=(2, N, 4))
+    by_head: Any = (slopes[..., :3], slopes[..., 3])
+    whole, parts = group.vjp(X, slopes), group.vjp(X, by_head)
+    np.testing.assert_array_equal(whole[0], parts[0])
+    np.testing.assert_array_equal(whole[1], parts[1])
+
+
+def test_groups_refuse_targets_as_a_net_does() -> None:
+    group = NetGroup([two(seed=0), two(seed=1)])
+    group.train_on_batch(X, BOTH)
+    before = [net.parameters.copy() for net in group]
+    columns = np.column_stack(BOTH)
+    with pytest.raises(TypeError, match="y must have one entry for each head"):
+        group.train_on_batch(X, columns)
+    with pytest.raises(ValueError, match=r"nets\[0\]: head 'head_0'.* 3"):
+        group.train_on_batch(X, (LABELS + 1, BOTH[1]))
+    for net, own in zip(group, before, strict=True):
+        np.testing.assert_array_equal(net.parameters, own)
 
 
 def test_blocks_and_arrays_have_the_same_losses() -> None:
