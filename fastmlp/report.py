@@ -238,7 +238,10 @@ def _classes_of(model: Any) -> Array | None:
     net = copy(model)
     # A net with frozen layers does not have an estimator.
     net.trainable = True
-    labelled = is_classifier(net.as_estimator())
+    try:
+        labelled = is_classifier(net.as_estimator())
+    except ValueError as error:
+        raise ValueError(f"{WHO}: the net has no report: {error}") from error
     return np.arange(max(model.layer_sizes[-1], 2)) if labelled else None
 
 

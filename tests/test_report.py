@@ -358,6 +358,14 @@ def test_several_labels_a_row_are_refused() -> None:
         html_report(net, X, X[:, :2] > 0)
 
 
+def test_heads_are_refused() -> None:
+    net = MLP((3, 4, 4), loss=[("cross_entropy", 3), ("mse", 1)], seed=0)
+    with pytest.raises(
+        ValueError, match=r"html_report: the net has no report: .*head_0"
+    ):
+        html_report(net, X, X[:, :2])
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
