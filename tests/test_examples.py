@@ -16,6 +16,7 @@ PACKAGES = {
     "tensorboard_events": "tensorboard",
     "mlflow_run": "mlflow",
     "predict_files": "pyarrow",
+    "river_stream": "river",
 }
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 needs_compiler = pytest.mark.skipif(

@@ -54,7 +54,8 @@ def test_the_error_on_a_stream_is_below_that_of_a_line() -> None:
     errors = []
     for model in (
         MLPRegressor(seed=0),
-        preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.1),
+        preprocessing.StandardScaler()
+        | linear_model.LinearRegression(intercept_lr=0.1),
     ):
         error = 0.0
         for x, y in datasets.TrumpApproval():
