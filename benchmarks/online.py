@@ -1,7 +1,8 @@
 """Streams of river, row by row: each model predicts a row, then learns it.
 
-`python -m benchmarks.online` prints microseconds of both calls and the mean error so far, of
-fastmlp.river, river's linear models and, where it is installed, deep-river. Needs the group `steps`.
+`python -m benchmarks.online` prints the mean error and microseconds of both calls of
+fastmlp.river, river's linear models and, where it is installed, deep-river. Needs the
+group `steps`.
 """
 
 import time
