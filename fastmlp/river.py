@@ -29,7 +29,7 @@ ENCODED = "encode it before the net, as river's preprocessing.OneHotEncoder does
 LEFT_OUT = "leave the row out"
 
 
-class Moments:
+class RunningScales:
     """Means and spreads of columns over the rows so far; NaN is a missing number.
 
     Attributes
@@ -85,7 +85,7 @@ class Moments:
         return np.minimum(numbers, LARGEST, out=numbers)
 
 
-class Stream(base.Estimator):
+class StreamModel(base.Estimator):
     """A stream's features, their scales, and a net that grows with them.
 
     Column 0 of the moments is the target, which a classifier leaves at 0.
@@ -103,7 +103,7 @@ class Stream(base.Estimator):
     def _begin(self) -> None:
         self.net: MLP | None = None
         self._columns: dict[Hashable, int] = {}
-        self._moments = Moments()
+        self._moments = RunningScales()
         self._moments.add([0.0])
         # Settings are checked before the first row.
         link = self._new_net(1, self._n_first)._link
@@ -257,7 +257,7 @@ def _target(value: Any, who: str) -> float:
     return number
 
 
-class MLPRegressor(Stream, base.MiniBatchRegressor):
+class MLPRegressor(StreamModel, base.MiniBatchRegressor):
     """A net for regression that learns row by row.
 
     Parameters
@@ -350,7 +350,7 @@ class MLPRegressor(Stream, base.MiniBatchRegressor):
         return outputs * deviation + moments.means[0]
 
 
-class MLPClassifier(Stream, base.MiniBatchClassifier):
+class MLPClassifier(StreamModel, base.MiniBatchClassifier):
     """A net for classification that learns row by row, with classes that come later.
 
     Parameters

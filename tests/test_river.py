@@ -15,7 +15,7 @@ pd = pytest.importorskip("pandas", reason="frames are pandas'")
 
 from river import checks, datasets, linear_model, preprocessing  # noqa: E402
 
-from fastmlp.river import MLPClassifier, MLPRegressor, Moments  # noqa: E402
+from fastmlp.river import MLPClassifier, MLPRegressor, RunningScales  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
@@ -66,7 +66,7 @@ def test_the_error_on_a_stream_is_below_that_of_a_line() -> None:
 
 
 def test_a_row_at_a_time_has_the_moments_of_all() -> None:
-    one, many = Moments(), Moments()
+    one, many = RunningScales(), RunningScales()
     for moments in (one, many):
         moments.add(X[0].tolist())
     for row in X:
