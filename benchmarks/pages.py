@@ -293,30 +293,47 @@ def digests(figures: dict[str, list[Record]]) -> dict[str, Record]:
     return found
 
 
+def speed(figures: dict[str, list[Record]]) -> str:
+    """README's first sentence of speeds: PyTorch, or the first library that has a mean."""
+    means_of = {kind: part["means"] for kind, part in digests(figures).items()}
+    names = ordered(name for part in means_of.values() for name in part if name != BEST)
+    name = "torch" if "torch" in names else names[0]
+    times = [
+        f"{part[name]:.1f} times{' as long as fastmlp' * (not i)} with {kind}"
+        for i, (kind, part) in enumerate(means_of.items())
+        if name in part
+    ]
+    return f"A training step takes {title(name)} {', and '.join(times)}."
+
+
 def sentences(figures: dict[str, list[Record]]) -> Iterator[str]:
     """README's sentences: the geometric means of each kind, and the run that they are of."""
     for kind, part in digests(figures).items():
         by_name = part["means"]
-        names = ordered(name for name in by_name if name != BEST)
-        peers = ", ".join(f"{title(name)} {by_name[name]:.2f}" for name in names)
+        first, *names = sorted(by_name.keys() - {BEST}, key=by_name.__getitem__)
+        others = "".join(f", {title(name)} {by_name[name]:.1f}" for name in names)
         yield (
-            f"With {kind} the fastest other library takes {by_name[BEST]:.2f} times as long per "
-            f"training step of {part['threads']},\non average over {part['nets']} nets ({peers}).\n"
-            f"Measured with {part['run']}."
+            f"With {kind} a training step takes {title(first)} {by_name[first]:.1f} times as "
+            f"long as fastmlp{others}.\nThe fastest library of each net takes "
+            f"{by_name[BEST]:.1f} times as long: geometric means over {part['nets']} nets,\n"
+            f"{part['threads']}, with {part['run']}."
         )
 
 
 def rewrite() -> None:
     """Write all pages, README and the picture from the figures that are kept."""
-    from docs.tools import times
+    from docs.tools import bars
 
     figures = kept()
     for page in SHOWN:
         if text := "\n".join(text_of(page, figures)):
             between_markers(page, text)
     between_markers(PAGE, "\n".join(slow(figures)), "slow")
-    between_markers(README, "\n".join(sentences(figures)))
-    times.PICTURE.write_text(times.drawn(digests(figures)))
+    means_of_training = "\n\n".join(sentences(figures))
+    between_markers(PAGE, means_of_training, "means")
+    between_markers(README, means_of_training)
+    between_markers(README, speed(figures), "speed")
+    bars.TIMES.write_text(bars.times(digests(figures)))
 
 
 def main(words: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import pages, scores
 from benchmarks.output import BEGIN, END
-from docs.tools import times
+from docs.tools import bars
 
 
 def bench(library: str, work: str, seconds: list[float], **more: Any) -> dict[str, Any]:
@@ -78,12 +78,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     """README and the page of benchmarks, in another folder."""
     readme, page = tmp_path / "README.md", tmp_path / "benchmarks.md"
     slow = f"{BEGIN}\n{END}\n".replace("benchmarks", "slow")
-    for path, text in ((readme, "before\n"), (page, slow)):
+    speed, means = slow.replace("slow", "speed"), slow.replace("slow", "means")
+    for path, text in ((readme, speed), (page, slow + means)):
         path.write_text(f"{text}{BEGIN}\nold\n{END}\nafter\n")
     monkeypatch.setattr(pages, "SHOWN", {page: pages.SHOWN[pages.PAGE]})
     for name, value in (("PAGE", page), ("README", readme), ("FOLDER", tmp_path)):
         monkeypatch.setattr(pages, name, value)
-    monkeypatch.setattr(times, "PICTURE", tmp_path / "times.svg")
+    monkeypatch.setattr(bars, "TIMES", tmp_path / "times.svg")
     return readme, page
 
 
@@ -110,9 +111,16 @@ def test_pages_are_written_from_the_last_run_of_each_kind(
     assert "| geometric mean |  |  | **2.00x** | 2.00x | - |" in text
     assert "with fastmlp 0.1.0, 2 cores of A CPU, AVX2, 2 threads; fastmlp 1.0" in text
     assert "- **Train, AVX-512**: 0 of 1." in text
-    assert "AVX2 the fastest other library takes 2.00 times" in readme.read_text()
-    assert "over 1 nets (JAX 3.00)" in readme.read_text()
-    assert times.PICTURE.read_text().count("<rect") == 7
+    text = readme.read_text()
+    sentence = "a training step takes JAX {} times as long as fastmlp.\n"
+    assert f"With AVX2 {sentence.format(2.0)}" in text
+    assert f"With AVX-512 {sentence.format(3.0)}" in text
+    assert (
+        "A training step takes JAX 2.0 times as long as fastmlp with AVX2, and 3.0 "
+        in text
+    )
+    # The ground, two of the legend, two bars of fastmlp and two of JAX.
+    assert bars.TIMES.read_text().count("<rect") == 7
 
 
 def test_a_lost_case_is_listed(places: tuple[Path, Path], tmp_path: Path) -> None:
@@ -127,8 +135,10 @@ def test_pages_have_the_figures_that_are_kept() -> None:
     figures, texts = pages.kept(), (pages.PAGE.read_text(), pages.README.read_text())
     assert [*figures] == [*pages.KINDS]
     expected = [[*pages.text_of(pages.PAGE, figures)], [*pages.sentences(figures)]]
+    assert f":begin -->\n{pages.speed(figures)}\n<!-- speed:end" in texts[1]
     for lines, text in zip(expected, texts, strict=True):
         inside = text.split(BEGIN)[1].split(END)[0].split("\n")
-        shown = "\n".join(lines).split("\n")
+        shown = ("\n\n" if text is texts[1] else "\n").join(lines).split("\n")
         assert inside[1:-1] == [line.rstrip() for line in shown]
     assert "\n".join(pages.slow(figures)) in texts[0]
+    assert "\n\n".join(pages.sentences(figures)) in texts[0]

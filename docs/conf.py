@@ -7,6 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastmlp
+from docs.tools import uses
 
 # Pages of its functions are found by the name by which users import it.
 sys.modules["fastmlp.jit"] = fastmlp.jit
@@ -26,6 +27,7 @@ extensions = [
     "docs.tools.links",
     "docs.tools.llms",
     "docs.tools.meta",
+    "docs.tools.search",
 ]
 default_role = "literal"
 smartquotes = False
@@ -35,41 +37,6 @@ toc_object_entries_show_parents = "hide"
 exclude_patterns = ["_build", "gallery"]
 templates_path = ["_templates"]
 
-html_theme = "pydata_sphinx_theme"
-html_title = f"fastmlp {release}"
-html_baseurl = "https://fastmlp.github.io/fastmlp/"
-html_logo = html_favicon = "_static/logo.svg"
-html_static_path = ["_static"]
-html_css_files = ["fastmlp.css"]
-html_theme_options = {
-    "github_url": "https://github.com/fastmlp/fastmlp",
-    "header_links_before_dropdown": 9,
-    "logo": {"text": "fastmlp"},
-    "navbar_persistent": ["search-button"],
-    "navigation_with_keys": False,
-    "show_prev_next": False,
-    # Pages of wide tables have no column beside them.
-    "secondary_sidebar_items": {
-        "**": ["page-toc"],
-        **{
-            page: []
-            for page in (
-                "benchmarks",
-                "benchmarks-yours",
-                "index",
-                "mixed-precision",
-                "parameters",
-                "recipe",
-                "remedies",
-                "second-order",
-                "search",
-                "steps",
-                "stream",
-                "tables",
-            )
-        },
-    },
-}
 alone = (
     "benchmarks",
     "benchmarks-fair",
@@ -84,6 +51,35 @@ alone = (
     "stream",
     "tables",
 )
+side_by_side = (
+    "from/boosted-trees",
+    "from/emlearn",
+    "from/keras",
+    "from/pytorch",
+    "how-to/norms",
+    "how-to/residual-nets",
+)
+html_theme = "pydata_sphinx_theme"
+html_title = f"fastmlp {release}"
+html_baseurl = "https://fastmlp.github.io/fastmlp/"
+html_logo = html_favicon = "_static/logo.svg"
+html_static_path = ["_static"]
+html_search_scorer = str(Path(__file__).parent / "tools" / "scorer.js")
+html_css_files = ["fastmlp.css"]
+html_js_files = ["parameters.js"]
+html_theme_options = {
+    "github_url": "https://github.com/fastmlp/fastmlp",
+    "header_links_before_dropdown": 9,
+    "logo": {"text": "fastmlp"},
+    "navbar_persistent": ["search-button"],
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    # Pages of wide tables, or of code side by side, have no column beside them.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **{page: [] for page in (*alone, *side_by_side, "index", "search")},
+    },
+}
 html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}
 html_show_sourcelink = False
 html_copy_source = False
@@ -93,6 +89,7 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "none"
 autosummary_generate = True
+autosummary_context = {"pages_of": uses.pages_of()}
 numpydoc_show_class_members = False
 
 

@@ -3,6 +3,8 @@
 import copy
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from dask.dataframe import from_pandas
 import fastmlp
 from benchmarks import pages
 from benchmarks.bench_predict import NETS
-from docs.tools import outputs, parameters, times, which_model
+from docs.tools import bars, outputs, parameters, search, uses, which_model
 from fastmlp import (
     MLP,
     SGD,
@@ -274,9 +276,9 @@ def n_words(text: str) -> int:
 
 
 def test_pictures_are_of_figures_and_programs() -> None:
-    assert times.PICTURE.read_text(encoding="utf-8") == times.drawn(
-        pages.digests(pages.kept())
-    )
+    figures = pages.digests(pages.kept())
+    assert bars.TIMES.read_text(encoding="utf-8") == bars.times(figures)
+    assert bars.RANKS.read_text(encoding="utf-8") == bars.ranks()
     assert which_model.PICTURE.read_text(encoding="utf-8") == which_model.drawn()
 
 
@@ -386,6 +388,15 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
         (inside,) = project["optional-dependencies"][name]
         parts = re.findall(r"\w+", inside.removeprefix("fastmlp"))
         assert set(re.findall(r"`(\w+)`", rows[name])) == set(parts)
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *ESTIMATORS, "MLP", "EarlyStopping"])
+def test_a_name_of_the_api_leads_to_pages_that_show_it(name: str) -> None:
+    assert uses.pages_of()[f"fastmlp.{name}"]
+
+
+def test_pages_that_are_searched_by_more_words_exist() -> None:
+    assert [page for page in search.words() if not (DOCS / f"{page}.md").exists()] == []
 
 
 @pytest.mark.parametrize(
@@ -499,6 +510,44 @@ README = (ROOT / "README.md").read_text()
 
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 150
+
+
+def test_its_links_lead_to_pages_that_are_read_in_a_repository() -> None:
+    """Pages of the site's own directives, but for tables of contents, are read on the site."""
+    targets = set(re.findall(r"\]\((docs/[^)#]+\.md)", README))
+    directives = {
+        target: re.findall(
+            r"^(?:`{3}|:{3,})\{(?!toctree)[\w-]+\}", (ROOT / target).read_text(), re.M
+        )
+        for target in targets
+    }
+    assert len(targets) > 10
+    assert [target for target, found in directives.items() if found] == []
+    assert "](https://fastmlp.github.io/fastmlp/)" in README
+
+
+def test_commits_that_pages_name_are_in_the_history() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+
+    def answer(*words: str) -> str:
+        command = [git, "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    if answer("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("the clone is shallow")
+    word = r"(?<![\w/.-])(?=\d*[a-f])(?=[a-f]*\d)[\da-f]{7,10}(?![\w.])"
+    named = {
+        (commit, name_of(page))
+        for page in [*PAGES, *ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"]
+        for commit in re.findall(word, page.read_text())
+    }
+    lost = [
+        pair for pair in sorted(named) if not answer("branch", "--contains", pair[0])
+    ]
+    assert len(named) > 10
+    assert lost == []
 
 
 ERRORS = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()

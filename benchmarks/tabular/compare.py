@@ -46,9 +46,9 @@ BESIDE = "LightGBM"
 WORST = -1.0
 FIT = ("table", "model")
 GROUPS = {
-    "once": "were looked at once",
-    "shut": "were shut until now",
-    "aside": "were kept aside",
+    "once": "looked at once before",
+    "shut": "nobody had looked at",
+    "aside": "no choice was made on",
     "development": "the recipe was made on",
 }
 
@@ -137,7 +137,8 @@ def lines(
         names = [n for n in everything.tables if results["tables"][n]["group"] == group]
         if names:
             part = everything.only(names)
-            yield f"\n## {len(names)} tables that {GROUPS[group]}\n"
+            n = "Ten" if len(names) == 10 else len(names)
+            yield f"\n## {n} tables {GROUPS[group]}\n"
             yield from _summary(part, results.get("first", {}))
             yield from _behind(part)
             yield from _scores(results, part)

@@ -11,10 +11,12 @@ SUMMARY = (
     "fastmlp trains small and medium multi-layer perceptrons on a CPU. It has a class MLP in the"
     " words of Keras and PyTorch, and scikit-learn's MLPClassifier and MLPRegressor."
 )
-# Nodes of sphinx-gallery that have a form for HTML alone, and what stands for them.
-OF_GALLERY: dict[str, Callable[[nodes.Element], nodes.Element]] = {
+# Nodes that have a form for HTML alone, of sphinx-gallery and of folds, and what stands for them.
+FOR_HTML: dict[str, Callable[[nodes.Element], nodes.Element]] = {
     "code_links_block": lambda node: nodes.literal_block(text=node.astext()),
     "imgsgnode": lambda node: nodes.comment(),
+    "dropdown_main": lambda node: nodes.container("", *node.children),
+    "dropdown_title": lambda node: nodes.paragraph("", node.astext()),
 }
 
 
@@ -37,8 +39,8 @@ def write(app: Any, error: Exception | None) -> None:
         index += ["", f"## {app.env.titles[section].astext()}", ""]
         for page in dict.fromkeys(in_order(app, section)):
             doctree = app.env.get_and_resolve_doctree(page, builder, tags=app.tags)
-            for node in [n for n in doctree.findall() if n.tagname in OF_GALLERY]:
-                node.replace_self(OF_GALLERY[node.tagname](node))
+            for node in [n for n in doctree.findall() if n.tagname in FOR_HTML]:
+                node.replace_self(FOR_HTML[node.tagname](node))
             builder.write_doc(page, doctree)
             texts.append((folder / f"{page}.txt").read_text())
             index.append(f"- [{app.env.titles[page].astext()}]({address}{page}.txt)")

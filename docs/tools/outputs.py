@@ -43,8 +43,8 @@ from docs.tools.pictures import style
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "_static" / "outputs"
-# README is one screen, the cheat sheet one printed page.
-WITHOUT = {ROOT / "README.md", DOCS / "start" / "cheat-sheet.md"}
+# The cheat sheet is one printed page.
+WITHOUT = {DOCS / "start" / "cheat-sheet.md"}
 N_LINES = 20  # the most that are shown
 N_CHARACTERS = 400  # of a value that is not printed
 BLOCK = re.compile(
@@ -254,7 +254,8 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
     """Write the outputs that differ from the recorded ones; return True if there were any."""
     old = page.read_text(encoding="utf-8")
     results, changed = iter(outputs), False
-    stem = "-".join(page.relative_to(DOCS).with_suffix("").parts)
+    folder = DOCS if page.is_relative_to(DOCS) else ROOT
+    stem = "-".join(page.relative_to(folder).with_suffix("").parts)
     taken = {name for _, name in IMAGE.findall(old)}
     free = (name for n in count(1) if (name := f"output-{stem}-{n}.svg") not in taken)
 
@@ -305,7 +306,7 @@ def unused() -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.tools.outputs")
     parser.add_argument(
-        "pages", nargs="*", type=Path, help="default: every page of docs"
+        "pages", nargs="*", type=Path, help="default: README and every page of docs"
     )
     parser.add_argument(
         "--all", action="store_true", help="write what agrees by the rule too"
@@ -313,7 +314,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["MPLBACKEND"] = "agg"
     style({}, None)
-    chosen = {page.resolve() for page in options.pages} or {*DOCS.rglob("*.md")}
+    everything = {ROOT / "README.md", *DOCS.rglob("*.md")}
+    chosen = {page.resolve() for page in options.pages} or everything
     for page in sorted(page for page in chosen - WITHOUT if blocks(page)):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             outputs = run(page, {"__name__": "page"})

@@ -84,7 +84,7 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
 
 
 def lines(table: Table) -> list[str]:
-    """Return a section of the page."""
+    """Return a section of the page: tables that are folded under their keywords."""
     one_each = table.get("one_each", False)
     out = [
         f"## {table['title']}",
@@ -93,14 +93,16 @@ def lines(table: Table) -> list[str]:
     ]
     for names in [[name] for name in table["of"]] if one_each else [table["of"]]:
         shown = {**table, "of": names}
-        if one_each:
-            out += [f"### {names[0]}", ""]
+        defaults_of = keywords(shown)
+        listed = ", ".join(f"`{key}`" for key in defaults_of)
+        title = f"**{names[0]}**: {listed}" if one_each else listed
         head = ["keyword", "type, default", "meaning", *table["columns"]]
+        out += [f":::{{dropdown}} {title}", ""]
         out += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        for key, default in keywords(shown).items():
+        for key, default in defaults_of.items():
             cells = map(markdown, row(shown, names, key, default))
             out.append(f"| {' | '.join(cells)} |")
-        out.append("")
+        out += ["", ":::", ""]
     return out
 
 

@@ -18,7 +18,9 @@ PAGES = [
     "from/keras.md",
     "from/pytorch.md",
     "from/boosted-trees.md",
+    "from/emlearn.md",
     "how-to/norms.md",
+    "how-to/optuna.md",
     "how-to/residual-nets.md",
     "how-to/serving.md",
 ]
