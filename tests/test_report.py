@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from docs.tools.accessibility import Browser, chromium
+from docs.tools.browser import Browser, chromium
 from fastmlp import (
     MLP,
     MLPClassifier,
@@ -397,7 +397,7 @@ def test_no_report_is_wider_than_a_phone(tmp_path: Path) -> None:
     html_report(TabularMLPClassifier(**FEW).fit(table, y), table, y, path)
     with Browser() as browser:
         for width in (390, 1280):
-            browser.show(path.as_uri(), width, "light")
+            browser.show(path.as_uri(), width)
             assert browser.value("document.documentElement.scrollWidth") <= width
             broken = "[...document.images].filter(one => !one.naturalWidth).length"
             assert browser.value(broken) == 0
