@@ -45,7 +45,7 @@ QUERIES = {
     "forecast several steps ahead": "how-to/time-series",
     "confusion matrix": "how-to/confusion-matrix",
     "choose a threshold": "how-to/confusion-matrix",
-    "two heads": "how-to/several-outputs",
+    "two heads": "how-to/two-heads",
     "missing values": "how-to/missing-values",
     "categorical_feature": "how-to/missing-values",
     "save model": "how-to/save-and-load",
