@@ -232,7 +232,9 @@ def fit_tables(kind: Any) -> Callable[..., Any]:
             rest.pop(name, None)
             rest[RENAMED[name]] = words[name]
         weight = rest.pop("sample_weight", None)
-        return kind(**rest, n_members=2, cv=2).fit(rows, y, weight, **more)
+        # With trees the selection may leave out every net.
+        model = kind(**rest, n_members=2, cv=2, trees=False)
+        return model.fit(rows, y, weight, **more)
 
     return fit
 
