@@ -181,10 +181,11 @@ def latencies(call: Call, seconds: float, rate: float | None) -> Array:
 
     def ask(i: int) -> None:
         rng, due = np.random.default_rng(i), begin
+        time.sleep(begin - time.perf_counter())
         while due < begin + seconds:
             if rate is not None:
                 due += rng.exponential(1 / rate)
-            time.sleep(max(0.0, due - time.perf_counter()))
+                time.sleep(max(0.0, due - time.perf_counter()))
             call()
             now = time.perf_counter()
             found[i].append(now - due)
@@ -221,7 +222,7 @@ class Serve(Ways):
             whole = with_categories(frame) if name == "lightgbm" else frame
             rows = [whole.iloc[[i]] for i in range(N_SERVED)]
         predict, turns = served_by(name, model, container), cycle(rows)
-        self.task, self.seconds = task, 0.1 if quick else 3.0
+        self.task, self.seconds = task, 0.1 if quick else 2.0
         super().__init__(
             worker, quick, {container: repeated(lambda: predict(next(turns)))}
         )
