@@ -232,6 +232,9 @@ GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_750_000
 # Most multiply-adds of rows with norms or skips, which go one by one. Packed panels -> one by one:
 # 29.5 -> 8.3 us (23-64-64-1, 32 rows, 1 thread).
 STAGED_PRODUCTS = 1_000_000
+# Bytes of a layer's rows that all passes of a norm take at a time. All rows of a block -> this:
+# 643 -> 638 us (23-256-256-1@256, 1 thread), 4.60 -> 4.54 ms (SimBa).
+STAGED_BYTES = 1 << 14
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more than
 # `FEW_ROWS` rows, for so few, and for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4, AVX2). With
 # 32 registers 8 rows halve what is read of the second-level cache: 4 x 3 -> 8 x 3, 247 -> 188 us

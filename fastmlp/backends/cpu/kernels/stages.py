@@ -30,7 +30,7 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import Loops
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STAGED_BYTES, STRIP_ROWS
 from fastmlp.compiler import call, njit
 from fastmlp.compiler.memory import record_at, row, stack
 from fastmlp.compiler.target import lanes_of
@@ -269,6 +269,13 @@ def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
     return measure, write
 
 
+@njit
+def rows_at_once(layer: Layer, lanes: int, vector: int) -> int:
+    """Whole vectors of rows whose numbers stay in the first-level cache for all passes."""
+    n = STAGED_BYTES // (layer.n_panels * vector)
+    return max(n // lanes, 1) * lanes
+
+
 def stages_forward(scalar: Scalar) -> Kernel:
     """The block that finishes n rows of layer i, from its sums to its outputs."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
@@ -320,24 +327,32 @@ def stages_forward(scalar: Scalar) -> Kernel:
             for r in range(n):
                 target[r * lanes] = source[r * lanes]
 
-    def forward(address: int, i: int, at: int, n: int) -> None:
-        z, net = stack(z_bytes), record_at(address, Net)
-        layer, rows = layers_of(net)[i], (at, n)
+    @njit
+    def finish(net: Net, layer: Layer, i: int, rows: Span, z: int) -> None:
         sum_up(net, layer, i, rows)
         if layer.norm:
             measure(net, record_at(layer.norm, Norm), layer.sums, layer.n_out, rows)
         activate(net, layer, rows, z)
         if layer.dropped and layer.norm == 0:
-            call(blocks_of(net).drop, (address, i, 0, layer.n_panels, at, n))
+            group = (0, layer.n_panels)
+            call(blocks_of(net).drop, (net.address, i, *group, *rows))
         if layer.end_norm:
             norm = record_at(layer.end_norm, Norm)
             measure(net, norm, layer.values, layer.n_out, rows)
             for p in range(layer.n_panels):
-                skip = p * net.panel + at * vector
+                skip = p * net.panel + rows[0] * vector
                 places = (layer.values + skip, layer.outputs + skip)
                 write(net, layer, norm, places, p, rows, 0)
         if layer.takes_inputs:
             append_inputs(net, layer, rows)
+
+    def forward(address: int, i: int, at: int, n: int) -> None:
+        z, net = stack(z_bytes), record_at(address, Net)
+        layer = layers_of(net)[i]
+        step = rows_at_once(layer, lanes, vector)
+        for group in range((n + step - 1) // step):
+            first = group * step
+            finish(net, layer, i, (at + first, min(step, n - first)), z)
 
     return forward
 
@@ -385,9 +400,9 @@ def stages_backward(scalar: Scalar) -> Kernel:
             for j in range(used, lanes):
                 deltas[j] = scalar(0)
 
-    def backward(address: int, i: int, at: int, n: int) -> None:
-        sums, net = stack(sums_bytes), record_at(address, Net)
-        layer, rows = layers_of(net)[i], (at, n)
+    @njit
+    def go_back(net: Net, layer: Layer, i: int, rows: Span, sums: int) -> None:
+        at, n = rows
         if layer.takes_inputs:
             clear_padding(net, layer, rows)
         if layer.end_norm:
@@ -406,6 +421,14 @@ def stages_backward(scalar: Scalar) -> Kernel:
             through_norm(net, layer, norm, layer.sums, rows, sums)
             if layer.dropped:
                 drop = blocks_of(net).drop_alone
-                call(drop, (address, i, layer.deltas, at, n))
+                call(drop, (net.address, i, layer.deltas, at, n))
+
+    def backward(address: int, i: int, at: int, n: int) -> None:
+        sums, net = stack(sums_bytes), record_at(address, Net)
+        layer = layers_of(net)[i]
+        step = rows_at_once(layer, lanes, vector)
+        for group in range((n + step - 1) // step):
+            first = group * step
+            go_back(net, layer, i, (at + first, min(step, n - first)), sums)
 
     return backward
