@@ -69,19 +69,38 @@ PAIRS: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-def parameters_of(module: Any) -> np.ndarray[Any, Any]:
+def tensors_of(module: Any) -> list[Any]:
     """In the order of `MLP.parameters`."""
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
     norms = [
         part for part in module.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)
     ]
-    tensors = [
-        *(part.weight.T for part in linear),
+    return [
+        *(part.weight for part in linear),
         *(part.bias for part in linear),
         *(part.weight for part in norms),
         *(part.bias for part in norms if isinstance(part, nn.LayerNorm)),
     ]
-    return np.concatenate([tensor.detach().numpy().ravel() for tensor in tensors])
+
+
+def flat(arrays: Any) -> np.ndarray[Any, Any]:
+    return np.concatenate([array.numpy().T.ravel() for array in arrays])
+
+
+def parameters_of(module: Any) -> np.ndarray[Any, Any]:
+    return flat(tensor.detach() for tensor in tensors_of(module))
+
+
+def gradients_of(module: Any) -> np.ndarray[Any, Any]:
+    return flat(tensor.grad for tensor in tensors_of(module))
+
+
+def write_parameters(module: Any, numbers: np.ndarray[Any, Any]) -> None:
+    first = 0
+    for tensor in tensors_of(module):
+        part = numbers[first : first + tensor.numel()].reshape(tensor.shape[::-1])
+        tensor.data = torch.tensor(part.T.copy())
+        first += tensor.numel()
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -109,3 +128,37 @@ def test_fifty_steps_are_pytorchs(
     assert error < 1e-12
     predicted = module(torch.tensor(x)).detach().numpy()
     np.testing.assert_allclose(net.predict(x), predicted, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["layer", "rms"])
+@pytest.mark.parametrize("case", ["alike", "far", "one unit"])
+def test_extremes_are_pytorchs(name: str, case: str, rng: np.random.Generator) -> None:
+    """A row whose units are all alike; inputs at 1e6 times their spread; a norm of one unit."""
+    width = 1 if case == "one unit" else 12
+    norm = {"layer": layer, "rms": rms}[name]
+    module = nn.Sequential(
+        nn.Linear(5, width), norm(width), nn.Tanh(), nn.Linear(width, 3)
+    ).double()
+    kinds: Any = name
+    net = MLP((5, width, 3), norm=kinds, activation="tanh", dtype="float64", seed=0)
+    net.parameters[:] += rng.normal(size=net.parameters.size) / 4
+    x, y = rng.normal(size=(N_ROWS, 5)), rng.normal(size=(N_ROWS, 3))
+    if case == "alike":
+        net.weights[0][:], net.biases[0][:] = 0, 2.5
+    if case == "far":
+        x = x + 1e6
+    single = MLP((5, width, 3), norm=kinds, activation="tanh", seed=0)
+    single.parameters[:] = net.parameters
+    write_parameters(module, net.parameters)
+    predicted = module(torch.tensor(x))
+    nn.functional.mse_loss(predicted, torch.tensor(y)).backward()
+    _, gradient = net.loss_and_gradient(x, y)
+    expected = predicted.detach().numpy()
+    np.testing.assert_allclose(net.predict(x), expected, atol=1e-8)
+    slopes = gradients_of(module)
+    scale = 1e-8 * max(1, abs(slopes).max())
+    np.testing.assert_allclose(gradient, slopes, rtol=0, atol=scale)
+    assert np.isfinite(single.predict(x)).all()
+    assert np.isfinite(single.loss_and_gradient(x, y)[1]).all()
+    if case != "far":
+        np.testing.assert_allclose(single.predict(x), expected, atol=1e-5)

@@ -294,6 +294,7 @@ def curvature_loop(
 
 
 def _gather(scalar: Scalar) -> Callable[..., None]:
+    """Copies inputs and targets of a block of rows to lanes."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
     unit, into_lanes = row_blocks.VECTORS * vector, batch_in_lanes(scalar).into_lanes

@@ -13,9 +13,10 @@ import numba
 import numpy as np
 import pytest
 
-from fastmlp import MLP
+from fastmlp import MLP, Residual
 from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.device import Card, adopted, compiled_for
+from fastmlp.backends.cuda.plan import rules_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -285,3 +286,17 @@ def test_the_kernels_do_in_the_simulator_what_the_cpu_does() -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) > 180
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings"),
+    [
+        ((3, 4, 2), {"norm": "rms"}),
+        ((3, Residual(4), 2), {}),
+        ((3, 4, 2), {"skip": "input"}),
+    ],
+)
+def test_a_gpu_refuses_norms_and_skips_by_name(sizes: Any, settings: Any) -> None:
+    network = MLP(sizes, **settings)._network
+    with pytest.raises(ValueError, match="does not compute norms, residual blocks or"):
+        rules_of(network)
