@@ -23,7 +23,13 @@ from fastmlp.tabular.outputs import (
     scores_of,
 )
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
+from fastmlp.tabular.settings import (
+    FIRST,
+    PackSettings,
+    Recipe,
+    draw,
+    encodings_for,
+)
 from fastmlp.typing import Array, Callback
 
 # Losses of predictions and row weights, shape (n_rows,), or None; lower is better.
@@ -123,6 +129,7 @@ def bagged(
     max_members: int | None = None,
     deadline: float | None = None,
     least: ArrayLike = 0.0,
+    core: Sequence[int] = (),
 ) -> Selection:
     """The mean of many greedy selections, each with other weights of the rows.
 
@@ -140,6 +147,9 @@ def bagged(
         Of `time.perf_counter`: after it only the first selection is begun.
     least : (n_candidates,) array or float, below 1
         Candidates of a smaller weight, in equal shares of those with a weight, are left out.
+    core : sequence of int
+        Indices of candidates that each bag selects from once more, without the others. Selections
+        on few or nearly perfect rows are led by noise among many candidates.
 
     References
     ----------
@@ -153,6 +163,9 @@ def bagged(
             1 if weight is None else weight
         )
         weights += greedy(predictions, loss, drawn).weights
+        if len(core):
+            among = [predictions[i] for i in core]
+            weights[core] += greedy(among, loss, drawn).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
     weights[weights * np.count_nonzero(weights) < np.multiply(least, weights.sum())] = 0
@@ -424,7 +437,8 @@ def train_pack(
         for candidate in candidates
     ]
     least += [LEAST_SHARES["relu"]] * (len(predictions) - len(least))
-    options = (settings, generator, _deadline(settings, start), least)
+    core = _core(candidates, len(predictions))
+    options = (settings, generator, _deadline(settings, start), least, core)
     selection = _selected(predictions, scorer, *options)
     pack = _pack(outputs, fits, candidates, selection, scorer)
     pack.validated = selection.mean(predictions)
@@ -548,6 +562,18 @@ def _pack(
     )
 
 
+def _core(candidates: Sequence[Candidate], n: int) -> list[int]:
+    """Indices of the candidates that "balanced" has, if there are n with more nets."""
+    turn = [
+        i
+        for i, candidate in enumerate(candidates)
+        if candidate.nets[0].recipe.number in FIRST
+    ]
+    if len(turn) == len(candidates):
+        return []
+    return [*turn, *range(len(candidates), n)]
+
+
 def _selected(
     predictions: Sequence[Array],
     scorer: Scorer,
@@ -555,6 +581,7 @@ def _selected(
     generator: np.random.Generator,
     deadline: float | None,
     least: Sequence[float],
+    core: Sequence[int] = (),
 ) -> Selection:
     """Weights of the candidates, by the settings."""
     if not predictions:
@@ -567,6 +594,7 @@ def _selected(
             "max_members": most,
             "deadline": deadline,
             "least": least,
+            "core": core,
         }
         selection = bagged(
             seen, loss, len(seen[0]), generator, weight=weight, **options

@@ -364,6 +364,24 @@ def test_pieces_by_the_number_of_columns_and_presets() -> None:
 NAMES = ("steps", "plain")
 
 
+def test_each_bag_selects_from_the_core_once_more() -> None:
+    g = np.random.default_rng(0)
+    y = g.normal(size=40)
+    candidates = [y + g.normal(size=40) for _ in range(6)]
+    core = [1, 4]
+    options: dict[str, Any] = {"loss": partial(loss_of, y), "n_rows": 40}
+    every, both = (
+        bagged(candidates, generator=np.random.default_rng(1), core=chosen, **options)
+        for chosen in ((), core)
+    )
+    among = [candidates[i] for i in core]
+    alone = bagged(among, generator=np.random.default_rng(1), **options)
+    expected = every.weights / 2
+    expected[core] += alone.weights / 2
+    np.testing.assert_allclose(both.weights, expected, atol=1e-12)
+    assert not np.allclose(both.weights, every.weights)
+
+
 def test_draws_are_those_of_their_seed_and_kind() -> None:
     assert draw(20, 7, NAMES) == draw(20, 7, NAMES)
     for n in (1, 5, 13):
