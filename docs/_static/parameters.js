@@ -24,5 +24,7 @@ document.addEventListener("DOMContentLoaded", () => {
       folded.open = asked.length > 0 && some;
       folded.hidden = !some;
     }
+    for (const section of new Set(tables.map((table) => table.closest("section"))))
+      section.hidden = !section.querySelector("details:not([hidden])");
   });
 });
