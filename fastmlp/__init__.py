@@ -1,6 +1,7 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
 # Underscores keep the names out of editors' completions.
+import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
@@ -109,7 +110,10 @@ if not _typing.TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         """Load names on first use: scikit-learn, for the estimators, takes a second."""
         if name not in _ROOMS:
-            raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+            from fastmlp.validation.messages import lacking_name
+
+            known = {*__all__, *_ROOMS, *_here}
+            raise lacking_name(name, known, _sys._getframe(1).f_code.co_name)
         try:
             room = _import_module(f"fastmlp.{_ROOMS[name]}")
             return room if name in _MODULES else getattr(room, name)

@@ -808,7 +808,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, your rule has no name, or a parameter is not finite.
+            If an argument has a wrong type, the path ends as another format's, your rule has no
+            name, or a parameter is not finite.
         ImportError, OSError
             If safetensors is not installed, or the file cannot be written; an old file is
             unchanged.
@@ -825,6 +826,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         True
         """
         scalars.path("MLP.save", "path", path, mode="w")
+        files.check_ending(path, "MLP.save")
         scalars.boolean("MLP.save", "include_training_state", include_training_state)
         if include_training_state:
             with self._state.lock.training("MLP.save"):

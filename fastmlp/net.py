@@ -292,6 +292,7 @@ class NetBase:
     def _link(self) -> str | None:
         return self._network.loss.link
 
+    @explained
     def summary(self) -> str:
         """Return layers and settings as text.
 

@@ -110,6 +110,7 @@ def save(
             f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}{hint}"
         )
     scalars.path("fastmlp.save", "path", path, mode="w")
+    files.check_ending(path, "fastmlp.save")
     scalars.boolean("fastmlp.save", "include_training_state", include_training_state)
     if isinstance(model, MLP):
         model.save(path, include_training_state=include_training_state)

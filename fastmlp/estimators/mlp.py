@@ -258,8 +258,19 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
                         classes,
                     )
                 return X, targets
-        arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
-        return super()._validate_input(X, y, incremental, reset)
+        who = f"{type(self).__name__}.fit"
+        arrays.without_nul(y, who, "y")
+        try:
+            return super()._validate_input(X, y, incremental, reset)
+        except ValueError as error:
+            if not str(error).startswith("Unknown label type: (array"):
+                raise
+            # scikit-learn's begins so, and prints all of y.
+            raise ValueError(
+                f"Unknown label type: {who}: y must be labels of classes, got numbers such "
+                f"as {np.ravel(y)[0]:.4g}; for numbers take MLPRegressor, for classes "
+                "y.astype(int) or np.digitize(y, bins)"
+            ) from None
 
     def _has_plain_classes(self) -> bool:
         """True for one label a row, and classes that a user has not written to."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,11 @@ class Views(list[Vector]):
     def __init__(self, views: Iterable[Vector], name: str = "views") -> None:
         super().__init__(views)
         self._name = name
+
+    def __call__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._name} is a list of arrays, not a method: leave the () out"
+        )
 
     def __setitem__(self, place: Any, numbers: Any) -> None:
         views, several = self[place], isinstance(place, slice)

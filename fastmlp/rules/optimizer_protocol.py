@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from fastmlp.rules import updates
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import misfit, settings
+from fastmlp.validation.calls import LackingAttribute, misfit, settings
+from fastmlp.validation.messages import shown
 
 Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
@@ -175,6 +176,11 @@ class OptimizerSettings:
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     average: Average | None = None
+
+    step = LackingAttribute("the net steps: net.train_on_batch(X, y)")
+    zero_grad = LackingAttribute(
+        "no gradient is kept: net.train_on_batch(X, y) computes and takes it"
+    )
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
@@ -389,6 +395,11 @@ def checked_rate(owner: str, name: str, rate: Any) -> Any:
                 f"numbers and the step at which the fit ends, got {rate!r}{wrong}"
             )
         return rate
+    if isinstance(rate, np.ndarray | list):
+        raise TypeError(
+            f"{owner}: {name} must be a number, got {shown(rate)}; an optimizer "
+            f"takes no parameters: MLP(layer_sizes, optimizer={owner}(0.01))"
+        )
     expected = "a finite number above 0 or a schedule"
     expected += ", such as Cosine(0.001)" if isinstance(rate, str) else ""
     return scalars.real(owner, name, rate, expected, scalars.is_positive(rate))

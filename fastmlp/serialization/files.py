@@ -43,6 +43,19 @@ LONG_DIGITS, MOST_LONG = 20, 4096
 FREE_ARRAYS = 64
 # Maximum length of a message that quotes the file.
 LONGEST = 2000
+# First bytes of other formats.
+OTHERS = {
+    b"\x80": "a pickle, which fastmlp does not run",
+    b"PK": "a zip archive, such as a file of PyTorch or Keras",
+    b"\x89HDF": "a file of HDF5, such as one of Keras",
+}
+# Endings that promise another format, and its remedy.
+ENDINGS = {
+    **dict.fromkeys((".keras", ".h5", ".hdf5", ".pt", ".pth"), ""),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "; pickle.dump writes pickles"),
+    ".onnx": "; to_onnx(model, path) writes ONNX",
+    ".h": "; to_c(model, path) writes C",
+}
 # Exceptions of arbitrary content, which become a FileError.
 DEFECTS = (
     *(
@@ -88,6 +101,17 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
     packed = pack(content)
     with writing(path) as file:
         file.write(packed)
+
+
+def check_ending(path: str | os.PathLike[str], who: str) -> None:
+    """Refuse a name that says another format."""
+    name = Path(os.fsdecode(path))
+    remedy = ENDINGS.get(name.suffix.lower())
+    if remedy is not None:
+        raise ValueError(
+            f"{who}: {name.name!r} is a name of another format, and save writes safetensors: "
+            f"name it {name.with_suffix('.safetensors').name!r}{remedy}"
+        )
 
 
 def pack(content: Content) -> bytes:
@@ -174,6 +198,11 @@ def _table(file: BinaryIO) -> dict[str, Any]:
     start, size = file.read(8), os.fstat(file.fileno()).st_size
     length = _header_bytes(start)
     if not 0 < length <= size - 8:
+        kind = next((OTHERS[mark] for mark in OTHERS if start.startswith(mark)), "")
+        if kind:
+            raise FileError(
+                f"{kind}, not a safetensors file; fastmlp loads what its save has written"
+            )
         raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
         raise FileError(

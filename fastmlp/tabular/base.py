@@ -128,7 +128,11 @@ class TabularMLP(BaseModel):
         "compute_dtype": [StrOptions({*get_args(ComputeDType)}), None],
         "monotonic_cst": ["array-like", dict, None],
         "random_state": ["random_state"],
-        "n_jobs": [Integral, None],
+        "n_jobs": [
+            Interval(Integral, None, -1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "verbose": ["verbose"],
         **BaseModel.client_constraints,
     }

@@ -436,11 +436,14 @@ def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
         hint = (
             f"; use validation_split={argument!r}"
             if isinstance(argument, float)
-            else ""
+            else "; such as validation_data=(X_val, y_val), or validation_split=0.1"
         )
+        got = type(argument).__name__
+        if isinstance(argument, tuple | list):
+            got = f"a {got} of {len(argument)}"
         raise TypeError(
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
-            f"got {type(argument).__name__}{hint}"
+            f"got {got}{hint}"
         )
     return (*argument, None)[:3]
 

@@ -290,6 +290,16 @@ def without_nul(labels: Any, who: str, name: str) -> None:
             )
 
 
+def _ragged(argument: Any) -> str:
+    """What is wrong with rows of several lengths; "" for other rows."""
+    lengths = [np.size(row) for row in argument] if hasattr(argument, "__len__") else []
+    other = next((i for i, n in enumerate(lengths) if n != lengths[0]), None)
+    if other is None:
+        return ""
+    first = f"row 0 has {count(lengths[0], 'number')}"
+    return f"{first}, row {other} has {lengths[other]}; rows need the same columns"
+
+
 def _numbers(
     argument: object, who: str, name: str, kind: np.dtype[Any] | None = None
 ) -> Array:
@@ -305,8 +315,9 @@ def _numbers(
     try:
         array = np.asarray(argument)
     except ValueError as error:
+        wrong = _ragged(argument) or str(error)
         raise ValueError(
-            f"{who}: {name} must be an array of numbers: {error}"
+            f"{who}: {name} must be an array of numbers: {wrong}"
         ) from error
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:

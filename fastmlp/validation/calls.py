@@ -210,7 +210,7 @@ def _explanation(
         if keyword not in known and not takes_any:
             meant = suggestion_for(keyword, known, who)
             wrong = f"{who}: got an unexpected keyword argument {keyword!r}"
-            return f"{wrong}{meant} known: {', '.join(known)}"
+            return f"{wrong}{meant} known: {', '.join(known) or 'no argument'}"
     if len(values) > len(positional):
         return f"{who}: {_too_many(who, values, positional, known)}"
     for keyword in positional[: len(values)]:
@@ -252,7 +252,7 @@ OF_NETS = {
     "net.loss_and_gradient(X, y)[0] is the loss, penalties included": "evaluate",
     "there is nothing to compile: MLP(layer_sizes, loss=..., optimizer=...)": "compile",
     "one step is net.train_on_batch(X, y)": "partial_fit train_step",
-    "use fit": "train fit_generator",
+    "there is one mode; fit trains: net.fit(X, y)": "train fit_generator",
     # A method __call__ would make `callable(net)` true; type checkers do not see it.
     "use predict: net.predict(X)": "__call__ forward predict_on_batch",
     "layers are given at once: MLP((n_inputs, 32, n_outputs))": "add add_module append pop",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -207,11 +208,49 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
     return suggestion(keyword, names, synonyms)
 
 
+@cache
+def names() -> dict[str, str]:
+    """Advice on names of other libraries."""
+    table: dict[str, str] = content()["names"]
+    return {word: answer for answer, words in table.items() for word in words.split()}
+
+
+def lacking_name(name: str, known: Iterable[str], caller: str) -> Exception:
+    """The error of a name that the module lacks.
+
+    ``from fastmlp import name`` asks by `_handle_fromlist`, and drops an AttributeError;
+    it goes on to submodules, whose names get no advice.
+    """
+    text = f"module 'fastmlp' has no attribute {name!r}"
+    if name[0] == "_" or find_spec(f"fastmlp.{name}") is not None:
+        return AttributeError(text)
+    advice = names().get(name)
+    text += f"; {advice}" if advice else suggestion(name, known).removesuffix(";")
+    told = caller == "_handle_fromlist" and text[-1] != "'"
+    return ImportError(text, name=name) if told else AttributeError(text)
+
+
+def shown(value: object) -> str:
+    """A value in a message: an array by its shape, a long one cut.
+
+    Examples
+    --------
+    >>> shown(np.zeros(3)), shown("a" * 200)[-5:]
+    ('an array of shape (3,)', 'a ...')
+    """
+    if isinstance(value, np.ndarray) and value.size > 1:
+        return f"an array of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= LONGEST + 20 else f"{text[:LONGEST]} ..."
+
+
 def _advice_of(who: str) -> dict[str, str]:
     titles = [table["title"] for table in content()["table"] if who in table["of"]]
     for name in (who, *titles):
         if name in content()["advice"]:
             return advice(name)
+    if who.startswith("TabularMLP") and who.endswith(".fit"):
+        return advice("tables.fit")
     if who.startswith("MLP") and not who.startswith("MLP."):
         return advice("estimator.fit" if who.endswith("fit") else "estimator")
     return {}

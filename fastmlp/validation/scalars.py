@@ -7,7 +7,7 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Literal
 
-from fastmlp.validation.messages import NONE, Synonyms, suggestion
+from fastmlp.validation.messages import NONE, Synonyms, shown, suggestion
 
 # Sum and difference of two such integers fit into 64 bits.
 LARGEST = 2**62
@@ -18,9 +18,9 @@ REAL = (float, Real)
 def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
     """Return `value` as a float; raise with `expected` in the message unless it is `valid`."""
     if isinstance(value, bool) or not isinstance(value, REAL):
-        raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
+        raise TypeError(f"{owner}: {name} must be {expected}, got {shown(value)}")
     if not valid:
-        raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
+        raise ValueError(f"{owner}: {name} must be {expected}, got {shown(value)}")
     return float(value)
 
 
@@ -71,12 +71,12 @@ def _integer(owner: str, name: str, value: object, least: int) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
-            f"{owner}: {name} must be an integer of {least} or more, got {value!r}"
+            f"{owner}: {name} must be an integer of {least} or more, got {shown(value)}"
         )
     number = int(value)
     if number < least:
         raise ValueError(
-            f"{owner}: {name} must be an integer of {least} or more, got {value!r}"
+            f"{owner}: {name} must be an integer of {least} or more, got {shown(value)}"
         )
     if number > LARGEST:
         bits = number.bit_length() - 1
@@ -88,7 +88,7 @@ def _integer(owner: str, name: str, value: object, least: int) -> int:
 
 def boolean(owner: str, name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{owner}: {name} must be True or False, got {value!r}")
+        raise TypeError(f"{owner}: {name} must be True or False, got {shown(value)}")
     return value
 
 
@@ -101,18 +101,23 @@ def path(
     """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(
-            f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}"
+            f"{owner}: {name} must be a path, a str or os.PathLike, got {shown(value)}"
         )
     if "\0" in os.fsdecode(value):
         raise ValueError(
-            f"{owner}: {name} must be a path without the character \\0, got {value!r}"
+            f"{owner}: {name} must be a path without the character \\0, got {shown(value)}"
         )
-    shown = os.fsdecode(value)
+    text = os.fsdecode(value)
     if mode == "r" and not os.path.exists(value):
-        raise FileNotFoundError(f"{owner}: there is no file {shown!r}")
-    folder = os.path.dirname(os.path.realpath(shown))
+        raise FileNotFoundError(f"{owner}: there is no file {text!r}")
+    if mode == "r" and os.path.isdir(value):
+        raise IsADirectoryError(
+            f"{owner}: {text!r} is a folder; give a file in it, such as "
+            f"{os.path.join(text, 'net.safetensors')!r}"
+        )
+    folder = os.path.dirname(os.path.realpath(text))
     if mode == "w" and not os.path.isdir(folder):
-        raise FileNotFoundError(f"{owner}: there is no folder {folder!r} for {shown!r}")
+        raise FileNotFoundError(f"{owner}: there is no folder {folder!r} for {text!r}")
 
 
 def known(

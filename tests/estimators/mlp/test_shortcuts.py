@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import in_threads, needs_compiler, peak_of, unconverged
-from pairs import LABELS, REAL, TASKS, X, both
+from pairs import LABELS, REAL, TASKS, X, both, text_of
 from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import multiclass
@@ -101,7 +101,7 @@ def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
                 for array in kind._validate_input(estimator, X, y, **options)
             ]
         except (TypeError, ValueError) as error:
-            result = [type(error), str(error)]
+            result = [type(error), text_of(error)]
     learnt = {
         n: v
         for n, v in vars(estimator).items()
