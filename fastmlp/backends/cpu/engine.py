@@ -166,7 +166,8 @@ class Engine(Runner):
         unlinked = network._replace(link=LINKS["identity"])
         if raw is not None:
             Predictor(self, unlinked, parameters, self._idle).write(x, raw)
-        plain = unlinked._replace(loss=OUTPUT_GRADIENT, penalties=(), dropout=None)
+        aim: dict[str, Any] = {"loss": OUTPUT_GRADIENT, "heads": ()}
+        plain = unlinked._replace(**aim, penalties=(), dropout=None)
         engine = Engine(plain, self.n_threads, self.lock)
         slopes = np.zeros((len(x), network.layout.sizes[-1]), network.dtype)
         objective = engine.objective(Data(x, slopes, np.empty(0)), summed=True)
