@@ -24,6 +24,7 @@ from fastmlp.rules.activations import identity
 from fastmlp.rules.losses import LEAST_LOG_VARIANCE, Parts, link_name
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import explained
+from fastmlp.validation.heads import ByHead
 from fastmlp.validation.messages import count
 
 # Numbers of a block of derivatives summed over nets: 8 MB of float64.
@@ -391,7 +392,7 @@ def jacobian(
 
 @explained
 def gradient(
-    model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool = False
+    model: Any, X: ArrayLike, *, y: ByHead | None = None, raw: bool = False
 ) -> Array:
     """Return the gradient of a model's one output, or of its loss, at each row.
 
@@ -400,7 +401,8 @@ def gradient(
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
-        Targets, for the gradient of each row's loss, without weights and penalties.
+        Targets, for the gradient of each row's loss, without weights and penalties. A net with
+        heads takes a tuple or a dict of them.
     raw : bool, default False
         Derive the raw output, before the output activation or link.
 
