@@ -1,6 +1,6 @@
 """The built site in a browser: its search, its first screen, and widths of pages.
 
-Nightly. `python -m sphinx docs docs/_build`, and in Debian `apt install chromium`, come before.
+Nightly. `python -m sphinx -E docs docs/_build`, and in Debian `apt install chromium`, come before.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
     pytest.mark.skipif(
         not (SITE / "searchindex.js").exists(),
-        reason="the site is not built: python -m sphinx docs docs/_build",
+        reason="the site is not built: python -m sphinx -E docs docs/_build",
     ),
 ]
 DESK, PHONE = (1280, 800), (390, 844)

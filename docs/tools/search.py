@@ -37,6 +37,7 @@ def below_the_title(text: str, phrases: list[str]) -> str:
 
 
 def of_page(app: Any, docname: str, content: list[str]) -> None:
+    app.env.note_dependency(str(FILE))
     if phrases := words().get(docname):
         content[0] = below_the_title(content[0], phrases)
 
