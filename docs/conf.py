@@ -58,6 +58,7 @@ side_by_side = (
     "from/pytorch",
     "how-to/norms",
     "how-to/residual-nets",
+    "how-to/two-heads",
 )
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastmlp {release}"
