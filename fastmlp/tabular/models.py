@@ -108,8 +108,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         validation rows end it, and the best round is the last. Trees of more than three classes
         whose best round is early grow again at half the rate. Categories of more than 255 levels
         are taken as numbers. Trees grow on one thread beside the nets, with ``n_jobs=1`` before
-        them, for at most a quarter of the time limit. None: with presets "balanced" and
-        "best", and the default loss.
+        them, for at most a quarter of the time limit. None: with presets "balanced", of
+        fewer than 100,000 rows, and "best", and the default loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. Inputs are numeric columns, NaN where a
         value is missing, then categories as indices of levels.
