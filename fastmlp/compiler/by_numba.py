@@ -221,11 +221,29 @@ def _with(function: Any, **names: Any) -> Any:
     return FunctionType(*parts, function.__closure__)
 
 
+FLUSH, RESTORE = "before = flush_here()", "restore_here(before)"
+
+
+class _Restoring(ast.NodeTransformer):
+    """Restores before each `continue` of a loop's body; those of inner loops are their own."""
+
+    def visit_For(self, node: ast.For) -> ast.For:
+        return node
+
+    def visit_While(self, node: ast.While) -> ast.While:
+        return node
+
+    def visit_Continue(self, node: ast.Continue) -> list[ast.stmt]:
+        return [*ast.parse(RESTORE).body, node]
+
+
 class _Flushing(ast.NodeTransformer):
     def visit_For(self, node: ast.For) -> ast.For:
         if isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "prange":
-            first, last = ast.parse("before = flush_here()\nrestore_here(before)").body
-            node.body = [first, *node.body, last]
+            body = ast.Module(node.body, [])
+            _Restoring().visit(body)
+            (first,), (last,) = ast.parse(FLUSH).body, ast.parse(RESTORE).body
+            node.body = [first, *body.body, last]
         return node
 
 

@@ -64,7 +64,7 @@ def block_of_function(name: str, dtype: Any) -> Block:
 def evaluate(name: str, x: Any) -> Any:
     y = np.empty_like(x)
     block = block_of_function(name, x.dtype.type)
-    invoke(block.address, (x.ctypes.data, y.ctypes.data, x.size, 1))
+    invoke(block.address, (x.ctypes.data, y.ctypes.data, 0, x.size, 1))
     return y
 
 

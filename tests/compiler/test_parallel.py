@@ -140,6 +140,8 @@ def test_numba_compiles_the_same_text_to_the_same_bits(kernel: Any, team: int) -
     job["team"] = team
     compiled_by_numba(driver(kernel), None).ctypes(job.ctypes.data)
     assert out.tolist() == uncompiled(kernel)
+    # Also after a `continue` the caller's denormals are kept.
+    assert np.float64(1e-300) * np.float64(1e-20) != 0
 
 
 @njit(parallel=True)

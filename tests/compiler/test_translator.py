@@ -496,7 +496,7 @@ def rules_with_arguments() -> dict[str, Any]:
             elementwise.link_loop,
             (link.by_row,),
             "rw",
-            (200, 5),
+            (0, 200, 5),
         )
     for name, loss in (CASES | OF_SKLEARN).items():
         numbered = {"by_row": False, "mean": False, "n_constants": 0} | options_of(loss)
