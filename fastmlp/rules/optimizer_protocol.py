@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastmlp.rules import updates
 from fastmlp.validation import scalars
-from fastmlp.validation.calls import LackingAttribute, misfit, settings
+from fastmlp.validation.calls import AdvisingType, misfit, settings
 from fastmlp.validation.messages import shown
 
 Counts = NDArray[np.int64]
@@ -149,8 +149,15 @@ class Optimizer(Protocol):
     def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
 
 
+# Methods of PyTorch's optimizers, by what stands in their place.
+LACKING = {
+    "the net steps: net.train_on_batch(X, y)": "step",
+    "no gradient is kept: net.train_on_batch(X, y) computes and takes it": "zero_grad",
+}
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
-class OptimizerSettings:
+class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
     """The settings that all optimizers of the library share: one way of clipping at most.
 
     Parameters
@@ -176,11 +183,6 @@ class OptimizerSettings:
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     average: Average | None = None
-
-    step = LackingAttribute("the net steps: net.train_on_batch(X, y)")
-    zero_grad = LackingAttribute(
-        "no gradient is kept: net.train_on_batch(X, y) computes and takes it"
-    )
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
