@@ -19,14 +19,14 @@ from fastmlp.backends.cpu.predict.small_batch import (
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
     BLOCK_BYTES,
-    FEW_ROWS,
-    FEW_ROWS_TILED_WEIGHTS,
     GIL_LANE_PRODUCTS,
     GIL_ROW_PRODUCTS,
     GIL_ROWS,
     KEPT_PARAMETERS,
     LED_WEIGHTS,
     ONE_BY_ONE,
+    ONE_TILE,
+    ONE_TILE_WEIGHTS,
     PREDICT_FLOPS,
     ROW_BLOCK,
     STAGED_PRODUCTS,
@@ -123,8 +123,8 @@ def way_for(n_rows: int, network: Network) -> Way:
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
         return Way("row tiles", max(in_lanes, 1))
-    if 1 < n_rows <= FEW_ROWS and layout.n_weights >= FEW_ROWS_TILED_WEIGHTS:
-        return Way("row tiles", max(min(in_lanes, FEW_ROWS), 1))
+    if 1 < n_rows <= ONE_TILE and layout.n_weights >= ONE_TILE_WEIGHTS:
+        return Way("row tiles", max(min(in_lanes, ONE_TILE), 1))
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
         return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
