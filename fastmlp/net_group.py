@@ -561,7 +561,7 @@ class NetGroup:
         return losses
 
     def _of_heads(self, kind: Kind, X: Any, y: Any) -> tuple[Any, Array | None]:
-        """What a call may take in the place of y, and the columns that an entry a head became.
+        """Arrays that a call may take for y, and the columns that an entry a head became.
 
         The first is an object that no call takes where heads' targets need other checks.
         """

@@ -111,7 +111,7 @@ def html_report(
     model : MLP, fitted estimator, pipeline, search, or model of a table
         A classifier needs `predict_proba`.
     X : (n_rows, n_columns) array, list, frame of pandas or polars, or table of Arrow
-        Rows that the model was not trained on. Of more than 20,000 rows, as many are drawn.
+        Rows that the model was not trained on. From more than 20,000 rows, 20,000 are drawn.
     y : (n_rows,) or (n_rows, n_outputs) array, or the name of a column of X
         Labels or numbers. Rows with missing targets are left out, and counted in the report.
     path : path, optional

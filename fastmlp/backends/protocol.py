@@ -265,7 +265,7 @@ class Trainer(Protocol):
     units_per_epoch: int
     unit_flops: int
     derivative_losses: Array
-    # Of the epochs of the last window, shape (n_epochs, n_heads).
+    # Losses of the epochs of the last window, shape (n_epochs, n_heads).
     head_losses: Array
 
     @property

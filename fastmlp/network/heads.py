@@ -15,7 +15,7 @@ from fastmlp.validation.messages import count
 FORM = "[('cross_entropy', 6), ('mse', 1)], or a dict of such pairs by name"
 # Series of a history, whose names heads' do not repeat.
 RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
-# What a net with heads does not take, and what to use in its place.
+# Settings that a net with heads does not take, and their replacements.
 INSTEAD = {
     "label_smoothing": "a loss of yours for that head",
     "output_activation": "losses whose links the heads have",

@@ -125,7 +125,7 @@ class Steps:
         self._warned = self._warned_of_gaps = False
         forms = network.targets
         self._forms = forms if isinstance(forms, HeadForms) else None
-        # Of heads: columns of their targets, and of slopes.
+        # Columns of the heads' targets, and of their slopes.
         self._targets = self._slopes = None
         if self._forms:
             self._targets = Columns(self._forms, network.dtype, slopes=False)

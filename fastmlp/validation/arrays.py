@@ -291,7 +291,7 @@ def without_nul(labels: Any, who: str, name: str) -> None:
 
 
 def _ragged(argument: Any) -> str:
-    """What is wrong with rows of several lengths; "" for other rows."""
+    """The fault of rows of several lengths; "" for other rows."""
     lengths = [np.size(row) for row in argument] if hasattr(argument, "__len__") else []
     other = next((i for i, n in enumerate(lengths) if n != lengths[0]), None)
     if other is None:

@@ -628,7 +628,7 @@ class DerivativeBuffers:
 
     @property
     def mean_square(self) -> float:
-        """Of the residuals since `begin`, over the rows of `weigh`; NaN if none is known."""
+        """Mean square of the known residuals since `begin`; NaN without one."""
         if not self._total:
             return float("nan")
         return float(self.fields["epoch_squares"] / self._total)

@@ -285,7 +285,7 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
     return njit(multiply)
 
 
-# What a pass in lanes keeps: no layer's slopes; all slopes; all values too.
+# Numbers that a pass in lanes keeps: no layer's slopes; all slopes; all values too.
 NOTHING, SLOPES, VALUES = range(3)
 
 

@@ -361,8 +361,8 @@ class SmallBatch:
         self._driver(self.address)
 
 
-# What `predict_small` returns: predictions; the same, but workers sleep or were late; that Python
-# is to decide on threads first; no predictions.
+# Results of `predict_small`: predictions; the same, but workers sleep or were late; Python is to
+# decide on threads first; no predictions.
 PREDICTED, NOTED, ASKS, NOT_PREDICTED = range(4)
 
 
