@@ -81,7 +81,8 @@ def data(name: str, dtype: str, quick: bool = False) -> tuple[Any, Any]:
         return X.astype(dtype), (X[:, 0] * X[:, 1] + X[:, 2] > 0).astype(int)
     X, y = getattr(import_module("sklearn.datasets"), f"load_{name}")(return_X_y=True)
     if quick:
-        X, y = X[:200], y[:200]
+        X = X[:200]
+        y = y[:200]
     X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
     if name == "diabetes":
         y = ((y - y.mean()) / y.std()).astype(dtype)

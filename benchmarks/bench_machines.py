@@ -55,7 +55,9 @@ class Way(NamedTuple):
     settings: dict[str, str]
 
 
-OURS, SHARED, TORCH = "fastmlp", "fastmlp-shared", "torch"
+OURS = "fastmlp"
+SHARED = "fastmlp-shared"
+TORCH = "torch"
 CONTESTANTS = {
     OURS: Way("fastmlp", "fastmlp_nets", ("mpi4py",), {**AS_ROOT, **LOOPBACK}),
     SHARED: Way("fastmlp", "fastmlp_nets", ("mpi4py",), AS_ROOT),
@@ -211,7 +213,8 @@ class Work:
         self.name = f"{worker.name}-{form}" if form else worker.name
         if why := missing(self.name):
             raise Unsupported(why)
-        self.workload, self.quick = workload, quick
+        self.workload = workload
+        self.quick = quick
         self.about: Record = {}
         self.units = 1
 

@@ -66,7 +66,8 @@ class Sweep(NamedTuple):
     def starts(self) -> list[tuple[Array, Array]]:
         """New starting weights, shape (n_nets, n_in, n_out), and biases, by layer."""
         rng = np.random.default_rng(2)
-        dtype, sizes = self.workload.dtype, self.workload.sizes
+        dtype = self.workload.dtype
+        sizes = self.workload.sizes
         return [
             (
                 (rng.standard_normal((self.n_nets, a, b)) * np.sqrt(2 / a)).astype(

@@ -12,7 +12,9 @@ import pytest
 from benchmarks.bench_train import Race
 from benchmarks.race import Ways, repeated
 
-N_BATCHES, RATE, EPSILON = 16, 0.001, 1e-5
+N_BATCHES = 16
+RATE = 0.001
+EPSILON = 1e-5
 # SimBa's net: a residual block of one hidden layer, four times as wide.
 INNER = 1024
 

@@ -56,10 +56,8 @@ def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step
     fma = function(
         f"llvm.fma.v{lanes}f{8 * np.dtype(dtype).itemsize}", vector, vector, vector
     )
-    factor, addend = (
-        ir.Constant(vector, [0.999] * lanes),
-        ir.Constant(vector, [0.001] * lanes),
-    )
+    factor = ir.Constant(vector, [0.999] * lanes)
+    addend = ir.Constant(vector, [0.001] * lanes)
     return lambda chain: builder.call(fma, [chain, factor, addend])
 
 
@@ -70,7 +68,8 @@ def _loop(
     scalar = ir.DoubleType() if dtype == "float64" else ir.FloatType()
     vector = ir.VectorType(scalar, lanes)
     step = _fma(builder, dtype, lanes, vector)
-    before, body = builder.block, builder.append_basic_block("rounds")
+    before = builder.block
+    body = builder.append_basic_block("rounds")
     after = builder.append_basic_block("done")
     builder.branch(body)
     builder.position_at_end(body)
@@ -137,7 +136,8 @@ class Work(Ways):
                 raise Unsupported("this processor has no products of bfloat16")
             loop, flops = fma_loop(dtype)
             loop(1)
-            rounds, threads = 10_000 if quick else 1_000_000, 1 if quick else cores()
+            rounds = 10_000 if quick else 1_000_000
+            threads = 1 if quick else cores()
             calls = repeated(in_threads, loop, rounds, threads)
             super().__init__(
                 worker, quick, {"registers": calls}, units=flops * rounds * threads

@@ -11,9 +11,12 @@ from benchmarks.bench_train import Race
 from benchmarks.race import Ways, repeated
 from benchmarks.workloads import BY_NAME, Workload, sized
 
-PREDICTED, WIDE = "16-64-64-2@64", "784-512-512-10@128"
+PREDICTED = "16-64-64-2@64"
+WIDE = "784-512-512-10@128"
 ROWS = (1, 2, 4, 16, 64, 256, 1_000, 10_000)
-N_DRAWN, NARROWEST, WIDEST = 10, 64, 1000
+N_DRAWN = 10
+NARROWEST = 64
+WIDEST = 1000
 SECONDS = 0.02
 
 
@@ -72,7 +75,8 @@ def from_njit(net: Any, x: Any) -> Callable[[int], Any]:
     """A function that makes n calls of `jit.predict` in compiled code."""
     from fastmlp import jit
 
-    handle, out = jit.compiled(net), np.empty((len(x), net.layer_sizes[-1]), x.dtype)
+    handle = jit.compiled(net)
+    out = np.empty((len(x), net.layer_sizes[-1]), x.dtype)
     return lambda n: loop()(handle, x, out, n)
 
 

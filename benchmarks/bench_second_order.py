@@ -18,7 +18,8 @@ from benchmarks.scores import Record
 from benchmarks.workloads import Array, forward
 
 # The most seconds of a fit, and Adam's rates.
-SECONDS, RATES = 5.0, (1e-3, 3e-3, 1e-2)
+SECONDS = 5.0
+RATES = (1e-3, 3e-3, 1e-2)
 
 
 def sinc(x: Array) -> Array:
@@ -35,7 +36,8 @@ def friedman(x: Array) -> Array:
 
 def arm(x: Array) -> Array:
     """The reach of an arm of two joints, by angles and lengths."""
-    angle, turn = np.pi / 2 * x[:, :1], np.pi / 2 * x[:, 1:2]
+    angle = np.pi / 2 * x[:, :1]
+    turn = np.pi / 2 * x[:, 1:2]
     return (0.75 + x[:, 2:3] / 4) * np.cos(angle) + (0.75 + x[:, 3:4] / 4) * np.cos(
         angle + turn
     )
@@ -43,7 +45,8 @@ def arm(x: Array) -> Array:
 
 def pressure(x: Array) -> Array:
     """van der Waals' reduced pressure, by temperature 1 to 2 and volume 0.6 to 3."""
-    t, v = 1.5 + x[:, :1] / 2, 1.8 + 1.2 * x[:, 1:]
+    t = 1.5 + x[:, :1] / 2
+    v = 1.8 + 1.2 * x[:, 1:]
     return (8 * t / (3 * v - 1) - 3 / v**2 - 2.5) / 2
 
 
@@ -69,7 +72,8 @@ class Problem:
 
     def __init__(self, target: str, quick: bool, clock: Callable[[], float]) -> None:
         function, self.sizes, goal = TARGETS[target]
-        self.goal, self.clock = np.inf if quick else goal, clock
+        self.goal = np.inf if quick else goal
+        self.clock = clock
         random = np.random.default_rng(10)
         self.x = random.uniform(-1, 1, (N_ROWS, self.sizes[0]))
         self.y = function(self.x)
@@ -94,7 +98,9 @@ class Watch:
     """
 
     def __init__(self, goal: float, clock: Clock) -> None:
-        self.seconds, self._goal, self._clock = np.inf, goal, clock
+        self.seconds = np.inf
+        self._goal = goal
+        self._clock = clock
         self._start = clock()
 
     def ends(self, loss: float) -> bool:
@@ -123,7 +129,8 @@ def by_adam(problem: Problem) -> float:
     library = import_module("fastmlp")
     times = []
     for rate in RATES:
-        net, watch = problem.net(library.Adam(rate)), problem.watch()
+        net = problem.net(library.Adam(rate))
+        watch = problem.watch()
 
         def look(report: Any, watch: Watch = watch) -> None:
             if watch.ends(report.loss):
@@ -138,7 +145,8 @@ def by_torch(problem: Problem) -> float:
     """A fit by torch-levenberg-marquardt, with its Cholesky factor."""
     torch: Any = import_module("torch")
     library: Any = import_module("torch_levenberg_marquardt")
-    net, layers = problem.net("adam"), []
+    net = problem.net("adam")
+    layers = []
     for weights, biases in zip(net.weights, net.biases, strict=True):
         layer = torch.nn.Linear(*weights.shape, dtype=torch.float64)
         layer.weight.data, layer.bias.data = (
@@ -153,7 +161,8 @@ def by_torch(problem: Problem) -> float:
         solve_method="cholesky",
         damping_strategy=library.damping.StandardDampingStrategy(starting_value=1e-3),
     )
-    rows, watch = (torch.tensor(problem.x), torch.tensor(problem.y)), problem.watch()
+    rows = (torch.tensor(problem.x), torch.tensor(problem.y))
+    watch = problem.watch()
     while True:
         _, loss, stops, _ = lm.training_step(*rows)
         if watch.ends(float(loss)) or stops:
@@ -164,7 +173,8 @@ def by_optimistix(problem: Problem) -> float:
     """A fit by optimistix, jitted, ten steps a call, which is compiled before."""
     jax, eqx, optx, lx = map(import_module, ("jax", "equinox", "optimistix", "lineax"))
     jax.config.update("jax_enable_x64", True)
-    jnp, net = jax.numpy, problem.net("adam")
+    jnp = jax.numpy
+    net = problem.net("adam")
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     start = [
         (jnp.asarray(w), jnp.asarray(b))

@@ -80,7 +80,8 @@ class Work(Ways):
         self, worker: Any, quick: bool, name: str, path: str, form: str | None = None
     ) -> None:
         module = import_module(f"benchmarks.peers.{MODULES[worker.name]}")
-        load, file = sized(BY_NAME[name], quick), Path(path)
+        load = sized(BY_NAME[name], quick)
+        file = Path(path)
         if not file.exists():
             write(load.workload, file)
         ways = module.VARIANTS["stream"]

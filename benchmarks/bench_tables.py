@@ -23,7 +23,9 @@ from benchmarks.peers import Unsupported
 from benchmarks.race import Ways, repeated
 from benchmarks.workloads import Array
 
-N_NUMBERS, N_LEVELS, N_ROWS = 16, 6, 20_000
+N_NUMBERS = 16
+N_LEVELS = 6
+N_ROWS = 20_000
 # Columns of categories, by the kind of a table.
 KINDS = {"numbers": 0, "numbers-and-categories": 4}
 THREADS = 1
@@ -115,7 +117,9 @@ class Predict(Ways):
 
 
 # Rows to serve, in turn; threads that ask, and how often a second each asks at drawn times.
-N_SERVED, N_ASKING, RATE = 200, 16, 100
+N_SERVED = 200
+N_ASKING = 16
+RATE = 100
 SERVED = ("dict", "list", "frame")
 ASKED = ("p99-at-100-a-second", "closed-loop", "p99-in-a-closed-loop")
 Call = Callable[[], Any]
@@ -180,7 +184,8 @@ def latencies(call: Call, seconds: float, rate: float | None) -> Array:
     begin = time.perf_counter() + 0.05
 
     def ask(i: int) -> None:
-        rng, due = np.random.default_rng(i), begin
+        rng = np.random.default_rng(i)
+        due = begin
         time.sleep(begin - time.perf_counter())
         while due < begin + seconds:
             if rate is not None:
@@ -206,7 +211,8 @@ class Serve(Ways):
         self, worker: Any, quick: bool, task: str, form: str | None = None
     ) -> None:
         container = "dict" if task in ASKED else task
-        kind, name = "numbers-and-categories", worker.name
+        kind = "numbers-and-categories"
+        name = worker.name
         ours = name in ("fastmlp", "onnx")
         fit = fit_of("fastmlp" if ours else name, form, quick)
         model = fit(*made_up(200 if quick else 5_000, kind))
@@ -221,8 +227,10 @@ class Serve(Ways):
         elif container == "frame":
             whole = with_categories(frame) if name == "lightgbm" else frame
             rows = [whole.iloc[[i]] for i in range(N_SERVED)]
-        predict, turns = served_by(name, model, container), cycle(rows)
-        self.task, self.seconds = task, 0.1 if quick else 2.0
+        predict = served_by(name, model, container)
+        turns = cycle(rows)
+        self.task = task
+        self.seconds = 0.1 if quick else 2.0
         super().__init__(
             worker, quick, {container: repeated(lambda: predict(next(turns)))}
         )

@@ -55,7 +55,9 @@ class Work:
         if not sound:
             raise ArithmeticError("the loss is not finite after one epoch")
         best = fastest(sound, self.clock) if len(sound) > 1 else next(iter(sound))
-        self.run, self.about, self.units = runs[best], replies[best], net.n_steps
+        self.run = runs[best]
+        self.about = replies[best]
+        self.units = net.n_steps
 
     def turn(self, n: int) -> float:
         """The seconds of n epochs, after one from the start, to wake pools, caches and memory."""

@@ -29,7 +29,9 @@ QUICK = (
     *("test_predict_estimator[1-rows-float64", "test_step[2-4-1@4-"),
     *("test_train[128-1024-1024-10@512-f64-", "test_predict[784-512-512-10@128-16-"),
 )
-QUICK_SECONDS, QUICK_TURNS, TRIAL_SECONDS = 240.0, 5, 3.0
+QUICK_SECONDS = 240.0
+QUICK_TURNS = 5
+TRIAL_SECONDS = 3.0
 TIMEOUT = 3600
 # Of the cores, above which figures are those of a machine that does other work.
 BUSY = 0.25

@@ -50,7 +50,8 @@ def assays(
     rng: np.random.Generator, n: int
 ) -> tuple[Callable[[Array], Array], Array, Array]:
     """Targets that are mixtures of three smooth functions, with noise."""
-    V, mixture = rng.normal(size=(N_INPUTS, 3)) / 2, rng.normal(size=(3, N_TARGETS))
+    V = rng.normal(size=(N_INPUTS, 3)) / 2
+    mixture = rng.normal(size=(3, N_TARGETS))
 
     def true(X: Array) -> Array:
         return np.tanh(X @ V) @ mixture
@@ -312,7 +313,8 @@ def main(words: list[str] | None = None, pages: Path = DOCS) -> None:
     options = parser.parse_args(words)
     for name in options.tables or TABLES:
         write, page = TABLES[name]
-        facts, libraries = {"machine": machine.describe()}, machine.versions(LIBRARIES)
+        facts = {"machine": machine.describe()}
+        libraries = machine.versions(LIBRARIES)
         seeds = f"medians of {options.seeds} seeds"
         measured = machine.measured(facts, seeds, versions=libraries)
         text = "\n".join([measured, "", *write(options.seeds)])

@@ -106,7 +106,8 @@ def trainer_of(load: Load, net: MLP, dtype: str) -> Any:
     """A backend's trainer of a net on the load's rows."""
     engine, state = core_of(net)
     x, y = (part.astype(dtype) for part in load.data())
-    data, slots = engine.data(x, y, None, "benchmarks.gpu"), engine.slots(state)
+    data = engine.data(x, y, None, "benchmarks.gpu")
+    slots = engine.slots(state)
     of_net = (net.parameters, slots, net.optimizer)
     return engine.trainer(*of_net, data, load.batch)
 
@@ -114,7 +115,8 @@ def trainer_of(load: Load, net: MLP, dtype: str) -> Any:
 def trained(load: Load, device: str, dtype: str, n_steps: int) -> Any:
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
-    trainer, n_epochs = trainer_of(load, net, dtype), -(-n_steps // 32)
+    trainer = trainer_of(load, net, dtype)
+    n_epochs = -(-n_steps // 32)
     order = np.array(
         [np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)]
     )
@@ -195,10 +197,8 @@ def training(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device import card_of, to_device
     from fastmlp.backends.protocol import Data, Span
 
-    nets, rng = (
-        [load.net(seed) for seed in range(load.n_nets)],
-        np.random.default_rng(0),
-    )
+    nets = [load.net(seed) for seed in range(load.n_nets)]
+    rng = np.random.default_rng(0)
     with card_of(0).current():
         x, y = (to_device(card_of(0), table) for table in load.data())
     members: list[Any] = [(*core_of(net), Data(x, y, np.empty(0))) for net in nets]
@@ -212,7 +212,8 @@ def training(load: Load) -> Callable[[int], None]:
         )
 
     def run(n_epochs: int) -> None:
-        n_rows, n_steps = load.n_rows, n_epochs * trainers[0].units_per_epoch
+        n_rows = load.n_rows
+        n_steps = n_epochs * trainers[0].units_per_epoch
         coefficients = state.optimizer.coefficients(1, np.full(n_steps, 1e-3))
         spans = []
         for trainer in trainers:

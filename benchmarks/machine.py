@@ -120,7 +120,8 @@ def cpu_model() -> str:
 def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
     """Bytes of this process in memory: VmRSS those of now, VmHWM the most, with `reset` from now
     on; 0 where there is no /proc."""
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    status = Path("/proc/self/status")
+    clear = Path("/proc/self/clear_refs")
     if reset and clear.exists():
         clear.write_text("5")
     size = re.search(

@@ -89,7 +89,8 @@ def beyond() -> float:
     model = import_module("fastmlp.river").MLPRegressor((8, 8), seed=0)
     table = np.random.default_rng(0).normal(size=(500, 10))
     rows = [{f"f{i}": v for i, v in enumerate(row)} for row in table.tolist()]
-    array, least = np.zeros((1, 10), np.float32), [np.inf, np.inf]
+    array = np.zeros((1, 10), np.float32)
+    least = [np.inf, np.inf]
     for _ in range(TURNS):
         begin = time.thread_time()
         for x in rows:

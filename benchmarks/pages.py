@@ -24,7 +24,9 @@ from benchmarks.scores import (
     over,
 )
 
-FOLDER, README, PAGE = ROOT / "benchmarks", ROOT / "README.md", DOCS / "benchmarks.md"
+FOLDER = ROOT / "benchmarks"
+README = ROOT / "README.md"
+PAGE = DOCS / "benchmarks.md"
 KINDS = ("AVX2", "AVX-512")
 # By page what it shows of a kind, and the sentence above each table. Other pages' tables stand
 # until there are such benchmarks of a processor.

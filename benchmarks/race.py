@@ -132,7 +132,9 @@ class Contestant:
         checkout: Path = ROOT,
         cache: Path | None = None,
     ) -> None:
-        self.name, self.n_threads, self.idle_cpu = name, n_threads, 0.0
+        self.name = name
+        self.n_threads = n_threads
+        self.idle_cpu = 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         preload = (
             {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
@@ -150,7 +152,8 @@ class Contestant:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.requests, self.replies = self.process.stdin, self.process.stdout
+        self.requests = self.process.stdin
+        self.replies = self.process.stdout
         reply = self.ask("about")
         self.about = reply.get("about") or reply["error"]
 
@@ -298,7 +301,8 @@ class Here:
 
     def __init__(self, name: str) -> None:
         self.worker = Worker(name)
-        self.title, self.about = PEERS[name].title, ""
+        self.title = PEERS[name].title
+        self.about = ""
 
     def ask(self, verb: str, **request: Any) -> Record:
         return answer(self.worker, verb, **request)
@@ -364,7 +368,8 @@ class Race:
             return Here(name)
         if name != BEFORE:
             return Contestant(name, settings.threads, shim=settings.shim)
-        folder, place = settings.checkout or ROOT, Path(self.cache.name)
+        folder = settings.checkout or ROOT
+        place = Path(self.cache.name)
         made = Contestant("fastmlp", settings.threads, checkout=folder, cache=place)
         reply = made.ask("folder")
         if reply.get("folder") != str(folder):
@@ -449,7 +454,9 @@ class Ways:
         units: int = 1,
         warm: bool = True,
     ) -> None:
-        self.clock, self.units, self.warm = worker.clock, units, warm
+        self.clock = worker.clock
+        self.units = units
+        self.warm = warm
         way = next(iter(ways))
         if len(ways) > 1 and not quick:
             way = fastest(ways, self.clock)

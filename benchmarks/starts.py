@@ -26,7 +26,9 @@ from fastmlp.rules import initializers
 Array = NDArray[Any]
 Bounds = tuple[float, float]
 
-N_TRAIN, N_VALIDATION, BATCH = 1024, 512, 32
+N_TRAIN = 1024
+N_VALIDATION = 512
+BATCH = 32
 # Least losses below this count as this; targets have a variance of 1.
 FLOOR = 1e-6
 # Ratios are within 1 / LIMIT and LIMIT.
@@ -198,7 +200,8 @@ def noisy_friedman(u: Array, random: Any) -> Array:
 
 def friedman_3(u: Array, random: Any) -> Array:
     a, b, c, d = (u.T + 1) / 2
-    b, d = np.pi * (40 + 520 * b), 1 + 10 * d
+    b = np.pi * (40 + 520 * b)
+    d = 1 + 10 * d
     return np.arctan((b * c - 1 / (b * d)) / (100 * a + 1))
 
 
@@ -314,7 +317,8 @@ def problem(name: str) -> Problem:
             x, y = np.delete(x, column, axis=1), x[:, column]
     order = random.permutation(len(x))[: N_TRAIN + N_VALIDATION]
     n = 2 * len(order) // 3
-    train, validation = order[:n], order[n:]
+    train = order[:n]
+    validation = order[n:]
 
     def standardized(a: Array) -> Array:
         deviation = a[train].std(axis=0)
@@ -340,7 +344,8 @@ class Cell(NamedTuple):
         n_outputs = max(rows.n_classes, 1) if rows.n_classes else rows.y.shape[1]
         if rows.n_classes == 2:
             n_outputs = 1
-        most, width = OPTIMIZERS[self.optimizer].most, self.width
+        most = OPTIMIZERS[self.optimizer].most
+        width = self.width
         while True:
             sizes = (rows.x.shape[1], *[width] * self.depth, n_outputs)
             n_parameters = sum((a + 1) * b for a, b in pairwise(sizes))

@@ -32,7 +32,9 @@ from fastmlp import (
 )
 
 Array = np.ndarray[Any, Any]
-N_TEST, N_DESIGNS, N_STEPS = 10_000, 5, 3000
+N_TEST = 10_000
+N_DESIGNS = 5
+N_STEPS = 3000
 # The rate of the documented call; values alone, and the basket, have the better of both by the test
 # rows.
 RATE, OTHER_RATE = 0.1, 0.01
@@ -71,7 +73,8 @@ def branin(x: Array) -> Array:
 
 
 def rosenbrock(x: Array) -> Array:
-    after, before = x[:, 1:], x[:, :-1]
+    after = x[:, 1:]
+    before = x[:, :-1]
     return np.sum(100 * (after - before**2) ** 2 + (1 - before) ** 2, axis=1)
 
 
@@ -116,7 +119,8 @@ def derivatives_of(function: Callable[[Array], Array], x: Array) -> Array:
 
 
 def rows_of(target: Target, n_rows: int, seed: int) -> tuple[Array, Array, Array]:
-    low, high = np.array(target.low, float), np.array(target.high, float)
+    low = np.array(target.low, float)
+    high = np.array(target.high, float)
     cube = qmc.LatinHypercube(len(low), rng=np.random.default_rng(seed))
     x = low + cube.random(n_rows) * (high - low)
     return x, target.function(x), derivatives_of(target.function, x)
@@ -124,7 +128,8 @@ def rows_of(target: Target, n_rows: int, seed: int) -> tuple[Array, Array, Array
 
 def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> MLP:
     """Train as the page says, and return a net of unscaled columns."""
-    rate, weight = options.pop("rate", RATE), options.pop("weight", "balanced")
+    rate = options.pop("rate", RATE)
+    weight = options.pop("weight", "balanced")
     net = MLP(
         (x.shape[1], 20, 20, 20, 20, 1),
         activation="softplus",
@@ -153,7 +158,8 @@ def second_order(x: Array, y: Array, seed: int, g: Array, steps: int) -> MLP:
 
 
 def scaled_fit(net: MLP, x: Array, y: Array, g: Any, **fit: Any) -> MLP:
-    of_x, of_y = Standardizer().fit(x), Standardizer().fit(y[:, None])
+    of_x = Standardizer().fit(x)
+    of_y = Standardizer().fit(y[:, None])
     if g is not None:
         fit["derivatives"] = of_x.scale_derivatives(g, of_y)
     net.fit(of_x.transform(x), of_y.transform(y[:, None]), **fit)
@@ -249,7 +255,9 @@ class Basket:
     payoff of one path from there, and its derivative is that of this path.
     """
 
-    strike, volatility, spread = 1.1, 0.2, 1.5
+    strike = 1.1
+    volatility = 0.2
+    spread = 1.5
 
     def __init__(self, n_assets: int, seed: int) -> None:
         self._rng = rng = np.random.default_rng(seed)
@@ -313,7 +321,8 @@ def print_functions(arguments: Any, n_designs: int, steps: int) -> None:
 
 def differences(target: Target, x: Array) -> Array:
     """Derivatives by one more call of the function for each input."""
-    first, columns = target.function(x), []
+    first = target.function(x)
+    columns = []
     for j, (low, high) in enumerate(zip(target.low, target.high, strict=True)):
         moved = x.copy()
         moved[:, j] += 1e-6 * (high - low)
@@ -327,7 +336,8 @@ def print_differences(n_designs: int, steps: int) -> None:
         "| function | calls | rows with differences | values alone |\n|---|--:|--:|--:|"
     )
     for name, n_rows in product(("wing weight", "borehole", "Branin"), (20, 50)):
-        target, results = TARGETS[name], []
+        target = TARGETS[name]
+        results = []
         n_calls = n_rows * (1 + len(target.low))
         x_test, y_test, _ = rows_of(target, N_TEST, 1_000_000)
         for seed in range(n_designs):
@@ -356,7 +366,8 @@ def draw(file: Path, n_designs: int, steps: int) -> None:
     """Errors over rows: values, and values with derivatives."""
     import matplotlib.pyplot as plt
 
-    names, numbers = ("wing weight", "borehole", "Ackley"), (10, 20, 40, 80, 160)
+    names = ("wing weight", "borehole", "Ackley")
+    numbers = (10, 20, 40, 80, 160)
     figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
     for name, place in zip(names, axes, strict=True):
         rows = [surrogate(TARGETS[name], n, n_designs, steps) for n in numbers]

@@ -73,7 +73,8 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
 @pytest.mark.parametrize("name", TRAINERS)
 def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) -> None:
     """At a small rate the order hardly counts: what is timed ends where ordered steps do."""
-    rate, start = 1e-4, flat(ORDERLY.start())
+    rate = 1e-4
+    start = flat(ORDERLY.start())
     change = [
         trained(name, ORDERLY, variant, rate, n_epochs) - start,
         trained("fastmlp", ORDERLY, 0, rate, n_epochs, ordered=True) - start,
@@ -139,7 +140,8 @@ def test_compiled_code_predicts_the_same() -> None:
 @pytest.mark.parametrize("name", ["numpy", "torch", "compile", "jax"])
 def test_all_gradients_are_the_same(name: str) -> None:
     load = BY_NAME["8-32-32-1@32"].quick()
-    ours, theirs = run_of("fastmlp", load).gradient(), run_of(name, load).gradient()
+    ours = run_of("fastmlp", load).gradient()
+    theirs = run_of(name, load).gradient()
     if name == "numpy":
         np.testing.assert_allclose(theirs, ours[1], rtol=1e-3, atol=1e-6)
         return

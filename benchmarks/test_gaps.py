@@ -23,7 +23,8 @@ def test_steps_of_ordered_classes() -> None:
 
 
 def test_concordance_of_a_risk_that_orders_all_pairs() -> None:
-    times, events = np.array([1.0, 2.0, 3.0]), np.array([1, 0, 1])
+    times = np.array([1.0, 2.0, 3.0])
+    events = np.array([1, 0, 1])
     assert gaps.concordance(times, events, -times) == 1
     assert gaps.concordance(times, events, times) == 0
     assert gaps.concordance(times, events, np.zeros(3)) == 0.5

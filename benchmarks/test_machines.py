@@ -18,7 +18,8 @@ def test_shares_are_all_rows() -> None:
 
 def test_contestants_train_the_same_net() -> None:
     """An epoch in the order of the rows leaves all with the same parameters."""
-    workload, samples = "784-128-10@1024", {}
+    workload = "784-128-10@1024"
+    samples = {}
     for name in machines.CONTESTANTS:
         if reason := machines.missing(name):
             pytest.skip(f"{name}: {reason}")

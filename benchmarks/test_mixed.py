@@ -28,7 +28,8 @@ def change(name: str, variant: int, precision: str | None) -> Any:
 def test_ten_steps_are_those_of_float32_but_for_rounding(
     name: str, variant: int
 ) -> None:
-    plain, ours = change("fastmlp", 0, None), change("fastmlp", 0, "bfloat16")
+    plain = change("fastmlp", 0, None)
+    ours = change("fastmlp", 0, "bfloat16")
     size = np.linalg.norm(plain)
     assert 1e-3 < np.linalg.norm(ours - plain) / size < 0.01
     theirs = change(name, variant, "bfloat16")

@@ -76,9 +76,11 @@ def test_a_line_in_the_terminal_for_each_group() -> None:
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """README and the page of benchmarks, in another folder."""
-    readme, page = tmp_path / "README.md", tmp_path / "benchmarks.md"
+    readme = tmp_path / "README.md"
+    page = tmp_path / "benchmarks.md"
     slow = f"{BEGIN}\n{END}\n".replace("benchmarks", "slow")
-    speed, means = slow.replace("slow", "speed"), slow.replace("slow", "means")
+    speed = slow.replace("slow", "speed")
+    means = slow.replace("slow", "means")
     for path, text in ((readme, speed), (page, slow + means)):
         path.write_text(f"{text}{BEGIN}\nold\n{END}\nafter\n")
     monkeypatch.setattr(pages, "SHOWN", {page: pages.SHOWN[pages.PAGE]})
@@ -132,7 +134,8 @@ def test_a_lost_case_is_listed(places: tuple[Path, Path], tmp_path: Path) -> Non
 
 
 def test_pages_have_the_figures_that_are_kept() -> None:
-    figures, texts = pages.kept(), (pages.PAGE.read_text(), pages.README.read_text())
+    figures = pages.kept()
+    texts = (pages.PAGE.read_text(), pages.README.read_text())
     assert [*figures] == [*pages.KINDS]
     expected = [[*pages.text_of(pages.PAGE, figures)], [*pages.sentences(figures)]]
     assert f":begin -->\n{pages.speed(figures)}\n<!-- speed:end" in texts[1]

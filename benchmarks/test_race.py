@@ -124,7 +124,8 @@ def test_further_variants_are_tried_within_the_time(
             return worker.fit.make(net)
 
     worker: Any = Worker("fastmlp")
-    worker.fit, worker.module = worker.module, Module
+    worker.fit = worker.module
+    worker.module = Module
     request = {"key": "", "work": WORK, "seconds": 0, "quick": False}
     for seconds, tried in ((np.inf, ["first", "second"]), (0.0, ["first"])):
         made.clear()

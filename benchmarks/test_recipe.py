@@ -23,7 +23,8 @@ def test_without_dropout_all_end_in_the_same_place(
     workload = NET._replace(
         dtype=dtype, n_rows=3 * NET.n_rows, recipe=Recipe(dropout=0)
     )
-    ours, theirs = run_of("fastmlp", workload, 0), run_of(name, workload, variant)
+    ours = run_of("fastmlp", workload, 0)
+    theirs = run_of(name, workload, variant)
     for run in (ours, theirs):
         run.steps(workload.n_steps)
     error = np.abs(ours.parameters() - theirs.parameters()).max()
@@ -50,7 +51,9 @@ def test_with_dropout_all_reach_the_same_loss(name: str, variant: int) -> None:
 
 
 def test_the_average_and_the_schedule() -> None:
-    average, weights, trained = 0.0, Recipe(), [3.0, 1.0, 4.0]
+    average = 0.0
+    weights = Recipe()
+    trained = [3.0, 1.0, 4.0]
     for k, number in enumerate(trained, 1):
         average += weights.weight(k) * (number - average)
     shares = 0.99 ** np.arange(3)[::-1]

@@ -196,7 +196,8 @@ def forward(
     return affine(x, *last)
 
 
-CE, BCE = "cross_entropy", "binary_cross_entropy"
+CE = "cross_entropy"
+BCE = "binary_cross_entropy"
 WIDE = (1024, 2048, 2048, 1000)
 WORKLOADS = [
     Workload((2, 4, 1), 4, 8_000, "sigmoid"),

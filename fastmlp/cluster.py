@@ -175,7 +175,8 @@ class _Meeting:
     """State that ranks share: a barrier, and the array that each rank sends."""
 
     def __init__(self, n: int, timeout: float) -> None:
-        self.barrier, self.timeout = threading.Barrier(n), timeout
+        self.barrier = threading.Barrier(n)
+        self.timeout = timeout
         self.sent: list[Array] = [np.empty(0)] * n
 
     def wait(self) -> None:
@@ -202,7 +203,8 @@ class ThreadCommunicator:
     """
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:
-        self._rank, self._meeting = rank, meeting
+        self._rank = rank
+        self._meeting = meeting
 
     def Get_rank(self) -> int:
         """Return the number of this rank, from 0."""

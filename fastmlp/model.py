@@ -395,7 +395,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         who, state = "MLP.apply_gradient", self._state
         rates_of_layers.require_trained(self._network, who)
         require_first_order(state.optimizer, who)
-        n_parameters, dtype = len(state.parameters), self._network.dtype
+        n_parameters = len(state.parameters)
+        dtype = self._network.dtype
         slopes = arrays.vector(gradient, n_parameters, dtype, "gradient", who)
         with state.lock.training(who):
             single_step(self._on_device(), state, slopes)
@@ -571,7 +572,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         (array([51., 62., 11.]), array([[ 3.,  4.],
                [30., 40.]]))
         """
-        steps, wanted = self._single_steps(), (inputs, parameters)
+        steps = self._single_steps()
+        wanted = (inputs, parameters)
         of_jacobian = jacobian_gradient
         return steps.vjp(X, output_gradient, *wanted, of_jacobian=of_jacobian)
 
@@ -641,7 +643,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
         Parameters, results and errors as for `predict`.
         """
-        who, predictor = "MLP.predict_raw", self._raw_predictor
+        who = "MLP.predict_raw"
+        predictor = self._raw_predictor
         if predictor is None or compute_dtype is not None:
             predictor = self._new_predictor(who, compute_dtype, raw=True)
             if compute_dtype is None:
@@ -745,13 +748,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         *,
         raw: bool = False,
     ) -> Predictor:
-        state, computed = self._state, self._computed(compute_dtype, who)
+        state = self._state
+        computed = self._computed(compute_dtype, who)
         return self._on_device().predictor(
             state.parameters, raw=raw, select=state.select, compute_dtype=computed
         )
 
     def _computed(self, compute_dtype: object, who: str) -> Computed:
-        layout, dtype = self._network.layout, self._network.dtype
+        layout = self._network.layout
+        dtype = self._network.dtype
         if compute_dtype is not None:
             residual.require_plain(
                 self._network, f"{who}: compute_dtype={compute_dtype!r}", F32
@@ -947,7 +952,8 @@ def net_on(state: NetState, **settings: Any) -> MLP:
         initializer="zeros",
         **settings,
     )
-    own, net._initializer = net._state, None
+    own = net._state
+    net._initializer = None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
     net._state.lock = state.lock
     return net
@@ -972,7 +978,8 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
         dtype=network.dtype,
         n_threads=n_threads,
     )
-    net._network, net._initializer = network, None
+    net._network = network
+    net._initializer = None
     model_state.restore(net._state, saved)
     return net
 

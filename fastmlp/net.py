@@ -187,7 +187,8 @@ class NetBase:
 
     @optimizer.setter
     def optimizer(self, setting: spec.OptimizerLike) -> None:
-        optimizer, state = resolve.optimizer(setting), self._state
+        optimizer = resolve.optimizer(setting)
+        state = self._state
         layer_settings.check_optimizer(optimizer, self._network)
         if optimizer.rule is state.optimizer.rule:
             # Not an owner: steps go on with the state, which stays in place.
@@ -236,11 +237,13 @@ class NetBase:
         )
 
     def _change(self, **fields: Any) -> None:
-        lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
+        lock = self._state.lock
+        averaged = is_averaged(self._state.optimizer)
         with lock.parameters:
             lock.require_free(f"MLP.{next(iter(fields))}")
             lock.n_owners += averaged
-            before, self._network = self._network, self._network._replace(**fields)
+            before = self._network
+            self._network = self._network._replace(**fields)
             # Predictions and buffers do not depend on rates.
             for prepared in (
                 (self._engine, self._steps) if self._device == "cpu" else ()

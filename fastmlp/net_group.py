@@ -54,8 +54,10 @@ class GroupCalls:
     """
 
     def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
-        self.entries, n = np.zeros(len(states), Entry.dtype), len(states)
-        self._driver_calls, self._states = DriverCalls(factory), states
+        self.entries = np.zeros(len(states), Entry.dtype)
+        n = len(states)
+        self._driver_calls = DriverCalls(factory)
+        self._states = states
         self.job = self._driver_calls.job
         self.job["entries"] = address(self.entries)
         self.columns = {name: self.entries[name] for name in Entry.dtype.names or ()}
@@ -78,7 +80,9 @@ class GroupCalls:
 
     def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
         """Run the calls of all nets; return the number done, or -1 for invalid rows."""
-        job, n_nets, n_done = self.job, len(self.entries), 0
+        job = self.job
+        n_nets = len(self.entries)
+        n_done = 0
         products = sum(self.products) * n_rows
         most = (
             n_nets
@@ -88,7 +92,8 @@ class GroupCalls:
         for first in range(0, n_nets, most):
             if first:
                 time.sleep(0)  # Others may want the GIL.
-            job["first"], job["last"] = first, min(first + most, n_nets)
+            job["first"] = first
+            job["last"] = min(first + most, n_nets)
             job["n_checked"] = 0 if first else n_checked
             self._driver_calls.run(products * most // n_nets, n_threads)
             if job["n_done"] < 0:
@@ -193,12 +198,14 @@ class NetGroup:
                     f"{WHO}: nets must have as many inputs and outputs as nets[0], {ends[0]}, but "
                     f"nets[{i}] has {pair}"
                 )
-        self._n_threads, (self._n_in, self._n_out) = n_threads, ends[0]
+        self._n_threads = n_threads
+        (self._n_in, self._n_out) = ends[0]
         forms = {
             (it.dtype, it.loss.targets == "classes", it.loss.per_target)
             for it in networks
         }
-        self._alike, form = len(forms) == 1, (networks[0].dtype, *max(forms)[1:])
+        self._alike = len(forms) == 1
+        form = (networks[0].dtype, *max(forms)[1:])
         self._dtype, self._has_labels, per_target = form
         self._width = 1 if self._has_labels else self._n_out // per_target
         self._has_heads = any(it.heads for it in networks)
@@ -346,11 +353,13 @@ class NetGroup:
     ) -> list[tuple[Steps, Any, str]]:
         """Each net's steps, rows with gradients by outputs and Jacobian, and name."""
         of_X, of_slopes, _ = self._each("gradient", (X, slopes, None), who)
-        n_nets, name = len(self.nets), "jacobian_gradient"
+        n_nets = len(self.nets)
+        name = "jacobian_gradient"
         each = derivatives_of_nets(of_jacobian, n_nets, self._n_out, name, who)
         result = []
         for i, net in enumerate(self.nets):
-            steps, own = net._single_steps(), f"{who}: nets[{i}]"
+            steps = net._single_steps()
+            own = f"{who}: nets[{i}]"
             steps.require_steps(own)
             rows = (X[i] if of_X else X, slopes[i] if of_slopes else slopes)
             result.append((steps, steps._given(kind, *rows, own, each[i]), own))
@@ -438,7 +447,8 @@ class NetGroup:
         x: Any = X
         slopes: Any = output_gradient if columns is None else columns
         of_X, of_gradient, _ = self._each("gradient", (X, slopes, None), who)
-        n_nets, name = len(self.nets), "jacobian_gradient"
+        n_nets = len(self.nets)
+        name = "jacobian_gradient"
         more = derivatives_of_nets(jacobian_gradient, n_nets, self._n_out, name, who)
         results = [
             net._single_steps().vjp(
@@ -554,9 +564,11 @@ class NetGroup:
                 left = self._looked_at(calls, losses, who)
         losses = np.empty(len(self.nets)) if losses is None else losses
         if columns is not None and kind == "batch":
-            split, (x, y, weight) = self._columns[kind].split, arguments
+            split = self._columns[kind].split
+            (x, y, weight) = arguments
             y = [split(y[i] if each[1] else y) for i in range(len(self.nets))]
-            arguments, each = (x, y, weight), [each[0], True, each[2]]
+            arguments = (x, y, weight)
+            each = [each[0], True, each[2]]
         self._one_by_one(kind, arguments, each, losses, left, who, ignores)
         return losses
 
@@ -573,7 +585,8 @@ class NetGroup:
             return y, None
         made = None
         if type(X) is ndarray and X.ndim > 1:
-            n, n_nets = X.shape[-2], len(self.nets)
+            n = X.shape[-2]
+            n_nets = len(self.nets)
             made = columns(y, (n,))
             if made is None:
                 made = columns(y, (n_nets, n))
@@ -586,7 +599,8 @@ class NetGroup:
 
     def _each(self, kind: Kind, arguments: Any, who: str) -> list[bool]:
         """True for X, y and weights with a leading axis of nets."""
-        n_nets, X = len(self.nets), arguments[0]
+        n_nets = len(self.nets)
+        X = arguments[0]
         n = X.shape[-2] if type(X) is ndarray and X.ndim > 1 else -1
         # Two axes of y are nets and rows only if they cannot be rows and targets.
         of_y = getattr(arguments[1], "shape", ()) == (n_nets, n) != (n, self._width)
@@ -674,7 +688,8 @@ class NetGroup:
             for it, e in zip(plain, calls.each, strict=True)
         )
         x, y, weight = shapes
-        n, labels = x[:1], self._takes_labels(kind)
+        n = x[:1]
+        labels = self._takes_labels(kind)
         targets = (*n, self._width if kind == "batch" else self._n_out)
         fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0 and weight in (None, n)
         fits = fits and (not labels or plain[1].dtype in LABELS)
@@ -690,12 +705,14 @@ class NetGroup:
         calls.job["label_bytes"] = plain[1].itemsize if labels else 0
         calls.n_checked = len(self.nets) if True in calls.each else 1
         if calls.n_rows != x[0]:
-            calls.n_rows, calls.change = x[0], None
+            calls.n_rows = x[0]
+            calls.change = None
         return True
 
     def _at_once(self, kind: Kind, calls: GroupCalls, plain: Any) -> int:
         """Take the steps by one call; return the number of nets done, or -1."""
-        job, (x, y, weight) = calls.job, plain
+        job = calls.job
+        (x, y, weight) = plain
         job["x"], job["y"] = address(x), address(y)
         job["weight"] = 0 if weight is None else address(weight)
         flags: list[bool] = []
@@ -704,7 +721,8 @@ class NetGroup:
             goes_on = calls.change is locks.change[0] and calls.n_tabled > 0
             if not (goes_on or self._fill_entries(kind, calls)):
                 return -1
-            calls.change, calls.n_tabled = None, calls.n_tabled - 1
+            calls.change = None
+            calls.n_tabled = calls.n_tabled - 1
             try:
                 n_done = calls.run(calls.n_checked, self._n_threads)
             finally:
@@ -733,7 +751,8 @@ class NetGroup:
         """Ensure that all nets can take the next step by the call; the locks are held."""
         numbers, n_tabled = [], []
         for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
-            steps, n = net._single_steps(), calls.n_rows
+            steps = net._single_steps()
+            n = calls.n_rows
             known, kept = calls.members[i] or (None, None)
             if (
                 known is not steps
@@ -741,7 +760,8 @@ class NetGroup:
                 or kept.quick is None
                 or kept.quick.n_rows != n
             ):
-                products, kept = products_of(state.layout, n), None
+                products = products_of(state.layout, n)
+                kept = None
                 if net._device == "cpu" and products <= MOST_PRODUCTS:
                     kept = steps.ready(kind, (n, self._n_in))
                 if kept is None or kept.quick.take_rows(n) is None:
@@ -753,12 +773,14 @@ class NetGroup:
                 return False
             numbers.append(state.n_steps)
             n_tabled.append(steps.n_tabled)
-        calls.columns["number"][:], calls.n_tabled = numbers, min(n_tabled)
+        calls.columns["number"][:] = numbers
+        calls.n_tabled = min(n_tabled)
         return True
 
     def _looked_at(self, calls: GroupCalls, losses: Array, who: str) -> Any:
         """Warn of nets whose numbers are not finite; return the nets that were declined."""
-        status, lost = calls.columns["status"], calls.columns["is_lost"] != 0
+        status = calls.columns["status"]
+        lost = calls.columns["is_lost"] != 0
         for i in np.flatnonzero(lost | (status == NOT_FINITE)):
             steps = self.nets[i]._single_steps()
             steps._warn(losses[i], f"{who}: nets[{i}]", taken=bool(lost[i]))
@@ -777,7 +799,8 @@ class NetGroup:
         """Take the steps of nets that no call takes yet, or ever, after a check of all rows."""
         checked = []
         for i in places:
-            steps, name = self.nets[i]._single_steps(), f"{who}: nets[{i}]"
+            steps = self.nets[i]._single_steps()
+            name = f"{who}: nets[{i}]"
             own = (
                 it[i] if by_net else it
                 for it, by_net in zip(arguments, each, strict=True)
@@ -797,7 +820,8 @@ class NetGroup:
         each = self._each("gradient", (X, None, None), who)[0]
         x = _plain(X, self._dtype)
         n = x.shape[-2] if type(x) is ndarray and x.ndim == 2 + each else 0
-        whole, products = (len(self.nets), n, self._n_out), 0
+        whole = (len(self.nets), n, self._n_out)
+        products = 0
         for net in self.nets:
             layout = net._state.layout
             own = n * layout.n_weights
@@ -841,7 +865,8 @@ class NetGroup:
             )
             for i, net in enumerate(self.nets):
                 predictor: Any = net._new_predictor(raw=name == "predict_raw")
-                small, n_weights = predictor.flat_net(), net._state.layout.n_weights
+                small = predictor.flat_net()
+                n_weights = net._state.layout.n_weights
                 calls.set_entry(
                     i,
                     small.address,
@@ -851,10 +876,9 @@ class NetGroup:
                 )
                 calls.buffers.append(small)
         job = calls.job
-        job["x"], job["x_step"] = address(x), x.strides[0] if each else 0
-        job["y"], job["y_step"], job["n_rows"] = (
-            address(out),
-            out.strides[0],
-            out.shape[1],
-        )
+        job["x"] = address(x)
+        job["x_step"] = x.strides[0] if each else 0
+        job["y"] = address(out)
+        job["y_step"] = out.strides[0]
+        job["n_rows"] = out.shape[1]
         return calls.run(0, self._n_threads, out.shape[1]) == len(out)

@@ -28,13 +28,14 @@ ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
 LOG_SCALE_FACTOR = 20
 # Colours of matplotlib's cycle. More fits get no legend.
 MOST_NAMED = 10
-TRAINING, VALIDATION = (
-    "training, mean during each epoch",
-    "validation, at each epoch's end",
-)
+TRAINING = "training, mean during each epoch"
+VALIDATION = "validation, at each epoch's end"
 # Position of a second axis on the right, in widths of the axes.
 BESIDE_SCORES = 1.13
-INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
+INK = "#333333"
+SOFT = "#999999"
+FAINT = "#d9d9d9"
+WRONG = "#c62828"
 # Numbers with more distinct values get a colour bar, or groups.
 MOST_COLOURS, N_GROUPS = 6, 4
 TITLE_WIDTH = 70
@@ -369,10 +370,8 @@ def _best_text(fits: Mapping[str, History]) -> str:
 
 
 def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
-    results, refit = (
-        getattr(search, "cv_results_", None),
-        getattr(search, "refit", None),
-    )
+    results = getattr(search, "cv_results_", None)
+    refit = getattr(search, "refit", None)
     if results is None:
         raise ValueError("plot_search: search must be fitted")
     metric = "score" if "mean_test_score" in results else str(refit)
@@ -425,8 +424,10 @@ def _influence(params: Sequence[dict[str, Any]], mean: Any, name: str) -> float:
             np.asarray(values, float), np.linspace(0, 1, N_GROUPS + 1)[1:-1]
         )
         groups = np.digitize(np.asarray(values, float), edges)
-    groups, mean = groups[np.isfinite(mean)], mean[np.isfinite(mean)]
-    n, once = len(mean), np.unique(groups)
+    groups = groups[np.isfinite(mean)]
+    mean = mean[np.isfinite(mean)]
+    n = len(mean)
+    once = np.unique(groups)
     if n <= len(once) or not mean.var():
         return -np.inf
     within = sum(

@@ -46,13 +46,24 @@ MOST_ROWS, N_RESAMPLES = 20_000, 200
 # Rows that are shuffled for importances, and cells of their table, at most.
 MOST_SHUFFLED, MOST_CELLS = 1000, 100_000
 # Repeats for importances of a narrow table, and of one of more columns.
-N_REPEATS, FEW_REPEATS, WIDE = 5, 2, 100
-MOST_CLASSES, MOST_CURVES, MOST_OUTPUTS, MOST_POINTS, MOST_BARS = 12, 6, 3, 1000, 20
-N_TENTHS, N_WORST, N_COLUMNS_OF_WORST = 10, 10, 8
+N_REPEATS = 5
+FEW_REPEATS = 2
+WIDE = 100
+MOST_CLASSES = 12
+MOST_CURVES = 6
+MOST_OUTPUTS = 3
+MOST_POINTS = 1000
+MOST_BARS = 20
+N_TENTHS = 10
+N_WORST = 10
+N_COLUMNS_OF_WORST = 8
 # Characters of a cell, and of a name in a picture; levels in a cell.
-LONGEST, LONGEST_NAME, MOST_LEVELS = 80, 16, 6
+LONGEST = 80
+LONGEST_NAME = 16
+MOST_LEVELS = 6
 # Probabilities of intervals; columns of pandas' descriptions.
-COVERAGES, ABOUT = (0.5, 0.8, 0.9, 0.95), ["unique", "top", "mean", "min", "max"]
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+ABOUT = ["unique", "top", "mean", "min", "max"]
 # Texts stay texts, in the reader's fonts; files of equal models and rows are equal.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "fastmlp", "font.size": 10}
 Draw = Callable[..., object]
@@ -197,7 +208,8 @@ def _reported(model: Any, X: Any, y: Any) -> tuple[Reported, dict[str, int]]:
     n_rows = {"known": len(rows), "unknown": len(frame) - len(rows)}
     if len(rows) > MOST_ROWS:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ROWS])
-    frame, targets = frame.iloc[rows], targets.iloc[rows]
+    frame = frame.iloc[rows]
+    targets = targets.iloc[rows]
     n_rows["used"] = len(rows)
     classes = _classes_of(model)
     if classes is not None and len(classes) < 2:
@@ -296,7 +308,8 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
     if y.ndim == 2:
         functions = {name: getattr(metrics, OF_NUMBERS[name]) for name in names}
         return {name: float(of(y, predictions)) for name, of in functions.items()}
-    n_classes, there = predictions.shape[1], np.unique(y)
+    n_classes = predictions.shape[1]
+    there = np.unique(y)
     inputs = {
         "labels": (y, predictions.argmax(axis=1)),
         "probabilities": (y, predictions),
@@ -388,8 +401,10 @@ def _scores(reported: Reported) -> DataFrame:
     import pandas as pd
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
-    y, predictions = reported.y, reported.predictions
-    nothing, baseline = np.zeros((len(y), 1)), np.zeros_like(predictions)
+    y = reported.y
+    predictions = reported.predictions
+    nothing = np.zeros((len(y), 1))
+    baseline = np.zeros_like(predictions)
     if reported.classes is None:
         names = [*OF_NUMBERS]
         baseline += DummyRegressor().fit(nothing, y).predict(nothing).reshape(y.shape)
@@ -434,7 +449,9 @@ def _columns(reported: Reported, importances: DataFrame) -> DataFrame:
 
 def _worst(reported: Reported, names: list[Any]) -> DataFrame:
     """The rows of the largest losses: target, prediction, the columns that matter most."""
-    y, predictions, classes = reported.y, reported.predictions, reported.classes
+    y = reported.y
+    predictions = reported.predictions
+    classes = reported.classes
     if classes is None:
         losses = np.abs(y - predictions).mean(axis=1)
     else:
@@ -468,7 +485,8 @@ def _pictures(
     reported: Reported, importances: DataFrame, history: History | None
 ) -> dict[str, Draw]:
     """Functions that draw on axes, by name."""
-    model, shown = reported.model, importances[:MOST_BARS]
+    model = reported.model
+    shown = importances[:MOST_BARS]
     pictures = (
         _of_numbers(reported) if reported.classes is None else _of_classes(reported)
     )
@@ -503,7 +521,8 @@ def _of_numbers(reported: Reported) -> dict[str, Draw]:
     from sklearn.metrics import PredictionErrorDisplay
 
     def errors(kind: str, j: int, ax: Any) -> None:
-        y, predictions = reported.y[:, j], reported.predictions[:, j]
+        y = reported.y[:, j]
+        predictions = reported.predictions[:, j]
         display = PredictionErrorDisplay.from_predictions
         options = {"s": 8, "alpha": 0.5}
         display(
@@ -517,7 +536,8 @@ def _of_numbers(reported: Reported) -> dict[str, Draw]:
         )
 
     def calibration(j: int, ax: Any) -> None:
-        y, predictions = reported.y[:, j], reported.predictions[:, j]
+        y = reported.y[:, j]
+        predictions = reported.predictions[:, j]
         order = np.argsort(predictions)
         tenths = np.array_split(order, min(N_TENTHS, len(order)))
         x = [predictions[rows].mean() for rows in tenths]
@@ -539,8 +559,10 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
     from sklearn import metrics
     from sklearn.calibration import CalibrationDisplay
 
-    y, predictions = reported.y, reported.predictions
-    labels, n_classes = predictions.argmax(axis=1), predictions.shape[1]
+    y = reported.y
+    predictions = reported.predictions
+    labels = predictions.argmax(axis=1)
+    n_classes = predictions.shape[1]
     names = [*map(_short, np.asarray(reported.classes))]
     counts = np.bincount(y, minlength=n_classes)
     frequent = np.argsort(-counts, kind="stable")
@@ -561,9 +583,11 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
 
     def calibration(ax: Any) -> None:
         options = {"n_bins": N_TENTHS, "strategy": "quantile", "pos_label": True}
-        right, probability = y == labels, predictions.max(axis=1)
+        right = y == labels
+        probability = predictions.max(axis=1)
         if n_classes == 2:
-            right, probability = y == 1, predictions[:, 1]
+            right = y == 1
+            probability = predictions[:, 1]
         display = CalibrationDisplay.from_predictions
         display(right, probability, ax=ax, name=kind, **options)
 

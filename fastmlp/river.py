@@ -133,7 +133,8 @@ class StreamModel(base.Estimator):
         A larger net takes the weights of the old one, and its optimizer starts anew.
         Inputs double: a stream of new words is not a stream of new nets.
         """
-        net, n_inputs = self.net, max(len(self._columns), 1)
+        net = self.net
+        n_inputs = max(len(self._columns), 1)
         if net is None:
             self.net = self._new_net(n_inputs, n_outputs)
             return self.net
@@ -201,7 +202,8 @@ class StreamModel(base.Estimator):
 
     def _table(self, X: Any, y: Sequence[float] | None, who: str) -> Numbers:
         """Scaled targets and rows of a frame; with targets, new features and scales too."""
-        who, frame = f"{type(self).__name__}.{who}", dataframe.into_frame(X)
+        who = f"{type(self).__name__}.{who}"
+        frame = dataframe.into_frame(X)
         if y is not None and len(y) != len(frame):
             raise ValueError(f"{who}: X has {len(frame)} rows, but y has {len(y)}")
         columns = {}
@@ -451,7 +453,8 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
     def predict_many(self, X: Any) -> Any:
         """Return the likeliest class of a frame's rows, as a series of its library."""
         rows = self._table(X, None, "predict_many")
-        frame, classes = dataframe.into_frame(X), [*self._classes]
+        frame = dataframe.into_frame(X)
+        classes = [*self._classes]
         places = self._probabilities(rows).argmax(axis=1) if classes else []
         labels = [classes[place] for place in places] or [None] * len(rows)
         return dataframe.to_native_series(labels, name=None, like=frame)

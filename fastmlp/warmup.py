@@ -160,7 +160,8 @@ def _compile(keys: Iterable[Key]) -> None:
 
 def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
     """Arguments of `block_of` for all that the library compiles, for nets of these dtypes."""
-    wide, blocks = np.dtype(np.float64), dict[str, list[Key]]()
+    wide = np.dtype(np.float64)
+    blocks = dict[str, list[Key]]()
     blocks["teams, orders and groups"] = [
         (f, np.dtype(np.int64), None, {}) for f in _OF_INTEGERS
     ]

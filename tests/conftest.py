@@ -76,7 +76,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         if option.numprocesses is None:
             option.numprocesses = min(2, os.cpu_count() or 1)
         # Files come by their names; else those of few tests would be last.
-        option.dist, option.loadscopereorder = "loadfile", False
+        option.dist = "loadfile"
+        option.loadscopereorder = False
 
 
 def pytest_configure(config: pytest.Config) -> None:

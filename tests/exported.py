@@ -70,7 +70,8 @@ def built(
 def sanitized(folder: Path, texts: Mapping[str, str]) -> list[str]:
     """The lines that C files print which are programs: the first alone, and all of them as
     functions of one; sanitizers look on."""
-    program, calls = "", []
+    program = ""
+    calls = []
     for prefix, text in texts.items():
         (folder / f"{prefix}.h").write_text(text)
         calls.append(f"{prefix}_main()")

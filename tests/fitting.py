@@ -28,7 +28,8 @@ unconverged = pytest.mark.filterwarnings(
 def state_of(net: Any) -> tuple[Any, ...]:
     """What a net's next steps depend on; state of zeros is as good as none."""
     state = core_of(net).state
-    slots, generator = state.slots(), state.generator
+    slots = state.slots()
+    generator = state.generator
     kept = None if slots is None or not slots.any() else slots.tobytes()
     drawn = None if generator is None else generator.bit_generator.state
     return net.parameters.tobytes(), net.n_steps, kept, drawn

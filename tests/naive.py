@@ -14,8 +14,10 @@ from scipy.special import erf, xlogy
 Array = NDArray[Any]
 Arrays = list[Array]
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-ROOT_2, ROOT_2_PI = np.sqrt(2), np.sqrt(2 / np.pi)
+SELU_ALPHA = 1.6732632423543772
+SELU_SCALE = 1.0507009873554805
+ROOT_2 = np.sqrt(2)
+ROOT_2_PI = np.sqrt(2 / np.pi)
 
 
 def positive(z: Array) -> Array:
@@ -259,7 +261,8 @@ def forward(
     """
     before: Arrays = []
     entering = [np.asarray(x, complex if np.iscomplexobj(x) else float)]
-    functions, values_of = norms_of(norms, biases, len(weights)), list[Array]()
+    functions = norms_of(norms, biases, len(weights))
+    values_of = list[Array]()
     for i in range(len(weights)):
         if len(weights[i]) > entering[i].shape[1]:
             entering[i] = np.hstack([entering[i], entering[0]])
@@ -324,10 +327,8 @@ def tangent_jacobian(
             if i < len(weights) - 1:
                 tangent = tangent * SLOPES[activations[i]](before[i])
         result[:, :, f] = tangent
-    link, output = (
-        LINK_OF.get(model.get("loss", "mse")),
-        model.get("output_activation", "identity"),
-    )
+    link = LINK_OF.get(model.get("loss", "mse"))
+    output = model.get("output_activation", "identity")
     if raw:
         return result
     if link:
@@ -355,13 +356,12 @@ def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
             divmod(word * np.uint64(factor), np.uint64(2**32))
             for word, factor in ((c0, 0xD2511F53), (c2, 0xCD9E8D57))
         )
-        c0, c1, c2, c3 = (
-            high1 ^ c1 ^ np.uint64(k0),
-            low1,
-            high0 ^ c3 ^ np.uint64(k1),
-            low0,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        c0 = high1 ^ c1 ^ np.uint64(k0)
+        c1 = low1
+        c2 = high0 ^ c3 ^ np.uint64(k1)
+        c3 = low0
+        k0 = (k0 + 0x9E3779B9) % 2**32
+        k1 = (k1 + 0xBB67AE85) % 2**32
     return [c0, c1, c2, c3]
 
 
@@ -387,7 +387,8 @@ def mask(key: Any, step: int, layer: int, shape: tuple[int, int], rate: float) -
 def noise(key: Any, step: int, shape: tuple[int, int]) -> Array:
     """Box & Muller (1958), from the upper 24 bits of two words for two numbers."""
     words = drawn(key, step, 2, shape, 4) // 256
-    u, v = (words[:, :, [0, 0, 2, 2]] + 0.5) / 2**24, words[:, :, [1, 1, 3, 3]] / 2**24
+    u = (words[:, :, [0, 0, 2, 2]] + 0.5) / 2**24
+    v = words[:, :, [1, 1, 3, 3]] / 2**24
     angle = 2 * np.pi * v - np.array([0, np.pi / 2] * 2)
     return (np.sqrt(-2 * np.log(u)) * np.cos(angle)).reshape(shape[0], -1)[
         :, : shape[1]
@@ -403,7 +404,8 @@ def draws(
         rates = np.ravel(rate)
         return float(rates[step if rates.size > 1 else 0])
 
-    key, shape = dropout["key"], (len(x), x.shape[1])
+    key = dropout["key"]
+    shape = (len(x), x.shape[1])
     inputs = x + now(dropout["noise"]) * noise(key, step, shape)
     inputs = inputs * mask(key, step, -1, shape, now(dropout["inputs"]))
     hidden = enumerate(zip(sizes, dropout["hidden"], strict=True))
@@ -470,7 +472,8 @@ def head_losses(
     Weights are None, (n_rows,), or (n_rows, n_targets). A target of weight 0 may be NaN. A row's
     mass is the mean of its heads' weights, a head's the mean of its targets'.
     """
-    sums, first = [], 0
+    sums = []
+    first = 0
     mass = np.zeros(len(raw))
     for (loss, n), y, w in zip(heads, ys, ws, strict=True):
         outputs = raw[:, first : first + n]
@@ -506,8 +509,10 @@ def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) 
     if takes_inputs or len(model.get("norms", ())) or len(model.get("skips", ())):
         value = objective(weights, biases, x, y, **model)
         return float(value), *complex_step_gradient(weights, biases, x, y, **model)
-    activations, loss = model["activations"], model.get("loss", "mse")
-    masks, rounded = model.get("masks", ()), model.get("rounded", exact)
+    activations = model["activations"]
+    loss = model.get("loss", "mse")
+    masks = model.get("masks", ())
+    rounded = model.get("rounded", exact)
     before, entering = forward(weights, biases, x, activations, masks, rounded)
     share, mass = _shares(model.get("sample_weight"), len(x))
     if loss in LINK_OF:
@@ -568,11 +573,9 @@ def step(
 ) -> tuple[Array, Any]:
     """Parameters and state after step t (from 1) with settings s; the first state is {}."""
     rate = s["learning_rate"]
-    m, v, product = (
-        state.get("m", 0 * w),
-        state.get("v", 0 * w),
-        state.get("product", 1.0),
-    )
+    m = state.get("m", 0 * w)
+    v = state.get("v", 0 * w)
+    product = state.get("product", 1.0)
     match name:
         case "sgd":
             w = w - rate * g
@@ -630,10 +633,8 @@ def step(
 
 def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -> Array:
     """The flat gradient, clipped as the settings ask: by value, or by norm as Keras does."""
-    flat, variables = (
-        flatten(*slopes),
-        [np.ravel(arrays) for of_kind in slopes for arrays in of_kind],
-    )
+    flat = flatten(*slopes)
+    variables = [np.ravel(arrays) for of_kind in slopes for arrays in of_kind]
     if (limit := settings.get("clipvalue")) is not None:
         return np.clip(flat, -limit, limit)
     if (limit := settings.get("clipnorm")) is not None:
@@ -681,7 +682,9 @@ def train(
     mass = (
         np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
     )
-    params, t, history = flatten(weights, biases).astype(float), 0, []
+    params = flatten(weights, biases).astype(float)
+    t = 0
+    history = []
     state: dict[str, Array] = {}
     of_weights, of_biases = zip(*(factors or [(1, 1)] * len(weights)), strict=True)
     like = [*weights, *biases]
@@ -701,7 +704,8 @@ def train(
         objectives = []
         for rows in batches:
             shaped = unflatten(params, weights, biases)
-            keywords, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
+            keywords = {**model, "sample_weight": mass[rows]}
+            inputs = x[rows]
             if dropout is not None:
                 inputs, keywords["masks"] = draws(
                     dropout, t, inputs, [w.shape[1] for w in weights[:-1]]
@@ -778,7 +782,8 @@ CURVATURES: dict[str, Any] = {
 
 def curvatures(loss: str, outputs: Array, y: Array) -> Array:
     """The curvature of each row's loss, shape (n_rows, n_outputs, n_outputs)."""
-    n, targets = outputs.shape[1], targets_of(loss, y, outputs.shape[1])
+    n = outputs.shape[1]
+    targets = targets_of(loss, y, outputs.shape[1])
     if loss.endswith("cross_entropy") and "binary" not in loss:
         p = softmax(outputs)
         whole = p[:, :, None] * np.eye(n) - p[:, :, None] * p[:, None, :]
@@ -791,7 +796,8 @@ def gauss_newton(
 ) -> Array:
     """The matrix of Gauss and Newton, shape (n_parameters, n_parameters), by complex steps of the
     outputs; l2 adds its second derivative."""
-    flat, loss = flatten(weights, biases), model.get("loss", "mse")
+    flat = flatten(weights, biases)
+    loss = model.get("loss", "mse")
     activation = (
         "identity" if loss in LINK_OF else model.get("output_activation", "identity")
     )
@@ -817,13 +823,18 @@ def levenberg_marquardt(
 ) -> tuple[list[float], Array]:  # fmt: skip
     """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by Levenberg
     (1944), with the damping of Nielsen (1999): their objectives, and the last flat parameters."""
-    flat, mu, rise = flatten(weights, biases).astype(float), damping, 2.0
+    flat = flatten(weights, biases).astype(float)
+    mu = damping
+    rise = 2.0
     kept = np.full(len(flat), True) if is_trained is None else np.asarray(is_trained)
-    shaped, losses, largest = (weights, biases), [], np.zeros(kept.sum())
+    shaped = (weights, biases)
+    losses = []
+    largest = np.zeros(kept.sum())
     value, *slopes = gradient(*shaped, x, y, **model)
     for _ in range(epochs):
         matrix = gauss_newton(*shaped, x, y, **model)[np.ix_(kept, kept)]
-        largest, g = np.maximum(largest, np.diag(matrix)), flatten(*slopes)[kept]
+        largest = np.maximum(largest, np.diag(matrix))
+        g = flatten(*slopes)[kept]
         for _ in range(60):
             scale = mu * np.sqrt(
                 np.maximum(largest, 1e-12 * largest.max()) * largest.mean()
@@ -835,9 +846,11 @@ def levenberg_marquardt(
             after, *slopes = gradient(*shaped, x, y, **model)
             if after < value:
                 break
-            mu, rise = mu * rise, 2 * rise
+            mu = mu * rise
+            rise = 2 * rise
         gain = (value - after) / (step @ (scale * step - g) / 2)
-        mu, rise = mu * max(1 / 3, 1 - (2 * min(gain, 2) - 1) ** 3), 2.0
+        mu = mu * max(1 / 3, 1 - (2 * min(gain, 2) - 1) ** 3)
+        rise = 2.0
         flat, value = tried, after
         losses.append(after)
     return losses, flat

@@ -56,7 +56,8 @@ def parts_of(array: Array, n_rows: Sequence[int]) -> list[Array]:
 
 def in_batches(n_rows: Sequence[int], batch_size: int) -> list[int]:
     """Return the rows of all ranks in the order in which one process takes the same batches."""
-    places, starts = places_of(n_rows, batch_size), np.cumsum([0, *n_rows])
+    places = places_of(n_rows, batch_size)
+    starts = np.cumsum([0, *n_rows])
     order: list[int] = []
     for s in range(places.shape[1] - 1):
         for rank, rows_of_rank in enumerate(places):

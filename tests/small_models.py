@@ -166,7 +166,8 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
 @cache
 def on_edges(seed: int) -> tuple[Any, pd.DataFrame]:
     """A model with boosted trees, and a table that repeats its training values and has new ones."""
-    g, n = np.random.default_rng(seed), 600
+    g = np.random.default_rng(seed)
+    n = 600
     X = pd.DataFrame(
         {
             "number": g.normal(size=n),
@@ -239,7 +240,8 @@ def table_of(seed: int, n: int = 60) -> tuple[pd.DataFrame, Any, Any]:
         {f"{kind} {j}": COLUMNS[kind](g, n) for j, kind in enumerate(kinds)}
     )
     codes = [pd.factorize(frame[name], sort=False)[0] for name in frame]
-    y, task = sum(codes) / n + g.normal(size=n), str(g.choice(TASKS))
+    y = sum(codes) / n + g.normal(size=n)
+    task = str(g.choice(TASKS))
     if task != "regression":
         cuts = np.quantile(y, [0.5] if task == "binary" else [0.3, 0.6])
         y = np.array(["low", "middle", "top"])[np.searchsorted(cuts, y)]
@@ -267,7 +269,9 @@ def encoding_of(seed: int) -> Encoding:
 def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
     """A model of a drawn table, an encoding that has learned and a net that has not; the table."""
     frame, y, task = table_of(seed)
-    schema, classes, places = Schema.learn(frame), None, y
+    schema = Schema.learn(frame)
+    classes = None
+    places = y
     if task != "regression":
         classes, places = np.unique(y, return_inverse=True)
     values = schema.read(frame)

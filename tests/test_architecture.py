@@ -433,7 +433,8 @@ def folders_of_the_tree() -> set[str]:
     (tree,) = re.findall(
         r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE
     )
-    results, above = set[str](), list[str]()
+    results = set[str]()
+    above = list[str]()
     for spaces, name in re.findall(r"^( +)(\w+)/ ", tree, flags=re.MULTILINE):
         above = [*above[: len(spaces) // 2 - 1], name]
         results.add("/".join(above))

@@ -553,7 +553,8 @@ def test_commits_that_pages_name_are_in_the_history() -> None:
 ERRORS = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 MESSAGES = Path(__file__).with_name("validation").joinpath("messages.txt").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", ERRORS, flags=re.MULTILINE)
-X, Y = np.ones((6, 3)), np.ones(6)
+X = np.ones((6, 3))
+Y = np.ones(6)
 LABELS = [0, 1, 2, 0, 1, 2]
 DAYS = pd.date_range("2024-01-01", periods=6)
 

@@ -55,7 +55,9 @@ pytestmark = [
     ),
 ]
 RNG = np.random.default_rng(0)
-N, WIDTH, EPOCHS = 45, 18, 3
+N = 45
+WIDTH = 18
+EPOCHS = 3
 X = RNG.normal(size=(N, WIDTH))
 WEIGHT = RNG.uniform(0.5, 2, N)
 LABELS = (X[:, 0] + X[:, 1] > 0).astype(int)
@@ -102,7 +104,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "quantiles": {"loss": Quantile([0.1, 0.5, 0.9])},
     "gaussian_nll": {"loss": "gaussian_nll"},
 }
-OF_CLASSES, OF_NUMBERS = {"class_weight", "label_smoothing"}, {"loss"}
+OF_CLASSES = {"class_weight", "label_smoothing"}
+OF_NUMBERS = {"loss"}
 # Settings of an estimator under other names than those of `MLP`.
 RENAMED = {
     "optimizer": "solver", "l2": "alpha", "epochs": "max_iter", "n_threads": "n_jobs",
@@ -418,7 +421,8 @@ def plain_bits(door: Door) -> list[bytes]:
 
 @pytest.mark.parametrize(("door", "feature"), list(cells()))
 def test_a_feature_at_a_door(door: Door, feature: str, tmp_path: Path) -> None:
-    words, path = door.words(**FEATURES[feature]), tmp_path / "model"
+    words = door.words(**FEATURES[feature])
+    path = tmp_path / "model"
     if keyword := keyword_refused(door, feature):
         with pytest.raises((TypeError, ValueError), match=keyword) as caught:
             door.fit(X, door.y, words)

@@ -47,7 +47,8 @@ def test_xor_is_learnt_from_nearly_every_seed() -> None:
 def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
     x, y = load_digits(return_X_y=True)
     rows = np.random.default_rng(0).permutation(len(x))
-    test, train = rows[: len(x) // 5], rows[len(x) // 5 :]
+    test = rows[: len(x) // 5]
+    train = rows[len(x) // 5 :]
     net = MLP(
         (64, 200, 10), loss="cross_entropy", optimizer=Adam(0.003), l2=1e-3, seed=seed
     )
@@ -74,7 +75,8 @@ def test_one_step_by_hand_and_an_activation_per_layer() -> None:
 
 def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
     x, y = wave()
-    net, buffers = MLP((3, 4, 1), seed=0), list[Any]()
+    net = MLP((3, 4, 1), seed=0)
+    buffers = list[Any]()
     pickled = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
     # As joblib's workers get arrays above a megabyte.
     other = pickle.loads(pickled, buffers=[bytes(buffer.raw()) for buffer in buffers])
@@ -86,10 +88,8 @@ def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
 
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])
 def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
-    net, rng = (
-        MLP((2, 5, 1), loss="binary_cross_entropy", seed=0),
-        np.random.default_rng(n_rows),
-    )
+    net = MLP((2, 5, 1), loss="binary_cross_entropy", seed=0)
+    rng = np.random.default_rng(n_rows)
     x = rng.normal(size=(n_rows, 2)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.float32)
     events: dict[str, Any] = {
@@ -104,7 +104,8 @@ def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
     for name in rng.choice([*events], 30):
         before = net.predict_raw(x)
         events[name]()
-        raw, other = net.predict_raw(x), pickle.loads(pickle.dumps(net))
+        raw = net.predict_raw(x)
+        other = pickle.loads(pickle.dumps(net))
         assert np.array_equal(raw, other.predict_raw(x)), name
         assert np.array_equal(raw, before) == (
             name in ("threads", "layers", "probabilities")
@@ -117,11 +118,10 @@ def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
 def test_predictions_may_go_over_the_rows_themselves(
     sizes: tuple[int, ...], n_rows: int, shift: int, rng: np.random.Generator
 ) -> None:
-    n_in, n_out = sizes[0], sizes[-1]
-    net, room = (
-        MLP(sizes, seed=0),
-        rng.normal(size=(n_rows + 2) * max(sizes)).astype(np.float32),
-    )
+    n_in = sizes[0]
+    n_out = sizes[-1]
+    net = MLP(sizes, seed=0)
+    room = rng.normal(size=(n_rows + 2) * max(sizes)).astype(np.float32)
     x = room[max(sizes) :][: n_rows * n_in].reshape(n_rows, n_in)
     out = room[max(sizes) + shift * n_out :][: n_rows * n_out].reshape(n_rows, n_out)
     for _ in range(2):
@@ -148,7 +148,8 @@ def test_rules_of_ones_own_have_right_gradients() -> None:
     )
     _, gradient = net.loss_and_gradient(x, y)
     direction = np.random.default_rng(1).standard_normal(len(gradient))
-    start, step = net.parameters.copy(), 1e-6
+    start = net.parameters.copy()
+    step = 1e-6
     net.parameters[:] = start + step * direction
     above, _ = net.loss_and_gradient(x, y)
     net.parameters[:] = start - step * direction
@@ -216,7 +217,8 @@ def test_a_number_beyond_float32_is_not_finite_there() -> None:
 @each_dtype
 @pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-310, 1e-38, 1e15])
 def test_columns_of_any_size_are_predicted_right(scale: float, dtype: str) -> None:
-    net, x = make(dtype=dtype), X.copy()
+    net = make(dtype=dtype)
+    x = X.copy()
     x[:, 1] *= scale
     tolerance = 1e-4 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(
@@ -273,7 +275,8 @@ def test_a_single_class_is_learnt(n_classes: int) -> None:
 
 def test_predictions_that_are_not_finite_warn_at_the_callers_line() -> None:
     net = MLP((1, 2, 1), seed=0, initializer="normal")
-    net.weights[0][:], net.weights[1][:] = 1, [[1], [-1]]
+    net.weights[0][:] = 1
+    net.weights[1][:] = [[1], [-1]]
     for x in ([[3e38]], [[3e38]] * 9, np.full((1, 1), 3e38, np.float32)):
         net.parameters[:2] = 3e38
         with pytest.warns(

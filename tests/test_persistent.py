@@ -215,7 +215,8 @@ def test_rules_without_a_name_are_refused_and_own_optimizers_come_back(
     with pytest.raises(ValueError, match="'mse' with changed settings has no name"):
         make(loss=Loss(LOSSES["mse"].rule, over_outputs="sum")).save(path)
     assert not path.exists()
-    net, optimizer = make(optimizer=Descent()), Descent()
+    net = make(optimizer=Descent())
+    optimizer = Descent()
     assert reloaded(net, path, Descent=optimizer).optimizer is optimizer
 
 
@@ -284,7 +285,8 @@ def test_a_lying_header_is_refused(lie: str, path: Path) -> None:
     net = make(l2=0.1)
     net.fit(X, Y, epochs=1)
     net.save(path, include_training_state=True)
-    content, (change, words) = files.read(path), LIES[lie]
+    content = files.read(path)
+    (change, words) = LIES[lie]
     files.write(path, content._replace(header=content.header | change))
     with pytest.raises(FileError, match=words) as caught:
         MLP.load(path)
@@ -313,7 +315,8 @@ EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_file_of_this_format_loads(name: str) -> None:
-    net, expected = MLP.load(GOLDEN / name), EXPECTED[name]
+    net = MLP.load(GOLDEN / name)
+    expected = EXPECTED[name]
     x, y = golden_data()
     tolerance = 1e-5 if net.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(net.predict(x), expected["predictions"], rtol=tolerance)

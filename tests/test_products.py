@@ -66,7 +66,9 @@ CASES = cases()
 @pytest.mark.parametrize(("activation", "loss", "dtype"), CASES)
 def test_training_follows_the_naive_net(activation: Any, loss: Any, dtype: Any) -> None:
     rng = np.random.default_rng(3)
-    x, y, order = rng.standard_normal((9, 3)), targets(loss, rng), np.arange(9)
+    x = rng.standard_normal((9, 3))
+    y = targets(loss, rng)
+    order = np.arange(9)
     batches = [[order[:4], order[4:8], order[8:]]] * 2
     for optimizer, penalty in CASES[activation, loss, dtype]:
         net = MLP(
@@ -94,7 +96,8 @@ def test_training_follows_the_naive_net(activation: Any, loss: Any, dtype: Any) 
             loss=loss,
             **penalty,
         )
-        bound, expected = TOLERANCE[dtype], naive.flatten(weights, biases)
+        bound = TOLERANCE[dtype]
+        expected = naive.flatten(weights, biases)
         np.testing.assert_allclose(history.loss, losses, rtol=bound)
         error = np.abs(net.parameters - expected).max()
         assert error <= bound * np.abs(expected).max(), (optimizer, penalty, error)
@@ -112,7 +115,8 @@ def assert_slopes_agree(rng: np.random.Generator, **model: Any) -> None:
     pairs = model.get("loss") == "gaussian_nll"
     n_outputs = 4 if pairs else 3
     weights, biases = make_net(rng, (3, 5, 4, n_outputs))
-    x, y = rng.normal(size=(7, 3)), rng.dirichlet(np.ones(3), size=7)
+    x = rng.normal(size=(7, 3))
+    y = rng.dirichlet(np.ones(3), size=7)
     y = y[:, :2] if pairs else y
     model = {"activations": ["tanh", "sigmoid"], **model}
     _, *slopes = naive.gradient(weights, biases, x, y, **model)
@@ -155,7 +159,8 @@ def test_a_weight_of_two_is_a_row_given_twice(rng: np.random.Generator) -> None:
 # Raw output: 2*1 + 1.5*(-2) + 0.5 = -0.5.
 HAND_WEIGHTS = [np.array([[1.0, -1.0], [0.5, 1.0]]), np.array([[1.0], [-2.0]])]
 HAND_BIASES = [np.array([0.0, 0.5]), np.array([0.5])]
-HAND_X, HAND_Y = np.array([[1.0, 2.0]]), np.array([1.0])
+HAND_X = np.array([[1.0, 2.0]])
+HAND_Y = np.array([1.0])
 
 
 def test_gradient_worked_by_hand() -> None:

@@ -175,7 +175,8 @@ def test_one_release_of_numba_cuda_is_taken_and_named() -> None:
 def test_the_recipe_of_conda_agrees_with_the_project() -> None:
     yaml = pytest.importorskip("yaml", reason="Dask, of the extra `test`, brings it")
     recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
-    project, needs = PROJECT["project"], recipe["requirements"]
+    project = PROJECT["project"]
+    needs = recipe["requirements"]
     assert recipe["context"]["version"] == fastmlp.__version__
     assert f">={recipe['context']['python_min']}" == project["requires-python"]
     assert recipe["about"]["summary"] == project["description"]
@@ -318,7 +319,8 @@ def test_two_processes_begin_with_pytest_benchmark_and_without(
     (tmp_path / "tests").mkdir()
     conftest = Path(__file__).with_name("conftest.py").read_text()
     (tmp_path / "tests" / "conftest.py").write_text(conftest)
-    plain, timed = "def test(): pass\n", "def test(benchmark): benchmark(len, ())\n"
+    plain = "def test(): pass\n"
+    timed = "def test(benchmark): benchmark(len, ())\n"
     (tmp_path / "tests" / "test_one.py").write_text(plain if without else timed)
     strict = "[pytest]\ntestpaths = tests\nfilterwarnings = error\n"
     (tmp_path / "pytest.ini").write_text(strict)

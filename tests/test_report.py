@@ -62,7 +62,8 @@ class Page(HTMLParser):
         super().__init__()
         self.text = text
         self.tags, self.sources, self.titles = set[str](), list[str](), list[str]()
-        self.tables, self._inside = list[list[list[str]]](), ""
+        self.tables = list[list[list[str]]]()
+        self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
@@ -318,7 +319,9 @@ def test_rare_classes_share_a_row_of_the_matrix(
 
 @pytest.mark.parametrize("kind", ["polars", "arrow", "list", "dicts", "name of y"])
 def test_tables_of_every_kind_give_the_same_tables(kind: str) -> None:
-    model, rows, y = model_of("table of numbers"), TABLE, Y
+    model = model_of("table of numbers")
+    rows = TABLE
+    y = Y
     expected = Page(html_report(model, TABLE, Y)).table("baseline")
     given: dict[str, Any] = {
         "polars": polars.DataFrame(rows.to_dict("list")),
@@ -391,7 +394,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
 
 @pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
 def test_no_report_is_wider_than_a_phone(tmp_path: Path) -> None:
-    path, long = tmp_path / "report.html", "w" * 300
+    path = tmp_path / "report.html"
+    long = "w" * 300
     table = TABLE.rename(columns={"a": long, "b": SCRIPT})
     y = np.where(LABELS == "a", long, LABELS)
     html_report(TabularMLPClassifier(**FEW).fit(table, y), table, y, path)

@@ -103,7 +103,8 @@ def test_a_class_that_comes_later_has_a_probability() -> None:
 @pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
 def test_what_is_missing_is_left_out(missing: Any) -> None:
     model = learned()
-    gap, absent = {**ROWS[0], "a": missing}, {"b": ROWS[0]["b"], "c": ROWS[0]["c"]}
+    gap = {**ROWS[0], "a": missing}
+    absent = {"b": ROWS[0]["b"], "c": ROWS[0]["c"]}
     assert model.predict_one(gap) == model.predict_one(absent)
     other = pickle.loads(pickle.dumps(model))
     model.learn_one(gap, Y[0])
@@ -133,7 +134,8 @@ def test_frames_are_rows() -> None:
 
 
 def test_a_frame_is_learned_as_its_row() -> None:
-    one, many = learned(ROWS[:1], Y[:1]), MLPRegressor(seed=0)
+    one = learned(ROWS[:1], Y[:1])
+    many = MLPRegressor(seed=0)
     many.learn_many(pd.DataFrame(ROWS[:1]), pd.Series(Y[:1]))
     assert one.predict_one(ROWS[1]) == many.predict_one(ROWS[1])
 

@@ -79,7 +79,8 @@ class FastmlpFit(Run):
         )
 
     def steps(self, n: int) -> None:
-        load, rows = self.workload, slice(0, n * self.workload.batch)
+        load = self.workload
+        rows = slice(0, n * self.workload.batch)
         epochs = 1 if load.shuffle else n
         x, y = self.x[rows], self.y[rows]
         if (
@@ -121,11 +122,9 @@ class Ranks:
         from mpi4py import MPI
 
         self.comm = MPI.COMM_WORLD
-        self.rank, self.barrier, self.agreed = (
-            self.comm.rank,
-            self.comm.Barrier,
-            self.comm.bcast,
-        )
+        self.rank = self.comm.rank
+        self.barrier = self.comm.Barrier
+        self.agreed = self.comm.bcast
 
     def runs(self, load: Workload) -> Iterator[tuple[str, Any]]:
         """Yield the one way and its run."""
@@ -154,9 +153,11 @@ class Many:
     """Nets, as a user writes them; making them is part of the training."""
 
     def __init__(self, sweep: Sweep, n_threads: int | None = None) -> None:
-        self.sweep, self.n_threads = sweep, n_threads
+        self.sweep = sweep
+        self.n_threads = n_threads
         self.x, self.y = sweep.data()
-        layers, self.settings = sweep.starts(), sweep.settings()
+        layers = sweep.starts()
+        self.settings = sweep.settings()
         self.starts = [
             flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)
         ]
@@ -193,7 +194,8 @@ class Streamed:
     """A new net for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
-        self.load, self.stream = stream.workload, stream
+        self.load = stream.workload
+        self.stream = stream
         self.run = FastmlpFit(stream.workload)
         self.source = Blocks.from_parquet(path, target="y")
 

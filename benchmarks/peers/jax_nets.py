@@ -102,7 +102,8 @@ class JaxScan(Run):
     """State (parameters, m, v, t), all on the device."""
 
     def __init__(self, workload: Workload, variant: str) -> None:
-        self.workload, self.variant = workload, variant
+        self.workload = workload
+        self.variant = variant
         self.x, self.y = placed(*workload.data())
         self.rng = np.random.default_rng(0)
         self._shapes = [(w.shape, b.shape) for w, b in workload.start()]
@@ -155,7 +156,8 @@ class JaxScan(Run):
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         # The parameters are constants of the program, not six more arguments to look at.
-        layers, act = self._layers(self.state[0]), ACTIVATIONS[self.workload.activation]
+        layers = self._layers(self.state[0])
+        act = ACTIVATIONS[self.workload.activation]
         predict = partial(forward, layers, activation=act)
         all_rows = jax.jit(predict)
         by_blocks = jax.jit(lambda x: lax.map(predict, x, batch_size=1_000))
@@ -180,7 +182,8 @@ class JaxScan(Run):
         return objective(self.workload, self._layers(p), x, y)
 
     def _step(self, state: State, x: Any, y: Any) -> tuple[State, Any]:
-        load, (p, m, v, t) = self.workload, state
+        load = self.workload
+        (p, m, v, t) = state
         loss, g = jax.value_and_grad(self._objective)(p, x, y)
         if load.l2:
             g = self._penalised(g, p)
@@ -237,7 +240,8 @@ class JaxMixed(JaxScan):
 
     def __init__(self, workload: Workload, variant: str) -> None:
         super().__init__(workload, variant.removeprefix(f"{POLICY}, "))
-        self.by_policy, self.exact = variant.startswith(POLICY), self.x
+        self.by_policy = variant.startswith(POLICY)
+        self.exact = self.x
         self.x = self.x.astype(HALF)
 
     def loss(self) -> float:
@@ -329,7 +333,8 @@ class JaxRecipe(JaxScan):
         p, rule, average, key, done, total = state
         optimizer = self._optimizer(total)
         key, own = jax.random.split(key)
-        units, dropping = sum(self.workload.sizes[1:-1]), self.recipe.dropout > 0
+        units = sum(self.workload.sizes[1:-1])
+        dropping = self.recipe.dropout > 0
         draws = jax.random.split(own, len(order))
         if self.ahead and dropping:
             draws = self._masks(own, (*order.shape, units))
@@ -344,7 +349,8 @@ class JaxRecipe(JaxScan):
             else:
                 loss, g = jax.value_and_grad(self._objective)(p, *rows)
             change, rule = optimizer.update(g, rule, p)
-            p, done = optax.apply_updates(p, change), done + 1
+            p = optax.apply_updates(p, change)
+            done = done + 1
             weight = (1 - self.recipe.average) / (1 - self.recipe.average**done)
             return (p, rule, optax.incremental_update(p, average, weight), done), loss
 

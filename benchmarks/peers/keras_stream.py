@@ -30,7 +30,9 @@ class Streamed:
         os.environ["KERAS_BACKEND"] = "jax"
         import keras
 
-        self.load, self.path, self.keras = stream.workload, path, keras
+        self.load = stream.workload
+        self.path = path
+        self.keras = keras
         self.x, self.y = (part[:MOST_ROWS] for part in self.load.data())
         self.options: dict[str, Any] = {}
         if way.endswith("thread"):
@@ -48,7 +50,9 @@ class Streamed:
         self.model.compile("adam", "mse", steps_per_execution=several)
 
     def rows(self) -> Any:
-        path, batch, options = self.path, self.load.batch, self.options
+        path = self.path
+        batch = self.load.batch
+        options = self.options
 
         class ParquetBatches(self.keras.utils.PyDataset):  # type: ignore[name-defined]
             def __init__(self) -> None:

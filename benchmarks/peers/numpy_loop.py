@@ -35,7 +35,9 @@ def make(workload: Workload, variant: str = "loop") -> "NumpyLoop":
 
 def views(workload: Workload, vector: Array) -> tuple[list[Array], list[Array]]:
     """Weights and biases as views into a flat vector."""
-    sizes, offset, parts = workload.sizes, 0, []
+    sizes = workload.sizes
+    offset = 0
+    parts = []
     shapes: list[tuple[int, ...]] = list(pairwise(sizes))
     for shape in [*shapes, *((n,) for n in sizes[1:])]:
         size = int(np.prod(shape))
@@ -158,7 +160,8 @@ class NumpyLoop(Run):
         _UPDATES[self.workload.rule.kind](self)
 
     def _gradient(self, x: Array, y: Array) -> None:
-        load, last = self.workload, len(self.weights) - 1
+        load = self.workload
+        last = len(self.weights) - 1
         a = [x, *self.a[1:]]
         for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             np.matmul(a[i], w, out=a[i + 1])
@@ -195,7 +198,9 @@ class NumpyLoop(Run):
 
 
 def _sgd(run: NumpyLoop) -> None:
-    rule, g, v = run.workload.rule, run.g, run.m
+    rule = run.workload.rule
+    g = run.g
+    v = run.m
     g *= rule.rate
     if rule.momentum:
         v *= rule.momentum
@@ -206,7 +211,11 @@ def _sgd(run: NumpyLoop) -> None:
 
 
 def _adam(run: NumpyLoop) -> None:
-    rule, g, m, v, work = run.workload.rule, run.g, run.m, run.v, run.work
+    rule = run.workload.rule
+    g = run.g
+    m = run.m
+    v = run.v
+    work = run.work
     root = np.sqrt(1 - 0.999**run.t)
     if rule.weight_decay:
         run.w *= 1 - rule.rate * rule.weight_decay

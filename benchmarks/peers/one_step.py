@@ -25,7 +25,8 @@ MOST_BATCHES = 64
 LONG_SECONDS = 0.05
 # Of the rows of a stream the first ones say where its targets are.
 FIRST_ROWS = 50
-HIDDEN, RATE = (32, 32), 0.01
+HIDDEN = (32, 32)
+RATE = 0.01
 
 
 class Way(NamedTuple):
@@ -90,7 +91,9 @@ def over(
 
 def fastmlp_steps(load: Workload) -> Ways:
     module = module_of("fastmlp")
-    batches, run, parts = batches_of(load), module.make(load), {}
+    batches = batches_of(load)
+    run = module.make(load)
+    parts = {}
     seconds, _ = min(timed(partial(run.epochs, 1)) for _ in range(3))
     epochs = max(1, int(LONG_SECONDS / seconds))
     parts[INSIDE] = Way(repeated(run.epochs, epochs), epochs * load.n_steps)
@@ -101,17 +104,16 @@ def fastmlp_steps(load: Workload) -> Ways:
         )
         from fastmlp import Adam
 
-        other, rules = (
-            module.make(load).net,
-            [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)],
-        )
+        other = module.make(load).net
+        rules = [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)]
         parts[SIZES] = Way(
             over(_of_other_sizes(batches), module.make(load).net.train_on_batch)
         )
         parts[RATES] = Way(
             over(batches, partial(_at_another_rate, other, cycle(rules)))
         )
-    other, settings = module.make(load).net, {"epochs": 1, "batch_size": load.batch}
+    other = module.make(load).net
+    settings = {"epochs": 1, "batch_size": load.batch}
     fit = partial(other.fit, **settings, shuffle=False)
     parts[FIT] = Way(over(batches, fit), parameters=other.parameters.copy)
     if load.loss == "mse":
@@ -163,7 +165,8 @@ def jax_steps(load: Workload) -> Ways:
     def waiting(run: Any) -> None:
         jax.block_until_ready(run.state)
 
-    batches, parts = [module.placed(*batch) for batch in batches_of(load)], {}
+    batches = [module.placed(*batch) for batch in batches_of(load)]
+    parts = {}
     for name, variant in {
         "jit": "gather ahead",
         "jit, one vector": "one flat vector",
@@ -176,7 +179,8 @@ def jax_steps(load: Workload) -> Ways:
 
         done = partial(waiting, run)
         parts[name] = Way(over(batches, step, then=done), parameters=run.parameters)
-    run, adam = module.make(load, "gather ahead"), optax.adam(load.rule.rate)
+    run = module.make(load, "gather ahead")
+    adam = optax.adam(load.rule.rate)
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def updated(p: Any, state: Any, x: Any, y: Any) -> Any:
@@ -201,7 +205,8 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
     """Eager steps with the fused Adam, or steps that are one graph."""
     import torch
 
-    batches, parts = batches_of(load, torch.from_numpy), {}
+    batches = batches_of(load, torch.from_numpy)
+    parts = {}
     for variant in variants:
         run = module_of(name).make(load, variant)
         threads = partial(torch.set_num_threads, run.n_threads)
@@ -215,7 +220,8 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
 def keras_steps(load: Workload) -> Ways:
     """`train_on_batch`, and a step by GradientTape in one `tf.function`, with XLA and without."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    keras, tf = import_module("keras"), import_module("tensorflow")
+    keras = import_module("keras")
+    tf = import_module("tensorflow")
     loss = {
         "mse": keras.losses.MeanSquaredError(),
         "cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -251,7 +257,9 @@ def keras_steps(load: Workload) -> Ways:
 
         return step
 
-    net, batches, tensors = model(), batches_of(load), batches_of(load, tf.constant)
+    net = model()
+    batches = batches_of(load)
+    tensors = batches_of(load, tf.constant)
     parts = {
         OURS: Way(
             over(batches, net.train_on_batch), parameters=partial(parameters, net)
@@ -267,7 +275,10 @@ def keras_steps(load: Workload) -> Ways:
     return parts
 
 
-INSIDE, OURS, FIT, PARTIAL_FIT = "inside fit", "train_on_batch", "fit", "partial_fit"
+INSIDE = "inside fit"
+OURS = "train_on_batch"
+FIT = "fit"
+PARTIAL_FIT = "partial_fit"
 SIZES, RATES = "other sizes", "other rates"
 STEPS: dict[str, Callable[[Workload], Ways]] = {
     "fastmlp": fastmlp_steps,
@@ -315,7 +326,9 @@ def stream_of(quick: bool) -> tuple[Array, Array, float]:
     datasets, preprocessing = (
         import_module(f"river.{m}") for m in ("datasets", "preprocessing")
     )
-    scaler, rows, targets = preprocessing.StandardScaler(), [], []
+    scaler = preprocessing.StandardScaler()
+    rows = []
+    targets = []
     for x, y in islice(datasets.TrumpApproval(), 100 if quick else None):
         scaler.learn_one(x)
         rows.append([*scaler.transform_one(x).values()])
@@ -339,7 +352,9 @@ def streamed(
     rows_of, targets_of : rows and targets in the form that the learners take
     """
     x, y, unit = stream_of(quick)
-    rows, targets, parts = rows_of(x), targets_of(y), {}
+    rows = rows_of(x)
+    targets = targets_of(y)
+    parts = {}
 
     def learn(make: Callable[[Any], Any]) -> list[Any]:
         predict, learn_row = make(rows[0])

@@ -28,7 +28,9 @@ def make(workload: Workload, variant: str = "run") -> "OnnxRuntime":
 
 def model_of(workload: Workload) -> onnx.ModelProto:
     """Gemm nodes with activations between."""
-    nodes, constants, layers = [], [], workload.start()
+    nodes = []
+    constants = []
+    layers = workload.start()
     source = "x"
     for i, (w, b) in enumerate(layers):
         constants += [
@@ -92,7 +94,8 @@ def _run(session: Any) -> Callable[[Array], Array]:
 
 def _bound(session: Any, n_outputs: int) -> Callable[[Array], Array]:
     """Bind memory of rows and of predictions once: a call reads the first and writes the other."""
-    run, value = session.run_with_iobinding, onnxruntime.OrtValue.ortvalue_from_numpy
+    run = session.run_with_iobinding
+    value = onnxruntime.OrtValue.ortvalue_from_numpy
     bound: Any = None
     binding: Any = None
     out = np.empty(0)

@@ -70,7 +70,8 @@ class CompiledLoss(TorchEager):
         return self._compiled(self.p, x, y)
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        p, name = [part.detach() for part in self.p], self.workload.activation
+        p = [part.detach() for part in self.p]
+        name = self.workload.activation
         predict = torch.compile(lambda x: forward(name, p, x), dynamic=False)
         return {"compiled": torch.inference_mode()(predict)}
 
@@ -141,15 +142,14 @@ class EightSteps(WholeStep):
 
 def whole_step(load: Workload) -> Callable[..., None]:
     """The function step(state, x, y, masks), which updates the state in place."""
-    rule, recipe, slopes = (
-        load.rule,
-        load.recipe,
-        torch.func.grad(partial(objective, load)),
-    )
+    rule = load.rule
+    recipe = load.recipe
+    slopes = torch.func.grad(partial(objective, load))
 
     def step(state: Any, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
         ps, ms, vs, averages, t, end = state
-        gs, rate = slopes(ps, x, y, masks), rule.rate
+        gs = slopes(ps, x, y, masks)
+        rate = rule.rate
         if recipe:
             norm = sum((g * g).sum() for g in gs).sqrt()
             gs = [g * (recipe.norm / norm).clamp(max=1) for g in gs]

@@ -33,7 +33,8 @@ class CudaNet:
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         product = torch.baddbmm if self.load.n_nets > 1 else torch.addmm
-        act, last = ACTIVATIONS[self.load.activation], len(self.p) - 2
+        act = ACTIVATIONS[self.load.activation]
+        last = len(self.p) - 2
         if self.load.n_nets > 1:
             x = x.expand(self.load.n_nets, *x.shape)
         for i in range(0, last + 1, 2):

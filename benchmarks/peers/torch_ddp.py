@@ -30,12 +30,14 @@ class Ranks:
 
     def __init__(self, file: str) -> None:
         torch.set_num_threads(1)
-        self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank = int(os.environ["RANK"])
+        size = int(os.environ["WORLD_SIZE"])
         meeting = f"file://{file}"
         dist.init_process_group(
             "gloo", init_method=meeting, rank=self.rank, world_size=size
         )
-        self.barrier, self.close = dist.barrier, dist.destroy_process_group
+        self.barrier = dist.barrier
+        self.close = dist.destroy_process_group
 
     def agreed(self, n: int) -> int:
         """The first process's number."""
@@ -63,7 +65,8 @@ class DistributedNet(TorchEager):
         super().reset()
         net = Net(self.workload.activation, [part.detach() for part in self.p])
         self.p = [*net.p]
-        self.optimizer, self.model = self._optimizer(), net
+        self.optimizer = self._optimizer()
+        self.model = net
         if self.way == BY_HAND:
             self.sums = torch.zeros(sum(p.numel() for p in self.p))
             _view_gradients(net, self.sums)

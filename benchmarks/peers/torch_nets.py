@@ -84,7 +84,9 @@ def forward(
 
     With dropout: PyTorch's, or by masks of 0 and 1 / (1 - rate) of all hidden layers.
     """
-    act, last, first = ACTIVATIONS[activation], len(parameters) - 2, 0
+    act = ACTIVATIONS[activation]
+    last = len(parameters) - 2
+    first = 0
     for i in range(0, last, 2):
         x = act(F.linear(x, parameters[i], parameters[i + 1]))
         if masks is not None:
@@ -113,7 +115,9 @@ class TorchEager(Run):
     and average, which then is what is trained."""
 
     def __init__(self, workload: Workload, variant: str) -> None:
-        self.workload, self.variant, self.recipe = workload, variant, workload.recipe
+        self.workload = workload
+        self.variant = variant
+        self.recipe = workload.recipe
         # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
         self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
         self.x, self.y = self.exact, _ = [
@@ -167,7 +171,8 @@ class TorchEager(Run):
 
     def gathered(self) -> list[Tensor]:
         """Rows and targets of an epoch in a new order, and its masks if the variant has them."""
-        load, order = self.workload, torch.randperm(self.workload.n_rows)
+        load = self.workload
+        order = torch.randperm(self.workload.n_rows)
         parts = [part.index_select(0, order) for part in (self.x, self.y)]
         if "masks" in self.variant and self.recipe and self.recipe.dropout:
             kept = 1 - self.recipe.dropout
@@ -176,7 +181,9 @@ class TorchEager(Run):
         return parts
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        load, x, y = self.workload, self.x, self.y
+        load = self.workload
+        x = self.x
+        y = self.y
         if not load.shuffle:
             yield x, y
         elif "each epoch" in self.variant:
@@ -219,8 +226,10 @@ class TorchEager(Run):
         return torch.from_numpy(x)
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        p, name = [part.detach() for part in self.p], self.workload.activation
-        inference, products = torch.inference_mode(), _products(name, p)
+        p = [part.detach() for part in self.p]
+        name = self.workload.activation
+        inference = torch.inference_mode()
+        products = _products(name, p)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = Net(name, [part.clone() for part in p]).eval()
@@ -237,7 +246,8 @@ class TorchEager(Run):
 
 def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
     """A forward pass of plain products, with activations in place."""
-    weights, act = [w.T.contiguous() for w in p[::2]], IN_PLACE[activation]
+    weights = [w.T.contiguous() for w in p[::2]]
+    act = IN_PLACE[activation]
     *hidden, (last, bias) = zip(weights, p[1::2], strict=True)
 
     def predict(x: Tensor) -> Tensor:
@@ -253,7 +263,8 @@ class Net(torch.nn.Module):
 
     def __init__(self, activation: str, parameters: list[Tensor]) -> None:
         super().__init__()
-        self.p, self.activation = torch.nn.ParameterList(parameters), activation
+        self.p = torch.nn.ParameterList(parameters)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         return forward(self.activation, list(self.p), x)
@@ -326,7 +337,8 @@ class Many:
         self.p: list[Tensor] = []
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        load, n = self.sweep.workload, self.sweep.n_nets
+        load = self.sweep.workload
+        n = self.sweep.n_nets
         layers = [(w.transpose(0, 2, 1).copy(), b) for w, b in self.sweep.starts()]
         self.p = [torch.from_numpy(part) for layer in layers for part in layer]
         adam = torch.optim.Adam(self.p, lr=load.rule.rate, fused=True)
@@ -358,7 +370,8 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 def batches_of(x: torch.Tensor, y: torch.Tensor, batch: int) -> Iterator[Pair]:
     """Yield whole batches of mixed rows; a compiled step takes no other."""
     order = torch.randperm(len(x))
-    x, y = x.index_select(0, order), y.index_select(0, order)
+    x = x.index_select(0, order)
+    y = y.index_select(0, order)
     n = len(x) // batch * batch
     yield from zip(x[:n].split(batch), y[:n].split(batch), strict=True)
 
@@ -367,7 +380,8 @@ class RowGroups(IterableDataset[Pair]):
     """The row groups of a file in random order, whole or in batches."""
 
     def __init__(self, path: Path, batch: int | None) -> None:
-        self.path, self.batch = path, batch
+        self.path = path
+        self.batch = batch
 
     def __iter__(self) -> Iterator[Pair]:
         from pyarrow.parquet import ParquetFile
@@ -376,7 +390,8 @@ class RowGroups(IterableDataset[Pair]):
             for group in np.random.default_rng().permutation(file.num_row_groups):
                 table = file.read_row_group(int(group))
                 columns = [torch.from_numpy(c.to_numpy()) for c in table.columns]
-                x, y = torch.stack(columns[:-1], 1), columns[-1][:, None]
+                x = torch.stack(columns[:-1], 1)
+                y = columns[-1][:, None]
                 if self.batch is None:
                     yield x, y
                 else:
@@ -388,10 +403,8 @@ class Streamed:
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
         self.load, self.groups = stream.workload, way.startswith("row groups")
-        module, variant = (
-            load(contestant),
-            {"torch": "gather each epoch", "compile": "whole step"},
-        )
+        module = load(contestant)
+        variant = {"torch": "gather each epoch", "compile": "whole step"}
         in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
         self.run: Any = module.make(in_memory, variant[contestant])
         rows = RowGroups(path, None if self.groups else self.load.batch)

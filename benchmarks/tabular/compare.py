@@ -87,11 +87,10 @@ class Losses(NamedTuple):
 def grid(results: Record) -> Losses:
     """A run's losses and seconds; models and tables in the order of its records."""
     records = [r for r in results["records"] if "error" not in r]
-    ran, models = grouped(records, "table"), list(grouped(records, "model"))
-    tables, fits = (
-        [name for name in results["tables"] if name in ran],
-        grouped(records, *FIT),
-    )
+    ran = grouped(records, "table")
+    models = list(grouped(records, "model"))
+    tables = [name for name in results["tables"] if name in ran]
+    fits = grouped(records, *FIT)
     losses, seconds, cpu = (
         np.full((len(tables), len(models)), np.nan) for _ in range(3)
     )
@@ -157,10 +156,8 @@ def _summary(part: Losses, first: Record) -> Iterator[str]:
     scaled = np.full(len(part.models), np.nan)
     if LINEAR in part.models:
         scaled = np.nanmean(normalised(part.losses, part.of(LINEAR)), axis=0)
-    wins, times = (
-        (ranks < 2).sum(axis=0),
-        [geometric(s, axis=0) for s in (part.seconds, part.cpu)],
-    )
+    wins = (ranks < 2).sum(axis=0)
+    times = [geometric(s, axis=0) for s in (part.seconds, part.cpu)]
     rows = []
     for j in np.argsort(ranks.mean(axis=0), kind="stable"):
         cells = ["-"] * 3
@@ -201,7 +198,8 @@ def _scores(results: Record, part: Losses) -> Iterator[str]:
     models = [f">{model}" for model in part.models]
     rows = []
     for name, losses in zip(part.tables, part.losses, strict=True):
-        facts, least = results["tables"][name], np.nanmin(losses)
+        facts = results["tables"][name]
+        least = np.nanmin(losses)
         cells = [
             "-" if np.isnan(x) else bold_if(f"{x:.4g}", x == least) for x in losses
         ]
@@ -330,7 +328,8 @@ def available(models: list[str]) -> tuple[str, ...]:
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a fit that has a record is not run again."""
-    records, facts = earlier.get("records", []), {}
+    records = earlier.get("records", [])
+    facts = {}
     for name in dict.fromkeys(
         [*chosen(options.tables), *(r["table"] for r in records)]
     ):

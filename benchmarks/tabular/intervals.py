@@ -32,8 +32,11 @@ from fastmlp.tabular.settings import PRESETS
 
 COVERAGE = 0.9
 QUANTILES = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
-OWN, ONE, CATBOOST = "own widths", "one width", "CatBoost"
-TREES, MAPIE = "HistGradientBoosting", "MAPIE with these"
+OWN = "own widths"
+ONE = "one width"
+CATBOOST = "CatBoost"
+TREES = "HistGradientBoosting"
+MAPIE = "MAPIE with these"
 MODELS = (OWN, ONE, CATBOOST, TREES, MAPIE)
 By = dict[str, Array]
 
@@ -41,9 +44,11 @@ By = dict[str, Array]
 def of_fastmlp(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     """The intervals of a pack: of each row's own width, and of one for all of the same errors."""
     model = fitted(table, options.threads, seed, preset=options.preset)
-    rows, held_out = table.x.iloc[table.test], table.x.iloc[table.validation]
+    rows = table.x.iloc[table.test]
+    held_out = table.x.iloc[table.validation]
     errors = np.sort(np.abs(table.y[table.validation] - model.predict(held_out)))
-    half, middle = conformal_quantile(errors, COVERAGE), model.predict(rows)
+    half = conformal_quantile(errors, COVERAGE)
+    middle = model.predict(rows)
     one = np.stack([middle - half, middle + half], axis=1)
     return {OWN: model.predict_interval(rows, COVERAGE), ONE: one}
 
@@ -57,7 +62,8 @@ def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By
 
 def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     """The outer quantiles of scikit-learn's trees, a model for each, and MAPIE's step with them."""
-    trees, x = import_module("sklearn.ensemble"), native(table, MOST_LEVELS)
+    trees = import_module("sklearn.ensemble")
+    x = native(table, MOST_LEVELS)
     texts = np.isin([*x], categories(table))
     # MAPIE tries a model on a row of ones, which texts refuse.
     for name in categories(table):
@@ -67,7 +73,8 @@ def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     train, held_out, test = (
         x[rows] for rows in (table.train, table.validation, table.test)
     )
-    y, y_held_out = table.y[table.train], table.y[table.validation]
+    y = table.y[table.train]
+    y_held_out = table.y[table.validation]
     models = []
     for quantile in (*QUANTILES, 0.5):
         models.append(
@@ -99,7 +106,8 @@ def held(table: SplitTable, intervals: Array) -> dict[str, float]:
     ----------
     Gneiting & Raftery (2007), "Strictly proper scoring rules, prediction, and estimation".
     """
-    y, (low, high) = table.y[table.test], intervals.T
+    y = table.y[table.test]
+    (low, high) = intervals.T
     outside = np.maximum(low - y, 0) + np.maximum(y - high, 0)
     scores = np.maximum(high - low, 0) + 2 / (1 - COVERAGE) * outside
     return {
@@ -144,12 +152,15 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 def lines(results: Record) -> Iterator[str]:
     """Yield the section: a row a table, means over turns."""
     records: list[dict[str, Any]] = results["records"]
-    turns, preset = len({r["turn"] for r in records}), results["preset"]
+    turns = len({r["turn"] for r in records})
+    preset = results["preset"]
     fits = "a fit a table" if turns == 1 else f"{turns} fits a table, of own seeds"
     facts = [f"preset `{preset}`", fits, counted(results["threads"])]
     yield machine.measured(results, *facts)
     yield ""
-    rows, shares, scores = [], [], []
+    rows = []
+    shares = []
+    scores = []
     for name, of_table in grouped(records, "table").items():
         by_model = grouped(of_table, "model")
         shares.append(

@@ -83,7 +83,8 @@ def lightgbm(
     table: SplitTable, threads: int, seed: int, seconds: float = math.inf
 ) -> Array:
     """Predictions of LightGBM; no round begins after so many seconds."""
-    library, end = import_module("lightgbm"), time.perf_counter() + seconds
+    library = import_module("lightgbm")
+    end = time.perf_counter() + seconds
 
     def end_in_time(round: Any) -> None:
         if time.perf_counter() > end:
@@ -264,7 +265,8 @@ def native(table: SplitTable, most: int | None = None) -> Any:
 
 def _filled(table: SplitTable) -> Any:
     """The columns without missing values: medians of the rows to train on, and marks."""
-    x, names = table.x.copy(), categories(table)
+    x = table.x.copy()
+    names = categories(table)
     for name in table.x:
         if name in names:
             x[name] = x[name].fillna("missing").astype("category")
@@ -279,12 +281,14 @@ def _filled(table: SplitTable) -> Any:
 
 def _dense(table: SplitTable, model: Any, rows: Array) -> Any:
     """A pipeline of standardised numbers and one-hot categories, trained on some rows."""
-    pipeline, texts = import_module("sklearn.pipeline"), categories(table)
+    pipeline = import_module("sklearn.pipeline")
+    texts = categories(table)
     columns = columns_of([*table.x], texts)
     return pipeline.make_pipeline(columns, model).fit(table.x.iloc[rows], table.y[rows])
 
 
-FASTMLP, WITH_TREES = "fastmlp", "fastmlp and trees"
+FASTMLP = "fastmlp"
+WITH_TREES = "fastmlp and trees"
 
 
 def pack_of(task: str, threads: int | None, seed: int, **settings: Any) -> Any:

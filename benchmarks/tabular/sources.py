@@ -12,7 +12,8 @@ from benchmarks.tabular import wheels
 from benchmarks.workloads import Array
 
 SUITE = Path(__file__).with_name("suite.toml")
-SEED, KEPT_ASIDE = 20261127, {"binary": 3, "multiclass": 3, "regression": 4}
+SEED = 20261127
+KEPT_ASIDE = {"binary": 3, "multiclass": 3, "regression": 4}
 SMALL = ("breast_cancer", "digits", "diabetes")
 TaskName = Literal["binary", "multiclass", "regression"]
 
@@ -89,7 +90,8 @@ def sources() -> dict[str, Source]:
 
 def aside() -> tuple[str, ...]:
     """The names of the tables that are kept aside: drawn by a seed, some of each task."""
-    rng, drawn = np.random.default_rng(SEED), []
+    rng = np.random.default_rng(SEED)
+    drawn = []
     for task, count in KEPT_ASIDE.items():
         names = sorted(
             s.name for s in sources().values() if s.eligible and s.task == task
@@ -155,7 +157,8 @@ def read(source: Source) -> SplitTable:
 
 def known_rows(source: Source) -> Any:
     """The frame of a table without dropped columns, rows without a target, and rare classes."""
-    frame, target = frame_of(source.package, source.item), source.target
+    frame = frame_of(source.package, source.item)
+    target = source.target
     frame = frame.drop(columns=[*source.dropped]).dropna(subset=[target])
     if source.distinct:
         frame = frame.drop_duplicates()

@@ -77,7 +77,8 @@ class NetLock:
         self._renew()
 
     def _renew(self) -> None:
-        self._lock, self._process = threading.RLock(), _process[0]
+        self._lock = threading.RLock()
+        self._process = _process[0]
         self.owner = None
         self._caller: int | None = None
 
@@ -120,12 +121,14 @@ class NetLock:
     def lend(self) -> NDArray[Any]:
         """Return the parameters as a view for outside, which `settled` knows of while it lives."""
         with self.parameters:
-            view, values = self._lent(), self._values
+            view = self._lent()
+            values = self._values
             if view is None:
                 assert values is not None
                 # The base is not an array: every view of the view keeps it alive.
                 view = np.frombuffer(values.data, values.dtype)
-                self._lent, self.n_lent = weakref.ref(view), self.n_lent + 1
+                self._lent = weakref.ref(view)
+                self.n_lent = self.n_lent + 1
             return view
 
     def settled(self, values: NDArray[Any]) -> object:

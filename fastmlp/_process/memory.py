@@ -71,9 +71,11 @@ def _table(path: Path) -> dict[str, int]:
 
 
 def readable(n_bytes: int) -> str:
-    number, unit = float(n_bytes), 0
+    number = float(n_bytes)
+    unit = 0
     while number >= 1000 and unit < len(UNITS) - 1:
-        number, unit = number / 1000, unit + 1
+        number = number / 1000
+        unit = unit + 1
     return f"{number:,.3g} {UNITS[unit]}"
 
 
@@ -107,7 +109,8 @@ class BufferPool:
     """
 
     def __init__(self, most: int, at_most: int = MOST_KEPT) -> None:
-        self._most, self._at_most = most, at_most
+        self._most = most
+        self._at_most = at_most
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
     def take(self, key: Hashable) -> Any:

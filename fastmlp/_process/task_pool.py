@@ -71,8 +71,10 @@ class Pool:
         look: Callable[[], Any] | None = None,
         is_here: bool = False,
     ) -> None:
-        self.interrupted, self._is_here = False, is_here
-        self._patience, self._look = patience, look
+        self.interrupted = False
+        self._is_here = is_here
+        self._patience = patience
+        self._look = look
         self._n_threads = n_threads
         self._outer: Pool | None = None
         self._waiting: deque[int] = deque()
@@ -133,7 +135,8 @@ class Pool:
         starts would leave its waiting callers blocked.
         """
         self._outer = _here.pool
-        self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
+        self._tasks = list(tasks)
+        self._outcomes = [None] * len(tasks)
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         self._waiting.extend(i for i in by_cost if not tasks[i].apart)
         self._running = min(1 if self._is_here else self._n_threads, len(self._waiting))
@@ -276,7 +279,8 @@ class OneThread:
     """
 
     def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._users = 0
         self._limit: Any = None
 
     def __enter__(self) -> None:
@@ -293,7 +297,8 @@ class OneThread:
 
     def renew(self) -> None:
         """Forget the users in a forked child, where their threads do not exist."""
-        self._lock, self._users = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._users = 0
 
 
 @cache

@@ -64,10 +64,8 @@ def shuffle_again(scalar: Any) -> Any:
         while most < n:
             most = 2 * most
         for e in range(n_orders):
-            order, source = (
-                row(orders + e * n * 8, n, np.int64),
-                row(before, n, np.int64),
-            )
+            order = row(orders + e * n * 8, n, np.int64)
+            source = row(before, n, np.int64)
             for i in range(n):
                 order[i] = source[i]
             before = orders + e * n * 8
@@ -104,8 +102,10 @@ def reshuffled(
     [True, True]
     """
     n = len(order)
-    source, orders = np.ascontiguousarray(order), np.empty((n_orders, n), np.int64)
-    bits, shuffle_orders = random._bit_generator, block_of(shuffle_again, np.int64)
+    source = np.ascontiguousarray(order)
+    orders = np.empty((n_orders, n), np.int64)
+    bits = random._bit_generator
+    shuffle_orders = block_of(shuffle_again, np.int64)
     with bits.lock:
         shuffle_orders(
             generator_address(bits), source.ctypes.data, orders.ctypes.data, n, n_orders

@@ -45,7 +45,8 @@ VERBS = {
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
 # Endings of predictions, and rows of a batch.
-OUTPUTS, ROWS = (".parquet", ".csv", ".arrow", ".feather", ".ipc"), 65536
+OUTPUTS = (".parquet", ".csv", ".arrow", ".feather", ".ipc")
+ROWS = 65536
 # Presets and losses of estimators that import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
@@ -112,7 +113,8 @@ def add_train(train: Parser) -> None:
         "columns. Rows of a table that does not fit into memory are drawn by the seed. "
         "Notes go to standard error, the scores of the held-out rows to standard output."
     )
-    add, tasks = train.add_argument, ("auto", "classification", "regression")
+    add = train.add_argument
+    tasks = ("auto", "classification", "regression")
     add("data", nargs="*", metavar="DATA", help=FILES)
     _add_encoding(train)
     add(
@@ -236,7 +238,8 @@ def add_export(export: Parser) -> None:
 
 
 def add_demo(demo: Parser) -> None:
-    add, picture = demo.add_argument, Path("fastmlp-demo.png")
+    add = demo.add_argument
+    picture = Path("fastmlp-demo.png")
     add("--epochs", type=positive, default=30, metavar="N", help="default: 30")
     text = f"where to save the picture; default: {picture}"
     add("--output", type=_picture, default=picture, metavar="PATH", help=text)
@@ -248,7 +251,8 @@ def add_info(info: Parser) -> None:
 
 
 def add_warmup(ahead: Parser) -> None:
-    add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
+    add = ahead.add_argument
+    mixed = "bfloat16: mixed precision too"
     add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
     one = "the dtype of the nets; default: float32 and float64"
     add("--dtype", choices=["float32", "float64"], metavar="DTYPE", help=one)

@@ -83,7 +83,8 @@ def _close_output() -> None:
 
 class CommandEnded(BaseException):
     def __init__(self, number: int) -> None:
-        self.name, self.code = signal.Signals(number).name, 128 + number
+        self.name = signal.Signals(number).name
+        self.code = 128 + number
 
 
 @contextmanager
@@ -156,7 +157,9 @@ def _warmup(arguments: argparse.Namespace) -> None:
     print(f"{seconds:.1f} s, kept in {folder}")
 
 
-INK, FAINT, WRONG = "#333333", "#d9d9d9", "#c62828"
+INK = "#333333"
+FAINT = "#d9d9d9"
+WRONG = "#c62828"
 # The curves coincide, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
@@ -209,7 +212,9 @@ def run_demo(
     )
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]
-    ax, seconds, models = above.subplots(), dict[str, float](), dict[str, Any]()
+    ax = above.subplots()
+    seconds = dict[str, float]()
+    models = dict[str, Any]()
     for name, kind in zip(
         LINES, (MLPClassifier, neural_network.MLPClassifier), strict=True
     ):
@@ -221,10 +226,8 @@ def run_demo(
         first, _ = _fitted(kind(max_iter=1, **options), X[kept], digits[kept])
         model = kind(max_iter=epochs, **options)
         seconds[name], models[name] = _fitted(model, X[kept], digits[kept])
-        read, losses = (
-            100 * model.score(X[held_out], digits[held_out]),
-            model.loss_curve_,
-        )
+        read = 100 * model.score(X[held_out], digits[held_out])
+        losses = model.loss_curve_
         print(f"{name:<14}{read:>16.1f} %{losses[-1]:>12.4f}", end="")
         print(f"{seconds[name]:>8.2f} s{first:>10.2f} s", flush=True)
         label = f"{name}: {read:.1f} % of held-out digits, {seconds[name]:.2f} s"
@@ -236,7 +239,8 @@ def run_demo(
     ax.set_title(
         "Learning to read handwritten digits", loc="left", fontweight="bold", pad=12
     )
-    predictions, labels = models["fastmlp"].predict(X[held_out]), digits[held_out]
+    predictions = models["fastmlp"].predict(X[held_out])
+    labels = digits[held_out]
     _draw_digits(below, X[held_out].reshape(-1, 8, 8), labels, predictions)
     figure.savefig(out_path, dpi=150)
     print(f"\nPicture: {out_path}")

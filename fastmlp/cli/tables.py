@@ -29,7 +29,8 @@ from fastmlp.report import OF_CLASSES, OF_NUMBERS, scores_of
 from fastmlp.typing import Array
 
 Task = Literal["classification", "regression"]
-MODEL, CSV = ".safetensors", (".csv", ".csv.gz")
+MODEL = ".safetensors"
+CSV = (".csv", ".csv.gz")
 # The command's words for words in errors of Python's API.
 IN_COMMANDS = {
     r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
@@ -109,7 +110,9 @@ def say(line: str) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    limit, output, who = arguments.time_limit, arguments.output, "train"
+    limit = arguments.time_limit
+    output = arguments.output
+    who = "train"
     ends = None if limit is None else time.monotonic() + limit
     needed = "the following arguments are required"
     if not arguments.data:
@@ -201,8 +204,12 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
     import pyarrow.compute as compute
     import pyarrow.types as kinds
 
-    task, type_, labels = asked, column.type, compute.unique(column)
-    n, first, of_numbers = len(labels), labels[0].as_py(), _is_number(type_)
+    task = asked
+    type_ = column.type
+    labels = compute.unique(column)
+    n = len(labels)
+    first = labels[0].as_py()
+    of_numbers = _is_number(type_)
     if n == 1:
         raise ValueError(f"train: the target {name!r} has one value, {first!r}")
     if asked == "auto":
@@ -261,7 +268,8 @@ def _divided(
             say(
                 f"note: classes of one row are trained on, and not validated on: {names}"
             )
-    n, n_out = len(out), int(out.sum())
+    n = len(out)
+    n_out = int(out.sum())
     if n_out in (0, n):
         raise ValueError(
             f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate on; --valid "
@@ -408,11 +416,11 @@ def _loaded(arguments: argparse.Namespace) -> Any:
 def run_show(arguments: argparse.Namespace) -> None:
     with telling("show"):
         model = _loaded(arguments)
-    schema, training, task = model.schema_, model.training_, task_of(model)
-    target, classes = (
-        training.get("target"),
-        getattr(model, "classes_", np.array([])).tolist(),
-    )
+    schema = model.schema_
+    training = model.training_
+    task = task_of(model)
+    target = training.get("target")
+    classes = getattr(model, "classes_", np.array([])).tolist()
     if arguments.json:
         content = {
             "task": task,
@@ -476,7 +484,9 @@ def score(
     columns = [PREDICTION]
     if task == "classification":
         columns = [f"probability_{each}" for each in model.classes_]
-    targets, predictions, n = list[Array](), list[Array](), 0
+    targets = list[Array]()
+    predictions = list[Array]()
+    n = 0
     for batch in reader:
         targets.append(_targets(model, batch.column(target), target, who, n))
         predictions.append(
@@ -485,7 +495,8 @@ def score(
         n += batch.num_rows
     if not n:
         raise ValueError(f"{who}: there are no rows")
-    y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
+    y = np.concatenate(targets)
+    values = np.concatenate(predictions).astype(np.float64)
     if task == "classification":
         values /= values.sum(axis=1, keepdims=True)
     else:

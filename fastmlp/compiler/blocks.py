@@ -223,7 +223,8 @@ class Block:
         if ours and COMPILER == "translator":
             try:
                 self._code = NativeCode(loop, cache, on, light=light)
-                self.address, self.entry = self._code.address, self._code.entry
+                self.address = self._code.address
+                self.entry = self._code.entry
                 return
             except NoSource:
                 pass
@@ -310,7 +311,8 @@ def _compile(
 ) -> Block:
     on = pair_target() if "pairs" in options else target()
     made = f"{factory.__module__}.{factory.__name__}:{dtype}"
-    settings, level = sorted(options.items()), LEVELS.get(on, "")
+    settings = sorted(options.items())
+    level = LEVELS.get(on, "")
     if rule is None:
         cache = (
             CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None

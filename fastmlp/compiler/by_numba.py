@@ -221,7 +221,8 @@ def _with(function: Any, **names: Any) -> Any:
     return FunctionType(*parts, function.__closure__)
 
 
-FLUSH, RESTORE = "before = flush_here()", "restore_here(before)"
+FLUSH = "before = flush_here()"
+RESTORE = "restore_here(before)"
 
 
 class _Restoring(ast.NodeTransformer):
@@ -378,11 +379,10 @@ def _rows(
 
 def _view(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Build a view of the result's type from an address, a shape, and a dtype."""
-    kind, (address, *shape, _) = signature.return_type, values
-    array, number = (
-        make_array(kind)(context, builder),
-        context.get_data_type(kind.dtype),
-    )
+    kind = signature.return_type
+    (address, *shape, _) = values
+    array = make_array(kind)(context, builder)
+    number = context.get_data_type(kind.dtype)
     size = cgutils.intp_t(context.get_abi_sizeof(number))
     strides = [size]
     for n in reversed(shape[1:]):

@@ -278,7 +278,8 @@ class CodeCache:
 def pack(files: Iterable[Path], out: Path) -> int:
     """Write the images of the cache's files to the file that a wheel brings; return their
     number."""
-    blocks, content = dict[str, tuple[int, int]](), b""
+    blocks = dict[str, tuple[int, int]]()
+    content = b""
     for path in sorted(files):
         words, code = read(path) or ({}, b"")
         if "entry" in words:
@@ -331,7 +332,8 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
         memory[offset : offset + 8] = address_of(name).to_bytes(8, "little")
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     protect = ctypes.CDLL(None, use_errno=True).mprotect
-    place, size = ctypes.c_void_p(address), ctypes.c_size_t(len(code))
+    place = ctypes.c_void_p(address)
+    size = ctypes.c_size_t(len(code))
     if protect(place, size, mmap.PROT_READ | mmap.PROT_EXEC):
         raise OSError(
             ctypes.get_errno(), "the system does not allow to execute code in memory"

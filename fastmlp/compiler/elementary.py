@@ -194,7 +194,10 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
 @cache
 def _reduction(scalar: Any, c: Coefficients) -> Form:
     """Make the reduction x = n log(2) + r with abs(r) <= log(2) / 2: returns n + magic, n, r."""
-    magic, log2_e, ln2, ln2_low = c.magic, c.log2_e, -c.ln2, -c.ln2_low
+    magic = c.magic
+    log2_e = c.log2_e
+    ln2 = -c.ln2
+    ln2_low = -c.ln2_low
 
     def reduction(x: Any) -> Any:
         t = fma(x, log2_e, magic)
@@ -207,8 +210,12 @@ def _reduction(scalar: Any, c: Coefficients) -> Form:
 @cache
 def _exp_below(scalar: Any, c: Coefficients) -> Form:
     """Make exp(x) for x <= 0. 2^n may be denormal, so it is 2^54 2^n, times 2^-54 at the end."""
-    reduction, lowest, q, one = _reduction(scalar, c), c.lowest, c.exp, scalar(1)
-    up, down = scalar(2.0**54), scalar(2.0**-54)
+    reduction = _reduction(scalar, c)
+    lowest = c.lowest
+    q = c.exp
+    one = scalar(1)
+    up = scalar(2.0**54)
+    down = scalar(2.0**-54)
 
     def exp_below(x: Any) -> Any:
         t, _, r = reduction(where(x < lowest, lowest, x))
@@ -221,7 +228,10 @@ def _exp_below(scalar: Any, c: Coefficients) -> Form:
 @cache
 def _log_near(scalar: Any, c: Coefficients) -> Form:
     """Make k log(2) + log(1 + f), for f in the polynomial's interval, small terms added first."""
-    p, ln2, ln2_low, half = c.log, c.ln2, c.ln2_low, scalar(0.5)
+    p = c.log
+    ln2 = c.ln2
+    ln2_low = c.ln2_low
+    half = scalar(0.5)
 
     def log_near(k: Any, f: Any) -> Any:
         square = f * f
@@ -237,7 +247,10 @@ def _exp(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.05 ulp in float32, 1.03 in float64.
     """
-    reduction, lowest, highest, q = _reduction(scalar, c), c.lowest, c.highest, c.exp
+    reduction = _reduction(scalar, c)
+    lowest = c.lowest
+    highest = c.highest
+    q = c.exp
     up, down, zero, half, one, two = map(scalar, (2.0**54, 2.0**-54, 0, 0.5, 1, 2))
 
     def exp(x: Any) -> Any:
@@ -256,18 +269,19 @@ def _expm1(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.31 ulp in float32, 1.54 in float64.
     """
-    reduction, lowest, highest, q = (
-        _reduction(scalar, c),
-        c.expm1_lowest,
-        c.highest,
-        c.exp,
-    )
-    zero, half, two = scalar(0), scalar(0.5), scalar(2)
+    reduction = _reduction(scalar, c)
+    lowest = c.expm1_lowest
+    highest = c.highest
+    q = c.exp
+    zero = scalar(0)
+    half = scalar(0.5)
+    two = scalar(2)
 
     def expm1(x: Any) -> Any:
         low = where(x < lowest, lowest, x)
         t, n, r = reduction(where(low > highest, highest, low))
-        square, curve = r * r, polynomial(r, q)
+        square = r * r
+        curve = polynomial(r, q)
         # 2^n itself would be infinite at the last finite values.
         power = scaled(half, t)
         far = fma(power * square, curve, fma(power, r, power - half)) * two
@@ -283,9 +297,16 @@ def _log(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 0.87 ulp in float32, 0.81 in float64.
     """
-    log_near, tiny, bias, magic = _log_near(scalar, c), c.tiny, c.bias, c.magic
-    up, digits = scalar(2.0**54), scalar(54)
-    zero, one, infinity, nan = scalar(0), scalar(1), scalar(np.inf), scalar(np.nan)
+    log_near = _log_near(scalar, c)
+    tiny = c.tiny
+    bias = c.bias
+    magic = c.magic
+    up = scalar(2.0**54)
+    digits = scalar(54)
+    zero = scalar(0)
+    one = scalar(1)
+    infinity = scalar(np.inf)
+    nan = scalar(np.nan)
 
     def log(x: Any) -> Any:
         denormal = x < tiny
@@ -305,8 +326,13 @@ def _log1p(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.42 ulp in float32, 1.3 in float64.
     """
-    log_near, bias, magic = _log_near(scalar, c), c.bias, c.magic
-    zero, one, infinity, nan = scalar(0), scalar(1), scalar(np.inf), scalar(np.nan)
+    log_near = _log_near(scalar, c)
+    bias = c.bias
+    magic = c.magic
+    zero = scalar(0)
+    one = scalar(1)
+    infinity = scalar(np.inf)
+    nan = scalar(np.nan)
     far = scalar(64)
 
     def log1p(x: Any) -> Any:
@@ -329,7 +355,9 @@ def _tanh(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 2.52 ulp in float32, 2.49 in float64.
     """
-    reduction, highest, q = _reduction(scalar, c), c.tanh_highest, c.exp
+    reduction = _reduction(scalar, c)
+    highest = c.tanh_highest
+    q = c.exp
     one, two = scalar(1), scalar(2)
 
     def tanh(x: Any) -> Any:
@@ -348,8 +376,12 @@ def _erf(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.7 ulp in float32, 1.08 in float64.
     """
-    exp_below, split, highest = _exp_below(scalar, c), c.erf_split, c.erf_highest
-    p, q, one = c.erf_near, c.erf_far, scalar(1)
+    exp_below = _exp_below(scalar, c)
+    split = c.erf_split
+    highest = c.erf_highest
+    p = c.erf_near
+    q = c.erf_far
+    one = scalar(1)
 
     def erf(x: Any) -> Any:
         size = abs(x)
@@ -367,7 +399,9 @@ def _logistic(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 2.41 ulp in float32, 2.34 in float64.
     """
-    exp_below, zero, one = _exp_below(scalar, c), scalar(0), scalar(1)
+    exp_below = _exp_below(scalar, c)
+    zero = scalar(0)
+    one = scalar(1)
 
     def logistic(x: Any) -> Any:
         e = exp_below(-abs(x))
@@ -382,8 +416,11 @@ def _softplus(scalar: Any, c: Coefficients) -> Form:
 
     Largest error: 1.7 ulp in float32, 1.64 in float64.
     """
-    exp_below, log_near = _exp_below(scalar, c), _log_near(scalar, c)
-    zero, half, one = scalar(0), scalar(0.5), scalar(1)
+    exp_below = _exp_below(scalar, c)
+    log_near = _log_near(scalar, c)
+    zero = scalar(0)
+    half = scalar(0.5)
+    one = scalar(1)
     split = scalar(np.sqrt(2) - 1)
 
     def softplus(x: Any) -> Any:

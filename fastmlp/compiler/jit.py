@@ -263,7 +263,8 @@ def hints_of(function: Callable[..., None]) -> Hints:
 
 
 def definition_of(function: FunctionType) -> Definition:
-    code, names = function.__code__, function.__globals__
+    code = function.__code__
+    names = function.__globals__
     definitions = _definitions(
         code.co_filename, tuple(linecache.getlines(code.co_filename, names))
     )

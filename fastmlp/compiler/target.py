@@ -26,10 +26,13 @@ PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
 # A processor's name, features and architecture, where a wheel's code is compiled for it.
 TOLD = os.environ.get("FASTMLP_TARGET", "")
 # Linux' number of the word with an Arm processor's further features, and the bit of bfmmla there.
-_FEATURES, _BFMMLA = 26, 1 << 14
+_FEATURES = 26
+_BFMMLA = 1 << 14
 # Linux' arch_prctl on x86-64, its request of state that is off by default, and the number of AMX's
 # tile state.
-_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
+_ARCH_PRCTL = 158
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_TILE_DATA = 18
 
 
 class Host(NamedTuple):
@@ -137,7 +140,8 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
         features = ""
     if features is not None:
         return Host(name or host().name, features)
-    name, names = name or host().name, host().features.split(",")
+    name = name or host().name
+    names = host().features.split(",")
     if not enables_avx or (enables_avx < 0 and name in _WITHOUT_AVX):
         names = [
             each.replace("+", "-") if each[1:4] == "avx" else each for each in names
@@ -163,7 +167,8 @@ def has_bfmmla() -> bool:
         return False
     library = ctypes.CDLL(None)
     if sys.platform == "darwin":
-        known, size = ctypes.c_int(), ctypes.c_size_t(4)
+        known = ctypes.c_int()
+        size = ctypes.c_size_t(4)
         name = b"hw.optional.arm.FEAT_BF16"
         library.sysctlbyname(name, *map(ctypes.byref, (known, size)), None, 0)
         return bool(known.value)
@@ -245,7 +250,8 @@ def cpuid() -> bytes:
         )
     except OSError:
         return b""
-    results, out = [], words()
+    results = []
+    out = words()
     for leaf, subleaf, which in _LEAVES:
         ask(out, leaf, subleaf)
         results += [word for i, word in enumerate(out) if which >> i & 1]

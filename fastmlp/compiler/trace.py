@@ -131,7 +131,8 @@ class Trace(ABC):
 
     def symbol(self, kind: Any, name: str) -> Any:
         symbol: Any = object.__new__(SYMBOLS[kind])
-        symbol.code, symbol.name = self, name
+        symbol.code = self
+        symbol.name = name
         return symbol
 
     def name(self, kind: Any, expression: str) -> str:
@@ -153,7 +154,8 @@ class Trace(ABC):
 
     def needed(self, *results: str) -> list[tuple[Any, str, str]]:
         """Kinds, expressions and names of the statements that texts of results need."""
-        names, needed = set(NAME.findall(" ".join(results))), []
+        names = set(NAME.findall(" ".join(results)))
+        needed = []
         for (kind, expression), name in reversed(self.statements.items()):
             if name in names:
                 names.update(NAME.findall(expression))
@@ -241,7 +243,8 @@ class _Calls(ast.NodeTransformer):
 @lru_cache(maxsize=256)
 def _on_symbols(rule: FunctionType) -> CodeType:
     definition = _Calls().visit(deepcopy(definition_of(rule)))
-    definition.decorator_list, definition.returns = [], None
+    definition.decorator_list = []
+    definition.returns = None
     for argument in definition.args.args:
         argument.annotation = None
     tree = ast.fix_missing_locations(ast.Module([definition], []))

@@ -156,7 +156,8 @@ class Place(str):
 
     def __new__(cls, text: str, first: int = 0, unit: str = "row") -> Self:
         made = super().__new__(cls, text)
-        made.first, made.unit = first, unit
+        made.first = first
+        made.unit = unit
         return made
 
     def by(self, who: str) -> "Place":

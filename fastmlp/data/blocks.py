@@ -63,7 +63,9 @@ class Blocks:
     def __init__(
         self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0
     ):
-        self.block_sizes, self.seed, self._read = block_sizes, seed, read
+        self.block_sizes = block_sizes
+        self.seed = seed
+        self._read = read
 
     def read(self, i: int) -> Block:
         """Return X, y and, if any, the weights of block i."""
@@ -211,10 +213,8 @@ class Blocks:
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
         messages.imported("pyarrow", who)
-        paths, column_names = (
-            arrow.expanded(files, who),
-            ColumnNames(target, features, weight),
-        )
+        paths = arrow.expanded(files, who)
+        column_names = ColumnNames(target, features, weight)
         blocks = FileBlocks(ParquetGroups(), paths, column_names, rows, who)
         return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))
 
@@ -279,7 +279,8 @@ class Blocks:
         *,
         of_files: bool = False,
     ) -> Self:
-        rows, X = scalars.positive_integer(who, "rows", rows), arrays[0]
+        rows = scalars.positive_integer(who, "rows", rows)
+        X = arrays[0]
         seed = scalars.non_negative_integer(who, "seed", seed)
         named = zip(("X", "y", "sample_weight"), arrays, strict=True)
         columns = {name: array for name, array in named if array is not None}
@@ -313,11 +314,9 @@ def _part(array: Any, *, of_files: bool) -> Part:
 
 class _FilePart:
     def __init__(self, array: np.memmap[Any, Any]) -> None:
-        self._path, self._dtype, self._shape = (
-            str(array.filename),
-            array.dtype,
-            array.shape[1:],
-        )
+        self._path = str(array.filename)
+        self._dtype = array.dtype
+        self._shape = array.shape[1:]
         # The attribute `offset` of a slice is the offset of the whole map.
         whole: Any = array._mmap  # type: ignore[attr-defined]
         start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY

@@ -66,7 +66,8 @@ class NamedColumns(NamedTuple):
             X = frames.numbers(batch.select(list(self.features)), None, where, "X")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error}{messages.A_TABLE}") from None
-        y, gaps = self._y(batch, where), self._gaps(batch, where)
+        y = self._y(batch, where)
+        gaps = self._gaps(batch, where)
         parts = [X, y]
         if self.weight is not None:
             name = "sample_weight"
@@ -250,7 +251,8 @@ class TableBlocks:
     def __init__(
         self, batches: list[tuple[Any, arrow.Place]], columns: NamedColumns
     ) -> None:
-        self._batches, self._columns = batches, columns
+        self._batches = batches
+        self._columns = columns
         self.feature_names: tuple[str, ...] = columns.features
         self.block_sizes: tuple[int, ...] = tuple(
             batch.num_rows for batch, _ in batches
@@ -263,7 +265,9 @@ class TableBlocks:
 def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
     messages.imported("pyarrow", who)
     table = arrow.reader_of_table(X, rows).read_all()
-    columns, batches, n = columns_of(table.schema, column_names, who), [], 0
+    columns = columns_of(table.schema, column_names, who)
+    batches = []
+    n = 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
         batches.append((batch, arrow.Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
         n += batch.num_rows
@@ -279,7 +283,9 @@ class Passes:
     def __init__(
         self, X: Any, column_names: ColumnNames, who: str, schema: Any
     ) -> None:
-        self._X, self._column_names, self._who = X, column_names, who
+        self._X = X
+        self._column_names = column_names
+        self._who = who
         self._columns = (
             None if schema is None else columns_of(schema, column_names, who)
         )

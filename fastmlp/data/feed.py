@@ -113,7 +113,8 @@ class Load:
         # The fit imports the backend.
         from fastmlp.backends.cpu import limits
 
-        self._thread, self._computes = limits.reserved(1), takes_thread
+        self._thread = limits.reserved(1)
+        self._computes = takes_thread
         self._since = 0.0, 0.0
         if takes_thread:
             self._thread.__enter__()
@@ -127,10 +128,8 @@ class Load:
 
     def end(self) -> None:
         """End the reading, and free the thread."""
-        cpu, wall = (
-            time.thread_time() - self._since[0],
-            time.perf_counter() - self._since[1],
-        )
+        cpu = time.thread_time() - self._since[0]
+        wall = time.perf_counter() - self._since[1]
         self._computes = cpu > max(LEAST_SECONDS, COMPUTING * wall)
         self._thread.__exit__()
 
@@ -183,8 +182,10 @@ class Feed:
         reading: sources.Reading,
         who: str,
     ) -> None:
-        self._source, self._convert = source, convert
-        self._reading, self._who = reading, who
+        self._source = source
+        self._convert = convert
+        self._reading = reading
+        self._who = who
         # Buffers to fill, and the loads of their readings.
         self._free: queue.SimpleQueue[tuple[sources.Buffer, Load] | None] = (
             queue.SimpleQueue()
@@ -290,7 +291,9 @@ class Feed:
 
     def _pass(self, number: int) -> Iterator[sources.Rows]:
         """Yield the blocks of one pass, which must have as many rows as the first pass."""
-        who, n, mixed = self._who, 0, self._reading.shuffle and not self.is_whole
+        who = self._who
+        n = 0
+        mixed = self._reading.shuffle and not self.is_whole
         for piece in self._source.blocks(number, mixed=mixed):
             rows = self._convert(piece)
             if rows is not None:
@@ -316,21 +319,25 @@ class Feed:
         for rows in blocks:
             if self._over.is_set():
                 return
-            first, n = 0, len(rows.x)
+            first = 0
+            n = len(rows.x)
             while first < n:
                 if buffer is not None and buffer.is_full:
                     yield self._filled(buffer, ends=False)
                     buffer = None
                 if buffer is None and (buffer := self._empty_buffer(rows)) is None:
                     return
-                before, last = first, n if left is None else min(n, first + left)
+                before = first
+                last = n if left is None else min(n, first + left)
                 first = buffer.add(rows, first, last)
                 if left is None:
                     continue
                 left -= first - before
                 if not left:
                     yield self._filled(buffer, ends=True)
-                    buffer, left, epochs = None, per_epoch, epochs - 1
+                    buffer = None
+                    left = per_epoch
+                    epochs = epochs - 1
                     if not epochs:
                         return
         if buffer is not None:
@@ -372,7 +379,8 @@ def feed_of(
         _check_arrays(X, y, reading, who)
         return None
     check_source(X, y, sample_weight, reading, who)
-    names, class_weight = getattr(X, "feature_names", None), reading.class_weight
+    names = getattr(X, "feature_names", None)
+    class_weight = reading.class_weight
     if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
         targets = sources.targets_of(X, who, ignores_gaps=reading.ignores_gaps)
         if reading.ignores_gaps:

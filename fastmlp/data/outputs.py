@@ -147,7 +147,9 @@ class Choice:
     ) -> None:
         self.features: list[str] = list(names or ())
         self.keep: list[str] = list(keep)
-        self._texts, self._nulls, self._ignore = texts, nulls, ignore
+        self._texts = texts
+        self._nulls = nulls
+        self._ignore = ignore
 
     def __call__(self, schema: Any, who: str) -> arrow.ChosenColumns:
         """Return the columns to read, which must exist once each."""
@@ -256,7 +258,10 @@ def read_table(
     choose = Choice(tuple(columns) or None, others, texts, nulls=True, ignore=ignore)
     free = memory.available()
     most = float("inf") if free is None else free // TIMES
-    kept, share, n_rows, n_bytes = list[tuple[Any, Any]](), 1.0, 0, 0
+    kept = list[tuple[Any, Any]]()
+    share = 1.0
+    n_rows = 0
+    n_bytes = 0
     for number, (rows, place) in enumerate(
         arrow.records_of(data, choose, arrow.ROWS, who)
     ):
@@ -339,8 +344,12 @@ class PredictionColumns:
         named: bool,
         who: str,
     ) -> None:
-        self._model, self._output, self._named, self._who = model, output, named, who
-        self._probabilities, self._link = probabilities, getattr(model, "_link", None)
+        self._model = model
+        self._output = output
+        self._named = named
+        self._who = who
+        self._probabilities = probabilities
+        self._link = getattr(model, "_link", None)
         self._dtypes = {} if dtype is None else {"compute_dtype": dtype}
         self._several: bool | None = None
 
@@ -349,7 +358,8 @@ class PredictionColumns:
         no_rows = batch.kept is not None and not batch.rows.num_rows
         if no_rows and not hasattr(self._model, "schema_"):
             # scikit-learn refuses an empty batch. Predictions of zeros have the same dtypes.
-            rows, n = _zeros_like(batch.rows), 0
+            rows = _zeros_like(batch.rows)
+            n = 0
         batch = batch._replace(rows=rows)
         columns = predicted(self._columns, batch, named=self._named, who=self._who)
         return {name: values[:n] for name, values in columns.items()}
@@ -372,7 +382,8 @@ class PredictionColumns:
 
     def _of_classifier(self, rows: Any) -> ArraysByName:
         model = self._model
-        probabilities, classes = model.predict_proba(rows), model.classes_
+        probabilities = model.predict_proba(rows)
+        classes = model.classes_
         if self._several is None:
             self._several = np.ndim(model.predict(rows[:1])) == 2
         if self._several:
@@ -536,7 +547,8 @@ def predict_parquet(
         got = os.fspath(path)
         raise ValueError(f"{who}: path must end in {', '.join(WRITERS)}, got {got!r}")
     form = (output, batch_rows, probabilities, compute_dtype)
-    reader, n = _reader(model, source, keep, *form, who), 0
+    reader = _reader(model, source, keep, *form, who)
+    n = 0
     with files.writing(path) as file, writer_of(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
@@ -587,7 +599,8 @@ def _reader(
         raise TypeError(
             f"{who}: keep must be a column's name, or several, got {keep!r}"
         )
-    pyarrow, keep = messages.imported("pyarrow", who), list(dict.fromkeys(keep))
+    pyarrow = messages.imported("pyarrow", who)
+    keep = list(dict.fromkeys(keep))
     scalars.positive_integer(who, "batch_rows", rows)
     scalars.boolean(who, "probabilities", proba)
     if not isinstance(output, str):

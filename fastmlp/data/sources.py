@@ -103,7 +103,8 @@ class SourceSlice:
         self.seed: Any = getattr(source, "seed", 0)
         self.feature_names: Any = getattr(source, "feature_names", None)
         self._places: list[tuple[int, slice]] = []
-        start, self._sizes = 0, list(source.block_sizes)
+        start = 0
+        self._sizes = list(source.block_sizes)
         for i, size in enumerate(self._sizes):
             rows = range(max(first - start, 0), min(last - start, size))
             if rows:
@@ -235,7 +236,8 @@ class Reading:
 
         `n_rows`, the rows of an epoch, is None if unknown.
         """
-        buffer_rows, batch = self.buffer_rows, self.batch_size
+        buffer_rows = self.buffer_rows
+        batch = self.batch_size
         least = LEAST_BATCHES * batch
         if buffer_rows is not None:
             most = scalars.positive_integer(who, "buffer_rows", buffer_rows)
@@ -279,7 +281,8 @@ class _NamedArray:
     """An array for NumPy, with the names of the columns for errors."""
 
     def __init__(self, array: Any, names: Sequence[str]) -> None:
-        self._array, self.column_names = array, names
+        self._array = array
+        self.column_names = names
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self._array, dtype)
@@ -301,7 +304,9 @@ class Conversion:
         *,
         ignores_gaps: bool = False,
     ) -> None:
-        self._network, self._who, self._class_weight = network, who, class_weight
+        self._network = network
+        self._who = who
+        self._class_weight = class_weight
         self._names = names
         # Factors are beside the targets of each block, or of no block.
         self._ignores = ignores_gaps
@@ -338,7 +343,8 @@ class Conversion:
         return rows
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
-        network, dtype = self._network, self._network.dtype
+        network = self._network
+        dtype = self._network.dtype
         named = X if self._names is None else _NamedArray(X, self._names)
         x = arrays.features(named, network.layout.sizes[0], dtype, who)
         form = network.targets
@@ -358,7 +364,8 @@ class Buffer:
     """Room for `n_rows` rows, filled block by block, with the shapes and dtype of `like`."""
 
     def __init__(self, n_rows: int, like: Rows) -> None:
-        self._most, self._n = n_rows, 0
+        self._most = n_rows
+        self._n = 0
         shapes = [(n_rows if len(array) else 0, *array.shape[1:]) for array in like]
         self._room = Rows(*(np.empty(shape, like.x.dtype) for shape in shapes))
 
@@ -386,7 +393,9 @@ class Buffer:
 
 def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
     """All rows of a source in memory, which briefly holds them twice."""
-    what, blocks, n_bytes = "to hold all rows of the source", list[Rows](), 0
+    what = "to hold all rows of the source"
+    blocks = list[Rows]()
+    n_bytes = 0
     for piece in source.blocks(0, mixed=False):
         rows = convert(piece)
         if rows is None:

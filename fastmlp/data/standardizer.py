@@ -21,7 +21,8 @@ class Sample:
     size: int
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
-        self.size, self._generator = size, generator
+        self.size = size
+        self._generator = generator
         self._keys = np.empty(0)
         self._parts: list[Array] = []
 
@@ -38,14 +39,16 @@ class Sample:
         if free:
             self._keys = np.concatenate([self._keys, keys[:free]])
             self._parts.append(block[:free].copy())
-            block, keys = block[free:], keys[free:]
+            block = block[free:]
+            keys = keys[free:]
         better = np.flatnonzero(keys < self._keys.max())
         if not len(better):
             return
         both = np.concatenate([self._keys, keys[better]])
         stay = np.zeros(len(both), bool)
         stay[np.argpartition(both, self.size - 1)[: self.size]] = True
-        out, new = np.flatnonzero(~stay[: self.size]), better[stay[self.size :]]
+        out = np.flatnonzero(~stay[: self.size])
+        new = better[stay[self.size :]]
         self.rows()[out] = block[new]
         self._keys[out] = keys[new]
 
@@ -157,7 +160,8 @@ class Standardizer:
         array([[ 1., -1.]])
         """
         who = "Standardizer.known"
-        n, kind = np.size(center), np.dtype(np.float64)
+        n = np.size(center)
+        kind = np.dtype(np.float64)
         centers = arrays.vector(center, n, kind, "center", who)
         scales = arrays.vector(scale, n, kind, "scale", who)
         if not (scales > 0).all():
@@ -421,7 +425,8 @@ class Standardizer:
 
     def _merge(self, rows: Numbers) -> None:
         """Add the moments of some rows, which are overwritten."""
-        n, before = len(rows), self.n_rows
+        n = len(rows)
+        before = self.n_rows
         if not before:
             self._origin = rows.mean(axis=0)
         # Merging a column of mean 1e6 and deviation 1e-2 would lose 3e-8 of the variance.
@@ -430,9 +435,11 @@ class Standardizer:
         rows -= mean
         squares = np.einsum("ij,ij->j", rows, rows)
         if not before:
-            self._mean, self._squares = mean, squares
+            self._mean = mean
+            self._squares = squares
         else:
-            shift, share = mean - self._mean, n / (before + n)
+            shift = mean - self._mean
+            share = n / (before + n)
             self._mean = self._mean + shift * share
             self._squares = self._squares + (squares + shift**2 * (before * share))
         vars(self)["n_rows"] = before + n
@@ -451,11 +458,9 @@ class Standardizer:
         return self._learned is not None and not self.n_rows
 
     def _moments(self) -> tuple[Numbers, Numbers]:
-        n, mean, variance = (
-            self.n_rows,
-            self._origin + self._mean,
-            self._squares / self.n_rows,
-        )
+        n = self.n_rows
+        mean = self._origin + self._mean
+        variance = self._squares / self.n_rows
         # Rounding may leave this variance of n equal numbers.
         constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
         return mean, np.where(constant, 1.0, np.sqrt(variance))

@@ -148,7 +148,8 @@ def _form_of(estimator: Any) -> dict[str, Any]:
 def _take_form(
     estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 ) -> None:
-    estimator.n_features_in_, estimator.n_outputs_ = sizes[0], sizes[-1]
+    estimator.n_features_in_ = sizes[0]
+    estimator.n_outputs_ = sizes[-1]
     estimator.n_layers_ = len(sizes)
     estimator.out_activation_ = header["out_activation"]
     outputs: tuple[str, ...] = ("identity", "exp", "sorted", "mean_std")
@@ -171,7 +172,8 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
         raise FileError(
             f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs"
         )
-    classifier.classes_, classifier._label_binarizer = classes, binarizer
+    classifier.classes_ = classes
+    classifier._label_binarizer = binarizer
     return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
 
 
@@ -203,7 +205,8 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     optimizer = getattr(estimator, "_optimizer", None)
     if optimizer is None:
         return None, {}
-    arrays, slots = {}, _slots_of(estimator, network)
+    arrays = {}
+    slots = _slots_of(estimator, network)
     if slots is not None:
         arrays["moments"] = slots
     if getattr(estimator, "best_validation_score_", None) is not None:
@@ -211,7 +214,8 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(
             network.dtype
         )
-    stored, state = of_optimizer(optimizer), estimator.__dict__.get("_state")
+    stored = of_optimizer(optimizer)
+    state = estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
         stored["averaged_from"] = state.averaged_from
     return stored, arrays
@@ -237,7 +241,8 @@ def _take_training(
     layout = network.layout
     estimator._optimizer = optimizer_from(spelled, own)
     state = estimator._live_state()
-    flat, state.optimizer = state.parameters, to_core.averaged(estimator)
+    flat = state.parameters
+    state.optimizer = to_core.averaged(estimator)
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
     state.averaged_from = codec.count(spelled.get("averaged_from", 0), "averaged_from")
     if "best" in arrays:
@@ -285,7 +290,8 @@ def of_optimizer(optimizer: Any) -> dict[str, Any]:
 
 
 def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    kind, t = spelled["kind"], codec.count(spelled["t"], "t")
+    kind = spelled["kind"]
+    t = codec.count(spelled["t"], "t")
     scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
     if kind == "core":
         optimizer = to_core.CoreOptimizer(codec.optimizer_from(spelled["core"], own))
@@ -409,10 +415,8 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
 
     Texts of a name are an array of all candidates, as wide as the longest.
     """
-    n, n_names = (
-        len(candidates),
-        len({name for candidate in candidates for name in candidate}),
-    )
+    n = len(candidates)
+    n_names = len({name for candidate in candidates for name in candidate})
     wide = (
         value
         for candidate in candidates
@@ -450,7 +454,8 @@ def _results_from(
         if kind is False:
             results[name] = others[name]
             continue
-        numbers, dtype = arrays[f"{RESULTS}.{name}"], np.dtype(kind)
+        numbers = arrays[f"{RESULTS}.{name}"]
+        dtype = np.dtype(kind)
         if numbers.shape != (len(candidates),) or dtype.kind not in "iuf":
             raise FileError(f"{name} must be {len(candidates)} numbers")
         results[name] = numbers.astype(dtype)

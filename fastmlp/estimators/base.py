@@ -114,7 +114,8 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
     """A fitted binarizer of sorted labels, shape (n_classes,)."""
     binarizer = LabelBinarizer()
     binarizer.y_type_ = "binary" if len(classes) <= 2 else "multiclass"
-    binarizer.sparse_input_, binarizer.classes_ = False, classes
+    binarizer.sparse_input_ = False
+    binarizer.classes_ = classes
     return binarizer
 
 
@@ -146,7 +147,8 @@ def seeded(estimator: Any) -> np.random.RandomState:
 
     Seeding takes 2 us, and a new generator 55 us. Copies and pickles leave it out.
     """
-    seed, own = estimator.random_state, estimator.__dict__.get("_seeded")
+    seed = estimator.random_state
+    own = estimator.__dict__.get("_seeded")
     if type(seed) is not int:
         return check_random_state(seed)
     if own is None:
@@ -492,7 +494,8 @@ class CompiledMLP(
         state = net.state_from(vars(self))
         net.set_writeable(state, False)
         self._state, self._cache = state, PredictionCache()
-        self.coefs_, self.intercepts_ = list(state.weights), list(state.biases)
+        self.coefs_ = list(state.weights)
+        self.intercepts_ = list(state.biases)
 
     @property
     def net_(self) -> MLP:

@@ -253,10 +253,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             if targets is not None:
                 X = base.checked_rows(self, X, reset=reset)
                 if anew:
-                    self._label_binarizer, self.classes_ = (
-                        base.binarizer_of(classes),
-                        classes,
-                    )
+                    self._label_binarizer = base.binarizer_of(classes)
+                    self.classes_ = classes
                 return X, targets
         who = f"{type(self).__name__}.fit"
         arrays.without_nul(y, who, "y")

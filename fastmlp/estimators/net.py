@@ -37,8 +37,10 @@ RowIndex = NDArray[np.int64]
 
 
 def state_from(lists: Mapping[str, Any]) -> NetState:
-    coefs, intercepts = lists["coefs_"], lists["intercepts_"]
-    layout, dtype = make_layout(sizes_of(coefs)), dtype_of(*coefs, *intercepts)
+    coefs = lists["coefs_"]
+    intercepts = lists["intercepts_"]
+    layout = make_layout(sizes_of(coefs))
+    dtype = dtype_of(*coefs, *intercepts)
     biases = biases_of(intercepts, layout.sizes[1:])
     return NetState(
         layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER
@@ -56,10 +58,8 @@ def set_writeable(state: NetState, flag: bool) -> None:
 
 def stand_in(state: NetState, lists: Mapping[str, Any]) -> bool:
     """True if these lists hold the views of the state, and nothing else."""
-    views, arrays = (
-        state.weights + state.biases,
-        (*lists["coefs_"], *lists["intercepts_"]),
-    )
+    views = state.weights + state.biases
+    arrays = (*lists["coefs_"], *lists["intercepts_"])
     return len(views) == len(arrays) and not any(map(is_not, views, arrays))
 
 
@@ -85,7 +85,8 @@ def write_back(state: NetState, lists: Mapping[str, Any]) -> None:
 def take_slots(state: NetState, before: NetState | None) -> None:
     """Copy the optimizer's state of another net with the same layers."""
     if before is not None and before is not state and before.layout == state.layout:
-        state.optimizer, state.averaged_from = before.optimizer, before.averaged_from
+        state.optimizer = before.optimizer
+        state.averaged_from = before.averaged_from
         state.set_slots(before.slots())
 
 
@@ -242,7 +243,8 @@ class Copies(SklearnMLP):
         return {SLOTS: slots, AVERAGED: state.averaged_from}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        slots, others = state.get(SLOTS), (SLOTS, AVERAGED)
+        slots = state.get(SLOTS)
+        others = (SLOTS, AVERAGED)
         super().__setstate__(
             {name: value for name, value in state.items() if name not in others}
         )
@@ -351,7 +353,8 @@ class HeldOutRows:
             )
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
-        self._metric, self._flat = estimator._metric, state.parameters
+        self._metric = estimator._metric
+        self._flat = state.parameters
         of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
         self._has_common_class = of_classes and hasattr(estimator, "classes_")
         self._evaluation = engine.evaluation(data)

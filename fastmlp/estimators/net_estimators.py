@@ -77,10 +77,8 @@ def check_names(settings: dict[str, Any], who: str) -> None:
 def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     """The arguments with which `MLP` makes a net like this one, without the seed."""
     *linear, output = [_name(rule, activations.RULES) for rule in network.activations]
-    hidden, dropout = (
-        residual.of_entries(network, linear),
-        residual.written_dropout(network),
-    )
+    hidden = residual.of_entries(network, linear)
+    dropout = residual.written_dropout(network)
     loss = spelled(network.loss)
     smoothed = isinstance(loss, Smoothed)
     strengths: dict[Any, float] = {}
@@ -229,7 +227,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         TypeError, ValueError
             If data or parameters have a wrong type or value, or classes do not fit the outputs.
         """
-        known, beside = None, (sample_weight, derivatives)
+        known = None
+        beside = (sample_weight, derivatives)
         if self.missing_targets == "ignore":
             X, y, beside, known = self._known(X, y, beside)
         rows, targets, weights = self._data(X, y)

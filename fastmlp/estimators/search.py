@@ -79,7 +79,9 @@ class SubmittedCall:
     """A call that joblib has submitted, with its result or error."""
 
     def __init__(self, call: Any, callback: Any, bar: FitBar) -> None:
-        self._call, self._callback, self._bar = call, callback, bar
+        self._call = call
+        self._callback = callback
+        self._bar = bar
         self._result: Any = None
         self._error: BaseException | None = None
 
@@ -113,7 +115,8 @@ class PoolBackend(ParallelBackendBase):
 
     def __init__(self, n_threads: int, bar: FitBar, nesting_level: int = 0) -> None:
         super().__init__(nesting_level=nesting_level)
-        self._n_threads, self._bar = n_threads, bar
+        self._n_threads = n_threads
+        self._bar = bar
         self._tasks: list[Task] = []
         self._pool: Pool | None = None
 
@@ -149,7 +152,8 @@ class PoolBackend(ParallelBackendBase):
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
         """Run the submitted calls, while joblib waits inside."""
-        self._pool, tasks = Pool(self._n_threads), self._tasks
+        self._pool = Pool(self._n_threads)
+        tasks = self._tasks
         self._tasks = []
         try:
             self._pool.begin(tasks)
@@ -163,7 +167,8 @@ class PoolBackend(ParallelBackendBase):
 
     def terminate(self) -> None:
         """End the pool; running calls end at their next call of compiled code."""
-        pool, self._pool = self._pool, None
+        pool = self._pool
+        self._pool = None
         if pool is None:
             return
         pool.end()
@@ -250,7 +255,8 @@ class ClusterBackend(PoolBackend):
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
         """Run the fits, then the other calls, while joblib waits inside."""
-        sent, self._sent = self._sent, []
+        sent = self._sent
+        self._sent = []
         if sent:
             self._run(sent)
         with super().retrieval_context():
@@ -462,7 +468,8 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return PoolBackend(n_threads_of(self.n_jobs) or share() or thread_limit(), bar)
 
     def _search(self) -> Any:
-        grid, distributions = self.param_grid, self.param_distributions
+        grid = self.param_grid
+        distributions = self.param_distributions
         if (grid is None) == (distributions is None):
             raise ValueError(
                 "MLPSearchCV: one of param_grid and param_distributions must be given, and not both"

@@ -72,7 +72,8 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 def features_of(network: Network) -> Network:
     """The network that predicts the activations of the last hidden layer."""
-    layout, rules = make_layout(network.layout.sizes[:-1]), network.activations[:-1]
+    layout = make_layout(network.layout.sizes[:-1])
+    rules = network.activations[:-1]
     return network._replace(layout=layout, activations=rules, link=LINKS["identity"])
 
 
@@ -178,10 +179,8 @@ def checked_targets(
         raise TypeError(
             f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}"
         )
-    least, accepted = (
-        float(dense.min()) if dense.size else 1.0,
-        regressor._loss().targets,
-    )
+    least = float(dense.min()) if dense.size else 1.0
+    accepted = regressor._loss().targets
     # scikit-learn does not check the targets of its "poisson".
     wrong = {"positive": least <= 0, "count": least < 0}.get(accepted, False)
     if wrong and regressor.loss != "poisson":
@@ -190,10 +189,8 @@ def checked_targets(
             f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
         )
     if dtype == np.float32 and dense.dtype == np.float64 and dense.size:
-        extreme, largest = (
-            float(max(-least, dense.max())),
-            float(np.finfo(np.float32).max),
-        )
+        extreme = float(max(-least, dense.max()))
+        largest = float(np.finfo(np.float32).max)
         if extreme > largest:
             raise ValueError(
                 f"MLPRegressor: y must be finite as float32, the dtype of X, got a number of size "
@@ -211,7 +208,8 @@ def values_of(
 ) -> Any:
     """A regressor's predictions from a net's outputs, and standard deviations if asked."""
     if link == "mean_std":
-        mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
+        mean = squeezed(outputs[:, ::2])
+        deviation = squeezed(outputs[:, 1::2])
         return (mean, deviation) if with_std else mean
     if with_std:
         raise ValueError(
@@ -260,7 +258,8 @@ class CoreOptimizer(BaseOptimizer):
     def __init__(self, core: Optimizer) -> None:
         rate = core.learning_rate
         super().__init__(np.nan if callable(rate) else rate)
-        self.core, self.t = core, 0
+        self.core = core
+        self.t = 0
 
 
 def is_stochastic(solver: Any) -> bool:
@@ -297,7 +296,8 @@ def new_optimizer(estimator: Any) -> Any:
     if not isinstance(estimator.solver, str):
         return CoreOptimizer(estimator.solver)
     if estimator.solver == "sgd":
-        schedule, power = estimator.learning_rate, estimator.power_t
+        schedule = estimator.learning_rate
+        power = estimator.power_t
         momentum = (estimator.momentum, estimator.nesterovs_momentum)
         return SGDOptimizer([], rate, schedule, *momentum, power)
     if estimator.solver == "adam":
@@ -413,7 +413,8 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 def in_training(estimator: Any, network: Network) -> Network:
     """An estimator's network with dropout, noise, precision and constraints of training."""
-    who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
+    who = type(estimator).__name__
+    compute_dtype = estimator.compute_dtype
     computed = spec.compute_dtype(
         compute_dtype, network.layout.sizes, network.dtype, who
     )
@@ -424,7 +425,8 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
     """Constraints of an estimator's inputs, which may be named; empty without constraints."""
-    setting, who = estimator.monotonic_cst, type(estimator).__name__
+    setting = estimator.monotonic_cst
+    who = type(estimator).__name__
     if isinstance(setting, Mapping):
         names = getattr(estimator, "feature_names_in_", None)
         setting = layer_settings.by_column(setting, names, who)
@@ -519,7 +521,8 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     the held-out rows, 0 without classes. The warning is a RuntimeWarning, because scikit-learn's
     tests take a UserWarning as an error.
     """
-    scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
+    scores = estimator.validation_scores_
+    patience = estimator.n_iter_no_change
     if patience < PATIENT or len(scores) <= patience or not scores[0] < 1.0:
         return
     best, n = max(scores), len(scores)
@@ -557,7 +560,8 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 
 
 def _advice(name: str, value: Any, estimator: Any) -> str:
-    kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
+    kind = type(estimator).__name__
+    first = estimator.hidden_layer_sizes
     match name:
         case "activation" if isinstance(value, int):
             return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"

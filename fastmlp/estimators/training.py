@@ -131,14 +131,13 @@ class Epochs:
         incremental: bool,
         reports: Reports | None = None,
     ) -> None:
-        self.data, self.batch_size = data, batch_size
+        self.data = data
+        self.batch_size = batch_size
         self.n_rows = data.n_rows
         self.history = History() if reports is None else reports.history
-        self._estimator, self._held_out, self._incremental = (
-            estimator,
-            held_out,
-            incremental,
-        )
+        self._estimator = estimator
+        self._held_out = held_out
+        self._incremental = incremental
         self._reports = reports
         # True if validation or callbacks look at the parameters after each epoch.
         self._looks = held_out is not None or (reports is not None and reports.looks)
@@ -153,11 +152,9 @@ class Epochs:
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context for the windows."""
-        self._trainer, self._state, self._order = (
-            trainer,
-            state,
-            self.data.plain_order[0],
-        )
+        self._trainer = trainer
+        self._state = state
+        self._order = self.data.plain_order[0]
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
@@ -187,20 +184,16 @@ class Epochs:
 
     def rates(self, n_epochs: int) -> Rates:
         """Rates of the next epochs, as the optimizer object would set them."""
-        first, last, optimizer = (
-            self._state.n_steps,
-            self.last_step,
-            self._estimator._optimizer,
-        )
+        first = self._state.n_steps
+        last = self.last_step
+        optimizer = self._estimator._optimizer
         self._first_step = first
         if isinstance(optimizer, to_core.CoreOptimizer):
             rate = optimizer.core.learning_rate
             self._rates: Rates = lambda steps: rates_of(rate, steps, last)
         else:
-            by_epoch, steps_per_epoch = (
-                self._rates_by_epoch(n_epochs),
-                self._steps_per_epoch,
-            )
+            by_epoch = self._rates_by_epoch(n_epochs)
+            steps_per_epoch = self._steps_per_epoch
             self._rates = lambda steps: by_epoch[(steps - first) // steps_per_epoch]
         if self._reports is not None:
             self._rates = self._reports.watch.scaled(self._rates)
@@ -212,7 +205,8 @@ class Epochs:
         if isinstance(optimizer, AdamOptimizer):
             # The object's `learning_rate` is the last step's, including corrections.
             return np.full(n_epochs, float(optimizer.learning_rate_init))
-        optimizer, rates = copy(optimizer), np.empty(n_epochs)
+        optimizer = copy(optimizer)
+        rates = np.empty(n_epochs)
         for i in range(n_epochs):
             rates[i] = optimizer.learning_rate
             optimizer.iteration_ends(self._estimator.t_ + (i + 1) * self.n_rows)
@@ -242,11 +236,13 @@ class Epochs:
             self._reports.end(self._state)
 
     def _note_steps(self) -> None:
-        optimizer, state = self._estimator._optimizer, self._state
+        optimizer = self._estimator._optimizer
+        state = self._state
         to_core.note_steps(optimizer, state.optimizer, state.n_steps)
 
     def _end_epoch(self, i: int, loss: float) -> bool:
-        estimator, held_out = self._estimator, self._held_out
+        estimator = self._estimator
+        held_out = self._held_out
         estimator.n_iter_ += 1
         estimator.loss_ = loss
         estimator.t_ += self.n_rows
@@ -359,7 +355,8 @@ class Reports:
 
         `rate` is the learning rate of its last step, or NaN.
         """
-        estimator, history = self._estimator, self.history
+        estimator = self._estimator
+        history = self.history
         history.loss.append(float(estimator.loss_))
         history.learning_rate.append(rate)
         held_out: net.HeldOutRows | None = estimator.__dict__.get("_held_out")
@@ -390,8 +387,10 @@ class Reports:
         self.history.seconds = time.perf_counter() - self._start
 
     def _second_line(self) -> str:
-        history, seconds = self.history, time.perf_counter() - self._start
-        rate, losses = history.learning_rate[-1], history.validation_loss
+        history = self.history
+        seconds = time.perf_counter() - self._start
+        rate = history.learning_rate[-1]
+        losses = history.validation_loss
         parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
         parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
         return f"    {', '.join(parts)}"
@@ -416,7 +415,8 @@ def reports_of(
     estimator: Any, callbacks: Any, progress: Any, validation: tuple[Any, Any, Any]
 ) -> Reports | None:
     """Checked reports of a fit's epochs, or None without observers."""
-    early, metrics = estimator.early_stopping, estimator.metrics
+    early = estimator.early_stopping
+    metrics = estimator.metrics
     watch = early if isinstance(early, EarlyStopping) else None
     asked = callbacks != () or metrics is not None or watch is not None
     if progress is False and not asked and not estimator.verbose >= DETAILED:
@@ -456,8 +456,10 @@ def objective_on(estimator: Any, part: net.RowSubset) -> Any:
 
 def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
     """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
-    evaluate, last = objective_on(estimator, part), [np.nan]
-    state, looks = estimator._live_state(), reports is not None
+    evaluate = objective_on(estimator, part)
+    last = [np.nan]
+    state = estimator._live_state()
+    looks = reports is not None
     reports = reports or Reports(estimator, FitOptions())
     # Arrays of the lists may have one number for a layer.
     net.write_back(state, vars(estimator))
@@ -468,7 +470,8 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
         return last[0], slopes
 
     def iteration_ends(flat: Array) -> None:
-        estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, last[0]
+        estimator.n_iter_ = estimator.n_iter_ + 1
+        estimator.loss_ = last[0]
         estimator._unpack(flat)
         print_loss(estimator)
         if reports.epoch_ends(np.nan, state):
@@ -496,7 +499,8 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
 
 def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
     """Train on all rows for `max_iter` iterations, or until all gradients are within `tol`."""
-    state, who = estimator._live_state(), type(estimator).__name__
+    state = estimator._live_state()
+    who = type(estimator).__name__
     engine, own = core_of(net.net_around(estimator, state))
     check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
     _, share = net.loss_for_net(estimator, state.layout.sizes[-1])
@@ -506,7 +510,8 @@ def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) ->
         nonlocal slope
         solver.store()
         slope = solver.slope / share
-        estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, loss / share
+        estimator.n_iter_ = estimator.n_iter_ + 1
+        estimator.loss_ = loss / share
         estimator.loss_curve_.append(estimator.loss_)
         print_loss(estimator)
         if reports is not None and reports.epoch_ends(np.nan, state):

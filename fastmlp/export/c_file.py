@@ -21,7 +21,9 @@ from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 # Levels that a comment names, and that are looked up by text, of at most this length.
-SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
+SHOWN = 20
+LOOKED_UP = 5000
+LONGEST = 500
 WHO = "to_c"
 MOST_PARAMETERS = 1_000_000
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -60,7 +62,8 @@ class CTableText(c_source.CText):
             self.nets.append(c_source.replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
-        lines, first = list[str](), 0
+        lines = list[str]()
+        first = 0
         for k, step in enumerate(steps):
             columns = self._array(f"c{i}_{k}", "int", step.columns)
             if isinstance(step, NumberStep):
@@ -73,7 +76,8 @@ class CTableText(c_source.CText):
                     f"{self._rule(step)}(x, {columns}{constants}, z + {first}, {n});"
                 )
             else:
-                n, self.rules["$levels"] = step.n_inputs, c_template.LEVELS
+                n = step.n_inputs
+                self.rules["$levels"] = c_template.LEVELS
                 arrays = (
                     self._array(f"s{i}_{k}", "int", step.starts),
                     self._array(f"i{i}_{k}", "int", step.inputs),
@@ -95,7 +99,8 @@ class CTableText(c_source.CText):
         )
 
     def _add_trees(self, trees: TreeNodes) -> None:
-        n, kinds = trees.n_outputs, {"sets": "uint32_t", "numbers": "double"}
+        n = trees.n_outputs
+        kinds = {"sets": "uint32_t", "numbers": "double"}
         # An array must not be empty.
         sets = np.append(trees.sets, 0).astype(np.int32).view(np.uint32)
         for name, array in {
@@ -134,7 +139,8 @@ class CTableText(c_source.CText):
         return f"${name}"
 
     def _rule(self, step: NumberStep) -> str:
-        name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
+        name = f"$column_{name_of(step.rule)}"
+        n = step.constants.shape[1]
         code = c_source.Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
         result = code.call(
@@ -158,7 +164,9 @@ static void {name}(const double *row, const int *column{constants},
 
     def predict(self, *, gradient: bool) -> str:
         """The function that predicts: the weighted mean of nets and trees."""
-        parts, encoding, n = self.parts, None, self.widest
+        parts = self.parts
+        encoding = None
+        n = self.widest
         lines = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;"]
         if parts.members:
             lines.insert(0, f"$real z[{max(self.widths)}], p[{n}];")
@@ -204,7 +212,8 @@ static void {name}(const double *row, const int *column{constants},
 
     def _end(self) -> list[str]:
         """The statements after the members: trees, and the sum of probabilities, if any."""
-        trees, of_classes = self.parts.trees, self.parts.classes is not None
+        trees = self.parts.trees
+        of_classes = self.parts.classes is not None
         lines = [] if trees is None else self._weighted_trees(trees)
         if of_classes:
             lines += [
@@ -216,7 +225,9 @@ static void {name}(const double *row, const int *column{constants},
 
     def predict_block(self) -> str:
         """The function that predicts a block of rows, member by member."""
-        parts, encoding, n = self.parts, None, self.widest
+        parts = self.parts
+        encoding = None
+        n = self.widest
         each = "for (int r = 0; r < $BLOCK; ++r)"
         lines = ["for (int j = 0; j < $BLOCK * $OUTPUTS; ++j) y[j] = 0;"]
         if parts.members:
@@ -252,11 +263,10 @@ static void {name}(const double *row, const int *column{constants},
         return c_source.function_of(head, lines)
 
     def _weighted_trees(self, trees: TreeNodes) -> list[str]:
-        weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
-        lines, terms = (
-            [f"double t[{n}];", "$trees(x, t);"],
-            [f"t[{j}]" for j in range(n)],
-        )
+        weight = c_source.literal(np.float64(trees.weight))
+        n = trees.n_outputs
+        lines = [f"double t[{n}];", "$trees(x, t);"]
+        terms = [f"t[{j}]" for j in range(n)]
         if len(trees.classes) > 1:
             lines.append(f"$tree_link(t, {n}{', 1' * (n > 1)});")
             terms = terms if n > 1 else ["(1 - t[0])", "t[0]"]

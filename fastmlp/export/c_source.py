@@ -49,7 +49,8 @@ PLACE = re.compile(r"\$(\$|\w+)")
 
 def literal(number: Any) -> str:
     """A NumPy scalar in C: the shortest text that reads back as the same number."""
-    bits, suffix = 8 * number.itemsize, "f" if number.itemsize == 4 else ""
+    bits = 8 * number.itemsize
+    suffix = "f" if number.itemsize == 4 else ""
     if not np.isfinite(number):
         return f"$of_bits{bits}(0x{int(number.view(f'u{number.itemsize}')):x}u{'ll' * (bits > 32)})"
     text = f"{number!s}{suffix}"
@@ -109,7 +110,8 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
     The rule is an activation, which returns value and slope, or a link, which returns a value. In
     `name`, `$` stands for the file's prefix.
     """
-    code, real = Code(), C_TYPES[scalar]
+    code = Code()
+    real = C_TYPES[scalar]
     results = code.results(rule, "to_c", code.symbol(scalar, "x"))
     texts = [code.text(result, scalar) for result in results[: 1 + slopes]]
     lines = code.lines(*texts)
@@ -189,7 +191,8 @@ def tests_of(
         raise ValueError(
             "to_c: no prediction of the test rows is finite: give test_data, or tests=0"
         )
-    rows, predictions = rows[finite], predictions[finite]
+    rows = rows[finite]
+    predictions = predictions[finite]
     loose = literal(number(TOLERANCES[scalar if exact else np.float32]))
     filled = {
         "@X": numbers(rows.astype(number)),
@@ -226,14 +229,13 @@ class CText:
     libraries = beside = ""
 
     def __init__(self, parts: Any, scalar: Any, prefix: str, *, gradient: bool) -> None:
-        self.parts, self.scalar, self.prefix, self.gradient = (
-            parts,
-            scalar,
-            prefix,
-            gradient,
-        )
+        self.parts = parts
+        self.scalar = scalar
+        self.prefix = prefix
+        self.gradient = gradient
         self.number: Any = scalar
-        self.size, self.stack = np.dtype(scalar).itemsize, 0
+        self.size = np.dtype(scalar).itemsize
+        self.stack = 0
         self.stack_of_row = 0
         self.names: dict[Any, str] = {}
         self.rules: dict[str, str] = {}
@@ -274,8 +276,10 @@ class CText:
         return f"${name}"
 
     def _add_net(self, i: int, network: Network, parameters: NDArray[Any]) -> None:
-        layout, flat = network.layout, parameters.astype(self.scalar)
-        sizes, last = layout.sizes, layout.n_layers - 1
+        layout = network.layout
+        flat = parameters.astype(self.scalar)
+        sizes = layout.sizes
+        last = layout.n_layers - 1
         for kind, views in (
             ("w", weight_views(layout, flat)),
             ("b", bias_views(layout, flat)),
@@ -299,7 +303,8 @@ class CText:
         ]
         source = "x"
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
-            target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
+            target = "y" if k == last else buffers[k % 2]
+            rule = network.activations[k]
             layer = (
                 f"$layer($w{i}_{k}, $b{i}_{k}, {source}, {target}, {n_in}, {n_out});"
             )
@@ -328,7 +333,8 @@ class CText:
             self.rules[f"${link}_slopes"] = text
             y, jacobian = ("y", "jacobian")
             if first:
-                y, jacobian = f"y + {first}", f"jacobian + {first * sizes[0]}"
+                y = f"y + {first}"
+                jacobian = f"jacobian + {first * sizes[0]}"
             shape = f"{n}, {sizes[0]}"
             # Slopes of sorted outputs come before the link.
             place = 0 if link == "sorted" else len(linked)
@@ -343,14 +349,17 @@ class CText:
 
         `rows` is 1 or $BLOCK. Of a block each number has a place for every row, as in z[n][rows].
         """
-        layout, last = network.layout, network.layout.n_layers - 1
+        layout = network.layout
+        last = network.layout.n_layers - 1
         call, times = ("$layer", "") if rows == "1" else ("$layer_block", f" * {rows}")
-        buffers, widest = ["z0", "z1"][:last], _widest(layout)
+        buffers = ["z0", "z1"][:last]
+        widest = _widest(layout)
         kept = ["kept"] if layout.skips else []
         lines = [f"$ALIGNED $real {it}[{widest}{times}];" for it in buffers + kept]
         source = "x"
         for k, (n_in, n_out) in enumerate(layout.shapes):
-            target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
+            target = "y" if k == last else buffers[k % 2]
+            rule = network.activations[k]
             arrays = f"$w{i}_{k}, $b{i}_{k}, {source}, {target}"
             lines.append(f"{call}({arrays}, {n_in}, {n_out});")
             each = f"for (int j = 0; j < {n_out}{times}; ++j)"
@@ -373,7 +382,8 @@ class CText:
         self, i: int, layout: Layout, where: tuple[int, bool], target: str, rows: str
     ) -> list[str]:
         """The statement of net i's norm in a layer, before or after its activation, if any."""
-        lines, n_shifts = [], 0
+        lines = []
+        n_shifts = 0
         for m, norm in enumerate(layout.norms):
             centred = norm.shifts >= 0
             if (norm.layer, norm.after) == where:
@@ -395,7 +405,9 @@ class CText:
         return lines
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
-        last, n, source = len(sizes) - 2, sizes[-1], "d"
+        last = len(sizes) - 2
+        n = sizes[-1]
+        source = "d"
         self.rules["$back"] = c_template.BACK
         lines = [f"for (int j = 0; j < {n}; ++j) d[j] = j == o ? s{last}[j] : 0;"]
         for k in reversed(range(last + 1)):
@@ -415,11 +427,9 @@ class CText:
 
     def predict(self, *, gradient: bool) -> str:
         """The function that predicts, or that writes derivatives too."""
-        head, of, more = (
-            "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])",
-            "",
-            "",
-        )
+        head = "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])"
+        of = ""
+        more = ""
         if gradient:
             head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
             of, more = "_gradient", ", jacobian"
@@ -437,7 +447,8 @@ class CText:
 
     def predict_block(self) -> str:
         """The function that predicts a block of rows."""
-        parts, size = self.parts, core_of(self.parts.net).state.layout.sizes[-1]
+        parts = self.parts
+        size = core_of(self.parts.net).state.layout.sizes[-1]
         first = int(parts.complements)
         lines = [
             f"$ALIGNED $real block[$INPUTS * $BLOCK], p[{size} * $BLOCK];",
@@ -460,7 +471,8 @@ class CText:
             bits = 8 * np.dtype(scalar).itemsize
             if scalar is not self.scalar and not re.search(rf"\$\w+{bits}\(", code):
                 continue
-            word, end = np.dtype(f"u{bits // 8}"), "u" if bits == 32 else "ull"
+            word = np.dtype(f"u{bits // 8}")
+            end = "u" if bits == 32 else "ull"
             one, root = (int(scalar(x).view(word)) for x in (1.0, np.sqrt(0.5)))
             filled = {
                 "@B": str(bits),
@@ -480,7 +492,8 @@ class CText:
 
         `kind` is the model's class. `test` has the tests and the program that runs them, if any.
         """
-        parts, more = self.parts, self.declared()
+        parts = self.parts
+        more = self.declared()
         if test[0]:
             more.append(
                 "int $self_test($number tolerance); /* failures; with $TEST defined */"
@@ -543,7 +556,8 @@ class CText:
         return self.parts.feature_names
 
     def _comment(self, kind: str, file: str) -> str:
-        parts, file = self.parts, _plain(file)
+        parts = self.parts
+        file = _plain(file)
         nets = [core_of(net).engine.network for net in parts.nets]
         shapes = {
             f"{'-'.join(map(str, net.layout.sizes))}, activations "
@@ -573,7 +587,8 @@ def slices_of(network: Network) -> list[tuple[str, int, int]]:
     parts = network.link.parts
     if not parts:
         parts = ((losses.link_name(network.link), network.layout.sizes[-1]),)
-    slices, first = [], 0
+    slices = []
+    first = 0
     for name, n in parts:
         slices.append((name, first, n))
         first += n

@@ -58,7 +58,9 @@ class NetDerivatives:
         Returns the outputs before the link, shape (n_rows, n_outputs), with a link or `keep`; and
         True if all numbers before the link are finite.
         """
-        derived, whole, outputs = places, out, None
+        derived = places
+        whole = out
+        outputs = None
         by_row = ("softmax", "sorted")
         links = [self.link] if isinstance(self.link, str) else dict(self.link)
         if len(places) < self.n_outputs and any(name in by_row for name in links):
@@ -175,8 +177,10 @@ class ModelDerivatives:
         logs: bool = False,
         sums: Array | None = None,
     ) -> None:
-        self._terms, self._complete = terms, complete
-        self._n_outputs, self._logs = n_outputs, logs
+        self._terms = terms
+        self._complete = complete
+        self._n_outputs = n_outputs
+        self._logs = logs
         self.n_features: int = n_features
         self.n_outputs: int = 1 if logs and n_outputs == 2 else n_outputs
         self.dtype: np.dtype[Any] = terms[0].net.dtype
@@ -257,10 +261,8 @@ class ModelDerivatives:
             values = np.maximum(values, LEAST)
             values, total = np.log(values), total / values[:, :, None]
             if self._n_outputs == 2:
-                values, total = (
-                    values[:, 1:] - values[:, :1],
-                    total[:, 1:] - total[:, :1],
-                )
+                values = values[:, 1:] - values[:, :1]
+                total = total[:, 1:] - total[:, :1]
         return values, total
 
 
@@ -369,7 +371,8 @@ def jacobian(
     who = "fastmlp.jacobian"
     derivatives = model_derivatives(_parts(model, raw, who), raw)
     places = _places(outputs, derivatives.n_outputs, who)
-    n_features, dtype = derivatives.n_features, derivatives.dtype
+    n_features = derivatives.n_features
+    dtype = derivatives.dtype
     # The kernel checks the rows: 0.2 ms of 3.
     x: Any = X
     plain = isinstance(model, MLP) and type(x) is np.ndarray and x.dtype == dtype
@@ -467,7 +470,8 @@ def _of_loss(
         )
     if network.layout.n_layers == 1:
         # Deltas of hidden layers are kept: the first layer leaves the inputs unchanged.
-        sizes, views = network.layout.sizes, weight_views(network.layout, parameters)
+        sizes = network.layout.sizes
+        views = weight_views(network.layout, parameters)
         biases = bias_views(network.layout, parameters)
         network = network._replace(
             layout=make_layout((sizes[0], *sizes)),
@@ -477,8 +481,10 @@ def _of_loss(
         parameters = np.zeros(network.layout.n_parameters, network.dtype)
         first, last = weight_views(network.layout, parameters)
         np.fill_diagonal(first, 1)
-        last[:], bias_views(network.layout, parameters)[1][:] = views[0], biases[0]
-    engine, result = Engine(network, net.n_threads, core.state.lock), np.empty_like(x)
+        last[:] = views[0]
+        bias_views(network.layout, parameters)[1][:] = biases[0]
+    engine = Engine(network, net.n_threads, core.state.lock)
+    result = np.empty_like(x)
     engine.objective(engine.data(x, y, None, who), summed=True)(parameters, result)
     return arrays.warn_if_not_finite(result, who)
 
@@ -592,14 +598,13 @@ def shap_values(
         if model._beside:
             return _of_any_members(model, X, background, raw)
         table = _Table(model, raw)
-        derivatives, x, rows = (
-            table.derivatives,
-            table.encoded(X),
-            table.encoded(background),
-        )
+        derivatives = table.derivatives
+        x = table.encoded(X)
+        rows = table.encoded(background)
     else:
         derivatives = _of_rows(model, raw)
-        n_features, dtype = derivatives.n_features, derivatives.dtype
+        n_features = derivatives.n_features
+        dtype = derivatives.dtype
         x = rows_of(model, X, n_features, dtype, WHO)
         rows = rows_of(model, background, n_features, dtype, f"{WHO}: background")
     rows = rows[_picked(len(rows))]
@@ -634,7 +639,8 @@ def _of_any_members(
 ) -> Attribution:
     """Shapley values of a model of tables some of whose members are not nets."""
     schema = model.schema_
-    x, rows = _values_of(model, X), _values_of(model, background)
+    x = _values_of(model, X)
+    rows = _values_of(model, background)
     rows = rows.part(_picked(len(rows.codes)))
     predict = shapley.predictor(model, raw)
     shares = shapley.of_columns(predict, x, rows, schema.places, len(schema.read_names))
@@ -678,8 +684,11 @@ def _integrals(
     Shape (n_rows, n_outputs, n_columns), float64.
     """
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
-    dtype, n_outputs, n_features = derivatives.dtype, derivatives.n_outputs, x.shape[1]
-    times, weights = ((nodes + 1) / 2).astype(dtype)[:, None, None, None], weights / 2
+    dtype = derivatives.dtype
+    n_outputs = derivatives.n_outputs
+    n_features = x.shape[1]
+    times = ((nodes + 1) / 2).astype(dtype)[:, None, None, None]
+    weights = weights / 2
     most = max(1, PATHS_AT_ONCE // (n_steps * n_outputs * n_features))
     width = min(most, len(rows))
     height = min(max(1, most // width), len(x))
@@ -688,7 +697,8 @@ def _integrals(
     result = np.zeros((len(x), n_outputs, derivatives.n_columns))
     for i in range(0, len(x), height):
         for k in range(0, len(rows), width):
-            some, ends = rows[k : k + width], x[i : i + height, None]
+            some = rows[k : k + width]
+            ends = x[i : i + height, None]
             lines = ends - some
             n = n_steps * len(ends) * len(some)
             between = points[:n].reshape(n_steps, *lines.shape)
@@ -708,7 +718,8 @@ def _share(values: Array, gap: Array, distances: Array) -> None:
     totals = sizes.sum(axis=2, keepdims=True)
     shares = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
     values += gap[:, :, None] * shares
-    spread, error = np.sqrt(np.mean(values**2)), np.sqrt(np.mean(gap**2))
+    spread = np.sqrt(np.mean(values**2))
+    error = np.sqrt(np.mean(gap**2))
     if error > LARGE_GAP * spread:
         warn(
             f"{WHO}: the integrals miss the predictions by {error:.2g}, beside values of "
@@ -722,15 +733,19 @@ class _Table:
     """A model of tables as a function of the inputs of all its nets, side by side."""
 
     def __init__(self, model: Any, raw: bool | None) -> None:
-        self._model, pack, schema = model, model.pack_, model.schema_
+        self._model = model
+        pack = model.pack_
+        schema = model.schema_
         classes = pack.task != "regression"
         self._encodings = [
             (place, encoding)
             for place, encoding in enumerate(pack.encodings)
             if any(member.encoding == place for member in pack.members)
         ]
-        numbers, categories = schema.number_names, schema.categorical_names
-        inputs, owners = dict[int, slice](), list[int]()
+        numbers = schema.number_names
+        categories = schema.categorical_names
+        inputs = dict[int, slice]()
+        owners = list[int]()
         for place, encoding in self._encodings:
             names = [
                 categories[-1 - k] if k < 0 else numbers[k] for k in encoding.origins

@@ -85,7 +85,8 @@ def module_of(source: CText, file: str, module: str) -> str:
     """
     parts = source.parts
     public = ["$kind", "$inputs", "$outputs", "$predict", "$predict_rows"]
-    interfaces, procedures = [ONE_ROW], list[str]()
+    interfaces = [ONE_ROW]
+    procedures = list[str]()
     constants = [
         f"integer, parameter :: $kind = {KINDS[np.dtype(source.number).itemsize]}",
         f"integer, parameter :: $inputs = {parts.n_features}",
@@ -156,7 +157,8 @@ def _places(names: Iterable[str], most: int) -> list[str]:
 
 def _class_names(classes: Sequence[object]) -> list[str]:
     """The lines of an array of texts, all of one length."""
-    texts, longest = list[str](), 1
+    texts = list[str]()
+    longest = 1
     for name in classes:
         shown = "".join(c if c.isprintable() else "?" for c in str(name))
         cut = shown.encode(errors="replace")[:LONGEST_CLASS]

@@ -96,7 +96,8 @@ def learner(
     >>> losses[2] < losses[0]
     True
     """
-    several, tables = isinstance(net, Sequence), dict[Any, Any]()
+    several = isinstance(net, Sequence)
+    tables = dict[Any, Any]()
     ignores = gaps.checked(missing_targets, "jit.learner")
     settings = Settings(batch_size, n_steps, ignores, derivative_weight)
     with ExitStack() as stack:
@@ -130,7 +131,8 @@ def _trained(
         raise TypeError(f"{who}: net must be an MLP, got {type(net).__name__}")
     scalars.positive_integer(who, "batch_size", batch_size)
     core = core_of(net)
-    state, network = core.state, core.engine.network
+    state = core.state
+    network = core.engine.network
     if net.device != "cpu":
         raise ValueError(f"{who}: the net is on {net.device!r}: net.to('cpu') moves it")
     steps = net._single_steps()
@@ -240,7 +242,8 @@ def jacobian_buffers(
     """Memory for a batch's derivatives, or a gradient by them, by kinds of steps."""
     kinds: tuple[Kind, ...] = ("derivatives", "jacobian_gradient", "jacobian_vjp")
     networks = [steps.engine(kind, who).network for kind in kinds]
-    sizes, dtype = networks[0].layout.sizes, networks[0].dtype
+    sizes = networks[0].layout.sizes
+    dtype = networks[0].dtype
     values = np.zeros((len(x), sizes[-1], sizes[0]), dtype)
     if isinstance(weight, str):
         raise ValueError(
@@ -248,7 +251,8 @@ def jacobian_buffers(
             "has no rows yet"
         )
     weights = weights_of(weight, Data(x, x, x), values, networks[0], who)
-    known, nothing = np.zeros(len(x)), np.empty((0, 0), dtype)
+    known = np.zeros(len(x))
+    nothing = np.empty((0, 0), dtype)
     given = Derivatives(values, np.empty(0), nothing)
     return {kinds[0]: Derivatives(values, known, weights)} | dict.fromkeys(
         kinds[1:], given
@@ -260,7 +264,8 @@ def derivative_record(
 ) -> NDArray[Any] | None:
     if not numbers:
         return None
-    record, own = np.zeros(1, EmbeddedDerivatives.dtype), numbers["derivatives"]
+    record = np.zeros(1, EmbeddedDerivatives.dtype)
+    own = numbers["derivatives"]
     places = address(own.values), address(own.known)
     steps = (step.address for step in quick[2:])
     record[0] = (*steps, address(vjp[0]), *places, own.values.shape[1])
@@ -274,7 +279,8 @@ def _coefficients(
     if n_steps is not None:
         scalars.positive_integer(who, "n_steps", n_steps)
         return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
-    last, n = steps.coefficients(first + FAR).astype(dtype), 64
+    last = steps.coefficients(first + FAR).astype(dtype)
+    n = 64
     while n <= MOST_STEPS:
         if np.array_equal(steps.coefficients(first + n - 1).astype(dtype), last):
             table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
@@ -363,7 +369,8 @@ def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
         return of_table.owner(freeze=freeze)
     parts = parts_of(model, who)
     core = core_of(parts.net)
-    network, parameters = core.engine.network, core.state.parameters
+    network = core.engine.network
+    parameters = core.state.parameters
     parameters = parameters.copy() if freeze else parameters
     if raw:
         return Owner(network.without_output(), parameters, network.layout.sizes[-1])

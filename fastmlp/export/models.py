@@ -88,7 +88,8 @@ def parts_of(model: Any, who: str) -> ModelParts:
     ):
         raise _error(model, who)
     net: MLP = model if isinstance(model, MLP) else model.net_
-    n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
+    n_features = net.layer_sizes[0]
+    n_outputs = net.layer_sizes[-1]
     if isinstance(model, MLP):
         names = tuple(model.feature_names or ())
     else:
@@ -285,7 +286,8 @@ def affine_of(scaler: Any, name: str, who: str) -> Affine:
 
 
 def _scaled(center: Any, scale: Any) -> Affine:
-    center, scale = np.asarray(center, np.float64), np.asarray(scale, np.float64)
+    center = np.asarray(center, np.float64)
+    scale = np.asarray(scale, np.float64)
     return Affine(1 / scale, -center / scale)
 
 

@@ -45,7 +45,9 @@ OPERATIONS = {
 }
 WHO = "fastmlp.to_onnx"
 # The oldest version that has every node, and the version of LabelEncoder.
-OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
+OLDEST = 13
+OF_LABELS = 2
+IR_VERSION = 8
 # The first opset with LayerNormalization.
 LAYER_NORM = 17
 
@@ -92,7 +94,9 @@ class Graph:
     ) -> None:
         from onnx import TensorProto
 
-        self._scope, self._container, self._opset = scope, container, opset
+        self._scope = scope
+        self._container = container
+        self._opset = opset
         self.kinds: Any = TensorProto
         self._is_double = dtype == "float64"
         # Names of columns, which no other variable may have.
@@ -139,8 +143,10 @@ class Graph:
     def net(self, values: str, net: MLP, kind: int) -> str:
         """Add a net that computes in numbers of this kind; return the name of its predictions."""
         network: Network = core_of(net).engine.network
-        layout, kept = network.layout, list[str]()
-        flat, n_shifts = net.parameters, iter(net.shifts)
+        layout = network.layout
+        kept = list[str]()
+        flat = net.parameters
+        n_shifts = iter(net.shifts)
         shifts = [next(n_shifts) if it.shifts >= 0 else None for it in layout.norms]
         norms = {
             (norm.layer, norm.after): (norm.epsilon, gains, shift)
@@ -148,7 +154,8 @@ class Graph:
                 layout.norms, gain_views(layout, flat), shifts, strict=True
             )
         }
-        inputs, last = values, layout.n_layers - 1
+        inputs = values
+        last = layout.n_layers - 1
         for i, (weights, biases, rule) in enumerate(
             zip(net.weights, net.biases, network.activations, strict=True)
         ):
@@ -172,7 +179,8 @@ class Graph:
                 values = self._norm(values, kind, *norms[i, True])
         if not network.link.parts:
             return self._linked(values, network.link, net.layer_sizes[-1], kind)
-        first, heads = 0, []
+        first = 0
+        heads = []
         for name, n in network.link.parts:
             own = self.chosen(values, np.arange(first, first + n))
             heads.append(self._linked(own, losses.LINKS[name], n, kind))
@@ -211,7 +219,8 @@ class Graph:
 
     def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
         """Add the nodes of a rule, with this kind of numbers; return the first result's name."""
-        code, to = Nodes(), kind if to is None else to
+        code = Nodes()
+        to = kind if to is None else to
         scalars = {self.kinds.FLOAT: np.float32, self.kinds.DOUBLE: np.float64}
         names: dict[str, str] = {f"x{i}": name for i, name in enumerate(inputs)}
         symbols = [code.symbol(scalars[kind], name) for name in names]
@@ -240,7 +249,8 @@ class Graph:
             return self.node("Softmax", [raw], axis=1)
         if rule is losses.ascending:
             n = self.constant(np.array([n_outputs]), self.kinds.INT64)
-            values, places = self.named("sorted"), self.named("places")
+            values = self.named("sorted")
+            places = self.named("places")
             self._container.add_node(
                 "TopK",
                 [raw, n],
@@ -289,12 +299,11 @@ class Graph:
         n_outputs: int,
     ) -> Outline:
         """Add labels and probabilities; return the outline of the whole graph."""
-        label, to = self.output("label"), self.output("probabilities")
+        label = self.output("label")
+        to = self.output("probabilities")
         self.classes(values, classes, label, to)
-        kind, shape = (
-            self.kinds.INT64,
-            (None,) if classes is not None else (None, n_outputs),
-        )
+        kind = self.kinds.INT64
+        shape = (None,) if classes is not None else (None, n_outputs)
         if classes is not None and are_words(classes):
             kind = self.kinds.STRING
         probabilities = Output(to, self.kind, (None, n_outputs))
@@ -516,7 +525,8 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
     dtype: DTypeName = "float64" if _is_double(operator) else "float32"
     # Of nets in scikit-learn's pipelines, whose opset skl2onnx chooses, norms are primitives.
     graph = Graph(scope, container, dtype, OLDEST)
-    model, columns = operator.raw_operator, operator.inputs
+    model = operator.raw_operator
+    columns = operator.inputs
     if not is_of_tables(model):
         return graph, graph.predictions(columns[0].full_name, parts_of(model, WHO))
     inputs = [

@@ -207,7 +207,9 @@ class Cluster:
     """
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
-        self._client, self._who, self._timeout = client, who, timeout
+        self._client = client
+        self._who = who
+        self._timeout = timeout
         # Seconds without the end of a group after which a worker hangs.
         self._limit = None if timeout is None else timeout + GRACE_SECONDS
         self.interrupted = False
@@ -282,7 +284,8 @@ class Cluster:
             (numbers, partial(work, [items[i] for i in numbers]))
             for numbers in dealt(costs, self.n_at_once)
         ]
-        left, shared = list(range(len(groups))), list(arrays)
+        left = list(range(len(groups)))
+        shared = list(arrays)
         try:
             for _ in range(ROUNDS):
                 left = self._round(groups, left, shared, done, name)

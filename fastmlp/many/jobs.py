@@ -67,7 +67,8 @@ def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
     """The nets as a list, after a check that they are distinct `MLP`."""
     if isinstance(sequence, MLP) or not isinstance(sequence, Iterable):
         raise TypeError(f"{caller}: nets must be a sequence of MLP, got {sequence!r}")
-    nets, places = list(sequence), dict[int, int]()
+    nets = list(sequence)
+    places = dict[int, int]()
     for i, net in enumerate(nets):
         if not isinstance(net, MLP):
             raise TypeError(
@@ -96,7 +97,8 @@ def jobs_of(
     `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
     `weights` are those of rows or targets, and True if gaps in y are ignored.
     """
-    n, (sample_weight, ignores) = len(nets), weights
+    n = len(nets)
+    (sample_weight, ignores) = weights
     validation_rows, validation_split = held_out
     each_epochs = each_integer(epochs, "epochs", n)
     sizes = (
@@ -109,14 +111,16 @@ def jobs_of(
     for i, core in enumerate(cores):
         layer_settings.require_trained(core.engine.network, who(i))
     named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
-    wholes, each_names = [data for data, _ in named], [names for _, names in named]
+    wholes = [data for data, _ in named]
+    each_names = [names for _, names in named]
     each_rows = shared.indices(rows, "rows", n)
     each_held_out = shared.indices(validation_rows, "validation_rows", n)
     jobs = []
     n_outputs = min((core.state.layout.sizes[-1] for core in cores), default=1)
     each_given = given.of_nets(n, n_outputs, WHO)
     for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
-        taken, looked_at = each_rows[i], each_held_out[i]
+        taken = each_rows[i]
+        looked_at = each_held_out[i]
         data = whole if taken is None else whole._replace(rows=taken)
         validated = None if looked_at is None else whole._replace(rows=looked_at)
         for part in (data, validated):
@@ -156,7 +160,8 @@ class Shared:
     def __init__(self, X: Any, y: Any, ignores_gaps: bool = False) -> None:
         self._ignores = ignores_gaps
         own = frames.named(X, None, WHO, warns=True)
-        self._x, self._y = own[0], y
+        self._x = own[0]
+        self._y = y
         self._made: dict[Any, Any] = {("named", None): own}
         # Objects known by their id must stay alive.
         self._kept: list[Any] = []
@@ -172,7 +177,8 @@ class Shared:
         known = core.state.feature_names
         select = partial(frames.named, self._x, known, who)
         x, names = self.memo(("named", known), select)
-        network, queue = core.engine.network, core.engine.queue
+        network = core.engine.network
+        queue = core.engine.queue
         dtype = network.dtype
         kind = network.layout.sizes[0], dtype, network.targets, queue
         own = None if x is self._x else names
@@ -344,7 +350,8 @@ class SharedFeed:
         self._feed, self._cores = feed, threading.Semaphore(n_threads)
         self._changed = threading.Condition()
         self._number = self._waiting = 0
-        self._active, self._starts = n_fits, True
+        self._active = n_fits
+        self._starts = True
 
     def part(self) -> "FeedPart":
         return FeedPart(self, self._feed)
@@ -370,7 +377,8 @@ class SharedFeed:
         """Wait for all fits; the last one reads the next buffer."""
         self._cores.release()
         with self._changed:
-            number, self._waiting = self._number, self._waiting + 1
+            number = self._number
+            self._waiting = self._waiting + 1
             while self._number == number:
                 if self._waiting == self._active:
                     self._waiting = 0
@@ -393,7 +401,9 @@ class FeedPart:
     is_whole = False
 
     def __init__(self, shared: SharedFeed, feed: Feed) -> None:
-        self._shared, self._feed, self._has_core = shared, feed, False
+        self._shared = shared
+        self._feed = feed
+        self._has_core = False
         self.n_rows = feed.n_rows
 
     @property

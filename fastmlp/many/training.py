@@ -53,7 +53,10 @@ class GpuQueue:
         request: Callable[[NetJob], FitRequest],
         bar: Bar | None,
     ) -> None:
-        self._index, self._jobs, self._request, self._bar = index, jobs, request, bar
+        self._index = index
+        self._jobs = jobs
+        self._request = request
+        self._bar = bar
         self._fits: dict[int, tuple[FitRequest, Generator[Span[Any]]]] = {}
         self._warned: dict[int, list[Any]] = {i: [] for i in jobs}
         self.outcomes: dict[int, Outcome] = {}
@@ -218,7 +221,8 @@ def _fit(
     shared: SharedFeed | None,
 ) -> History:
     check()
-    request, (engine, state) = request_of(job), job.core
+    request = request_of(job)
+    (engine, state) = job.core
     feed = None if shared is None else shared.part()
     request.open_checkpoint(engine.network, state)
     loop.fit(engine, state, request, by_buffers(request, feed, engine, state))
@@ -323,7 +327,8 @@ def trained_on(
     files: Files | None,
 ) -> CallOutcomes:
     """Train all locked nets on the workers of a cluster."""
-    work, costs = partial(train_jobs, options, files), [job.cost for job in jobs]
+    work = partial(train_jobs, options, files)
+    costs = [job.cost for job in jobs]
     # Rows of files are read by the workers.
     none: Any = {"data": None, "held_out": None}
     parcels = [job._replace(**none) for job in jobs] if files else jobs

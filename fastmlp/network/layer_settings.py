@@ -103,7 +103,8 @@ def frozen(network: Network) -> list[tuple[bool, bool]]:
 def in_use(network: Network) -> dict[str, Any]:
     """Rates and frozen layers as JSON, by the names of MLP's attributes; empty if all layers
     train alike."""
-    rates, switches = network.layer_rates, network.trainable
+    rates = network.layer_rates
+    switches = network.trainable
     settings = {
         "layer_rates": [shown(factors) for factors in rates],
         "trainable": list(switches),
@@ -206,9 +207,11 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
                 f"of the total of steps, got {setting!r}; calling it failed: {error}"
             ) from error
         return schedule
-    expected, check = "a finite number of 0 or more", scalars.non_negative
+    expected = "a finite number of 0 or more"
+    check = scalars.non_negative
     if not is_noise:
-        expected, check = "a number in [0, 1)", scalars.fraction
+        expected = "a number in [0, 1)"
+        check = scalars.fraction
     try:
         return check(OWNER, name, setting)
     except (TypeError, ValueError) as error:
@@ -221,7 +224,10 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
 
 Codes = NDArray[np.int8]
 # A weight may be anything, not below 0, not above 0, or 0 alone.
-FREE, RISING, FALLING, ZERO = 0, 1, -1, 2
+FREE = 0
+RISING = 1
+FALLING = -1
+ZERO = 2
 # Activations whose values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by
 # one unit in the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
@@ -236,7 +242,8 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
     """Return an empty tuple without a constraint."""
     if setting is None:
         return ()
-    name, n_inputs = "monotonic_cst", network.layout.sizes[0]
+    name = "monotonic_cst"
+    n_inputs = network.layout.sizes[0]
     if isinstance(setting, Mapping):
         raise TypeError(
             f"{who}: {name} must be a sequence of -1, 0 and 1, one for each of the "
@@ -309,14 +316,16 @@ def directions(sizes: Sequence[int], signs: Sequence[int]) -> list[Codes]:
     for i, n in enumerate(sizes[1:-1]):
         n_free = n // (FREE_OF_OTHERS if i else FREE_OF_FIRST) if 0 in signs else 0
         layer = np.zeros(n, np.int8)
-        layer[n_free::2], layer[n_free + 1 :: 2] = 1, -1
+        layer[n_free::2] = 1
+        layer[n_free + 1 :: 2] = -1
         result.append(layer)
     return [*result, np.ones(sizes[-1], np.int8)]
 
 
 def codes_of(network: Network) -> Codes:
     """Codes of all parameters, shape (n_parameters,): biases are free."""
-    layout, units = network.layout, directions(network.layout.sizes, network.signs)
+    layout = network.layout
+    units = directions(network.layout.sizes, network.signs)
     codes = np.zeros(layout.n_parameters, np.int8)
     for (first, second), view in zip(
         pairwise(units), weight_views(layout, codes), strict=True

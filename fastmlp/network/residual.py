@@ -197,7 +197,8 @@ def structure_of(
     skip: SkipName | None = None,
 ) -> Structure:
     """`rules` and `norms` have one entry for each written hidden layer or block."""
-    layers, n_inputs = None, sizes[0]
+    layers = None
+    n_inputs = sizes[0]
     assert isinstance(n_inputs, int)
     layers = _Layers(n_inputs)
     for i, (size, rule, norm) in enumerate(zip(sizes[1:-1], rules, norms, strict=True)):
@@ -214,7 +215,8 @@ def structure_of(
     assert isinstance(n_outputs, int)
     layers.sizes.append(n_outputs)
     layers.skips.append(-1)
-    hidden, linear = tuple(layers.rules), tuple(layers.sizes)
+    hidden = tuple(layers.rules)
+    linear = tuple(layers.sizes)
     if not layers.norms and max(layers.skips) < 0 and skip is None:
         return Structure(make_layout(linear), hidden, None)
     written = Written(sizes, tuple(norms), epsilon, tuple(layers.of_entries), skip)

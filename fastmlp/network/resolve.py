@@ -206,7 +206,8 @@ def penalty_terms(
     terms = []
     for key, strength in [("l2", l2), ("l1", l1), *(more or {}).items()]:
         name = key if isinstance(key, str) else getattr(key, "__name__", "penalty")
-        rule, number = _penalty(key), scalars.non_negative(OWNER, name, strength)
+        rule = _penalty(key)
+        number = scalars.non_negative(OWNER, name, strength)
         if number > 0:
             terms.append((rule, number))
     return tuple(terms)
@@ -388,7 +389,8 @@ def check_outputs(
             f"{where} has 1 output, whose softmax is always 1; for two classes use "
             f"loss={binary!r}"
         )
-    n, per_target = sizes[-1], function.per_target
+    n = sizes[-1]
+    per_target = function.per_target
     in_levels = function.link == "sorted"
     if n % per_target or (in_levels and n != per_target):
         purpose = "in all, one for each level" if in_levels else "for each column of y"
@@ -420,7 +422,8 @@ NAMES: Mapping[str, Iterable[str]] = {
 
 
 # Points at which slopes are compared with differences; targets are valid for each kind.
-POINTS, TARGETS = (-1.7, -0.6, 0.35, 0.8, 1.4), (0.2, 0.7)
+POINTS = (-1.7, -0.6, 0.35, 0.8, 1.4)
+TARGETS = (0.2, 0.7)
 # Rules that compute in float32 have errors of 1e-4.
 LARGEST_ERROR = 1e-2
 
@@ -435,10 +438,8 @@ def own_rule(
 ) -> Any:
     """Check a user's rule by calling it uncompiled: its results, and its slope if it has one."""
     check_function(kind, form, rule)
-    function, constants = (
-        getattr(rule, "py_func", rule),
-        losses.in_dtype(constants, np.float64),
-    )
+    function = getattr(rule, "py_func", rule)
+    constants = losses.in_dtype(constants, np.float64)
     try:
         result = function(*[np.float64(0.5)] * n_arguments, *constants)
     except Exception as error:
@@ -484,7 +485,8 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
     wrong = (errors > LARGEST_ERROR)[:, 0]
     if 2 * wrong.sum() <= np.isfinite(errors).sum():
         return
-    first, sums = int(np.argmax(wrong)), np.abs(slopes + derivatives)
+    first = int(np.argmax(wrong))
+    sums = np.abs(slopes + derivatives)
     negated = sums <= LARGEST_ERROR * (
         1 + np.maximum(np.abs(slopes), np.abs(derivatives))
     )
@@ -504,7 +506,8 @@ Evaluate = Callable[[Array], tuple[Array, Array]]
 WHO = "check_rule"
 FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)"
 # Off 0, 1 and other kinks of rules; targets are valid for each kind of loss.
-CHECKED_POINTS, CHECKED_TARGETS = np.linspace(-2.93, 2.91, 17), np.array([0.23, 0.71])
+CHECKED_POINTS = np.linspace(-2.93, 2.91, 17)
+CHECKED_TARGETS = np.array([0.23, 0.71])
 # The step of differences up to 1, and times |z| beyond, where 1e-3 would drown in rounding: with
 # the double step the error is of order 4, 1e-12.
 STEP = 1e-3
@@ -607,7 +610,8 @@ def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, A
             f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and targets, one row "
             "or label for each"
         )
-    raw, target = _array("points", points), _array("targets", targets)
+    raw = _array("points", points)
+    target = _array("targets", targets)
     if raw.ndim != 2 or target.ndim not in (1, 2) or len(raw) != len(target):
         raise ValueError(
             f"{WHO}: points must have shape (n_rows, n_outputs), and targets as many rows, got "
@@ -668,7 +672,8 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
 def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
     def evaluate(raw: Array) -> tuple[Array, Array]:
         # Columns are contiguous, as in training.
-        slopes, values = np.zeros(raw.shape, order="F"), np.zeros(len(raw))
+        slopes = np.zeros(raw.shape, order="F")
+        values = np.zeros(len(raw))
         function(
             np.asfortranarray(raw),
             np.asfortranarray(target),

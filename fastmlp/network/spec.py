@@ -136,7 +136,8 @@ class Views(list[Vector]):
         )
 
     def __setitem__(self, place: Any, numbers: Any) -> None:
-        views, several = self[place], isinstance(place, slice)
+        views = self[place]
+        several = isinstance(place, slice)
         pairs = zip(views, numbers, strict=True) if several else [(views, numbers)]
         for view, row in pairs:
             try:
@@ -175,7 +176,8 @@ def make_layout(
         offsets.append(offsets[-1] + n_in * n_out)
     for _, n_out in shapes:
         offsets.append(offsets[-1] + n_out)
-    n, end = len(shapes), offsets[-1]
+    n = len(shapes)
+    end = offsets[-1]
     gains, shifts = list[int](), list[int]()
     for _, layer, _ in norms:
         gains.append(end)
@@ -284,7 +286,8 @@ def _of_layers(
     setting: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
 ) -> tuple[LayerDType, ...] | None:
     """None without a bfloat16."""
-    name, n_layers = "compute_dtype", len(sizes) - 1
+    name = "compute_dtype"
+    n_layers = len(sizes) - 1
     if len(setting) != n_layers:
         raise ValueError(
             f"{who}: {name} must have one dtype for each of the {n_layers} layers, got "

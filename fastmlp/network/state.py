@@ -95,8 +95,11 @@ class NetState:
         generator: np.random.Generator | None = None,
         key: Key | None = None,
     ) -> None:
-        self.layout, self.optimizer, self.generator = layout, optimizer, generator
-        self.key, self.feature_names = key, None
+        self.layout = layout
+        self.optimizer = optimizer
+        self.generator = generator
+        self.key = key
+        self.feature_names = None
         self.n_steps, self.averaged_from, self.lock = 0, 0, NetLock(parameters)
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
@@ -143,7 +146,8 @@ class NetState:
             self.averaged_from = 0
         dtype = self.parameters.dtype
         self._slots = None if slots is None else np.ascontiguousarray(slots, dtype)
-        self._packed, self._form = None, None
+        self._packed = None
+        self._form = None
 
     def unpack(self) -> None:
         """Drop a backend's packed form: the optimizer's state is one flat array again."""
@@ -160,7 +164,8 @@ class NetState:
         """
         form = (form, n_slots_of(self.optimizer))
         if self._packed is None or self._form != form:
-            self._packed, self._form = pack(self.slots()), form
+            self._packed = pack(self.slots())
+            self._form = form
             self._slots = None
         self.begin_average()
         packed: Any = self._packed
@@ -233,19 +238,15 @@ class NetState:
         # joblib maps large arrays into its workers read-only.
         if not parameters.flags.writeable:
             parameters = parameters.copy()
-        optimizer, generator = (
-            content["optimizer"],
-            random_state.unpickled(content["generator"]),
-        )
+        optimizer = content["optimizer"]
+        generator = random_state.unpickled(content["generator"])
         NetState.__init__(
             self, content["layout"], parameters, optimizer, generator, content["key"]
         )
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
-        self.averaged_from, self.feature_names = (
-            content["averaged_from"],
-            content["feature_names"],
-        )
+        self.averaged_from = content["averaged_from"]
+        self.feature_names = content["feature_names"]
 
     def adopt(self, content: dict[str, Any]) -> None:
         """Take over the changes of a trained copy, from its `__getstate__`."""
@@ -253,7 +254,8 @@ class NetState:
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
         self.averaged_from = content["averaged_from"]
-        self.key, self.feature_names = content["key"], content["feature_names"]
+        self.key = content["key"]
+        self.feature_names = content["feature_names"]
         generator = random_state.unpickled(content["generator"])
         if self.generator is not None and generator is not None:
             # Not replaced: it may be the user's.

@@ -42,10 +42,8 @@ class Description(NamedTuple):
 
     def short(self) -> str:
         """One line, as the call that makes the net."""
-        network, hidden = (
-            self.network,
-            residual.of_entries(self.network, self._hidden()),
-        )
+        network = self.network
+        hidden = residual.of_entries(self.network, self._hidden())
         activation = f"activation={_shown(hidden)!r}, " if hidden else ""
         activation += self._norms()
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
@@ -85,7 +83,8 @@ class Description(NamedTuple):
         return f"<div>{head}{layers}{html_text(self._settings())}</div>"
 
     def _size(self) -> str:
-        layout, pairs = self.network.layout, self.network.factors
+        layout = self.network.layout
+        pairs = self.network.factors
         frozen = spread(
             layout, *zip(*[(w == 0, b == 0) for w, b in pairs], strict=True)
         ).sum()
@@ -93,11 +92,10 @@ class Description(NamedTuple):
         return f"{layout.n_parameters:,} parameters{which}, {self.network.dtype}"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        layout, names = self.network.layout, self._stages()
-        factors, varies = (
-            self.network.factors,
-            self.network.layer_rates or self.network.trainable,
-        )
+        layout = self.network.layout
+        names = self._stages()
+        factors = self.network.factors
+        varies = self.network.layer_rates or self.network.trainable
         products = self._products()
         more = (("learning rate",) if varies else ()) + (
             ("products in",) if products else ()
@@ -117,7 +115,8 @@ class Description(NamedTuple):
     def _stages(self) -> list[str]:
         """For each layer its activation; with norms and skips what comes before and after it, in
         this order, such as "norm, relu"."""
-        layout, names = self.network.layout, [*self._hidden(), self.output]
+        layout = self.network.layout
+        names = [*self._hidden(), self.output]
         dropout = self.network.dropout
         for i, name in enumerate(names if not layout.is_plain else ()):
             norms = {norm.after: f"{norm.kind} norm" for norm in layout.norms_of(i)}

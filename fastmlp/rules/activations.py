@@ -86,7 +86,8 @@ def gelu_tanh(z: float) -> Pair:
     z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)) is the same function: 1 + tanh loses digits in the
     left tail.
     """
-    root, cubic = type(z)(1.5957691216057308), type(z)(0.044715)
+    root = type(z)(1.5957691216057308)
+    cubic = type(z)(0.044715)
     # z is clipped before it is cubed: s (1 - s) is 0 there, and 0 * inf would be NaN.
     near = min(max(z, type(z)(-20)), type(z)(20))
     s = logistic(root * (near + cubic * near * near * near))

@@ -23,14 +23,17 @@ from fastmlp.rules.optimizer_protocol import Schedule
 from fastmlp.rules.schedules import rates_of
 from fastmlp.validation import Array
 
-MULTIPLIER_0, MULTIPLIER_2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+MULTIPLIER_0 = np.uint64(0xD2511F53)
+MULTIPLIER_2 = np.uint64(0xCD9E8D57)
 # The steps of the key after each round.
-STEP_0, STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+STEP_0 = np.uint64(0x9E3779B9)
+STEP_1 = np.uint64(0xBB67AE85)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    p0, p2 = (c0 & LOW) * MULTIPLIER_0, (c2 & LOW) * MULTIPLIER_2
+    p0 = (c0 & LOW) * MULTIPLIER_0
+    p2 = (c2 & LOW) * MULTIPLIER_2
     return (
         (p2 >> HALF) ^ c1 ^ k0,
         p2,
@@ -85,7 +88,10 @@ def normals_of(
     24 bits of a word each, u plus half a bit. `scalar` is their dtype.
     """
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = map(scalar, SINE)
-    fraction, half, one, two = scalar(2.0**-24), scalar(0.5), scalar(1), scalar(2)
+    fraction = scalar(2.0**-24)
+    half = scalar(0.5)
+    one = scalar(1)
+    two = scalar(2)
     zero = scalar(0)
 
     def sine_of(t: Any) -> Any:
@@ -118,7 +124,9 @@ Key = tuple[int, int]
 LEVELS = 1 << 16
 # Positions in a row of numbers: threshold and scale of the inputs, the standard deviation of their
 # noise, then threshold and scale of each hidden layer; before them the words.
-INPUTS, NOISE, HIDDEN = 7, 9, 10
+INPUTS = 7
+NOISE = 9
+HIDDEN = 10
 WORD_BITS = (0, 16, 32)
 # A counter is (group of units, position of the row in its batch, layer * PURPOSES + purpose with
 # the bits of the step above 32 from bit 16 on, step). A group has 8 units, or 4 normals.
@@ -213,8 +221,10 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
 def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Array:
     """The noise of a batch's inputs in a step; the parameters are as in `mask`."""
     words = _words(key, step, OF_NOISE, shape[0], -(-shape[1] // NORMALS)) >> 8
-    u, v = (words[..., ::2] + 0.5) / 2.0**24, words[..., 1::2] / 2.0**24
-    length, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
+    u = (words[..., ::2] + 0.5) / 2.0**24
+    v = words[..., 1::2] / 2.0**24
+    length = np.sqrt(-2 * np.log(u))
+    angle = 2 * np.pi * v
     normals = np.stack([length * np.cos(angle), length * np.sin(angle)], axis=-1)
     drawn: Array = deviation * normals.reshape(shape[0], -1)[:, : shape[1]]
     return drawn
@@ -227,7 +237,8 @@ def _words(
     groups, rows = np.meshgrid(
         *(np.arange(n, dtype=np.uint64) for n in (n_groups, n_rows))
     )
-    high, low = np.uint64(purpose | step >> 32 << 16), np.uint64(step & 0xFFFFFFFF)
+    high = np.uint64(purpose | step >> 32 << 16)
+    low = np.uint64(step & 0xFFFFFFFF)
     words = PHILOX(groups, rows, high, low, np.uint64(key[0]), np.uint64(key[1]))
     return np.stack([word & LOW for word in words], axis=-1).astype(np.int64)
 
@@ -235,10 +246,8 @@ def _words(
 def checked(
     rate: Rate, steps: NDArray[np.int64], total: int, name: str
 ) -> NDArray[np.float64]:
-    returned, below = (
-        rates_of(rate, steps, total),
-        np.inf if name == "input_noise" else 1.0,
-    )
+    returned = rates_of(rate, steps, total)
+    below = np.inf if name == "input_noise" else 1.0
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"
     message = (
         f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"

@@ -112,7 +112,8 @@ def deviation(raw: float) -> float:
 
     Rules call no other rules, so `mean_and_deviation` repeats the formula.
     """
-    half, least = type(raw)(0.5), type(raw)(LEAST_LOG_VARIANCE)
+    half = type(raw)(0.5)
+    least = type(raw)(LEAST_LOG_VARIANCE)
     return exp(half * (least if raw < least else raw))
 
 
@@ -120,7 +121,8 @@ def mean_and_deviation(raw: Any, value: Any) -> None:
     """For each pair of raw outputs (mean, s), write the mean and the standard deviation exp(s /
     2), s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
     n_rows, n = raw.shape
-    half, least = type(raw[0, 0])(0.5), type(raw[0, 0])(LEAST_LOG_VARIANCE)
+    half = type(raw[0, 0])(0.5)
+    least = type(raw[0, 0])(LEAST_LOG_VARIANCE)
     for j in range(0, n, 2):
         for r in range(n_rows):
             value[r, j] = raw[r, j]
@@ -369,14 +371,14 @@ def tweedie(raw: float, target: float, power: float) -> Pair:
     NaN for negative y. Near p = y the terms of the value cancel, with an error of about
     eps y^(2-k) / ((k-1) (2-k)); the slope has no such error. Jorgensen (1987).
     """
-    zero, one, two = type(raw)(0), type(raw)(1), type(raw)(2)
+    zero = type(raw)(0)
+    one = type(raw)(1)
+    two = type(raw)(2)
     k = type(raw)(power)
     low, high = k - one, two - k
     # A target of 0 must not meet an infinite power.
-    rising, falling = (
-        exp(high * raw),
-        target * exp(-low * (raw if target != zero else zero)),
-    )
+    rising = exp(high * raw)
+    falling = target * exp(-low * (raw if target != zero else zero))
     own = exp(high * log(target if target != zero else one))
     constant = (own if target != zero else zero) / (low * high)
     return rising / high + falling / low - constant, rising - falling
@@ -388,16 +390,22 @@ def binary_focal(raw: float, target: float, focus: float) -> Pair:
     Lin et al. (2017); with g = 0 it is the binary cross-entropy. The powers are taken of
     log p = -softplus(-raw) and log(1 - p) = -softplus(raw), which are finite.
     """
-    one, g = type(raw)(1), type(raw)(focus)
-    p, q, by_p, by_q = logistic(raw), logistic(-raw), softplus(-raw), softplus(raw)
-    positive, negative = target * exp(-g * by_q), (one - target) * exp(-g * by_p)
+    one = type(raw)(1)
+    g = type(raw)(focus)
+    p = logistic(raw)
+    q = logistic(-raw)
+    by_p = softplus(-raw)
+    by_q = softplus(raw)
+    positive = target * exp(-g * by_q)
+    negative = (one - target) * exp(-g * by_p)
     slope = negative * (p + g * q * by_q) - positive * (q + g * p * by_p)
     return positive * by_p + negative * by_q, slope
 
 
 def smoothed_binary_cross_entropy(raw: float, target: float, smoothing: float) -> Pair:
     """L = `binary_cross_entropy` of the target (1 - s) y + s / 2. Szegedy et al. (2016)."""
-    one, s = type(raw)(1), type(raw)(smoothing)
+    one = type(raw)(1)
+    s = type(raw)(smoothing)
     y = (one - s) * target + type(raw)(0.5) * s
     return y * softplus(-raw) + (one - y) * softplus(raw), logistic(raw) - y
 
@@ -422,7 +430,9 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
             slope[r, label] -= one
             value[r] += peak - raw[r, label]
         else:
-            mass, loss, rest = type(one)(0), type(one)(0), type(one)(value[r])
+            mass = type(one)(0)
+            loss = type(one)(0)
+            rest = type(one)(value[r])
             for j in range(n):
                 mass += target[r, j]
                 loss += target[r, j] * (rest + (peak - raw[r, j]))
@@ -465,9 +475,11 @@ def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
         value[r] = 0.0
     for t in range(n_targets):
         for r in range(n_rows):
-            error, s = raw[r, 2 * t] - target[r, t], raw[r, 2 * t + 1]
+            error = raw[r, 2 * t] - target[r, t]
+            s = raw[r, 2 * t + 1]
             kept = least if s < least else s
-            below, precision = s - kept, exp(-kept)
+            below = s - kept
+            precision = exp(-kept)
             square = error * error * precision
             rise = half * (one - square)
             value[r] += half * (kept + square) + rise * below
@@ -487,19 +499,22 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
     """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
-    g, has_labels = type(one)(focus), target.shape[1] == 1
+    g = type(one)(focus)
+    has_labels = target.shape[1] == 1
     probabilities(raw, slope, value)
     for r in range(n_rows):
         peak = raw[r, 0]
         for j in range(1, n):
             peak = raw[r, j] if raw[r, j] > peak else peak
         rest = type(one)(value[r])
-        log_total, label = log1p(rest), int(target[r, 0])
+        log_total = log1p(rest)
+        label = int(target[r, 0])
         total, loss = zero, zero
         first, stop, n_turns = (label, label + 1, 1) if has_labels else (0, n, 2)
         for turn in range(n_turns):
             for j in range(first, stop):
-                p, t = slope[r, j], zero
+                p = slope[r, j]
+                t = zero
                 y = one if has_labels else target[r, j]
                 if y != zero:
                     q = rest / (one + rest) if raw[r, j] == peak else one - p
@@ -524,8 +539,10 @@ def smoothed_cross_entropy(
     target of one column is a class label. Szegedy et al. (2016)."""
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
-    s, has_labels = type(one)(smoothing), target.shape[1] == 1
-    even, kept = s / type(one)(n), one - s
+    s = type(one)(smoothing)
+    has_labels = target.shape[1] == 1
+    even = s / type(one)(n)
+    kept = one - s
     probabilities(raw, slope, value)
     for r in range(n_rows):
         value[r] = log1p(type(one)(value[r]))
@@ -534,7 +551,9 @@ def smoothed_cross_entropy(
         for j in range(1, n):
             peak = raw[r, j] if raw[r, j] > peak else peak
         label = int(target[r, 0])
-        mass, loss, rest = zero, zero, type(one)(value[r])
+        mass = zero
+        loss = zero
+        rest = type(one)(value[r])
         for j in range(n):
             y = (one if j == label else zero) if has_labels else target[r, j]
             z = kept * y + even
@@ -553,13 +572,15 @@ def mse_curvature(prediction: float, target: float) -> float:
 
 def huber_curvature(prediction: float, target: float) -> float:
     """1 within 1 of the target, 1 / abs(p - y) beyond: the weights of Huber (1964)."""
-    size, one = abs(prediction - target), type(prediction)(1)
+    size = abs(prediction - target)
+    one = type(prediction)(1)
     return one if size <= one else one / size
 
 
 def log_cosh_curvature(prediction: float, target: float) -> float:
     """1 - tanh(p - y)^2."""
-    slope, one = tanh(prediction - target), type(prediction)(1)
+    slope = tanh(prediction - target)
+    one = type(prediction)(1)
     return one - slope * slope
 
 
@@ -589,7 +610,8 @@ def tweedie_curvature(raw: float, target: float, power: float) -> float:
     """(k - 1) y exp((1 - k) raw) + (2 - k) exp((2 - k) raw), k the power."""
     one = type(raw)(1)
     k = type(raw)(power)
-    rest, other = one - k, one + one - k
+    rest = one - k
+    other = one + one - k
     return other * exp(other * raw) - rest * target * exp(rest * raw)
 
 
@@ -642,7 +664,8 @@ def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
     In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
     n_rows, n = raw.shape
-    one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps
+    one = type(raw[0, 0])(1)
+    eps = np.finfo(raw.dtype).eps
     for r in range(n_rows):
         value[r] = 0.0
     for j in range(n):
@@ -659,7 +682,8 @@ def clipped_cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None
     In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
     n_rows, n = raw.shape
-    one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps
+    one = type(raw[0, 0])(1)
+    eps = np.finfo(raw.dtype).eps
     exponentials(raw, slope)
     for r in range(n_rows):
         value[r] = 0.0

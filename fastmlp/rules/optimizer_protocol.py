@@ -331,7 +331,8 @@ def _coefficients(
     settings: Any = optimizer
     origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
     table: Rates = settings.coefficients(first_step, rates, **origin)
-    name, average = gradient_rule_of(optimizer), average_of(optimizer)
+    name = gradient_rule_of(optimizer)
+    average = average_of(optimizer)
     if name:
         table = np.column_stack([table, np.full(len(table), getattr(optimizer, name))])
     if average is not None:

@@ -387,7 +387,8 @@ class ScheduleFreeAdamW(OptimizerSettings):
         return updates.schedule_free_adamw
 
     def _check(self) -> None:
-        who, rate = type(self).__name__, self.learning_rate
+        who = type(self).__name__
+        rate = self.learning_rate
         if callable(rate):
             raise TypeError(
                 f"{who}: learning_rate must be a finite number above 0, got {rate!r}: the average "

@@ -191,7 +191,8 @@ class OneCycle(_Checked):
 
     def __call__(self, steps: Steps, total: int) -> Rates:
         progress = np.minimum(steps / _horizon(self.n_steps, total), 1.0)
-        low, last = self.learning_rate / 25, self.learning_rate / 250_000
+        low = self.learning_rate / 25
+        last = self.learning_rate / 250_000
         rising = 1 - _half_cosine(progress / max(self.warm, 1e-12))
         falling = _half_cosine((progress - self.warm) / (1 - self.warm))
         up = low + (self.learning_rate - low) * rising

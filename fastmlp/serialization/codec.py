@@ -320,7 +320,8 @@ def of_fields(
     parts = _parts(kind, value)
     if parts is None:
         return value if _origin(kind) is dict else of_value(value), {}
-    spelled, arrays = {}, dict[str, Array]()
+    spelled = {}
+    arrays = dict[str, Array]()
     for name, part in parts.items():
         by_key = isinstance(name, int) or isinstance(value, dict)
         one = value[name] if by_key else getattr(value, name)

@@ -26,7 +26,9 @@ ENTRY = "fastmlp"
 # fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
 FORMAT_VERSION = 2
 # The version of files with a net that has one of these entries in its header.
-NEWER_VERSION, NORMS, HEADS = 3, "norms", "heads"
+NEWER_VERSION = 3
+NORMS = "norms"
+HEADS = "heads"
 NEWER = (NORMS, HEADS)
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -157,7 +159,8 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
     >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
     {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
     """
-    start, by_place = place and f"{place}.", dict[str, dict[str, Any]]()
+    start = place and f"{place}."
+    by_place = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         if name.startswith(start):
             inner, _, own = name.removeprefix(start).partition(".")
@@ -195,7 +198,8 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _table(file: BinaryIO) -> dict[str, Any]:
-    start, size = file.read(8), os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    size = os.fstat(file.fileno()).st_size
     length = _header_bytes(start)
     if not 0 < length <= size - 8:
         kind = next((OTHERS[mark] for mark in OTHERS if start.startswith(mark)), "")
@@ -233,7 +237,8 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             f"{n:,} arrays, more than {len(entry):,} characters can describe"
         )
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
-    version, kind = header.pop("format_version"), header.pop("kind")
+    version = header.pop("format_version")
+    kind = header.pop("kind")
     if version not in (FORMAT_VERSION, NEWER_VERSION):
         raise FileError(
             f"format version {version!r}, and this fastmlp reads versions {FORMAT_VERSION} and "

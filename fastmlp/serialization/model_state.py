@@ -120,9 +120,12 @@ def pack(state: SavedNet) -> Content:
 
 def header_of(state: SavedNet) -> dict[str, Any]:
     """Spec and optimizer of a net as JSON, by the names of `MLP`'s arguments."""
-    network, table, names = state.network, activations.RULES, state.feature_names
+    network = state.network
+    table = activations.RULES
+    names = state.feature_names
     *linear, output = [codec.of_rule(rule, table) for rule in network.activations]
-    hidden, written = residual.of_entries(network, linear), network.written
+    hidden = residual.of_entries(network, linear)
+    written = network.written
     computed = network.compute_dtype
     optional = {
         "compute_dtype": list(computed) if isinstance(computed, tuple) else computed,
@@ -176,7 +179,9 @@ def _heads_from(
     stored = header.get(files.HEADS)
     if stored is None:
         return ()
-    spelled, outputs, names = header["loss"], stored["outputs"], stored["names"]
+    spelled = header["loss"]
+    outputs = stored["outputs"]
+    names = stored["names"]
     if not isinstance(spelled, list) or len(spelled) > n_outputs:
         raise FileError(f"claims heads for {n_outputs:,} outputs, and has other losses")
     each = [codec.loss_from(loss, own) for loss in spelled]
@@ -213,7 +218,8 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
         raise FileError(
             f"holds an object of kind {content.kind!r}, not {KIND!r}: load it by fastmlp.load"
         )
-    header, claimed = content.header, content.header["layer_sizes"]
+    header = content.header
+    claimed = content.header["layer_sizes"]
     _check_layers(claimed, content)
     sizes = residual.written_sizes(
         [Residual(*size) if isinstance(size, list) else size for size in claimed]
@@ -242,7 +248,8 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedN
     """State of a file's content, for a net of this spec."""
     header, arrays = content.header, content.arrays
     parameters = parameters_of(network, arrays)
-    generator, names = header.get("generator"), header.get("feature_names")
+    generator = header.get("generator")
+    names = header.get("feature_names")
     if generator is not None:
         random_state.from_state(generator)
     return SavedNet(
@@ -288,7 +295,8 @@ def _network(
     spelled = header["output_activation"]
     activation = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
-    dtype, n_hidden = resolve.dtype(header["dtype"]), len(sizes) - 2
+    dtype = resolve.dtype(header["dtype"])
+    n_hidden = len(sizes) - 2
     norms = header.get(files.NORMS, {"kinds": None, "epsilon": residual.EPSILON})
     structure = residual.structure_of(
         sizes,
@@ -333,7 +341,8 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
     """Views of the flat parameters, by their names in a file."""
-    weights, biases = weight_views(layout, flat), bias_views(layout, flat)
+    weights = weight_views(layout, flat)
+    biases = bias_views(layout, flat)
     named = {"weights": weights, "biases": biases}
     named |= {"gains": gain_views(layout, flat), "shifts": shift_views(layout, flat)}
     return {
@@ -412,7 +421,9 @@ class CheckpointFile:
     def __init__(
         self, path: str | os.PathLike[str], network: Network, state: NetState
     ) -> None:
-        self.path, self._network, self._state = Path(path), network, state
+        self.path = Path(path)
+        self._network = network
+        self._state = state
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -444,7 +455,8 @@ class CheckpointFile:
         """
         if not self.path.exists():
             return None
-        content, state_now = files.read(self.path), self.capture()
+        content = files.read(self.path)
+        state_now = self.capture()
         with self.refusing():
             if "fit" not in content.header:
                 raise FileError("a model file, not a checkpoint; MLP.load reads it")

@@ -95,7 +95,9 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
         **codec.parameters_from(saved.parameters, own, n_threads)
     )
     model._validate_params()
-    schema, pack_, classes = saved.schema, saved.pack, None
+    schema = saved.schema
+    pack_ = saved.pack
+    classes = None
     if isinstance(model, TabularMLPClassifier):
         classes = codec.classes_from(saved.labels or {})
     n_features = len(schema.number_names) + len(schema.categorical_names)
@@ -179,7 +181,8 @@ def _check(
             len(places)
         ):
             raise FileError("trees must have classes that there are")
-    n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
+    n_numbers = len(schema.number_names)
+    n_categories = len(schema.categorical_names)
     for encoding in pack_.encodings:
         for name, (_, columns) in encoding.parts.items():
             if columns.max() >= (n_numbers if name in NUMERIC else n_categories):
@@ -187,7 +190,9 @@ def _check(
 
 
 def _check_member(member: Member, pack_: Pack) -> None:
-    place, curve, sizes = member.encoding, member.curve, member.net.layer_sizes
+    place = member.encoding
+    curve = member.curve
+    sizes = member.net.layer_sizes
     if curve.dtype != np.float64 or curve.ndim != 2 or curve.shape[1] < 2:
         raise FileError("a member's curve must have two columns of numbers, or more")
     if not 0 <= place < len(pack_.encodings):

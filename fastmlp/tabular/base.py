@@ -245,7 +245,8 @@ class TabularMLP(BaseModel):
         return self
 
     def _fit(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
-        who, start = f"{type(self).__name__}.fit", time.perf_counter()
+        who = f"{type(self).__name__}.fit"
+        start = time.perf_counter()
         callbacks = callbacks_of(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
@@ -375,7 +376,8 @@ class TabularMLP(BaseModel):
         seed: int,
         caller: Caller,
     ) -> fitting.TableFit:
-        name, values = type(self).__name__, data.training.values
+        name = type(self).__name__
+        values = data.training.values
         signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
         cluster = self._cluster(caller.who)
         task: Task = "regression"
@@ -444,7 +446,9 @@ class TabularMLP(BaseModel):
         members: list[tuple[str, Any]],
         classes: Array | None,
     ) -> None:
-        self.schema_, self.pack_, self.extra_members_ = schema, pack, members
+        self.schema_ = schema
+        self.pack_ = pack
+        self.extra_members_ = members
         self.n_features_in_ = len(schema.columns)
         vars(self).pop("feature_names_in_", None)
         vars(self).pop("_importances", None)

@@ -12,12 +12,15 @@ import numpy as np
 from fastmlp.extend import block_of, columns, njit, row, stack
 from fastmlp.typing import Array
 
-_clipped, _rising = njit(columns.clipped), njit(columns.rising)
+_clipped = njit(columns.clipped)
+_rising = njit(columns.rising)
 # Rows of a block; 64 -> 128 -> 256: 9.1 -> 8.7 -> 8.7 ms.
 ROWS = 128
 # Bytes of a block of float64 and of float32. Numba does not take a product for a constant.
 WIDE, NARROW = ROWS * 8, ROWS * 4
-F32, F64, INT = np.float32, np.float64, np.int64
+F32 = np.float32
+F64 = np.float64
+INT = np.int64
 
 
 class Matrix(NamedTuple):
@@ -121,7 +124,8 @@ def _matrix(array: Array) -> Matrix:
 def _read_column(
     x: Matrix, first: int, n: int, j: int, missing: float, to: int
 ) -> None:
-    values, source = row(to, n, F64), x.address + first * x.down + j * x.right
+    values = row(to, n, F64)
+    source = x.address + first * x.down + j * x.right
     if x.down == 8:
         column = row(source, n, F64)
         for i in range(n):
@@ -148,19 +152,23 @@ def _locate(
     The edges below it are counted, six at a time, by vectors of rows: a search would branch at
     each.
     """
-    x, edge, piece = (
-        row(values, n, F64),
-        row(edges, n_pieces + 1, F64),
-        row(below, n, INT),
-    )
-    places, zero, one, nan = row(to, n, F32), 0.0, 1.0, np.nan
+    x = row(values, n, F64)
+    edge = row(edges, n_pieces + 1, F64)
+    piece = row(below, n, INT)
+    places = row(to, n, F32)
+    zero = 0.0
+    one = 1.0
+    nan = np.nan
     no, yes = INT(0), INT(1)
     piece[:] = no
     for e in range(1, n_pieces, 6):
         left = n_pieces - e
-        a, b = edge[e], edge[e + 1] if left > 1 else nan
-        c, d = edge[e + 2] if left > 2 else nan, edge[e + 3] if left > 3 else nan
-        f, g = edge[e + 4] if left > 4 else nan, edge[e + 5] if left > 5 else nan
+        a = edge[e]
+        b = edge[e + 1] if left > 1 else nan
+        c = edge[e + 2] if left > 2 else nan
+        d = edge[e + 3] if left > 3 else nan
+        f = edge[e + 4] if left > 4 else nan
+        g = edge[e + 5] if left > 5 else nan
         for i in range(n):
             number = x[i]
             first = (yes if a <= number else no) + (yes if b <= number else no)
@@ -179,17 +187,15 @@ def _locate(
 
 def _pieces(scalar: Any) -> Any:
     def write(x: Matrix, out: Matrix, n_pieces: int, medians: int, edges: int) -> None:
-        values, below, places = stack(WIDE), stack(WIDE), stack(NARROW)
-        counts, missing = (
-            row(n_pieces, x.n_columns, INT),
-            row(medians, x.n_columns, F64),
-        )
+        values = stack(WIDE)
+        below = stack(WIDE)
+        places = stack(NARROW)
+        counts = row(n_pieces, x.n_columns, INT)
+        missing = row(medians, x.n_columns, F64)
         for first in range(0, x.n_rows, ROWS):
-            n, at, to = (
-                min(ROWS, x.n_rows - first),
-                edges,
-                out.address + first * out.down,
-            )
+            n = min(ROWS, x.n_rows - first)
+            at = edges
+            to = out.address + first * out.down
             for j in range(x.n_columns):
                 if counts[j] > 0:
                     _read_column(x, first, n, j, missing[j], values)
@@ -217,10 +223,14 @@ def _scale_in_order(values: int, n: int, center: float, factor: float, to: int) 
 
 def _by_column(scale: Any) -> Any:
     def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
-        values, scaled, nan = stack(WIDE), stack(NARROW), np.nan
-        center, factor = row(centers, x.n_columns, F64), row(factors, x.n_columns, F64)
+        values = stack(WIDE)
+        scaled = stack(NARROW)
+        nan = np.nan
+        center = row(centers, x.n_columns, F64)
+        factor = row(factors, x.n_columns, F64)
         for first in range(0, x.n_rows, ROWS):
-            n, to = min(ROWS, x.n_rows - first), out.address + first * out.down
+            n = min(ROWS, x.n_rows - first)
+            to = out.address + first * out.down
             for j in range(x.n_columns):
                 _read_column(x, first, n, j, nan, values)
                 scale(values, n, center[j], factor[j], scaled)
@@ -241,7 +251,8 @@ def _lookup(scalar: Any) -> Any:
     def write(
         x: Matrix, out: Matrix, starts: int, sizes: int, table: int, width: int
     ) -> None:
-        start, size = row(starts, x.n_columns, INT), row(sizes, x.n_columns, INT)
+        start = row(starts, x.n_columns, INT)
+        size = row(sizes, x.n_columns, INT)
         for r in range(x.n_rows):
             for j in range(x.n_columns):
                 code = (

@@ -136,7 +136,8 @@ def _known(
     """The score at a level, or an error if there are too few rows for it."""
     if math.isfinite(result := score(level)):
         return result
-    near, n = max(min(level, 1 - level), 1e-18), len(pack.residuals)
+    near = max(min(level, 1 - level), 1e-18)
+    n = len(pack.residuals)
     least = math.ceil((1 - near) / near)
     needed = f"needs {least} rows to validate on, there were {n}"
     more = "use cv=5, or" if least <= n_rows else "train on more rows, or use"

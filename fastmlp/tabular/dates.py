@@ -26,7 +26,8 @@ OF_PART: dict[str, Kind] = {
 }
 EPOCH = "1970-01-01"
 HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
-DATES, TIMES = (date, np.datetime64), time
+DATES = (date, np.datetime64)
+TIMES = time
 DURATIONS = (timedelta, np.timedelta64)
 # pyarrow takes also hours alone, and zones without a colon, for dates in CSV.
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
@@ -123,11 +124,9 @@ class Parts(NamedTuple):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the parts of values of JSON, checked, which may come from a file."""
-        names, origin, zone = (
-            tuple(content["parts"]),
-            content["origin"],
-            content["zone"],
-        )
+        names = tuple(content["parts"])
+        origin = content["origin"]
+        zone = content["zone"]
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
@@ -242,7 +241,8 @@ def zone_of(text: str) -> str | None:
 
 def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:
     """Dates or times of rows, from texts and each row's index among them, -1 where missing."""
-    none, of_values = missing(1, kind), of_texts(texts)
+    none = missing(1, kind)
+    of_values = of_texts(texts)
     if of_values is None or of_values.dtype != none.dtype or kind == "durations":
         each = ((text, of_texts([text])) for text in texts if text)
         wrong = [text for text, one in each if one is None or one.dtype != none.dtype]

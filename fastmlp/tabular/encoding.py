@@ -197,13 +197,12 @@ class Encoding:
             else part.encoder.n_outputs
             for name, part in parts.items()
         }
-        inputs, first = (
-            np.empty((len(values.numbers), sum(widths.values())), np.float32),
-            0,
-        )
+        inputs = np.empty((len(values.numbers), sum(widths.values())), np.float32)
+        first = 0
         for name, part in parts.items():
             end = first + widths[name]
-            out, first = inputs[:, first:end], end
+            out = inputs[:, first:end]
+            first = end
             if name == "statistics" and statistics is not None:
                 out[:] = statistics
             else:

@@ -51,7 +51,8 @@ def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
 
 
 def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
-    n, levels = encoder.n_pieces_, isinstance(encoder, number_encoders.IntegerLevels)
+    n = encoder.n_pieces_
+    levels = isinstance(encoder, number_encoders.IntegerLevels)
     rule = rules.within if levels else rules.share_below
     constants = [np.repeat(encoder.medians_, n), *encoder.table_]
     return rules.NumberStep(rule, np.repeat(columns, n), np.stack(constants, axis=1))
@@ -222,7 +223,8 @@ def _of_trees(
     `numbers` and `places` are as in `ColumnNodes`; `n_classes` is 0 for numbers.
     """
     wide = graph.kinds.DOUBLE
-    n_trees, n_outputs = len(trees.roots), trees.n_outputs
+    n_trees = len(trees.roots)
+    n_outputs = trees.n_outputs
     values = _leaves(graph, trees, _rows(graph, numbers, places))
     columns = np.eye(n_outputs)[np.arange(n_trees) % n_outputs]
     raw = graph.node("MatMul", [values, graph.constant(columns, wide)])
@@ -247,7 +249,8 @@ def _of_trees(
 
 def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
     """Add the rows that trees read: numbers, then codes, NaN where a value is missing."""
-    wide, parts = graph.kinds.DOUBLE, [numbers] if numbers else []
+    wide = graph.kinds.DOUBLE
+    parts = [numbers] if numbers else []
     shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64) if places else ""
     for place in places:
         column = graph.node("Cast", [graph.node("Reshape", [place, shape])], to=wide)
@@ -263,7 +266,8 @@ def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
 
 def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
     """Add the descent of all trees; return the name of the leaves' values, (n_rows, n_trees)."""
-    wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
+    wide = graph.kinds.DOUBLE
+    whole = graph.kinds.INT64
 
     def integers(values: Any) -> str:
         return graph.constant(np.asarray(values, np.int64), whole)
@@ -271,16 +275,15 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
     leaf = trees.features < 0
     # A leaf's next node is itself.
     children = np.where(leaf[:, None], np.arange(len(leaf))[:, None], trees.children)
-    features, ways = integers(np.maximum(trees.features, 0)), integers(children.ravel())
+    features = integers(np.maximum(trees.features, 0))
+    ways = integers(children.ravel())
     numbers = graph.constant(trees.numbers, wide)
     missed, three = integers([2]), integers([3])
     if len(trees.sets):
         bits = np.unpackbits(trees.sets.astype("<i4").view(np.uint8), bitorder="little")
         of_levels = graph.constant(trees.places >= 0, graph.kinds.BOOL)
-        firsts, right = (
-            integers(np.maximum(trees.places, 0) * N_BITS),
-            integers(1 - bits),
-        )
+        firsts = integers(np.maximum(trees.places, 0) * N_BITS)
+        right = integers(1 - bits)
         zero, last = (
             graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0)
         )
@@ -313,7 +316,8 @@ def _depth(trees: BoostedTrees) -> int:
     nodes, depth = trees.roots, 0
     while len(nodes := nodes[trees.features[nodes] >= 0]):
         # Nodes for missing values would double along a chain, as they take one of the two ways.
-        nodes, depth = np.unique(trees.children[nodes]), depth + 1
+        nodes = np.unique(trees.children[nodes])
+        depth = depth + 1
     return depth
 
 
@@ -348,7 +352,8 @@ def columns_of(
         of_name = dict.fromkeys(schema.columns, inputs[0])
         place = {name: j for j, name in enumerate(schema.columns)}
     else:
-        of_name, place = _by_column(schema, inputs), {}
+        of_name = _by_column(schema, inputs)
+        place = {}
     for name in (*schema.numeric_names, *schema.categorical_names):
         _check_type(of_name[name], name, schema.levels.get(name))
 
@@ -406,7 +411,8 @@ def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) 
 
 def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> str:
     """Add a category; return the name of its levels' indices."""
-    wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
+    wide = graph.kinds.DOUBLE
+    whole = graph.kinds.INT64
     flat = key = graph.node("Reshape", [column, graph.constant(np.array([-1]), whole)])
     keys: dict[str, Any]
     if isinstance(levels[0], str):
@@ -445,7 +451,8 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
     if isinstance(step, rules.LevelStep):
         return _levels(graph, step, columns)
     numbers = graph.chosen(columns.numbers, step.columns)
-    wide, constants = graph.kinds.DOUBLE, step.constants.T[:, None]
+    wide = graph.kinds.DOUBLE
+    constants = step.constants.T[:, None]
     names = [numbers, *(graph.constant(each, wide) for each in constants)]
     return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
 
@@ -471,7 +478,8 @@ def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[s
 
 def write(graph: Graph, model: Any) -> Any:
     """Add a model of a table: an input per column if there are names or texts, else one for all."""
-    schema, n = model.schema_, len(model.schema_.columns)
+    schema = model.schema_
+    n = len(model.schema_.columns)
     names = [*schema.numeric_names, *schema.categorical_names]
     texts = {
         name
@@ -497,7 +505,8 @@ def predictions(graph: Graph, model: Any, inputs: Sequence[Graph.Input]) -> str:
     """Add nets and boosted trees; return the name of the weighted mean prediction, float64."""
     pack = model.pack_
     check_members(model, "to_onnx")
-    columns, outputs = columns_of(graph, model.schema_, inputs), []
+    columns = columns_of(graph, model.schema_, inputs)
+    outputs = []
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]
         if members:

@@ -23,7 +23,10 @@ NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
 # A round grows a tree for each of several classes: rounds are then fewer, at a higher rate. Trees
 # that are best at this share of their rounds, or before, grow again at half the rate.
-TREES, FEWEST_ROUNDS, LARGEST_RATE, EARLY = 600, 40, 0.2, 0.25
+TREES = 600
+FEWEST_ROUNDS = 40
+LARGEST_RATE = 0.2
+EARLY = 0.25
 # With a time limit: the fewest rounds, and the share of the time for all fits.
 FIRST_ROUNDS, SHARE = 10, 0.25
 # Columns of more levels are taken as numbers.
@@ -126,7 +129,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             if not again.validation_score_.max() > kept.validation_score_.max():
                 break
             kept = again
-        self.rounds, self.rate = _best_round(kept), kept.learning_rate
+        self.rounds = _best_round(kept)
+        self.rate = kept.learning_rate
         del kept._predictors[self.rounds :]
         arrays = arrays_of(kept)
         _move_thresholds(arrays, X)
@@ -137,7 +141,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
         With `seconds` it has a few rounds, and as many more as the time since `start` allows.
         """
-        X, n = rows["X"], most
+        X = rows["X"]
+        n = most
         if self.seconds is not None:
             n = min(FIRST_ROUNDS, most)
         kind = "HistGradientBoosting" + ("Classifier" if self.classes else "Regressor")
@@ -198,7 +203,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     def _check_arrays(self) -> None:
         inner = self.features >= 0
         own = np.flatnonzero(inner)[:, None]
-        n_nodes, n_sets = len(self.features), len(self.sets) // WORDS
+        n_nodes = len(self.features)
+        n_sets = len(self.sets) // WORDS
         if len(self.roots) % self.n_outputs:
             raise ValueError(
                 f"{len(self.roots)} trees for {len(self.classes_)} classes"
@@ -228,14 +234,16 @@ def _best_round(model: Any) -> int:
 
 def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
     """Move thresholds between training values, also as float32 where the values differ there."""
-    features, numbers = arrays["features"], arrays["numbers"]
+    features = arrays["features"]
+    numbers = arrays["numbers"]
     for j in range(X.shape[1]):
         nodes = np.flatnonzero((features == j) & (arrays["places"] < 0))
         values = np.append(np.unique(there(X[:, j])), np.finfo(float).max)
         after = np.searchsorted(values[1:-1], numbers[nodes], side="right") + 1
         low, high = values[after - 1], values[after]
         with np.errstate(over="ignore"):
-            narrow, more = low.astype(np.float32), high.astype(np.float32)
+            narrow = low.astype(np.float32)
+            more = high.astype(np.float32)
         differ = narrow < more
         low = np.where(differ, np.maximum(low, narrow), low)
         high = np.where(differ, np.minimum(high, more), high)
@@ -261,7 +269,8 @@ def arrays_of(model: Any) -> dict[str, Array]:
     Categories are indices of levels, fewer than 256; their sets hold unknown levels where missing
     values go left.
     """
-    order, categories = np.arange(model.n_features_in_), []
+    order = np.arange(model.n_features_in_)
+    categories = []
     if model.is_categorical_ is not None:
         # scikit-learn has categories first, numbered by their order in training.
         order = np.argsort(~model.is_categorical_, kind="stable")
@@ -277,9 +286,12 @@ def arrays_of(model: Any) -> dict[str, Array]:
         np.zeros((n_nodes, 3)),
         np.full(n_nodes, -1),
     ]
-    parts, roots, sets = [leaves], [*range(n_nodes)], list[Array]()
+    parts = [leaves]
+    roots = [*range(n_nodes)]
+    sets = list[Array]()
     for tree in (tree for of_round in model._predictors for tree in of_round):
-        nodes, inner = tree.nodes, tree.nodes["is_leaf"] == 0
+        nodes = tree.nodes
+        inner = tree.nodes["is_leaf"] == 0
         children = np.stack([nodes[way] for way in ("left", "right", "right")], axis=1)
         to_left = nodes["missing_go_to_left"] > 0
         children[to_left, 2] = children[to_left, 0]
@@ -456,7 +468,8 @@ def _out_of_folds(
     Trees go on with the last fold's rate, the least. Their number of rounds is the folds' mean,
     where rounds of another rate count by their rate.
     """
-    rows, growth = validated(folds), list[float]()
+    rows = validated(folds)
+    growth = list[float]()
     predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
         held_out = part.take(second)

@@ -84,7 +84,8 @@ def known_targets(
     first = values.ravel()[gaps.argmin()]
     known: Array = np.array([first, *values.ravel()[~gaps]])[1:]
     filled = np.empty(len(values), known.dtype)
-    filled[gaps], filled[~gaps] = first, known
+    filled[gaps] = first
+    filled[~gaps] = known
     return filled, ~gaps
 
 
@@ -278,7 +279,8 @@ def weighted(
         if known is not None:
             return part.take(np.flatnonzero(known)), known
         return part, np.ones(len(part.y), np.bool_)
-    rows_with_weight, kept = part._replace(weight=weight), weight != 0
+    rows_with_weight = part._replace(weight=weight)
+    kept = weight != 0
     return rows_with_weight if kept.all() else rows_with_weight.take(
         np.flatnonzero(kept)
     ), kept
@@ -314,7 +316,8 @@ def to_validate(
         y, known = known_targets(y, who, "y_val")
     of_kind = partial(places_of, classes=classes) if classes is not None else numbers
     y = of_kind(y, n_rows=n, who=who, name="y_val")
-    weight, name = of_known(arguments.sample_weight_val, known), "sample_weight_val"
+    weight = of_known(arguments.sample_weight_val, known)
+    name = "sample_weight_val"
     return weighted(TableRows(values, y), weight, of_class, who, name, known)[0]
 
 
@@ -521,10 +524,8 @@ def divided(
     else:
         mask = held_out_groups(rows.groups, fraction, seed)
     groups = None if rows.groups is None else rows.groups[mask]
-    training, held_rows = (
-        whole.take(np.flatnonzero(~mask)),
-        whole.take(np.flatnonzero(mask)),
-    )
+    training = whole.take(np.flatnonzero(~mask))
+    held_rows = whole.take(np.flatnonzero(mask))
     return Divided(training, held_rows, None, groups)
 
 

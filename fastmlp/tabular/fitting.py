@@ -176,7 +176,8 @@ def selected(fit: TableFit) -> TableEnsemble:
 
 def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
     """The ensemble trained again on all rows, or the same ensemble after a warning."""
-    whole, members = fit.data.training, ensemble.members
+    whole = fit.data.training
+    members = ensemble.members
     try:
         if fit.validation is not None:
             whole = joined_rows(whole, fit.validation)
@@ -268,10 +269,8 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
     outputs = outputs_of(
         pack.task, rows.y, rows.weight, fit.n_classes, fit.settings.loss
     )
-    of_nets, checkpoints = (
-        pool.net_settings(outputs, fit.settings),
-        fit.caller.checkpoints,
-    )
+    of_nets = pool.net_settings(outputs, fit.settings)
+    checkpoints = fit.caller.checkpoints
     by_encoding: dict[str, dict[int, list[Member]]] = {}
     for member in pack.members:
         recipes = by_encoding.setdefault(member.recipe.encoding, {})
@@ -313,7 +312,8 @@ def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
             raise NotRefitted("has nets that diverged")
         encodings.append(encoding)
         for net, same, n in zip(nets, groups, epochs, strict=True):
-            weight, recipe = sum(member.weight for member in same), same[0].recipe
+            weight = sum(member.weight for member in same)
+            recipe = same[0].recipe
             net = pool.without_idle_units(net, recipe, encoding, of_nets, X)
             members.append(
                 same[0]._replace(net=net, encoding=place, weight=weight, epoch=n)
@@ -338,14 +338,17 @@ def _out_of_time(fit: TableFit) -> NotRefitted:
 
 
 # Drawn rows: number for each row, least and most in all.
-FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
+FOR_EACH = 4
+LEAST = 20_000
+MOST = 200_000
 # A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
 CHUNK = 4096
 # Rows that all epochs see, about; three times as many for wider layers. The fewest epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
 # Layers that are tried in turn, until the loss is at most this share above the ensemble's.
-LAYERS, ABOVE = ((64, 64), (128, 128)), 0.03
+LAYERS = ((64, 64), (128, 128))
+ABOVE = 0.03
 
 
 def taught(
@@ -366,7 +369,8 @@ def taught(
     generator = np.random.default_rng([seed, 4])
     n = len(values.codes)
     order = generator.permutation(n)
-    held_out, own = np.sort(order[: max(n // 5, 1)]), np.sort(order[max(n // 5, 1) :])
+    held_out = np.sort(order[: max(n // 5, 1)])
+    own = np.sort(order[max(n // 5, 1) :])
     n_drawn = min(max(FOR_EACH * len(own), LEAST), MOST)
     more = [*drawn(values.part(own), columns, n_drawn, generator)]
     parts = [values.part(own), *more, values.part(held_out)]
@@ -438,7 +442,8 @@ def drawn(
     Bucila, Caruana & Niculescu-Mizil (2006), "Model compression".
     """
     of_numbers, of_codes = columns
-    n_rows, n_columns = len(values.codes), int(max([-1, *of_numbers, *of_codes])) + 1
+    n_rows = len(values.codes)
+    n_columns = int(max([-1, *of_numbers, *of_codes])) + 1
     ranks = np.empty(values.numbers.shape, np.float32)
     for j, column in enumerate(values.numbers.T):
         ranks[:, j] = np.searchsorted(np.sort(column), column) / n_rows
@@ -462,7 +467,8 @@ def drawn(
 
 def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     name = type(model).__name__
-    who, start = f"{name}.distilled", time.perf_counter()
+    who = f"{name}.distilled"
+    start = time.perf_counter()
     values = model._values(X, "distilled")
     n = len(values.codes)
     if n < 2:
@@ -472,9 +478,12 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     classes = getattr(model, "classes_", None)
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
-    pack, columns = model.pack_, model.schema_.places
-    settings, n_threads = model._settings()._replace(signs=signs), model._n_threads()
-    result, loss = clone(model), math.inf
+    pack = model.pack_
+    columns = model.schema_.places
+    settings = model._settings()._replace(signs=signs)
+    n_threads = model._n_threads()
+    result = clone(model)
+    loss = math.inf
     for hidden in LAYERS if given is None else (given,):
         member, encoding, held_out, n_drawn = taught(
             pack, values, columns, model._predicted, settings, hidden, seed, n_threads
@@ -482,13 +491,16 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
         part = compared.part if y is None else compared.part.take(held_out)
         scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
         of_all = model._predicted(part.values)
-        loss_of_all, tried = -scorer.score_of(of_all), clone(model)
+        loss_of_all = -scorer.score_of(of_all)
+        tried = clone(model)
         alone = replace(pack, encodings=(encoding,), members=(member,), n_trained=1)
         alone.extra_weights = NONE
         tried._take(model.schema_, alone, [], classes)
         of_tried = tried._predicted(part.values)
         if not (of_this := -scorer.score_of(of_tried)) >= loss:
-            result, loss, of_net = tried, of_this, of_tried
+            result = tried
+            loss = of_this
+            of_net = of_tried
         if (above := (loss - loss_of_all) / max(abs(loss_of_all), 1e-300)) <= ABOVE:
             break
     else:
@@ -497,7 +509,8 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
         )
         advice = "predict with the ensemble, or try wider hidden_layer_sizes"
         warn(f"{who}: {message}: {advice}", UserWarning)
-    compared, alone = compared._replace(part=part), result.pack_
+    compared = compared._replace(part=part)
+    alone = result.pack_
     alone.members = (alone.members[0]._replace(score=-loss),)
     alone.validation_score = -loss
     scores, sizes = _scores(pack, compared, of_net, of_all)
@@ -528,7 +541,8 @@ def _layers(sizes: Any, who: str) -> tuple[int, ...]:
 
 def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
     """The rows of the targets y or, without y, those that the model keeps."""
-    n, classes = len(values.codes), getattr(model, "classes_", None)
+    n = len(values.codes)
+    classes = getattr(model, "classes_", None)
     if y is not None and classes is None:
         return KeptRows(pool.TableRows(values, fit_arguments.numbers(y, n, who)))
     if y is not None and classes is not None:

@@ -52,7 +52,8 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
             f"{name!r}{messages.suggestion(name, others).rstrip(';')}"
             for name in missing
         ]
-        one, several = "there is no column", f"{len(missing)} columns are missing:"
+        one = "there is no column"
+        several = f"{len(missing)} columns are missing:"
         lacks = f"{one if len(missing) == 1 else several} {messages.listed(suggested)}"
         raise ValueError(
             f"{who}: {lacks}; known: {messages.listed([*map(repr, known)], 20)}"
@@ -145,7 +146,8 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
 
 
 def _of_arrow(table: Any, who: str) -> MemoryTable:
-    names, column = frames.names_of(table), table.column
+    names = frames.names_of(table)
+    column = table.column
     if names is None:
         frames.require_different(table, who)
     return MemoryTable(
@@ -317,7 +319,8 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     """Dates, times or durations of a column or of its texts, shape (n_rows,)."""
     if _is_of_arrow(values):
         return arrow_moments(values, kind, name, who)
-    dtype, kind_of_column = values.dtype, kind_of(values)
+    dtype = values.dtype
+    kind_of_column = kind_of(values)
     if kind_of_column == "texts":
         levels = levels_in(values, name, who)
         each = ["" if is_missing(value) else value for value in levels.values]
@@ -382,7 +385,8 @@ def refused(name: str, kind: str) -> str:
 def _levels_in(values: Any) -> LevelCodes:
     of_arrow = _is_of_arrow(values)
     if hasattr(getattr(values, "dtype", None), "categories"):
-        codes, categories = values.array.codes, values.dtype.categories
+        codes = values.array.codes
+        categories = values.dtype.categories
         if len(values) > FEW_ROWS:
             return LevelCodes(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]

@@ -62,7 +62,10 @@ class OneHotLevels(CodeEncoder):
         who = type(self).__name__
         most = scalars.positive_integer(who, "max_levels", self.max_levels)
         fewest = scalars.positive_integer(who, "min_rows", self.min_rows)
-        starts, columns, values, first = [0], [], [], 0
+        starts = [0]
+        columns = []
+        values = []
+        first = 0
         for codes in X.T:
             own, ones = _kept_levels(np.bincount(codes + 1, minlength=1), most, fewest)
             columns.append(np.where(own >= 0, own + first, -1))
@@ -87,7 +90,8 @@ class OneHotLevels(CodeEncoder):
         """
         from fastmlp.tabular import compiled
 
-        table, sizes = self._own_columns, np.diff(self.starts_)
+        table = self._own_columns
+        sizes = np.diff(self.starts_)
         kept = np.diff(self._ends, prepend=0) > 0
         codes = X if kept.all() else X[:, kept]
         compiled.write_levels(
@@ -145,12 +149,11 @@ def _kept_levels(counts: Array, most: int, fewest: int) -> tuple[Array, Array]:
     # The first of equally frequent levels is kept.
     order = np.argsort(-levels, kind="stable")[:most]
     kept = np.sort(order[levels[order] >= fewest])
-    columns, values = (
-        np.full(len(counts), -1, np.int64),
-        np.ones(len(counts), np.float32),
-    )
+    columns = np.full(len(counts), -1, np.int64)
+    values = np.ones(len(counts), np.float32)
     if len(kept) == 2 and np.count_nonzero(levels) == 2:
-        columns[1 + kept], values[1 + kept[0]] = 0, -1
+        columns[1 + kept] = 0
+        values[1 + kept[0]] = -1
     else:
         columns[1 + kept] = np.arange(len(kept))
     if counts[0] >= fewest:
@@ -270,7 +273,8 @@ class TargetStatistics(CodeEncoder):
         places = places_of(X, self.starts_)
         table = self._table(places, targets, int(self.starts_[-1]))
         of_rows = table[places].reshape(len(X), -1)
-        center, scale = of_rows.mean(axis=0), of_rows.std(axis=0)
+        center = of_rows.mean(axis=0)
+        scale = of_rows.std(axis=0)
         scale = np.where(scale > 1e-12 * np.abs(center), scale, 1.0)
         for_each = (len(X.T), -1)
         of_features = np.repeat(np.arange(len(X.T)), n_levels)

@@ -436,10 +436,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
         for regression", section 5.2.
         """
-        values, who = (
-            self._values(X, "predict_interval"),
-            "TabularMLPRegressor.predict_interval",
-        )
+        values = self._values(X, "predict_interval")
+        who = "TabularMLPRegressor.predict_interval"
         scores = conformal.ends(self.pack_, coverage, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
@@ -471,10 +469,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         >>> model.predict_quantiles(X, [0.1, 0.5, 0.9]).shape
         (200, 3)
         """
-        values, who = (
-            self._values(X, "predict_quantiles"),
-            "TabularMLPRegressor.predict_quantiles",
-        )
+        values = self._values(X, "predict_quantiles")
+        who = "TabularMLPRegressor.predict_quantiles"
         scores = conformal.quantiles(self.pack_, quantiles, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
@@ -511,7 +507,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             return
         wrong = y <= 0 if power == 2 else y < 0
         if wrong.any():
-            limit, row = "above 0" if power == 2 else "0 or more", int(wrong.argmax())
+            limit = "above 0" if power == 2 else "0 or more"
+            row = int(wrong.argmax())
             got = f"got {y[row]:g} in row {row}"
             raise ValueError(
                 f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}"

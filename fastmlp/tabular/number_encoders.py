@@ -538,10 +538,8 @@ class IntegerLevels(PiecewiseLinear):
 
     def write_short(self, X: Array, out: Array) -> None:
         """Write the index of the level of each column with levels."""
-        n, columns = (
-            self.n_pieces_[self.n_pieces_ > 0],
-            self._filled(X).T[self.n_pieces_ > 0],
-        )
+        n = self.n_pieces_[self.n_pieces_ > 0]
+        columns = self._filled(X).T[self.n_pieces_ > 0]
         of_columns = np.split(self.table_[0], np.cumsum(n)[:-1])
         for j, (column, lows) in enumerate(zip(columns, of_columns, strict=False)):
             out[:, j] = np.searchsorted(lows, column, side="right") - 1

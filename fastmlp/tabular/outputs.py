@@ -55,7 +55,10 @@ class Scorer:
         weight: Array | None = None,
         score: Score | None = None,
     ) -> None:
-        self._task, self.y, self.weight, self._score = task, y, weight, score
+        self._task = task
+        self.y = y
+        self.weight = weight
+        self._score = score
 
     def of(self, rows: Array) -> "Scorer":
         """The loss on some of the rows."""
@@ -280,7 +283,8 @@ def outputs_of(
     loss: the mean, or a quantile.
     """
     if task == "regression":
-        center, low = float(np.average(y, weights=weight)), float(y.min())
+        center = float(np.average(y, weights=weight))
+        low = float(y.min())
         if loss.power is not None:
             # The deviance needs a mean other than 0.
             center, scale, low = 0.0, center or 1.0, max(low, LEAST * (center or 1.0))

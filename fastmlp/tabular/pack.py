@@ -37,7 +37,9 @@ WeightedLoss = Callable[[Array, Array | None], float]
 # In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the mean, where
 # no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
 # uneven as a draw of a fifth of the rows.
-N_BAGS, N_ROUNDS, SHAPE = 20, 8, 0.2
+N_BAGS = 20
+N_ROUNDS = 8
+SHAPE = 0.2
 # Least weight of a member, in equal shares; nets of silu take three times the time of relu's. Mean
 # test loss of 32 tables (fast, balanced, best): 0.25 for all -.044 -.067 -.082 %, silu 0.6 -.027
 # -.059 -.172 %, silu 0.8 +.003 -.056 -.179 %; 0.4 for all +.151 +.059 -.056 %.
@@ -332,7 +334,8 @@ class Pack:
 
     def _nets(self, values: Values) -> NDArray[np.float64]:
         """The nets' part of the predictions."""
-        outputs, n = self.outputs, len(values.numbers)
+        outputs = self.outputs
+        n = len(values.numbers)
         shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
         total = np.zeros(shape)
         for member, predictions in self.each(values):
@@ -382,7 +385,8 @@ def train_pack(
     if encodings is None:
         encodings = encodings_for(training.values, n_classes)
     if validation is not None:
-        held_out, parts = validation, [(training, validation)]
+        held_out = validation
+        parts = [(training, validation)]
         of_rows = [np.arange(len(validation.y))]
     else:
         folds = pool.drawn(training.y, settings.cv, seed) if folds is None else folds
@@ -587,7 +591,9 @@ def _selected(
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(of_candidate) for of_candidate in predictions]
-    most, weight, loss = settings.max_members, scorer.weight, scorer.loss
+    most = settings.max_members
+    weight = scorer.weight
+    loss = scorer.loss
     # A single candidate needs no choice, which takes a second for a million rows.
     if settings.ensemble == "greedy" and len(seen) > 1:
         options: dict[str, Any] = {

@@ -130,7 +130,9 @@ def shortest(rows: Expanded) -> Inputs:
 
 
 # Batches are a part of the rows, to the nearest power of two between these.
-STEPS_PER_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 40, 32, 256
+STEPS_PER_EPOCH = 40
+SMALLEST_BATCH = 32
+LARGEST_BATCH = 256
 # Averages of the parameters cover this many epochs, and at least this many steps. A quarter of an
 # epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but ten tables kept aside 2.5 %
 # more (geometric means of ratios).
@@ -165,7 +167,8 @@ class Listeners:
     """A user's callbacks, each of which can end all fits; `stopped` then is True."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self._callbacks, self.stopped = callbacks, False
+        self._callbacks = callbacks
+        self.stopped = False
 
     def __call__(self, report: Report) -> None:
         for callback in self._callbacks:
@@ -299,7 +302,8 @@ class Measure(NamedTuple):
     def __call__(
         self, targets: Array, predictions: Array, sample_weight: Any = None
     ) -> float:
-        outputs, n = self.outputs, len(targets)
+        outputs = self.outputs
+        n = len(targets)
         seen = outputs.predictions(predictions.reshape(n, -1))
         if outputs.task != "regression":
             # Sums of float32 are up to 1e-7 off 1, of which scikit-learn warns.
@@ -366,7 +370,8 @@ def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
     inputs: dict[str, Inputs] = {}
     n = len(training.y)
     y = nets.outputs.targets(np.concatenate([training.y, validation.y]))
-    places, weight = np.arange(len(y)), joined_weights(training, validation)
+    places = np.arange(len(y))
+    weight = joined_weights(training, validation)
     for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
         encoding = encodings[name]
@@ -374,10 +379,8 @@ def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
             kind = nets.outputs.kind
             first = encoding.fit_expanded(training.values, training.y, kind, keys[name])
             inputs[name] = joined(first, encoding.expanded(validation.values))
-        members, X = (
-            [new_net(recipe, encoding, nets, n) for recipe in group],
-            inputs[name],
-        )
+        members = [new_net(recipe, encoding, nets, n) for recipe in group]
+        X = inputs[name]
         call = TableCall(
             members, X, y, batch_size_of(n), places[:n], places[n:], weight
         )
@@ -430,7 +433,8 @@ class _Fits(NamedTuple):
 
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[History]]:
     """Train the nets of one call here, or of several calls together on a cluster."""
-    outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
+    outputs = fits[0].settings.outputs
+    scores = fits[0].settings.metrics
     kept = limits.checkpoints and limits.checkpoints.within(
         str(fits[0].recipes[0].number)
     )
@@ -477,10 +481,8 @@ def batch_size_of(n_rows: int) -> int:
 def new_net(
     recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int
 ) -> MLP:
-    outputs, steps_per_epoch = (
-        settings.outputs,
-        math.ceil(n_rows / batch_size_of(n_rows)),
-    )
+    outputs = settings.outputs
+    steps_per_epoch = math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     share = min(FULL_STEPS / steps_per_epoch, 1.0) if n_rows >= LARGE else 1.0
     optimizer = AdamW(
@@ -534,5 +536,6 @@ def _live_units(net: MLP, X: Inputs) -> Iterator[Array]:
     for depth in range(1, len(net.weights)):
         part = MLP(net.layer_sizes[: depth + 1])
         for i in range(depth):
-            part.weights[i][:], part.biases[i][:] = net.weights[i], net.biases[i]
+            part.weights[i][:] = net.weights[i]
+            part.biases[i][:] = net.biases[i]
         yield np.flatnonzero(part.predict(X).max(axis=0) > 0)

@@ -33,10 +33,12 @@ def metrics_of(
     asked: Any, early_stopping: EarlyStopping | None, classes: Array | None, who: str
 ) -> tuple[dict[str, Score], EarlyStopping | None]:
     """Scores of metrics by name, and early stopping with a mode."""
-    scores, modes = dict[str, Score](), {"validation_loss": "min", "loss": "min"}
+    scores = dict[str, Score]()
+    modes = {"validation_loss": "min", "loss": "min"}
     for name, metric in metrics.named(asked, who):
         if isinstance(metric, str):
-            scores[name], modes[name] = scored(metric, classes, who, "metrics"), "max"
+            scores[name] = scored(metric, classes, who, "metrics")
+            modes[name] = "max"
             continue
         function = metrics.metrics_of({name: metric}, who)[name].function
         score = _of_function(function) if function else scored(metric, classes, who)
@@ -206,7 +208,8 @@ class _ModelOfPlaces:
     """A model as an estimator of row numbers, one for each column."""
 
     def __init__(self, model: Any, values: Values) -> None:
-        self.model, self.values = model, values
+        self.model = model
+        self.values = values
         self._numbers, self._codes = model.schema_.places
 
     def fit(self, X: Any, y: Any = None) -> "_ModelOfPlaces":
@@ -233,7 +236,8 @@ def leaderboard(pack: Pack, beside: Sequence[tuple[str, float, float]] = ()) -> 
         by_recipe.setdefault(member.recipe.number, []).append(member)
     rows: list[Row] = []
     for same in by_recipe.values():
-        first, weight = same[0], sum(member.weight for member in same)
+        first = same[0]
+        weight = sum(member.weight for member in same)
         epoch = float(np.mean([member.epoch for member in same]))
         of_nets = sum(member.seconds for member in same)
         rows.append((str(first.recipe), weight, first.score, epoch, of_nets))
@@ -320,7 +324,8 @@ def _cells(model: Any) -> list[tuple[str, ...]]:
 
 def _last(model: Any) -> str:
     schema, pack = model.schema_, model.pack_
-    numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
+    numbers = len(schema.numeric_names)
+    categories = len(schema.categorical_names)
     more = f", {len(out)} left out" if (out := schema.dropped) else ""
     of_levels = "1 category" if categories == 1 else f"{categories} categories"
     columns = f"{messages.count(numbers, 'number')}, {of_levels}{schema.moments}{more}"

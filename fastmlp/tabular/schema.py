@@ -115,9 +115,11 @@ class Schema:
         named: bool = True,
         dates: Mapping[str, Parts] | None = None,
     ) -> None:
-        self.columns, self.named = tuple(columns), named
+        self.columns = tuple(columns)
+        self.named = named
         self.levels = {name: tuple(each) for name, each in levels.items()}
-        self.dropped, self.dates = dict(dropped), dict(dates or {})
+        self.dropped = dict(dropped)
+        self.dates = dict(dates or {})
         kept = [name for name in self.columns if name not in self.dropped]
         others = {*self.levels, *self.dates}
         self.numeric_names = tuple(name for name in kept if name not in others)
@@ -184,7 +186,9 @@ class Schema:
         names = None if table.numbered else table.names
         columns = names or tuple(f"x{j}" for j in range(table.n_columns))
         asked = _asked(categorical_features, columns, who)
-        levels, dropped, parts = {}, {}, {}
+        levels = {}
+        dropped = {}
+        parts = {}
         for j, name in enumerate(columns):
             decision, of_column = learn(name, table.column(j), who, asked=name in asked)
             if isinstance(decision, LeftOut):
@@ -224,7 +228,8 @@ class Schema:
         """
         table = in_memory.table_of(X, who)
         places = self._places(table, who)
-        numbers, of_dates = self._numbers(table, places, who), list[Array]()
+        numbers = self._numbers(table, places, who)
+        of_dates = list[Array]()
         for name, parts in self.dates.items():
             column = table.column(places[name])
             _compare_zones(column, parts, name, who)
@@ -245,7 +250,8 @@ class Schema:
         if values is None:
             return None
         n, n_dates = len(self.numeric_names), len(self.dates)
-        numbers, moments = values[:n], values[n : n + n_dates]
+        numbers = values[:n]
+        moments = values[n : n + n_dates]
         kinds = {*map(type, numbers)}
         if not kinds <= NUMBERS or np.inf in numbers or -np.inf in numbers:
             return None
@@ -265,7 +271,8 @@ class Schema:
         """The row of a frame of pandas that has all columns, without dates; else None."""
         if len(frame) != 1 or self.dates:
             return None
-        names, kinds = frame.columns.tolist(), frame.dtypes.tolist()
+        names = frame.columns.tolist()
+        kinds = frame.dtypes.tolist()
         of_numbers = {
             name
             for name, kind in zip(names, kinds, strict=True)
@@ -302,7 +309,8 @@ class Schema:
 
     def _code(self, name: str, value: Any) -> int | None:
         """The code of a plain value; None: the value takes `_codes_of`."""
-        numeric, is_dated = self._numeric[name], name in self._dated
+        numeric = self._numeric[name]
+        is_dated = name in self._dated
         if value is None:
             return MISSING
         if type(value) is str and not numeric:
@@ -366,7 +374,8 @@ class Schema:
     ) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
-            column, levels = table.levels(places[name]), self.levels[name]
+            column = table.levels(places[name])
+            levels = self.levels[name]
             own = None if name in self._dated else in_memory.places_in(column, levels)
             codes[:, j] = self._codes_of(column, name, who) if own is None else own
         return codes
@@ -408,11 +417,9 @@ class Schema:
         TypeError, ValueError, LookupError
             If the content does not fit a schema.
         """
-        columns, levels, dropped = (
-            content["columns"],
-            content["levels"],
-            content["dropped"],
-        )
+        columns = content["columns"]
+        levels = content["levels"]
+        dropped = content["dropped"]
         parts = {name: Parts.from_json(each) for name, each in content["dates"].items()}
         texts = [*columns, *levels, *dropped, *dropped.values()]
         if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(
@@ -518,7 +525,8 @@ Task = Literal["classification", "regression"]
 # A text column with more levels, which number more than this share of the rows, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-ONE_VALUE, EMPTY = "has one value only", "is empty"
+ONE_VALUE = "has one value only"
+EMPTY = "is empty"
 
 
 class LeftOut(NamedTuple):
@@ -608,7 +616,8 @@ def learn(
     if type_name and asked:
         raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
     kind = "numbers" if kind == "nothing" else kind
-    temporal, counts = kind if dates.is_kind(kind) else None, Counter[Any]()
+    temporal = kind if dates.is_kind(kind) else None
+    counts = Counter[Any]()
     # Shape (n_rows, n_parts).
     parts = np.empty((0, 1))
     if asked or kind in ("texts", "levels"):
@@ -632,7 +641,8 @@ def learn(
     by_levels = asked or (kind in ("texts", "levels") and temporal is None)
     if asked and temporal not in (None, kind):
         # ISO texts in several forms, such as days with and without a time.
-        texts, counts = counts, Counter()
+        texts = counts
+        counts = Counter()
         for text, n in texts.items():
             counts[dates.as_level(text)] += n
     levels = _levels(counts) if by_levels else set[Level]()

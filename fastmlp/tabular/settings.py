@@ -21,7 +21,9 @@ Ensemble = Literal["greedy", "mean", "best"]
 # Pieces of a column, and more pieces for every other net with at most this many columns. In 12
 # tables more pieces were better on half and worse on half, by 1 to 7 %: the selection chooses. More
 # pieces suit nets with an L1 penalty.
-BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
+BINS = 16
+FINE_BINS = 48
+FEW_COLUMNS = 10
 # Maximum pieces of all columns together, and the fewest of a column: fewer tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2
 
@@ -124,19 +126,24 @@ MANY_CLASSES = 10
 
 def encodings_for(values: Values, n_classes: int = 0) -> dict[str, Encoding]:
     """Encodings of a pack's nets by their names in leaderboards, from training rows."""
-    n, name = values.numbers.shape[1], "piecewise linear"
+    n = values.numbers.shape[1]
+    name = "piecewise linear"
     first = Encoding(n_bins=max(1, min(BINS, MOST_PIECES // max(n, 1))))
     if first.n_bins < FEWEST_BINS:
         return {"scaled": Encoding(embedding="none")}
-    encodings, second = {name: first}, replace(first)
+    encodings = {name: first}
+    second = replace(first)
     if 0 < n <= FEW_COLUMNS:
-        second.n_bins, name = FINE_BINS, f"{name} in {FINE_BINS} bins"
+        second.n_bins = FINE_BINS
+        name = f"{name} in {FINE_BINS} bins"
     few = n * MOST_INTEGERS <= MOST_PIECES and len(values.codes) < LARGE
     if few and any(len(level_edges(there(x), MOST_INTEGERS)) for x in values.numbers.T):
-        second.max_integers, name = MOST_INTEGERS, f"{name}, integers as levels"
+        second.max_integers = MOST_INTEGERS
+        name = f"{name}, integers as levels"
     n_levels = values.codes.max(axis=0, initial=-1) + 1
     if n_classes >= MANY_CLASSES and (n_levels > (first.target_levels or 0)).any():
-        second.target_levels, name = None, f"{name}, no target statistics"
+        second.target_levels = None
+        name = f"{name}, no target statistics"
     return {**encodings, name: second}
 
 

@@ -31,7 +31,8 @@ def warn_of_fit(
     and the first loss of large ones is large.
     """
     # Factors of targets may follow.
-    loss, y = network.loss, data.y[:, : network.targets.n_targets]
+    loss = network.loss
+    y = data.y[:, : network.targets.n_targets]
     if type(y) is np.ndarray and loss.link is None and loss.targets == "real":
         first = y[0]
         is_large = first_order and history.loss[0] > LARGE / 10

@@ -134,15 +134,18 @@ def targets(
     values: object, n_rows: int, network: Network, who: str, name: str = "derivatives"
 ) -> Array:
     """Targets of the Jacobian, shape (n_rows, n_outputs, n_features); NaN is unknown."""
-    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
+    n_features = network.layout.sizes[0]
+    n_outputs = network.layout.sizes[-1]
     shape = (n_rows, n_outputs, n_features)
     return arrays.jacobian(values, shape, network.dtype, name, who, unknown=True)
 
 
 def gradient(values: object, n_rows: int, network: Network, who: str) -> Derivatives:
     """An objective's gradient by the raw Jacobian."""
-    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
-    shape, dtype = (n_rows, n_outputs, n_features), network.dtype
+    n_features = network.layout.sizes[0]
+    n_outputs = network.layout.sizes[-1]
+    shape = (n_rows, n_outputs, n_features)
+    dtype = network.dtype
     name = "jacobian_gradient"
     of_jacobian = arrays.jacobian(values, shape, dtype, name, who)
     return Derivatives(of_jacobian, np.empty(0), np.empty((0, 0), dtype))
@@ -172,7 +175,8 @@ def weights_of(
     over that of the known derivatives, or over a share of the largest column's; labels have a mean
     square of 1.
     """
-    name, shape = "derivative_weight", values.shape[1:]
+    name = "derivative_weight"
+    shape = values.shape[1:]
     if isinstance(weight, str):
         if weight != BALANCED:
             raise ValueError(
@@ -199,7 +203,8 @@ def weights_of(
 def _balanced(data: Data, values: Array, network: Network) -> Array:
     used, y = values, data.y
     if data.rows is not None:
-        used, y = values[data.rows], y[data.rows]
+        used = values[data.rows]
+        y = y[data.rows]
     known = ~np.isnan(used)
     squares = np.where(known, used, 0).astype(np.float64) ** 2
     total = squares.sum() / max(known.sum(), 1) or 1.0

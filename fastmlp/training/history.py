@@ -279,7 +279,9 @@ def record_divergence(history: History, loss: float, *, restores: bool = False) 
 
 
 HEADER = ("loss", "first", "best", "in epoch", "last")
-WIDTH, HEIGHT, MARGIN = 320, 64, 3
+WIDTH = 320
+HEIGHT = 64
+MARGIN = 3
 
 
 def history_html(
@@ -361,7 +363,9 @@ class Bar:
     """One bar over the epochs of many nets; each fit uses it as if it were alone."""
 
     def __init__(self, bar: Any, n_nets: int) -> None:
-        self._bar, self._n_nets, self._n_done = bar, n_nets, 0
+        self._bar = bar
+        self._n_nets = n_nets
+        self._n_done = 0
         self._lock = threading.Lock()
         self._show_nets()
 

@@ -32,7 +32,10 @@ MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # Operations at full speed of a fit's start, of a step beside its arithmetic, of a layer's output,
 # of a parameter's update. The estimates order the fits of a pool.
-FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
+FIT_FLOPS = 50_000_000
+STEP_FLOPS = 50_000
+OUTPUT_FLOPS = 60
+UPDATE_FLOPS = 40
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 # A window's spans; the result is the number of completed epochs.
@@ -146,15 +149,18 @@ def spans_of(
                 **request.trainer_options,
             )
         groups = groups_of(state.optimizer, engine.network.factors).groups
-        calls, dropout = Calls(trainer, state, groups), engine.network.dropout
+        calls = Calls(trainer, state, groups)
+        dropout = engine.network.dropout
         epochs = calls if buffered is None else buffered.begin(calls, trainer, state)
         with request.begin(engine, trainer, state):
             if dropout is not None:
-                key, total = state.kept_key(), request.last_step
+                key = state.kept_key()
+                total = request.last_step
                 calls.drawn = partial(numbers_of, dropout, key, total=total)
             try:
                 while n_epochs := epochs.window(request):
-                    losses, rates = np.empty(n_epochs), request.rates(n_epochs)
+                    losses = np.empty(n_epochs)
+                    rates = request.rates(n_epochs)
                     losses.fill(np.nan)
                     first_step = state.n_steps
                     try:
@@ -222,7 +228,9 @@ class Calls:
     def __init__(
         self, trainer: Trainer, state: NetState, groups: Sequence[ParameterGroup]
     ) -> None:
-        self._trainer, self._state, self._groups = trainer, state, groups
+        self._trainer = trainer
+        self._state = state
+        self._groups = groups
         self._pace = Pace(trainer.unit_flops)
 
     def window(self, request: Request) -> int:
@@ -237,8 +245,11 @@ class Calls:
     def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
         """Yield the spans of an epoch for each of the losses to fill; return the epochs
         completed."""
-        trainer, state, unit = self._trainer, self._state, 0
-        order, first_step = request.order(len(losses)), state.n_steps
+        trainer = self._trainer
+        state = self._state
+        unit = 0
+        order = request.order(len(losses))
+        first_step = state.n_steps
         total = len(losses) * trainer.units_per_epoch
         trainer.begin()
         try:
@@ -294,12 +305,10 @@ class ByBuffers:
         data_of: Callable[[Any], Data],
         size_of: Callable[[Data], tuple[int, float]] = _size_of,
     ) -> None:
-        self._request, self._feed, self._data_of, self._size_of = (
-            request,
-            feed,
-            data_of,
-            size_of,
-        )
+        self._request = request
+        self._feed = feed
+        self._data_of = data_of
+        self._size_of = size_of
         # A stream's length is not known before.
         request.n_rows = feed.n_rows or request.n_rows
         self._at_first_buffer = True
@@ -307,7 +316,9 @@ class ByBuffers:
 
     def begin(self, calls: Calls, trainer: Trainer, state: NetState) -> Self:
         """Begin to read ahead, at the epoch at which the fit begins or resumes."""
-        self._calls, self._trainer, self._state = calls, trainer, state
+        self._calls = calls
+        self._trainer = trainer
+        self._state = state
         n_done = len(self._request.history.loss)
         self._at_first_buffer = not n_done
         self._feed.start(n_done)
@@ -339,7 +350,8 @@ class ByBuffers:
             n_rows, mass = self._size_of(request.data)
             mass = n_rows if by_rows else mass
             if mass:
-                loss, total_mass = loss + float(losses[0]) * mass, total_mass + mass
+                loss = loss + float(losses[0]) * mass
+                total_mass = total_mass + mass
                 of_heads = of_heads + self._trainer.head_losses * mass
             total_rows += n_rows
             ends = self._feed.ends
@@ -367,7 +379,8 @@ class ByBuffers:
 
 
 def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) -> None:
-    step, slots = state.n_steps, engine.slots(state)
+    step = state.n_steps
+    slots = engine.slots(state)
     # A fit that ended early may have ended before its average.
     state.averaged_from = min(state.averaged_from, step)
     rates = rates_at(state.optimizer, np.array([step]), step + 1)

@@ -137,9 +137,11 @@ def _known(name: str, who: str) -> Metric:
                 needs(f"{who}: the metric {name!r}", "scikit-learn")
             ) from error
         of_scorers = needs("any of scikit-learn's scorers", "scikit-learn")
-        scorers, others = [], f"; {of_scorers}"
+        scorers = []
+        others = f"; {of_scorers}"
     else:
-        scorers, others = get_scorer_names(), " and scikit-learn's other scorers"
+        scorers = get_scorer_names()
+        others = " and scikit-learn's other scorers"
     if name not in scorers:
         words = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
         meant = suggestion(
@@ -248,7 +250,8 @@ class Measures:
         weight = self._weight
         if metric.loss is not None:
             return self._mean(metric.loss, network)
-        scorer, function = metric.scorer, metric.function
+        scorer = metric.scorer
+        function = metric.function
         if scorer is not None:
             return _scored(
                 scorer, network.loss, self._targets, self.predictions, weight
@@ -261,7 +264,8 @@ class Measures:
         """Weighted mean of a loss, by the kernels: the weights are the identity, the inputs the
         predictions."""
         n = network.layout.sizes[-1]
-        layout, identity = make_layout((n, n)), (activations.identity,)
+        layout = make_layout((n, n))
+        identity = (activations.identity,)
         link = losses.Link(losses.identity)
         net = Network(layout, identity, loss, link, (), network.dtype)
         engine = protocol.engine_on("cpu", net, n_threads=1)

@@ -112,10 +112,8 @@ class FitOptions(sources.Reading):
         own["checkpoint_every"] = _checkpoint(*checkpoints, who)
         if missing_targets != "raise":
             own["ignores_gaps"] = gaps.checked(missing_targets, who)
-        given, splits = (
-            validation_data is not None,
-            options.validation_split is not None,
-        )
+        given = validation_data is not None
+        splits = options.validation_split is not None
         if splits and (given or validation_rows is not None):
             name = "validation_data" if validation_rows is None else "validation_rows"
             raise ValueError(f"{who}: give {name} or validation_split, not both")
@@ -287,7 +285,8 @@ def _resolved(
 ) -> S:
     """The settings with their mode; `asked` is their word in the call. `monitors` are known
     beside the metrics, with their synonyms."""
-    owner, monitor = f"{who}: {asked}", settings.monitor
+    owner = f"{who}: {asked}"
+    monitor = settings.monitor
     known = [*monitors, *metrics]
     name = next(
         (n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None
@@ -374,11 +373,14 @@ def rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
     """`names` : the columns of frames that the net knows, or None."""
-    network, who, held_out = engine.network, options.who, None
+    network = engine.network
+    who = options.who
+    held_out = None
     ignored = {"ignore": options.ignores_gaps, "beside": options.has_factors}
     if raw.are_arrays(options):
         return FitRows(None, engine.data(*raw[:3], who, **ignored), None, names)
-    where, validated = f"{who}: validation_data", raw.validation_data
+    where = f"{who}: validation_data"
+    validated = raw.validation_data
     rows = in_blocks(*raw[:3], who)
     if rows[0] is not raw.X:
         # `sample_weight` contains the weights of classes.
@@ -420,7 +422,8 @@ def rows_of(
         X, names = frames.named(X, names, who, warns=True)
         data = engine.data(X, rows[1], rows[2], who, **ignored)
     else:
-        data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
+        data = engine.trusted(*feed.rows)
+        names = _names_of(X, names, network, who)
         if held_out is not None:
             _names_of(validated, names, network, where)
     if held_out is None and validated is not None:
@@ -468,11 +471,9 @@ def split_rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
     """The rows as of `rows_of`, with class weights, and the last rows to validate on."""
-    who, fraction, class_weight = (
-        options.who,
-        options.validation_split,
-        options.class_weight,
-    )
+    who = options.who
+    fraction = options.validation_split
+    class_weight = options.class_weight
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
         form: Any = network.targets

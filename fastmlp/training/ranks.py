@@ -120,7 +120,9 @@ class Exchange:
     size: int
 
     def __init__(self, communicator: Communicator, who: str) -> None:
-        self._communicator, self._who, self._received = communicator, who, np.empty(0)
+        self._communicator = communicator
+        self._who = who
+        self._received = np.empty(0)
         # True once all ranks raise: no rank waits for another, so none need be aborted.
         self._fail_alike = False
         self.rank = int(communicator.Get_rank())
@@ -354,7 +356,8 @@ def rows_of_rank(
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
     held_out_is_empty = pair and is_empty(held_out[0])
     if held_out_is_empty or (not has_rows and options.validation_split is not None):
-        held_out, held_out_is_empty = _stand_in(engine.network), True
+        held_out = _stand_in(engine.network)
+        held_out_is_empty = True
     raw = raw._replace(validation_data=held_out)
     if not has_rows:
         raw = RawRows(*_stand_in(engine.network), None, held_out)
@@ -372,7 +375,8 @@ def rows_of_rank(
 
 def _stand_in(network: Network) -> tuple[Any, Any]:
     """A row that is valid for the net, for a rank without rows."""
-    sizes, loss = network.layout.sizes, network.loss
+    sizes = network.layout.sizes
+    loss = network.loss
     if loss.targets == "classes":
         return np.zeros((1, sizes[0])), np.zeros(1, np.int64)
     # 1 is a target of every loss.
@@ -382,7 +386,9 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
 def class_counts(
     raw: RawRows, options: FitOptions, names: frames.Names
 ) -> Counter[int]:
-    X, y, who = raw.X, raw.y, options.who
+    X = raw.X
+    y = raw.y
+    who = options.who
     targets: Iterator[Any] = iter(())
     if y is not None and len(y):
         targets = iter([y])
@@ -420,9 +426,12 @@ class RanksFeed:
     def __init__(
         self, ranks: Exchange, engine: Engine[Any], feed: Feed | None, data: Data
     ) -> None:
-        self._ranks, self._engine, self._whole = ranks, engine, data
+        self._ranks = ranks
+        self._engine = engine
+        self._whole = data
         self._feed = None if feed is None or feed.is_whole else feed
-        self.rows, self._is_done = data, self._feed is None or self._feed.ends
+        self.rows = data
+        self._is_done = self._feed is None or self._feed.ends
         self._agree()
         own = (data.n_rows, data.n_rows) if self._feed is None else self._feed.sizes
         self._sizes = ranks.allgather_objects(own)
@@ -455,10 +464,8 @@ class RanksFeed:
             self.rows = self._whole
         else:
             self._feed.next()
-            self.rows, self._is_done = (
-                self._engine.trusted(*self._feed.rows),
-                self._feed.ends,
-            )
+            self.rows = self._engine.trusted(*self._feed.rows)
+            self._is_done = self._feed.ends
         self._agree()
 
     def close(self) -> None:
@@ -657,7 +664,8 @@ class OnAllRanks:
     def __init__(
         self, ranks: Exchange, engine: Engine[Any], held_out: Data, metrics: Metrics
     ) -> None:
-        self._ranks, self._mass = ranks, held_out.mass
+        self._ranks = ranks
+        self._mass = held_out.mass
         self._evaluation = engine.evaluation(held_out) if held_out.n_rows else None
         self._predictions: Array | None = None
         self._n_heads = len(engine.network.heads)
@@ -666,10 +674,8 @@ class OnAllRanks:
             network = engine.network
             shape = (held_out.n_rows, network.layout.sizes[-1])
             self._predictions = np.empty(shape, network.dtype)
-            y, weight = (
-                self._joined(_in_use(held_out.y, held_out)),
-                self._weights(held_out),
-            )
+            y = self._joined(_in_use(held_out.y, held_out))
+            weight = self._weights(held_out)
             whole: Any = _Targets(y, weight)
             self._measures = (
                 Measures(metrics, network, whole) if ranks.is_first else None
@@ -700,10 +706,12 @@ class OnAllRanks:
         sums = self._ranks.allgather(own).sum(axis=0)
         with np.errstate(all="ignore"):
             means = sums[:-1] / sums[-1]
-        mean, self.head_losses = float(means[0]), means[1:]
+        mean = float(means[0])
+        self.head_losses = means[1:]
         if self._predictions is None:
             return mean, {}
-        predictions, values = self._joined(self._predictions), {}
+        predictions = self._joined(self._predictions)
+        values = {}
         if self._measures is not None:
             self._measures.predictions[:] = predictions
             values = self._measures()

@@ -78,7 +78,9 @@ class Checkpoint:
     def __init__(
         self, file: CheckpointFile, every: int | timedelta, fit: Settings
     ) -> None:
-        self._file, self._every, self._fit = file, every, fit
+        self._file = file
+        self._every = every
+        self._fit = fit
         self._metrics: Sequence[str] = fit["metrics"] or ()
         self._series = (*SERIES, *(OF_DERIVATIVES if fit.get("derivatives") else ()))
         self._heads = file.heads
@@ -165,7 +167,8 @@ def _progress(saved: SavedFit, names: Sequence[str], heads: Sequence[str]) -> Pr
     if n_rates != n_epochs or n_validated not in (0, n_epochs) or uneven:
         raise ValueError("losses and learning rates must be one for each epoch")
     facts = saved.facts
-    status, seconds = Status[facts["status"]], float(facts["seconds"])
+    status = Status[facts["status"]]
+    seconds = float(facts["seconds"])
     series = [name for name in (*SERIES, *OF_DERIVATIVES) if name in saved.series]
     lists: dict[str, Any] = {name: list(saved.series[name]) for name in series}
     if n_epochs:
@@ -219,16 +222,19 @@ class FitRequest:
         net: Any = None,
         ranks: "Alone | Together" = ALONE,
     ) -> None:
-        self.data, self._held_out, self._net, self._ranks = data, held_out, net, ranks
+        self.data = data
+        self._held_out = held_out
+        self._net = net
+        self._ranks = ranks
         self.n_rows, self.history = ranks.n_rows(data.n_rows), History()
-        self.batch_size, self.epochs = (
-            min(options.batch_size, self.n_rows),
-            options.epochs,
-        )
+        self.batch_size = min(options.batch_size, self.n_rows)
+        self.epochs = options.epochs
         # In a batch of all rows, their order changes only the rounding.
         self.shuffle = options.shuffle and self.batch_size < self.n_rows
         self.trainer_options = ranks.trainer_options(options.average_every)
-        self.who, self._options, self._is_done = options.who, options, False
+        self.who = options.who
+        self._options = options
+        self._is_done = False
         self._watch = EpochWatch(options.early_stopping, options.plateau)
         looking = held_out is not None or bool(options.callbacks)
         self._looks = looking or options.look_at_epochs
@@ -283,7 +289,8 @@ class FitRequest:
         return so_far
 
     def _go_on(self, so_far: Progress) -> None:
-        self.history, self._first_step = so_far.history, so_far.first_step
+        self.history = so_far.history
+        self._first_step = so_far.first_step
         self._watch.repeat(self.history, so_far.best)
         self._start = time.perf_counter() - self.history.seconds
 
@@ -291,7 +298,9 @@ class FitRequest:
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Return a bar over the epochs, or nothing, for a with statement."""
-        self._engine, self._trainer, self._state = engine, trainer, state
+        self._engine = engine
+        self._trainer = trainer
+        self._state = state
         if self._first_step is None:
             self._first_step = state.n_steps
         total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
@@ -387,7 +396,8 @@ class FitRequest:
             self._end_window(losses, diverged)
 
     def _end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        history, n_done = self.history, len(losses)
+        history = self.history
+        n_done = len(losses)
         if diverged is None:
             # Ranks with buffers, and streams, know an epoch's steps after it.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done

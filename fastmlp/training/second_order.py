@@ -33,7 +33,8 @@ from fastmlp.validation import Array
 from fastmlp.validation.messages import count, needs
 
 IsLate = Callable[[], bool]
-DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
+DEFAULT_BATCH = 32
+ALL_ROWS = 1 << 40
 # Seconds of a window.
 CALL_SECONDS = 0.05
 # The least mu, and the least entry of D as a share of the largest.
@@ -111,17 +112,17 @@ def check_derivatives(network: Network, optimizer: Optimizer, who: str) -> None:
             f"{who}: LevenbergMarquardt trains derivatives of raw outputs alone, and the "
             "loss has a link: use LBFGS(), Adam(), or loss='mse'"
         )
-    n_features, n_outputs = network.layout.sizes[0], network.layout.sizes[-1]
+    n_features = network.layout.sizes[0]
+    n_outputs = network.layout.sizes[-1]
     _check_memory(network, n_outputs * (1 + n_features), who)
 
 
 def _check_memory(network: Network, n_sets: int, who: str) -> None:
     """`n_sets`: rows of the Jacobian for each row of X."""
-    n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
-    of_matrix, of_rows = (
-        matrix_bytes(n),
-        jacobian_bytes(n, n_sets, protocol.n_threads_of(None)),
-    )
+    n = int(trained_parameters(network).sum())
+    n_outputs = network.layout.sizes[-1]
+    of_matrix = matrix_bytes(n)
+    of_rows = jacobian_bytes(n, n_sets, protocol.n_threads_of(None))
     n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
     if free is not None and n_bytes > free // MEMORY_SHARE:
@@ -179,7 +180,8 @@ class Marquardt:
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         optimizer: Any = state.optimizer
         self._settings: LevenbergMarquardt = optimizer
-        self._state, self._dtype = state, state.parameters.dtype
+        self._state = state
+        self._dtype = state.parameters.dtype
         self._system: GaussNewton = engine.gauss_newton(data)
         trained = self._system.trained
         # No copy where all are trained: a mask of 61 parameters takes 4 us.
@@ -204,7 +206,8 @@ class Marquardt:
         The last layer of a new net is multiplied by the targets' size, unless the net explains half
         of the objective already.
         """
-        size, last = _size_of(network, y), np.zeros(network.layout.n_parameters, bool)
+        size = _size_of(network, y)
+        last = np.zeros(network.layout.n_parameters, bool)
         for views in (weight_views, bias_views):
             views(network.layout, last)[-1][:] = True
         self._units = np.where(last, 1.0, size**-2)[self._trained]
@@ -240,7 +243,9 @@ class Marquardt:
         self._state.assign(self._parameters)
 
     def _take(self, parameters: Array, loss: float, gradient: Array) -> None:
-        self._parameters, self.loss, self._gradient = parameters, loss, gradient
+        self._parameters = parameters
+        self.loss = loss
+        self._gradient = gradient
         self.derivative_loss = self._system.derivative_loss
         self._is_linear = False
 
@@ -290,7 +295,8 @@ class Marquardt:
                     return True
                 if np.array_equal(tried, self._parameters):
                     return False
-            self._mu, self._rise = self._rounded(self._mu * self._rise), 2 * self._rise
+            self._mu = self._rounded(self._mu * self._rise)
+            self._rise = 2 * self._rise
         # The next fit may have other rows.
         self._mu, self._rise = self._first
         return False
@@ -299,7 +305,8 @@ class Marquardt:
         """Lower mu after a step, the more the nearer its decrease is to the expected one."""
         gain = min(decrease / expected, 2.0) if expected > 0 else 1.0
         mu = self._mu * max(1 / 3, 1 - (2 * gain - 1) ** 3)
-        self._mu, self._rise = self._rounded(max(mu, LEAST_DAMPING)), 2.0
+        self._mu = self._rounded(max(mu, LEAST_DAMPING))
+        self._rise = 2.0
 
 
 class QuasiNewton:
@@ -314,7 +321,8 @@ class QuasiNewton:
             raise ImportError(needs("LBFGS", "scipy")) from error
         optimizer: Any = state.optimizer
         self._settings: LBFGS = optimizer
-        network, self._state = engine.network, state
+        network = engine.network
+        self._state = state
         self._objective, self._trained = (
             engine.objective(data),
             trained_parameters(network),
@@ -362,7 +370,8 @@ class QuasiNewton:
             if not goes_on(float(intermediate_result.fun)):
                 raise StopIteration
 
-        most, settings = np.iinfo(np.int32).max, self._settings
+        most = np.iinfo(np.int32).max
+        settings = self._settings
         limits = {
             "maxcor": settings.history_size,
             "gtol": settings.tolerance,
@@ -416,7 +425,9 @@ def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
 
 class _Epochs:
     def __init__(self, state: NetState, request: Any, solver: Iterations) -> None:
-        self._state, self._request, self._solver = state, request, solver
+        self._state = state
+        self._request = request
+        self._solver = solver
         self._losses: list[float] = []
         self._squares: list[float] = []
         self._of_heads: list[Array] = []
@@ -424,7 +435,9 @@ class _Epochs:
 
     def begin(self) -> bool:
         """Return False if the fit ends."""
-        self._losses, self._squares, self._of_heads = [], [], []
+        self._losses = []
+        self._squares = []
+        self._of_heads = []
         self._window = self._request.window(self._most)
         if self._window:
             self._request.rates(self._window)

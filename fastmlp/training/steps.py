@@ -114,7 +114,8 @@ class Steps:
         self._slots: object = None
         self._n_owners = 0
         # Coefficients of the steps in `_steps`.
-        self._table, self._steps = np.empty(0), range(0)
+        self._table = np.empty(0)
+        self._steps = range(0)
         self._tabled: Optimizer | None = None
         # True if the last optimizer needs only its coefficients; True if no user function gives a
         # rate, which is asked for the current step only.
@@ -159,7 +160,9 @@ class Steps:
             if kind in self._engines:
                 engine: Any = self._engines[kind]
                 engine.change(engine.network._replace(**rates))
-        self._checked, self._steps, self._tabled = None, range(0), None
+        self._checked = None
+        self._steps = range(0)
+        self._tabled = None
         locks.change[0] = object()
         for key in list(self._trainers):
             kept = self._kept(key)
@@ -195,7 +198,8 @@ class Steps:
         given: of_derivatives.Given | None = None,
     ) -> float:
         """Take a step; return the rows' objective."""
-        who, ignores = WHO["batch"], missing_targets != "raise"
+        who = WHO["batch"]
+        ignores = missing_targets != "raise"
         if ignores:
             ignores = gaps.checked(missing_targets, who)
         elif given is None:
@@ -306,8 +310,10 @@ class Steps:
     def loss_and_gradient(
         self, X: Any, y: Any, sample_weight: Any, missing_targets: Any
     ) -> tuple[float, Array]:
-        who, state = "MLP.loss_and_gradient", self._state
-        ignores, X = gaps.checked(missing_targets, who), state.select(X, who)
+        who = "MLP.loss_and_gradient"
+        state = self._state
+        ignores = gaps.checked(missing_targets, who)
+        X = state.select(X, who)
         data = self._engines["batch"].data(X, y, sample_weight, who, ignore=ignores)
         if not data.mass:
             raise ValueError(f"{who}: y has no known target of a weight above 0")
@@ -323,7 +329,8 @@ class Steps:
     ) -> tuple[float, Array]:
         """The objective and its gradient, by a kept objective, which one thread gets, or by a
         new one."""
-        key, kept = _key(kind, data), self._objectives
+        key = _key(kind, data)
+        kept = self._objectives
         known = self._serving(kept, key)
         reference = kept.pop(known, None)
         objective = None if reference is None else reference()
@@ -361,7 +368,8 @@ class Steps:
     def _room(self, kept: dict[Key, Any], key: Key, drop: Callable[[Any], Any]) -> int:
         """The rows of new buffers: twice the rows of kept ones that are too small, which are
         dropped, where one size serves both."""
-        engine, room = self._engines[key.kind], key.room
+        engine = self._engines[key.kind]
+        room = key.room
         for it in list(kept) if key.is_dense else []:
             if it[:3] == key[:3] and engine.serves(it.room, key.room):
                 reference = kept.pop(it, None)
@@ -372,7 +380,8 @@ class Steps:
         return room
 
     def require_steps(self, who: str) -> None:
-        network, optimizer = self._engines["batch"].network, self._state.optimizer
+        network = self._engines["batch"].network
+        optimizer = self._state.optimizer
         if optimizer is self._checked:
             return
         require_trained(network, who)
@@ -395,7 +404,8 @@ class Steps:
         of_jacobian: Any = None,
     ) -> Data:
         """Rows whose targets are the gradient by the raw outputs, and perhaps by the Jacobian."""
-        X, engine = self._state.select(X, who), self.engine(kind, who)
+        X = self._state.select(X, who)
+        engine = self.engine(kind, who)
         output_gradient = self._joined(output_gradient, who)
         if (
             output_gradient is None
@@ -405,7 +415,8 @@ class Steps:
             output_gradient = np.zeros((len(X), self._state.layout.sizes[-1]))
         if not hasattr(output_gradient, "__cuda_array_interface__"):
             n_rows = len(X) if hasattr(X, "__len__") else 0
-            shape, dtype = (n_rows, self._state.layout.sizes[-1]), engine.network.dtype
+            shape = (n_rows, self._state.layout.sizes[-1])
+            dtype = engine.network.dtype
             output_gradient = arrays.matrix(
                 output_gradient, shape, dtype, "output_gradient", who
             )
@@ -429,7 +440,8 @@ class Steps:
         size = kept.quick.sizes.get(len(X)) or kept.quick.size_of(len(X))
         if size is None:
             return None
-        owners, step = self._owners, self._state.n_steps
+        owners = self._owners
+        step = self._state.n_steps
         if not size.is_short:
             with owners.training(WHO[kind]):
                 loss = self._take(kept, X, y, weight)
@@ -456,7 +468,8 @@ class Steps:
 
     def _find(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
         """A ready trainer for rows of this shape, the first time that they come."""
-        n_rows, engine = shape[0], self._engines[kind]
+        n_rows = shape[0]
+        engine = self._engines[kind]
         if shape[1] != self._state.layout.sizes[0] or not n_rows:
             return None
         for key in list(self._trainers):
@@ -470,7 +483,9 @@ class Steps:
     def _take(self, kept: Kept, X: Any, y: Any, weight: Any) -> float | None:
         """Take the next step by one call; return the loss, or None if the step was not taken:
         its loss is not finite."""
-        state, quick, step = self._state, kept.quick, self._state.n_steps
+        state = self._state
+        quick = kept.quick
+        step = self._state.n_steps
         if not self.set_up(kept, 1):
             return None
         try:
@@ -486,7 +501,9 @@ class Steps:
     def set_up(self, kept: Kept, n_owners: int) -> bool:
         """Let a trainer's one call take the next step; return False where it cannot. `n_owners`:
         the lock's owners since the last step, the caller included."""
-        state, quick, step = self._state, kept.quick, self._state.n_steps
+        state = self._state
+        quick = kept.quick
+        step = self._state.n_steps
         optimizer = state.optimizer
         # The length of a new schedule is not checked yet.
         is_new = optimizer is not kept.optimizer
@@ -537,10 +554,12 @@ class Steps:
                     row += settings.coefficients(step + 1, rate * group.factor)
                 if len(row) != self._row.shape[1]:
                     self._row = np.empty((1, len(row)), self._row.dtype)
-                table, self._steps = self._row, range(0)
+                table = self._row
+                self._steps = range(0)
                 table[0] = row
             # Last: an interrupt before would leave a table that does not belong to `_steps`.
-            self._table, self._steps = table, range(step, step + len(table))
+            self._table = table
+            self._steps = range(step, step + len(table))
             self._tabled = optimizer
         if kept.table is not self._table:
             kept.quick.point_to(self._table, self._steps.start)
@@ -548,12 +567,14 @@ class Steps:
 
     def _step(self, kind: Kind, data: Data, who: str) -> float:
         """Take the next step, unless its loss is not finite; return the loss."""
-        state, losses = self._state, np.full(1, np.nan)
+        state = self._state
+        losses = np.full(1, np.nan)
         with self._owners.training(who):
             if self._codes is not None:
                 # A user may have written weights of a wrong sign.
                 state.assign(layer_settings.bounded(state.parameters, self._codes))
-            kept, step = self._kept_trainer(kind, data), state.n_steps
+            kept = self._kept_trainer(kind, data)
+            step = state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)
             asked = step in self._steps and self._tabled is state.optimizer
@@ -586,11 +607,13 @@ class Steps:
 
     def _get_ready(self, kind: Kind, kept: Kept, shape: Any) -> None:
         """Prepare a trainer for steps by one call, after a step that the loop took."""
-        kept.quick, self._steps = kept.trainer.pause(), range(0)
+        kept.quick = kept.trainer.pause()
+        self._steps = range(0)
         self._tabled = self._state.optimizer
         self._look()
         if kept.quick is not None:
-            self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
+            self._slots = kept.quick.slots
+            self._n_owners = self._owners.n_owners
             keep(self._ready[kind], shape, weakref.ref(kept))
 
     def _asked_rate(self, rate: Any, step: int) -> float:
@@ -606,11 +629,10 @@ class Steps:
         return float(checked_rates(rate, returned, 1)[0])
 
     def _look(self) -> None:
-        network, optimizer = self._engines["batch"].network, self._state.optimizer
-        dropout, self._groups = (
-            network.dropout,
-            groups_of(optimizer, network.factors).groups,
-        )
+        network = self._engines["batch"].network
+        optimizer = self._state.optimizer
+        dropout = network.dropout
+        self._groups = groups_of(optimizer, network.factors).groups
         alone = type(optimizer) in TAKING_ONE_RATE and has_coefficients_alone(optimizer)
         self._is_plain = dropout is None and alone
         self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
@@ -619,14 +641,17 @@ class Steps:
         """Warn, once, that a step was not taken, or has lost the parameters."""
         if self._warned:
             return
-        self._warned, lost = True, "parameters are not finite after this step"
+        self._warned = True
+        lost = "parameters are not finite after this step"
         what = lost if taken else "no step was taken, and the net is as it was"
         advice = "try a smaller learning rate, or standardise X"
         warn(f"{who}: the loss is {loss:.3g}, {what}; {advice}", RuntimeWarning)
 
     def coefficients(self, step: int, n_steps: int = 1, who: str = "MLP") -> Rates:
-        state, network = self._state, self._engines["batch"].network
-        steps, end = step + np.arange(n_steps), NO_END
+        state = self._state
+        network = self._engines["batch"].network
+        steps = step + np.arange(n_steps)
+        end = NO_END
         groups = groups_of(state.optimizer, network.factors).groups
         try:
             rates = rates_at(state.optimizer, steps, end)
@@ -649,14 +674,18 @@ class Steps:
         )
 
     def trainer(self, kind: Kind, data: Data, room: int | None = None) -> Trainer:
-        state, engine = self._state, self._engines[kind]
+        state = self._state
+        engine = self._engines[kind]
         fixed = state.parameters, engine.slots(state, data), state.optimizer, data
         summed = kind in ("gradient", "jacobian_gradient")
         return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
     def _kept_trainer(self, kind: Kind, data: Data) -> Kept:
-        state, engine, trainers = self._state, self._engines[kind], self._trainers
-        slots, key = engine.slots(state, data), _key(kind, data)
+        state = self._state
+        engine = self._engines[kind]
+        trainers = self._trainers
+        slots = engine.slots(state, data)
+        key = _key(kind, data)
         known = self._serving(trainers, key)
         kept = self._kept(known)
         if kept is not None and kept.follows(state.optimizer):

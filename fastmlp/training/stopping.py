@@ -161,7 +161,8 @@ class EpochWatch:
     def __init__(
         self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None
     ) -> None:
-        self._stopping, self._plateau = stopping, plateau
+        self._stopping = stopping
+        self._plateau = plateau
         self.best: NDArray[Any] | None = None
         # The best monitored value of each; its sign is changed where higher is better.
         self._values: dict[Settings, float] = {}
@@ -190,7 +191,8 @@ class EpochWatch:
         if stopping is None or epoch < stopping.start_from_epoch:
             return False
         if self._is_better(stopping, history, epoch):
-            history.best_epoch, self._waited = epoch, 0
+            history.best_epoch = epoch
+            self._waited = 0
             return False
         self._waited += 1
         return stopping.patience is not None and self._waited >= stopping.patience
@@ -206,7 +208,8 @@ class EpochWatch:
             is_above = history.learning_rate[epoch] > plateau.min_lr
             if self._waited_to_lower >= plateau.patience and is_above:
                 self._scale *= plateau.factor
-                self._waited_to_lower, self._cooldown = 0, plateau.cooldown
+                self._waited_to_lower = 0
+                self._cooldown = plateau.cooldown
 
     def _is_better(self, settings: Settings, history: History, epoch: int) -> bool:
         """Return True for a value better than the best one, and keep it; NaN never is."""
@@ -245,7 +248,8 @@ def _check_epochs(settings: Settings, *names: str) -> None:
 
 def _check_shared(settings: Settings, first: str) -> None:
     """`first` is a number that may be given as the monitor."""
-    who, monitor = type(settings).__name__, cast(object, settings.monitor)
+    who = type(settings).__name__
+    monitor = cast(object, settings.monitor)
     if not isinstance(monitor, str):
         hint = (
             f"; did you mean {first}={monitor!r}?"

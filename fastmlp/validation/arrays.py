@@ -603,7 +603,8 @@ class Expanded:
     def trusted(values: Array, kind: Kind) -> Expanded:
         """Return unchecked rows of float32 or float64, written by an encoder."""
         rows: Expanded = object.__new__(Expanded)
-        rows.values, (rows.plain, rows.pieces, rows.levels) = values, kind
+        rows.values = values
+        (rows.plain, rows.pieces, rows.levels) = kind
         return rows
 
     def _check_levels(self) -> None:
@@ -653,15 +654,18 @@ class Expanded:
         memory.require(
             self.shape[0] * self.shape[1] * self.dtype.itemsize, WHO, "the inputs"
         )
-        counts, out = (*self.pieces, *self.levels), np.empty(self.shape, self.dtype)
+        counts = (*self.pieces, *self.levels)
+        out = np.empty(self.shape, self.dtype)
         columns = self.plain + np.repeat(np.arange(len(counts)), counts)
         number = np.concatenate([np.empty(0), *map(np.arange, counts)]).astype(
             self.dtype
         )
-        n, first = sum(self.pieces), self.plain + sum(self.pieces)
+        n = sum(self.pieces)
+        first = self.plain + sum(self.pieces)
         for begin in range(0, len(self), BLOCK_ROWS):
             rows = slice(begin, begin + BLOCK_ROWS)
-            block, into = self.values[rows], out[rows]
+            block = self.values[rows]
+            into = out[rows]
             into[:, : self.plain] = block[:, : self.plain]
             distances = block[:, columns] - number
             np.clip(distances[:, :n], 0, 1, out=into[:, self.plain : first])

@@ -63,7 +63,8 @@ def weighted_targets(
         ``beside=True``: factors are there also where all are 1. ``all_zero=True``: as for
         `arrays.weights`.
     """
-    ignore, all_zero = gaps.get("ignore", False), gaps.get("all_zero", False)
+    ignore = gaps.get("ignore", False)
+    all_zero = gaps.get("all_zero", False)
     known = None
     if ignore:
         y, known = filled(y, form, who)
@@ -149,7 +150,8 @@ def class_weights(
 
 def known_rows(y: Any, who: str) -> tuple[Any, Mask | None]:
     """The rows of y whose targets are all known, and their mask; None: all rows."""
-    known, array = known_mask(y), with_nan(y, who)
+    known = known_mask(y)
+    array = with_nan(y, who)
     if known is None or array is None:
         return y if array is None else array, None
     rows: Mask = np.all(known.reshape(len(known), -1), axis=1)

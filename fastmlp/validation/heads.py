@@ -60,7 +60,8 @@ class Columns:
     """
 
     def __init__(self, form: HeadForms, dtype: np.dtype[Any], *, slopes: bool) -> None:
-        self._form, self._dtype = form, dtype
+        self._form = form
+        self._dtype = dtype
         labels = [not slopes and it.accepted == "classes" for it in form.forms]
         self._kinds = ["iu" if is_label else "fiu" for is_label in labels]
         self._has_labels = True in labels

@@ -181,7 +181,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.slow
 def test_buffers_are_made_once_for_any_number_of_rows(made: list[Any]) -> None:
-    net, rng = MLP((3, 5, 2), seed=0, dtype="float64"), np.random.default_rng(0)
+    net = MLP((3, 5, 2), seed=0, dtype="float64")
+    rng = np.random.default_rng(0)
     x = rng.normal(size=(1000, 3))
     expected = np.concatenate([net.predict(x[i : i + 1]) for i in range(1000)])
     for n in (100, 1000, 65, 300):
@@ -194,7 +195,8 @@ def test_buffers_are_made_once_for_any_number_of_rows(made: list[Any]) -> None:
 def test_raw_outputs_and_another_number_of_threads_have_their_own(
     made: list[Any],
 ) -> None:
-    net, x = MLP((3, 5, 2), loss="cross_entropy", seed=0), np.ones((100, 3), np.float32)
+    net = MLP((3, 5, 2), loss="cross_entropy", seed=0)
+    x = np.ones((100, 3), np.float32)
     probabilities, raw = net.predict(x), net.predict_raw(x)
     assert not np.array_equal(probabilities, raw)
     assert np.array_equal(net.predict(x), probabilities)
@@ -217,7 +219,8 @@ def test_the_rows_are_let_go() -> None:
 
 @pytest.mark.usefixtures("made")
 def test_threads_do_not_share_what_is_in_use() -> None:
-    net, rng = MLP((3, 16, 2), seed=0), np.random.default_rng(0)
+    net = MLP((3, 16, 2), seed=0)
+    rng = np.random.default_rng(0)
     parts = [rng.normal(size=(500, 3)).astype(np.float32) for _ in range(4)]
     expected = [net.predict(part) for part in parts]
     wrong: list[int] = []

@@ -141,7 +141,8 @@ def test_a_child_forked_by_another_thread_hears_signals(heard: list[int]) -> Non
 
 def test_signals_at_any_step_of_it_are_all_heard(heard: list[int]) -> None:
     """A thread sends them as fast as it can: none may find the handlers half replaced."""
-    before, done = handlers(), threading.Event()
+    before = handlers()
+    done = threading.Event()
 
     def send() -> None:
         while not done.is_set():
@@ -358,7 +359,8 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     record = Calls()
-    threads_for, run = dispatch.threads_for, dispatch.LedCalls.run
+    threads_for = dispatch.threads_for
+    run = dispatch.LedCalls.run
 
     def counted(work: Work, *arguments: Any) -> dispatch.Threads:
         record.begin(work.flops)
@@ -376,7 +378,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
 
     monkeypatch.setattr(dispatch, "threads_for", counted)
     monkeypatch.setattr(dispatch.LedCalls, "run", counted_run)
-    before, interval = signal.signal(signal.SIGTERM, handle), sys.getswitchinterval()
+    before = signal.signal(signal.SIGTERM, handle)
+    interval = sys.getswitchinterval()
     # Else the main thread may go on between the count and the signal, on a busy machine.
     sys.setswitchinterval(1)
     yield record

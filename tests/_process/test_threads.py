@@ -47,7 +47,9 @@ def counter(width: int = WIDTH) -> MLP:
 def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(
     n_rows: int,
 ) -> None:
-    net, x, n_steps = counter(), np.ones((n_rows, WIDTH)), 60
+    net = counter()
+    x = np.ones((n_rows, WIDTH))
+    n_steps = 60
     seen: set[float] = set()
     done = threading.Event()
 
@@ -78,9 +80,11 @@ def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(
 
 @pytest.mark.slow
 def test_without_callbacks_predictions_beside_a_fit_are_those_from_before_it() -> None:
-    net, x = counter(3), np.ones((5, 3))
+    net = counter(3)
+    x = np.ones((5, 3))
     lock = core_of(net).state.lock
-    started, seen = threading.Event(), []
+    started = threading.Event()
+    seen = []
 
     def watch() -> None:
         started.wait()
@@ -103,7 +107,9 @@ def refused(call: Any) -> None:
 
 
 def test_a_second_fit_at_a_time_is_refused() -> None:
-    net, x, y = counter(3), np.ones((5, 3)), np.zeros(5)
+    net = counter(3)
+    x = np.ones((5, 3))
+    y = np.zeros(5)
 
     def again(report: Any) -> None:
         refused(lambda: net.fit(x, y))
@@ -130,9 +136,12 @@ each_copy = pytest.mark.parametrize(
 def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(
     make_copy: Any,
 ) -> None:
-    net, x = counter(COPIED), np.ones((1, COPIED))
+    net = counter(COPIED)
+    x = np.ones((1, COPIED))
     copies: list[MLP] = []
-    epochs, made, done = threading.Event(), threading.Event(), threading.Event()
+    epochs = threading.Event()
+    made = threading.Event()
+    done = threading.Event()
 
     def copy_it() -> None:
         epochs.wait()
@@ -245,7 +254,8 @@ def test_outcomes_come_in_order_and_tasks_may_add_others() -> None:
     assert [outcome.result for outcome in outcomes if outcome] == [
         i * i for i in range(10)
     ]
-    crew, done = Pool(2), []
+    crew = Pool(2)
+    done = []
 
     def count(n: int) -> None:
         done.append(n)
@@ -294,7 +304,8 @@ def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
 
 
 def test_a_pool_in_a_task_ends_with_it() -> None:
-    begun, ended = threading.Event(), list[str]()
+    begun = threading.Event()
+    ended = list[str]()
 
     def inner() -> None:
         Pool(2).run([Task(1, partial(endless, begun))] * 2)
@@ -320,7 +331,8 @@ def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None
             reports.append("stopped")
 
     def inner() -> None:
-        crew, release = Pool(1), threading.Event()
+        crew = Pool(1)
+        release = threading.Event()
         crew.begin([Task(1, lambda: tell(release)) for _ in range(3)])
         failed.wait(10)
         limit = time.monotonic() + 10
@@ -386,7 +398,8 @@ def test_turns_are_taken_one_by_one() -> None:
 
 def limited(n_threads: int) -> Callable[[threading.Thread], None]:
     """Return a `Thread.start` for a process of so many threads beside its first one."""
-    start, begun = threading.Thread.start, list[threading.Thread]()
+    start = threading.Thread.start
+    begun = list[threading.Thread]()
 
     def start_one(thread: threading.Thread) -> None:
         if len(begun) == n_threads:
@@ -402,7 +415,8 @@ def test_the_caller_works_without_threads(
     n_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", limited(n_threads))
-    pool, here = Pool(4), list[bool]()
+    pool = Pool(4)
+    here = list[bool]()
 
     def task(i: int) -> int:
         here.append(threading.current_thread() is threading.main_thread())
@@ -421,7 +435,8 @@ def test_ctrl_c_in_the_callers_own_task_ends_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", limited(0))
-    handler, done = signal.getsignal(signal.SIGINT), []
+    handler = signal.getsignal(signal.SIGINT)
+    done = []
 
     def task() -> None:
         done.append(1)

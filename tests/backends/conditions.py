@@ -78,7 +78,8 @@ def repeat(scalar: Any) -> Any:
     threads have joined."""
 
     def repeat_job(address: Any) -> None:
-        job, spins = row(address, 1, JOB)[0], 0
+        job = row(address, 1, JOB)[0]
+        spins = 0
         for _ in range(LONGEST if job.team != 0 else 0):
             if load_acquire(job.team + JOINED) >= job.n_joined:
                 break
@@ -97,7 +98,8 @@ class Drill:
     """
 
     def __init__(self, n: int, n_loops: int, n_joined: int = 0) -> None:
-        self.driver, self.n_loops = block_of(repeat, np.int64), n_loops
+        self.driver = block_of(repeat, np.int64)
+        self.n_loops = n_loops
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
         fields = (

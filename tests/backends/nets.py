@@ -115,7 +115,8 @@ def network_of(
 
 
 def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
-    layout, flat = make_layout(net.sizes), parameters.astype(np.float64)
+    layout = make_layout(net.sizes)
+    flat = parameters.astype(np.float64)
     return weight_views(layout, flat), bias_views(layout, flat)
 
 
@@ -127,7 +128,8 @@ def generator_of(state: NetState) -> Any:
 def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Array]:
     weight = data.weight.astype(np.float64) if data.weight.size else None
     assert isinstance(data.x, np.ndarray)
-    x, y = data.x.astype(np.float64), data.y.astype(np.float64)
+    x = data.x.astype(np.float64)
+    y = data.y.astype(np.float64)
     w, b = split(net, parameters)
     value, *slopes = naive.gradient(w, b, x, y, sample_weight=weight, **net.oracle)
     return value, naive.flatten(*slopes)
@@ -176,7 +178,8 @@ def train(
         rates = np.full(n_steps, optimizer.learning_rate)
     groups = groups_of(optimizer, net.network.factors).groups
     coefficients = coefficients_of(optimizer, 1, rates, groups)
-    losses, stopped = np.zeros(len(order)), 0
+    losses = np.zeros(len(order))
+    stopped = 0
     ends = [0, *cuts, n_units]
     for first, last in pairwise(ends):
         if stopped == first and last > first:
@@ -256,8 +259,11 @@ class Scene(NamedTuple):
             getattr(session.workspace, name).fill(np.nan)
         session.plan.strip_losses.fill(np.nan)
         phase_one()
-        packed, flat = session.keep_gradient(), np.empty_like(self.parameters)
-        more, ends, apply = 0, 1, 0
+        packed = session.keep_gradient()
+        flat = np.empty_like(self.parameters)
+        more = 0
+        ends = 1
+        apply = 0
         session.blocks["update"](0, self.net, 1, n, more, ends, apply, split)
         session.unpack(packed, flat)
         losses = session.plan.strip_losses[: -(-n // 8)]

@@ -95,7 +95,8 @@ def multiply_panels(
     the height and width of C.
     """
     height, width = sizes
-    lanes, vector = right.shape[2], right.shape[2] * right.itemsize
+    lanes = right.shape[2]
+    vector = right.shape[2] * right.itemsize
     streams = (
         address(STREAM)
         if by_column and depth % 2
@@ -225,7 +226,9 @@ JUMP = re.compile(
 
 def innermost(text: str) -> list[str]:
     """The loops of an assembly with no loop in them: from a label to a jump back to it."""
-    lines, places, spans = text.splitlines(), dict[str, int](), list[tuple[int, int]]()
+    lines = text.splitlines()
+    places = dict[str, int]()
+    spans = list[tuple[int, int]]()
     for i, line in enumerate(lines):
         if label := LABEL.match(line):
             places[label[1]] = i
@@ -249,7 +252,8 @@ def assembly_for(loop: FunctionType, triple: str, cpu: str, features: str) -> st
     module.data_layout = str(machine.target_data)
     parsed = llvm.parse_assembly(str(module))
     options = llvm.create_pipeline_tuning_options()
-    options.speed_level, options.loop_unrolling = 2, False
+    options.speed_level = 2
+    options.loop_unrolling = False
     options.loop_vectorization = options.slp_vectorization = True
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(parsed, passes)

@@ -67,13 +67,15 @@ def test_orders_are_those_of_the_formula_and_not_of_others(rng: Any) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_all_orders_are_equally_likely(n: int, rng: Any) -> None:
-    kinds, draws = factorial(n), 500 * factorial(n)
+    kinds = factorial(n)
+    draws = 500 * factorial(n)
     orders = orders_of(draw(rng, draws, n))
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == kinds
     chi_squared = ((counts - 500) ** 2 / 500).sum()
     # Of kinds - 1 degrees of freedom: mean and variance; five deviations to either side.
-    mean, deviation = kinds - 1, np.sqrt(2 * (kinds - 1))
+    mean = kinds - 1
+    deviation = np.sqrt(2 * (kinds - 1))
     assert abs(chi_squared - mean) < 5 * deviation
 
 
@@ -93,7 +95,8 @@ def test_words_may_have_a_gap_after_each_row(n_rows: int, rng: Any) -> None:
 
 def fitted(seed: int, n_rows: int = 23, **options: Any) -> tuple[MLP, list[float]]:
     rng = np.random.default_rng(7)
-    x, y = rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, 2))
+    x = rng.normal(size=(n_rows, 3))
+    y = rng.normal(size=(n_rows, 2))
     net = MLP((3, 4, 2), seed=seed, n_threads=1)
     history = net.fit(x, y, **{"epochs": 6, "batch_size": 5, **options})
     return net, history.loss
@@ -148,7 +151,9 @@ def expected_orders(random: Any, order: Any, n_orders: int) -> Any:
 
 @pytest.mark.parametrize("n", SIZES)
 def test_orders_are_those_of_numpy(n: int) -> None:
-    ours, theirs, order = RandomState(n), RandomState(n), np.arange(n)[::-1] * 3
+    ours = RandomState(n)
+    theirs = RandomState(n)
+    order = np.arange(n)[::-1] * 3
     for n_orders in (1, 3):
         orders = reshuffled(ours, order, n_orders)
         assert orders.dtype == np.int64
@@ -159,7 +164,9 @@ def test_orders_are_those_of_numpy(n: int) -> None:
 
 @pytest.mark.parametrize("kind", [MT19937, PCG64])
 def test_a_random_state_may_have_any_bit_generator(kind: Any) -> None:
-    ours, theirs, order = RandomState(kind(1)), RandomState(kind(1)), np.arange(100)
+    ours = RandomState(kind(1))
+    theirs = RandomState(kind(1))
+    order = np.arange(100)
     orders = reshuffled(ours, order, 2)
     np.testing.assert_array_equal(orders, expected_orders(theirs, order, 2))
     assert ours.random_sample() == theirs.random_sample()
@@ -177,8 +184,11 @@ def test_an_order_given_stays_and_none_draws_nothing() -> None:
 
 def test_threads_that_share_a_generator_share_out_its_words() -> None:
     """As the global generator's, which every fit without a random state draws from."""
-    n, n_threads, n_calls = 50, 4, 3 if INTERPRETED else 50
-    shared, results = RandomState(0), list[Any]()
+    n = 50
+    n_threads = 4
+    n_calls = 3 if INTERPRETED else 50
+    shared = RandomState(0)
+    results = list[Any]()
 
     def work(i: int) -> None:
         for _ in range(n_calls):

@@ -96,14 +96,16 @@ def test_train_predict_and_score_are_those_of_python(
     model = fastmlp.load("model.safetensors")
     assert {*model.schema_.read_names} == {*table.columns} - {"id", "target"}
 
-    train, valid = table[~out], table[out]
+    train = table[~out]
+    valid = table[out]
     kind: Any = (
         fastmlp.TabularMLPClassifier if n_classes else fastmlp.TabularMLPRegressor
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         twin = kind(max_iter=1, random_state=3).fit(train, target="target", X_val=valid)
-    expected, yv = twin.predict(valid), valid["target"].to_numpy()
+    expected = twin.predict(valid)
+    yv = valid["target"].to_numpy()
     assert np.array_equal(model.predict(valid), expected)
     if n_classes:
         p = twin.predict_proba(valid)
@@ -248,12 +250,16 @@ def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
     p = p / p.sum(axis=1, keepdims=True, dtype=np.float64)
     above = []
     for code in range(1 if n_classes == 2 else 0, n_classes):
-        inside, outside = p[codes == code, code], p[codes != code, code]
+        inside = p[codes == code, code]
+        outside = p[codes != code, code]
         ahead = np.sign(inside[:, None] - outside)
         above.append((ahead.mean() + 1) / 2)
-    labels, ranked, average = p.argmax(axis=1), p, "macro"
+    labels = p.argmax(axis=1)
+    ranked = p
+    average = "macro"
     if n_classes == 2:
-        ranked, average = p[:, 1], "binary"
+        ranked = p[:, 1]
+        average = "binary"
     expected = {
         "accuracy": np.mean(p.argmax(axis=1) == codes),
         "log_loss": -np.mean(np.log(p[np.arange(N), codes])),
@@ -285,7 +291,8 @@ NET.feature_names = ["a", "b"]
 def test_its_options_are_the_keywords(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    text, keywords = " ".join(capsys.readouterr().out.split()), set()
+    text = " ".join(capsys.readouterr().out.split())
+    keywords = set()
     for writer in (to_c, to_onnx):
         for one in inspect.signature(writer).parameters.values():
             if one.kind is one.KEYWORD_ONLY:

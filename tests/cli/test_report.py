@@ -20,7 +20,8 @@ from fastmlp.compiler.jit import INTERPRETED
 pytestmark = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
 )
-MODEL, TRAIN = "model.safetensors", ["train", "a.csv", "--target", "y", "--force"]
+MODEL = "model.safetensors"
+TRAIN = ["train", "a.csv", "--target", "y", "--force"]
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +98,10 @@ def test_scores_of_imbalance(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     asked = "f1,average_precision,balanced_accuracy"
     assert main(["score", MODEL, "a.csv", "--metric", asked, "--json"]) == 0
-    table, model = pd.read_csv("a.csv"), fastmlp.load(MODEL)
-    y, predicted = table["y"], model.predict(table)
+    table = pd.read_csv("a.csv")
+    model = fastmlp.load(MODEL)
+    y = table["y"]
+    predicted = model.predict(table)
     one_hot = pd.get_dummies(y)[model.classes_]
     expected = {
         "f1": metrics.f1_score(y, predicted, average="macro"),

@@ -615,10 +615,8 @@ def test_rows_that_do_not_fit_into_memory(
     """A sample is drawn by the seed: rows of the file, about as many of each part of it."""
     monkeypatch.setattr("fastmlp.data.arrow.ROWS", 64)
     ending = [".csv", ".parquet", ".arrow", ".csv.gz"][seed]
-    path, table = (
-        f"a{ending}",
-        frame[["age", "income", "buys"]].assign(row=np.arange(400)),
-    )
+    path = f"a{ending}"
+    table = frame[["age", "income", "buys"]].assign(row=np.arange(400))
     write: Any = {".arrow": table.to_feather, ".parquet": table.to_parquet}
     write.get(ending, partial(table.to_csv, index=False))(path)
     rng = np.random.default_rng(seed)

@@ -113,7 +113,8 @@ def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Rows without holes, of which rows.csv has a copy, and a model of each of two targets."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    texts, numbers = rng.choice(["no", "yes"], N), rng.normal(size=N)
+    texts = rng.choice(["no", "yes"], N)
+    numbers = rng.normal(size=N)
     table = pd.DataFrame({"a": rng.normal(size=N), "texts": texts, "numbers": numbers})
     table.to_csv("whole.csv", index=False)
     return table
@@ -174,7 +175,8 @@ each_end = pytest.mark.parametrize("end", [".parquet", ".csv", ".arrow"])
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
             "id": np.arange(N_WRITTEN),
@@ -271,7 +273,8 @@ def test_a_signal_between_two_batches(
     capsys: pytest.CaptureFixture[str],
     end: str,
 ) -> None:
-    predict_proba, calls = TabularMLPClassifier.predict_proba, []
+    predict_proba = TabularMLPClassifier.predict_proba
+    calls = []
 
     def signalled(self: Any, table: Any) -> Any:
         calls.append(table)

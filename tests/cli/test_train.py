@@ -224,7 +224,8 @@ def test_a_target_of_free_text_is_no_classes(
 NAMES = re.compile(
     r"y_val|X_val|validation_data|MLP\.fit|Classifier|Regressor|sample_weight|nets\["
 )
-WEIGHT, POISSON = ["--weight", "w"], ["--loss", "poisson", "--ignore", "y"]
+WEIGHT = ["--weight", "w"]
+POISSON = ["--loss", "poisson", "--ignore", "y"]
 
 
 @pytest.mark.parametrize("row", [20, 21, 22])

@@ -119,7 +119,8 @@ def weigh(estimator: Any, X: Any, y: Any) -> float:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 @pytest.mark.filterwarnings("ignore:One or more of the test scores")
 def test_other_searches_too(client: Any, make: Make) -> None:
-    here, there = make().fit(X, LABELS), make(client=client).fit(X, LABELS)
+    here = make().fit(X, LABELS)
+    there = make(client=client).fit(X, LABELS)
     assert_same_results(here, there)
 
 
@@ -152,7 +153,8 @@ def test_errors_and_time_of_searches_and_tables_are_as_here(client: Any) -> None
 def test_a_model_of_tables_is_that_of_here(
     client: Any, kind: Any, more: dict[str, Any]
 ) -> None:
-    frame, few = drawn()[0], {**FEW, "n_members": 4, **more}
+    frame = drawn()[0]
+    few = {**FEW, "n_members": 4, **more}
     targets = labels() if kind is TabularMLPClassifier else drawn()[1]
     here = kind(**few).fit(frame, targets)
     there = kind(**few, client=client).fit(frame, targets)
@@ -268,7 +270,8 @@ def copies_stay(client: Any) -> Iterator[None]:
 @pytest.mark.usefixtures("small_groups", "copies_stay")
 def test_rows_come_to_each_worker_once(client: Any) -> None:
     client.run(count_arrays)
-    many, y = rng.normal(size=(511, 4)).astype(np.float32), rng.normal(size=511)
+    many = rng.normal(size=(511, 4)).astype(np.float32)
+    y = rng.normal(size=511)
     nets = [fastmlp.MLP((4, n, 1), seed=n) for n in range(2, 10)]
     for _ in range(2):
         fit_many(nets, many, y, epochs=1, client=client)
@@ -397,7 +400,8 @@ def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataF
 def test_a_frame_has_predictions_of_arrow(
     make: Callable[[Any], Any], probabilities: bool
 ) -> None:
-    model, frame = make(NAMED), dd.from_pandas(TABLE, npartitions=3)
+    model = make(NAMED)
+    frame = dd.from_pandas(TABLE, npartitions=3)
     result = cluster.predict(model, frame, keep="id", probabilities=probabilities)
     expected = expected_of(model, ["id"], probabilities=probabilities)
     # Dask has texts in a dtype of its own.
@@ -412,7 +416,8 @@ def test_a_frame_has_predictions_of_arrow(
 def test_an_array_has_its_predictions(
     make: Callable[[Any], Any], probabilities: bool
 ) -> None:
-    model, rows = make(ROWS), da.from_array(ROWS, chunks=(150, 3))
+    model = make(ROWS)
+    rows = da.from_array(ROWS, chunks=(150, 3))
     if probabilities and not hasattr(model, "predict_proba"):
         with pytest.raises(ValueError, match="has no predict_proba"):
             cluster.predict(model, rows, probabilities=True)
@@ -464,7 +469,8 @@ def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:
 
 def test_the_graph_holds_the_model_once() -> None:
     """Not in each task: pickles of them all would have it as often as there are partitions."""
-    made, rows = MLP((3, 1000, 1), seed=0), da.from_array(ROWS, chunks=(10, 3))
+    made = MLP((3, 1000, 1), seed=0)
+    rows = da.from_array(ROWS, chunks=(10, 3))
     graph = dict(cluster.predict(made, rows).__dask_graph__())
     assert len(graph) >= N / 10
     holding = [

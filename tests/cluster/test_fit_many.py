@@ -133,7 +133,8 @@ def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
         if report.epoch == 1 and report.net.layer_sizes[1] == 8:
             report.stop()
 
-    me, nets = os.getpid(), mixed()
+    me = os.getpid()
+    nets = mixed()
     early = EarlyStopping(patience=0, min_delta=10, monitor="loss")
     stopped = fit_many(nets, X, Y, epochs=4, callbacks=second, client=client)
     assert [len(history.loss) for history in stopped] == [2, 4, 4, 4]
@@ -369,7 +370,8 @@ def until(there: Callable[[], Any]) -> None:
 
 @in_trouble
 def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
-    file, begun = tmp_path / "scheduler", tmp_path / "begun"
+    file = tmp_path / "scheduler"
+    begun = tmp_path / "begun"
 
     def begin(report: Report) -> None:
         begun.touch()
@@ -406,7 +408,8 @@ def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
 def test_rows_that_a_dying_worker_has_not_taken_are_sent_again(
     client: Any, monkeypatch: pytest.MonkeyPatch, n_failures: int, n_sent: int
 ) -> None:
-    scatter, sent = type(client).scatter, list[Any]()
+    scatter = type(client).scatter
+    sent = list[Any]()
 
     def failing(self: Any, data: Any, **options: Any) -> Any:
         sent.append(data)
@@ -507,7 +510,8 @@ def timeout(client: Any) -> dict[str, Any]:
 def test_a_worker_killed_at_a_random_moment_changes_nothing(
     client: Any, soak: bool, fit: Any
 ) -> None:
-    random, size = Random(0), 8 if soak else 1
+    random = Random(0)
+    size = 8 if soak else 1
     expected = fit(None, size)
     worker_pids(client)
     fit(client, size)

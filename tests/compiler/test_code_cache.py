@@ -37,7 +37,8 @@ def double(address: int) -> None:
 
 def twice(number: float, name: str = "test.double") -> tuple[float, int]:
     """The double of a number, by a block that knows of the disk alone, and how much it compiled."""
-    before, numbers = len(TRANSLATED), np.array([number])
+    before = len(TRANSLATED)
+    numbers = np.array([number])
     Block(double, cache.CodeCache(name))(numbers.ctypes.data)
     return float(numbers[0]), len(TRANSLATED) - before
 
@@ -49,7 +50,8 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def is_whole(path: Path) -> bool:
     content = path.read_bytes()
-    digest, payload = content[: cache.DIGEST_BYTES], content[cache.DIGEST_BYTES :]
+    digest = content[: cache.DIGEST_BYTES]
+    payload = content[cache.DIGEST_BYTES :]
     return bool(payload) and hashlib.sha256(payload).digest() == digest
 
 

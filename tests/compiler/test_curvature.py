@@ -19,7 +19,8 @@ from fastmlp.rules.losses import LINKS, deviation
 
 STEP = 1e-30
 POINTS = np.concatenate([np.linspace(-8, 8, 60), [-20.0, -12.0, 12.0]])
-ROOT, CUBIC = np.sqrt(8 / np.pi), 0.044715
+ROOT = np.sqrt(8 / np.pi)
+CUBIC = 0.044715
 
 
 def logistic(z: Any) -> Any:
@@ -113,7 +114,8 @@ def test_links_of_numbers_are_derived_twice(
     rule: Any, options: dict[str, int], expected: Any
 ) -> None:
     raw = np.asfortranarray(np.linspace(-8, 8, 20).reshape(10, 2))
-    slopes, curvatures = np.empty_like(raw), np.empty_like(raw)
+    slopes = np.empty_like(raw)
+    curvatures = np.empty_like(raw)
     block = block_of(elementwise.link_slopes_loop, raw.dtype, rule, **options)
     block(*(a.ctypes.data for a in (raw, slopes, curvatures)), *raw.shape)
     np.testing.assert_allclose(

@@ -328,7 +328,8 @@ def double(scalar: Any) -> Any:
 def test_every_thread_of_a_team_flushes_and_goes_back(dtype: Any, long: bool) -> None:
     if long and not limits.parallel_is_safe():
         pytest.skip("no parallel region can be opened here")
-    block, driver = block_of(multiply, dtype), block_of(drive, dtype)
+    block = block_of(multiply, dtype)
+    driver = block_of(drive, dtype)
     for _ in range(20):
         numbers = np.full(10_000, ROOT[dtype], dtype)
         job = np.array([(0, 1, block.address, numbers.size, numbers.ctypes.data)], JOB)

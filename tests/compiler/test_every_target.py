@@ -97,7 +97,8 @@ def faults_of(assembly: str, kind: Kind, *, multiplies: bool) -> list[str]:
     faults = [line.strip() for line in foreign.findall(assembly)]
     if not multiplies:
         return faults
-    whole, others = re.compile(kind.whole, re.MULTILINE), re.compile(kind.others)
+    whole = re.compile(kind.whole, re.MULTILINE)
+    others = re.compile(kind.others)
 
     def counts(loop: str) -> tuple[int, int]:
         return len(others.findall(loop)), len(whole.findall(loop))
@@ -115,7 +116,9 @@ def report(name: str, whole: bool) -> list[str]:
     """The number of blocks, and the faults of each; in a process with this target."""
     from compiler.test_every_block import generated
 
-    kind, faults, n = KINDS[name], list[str](), 0
+    kind = KINDS[name]
+    faults = list[str]()
+    n = 0
     assert target() == kind.host
     for key in blocks_of(list(KINDS).index(name), whole=whole):
         factory, dtype, rule, options = key

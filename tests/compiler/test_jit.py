@@ -141,7 +141,8 @@ def add_three(address: Any) -> None:
 @only_compiled
 @pytest.mark.parametrize("compiled", [Block, compiled_by_numba])
 def test_leaves_become_part_of_a_block(compiled: Any) -> None:
-    block, numbers = compiled(add_three, None), np.array([4])
+    block = compiled(add_three, None)
+    numbers = np.array([4])
     code = block._code if isinstance(block, Block) else block
     getattr(block, "ctypes", block)(numbers.ctypes.data)
     assert numbers[0] == 7
@@ -203,12 +204,15 @@ def test_fma_takes_numbers_of_one_precision_only() -> None:
 @numba.njit
 def fill_two(numbers: Any) -> Any:
     one, two = stack(256), stack(256)
-    first, second = row(one, 256, np.uint8), row(two, 256, np.uint8)
+    first = row(one, 256, np.uint8)
+    second = row(two, 256, np.uint8)
     # By loops: Numba compiles four slices for 3 s.
     for i in range(256):
-        first[i], second[i] = 1, 2
+        first[i] = 1
+        second[i] = 2
     for i in range(256):
-        numbers[i], numbers[256 + i] = first[i], second[i]
+        numbers[i] = first[i]
+        numbers[256 + i] = second[i]
     return one, two
 
 

@@ -53,8 +53,10 @@ class Point(Record):
 
 @njit(parallel=True)
 def captures(team: Any, numbers: Any, jobs: Any) -> None:
-    n, scalar = jobs[0].n, np.float64
-    start, pair = n * 0.5, (n - 1, jobs[0].scale)
+    n = jobs[0].n
+    scalar = np.float64
+    start = n * 0.5
+    pair = (n - 1, jobs[0].scale)
     for i in prange(n):
         last, factor = pair
         numbers[i] = start + i * jobs[0].scale - last * factor * FACTOR + scalar(i % 3)
@@ -78,7 +80,8 @@ def with_inner_loops(team: Any, numbers: Any, jobs: Any) -> None:
 
 @njit(parallel=True)
 def with_records(team: Any, numbers: Any, jobs: Any) -> None:
-    out, n = jobs[0].out, jobs[0].n // 2
+    out = jobs[0].out
+    n = jobs[0].n // 2
     points = records_at(out, n, Point)
     for i in prange(n):
         point = record_at(out + i * 16, Point)
@@ -157,7 +160,8 @@ def meets(team: Any, words: Any) -> None:
 
 
 def run_meeting(address: Any) -> None:
-    job, spins = record_at(address, Job), 0
+    job = record_at(address, Job)
+    spins = 0
     while load_acquire(job.team + JOINED) < 2 and spins < LONGEST:
         pause()
         spins += 1

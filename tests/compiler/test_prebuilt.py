@@ -227,7 +227,9 @@ FALLBACKS: dict[str, Any] = {
 def test_code_that_cannot_be_taken_is_compiled_with_the_same_numbers(
     why: str, brought: Path, python: Callable[..., str], tmp_path: Path
 ) -> None:
-    change, folder, wheel = FALLBACKS[why], tmp_path / "copy", {"FASTMLP_CACHE": "0"}
+    change = FALLBACKS[why]
+    folder = tmp_path / "copy"
+    wheel = {"FASTMLP_CACHE": "0"}
     shutil.copytree(brought, folder)
     assert LEVEL is not None
     file = folder / "fastmlp" / "compiler" / f"{LEVELS[LEVEL]}{cache.LIBRARY_SUFFIX}"

@@ -66,9 +66,12 @@ def reading(zeros: Any) -> Any:
 
     def copy(out: int, switches: int, others: int) -> None:
         values = row(out, 4, np.float64)
-        mine, theirs = record_at(switches, Switches), record_at(others, Others)
-        values[0], values[1] = mine.size, mine.extra
-        values[2], values[3] = theirs.size, theirs.extra
+        mine = record_at(switches, Switches)
+        theirs = record_at(others, Others)
+        values[0] = mine.size
+        values[1] = mine.extra
+        values[2] = theirs.size
+        values[3] = theirs.extra
         if mine.extra:
             values[:] = 7.0
 
@@ -77,7 +80,8 @@ def reading(zeros: Any) -> Any:
 
 def test_hinted_fields_are_zeros_and_branches_on_them_are_left_out() -> None:
     out = np.zeros(4)
-    switches, others = np.full(2, 3, np.int64), np.full(2, 5, np.int64)
+    switches = np.full(2, 3, np.int64)
+    others = np.full(2, 5, np.int64)
     places = [array.ctypes.data for array in (out, switches, others)]
     native(reading({})).entry(*places)
     assert out.tolist() == [7, 7, 7, 7]
@@ -113,10 +117,13 @@ def test_a_block_of_control_has_the_numbers_of_others(n_calls: int) -> None:
 
 
 def test_words_without_sign_are_mixed_as_in_python() -> None:
-    factor, low, half = np.uint64(0xD2511F53), np.uint64(0xFFFFFFFF), np.uint64(32)
+    factor = np.uint64(0xD2511F53)
+    low = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
 
     def mix(out: int, bits: int) -> None:
-        values, pieces = row(out, 4, np.float64), row(bits, 4, np.uint16)
+        values = row(out, 4, np.float64)
+        pieces = row(bits, 4, np.uint16)
         for i in range(4):
             product = (np.uint64(pieces[i]) & low) * factor
             values[i] = np.float64((product >> half) ^ np.uint64(i) ^ (product & low))
@@ -140,10 +147,12 @@ def test_an_address_of_the_stack_is_calculated_with_as_a_word_is() -> None:
         numbers = row(place, 8, np.float64)
         for i in range(8):
             numbers[i] = 1.0 * i
-        values, last = row(out, 8, np.float64), 56 + place
+        values = row(out, 8, np.float64)
+        last = 56 + place
         values[0] = row(last, 1, np.float64)[0]
         values[1] = row(last - 16, 1, np.float64)[0]
-        values[2], values[3] = last - place, place % 8
+        values[2] = last - place
+        values[3] = place % 8
         values[4] = 1.0 if place < last and place else 0.0
         values[5] = row(chosen(place, out, out > 0), 1, np.float64)[0]
         values[6] = row(place if out < 0 else out, 1, np.float64)[0]
@@ -161,9 +170,13 @@ def test_an_address_of_the_stack_is_calculated_with_as_a_word_is() -> None:
 def test_integers_are_divided_as_in_python(a: int, b: int) -> None:
     def divide(out: Any, a: Any, b: Any) -> None:
         numbers = row(out, 8, np.float64)
-        numbers[0], numbers[1], numbers[2] = a // b, a % b, a / b
-        numbers[3], numbers[4] = a // 8, a % 8
-        numbers[5], numbers[6] = a // 7, a % 7
+        numbers[0] = a // b
+        numbers[1] = a % b
+        numbers[2] = a / b
+        numbers[3] = a // 8
+        numbers[4] = a % 8
+        numbers[5] = a // 7
+        numbers[6] = a % 7
 
     results(divide, a, b)
 
@@ -172,7 +185,8 @@ def test_a_tuple_of_numbers_has_an_element_at_a_variable_index() -> None:
     shares = (0.25, 0.5, 4.0)
 
     def pick(out: Any, n: Any) -> None:
-        numbers, counts = row(out, 8, np.float64), (n, n + 1)
+        numbers = row(out, 8, np.float64)
+        counts = (n, n + 1)
         for i in range(n):
             numbers[i] = shares[i]
         for i in range(2):
@@ -236,7 +250,8 @@ def test_a_function_takes_the_integers_of_named_tuples_one_by_one() -> None:
 def test_integers_are_calculated_and_divided_by_zero_to_zero() -> None:
     def divide(out: Any, a: Any, b: Any) -> None:
         numbers = row(out, 2, np.float64)
-        numbers[0], numbers[1] = a // b, a % b
+        numbers[0] = a // b
+        numbers[1] = a % b
 
     out = np.ones(2)
     native(divide).entry(out.ctypes.data, 5, 0)
@@ -244,9 +259,14 @@ def test_integers_are_calculated_and_divided_by_zero_to_zero() -> None:
 
     def calculate(out: Any, a: Any, b: Any) -> None:
         numbers = row(out, 8, np.float64)
-        numbers[0], numbers[1], numbers[2] = a + b, a - b, -a * b
-        numbers[3], numbers[4], numbers[5] = a << 3, a >> 1, a & b
-        numbers[6], numbers[7] = a | b, min(a, b, 4) - max(a, b)
+        numbers[0] = a + b
+        numbers[1] = a - b
+        numbers[2] = -a * b
+        numbers[3] = a << 3
+        numbers[4] = a >> 1
+        numbers[5] = a & b
+        numbers[6] = a | b
+        numbers[7] = min(a, b, 4) - max(a, b)
 
     results(calculate, 13, 6)
     results(calculate, -13, 6)
@@ -269,7 +289,8 @@ def test_truth_and_relations(a: int) -> None:
         else:
             numbers[4] = 3
         first, second = (a, 1.0) if a > 0 else (2, a)
-        numbers[5], numbers[6] = first, second
+        numbers[5] = first
+        numbers[6] = second
         numbers[7] = 2 if a > 0 else 0.5
 
     results(decide, a)
@@ -333,8 +354,10 @@ def note(numbers: Any, pair: Any, like: Any) -> None:
 
 def test_leaves_return_numbers_or_write_to_records() -> None:
     def work(out: Any, a: Any) -> None:
-        pair, like = row(out + 48, 1, PAIR)[0], row(out, 0, np.float64)
-        pair.count, pair.mass = a, 5.0
+        pair = row(out + 48, 1, PAIR)[0]
+        like = row(out, 0, np.float64)
+        pair.count = a
+        pair.mass = 5.0
         total, minus = added(a, 2)
         rest = added(minus, 0)
         note(out, pair, like)
@@ -347,7 +370,8 @@ def test_leaves_return_numbers_or_write_to_records() -> None:
 
 def test_float32_stays_narrow_until_it_meets_a_wider_number() -> None:
     def widen(out: Any) -> None:
-        narrow, wide = row(out + 32, 8, np.float32), row(out, 4, np.float64)
+        narrow = row(out + 32, 8, np.float32)
+        wide = row(out, 4, np.float64)
         narrow[0] = 0.1
         narrow[1] = narrow[0] * narrow[0]
         wide[0] = narrow[0] * narrow[0]
@@ -425,7 +449,8 @@ def test_a_rule_of_yours_may_count_from_the_end() -> None:
             slopes[r, end] = 1
 
     outputs = np.array([[1.0, 2.0], [3.0, 4.0]])  # in columns
-    slopes, values = np.zeros((2, 2)), np.zeros(2)
+    slopes = np.zeros((2, 2))
+    values = np.zeros(2)
     block = block_of(elementwise.loss_loop, np.float64, last, by_row=True, mean=False)
     block(*(one.ctypes.data for one in (outputs, outputs, slopes, values)), 0, 2, 2, 2)
     assert values.tolist() == [3.0, 4.0]
@@ -500,7 +525,8 @@ def rules_with_arguments() -> dict[str, Any]:
         )
     for name, loss in (CASES | OF_SKLEARN).items():
         numbered = {"by_row": False, "mean": False, "n_constants": 0} | options_of(loss)
-        options, kind = tuple(numbered.values()), loss.targets == "classes"
+        options = tuple(numbered.values())
+        kind = loss.targets == "classes"
         n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
         numbers = [settings_of(loss, each) for each in (np.float32, np.float64)]
         shape = (numbers, 200, n, 1 if kind else n // loss.per_target)

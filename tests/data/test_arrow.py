@@ -55,7 +55,8 @@ SOURCES = forms_of(TABLE) | {
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
     epochs = 1 if name == "reader" else 3
-    nets, make = [net(), net()], SOURCES[name]
+    nets = [net(), net()]
+    make = SOURCES[name]
     arrays = nets[0].fit(X, Y, epochs=epochs, validation_data=(X, Y))
     source, held = make(tmp_path), make(tmp_path)
     target = None if name in ("memmap", "generator") else "y"
@@ -67,10 +68,8 @@ def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
 
 
 def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) -> None:
-    paths, options = (
-        written(TABLE, tmp_path, ".parquet"),
-        dict[str, Any](target=["y"], weight="flag"),
-    )
+    paths = written(TABLE, tmp_path, ".parquet")
+    options = dict[str, Any](target=["y"], weight="flag")
     source = Blocks.from_parquet(paths, **options, features=["b", "a"], seed=3)
     assert source.block_sizes == (170, 170, 170, 90, 170, 170, 60)
     pieces = Blocks.from_parquet(paths, **options, features=["b", "a"], rows=100)
@@ -132,11 +131,9 @@ def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> 
         else:
             pyarrow.feather.write_feather(table, path, chunksize=10)
 
-    first, second, what = (
-        tmp_path / f"a{end}",
-        tmp_path / f"b{end}",
-        "(row group|batch)",
-    )
+    first = tmp_path / f"a{end}"
+    second = tmp_path / f"b{end}"
+    what = "(row group|batch)"
     write(TABLE.set_column(1, "b", pa.array([*X[:995, 1], None, *X[996:, 1]])), first)
     with pytest.raises(
         ValueError, match=rf"^{what} 99 of .*a{end}: X has 1 .* in column 'b'"
@@ -159,7 +156,8 @@ def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("end", [".parquet", ".feather"])
 def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
     """Between two epochs: the error names the file, and the net is usable."""
-    path, made = written(TABLE, tmp_path, end)[0], net()
+    path = written(TABLE, tmp_path, end)[0]
+    made = net()
 
     def cut(report: Any) -> None:
         path.write_bytes(path.read_bytes()[:4000])
@@ -283,7 +281,8 @@ def test_a_query_trains_in_the_bits_of_arrays(
     def arrays() -> Iterator[Any]:
         yield QUERIED, QUERIED_Y
 
-    nets, options = [queried_net(), queried_net()], {**HOW, "buffer_rows": buffer_rows}
+    nets = [queried_net(), queried_net()]
+    options = {**HOW, "buffer_rows": buffer_rows}
     held = connection.sql(f"{QUERY} WHERE id < 500")
     expected = nets[0].fit(
         arrays, validation_data=(QUERIED[:500], QUERIED_Y[:500]), **options
@@ -354,10 +353,8 @@ def test_errors_and_stops_leave_no_open_result(connection: Any) -> None:
     )
     assert history.status is Status.STOPPED
     assert is_free(connection)
-    model, query = (
-        queried_net(),
-        "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows",
-    )
+    model = queried_net()
+    query = "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows"
     model.feature_names = ["a", "b", "c"]
     cursor = connection.cursor()
     reader = predict_arrow(model, cursor.sql(query), batch_rows=1000)

@@ -116,7 +116,8 @@ def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> 
     columns = {"a": np.linspace(-1, 1, N), "y": pa.array(values)}
     names: Any = "y"
     if several:
-        columns["z"], names = np.zeros(N), ["z", "y"]
+        columns["z"] = np.zeros(N)
+        names = ["z", "y"]
     source = READERS[reader](pa.table(columns), tmp_path)
     # Of blocks of some rows the first that has one is told.
     rows = 7 if reader in ("parquet", "feather") else N
@@ -208,7 +209,8 @@ def test_later_blocks_and_files(tmp_path: Path) -> None:
 rng = np.random.default_rng(0)
 TABLE = pa.table({name: rng.standard_normal(700) for name in "abcy"})
 OTHER = TABLE.select(["y", "c", "a", "b"])
-X, Y = np.column_stack([TABLE[name] for name in "abc"]), np.asarray(TABLE["y"])
+X = np.column_stack([TABLE[name] for name in "abc"])
+Y = np.asarray(TABLE["y"])
 
 
 def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
@@ -227,10 +229,8 @@ def test_names_are_kept_and_columns_found_by_them(tmp_path: Path) -> None:
         "feather",
         "csv",
     ):
-        net, other = (
-            MLP((3, 4, 1), seed=0),
-            partial(forms_of(OTHER)[form], tmp_path / "other"),
-        )
+        net = MLP((3, 4, 1), seed=0)
+        other = partial(forms_of(OTHER)[form], tmp_path / "other")
         net.fit(
             forms_of(TABLE)[form](tmp_path),
             target="y",
@@ -392,7 +392,8 @@ def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -
     path = written(tmp_path / "a.csv", "0.5,1.5,-2.5,0.25")
     i = np.arange(N_LONG)
     x = np.append(np.column_stack([i % 7, i % 5]), [[1.5, -2.5]], axis=0)
-    y, nets = np.append(i % 2, 0.25), [net_of_columns(), net_of_columns()]
+    y = np.append(i % 2, 0.25)
+    nets = [net_of_columns(), net_of_columns()]
     options: dict[str, Any] = {"epochs": 1, "batch_size": 1000, "shuffle": False}
     nets[0].fit(x, y, **options)
     nets[1].fit(path, target="y", buffer_rows=50_000, **options)

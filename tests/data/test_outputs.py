@@ -77,7 +77,8 @@ SOURCES = TABLES | {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_source_has_the_predictions_of_arrays(name: str, tmp_path: Path) -> None:
-    model, whole = net(), net().predict(X)
+    model = net()
+    whole = net().predict(X)
     parts = list(model.predict_batches(SOURCES[name](tmp_path), batch_rows=100))
     assert max(map(len, parts)) <= 100
     assert np.array_equal(np.concatenate(parts), whole)
@@ -102,7 +103,8 @@ def columns(model: Any, source: Any = TABLE) -> dict[str, Any]:
 
 def test_columns_of_nets() -> None:
     softmax = net(3, loss="cross_entropy")
-    result, p = columns(softmax), softmax.predict(X)
+    result = columns(softmax)
+    p = softmax.predict(X)
     assert list(result) == [
         "probability_0",
         "probability_1",
@@ -112,7 +114,8 @@ def test_columns_of_nets() -> None:
     assert np.array_equal(result["probability_2"], p[:, 2])
     assert np.array_equal(result["prediction"], p.argmax(1))
     sigmoid = net(loss="binary_cross_entropy")
-    result, p = columns(sigmoid), sigmoid.predict(X)
+    result = columns(sigmoid)
+    p = sigmoid.predict(X)
     assert list(result) == ["probability_0", "probability_1", "prediction"]
     assert np.array_equal(result["prediction"], p[:, 0] > 0.5)
     result = columns(net(2, loss="binary_cross_entropy"))
@@ -129,7 +132,8 @@ def test_columns_of_nets() -> None:
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_columns_of_estimators(tmp_path: Path) -> None:
-    frame, path = TABLE.select(["a", "b", "c"]).to_pandas(), tmp_path / "out.parquet"
+    frame = TABLE.select(["a", "b", "c"]).to_pandas()
+    path = tmp_path / "out.parquet"
     for rows in (frame, X):
         model = MLPClassifier((4,), max_iter=2, random_state=0).fit(rows, LABELS)
         table = TABLE if rows is frame else TABLE.select(["id", "a", "b", "c"])
@@ -168,7 +172,8 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
 def test_the_ending_of_the_path_says_what_is_written(seed: int, tmp_path: Path) -> None:
     draw = np.random.default_rng(seed)
     ending = [".parquet", ".csv", ".arrow", ".feather", ".ipc", ".CSV"][seed]
-    model, n_rows = net(1 + int(draw.integers(3))), int(draw.integers(1, 400))
+    model = net(1 + int(draw.integers(3)))
+    n_rows = int(draw.integers(1, 400))
     path = tmp_path / f"out{ending}"
     assert predict_parquet(model, TABLE, path, keep="id", batch_rows=n_rows) == N
     read: Any = {".parquet": pq.read_table, ".csv": pyarrow.csv.read_csv}
@@ -272,11 +277,9 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """A stream of 40 or 200 blocks of 160 KB; the Arrow pool's bytes are beside NumPy's."""
-    block, model, path = (
-        np.zeros((2000, 10)),
-        MLP((10, 8, 1), seed=0),
-        tmp_path / "out.parquet",
-    )
+    block = np.zeros((2000, 10))
+    model = MLP((10, 8, 1), seed=0)
+    path = tmp_path / "out.parquet"
     model.feature_names = [f"x{j}" for j in range(10)]
     arrow = [0]
 
@@ -302,7 +305,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     ]
     for call in calls:
         call(4)
-        before, arrow[0] = pa.total_allocated_bytes(), 0
+        before = pa.total_allocated_bytes()
+        arrow[0] = 0
         most = [peak_of(partial(call, n)) for n in (40, 200)]
         assert most[1] < most[0] + 300_000
         assert most[1] < 10 * block.nbytes
@@ -311,12 +315,14 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 
 def test_of_a_file_one_batch_is_in_memory(tmp_path: Path) -> None:
-    path, names = tmp_path / "in.parquet", [f"x{j}" for j in range(10)]
+    path = tmp_path / "in.parquet"
+    names = [f"x{j}" for j in range(10)]
     table = pa.table(dict(zip(names, rng.normal(size=(10, 60_000)), strict=True)))
     pq.write_table(
         table, path, row_group_size=2000, compression="none", use_dictionary=False
     )
-    model, most = MLP((10, 8, 1), seed=0), 0
+    model = MLP((10, 8, 1), seed=0)
+    most = 0
     del table
     before = pa.total_allocated_bytes()
     for _ in model.predict_batches(path, batch_rows=2000):
@@ -349,7 +355,8 @@ def test_predictions_in_mixed_precision(tmp_path: Path) -> None:
 
 
 def test_mixed_precision_is_of_nets() -> None:
-    single, options = X.astype(np.float32), dict[str, Any](compute_dtype="bfloat16")
+    single = X.astype(np.float32)
+    options = dict[str, Any](compute_dtype="bfloat16")
     model = MLPClassifier((40, 40), tol=1e3, random_state=0).fit(single, LABELS)
     with pytest.raises(
         TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"
@@ -403,7 +410,8 @@ def test_a_read_takes_a_thread_of_training(
 ) -> None:
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0 if computes else 1e9)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
-    source, less = Source(), 3 if computes else 4
+    source = Source()
+    less = 3 if computes else 4
     # Of the first buffer, and of the block after it.
     feed_of_source = feed(source)
     assert limits.free_threads(4) == 4
@@ -458,7 +466,8 @@ def test_a_call_beside_others_is_not_timed_as_a_team(
 ) -> None:
     """The autotuner would take one thread's time for a team's."""
     monkeypatch.setattr(dispatch, "pays", lambda work, n: n > 1)
-    kind, work = ("a kind of its own",), Work(10**9, 1)
+    kind = ("a kind of its own",)
+    work = Work(10**9, 1)
     alone = dispatch.threads_for(work, kind, 2)
     assert alone.n == 2
     with limits.reserved(3):
@@ -532,7 +541,8 @@ def test_maps_are_read_from_their_files(first: int, tmp_path: Path) -> None:
     raw = np.memmap(tmp_path / "y", np.int64, "w+", offset=0, shape=(20,))
     raw[:] = Y
     raw.flush()
-    x, y = np.load(tmp_path / "X.npy", mmap_mode="r")[first:], raw[first:]
+    x = np.load(tmp_path / "X.npy", mmap_mode="r")[first:]
+    y = raw[first:]
     read = joined(Blocks.from_memmap(x, y, rows=8))
     assert np.array_equal(read[0], FED[first:])
     assert np.array_equal(read[1], Y[first:])

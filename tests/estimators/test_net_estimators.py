@@ -369,7 +369,8 @@ def test_derivatives_are_data_of_one_fit_and_their_weight_is_a_parameter() -> No
 
 
 def test_rows_without_a_target_leave_their_derivatives_out() -> None:
-    slopes, gaps = np.ones((40, 3)), Y.copy()
+    slopes = np.ones((40, 3))
+    gaps = Y.copy()
     gaps[::4] = np.nan
     net = MLP((3, 8, 1), activation="tanh", seed=0)
     estimator = net.as_estimator(random_state=0, epochs=3, missing_targets="ignore")

@@ -83,16 +83,15 @@ def test_predictions_have_the_bits_of_the_net(
     texts = {name: to_c(NETS[name], prefix=name) for name in names}
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name in names:
-        net, dtype = NETS[name], NETS[name].dtype
+        net = NETS[name]
+        dtype = NETS[name].dtype
         rows = (
             np.random.default_rng(1)
             .normal(0, 3, (137, net.layer_sizes[0]))
             .astype(dtype)
         )
-        expected, got = (
-            net.predict(rows),
-            predictions(library, name, rows, net.layer_sizes[-1]),
-        )
+        expected = net.predict(rows)
+        got = predictions(library, name, rows, net.layer_sizes[-1])
         # What is below the smallest normal number is 0 in fastmlp.
         got[np.abs(got) < np.finfo(dtype).tiny] = 0
         np.testing.assert_array_equal(got, expected, name)
@@ -309,10 +308,12 @@ def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
     for name, model in models.items():
         predict = getattr(model, "predict_proba", model.predict)
         n = model.layer_sizes[0] if isinstance(model, MLP) else 3
-        rows, step = np.random.default_rng(2).normal(size=(5, n)), 1e-6 * np.eye(n)
+        rows = np.random.default_rng(2).normal(size=(5, n))
+        step = 1e-6 * np.eye(n)
         for row in rows:
             up, down = (predict(row + sign * step).reshape(n, -1) for sign in (1, -1))
-            y, jacobian = np.empty(up.shape[1]), np.empty(up.shape[::-1])
+            y = np.empty(up.shape[1])
+            jacobian = np.empty(up.shape[::-1])
             library[f"{name}_gradient"](pointer(row), pointer(y), pointer(jacobian))
             np.testing.assert_allclose(y, predict(row[None]).ravel(), 1e-12, 1e-12)
             scale = 1 + np.abs(jacobian).max()

@@ -137,7 +137,8 @@ def test_calls_of_many_operations_are_cut(monkeypatch: pytest.MonkeyPatch) -> No
 def test_kinks_and_activations_of_ones_own() -> None:
     for activation, slope in (("relu", 0.0), ("leaky_relu", 0.01)):
         net = MLP((1, 1, 1), activation=activation, initializer="zeros")  # type: ignore[arg-type]
-        net.weights[0][:], net.weights[1][:] = 1, 2
+        net.weights[0][:] = 1
+        net.weights[1][:] = 2
         assert jacobian(net, [[0.0], [1.0]]).ravel().tolist() == pytest.approx(
             [2 * slope, 2]
         )
@@ -185,7 +186,9 @@ def test_estimators_are_derived(
 def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
     net, model = drawn(seed)
     x = rows_for(net, seed, 5)
-    g, n_outputs, loss = np.random.default_rng(seed), net.layer_sizes[-1], model["loss"]
+    g = np.random.default_rng(seed)
+    n_outputs = net.layer_sizes[-1]
+    loss = model["loss"]
     y: Any = g.random(
         (5, {"three quantiles": 1, "gaussian_nll": 2}.get(loss, n_outputs))
     )
@@ -249,7 +252,8 @@ def test_results_are_written_where_they_are_asked_for() -> None:
 def test_frames_are_read_by_name_and_no_row_after_the_last() -> None:
     rows = np.full((8, 3), np.nan)
     rows[:5] = X[:5]
-    net, out = MLP((3, 4, 2), dtype="float64", seed=0), np.empty((5, 2, 3))
+    net = MLP((3, 4, 2), dtype="float64", seed=0)
+    out = np.empty((5, 2, 3))
     assert Engine(net._network, 1).jacobian(net.parameters, rows[:5], [0, 1], out)
     np.testing.assert_array_equal(out, jacobian(net, X)[:5])
     pandas = pytest.importorskip("pandas")
@@ -300,9 +304,11 @@ def test_values_are_those_of_the_definition(dtype: Any, n_outputs: int) -> None:
     np.testing.assert_allclose(
         values, expected, atol=1e-5 if dtype == "float64" else 1e-4
     )
-    predictions, of_background = net.predict(ROWS[:3]), net.predict(ROWS[20:27])
+    predictions = net.predict(ROWS[:3])
+    of_background = net.predict(ROWS[20:27])
     if n_outputs == 1:
-        predictions, of_background = predictions[:, 0], of_background[:, 0]
+        predictions = predictions[:, 0]
+        of_background = of_background[:, 0]
         assert isinstance(attribution.base, float)
     np.testing.assert_allclose(
         attribution.base, of_background.mean(axis=0), rtol=1e-5, atol=1e-6
@@ -316,7 +322,8 @@ def test_a_line_is_attributed_exactly_and_equal_columns_alike() -> None:
     expected = (ROWS[:5] - ROWS[10:30].mean(axis=0))[:, None] * line.weights[0].T
     np.testing.assert_allclose(values, expected, atol=1e-14)
     net = MLP((4, 16, 1), activation="gelu", dtype="float64", seed=0)
-    net.weights[0][1], net.weights[0][2] = net.weights[0][0], 0
+    net.weights[0][1] = net.weights[0][0]
+    net.weights[0][2] = 0
     rows = np.column_stack([ROWS[:, 0], ROWS[:, 0], ROWS[:, 2:]])
     values = shap_values(net, rows[:5], rows[10:]).values
     np.testing.assert_allclose(values[:, 0], values[:, 1], atol=1e-12)
@@ -405,7 +412,8 @@ def test_drawn_tables_are_attributed_to_their_columns(seed: int) -> None:
 
 
 def shapley_values(predict: Any, X: Any, background: Any) -> Any:
-    n, names = X.shape[1], [*X]
+    n = X.shape[1]
+    names = [*X]
     of_sets = {}
     for chosen in product((0, 1), repeat=n):
         rows = pd.concat([background] * len(X), ignore_index=True)
@@ -426,7 +434,8 @@ def shapley_values(predict: Any, X: Any, background: Any) -> Any:
 def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
     frame, _ = drawn_table()
     model = regressor()
-    X, background = frame[:12], frame[60:80]
+    X = frame[:12]
+    background = frame[60:80]
     values = shap_values(model, X, background).values
     expected = shapley_values(model.predict, X, background)
     assert np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.99
@@ -452,7 +461,8 @@ def test_members_that_are_not_nets_have_shapley_values(numbers: bool) -> None:
         logs = model.predict_log_proba(rows)
         return logs[:, 1] - logs[:, 0]
 
-    X, background = frame[:6], frame[60:80]
+    X = frame[:6]
+    background = frame[60:80]
     attribution = shap_values(model, X, background)
     assert_complete(attribution, predict(X), 1e-5)
     expected = shapley_values(predict, X, background)
@@ -491,7 +501,8 @@ def test_blocks_of_rows_have_the_shapley_values_of_all(
 
 def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
     net = MLP((1, 1, 1), initializer="zeros", dtype="float64")
-    net.weights[0][:], net.weights[1][:] = 1, 1
+    net.weights[0][:] = 1
+    net.weights[1][:] = 1
     with pytest.warns(RuntimeWarning, match="n_steps="):
         attribution = shap_values(net, [[1.0]], [[-3.0]], n_steps=2)
     assert attribution.values.tolist() == [[1.0]]
@@ -506,7 +517,8 @@ def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
 
 
 def test_what_cannot_be_attributed_and_one_step() -> None:
-    model, rows = regressor(), drawn_table()[0]
+    model = regressor()
+    rows = drawn_table()[0]
     with pytest.raises(TypeError, match="no raw outputs"):
         shap_values(model, rows, rows, raw=True)
     with pytest.raises(ValueError, match="rows"):

@@ -96,11 +96,9 @@ EXPECTED = NET.predict(ROW[None])[0]
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
-    rows, out, strided = (
-        np.arange(6).reshape(2, 3)[::-1],
-        np.empty((2, 2)),
-        np.empty(4)[::2],
-    )
+    rows = np.arange(6).reshape(2, 3)[::-1]
+    out = np.empty((2, 2))
+    strided = np.empty(4)[::2]
     function(HANDLE, rows, out)
     assert np.array_equal(out, NET.predict(rows.astype(np.float32)))
     booleans = np.array([True, False, False, True, True, False])[::2]
@@ -115,8 +113,10 @@ def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_predictions_in_the_place_of_the_row(function: Callable[..., None]) -> None:
     net = MLP((3, 4, 3), seed=0)
-    handle, x = jit.compiled(net), np.random.default_rng(0).normal(size=(5, 3))
-    expected, row = net.predict(x), x[0].copy()
+    handle = jit.compiled(net)
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    expected = net.predict(x)
+    row = x[0].copy()
     function(handle, row, row)
     assert np.array_equal(row, expected[0])
     function(handle, x, x[::-1])
@@ -185,7 +185,8 @@ def test_types_are_checked_when_compiling(arguments: Any, words: str) -> None:
 @pytest.mark.slow
 def test_a_value() -> None:
     net = MLP((3, 8, 1), seed=0)
-    handle, expected = jit.compiled(net), float(net.predict(ROW[None])[0, 0])
+    handle = jit.compiled(net)
+    expected = float(net.predict(ROW[None])[0, 0])
     for function in (value, jit.value):
         assert function(handle, ROW) == function(handle, (0.5, -1, 2)) == expected
         with pytest.raises(
@@ -198,8 +199,10 @@ def test_a_value() -> None:
 
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_parameters_are_live_or_frozen(function: Callable[..., None]) -> None:
-    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
-    live, frozen = jit.compiled(net), jit.compiled(net, freeze=True)
+    net = MLP((3, 8, 2), seed=0)
+    out = np.empty(2)
+    live = jit.compiled(net)
+    frozen = jit.compiled(net, freeze=True)
     before = net.predict(ROW[None])[0]
     net.fit(np.eye(3), np.eye(3)[:, :2], epochs=2)
     function(live, ROW, out)
@@ -210,8 +213,10 @@ def test_parameters_are_live_or_frozen(function: Callable[..., None]) -> None:
 
 @pytest.mark.slow
 def test_a_handle_outlives_its_net() -> None:
-    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
-    handle, view = jit.compiled(net), jit.compiled(net)[:]
+    net = MLP((3, 8, 2), seed=0)
+    out = np.empty(2)
+    handle = jit.compiled(net)
+    view = jit.compiled(net)[:]
     del net
     gc.collect()
     for array in (handle, view):
@@ -223,14 +228,16 @@ def test_values_and_raw_outputs_that_are_not_finite_or_one() -> None:
     out = np.empty(2)
     predict(HANDLE, (np.nan, 0.0, 0.0), out)
     assert np.isnan(out).all()
-    model, out = MLPClassifier(**LITTLE).fit(X, TARGETS["two"]), np.empty((len(X), 1))
+    model = MLPClassifier(**LITTLE).fit(X, TARGETS["two"])
+    out = np.empty((len(X), 1))
     predict(jit.compiled(model, raw=True), X, out)
     assert np.array_equal(out, model.net_.predict_raw(X))
 
 
 @compiled_alone
 def test_denormals_are_flushed_and_the_mode_restored() -> None:
-    net, out = MLP((1, 1), seed=0, dtype="float64"), np.empty(1)
+    net = MLP((1, 1), seed=0, dtype="float64")
+    out = np.empty(1)
     net.parameters[:] = 5e-324, 0.0
 
     @njit
@@ -246,8 +253,10 @@ def test_denormals_are_flushed_and_the_mode_restored() -> None:
 @compiled_alone
 def test_threads_share_a_handle() -> None:
     net = MLP((16, 64, 64, 2), activation="tanh", seed=0)
-    handle, x = jit.compiled(net), rows_of(net, 400).astype(float)
-    expected, out = net.predict(x), np.empty((400, 2))
+    handle = jit.compiled(net)
+    x = rows_of(net, 400).astype(float)
+    expected = net.predict(x)
+    out = np.empty((400, 2))
     predict_shared(handle, x, out)
     assert np.array_equal(out, expected)
 
@@ -303,7 +312,8 @@ def test_cached_code_takes_another_net_in_another_process(
 @compiled_alone
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_c_function_predicts(dtype: Any) -> None:
-    x, out = ROW.astype(dtype), np.empty(2, dtype)
+    x = ROW.astype(dtype)
+    out = np.empty(2, dtype)
     function = jit.function(dtype)
     assert ctypes.cast(function.ctypes, ctypes.c_void_p).value == function.address
     function.ctypes(HANDLE.ctypes.data, x.ctypes.data, out.ctypes.data)
@@ -325,7 +335,8 @@ def test_scipy_integrates_a_net() -> None:
 
 @compiled_alone
 def test_scipy_filters_an_image_by_a_net() -> None:
-    net, image = MLP((9, 8, 1), seed=0), np.random.default_rng(0).normal(size=(12, 12))
+    net = MLP((9, 8, 1), seed=0)
+    image = np.random.default_rng(0).normal(size=(12, 12))
     function = jit.scipy_callable(jit.compiled(net), "generic_filter")
     expected = generic_filter(image, lambda x: net.predict(x[None])[0, 0], size=3)
     assert np.array_equal(generic_filter(image, function, size=3), expected)
@@ -372,7 +383,8 @@ LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def batches_of(net: MLP, n: int = 5, batch: int = 6) -> tuple[Any, Any, Any]:
-    rng, n_out = np.random.default_rng(2), net.layer_sizes[-1]
+    rng = np.random.default_rng(2)
+    n_out = net.layer_sizes[-1]
     X = rng.normal(size=(n, batch, 3))
     y: Any = rng.uniform(0.1, 2, size=(n, batch, n_out))
     if net._network.loss.targets == "classes":
@@ -391,7 +403,9 @@ def test_steps_have_the_bits_of_the_net(name: str, steps: Any) -> None:
     net = MLP(sizes, seed=0, n_threads=1, **settings)
     X, y, slopes = batches_of(net)
     net.train_on_batch(X[0], y[0])
-    other, row, out = copy.copy(net), X[0, 0], np.empty(sizes[-1])
+    other = copy.copy(net)
+    row = X[0, 0]
+    out = np.empty(sizes[-1])
     n_steps = 3 + 2 * len(X) if name == "dropout" else None
     with jit.learner(net, batch_size=6, n_steps=n_steps) as handle:
         loss = learn(steps, handle, X, y, slopes)
@@ -412,7 +426,8 @@ def test_steps_have_the_bits_of_the_net(name: str, steps: Any) -> None:
 
 def test_coefficients_end_where_they_no_longer_change() -> None:
     net = MLP((1, 1), optimizer=Adam(0.01, beta_1=0.5, beta_2=0.9), seed=0, n_threads=1)
-    other, x = copy.copy(net), np.ones((2, 1))
+    other = copy.copy(net)
+    x = np.ones((2, 1))
     with jit.learner(net, batch_size=2) as handle:
         for i in range(400):
             jit.train_on_batch(handle, x, np.full(2, i % 3))
@@ -433,7 +448,8 @@ def open_learner(net: Any, **settings: Any) -> None:
 def test_batches_are_checked(steps: Any) -> None:
     net = MLP((3, 8, 3), loss="cross_entropy", seed=0)
     X, y, slopes = batches_of(net)
-    before, wrong = net.parameters.copy(), X.copy()
+    before = net.parameters.copy()
+    wrong = X.copy()
     wrong[0, 0, 0] = np.nan
     with jit.learner(net, batch_size=6) as handle:
         for rows, labels, words in (
@@ -473,13 +489,14 @@ def vjp(handle: Any, X: Any, slopes: Any, by_parameters: Any, by_inputs: Any) ->
 @pytest.mark.parametrize("function", [vjp, jit.vjp])
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
 def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -> None:
-    rng, net = np.random.default_rng(seed), drawn_net(seed, l2=0.3, input_dropout=0.2)
-    n_rows, sizes = int(rng.choice([1, 6, 33, 520])), net.layer_sizes
-    X, slopes = (
-        rng.normal(size=(n_rows, sizes[0])),
-        rng.normal(size=(n_rows, sizes[-1])),
-    )
-    gradient, by_inputs = np.empty(net.parameters.size), np.empty_like(X)
+    rng = np.random.default_rng(seed)
+    net = drawn_net(seed, l2=0.3, input_dropout=0.2)
+    n_rows = int(rng.choice([1, 6, 33, 520]))
+    sizes = net.layer_sizes
+    X = rng.normal(size=(n_rows, sizes[0]))
+    slopes = rng.normal(size=(n_rows, sizes[-1]))
+    gradient = np.empty(net.parameters.size)
+    by_inputs = np.empty_like(X)
     expected, of_inputs = net.vjp(X, slopes)
     with jit.learner(net, batch_size=n_rows, n_steps=1) as handle:
         for place in (None, by_inputs):
@@ -497,8 +514,11 @@ def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [vjp, jit.vjp])
 def test_shapes_of_a_vjp_are_checked(function: Callable[..., None]) -> None:
-    net, X, slopes = MLP((3, 8, 2), seed=0), np.ones((6, 3)), np.ones((6, 2))
-    gradient, by_inputs = np.empty(net.parameters.size), np.empty((6, 3))
+    net = MLP((3, 8, 2), seed=0)
+    X = np.ones((6, 3))
+    slopes = np.ones((6, 2))
+    gradient = np.empty(net.parameters.size)
+    by_inputs = np.empty((6, 3))
     with jit.learner(net, batch_size=6) as handle:
         for arguments in (
             (X[:5], slopes[:5], gradient, by_inputs[:5]),
@@ -518,7 +538,8 @@ def test_shapes_of_a_vjp_are_checked(function: Callable[..., None]) -> None:
 
 @compiled_alone
 def test_types_of_a_vjp_are_checked_when_compiling() -> None:
-    X, gradient = np.ones((6, 3)), np.zeros(42)
+    X = np.ones((6, 3))
+    gradient = np.zeros(42)
     for arrays in ((gradient.astype(int), None), (gradient, gradient), (X, None)):
         with pytest.raises(TypingError, match=r"jit.vjp: "):
             vjp(HANDLE, X, X, *arrays)
@@ -543,7 +564,8 @@ def test_nets_of_a_list_are_trained_side_by_side() -> None:
         MLP((3, 4 + i, 2), seed=i, optimizer=rule) for i, rule in enumerate(optimizers)
     ]
     nets[0].train_on_batch(np.ones((6, 3)), np.ones((6, 2)))
-    others, out = [copy.copy(net) for net in nets], np.empty((4, 2))
+    others = [copy.copy(net) for net in nets]
+    out = np.empty((4, 2))
     X, y = np.random.default_rng(0).normal(size=(2, 6, 3))
     with jit.learner(nets, batch_size=6) as handles:
         for _ in range(4):
@@ -574,13 +596,14 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 @pytest.mark.parametrize("seed", range(4 if INTERPRETED else 24))
 def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
-    net, raw = drawn_net(seed), seed % 4 < 2
-    x, handle = rows_of(net), jit.compiled(net, raw=raw)
-    expected, predicted = (
-        jacobian(net, x, raw=raw),
-        (net.predict_raw if raw else net.predict)(x),
-    )
-    out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
+    net = drawn_net(seed)
+    raw = seed % 4 < 2
+    x = rows_of(net)
+    handle = jit.compiled(net, raw=raw)
+    expected = jacobian(net, x, raw=raw)
+    predicted = (net.predict_raw if raw else net.predict)(x)
+    out = np.empty(expected.shape[1])
+    grad = np.empty(expected.shape[1:])
     bound = 1e-12 if net.dtype == np.float64 else 2e-6
     for row, values, slopes in zip(x, predicted, expected, strict=True):
         function(handle, row, out, grad)
@@ -596,13 +619,15 @@ def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
     model = MODELS[name](target)
     model = model.set_params(dtype=dtype) if "dtype" in model.get_params() else model
     model.fit(X, TARGETS[target])
-    expected, handle = jacobian(model, X), jit.compiled(model)
+    expected = jacobian(model, X)
+    handle = jit.compiled(model)
     rows = np.asarray(X, expected.dtype)
     predicted = (
         model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
     )
     bound = 1e-12 if expected.dtype == np.float64 else 2e-6
-    out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
+    out = np.empty(expected.shape[1])
+    grad = np.empty(expected.shape[1:])
     for r in range(0, len(X), 7):
         for function in (gradient, jit.gradient):
             grad[:] = np.nan
@@ -614,7 +639,9 @@ def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 def test_gradients_are_checked(function: Callable[..., None]) -> None:
-    grad, flat, none = np.empty((2, 3)), np.empty(3), jit.compiled(NET)
+    grad = np.empty((2, 3))
+    flat = np.empty(3)
+    none = jit.compiled(NET)
     none["gradient"] = 0
     with pytest.raises(ValueError, match=r"jit.gradient: the model has no derivatives"):
         function(none, ROW, np.empty(2), grad)
@@ -648,7 +675,8 @@ def test_steps_on_targets_with_gaps_are_those_of_the_net(
     loss: Any, n_targets: int
 ) -> None:
     rng = np.random.default_rng(3)
-    x, y = rng.normal(size=(16, 4)), rng.uniform(0.1, 0.9, (16, n_targets))
+    x = rng.normal(size=(16, 4))
+    y = rng.uniform(0.1, 0.9, (16, n_targets))
     n_out = {"gaussian_nll": 4, "cross_entropy": 3}.get(loss, n_targets)
     if loss == "cross_entropy":
         y = rng.integers(0, 3, (16, 1)).astype(float)

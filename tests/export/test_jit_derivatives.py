@@ -9,9 +9,11 @@ from numba import njit
 from fastmlp import MLP, jit
 
 rng = np.random.default_rng(0)
-X, Y = rng.normal(size=(16, 3)), rng.normal(size=(16, 2))
+X = rng.normal(size=(16, 3))
+Y = rng.normal(size=(16, 2))
 G = rng.normal(size=(16, 2, 3))
-G[3], G[:, 1, 0] = np.nan, np.nan
+G[3] = np.nan
+G[:, 1, 0] = np.nan
 U = rng.normal(size=(16, 2, 3))
 
 
@@ -48,7 +50,9 @@ def learn_in_python(net: MLP, n: int, **options: Any) -> float:
 
 @pytest.mark.slow
 def test_compiled_steps_have_the_bits_of_methods() -> None:
-    net, other, third = make(), make(), make()
+    net = make()
+    other = make()
+    third = make()
     with jit.learner(net, batch_size=16, derivative_weight=0.5) as handle:
         loss = learn(handle, X, Y, G, U, 3)
     assert loss == learn_in_python(other, 3)
@@ -60,9 +64,11 @@ def test_compiled_steps_have_the_bits_of_methods() -> None:
 
 @pytest.mark.slow
 def test_compiled_gradients_have_the_bits_of_vjp() -> None:
-    net, both = make(), []
+    net = make()
+    both = []
     for function in (differentiate, differentiate.py_func):
-        gradient, by_X = np.empty(len(net.parameters)), np.empty_like(X)
+        gradient = np.empty(len(net.parameters))
+        by_X = np.empty_like(X)
         with jit.learner(net, batch_size=16, derivative_weight=1.0) as handle:
             function(handle, X, Y, U, gradient, by_X)
         both.append((gradient, by_X))
@@ -73,8 +79,11 @@ def test_compiled_gradients_have_the_bits_of_vjp() -> None:
 
 
 def test_gaps_in_targets_and_in_derivatives() -> None:
-    gaps, net, other = Y.copy(), make(), make()
-    gaps[0], gaps[4, 1] = np.nan, np.nan
+    gaps = Y.copy()
+    net = make()
+    other = make()
+    gaps[0] = np.nan
+    gaps[4, 1] = np.nan
     settings: Any = {"missing_targets": "ignore", "derivative_weight": 2.0}
     with jit.learner(net, batch_size=16, **settings) as handle:
         loss = jit.train_on_batch(handle, X, gaps, G)

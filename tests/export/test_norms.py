@@ -71,7 +71,8 @@ def test_c_files_predict_as_the_net(flags: str, tmp_path: Path) -> None:
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name, net in nets.items():
         x = np.random.default_rng(1).normal(size=(137, 5)).astype(net.dtype)
-        expected, got = net.predict(x), predictions(library, name, x, 3)
+        expected = net.predict(x)
+        got = predictions(library, name, x, 3)
         tolerance = 10 * TOLERANCES[net.dtype.type]
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
         assert failures(library, name, net.dtype, tolerance) == 0

@@ -128,7 +128,8 @@ def net_of(*own: Any, dtype: Any = "float32") -> MLP:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", [plain, built_of_others, of_logarithms, constant])
 def test_activations_of_ones_own(rule: Any, dtype: Any) -> None:
-    net, rows = net_of(rule, rule, dtype=dtype), rng.normal(size=(50, 3)).astype(dtype)
+    net = net_of(rule, rule, dtype=dtype)
+    rows = rng.normal(size=(50, 3)).astype(dtype)
     (values,) = run(to_onnx(net, dtype=dtype), rows)
     tolerance = TOLERANCE[dtype]
     np.testing.assert_allclose(
@@ -264,7 +265,8 @@ def run_table(model: Any, X: Any, **keywords: Any) -> list[Any]:
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_boosted_trees(kind: str) -> None:
     model, frame = with_trees(kind)
-    X, (_, grown) = complete(frame), model.extra_members_[0]
+    X = complete(frame)
+    (_, grown) = model.extra_members_[0]
     ends = grown.numbers[
         grown.features == [*model.schema_.numeric_names].index("income")
     ]
@@ -289,8 +291,10 @@ def test_boosted_trees(kind: str) -> None:
 
 def test_a_tree_that_is_a_long_chain() -> None:
     """Its missing values go on, as other rows do: ways must not be counted as nodes."""
-    model, n = copy.deepcopy(with_trees("number")[0]), 60
-    inner, leaves = np.arange(n), np.arange(n, 2 * n + 1)
+    model = copy.deepcopy(with_trees("number")[0])
+    n = 60
+    inner = np.arange(n)
+    leaves = np.arange(n, 2 * n + 1)
     on = np.where(inner < n - 1, inner + 1, leaves[-1])
     chain = extras.BoostedTrees(n_categories=2).restore(
         {

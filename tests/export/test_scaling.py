@@ -83,7 +83,8 @@ SOURCES: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", SOURCES)
 def test_moments_and_quartiles_are_those_of_scikit_learn(form: str) -> None:
-    scaler, peer = Standardizer().fit(SOURCES[form]()), StandardScaler().fit(X)
+    scaler = Standardizer().fit(SOURCES[form]())
+    peer = StandardScaler().fit(X)
     assert scaler.n_rows == N
     np.testing.assert_allclose(scaler.center, peer.mean_, rtol=1e-12)
     np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
@@ -92,7 +93,8 @@ def test_moments_and_quartiles_are_those_of_scikit_learn(form: str) -> None:
     np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-12, atol=2e-8)
     named = form in ("pandas", "polars", "arrow", "batches")
     assert scaler.feature_names == (tuple(NAMES) if named else None)
-    scaler, peer = Standardizer(robust=True).fit(SOURCES[form]()), RobustScaler().fit(X)
+    scaler = Standardizer(robust=True).fit(SOURCES[form]())
+    peer = RobustScaler().fit(X)
     np.testing.assert_allclose(scaler.center, peer.center_, rtol=1e-12)
     np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
     np.testing.assert_allclose(
@@ -233,7 +235,8 @@ def test_a_pipeline() -> None:
 
 def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
     model = make_pipeline(StandardScaler(), MLPRegressor(**SMALL)).fit(X_FOLDED, Y)
-    whole, path = fold(model), tmp_path / "model"
+    whole = fold(model)
+    path = tmp_path / "model"
     fastmlp.save(whole, path, include_training_state=True)
     expected = model.predict(X_FOLDED)
     np.testing.assert_allclose(
@@ -324,7 +327,8 @@ def bowl(n_rows: int) -> tuple[Any, Any, Any]:
 
 def test_derivatives_are_scaled_as_the_scaled_function_has_them() -> None:
     rows, values, derivatives = bowl(30)
-    of_rows, of_values = Standardizer().fit(rows), Standardizer().fit(values[:, None])
+    of_rows = Standardizer().fit(rows)
+    of_values = Standardizer().fit(values[:, None])
     scaled = of_rows.scale_derivatives(derivatives, of_values)
     np.testing.assert_allclose(
         scaled, derivatives * of_rows.scale / of_values.scale, rtol=1e-15
@@ -369,7 +373,8 @@ def test_raw_derivatives_behind_a_scaler_give_the_worse_model() -> None:
     """And the Jacobian of the net with both scalers folded in meets the raw ones."""
     rows, values, derivatives = bowl(40)
     others, expected, slopes = bowl(400)
-    of_rows, of_values = Standardizer().fit(rows), Standardizer().fit(values[:, None])
+    of_rows = Standardizer().fit(rows)
+    of_values = Standardizer().fit(values[:, None])
     scaled = of_rows.scale_derivatives(derivatives, of_values)
     errors, nets = [], []
     for given in (scaled, derivatives):

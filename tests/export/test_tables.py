@@ -50,16 +50,15 @@ def binary() -> Any:
     X, y = drawn(90, 3)
     levels = pd.Categorical(np.arange(90) % 4).rename_categories([0, 1, 2, "@STARTS"])
     frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": levels})
-    model, high = (
-        TabularMLPClassifier(**FEW, monotonic_cst={"age": 1}),
-        y > np.median(y),
-    )
+    model = TabularMLPClassifier(**FEW, monotonic_cst={"age": 1})
+    high = y > np.median(y)
     return model.fit(frame, high, X_val=frame[::3], y_val=high[::3]), frame
 
 
 @cache
 def counts() -> Any:
-    X, y = drawn()[0], np.exp(drawn()[1] / 2).round()
+    X = drawn()[0]
+    y = np.exp(drawn()[1] / 2).round()
     return TabularMLPRegressor(**FEW, loss="poisson").fit(
         X, y, X_val=X[::3], y_val=y[::3]
     ), X
@@ -101,7 +100,8 @@ def test_c_files_have_the_bits_of_tables(
     }
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name, (model, X) in models.items():
-        rows, expected = model.codes(X), expected_of(model, X)
+        rows = model.codes(X)
+        expected = expected_of(model, X)
         out = predictions(library, name, rows, expected.shape[1])
         np.testing.assert_array_equal(out, expected, name)
         assert failures(library, name, np.float64) == 0
@@ -131,7 +131,8 @@ def test_c_files_have_the_bits_of_boosted_trees(
             town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {})
         )
         rows = pd.concat([X[:300], *[new] * 4])
-        codes, expected = model.codes(rows), expected_of(model, rows)
+        codes = model.codes(rows)
+        expected = expected_of(model, rows)
         for row, code in zip(codes[-4:], (np.nan, -7, 300, 1e300), strict=True):
             row[row == -1] = code
         out = predictions(library, name, codes, expected.shape[1])
@@ -155,11 +156,10 @@ def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
     library = built(
         tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"]
     )
-    schema, names = model.schema_, list(X)
-    row, new = (
-        np.full(len(names), np.nan),
-        pd.DataFrame({name: [None] for name in names}),
-    )
+    schema = model.schema_
+    names = list(X)
+    row = np.full(len(names), np.nan)
+    new = pd.DataFrame({name: [None] for name in names})
     new = new.astype({"age": float, "income": float})
     rows = [row, np.where(np.isnan(row), -1, row), np.full(len(names), 1e9)]
     for each, codes in zip(rows, [row, row, row], strict=True):
@@ -357,7 +357,8 @@ def test_bits_of_drawn_models(
 )
 def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
     model, X = make()
-    rows, expected = model.codes(X), expected_of(model, X)
+    rows = model.codes(X)
+    expected = expected_of(model, X)
     for function in (predict, predict_shared):
         out = np.empty_like(expected)
         function(jit.compiled(model, freeze=True), rows, out)
@@ -370,7 +371,8 @@ def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_bits_of_boosted_trees(kind: str) -> None:
     model, X = with_trees(kind)
-    rows, expected = model.codes(X[:300]), expected_of(model, X[:300])
+    rows = model.codes(X[:300])
+    expected = expected_of(model, X[:300])
     for function in (predict, predict_shared):
         out = np.empty_like(expected)
         function(jit.compiled(model), rows, out)
@@ -387,8 +389,10 @@ def test_bits_of_boosted_trees(kind: str) -> None:
 
 @pytest.mark.slow
 def test_missing_values_in_compiled_code() -> None:
-    model, X = regressor(), drawn()[0][:1]
-    handle, out = jit.compiled(model), np.empty(1)
+    model = regressor()
+    X = drawn()[0][:1]
+    handle = jit.compiled(model)
+    out = np.empty(1)
     new = X.assign(age=[np.nan], town=["Rome"], income=[np.inf], member=[None])
     new["income"] = np.nan
     for code in (-1, np.nan, -7, 99, 1e300):
@@ -398,8 +402,10 @@ def test_missing_values_in_compiled_code() -> None:
 
 @compiled_alone
 def test_a_c_function_predicts_rows_of_a_table() -> None:
-    model, X = regressor(), drawn()[0]
-    rows, out = model.codes(X), np.empty(1)
+    model = regressor()
+    X = drawn()[0]
+    rows = model.codes(X)
+    out = np.empty(1)
     handle = jit.compiled(model)
     jit.function().ctypes(handle.ctypes.data, rows[3].ctypes.data, out.ctypes.data)
     assert out[0] == model.predict(X.iloc[3:4])[0]
@@ -407,8 +413,11 @@ def test_a_c_function_predicts_rows_of_a_table() -> None:
 
 def test_parameters_of_tables_are_live_or_frozen() -> None:
     model = copy.deepcopy(regressor())
-    row, before, after = model.codes(drawn()[0])[0], np.empty(1), np.empty(1)
-    live, frozen = jit.compiled(model), jit.compiled(model, freeze=True)
+    row = model.codes(drawn()[0])[0]
+    before = np.empty(1)
+    after = np.empty(1)
+    live = jit.compiled(model)
+    frozen = jit.compiled(model, freeze=True)
     jit.predict(live, row, before)
     for member in model.members_:
         member.net.parameters[:] *= 0.5
@@ -421,17 +430,16 @@ def test_parameters_of_tables_are_live_or_frozen() -> None:
 
 @pytest.mark.slow
 def test_tables_that_compiled_code_refuses() -> None:
-    handle, row = jit.compiled(regressor()), np.zeros(4)
+    handle = jit.compiled(regressor())
+    row = np.zeros(4)
     with pytest.raises(ValueError, match=r"jit.gradient: the model has no deriv"):
         jit.gradient(handle, row, np.empty(1), np.empty(4))
     with pytest.raises(
         ValueError, match="raw=True is for nets, and a model of tables is a mean"
     ):
         jit.compiled(regressor(), raw=True)
-    X, beside = (
-        np.random.default_rng(0).normal(size=(60, 2)),
-        [("tree", DecisionTreeClassifier())],
-    )
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    beside = [("tree", DecisionTreeClassifier())]
     model = TabularMLPClassifier(
         **FEW, extra_members=beside, ensemble="mean", max_members=9
     )

@@ -120,7 +120,8 @@ def test_nets_that_share_threads_end_as_alone(
 
     own, together = mixed(), mixed()
     # One waits until the others have ended; each of its epochs is a call.
-    last, epochs = 1, [3, 6, 4, 3, 5]
+    last = 1
+    epochs = [3, 6, 4, 3, 5]
     options: dict[str, Any] = {"callbacks": lambda report: None}
     for i, net in enumerate(own):
         net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
@@ -242,7 +243,9 @@ def test_the_costly_begin_first() -> None:
 
 
 def test_callbacks_stop_each_net_by_itself_and_never_meet() -> None:
-    inside, met, nets = threading.Lock(), list[Report](), mixed()
+    inside = threading.Lock()
+    met = list[Report]()
+    nets = mixed()
 
     def watch(report: Report) -> None:
         if not inside.acquire(blocking=False):
@@ -261,7 +264,8 @@ def test_callbacks_stop_each_net_by_itself_and_never_meet() -> None:
 
 
 def test_a_copy_that_a_callback_makes_goes_on_as_its_net_does() -> None:
-    nets, copies = mixed(), dict[int, MLP]()
+    nets = mixed()
+    copies = dict[int, MLP]()
 
     def keep(report: Report) -> None:
         if report.epoch == 1:
@@ -428,7 +432,8 @@ def test_alike_nets_train_in_one_buffer(
 
 
 def test_a_callback_may_fit_a_net_that_is_alike() -> None:
-    inner, outer = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)], MLP((3, 8, 1), seed=0)
+    inner = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)]
+    outer = MLP((3, 8, 1), seed=0)
     expected = copy.deepcopy(outer)
 
     def train_another(report: Report) -> None:
@@ -572,7 +577,8 @@ def test_signals_end_the_call_and_leave_nets_usable(
 
 
 each = pytest.mark.parametrize("name", CASES)
-N_ROWS, FEW_EPOCHS = 40 if INTERPRETED else 90, 4
+N_ROWS = 40 if INTERPRETED else 90
+FEW_EPOCHS = 4
 
 
 def net(name: str, n_threads: int = 1) -> MLP:
@@ -593,7 +599,9 @@ def test_all_ways_to_train_have_the_same_bits(name: str, tmp_path: Path) -> None
     alone = net(name)
     losses = alone.fit(X, y, epochs=FEW_EPOCHS, batch_size=32).loss
     assert losses[-1] < losses[0]
-    threaded, first, second = net(name, 4), net(name), net(name)
+    threaded = net(name, 4)
+    first = net(name)
+    second = net(name)
     assert threaded.fit(X, y, epochs=FEW_EPOCHS, batch_size=32).loss == losses
     for history in fit_many([first, second], X, y, epochs=FEW_EPOCHS, batch_size=32):
         assert history.loss == losses
@@ -626,7 +634,8 @@ def made(n: int = 3) -> list[MLP]:
 
 class Counting:
     def __init__(self) -> None:
-        self.block_sizes, self.n_read = SOURCE.block_sizes, 0
+        self.block_sizes = SOURCE.block_sizes
+        self.n_read = 0
 
     def read(self, i: int) -> Any:
         self.n_read += 1
@@ -642,7 +651,9 @@ def test_nets_end_with_the_bits_of_their_own_fits(
         "buffer_rows": buffer_rows,
         "validation_data": (X_SOURCE[:80], Y_SOURCE[:80]),
     }
-    nets, others, source = made(), made(), Counting()
+    nets = made()
+    others = made()
+    source = Counting()
     histories = fit_many(
         nets, source, epochs=[3, 1, 3], batch_size=16, n_threads=n_threads, **options
     )
@@ -663,11 +674,9 @@ def test_nets_end_with_the_bits_of_their_own_fits(
 def test_in_one_buffer_as_over_arrays_of_other_batch_sizes_and_columns() -> None:
     pandas = pytest.importorskip("pandas", reason="frames are pandas'")
     pytest.importorskip("pyarrow", reason="it reads frames")
-    nets, others, options = (
-        made(),
-        made(),
-        dict[str, Any](epochs=2, batch_size=[16, 7, 10]),
-    )
+    nets = made()
+    others = made()
+    options = dict[str, Any](epochs=2, batch_size=[16, 7, 10])
     frame = pandas.DataFrame(X_SOURCE, columns=list("abcde")).assign(y=Y_SOURCE)
     fit_many(nets, frame, target="y", **options)
     fit_many(others, X_SOURCE, Y_SOURCE, **options)
@@ -681,7 +690,8 @@ def test_a_fit_that_stops_or_fails_holds_nobody_up() -> None:
         if report.epoch == 2:
             raise ConnectionError("gone")
 
-    nets, options = made(), dict[str, Any](epochs=4, batch_size=16, buffer_rows=320)
+    nets = made()
+    options = dict[str, Any](epochs=4, batch_size=16, buffer_rows=320)
     with pytest.raises(ConnectionError, match="gone"):
         fit_many(nets, SOURCE, callbacks=look, **options)
     assert nets[1].n_steps == 63

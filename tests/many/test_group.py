@@ -28,7 +28,8 @@ SIZES = [1, 2, 5, 8, 33]
 
 
 def drawn_nets(rng: np.random.Generator) -> list[MLP]:
-    nets, same = [], rng.random() < 0.6
+    nets = []
+    same = rng.random() < 0.6
     for seed in range(rng.integers(1, 6)):
         hidden = [(), (7, 4), (40, 33), (20,)][rng.integers(4)]
         settings: dict[str, Any] = {"l2": 0.1} if rng.random() < 0.3 else {}
@@ -50,10 +51,8 @@ def drawn_rows(
     rng: np.random.Generator, n_nets: int
 ) -> tuple[dict[str, Any], list[Any]]:
     """Arguments, and those of each net alone."""
-    n, leading = (
-        rng.choice(SIZES),
-        [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)],
-    )
+    n = rng.choice(SIZES)
+    leading = [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)]
     dtype = ["float32", "float32", "float64", "int64"][rng.integers(4)]
     X, y = (
         rng.normal(size=(*axes, n, k)) for axes, k in zip(leading, (3, 2), strict=False)
@@ -83,7 +82,8 @@ def drawn_rows(
 
 def plain_group(n_nets: int = 3, **settings: Any) -> tuple[NetGroup, Any, Any]:
     nets = [MLP((2, 5, 1), seed=seed, **settings) for seed in range(n_nets)]
-    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    X = np.ones((4, 2), np.float32)
+    y = np.ones((4, 1), np.float32)
     return NetGroup(nets), X, y
 
 
@@ -98,10 +98,8 @@ def test_a_group_has_the_bits_of_its_nets_alone(
         monkeypatch.setattr(net_group, "MOST_PRODUCTS", 40_000)
         always_led(monkeypatch)
     nets = drawn_nets(rng)
-    twins, groups = (
-        [copy.copy(net) for net in nets],
-        [NetGroup(nets), NetGroup(nets[::-1])],
-    )
+    twins = [copy.copy(net) for net in nets]
+    groups = [NetGroup(nets), NetGroup(nets[::-1])]
     for step in range(12):
         i = int(rng.integers(len(nets)))
         change = rng.random()
@@ -148,12 +146,11 @@ def test_a_group_has_the_bits_of_its_nets_alone(
 def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
     rng = np.random.default_rng(0)
     nets = [MLP((3, 6, 3), loss="cross_entropy", seed=seed) for seed in range(3)]
-    twins, group = [copy.copy(net) for net in nets], NetGroup(nets)
+    twins = [copy.copy(net) for net in nets]
+    group = NetGroup(nets)
     for axes in [(), (3,), (), (3,)] * 2:
-        X, labels = (
-            rng.normal(size=(5, 3)).astype(np.float32),
-            rng.integers(3, size=(*axes, 5)),
-        )
+        X = rng.normal(size=(5, 3)).astype(np.float32)
+        labels = rng.integers(3, size=(*axes, 5))
         y: Any = (
             labels.astype(dtype)
             if dtype != "float32"
@@ -166,9 +163,11 @@ def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
 
 def test_calls_of_the_shapes_of_the_last_one_look_at_their_arrays() -> None:
     group, X, y = plain_group()
-    nets, rows = copy.deepcopy(group.nets), np.array([[0, 1], [3, 3], [2, 0]])
+    nets = copy.deepcopy(group.nets)
+    rows = np.array([[0, 1], [3, 3], [2, 0]])
     weights = np.arange(1, 9, dtype="f4").reshape(4, 2)
-    X, y = X * weights, y * weights[:, :1]
+    X = X * weights
+    y = y * weights[:, :1]
     calls: list[Any] = [
         (X, y, weights[:, 0].copy()),
         (X, y, weights[:, 0]),
@@ -270,7 +269,8 @@ def test_a_net_that_another_fit_trains_is_refused() -> None:
 
 
 def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds, step = list[str](), steps.Steps._step
+    kinds = list[str]()
+    step = steps.Steps._step
 
     def counted(self: Any, kind: Any, data: Any, who: str) -> float:
         kinds.append(who)
@@ -325,7 +325,8 @@ def test_an_interrupt_anywhere_leaves_each_net_with_a_step_or_without() -> None:
         twins.train_on_batch(X, y)
         states.append([state_of(net) for net in twins.nets])
     for n in itertools.count(1):
-        group, interrupt = plain_group(2)[0], InterruptAt(n)
+        group = plain_group(2)[0]
+        interrupt = InterruptAt(n)
         group.train_on_batch(X, y)
         group.train_on_batch(X, y)
         with suppress(KeyboardInterrupt):
@@ -392,7 +393,8 @@ def test_vjp_has_the_bits_of_each_net(of_X: bool, of_gradient: bool) -> None:
     gradients, by_X = group.vjp(X, slopes)
     assert by_X.shape == (2, 4, 3)
     for i, net in enumerate(UNLIKE):
-        x, slope = X[i] if of_X else X, slopes[i] if of_gradient else slopes
+        x = X[i] if of_X else X
+        slope = slopes[i] if of_gradient else slopes
         expected = net.vjp(x, slope)
         assert gradients[i].tobytes() == expected[0].tobytes()
         np.testing.assert_array_equal(by_X[i], expected[1])

@@ -63,7 +63,8 @@ def test_views_cover_the_vector_once_weights_first_in_order(layout: Layout) -> N
 
 
 def test_a_view_that_is_set_is_written_to_or_says_both_shapes() -> None:
-    layout, flat = make_layout((2, 4, 1)), np.zeros(17)
+    layout = make_layout((2, 4, 1))
+    flat = np.zeros(17)
     weights = Views(weight_views(layout, flat))
     weights[0] = np.ones((2, 4))
     weights[1] += 2
@@ -192,7 +193,8 @@ def test_html_escapes_names_and_has_no_colours() -> None:
 SIZES = (4, 8, 6, 2)
 RATES: Any = [0.5, {"weights": 1.0, "biases": 0.1}, 1.0]
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(50, 4)), RNG.normal(size=(50, 2))
+X = RNG.normal(size=(50, 4))
+Y = RNG.normal(size=(50, 2))
 
 
 def net_of(**arguments: Any) -> MLP:
@@ -287,10 +289,8 @@ def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
     assert (again.layer_rates, again.trainable) == (RATES, [False, True, True])
     again.trainable[0] = True
     assert net.trainable[0] is False
-    net, frozen = (
-        MLP(SIZES, seed=0, l2=0.1),
-        MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES),
-    )
+    net = MLP(SIZES, seed=0, l2=0.1)
+    frozen = MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
     frozen.trainable = [False, False, True]
     value, gradient = net.loss_and_gradient(X, Y)
     same, slopes = frozen.loss_and_gradient(X, Y)
@@ -318,7 +318,8 @@ def test_keys_are_of_nets_that_draw_and_change_no_weights() -> None:
         net = MLP(SIZES_DROPPED, seed=0, **nothing)
         assert net._network.dropout is None
         assert net._state.key is None
-    plain, other = MLP(SIZES_DROPPED, seed=1), MLP(SIZES_DROPPED, seed=1, dropout=0.1)
+    plain = MLP(SIZES_DROPPED, seed=1)
+    other = MLP(SIZES_DROPPED, seed=1, dropout=0.1)
     assert plain.parameters.tobytes() == other.parameters.tobytes()
     generators = [net._state.generator for net in (plain, other)]
     first, second = (one.bit_generator.state for one in generators if one is not None)
@@ -439,7 +440,8 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
     n = int(rng.integers(1, 6))
     signs = rng.integers(-1, 2, n).tolist()
     signs[0] = signs[0] or 1
-    loss, hidden = one_of(LOSSES), rng.integers(1, 40, rng.integers(0, 4)).tolist()
+    loss = one_of(LOSSES)
+    hidden = rng.integers(1, 40, rng.integers(0, 4)).tolist()
     penalties = {"l2": one_of((0.0, 1e-3)), "l1": one_of((0.0, 1e-3))}
     net = MLP(
         (n, *hidden, outputs_of(loss)),
@@ -518,7 +520,8 @@ def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> 
     net.parameters[:] = layer_settings.bounded(rng.normal(size=len(codes)), codes)
     bound = MLP(sizes, monotonic_cst=signs)
     assert (layer_settings.codes_of(core_of(bound).engine.network) == codes).all()
-    n, base = 3000, rng.normal(size=4)
+    n = 3000
+    base = rng.normal(size=4)
     for j in np.flatnonzero(signs):
         rows = np.repeat(base[None], n, axis=0)
         # Half of the steps are of one unit in the last place.
@@ -540,7 +543,8 @@ def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> 
 
 def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(64, 3)), rng.normal(size=64)
+    X = rng.normal(size=(64, 3))
+    y = rng.normal(size=64)
     signs = [1, 0, -1]
     net = MLP(
         (3, 9, 7, 1), monotonic_cst=signs, optimizer=SGD(0.3), dtype="float64", seed=0
@@ -595,7 +599,9 @@ def test_files_copies_packs_and_threads_keep_it(tmp_path: Path) -> None:
     def net(**settings: Any) -> MLP:
         return MLP((3, 64, 32, 1), monotonic_cst=[1, 0, -1], seed=3, **settings)
 
-    first, second, packed = net(n_threads=1), net(n_threads=2), net()
+    first = net(n_threads=1)
+    second = net(n_threads=2)
+    packed = net()
     first.fit(X, y, epochs=4)
     second.fit(X, y, epochs=4)
     np.testing.assert_array_equal(first.parameters, second.parameters)

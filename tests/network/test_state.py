@@ -50,7 +50,8 @@ def make_state(n_steps: int = 0) -> NetState:
 
 
 def test_slots_are_packed_once_and_trained_in_place() -> None:
-    state, made = make_state(), []
+    state = make_state()
+    made = []
 
     def pack(flat: Any) -> Packed:
         made.append(flat)
@@ -141,7 +142,8 @@ def test_a_copy_takes_all_along_and_shares_nothing(
 
 @each_copy
 def test_a_copy_made_beside_a_training_begins_at_step_0(make_copy: Any) -> None:
-    state, results = make_state(5), list[NetState]()
+    state = make_state(5)
+    results = list[NetState]()
     with state.lock.training("a test"):
         thread = threading.Thread(target=lambda: results.append(make_copy(state)))
         thread.start()
@@ -158,7 +160,8 @@ def test_pickles_of_every_numpy_and_version_are_read_and_copied() -> None:
     assert b"numpy.random" not in written
     generator = pickle.loads(written).generator
     assert generator.random() == np.random.default_rng(0).random()
-    state, generator = make_state(), np.random.default_rng(5)
+    state = make_state()
+    generator = np.random.default_rng(5)
     state.__setstate__(state.__getstate__() | {"generator": generator})
     assert state.generator is generator
     state = make_state()

@@ -128,8 +128,12 @@ def deviance(z: Any, y: Any) -> Any:
     return F.poisson_nll_loss(z, y, log_input=True) + torch.xlogy(y, y) - y
 
 
-CLASSES, SOFT, REAL, POSITIVE = (0, 1, 2), (0.0, 0.3, 1.0), (0.3, -7.0), (0.3, 7.0)
-CE, BCE = "cross_entropy", "binary_cross_entropy"
+CLASSES = (0, 1, 2)
+SOFT = (0.0, 0.3, 1.0)
+REAL = (0.3, -7.0)
+POSITIVE = (0.3, 7.0)
+CE = "cross_entropy"
+BCE = "binary_cross_entropy"
 SMOOTH = {"label_smoothing": 0.1}
 PEERS: dict[str, Peer] = {
     "mse": number("mse", REAL, F.mse_loss),
@@ -167,7 +171,8 @@ def test_value_and_slopes_are_pytorchs(name: str) -> None:
     settings, raw, targets, formula = PEERS[name]
     n = raw.shape[1]
     net = MLP((n, n), dtype="float64", **settings)
-    net.weights[0][:], net.biases[0][:] = np.eye(n), 0
+    net.weights[0][:] = np.eye(n)
+    net.biases[0][:] = 0
     for row, target in product(raw, targets):
         value, slopes = net.loss_and_gradient(row[None], np.array([target]))
         z = torch.tensor(row[None], requires_grad=True)
@@ -179,7 +184,10 @@ def test_value_and_slopes_are_pytorchs(name: str) -> None:
         )
 
 
-SIZES, N_ROWS, BATCH, N_EPOCHS = (7, 24, 13, 2), 40, 8, 10
+SIZES = (7, 24, 13, 2)
+N_ROWS = 40
+BATCH = 8
+N_EPOCHS = 10
 N_STEPS = N_EPOCHS * N_ROWS // BATCH
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "sgd": (
@@ -196,7 +204,8 @@ def test_fifty_steps_are_pytorchs(
     name: str, activation: str, rng: np.random.Generator
 ) -> None:
     ours, theirs = OPTIMIZERS[name]
-    X, y = rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
+    X = rng.normal(size=(N_ROWS, SIZES[0]))
+    y = rng.normal(size=(N_ROWS, SIZES[-1]))
     net = MLP(
         SIZES,
         activation=activation,  # type: ignore[arg-type]
@@ -211,10 +220,8 @@ def test_fifty_steps_are_pytorchs(
         [torch.tensor(array.copy(), requires_grad=True) for array in pair]
         for pair in zip(net.weights, net.biases, strict=True)
     ]
-    optimizer, key = (
-        theirs([pair_of_net for pair in pairs for pair_of_net in pair]),
-        net._state.key,
-    )
+    optimizer = theirs([pair_of_net for pair in pairs for pair_of_net in pair])
+    key = net._state.key
     assert key is not None
     cosine = Cosine(0.5)(np.arange(N_STEPS), N_STEPS)
     for step in range(N_STEPS):
@@ -247,9 +254,11 @@ def test_fifty_steps_are_pytorchs(
     "loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"]
 )
 def test_the_matrix_is_that_of_jacrev(loss: Any) -> None:
-    rng, n_out = np.random.default_rng(0), 1 if loss == "binary_cross_entropy" else 3
+    rng = np.random.default_rng(0)
+    n_out = 1 if loss == "binary_cross_entropy" else 3
     net = MLP((4, 7, 5, n_out), activation="tanh", loss=loss, dtype="float64", seed=0)
-    x, weight = rng.normal(size=(40, 4)), rng.uniform(0.5, 2, 40)
+    x = rng.normal(size=(40, 4))
+    weight = rng.uniform(0.5, 2, 40)
     y = np.eye(n_out)[rng.integers(0, n_out, 40)]
     system: Any = Engine(net._network, 1).gauss_newton(Data(x, y, weight))
     system.linearize(net.parameters)

@@ -9,7 +9,9 @@ from fastmlp import MLP, SGD, Adam
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
 RNG = np.random.default_rng(3)
-N, N_STEPS, L2 = 24, 50, 0.1
+N = 24
+N_STEPS = 50
+L2 = 0.1
 X = RNG.normal(size=(N, 5))
 Y = np.where(RNG.random((N, 3)) < 0.3, np.nan, RNG.uniform(0.1, 0.9, (N, 3)))
 W = RNG.uniform(0.2, 2.0, (N, 3))
@@ -45,7 +47,9 @@ def test_fifty_steps_are_those_of_the_masked_mean(
         torch.tensor(each.copy(), requires_grad=True)
         for each in (*net.weights, *net.biases)
     ]
-    optimizer, x, y = theirs(tensors), torch.tensor(X), torch.tensor(Y)
+    optimizer = theirs(tensors)
+    x = torch.tensor(X)
+    y = torch.tensor(Y)
     known = ~torch.isnan(y)
     w = torch.tensor(W if weighted else np.ones_like(W))[known]
     for _ in range(N_STEPS):

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", reason="compares with PyTorch")
 RNG = np.random.default_rng(3)
 N, N_STEPS = 24, 50
 X = RNG.normal(size=(N, 5))
-LABELS, VALUES = RNG.integers(0, 3, N), RNG.normal(size=(N, 2))
+LABELS = RNG.integers(0, 3, N)
+VALUES = RNG.normal(size=(N, 2))
 KNOWN = RNG.random((2, N)) < 0.7
 W = RNG.uniform(0.2, 2.0, (2, N))
 OPTIMIZERS: dict[str, tuple[Any, Any]] = {
@@ -48,7 +49,8 @@ def test_fifty_steps_are_those_of_the_sum_of_losses(
         torch.tensor(each.copy(), requires_grad=True)
         for each in (*net.weights, *net.biases)
     ]
-    optimizer, factors = theirs(tensors), torch.tensor(factors_of(case))
+    optimizer = theirs(tensors)
+    factors = torch.tensor(factors_of(case))
     x, labels, values = map(torch.tensor, (X, LABELS, VALUES))
     starts = range(0, N, batch_size)
     epochs = -(-N_STEPS // len(starts))

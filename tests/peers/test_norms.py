@@ -9,7 +9,9 @@ from fastmlp import MLP, Adam, AdamW, Residual
 
 torch: Any = pytest.importorskip("torch", reason="compares with PyTorch")
 nn: Any = torch.nn
-N_ROWS, N_STEPS, EPSILON = 24, 50, 1e-5
+N_ROWS = 24
+N_STEPS = 50
+EPSILON = 1e-5
 
 
 class Block(nn.Module):
@@ -117,7 +119,8 @@ def test_fifty_steps_are_pytorchs(
     net.parameters[:] = parameters_of(module)
     decay = {} if kind == "Adam" else {"weight_decay": 0.1}
     optimizer = getattr(torch.optim, kind)(module.parameters(), lr=0.01, **decay)
-    x, y = rng.normal(size=(N_ROWS, 5)), rng.normal(size=(N_ROWS, 3))
+    x = rng.normal(size=(N_ROWS, 5))
+    y = rng.normal(size=(N_ROWS, 3))
     for _ in range(N_STEPS):
         optimizer.zero_grad()
         nn.functional.mse_loss(module(torch.tensor(x)), torch.tensor(y)).backward()
@@ -142,9 +145,11 @@ def test_extremes_are_pytorchs(name: str, case: str, rng: np.random.Generator) -
     kinds: Any = name
     net = MLP((5, width, 3), norm=kinds, activation="tanh", dtype="float64", seed=0)
     net.parameters[:] += rng.normal(size=net.parameters.size) / 4
-    x, y = rng.normal(size=(N_ROWS, 5)), rng.normal(size=(N_ROWS, 3))
+    x = rng.normal(size=(N_ROWS, 5))
+    y = rng.normal(size=(N_ROWS, 3))
     if case == "alike":
-        net.weights[0][:], net.biases[0][:] = 0, 2.5
+        net.weights[0][:] = 0
+        net.biases[0][:] = 2.5
     if case == "far":
         x = x + 1e6
     single = MLP((5, width, 3), norm=kinds, activation="tanh", seed=0)

@@ -131,7 +131,8 @@ def test_the_cart_is_gymnasiums() -> None:
     ours = import_module("examples.environments.cartpole").CartPole(
         max_episode_steps=50
     )
-    rng, ends = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    ends = []
     for episode in range(40):
         seed = episode if episode % 2 == 0 else None
         np.testing.assert_array_equal(ours.reset(seed)[0], theirs.reset(seed=seed)[0])

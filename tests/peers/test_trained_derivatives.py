@@ -21,7 +21,10 @@ ACTIVATIONS: dict[str, Any] = {
     "mish": F.mish,
     "softplus": F.softplus,
 }
-N_ROWS, N_FEATURES, N_STEPS, L2 = 24, 4, 50, 0.1
+N_ROWS = 24
+N_FEATURES = 4
+N_STEPS = 50
+L2 = 0.1
 OPTIMIZERS: dict[str, Any] = {
     "sgd": (SGD(0.02), lambda p: torch.optim.SGD(p, 0.02)),
     "adam": (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
@@ -47,7 +50,8 @@ def theirs(net: MLP, rows: Rows, activation: str, optimizer: Any) -> Array:
     parameters = [torch.tensor(a.copy(), requires_grad=True) for a in arrays]
     n = len(net.weights)
     x = torch.tensor(rows.x, requires_grad=True)
-    y, weight = torch.tensor(rows.y), torch.tensor(rows.weight)
+    y = torch.tensor(rows.y)
+    weight = torch.tensor(rows.weight)
     targets = torch.tensor(rows.derivatives)
     known = ~torch.isnan(targets)
     step = optimizer(parameters)
@@ -80,7 +84,8 @@ def theirs(net: MLP, rows: Rows, activation: str, optimizer: Any) -> Array:
 def test_fifty_steps_are_those_of_double_backward(
     activation: str, n_outputs: int, name: str
 ) -> None:
-    rows, (own, peer) = Rows(n_outputs), OPTIMIZERS[name]
+    rows = Rows(n_outputs)
+    (own, peer) = OPTIMIZERS[name]
     sizes = (N_FEATURES, 9, 7, n_outputs)
     settings: dict[str, Any] = {"activation": activation, "optimizer": own, "l2": L2}
     net = MLP(sizes, dtype="float64", seed=0, **settings)

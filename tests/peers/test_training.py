@@ -9,7 +9,9 @@ import pytest
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, ScheduleFreeAdamW
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
-SIZES, N_ROWS, N_STEPS = (5, 12, 9, 3), 24, 50
+SIZES = (5, 12, 9, 3)
+N_ROWS = 24
+N_STEPS = 50
 # Clips gradients in place; returns the norms.
 Clip = Callable[[list[Any], float], list[float]]
 
@@ -86,7 +88,8 @@ CLIPS: dict[str, tuple[dict[str, Any], Clip, float]] = {
 def test_fifty_steps_are_pytorchs(
     name: str, frozen: list[int], clip: str, rng: np.random.Generator
 ) -> None:
-    x, y = (rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1])))
+    x = rng.normal(size=(N_ROWS, SIZES[0]))
+    y = rng.normal(size=(N_ROWS, SIZES[-1]))
     clipping, by, limit = CLIPS[clip]
     whole = name == "AdamW"
     ours: Any = AdamW(0.01, weight_decay=0.1, decay_biases=whole, **clipping)
@@ -105,7 +108,8 @@ def test_fifty_steps_are_pytorchs(
     net.biases[:] = [rng.normal(size=each.shape) for each in net.biases]
     for i in frozen:
         net.trainable[i] = False
-    layers, before = peer_of(net), [each.copy() for each in (*net.weights, *net.biases)]
+    layers = peer_of(net)
+    before = [each.copy() for each in (*net.weights, *net.biases)]
     if name == "SGD":
         peer = torch.optim.SGD(groups_of(layers, RATES, 0.05, 0, 0), momentum=0.9)
     else:
@@ -125,7 +129,8 @@ def test_fifty_steps_are_pytorchs(
 
 
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(24, 5)), RNG.normal(size=(24, 3))
+X = RNG.normal(size=(24, 5))
+Y = RNG.normal(size=(24, 3))
 N_AVERAGED, DECAY = 50, 0.9
 
 
@@ -185,10 +190,8 @@ def test_schedule_free_adamw_is_that_of_its_authors(weight_decay: float) -> None
         "warmup_steps": 10,
         "weight_decay": weight_decay,
     }
-    theirs, x = (
-        schedulefree.AdamWScheduleFree(peer.parameters(), **settings),
-        torch.tensor(X),
-    )
+    theirs = schedulefree.AdamWScheduleFree(peer.parameters(), **settings)
+    x = torch.tensor(X)
     theirs.train()
     for _ in range(N_AVERAGED):
         net.fit(X, Y, epochs=1, batch_size=len(X))

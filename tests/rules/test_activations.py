@@ -218,7 +218,8 @@ def test_a_slope_that_is_a_derivative_is_none(kind: str, rule: Any) -> None:
 
 
 RNG = np.random.default_rng(0)
-OUTPUTS, LABELS = RNG.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
+OUTPUTS = RNG.normal(size=(6, 3))
+LABELS = np.array([0, 1, 2, 2, 1, 0])
 
 
 @pytest.mark.parametrize(

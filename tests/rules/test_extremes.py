@@ -45,7 +45,8 @@ def run(factory: Any, rule: Any, options: Any, arrays: Any, *counts: int) -> Non
 
 def rows_of(name: str, dtype: str) -> tuple[Any, Any]:
     """Outputs, shape (n_rows, n), and targets, in columns."""
-    loss, rng = FAR[name], np.random.default_rng(0)
+    loss = FAR[name]
+    rng = np.random.default_rng(0)
     if loss.by_row:
         n = outputs_for(name, 3)
         n_targets = n if loss.targets == "classes" else n // loss.per_target
@@ -62,7 +63,8 @@ def rows_of(name: str, dtype: str) -> tuple[Any, Any]:
 
 def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
     """Values and slopes of all rows, uncompiled: shape (n_rows, 1 + n)."""
-    slopes, values = np.empty_like(outputs), np.empty(len(outputs))
+    slopes = np.empty_like(outputs)
+    values = np.empty(len(outputs))
     constants = in_dtype(loss.constants, outputs.dtype.type)
     if loss.by_row:
         loss.rule(outputs, targets, slopes, values, *constants)
@@ -73,11 +75,10 @@ def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
 
 
 def compiled(loss: Loss, outputs: Any, targets: Any) -> Any:
-    slopes, values = np.empty_like(outputs), np.empty(len(outputs))
-    arrays, counts = (
-        (outputs, targets, slopes, values),
-        (*outputs.shape, targets.shape[1]),
-    )
+    slopes = np.empty_like(outputs)
+    values = np.empty(len(outputs))
+    arrays = (outputs, targets, slopes, values)
+    counts = (*outputs.shape, targets.shape[1])
     settings = settings_of(loss, outputs.dtype)
     run(elementwise.loss_loop, loss.rule, options_of(loss), arrays, settings, *counts)
     return np.column_stack([values, slopes])
@@ -100,7 +101,8 @@ def moved(numbers: list[Decimal], unit: Decimal) -> list[list[Decimal]]:
 class Expected:
     def __init__(self, terms: Any, others: Any, dtype: str) -> None:
         limits = np.finfo(dtype)
-        unit, (tiny, most) = half_unit(dtype), decimals([limits.tiny, limits.max])
+        unit = half_unit(dtype)
+        (tiny, most) = decimals([limits.tiny, limits.max])
         self.number = sum(terms, Decimal(0))
         self.rounding = unit * sum(map(abs, terms))
         self.rounding += sum(abs(sum(other) - self.number) for other in others)
@@ -118,9 +120,12 @@ class Expected:
 
 
 def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
-    dtype, rule = str(outputs.dtype), FAR[name].rule.__name__
+    dtype = str(outputs.dtype)
+    rule = FAR[name].rule.__name__
     constants = decimals(in_dtype(FAR[name].constants, outputs.dtype.type))
-    unit, raw, y = half_unit(dtype), decimals(outputs), decimals(targets)
+    unit = half_unit(dtype)
+    raw = decimals(outputs)
+    y = decimals(targets)
     near = [(row, y) for row in moved(raw, unit)] + [
         (raw, row) for row in moved(y, unit)
     ]
@@ -136,7 +141,8 @@ def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
 
 
 def expected_values(name: str, raw: Any) -> list[Expected]:
-    dtype, link = str(raw.dtype), PRECISE_LINKS[name]
+    dtype = str(raw.dtype)
+    link = PRECISE_LINKS[name]
     near = [link(row) for row in moved(decimals(raw), half_unit(dtype))]
     values = enumerate(link(decimals(raw)))
     return [Expected([value], [[row[j]] for row in near], dtype) for j, value in values]
@@ -161,9 +167,11 @@ def test_a_loss_is_its_formula_far_out(name: str, dtype: str) -> None:
 @each_dtype
 @pytest.mark.parametrize("name", LINKS)
 def test_a_link_is_its_formula_far_out(name: str, dtype: str) -> None:
-    link, rng = LINKS[name], np.random.default_rng(0)
+    link = LINKS[name]
+    rng = np.random.default_rng(0)
     raw = np.asfortranarray(rng.choice(RAW, (N_ROWS, 4)).astype(dtype))
-    by_loop, by_rule = np.empty_like(raw), np.empty_like(raw)
+    by_loop = np.empty_like(raw)
+    by_rule = np.empty_like(raw)
     with np.errstate(over="ignore"):
         run(
             elementwise.link_loop,
@@ -269,7 +277,9 @@ def draw(name: str, scale: float, dtype: Any) -> tuple[Any, Any]:
 
 def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
     """Values, shape (n_rows,), and slopes."""
-    loss, slopes, values = SKLEARN_LOSSES[name], np.empty_like(raw), np.empty(len(raw))
+    loss = SKLEARN_LOSSES[name]
+    slopes = np.empty_like(raw)
+    values = np.empty(len(raw))
     if loss.by_row:
         loss.rule(raw, targets, slopes, values)
         return values, slopes
@@ -365,7 +375,8 @@ def softmax(raw: Row) -> tuple[Row, Row, Row]:
     """The probabilities p, 1 - p, and log p."""
     peak = max(raw)
     terms = [(z - peak).exp() for z in raw]
-    total, top = sum(terms, D(0)), raw.index(peak)
+    total = sum(terms, D(0))
+    top = raw.index(peak)
     rest = sum(terms[:top] + terms[top + 1 :], D(0))
     others = [(rest if j == top else total - t) / total for j, t in enumerate(terms)]
     return [t / total for t in terms], others, [z - peak - log1p(rest) for z in raw]
@@ -424,15 +435,21 @@ def gamma(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
 
 
 def tweedie(z: Decimal, y: Decimal, k: Decimal) -> tuple[Terms, Terms]:
-    a, b = k - 1, 2 - k
-    rising, falling = (b * z).exp(), y * (-a * z).exp()
+    a = k - 1
+    b = 2 - k
+    rising = (b * z).exp()
+    falling = y * (-a * z).exp()
     own = (b * y.ln()).exp() if y else D(0)
     return [rising / b, falling / a, -own / (a * b)], [rising, -falling]
 
 
 def binary_focal(z: Decimal, y: Decimal, g: Decimal) -> tuple[Terms, Terms]:
-    p, q, by_p, by_q = logistic(z), logistic(-z), softplus(-z), softplus(z)
-    yes, no = y * power(q, g), (1 - y) * power(p, g)
+    p = logistic(z)
+    q = logistic(-z)
+    by_p = softplus(-z)
+    by_q = softplus(z)
+    yes = y * power(q, g)
+    no = (1 - y) * power(p, g)
     return [yes * by_p, no * by_q], [no * (p + g * q * by_q), -yes * (q + g * p * by_p)]
 
 
@@ -442,7 +459,8 @@ def as_row(raw: Row, y: Row) -> Row:
 
 
 def cross_entropy(raw: Row, y: Row) -> Result:
-    row, (p, _, log_p) = as_row(raw, y), softmax(raw)
+    row = as_row(raw, y)
+    (p, _, log_p) = softmax(raw)
     slopes = [[share * sum(row), -own] for share, own in zip(p, row, strict=True)]
     return [-own * each for own, each in zip(row, log_p, strict=True)], slopes
 
@@ -452,7 +470,8 @@ def smoothed_cross_entropy(raw: Row, y: Row, s: Decimal) -> Result:
 
 
 def focal(raw: Row, y: Row, g: Decimal) -> Result:
-    row, (p, q, log_p) = as_row(raw, y), softmax(raw)
+    row = as_row(raw, y)
+    (p, q, log_p) = softmax(raw)
     value, own = [], []
     for j, share in enumerate(row):
         value.append(-share * power(q[j], g) * log_p[j])
@@ -462,11 +481,16 @@ def focal(raw: Row, y: Row, g: Decimal) -> Result:
 
 
 def gaussian_nll(raw: Row, y: Row) -> Result:
-    least, value, slopes = D("-13.815510557964274"), [], []
+    least = D("-13.815510557964274")
+    value = []
+    slopes = []
     for j, own in enumerate(y):
-        error, s, n = raw[2 * j] - own, raw[2 * j + 1], len(y)
+        error = raw[2 * j] - own
+        s = raw[2 * j + 1]
+        n = len(y)
         kept = max(s, least)
-        below, precision = s - kept, (-kept).exp()
+        below = s - kept
+        precision = (-kept).exp()
         square = error * error * precision
         value += [kept / 2 / n, square / 2 / n, below / 2 / n, -square * below / 2 / n]
         slopes += [

@@ -18,7 +18,8 @@ each_loss = pytest.mark.parametrize("name", CASES)
 
 def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
     """The value of one row, and its slopes, shape (n_outputs,)."""
-    loss, slopes = CASES[name], np.empty_like(outputs)
+    loss = CASES[name]
+    slopes = np.empty_like(outputs)
     constants = constants_of(name, outputs.dtype)
     if loss.by_row:
         value = np.empty(1, outputs.dtype)
@@ -44,7 +45,8 @@ def draw_targets(name: str, rng: np.random.Generator, n_outputs: int) -> Any:
 
 
 def draw_rows(name: str) -> list[tuple[Any, Any]]:
-    rng, n = np.random.default_rng(0), outputs_for(name, 4)
+    rng = np.random.default_rng(0)
+    n = outputs_for(name, 4)
     return [
         (rng.normal(scale=3, size=n), draw_targets(name, rng, n)) for _ in range(20)
     ]
@@ -69,7 +71,8 @@ def test_losses_are_the_oracles_in_float32_too(name: str) -> None:
         assert value == pytest.approx(expected, rel=1e-12, abs=1e-14)
         np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-12, atol=1e-14)
     for outputs, targets in draw_rows(name):
-        narrow, aim = outputs.astype(np.float32), targets.astype(np.float32)
+        narrow = outputs.astype(np.float32)
+        aim = targets.astype(np.float32)
         value, slopes = evaluate(name, narrow, aim)
         expected, expected_slopes = evaluate(
             name, narrow.astype(float), aim.astype(float)
@@ -104,7 +107,8 @@ each_link = pytest.mark.parametrize("name", LINKS)
 
 
 def apply(name: str, row: Any) -> Any:
-    link, values = LINKS[name], np.empty_like(row)
+    link = LINKS[name]
+    values = np.empty_like(row)
     if link.by_row:
         link.rule(row[None], values[None])
     else:
@@ -197,7 +201,8 @@ def test_settings_of_losses_as_they_are_told() -> None:
 @pytest.mark.slow
 def test_a_loss_of_ones_own_may_have_settings() -> None:
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(20, 2)), rng.normal(size=20)
+    x = rng.normal(size=(20, 2))
+    y = rng.normal(size=20)
     nets = [
         MLP((2, 3, 1), loss=Loss(squared, constants=(factor,)), dtype="float64", seed=0)
         for factor in (1.0, 3.0)

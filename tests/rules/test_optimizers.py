@@ -64,7 +64,8 @@ def run(optimizer: Any, w: Any, slopes: Any, rates: Any) -> Any:
 def test_fifty_steps_are_those_of_the_paper(
     optimizer: Any, rng: np.random.Generator
 ) -> None:
-    slopes, w = rng.normal(size=(50, 4)) * [1e-3, 0.1, 1, 100], rng.normal(size=4)
+    slopes = rng.normal(size=(50, 4)) * [1e-3, 0.1, 1, 100]
+    w = rng.normal(size=4)
     path = run(optimizer, w.copy(), slopes, RATES[:50])
     name = optimizer.rule.__name__.removeprefix("sgd_")
     state: Any = {}
@@ -129,7 +130,8 @@ def test_rules_of_ones_own_and_of_gradients_get_their_settings() -> None:
     # 0.25 * 4 - 0.5 = 0.5, then 0.25 * 0.5 + 0.5 = 0.625.
     path = run(own, np.full(1, 4.0), np.array([[3.0], [-7.0]]), np.full(2, 0.5))
     assert path.tolist() == [[0.5], [0.625]]
-    plain, clipped = Adam(0.01), Adam(0.01, clipvalue=0.5)
+    plain = Adam(0.01)
+    clipped = Adam(0.01, clipvalue=0.5)
     table = coefficients_of(clipped, 3, RATES)
     assert np.array_equal(table[:, :-1], coefficients_of(plain, 3, RATES))
     assert (table[:, -1] == 0.5).all()
@@ -138,7 +140,8 @@ def test_rules_of_ones_own_and_of_gradients_get_their_settings() -> None:
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, Nadam])
 def test_epsilon_hat_is_added_to_the_uncorrected_root(kind: Any) -> None:
-    plain, hat = kind(epsilon=1e-3), kind(epsilon=1e-3, epsilon_hat=True)
+    plain = kind(epsilon=1e-3)
+    hat = kind(epsilon=1e-3, epsilon_hat=True)
     t = np.arange(5, 105)
     tables = [optimizer.coefficients(5, RATES) for optimizer in (plain, hat)]
     changed = [
@@ -158,8 +161,10 @@ def test_adam_with_epsilon_hat_is_that_of_scikit_learn(
 ) -> None:
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
-    slopes, w = rng.normal(size=(50, 4)), rng.normal(size=4)
-    theirs, expected = AdamOptimizer([w.copy()], 0.05, epsilon=0.1), [w.copy()]
+    slopes = rng.normal(size=(50, 4))
+    w = rng.normal(size=4)
+    theirs = AdamOptimizer([w.copy()], 0.05, epsilon=0.1)
+    expected = [w.copy()]
     path = run(Adam(epsilon=0.1, epsilon_hat=True), w.copy(), slopes, np.full(50, 0.05))
     for i in range(50):
         theirs.update_params(expected, [slopes[i]])
@@ -199,7 +204,8 @@ def test_one_group_and_split_rows_have_the_same_bits() -> None:
     expected = np.column_stack([adam.coefficients(7, FIVE_RATES), np.full(5, 0.5)])
     assert coefficients_of(adam, 7, FIVE_RATES).tobytes() == expected.tobytes()
     assert n_coefficients_of(adam) == 5
-    optimizer, rates = ScheduleFreeAdamW(warmup_steps=20), np.full(60, 0.0025)
+    optimizer = ScheduleFreeAdamW(warmup_steps=20)
+    rates = np.full(60, 0.0025)
     whole = optimizer.coefficients(6, rates, averaged_from=5)
     parts = [
         optimizer.coefficients(6, rates[:9], 5),
@@ -212,7 +218,8 @@ def test_one_group_and_split_rows_have_the_same_bits() -> None:
 
 
 def averaged(gains: Any, path: Any) -> Any:
-    average, seen = np.full_like(path[0], 7.0), []
+    average = np.full_like(path[0], 7.0)
+    seen = []
     for gain, w in zip(gains, path, strict=True):
         average = average + (w - average) * gain
         seen.append(average)
@@ -220,7 +227,8 @@ def averaged(gains: Any, path: Any) -> Any:
 
 
 def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> None:
-    path, m = rng.normal(size=(50, 3)), 0.9
+    path = rng.normal(size=(50, 3))
+    m = 0.9
     got = averaged(EMA(m).gains(np.arange(1, 51)), path)
     # Keras, from zeros: average <- m average + (1 - m) w; Adam's correction divides by 1 - m^k.
     keras = np.zeros(3)
@@ -229,7 +237,8 @@ def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> N
         np.testing.assert_allclose(
             got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12
         )
-    path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
+    path = rng.normal(size=(40, 3))
+    optimizer = SGD(0.1, average=SWA(0.75))
     origin = average_start(optimizer, 100, 140, 0)
     gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
     got = averaged(gains, path)

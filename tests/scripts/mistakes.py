@@ -8,7 +8,8 @@ import numpy as np
 import fastmlp
 from fastmlp import MLP, Adam, Cosine, MLPClassifier, MLPRegressor, MLPSearchCV
 
-X, y = np.zeros((4, 2)), np.zeros(4)
+X = np.zeros((4, 2))
+y = np.zeros(4)
 
 
 def mistakes() -> None:

@@ -47,7 +47,8 @@ def descent(
 def main(folder: Path) -> tuple[object, ...]:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3))
-    y, labels = X[:, 0] * X[:, 1], (X[:, 2] > 0).astype(np.int64)
+    y = X[:, 0] * X[:, 1]
+    labels = (X[:, 2] > 0).astype(np.int64)
 
     net = MLP(
         (3, 8, 4, 1),
@@ -79,7 +80,8 @@ def main(folder: Path) -> tuple[object, ...]:
     completed: bool = history.status is Status.COMPLETED and history.loss[-1] < 9.0
     net.optimizer = SGD(0.1, momentum=0.9, global_clipnorm=1.0)
     net.trainable = [False, True, True]
-    net.trainable[0], net.layer_rates = True, [0.1, {"biases": 0.5}, 1]
+    net.trainable[0] = True
+    net.layer_rates = [0.1, {"biases": 0.5}, 1]
     objective, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(np.clip(gradient, -1, 1))
     net.weights[0][:] *= 0.5

@@ -195,7 +195,8 @@ def test_an_interrupt_leaves_no_file(
 def test_leftovers_of_killed_processes_go_after_an_hour(
     name: str, tmp_path: Path
 ) -> None:
-    rng, path = np.random.default_rng(0), tmp_path / name
+    rng = np.random.default_rng(0)
+    path = tmp_path / name
     ours = [f".{name}.{rng.bytes(8).hex()}.tmp" for _ in range(4)]
     middles = [
         "0f",

@@ -113,7 +113,8 @@ def change(tree: Any, draw: random.Random) -> None:
 def of_bytes(raw: bytes, draw: random.Random) -> bytes:
     content = bytearray(raw)
     for _ in range(draw.choice([1, 1, 1, 2, 8])):
-        where, what = draw.randrange(len(content)), draw.randrange(5)
+        where = draw.randrange(len(content))
+        what = draw.randrange(5)
         if what == 0:
             content[where] ^= 1 << draw.randrange(8)
         elif what == 1:
@@ -155,7 +156,8 @@ def of_description(raw: bytes, draw: random.Random) -> bytes:
 def of_numbers(raw: bytes, draw: random.Random) -> bytes:
     """Lie in the arrays: places, sizes and numbers that nothing was computed with."""
     outer, rest = split(raw)
-    content, start = bytearray(raw), len(raw) - len(rest)
+    content = bytearray(raw)
+    start = len(raw) - len(rest)
     arrays = [each for name, each in outer.items() if name != "__metadata__"]
     whole = [each for each in arrays if each["dtype"] in ("I32", "I64")]
     for _ in range(draw.choice([1, 1, 1, 2, 8])):
@@ -284,7 +286,8 @@ def write_all(folder: Path) -> list[Path]:
 
 # Integers that are equal modulo 2**61 - 1, as many as a header has room for.
 EQUAL = [(2**61 - 1) * (i + 1024) for i in range(100_000)]
-EMPTY, NONE = np.empty(0, np.float32), {"dict": list[Any]()}
+EMPTY = np.empty(0, np.float32)
+NONE = {"dict": list[Any]()}
 
 
 def many_arrays(names: Iterable[str], array: Any = EMPTY) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def settings_of_nets(draw: Any) -> dict[str, Any]:
 def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
     sizes = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
     n = draw(st.integers(1, 9))
-    x, y = draw(often(tables(n, sizes[0]))), draw(often(targets(n, sizes[-1])))
+    x = draw(often(tables(n, sizes[0])))
+    y = draw(often(targets(n, sizes[-1])))
     choices = {
         "batch_size": st.sampled_from([1, 2, 3, 7, 2**40]),
         "shuffle": st.booleans(),
@@ -193,7 +194,8 @@ def junk_id(value: Any) -> str:
 @pytest.mark.parametrize("value", JUNK, ids=junk_id)
 def test_junk_in_the_place_of_any_single_argument(value: Any) -> None:
     """One argument at a time: what hypothesis draws together hides some of it."""
-    X, y = np.ones((4, 2)), np.zeros(4)
+    X = np.ones((4, 2))
+    y = np.zeros(4)
     names = [
         "activation",
         "output_activation",
@@ -275,11 +277,10 @@ def calls_of_estimators(
     parameters.setdefault("max_iter", 3)
     parameters.setdefault("hidden_layer_sizes", 3)
     parameters["random_state"] = draw(st.sampled_from([0, 1]))
-    n, width = draw(st.integers(1, 12)), draw(st.integers(1, 4))
-    x, y = (
-        draw(often(tables(n, width))),
-        draw(often(targets(n, draw(st.integers(1, 3))))),
-    )
+    n = draw(st.integers(1, 12))
+    width = draw(st.integers(1, 4))
+    x = draw(often(tables(n, width)))
+    y = draw(often(targets(n, draw(st.integers(1, 3)))))
     weights = st.lists(st.floats(0, 3), min_size=n, max_size=n)
     options = {
         "sample_weight": weights,

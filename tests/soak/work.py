@@ -24,7 +24,8 @@ def always_in_parallel() -> None:
     dispatch.pays = lambda work, n_threads: n_threads > 1
     Autotuner.wants_team = lambda self: True  # type: ignore[method-assign]
     limits.thread_limit = lambda: 64
-    tuning.LEAST_LED, tuning.WORTH_COMPILING = 1, -1.0
+    tuning.LEAST_LED = 1
+    tuning.WORTH_COMPILING = -1.0
 
 
 def fitted(seed: int = 0, n_threads: int = 2) -> bytes:

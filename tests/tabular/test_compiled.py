@@ -54,7 +54,9 @@ def short(encoder: Any, X: Any) -> Any:
 
 def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
     """Each number's piece plus its share, by NumPy."""
-    filled, first, columns = np.where(np.isnan(X), encoder.medians_, X), 0, []
+    filled = np.where(np.isnan(X), encoder.medians_, X)
+    first = 0
+    columns = []
     for j, n in enumerate(encoder.n_pieces_):
         if n:
             edges = encoder.edges_[first : first + n + 1]
@@ -96,7 +98,8 @@ def clipped(X: Any, center: Any, factor: Any) -> Any:
 
 @pytest.mark.parametrize("n", [1, N])
 def test_scaled_numbers_have_the_bits_of_the_formula(n: int) -> None:
-    encoder, X = RobustSmoothClip().fit(numbers()), numbers()[-n:]
+    encoder = RobustSmoothClip().fit(numbers())
+    X = numbers()[-n:]
     expected = clipped(X, encoder.center_, encoder.factor_)
     assert np.abs(expected).max() <= BOUND
     for given in layouts(X):
@@ -109,9 +112,11 @@ def test_levels_are_looked_up(kind: Any) -> None:
     X = np.stack([rng.integers(-1, n, 400) for n in (4, 1, 30)], axis=1)
     new = np.array([[0, 0, 0], [3, 1, 29], [4, 0, 30], [2, 0, 100], [-1, -1, -1]])
     if np.dtype(kind).kind == "u":
-        X, new = X.clip(0), new.clip(0)
+        X = X.clip(0)
+        new = new.clip(0)
     one_hot = OneHotLevels(min_rows=1).fit(X)
-    result, first = short(one_hot, new.astype(kind)), 0
+    result = short(one_hot, new.astype(kind))
+    first = 0
     whole = one_hot.transform(new)
     for j, n in enumerate(one_hot.spans):
         expected = np.where(np.arange(n) == result[:, [j]], 1, 0)
@@ -138,7 +143,9 @@ def test_codes_that_no_table_has_are_taken_as_missing() -> None:
 
 
 def test_nothing_is_read_or_written_beyond_the_ends() -> None:
-    X, edges, n_pieces = np.zeros((3, 2)), np.arange(3.0), np.array([2, 0])
+    X = np.zeros((3, 2))
+    edges = np.arange(3.0)
+    n_pieces = np.array([2, 0])
     wrong: list[tuple[Any, Any]] = [
         (np.empty((3, 2), np.float32), np.zeros(2)),
         (np.empty((2, 1), np.float32), np.zeros(2)),

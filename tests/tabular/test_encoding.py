@@ -54,7 +54,8 @@ def fitted(
 
 
 def test_the_inputs_are_those_of_the_encoders() -> None:
-    values, other = rows(), rows(50, seed=1)
+    values = rows()
+    other = rows(50, seed=1)
     result = fitted({}, values).transform(other)
     y = np.nan_to_num(values.numbers).sum(axis=1)
     parts = [
@@ -71,7 +72,8 @@ def test_the_inputs_are_those_of_the_encoders() -> None:
 
 @each_setting
 def test_expanded_rows_stand_for_the_inputs(settings: dict[str, Any]) -> None:
-    values, other = rows(), rows(50, seed=1)
+    values = rows()
+    other = rows(50, seed=1)
     encoding = fitted(settings, values)
     result = encoding.expanded(other)
     assert isinstance(result, Expanded)
@@ -145,7 +147,8 @@ def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> N
 def test_it_comes_back_from_arrays_and_plain_data(
     settings: dict[str, Any], task: Any
 ) -> None:
-    values, other = rows(), rows(50, seed=1)
+    values = rows()
+    other = rows(50, seed=1)
     encoding = fitted(settings, values, task)
     result = encoding.transform(other)
     assert result.dtype == np.float32
@@ -164,7 +167,8 @@ def test_it_comes_back_from_arrays_and_plain_data(
 
 @each_setting
 def test_training_rows_have_statistics_out_of_folds(settings: dict[str, Any]) -> None:
-    values, y = rows(), np.arange(200) % 7 * 1.0
+    values = rows()
+    y = np.arange(200) % 7 * 1.0
     rng = np.random.default_rng
     one = Encoding(**settings)
     result = one.fit_expanded(values, y, "regression", rng(3)).toarray()
@@ -184,7 +188,8 @@ def trained(values: Values, y: Any, rng: Any) -> Any:
 
 def test_seeds() -> None:
     """A seed may stand for a generator; its third number is the seed of target statistics."""
-    values, y = rows(), np.arange(200.0)
+    values = rows()
+    y = np.arange(200.0)
     of_seeds = [trained(values, y, seed) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(of_seeds[0], of_seeds[1])
     assert (of_seeds[0] != of_seeds[2]).any()
@@ -261,7 +266,8 @@ def test_arrays_of_a_file_are_checked(broken: str) -> None:
 
 
 def test_tables_that_no_place_may_leave() -> None:
-    columns, values = np.zeros(4, np.int64), np.ones(4, np.float32)
+    columns = np.zeros(4, np.int64)
+    values = np.ones(4, np.float32)
     # The differences are above 0, as the second one overflows.
     starts = np.array([0, 2**62, -(2**62) - 1, 4])
     for arrays, words in (
@@ -417,7 +423,8 @@ def test_names_of_columns() -> None:
 
 
 def test_robust_scaling_is_that_of_realmlp() -> None:
-    X, other = numbers(), numbers(300, seed=1)
+    X = numbers()
+    other = numbers(300, seed=1)
     distance = np.quantile(X, 0.75, axis=0) - np.quantile(X, 0.25, axis=0)
     distance = np.where(distance == 0, 0.5 * (X.max(axis=0) - X.min(axis=0)), distance)
     factor = np.divide(1, distance, out=np.zeros(6), where=distance != 0)
@@ -435,9 +442,12 @@ def pieces_by_the_formula(x: Any, edges: Any) -> Any:
 
 
 def test_pieces_are_those_of_the_formula() -> None:
-    X, other = numbers(), numbers(300, seed=1)
+    X = numbers()
+    other = numbers(300, seed=1)
     encoder = PiecewiseLinear(n_bins=8).fit(X)
-    result, first, start = encoder.transform(other), 0, 0
+    result = encoder.transform(other)
+    first = 0
+    start = 0
     short = np.empty((300, 5), np.float32)
     encoder.write_short(other, short)
     for j, n in enumerate(encoder.n_pieces_):
@@ -450,7 +460,8 @@ def test_pieces_are_those_of_the_formula() -> None:
             # The short form says the same.
             pieces = np.clip(short[:, j, None] - np.arange(n), 0, 1)
             np.testing.assert_allclose(pieces, expected, rtol=0, atol=1e-6)
-            first, start = first + n, start + n + 1
+            first = first + n
+            start = start + n + 1
     assert first == result.shape[1] > 0
     assert start == len(encoder.edges_)
     assert encoder.n_pieces_[5] == 0
@@ -556,7 +567,8 @@ TARGETS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_statistics_are_those_of_scikit_learn(kind: str) -> None:
-    X, (peers, make) = codes()[:, :3], TARGETS[kind]
+    X = codes()[:, :3]
+    (peers, make) = TARGETS[kind]
     y = make(X, np.random.default_rng(1))
     encoder = TargetStatistics(random_state=0).fit(X, y)
     peer = TargetEncoder(smooth=10.0, target_type=peers).fit(X, y)
@@ -586,7 +598,8 @@ def test_statistics_that_differ_by_rounding_alone_are_zeros(target: float) -> No
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_training_rows_have_the_statistics_of_other_folds(kind: str) -> None:
-    X, (peers, make) = codes()[:, :3], TARGETS[kind]
+    X = codes()[:, :3]
+    (peers, make) = TARGETS[kind]
     y = make(X, np.random.default_rng(1))
     encoder = TargetStatistics(random_state=0)
     result = encoder.fit_transform(X, y)
@@ -628,7 +641,8 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
 
 @pytest.mark.parametrize("encoder", OF_CODES, ids=repr)
 def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
-    codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)
+    codes = np.array([[0], [1], [2], [-1]] * 8)
+    y = np.arange(32.0)
     of_floats = OrdinalEncoder().fit_transform(
         np.array([["a"], ["b"], ["c"], [NANS]] * 8, object)
     )

@@ -246,7 +246,9 @@ def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> Non
         if status is Status.STOPPED and report.epoch == 4:
             report.stop()
 
-    net, again, epochs = make(), make(), list[int]()
+    net = make()
+    again = make()
+    epochs = list[int]()
     soon = EarlyStopping("loss", patience=1, min_delta=9.0)
     options = {
         "checkpoint": path,

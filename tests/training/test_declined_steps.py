@@ -215,7 +215,8 @@ def test_learner_steps_from_what_was_written_in_its_context(
 def test_group_of_one_object_steps_from_what_was_written(
     written: str, tmp_path: Path
 ) -> None:
-    net, other = trained(), MLP((4, 3, 1), seed=1)
+    net = trained()
+    other = MLP((4, 3, 1), seed=1)
     group = NetGroup([net, other])
     group.train_on_batch(X, Y)
 
@@ -270,7 +271,8 @@ def test_loaded_net_steps_from_its_file(take: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("take", ["train_on_batch", "NetGroup"])
 def test_averaged_parameters_go_on_where_another_way_has_left_them(take: str) -> None:
     """A step of other buffers may change the trained parameters, and no bit of their average."""
-    x, y = np.ones((8, 1), np.float32), np.full((8, 1), 2, np.float32)
+    x = np.ones((8, 1), np.float32)
+    y = np.full((8, 1), 2, np.float32)
     net = MLP((1, 1), seed=0, optimizer=SGD(1.0, average=EMA(0.999)))
     net.parameters[:] = 1
     for _ in range(60):

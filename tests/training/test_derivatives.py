@@ -89,15 +89,19 @@ def test_validation_split_splits_derivatives() -> None:
 
 
 def test_unknown_derivatives_are_left_out() -> None:
-    gaps, net = G.copy(), make()
-    gaps[::2], gaps[1::2, 0] = np.nan, np.nan
+    gaps = G.copy()
+    net = make()
+    gaps[::2] = np.nan
+    gaps[1::2, 0] = np.nan
     before = mean_square(net, gaps)
     history = fit(net, derivatives=gaps, epochs=1, batch_size=len(X))
     assert history.derivative_loss == [pytest.approx(before, rel=1e-12)]
 
 
 def test_a_batch_without_a_known_derivative_trains_values_alone() -> None:
-    gaps, net, other = np.full_like(G, np.nan), make(), make()
+    gaps = np.full_like(G, np.nan)
+    net = make()
+    other = make()
     gaps[50:] = G[50:]
     options: dict[str, Any] = {"epochs": 1, "batch_size": 50, "shuffle": False}
     net.fit(X, Y, derivatives=gaps, derivative_weight=1.0, **options)
@@ -107,7 +111,9 @@ def test_a_batch_without_a_known_derivative_trains_values_alone() -> None:
 
 
 def test_a_step_without_a_known_derivative_trains_values_alone() -> None:
-    net, other, group = make(), make(), NetGroup([make()])
+    net = make()
+    other = make()
+    group = NetGroup([make()])
     loss = net.train_on_batch(X, Y, derivatives=np.full_like(G, np.nan))
     assert loss == pytest.approx(other.train_on_batch(X, Y), rel=1e-12)
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=1e-12)
@@ -186,7 +192,9 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
         if report.epoch == 9:
             raise Stop
 
-    path, net, other = tmp_path / "fit.safetensors", make(), make()
+    path = tmp_path / "fit.safetensors"
+    net = make()
+    other = make()
     whole = fit(net)
     options = {"checkpoint": path, "checkpoint_every": 5}
     with pytest.raises(Stop):
@@ -206,7 +214,9 @@ def test_balanced_weights_are_ratios_of_mean_squares() -> None:
 
 
 def test_a_balanced_column_weighs_at_most_ten_times_the_largest() -> None:
-    net, other, flat = make(), make(), G.copy()
+    net = make()
+    other = make()
+    flat = G.copy()
     flat[:, 0] *= 1e-6
     mean_squares = np.mean(flat**2, axis=0)
     weights = 3 * np.mean(Y**2) / np.maximum(mean_squares, mean_squares.max() / 10)
@@ -229,7 +239,8 @@ def test_vjp_is_the_gradient_of_a_sum_over_outputs_and_slopes(
             (by_outputs * net.predict_raw(x)).sum() + (by_slopes * slopes).sum()
         )
 
-    x, step = X[:20], 1e-6
+    x = X[:20]
+    step = 1e-6
     gradient, by_x = net.vjp(x, by_outputs, jacobian_gradient=by_slopes)
     for i in range(0, len(net.parameters), 7):
         kept = net.parameters[i]
@@ -246,7 +257,8 @@ def test_vjp_is_the_gradient_of_a_sum_over_outputs_and_slopes(
 
 
 def test_a_step_by_the_slopes_alone() -> None:
-    net, other = make(optimizer="sgd"), make(optimizer="sgd")
+    net = make(optimizer="sgd")
+    other = make(optimizer="sgd")
     u = rng.normal(size=(20, 3))
     gradient = other.vjp(X[:20], None, False, jacobian_gradient=u)
     net.train_on_gradient(X[:20], None, jacobian_gradient=u)
@@ -255,7 +267,8 @@ def test_a_step_by_the_slopes_alone() -> None:
 
 
 def test_many_nets_have_the_bits_of_fits() -> None:
-    nets, rows = [make(seed=i) for i in range(3)], [np.arange(60), np.arange(40, 100)]
+    nets = [make(seed=i) for i in range(3)]
+    rows = [np.arange(60), np.arange(40, 100)]
     options: dict[str, Any] = {"epochs": 5, "derivative_weight": "balanced"}
     histories = fit_many(nets[:2], X, Y, derivatives=G, rows=rows, **options)
     for i, taken in enumerate(rows):
@@ -266,13 +279,12 @@ def test_many_nets_have_the_bits_of_fits() -> None:
 
 
 def test_a_group_takes_the_steps_of_its_nets() -> None:
-    group, nets = (
-        NetGroup([make(seed=i) for i in range(2)]),
-        [make(seed=i) for i in (0, 1)],
-    )
+    group = NetGroup([make(seed=i) for i in range(2)])
+    nets = [make(seed=i) for i in (0, 1)]
     each = np.stack([G, 2 * G])
     losses = group.train_on_batch(X, Y, derivatives=each)
-    u, slopes = np.stack([G, -G]), np.ones((100, 1))
+    u = np.stack([G, -G])
+    slopes = np.ones((100, 1))
     group.train_on_gradient(X, slopes, jacobian_gradient=u)
     gradients = group.vjp(X, None, False, jacobian_gradient=u)
     for i, net in enumerate(nets):

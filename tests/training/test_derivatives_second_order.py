@@ -43,7 +43,8 @@ def outputs_of(parameters: Any, sizes: Any, names: Any) -> Pair:
         w = parameters[at_w : at_w + n_in * n_out].reshape(n_in, n_out)
         a, slope = values_of(name, a @ w + parameters[at_b : at_b + n_out])
         jacobian = np.einsum("rif,ij->rjf", jacobian, w) * slope[:, :, None]
-        at_w, at_b = at_w + n_in * n_out, at_b + n_out
+        at_w = at_w + n_in * n_out
+        at_b = at_b + n_out
     return a, jacobian
 
 
@@ -56,7 +57,8 @@ class Problem:
         hidden = [activation] * (len(sizes) - 2)
         if not isinstance(activation, str):
             hidden = activation
-        self.sizes, self.names = sizes, [*hidden, output]
+        self.sizes = sizes
+        self.names = [*hidden, output]
         n = sizes[-1]
         self.y, self.g = rng.normal(size=(N_ROWS, n)), rng.normal(size=(N_ROWS, n, 3))
         self.g[::3, 0] = np.nan
@@ -95,7 +97,8 @@ def test_matrix_and_gradient_are_those_of_complex_steps(of_net: Any) -> None:
     system: Any = problem.engine().gauss_newton(problem.data)
     loss, gradient = system.objective(parameters)
     system.linearize(parameters)
-    residuals, jacobian = problem.residuals(parameters), problem.jacobian(parameters)
+    residuals = problem.residuals(parameters)
+    jacobian = problem.jacobian(parameters)
     assert loss == pytest.approx(residuals @ residuals, rel=1e-13)
     close: Any = {"rtol": 0, "atol": 1e-12 * abs(jacobian).max() ** 2}
     expected = 2 * jacobian.T @ residuals
@@ -109,14 +112,16 @@ def test_the_objective_of_lbfgs_is_that_of_complex_steps() -> None:
     problem = Problem(*NETS[0])
     parameters = problem.net.parameters.copy()
     loss, gradient = problem.engine().objective(problem.data)(parameters)
-    residuals, jacobian = problem.residuals(parameters), problem.jacobian(parameters)
+    residuals = problem.residuals(parameters)
+    jacobian = problem.jacobian(parameters)
     assert loss == pytest.approx(residuals @ residuals, rel=1e-13)
     expected = 2 * jacobian.T @ residuals
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12)
 
 
 def test_one_thread_has_the_bits_of_two() -> None:
-    problem, matrices = Problem(*NETS[0]), []
+    problem = Problem(*NETS[0])
+    matrices = []
     for n_threads in (1, 2):
         system: Any = problem.engine(n_threads).gauss_newton(problem.data)
         system.linearize(problem.net.parameters.copy())

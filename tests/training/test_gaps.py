@@ -24,7 +24,9 @@ from fastmlp import (
 )
 
 RNG = np.random.default_rng(5)
-N, N_IN, K = 40, 4, 3
+N = 40
+N_IN = 4
+K = 3
 X = RNG.normal(size=(N, N_IN))
 WHOLE = RNG.uniform(0.1, 0.9, (N, K))
 KNOWN = RNG.random((N, K)) < 0.7
@@ -75,7 +77,8 @@ def test_a_loss_that_sums_over_outputs() -> None:
         error = prediction - target
         return error * error, error + error
 
-    mean, total = make(), make(loss=Loss(square, over_outputs="sum"))
+    mean = make()
+    total = make(loss=Loss(square, over_outputs="sum"))
     by_mean, slopes = mean.loss_and_gradient(X, Y, W, **IGNORE)
     by_sum, more = total.loss_and_gradient(X, Y, W, **IGNORE)
     np.testing.assert_allclose(by_sum, K * by_mean, rtol=1e-14)
@@ -159,7 +162,8 @@ def test_nan_in_y_names_the_word() -> None:
 
 
 def test_a_batch_without_a_known_target_takes_no_step_and_is_said_once() -> None:
-    net, y = make(), np.full((8, K), np.nan)
+    net = make()
+    y = np.full((8, K), np.nan)
     before = net.parameters.copy()
     with pytest.warns(UserWarning, match="no known target: no step was taken"):
         assert net.train_on_batch(X[:8], y, **IGNORE) == 0
@@ -293,7 +297,8 @@ def test_a_source_has_the_bits_of_arrays() -> None:
 
 
 def test_fits_of_many_nets_have_the_bits_of_fit() -> None:
-    alone, together = [make(seed=i) for i in range(3)], [make(seed=i) for i in range(3)]
+    alone = [make(seed=i) for i in range(3)]
+    together = [make(seed=i) for i in range(3)]
     each = RNG.uniform(0.2, 2.0, (3, N, K))
     for net, weight in zip(alone, each, strict=True):
         net.fit(X, Y, sample_weight=weight, epochs=3, **IGNORE)
@@ -303,8 +308,10 @@ def test_fits_of_many_nets_have_the_bits_of_fit() -> None:
 
 
 def test_a_group_has_the_bits_of_its_nets() -> None:
-    alone, together = [make(seed=i) for i in range(3)], [make(seed=i) for i in range(3)]
-    each, group = RNG.uniform(0.2, 2.0, (3, N, K)), NetGroup(together)
+    alone = [make(seed=i) for i in range(3)]
+    together = [make(seed=i) for i in range(3)]
+    each = RNG.uniform(0.2, 2.0, (3, N, K))
+    group = NetGroup(together)
     for _ in range(3):
         losses = group.train_on_batch(X, Y, each, **IGNORE)
         expected = [
@@ -334,7 +341,9 @@ def test_a_fit_goes_on_from_its_checkpoint() -> None:
 
 
 def test_columns_of_a_frame_may_have_gaps() -> None:
-    frame, by_array, by_frame = pd.DataFrame(Y, columns=list("abc")), make(), make()
+    frame = pd.DataFrame(Y, columns=list("abc"))
+    by_array = make()
+    by_frame = make()
     by_array.fit(X, Y, epochs=2, **IGNORE)
     by_frame.fit(X, frame, epochs=2, **IGNORE)
     assert np.array_equal(by_array.parameters, by_frame.parameters)

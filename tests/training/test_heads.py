@@ -91,10 +91,12 @@ def gaps_of(y: Any) -> tuple[Any, Any]:
         unknown = (np.arange(N) + k) % 4 == 0
         if each.ndim == 2:
             unknown = np.stack([unknown, np.arange(N) % 5 == 1], axis=1)
-        each[unknown], ws[name][unknown] = np.nan, 0.0
+        each[unknown] = np.nan
+        ws[name][unknown] = 0.0
     # One row knows nothing.
     for name, each in with_gaps.items():
-        each[11], ws[name][11] = np.nan, 0.0
+        each[11] = np.nan
+        ws[name][11] = 0.0
     return with_gaps, ws
 
 
@@ -135,7 +137,8 @@ def test_weights_of_rows_are_those_of_every_head() -> None:
 def test_threads_do_not_change_bits_or_losses(case: str, batch_size: int) -> None:
     y, weight, _ = CASES[case]
     options: Any = IGNORE if "gaps" in case else {}
-    nets, histories = [make(n_threads=n) for n in (1, 2)], []
+    nets = [make(n_threads=n) for n in (1, 2)]
+    histories = []
     for net in nets:
         histories.append(
             net.fit(
@@ -280,11 +283,9 @@ def test_rows_have_the_bits_of_one_row(n: int) -> None:
 
 def test_slopes_are_one_array_or_one_for_each_head() -> None:
     slopes = RNG.normal(size=(N, 4))
-    whole, parts, named = (
-        two(),
-        two(),
-        two(loss={"a": ("cross_entropy", 3), "v": ("mse", 1)}),
-    )
+    whole = two()
+    parts = two()
+    named = two(loss={"a": ("cross_entropy", 3), "v": ("mse", 1)})
     by_head: Any = (slopes[:, :3], slopes[:, 3])
     by_name = {"v": slopes[:, 3:], "a": slopes[:, :3]}
     for net, given in ((whole, slopes), (parts, by_head), (named, by_name)):
@@ -320,7 +321,9 @@ def test_a_fit_resumes_to_its_bits(tmp_path: Path) -> None:
             raise RuntimeError("cut")
 
     options: Any = {"epochs": 6, "validation_split": 0.2, "batch_size": 16}
-    whole, cut, again = two(), two(), two()
+    whole = two()
+    cut = two()
+    again = two()
     expected = whole.fit(X, BOTH, **options)
     path = tmp_path / "fit.safetensors"
     with pytest.raises(RuntimeError, match="cut"):
@@ -334,7 +337,8 @@ def test_a_fit_resumes_to_its_bits(tmp_path: Path) -> None:
 
 
 def test_many_fits_are_single_ones() -> None:
-    together, alone = [make(seed=i) for i in range(3)], [make(seed=i) for i in range(3)]
+    together = [make(seed=i) for i in range(3)]
+    alone = [make(seed=i) for i in range(3)]
     watch = EarlyStopping("value_loss", patience=3)
     options: Any = {"epochs": 3, "validation_split": 0.2, "early_stopping": watch}
     histories = fit_many(together, X, Y, **options)
@@ -364,7 +368,8 @@ def by_net(n_nets: int) -> tuple[Any, Any]:
 
 
 def test_nets_of_a_group_have_targets_of_their_own() -> None:
-    group, alone = NetGroup([two(seed=0), two(seed=1)]), [two(seed=0), two(seed=1)]
+    group = NetGroup([two(seed=0), two(seed=1)])
+    alone = [two(seed=0), two(seed=1)]
     x, y = by_net(2)
     for _ in range(3):
         losses = group.train_on_batch(x, y)
@@ -375,7 +380,8 @@ def test_nets_of_a_group_have_targets_of_their_own() -> None:
 
 @pytest.mark.parametrize("ragged", [False, True])
 def test_nets_of_a_group_take_rows_of_heads(ragged: bool) -> None:
-    group, alone = NetGroup([two(seed=0), two(seed=1)]), [two(seed=0), two(seed=1)]
+    group = NetGroup([two(seed=0), two(seed=1)])
+    alone = [two(seed=0), two(seed=1)]
     rows = [RNG.integers(0, N, 9), RNG.integers(0, N, 8 if ragged else 9)]
     for _ in range(3):
         losses = group.train_on_batch(X, BOTH, rows=rows)
@@ -390,7 +396,8 @@ def test_slopes_by_head_and_net_are_those_of_one_array() -> None:
     group = NetGroup([two(seed=0), two(seed=1)])
     slopes = RNG.normal(size=(2, N, 4))
     by_head: Any = (slopes[..., :3], slopes[..., 3])
-    whole, parts = group.vjp(X, slopes), group.vjp(X, by_head)
+    whole = group.vjp(X, slopes)
+    parts = group.vjp(X, by_head)
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_array_equal(whole[1], parts[1])
 
@@ -449,7 +456,8 @@ def test_compiled_steps_are_those_of_the_loop() -> None:
 
 
 def test_compiled_code_predicts_heads() -> None:
-    net, out = make(), np.empty(9)
+    net = make()
+    out = np.empty(9)
     handle = jit.compiled(net)
     jit.predict(handle, X[0], out)
     np.testing.assert_array_equal(out, net.predict(X[:1])[0])
@@ -504,7 +512,8 @@ def test_estimators_fit_heads_of_numbers() -> None:
 
 
 def test_weights_of_0_leave_a_head_out() -> None:
-    net, other = two(loss_weights=[1.0, 0.0]), two(loss_weights=[1.0, 0.0])
+    net = two(loss_weights=[1.0, 0.0])
+    other = two(loss_weights=[1.0, 0.0])
     net.fit(X, BOTH, epochs=1)
     other.fit(X, (LABELS, BOTH[1] + 5), epochs=1)
     assert net.parameters.tobytes() == other.parameters.tobytes()

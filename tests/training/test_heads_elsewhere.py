@@ -61,7 +61,8 @@ def test_the_gradient_is_the_slope_of_the_objective(name: str) -> None:
     net = make(name)
     _, slopes = net.loss_and_gradient(X, Y)
     for i in range(0, net.parameters.size, 7):
-        start, h = net.parameters[i], 1e-5
+        start = net.parameters[i]
+        h = 1e-5
         values = []
         for moved in (start + h, start - h):
             net.parameters[i] = moved
@@ -122,7 +123,8 @@ def test_derivatives_of_c_files_have_test_vectors(tmp_path: Path) -> None:
 
 @each_shape
 def test_the_jacobian_is_the_slope_of_predictions(name: str) -> None:
-    net, h = make(name), 1e-5
+    net = make(name)
+    h = 1e-5
     slopes = jacobian(net, X[:4])
     for j in range(N_IN):
         step = h * np.eye(N_IN)[j]
@@ -131,7 +133,8 @@ def test_the_jacobian_is_the_slope_of_predictions(name: str) -> None:
 
 
 def test_the_gradient_of_the_loss_by_the_inputs_is_that_of_all_heads() -> None:
-    net, h = make(), 1e-5
+    net = make()
+    h = 1e-5
     row = {name: y[:1] for name, y in Y.items()}
     slopes = gradient(net, X[:1], y=row)[0]
     for j in range(N_IN):
@@ -155,7 +158,8 @@ def test_ranks_train_one_net(n_ranks: int) -> None:
     history = alone.fit(X, Y, epochs=3, batch_size=8, validation_data=(X, Y))
 
     def work(communicator: Any) -> Any:
-        net, rank = make(), communicator.Get_rank()
+        net = make()
+        rank = communicator.Get_rank()
         cut = slice(N * rank // n_ranks, N * (rank + 1) // n_ranks)
         own = (X[cut], {name: y[cut] for name, y in Y.items()})
         settings: Any = {"epochs": 3, "batch_size": 8, "validation_data": own}
@@ -187,7 +191,8 @@ def test_frozen_layers_stay() -> None:
 def test_weights_of_a_net_with_one_loss_begin_one_with_heads() -> None:
     source = MLP((N_IN, 8, 3), activation="tanh", dtype="float64", seed=3)
     net = make()
-    net.weights[0][:], net.biases[0][:] = source.weights[0], source.biases[0]
+    net.weights[0][:] = source.weights[0]
+    net.biases[0][:] = source.biases[0]
     net.trainable = [False, True]
     net.fit(X, Y, epochs=2)
     np.testing.assert_array_equal(net.weights[0], source.weights[0])

@@ -53,10 +53,8 @@ def test_neither_windows_nor_the_pace_change_a_bit(
     dropout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"dropout": dropout, "input_noise": 0.1} if dropout else {}
-    nets, seen = (
-        [make_net(optimizer="nadam", **settings) for _ in range(3)],
-        list[float](),
-    )
+    nets = [make_net(optimizer="nadam", **settings) for _ in range(3)]
+    seen = list[float]()
     options: dict[str, Any] = {"epochs": 12, "batch_size": 7}
     whole = nets[0].fit(X, Y, **options)
     single = nets[1].fit(X, Y, callbacks=lambda r: seen.append(r.loss), **options)
@@ -218,7 +216,10 @@ def test_validation_losses_are_weighted_and_without_penalties() -> None:
 def test_ctrl_c_is_heard_after_the_call_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, begun, sent, third = Trainer.run, [0], [0], threading.Event()
+    run = Trainer.run
+    begun = [0]
+    sent = [0]
+    third = threading.Event()
 
     def counted(trainer: Trainer, *arguments: Any) -> int:
         begun[0] += 1
@@ -233,7 +234,8 @@ def test_ctrl_c_is_heard_after_the_call_under_way(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "run", counted)
-    net, n_rows = MLP((64, 256, 1), seed=0), 20 if numba.config.DISABLE_JIT else 20_000
+    net = MLP((64, 256, 1), seed=0)
+    n_rows = 20 if numba.config.DISABLE_JIT else 20_000
     x = np.random.default_rng(0).standard_normal((n_rows, 64))
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
@@ -251,7 +253,8 @@ def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
     loop._learnt.cache_clear()
     pace = loop.Pace(flops)
     for speed in (1.0, 1.0, 20.0, 0.1, 0.1):
-        before, seconds = pace.units, unit / speed
+        before = pace.units
+        seconds = unit / speed
         pace.measure(pace.units, pace.units * seconds)
         assert pace.units == 1 or pace.units * seconds <= loop.CALL_SECONDS
         assert (
@@ -348,7 +351,8 @@ print(sorted({"sklearn", "scipy", "matplotlib", "tqdm", "pandas", "polars", "pya
 def test_between_fit_and_the_trainer_are_few_frames(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, stacks = Trainer.run, list[list[str]]()
+    run = Trainer.run
+    stacks = list[list[str]]()
 
     def spy(self: Trainer, *arguments: Any) -> int:
         stacks.append([frame.name for frame in traceback.extract_stack()[:-1]])
@@ -419,7 +423,8 @@ def test_a_fit_ends_in_the_average_of_its_steps(optimizer: Any, l2: float) -> No
 def test_what_is_trained_is_what_is_trained_without_the_average(optimizer: Any) -> None:
     if isinstance(optimizer, ScheduleFreeAdamW):
         return
-    net, plain = make(optimizer), make(replace(optimizer, average=None))
+    net = make(optimizer)
+    plain = make(replace(optimizer, average=None))
     assert fit(net).loss == fit(plain).loss
     assert net.parameters.tobytes() != plain.parameters.tobytes()
     assert core_of(net).state.trained().tobytes() == plain.parameters.tobytes()
@@ -471,7 +476,8 @@ def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(
         return net
 
     whole, apart = rated(), rated()
-    frozen, before = whole.weights[0].tobytes(), whole.weights[1].tobytes()
+    frozen = whole.weights[0].tobytes()
+    before = whole.weights[1].tobytes()
     whole.fit(X, Y, epochs=3, batch_size=51)
     for _ in range(3):
         apart.apply_gradient(apart.loss_and_gradient(X, Y)[1])
@@ -501,7 +507,8 @@ def test_parameters_written_by_hand_are_trained_and_averaged_anew(
 
 
 def test_a_later_fit_goes_on_from_a_best_epoch_that_was_restored() -> None:
-    net, best = make(SGD(0.05, average=EMA(0.9))), list[Any]()
+    net = make(SGD(0.05, average=EMA(0.9)))
+    best = list[Any]()
     against = {"validation_data": (X, -Y), "keep_best": True}
     history = fit(
         net, 4, callbacks=lambda r: best.append(r.net.parameters.copy()), **against
@@ -529,7 +536,8 @@ def test_a_divergence_leaves_what_was_seen_before_the_epoch(optimizer: Any) -> N
     settings = {name: getattr(optimizer, name) for name in names}
     if optimizer.average is not None:
         settings["average"] = optimizer.average
-    net, seen = make(Leaping(**settings), dtype="float64"), list[bytes]()
+    net = make(Leaping(**settings), dtype="float64")
+    seen = list[bytes]()
     with pytest.warns(RuntimeWarning, match="fit diverged in epoch 4"):
         history = fit(net, callbacks=lambda r: seen.append(r.net.parameters.tobytes()))
     assert (history.status, net.n_steps, len(seen)) == (Status.DIVERGED, 0, 3)
@@ -552,7 +560,8 @@ def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
     assert histories[0].loss == histories[1].loss
     assert nets[1].n_steps == 48
     # Without the average again, it goes on from what is seen, with m and v.
-    average, slots = nets[1].parameters.copy(), core_of(nets[1]).state.slots()
+    average = nets[1].parameters.copy()
+    slots = core_of(nets[1]).state.slots()
     nets[1].optimizer = Adam(0.01)
     state = core_of(nets[1]).state
     assert state.trained().tobytes() == average.tobytes()
@@ -563,8 +572,11 @@ def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
     INTERPRETED, reason="plain Python predicts while parameters are written"
 )
 def test_predictions_beside_a_fit_are_of_averages() -> None:
-    x, known, seen = X[:2], set[bytes](), set[bytes]()
-    optimizer, twin = Adam(0.01, average=EMA(0.95)), make(Adam(0.01, average=EMA(0.95)))
+    x = X[:2]
+    known = set[bytes]()
+    seen = set[bytes]()
+    optimizer = Adam(0.01, average=EMA(0.95))
+    twin = make(Adam(0.01, average=EMA(0.95)))
     known.add(twin.predict(x).tobytes())
     fit(twin, 200, callbacks=lambda r: known.add(r.net.predict(x).tobytes()))
     net = make(optimizer)

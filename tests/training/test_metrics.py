@@ -67,7 +67,8 @@ def classifier() -> MLP:
 
 
 def test_a_metric_is_exact_and_by_epoch() -> None:
-    net, reports = regressor(), list[Report]()
+    net = regressor()
+    reports = list[Report]()
     metrics = {"mae": mean_absolute_error, "worst": lambda y, p: np.abs(y - p).max()}
     history = net.fit(
         X[:40], Y[:40], epochs=5, metrics=metrics, callbacks=reports.append, **VALID
@@ -321,7 +322,8 @@ def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(
     metrics: str,
 ) -> None:
     net = MLP((3, 4, 2), loss="gaussian_nll", seed=0)
-    x, y = np.ones((20, 3)), np.arange(20.0)
+    x = np.ones((20, 3))
+    y = np.arange(20.0)
     with pytest.raises(
         ValueError, match="2 outputs for each column of the targets; give a func"
     ):

@@ -76,17 +76,22 @@ def test_linear_nets_end_in_two_steps_and_lbfgs_keeps_signs() -> None:
 )
 @each_optimizer
 def test_degenerate_fits_end_finite_with_a_status(case: str, optimizer: Any) -> None:
-    x, y, settings = X, Y, dict[str, Any]()
+    x = X
+    y = Y
+    settings = dict[str, Any]()
     match case:
         case "constant":
             y = np.ones((60, 1))
         case "duplicates":
-            x, y = np.repeat(X[:1], 60, axis=0), Y
+            x = np.repeat(X[:1], 60, axis=0)
+            y = Y
         case "one row":
-            x, y = X[:1], Y[:1]
+            x = X[:1]
+            y = Y[:1]
         case "wide":
             settings = {"activation": "relu"}
-            x, y = X[:5], Y[:5]
+            x = X[:5]
+            y = Y[:5]
         case "dead" | "zeros":
             settings = {"activation": "relu", "initializer": "zeros"}
         case "exact":
@@ -130,7 +135,9 @@ def test_a_time_limit_ends_within_a_step(
 ) -> None:
     """By a clock of the matrices and the trials, of which many lower nothing."""
     rng = np.random.default_rng(seed)
-    product, trial, limit = 0.2, rng.uniform(0.05, 0.2), rng.uniform(1, 3)
+    product = 0.2
+    trial = rng.uniform(0.05, 0.2)
+    limit = rng.uniform(1, 3)
     now = 0.0
 
     def slow(name: str, seconds: float) -> None:
@@ -184,7 +191,8 @@ def test_data_that_are_not_finite_at_the_start_diverge() -> None:
 
 @each_optimizer
 def test_a_fit_does_what_others_do(optimizer: Any) -> None:
-    net, seen = net_of(optimizer, l2=1e-4), []
+    net = net_of(optimizer, l2=1e-4)
+    seen = []
     history = net.fit(
         X, Y, epochs=40, validation_split=0.2, early_stopping=30, metrics=["mae"],
         callbacks=lambda report: seen.append(report.loss), sample_weight=np.ones(60),
@@ -237,7 +245,8 @@ def test_what_callbacks_write_is_trained() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_resumed_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) -> None:
-    whole, file = net_of(dtype=dtype), tmp_path / "fit.safetensors"
+    whole = net_of(dtype=dtype)
+    file = tmp_path / "fit.safetensors"
     history = whole.fit(X, Y, epochs=8)
     cut = net_of(dtype=dtype)
     with pytest.raises(Cut):
@@ -361,11 +370,10 @@ def test_the_memory_that_is_asked_for_is_that_of_the_system(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n_out = int(rng.choice([1, 3, 40, 300]))
     sizes = (3, int(rng.integers(2, 9)), n_out)
-    net, n_rows = MLP(sizes, optimizer=LevenbergMarquardt(), dtype="float64"), 5
-    runner, n = (
-        Runner(core_of(net).engine.network, int(rng.integers(1, 3))),
-        len(net.parameters),
-    )
+    net = MLP(sizes, optimizer=LevenbergMarquardt(), dtype="float64")
+    n_rows = 5
+    runner = Runner(core_of(net).engine.network, int(rng.integers(1, 3)))
+    n = len(net.parameters)
     data = Data(
         rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, n_out)), np.empty(0)
     )

@@ -87,10 +87,8 @@ N_SEEDS, N_STEPS = (3, 3) if INTERPRETED else (40, 12)
 
 
 def drawn_optimizer(rng: np.random.Generator) -> Any:
-    kind, settings = (
-        OPTIMIZERS[rng.integers(len(OPTIMIZERS))],
-        CHANGES[rng.integers(len(CHANGES))],
-    )
+    kind = OPTIMIZERS[rng.integers(len(OPTIMIZERS))]
+    settings = CHANGES[rng.integers(len(CHANGES))]
     if kind is ScheduleFreeAdamW:
         return kind(0.01)
     momentum = {"momentum": 0.9} if kind is SGD and rng.random() < 0.5 else {}
@@ -100,10 +98,8 @@ def drawn_optimizer(rng: np.random.Generator) -> Any:
 
 def drawn_net(rng: np.random.Generator) -> MLP:
     settings: dict[str, Any] = {}
-    sizes, loss = (
-        list(SHAPES[rng.integers(len(SHAPES))]),
-        LOSSES[rng.integers(len(LOSSES))],
-    )
+    sizes = list(SHAPES[rng.integers(len(SHAPES))])
+    loss = LOSSES[rng.integers(len(LOSSES))]
     if loss == "cross_entropy":
         sizes[-1] = 3
     if loss == "gaussian_nll":
@@ -129,12 +125,11 @@ def drawn_net(rng: np.random.Generator) -> MLP:
 
 
 def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
-    n, dtype = (
-        rng.choice(sizes),
-        net.dtype if rng.random() < 0.8 else np.dtype(np.float64),
-    )
+    n = rng.choice(sizes)
+    dtype = net.dtype if rng.random() < 0.8 else np.dtype(np.float64)
     X = rng.uniform(-1, 1, (n, net.layer_sizes[0])).astype(dtype)
-    loss, n_outputs = net._loss_name, net.layer_sizes[-1]
+    loss = net._loss_name
+    n_outputs = net.layer_sizes[-1]
     if loss == "cross_entropy":
         y = rng.integers(3, size=n).astype(
             [np.int64, np.int32, np.int8][rng.integers(3)]
@@ -165,7 +160,8 @@ ONES = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    kinds, step = list[str](), steps.Steps._step
+    kinds = list[str]()
+    step = steps.Steps._step
 
     def counted(self: Any, kind: Any, data: Any, who: str) -> float:
         kinds.append(kind)
@@ -196,7 +192,8 @@ def test_parameters_that_are_all_written_are_seen() -> None:
     net, X, y = MLP((3, 12, 1), seed=0), *rng.normal(size=(2, 20, 3)).astype(np.float32)
     net.train_on_batch(X, y[:, :1])
     for _ in range(4):
-        before, written = net.parameters.copy(), rng.normal(size=61).astype(np.float32)
+        before = net.parameters.copy()
+        written = rng.normal(size=61).astype(np.float32)
         words, others = (flat[:60].view(np.int64) for flat in (before, written))
         assert np.bitwise_or.reduce(words ^ others) == -1
         net.parameters[:] = written
@@ -205,9 +202,11 @@ def test_parameters_that_are_all_written_are_seen() -> None:
 
 
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
-    kind, seed = rng.integers(18), int(rng.integers(1 << 30))
+    kind = rng.integers(18)
+    seed = int(rng.integers(1 << 30))
     for i, net in enumerate(nets):
-        again, n_layers = np.random.default_rng(seed), len(net.layer_sizes) - 1
+        again = np.random.default_rng(seed)
+        n_layers = len(net.layer_sizes) - 1
         if kind == 0:
             net.parameters[:] += again.normal(0, 0.1, len(net.parameters))
         elif kind == 1:
@@ -255,7 +254,8 @@ def test_they_are_fits_of_one_batch_to_the_bit(
     rng = np.random.default_rng(seed)
     go(WAYS[seed % 3], monkeypatch)
     net = drawn_net(rng)
-    nets, sizes = [net, copy.deepcopy(net)], rng.choice(SIZES, 2)
+    nets = [net, copy.deepcopy(net)]
+    sizes = rng.choice(SIZES, 2)
     for _ in range(N_STEPS):
         X, y, weight = drawn_rows(nets[0], rng, sizes)
         expected = fitted(nets[0], X, y, weight)
@@ -267,11 +267,9 @@ def test_they_are_fits_of_one_batch_to_the_bit(
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)], ids=str)
 def test_a_fit_after_one_that_diverged_is_that_of_a_copy(optimizer: Any) -> None:
-    net, X, y = (
-        MLP((2, 5, 1), optimizer=optimizer, seed=0),
-        np.ones((4, 2), "f4"),
-        np.ones(4, "f4"),
-    )
+    net = MLP((2, 5, 1), optimizer=optimizer, seed=0)
+    X = np.ones((4, 2), "f4")
+    y = np.ones(4, "f4")
     net.fit(X, y, epochs=1)
     with pytest.warns(RuntimeWarning, match="fit diverged"):
         net.fit(X, y * np.float32(1e38), epochs=1)
@@ -323,7 +321,8 @@ def test_any_number_of_rows_has_its_fits_bits(
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    net, sizes = drawn_net(rng), rng.choice(SIZES, 2)
+    net = drawn_net(rng)
+    sizes = rng.choice(SIZES, 2)
     for _ in range(N_STEPS):
         X, y, weight = drawn_rows(net, rng, sizes)
         options: Any = {
@@ -343,7 +342,9 @@ def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
 @pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -> None:
-    rng, asked, setting = np.random.default_rng(seed), list[list[int]](), [0.1, 0.2]
+    rng = np.random.default_rng(seed)
+    asked = list[list[int]]()
+    setting = [0.1, 0.2]
 
     def of_the_loop(which: int) -> Any:
         def rates(steps: Any, total: int) -> Any:
@@ -360,10 +361,8 @@ def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -
     ]
     for step in range(N_STEPS):
         setting[:] = rng.uniform(0.01, 0.1, 2)
-        X, y = (
-            rng.normal(size=(8, 3)).astype("f4"),
-            rng.normal(size=(8, 2)).astype("f4"),
-        )
+        X = rng.normal(size=(8, 3)).astype("f4")
+        y = rng.normal(size=(8, 2)).astype("f4")
         X = X if rng.integers(3) else X.tolist()
         nets[1].optimizer = kind(setting[0])
         if settings:
@@ -385,7 +384,8 @@ def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -
 def test_after_the_first_they_are_one_call(
     loss: Any, dtype: Any, slow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng, shape = np.random.default_rng(0), (3, 9, 2)
+    rng = np.random.default_rng(0)
+    shape = (3, 9, 2)
     nets = [MLP(shape, loss=loss, dtype=dtype, dropout=0.1, seed=0) for _ in range(2)]
     monkeypatch.setattr(steps, "TABLE_STEPS", 3)
     for turn in range(8):
@@ -407,7 +407,8 @@ def test_after_the_first_they_are_one_call(
 
 @every_way
 def test_an_average_takes_one_call_until_it_is_written_to(slow: list[str]) -> None:
-    rng, optimizer = np.random.default_rng(0), Adam(0.01, average=EMA(0.7))
+    rng = np.random.default_rng(0)
+    optimizer = Adam(0.01, average=EMA(0.7))
     nets = [MLP((3, 9, 5, 2), optimizer=optimizer, seed=0) for _ in range(2)]
     for turn in range(9):
         X, y = (rng.uniform(-1, 1, (6, width)).astype(np.float32) for width in (3, 2))
@@ -460,11 +461,9 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
 
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_schedule_after_a_rate_counts_from_its_first_step(kind: Any) -> None:
-    net, X, y = (
-        MLP((2, 5, 1), optimizer=kind(0.1), seed=0),
-        np.ones((4, 2)),
-        np.ones((4, 1)),
-    )
+    net = MLP((2, 5, 1), optimizer=kind(0.1), seed=0)
+    X = np.ones((4, 2))
+    y = np.ones((4, 1))
     for _ in range(12):
         net.train_on_batch(X, y)
     net.optimizer, before = (
@@ -532,7 +531,8 @@ def test_a_functions_wrong_rate_is_refused(
 
 
 def test_rows_are_not_kept() -> None:
-    net, rows = MLP((3, 5, 1), seed=0), np.ones((4, 3), np.float32)
+    net = MLP((3, 5, 1), seed=0)
+    rows = np.ones((4, 3), np.float32)
     for _ in range(3):
         net.train_on_batch(rows, rows[:, :1].copy())
     reference = weakref.ref(rows)
@@ -602,8 +602,10 @@ def test_vjp_is_that_of_the_complex_step(
         l2=0.3,
     )
     net.parameters[:] = rng.normal(0, 0.5, len(net.parameters))
-    X, given = rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, sizes[-1]))
-    activations, before = [activation] * (len(sizes) - 2), net.parameters.copy()
+    X = rng.normal(size=(n_rows, 3))
+    given = rng.normal(size=(n_rows, sizes[-1]))
+    activations = [activation] * (len(sizes) - 2)
+    before = net.parameters.copy()
 
     def value(flat: Any, x: Any) -> Any:
         weights, biases = naive.unflatten(flat, net.weights, net.biases)
@@ -631,7 +633,8 @@ def test_vjp_is_that_of_the_complex_step(
 @every_way
 def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None:
     net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
-    good, huge = np.ones((n, 2), np.float32), np.full((n, 2), 1e30, np.float32)
+    good = np.ones((n, 2), np.float32)
+    huge = np.full((n, 2), 1e30, np.float32)
     net.train_on_batch(good, good[:, 0])
     before = state_of(net)
     with pytest.warns(
@@ -724,10 +727,8 @@ def test_a_net_that_another_thread_trains_is_refused() -> None:
 @every_way
 def test_nets_in_threads_take_their_own_steps() -> None:
     rng = np.random.default_rng(0)
-    X, y = (
-        rng.normal(size=(8, 2)).astype(np.float32),
-        rng.normal(size=(8, 1)).astype(np.float32),
-    )
+    X = rng.normal(size=(8, 2)).astype(np.float32)
+    y = rng.normal(size=(8, 1)).astype(np.float32)
     n = 5 if INTERPRETED else 300
 
     def train(net: MLP) -> None:
@@ -790,7 +791,8 @@ class InterruptAt:
     the end of a function."""
 
     def __init__(self, n: int, after: Callable[..., Any] | None = None) -> None:
-        self.left, self._code = n, None if after is None else after.__code__
+        self.left = n
+        self._code = None if after is None else after.__code__
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
         if self._code is not None:
@@ -825,7 +827,8 @@ def test_an_interrupt_anywhere_in_a_step_leaves_the_next_ones_as_they_are(
     twin = MLP((2, 5, 1), seed=0)
     losses = [twin.train_on_batch(X, y) for _ in range(6)]
     for n in itertools.count(1):
-        net, interrupt = MLP((2, 5, 1), seed=0), InterruptAt(n, after)
+        net = MLP((2, 5, 1), seed=0)
+        interrupt = InterruptAt(n, after)
         for _ in range(n_before):
             net.train_on_batch(X, y)
         # An interrupted fit has no loss.
@@ -873,7 +876,8 @@ def test_buffers_of_a_net_go_with_it_and_are_counted() -> None:
     del net
     gc.collect()
     assert steps.KEPT.n_bytes == 0
-    X, y = np.ones((4096, 4), np.float32), np.ones((4096, 4), np.float32)
+    X = np.ones((4096, 4), np.float32)
+    y = np.ones((4096, 4), np.float32)
     counted, taken = [], []
     for n_threads in (1, 2):
         MLP((4, 32, 16, 4), n_threads=n_threads).train_on_batch(X, y)
@@ -909,11 +913,9 @@ def test_the_tables_of_numbers_of_rows_are_bounded(
 ) -> None:
     most, n = 8, 20
     monkeypatch.setattr(memory, "MOST_ENTRIES", most)
-    X, y, net = (
-        np.ones((n, 2), np.float32),
-        np.zeros((n, 1), np.float32),
-        MLP((2, 3, 1), seed=0),
-    )
+    X = np.ones((n, 2), np.float32)
+    y = np.zeros((n, 1), np.float32)
+    net = MLP((2, 3, 1), seed=0)
     for size in range(1, n):
         net.train_on_batch(X[:size], y[:size])
     its: Any = net._single_steps()
@@ -940,7 +942,8 @@ def test_rows_of_another_form_take_one_call(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(WAYS[seed % 3], monkeypatch)
-    rng, forms = np.random.default_rng(seed), list(FORMS.values())
+    rng = np.random.default_rng(seed)
+    forms = list(FORMS.values())
     dtype: Any = rng.choice(["float32", "float64"])
     nets = [MLP((4, 8, 2), dtype=dtype, seed=0) for _ in range(2)]
     for i in range(8):

@@ -55,13 +55,17 @@ def keras_stopping(
     losses: Sequence[float], patience: int, min_delta: float, start: int
 ) -> tuple[int, int | None]:
     """Keras' EarlyStopping of losses: the number of epochs done, and the epoch restored."""
-    best, best_epoch, wait = np.inf, None, 0
+    best = np.inf
+    best_epoch = None
+    wait = 0
     for epoch, loss in enumerate(losses):
         if epoch < start:
             continue
         wait += 1
         if loss + min_delta < best:
-            best, best_epoch, wait = loss, epoch, 0
+            best = loss
+            best_epoch = epoch
+            wait = 0
         elif wait >= patience and epoch > 0:
             return epoch + 1, best_epoch
     return len(losses), best_epoch
@@ -78,22 +82,29 @@ def keras_rates(
     min_lr: float,
 ) -> list[float]:
     """Keras' ReduceLROnPlateau of losses: the rate of each epoch."""
-    best, wait, left, rates = np.inf, 0, 0, []
+    best = np.inf
+    wait = 0
+    left = 0
+    rates = []
     for loss in losses:
         rates.append(rate)
         if left > 0:
-            left, wait = left - 1, 0
+            left = left - 1
+            wait = 0
         if loss < best - min_delta:
             best, wait = loss, 0
         elif left == 0:
             wait += 1
             if wait >= patience and rate > min_lr:
-                rate, left, wait = max(rate * factor, min_lr), cooldown, 0
+                rate = max(rate * factor, min_lr)
+                left = cooldown
+                wait = 0
     return rates
 
 
 def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> History:
-    watch, history = EpochWatch(*settings), History()
+    watch = EpochWatch(*settings)
+    history = History()
     rates = watch.scaled(lambda steps: np.full(len(steps), rate))
     for epoch, loss in enumerate(losses):
         history.loss.append(0.0)
@@ -183,7 +194,9 @@ def test_a_number_of_epochs_is_patience() -> None:
 
 
 def test_the_net_is_that_of_the_best_epoch() -> None:
-    best, kept, last = make(), make(), make()
+    best = make()
+    kept = make()
+    last = make()
     history = kept.fit(X, Y, epochs=120, keep_best=True, **SPLIT)
     assert history.best_epoch is not None
     best.fit(X, Y, epochs=history.best_epoch + 1, **SPLIT)
@@ -229,7 +242,9 @@ def raising(report: Report) -> None:
 def test_the_best_epoch_is_restored_at_every_ending_and_a_warning_names_it(
     ending: Callable[[Report], None], status: Status | None, words: str
 ) -> None:
-    net, best, histories = make(), make(), []
+    net = make()
+    best = make()
+    histories = []
 
     def last(report: Report) -> None:
         histories.append(report.history)
@@ -362,7 +377,8 @@ def test_the_time_of_a_fit_that_goes_on_counts_in_all(
 ) -> None:
     whole = make()
     for limit, length in ((4, 4), (4, 4), (7, 7), (None, 12)):
-        net, options = make(), dict[str, Any](checkpoint=tmp_path / "run", resume=True)
+        net = make()
+        options = dict[str, Any](checkpoint=tmp_path / "run", resume=True)
         history = net.fit(X, Y, epochs=12, time_limit=limit, callbacks=clock, **options)
         assert len(history.loss) == length
         assert history.status is (Status.OUT_OF_TIME if limit else Status.COMPLETED)

@@ -53,7 +53,8 @@ class Source:
     """A source of the user's: two members, and what happens when a block is read."""
 
     def __init__(self, sizes: Sequence[int], change: Any = None) -> None:
-        self.block_sizes, self._change = sizes, change
+        self.block_sizes = sizes
+        self._change = change
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
         self.n_read = 0
 
@@ -76,7 +77,8 @@ class Source:
 def test_one_buffer_has_the_bits_of_arrays(
     net: Any, y: Any, weight: Any, settings: Any
 ) -> None:
-    nets, options = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
+    nets = [net(), net()]
+    options = {"epochs": 3, "batch_size": 64, **settings}
     held = (X[:100], y[:100])
     histories = [
         nets[0].fit(X, y, sample_weight=weight, validation_data=held, **options),
@@ -106,8 +108,10 @@ def test_buffers_train_as_arrays_in_turn(
 ) -> None:
     """Blocks in the order of the source's seed and the epoch, cut into buffers of whole batches;
     blocks of no rows, and larger than a buffer."""
-    sizes, n_buffer = [70, 0, 300, 130, 200, 300], 256
-    source, nets = Source(sizes), [regression(**settings) for _ in range(2)]
+    sizes = [70, 0, 300, 130, 200, 300]
+    n_buffer = 256
+    source = Source(sizes)
+    nets = [regression(**settings) for _ in range(2)]
     options: dict[str, Any] = {"batch_size": batch, "shuffle": shuffle}
     history = nets[0].fit(
         source, epochs=2, buffer_rows=n_buffer + 15 % batch, **options
@@ -155,10 +159,8 @@ def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
         net.fit(Blocks.from_arrays(X, Y, rows=50, seed=seed), epochs=1, batch_size=8,
                 buffer_rows=200)  # fmt: skip
     assert (nets[0].parameters != nets[1].parameters).any()
-    nets, options = (
-        [regression(), regression()],
-        dict[str, Any](epochs=3, validation_split=0.2),
-    )
+    nets = [regression(), regression()]
+    options = dict[str, Any](epochs=3, validation_split=0.2)
     arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
     blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
     assert (arrays.loss, arrays.validation_loss) == (
@@ -176,7 +178,8 @@ def test_early_stopping_and_callbacks_look_at_epochs() -> None:
         if report.epoch == 4:
             report.stop()
 
-    net, source = regression(), Blocks.from_arrays(X, Y, rows=100)
+    net = regression()
+    source = Blocks.from_arrays(X, Y, rows=100)
     history = net.fit(
         source, epochs=50, batch_size=10, buffer_rows=300, validation_data=(X[:50], Y[:50]),
         metrics="mae",
@@ -220,7 +223,8 @@ def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
             raise ConnectionError("gone")
         return content
 
-    net, histories = regression(), list[Any]()
+    net = regression()
+    histories = list[Any]()
     with pytest.raises(ConnectionError, match="gone") as caught:
         net.fit(Source([100] * 10, fails), epochs=3, batch_size=10, buffer_rows=200,
                 callbacks=lambda report: histories.append(report.history))  # fmt: skip
@@ -254,7 +258,8 @@ def test_where_no_thread_can_be_started_the_caller_reads(
         if report.epoch == 1:
             raise ConnectionError("gone")
 
-    source, kept = Blocks.from_arrays(X, Y, rows=70), tmp_path / "fit.safetensors"
+    source = Blocks.from_arrays(X, Y, rows=70)
+    kept = tmp_path / "fit.safetensors"
     options: dict[str, Any] = {"batch_size": 9, "buffer_rows": 150, **more}
     expected, alone = regression(), regression()
     expected.fit(source, epochs=3, **options)
@@ -307,7 +312,8 @@ def test_ctrl_c_while_a_source_blocks() -> None:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
 
-    net, thread = regression(), threading.Thread(target=interrupt)
+    net = regression()
+    thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.warns(UserWarning, match="fit interrupted in epoch 2"):
         history = net.fit(
@@ -352,7 +358,8 @@ SOURCES_OF_KILLED: dict[str, Any] = {
 
 
 def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
-    net, (make, options) = regression(), SOURCES_OF_KILLED[form]
+    net = regression()
+    (make, options) = SOURCES_OF_KILLED[form]
     if path is not None:
         options = {**options, "checkpoint": path, "checkpoint_every": 1, "resume": True}
     net.fit(make(), epochs=5, batch_size=16, buffer_rows=272, **options, **settings)
@@ -368,7 +375,8 @@ def test_a_process_that_is_killed_resumes_to_the_same_bits(
 ) -> None:
     """With `steps_per_epoch` the rows before are read again, and dropped."""
     pytest.importorskip("safetensors", reason="it writes checkpoints")
-    path, epochs = str(tmp_path / "c"), list[int]()
+    path = str(tmp_path / "c")
+    epochs = list[int]()
     killed_after(2, lambda kill: checkpointed(form, path, callbacks=kill))
     parameters = checkpointed(
         form, path, callbacks=lambda report: epochs.append(report.epoch)
@@ -393,10 +401,8 @@ class Stream:
 @pytest.mark.parametrize("source", [stream, Stream(), lambda: map(list, stream(1))])
 def test_streams_train_as_blocks_that_are_not_mixed(source: Any) -> None:
     """In one buffer, and in several; their length is not known before."""
-    nets, options = (
-        [regression() for _ in range(4)],
-        dict[str, Any](epochs=3, batch_size=16),
-    )
+    nets = [regression() for _ in range(4)]
+    options = dict[str, Any](epochs=3, batch_size=16)
     arrays = nets[0].fit(X, Y, **options)
     assert nets[1].fit(source, validation_data=source, **options).loss == arrays.loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -466,10 +472,8 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
     def net() -> MLP:
         return MLP((5, 8, 2), loss="cross_entropy", seed=1)
 
-    nets, options = (
-        [net(), net(), net()],
-        dict[str, Any](epochs=2, batch_size=16, shuffle=False),
-    )
+    nets = [net(), net(), net()]
+    options = dict[str, Any](epochs=2, batch_size=16, shuffle=False)
     more: dict[str, Any] = {
         "buffer_rows": buffer_rows,
         "class_weight": {0: 1.0, 1: 3.0},
@@ -510,7 +514,8 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
         source = Blocks.from_arrays(X, LABELS, rows=90)
     if form == "file":
         pq = pytest.importorskip("pyarrow.parquet", reason="it writes the file")
-        source, more = tmp_path / "rows.parquet", {"target": "y"}
+        source = tmp_path / "rows.parquet"
+        more = {"target": "y"}
         columns = {name: X[:, j] for j, name in enumerate("abcde")}
         pq.write_table(pytest.importorskip("pyarrow").table({**columns, "y": LABELS}), source,
                        row_group_size=90)  # fmt: skip
@@ -527,10 +532,8 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
 
 
 def test_rows_that_are_sorted_are_noticed() -> None:
-    order, options = (
-        np.argsort(Y),
-        dict[str, Any](epochs=2, batch_size=10, buffer_rows=200),
-    )
+    order = np.argsort(Y)
+    options = dict[str, Any](epochs=2, batch_size=10, buffer_rows=200)
     with pytest.warns(UserWarning, match="the mean of y is .* in a later one"):
         regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **options)
     with warnings.catch_warnings():
@@ -560,10 +563,8 @@ def test_large_maps_are_read_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "X.npy", X)
-    mapped, nets = (
-        np.load(tmp_path / "X.npy", mmap_mode="r"),
-        [regression() for _ in range(3)],
-    )
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    nets = [regression() for _ in range(3)]
     nets[0].fit(X, Y, epochs=1, sample_weight=WEIGHT)
     nets[1].fit(mapped, Y, epochs=1, sample_weight=WEIGHT)
     monkeypatch.setattr(memory, "SMALL", 0)
@@ -590,7 +591,8 @@ def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
         )
 
     (x, y), held_out = rows(0, 40_000), rows(1, 20_000)
-    order, losses = np.argsort(y), dict[str, float]()
+    order = np.argsort(y)
+    losses = dict[str, float]()
     options: dict[str, Any] = {
         "epochs": 10,
         "batch_size": 64,

@@ -53,7 +53,8 @@ from fastmlp import (
     Warmup,
 )
 
-X, Y = np.ones((6, 3)), np.ones(6)
+X = np.ones((6, 3))
+Y = np.ones(6)
 ACTING = {"optimizer", "trainable", "layer_rates", "n_threads"}
 
 
@@ -175,7 +176,8 @@ def test_attributes_that_act() -> None:
         model.fit(X, Y, epochs=1)
         bits.add(model.parameters.tobytes())
     assert len(bits) == 4
-    model, scaler = net(), Standardizer().fit(X)
+    model = net()
+    scaler = Standardizer().fit(X)
     model.feature_names = scaler.feature_names = ("a", "b", "c")
     for read in (model.predict, scaler.transform):
         with pytest.raises(ValueError, match="'c'"):

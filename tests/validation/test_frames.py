@@ -127,7 +127,8 @@ def test_the_advice_for_dates_works(frame: Any) -> None:
 
 def test_series_are_weighted_and_integers_bounded() -> None:
     nets = [MLP((1, 2), loss="cross_entropy", seed=0) for _ in range(2)]
-    x, y = rng.standard_normal((6, 1)), np.array([0, 1, 1, 0, 1, 1])
+    x = rng.standard_normal((6, 1))
+    y = np.array([0, 1, 1, 0, 1, 1])
     nets[0].fit(x, y, epochs=2, class_weight="balanced")
     nets[1].fit(x, pd.Series(y, dtype=object), epochs=2, class_weight="balanced")
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -256,7 +257,8 @@ def test_names_that_are_set() -> None:
 
 
 def test_a_fit_goes_on_with_the_columns_of_its_checkpoint(tmp_path: Path) -> None:
-    path, y = tmp_path / "c", COLUMNS["x"]
+    path = tmp_path / "c"
+    y = COLUMNS["x"]
     make = partial(MLP, (5, 3, 1), seed=0)
     whole = make()
     whole.fit(FRAME, y, epochs=2)
@@ -296,7 +298,9 @@ def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
 def test_frames_are_known_once(
     names: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, counts, is_frame = list[Any](), list[int](), frames.is_frame
+    seen = list[Any]()
+    counts = list[int]()
+    is_frame = frames.is_frame
 
     def recognise(table: Any) -> bool:
         seen.append(table)

@@ -59,11 +59,9 @@ from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
 GOLDEN = Path(__file__).with_name("messages.txt")
-X, Y, VALUES = (
-    np.ones((6, 3)),
-    np.ones(6),
-    np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]]),
-)
+X = np.ones((6, 3))
+Y = np.ones(6)
+VALUES = np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
 LABELS = np.array([0, 1, 2] * 2)
 TABLE = {"a": [1.0, 2.0], "b": ["u", "v"]}
 FRAME = pd.DataFrame(TABLE)
@@ -108,7 +106,8 @@ class KerasCallback:
 
 
 class OwnOptimizer:
-    learning_rate, rule = 0.1, staticmethod(updates.sgd)
+    learning_rate = 0.1
+    rule = staticmethod(updates.sgd)
 
     def coefficients(self, first_step: int, rates: Any) -> Any:
         return rates[:, None]
@@ -216,7 +215,8 @@ def test_a_failed_fit_leaves_the_net_as_it_was() -> None:
     assert model.n_steps == 0
 
 
-ZEROS, ZERO = np.zeros((4, 2)), np.zeros(4)
+ZEROS = np.zeros((4, 2))
+ZERO = np.zeros(4)
 READ: dict[str, Callable[[Any], Any]] = {
     "fastmlp.load": fastmlp.load,
     "MLP.load": MLP.load,
@@ -339,13 +339,15 @@ def test_two_classes_have_one_output(loss: str, given: Any) -> None:
 
 
 def test_validation_rows_have_no_class_weights() -> None:
-    model, given = net_of_classes(), {0: 100.0}
+    model = net_of_classes()
+    given = {0: 100.0}
     rows = ROWS_OF_NUMBERS, CLASSES
     history = model.fit(*rows, epochs=1, class_weight=given, validation_data=rows)
     assert history.validation_loss[-1] == pytest.approx(
         model.loss_and_gradient(ROWS_OF_NUMBERS, CLASSES)[0], rel=1e-6
     )
-    model, given = net_of_classes(), {0: 100.0}
+    model = net_of_classes()
+    given = {0: 100.0}
     options: dict[str, Any] = {
         "epochs": 1,
         "sample_weight": WEIGHT,
@@ -356,7 +358,8 @@ def test_validation_rows_have_no_class_weights() -> None:
         0
     ]
     assert history.validation_loss[-1] == pytest.approx(held_out, rel=1e-6)
-    of_rows, apart = compute_sample_weight(given, CLASSES) * WEIGHT, net_of_classes()
+    of_rows = compute_sample_weight(given, CLASSES) * WEIGHT
+    apart = net_of_classes()
     apart.fit(ROWS_OF_NUMBERS[:45], CLASSES[:45], epochs=1, sample_weight=of_rows[:45])
     assert apart.parameters.tobytes() == model.parameters.tobytes()
 

@@ -139,7 +139,8 @@ _HAS_TEAM = COMPILER == "translator"
 def _wait_for_team(team: int) -> None:
     if not _HAS_TEAM or team == 0:
         return
-    limit, spins = constants_of(team).limit, 0
+    limit = constants_of(team).limit
+    spins = 0
     while load_acquire(team + JOINED) < limit and spins < 1_000_000:
         spins += 1
 
@@ -249,7 +250,9 @@ class Autotuner:
     def __init__(self) -> None:
         self._seconds: dict[bool, float] = {}
         self._calls = {True: 0, False: 0}
-        self._since, self._retry, self._waited = 0, tuning.RETRY, 0.0
+        self._since = 0
+        self._retry = tuning.RETRY
+        self._waited = 0.0
         self._woke = False
 
     def wants_team(self) -> bool:
@@ -288,14 +291,18 @@ class Autotuner:
         self._calls[team] = n_calls
 
     def _learn(self, team: bool, seconds: float) -> None:
-        known, before = len(self._seconds) == 2, self._best()
+        known = len(self._seconds) == 2
+        before = self._best()
         slowest = tuning.SLOWER * self._seconds.get(team, float("inf"))
         self._seconds[team] = min(seconds, slowest)
         if known and self._best() != before:
-            self._retry, self._since, self._waited = tuning.RETRY, 0, 0.0
+            self._retry = tuning.RETRY
+            self._since = 0
+            self._waited = 0.0
         elif known and team != before:
             self._retry = min(2 * self._retry, tuning.MOST_RETRY)
-            self._since, self._waited = 0, 0.0
+            self._since = 0
+            self._waited = 0.0
         else:
             self._since += 1
 
@@ -397,7 +404,9 @@ class LedCalls:
         self.least = tuning.LEAST_LED if several else 1 << 62
         if several and n_weights >= tuning.LED_WEIGHTS:
             self.least = min(self.least, 2 * n_weights)
-        self._kind, self.n_threads, self._asked = kind, n_threads, False
+        self._kind = kind
+        self.n_threads = n_threads
+        self._asked = False
         self._pieces = pieces
         self._table = np.zeros(64 if several else 0, worker_pool.NextCalls.dtype)
         self._record = np.zeros(1, worker_pool.Lead.dtype)
@@ -449,9 +458,12 @@ class LedCalls:
     def timed(self, flops: int, call: Callable[[], T]) -> T:
         """Decide on the threads of a call, time it, and decide on the next ones."""
         order = flops.bit_length()
-        ahead, most, start = self._next_calls[order], self._most(), time.perf_counter()
+        ahead = self._next_calls[order]
+        most = self._most()
+        start = time.perf_counter()
         is_long = flops / tuning.RATE >= tuning.PATIENT_SECONDS
-        ahead["n"], ahead["left"] = 1, 1 if is_long else tuning.LED_CALLS
+        ahead["n"] = 1
+        ahead["left"] = 1 if is_long else tuning.LED_CALLS
         if most == 1 or _seen(0.0) <= tuning.WORTH_COMPILING:
             result = call()
             _seen(ahead["left"] * (time.perf_counter() - start))
@@ -518,7 +530,8 @@ class LedCalls:
     def _take_team(self) -> None:
         """Have a team of this process's pool; a forked child's pool is another one."""
         pool = worker_pool.pool()
-        fields, n_threads = self._fields, min(self.n_threads, MOST)
+        fields = self._fields
+        n_threads = min(self.n_threads, MOST)
         if self._pool is not pool:
             fields["team"] = address(pool.lend(n_threads, self._pieces, self))
             self._pool = pool

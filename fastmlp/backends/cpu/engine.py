@@ -69,12 +69,16 @@ class Engine(Runner):
 
     def change(self, network: Network) -> None:
         """Become the engine of the same network with other factors of learning rates."""
-        self.network, self.rules, self.last = network, None, None
+        self.network = network
+        self.rules = None
+        self.last = None
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
-        network, dtype = self.network, self.network.dtype
+        network = self.network
+        dtype = self.network.dtype
         x = arrays.rows(X, network.layout.sizes[0], dtype, who)
-        n, form = len(x), network.targets
+        n = len(x)
+        form = network.targets
         return Data(x, *weighted_targets(y, sample_weight, n, form, dtype, who, **gaps))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
@@ -227,7 +231,8 @@ class Engine(Runner):
         coefficients: Rates,
     ) -> None:
         network, panels = self.network, slots.panels
-        limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
+        limit = norm_limit_of(optimizer)
+        groups = groups_of(optimizer, network.factors)
         if limit is not None:
             gradient = _clipped(gradient, network.layout, groups, limit)
         trained, average = slots.trained, slots.average
@@ -269,7 +274,9 @@ class Engine(Runner):
             return RankTrainer(
                 self, parameters, slots, optimizer, data, batch_size, **options
             )
-        last, self.last, made_for = self.last, None, (batch_size, options)
+        last = self.last
+        self.last = None
+        made_for = (batch_size, options)
         if last is not None and last.made_for == made_for:
             if last.goes_on(self, parameters, slots, optimizer, data):
                 return last
@@ -284,15 +291,14 @@ def _clipped(
     gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit
 ) -> Array:
     """A flat gradient clipped by its norm, as kernels/gradient_update.py clips it."""
-    result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
+    result = gradient.copy()
+    numbers = (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
     of_norms = [*gain_views(layout, result), *shift_views(layout, result)]
     centred = [norm for norm in layout.norms if norm.shifts >= 0]
     layers = [norm.layer for norm in (*layout.norms, *centred)]
-    views, numbers = (
-        [*views, *of_norms],
-        (*numbers, *(groups.biases[layer] for layer in layers)),
-    )
+    views = [*views, *of_norms]
+    numbers = (*numbers, *(groups.biases[layer] for layer in layers))
     variables = [
         variable
         for variable, number in zip(views, numbers, strict=True)

@@ -52,7 +52,8 @@ class Evaluation:
             link=rule_blocks.link(network),
             n_heads=len(network.heads),
         )
-        self._runner, self._mass = runner, data.mass
+        self._runner = runner
+        self._mass = data.mass
         options: Any = {"train": network.passes > 1, "n_threads": runner.n_threads}
         self._heads = np.zeros(len(network.heads))
         self._session = Session(network, blocks, data, **options)
@@ -115,7 +116,9 @@ class Objective:
             penalties=rule_blocks.penalties(network),
             n_heads=len(network.heads),
         )
-        self._runner, self._summed, self._roomy = runner, summed, room is not None
+        self._runner = runner
+        self._summed = summed
+        self._roomy = room is not None
         # The deltas of microbatches are not kept.
         most = room or data.n_rows
         rows = min(most, SUMMED_ROWS) if summed else None
@@ -188,9 +191,11 @@ class Objective:
 
     def _add_skip(self, parameters: Array, chunk: slice, inputs: Array) -> None:
         """The part of the gradient by the inputs that passes by the hidden layers."""
-        add, n_in = block_of(add_skip, parameters.dtype), inputs.shape[1]
+        add = block_of(add_skip, parameters.dtype)
+        n_in = inputs.shape[1]
         deltas = np.ascontiguousarray(self.session.output_deltas(chunk))
-        n_out, n_rows = deltas.shape[1], len(deltas)
+        n_out = deltas.shape[1]
+        n_rows = len(deltas)
         weights = address(parameters, skip_weights(self.network.layout))
         to = address(inputs, chunk.start * n_in)
         add(weights, n_in, n_out, address(deltas), to, n_rows)
@@ -253,7 +258,8 @@ def curvature_loop(
 ) -> Callable[..., None]:
     """The roots of the curvatures of n_rows rows, in columns; with `weighted` of targets with
     factors beside them."""
-    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, n_constants)
+    size = np.dtype(scalar).itemsize
+    read = settings_reader(scalar, n_constants)
 
     def by_number(
         output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
@@ -266,10 +272,8 @@ def curvature_loop(
             roots[i] = scalar(0)
         for j in range(width):
             skip = j * n_rows * size
-            p, y = (
-                row(output + skip, n_rows, scalar),
-                row(target + skip, n_rows, scalar),
-            )
+            p = row(output + skip, n_rows, scalar)
+            y = row(target + skip, n_rows, scalar)
             roots = row(root + j * width * n_rows * size + skip, n_rows, scalar)
             for r in range(n_rows):
                 roots[r] = np.sqrt(rule(p[r], y[r], *constants) * share)
@@ -295,18 +299,23 @@ def curvature_loop(
 
 def _gather(scalar: Scalar) -> Callable[..., None]:
     """Copies inputs and targets of a block of rows to lanes."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
-    unit, into_lanes = row_blocks.VECTORS * vector, batch_in_lanes(scalar).into_lanes
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    n_lanes = row_blocks.VECTORS * lanes
+    unit = row_blocks.VECTORS * vector
+    into_lanes = batch_in_lanes(scalar).into_lanes
 
     @njit
     def gather(
         of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int
     ) -> None:
         """Copy inputs and targets of a block of rows to lanes; the last row again past it."""
-        last, n_targets = of.last - 1, of.n_targets
+        last = of.last - 1
+        n_targets = of.n_targets
         for v in range(row_blocks.VECTORS):
-            place, at = buffer + of.values + v * vector, start + v * lanes
+            place = buffer + of.values + v * vector
+            at = start + v * lanes
             into_lanes(net.x, net.n_in, at, last, place, unit, checks)
         targets = row(buffer + of.targets, n_targets * n_lanes, scalar)
         for r in range(n_lanes):
@@ -325,11 +334,9 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     @njit
     def take_slopes(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
         n = layer.n_out * n_lanes
-        delta, value, slope = (
-            row(deltas, n, scalar),
-            row(values, n, scalar),
-            row(slopes, n, scalar),
-        )
+        delta = row(deltas, n, scalar)
+        value = row(values, n, scalar)
+        slope = row(slopes, n, scalar)
         if layer.relu:
             for i in range(n):
                 delta[i] = delta[i] if value[i] > scalar(0) else scalar(0)
@@ -369,7 +376,8 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 def _copy(scalar: Scalar) -> Callable[..., None]:
     @njit
     def copy(source: int, target: int, n: int) -> None:
-        numbers, copies = row(source, n, scalar), row(target, n, scalar)
+        numbers = row(source, n, scalar)
+        copies = row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i]
 
@@ -387,7 +395,9 @@ def _tangents(scalar: Scalar) -> Callable[..., None]:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         unbiased = record_at(of.unbiased, FlatNet)
         bare = records_at(unbiased.layers, net.n_layers, FlatLayer)
-        t, s, slopes = buffer + of.tangents, buffer + of.sums, buffer + of.slopes
+        t = buffer + of.tangents
+        s = buffer + of.sums
+        slopes = buffer + of.slopes
         direction = row(t, net.n_in * n_lanes, scalar)
         for i in range(net.n_in * n_lanes):
             direction[i] = scalar(0)
@@ -402,7 +412,8 @@ def _tangents(scalar: Scalar) -> Callable[..., None]:
             slope = row(slopes, n, scalar)
             for j in range(n):
                 after[j] = sums[j] * slope[j] if layer.activation else sums[j]
-            s, slopes = s + layer.n_out * unit, slopes + layer.n_out * unit
+            s = s + layer.n_out * unit
+            slopes = slopes + layer.n_out * unit
 
     return tangents
 
@@ -417,7 +428,8 @@ def _second_deltas(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     def begin(of: JacobianRows, net: FlatNet, entry: Any, start: int, v: int) -> None:
         """v: the factors of an entry (output, input) for its output; d: zeros."""
         (k, f), n_entries, n = entry, net.n_out * net.n_in, net.n_out * n_lanes
-        first, second = row(v, n, scalar), row(v - of.deltas + of.seconds, n, scalar)
+        first = row(v, n, scalar)
+        second = row(v - of.deltas + of.seconds, n, scalar)
         for i in range(n):
             first[i] = second[i] = scalar(0)
         factors = row(of.factors, of.last * n_entries, scalar)
@@ -430,7 +442,8 @@ def _second_deltas(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         v, d, slopes, curvatures, sums = places
         n = layer.n_out * n_lanes if layer.activation else 0
         first, second = row(v, n, scalar), row(d, n, scalar)
-        slope, curvature = row(slopes, n, scalar), row(curvatures, n, scalar)
+        slope = row(slopes, n, scalar)
+        curvature = row(curvatures, n, scalar)
         s = row(sums, n, scalar)
         for i in range(n):
             second[i] = second[i] * slope[i] + first[i] * s[i] * curvature[i]
@@ -459,7 +472,8 @@ def _second_columns(scalar: Scalar) -> Callable[..., None]:
     n_lanes = row_blocks.VECTORS * lanes_of(scalar)
     unit = n_lanes * np.dtype(scalar).itemsize
     backward = products(scalar, row_blocks.VECTORS, backward=True)
-    copy, (begin, bend, write_columns) = _copy(scalar), _second_deltas(scalar)
+    copy = _copy(scalar)
+    (begin, bend, write_columns) = _second_deltas(scalar)
 
     @njit
     def second_columns(
@@ -467,7 +481,8 @@ def _second_columns(scalar: Scalar) -> Callable[..., None]:
     ) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         places = row(of.places, 2 * net.n_layers, np.int64)
-        columns, width = buffer + of.columns, of.width * unit
+        columns = buffer + of.columns
+        width = of.width * unit
         v, d = buffer + of.deltas, buffer + of.seconds
         other_v, other_d = v + width, d + width
         begin(of, net, entry, start, v)
@@ -479,11 +494,13 @@ def _second_columns(scalar: Scalar) -> Callable[..., None]:
             layer = layers[i]
             above -= layer.n_out * unit
             below = above + (net.n_in - layer.n_in) * unit
-            slopes, curvatures = buffer + of.slopes, buffer + of.curvatures
+            slopes = buffer + of.slopes
+            curvatures = buffer + of.curvatures
             sums = buffer + of.sums + above
             bend(layer, (v, d, slopes + above, curvatures + above, sums))
             if places[i] >= 0:
-                a, t = buffer + of.values + below, buffer + of.tangents + below
+                a = buffer + of.values + below
+                t = buffer + of.tangents + below
                 write_columns(layer, (a, t, v, d), columns + places[i] * unit)
             if places[net.n_layers + i] >= 0:
                 place = columns + places[net.n_layers + i] * unit
@@ -500,17 +517,18 @@ def _second_columns(scalar: Scalar) -> Callable[..., None]:
 def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
     """Writes a block of rows of the Jacobian, on a team or alone; with `derived`, rows of the
     derivatives by the inputs follow."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, n_lanes = lanes * size, row_blocks.VECTORS * lanes
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    n_lanes = row_blocks.VECTORS * lanes
     unit = row_blocks.VECTORS * vector
     backward = products(scalar, row_blocks.VECTORS, backward=True)
     out_of_lanes = batch_in_lanes(scalar).out_of_lanes
     kept: Any = {"keeps": row_blocks.VALUES, "curved": derived}
-    gather, forward = (
-        _gather(scalar),
-        row_blocks.lane_pass(scalar, row_blocks.VECTORS, **kept),
-    )
-    tangents, second_columns = _tangents(scalar), _second_columns(scalar)
+    gather = _gather(scalar)
+    forward = row_blocks.lane_pass(scalar, row_blocks.VECTORS, **kept)
+    tangents = _tangents(scalar)
+    second_columns = _second_columns(scalar)
     take_slopes, first_deltas, write_columns = _backward(scalar)
     copy = _copy(scalar)
 
@@ -522,7 +540,8 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
         `last`."""
         for p in range(of.n_panels):
             for v in range(row_blocks.VECTORS):
-                place, first = columns + p * lanes * unit + v * vector, at + v * lanes
+                place = columns + p * lanes * unit + v * vector
+                first = at + v * lanes
                 target = of.panels + p * of.panel + first * vector
                 out_of_lanes(
                     place, lanes, last - first + 1, target, vector, unit, checks
@@ -536,7 +555,8 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
         places = row(of.places, 2 * net.n_layers, np.int64)
         buffer = of.buffers + thread * of.buffer_bytes
         checks = net.checks + thread * net.check_bytes
-        columns, n = buffer + of.columns, of.last - of.first
+        columns = buffer + of.columns
+        n = of.last - of.first
         gather(of, net, start, buffer, checks)
         parts = (buffer + of.values, buffer + of.deltas, buffer + of.slopes)
         apart = of.curvatures - of.slopes
@@ -546,7 +566,8 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
         shape = n_lanes, net.n_out, of.n_targets
         call(of.curvature, (outputs, targets, value, roots, of.settings, *shape))
         for q in range(net.n_out):
-            deltas, other = buffer + of.deltas, buffer + of.deltas + of.width * unit
+            deltas = buffer + of.deltas
+            other = buffer + of.deltas + of.width * unit
             first_deltas(of, net, start, roots + q * net.n_out * unit, deltas)
             values = outputs
             slopes = (
@@ -572,7 +593,8 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
                 for k in range(net.n_out):
                     second_columns(of, net, (k, f), start, buffer)
                     q = net.n_out + k * net.n_in + f
-                    at, last = q * n + start - of.first, q * n + n - 1
+                    at = q * n + start - of.first
+                    last = q * n + n - 1
                     write_panels(of, at, last, columns, checks)
 
     @njit(parallel=True)

@@ -106,7 +106,8 @@ class reserved:
     """
 
     def __init__(self, most: int) -> None:
-        self._most, self._n = most, 0
+        self._most = most
+        self._n = 0
 
     def __enter__(self) -> int:
         try:

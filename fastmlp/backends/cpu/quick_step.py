@@ -96,7 +96,8 @@ class QuickStep:
     def __init__(
         self, trainer: Any, engine: Runner, driver: Block, parameters: Array, room: int
     ) -> None:
-        network, session = engine.network, trainer.session
+        network = engine.network
+        session = trainer.session
         self._dtype = dtype = network.dtype
         self._engine, self._session, self._trainer = (
             engine,
@@ -109,9 +110,11 @@ class QuickStep:
         self._size: Size | None = None
         # The packed parameters, flat: the trainer's `load` and `store` leave them there.
         self._seen = session.workspace.backup[: len(parameters)]
-        self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
+        self._labels = np.empty(room, dtype)
+        self._losses = np.zeros(1)
         self._order = np.arange(room, dtype=np.int64)
-        self.record, self.kind = np.zeros(1, epoch.PlainStep.dtype), session.kind
+        self.record = np.zeros(1, epoch.PlainStep.dtype)
+        self.kind = session.kind
         self.job, self.address = fields_of(self.record), address(self.record)
         self._blocks = block_of(epoch.quick_step, dtype), driver
         self._take_short: Callable[..., float] = entry_of(take_quick_step, dtype)
@@ -174,7 +177,9 @@ class QuickStep:
         """None if a signal would wait too long for a step on n rows."""
         if n_rows in self.sizes:
             return self.sizes[n_rows]
-        engine, layout, size = self._engine, self._engine.network.layout, None
+        engine = self._engine
+        layout = self._engine.network.layout
+        size = None
         products = products_of(layout, n_rows * engine.network.passes)
         if products <= MOST_PRODUCTS:
             partition = engine.partition(n_rows)
@@ -191,20 +196,28 @@ class QuickStep:
         return size
 
     def _take_size(self, n_rows: int, size: Size) -> None:
-        rows, job = size.partition.rows, self._session.job
+        rows = size.partition.rows
+        job = self._session.job
         self._trainer.divide(size.partition, n_rows)
-        job["n_rows"], job["chunk_rows"], job["last"] = n_rows, rows, -(-n_rows // rows)
-        self.job["n_rows"], self.job["publishes"] = n_rows, size.is_short
-        self.n_rows, self._size, self.kind = n_rows, size, self._session.kind
+        job["n_rows"] = n_rows
+        job["chunk_rows"] = rows
+        job["last"] = -(-n_rows // rows)
+        self.job["n_rows"] = n_rows
+        self.job["publishes"] = size.is_short
+        self.n_rows = n_rows
+        self._size = size
+        self.kind = self._session.kind
 
     def point_to(self, table: Array, first_step: int) -> None:
         """A table of a single row is for any step."""
         self._table = table
-        self.job["table"], self.job["first_step"] = address(table), first_step
+        self.job["table"] = address(table)
+        self.job["first_step"] = first_step
         self.job["row_bytes"] = table.strides[0] if len(table) > 1 else 0
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
-        dtype, n_rows = self._dtype, len(x)
+        dtype = self._dtype
+        n_rows = len(x)
         if n_rows != self.n_rows and self.take_rows(n_rows) is None:
             return None
         assert self._size is not None
@@ -214,7 +227,8 @@ class QuickStep:
             x = converted(x, dtype)
         label_bytes = 0 if y.dtype is self._plain else self._label_bytes.get(y.dtype)
         if label_bytes is None and dtype in self._label_bytes:
-            y, label_bytes = converted(y, dtype), 0
+            y = converted(y, dtype)
+            label_bytes = 0
         if x is None or y is None or label_bytes is None:
             return None
         if not y.flags.carray:
@@ -243,8 +257,11 @@ class QuickStep:
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
         """Steps of `take_quick_step` without the GIL, on a team where that is faster."""
-        n, size, n_in = self.n_rows, self._size, self.job["n_in"]
-        self.job["status"], self.job["loss"] = DECLINED, np.nan
+        n = self.n_rows
+        size = self._size
+        n_in = self.job["n_in"]
+        self.job["status"] = DECLINED
+        self.job["loss"] = np.nan
         self.job["is_lost"] = 0
         fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets
         if fits and size is not None:

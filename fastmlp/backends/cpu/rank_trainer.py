@@ -46,11 +46,9 @@ class RankTrainer(Trainer):
         ranks: RankExchange,
         average_every: int | None = None,
     ) -> None:
-        self._ranks, self._whole_batch, self._alone = (
-            ranks,
-            batch_size,
-            average_every is not None,
-        )
+        self._ranks = ranks
+        self._whole_batch = batch_size
+        self._alone = average_every is not None
         self._every = average_every or LOSS_STEPS
         self._n_rows, self._weighted = self._rows_of_all(data)
         rows = int(np.diff(places_of(self._n_rows, batch_size)[ranks.rank]).max())
@@ -84,14 +82,16 @@ class RankTrainer(Trainer):
         return counts[:, 0].tolist(), bool(counts[:, 1].any())
 
     def _count(self) -> None:
-        places, rank = places_of(self._n_rows, self._whole_batch), self._ranks.rank
+        places = places_of(self._n_rows, self._whole_batch)
+        rank = self._ranks.rank
         shares = np.diff(places)
         self.units_per_epoch = n = shares.shape[1]
         self._starts = np.ascontiguousarray(places[rank])
         self._positions = shares[:rank].sum(axis=0)
         self._masses = shares.astype(np.float64)
         self._wholes = self._masses.sum(axis=0)
-        self._losses, self._penalties = np.zeros(n), np.zeros(n)
+        self._losses = np.zeros(n)
+        self._penalties = np.zeros(n)
 
     def pause(self) -> None:
         """A step takes several calls."""
@@ -103,7 +103,8 @@ class RankTrainer(Trainer):
         self._count()
 
     def begin(self) -> None:
-        self._reached, self._diverged = 0, False
+        self._reached = 0
+        self._diverged = False
 
     @property
     def diverged(self) -> bool:
@@ -129,7 +130,8 @@ class RankTrainer(Trainer):
         if first == 0:
             self._begin_epoch(order)
         constants = self.constants(coefficients)
-        job, row = self.session.job, constants.shape[1]
+        job = self.session.job
+        row = constants.shape[1]
         # Kernels count the steps of an epoch from its first one.
         job["coefficients"] = address(constants) - first * row * constants.itemsize
         job["n_coefficients"] = row
@@ -148,13 +150,16 @@ class RankTrainer(Trainer):
     def _begin_epoch(self, order: NDArray[np.int64]) -> None:
         """Back up the parameters for a divergence, and sum the weights of each batch's rows."""
         session, rank = self.session, self._ranks.rank
-        workspace, moments = session.workspace, session.moments
+        workspace = session.workspace
+        moments = session.moments
         workspace.backup[:] = workspace.parameters
         average = None if moments is None else moments.average
         self._average = None if average is None else average.copy()
         if self._weighted:
             self._weigh(order[0])
-        self._settled, self._loss, self._mass = 0, 0.0, 0.0
+        self._settled = 0
+        self._loss = 0.0
+        self._mass = 0.0
         self._losses[:] = self._penalties[:] = 0.0
         self._of_heads = np.zeros(len(self._network.heads))
         self._order = order
@@ -233,7 +238,8 @@ class RankTrainer(Trainer):
     def _settle(self, last: int) -> float:
         """Average, if it is time to, and exchange the losses since the last time; return the
         mean loss of the epoch so far."""
-        first, self._settled = self._settled, last
+        first = self._settled
+        self._settled = last
         wholes = self._wholes[first:last]
         if self._alone and wholes.any():
             masses = self._masses[self._ranks.rank, first:last]
@@ -254,7 +260,9 @@ class RankTrainer(Trainer):
 
     def _average_all(self, share: float) -> None:
         session = self.session
-        workspace, moments, n = session.workspace, session.moments, self._packed
+        workspace = session.workspace
+        moments = session.moments
+        n = self._packed
         assert moments is not None
         state = [moments.m, moments.v][: self._n_moments]
         if moments.average is not None and not any(
@@ -268,14 +276,16 @@ class RankTrainer(Trainer):
         session.blocks["transposes"](address(session.plan.net))
 
     def _is_finite(self) -> bool:
-        session, flat = self.session, np.empty(self._n_parameters, self._sent.dtype)
+        session = self.session
+        flat = np.empty(self._n_parameters, self._sent.dtype)
         session.unpack(session.workspace.parameters, flat)
         return bool(np.isfinite(flat).all())
 
     def _restore(self) -> None:
         """Restore the parameters of the epoch's start, and clear the optimizer's state."""
         session = self.session
-        moments, workspace = session.moments, session.workspace
+        moments = session.moments
+        workspace = session.workspace
         assert moments is not None
         workspace.parameters[:] = workspace.backup
         moments.m[:] = moments.v[:] = 0
@@ -301,8 +311,10 @@ def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
     ends = np.arange(-(-total // batch_size) + 1, dtype=np.int64) * batch_size
     # One rank after the other takes its part of the rows that are left. A part grows by 0 or 1 with
     # each row, and so does the rest.
-    left, places = np.minimum(ends, total), []
+    left = np.minimum(ends, total)
+    places = []
     for n in n_rows:
         places.append(left * n // max(total, 1))
-        left, total = left - places[-1], total - n
+        left = left - places[-1]
+        total = total - n
     return np.stack(places)

@@ -37,7 +37,9 @@ from fastmlp.validation import Array
 
 # Bytes of a block of the Jacobian, which stay in a cache, and its least and most rows: a multiple
 # of a product's blocks of sums.
-JACOBIAN_BYTES, LEAST_ROWS, MOST_ROWS = 1 << 20, 96, 384
+JACOBIAN_BYTES = 1 << 20
+LEAST_ROWS = 96
+MOST_ROWS = 384
 
 
 class GaussNewton:
@@ -89,13 +91,12 @@ class GaussNewton:
 
     def _rows_of(self, network: Network, data: Data, scale: Array) -> tuple[Array, int]:
         """The record of the rows, and the most rows of a block."""
-        sizes, n_out, n_targets = (
-            network.layout.sizes,
-            network.layout.sizes[-1],
-            data.y.shape[1],
-        )
+        sizes = network.layout.sizes
+        n_out = network.layout.sizes[-1]
+        n_targets = data.y.shape[1]
         lanes = lanes_of(np.float64)
-        n_panels, width = -(-(self._n + 1) // lanes), round_up(max(sizes), lanes)
+        n_panels = -(-(self._n + 1) // lanes)
+        width = round_up(max(sizes), lanes)
         most = JACOBIAN_BYTES // (8 * n_panels * lanes)
         height = min(max(most, LEAST_ROWS), MOST_ROWS)
         derived = data.derivatives is not None
@@ -116,9 +117,12 @@ class GaussNewton:
                 "curvatures": sum(sizes[1:]), "sums": sum(sizes[1:]),
                 "tangents": sum(sizes) + lanes, "seconds": 2 * width,
             }  # fmt: skip
-        unit, begins, n_bytes = VECTORS * lanes * 8, dict[str, int](), 0
+        unit = VECTORS * lanes * 8
+        begins = dict[str, int]()
+        n_bytes = 0
         for name, n_units in units.items():
-            begins[name], n_bytes = n_bytes, n_bytes + n_units * unit
+            begins[name] = n_bytes
+            n_bytes = n_bytes + n_units * unit
         n_bytes = round_up(n_bytes, ALIGNMENT)
         places = self._places(network)
         buffers = aligned(self._runner.n_threads * n_bytes // 8, np.float64)
@@ -208,7 +212,8 @@ class GaussNewton:
         for name, value in fields.items():
             job[name] = value
         i = np.arange(n)
-        k, p = i // BLOCK, i % BLOCK
+        k = i // BLOCK
+        p = i % BLOCK
         lanes = lanes_of(np.float64)
         within = p // lanes * (k + 1) * BLOCK * lanes + i * lanes + p % lanes
         self._diagonal_places = k * (k + 1) // 2 * BLOCK**2 + within
@@ -243,9 +248,12 @@ class GaussNewton:
 
     def matrix(self) -> Array:
         """J^T H J without penalties, shape (n_trained, n_trained)."""
-        n, lanes = self._n, lanes_of(np.float64)
-        result, j = np.zeros((n, n)), np.arange(n)
-        k, p = j // BLOCK, j % BLOCK
+        n = self._n
+        lanes = lanes_of(np.float64)
+        result = np.zeros((n, n))
+        j = np.arange(n)
+        k = j // BLOCK
+        p = j % BLOCK
         base = (
             k * (k + 1) // 2 * BLOCK**2
             + p // lanes * (k + 1) * BLOCK * lanes
@@ -297,8 +305,10 @@ def derived_gauss_newton(scalar: Scalar) -> Callable[[int], None]:
 
 
 def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, write_rows = lanes * size, jacobian_rows(scalar, derived=derived)
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    write_rows = jacobian_rows(scalar, derived=derived)
 
     @njit(parallel=True)
     def add_products(team: int, of: Sequence[System], depth: int, more: int) -> None:
@@ -307,12 +317,17 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
             own = of[0]
             rows = record_at(own.rows, JacobianRows)
             tile = row(own.tiles, 2 * own.n_tiles, np.int64)
-            i, k = tile[2 * index], tile[2 * index + 1]
+            i = tile[2 * index]
+            k = tile[2 * index + 1]
             stride = (k + 1) * BLOCK * vector
             c = own.gram + k * (k + 1) // 2 * BLOCK * BLOCK * size + i * BLOCK * vector
-            start, start_row, start_panel = own.zeros, 0, 0
+            start = own.zeros
+            start_row = 0
+            start_panel = 0
             if more:
-                start, start_row, start_panel = c, vector, stride
+                start = c
+                start_row = vector
+                start_panel = stride
             a = rows.panels + i * (BLOCK // lanes) * rows.panel
             b = rows.panels + k * (BLOCK // lanes) * rows.panel
             shape = (min(BLOCK, own.n + 1 - k * BLOCK), min(BLOCK, own.n - i * BLOCK))
@@ -327,7 +342,8 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
         rows = record_at(job.rows, JacobianRows)
         for block in range((job.n_rows + job.row_block - 1) // job.row_block):
             first = block * job.row_block
-            rows.first, rows.last = first, min(first + job.row_block, job.n_rows)
+            rows.first = first
+            rows.last = min(first + job.row_block, job.n_rows)
             write_rows(job.team, records_at(job.rows, 1, JacobianRows), job.n_parts)
             depth = (rows.last - first) * job.n_sets
             add_products(job.team, records_at(address, 1, System), depth, first)
@@ -338,13 +354,16 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
 def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     """Functions that copy numbers, that subtract the products of the rows above from a row of
     tiles, and that scale it by its diagonal tile."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, panels_of_block = lanes * size, BLOCK // lanes
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    panels_of_block = BLOCK // lanes
     tile_bytes = BLOCK * BLOCK * size
 
     @njit
     def copy(source: Any, target: Any, n: Any, factor: Any) -> None:
-        numbers, copies = row(source, n, scalar), row(target, n, scalar)
+        numbers = row(source, n, scalar)
+        copies = row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i] * factor
 
@@ -354,8 +373,10 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         for index in prange(of[0].n_blocks - k):
             own = of[0]
             j = k + np.int64(index)
-            place, stride = j * (j + 1) // 2 * tile_bytes, (j + 1) * BLOCK * vector
-            start, c = own.gram + place + k * BLOCK * vector, own.strip + j * tile_bytes
+            place = j * (j + 1) // 2 * tile_bytes
+            stride = (j + 1) * BLOCK * vector
+            start = own.gram + place + k * BLOCK * vector
+            c = own.strip + j * tile_bytes
             if k == 0:
                 for p in range(panels_of_block):
                     copy(
@@ -388,7 +409,8 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         for index in prange(of[0].n_blocks - k - 1):
             own = of[0]
             j = k + 1 + np.int64(index)
-            place, stride = j * (j + 1) // 2 * tile_bytes, (j + 1) * BLOCK * vector
+            place = j * (j + 1) // 2 * tile_bytes
+            stride = (j + 1) * BLOCK * vector
             c = own.factor + place + k * BLOCK * vector
             to = (
                 c,
@@ -407,8 +429,10 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     """Functions that factor and invert a tile by rows, and copy it to panels."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, panels_of_block = lanes * size, BLOCK // lanes
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    panels_of_block = BLOCK // lanes
 
     @njit
     def factor_tile(dense: int, n: int, width: int) -> int:
@@ -421,10 +445,8 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             for j in range(i, width):
                 pivots[j] *= scale
             for r in range(i + 1, n):
-                numbers, factor = (
-                    row(dense + r * BLOCK * size, width, scalar),
-                    pivots[r],
-                )
+                numbers = row(dense + r * BLOCK * size, width, scalar)
+                factor = pivots[r]
                 for j in range(r, width):
                     numbers[j] -= factor * pivots[j]
         return 0
@@ -456,14 +478,17 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    tile_bytes = BLOCK * BLOCK * size
     factor_tile, invert_tile, into_panels = _tile(scalar)
 
     @njit
     def diagonal(job: System, k: int) -> int:
         """Factor the tile of the diagonal; return 1 if that fails."""
-        dense, strip = job.dense, job.strip + k * tile_bytes
+        dense = job.dense
+        strip = job.strip + k * tile_bytes
         n = min(BLOCK, job.n - k * BLOCK)
         width = min(BLOCK, job.n + 1 - k * BLOCK)
         shift = row(job.shift, job.n, scalar)
@@ -486,13 +511,16 @@ def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
 
 def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     """Functions that write the matrix's last column, and solve by the factor's."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    tile_bytes = BLOCK * BLOCK * size
 
     @njit
     def element(first: int, i: int, j: int) -> int:
         """The address of row i of column j."""
-        k, p = j // BLOCK, j % BLOCK
+        k = j // BLOCK
+        p = j % BLOCK
         stride = (k + 1) * BLOCK * vector
         within = p // lanes * stride + i * vector + p % lanes * size
         return first + k * (k + 1) // 2 * tile_bytes + within
@@ -525,15 +553,18 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
     Row k of the tiles is the matrix's less the products of the rows above, times the inverse of its
     diagonal tile's factor, transposed.
     """
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, panels_of_block = lanes * size, BLOCK // lanes
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    panels_of_block = BLOCK // lanes
     tile_bytes = BLOCK * BLOCK * size
     copy, subtract_products, scale_row = _row_of_tiles(scalar)
     diagonal = _diagonal(scalar)
     write_gradient, substitute = _last_column(scalar)
 
     def solve(address: int) -> None:
-        job, of = record_at(address, System), records_at(address, 1, System)
+        job = record_at(address, System)
+        of = records_at(address, 1, System)
         write_gradient(job)
         job.failed = 0
         for k in range((job.n + BLOCK - 1) // BLOCK):

@@ -102,7 +102,8 @@ class PanelPacking:
         sparse: bool = False,
         spacing: Spacing = packing.CLOSE,
     ) -> None:
-        layout, self._dtype = network.layout, network.dtype
+        layout = network.layout
+        self._dtype = network.dtype
         lanes = lanes_of(network.dtype.type)
         self._n_parameters = layout.n_parameters
         self._workspace = make_workspace(
@@ -159,7 +160,9 @@ class Moments:
         sparse: bool = False,
         n_slots: int = N_SLOTS,
     ) -> None:
-        self.network, self.sparse, self.spacing = network, sparse, packing.CLOSE
+        self.network = network
+        self.sparse = sparse
+        self.spacing = packing.CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
         # Steps on few and on many rows, of other spacings, may take turns.
@@ -202,7 +205,8 @@ class Moments:
         return self.n_slots > N_SLOTS or bool(self.network.signs)
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        self.lag, panels = lag, self.panels
+        self.lag = lag
+        panels = self.panels
         m, _, trained, shown = self._arrays()
         if panels.flat(shown).tobytes() == parameters.tobytes():
             return False
@@ -227,7 +231,8 @@ class Moments:
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
-        self.spacing, self._signs = spacing, None
+        self.spacing = spacing
+        self._signs = None
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
@@ -313,9 +318,11 @@ class Session:
         n_threads: int = 1,
     ) -> None:
         train = train or moments is not None
-        layout, n_targets = network.layout, data.y.shape[1]
+        layout = network.layout
+        n_targets = data.y.shape[1]
         self._network = network
-        most, expanded = batch_size or data.n_rows, isinstance(data.x, Expanded)
+        most = batch_size or data.n_rows
+        expanded = isinstance(data.x, Expanded)
         # Predictions on expanded rows pack the first layer's weights.
         sparse = isinstance(data.x, SparseRows) or (expanded and train)
         partition = (
@@ -326,7 +333,8 @@ class Session:
         if isinstance(data.x, Expanded):
             partition = partition._replace(cuts=data.x.starts)
         partition = partition._replace(passes=network.passes)
-        self.partition, self.rows = partition, partition.rows
+        self.partition = partition
+        self.rows = partition.rows
         self.kind = (layout.sizes, network.dtype, network.compute_dtype, self.rows)
         lanes = lanes_of(network.dtype.type)
         room = room_of(layout, partition, most) if roomy and not rows else partition
@@ -370,7 +378,8 @@ class Session:
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         self._make_first_layer(data.x, train=train)
-        self._gradient, self._norms = np.empty(0, network.dtype), None
+        self._gradient = np.empty(0, network.dtype)
+        self._norms = None
         self._replicas = None
         if partition.microbatch_rows:
             makers = (new_plan, new_workspace, self.workspace)
@@ -383,7 +392,8 @@ class Session:
         self.job["net"] = self._address
 
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
-        dtype, partition = self._network.dtype, self.partition
+        dtype = self._network.dtype
+        partition = self.partition
         names = names_of(train=train, paired=any(self.workspace.paired))
         tables = (
             (self.plan.net, Net),
@@ -429,7 +439,8 @@ class Session:
         return buffers
 
     def _make_replicas(self, replicas: step.Replicas) -> None:
-        self._replicas, self._identity = replicas, replicas.identity
+        self._replicas = replicas
+        self._identity = replicas.identity
         self._blocks["microbatches"] = block_of(
             step.microbatches, self._network.dtype
         ).address
@@ -481,7 +492,8 @@ class Session:
 
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
-        self.moments, self._average_backup = moments, None
+        self.moments = moments
+        self._average_backup = None
         if (
             self.net["average"]
             or self.net["signs"]
@@ -508,10 +520,8 @@ class Session:
         """Train another net of the same layers and rules, with an optimizer's blocks."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
         self.net["n_moments"] = blocks.n_moments
-        self._blocks["optimizer"], self._blocks["penalised"] = (
-            blocks.optimizer,
-            blocks.penalised,
-        )
+        self._blocks["optimizer"] = blocks.optimizer
+        self._blocks["penalised"] = blocks.penalised
         self.adopt(moments)
         self.take(data)
 
@@ -523,7 +533,8 @@ class Session:
     def take(self, data: Data) -> None:
         """Work on these rows: of the kind, width and dtype of those before."""
         self.data = data
-        self._at, before = None, self.net["prefetches_rows"]
+        self._at = None
+        before = self.net["prefetches_rows"]
         self.net["prefetches_rows"] = now = prefetches_rows_of(data.x, self.rows)
         if self._derivatives:
             self._derivatives.take(data.derivatives)
@@ -538,7 +549,8 @@ class Session:
         """Take other coefficients for each layer's weights and biases, or none, and train the
         layers from `lowest` on; not with microbatches."""
         for layer, (weights, biases) in zip(self._layers, places, strict=True):
-            layer["weight_coefficients"], layer["bias_coefficients"] = weights, biases
+            layer["weight_coefficients"] = weights
+            layer["bias_coefficients"] = biases
             together = weights == biases and not layer["is_transposed"]
             layer["steps_biases_with_weights"] = together
         self.net["lowest"] = lowest
@@ -546,7 +558,9 @@ class Session:
 
     def divide(self, partition: Partition) -> None:
         """Divide steps by this partition; its team and its split layer stay."""
-        rows, small, cost = partition.rows, partition.microbatch_rows, partition.cost
+        rows = partition.rows
+        small = partition.microbatch_rows
+        cost = partition.cost
         self.partition = self.partition._replace(
             rows=rows, microbatch_rows=small, cost=cost
         )
@@ -564,7 +578,8 @@ class Session:
         form = (self.plain, self.net["factors"] != 0)
         if form == self._form:
             return
-        self._form, dtype = form, self._network.dtype
+        self._form = form
+        dtype = self._network.dtype
         for name in self._formed:
             options = {"by_norm": True} if name == "update" and form[1] else {}
             if name == "forward_backward" and self._derivatives:
@@ -600,7 +615,8 @@ class Session:
 
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and write the transposed copies of the weights."""
-        flat, workspace = address(parameters), self.workspace
+        flat = address(parameters)
+        workspace = self.workspace
         if workspace.sparse and not workspace.train:
             self.net["unpacked"] = flat
         moments = self.moments
@@ -619,7 +635,8 @@ class Session:
 
     def store(self, parameters: Array) -> None:
         """Unpack the parameters that the net shows."""
-        trained, moments = self.workspace.parameters, self.moments
+        trained = self.workspace.parameters
+        moments = self.moments
         self.unpack(trained if moments is None else moments.shown(trained), parameters)
 
     def unpack(self, packed: Array, flat: Array) -> None:
@@ -627,7 +644,8 @@ class Session:
 
     def first_deltas(self, rows: slice) -> Array:
         """The first layer's deltas of the chunk of these rows, shape (n, n_units)."""
-        n, width = rows.stop - rows.start, self._network.layout.sizes[1]
+        n = rows.stop - rows.start
+        width = self._network.layout.sizes[1]
         if self._network.layout.n_layers == 1:
             # Deltas lie by columns; for the sum of given slopes, they are the targets.
             deltas: Array = self.data.y[rows]
@@ -640,16 +658,16 @@ class Session:
 
     def output_deltas(self, rows: slice) -> Array:
         """The output layer's deltas of the chunk of these rows, shape (n, n_outputs)."""
-        n, layout, workspace = (
-            rows.stop - rows.start,
-            self._network.layout,
-            self.workspace,
-        )
-        lanes, n_out = workspace.lanes, layout.sizes[-1]
+        n = rows.stop - rows.start
+        layout = self._network.layout
+        workspace = self.workspace
+        lanes = workspace.lanes
+        n_out = layout.sizes[-1]
         before = sum(round_up(width, lanes) for width in layout.sizes[1:-1])
         deltas = workspace.deltas[before * workspace.panel_rows :]
         if workspace.packed[-1].is_transposed:
-            n_squares, height = -(-n // lanes), few_outputs(lanes)
+            n_squares = -(-n // lanes)
+            height = few_outputs(lanes)
             shape = (n_squares, height, lanes)
             squares = deltas[: np.prod(shape)].reshape(shape)[:, :n_out]
             transposed: Array = squares.swapaxes(1, 2).reshape(-1, n_out)[:n]
@@ -668,7 +686,9 @@ class Session:
         if rows == self._at:
             return
         self._at = rows
-        batch, data, n_targets = self.batch, self.data, self.data.y.shape[1]
+        batch = self.batch
+        data = self.data
+        n_targets = self.data.y.shape[1]
         start = rows.start if data.rows is None else 0
         if isinstance(data.x, SparseRows):
             batch["x"] = address(data.x.starts, start)

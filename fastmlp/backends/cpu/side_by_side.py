@@ -71,10 +71,14 @@ class GroupJob(Record):
 @njit
 def _point(job: GroupJob, entry: Entry, i: int) -> PlainStep:
     step = record_at(entry.record, PlainStep)
-    step.x, step.y = job.x + i * job.x_step, job.y + i * job.y_step
+    step.x = job.x + i * job.x_step
+    step.y = job.y + i * job.y_step
     step.weight = job.weight + i * job.weight_step
-    step.label_bytes, step.step, step.status = job.label_bytes, entry.number, DECLINED
-    step.team, step.n_parts = 0, 1
+    step.label_bytes = job.label_bytes
+    step.step = entry.number
+    step.status = DECLINED
+    step.team = 0
+    step.n_parts = 1
     return step
 
 
@@ -110,14 +114,13 @@ def step_nets(scalar: Scalar) -> Kernel:
             i = first + int(np.int64(index))
             entry = entries[i]
             step = _point(jobs[0], entry, i)
-            publishes, step.publishes = step.publishes, 1
+            publishes = step.publishes
+            step.publishes = 1
             call(step.block, (entry.record,))
             step.publishes = publishes
-            entry.status, entry.loss, entry.is_lost = (
-                step.status,
-                step.loss,
-                step.is_lost,
-            )
+            entry.status = step.status
+            entry.loss = step.loss
+            entry.is_lost = step.is_lost
             if step.status == TAKEN:
                 entry.number += 1
 
@@ -145,10 +148,12 @@ def step_nets(scalar: Scalar) -> Kernel:
 
 def predict_rows(scalar: Scalar) -> Kernel:
     """Predicts an `Entry`'s rows; the status is `TAKEN` if all numbers are finite."""
-    are_finite, vector = ranges(scalar)[1], lanes_of(scalar) * np.dtype(scalar).itemsize
+    are_finite = ranges(scalar)[1]
+    vector = lanes_of(scalar) * np.dtype(scalar).itemsize
 
     def predict(address: int) -> None:
-        entry, sums = record_at(address, Entry), stack(vector)
+        entry = record_at(address, Entry)
+        sums = stack(vector)
         net = record_at(entry.record, FlatNet)
         entry.status = DECLINED
         if are_finite(net.x, net.n_rows * net.n_in, sums):
@@ -171,9 +176,11 @@ def predict_nets(scalar: Scalar) -> Kernel:
         n: int,
     ) -> None:
         for index in prange(n):
-            i, job = first + int(np.int64(index)), jobs[0]
+            i = first + int(np.int64(index))
+            job = jobs[0]
             net = record_at(entries[i].record, FlatNet)
-            net.x, net.out = job.x + i * job.x_step, job.y + i * job.y_step
+            net.x = job.x + i * job.x_step
+            net.out = job.y + i * job.y_step
             net.n_rows = job.n_rows
             call(entries[i].block, (job.entries + i * ENTRY_BYTES,))
 
@@ -199,7 +206,8 @@ class DriverCalls:
     def __init__(self, factory: Callable[..., Any]) -> None:
         self._record = np.zeros(1, GroupJob.dtype)
         self.job, self._place = fields_of(self._record), address(self._record)
-        self._driver, self._kind = block_of(factory, np.int64), factory.__name__
+        self._driver = block_of(factory, np.int64)
+        self._kind = factory.__name__
         self._alone: Callable[..., None] = self._driver
         self._calls: LedCalls | None = None
         if not INTERPRETED:

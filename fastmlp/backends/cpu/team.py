@@ -56,10 +56,17 @@ LINE = 128
 # The record of a team, in bytes from its start: the leader's command on line 0; on line 1 how many
 # threads have joined, how many workers were called (-1: not called yet), how many of those have
 # left, and how many slept; constants on line 2; then a line for each part.
-GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
-POSTED, LEFT, WOKEN = JOINED + 8, JOINED + 16, JOINED + 24
+GENERATION = 0
+JOINED = LINE
+CONSTANT = 2 * LINE
+PARTS = 3 * LINE
+POSTED = JOINED + 8
+LEFT = JOINED + 16
+WOKEN = JOINED + 24
 # A part's line: its claim, the generation that is done; the pieces taken, the pieces done.
-DONE, TAKEN, FINISHED = 8, 16, 24
+DONE = 8
+TAKEN = 16
+FINISHED = 24
 # The number of threads has one byte of the generation's word.
 MOST = 255
 STOPPED = -1
@@ -93,7 +100,8 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     ----------
     pieces : into how many pieces a part is cut, at most `MOST_PIECES`
     """
-    words, n = LINE // 8, PARTS // 8 + min(limit, MOST) * LINE // 8
+    words = LINE // 8
+    n = PARTS // 8 + min(limit, MOST) * LINE // 8
     memory = np.zeros(n + words, np.int64)
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
@@ -159,7 +167,8 @@ def _take(team: int, generation: int, n_threads: int, t: int) -> None:
     before = load_acquire(claim)
     if before < generation and exchange_if(claim, before, generation):
         command = record_at(team, Command)
-        first, last = t * command.n // n_threads, (t + 1) * command.n // n_threads
+        first = t * command.n // n_threads
+        last = (t + 1) * command.n // n_threads
         call(command.block, (command.environment, first, last, t))
         store_release(claim + DONE, generation)
 
@@ -173,7 +182,8 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
     """
     while True:
         before = load_acquire(word)
-        front, rear = before >> 8 & MOST, before & MOST
+        front = before >> 8 & MOST
+        rear = before & MOST
         if before >> 16 < generation:
             front, rear = 0, 0
         if before >> 16 > generation or front + rear >= pieces:
@@ -186,13 +196,15 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 @njit
 def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
     """The remaining pieces of part t, this thread's or another thread's."""
-    line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
+    line = team + PARTS + t * LINE
+    pieces = constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
         if piece < 0:
             return
         command = record_at(team, Command)
-        start, stop = t * command.n // n_threads, (t + 1) * command.n // n_threads
+        start = t * command.n // n_threads
+        stop = (t + 1) * command.n // n_threads
         first = start + piece * (stop - start) // pieces
         last = start + (piece + 1) * (stop - start) // pieces
         if first < last:
@@ -229,16 +241,16 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:
         constants = constants_of(team)
-        n_threads, pieces = (
-            min(load_acquire(team + JOINED), constants.limit, n),
-            constants.pieces,
-        )
+        n_threads = min(load_acquire(team + JOINED), constants.limit, n)
+        pieces = constants.pieces
         if n_threads < 2:
             call(block, (environment, 0, n, 0))
             return
         command = record_at(team, Command)
         generation = (command.generation >> 8) + 1
-        command.block, command.n, command.environment = block, n, environment
+        command.block = block
+        command.n = n
+        command.environment = environment
         if pieces > 1:
             for t in range(n_threads):
                 store_release(team + PARTS + t * LINE + FINISHED, 0)
@@ -268,7 +280,9 @@ def _assist(team: int, worker: int) -> None:
         if word == seen:
             spins = spin(team, spins)
             continue
-        seen, spins, n_threads = word, 0, word & MOST
+        seen = word
+        spins = 0
+        n_threads = word & MOST
         if worker < n_threads and constants_of(team).pieces > 1:
             _do_all_pieces(team, word >> 8, n_threads, worker)
         elif worker < n_threads:

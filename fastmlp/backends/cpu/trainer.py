@@ -149,7 +149,8 @@ class Trainer:
         blocks = rules.blocks
         self._engine: Any = engine
         self._network = network
-        self._batch_size, self._optimizer = batch_size, optimizer
+        self._batch_size = batch_size
+        self._optimizer = optimizer
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         self._roomy = stepping and dense
@@ -164,7 +165,9 @@ class Trainer:
         self._driver = epoch.batch_step if stepping else driver
         job = self._session.job
         job["mass"] = float(summed)
-        job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
+        job["guarded"] = guarded
+        job["by_rows"] = by_rows
+        job["diverged"] = 0
         self.load()
         self._unit = self.work_of(self._session.partition)
         self._point_to(data)
@@ -181,7 +184,8 @@ class Trainer:
             )
 
     def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
-        engine, batch_size = self._engine, self._batch_size
+        engine = self._engine
+        batch_size = self._batch_size
         options: Any = {
             "moments": moments,
             "roomy": self._roomy,
@@ -198,7 +202,8 @@ class Trainer:
         self._point_to(data)
 
     def regroup(self, optimizer: Optimizer) -> bool:
-        session, network = self._session, self._engine.network
+        session = self._session
+        network = self._engine.network
         fixed = (
             network.penalties
             or session.net["factors"]
@@ -233,7 +238,9 @@ class Trainer:
         return not np.array_equal(self._parameters.view(kind), self._seen.view(kind))
 
     def pause(self) -> QuickStep | None:
-        session, network, quick = self._session, self._engine.network, self._quick
+        session = self._session
+        network = self._engine.network
+        quick = self._quick
         n_rows = session.data.n_rows
         if quick is None and self._roomy and is_quick(network, session):
             driver = block_of(self._driver, network.dtype)
@@ -284,7 +291,8 @@ class Trainer:
     ) -> bool:
         """Begin another fit after `end`; return False if this net's optimizer or the width of
         its rows has changed."""
-        width, session = self._key[-1], self._rested()
+        width = self._key[-1]
+        session = self._rested()
         alike = parameters is self._parameters and optimizer is self._optimizer
         if session is None or not alike or type(data.x) is not np.ndarray:
             return False
@@ -292,7 +300,8 @@ class Trainer:
             return False
         if not TRAININGS.drop(session):
             return False
-        self._session, self._engine = session, engine
+        self._session = session
+        self._engine = engine
         session.adopt(moments)
         session.job["diverged"] = 0
         self.take(data)
@@ -372,7 +381,8 @@ class Trainer:
         return constants
 
     def work_of(self, partition: Partition) -> Work:
-        small, cost = partition.microbatch_rows > 0, partition.cost
+        small = partition.microbatch_rows > 0
+        cost = partition.cost
         passes = partition.passes
         unit = self._engine.work(
             partition.rows, forward=4 * passes, tiles=2 * passes, by_microbatches=small

@@ -75,7 +75,8 @@ DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
 # tiles of 4 rows change pages most often. 41 -> 72 GFLOP/s of 109 (512 x 1024 x 1024).
 LEAST_PACKED = (96 if vector_bytes() == 32 else sys.maxsize, 5, 64)
 # Bytes of packed rows that stay in the second-level cache, and the fewest strips of them.
-PACKED_BYTES, PACKED_STRIPS = 256 * 1024, 4
+PACKED_BYTES = 256 * 1024
+PACKED_STRIPS = 4
 # Chains of additions that sum the rows of a panel: in a single one each waits four cycles.
 SUM_CHAINS = 8
 # Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.
@@ -152,7 +153,9 @@ SECONDS_VALID = 5.0
 # fit of 1024-2048-2048-1000 on one thread for 5 s.
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 # Rounds of a calibration, its joins per round, and the ratio of its long items to its short ones.
-ROUNDS, JOINS, ITEMS = 3, 25, 8
+ROUNDS = 3
+JOINS = 25
+ITEMS = 8
 # An item of a calibration, 0.3 us: its numbers, and multiply-adds of each.
 NUMBERS, REPEATS = 128, 40
 # Seconds for workers to wake up on separate cores before a calibration. After 0.2 s of sleep Linux
@@ -228,7 +231,9 @@ ONE_BY_ONE = 4
 # Most rows, and multiply-adds, of a call that holds the GIL, 30 to 48 us: row by row, and by
 # vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us (784-128-10),
 # 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 -> 134 (784-512-512-10).
-GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_750_000
+GIL_ROWS = 1024
+GIL_ROW_PRODUCTS = 500_000
+GIL_LANE_PRODUCTS = 1_750_000
 # Most multiply-adds of rows with norms or skips, which go one by one. Packed panels -> one by one:
 # 29.5 -> 8.3 us (23-64-64-1, 32 rows, 1 thread).
 STAGED_PRODUCTS = 1_000_000

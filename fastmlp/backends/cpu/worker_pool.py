@@ -150,7 +150,8 @@ def serve(scalar: Any) -> Callable[[int], None]:
     and sleep when the spins are used up. The loop never returns."""
 
     def serve_calls(place: int) -> None:
-        box, spins = record_at(place, Mailbox), 0
+        box = record_at(place, Mailbox)
+        spins = 0
         store_release(place, WAITING)
         while True:
             # A leader may take its post back.
@@ -179,7 +180,9 @@ def _post(place: int, state: int, team: int, driver: int, job: int) -> bool:
     if load_acquire(place) != state or not exchange_if(place, state, TAKEN):
         return False
     box = record_at(place, Mailbox)
-    box.team, box.driver, box.job = team, driver, job
+    box.team = team
+    box.driver = driver
+    box.job = job
     store_release(place, WRITTEN)
     if state == ASLEEP:
         call(box.release, (box.lock,))
@@ -294,24 +297,24 @@ def _renewed(team: int, n: int) -> bool:
 def _lead(lead: Lead, ahead: NextCalls, n: int, driver: int, job: int) -> None:
     """Run a driver as the leader of n threads; workers may join until its last loop."""
     _post_all(lead.boxes, lead.n_boxes, n, lead.team, driver, job, ahead.sleepers)
-    n_posted, n_woken = (
-        load_acquire(lead.team + POSTED),
-        load_acquire(lead.team + WOKEN),
-    )
+    n_posted = load_acquire(lead.team + POSTED)
+    n_woken = load_acquire(lead.team + WOKEN)
     if n_posted == 0:
         for b in range(lead.n_boxes):
             if load_acquire(lead.boxes + b * LINE) == ASLEEP:
                 lead.status = SLEPT
     place = record_at(lead.job, JobTeam)
     if n_posted > 0:
-        place.team, place.n_parts = lead.team, n
+        place.team = lead.team
+        place.n_parts = n
         if ahead.sleepers == AWAITED:
             wait_for_team(lead.team, 1 + n_posted, max(lead.spins, TEAM_SPINS))
         else:
             ahead.sleepers = LEFT_ASLEEP
             wait_for_team(lead.team, 1 + n_posted - n_woken, lead.spins)
     call(driver, (job,))
-    place.team, place.n_parts = 0, 1
+    place.team = 0
+    place.n_parts = 1
     if n_posted > 0:
         have_come = n_woken == 0 and load_acquire(lead.team + JOINED) > n_posted
         lead.status = WHOLE if have_come else LATE
@@ -326,7 +329,8 @@ def lead_call(scalar: Any) -> Callable[[int, int, int, int], None]:
 
     def lead_job(address: int, ahead: int, driver: int, job: int) -> None:
         mode = flush_denormals()
-        lead, how = record_at(address, Lead), record_at(ahead, NextCalls)
+        lead = record_at(address, Lead)
+        how = record_at(ahead, NextCalls)
         others = fetch_add(lead.busy + 8, 1) + load_acquire(lead.busy)
         n = min(how.n, lead.limit - others)
         lead.status = ALONE
@@ -376,17 +380,16 @@ def run(
     address = addressof(c_char.from_buffer(job))
     with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:
-            job["team"], job["n_parts"] = 0, 1
+            job["team"] = 0
+            job["n_parts"] = 1
             block(lead).entry(0, 1, driver.address, address)
             return True
         if COMPILER == "numba":
             _run_by_numba(driver, job, address, n)
             return True
         team = pool().team(n, pieces)
-        job["team"], job["n_parts"] = (
-            addressof(c_char.from_buffer(team.data)),
-            n * pieces,
-        )
+        job["team"] = addressof(c_char.from_buffer(team.data))
+        job["n_parts"] = n * pieces
         return pool().run(driver, address, team, n, patient=patient)
 
 
@@ -473,10 +476,8 @@ class WorkerPool:
                     if last is not None:
                         self._teams[address] = last
                     continue
-                n_threads, pieces = (
-                    int(team[CONSTANT // 8]),
-                    int(team[CONSTANT // 8 + 3]),
-                )
+                n_threads = int(team[CONSTANT // 8])
+                pieces = int(team[CONSTANT // 8 + 3])
                 self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:

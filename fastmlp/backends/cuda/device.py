@@ -329,7 +329,8 @@ def adopted(array: Any, name: str) -> Any:
     interface = array.__cuda_array_interface__
     if SIMULATED:
         return np.asarray(_HostMemory(interface))
-    address, current = interface["data"][0], MODULE.current_context().device.id
+    address = interface["data"][0]
+    current = MODULE.current_context().device.id
     device = _device_of(address) if address else current
     if device != current:
         raise ValueError(
@@ -458,7 +459,8 @@ def _contiguous(array: Any) -> bool:
     strides = interface.get("strides")
     if strides is None:
         return True
-    shape, size = tuple(interface["shape"]), np.dtype(interface["typestr"]).itemsize
+    shape = tuple(interface["shape"])
+    size = np.dtype(interface["typestr"]).itemsize
     expected = tuple(
         int(size * np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape))
     )
@@ -483,10 +485,8 @@ def _finite_kernel() -> Any:
     """The kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
 
     def check_finite(x: Any, non_finite: Any) -> None:
-        first, n_all = (
-            cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x,
-            N_BLOCKS * N_THREADS,
-        )
+        first = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x
+        n_all = N_BLOCKS * N_THREADS
         n_columns = x.shape[1]
         for q in range(first, x.shape[0] * n_columns, n_all):
             r = q // n_columns

@@ -52,9 +52,12 @@ class ForwardPass:
         who: str,
     ) -> None:
         data = device.gathered(data)
-        self._lock, self._mode, self.mass = lock, mode, data.mass
+        self._lock = lock
+        self._mode = mode
+        self.mass = data.mass
         self._layout = network.layout
-        self._rules, self._n_rows = plan.rules_of(network), len(data.x)
+        self._rules = plan.rules_of(network)
+        self._n_rows = len(data.x)
         width = 4 * sum(network.layout.sizes)
         self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
         self._shape = plan.grid_shape(network, self._chunk, card)
@@ -105,11 +108,10 @@ class ForwardPass:
 
     def first_deltas(self) -> Array:
         """The first layer's deltas of the last chunk, shape (n, n_units)."""
-        layer, n = (
-            self.session.nets.layers.copy_to_host()[0],
-            int(self.session.plans["n_rows"][0]),
-        )
-        start, width = int(layer["deltas"]), int(layer["delta_stride"])
+        layer = self.session.nets.layers.copy_to_host()[0]
+        n = int(self.session.plans["n_rows"][0])
+        start = int(layer["deltas"])
+        width = int(layer["delta_stride"])
         return device.to_host(
             self.session.nets.memory[0, start : start + n * width]
         ).reshape(n, width)
@@ -124,7 +126,8 @@ class Prediction:
         self, card: device.Card, network: Network, lock: NetLock, x: Any, out: Any
     ) -> None:
         weight = np.empty(0, network.dtype)
-        self._card, self._out = card, out
+        self._card = card
+        self._out = out
         with card.current():
             on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
             device_out = card.empty(out.shape, out.dtype) if on_host else out
@@ -147,7 +150,9 @@ class Evaluation:
         self, card: device.Card, network: Network, lock: NetLock, data: Data
     ) -> None:
         self._plain = network._replace(penalties=(), loss=unsmoothed(network.loss))
-        self._card, self._lock, self._data = card, lock, data
+        self._card = card
+        self._lock = lock
+        self._data = data
         self._pass = ForwardPass(
             card, self._plain, lock, data, plan.EVALUATE, "MLP.fit"
         )
@@ -177,7 +182,9 @@ class Objective:
         *,
         summed: bool = False,
     ) -> None:
-        self._card, self._fixed, self._summed = card, (card, network, lock), summed
+        self._card = card
+        self._fixed = (card, network, lock)
+        self._summed = summed
         self.take(data)
 
     def take(self, data: Data) -> None:
@@ -224,8 +231,11 @@ class Predictor:
         parameters: Array,
         select: Select,
     ) -> None:
-        self._card, self._network, self._lock = card, network, lock
-        self._parameters, self._select = parameters, select
+        self._card = card
+        self._network = network
+        self._lock = lock
+        self._parameters = parameters
+        self._select = select
 
     def __reduce__(self) -> Any:
         """A copy of a net makes a new predictor."""
@@ -241,7 +251,8 @@ class Predictor:
         return arrays.warn_if_not_finite(result, who) if on_host else result
 
     def _predict(self, X: Any, out: Any, who: str = "MLP.predict") -> Any:
-        layout, dtype = self._network.layout, self._network.dtype
+        layout = self._network.layout
+        dtype = self._network.dtype
         with self._card.current():
             x = device.features(X, layout.sizes[0], dtype, who)
             shape = (len(x), layout.sizes[-1])
@@ -283,13 +294,16 @@ class Engine:
     ) -> None:
         device.require(index)
         self.network, self.lock = network, lock or NetLock()
-        self.card, self.queue = device.card_of(index), index
+        self.card = device.card_of(index)
+        self.queue = index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
-        network, dtype = self.network, self.network.dtype
+        network = self.network
+        dtype = self.network.dtype
         with self.card.current():
             x = device.features(X, network.layout.sizes[0], dtype, who)
-            n, form = len(x), network.targets
+            n = len(x)
+            form = network.targets
             return Data(
                 x, *device.targets(y, sample_weight, n, form, dtype, who, **gaps)
             )
@@ -299,10 +313,8 @@ class Engine:
             return device.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        dtype, weight = (
-            self.network.dtype,
-            np.empty(0) if sample_weight is None else sample_weight,
-        )
+        dtype = self.network.dtype
+        weight = np.empty(0) if sample_weight is None else sample_weight
         table, weight = (np.ascontiguousarray(array, dtype) for array in (y, weight))
         return Data(self.features(X), table, weight)
 
@@ -392,11 +404,10 @@ class Engine:
 
     def kind(self, state: NetState, data: Data) -> Any:
         """Layers, rules, groups of parameters, X and y, and if rows have weights."""
-        network, rules = self.network, plan.rules_of(self.network, state.optimizer)
-        rows, groups = (
-            (id(data.x), id(data.y)),
-            groups_of(state.optimizer, network.factors),
-        )
+        network = self.network
+        rules = plan.rules_of(self.network, state.optimizer)
+        rows = (id(data.x), id(data.y))
+        groups = groups_of(state.optimizer, network.factors)
         return (
             rows,
             network.layout.sizes,

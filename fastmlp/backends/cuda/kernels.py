@@ -62,11 +62,14 @@ def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
     Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
     `staging`, shared memory of `shape.staging` numbers. All threads of the block take part.
     """
-    scalar, step = SCALARS[rules.dtype], shape.depth
-    n_sums, b_place = shape.rows * shape.columns, step * (shape.tile_rows + 1)
+    scalar = SCALARS[rules.dtype]
+    step = shape.depth
+    n_sums = shape.rows * shape.columns
+    b_place = step * (shape.tile_rows + 1)
     stage_a = _make_stage(rules, shape, shape.tile_rows, 0)
     stage_b = _make_stage(rules, shape, shape.tile_columns, b_place)
-    begin, write = _make_begin(rules, shape), _make_write(shape)
+    begin = _make_begin(rules, shape)
+    write = _make_write(shape)
     multiply = _make_multiply(shape, b_place)
 
     def product(
@@ -93,7 +96,9 @@ def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
 
 
 def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> Any:
-    n_threads, step, stride = shape.n_threads, shape.depth, size + 1
+    n_threads = shape.n_threads
+    step = shape.depth
+    stride = size + 1
     zero = rules.scalar(0)
 
     def stage(
@@ -110,9 +115,11 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
         q = t
         while q < size * step:
             # Neighbouring threads read neighbouring numbers: along the depth, or else across it.
-            d, i = q % step, q // step
+            d = q % step
+            i = q // step
             if operand.depth_stride != 1:
-                d, i = q // size, q % size
+                d = q // size
+                i = q % size
             value = zero
             if i < n and done + d < depth:
                 at = (
@@ -129,12 +136,16 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
 
 def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
     zero = rules.scalar(0)
-    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+    across = shape.across
+    down = shape.down
+    rows = shape.rows
+    columns = shape.columns
 
     def begin(
         sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int
     ) -> None:
-        tx, ty = t % across, t // across
+        tx = t % across
+        ty = t // across
         for i in range(rows):
             for j in range(columns):
                 r, c = ty + i * down, tx + j * across
@@ -153,13 +164,21 @@ def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
 
 
 def _make_multiply(shape: TileShape, b_place: int) -> Any:
-    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
-    step, a_stride, b_stride = shape.depth, shape.tile_rows + 1, shape.tile_columns + 1
+    across = shape.across
+    down = shape.down
+    rows = shape.rows
+    columns = shape.columns
+    step = shape.depth
+    a_stride = shape.tile_rows + 1
+    b_stride = shape.tile_columns + 1
 
     def multiply(staging: Any, sums: Any, t: int) -> None:
-        tx, ty = t % across, t // across
+        tx = t % across
+        ty = t // across
         # A while loop: NVVM makes 12 instructions a turn of a range.
-        x_at, w_at, end = ty, b_place + tx, ty + step * a_stride
+        x_at = ty
+        w_at = b_place + tx
+        end = ty + step * a_stride
         while x_at < end:
             for i in range(rows):
                 x = staging[unsigned(x_at + i * down)]
@@ -173,12 +192,16 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
 
 
 def _make_write(shape: TileShape) -> Any:
-    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+    across = shape.across
+    down = shape.down
+    rows = shape.rows
+    columns = shape.columns
 
     def write(
         sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int
     ) -> None:
-        tx, ty = t % across, t // across
+        tx = t % across
+        ty = t // across
         for i in range(rows):
             for j in range(columns):
                 r, c = ty + i * down, tx + j * across
@@ -195,15 +218,16 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
     """``forward_backward(staging, rows, net, step)``; the plan's `mode`: train, predict into
     ``rows.y``, or evaluate."""
     strip_rows = shape.rows.tile_rows
-    gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
-    begin_batch, output_layer = (
-        _make_begin_batch(rules, shape),
-        _make_output_layer(rules, shape),
-    )
+    gather = _make_gather(rules, shape)
+    mass_of = _make_mass(shape)
+    begin_batch = _make_begin_batch(rules, shape)
+    output_layer = _make_output_layer(rules, shape)
     layer_pass = _make_layer_pass(rules, shape)
 
     def forward_backward(staging: Any, rows: Samples, net: Net, step: int) -> None:
-        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
+        plan = net.plan
+        t = cuda.threadIdx.x
+        n_layers = net.plan.n_layers
         # Phase two writes `diverged`, and reads of the step only what phase one has written.
         if step >= plan.last or net.progress.diverged != 0:
             if cuda.blockIdx.x == 0 and t == 0:
@@ -244,7 +268,8 @@ def _make_mass(shape: GridShape) -> Any:
 
     For the gradient of a chunk, it is the mass of all chunks, which the host has written.
     """
-    n_threads, double = shape.n_threads, SCALARS["float64"]
+    n_threads = shape.n_threads
+    double = SCALARS["float64"]
 
     def mass_of(net: Net, index: int, n: int, t: int) -> Any:
         memory, plan = net.memory, net.plan
@@ -271,18 +296,25 @@ def _make_mass(shape: GridShape) -> Any:
 def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
     """The work of all blocks before a batch, while no block writes to the weights: the backup of
     the parameters at an epoch's beginning, and the partial sums of the penalties."""
-    n_threads, penalty = shape.n_threads, rule_blocks.penalty(rules)
-    copy_average, training = rule_blocks.copy_average(rules), rules.update is not None
+    n_threads = shape.n_threads
+    penalty = rule_blocks.penalty(rules)
+    copy_average = rule_blocks.copy_average(rules)
+    training = rules.update is not None
 
     def begin_batch(net: Net, step: int, start: int, mass: float, t: int) -> None:
-        memory, sums, plan, progress = net.memory, net.sums, net.plan, net.progress
-        first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
+        memory = net.memory
+        sums = net.sums
+        plan = net.plan
+        progress = net.progress
+        first = cuda.blockIdx.x * n_threads + t
+        n_all = cuda.gridDim.x * n_threads
         if training and start == 0:
             for i in range(first, plan.n_parameters, n_all):
                 memory[unsigned(plan.backup + i)] = memory[
                     unsigned(plan.parameters + i)
                 ]
-            average, backup = plan.average, plan.average_backup
+            average = plan.average
+            backup = plan.average_backup
             copy_average(memory, backup, average, first, plan.n_parameters, n_all)
             if first == 0:
                 progress.epoch_loss = 0.0
@@ -316,8 +348,12 @@ def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
     disturb = make_drawing(rules).disturbed
 
     def gather(x: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
-        memory, plan, low, n = net.memory, net.plan, strip.first, strip.n_rows
-        index, layer = batch.order, net.layers[0]
+        memory = net.memory
+        plan = net.plan
+        low = strip.first
+        n = strip.n_rows
+        index = batch.order
+        layer = net.layers[0]
         n_in, stride = layer.n_in, layer.input_stride
         inputs = layer.inputs + low * stride
         for q in range(t, n * n_in, n_threads):
@@ -366,19 +402,35 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
 
     Forward: values and derivatives of layer i. Backward: deltas of the layer below.
     """
-    plan, layer, after = net.plan, net.layers[i], net.layers[i + 1]
+    plan = net.plan
+    layer = net.layers[i]
+    after = net.layers[i + 1]
     n_in, n_out = layer.n_in, layer.n_out
-    w, bias = plan.parameters + layer.w, plan.parameters + layer.b
-    source, stride = layer.inputs, layer.input_stride
-    depth, width, column, down = n_in, n_out, 1, n_out
-    out, out_stride = after.inputs, after.input_stride
-    derivative, derivative_stride = after.derivatives, out_stride
+    w = plan.parameters + layer.w
+    bias = plan.parameters + layer.b
+    source = layer.inputs
+    stride = layer.input_stride
+    depth = n_in
+    width = n_out
+    column = 1
+    down = n_out
+    out = after.inputs
+    out_stride = after.input_stride
+    derivative = after.derivatives
+    derivative_stride = out_stride
     if back:
-        source, stride = layer.deltas, layer.delta_stride
-        depth, width, column, down = n_out, n_in, n_out, 1
+        source = layer.deltas
+        stride = layer.delta_stride
+        depth = n_out
+        width = n_in
+        column = n_out
+        down = 1
         before = net.layers[i - 1]
-        out, out_stride = before.deltas, before.delta_stride
-        derivative, derivative_stride, bias = layer.derivatives, layer.input_stride, -1
+        out = before.deltas
+        out_stride = before.delta_stride
+        derivative = layer.derivatives
+        derivative_stride = layer.input_stride
+        bias = -1
     return LayerPass(
         Operand(source + low * stride, stride, 1),
         Operand(w, column, down),
@@ -392,19 +444,24 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
 
 def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
     """A strip's pass through a layer, forward or backward: one product for both, compiled once."""
-    product, activate = (
-        make_staged_product(rules, shape.rows),
-        rule_blocks.activation(rules),
-    )
-    tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
-    kept, draws = make_drawing(rules).factor, rules.draws
+    product = make_staged_product(rules, shape.rows)
+    activate = rule_blocks.activation(rules)
+    tile_columns = shape.rows.tile_columns
+    n_threads = shape.n_threads
+    kept = make_drawing(rules).factor
+    draws = rules.draws
 
     def layer_pass(
         staging: Any, net: Net, i: int, back: bool, strip: Strip, draws_at: int, t: int
     ) -> None:
-        memory, plan, n = net.memory, net.plan, strip.n_rows
-        layer, code = pass_of(net, i, back, strip.first), net.layers[i].activation
-        a, b, out = layer.a, layer.b, layer.out
+        memory = net.memory
+        plan = net.plan
+        n = strip.n_rows
+        layer = pass_of(net, i, back, strip.first)
+        code = net.layers[i].activation
+        a = layer.a
+        b = layer.b
+        out = layer.out
         for left in range(0, layer.width, tile_columns):
             initial = out.initial + left if out.initial >= 0 else -1
             product(
@@ -430,7 +487,8 @@ def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
                 if draws and i < plan.n_layers - 1:
                     factor = kept(memory, draws_at, i, strip.first + r, j)
                     value, slope = value * factor, slope * factor
-                memory[unsigned(at)], memory[unsigned(derivative_at)] = value, slope
+                memory[unsigned(at)] = value
+                memory[unsigned(derivative_at)] = slope
         cuda.syncthreads()
 
     return device_function(layer_pass)
@@ -439,10 +497,13 @@ def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
 def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
     """``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
     n_threads = shape.n_threads
-    loss, link = rule_blocks.output_loss(rules), rule_blocks.row_link(rules)
+    loss = rule_blocks.output_loss(rules)
+    link = rule_blocks.row_link(rules)
 
     def output_layer(y: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
-        memory, plan, index = net.memory, net.plan, batch.order
+        memory = net.memory
+        plan = net.plan
+        index = batch.order
         outputs = net.layers[plan.n_layers]
         for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
             row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
@@ -475,7 +536,9 @@ def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
     batch_loss = _make_batch_loss(rules, shape)
 
     def gradient_update(staging: Any, net: Net, step: int) -> None:
-        plan, t, mass = net.plan, cuda.threadIdx.x, net.progress.batch_mass
+        plan = net.plan
+        t = cuda.threadIdx.x
+        mass = net.progress.batch_mass
         if mass == NO_STEP:
             return
         _, n = batch_of(plan, step)
@@ -495,10 +558,13 @@ def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
 def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
     """A batch's losses, and the epoch's mean up to here. Training ends if it is not finite; an
     evaluation does not, since later calls have other parameters."""
-    n_threads, training = shape.n_threads, rules.update is not None
+    n_threads = shape.n_threads
+    training = rules.update is not None
 
     def batch_loss(net: Net, step: int, batch: Batch, t: int) -> None:
-        plan, progress, loss = net.plan, net.progress, 0.0
+        plan = net.plan
+        progress = net.progress
+        loss = 0.0
         sum_losses(net, batch.n_rows, t, n_threads)
         cuda.syncthreads()
         if t == 0 and batch.mass != 0:
@@ -513,11 +579,10 @@ def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
-    product, finish = (
-        make_staged_product(rules, shape.weights),
-        _make_finish(rules, shape),
-    )
-    down, across = shape.weights.tile_rows, shape.weights.tile_columns
+    product = make_staged_product(rules, shape.weights)
+    finish = _make_finish(rules, shape)
+    down = shape.weights.tile_rows
+    across = shape.weights.tile_columns
 
     def tile_update(
         staging: Any, net: Net, q: int, batch: Batch, ends: bool, t: int
@@ -531,7 +596,8 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
         n_in, n_out = layer.n_in, layer.n_out
         columns = (n_out + across - 1) // across
         own = q - layer.first_tile
-        top, left = own // columns * down, own % columns * across
+        top = own // columns * down
+        left = own % columns * across
         tile = Tile(
             layer, top, left, min(down, n_in + 1 - top), min(across, n_out - left)
         )
@@ -556,17 +622,24 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
 def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
     """The penalty's part of a tile's gradient, and the optimizer step; training ends if a
     parameter is not finite where an epoch ends."""
-    n_threads, training = shape.n_threads, rules.update is not None
-    penalty, take_step = rule_blocks.penalty(rules), _make_step(rules)
+    n_threads = shape.n_threads
+    training = rules.update is not None
+    penalty = rule_blocks.penalty(rules)
+    take_step = _make_step(rules)
 
     def finish(net: Net, tile: Tile, batch: Batch, ends: bool, t: int) -> None:
-        memory, plan, layer = net.memory, net.plan, tile.layer
+        memory = net.memory
+        plan = net.plan
+        layer = tile.layer
         n_in, n_out = layer.n_in, layer.n_out
         for q in range(t, tile.height * tile.width, n_threads):
-            k, j = tile.top + q // tile.width, tile.left + q % tile.width
-            flat, at = layer.w + k * n_out + j, layer.weight_coefficients
+            k = tile.top + q // tile.width
+            j = tile.left + q % tile.width
+            flat = layer.w + k * n_out + j
+            at = layer.weight_coefficients
             if k == n_in:
-                flat, at = layer.b + j, layer.bias_coefficients
+                flat = layer.b + j
+                at = layer.bias_coefficients
             if at == FROZEN:
                 continue
             gradient = memory[unsigned(plan.gradient + flat)]
@@ -587,15 +660,14 @@ def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
 def _make_step(rules: KernelRules) -> Any:
     """``take_step(net, i, at, gradient)``: parameter i's step, by the coefficients from
     ``memory[at]`` on; nothing without an optimizer."""
-    optimizer, follow = rule_blocks.update(rules), rule_blocks.follow(rules)
+    optimizer = rule_blocks.update(rules)
+    follow = rule_blocks.follow(rules)
 
     def take_step(net: Net, i: int, at: int, gradient: Any) -> None:
         memory, plan = net.memory, net.plan
-        w, m, v = (
-            unsigned(plan.parameters + i),
-            unsigned(plan.m + i),
-            unsigned(plan.v + i),
-        )
+        w = unsigned(plan.parameters + i)
+        m = unsigned(plan.m + i)
+        v = unsigned(plan.v + i)
         memory[w], memory[m], memory[v] = optimizer(
             memory, at, memory[w], gradient, memory[m], memory[v]
         )

@@ -22,9 +22,13 @@ from fastmlp.rules.losses import Link, Loss
 from fastmlp.rules.updates import ParameterGroups, groups_of
 from fastmlp.validation import Array
 
-TRAIN, PREDICT, EVALUATE = 0, 1, 2
+TRAIN = 0
+PREDICT = 1
+EVALUATE = 2
 # A net shows its parameters, an average in a slot, or an average that follows from m.
-NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
+NO_AVERAGE = 0
+OWN_AVERAGE = 1
+AVERAGE_OF_M = 2
 # Losses and row weights are summed by these partial sums; the losses' begin `sums`. The number of
 # partial sums, and so the bits, are independent of the number of threads.
 N_PARTIAL_SUMS = 32
@@ -182,7 +186,8 @@ class Need(NamedTuple):
 
     def of_groups(self, groups: ParameterGroups, width: int) -> "Need":
         """`width`: coefficients of each group."""
-        n, places = width * len(groups.groups) + self.n_drawn, groups.places(width)
+        n = width * len(groups.groups) + self.n_drawn
+        places = groups.places(width)
         return self._replace(n_coefficients=n, places=places, lowest=groups.lowest)
 
 
@@ -191,7 +196,8 @@ class _Allocator:
         self.end = start
 
     def take(self, n: int) -> int:
-        start, self.end = self.end, self.end + n
+        start = self.end
+        self.end = self.end + n
         return start
 
 
@@ -204,12 +210,18 @@ class NetPlan(NamedTuple):
 
 
 def make_plan(network: Network, need: Need) -> NetPlan:
-    layout, plans = network.layout, np.zeros(1, dtype_of(Plan))
+    layout = network.layout
+    plans = np.zeros(1, dtype_of(Plan))
     plan: Any = plans[0]
-    memory, sums = _Allocator(), _Allocator(N_PARTIAL_SUMS)
-    plan.n_layers, plan.n_parameters = layout.n_layers, layout.n_parameters
-    plan.n_outputs, plan.lowest = layout.sizes[-1], need.lowest
-    plan.n_rows, plan.batch, plan.last_chunk = need.n_rows, need.rows, 1
+    memory = _Allocator()
+    sums = _Allocator(N_PARTIAL_SUMS)
+    plan.n_layers = layout.n_layers
+    plan.n_parameters = layout.n_parameters
+    plan.n_outputs = layout.sizes[-1]
+    plan.lowest = need.lowest
+    plan.n_rows = need.n_rows
+    plan.batch = need.rows
+    plan.last_chunk = 1
     plan.parameters = memory.take(layout.n_parameters)
     if need.train:
         for name in ("m", "v", "backup"):
@@ -219,10 +231,8 @@ def make_plan(network: Network, need: Need) -> NetPlan:
         plan.average = memory.take(layout.n_parameters) if own else plan.m
         plan.average_backup = memory.take(layout.n_parameters)
     plan.gradient = memory.take(layout.n_parameters)
-    plan.n_coefficients, plan.draws = (
-        need.n_coefficients,
-        need.n_coefficients - need.n_drawn,
-    )
+    plan.n_coefficients = need.n_coefficients
+    plan.draws = need.n_coefficients - need.n_drawn
     plan.coefficients = memory.take(need.n_coefficients * need.n_steps)
     plan.weighted, plan.weights = need.n_weights > 0, memory.take(need.n_weights)
     plan.n_penalties = len(network.penalties)
@@ -240,20 +250,24 @@ def make_plan(network: Network, need: Need) -> NetPlan:
 
 
 def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
-    layout, sizes = network.layout, network.layout.sizes
+    layout = network.layout
+    sizes = network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
     places = need.places or [(0, 0)] * layout.n_layers
     layers: Any = np.zeros(layout.n_layers + 1, dtype_of(Layer))
     tiles = 0
     for i, (n_in, n_out) in enumerate(pairwise((*sizes, sizes[-1]))):
         layer = layers[i]
-        layer.n_in, layer.n_out, layer.first_tile = n_in, n_out, tiles
+        layer.n_in = n_in
+        layer.n_out = n_out
+        layer.first_tile = tiles
         layer.input_stride = n_in + 1
         layer.inputs = memory.take(need.rows * (n_in + 1))
         layer.derivatives = memory.take(need.rows * (n_in + 1) if i > 0 else 0)
         if i == layout.n_layers:
             break
-        layer.w, layer.b = layout.weights[i], layout.biases[i]
+        layer.w = layout.weights[i]
+        layer.b = layout.biases[i]
         layer.weight_coefficients, layer.bias_coefficients = places[i]
         layer.activation = codes[network.activations[i]]
         layer.delta_stride, layer.deltas = n_out, memory.take(need.rows * n_out)
@@ -321,13 +335,14 @@ def rules_of(
         raise refused(
             "take heads, a loss for each slice of the outputs: use a net a loss"
         )
-    update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
+    update = None
+    n = 0
+    gradient_rule = ""
+    average = NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)
-        update, gradient_rule = (
-            optimizer.rule,
-            optimizer_protocol.gradient_rule_of(optimizer),
-        )
+        update = optimizer.rule
+        gradient_rule = optimizer_protocol.gradient_rule_of(optimizer)
         n = optimizer_protocol.coefficients_of(optimizer, 1, np.ones(1)).shape[1]
         if optimizer_protocol.is_averaged(optimizer):
             average = (
@@ -404,8 +419,10 @@ class GridShape(NamedTuple):
 
 
 # 16 rows of 128, or 64 of 64; weights in 32 of 32, or in 64 of 64.
-FEW_ROWS, MANY_ROWS = TileShape(32, 8, 2, 4), TileShape(16, 16, 4, 4)
-FEW_WEIGHTS, MANY_WEIGHTS = TileShape(16, 16, 2, 2), TileShape(16, 16, 4, 4)
+FEW_ROWS = TileShape(32, 8, 2, 4)
+MANY_ROWS = TileShape(16, 16, 4, 4)
+FEW_WEIGHTS = TileShape(16, 16, 2, 2)
+MANY_WEIGHTS = TileShape(16, 16, 4, 4)
 # The simulator takes 0.3 s for a block of 256 threads.
 SIMULATED_TILE = TileShape(2, 2, 2, 2, 3)
 SIMULATED_THREADS = 8
@@ -435,7 +452,8 @@ def training_need(
     n_steps: int,
 ) -> Need:
     """`n_steps`: the most of a launch."""
-    rules, groups = rules_of(network, optimizer), groups_of(optimizer, network.factors)
+    rules = rules_of(network, optimizer)
+    groups = groups_of(optimizer, network.factors)
     need = Need(
         batch,
         n_rows,
@@ -472,7 +490,9 @@ class Session:
     def __init__(
         self, card: Card, networks: Sequence[Network], need: Need, *, who: str
     ) -> None:
-        self.card, n_nets, dtype = card, len(networks), networks[0].dtype
+        self.card = card
+        n_nets = len(networks)
+        dtype = networks[0].dtype
         plan, layers, self.sizes = make_plan(networks[0], need)
         self.plans = np.repeat(plan, n_nets)
         numbers = bytes_of(networks[0], need) + 8 * need.n_rows
@@ -488,10 +508,8 @@ class Session:
             )
 
     def _first_sums(self, networks: Sequence[Network]) -> Array:
-        sums, start = (
-            np.zeros((len(networks), self.sizes.sums)),
-            int(self.plans["strengths"][0]),
-        )
+        sums = np.zeros((len(networks), self.sizes.sums))
+        start = int(self.plans["strengths"][0])
         for net, network in enumerate(networks):
             strengths = [strength for _, strength in network.penalties]
             sums[net, start : start + len(strengths)] = strengths
@@ -510,7 +528,8 @@ class Session:
         """Copy the nets' row orders to the GPU; all where they need more room there than before."""
         n = max(order.size for order in orders.values())
         if self.nets.orders.shape[1] < n:
-            self.nets, changed = self.nets._replace(orders=None), [*orders]
+            self.nets = self.nets._replace(orders=None)
+            changed = [*orders]
             table = self.card.empty((len(self.plans), n), np.int64)
             self.nets = self.nets._replace(orders=table)
         for net in changed:

@@ -148,7 +148,9 @@ def sum_losses(net: Net, n: int, t: int, n_threads: int) -> None:
 @device_function
 def end_batch(net: Net, mass: float) -> float:
     """A batch's loss from partial sums, added to the epoch's; called by one thread."""
-    sums, plan, progress = net.sums, net.plan, net.progress
+    sums = net.sums
+    plan = net.plan
+    progress = net.progress
     loss = 0.0
     for s in range(N_PARTIAL_SUMS):
         loss += sums[unsigned(s)]
@@ -281,9 +283,11 @@ def update(rules: KernelRules) -> Any:
     """``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
-    scalar, n_settings = rules.scalar, 1 if rules.gradient_rule else 0
+    scalar = rules.scalar
+    n_settings = 1 if rules.gradient_rule else 0
     n_gains = 1 if rules.average == OWN_AVERAGE else 0
-    rule, n = compiled(rules.update), rules.n_coefficients - n_settings - n_gains
+    rule = compiled(rules.update)
+    n = rules.n_coefficients - n_settings - n_gains
     change = compiled(GRADIENT_RULES.get(rules.gradient_rule, unchanged))
     take, take_setting = _taker(n), _taker(n_settings)
     n_moments = N_MOMENTS.get(rules.update, 2)
@@ -376,7 +380,9 @@ def row_loss(rules: KernelRules) -> Any:
     outputs, times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into
     `numbers`.
     """
-    rule, loss, scalar = compiled(rules.loss.rule), rules.loss, rules.scalar
+    rule = compiled(rules.loss.rule)
+    loss = rules.loss
+    scalar = rules.scalar
     settings = in_dtype(loss.constants, scalar)
     mean = loss.over_outputs == "mean"
 
@@ -384,7 +390,8 @@ def row_loss(rules: KernelRules) -> Any:
         numbers: Any, at: Any, losses: Any, place: Any, y: Any, row: Any, scale: Any
     ) -> None:
         share = 1.0 / at.width if mean else 1.0
-        factor, total = scalar(share * scale), 0.0
+        factor = scalar(share * scale)
+        total = 0.0
         for j in range(at.width):
             value, derivative = rule(numbers[at.outputs + j], y[row, j], *settings)
             total += value
@@ -420,11 +427,14 @@ def output_loss(rules: KernelRules) -> Any:
 
     def of_row(y: Any, net: Net, r: Any, row: Any, mass: Any) -> None:
         sums, plan = net.sums, net.plan
-        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
-        weight, place = 1.0, plan.row_losses + r
+        layer = net.layers[plan.n_layers - 1]
+        after = net.layers[plan.n_layers]
+        weight = 1.0
+        place = plan.row_losses + r
         if plan.weighted != 0:
             weight = float(net.memory[unsigned(plan.weights + row)])
-        offset, deltas = r * after.input_stride, r * layer.delta_stride
+        offset = r * after.input_stride
+        deltas = r * layer.delta_stride
         at = OutputRow(
             after.inputs + offset,
             after.derivatives + offset,
@@ -472,7 +482,8 @@ class Drawing(NamedTuple):
 
 def make_drawing(rules: KernelRules) -> Drawing:
     """Used in training with dropout or noise alone."""
-    scalar, draw = rules.scalar, _make_draw()
+    scalar = rules.scalar
+    draw = _make_draw()
     zero, one = scalar(0), scalar(1)
     normal = _make_normal(scalar)
 
@@ -530,7 +541,9 @@ def _make_draw() -> Any:
 
     def draw(memory: Any, at: Any, purpose: Any, row: Any, group: Any) -> Any:
         high = np.uint64(purpose) | (np.uint64(memory[at + 6]) << PIECE)
-        step, k0, k1 = word(memory, at + 4), word(memory, at), word(memory, at + 2)
+        step = word(memory, at + 4)
+        k0 = word(memory, at)
+        k1 = word(memory, at + 2)
         return philox(np.uint64(group), np.uint64(row), high, step, k0, k1)
 
     return device_function(draw)
@@ -542,7 +555,8 @@ def _make_normal(scalar: Any) -> Any:
     def fma(a: Any, b: Any, c: Any) -> Any:
         return a * b + c
 
-    log, root = compiled(elementary.log), compiled(elementary.sqrt)
+    log = compiled(elementary.log)
+    root = compiled(elementary.sqrt)
     normals = dropout.normals_of(
         scalar, device_function, device_function(fma), log, root
     )

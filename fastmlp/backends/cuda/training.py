@@ -67,10 +67,8 @@ class Moments:
     ) -> None:
         device.require(index)
         self.network, self.card, self._lag = network, device.card_of(index), 0.0
-        self.n_slots, n = (
-            n_slots if flat is None else len(flat),
-            network.layout.n_parameters,
-        )
+        self.n_slots = n_slots if flat is None else len(flat)
+        n = network.layout.n_parameters
         zeros = np.zeros(self.n_slots * n, network.dtype)
         host = zeros if flat is None else np.ascontiguousarray(flat)
         with self.card.current():
@@ -79,7 +77,8 @@ class Moments:
             )
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        self._lag, host = lag, np.ascontiguousarray(parameters)
+        self._lag = lag
+        host = np.ascontiguousarray(parameters)
         with self.card.current():
             shown = self._slot(3)
             if device.to_host(shown).tobytes() == host.tobytes():
@@ -115,7 +114,8 @@ class Moments:
             return np.ascontiguousarray(device.to_host(trained))
         self._slot(2).copy_to_device(trained)
         if self._lag:
-            m, shown = device.to_host(session.get("m", n, net)), device.to_host(trained)
+            m = device.to_host(session.get("m", n, net))
+            shown = device.to_host(trained)
             with np.errstate(all="ignore"):
                 shown = np.ascontiguousarray(shown - self._lag * m)
         else:
@@ -159,7 +159,8 @@ class Launches:
         batch: int,
         who: str,
     ) -> None:
-        network, self.card = networks[0], card
+        network = networks[0]
+        self.card = card
         self._rules = rules_of(network, optimizer)
         card.require_bytes(device.host_bytes(data), who)
         self.take(data.x, data.y)
@@ -187,7 +188,8 @@ class Launches:
 
     def run(self, spans: "Sequence[Span[Trainer]]") -> None:
         """Do the steps of some nets, each step in the launch of all of them."""
-        session, start = self.session, time.perf_counter()
+        session = self.session
+        start = time.perf_counter()
         longest = max(span.last - span.first for span in spans)
         # Nets without a span take no step.
         session.plans["first"] = session.plans["last"]
@@ -221,7 +223,8 @@ class Launches:
             self.session.send_orders(self._orders, changed)
 
     def _send(self, span: "Span[Trainer]", done: int, n_steps: int) -> None:
-        net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
+        net = span.trainer.net
+        per_epoch = span.trainer.units_per_epoch
         first = min(span.first + done, span.last)
         last = min(first + n_steps, span.last)
         # The losses begin with the epoch of the first step.
@@ -234,12 +237,11 @@ class Launches:
         )
 
     def _fetch(self, span: "Span[Trainer]") -> None:
-        net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
+        net = span.trainer.net
+        per_epoch = span.trainer.units_per_epoch
         first, last = (int(self.session.plans[name][net]) for name in ("first", "last"))
-        low, high = (
-            first // per_epoch,
-            span.reached // per_epoch + (span.reached < last),
-        )
+        low = first // per_epoch
+        high = span.reached // per_epoch + (span.reached < last)
         if first <= span.reached and low < high:
             start = self._losses
             losses = self.session.nets.sums[net, start : start + high - low]
@@ -289,8 +291,11 @@ class Trainer:
         stepping: bool = False,
         summed: bool = False,
     ) -> None:
-        self._card, self._lock, self._summed = card, lock, summed
-        self._parameters, self._moments = parameters, moments
+        self._card = card
+        self._lock = lock
+        self._summed = summed
+        self._parameters = parameters
+        self._moments = moments
         self._batch = batch = min(batch_size, data.n_rows)
         self.unit_flops = 6 * network.layout.n_weights * batch
         alone = (card, [network], optimizer, self._scaled(data), batch, "MLP.fit")
@@ -384,7 +389,9 @@ class Trainer:
         return span.reached
 
 
-FORWARD_BACKWARD, GRADIENT_UPDATE, END = 0, 1, 2
+FORWARD_BACKWARD = 0
+GRADIENT_UPDATE = 1
+END = 2
 
 
 class Kernels(NamedTuple):
@@ -406,12 +413,16 @@ class Kernels(NamedTuple):
 def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
-    end, training = _make_end(rules, shape), rules.update is not None
-    scalar, size = device.SCALARS[rules.dtype], shape.staging
+    end = _make_end(rules, shape)
+    training = rules.update is not None
+    scalar = device.SCALARS[rules.dtype]
+    size = shape.staging
 
     def of_nets(staging: Any, rows: Samples, nets: Nets, step: int, which: int) -> None:
         for k in range(cuda.blockIdx.y, nets.plans.shape[0], cuda.gridDim.y):
-            plan, progress, orders = nets.plans[k], nets.progress[k], nets.orders[k]
+            plan = nets.plans[k]
+            progress = nets.progress[k]
+            orders = nets.orders[k]
             net = Net(nets.memory[k], nets.sums[k], progress, plan, nets.layers, orders)
             if which == FORWARD_BACKWARD:
                 forward_backward(staging, rows, net, plan.first + step)
@@ -426,7 +437,8 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
         each(cuda.shared.array(size, scalar), Samples(x, y), nets, step, which)
 
     def run(x: Any, y: Any, nets: Nets, n_steps: int) -> None:
-        staging, grid = cuda.shared.array(size, scalar), cuda.cg.this_grid()
+        staging = cuda.shared.array(size, scalar)
+        grid = cuda.cg.this_grid()
         for q in range(2 * n_steps + 1):
             which = q % 2 if q < 2 * n_steps else END
             each(staging, Samples(x, y), nets, q // 2, which)
@@ -437,14 +449,13 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
 
 def _make_end(rules: KernelRules, shape: GridShape) -> Any:
     """The end of a net's launch: a training that has diverged goes back to its epoch."""
-    n_threads, restore = shape.n_threads, rule_blocks.restore(rules)
+    n_threads = shape.n_threads
+    restore = rule_blocks.restore(rules)
 
     def end(net: Net) -> None:
         plan, progress = net.plan, net.progress
-        first, n_all = (
-            cuda.blockIdx.x * n_threads + cuda.threadIdx.x,
-            cuda.gridDim.x * n_threads,
-        )
+        first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
+        n_all = cuda.gridDim.x * n_threads
         if progress.diverged != 0:
             restore(net.memory, plan, first, n_all)
         elif first == 0:
@@ -461,7 +472,8 @@ def launch_steps(
     rules: KernelRules, shape: GridShape, session: Session, rows: Samples, n_steps: int
 ) -> None:
     """Launch the plans' steps, at most `n_steps` for a net."""
-    kernels, n_threads = make_kernels(rules, shape), shape.n_threads
+    kernels = make_kernels(rules, shape)
+    n_threads = shape.n_threads
     arguments = (*rows, session.nets)
     if COOPERATIVE:
         # All blocks must be resident at once. Two on one multiprocessor would share its arithmetic,

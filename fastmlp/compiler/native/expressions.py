@@ -107,7 +107,9 @@ class Expressions:
     def __init__(
         self, builder: Any, outside: dict[str, Any], zeros: dict[Any, frozenset[str]]
     ) -> None:
-        self.builder, self.outside, self.zeros = builder, outside, zeros
+        self.builder = builder
+        self.outside = outside
+        self.zeros = zeros
         self.names: dict[str, Any] = {}
         self.thread: Any = 0
 
@@ -176,7 +178,8 @@ class Expressions:
     def _Compare(self, node: ast.Compare) -> Any:
         if len(node.ops) > 1:
             raise Unsupported(ast.dump(node))
-        left, right = self.value(node.left), self.value(node.comparators[0])
+        left = self.value(node.left)
+        right = self.value(node.comparators[0])
         return compared(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
@@ -207,7 +210,9 @@ class Expressions:
         self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]
     ) -> Any:
         """The result of one of two branches; only that branch is run."""
-        builder, ends, results = self.builder, [], []
+        builder = self.builder
+        ends = []
+        results = []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
         builder.cbranch(test, *blocks)
@@ -301,7 +306,8 @@ class Expressions:
         return Number(self.builder.load(place, typ=KINDS[dtype]), dtype)
 
     def _Subscript(self, node: ast.Subscript) -> Any:
-        owner, index = self.value(node.value), self.value(node.slice)
+        owner = self.value(node.value)
+        index = self.value(node.slice)
         if isinstance(owner, View):
             place = self.element(owner, index)
             if owner.dtype.fields:
@@ -327,7 +333,8 @@ class Expressions:
         return number
 
     def element(self, view: View, index: Any) -> Any:
-        builder, i = self.builder, self.index(index)
+        builder = self.builder
+        i = self.index(index)
         if view.dtype.fields:
             down = builder.mul(i, ir.Constant(WORD, view.dtype.itemsize))
             return self.pointer(view.address, down, BYTE)
@@ -354,7 +361,8 @@ class Expressions:
         return self.pointer(table.address, i, KINDS[table.dtype])
 
     def _Call(self, node: ast.Call) -> Any:
-        function, arguments = self.value(node.func), self.all_of(node.args)
+        function = self.value(node.func)
+        arguments = self.all_of(node.args)
         if node.keywords:
             raise Unsupported(ast.dump(node))
         if function is memory.row:

@@ -19,7 +19,10 @@ class _Section(NamedTuple):
     entry_size: int
 
 
-_BITS, _SYMBOLS, _RELOCATIONS, _ALLOCATED = 1, 2, 4, 2
+_BITS = 1
+_SYMBOLS = 2
+_RELOCATIONS = 4
+_ALLOCATED = 2
 # Tables for unwinding, which C++ reads.
 _UNWINDING = b".eh_frame"
 
@@ -59,7 +62,8 @@ _FORMS = {
 }
 # Arm's instructions take an address in two parts: its page, and its place in the page by the unit
 # of what is loaded, here as powers of 2. Images begin with a page.
-_PAGE, _IN_PAGE = 275, {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
+_PAGE = 275
+_IN_PAGE = {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 
 
 def _set_bits(image: bytearray, place: int, word: int, first: int, n: int) -> None:
@@ -124,7 +128,8 @@ def linked(content: bytes, symbol: str) -> tuple[dict[str, Any], bytes]:
     """An image of an ELF object, and the offsets of this function of it and of the slots."""
     made = _Object(content)
     form, sections = made.form, made.sections
-    image, places = bytearray(), dict[int, int]()
+    image = bytearray()
+    places = dict[int, int]()
     for i, section in enumerate(sections):
         if made.is_kept(section):
             image += bytes(-len(image) % max(section.align, 1))
@@ -147,7 +152,8 @@ def linked(content: bytes, symbol: str) -> tuple[dict[str, Any], bytes]:
             offset, info, addend = struct.unpack_from(
                 "<QQq", content, section.offset + i
             )
-            entry, kind = made.symbols[info >> 32], info & 0xFFFFFFFF
+            entry = made.symbols[info >> 32]
+            kind = info & 0xFFFFFFFF
             is_outside = entry[3] == 0
             if entry[3] in places and kind not in form.slots:
                 to = places[entry[3]] + entry[4]

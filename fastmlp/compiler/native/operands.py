@@ -23,7 +23,9 @@ from fastmlp.compiler.elementary import (
 from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.target import Host
 
-INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
+INT64 = np.dtype(np.int64)
+FLOAT64 = np.dtype(np.float64)
+BOOL = np.dtype(np.bool_)
 WORD32: Any = ir.IntType(32)
 WORD: Any = ir.IntType(64)
 BYTE: Any = ir.IntType(8)
@@ -126,7 +128,8 @@ def _x86(builder: Any, mode: Any) -> Any:
 
 def _arm(builder: Any, mode: Any) -> Any:
     # Inline assembly would need an assembler, without which LLVM ends the process.
-    read, write = ir.FunctionType(WORD, []), ir.FunctionType(ir.VoidType(), [WORD])
+    read = ir.FunctionType(WORD, [])
+    write = ir.FunctionType(ir.VoidType(), [WORD])
     old = mode
     if mode is None:
         old = builder.call(declared(builder, "llvm.aarch64.get.fpcr", read), [])
@@ -271,7 +274,8 @@ def _polynomial(builder: Any, x: Any, coefficients: Any) -> Any:
 
 @jit.emitted(scaled, 0, alike=True)
 def _scaled(builder: Any, x: Any, t: Any) -> Any:
-    number, power = _integer(builder, x), _integer(builder, t)
+    number = _integer(builder, x)
+    power = _integer(builder, t)
     power = builder.shl(power, ir.Constant(power.type, _mantissa(x.type)))
     return builder.bitcast(builder.add(number, power), x.type)
 
@@ -450,7 +454,8 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
     if common(a, b) == ADDRESS:
         return _of_addresses(builder, name, a, b)
     dtype = FLOAT64 if name == "Div" and common(a, b).kind != "f" else common(a, b)
-    a, b = converted(builder, a, dtype), converted(builder, b, dtype)
+    a = converted(builder, a, dtype)
+    b = converted(builder, b, dtype)
     if dtype.kind == "f":
         if name not in OF_FLOATS:
             raise Unsupported(f"{name} of floats")
@@ -472,7 +477,8 @@ def _of_addresses(builder: Any, name: str, a: Number, b: Number) -> Number:
     elif name == "Sub":
         value = subtracted(builder, a.value, b.value)
     else:
-        a, b = converted(builder, a, INT64), converted(builder, b, INT64)
+        a = converted(builder, a, INT64)
+        b = converted(builder, b, INT64)
         result: Number = calculated(builder, name, a, b)
         return result
     return Number(value, ADDRESS if is_pointer(value) else INT64)
@@ -489,7 +495,8 @@ def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any
         return builder.ashr(a.value, ir.Constant(WORD, divisor.bit_length() - 1))
     by_zero = builder.icmp_signed("==", b.value, zero)
     safe = builder.select(by_zero, one, b.value)
-    quotient, rest = builder.sdiv(a.value, safe), builder.srem(a.value, safe)
+    quotient = builder.sdiv(a.value, safe)
+    rest = builder.srem(a.value, safe)
     off = builder.and_(
         builder.icmp_signed("!=", rest, zero),
         builder.icmp_signed("<", builder.xor(rest, safe), zero),
@@ -507,8 +514,10 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
     if name not in RELATIONS:
         raise Unsupported(name)
     a, b = number_of(left), number_of(right)
-    dtype, sign = common(a, b), RELATIONS[name]
-    a, b = converted(builder, a, dtype), converted(builder, b, dtype)
+    dtype = common(a, b)
+    sign = RELATIONS[name]
+    a = converted(builder, a, dtype)
+    b = converted(builder, b, dtype)
     if dtype.kind == "f":
         # NaN != x is True, every other relation with NaN is False.
         compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
@@ -533,7 +542,8 @@ def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
     best, *others = (number_of(operand) for operand in operands)
     for other in others:
         dtype = common(best, other)
-        best, other = converted(builder, best, dtype), converted(builder, other, dtype)
+        best = converted(builder, best, dtype)
+        other = converted(builder, other, dtype)
         better = compared(builder, name, other, best).value
         best = Number(builder.select(better, other.value, best.value), dtype)
     return best

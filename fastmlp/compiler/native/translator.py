@@ -123,9 +123,11 @@ class Unit:
                 arguments.append(RecordOperand(pointer_of(builder, value), ARRAY))
         result = Body(self, builder, function, tuple(arguments)).run()
         if result.dtype == BOOL:
-            name, result = "PyBool_FromLong", converted(builder, result, INT64)
+            name = "PyBool_FromLong"
+            result = converted(builder, result, INT64)
         else:
-            name, result = "PyFloat_FromDouble", converted(builder, result, FLOAT64)
+            name = "PyFloat_FromDouble"
+            result = converted(builder, result, FLOAT64)
         to_object = declared(builder, name, ir.FunctionType(WORD, [result.value.type]))
         builder.ret(builder.call(to_object, [result.value]))
 
@@ -219,7 +221,8 @@ class Body(Expressions):
         names: list[str] | None = None,
     ) -> None:
         super().__init__(builder, jit.names_of(function), unit.zeros)
-        self._unit, self._function = unit, function
+        self._unit = unit
+        self._function = function
         self._definition = jit.definition_of(function)
         if names is None:
             names = [argument.arg for argument in self._definition.args.args]
@@ -288,7 +291,8 @@ class Body(Expressions):
             self.builder.store(register, place)
 
     def bind(self, name: str, operand: Any) -> None:
-        operand, slot = movable(operand), self.names.get(name)
+        operand = movable(operand)
+        slot = self.names.get(name)
         self._known.add(name)
         if slot is None or not _holds(slot.operand, operand):
             if slot is not None and self._depth:
@@ -364,7 +368,8 @@ class Body(Expressions):
             self.assign(target, operand)
 
     def _AugAssign(self, node: ast.AugAssign) -> None:
-        old, new = self.value(node.target), self.value(node.value)
+        old = self.value(node.target)
+        new = self.value(node.value)
         self.assign(
             node.target, calculated(self.builder, type(node.op).__name__, old, new)
         )
@@ -390,7 +395,8 @@ class Body(Expressions):
         )
         after = builder.append_basic_block("after")
         builder.cbranch(test, then, otherwise)
-        before, ends = self._known, []
+        before = self._known
+        ends = []
         for block, statements in ((then, node.body), (otherwise, node.orelse)):
             builder.position_at_end(block)
             self._known = set(before)
@@ -477,11 +483,9 @@ class Body(Expressions):
         jit.check_shared(node, self._known)
         read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         captured = {name: self.load(name) for name in sorted(self._known & read)}
-        operands, team, zero = (
-            tuple(captured.values()),
-            self.load("team"),
-            ir.Constant(WORD, 0),
-        )
+        operands = tuple(captured.values())
+        team = self.load("team")
+        zero = ir.Constant(WORD, 0)
         direct, shared = self._unit.define_loop(self._function, node, captured)
         n = converted(self.builder, self.value(arguments[0]), INT64)
         with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
@@ -497,7 +501,8 @@ class Body(Expressions):
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
         """A loop from first to last, exclusive, around the code of the context; yield i."""
-        builder, last = self.builder, converted(self.builder, last, INT64)
+        builder = self.builder
+        last = converted(self.builder, last, INT64)
         blocks = [
             builder.append_basic_block(name)
             for name in ("head", "body", "next", "after")
@@ -511,7 +516,8 @@ class Body(Expressions):
         goes_on = compared(builder, "Lt" if step > 0 else "Gt", i, last)
         builder.cbranch(goes_on.value, body, after)
         builder.position_at_end(body)
-        self._next, self._after = following, after
+        self._next = following
+        self._after = after
         yield i
         self._go_to(following)
         builder.position_at_end(following)

@@ -244,7 +244,8 @@ def test_parts_run_on_numbas_threads_where_that_is_safe(
         pytest.skip("this Numba has no such layer")
     options = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
     printed = python(THREADS, FASTMLP_COMPILER="numba", **options).splitlines()
-    alone, shared = f"{layer}; {OFF}; {OFF}", f"{layer}; {OFF}; {ON}"
+    alone = f"{layer}; {OFF}; {OFF}"
+    shared = f"{layer}; {OFF}; {ON}"
     # In a child GNU OpenMP would end the process, and workqueue where two threads meet.
     assert printed == [shared if layer == "omp" else alone] + [alone] * hasattr(
         os, "fork"

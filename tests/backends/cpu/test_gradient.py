@@ -203,7 +203,9 @@ MATRICES = all_pairs(
 
 def drawn(case: dict[str, Any], seed: int = 0) -> tuple[MLP, Data]:
     rng = np.random.default_rng(seed)
-    loss, sizes, n = case["loss"], case["sizes"], case["n_rows"]
+    loss = case["loss"]
+    sizes = case["sizes"]
+    n = case["n_rows"]
     if CASES[loss].link == "softmax" and sizes[-1] == 1:
         sizes = (*sizes[:-1], 2)
     net = MLP(
@@ -216,7 +218,8 @@ def drawn(case: dict[str, Any], seed: int = 0) -> tuple[MLP, Data]:
     )
     if case["frozen"] and len(sizes) > 2:
         net.layer_rates = [{"weights": 0.0}, *(1.0 for _ in sizes[2:])]
-    x, y = rng.normal(size=(n, sizes[0])), draw_targets(loss, rng, n, sizes[-1])
+    x = rng.normal(size=(n, sizes[0]))
+    y = draw_targets(loss, rng, n, sizes[-1])
     weight = rng.uniform(0.5, 2, n) if case["weighted"] else np.empty(0)
     return net, Data(x, np.asarray(y, float), weight)
 
@@ -240,7 +243,8 @@ def test_matrix_and_step_are_the_oracles(case: dict[str, Any]) -> None:
     ]
     whole = naive.gauss_newton(weights, biases, data.x, data.y, l2=0.3, **model)
     _, *slopes = naive.gradient(weights, biases, data.x, data.y, l2=0.3, **model)
-    system, parameters = system_of(net, data), net.parameters.copy()
+    system = system_of(net, data)
+    parameters = net.parameters.copy()
     _, gradient = system.objective(parameters)
     system.linearize(parameters)
     close = {"rtol": 0, "atol": 1e-10 * max(1, abs(plain).max())}
@@ -368,7 +372,8 @@ def test_several_threads_have_the_bits_of_one(
         settings["dtype"] = "float32"
         count_as_wide(33, monkeypatch)
     n_rows, batch_size = (20, 1) if form == "single row" else (N_ROWS, BATCH)
-    x, y = rng.normal(size=(n_rows, SIZES[0])), rng.normal(size=(n_rows, SIZES[-1]))
+    x = rng.normal(size=(n_rows, SIZES[0]))
+    y = rng.normal(size=(n_rows, SIZES[-1]))
     rows = (
         x,
         y.argmax(axis=1) if feature == "softmax" else y,
@@ -418,9 +423,11 @@ def test_python_allocates_the_same_for_10_steps_and_1000(
 ) -> None:
     net = Net()
     parameters, data = net.draw(rng, 40)
-    moments, order = Moments(net.network), np.arange(40)[None]
+    moments = Moments(net.network)
+    order = np.arange(40)[None]
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 4)
-    coefficients, losses = np.full((1000, 1), 0.01), np.zeros(1000)
+    coefficients = np.full((1000, 1), 0.01)
+    losses = np.zeros(1000)
     peaks = []
     trainer.run(order, coefficients, losses, 0, 1000)
     for n_steps in (10, 1000):

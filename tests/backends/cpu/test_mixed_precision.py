@@ -41,7 +41,8 @@ def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def draw(sizes: Any, n_rows: int = N_ROWS) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(n_rows, sizes[0])), rng.normal(size=(n_rows, sizes[-1]))
+    x = rng.normal(size=(n_rows, sizes[0]))
+    y = rng.normal(size=(n_rows, sizes[-1]))
     return x.astype(np.float32), y.astype(np.float32)
 
 
@@ -73,14 +74,17 @@ def check_step(
         "compute_dtype": setting,
         **settings,
     }
-    net, (x, y) = make(sizes, optimizer=SGD(1.0), **options), draw(sizes)
-    x, y = x[:n_rows], y[:n_rows]
+    net = make(sizes, optimizer=SGD(1.0), **options)
+    (x, y) = draw(sizes)
+    x = x[:n_rows]
+    y = y[:n_rows]
     before = net.parameters.copy()
     activations = [activation] * (len(sizes) - 2)
     value, expected = naive_gradient(net, x, y, activations=activations, **settings)
     history = net.fit(x, y, epochs=1, batch_size=batch)
     assert history.loss[0] == pytest.approx(value, rel=3e-5)
-    error, size = np.abs(before - net.parameters - expected), np.abs(expected).max()
+    error = np.abs(before - net.parameters - expected)
+    size = np.abs(expected).max()
     # A number that is summed in another order may be rounded to its other neighbour.
     assert error.max() <= 2e-3 * size
     assert np.median(error) <= 2e-5 * size
@@ -101,8 +105,10 @@ def test_a_step_of_told_layers_is_that_of_rounded_operands(pattern: str) -> None
 
 def test_penalties_and_a_last_row_round_their_operands() -> None:
     check_step(SHAPES[0], N_ROWS, "relu", N_ROWS, l2=0.3, l1=0.1)
-    sizes, rule = SHAPES[0], ["relu"]
-    net, (x, y) = make(sizes, optimizer=SGD(1.0)), draw(sizes, 5)
+    sizes = SHAPES[0]
+    rule = ["relu"]
+    net = make(sizes, optimizer=SGD(1.0))
+    (x, y) = draw(sizes, 5)
     first = make(sizes, optimizer=SGD(1.0))
     first.fit(x[:4], y[:4], epochs=1, batch_size=4, shuffle=False)
     _, expected = naive_gradient(first, x[4:], y[4:], activations=rule)
@@ -140,7 +146,9 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     x, y = draw(SHARED)
     x[np.abs(x) < 1] = 0
-    order, sizes, results = np.arange(N_ROWS)[None], SHARED, []
+    order = np.arange(N_ROWS)[None]
+    sizes = SHARED
+    results = []
     for compute_dtype in ("bfloat16", None):
         net = make(sizes, compute_dtype=compute_dtype, initializer="he_uniform")
         engine = Engine(net._network, 1)
@@ -225,7 +233,8 @@ def expected_of(net: MLP, x: Any, activation: str = "relu", **model: Any) -> Any
 @pytest.mark.parametrize("activation", ["relu", "tanh", "softplus"])
 @pytest.mark.parametrize("sizes", PREDICTED_SHAPES, ids=str)
 def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) -> None:
-    net, x = predicting(sizes, activation=activation), draw_rows(sizes)
+    net = predicting(sizes, activation=activation)
+    x = draw_rows(sizes)
     for n_rows in (N_PREDICTED, 2, 1):
         expected = expected_of(net, x[:n_rows], activation)
         error = np.abs(net.predict(x[:n_rows], **MIXED) - expected)
@@ -238,7 +247,9 @@ def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) 
 def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "FEWEST_OUTPUTS", 1)
     dtypes = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
-    net, x, options = predicting(), draw_rows(), dict[str, Any](compute_dtype=dtypes)
+    net = predicting()
+    x = draw_rows()
+    options = dict[str, Any](compute_dtype=dtypes)
     w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
     model = {
         "activations": ["relu", "relu"],
@@ -252,7 +263,8 @@ def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson"])
 def test_links_and_raw_outputs(loss: str) -> None:
-    net, x = predicting(loss=loss), draw_rows()
+    net = predicting(loss=loss)
+    x = draw_rows()
     links = net.predict(x, **MIXED)
     np.testing.assert_allclose(
         links, expected_of(net, x, loss=loss), rtol=0.02, atol=2e-3
@@ -281,7 +293,8 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
 @needs_a_team
 def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    x, results = draw_rows(n_rows=7 * ROW_BLOCK + 5), []
+    x = draw_rows(n_rows=7 * ROW_BLOCK + 5)
+    results = []
     for n_threads in (1, 2):
         for activation in ("relu", "tanh"):
             results.append(
@@ -310,10 +323,8 @@ def make_like(net: MLP) -> MLP:
 
 def test_out_and_rows_that_are_to_be_converted() -> None:
     net, x = predicting(), draw_rows()
-    expected, out = (
-        net.predict(x, **MIXED),
-        np.empty((N_PREDICTED, PREDICTED[-1]), np.float32),
-    )
+    expected = net.predict(x, **MIXED)
+    out = np.empty((N_PREDICTED, PREDICTED[-1]), np.float32)
     assert net.predict(x, out, **MIXED) is out
     assert out.tobytes() == expected.tobytes()
     for rows in (x.astype(float), np.asfortranarray(x), x[::-1][::-1], x.tolist()):
@@ -338,7 +349,8 @@ def test_numbers_that_are_not_finite_are_errors_or_divergences() -> None:
 
 
 def of_both(x: Any) -> Iterator[Any]:
-    engine, net = Engine(predicting()._network, 1), predicting()
+    engine = Engine(predicting()._network, 1)
+    net = predicting()
     for given in (None, "bfloat16"):
         out = np.empty((x.shape[0], PREDICTED[-1]), np.float32)
         predictor: Any = engine.predictor(net.parameters, compute_dtype=given)
@@ -347,7 +359,8 @@ def of_both(x: Any) -> Iterator[Any]:
 
 
 def test_sparse_and_expanded_rows_have_a_first_layer_in_float32() -> None:
-    sparse, x = pytest.importorskip("scipy.sparse"), draw_rows()
+    sparse = pytest.importorskip("scipy.sparse")
+    x = draw_rows()
     x[np.abs(x) < 1] = 0
     w, b = (
         [p.astype(float) for p in arrays]
@@ -377,7 +390,8 @@ def test_predictions_do_not_depend_on_what_a_net_was_trained_in() -> None:
 
 
 def test_for_predictions_too_nothing_is_compiled_unasked(made: list[str]) -> None:
-    net, x = predicting(compute_dtype="bfloat16"), draw_rows()
+    net = predicting(compute_dtype="bfloat16")
+    x = draw_rows()
     net._on_device().evaluation(
         net._on_device().data(x, x[:, : PREDICTED[-1]], None, "test")
     )

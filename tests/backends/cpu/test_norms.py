@@ -155,7 +155,8 @@ def test_steps_are_the_oracles(
 def test_frozen_layers_keep_gains_and_shifts(rng: np.random.Generator) -> None:
     net = net_of("rms", rng)
     net.trainable = [True, False, True]
-    kept, trained = net.gains[1].copy(), net.gains[0].copy()
+    kept = net.gains[1].copy()
+    trained = net.gains[0].copy()
     net.fit(*rows_of(rng, 20), epochs=2)
     assert np.array_equal(net.gains[1], kept)
     assert not np.array_equal(net.gains[0], trained)
@@ -183,7 +184,8 @@ def test_threads_do_not_change_the_bits(
 
 @pytest.mark.parametrize("name", ["rms", "blocks", "wide", "wide, blocks"])
 def test_a_row_has_the_same_bits_alone(name: str, rng: np.random.Generator) -> None:
-    net, (x, _) = net_of(name, rng), rows_of(rng, 30, "float32")
+    net = net_of(name, rng)
+    (x, _) = rows_of(rng, 30, "float32")
     alone = np.concatenate([net.predict(row[None]) for row in x])
     assert np.array_equal(net.predict(x), alone)
 
@@ -194,9 +196,11 @@ def test_sparse_rows_have_the_gradient_of_dense_rows(rng: np.random.Generator) -
     x[rng.random(x.shape) < 0.5] = 0
     net = net_of("some", rng, dtype="float64")
     engine: Any = core_of(net).engine
-    none, results = np.empty(0), list[Any]()
+    none = np.empty(0)
+    results = list[Any]()
     for rows in (x, scipy.sparse.csr_array(x)):
-        data, out = Data(engine.features(rows), y, none), np.empty((30, 3))
+        data = Data(engine.features(rows), y, none)
+        out = np.empty((30, 3))
         value, gradient = engine.loss_and_gradient(net.parameters, data)
         engine.predict(net.parameters, data.x, out)
         results.append([value, *gradient, *out.ravel()])
@@ -249,7 +253,8 @@ def test_the_gradient_of_a_loss_passes_a_skip(rng: np.random.Generator) -> None:
 
 def test_alike_units_give_shifts(rng: np.random.Generator) -> None:
     net = net_of("layer", rng)
-    net.weights[0][:], net.biases[0][:] = 0, 2.5
+    net.weights[0][:] = 0
+    net.biases[0][:] = 2.5
     x, y = rows_of(rng, 8)
     expected = np.maximum(net.shifts[0], 0) @ net.weights[1] + net.biases[1]
     np.testing.assert_allclose(net.predict(x), np.tile(expected, (8, 1)), rtol=1e-5)
@@ -278,8 +283,10 @@ def test_a_norm_of_one_unit_is_its_shift(dtype: Any, rng: np.random.Generator) -
 def test_compiled_code_has_the_bits_of_a_row(
     name: str, rng: np.random.Generator
 ) -> None:
-    net, (x, _) = net_of(name, rng, activation="silu"), rows_of(rng, 3, "float32")
-    handle, out = jit.compiled(net), np.empty(3, np.float32)
+    net = net_of(name, rng, activation="silu")
+    (x, _) = rows_of(rng, 3, "float32")
+    handle = jit.compiled(net)
+    out = np.empty(3, np.float32)
     for row, expected in zip(x, net.predict(x), strict=True):
         jit.predict(handle, row, out)
         assert np.array_equal(out, expected)
@@ -291,7 +298,8 @@ def test_a_compiled_learner_has_the_bits_of_steps(
 ) -> None:
     nets = [net_of(name, np.random.default_rng(0)) for _ in range(2)]
     x, y = rows_of(rng, 6, "float32")
-    by_net, by_inputs = np.empty(nets[0].parameters.size), np.empty(x.shape)
+    by_net = np.empty(nets[0].parameters.size)
+    by_inputs = np.empty(x.shape)
     with jit.learner(nets[0], batch_size=6) as handle:
         loss = jit.train_on_batch(handle, x, y)
         jit.vjp(handle, x, y, by_net, by_inputs)
@@ -306,8 +314,10 @@ def test_a_compiled_learner_has_the_bits_of_steps(
 def test_groups_have_the_bits_of_their_nets(
     name: str, rng: np.random.Generator
 ) -> None:
-    alone, (x, y) = [net_of(name, rng, seed=i) for i in range(2)], rows_of(rng, 9)
-    x, y = x.astype(np.float32), y.astype(np.float32)
+    alone = [net_of(name, rng, seed=i) for i in range(2)]
+    (x, y) = rows_of(rng, 9)
+    x = x.astype(np.float32)
+    y = y.astype(np.float32)
     group = NetGroup([deepcopy(net) for net in alone])
     losses = [net.train_on_batch(x, y) for net in alone]
     assert np.array_equal(group.train_on_batch(x, y), losses)
@@ -411,8 +421,11 @@ def drawn_net(rng: np.random.Generator, n_threads: int) -> MLP:
 def test_drawn_nets_are_the_oracles_on_any_threads(seed: int) -> None:
     rng = np.random.default_rng(seed)
     nets = [drawn_net(np.random.default_rng(seed), n) for n in (1, 2)]
-    net, layout, loss = nets[0], nets[0]._network.layout, nets[0]._loss_name
-    n_rows, n_out = int(rng.integers(1, 150)), layout.sizes[-1]
+    net = nets[0]
+    layout = nets[0]._network.layout
+    loss = nets[0]._loss_name
+    n_rows = int(rng.integers(1, 150))
+    n_out = layout.sizes[-1]
     x = rng.normal(size=(n_rows, layout.sizes[0])).astype(net.dtype)
     y: Any = rng.normal(size=(n_rows, n_out))
     if loss == "cross_entropy":

@@ -93,7 +93,8 @@ def test_training_is_that_of_the_oracle(
 
 @each_form
 def test_float32_follows_float64(optimizer: Any, rng: np.random.Generator) -> None:
-    wide, narrow = Net(), Net(dtype="float32")
+    wide = Net()
+    narrow = Net(dtype="float32")
     parameters, data = narrow.draw(rng, N_ROWS)
     exact = Data(*(a.astype(np.float64) for a in data[:3]))
     order = orders(rng, N_EPOCHS, N_ROWS)
@@ -105,7 +106,8 @@ def test_float32_follows_float64(optimizer: Any, rng: np.random.Generator) -> No
 
 
 def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
-    net, order = Net(), orders(rng, 1, N_ROWS)
+    net = Net()
+    order = orders(rng, 1, N_ROWS)
     parameters, data = net.draw(rng, N_ROWS)
     again = np.repeat(order, N_EPOCHS, axis=0)
     expected = train(net, parameters, data, SGD(0.03), again, 7)
@@ -171,7 +173,8 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
 ) -> None:
     net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, n_rows, weighted=True)
-    order, adam = orders(rng, n_epochs, n_rows), OPTIMIZERS["adam"](0.03)
+    order = orders(rng, n_epochs, n_rows)
+    adam = OPTIMIZERS["adam"](0.03)
     whole = train(net, parameters, data, adam, order, 50)
     monkeypatch.setattr("fastmlp.backends.cpu.tuning.CHUNK_NUMBERS", 0)
     monkeypatch.setattr("fastmlp.backends.cpu.tuning.MIN_CHUNK_ROWS", 7)
@@ -191,7 +194,8 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
 
 
 def test_a_batch_without_weight_takes_no_step(rng: np.random.Generator) -> None:
-    net, order = Net(penalties={"l2": 0.1}), np.arange(N_ROWS)[None]
+    net = Net(penalties={"l2": 0.1})
+    order = np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     data.weight[5:10] = 0
     run = train(net, parameters, data, SGD(0.03, momentum=0.9), order, 5)
@@ -210,10 +214,8 @@ def test_divergence_stops_at_the_parameters_of_the_start_of_the_epoch(
 ) -> None:
     net = Net(dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS)
-    order, per_epoch = (
-        np.repeat(np.arange(N_ROWS)[None], 4, axis=0),
-        N_ROWS // batch_size,
-    )
+    order = np.repeat(np.arange(N_ROWS)[None], 4, axis=0)
+    per_epoch = N_ROWS // batch_size
     # The third epoch's first step spoils the weights: its next batch finds out, or its end.
     rates = np.repeat([0.01, 0.01, np.inf, 0.01], per_epoch)
     adam = OPTIMIZERS["adam"](0.01)
@@ -228,10 +230,12 @@ def test_divergence_stops_at_the_parameters_of_the_start_of_the_epoch(
 
 
 def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
-    net, order = Net(activation="identity"), np.arange(N_ROWS)[None]
+    net = Net(activation="identity")
+    order = np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS)
     start = parameters.copy()
-    moments, losses = Moments(net.network), np.zeros(1)
+    moments = Moments(net.network)
+    losses = np.zeros(1)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
         assert trainer.run(order, np.full((4, 1), 1e200), losses, 0, 4) < 4
@@ -245,11 +249,13 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
 
 
 def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
-    net, order = Net((3, 5, 5, 2)), np.arange(N_ROWS)[None]
+    net = Net((3, 5, 5, 2))
+    order = np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS)
     edited = rng.normal(size=parameters.size)
     expected = train(net, edited, data, SGD(0.03), order, 5)
-    moments, losses = Moments(net.network), np.zeros(1)
+    moments = Moments(net.network)
+    losses = np.zeros(1)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
     parameters[:] = edited
@@ -266,7 +272,8 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 def test_an_optimizer_of_your_own_is_compiled_and_used(
     rng: np.random.Generator,
 ) -> None:
-    net, own = Net(), Custom(sign_descent, 0.25)
+    net = Net()
+    own = Custom(sign_descent, 0.25)
     parameters, data = net.draw(rng, N_ROWS)
     assert isinstance(own, Optimizer)
     run = train(net, parameters, data, own, np.arange(N_ROWS)[None], N_ROWS)
@@ -274,9 +281,12 @@ def test_an_optimizer_of_your_own_is_compiled_and_used(
 
 
 def test_unguarded_training_minds_no_nan(rng: np.random.Generator) -> None:
-    net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(3)
+    net = Net()
+    order = np.arange(N_ROWS)[None]
+    losses = np.zeros(3)
     parameters, data = net.draw(rng, N_ROWS)
-    rates, engine = np.full((3, 1), 0.03), Engine(net.network, 1)
+    rates = np.full((3, 1), 0.03)
+    engine = Engine(net.network, 1)
     rates[1] = np.inf
     moments = engine.moments()
     trainer = engine.trainer(parameters, moments, SGD(), data, N_ROWS, guarded=False)
@@ -289,14 +299,16 @@ def test_unguarded_training_minds_no_nan(rng: np.random.Generator) -> None:
 
 
 def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
-    net, order = Net(), np.arange(N_ROWS)[None]
+    net = Net()
+    order = np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     batches = [slice(i, min(i + 8, N_ROWS)) for i in range(0, N_ROWS, 8)]
     engine = Engine(net.network, 1)
     parts = [type(data)(*(array[batch] for array in data[:3])) for batch in batches]
     means = [engine.loss_and_gradient(parameters, part)[0] for part in parts]
     for by_rows in (False, True):
-        losses, moments = np.zeros(1), engine.moments()
+        losses = np.zeros(1)
+        moments = engine.moments()
         trainer = engine.trainer(
             parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows
         )
@@ -342,7 +354,9 @@ GROUP_OPTIMIZERS: list[Any] = [
     SGD(0.03, clipnorm=0.2),
     AdamW(0.03, decay_biases=False, global_clipnorm=0.3),
 ]
-GROUP_SIZES, GROUP_ROWS, GROUP_EPOCHS = (5, 9, 6, 2), 20, 1 if INTERPRETED else 2
+GROUP_SIZES = (5, 9, 6, 2)
+GROUP_ROWS = 20
+GROUP_EPOCHS = 1 if INTERPRETED else 2
 each_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -369,7 +383,8 @@ def _factors(net: Net) -> Any:
     weights, biases = split(net, np.zeros(net.network.layout.n_parameters))
     pairs = net.layer_rates or ((1, 1),) * len(weights)
     for w, b, (of_weights, of_biases) in zip(weights, biases, pairs, strict=True):
-        w[:], b[:] = of_weights, of_biases
+        w[:] = of_weights
+        b[:] = of_biases
     return weights, biases
 
 
@@ -414,10 +429,14 @@ def test_sparse_rows_train_as_dense_ones(clip: Any, case: str) -> None:
     sparse = data._replace(
         x=SparseRows(rows.data, rows.indices, rows.indptr, GROUP_SIZES[0])
     )
-    order, adam, results = orders(rng, 2, GROUP_ROWS), Adam(0.03, **clip), []
+    order = orders(rng, 2, GROUP_ROWS)
+    adam = Adam(0.03, **clip)
+    results = []
     groups = groups_of(adam, net.network.factors).groups
     for each in (data, sparse):
-        engine, flat, losses = Engine(net.network, 1), parameters.copy(), np.zeros(2)
+        engine = Engine(net.network, 1)
+        flat = parameters.copy()
+        losses = np.zeros(2)
         moments = engine.moments(sparse=each is sparse)
         trainer = engine.trainer(flat, moments, adam, each, 7)
         trainer.run(
@@ -445,7 +464,8 @@ def test_the_backward_pass_ends_above_the_lowest_layer_that_trains(lowest: int) 
         *session.plan.layers.deltas,
         session.plan.layers.deltas[-1] + 8 * GROUP_ROWS,
     ]
-    panels, start = session.workspace.deltas, session.plan.layers.deltas[0]
+    panels = session.workspace.deltas
+    start = session.plan.layers.deltas[0]
     computed = [
         not np.isnan(panels[(low - start) // 8 : (high - start) // 8][:8]).any()
         for low, high in pairwise(ends)

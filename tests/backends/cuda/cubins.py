@@ -100,7 +100,8 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
-    rules, scalar = rules_of(network, Adam(0.01, average=EMA())), SCALARS[dtype]
+    rules = rules_of(network, Adam(0.01, average=EMA()))
+    scalar = SCALARS[dtype]
 
     def array(kind: Any, n: int) -> Any:
         return types.Array(kind, n, "C")
@@ -108,7 +109,8 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     def records(kind: Any) -> Any:
         return array(from_dtype(dtype_of(kind)), 1)
 
-    matrix, orders = array(scalar, 2), array(types.int64, 2)
+    matrix = array(scalar, 2)
+    orders = array(types.int64, 2)
     of_nets = (
         matrix,
         array(types.float64, 2),

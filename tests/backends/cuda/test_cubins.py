@@ -31,7 +31,8 @@ pytestmark = [
 ]
 OURS = (9, 0)
 # Registers of a thread, of which 256 share 65,536; bytes of shared memory.
-MOST_REGISTERS, MOST_SHARED = 240, 24 * 1024
+MOST_REGISTERS = 240
+MOST_SHARED = 24 * 1024
 # The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
 SUMS = {
     *(
@@ -140,7 +141,8 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
     def several(x: Any) -> None:
         results = function(*take(x, 0))
-        x[0], x[1] = results[0], results[1]
+        x[0] = results[0]
+        x[1] = results[1]
 
     return one if n_out == 1 else several
 
@@ -164,7 +166,8 @@ def test_losses_and_their_links_compile(dtype: str, soak: bool) -> None:
         link = LINKS[loss.link or "identity"]
         of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))
         cubins.without_a_card(OURS)
-        loss, predict = (rule_blocks.row_loss(of_net), rule_blocks.row_link(of_net))
+        loss = rule_blocks.row_loss(of_net)
+        predict = rule_blocks.row_link(of_net)
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
         if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
             # These two clip in float64, by the eps of the precision.

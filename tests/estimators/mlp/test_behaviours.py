@@ -196,7 +196,8 @@ def test_9_divergence(name: str, early: bool) -> None:
 def test_10_ctrl_c_keeps_what_is_learnt(
     early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, calls = Calls.run, list[None]()
+    run = Calls.run
+    calls = list[None]()
 
     def interrupted(self: Calls, *arguments: Any) -> Spans:
         calls.append(None)
@@ -247,10 +248,8 @@ def of_zeros(model: Any) -> Any:
 
 
 C, R = NAMES
-OTHERS, RARE = (
-    np.where(LABELS == "no", "maybe", LABELS),
-    np.where(np.arange(53) == 7, "yes", "no"),
-)
+OTHERS = np.where(LABELS == "no", "maybe", LABELS)
+RARE = np.where(np.arange(53) == 7, "yes", "no")
 EARLY: dict[str, Any] = {"early_stopping": True}
 BOTH = {"classes": ["no", "yes"]}
 ONE_WEIGHT = np.eye(len(X))[3]  # Of a row to train on.

@@ -259,7 +259,8 @@ def loss_of_several_outputs() -> None:
         buffers = ([X, None, None], [None, None], gradients, biases)
         at = partial(objective_at, model, y, buffers)
         loss, gradient = at(packed)
-        gradient, step = gradient.copy(), np.zeros_like(packed)
+        gradient = gradient.copy()
+        step = np.zeros_like(packed)
         step[-1] = 1e-6
         slope = (at(packed + step)[0] - at(packed - step)[0]) / 2e-6
         sums = LOSS_FUNCTIONS["squared_error"](y * 0, y * 0 + 1) == 1

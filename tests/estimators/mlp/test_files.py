@@ -80,7 +80,8 @@ def assert_same(model: Any, other: Any) -> None:
     assert predictions(model, X[:1]) == predictions(other, X[:1])
     names = {n for n in vars(model) if n.endswith("_") or n == "_no_improvement_count"}
     for name in names - {"coefs_", "intercepts_", "history_"}:
-        mine, values = getattr(model, name), getattr(other, name)
+        mine = getattr(model, name)
+        values = getattr(other, name)
         assert np.array_equal(mine, values), name
         assert np.asarray(mine).dtype == np.asarray(values).dtype, name
 
@@ -219,7 +220,8 @@ def test_random_states_and_float32_weights_come_back(path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
 def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) -> None:
-    rows, target = np.full((1, 1), 125.7, np.float32), np.full(1, 0.6)
+    rows = np.full((1, 1), 125.7, np.float32)
+    target = np.full(1, 0.6)
     model = MLPRegressor(
         "poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0
     )
@@ -408,7 +410,9 @@ def golden_data() -> Any:
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_estimator_of_this_format_loads(name: str) -> None:
-    model, expected, x = fastmlp.load(GOLDEN / name), EXPECTED[name], golden_data()
+    model = fastmlp.load(GOLDEN / name)
+    expected = EXPECTED[name]
+    x = golden_data()
     assert words(model) == re.sub(r"\s+", "", expected["repr"])
     outputs = getattr(model, "predict_proba", model.predict)(x)
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-10)
@@ -497,7 +501,8 @@ def test_pickles_are_read_by_every_numpy() -> None:
 def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
     from skl2onnx import to_onnx
 
-    problem, rows = TASKS[task], X.astype(np.float32)
+    problem = TASKS[task]
+    rows = X.astype(np.float32)
     net = (
         getattr(fastmlp, problem.name)(
             (6, 5), ["elu", "tanh"], max_iter=5, **problem.settings

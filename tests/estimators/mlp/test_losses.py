@@ -67,7 +67,8 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(
     model = regressor(**settings).fit(X, targets(name))
     net = MLP((3, 8, n_outputs), loss=loss, dtype="float64")
     for i, (coef, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
-        net.weights[i][:], net.biases[i][:] = coef, bias
+        net.weights[i][:] = coef
+        net.biases[i][:] = bias
     expected = net.predict(X)
     if name == "gaussian_nll":
         mean, deviation = model.predict(X, return_std=True)
@@ -85,7 +86,8 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(
 
 @each
 def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
-    settings, y = SETTINGS[name][0], targets(name)
+    settings = SETTINGS[name][0]
+    y = targets(name)
     worst = regressor(**settings).fit(X, y).score(X, y)
     assert (
         regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y).score(X, y)
@@ -161,7 +163,8 @@ def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> N
         WAVE_X, TARGETS[targets]
     )
     net = model.net_
-    start, _ = net.parameters.copy(), model.set_params(max_iter=6, warm_start=True)
+    start = net.parameters.copy()
+    _ = model.set_params(max_iter=6, warm_start=True)
     labels = TARGETS[targets].astype(float)
     history = net.fit(WAVE_X, labels if targets != "classes" else CLASSES, epochs=4)
     assert len(history.loss) == 4

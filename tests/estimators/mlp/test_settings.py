@@ -35,7 +35,8 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 pytestmark = [unconverged, needs_compiler]
 
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
-NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
+NEW = X[::2] + 0.1
+NEW_LABELS = LABELS[::2]
 
 
 BY_NAME = [
@@ -145,7 +146,8 @@ def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
     assert frame.columns[0] == "mlpregressor0"
 
 
-POSITIVE, PRODUCT = (X[:, 0] > 0).astype(int), X[:, 0] * X[:, 1]
+POSITIVE = (X[:, 0] > 0).astype(int)
+PRODUCT = X[:, 0] * X[:, 1]
 SHORT: dict[str, Any] = {"hidden_layer_sizes": (9,), "max_iter": 4, "random_state": 0}
 STILL = 1e-300
 
@@ -191,7 +193,8 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
 # --- mixed precision ---
 
 WIDE: Any = np.random.default_rng(0).normal(size=(60, 20))
-SINGLE, WIDE_LABELS = WIDE.astype(np.float32), (WIDE[:, 0] > 0).astype(int)
+SINGLE = WIDE.astype(np.float32)
+WIDE_LABELS = (WIDE[:, 0] > 0).astype(int)
 MIXED = {**SHORT, "hidden_layer_sizes": (24, 20), "compute_dtype": "bfloat16"}
 
 
@@ -364,10 +367,8 @@ def test_early_stopping_by_a_metric(seed: int) -> None:
     """The fit ends in the bits of one of as many epochs as the best has."""
     rng = np.random.default_rng(seed)
     monitor = str(rng.choice(["hits", "accuracy", "validation_loss", "loss"]))
-    patience, solver = (
-        int(rng.integers(1, 4)),
-        str(rng.choice(["adam", "sgd", "adamw"])),
-    )
+    patience = int(rng.integers(1, 4))
+    solver = str(rng.choice(["adam", "sgd", "adamw"]))
     mode: Any = "max" if monitor == "hits" else None
     watch = EarlyStopping(monitor, patience=patience, mode=mode)
     settings = {"solver": solver, "learning_rate_init": 0.05, "random_state": seed}

@@ -114,7 +114,8 @@ def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
 @pytest.mark.parametrize("seed", range(200))
 def test_data_are_checked_as_by_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    n, classifies = int(rng.choice([1, 2, 15, 21, 40])), rng.random() < 0.8
+    n = int(rng.choice([1, 2, 15, 21, 40]))
+    classifies = rng.random() < 0.8
     ours: Any = MLPClassifier if classifies else MLPRegressor
     theirs: Any = getattr(neural_network, ours.__name__)
     kinds = LABEL_KINDS if classifies else TARGETS
@@ -137,7 +138,8 @@ def test_data_are_checked_as_by_scikit_learn(seed: int) -> None:
 def test_plain_data_are_not_given_to_scikit_learn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    X, y = np.eye(6), np.array([0, 1, 2, 2, 1, 0])
+    X = np.eye(6)
+    y = np.array([0, 1, 2, 2, 1, 0])
     with monkeypatch.context() as patch:
         for module, name in (
             (base, "validate_data"), (neural_network._multilayer_perceptron, "validate_data"),
@@ -154,7 +156,8 @@ def test_plain_data_are_not_given_to_scikit_learn(
 
 
 def test_a_seed_draws_the_same_numbers_in_each_fit() -> None:
-    X, y = np.eye(6), np.arange(6) % 2
+    X = np.eye(6)
+    y = np.arange(6) % 2
     model = MLPClassifier(random_state=3, max_iter=2)
     first = [coef.copy() for coef in model.fit(X, y).coefs_]
     own = np.random.RandomState(3)
@@ -176,7 +179,8 @@ def test_a_seed_draws_the_same_numbers_in_each_fit() -> None:
 
 
 def test_a_parameter_is_checked_in_the_fit_after_it_was_set() -> None:
-    X, y = np.eye(6), np.arange(6) % 2
+    X = np.eye(6)
+    y = np.arange(6) % 2
     model = MLPClassifier(max_iter=1).fit(X, y).fit(X, y)
     with pytest.raises(ValueError, match="'tol' parameter"):
         model.set_params(tol=-1.0).fit(X, y)
@@ -222,7 +226,8 @@ def drawn_estimator(rng: np.random.Generator) -> Any:
 
 
 def drawn_rows(estimator: Any, rng: np.random.Generator, form: Any) -> Any:
-    n, (dtype, n_outputs) = int(rng.choice([1, 8, 8, 30, 30, 210])), form
+    n = int(rng.choice([1, 8, 8, 30, 30, 210]))
+    (dtype, n_outputs) = form
     X = rng.normal(size=(n, 3)).astype(dtype)
     if isinstance(estimator, MLPClassifier):
         y: Any = rng.integers(n_outputs, size=n)
@@ -234,7 +239,8 @@ def drawn_rows(estimator: Any, rng: np.random.Generator, form: Any) -> Any:
 
 def changed(estimators: list[Any], rng: np.random.Generator) -> None:
     """Do the same to both, as a user may between two calls."""
-    kind, seed = rng.integers(14), int(rng.integers(1 << 30))
+    kind = rng.integers(14)
+    seed = int(rng.integers(1 << 30))
     for i, estimator in enumerate(estimators):
         again = np.random.default_rng(seed)
         if kind == 0:
@@ -255,7 +261,8 @@ def changed(estimators: list[Any], rng: np.random.Generator) -> None:
 
 
 def state_of(estimator: Any) -> Any:
-    slots, random = estimator._state.slots(), estimator._random_state.get_state()
+    slots = estimator._state.slots()
+    random = estimator._random_state.get_state()
     return (
         [part.tobytes() for part in (*estimator.coefs_, *estimator.intercepts_)],
         None if slots is None or not slots.any() else slots.tobytes(),
@@ -494,7 +501,9 @@ WIDE = 100_000
 @pytest.mark.slow
 def test_threads_that_train_one_estimator_take_turns() -> None:
     # Batches of one row, of a few and of many lay out the optimizer's state in different ways.
-    sizes, times, rows = (1, 7, 64, 200, 2000), 60, MANY[:2000, :20]
+    sizes = (1, 7, 64, 200, 2000)
+    times = 60
+    rows = MANY[:2000, :20]
     model: Any = MLPRegressor(hidden_layer_sizes=(64, 64), random_state=0)
     model.partial_fit(rows, PRODUCTS[:2000])
 
@@ -520,7 +529,8 @@ def test_writes_to_a_wide_estimator_show_in_its_next_predictions(
         "random_state": 0,
     }
     model: Any = as_it_comes(MLPRegressor(**settings).fit(rows, rows[:, 0]))
-    net, before = model.net_, model.predict(rows)
+    net = model.net_
+    before = model.predict(rows)
     lock = vars(model)["_state"].lock
     assert hasattr(model, "transform")
     assert model.score(rows, before) == 1
@@ -556,10 +566,13 @@ def test_predictions_beside_partial_fit_are_those_of_whole_parameters(
         "solver": Custom(count_up),
         "alpha": 0,
     }
-    model, row = MLPRegressor(**settings), np.ones((1, WIDE))
+    model = MLPRegressor(**settings)
+    row = np.ones((1, WIDE))
     model.partial_fit(row, [0.0])
     model.coefs_[0][:] = model.intercepts_[0][:] = 0
-    rows, seen, done = np.ones((n_rows, WIDE)), set[float](), threading.Event()
+    rows = np.ones((n_rows, WIDE))
+    seen = set[float]()
+    done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():

@@ -40,7 +40,8 @@ METHODS = {
     ),
     "MLPRegressor": ("fit", "partial_fit", "predict", "score"),
 }  # fmt: skip
-X, y = np.linspace(0, 1, 12).reshape(6, 2), [0, 1, 0, 1, 0, 1]
+X = np.linspace(0, 1, 12).reshape(6, 2)
+y = [0, 1, 0, 1, 0, 1]
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -138,7 +139,8 @@ def test_mixins_come_first() -> None:
         assert places == sorted(places)
 
 
-LABELS, REAL = (ROWS[:, 0] > 0).astype(int), ROWS[:, 0]
+LABELS = (ROWS[:, 0] > 0).astype(int)
+REAL = ROWS[:, 0]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
 
 

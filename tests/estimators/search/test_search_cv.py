@@ -103,7 +103,8 @@ def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
     )
     assert_same(search, RandomizedSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
     model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
-    objects, grid = REAL.astype(object), {"alpha": [1e-4, 1.0]}
+    objects = REAL.astype(object)
+    grid = {"alpha": [1e-4, 1.0]}
     search = MLPSearchCV(model, grid, cv=2).fit(X, objects)
     assert_same(search, GridSearchCV(model, grid, cv=2).fit(X, objects))
 
@@ -194,7 +195,8 @@ def test_pipelines_frames_and_regressors() -> None:
 
 @pytest.mark.slow
 def test_groups_and_weights_go_where_they_belong() -> None:
-    groups, weight = np.arange(N) // 10, np.linspace(0.1, 2, N)
+    groups = np.arange(N) // 10
+    weight = np.linspace(0.1, 2, N)
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
     expected = GridSearchCV(OURS, GRID, cv=GroupKFold(3))
     content: dict[str, Any] = {"groups": groups, "sample_weight": weight}
@@ -205,10 +207,8 @@ def test_groups_and_weights_go_where_they_belong() -> None:
             .set_fit_request(sample_weight=True)
             .set_score_request(sample_weight=True)
         )
-        search, expected = (
-            MLPSearchCV(asking, GRID, cv=3),
-            GridSearchCV(asking, GRID, cv=3),
-        )
+        search = MLPSearchCV(asking, GRID, cv=3)
+        expected = GridSearchCV(asking, GRID, cv=3)
         content = {"sample_weight": weight}
         assert_same(
             search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content)

@@ -64,7 +64,9 @@ def golden_data(name: str) -> Any:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_model_of_this_format_loads(name: str) -> None:
-    model, expected, X = fastmlp.load(GOLDEN / name), EXPECTED[name], golden_data(name)
+    model = fastmlp.load(GOLDEN / name)
+    expected = EXPECTED[name]
+    X = golden_data(name)
     assert repr(model).split() == expected["repr"].split()
     assert model.schema_.to_json() == expected["schema"]
     assert model.validation_score_ == expected["score"]
@@ -246,15 +248,14 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
     rows = frame[frame.columns[::-1]].assign(more=1)
     for name in ("predict", "predict_proba", "predict_std"):
         if hasattr(one, name):
-            result, expected = getattr(other, name)(rows), getattr(one, name)(frame)
+            result = getattr(other, name)(rows)
+            expected = getattr(one, name)(frame)
             assert result.dtype == expected.dtype
             assert np.array_equal(result, expected)
     for name, given in (("predict_quantiles", [0.3, 0.5, 0.8]), ("predict_set", 0.8)):
         if hasattr(one, name):
-            result, expected = (
-                getattr(other, name)(rows, given),
-                getattr(one, name)(frame, given),
-            )
+            result = getattr(other, name)(rows, given)
+            expected = getattr(one, name)(frame, given)
             assert np.array_equal(result, expected)
     assert (other.schema_, other.training_) == (one.schema_, one.training_)
     assert other.validation_score_ == one.validation_score_

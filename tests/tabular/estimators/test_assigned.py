@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
 ]
 X = np.random.default_rng(0).normal(size=(60, 3))
-REAL, LABELS = X[:, 0] * X[:, 1], (X[:, 0] > 0).astype(int)
+REAL = X[:, 0] * X[:, 1]
+LABELS = (X[:, 0] > 0).astype(int)
 
 
 def as_estimator(**settings: Any) -> Any:

@@ -239,7 +239,8 @@ def test_texts_like_numbers_stay_texts_in_files(
 @pytest.mark.parametrize("seed", range(4))
 def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    n, n_groups = 200, int(generator.integers(3, 40))
+    n = 200
+    n_groups = int(generator.integers(3, 40))
     y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
     kept = np.ones(n, np.bool_)
     groups = fit_arguments.groups_of(

@@ -333,14 +333,13 @@ def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
 
 
 def test_mixed_precision() -> None:
-    plain, mixed = (
-        regressor(),
-        TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16"),
-    )
+    plain = regressor()
+    mixed = TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16")
     mixed.fit(X, Y)
     assert {member.net.compute_dtype for member in mixed.members_} == {"bfloat16"}
     assert {member.net.compute_dtype for member in plain.members_} == {None}
-    result, expected = mixed.predict(X), plain.predict(X)
+    result = mixed.predict(X)
+    expected = plain.predict(X)
     assert not np.array_equal(result, expected)
     assert np.abs(result - expected).max() < 0.05 * np.ptp(Y)
     assert ", trained in bfloat16; validation score" in mixed.summary()

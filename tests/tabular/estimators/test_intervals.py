@@ -69,7 +69,8 @@ def pack_of(
 def model_of(pack: Pack) -> TabularMLPRegressor:
     """A model of a pack without nets, whose predictions are 1."""
     model = TabularMLPRegressor()
-    model.pack_, model.training_ = pack, {"rows": 10**6}
+    model.pack_ = pack
+    model.training_ = {"rows": 10**6}
     rows = Values(np.empty((3, 1)), np.empty((3, 0), np.int32))
     model._values = lambda X, method: rows  # type: ignore[method-assign]
     model._predicted = lambda values: np.ones(3)  # type: ignore[method-assign]
@@ -87,14 +88,13 @@ def test_scores_are_those_of_the_definition() -> None:
             else None
         )
         weights = np.ones(n) if weight is None else weight
-        pack, level = pack_of(scores, weight), float(generator.uniform(0.02, 0.98))
+        pack = pack_of(scores, weight)
+        level = float(generator.uniform(0.02, 0.98))
         assert pack.upper_score(level) == naive(scores, level, weights)
         assert pack.lower_score(level) == -naive(-scores, 1 - level, weights)
         assert pack.half_width(level) == naive(np.abs(scores), level, weights)
-        low, high = (
-            naive(-scores, (1 + level) / 2, weights),
-            naive(scores, (1 + level) / 2, weights),
-        )
+        low = naive(-scores, (1 + level) / 2, weights)
+        high = naive(scores, (1 + level) / 2, weights)
         if np.isinf(low) or np.isinf(high):
             low = high = naive(np.abs(scores), level, weights)
         model = model_of(pack)
@@ -166,7 +166,8 @@ def test_sizes_of_errors_are_learned() -> None:
     errors = generator.normal(size=1200) * np.where(numbers[:, 0] > 0, 1.0, 0.1)
     values = Values(numbers, np.empty((1200, 0), np.int32))
     weight = np.where(numbers[:, 1] > 0, 1.0, 3.0)
-    learned, new = values.part(slice(600)), values.part(slice(600, None))
+    learned = values.part(slice(600))
+    new = values.part(slice(600, None))
     packs = []
     for weights, n_threads in ((None, 1), (None, 2), (weight[:600], 2)):
         pack = pack_of(errors[:600], weights)
@@ -181,7 +182,8 @@ def test_sizes_of_errors_are_learned() -> None:
     for pack in packs:
         assert pack.sizes is not None
         sizes = np.exp(pack.sizes.predict(new))
-        low, high = sizes * pack.lower_score(0.05), sizes * pack.upper_score(0.95)
+        low = sizes * pack.lower_score(0.05)
+        high = sizes * pack.upper_score(0.95)
         large = new.numbers[:, 0] > 0
         assert (high - low)[large].mean() > 4 * (high - low)[~large].mean()
         inside = (low <= errors[600:]) & (errors[600:] <= high)
@@ -231,7 +233,8 @@ def test_sets_of_classes_are_those_of_the_definition(
     model = TabularMLPClassifier(**FEW).fit(
         X, LABELS, sample_weight_val=weight, **given
     )
-    p, held_out = model.predict_proba(X), model.predict_proba(X[::3])
+    p = model.predict_proba(X)
+    held_out = model.predict_proba(X[::3])
     own = held_out[np.arange(40), np.searchsorted(model.classes_, LABELS[::3])]
     for coverage in (0.3, 0.5, 0.8, 0.95):
         expected = p >= 1 - naive(1 - own, coverage, weight)

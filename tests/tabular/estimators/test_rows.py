@@ -54,7 +54,8 @@ VALUES: list[Any] = [
 @cache
 def rows() -> list[dict[str, Any]]:
     """Rows with a column of each kind."""
-    start, day = datetime(2023, 1, 1), timedelta(days=1)
+    start = datetime(2023, 1, 1)
+    day = timedelta(days=1)
     return [
         {
             "number": i / 7,
@@ -120,7 +121,9 @@ def containers(row: dict[str, Any], form: str, generator: random.Random) -> list
 @pytest.mark.parametrize("form", ["names", "places", "no dates"])
 def test_a_row_that_is_read_at_once_is_that_of_a_table(form: str) -> None:
     """A row whose values are not plain is left to the table, with its errors and warnings."""
-    known, generator, n_read = schema(form), random.Random(0), 0
+    known = schema(form)
+    generator = random.Random(0)
+    n_read = 0
     for k, row in enumerate(rows()[:30]):
         for name in row:
             value = VALUES[generator.randrange(len(VALUES))]
@@ -132,7 +135,8 @@ def test_a_row_that_is_read_at_once_is_that_of_a_table(form: str) -> None:
 
 
 def test_frames_of_one_row_are_read_as_others() -> None:
-    known, n_read = schema("no dates"), 0
+    known = schema("no dates")
+    n_read = 0
     kinds = ("category", "float32", "Int64", "object", "string", "bool")
     frame = pd.DataFrame(rows()).drop(columns=[*DATES])
     for i, name in enumerate(frame):
@@ -152,7 +156,8 @@ def test_frames_of_one_row_are_read_as_others() -> None:
 
 @pytest.mark.parametrize("value", ["x", np.inf, b"a", [1]])
 def test_wrong_values_are_the_errors_of_tables(value: Any) -> None:
-    model, errors = regressor(), []
+    model = regressor()
+    errors = []
     for X in ([{"age": value}], [{"age": value}, {"town": "Zug"}]):
         with pytest.raises((TypeError, ValueError)) as caught:
             model.predict(X)
@@ -203,7 +208,8 @@ def test_intervals_of_rows_have_sizes() -> None:
 
 @pytest.mark.parametrize("of", [classifier, regressor])
 def test_copies_and_threads_have_the_bits(of: Any, tmp_path: Path) -> None:
-    model, (X, _) = of(), drawn()
+    model = of()
+    (X, _) = drawn()
     table = plain(X[:40])
     expected = [*model.predict(X[:40])]
     assert [model.predict([row])[0] for row in table] == expected

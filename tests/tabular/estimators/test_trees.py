@@ -132,7 +132,8 @@ def test_rounded_rows_go_the_same_ways(seed: int) -> None:
     """Rows in float32, in CSV, in ONNX and compiled: their columns repeat training values."""
     model, X = on_edges(seed)
     predict = getattr(model, "predict_proba", model.predict)
-    expected, narrow = predict(X), X.astype("float32")
+    expected = predict(X)
+    narrow = X.astype("float32")
     text = io.StringIO(X.round(12).to_csv(index=False))
     session = onnxruntime.InferenceSession(fastmlp.to_onnx(model).SerializeToString())
     of_onnx = session.run(None, {name: narrow[[name]].to_numpy() for name in X})[-1]
@@ -166,7 +167,8 @@ def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> 
     g = np.random.default_rng(0)
     values = Values(g.normal(size=(400, 2)), np.empty((400, 0), np.int32))
     part = TableRows(values, g.normal(size=400))
-    first, second = part.take(np.arange(200)), part.take(np.arange(200, 400))
+    first = part.take(np.arange(200))
+    second = part.take(np.arange(200, 400))
     assert extras.fit(BoostedTrees(), first).rounds == 60
     (alone,) = extras.fitted([("trees", BoostedTrees())], first, second, n_classes=0)
     assert alone.estimator.rounds < 30
@@ -221,7 +223,8 @@ def test_trees_end_at_their_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 60)
     first, second = of_unequal_classes(400)
     y, y_val = (rows.values.numbers[:, 0] ** 2 for rows in (first, second))
-    part, held_out = first._replace(y=y + first.y), second._replace(y=y_val + second.y)
+    part = first._replace(y=y + first.y)
+    held_out = second._replace(y=y_val + second.y)
     ours = extras.fit(BoostedTrees(), part, held_out)
     model = HistGradientBoostingRegressor(
         learning_rate=0.05, max_iter=60, early_stopping=True
@@ -242,7 +245,8 @@ def test_folds_share_the_rate_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     folds = [(half, half + 300), (half + 300, half)]
     trees = ("trees", BoostedTrees(classes=True))
     (both,) = extras.fitted([trees], rows, None, n_classes=12, folds=folds)
-    rates, growth = [extras.LARGEST_RATE], list[float]()
+    rates = [extras.LARGEST_RATE]
+    growth = list[float]()
     for first, second in folds:
         start = BoostedTrees(classes=True, rate=rates[-1])
         model = extras.fit(start, rows.take(first), rows.take(second))
@@ -259,7 +263,8 @@ def test_strips_threads_and_presets_of_trees() -> None:
     with pytest.raises(ValueError, match="X must have"):
         ours.predict_raw(rows[:, 1:])
     g = np.random.default_rng(0)
-    rows, y = g.normal(size=(3000, 2)), g.normal(size=3000)
+    rows = g.normal(size=(3000, 2))
+    y = g.normal(size=3000)
     results: list[Any] = []
     for n_threads in (1, 2):
         with threadpool_limits(n_threads, user_api="openmp"):
@@ -478,10 +483,8 @@ def test_all_rows_are_trained_on(
     settings: dict[str, Any] = {**FEW, "cv": 3 if divided == "folds" else None}
     settings |= {"monotonic_cst": {"age": 1}} if not classes else {}
     more |= {"X": rows, "y": y[: len(rows)], "sample_weight": weight}
-    plain, model = (
-        make(**settings).fit(**more),
-        clone(make(**settings, refit=True)).fit(**more),
-    )
+    plain = make(**settings).fit(**more)
+    model = clone(make(**settings, refit=True)).fit(**more)
     numbers = sorted({member.recipe.number for member in plain.members_})
     assert sorted(member.recipe.number for member in model.members_) == numbers
     assert model.weights_.sum() == pytest.approx(1)
@@ -625,7 +628,8 @@ def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("case", ["number", "three classes", "rising"])
 def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
     kind: Any = TabularMLPClassifier if case == "three classes" else TabularMLPRegressor
-    y, signs = (LABELS if kind is TabularMLPClassifier else Y), {"age": 1}
+    y = LABELS if kind is TabularMLPClassifier else Y
+    signs = {"age": 1}
     model = kind(
         **FEW,
         trees=True,
@@ -681,7 +685,8 @@ def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
     model = TabularMLPRegressor(**settings, cv=2).fit(X, y)
     small = model.distilled(X, y, hidden_layer_sizes=16)
     assert small.members_[0].net.layer_sizes[1:] == (16, 1)
-    result, expected = small.predict(X), model.predict(X)
+    result = small.predict(X)
+    expected = model.predict(X)
     assert np.corrcoef(result, expected)[0, 1] > 0.9
     # A quantile is not missed on one side.
     assert abs(np.mean(result - expected)) < 0.1 * expected.std()

@@ -84,7 +84,8 @@ def parts(n: int, n_classes: int = 0) -> tuple[TableRows, TableRows]:
     values, y = table(n)
     if n_classes:
         y = np.searchsorted(np.quantile(y, np.linspace(0, 1, n_classes + 1)[1:-1]), y)
-    whole, cut = TableRows(values, y), n * 2 // 3
+    whole = TableRows(values, y)
+    cut = n * 2 // 3
     return whole.take(np.arange(cut)), whole.take(np.arange(cut, n))
 
 
@@ -127,7 +128,8 @@ def test_scores_are_of_rows_that_have_not_selected() -> None:
     """Of fifty candidates of noise a selection finds some that happen to be near its rows."""
     generator = np.random.default_rng(0)
     y, *candidates = generator.normal(size=(51, 60))
-    scorer, settings = Scorer("regression", y), FEW._replace(n_members=50)
+    scorer = Scorer("regression", y)
+    settings = FEW._replace(n_members=50)
     options = (settings, generator, None, [0.0] * 50)
     selection = _selected(candidates, scorer, *options)
     folds = pool.drawn(y, 5, 0)
@@ -153,7 +155,8 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 def test_nets_take_rows_in_short_where_that_is_faster() -> None:
     values, y = table(FEWEST_ROWS)
-    encoding, plain = Encoding(), Encoding(embedding="none")
+    encoding = Encoding()
+    plain = Encoding(embedding="none")
     short = encoding.fit_expanded(values, y, "regression", np.random.default_rng(0))
     assert isinstance(inputs_of(encoding, values), Expanded)
     assert isinstance(
@@ -175,7 +178,8 @@ def test_units_that_are_0_for_all_rows_are_left_out(activation: Any, left: Any) 
     encoding = Encoding(n_bins=8).fit(rows.values, rows.y, "regression", 0)
     settings = net_settings(outputs_of("regression", rows.y, None, 0), FEW)
     recipe = draw(3, 0, ["pieces"])[2]._replace(hidden=(8, 8), activation=activation)
-    net, X = new_net(recipe, encoding, settings, 60), inputs_of(encoding, rows.values)
+    net = new_net(recipe, encoding, settings, 60)
+    X = inputs_of(encoding, rows.values)
     for biases, n in zip(net.biases, (3, 2), strict=False):
         biases[:] = 1
         biases[:n] = -99
@@ -212,8 +216,10 @@ def test_bits_of_predictions_are_of_two_forms_of_rows(
         "seed": 0,
     }
     pack = train_pack(*parts(200, n_classes), encodings=encodings, **options)
-    values, places = table(3 * FEWEST_ROWS)[0], np.arange(ALONE + 1) % (3 * FEWEST_ROWS)
-    few, whole = range(1, FEWEST_ROWS, 100), pack.predict(values)
+    values = table(3 * FEWEST_ROWS)[0]
+    places = np.arange(ALONE + 1) % (3 * FEWEST_ROWS)
+    few = range(1, FEWEST_ROWS, 100)
+    whole = pack.predict(values)
     of_one = np.concatenate(
         [pack.predict(values.part([i])) for i in range(FEWEST_ROWS)]
     )
@@ -276,7 +282,8 @@ def test_further_models_are_candidates_and_a_score_is_a_number() -> None:
 
 
 def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
-    limits, stopped = Limits(100, 4), list[int]()
+    limits = Limits(100, 4)
+    stopped = list[int]()
     for epoch in range(20, 40):
         report: Any = SimpleNamespace(
             epoch=epoch,
@@ -472,7 +479,8 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
 
 def test_bags_spread_the_weights_and_few_may_remain() -> None:
     y, candidates = candidates_of(6)
-    one, many = greedy(candidates, partial(loss_of, y)), bags(y, candidates)
+    one = greedy(candidates, partial(loss_of, y))
+    many = bags(y, candidates)
     assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
     assert many.weights.sum() == pytest.approx(1)
     few = bags(y, candidates, max_members=2)
@@ -486,7 +494,8 @@ def test_bags_spread_the_weights_and_few_may_remain() -> None:
 
 def test_candidates_of_a_small_weight_are_left_out() -> None:
     y, candidates = candidates_of(2, n=9)
-    every, least = bags(y, candidates).weights, np.array([0.25] * 8 + [0.9])
+    every = bags(y, candidates).weights
+    least = np.array([0.25] * 8 + [0.9])
     heavy = every * np.count_nonzero(every) >= least
     assert np.count_nonzero(every) > np.count_nonzero(heavy) > 1
     kept = bags(y, candidates, least=least)

@@ -154,7 +154,8 @@ def test_columns_are_found_by_name_and_no_rows_are_none() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
     """Integers, the tuples of a MultiIndex and others, in any order; those of pandas, 0 to n."""
-    g, n = np.random.default_rng(seed), 5
+    g = np.random.default_rng(seed)
+    n = 5
     kinds: list[Any] = [
         pandas.RangeIndex(n),
         pandas.MultiIndex.from_product([["a", "b"], [1, 2, 3]])[:n],
@@ -167,7 +168,8 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
     ]
     frame.isetitem(0, [*"uvuvuvuv"])
     schema = Schema.learn(frame)
-    expected, order = schema.read(frame), g.permutation(n)
+    expected = schema.read(frame)
+    order = g.permutation(n)
     assert_equal(schema.read(frame.iloc[:, order]), expected)
     # Arrays have no names, and a frame that pandas has numbered has none beside other names.
     assert_equal(schema.read(frame.to_numpy(object)), expected)
@@ -185,10 +187,8 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
 
 def test_numbered_columns_beside_names_go_by_place() -> None:
     rows = np.arange(12.0).reshape(4, 3)
-    schema, numbered = (
-        Schema.learn(pandas.DataFrame(rows, columns=[*"abc"])),
-        pandas.DataFrame(rows),
-    )
+    schema = Schema.learn(pandas.DataFrame(rows, columns=[*"abc"]))
+    numbered = pandas.DataFrame(rows)
     assert_equal(schema.read(numbered), schema.read(rows))
     of_places = Schema.learn(numbered)
     assert not of_places.named
@@ -203,8 +203,10 @@ def assert_equal(one: Values, other: Values) -> None:
 
 
 def test_columns_that_are_dropped() -> None:
-    n, ids = 60, "has 60 texts in 60 rows, free text or ids"
-    one, unread = "has one value only", "neither numbers, dates nor texts"
+    n = 60
+    ids = "has 60 texts in 60 rows, free text or ids"
+    one = "has one value only"
+    unread = "neither numbers, dates nor texts"
     texts = [f"level {i}" for i in range(n)]
     columns: dict[str, tuple[Any, str | None]] = {
         "kept": ([0.0, 1.0] * 30, None),
@@ -383,7 +385,8 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     first = int(random.integers(n - FEW_ROWS))
     for n_rows in (1, 3, FEW_ROWS):
         rows = slice(first, first + n_rows)
-        expected, few = schema.read(frame).part(rows), schema.read(frame[rows])
+        expected = schema.read(frame).part(rows)
+        few = schema.read(frame[rows])
         np.testing.assert_array_equal(few.numbers, expected.numbers)
         np.testing.assert_array_equal(few.codes, expected.codes)
 
@@ -427,7 +430,8 @@ def drawn(seed: int, unit: str = "us", n: int = 80) -> pandas.DataFrame:
 
 
 def forms(frame: pandas.DataFrame) -> dict[str, Any]:
-    table, text = pyarrow.Table.from_pandas(frame), frame.to_csv(index=False)
+    table = pyarrow.Table.from_pandas(frame)
+    text = frame.to_csv(index=False)
     nulls = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
     return {
         "objects": frame.astype(object),

@@ -53,7 +53,8 @@ def work(net: Any = made, of_rank: Any = None, y: Any = Y, **options: Any) -> An
 
     def fit(communicator: Any) -> Any:
         rank = communicator.Get_rank()
-        own, rows = net(), [parts_of(each, SHARES)[rank] for each in (X, y)]
+        own = net()
+        rows = [parts_of(each, SHARES)[rank] for each in (X, y)]
         settings = {
             "epochs": 3,
             "batch_size": 16,
@@ -331,7 +332,8 @@ def stream(rank: int) -> Any:
 
 def fitted(source: Any, net: Any = made, **options: Any) -> list[Any]:
     def fit(communicator: Any) -> Any:
-        own, rows = net(), source(communicator.Get_rank())
+        own = net()
+        rows = source(communicator.Get_rank())
         settings: dict[str, Any] = {
             "batch_size": 64,
             "epochs": 3,

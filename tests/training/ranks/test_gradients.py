@@ -45,7 +45,8 @@ def fitted(
     of_ranks = [None] * len(shares) if weight is None else parts_of(weight, shares)
 
     def fit(communicator: Any) -> Any:
-        rank, own = communicator.Get_rank(), net()
+        rank = communicator.Get_rank()
+        own = net()
         settings = {
             "batch_size": BATCH,
             "epochs": 3,
@@ -69,7 +70,8 @@ def check_equal_to_one(
         net, y, weight=weight, shuffle=False, batch_size=batch
     )
     assert {other.n_steps for other, _ in others} == {first.n_steps}
-    order, one = in_batches(SHARES, batch), net()
+    order = in_batches(SHARES, batch)
+    one = net()
     rows = None if weight is None else weight[order]
     options: Any = {
         "batch_size": batch,
@@ -165,7 +167,8 @@ def test_twice_the_same_bits_and_other_orders_for_other_seeds(
 
 def test_a_further_fit_goes_on() -> None:
     def twice(communicator: Any) -> Any:
-        rank, net = communicator.Get_rank(), made(dropout=0.2)
+        rank = communicator.Get_rank()
+        net = made(dropout=0.2)
         rows = parts_of(X, SHARES)[rank], parts_of(Y, SHARES)[rank]
         for _ in range(2):
             net.fit(*rows, batch_size=BATCH, epochs=2, communicator=communicator)
@@ -185,11 +188,10 @@ def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors(
 
     n_threads = iter((1, 2))
     options: Any = {"shares": (152, 152), "batch_size": 304, "average_every": every}
-    mixed, alike = (
-        fitted(lambda: net(next(n_threads)), **options),
-        fitted(lambda: net(1), **options),
-    )
-    one, other = mixed[0][0].parameters, alike[0][0].parameters
+    mixed = fitted(lambda: net(next(n_threads)), **options)
+    alike = fitted(lambda: net(1), **options)
+    one = mixed[0][0].parameters
+    other = alike[0][0].parameters
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
@@ -209,7 +211,8 @@ def test_ranks_learn_together_and_one_has_the_bits_of_none() -> None:
 )
 def test_shares_follow_the_rows(n_rows: tuple[int, ...], batch: int) -> None:
     batch = max(batch, sum(n_rows) // 10_000)
-    places, total = places_of(n_rows, batch), sum(n_rows)
+    places = places_of(n_rows, batch)
+    total = sum(n_rows)
     shares = np.diff(places)
     assert places[:, -1].tolist() == list(n_rows)
     assert (shares >= 0).all()
@@ -235,7 +238,8 @@ def test_averages_after_each_step_are_gradients(
         "shares": shares,
     }
     (first, history), *_ = fitted(net, **options)
-    order, one = in_batches(shares, BATCH), net()
+    order = in_batches(shares, BATCH)
+    one = net()
     rows: Any = {"sample_weight": None if weight is None else weight[order]}
     alone = one.fit(
         X[order], Y[order], batch_size=BATCH, epochs=3, shuffle=False, **rows
@@ -250,16 +254,19 @@ def test_averages_after_each_step_are_gradients(
     ids=repr,
 )
 def test_it_is_the_mean_of_fits_of_each_rank(optimizer: Any) -> None:
-    shares, options = (228, 76), dict[str, Any](epochs=1, shuffle=False)
+    shares = (228, 76)
+    options = dict[str, Any](epochs=1, shuffle=False)
     nets = fitted(
         lambda: made(optimizer=optimizer), shares=shares, average_every=1000, **options
     )
-    of_ranks, rows = [], (parts_of(X, shares), parts_of(Y, shares), (24, 8))
+    of_ranks = []
+    rows = (parts_of(X, shares), parts_of(Y, shares), (24, 8))
     for x, y, batch in zip(*rows, strict=True):
         own = made(optimizer=optimizer)
         own.fit(x, y, batch_size=batch, **options)
         of_ranks.append(np.vstack([own.parameters, slots_of(own)]))
-    mean, net = 0.75 * of_ranks[0] + 0.25 * of_ranks[1], nets[0][0]
+    mean = 0.75 * of_ranks[0] + 0.25 * of_ranks[1]
+    net = nets[0][0]
     np.testing.assert_allclose(net.parameters, mean[0], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(slots_of(net), mean[1:], rtol=1e-10, atol=1e-12)
 
@@ -370,7 +377,8 @@ def killed(compiled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(killed: Path) -> Path:
     """The folder with the second job, which is terminated in its last fit."""
-    folder, quiet = killed, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    folder = killed
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     assert load(folder / "killed").n_steps == 4 * 6
     with subprocess.Popen(**job("resume,again,wait", folder) | quiet) as process:
         try:
@@ -457,7 +465,8 @@ def test_ranks_may_have_gaps_or_lack_them() -> None:
         return net, history
 
     trained, history = on_ranks(len(SHARES), fit)[0]
-    order, alone = in_batches(SHARES, BATCH), made()
+    order = in_batches(SHARES, BATCH)
+    alone = made()
     expected = alone.fit(X[order], y[order], validation_data=(X, y), **options)
     np.testing.assert_allclose(trained.parameters, alone.parameters, rtol=1e-12)
     np.testing.assert_allclose(history.metrics["mae"], expected.metrics["mae"])

@@ -99,7 +99,8 @@ def gradient_rows(net: Net, n_rows: int) -> int:
 @njit
 def take_known(net: Net, n_rows: int, mass: float) -> None:
     """Set the scale of a batch's derivatives; `index` points to all its rows."""
-    own, index = derivatives_of(net), row(batch_of(net).index, n_rows, np.int64)
+    own = derivatives_of(net)
+    index = row(batch_of(net).index, n_rows, np.int64)
     if own.known == 0:
         return
     total = 0.0
@@ -140,7 +141,8 @@ class _Units(NamedTuple):
 
 
 def _units_of(scalar: Scalar) -> _Units:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     return _Units(lanes, size, lanes * size, DERIVATIVE_ROWS * lanes * size)
 
 
@@ -185,7 +187,8 @@ def _multiply(scalar: Scalar) -> Kernel:
 
 def _forward(scalar: Scalar) -> Kernel:
     lanes, _, vector, panel = _units_of(scalar)
-    clear, multiply = moves(scalar, lanes).clear, _multiply(scalar)
+    clear = moves(scalar, lanes).clear
+    multiply = _multiply(scalar)
     products_at = _buffers(scalar)[0]
 
     @njit
@@ -193,7 +196,8 @@ def _forward(scalar: Scalar) -> Kernel:
         """Values, slopes and curvatures of all hidden layers; second-order terms of 0. `finish`
         computes a transposed output layer, and applies its activation."""
         own, layers = derivatives_of(net), layers_of(net)
-        down, packed = place.at * vector, packed_of(net, place.thread)
+        down = place.at * vector
+        packed = packed_of(net, place.thread)
         inputs, slopes = net.inputs, place.buffer
         all_bytes = own.n_panels * panel
         z = products_at(net, place.buffer, 0)
@@ -222,24 +226,19 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: one derives output k by the inputs; the other takes its residuals through
     the layers as tangents."""
     lanes, _, vector, panel = _units_of(scalar)
-    bend, add_bend = (
-        curve_loops(scalar, lanes).bend,
-        curve_loops(scalar, lanes).add_bend,
-    )
-    copy, multiply = moves(scalar, lanes).copy, _multiply(scalar)
-    backward_layer, place_deltas = (
-        layer_kernels(scalar).backward,
-        deltas_to_columns(scalar),
-    )
+    bend = curve_loops(scalar, lanes).bend
+    add_bend = curve_loops(scalar, lanes).add_bend
+    copy = moves(scalar, lanes).copy
+    multiply = _multiply(scalar)
+    backward_layer = layer_kernels(scalar).backward
+    place_deltas = deltas_to_columns(scalar)
     products_at, jacobian_at, _ = _buffers(scalar)
 
     @njit
     def begin(net: Net, k: int, at: int, place: PlacedRows) -> None:
         """The deltas of the output layer: 1 for output k."""
-        outer, columns = (
-            layers_of(net)[net.n_layers - 1],
-            net.value + place.thread * net.output_bytes,
-        )
+        outer = layers_of(net)[net.n_layers - 1]
+        columns = net.value + place.thread * net.output_bytes
         ones = row(columns, place.n * net.n_out, scalar)
         for i in range(place.n * net.n_out):
             ones[i] = scalar(0)
@@ -249,15 +248,16 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def derive(net: Net, k: int, place: PlacedRows) -> None:
-        own, layers, n = derivatives_of(net), layers_of(net), place.n
-        at, packed = (
-            place.at + (1 + k) * place.strips_rows,
-            packed_of(net, place.thread),
-        )
+        own = derivatives_of(net)
+        layers = layers_of(net)
+        n = place.n
+        at = place.at + (1 + k) * place.strips_rows
+        packed = packed_of(net, place.thread)
         begin(net, k, at, place)
         skip = own.n_panels * panel
         product = products_at(net, place.buffer, k) - place.buffer
-        slopes, curved = place.buffer + skip, own.n_panels * panel
+        slopes = place.buffer + skip
+        curved = own.n_panels * panel
         for i in range(net.n_layers - 1, 0, -1):
             backward_layer(net, i, (0, net.max_width), (at, n), packed)
             below = layers[i - 1]
@@ -268,7 +268,8 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
                 bend(x, to, to + curved, to + product, n)
         if own.given:
             return
-        first, target = layers[0], jacobian_at(net, place.buffer, k)
+        first = layers[0]
+        target = jacobian_at(net, place.buffer, k)
         weights = (first.transposed, first.transposed_panel)
         if net.n_layers > 1:
             shape = (net.n_in, n, packed, first.n_out)
@@ -283,13 +284,15 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def tangents(net: Net, k: int, place: PlacedRows) -> None:
-        own, layers, n = derivatives_of(net), layers_of(net), place.n
-        at, packed = (
-            place.at + (1 + k) * place.strips_rows,
-            packed_of(net, place.thread),
-        )
+        own = derivatives_of(net)
+        layers = layers_of(net)
+        n = place.n
+        at = place.at + (1 + k) * place.strips_rows
+        packed = packed_of(net, place.thread)
         product = products_at(net, place.buffer, k) - place.buffer
-        inputs, slopes, extra = net.inputs, place.buffer, 2 * own.n_panels * panel
+        inputs = net.inputs
+        slopes = place.buffer
+        extra = 2 * own.n_panels * panel
         for i in range(net.n_layers - 1):
             layer = layers[i]
             c = (layer.outputs + at * vector, net.panel)
@@ -322,10 +325,13 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def through_link(net: Net, place: PlacedRows) -> None:
-        own, n, width = derivatives_of(net), place.n, net.n_out
+        own = derivatives_of(net)
+        n = place.n
+        width = net.n_out
         raw = net.raw + place.thread * net.output_bytes
         columns = columns_at(net, place.buffer)
-        slopes, more = row(columns, n * width, scalar), columns + n * width * size
+        slopes = row(columns, n * width, scalar)
+        more = columns + n * width * size
         if own.link == records.SOFTMAX:
             call(own.link_block, (raw, columns, 0, n, width))
         else:
@@ -409,11 +415,10 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 def _residuals(scalar: Scalar) -> Kernel:
     lanes, size, vector, panel = _units_of(scalar)
-    pack_row, clear = moves(scalar, lanes).pack_row, moves(scalar, lanes).clear
-    weigh, (_, jacobian_at, columns_at) = (
-        curve_loops(scalar, lanes).residuals,
-        _buffers(scalar),
-    )
+    pack_row = moves(scalar, lanes).pack_row
+    clear = moves(scalar, lanes).clear
+    weigh = curve_loops(scalar, lanes).residuals
+    (_, jacobian_at, columns_at) = _buffers(scalar)
 
     @njit
     def gather(net: Net, k: int, start: int, place: PlacedRows) -> None:
@@ -428,7 +433,9 @@ def _residuals(scalar: Scalar) -> Kernel:
     @njit
     def row_factors(net: Net, start: int, place: PlacedRows, weights: int) -> None:
         """Weights of rows, and factors of their residuals."""
-        batch, own, n = batch_of(net), derivatives_of(net), place.n
+        batch = batch_of(net)
+        own = derivatives_of(net)
+        n = place.n
         index = row(batch.index + start * 8, n, np.int64)
         weight = row(weights, n, scalar)
         scale = row(weights + DERIVATIVE_ROWS * size, n, scalar)
@@ -442,7 +449,8 @@ def _residuals(scalar: Scalar) -> Kernel:
     @njit
     def add_sums(net: Net, sums: int, place: PlacedRows) -> None:
         """Add the strips' weighted squares to their losses."""
-        own, first = derivatives_of(net), place.at // STRIP_ROWS
+        own = derivatives_of(net)
+        first = place.at // STRIP_ROWS
         n_strips = (place.n + STRIP_ROWS - 1) // STRIP_ROWS
         total = row(net.strip_losses + first * 8, n_strips, np.float64)
         squares = row(own.squares + first * 8, n_strips, np.float64)
@@ -459,7 +467,8 @@ def _residuals(scalar: Scalar) -> Kernel:
     def residuals(net: Net, start: int, place: PlacedRows, jacobian: int) -> None:
         """Write the residuals of all outputs, from the Jacobian that is output `jacobian` and
         following of the buffer, to the tangents' place; add their squares to the losses."""
-        own, in_panels = derivatives_of(net), (net.n_in + lanes - 1) // lanes
+        own = derivatives_of(net)
+        in_panels = (net.n_in + lanes - 1) // lanes
         for k in range(net.n_out):
             gather(net, k, start, place)
         if own.given:
@@ -484,30 +493,31 @@ def _residuals(scalar: Scalar) -> Kernel:
 def _backward(scalar: Scalar) -> Kernel:
     """The deltas of values, from the slopes of the loss, with second-order terms."""
     lanes, size, vector, panel = _units_of(scalar)
-    close, columns_at = curve_loops(scalar, lanes).close, _buffers(scalar)[2]
-    backward_layer, place_deltas = (
-        layer_kernels(scalar).backward,
-        deltas_to_columns(scalar),
-    )
+    close = curve_loops(scalar, lanes).close
+    columns_at = _buffers(scalar)[2]
+    backward_layer = layer_kernels(scalar).backward
+    place_deltas = deltas_to_columns(scalar)
     scale_deltas = losses(scalar)[2]
 
     @njit
     def backward(net: Net, start: int, place: PlacedRows) -> None:
-        own, layers, n = derivatives_of(net), layers_of(net), place.n
-        outer, skip = layers[net.n_layers - 1], place.thread * net.output_bytes
+        own = derivatives_of(net)
+        layers = layers_of(net)
+        n = place.n
+        outer = layers[net.n_layers - 1]
+        skip = place.thread * net.output_bytes
         scale_deltas(net, outer, (start, n), skip)
         columns = net.loss_slope + skip
         if own.link != records.LINKLESS:
-            deltas, count = row(columns, n * net.n_out, scalar), n * net.n_out
+            deltas = row(columns, n * net.n_out, scalar)
+            count = n * net.n_out
             terms = columns_at(net, place.buffer) + 2 * count * size
             more = row(terms, count, scalar)
             for i in range(count):
                 deltas[i] += more[i]
         place_deltas(net, outer, n, place.at, columns)
-        packed, slopes = (
-            packed_of(net, place.thread),
-            place.buffer + own.n_panels * panel,
-        )
+        packed = packed_of(net, place.thread)
+        slopes = place.buffer + own.n_panels * panel
         extra = 2 * own.n_panels * panel
         for i in range(net.n_layers - 1, net.lowest, -1):
             backward_layer(net, i, (0, net.max_width), (place.at, n), packed)
@@ -544,7 +554,8 @@ def _tidying(scalar: Scalar) -> Kernel:
     def tidy(net: Net, place: PlacedRows) -> None:
         """Clear the rows between a chunk's last row and the end of its last strip: phase two sums
         over them."""
-        layers, n = layers_of(net), place.strips_rows - place.at - place.n
+        layers = layers_of(net)
+        n = place.strips_rows - place.at - place.n
         for k in range(net.n_out):
             rows = (k * place.strips_rows + place.at + place.n, n)
             clear_rows(net, net.inputs, (net.n_in + lanes - 1) // lanes, rows)
@@ -579,8 +590,10 @@ class DerivativeBuffers:
         n_threads: int,
         link: tuple[int, int],
     ) -> None:
-        sizes, dtype = network.layout.sizes, network.dtype
-        self._lanes, self._dtype = lanes_of(dtype.type), dtype
+        sizes = network.layout.sizes
+        dtype = network.dtype
+        self._lanes = lanes_of(dtype.type)
+        self._dtype = dtype
         given = network.derivatives == "gradient"
         form, block = (records.LINKLESS, 0) if given else link
         n_panels = sum(-(-n // self._lanes) for n in sizes[1:-1])
@@ -606,7 +619,8 @@ class DerivativeBuffers:
 
     def take(self, derivatives: Any) -> None:
         """Take the derivatives of other rows, and their weights."""
-        weights, fields = derivatives.weights, self.fields
+        weights = derivatives.weights
+        fields = self.fields
         if weights.size:
             n_out, n_in = weights.shape
             shape = (n_out, round_up(n_in, self._lanes))
@@ -642,10 +656,13 @@ class DerivativeBuffers:
 
 def derivative_pass(scalar: Scalar) -> Kernel:
     """Phase one with derivatives by the inputs, by rows; in the place of `forward_backward`."""
-    gather, forward = layer_kernels(scalar).gather, _forward(scalar)
+    gather = layer_kernels(scalar).gather
+    forward = _forward(scalar)
     (derive, tangents), residuals = _jacobian(scalar), _residuals(scalar)
     through_link, back_through_link = _links(scalar)
-    finish, backward, tidy = output_layer(scalar), _backward(scalar), _tidying(scalar)
+    finish = output_layer(scalar)
+    backward = _backward(scalar)
+    tidy = _tidying(scalar)
 
     @njit
     def take_rows(net: Net, start: int, place: PlacedRows, mode: int) -> None:
@@ -670,8 +687,10 @@ def derivative_pass(scalar: Scalar) -> Kernel:
     @njit(parallel=True)
     def differentiate(team: int, nets: Sequence[Net], n_parts: int, mode: int) -> None:
         for part in prange(n_parts):
-            net, thread = nets[0], thread_number()
-            own, n_rows = derivatives_of(net), batch_of(net).n_rows
+            net = nets[0]
+            thread = thread_number()
+            own = derivatives_of(net)
+            n_rows = batch_of(net).n_rows
             low, stop = rows_of_part(net, part, n_parts)
             whole = (n_rows + STRIP_ROWS - 1) // STRIP_ROWS * STRIP_ROWS
             buffer = own.buffers + thread * own.buffer_bytes

@@ -52,7 +52,8 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: 16 bits for each of `width` units of n rows; the bits of a panel, `skip`
     units into the row."""
-    lanes, (_, draw) = lanes_of(scalar), _drawing(scalar)
+    lanes = lanes_of(scalar)
+    (_, draw) = _drawing(scalar)
     width = max(lanes, rules.UNITS)
     n_words = width // 2
 
@@ -66,7 +67,8 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def decide(source: Any, unit: int, n: int, out: int) -> None:
-        bits, group = row(out, n * n_words, np.uint32), unit // rules.UNITS
+        bits = row(out, n * n_words, np.uint32)
+        group = unit // rules.UNITS
         for r in range(n):
             put(draw(source, group, r), bits, n_words * r)
             if width > rules.UNITS:
@@ -117,15 +119,19 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 def dropout(scalar: Scalar) -> Kernel:
     """The block that drops values of layer i, and their slopes, for some panels."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     width = max(lanes, rules.UNITS)
-    source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
+    source_of = _drawing(scalar)[0]
+    (decide, _) = _decisions(scalar)
     with_slopes, with_slopes_of_relu, _ = _dropping(scalar)
     n_bytes = ROW_BLOCK * width * 2
 
     def drop(address: int, i: int, panel: int, n_panels: int, at: int, n: int) -> None:
-        net, place = record_at(address, Net), stack(n_bytes)
-        layer, count = layers_of(net)[i], n * lanes
+        net = record_at(address, Net)
+        place = stack(n_bytes)
+        layer = layers_of(net)[i]
+        count = n * lanes
         numbers = row(
             batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
         )
@@ -134,7 +140,8 @@ def dropout(scalar: Scalar) -> Kernel:
             numbers[rules.HIDDEN + 2 * i + 1],
         )
         source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
-        bits, down = row(place, n * width, np.uint16), at * lanes * size
+        bits = row(place, n * width, np.uint16)
+        down = at * lanes * size
         for p in range(panel, min(panel + n_panels, layer.n_panels)):
             skip = p * lanes % width
             if p == panel or skip == 0:
@@ -152,15 +159,19 @@ def dropout(scalar: Scalar) -> Kernel:
 def dropout_alone(scalar: Scalar) -> Kernel:
     """The block that drops numbers of layer i's units, in panels: its sums, before a norm, and
     their deltas, by the same draws."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     width = max(lanes, rules.UNITS)
-    source_of, (decide, _) = _drawing(scalar)[0], _decisions(scalar)
+    source_of = _drawing(scalar)[0]
+    (decide, _) = _decisions(scalar)
     _, _, drop_values = _dropping(scalar)
     n_bytes = ROW_BLOCK * width * 2
 
     def drop(address: int, i: int, values: int, at: int, n: int) -> None:
-        net, place = record_at(address, Net), stack(n_bytes)
-        layer, count = layers_of(net)[i], n * lanes
+        net = record_at(address, Net)
+        place = stack(n_bytes)
+        layer = layers_of(net)[i]
+        count = n * lanes
         numbers = row(
             batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
         )
@@ -182,8 +193,10 @@ def dropout_alone(scalar: Scalar) -> Kernel:
 
 def input_noise(scalar: Scalar) -> Kernel:
     """The block that adds noise to inputs, and then drops some, for some panels."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    width, n_normals = max(lanes, rules.UNITS), max(lanes, rules.NORMALS)
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    width = max(lanes, rules.UNITS)
+    n_normals = max(lanes, rules.NORMALS)
     source_of, draw = _drawing(scalar)
     normals = rules.normals_of(scalar, njit, fma, elementary.log, elementary.sqrt)
     (decide, _), (_, _, drop) = _decisions(scalar), _dropping(scalar)
@@ -200,7 +213,8 @@ def input_noise(scalar: Scalar) -> Kernel:
         source: Any, values: Any, unit: int, shape: Any, place: int, std: Any
     ) -> None:
         n, n_features = shape
-        noise, first = row(place, n * n_normals, scalar), unit // rules.NORMALS
+        noise = row(place, n * n_normals, scalar)
+        first = unit // rules.NORMALS
         for g in range(n_normals // rules.NORMALS):
             for r in range(n):
                 put(
@@ -214,14 +228,14 @@ def input_noise(scalar: Scalar) -> Kernel:
     def disturb(
         address: int, inputs: int, panel: int, n_panels: int, at: int, n: int
     ) -> None:
-        net, place = record_at(address, Net), stack(n_bytes)
+        net = record_at(address, Net)
+        place = stack(n_bytes)
         numbers = row(batch_of(net).coefficients + net.draws, rules.HIDDEN, scalar)
         rate = (np.uint16(numbers[rules.INPUTS]), numbers[rules.INPUTS + 1])
-        source, of_noise = (
-            source_of(net, at, rules.OF_INPUTS),
-            source_of(net, at, rules.OF_NOISE),
-        )
-        bits, count = row(place, n * width, np.uint16), n * lanes
+        source = source_of(net, at, rules.OF_INPUTS)
+        of_noise = source_of(net, at, rules.OF_NOISE)
+        bits = row(place, n * width, np.uint16)
+        count = n * lanes
         for p in range(panel, panel + n_panels):
             values = row(inputs + p * net.panel + at * lanes * size, count, scalar)
             if numbers[rules.NOISE] > 0:

@@ -31,11 +31,9 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
     """Values of n pre-activations and, with `slopes`, their slopes."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
-        z, value, slope = (
-            row(z, n, scalar),
-            row(value, n, scalar),
-            row(slope, n, scalar),
-        )
+        z = row(z, n, scalar)
+        value = row(value, n, scalar)
+        slope = row(slope, n, scalar)
         for i in range(n):
             results = rule(z[i])
             value[i] = results[0]
@@ -56,7 +54,8 @@ def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
 
     def loop(z: Any, value: Any, slope: Any, curvature: Any, n: Any) -> None:
         z, value = row(z, n, scalar), row(value, n, scalar)
-        slope, curvature = row(slope, n, scalar), row(curvature, n, scalar)
+        slope = row(slope, n, scalar)
+        curvature = row(curvature, n, scalar)
         for i in range(n):
             value[i], slope[i], curvature[i] = find(z[i])
 
@@ -66,7 +65,8 @@ def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
 def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
     """Slopes and curvatures of a link of one number, of rows of raw outputs in columns; of
     columns that are `apart` the last one alone: the others are predictions as they are."""
-    size, find = np.dtype(scalar).itemsize, curved(rule, scalar)
+    size = np.dtype(scalar).itemsize
+    find = curved(rule, scalar)
 
     def loop(raw: Any, slope: Any, curvature: Any, n_rows: Any, width: Any) -> None:
         for j in range(width):
@@ -134,10 +134,8 @@ def loss_loop(
     `weighted` a factor for each target follows the targets. A target of factor 0 adds 0, whatever
     the rule makes of it.
     """
-    size, read = (
-        np.dtype(scalar).itemsize,
-        settings_reader(scalar, n_constants, by_output),
-    )
+    size = np.dtype(scalar).itemsize
+    read = settings_reader(scalar, n_constants, by_output)
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
@@ -149,10 +147,8 @@ def loss_loop(
         loss[:] = 0.0
         for j in range(width):
             skip = j * n_rows * size
-            p, y = (
-                row(output + skip, n_rows, scalar),
-                row(target + skip, n_rows, scalar),
-            )
+            p = row(output + skip, n_rows, scalar)
+            y = row(target + skip, n_rows, scalar)
             slopes = row(slope + skip, n_rows, scalar)
             if weighted:
                 factors = row(target + (width + j) * n_rows * size, n_rows, scalar)
@@ -192,7 +188,8 @@ def loss_loop(
         n_targets: Any,
     ) -> None:  # fmt: skip
         """A rule of rows takes one target at a time."""
-        constants, n = read(settings, width), n_targets // 2
+        constants = read(settings, width)
+        n = n_targets // 2
         per_target = width // n
         values = row(loss, n_rows, np.float64)
         share = scalar(1.0 / n if mean else 1.0)
@@ -230,7 +227,9 @@ def head_links(scalar: Scalar) -> Loop:
     size = np.dtype(scalar).itemsize
 
     def loop(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
-        heads, h, done = records_at(settings, width, Slice), 0, 0
+        heads = records_at(settings, width, Slice)
+        h = 0
+        done = 0
         while done < width:
             head = heads[h]
             skip = done * n_rows * size
@@ -252,7 +251,8 @@ def head_losses(scalar: Scalar) -> Loop:
     @njit
     def scale(slope: int, loss: int, factor: int, n_rows: int, width: int) -> None:
         """Multiply rows by factors; a factor of 0 makes 0 of what is not finite, too."""
-        factors, values = row(factor, n_rows, scalar), row(loss, n_rows, np.float64)
+        factors = row(factor, n_rows, scalar)
+        values = row(loss, n_rows, np.float64)
         for r in range(n_rows):
             known = values[r] * factors[r]
             values[r] = known if factors[r] > scalar(0) else 0.0
@@ -266,12 +266,15 @@ def head_losses(scalar: Scalar) -> Loop:
         output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
         n_targets: Any,
     ) -> None:  # fmt: skip
-        heads, h, done = records_at(settings, width, Slice), 0, 0
+        heads = records_at(settings, width, Slice)
+        h = 0
+        done = 0
         total = row(loss, n_rows, np.float64)
         total[:] = 0.0
         while done < width:
             head = heads[h]
-            skip, column = done * n_rows * size, n_rows * size
+            skip = done * n_rows * size
+            column = n_rows * size
             own = loss + (h + 1) * n_rows * 8
             targets = target + head.target * column
             shape = (n_rows, head.n_outputs, head.n_targets)
@@ -282,7 +285,8 @@ def head_losses(scalar: Scalar) -> Loop:
             if head.factor >= 0:
                 factor = target + head.factor * column
                 scale(slope + skip, own, factor, n_rows, head.n_outputs)
-            values, weight = row(own, n_rows, np.float64), head.weight
+            values = row(own, n_rows, np.float64)
+            weight = head.weight
             for r in range(n_rows):
                 total[r] += weight * values[r]
             slopes = row(slope + skip, n_rows * head.n_outputs, scalar)
@@ -316,11 +320,9 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
         width: Any,
     ) -> None:  # fmt: skip
         n = n_rows * lanes
-        w, gradient, value = (
-            row(w, n, scalar),
-            row(gradient, n, scalar),
-            row(values, n, scalar),
-        )
+        w = row(w, n, scalar)
+        gradient = row(gradient, n, scalar)
+        value = row(values, n, scalar)
         exact = row(scale, 1, np.float64)[0]
         factor = scalar(exact)
         for i in range(n):
@@ -357,7 +359,8 @@ def _gradient_rule(
 ) -> tuple[Rule, Callable[[Any], Any]]:
     """Two functions: the gradient rule of this name ("": without), and the reader of its
     settings, which follow the coefficients of the update rule."""
-    n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
+    n = 1 if name else 0
+    skip = n_coefficients * np.dtype(scalar).itemsize
 
     @njit
     def settings_at(coefficients: Any) -> Any:
@@ -388,7 +391,8 @@ def _average(
 
 def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
     """Sets weights of a wrong sign to 0, or does nothing."""
-    zero, alone = scalar(0), scalar(ZERO)
+    zero = scalar(0)
+    alone = scalar(ZERO)
 
     @njit
     def bound(signs: Any, w: Any, n: Any) -> None:
@@ -415,17 +419,20 @@ def penalised_update_loop(
     Division and root of the step occupy one unit of the core; the penalty's arithmetic uses others.
     4.06 -> 3.94 us (13-32-32-1@32 with l2).
     """
-    lanes, find = lanes_of(scalar), PENALTIES[penalty]
+    lanes = lanes_of(scalar)
+    find = PENALTIES[penalty]
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     bound = _bounds(scalar, signed)
     sum_rows = moves(scalar, lanes).sum_rows
 
     def loop(state: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
-        n, scale = n_rows * lanes, row(penalty.scale, 1, np.float64)[0]
+        n = n_rows * lanes
+        scale = row(penalty.scale, 1, np.float64)[0]
         w, g = row(state.w, n, scalar), row(state.g, n, scalar)
         m, v = row(state.m, n, scalar), row(state.v, n, scalar)
-        value, factor = row(penalty.values, n, scalar), scalar(scale)
+        value = row(penalty.values, n, scalar)
+        factor = scalar(scale)
         constants = coefficients_at(state.coefficients, n_coefficients, scalar)
         settings = settings_at(state.coefficients)
         for i in range(n):
@@ -467,20 +474,17 @@ def update_loop(
         coefficients: Any,
         n: Any,
     ) -> None:
-        address, zero = w, scalar(0)
-        w, g, m, v = (
-            row(w, n, scalar),
-            row(g, n, scalar),
-            row(m, n, scalar),
-            row(v, n, scalar),
-        )
+        address = w
+        zero = scalar(0)
+        w = row(w, n, scalar)
+        g = row(g, n, scalar)
+        m = row(m, n, scalar)
+        v = row(v, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
-            first, second = (
-                m[i] if n_moments > 0 else zero,
-                v[i] if n_moments > 1 else zero,
-            )
+            first = m[i] if n_moments > 0 else zero
+            second = v[i] if n_moments > 1 else zero
             w[i], m_after, v_after = rule(
                 w[i], change(g[i], *settings), first, second, *constants
             )

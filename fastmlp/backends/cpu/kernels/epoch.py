@@ -49,7 +49,8 @@ from fastmlp.validation import Array
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
-    full, tail = n_rows // batch_size, n_rows % batch_size
+    full = n_rows // batch_size
+    tail = n_rows % batch_size
     chunks = (batch_size + chunk_rows - 1) // chunk_rows
     return full * chunks + (tail + chunk_rows - 1) // chunk_rows
 
@@ -59,8 +60,10 @@ _units_per_epoch = njit(units_per_epoch)
 
 def _finiteness(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
-    vector, vector_moves = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
-    clear, add_differences = vector_moves.clear, vector_moves.add_differences
+    vector = lanes * np.dtype(scalar).itemsize
+    vector_moves = moves(scalar, lanes)
+    clear = vector_moves.clear
+    add_differences = vector_moves.add_differences
 
     @njit
     def look_at(address: int, n: int, sums: int) -> None:
@@ -83,13 +86,15 @@ def _finiteness(scalar: Scalar) -> Kernel:
             )
             across = layer.n_in if layer.is_transposed else layer.n_out
             for p in range(layer.packed_panels):
-                panel, width = layer.packed + p * layer.packed_panel, across - p * lanes
+                panel = layer.packed + p * layer.packed_panel
+                width = across - p * lanes
                 n_parts, n = (1, n_rows * lanes) if width >= lanes else (n_rows, width)
                 for k in range(n_parts):
                     look_at(panel + k * vector, n, place)
             if layer.is_transposed:
                 look_at(layer.biases, layer.n_out, place)
-        sums, finite = row(place, lanes, scalar), True
+        sums = row(place, lanes, scalar)
+        finite = True
         for i in range(lanes):
             finite = finite and sums[i] == 0
         return finite
@@ -125,11 +130,10 @@ def end_batch(net: Net, job: Job, n_rows: int) -> None:
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Functions that begin a batch, check it, and go back to the epoch's start."""
-    copy, clear = (
-        moves(scalar, lanes_of(scalar)).copy,
-        moves(scalar, lanes_of(scalar)).clear,
-    )
-    mass_of, finite_parameters = masses(scalar), _finiteness(scalar)
+    copy = moves(scalar, lanes_of(scalar)).copy
+    clear = moves(scalar, lanes_of(scalar)).clear
+    mass_of = masses(scalar)
+    finite_parameters = _finiteness(scalar)
 
     @njit
     def start_batch(net: Net, job: Job, n_rows: int, new_epoch: bool) -> None:
@@ -178,7 +182,8 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
     of each epoch, `coefficients` the optimizer's for each step of the call; `losses` receives the
     mean objective of each completed epoch, `head_losses`, zeros at first, the heads' mean losses.
     """
-    size, step = np.dtype(scalar).itemsize, steps(scalar)
+    size = np.dtype(scalar).itemsize
+    step = steps(scalar)
     start_batch, may_go_on, restore = _batches(scalar)
 
     def epochs(address: int) -> None:
@@ -190,7 +195,8 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
         batch.coefficients = job.coefficients
         job.diverged = 0.0
         # Positions are counted up from here: divisions took a tenth of a tiny net's step.
-        epoch, within = job.first // per_epoch, job.first % per_epoch
+        epoch = job.first // per_epoch
+        within = job.first % per_epoch
         start = within // chunks * job.batch_size
         low = start + within % chunks * job.chunk_rows
         order = job.order + epoch % job.n_orders * job.n_rows * 8
@@ -207,7 +213,8 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
             if low == start:
                 start_batch(net, job, stop - start, start == 0)
             if job.batch_mass != 0:
-                more, ends = 1 if low > start else 0, 1 if high == stop else 0
+                more = 1 if low > start else 0
+                ends = 1 if high == stop else 0
                 job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
                 if net.n_heads:
                     share = float(stop - start) / job.batch_mass if job.by_rows else 1.0
@@ -232,15 +239,19 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
                         means[h] /= job.epoch_mass
             if not sound:
                 restore(net, job)
-                job.reached, batch.order_stop = u, 0
+                job.reached = u
+                batch.order_stop = 0
                 return
             if epoch_ends:
                 if net.derivatives:
                     end_squares(net, epoch)
-                epoch, start, low = epoch + 1, 0, 0
+                epoch = epoch + 1
+                start = 0
+                low = 0
                 order = job.order if order == last_order else order + job.n_rows * 8
                 batch.order_stop = order + job.n_rows * 8
-        job.reached, batch.order_stop = job.last, 0
+        job.reached = job.last
+        batch.order_stop = 0
 
     return hinted(control=True, zeros=records.FEATURES if plain else {})(epochs)
 
@@ -292,7 +303,8 @@ def batch_step(scalar: Scalar) -> Kernel:
     `reached`; `reached`, `diverged` and the loss at `losses` are the answer. A job with a `mass`
     has deltas of the summed losses, and penalties of this mass.
     """
-    mass_of, step = masses(scalar), steps(scalar, _is_finite)
+    mass_of = masses(scalar)
+    step = steps(scalar, _is_finite)
 
     def take_step(address: int) -> None:
         job = record_at(address, Job)
@@ -302,11 +314,9 @@ def batch_step(scalar: Scalar) -> Kernel:
         for u in range(job.first, job.last):
             low = u * job.chunk_rows
             high = min(low + job.chunk_rows, job.n_rows)
-            batch.index, batch.n_rows, batch.position = (
-                job.order + low * 8,
-                high - low,
-                low,
-            )
+            batch.index = job.order + low * 8
+            batch.n_rows = high - low
+            batch.position = low
             if u == 0:
                 job.diverged = job.epoch_loss = job.epoch_mass = job.batch_loss = 0.0
                 job.batch_mass = mass_of(batch, job.n_rows)
@@ -315,7 +325,8 @@ def batch_step(scalar: Scalar) -> Kernel:
                     take_known(net, job.n_rows, job.batch_mass)
                 if job.mass:
                     batch.scale = 1.0
-            more, ends = 1 if low > 0 else 0, 1 if high == job.n_rows else 0
+            more = 1 if low > 0 else 0
+            ends = 1 if high == job.n_rows else 0
             job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
             job.reached = u + 1
             if ends == 0:
@@ -324,7 +335,8 @@ def batch_step(scalar: Scalar) -> Kernel:
                 end_batch(net, job, job.n_rows)
                 loss = job.epoch_loss / job.epoch_mass
             else:
-                loss, job.diverged = job.batch_loss, 1.0
+                loss = job.batch_loss
+                job.diverged = 1.0
             row(job.losses, 1, np.float64)[0] = loss
 
     return take_step
@@ -371,18 +383,18 @@ class PlainStep(Record):
 
 
 def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    largest, lanes = float(np.finfo(scalar).max), lanes_of(scalar)
-    sum_rows, vector = moves(scalar, lanes).sum_rows, lanes * np.dtype(scalar).itemsize
+    largest = float(np.finfo(scalar).max)
+    lanes = lanes_of(scalar)
+    sum_rows = moves(scalar, lanes).sum_rows
+    vector = lanes * np.dtype(scalar).itemsize
 
     @njit
     def are_within(address: int, n: int, low: float, high: float) -> bool:
         """True if n numbers are in the range; NaN is not. A loop without an exit."""
-        numbers, least, most, n_others = (
-            row(address, n, scalar),
-            scalar(low),
-            scalar(high),
-            0,
-        )
+        numbers = row(address, n, scalar)
+        least = scalar(low)
+        most = scalar(high)
+        n_others = 0
         for i in range(n):
             n_others += 0 if numbers[i] >= least and numbers[i] <= most else 1
         return n_others == 0
@@ -406,7 +418,8 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: one checks rows and their targets; the other checks weights and labels, and
     writes labels as numbers."""
-    largest, size = float(np.finfo(scalar).max), np.dtype(scalar).itemsize
+    largest = float(np.finfo(scalar).max)
+    size = np.dtype(scalar).itemsize
     are_within, are_finite = ranges(scalar)
 
     @njit
@@ -425,7 +438,9 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def are_sound(step: PlainStep, first: int, last: int, sums: int) -> bool:
-        n, n_in, n_targets = last - first, step.n_in, step.n_targets
+        n = last - first
+        n_in = step.n_in
+        n_targets = step.n_targets
         if not are_finite(step.x + first * n_in * size, n * n_in, sums):
             return False
         if step.label_bytes:
@@ -437,7 +452,9 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def take_labels(step: PlainStep) -> bool:
-        n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
+        n = step.n_rows
+        n_others = 0
+        numbers = row(step.label_rows, step.n_rows, scalar)
         for r in range(n):
             if step.label_bytes == 8:
                 label = row(step.y + r * 8, 1, np.int64)[0]
@@ -469,7 +486,8 @@ def _comparison(scalar: Scalar) -> Kernel:
     @njit
     def are_alike(step: PlainStep, part: int, n_parts: int) -> bool:
         """True if the bits are the same, compared as words, the last perhaps half a word."""
-        n_words, faults = step.n_parameters * size // 8, 0
+        n_words = step.n_parameters * size // 8
+        faults = 0
         first, last = part_of(part, n_parts, n_words)
         words = row(step.parameters + first * 8, last - first, np.int64)
         others = row(step.seen + first * 8, last - first, np.int64)
@@ -496,7 +514,8 @@ def quick_step(scalar: Scalar) -> Kernel:
     """
     (are_sound, take_weights), are_alike = row_checks(scalar), _comparison(scalar)
     are_finite = ranges(scalar)[1]
-    lanes, unpack_some = lanes_of(scalar), unpacking(scalar)
+    lanes = lanes_of(scalar)
+    unpack_some = unpacking(scalar)
     copy = moves(scalar, lanes).copy
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
@@ -505,7 +524,8 @@ def quick_step(scalar: Scalar) -> Kernel:
     def look(team: int, steps: Sequence[PlainStep], n_parts: int) -> None:
         """Check the rows, and compare the parameters with the last step's."""
         for part in prange(n_parts):
-            step, sums = steps[0], stack(vector)
+            step = steps[0]
+            sums = stack(vector)
             first, last = part_of(part, n_parts, step.n_rows)
             if not are_sound(step, first, last, sums):
                 step.n_unsound = 1
@@ -517,7 +537,8 @@ def quick_step(scalar: Scalar) -> Kernel:
         team: int, nets: Sequence[Net], n_parts: int, flat: int, there: int
     ) -> None:
         for part in prange(n_parts):
-            block, net = stack(square), nets[0]
+            block = stack(square)
+            net = nets[0]
             layers = layers_of(net)
             for i in range(net.n_layers):
                 n_in = layers[i].n_in
@@ -529,14 +550,13 @@ def quick_step(scalar: Scalar) -> Kernel:
         mode = flush_denormals()
         steps = records_at(address, 1, PlainStep)
         step = steps[0]
-        job, nets = (
-            record_at(step.job, Job),
-            records_at(record_at(step.job, Job).net, 1, Net),
-        )
+        job = record_at(step.job, Job)
+        nets = records_at(record_at(step.job, Job).net, 1, Net)
         net = nets[0]
         batch, blocks = batch_of(net), blocks_of(net)
         team, n_parts = step.team, step.n_parts
-        job.team, job.n_parts = team, n_parts
+        job.team = team
+        job.n_parts = n_parts
         step.n_unsound = step.n_changed = step.is_lost = 0
         look(team, steps, n_parts)
         # After a user's write the average begins anew, and weights with signs are bounded.
@@ -548,7 +568,8 @@ def quick_step(scalar: Scalar) -> Kernel:
                 copy(step.parameters, step.seen, step.n_parameters)
                 call(blocks.pack, (job.net, step.seen, net.parameters))
                 call(blocks.transposes, (job.net,))
-            batch.x, batch.weight = step.x, step.weight
+            batch.x = step.x
+            batch.weight = step.weight
             batch.y = step.label_rows if step.label_bytes else step.y
             job.coefficients = (
                 step.table + (step.step - step.first_step) * step.row_bytes
@@ -581,13 +602,18 @@ def take_quick_step(scalar: Scalar) -> Callable[..., float]:
     ) -> float:
         """Take a step on rows, of weights at an address, or 0; return the loss, or NaN if the
         parameters are not finite after it. The record's status tells if it was taken."""
-        quick, n = record_at(address, PlainStep), x.shape[0]
-        quick.status, quick.loss = DECLINED, np.nan
+        quick = record_at(address, PlainStep)
+        n = x.shape[0]
+        quick.status = DECLINED
+        quick.loss = np.nan
         quick.is_lost = 0
         if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
             return float(quick.loss)
-        quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
-        quick.label_bytes, quick.step = label_bytes, step
+        quick.x = x.ctypes.data
+        quick.y = y.ctypes.data
+        quick.weight = weight
+        quick.label_bytes = label_bytes
+        quick.step = step
         call(quick.block, (address,))
         return np.nan if quick.is_lost else float(quick.loss)
 

@@ -166,7 +166,8 @@ def sum_pieces(
     for panels, applies in _panels(v, pair):
         above = [v.variable(v.zero) for _ in panels]
         within = [v.variable(v.zero) for _ in panels]
-        n_inputs, rest = v.choose(applies, n, 0), v.choose(applies, n_after, 0)
+        n_inputs = v.choose(applies, n, 0)
+        rest = v.choose(applies, n_after, 0)
         for number in _numbers(v, numbers, n_inputs, rest):
             for p, total in zip(panels, above, strict=True):
                 total.value = total.value + _row(v, deltas, numbers, number, p)
@@ -229,7 +230,8 @@ def _row(
     )
 
 
-STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
+STARTS = np.dtype(np.int64)
+COLUMNS = np.dtype(np.int32)
 
 
 class SparseRows:
@@ -251,7 +253,8 @@ class SparseRows:
     def __init__(
         self, values: Array, columns: Array, starts: Array, n_features: int
     ) -> None:
-        self.values, self.dtype = np.ascontiguousarray(values), values.dtype
+        self.values = np.ascontiguousarray(values)
+        self.dtype = values.dtype
         self.columns = np.ascontiguousarray(columns, COLUMNS)
         self.starts = np.ascontiguousarray(starts, STARTS)
         self.shape = (len(starts) - 1, n_features)
@@ -289,7 +292,8 @@ def _row_of(net: Net, r: int) -> tuple[int, int]:
 
 def activating(scalar: Scalar) -> Any:
     lanes = lanes_of(scalar)
-    copy, rectify = moves(scalar, lanes).copy, moves(scalar, lanes).rectify
+    copy = moves(scalar, lanes).copy
+    rectify = moves(scalar, lanes).rectify
 
     @njit
     def activate(layer: Layer, panel: int, slopes: int, n: int, z: int) -> None:
@@ -313,26 +317,31 @@ def sparse_forward(scalar: Scalar) -> Any:
     multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
     """
     lanes = lanes_of(scalar)
-    add_rows, add_wide_rows = (
-        moves(scalar, lanes).add_rows,
-        moves(scalar, lanes).add_wide_rows,
-    )
+    add_rows = moves(scalar, lanes).add_rows
+    add_wide_rows = moves(scalar, lanes).add_wide_rows
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    z_bytes, activate = ROW_BLOCK * vector, activating(scalar)
+    z_bytes = ROW_BLOCK * vector
+    activate = activating(scalar)
 
     def forward(address: int, first: int, last: int, at: int) -> None:
-        z, net = stack(z_bytes), record_at(address, Net)
+        z = stack(z_bytes)
+        net = record_at(address, Net)
         layer = record_at(net.layers, Layer)
-        weights, panel, stride, n_wide = layer.weights, layer.weight_panel, vector, 0
+        weights = layer.weights
+        panel = layer.weight_panel
+        stride = vector
+        n_wide = 0
         if net.unpacked:
             n_wide = layer.n_out // (SPARSE_PANELS * lanes) * SPARSE_PANELS
-            weights, panel = net.unpacked + layer.offset * size, vector
+            weights = net.unpacked + layer.offset * size
+            panel = vector
             stride = layer.n_out * size
         for r in range(first, last):
             outputs = layer.sums + (at + r - first) * vector
             begin, end = _row_of(net, r)
-            columns, values = net.x_columns + begin * 4, net.x_values + begin * size
+            columns = net.x_columns + begin * 4
+            values = net.x_values + begin * size
             numbers = SparseRow(columns, values, end - begin)
             for p in range(0, n_wide, SPARSE_PANELS):
                 add_wide_rows(
@@ -360,7 +369,8 @@ def sparse_columns(scalar: Scalar) -> Any:
     """Sorts the chunk's numbers by column, then by row."""
 
     def sort(address: int) -> None:
-        net, like = record_at(address, Net), row(address, 0, scalar)
+        net = record_at(address, Net)
+        like = row(address, 0, scalar)
         # During placement, starts[c + 1] is the index of the next number of column c.
         starts = row(net.column_starts, net.n_in + 2, np.int64)
         starts[:] = 0
@@ -401,20 +411,16 @@ def sparse_gradient(scalar: Scalar) -> Any:
 
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
-        piece, layer = (
-            records_at(net.tiles, net.n_tiles, Tile)[t],
-            record_at(net.layers, Layer),
-        )
+        piece = records_at(net.tiles, net.n_tiles, Tile)[t]
+        layer = record_at(net.layers, Layer)
         starts = row(net.column_starts, net.n_in + 1, np.int64)
         for p in range(piece.n_panels):
             deltas = layer.deltas + (piece.panel + p) * net.panel
             before = net.gradient - net.parameters + layer.packed
             before += (piece.panel + p) * layer.packed_panel
             for k in range(piece.first, piece.last):
-                rows, values = (
-                    net.column_rows + starts[k] * 4,
-                    net.column_values + starts[k] * size,
-                )
+                rows = net.column_rows + starts[k] * 4
+                values = net.column_values + starts[k] * size
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
                     before + k * vector if more else net.zeros,
@@ -438,7 +444,8 @@ class ExpansionBuffers:
 
     def __init__(self, x: Expanded, rows: int) -> None:
         counts = (*x.pieces, *x.levels)
-        starts, n = np.array(x.starts, np.int64), len(counts)
+        starts = np.array(x.starts, np.int64)
+        n = len(counts)
         self._arrays: dict[str, Array] = {
             "columns": np.repeat(np.arange(n), counts).astype(np.int64),
             "starts": starts,
@@ -458,7 +465,8 @@ class ExpansionBuffers:
 
 def _groups(pieces: Sequence[int]) -> list[int]:
     """Starts of groups of columns whose running sums stay in the first-level cache."""
-    groups, rows = [0], 0
+    groups = [0]
+    rows = 0
     for c, n in enumerate(pieces):
         if rows + n > SUMS_ROWS:
             groups.append(c)
@@ -468,8 +476,10 @@ def _groups(pieces: Sequence[int]) -> list[int]:
 
 
 def _locating(scalar: Scalar) -> Any:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, pack_row = lanes * size, moves(scalar, lanes).pack_row
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    pack_row = moves(scalar, lanes).pack_row
 
     @njit
     def locate(
@@ -491,18 +501,15 @@ def _locating(scalar: Scalar) -> Any:
         net: Net, expansion: Expansion, first: int, last: int, at: int
     ) -> None:
         """Gather the plain inputs of rows to panels, and find the pieces of the other numbers."""
-        batch, n = batch_of(net), expansion.n_columns
-        firsts, lasts = (
-            row(expansion.firsts, n, np.int32),
-            row(expansion.lasts, n, scalar),
-        )
+        batch = batch_of(net)
+        n = expansion.n_columns
+        firsts = row(expansion.firsts, n, np.int32)
+        lasts = row(expansion.lasts, n, scalar)
         wholes = row(expansion.wholes, n, scalar)
         for r in range(first, last):
             place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
-            source, to = (
-                batch.x + place * (expansion.n_plain + n) * size,
-                at + r - first,
-            )
+            source = batch.x + place * (expansion.n_plain + n) * size
+            to = at + r - first
             pack_row(source, net.inputs + to * vector, net.panel, expansion.n_plain)
             numbers = row(source + expansion.n_plain * size, n, scalar)
             offsets = row(expansion.offsets + to * n * 4, n, np.int32)
@@ -518,10 +525,8 @@ def _placing(scalar: Scalar) -> Any:
     @njit
     def places_of(expansion: Expansion, at: int, first: int, last: int) -> Places:
         number = at * expansion.n_columns + first
-        offsets, fractions = (
-            expansion.offsets + number * 4,
-            expansion.fractions + number * size,
-        )
+        offsets = expansion.offsets + number * 4
+        fractions = expansion.fractions + number * size
         return Places(offsets, fractions, expansion.n_columns, last - first)
 
     return places_of
@@ -530,30 +535,31 @@ def _placing(scalar: Scalar) -> Any:
 def _adding(scalar: Scalar) -> tuple[Any, Any]:
     """Two functions: one begins panels with biases and plain inputs, the other adds the columns'
     pieces and levels to a panel."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, loops = lanes * size, expanded(scalar, lanes)
-    pack_row, places_of = moves(scalar, lanes).pack_row, _placing(scalar)
-    running_sums, add_pieces, add_levels = (
-        loops.running_sums,
-        loops.add_pieces,
-        loops.add_levels,
-    )
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    loops = expanded(scalar, lanes)
+    pack_row = moves(scalar, lanes).pack_row
+    places_of = _placing(scalar)
+    running_sums = loops.running_sums
+    add_pieces = loops.add_pieces
+    add_levels = loops.add_levels
 
     @njit
     def begin(net: Net, layer: Layer, expansion: Expansion, at: int, n: int) -> None:
-        outputs, down = layer.sums + at * vector, at * vector
+        outputs = layer.sums + at * vector
+        down = at * vector
         if expansion.n_plain > 0:
             start = (layer.biases, 0, layer.packed_panel)
             weights = (layer.weights, layer.weight_panel)
             a = (net.inputs + down, net.panel, expansion.n_plain, STORE, 0)
-            product, shape = records.blocks_of(net).product, (layer.n_out, n, 0)
+            product = records.blocks_of(net).product
+            shape = (layer.n_out, n, 0)
             call(product, (outputs, net.panel, *start, *weights, *a, *shape))
             return
         for p in range(layer.n_panels):
-            biases, panel = (
-                layer.biases + p * layer.packed_panel,
-                outputs + p * net.panel,
-            )
+            biases = layer.biases + p * layer.packed_panel
+            panel = outputs + p * net.panel
             for r in range(n):
                 pack_row(biases, panel + r * vector, 0, lanes)
 
@@ -582,30 +588,26 @@ def expanded_forward(scalar: Scalar) -> Any:
 
     Each block of rows computes the running sums anew: with 128 rows a tenth of the time.
     """
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, locate_rows, (begin, add_columns) = (
-        lanes * size,
-        _locating(scalar),
-        _adding(scalar),
-    )
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    locate_rows = _locating(scalar)
+    (begin, add_columns) = _adding(scalar)
     activate = activating(scalar)
     sums_bytes = max(SUMS_ROWS, ROW_BLOCK) * vector
 
     def forward(address: int, first: int, last: int, at: int) -> None:
-        sums, net = stack(sums_bytes), record_at(address, Net)
-        layer, expansion = (
-            record_at(net.layers, Layer),
-            record_at(net.expansion, Expansion),
-        )
+        sums = stack(sums_bytes)
+        net = record_at(address, Net)
+        layer = record_at(net.layers, Layer)
+        expansion = record_at(net.expansion, Expansion)
         n = last - first
         locate_rows(net, expansion, first, last, at)
         begin(net, layer, expansion, at, n)
         for p in range(layer.n_panels):
             skip = p * net.panel + at * vector
-            outputs, weights = (
-                layer.sums + skip,
-                layer.weights + p * layer.weight_panel,
-            )
+            outputs = layer.sums + skip
+            weights = layer.weights + p * layer.weight_panel
             add_columns(expansion, weights, outputs, at, n, sums)
             activate(layer, outputs, layer.deltas + skip, n, sums)
 
@@ -613,17 +615,20 @@ def expanded_forward(scalar: Scalar) -> Any:
 
 
 def _plain_gradient(scalar: Scalar) -> Any:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
 
     @njit
     def plain_gradient(
         net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int
     ) -> None:
-        n_rows, panel = batch_of(net).n_rows, net.panel
+        n_rows = batch_of(net).n_rows
+        panel = net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size
         factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
         n_columns = min(tile.n_panels * lanes, layer.n_out - tile.panel * lanes)
-        shape, start = (n_columns, last - tile.first), (net.zeros, 0, 0)
+        shape = (n_columns, last - tile.first)
+        start = (net.zeros, 0, 0)
         product = records.blocks_of(net).gradient_product
         call(product, (g, g_panel, *start, *factors, STORE, 0, *shape, 0))
 
@@ -636,7 +641,8 @@ def expanded_columns(scalar: Scalar) -> Any:
 
     def sort(address: int) -> None:
         net = record_at(address, Net)
-        expansion, n_rows = record_at(net.expansion, Expansion), batch_of(net).n_rows
+        expansion = record_at(net.expansion, Expansion)
+        n_rows = batch_of(net).n_rows
         width = expansion.n_columns
         n_numbers = n_rows * width
         starts = row(net.column_starts, net.n_in + 2, np.int64)
@@ -663,7 +669,8 @@ def expanded_columns(scalar: Scalar) -> Any:
 def _column_gradients(scalar: Scalar) -> Any:
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
     loops = expanded(scalar, lanes_of(scalar))
-    sum_pieces, sum_levels = loops.sum_pieces, loops.sum_levels
+    sum_pieces = loops.sum_pieces
+    sum_levels = loops.sum_levels
 
     @njit
     def column_gradients(
@@ -671,7 +678,8 @@ def _column_gradients(scalar: Scalar) -> Any:
     ) -> None:
         columns = row(expansion.columns, tile.last - expansion.n_plain, np.int64)
         starts = row(expansion.starts, expansion.n_columns + 1, np.int64)
-        rows, fractions = net.column_rows, net.column_values
+        rows = net.column_rows
+        fractions = net.column_values
         k = max(tile.first, expansion.n_plain)
         while k < tile.last:
             c = columns[k - expansion.n_plain]
@@ -694,30 +702,26 @@ def expanded_gradient(scalar: Scalar) -> Any:
     With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
     `g`. Two panels at once read each number's place once.
     """
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, add = lanes * size, moves(scalar, lanes).add
-    plain_gradient, column_gradients = (
-        _plain_gradient(scalar),
-        _column_gradients(scalar),
-    )
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    add = moves(scalar, lanes).add
+    plain_gradient = _plain_gradient(scalar)
+    column_gradients = _column_gradients(scalar)
 
     @hinted(control=True)
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
-        tile, layer = (
-            records_at(net.tiles, net.n_tiles, Tile)[t],
-            record_at(net.layers, Layer),
-        )
+        tile = records_at(net.tiles, net.n_tiles, Tile)[t]
+        layer = record_at(net.layers, Layer)
         expansion = record_at(net.expansion, Expansion)
         if tile.first < expansion.n_plain:
             plain_gradient(
                 net, layer, tile, min(tile.last, expansion.n_plain), g, g_panel
             )
         for p in range(0, tile.n_panels, 2):
-            pair, panel = (
-                1 if p + 1 < tile.n_panels else 0,
-                Panels(g + p * g_panel, g_panel),
-            )
+            pair = 1 if p + 1 < tile.n_panels else 0
+            panel = Panels(g + p * g_panel, g_panel)
             deltas = Panels(layer.deltas + (tile.panel + p) * net.panel, net.panel)
             column_gradients(net, expansion, tile, panel, deltas, pair)
         for p in range(tile.n_panels if more else 0):

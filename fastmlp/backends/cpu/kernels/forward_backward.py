@@ -43,24 +43,21 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     `skip` is the offset in bytes of the thread's columns in the buffers of the output layer.
     """
-    size, lanes = np.dtype(scalar).itemsize, lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
     gather_columns = moves(scalar, lanes).gather_columns
 
     @njit
     def gather_targets(net: Net, rows: Span, skip: int) -> int:
-        batch, n_targets, place, (first, n) = (
-            batch_of(net),
-            net.n_targets,
-            net.targets + skip,
-            rows,
-        )
+        batch = batch_of(net)
+        n_targets = net.n_targets
+        place = net.targets + skip
+        (first, n) = rows
         if n_targets >= lanes:
             gather_columns(batch.y, batch.index + first * 8, place, n_targets, n)
             return place
-        targets, index = (
-            row(place, n * n_targets, scalar),
-            row(batch.index + first * 8, n, np.int64),
-        )
+        targets = row(place, n * n_targets, scalar)
+        index = row(batch.index + first * 8, n, np.int64)
         for r in range(n):
             y = row(batch.y + index[r] * n_targets * size, n_targets, scalar)
             for j in range(n_targets):
@@ -69,7 +66,8 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def sum_losses(net: Net, rows: Span, at: int, skip: int) -> None:
-        batch, (first, n) = batch_of(net), rows
+        batch = batch_of(net)
+        (first, n) = rows
         n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
         # The losses of heads follow their sums.
         for h in range(1 + net.n_heads):
@@ -90,9 +88,12 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def scale_deltas(net: Net, outer: Layer, rows: Span, skip: int) -> None:
         """Slopes of the loss times the activation's slope and the row's weight."""
-        batch, width, (first, n) = batch_of(net), net.n_out, rows
+        batch = batch_of(net)
+        width = net.n_out
+        (first, n) = rows
         count = n * width
-        deltas, factor = row(net.loss_slope + skip, count, scalar), scalar(batch.scale)
+        deltas = row(net.loss_slope + skip, count, scalar)
+        factor = scalar(batch.scale)
         if outer.activation:
             slope = row(net.slope + skip, count, scalar)
             for i in range(count):
@@ -114,10 +115,8 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 def _values(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    dots, unpack_columns = (
-        skinny(scalar, lanes).dots,
-        moves(scalar, lanes).unpack_columns,
-    )
+    dots = skinny(scalar, lanes).dots
+    unpack_columns = moves(scalar, lanes).unpack_columns
 
     @njit
     def write_values(net: Net, outer: Layer, n: int, at: int, values: int) -> None:
@@ -125,7 +124,8 @@ def _values(scalar: Scalar) -> Kernel:
             inputs = net.inputs
             if net.n_layers > 1:
                 inputs = layers_of(net)[net.n_layers - 2].outputs
-            weights, shape = (outer.packed, outer.biases), (outer.n_in, net.n_out, n)
+            weights = (outer.packed, outer.biases)
+            shape = (outer.n_in, net.n_out, n)
             dots(Panels(inputs + at * vector, net.panel), *weights, values, *shape)
         else:
             unpack_columns(outer.outputs + at * vector, net.panel, values, net.n_out, n)
@@ -138,14 +138,16 @@ def _predictions(scalar: Scalar) -> Kernel:
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     vector_moves = moves(scalar, lanes)
-    pack_columns, unpack_row = vector_moves.pack_columns, vector_moves.unpack_row
+    pack_columns = vector_moves.pack_columns
+    unpack_row = vector_moves.unpack_row
 
     @njit
     def write_predictions(
         net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
         start, n = rows
-        link, settings = blocks_of(net).link, blocks_of(net).link_settings
+        link = blocks_of(net).link
+        settings = blocks_of(net).link_settings
         if net.n_out == 1:
             # A single column has the order of the rows.
             call(link, (values, batch_of(net).out + start * size, settings, n, 1))
@@ -164,9 +166,11 @@ def _predictions(scalar: Scalar) -> Kernel:
 def deltas_to_columns(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
-    vector, unit = lanes * size, delta_unit(lanes)
+    vector = lanes * size
+    unit = delta_unit(lanes)
     vector_moves = moves(scalar, lanes)
-    pack_columns, unpack_row = vector_moves.pack_columns, vector_moves.unpack_row
+    pack_columns = vector_moves.pack_columns
+    unpack_row = vector_moves.unpack_row
 
     @njit
     def place_deltas(net: Net, outer: Layer, n: int, at: int, deltas: int) -> None:
@@ -191,7 +195,8 @@ def output_layer(scalar: Scalar) -> Kernel:
     Each thread has its columns. Predictions are written to the batch's `out`, if set.
     """
     lanes = lanes_of(scalar)
-    write_values, write_predictions = _values(scalar), _predictions(scalar)
+    write_values = _values(scalar)
+    write_predictions = _predictions(scalar)
     gather_targets, sum_losses, scale_deltas = losses(scalar)
     place_deltas = deltas_to_columns(scalar)
 
@@ -199,7 +204,8 @@ def output_layer(scalar: Scalar) -> Kernel:
     def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:
         """Rows (start, n) of the chunk are buffer rows `at` and following."""
         outer = layers_of(net)[net.n_layers - 1]
-        skip, n = thread * net.output_bytes, rows[1]
+        skip = thread * net.output_bytes
+        n = rows[1]
         values, slopes = net.raw + skip, net.loss_slope + skip
         write_values(net, outer, n, at, values)
         if outer.activation:
@@ -210,7 +216,8 @@ def output_layer(scalar: Scalar) -> Kernel:
             values = place
         if mode != FORWARD:
             targets = gather_targets(net, rows, skip)
-            row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
+            row_losses = net.row_losses + skip
+            shape = (n, net.n_out, net.n_targets)
             blocks = blocks_of(net)
             call(
                 blocks.loss,
@@ -285,7 +292,8 @@ def layer_kernels(scalar: Scalar) -> LayerKernels:
 
 
 def gathering(scalar: Scalar) -> Kernel:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     pack_row = moves(scalar, lanes).pack_row
 
     @njit
@@ -347,7 +355,9 @@ def _forward(scalar: Scalar) -> Kernel:
         blocks, (at, n), (p, most) = blocks_of(net), rows, panels
         # Stages finish the sums of a layer that has some.
         form = records.LINEAR if layer.stages else layer.form
-        down, waits, pairs = at * vector, form == records.BLOCK, layer.pairs
+        down = at * vector
+        waits = form == records.BLOCK
+        pairs = layer.pairs
         z, packed = scratch
         is_relu = form == records.RELU or form == records.RELU_DROPPED
         products = layer.sums if layer.stages else layer.outputs
@@ -359,25 +369,25 @@ def _forward(scalar: Scalar) -> Kernel:
             outputs = products + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
             start, weights, shape = operands_of(layer, p, n_panels, n, packed)
-            a, panel, epilogue, operand = (
-                inputs + (down >> pairs),
-                net.panel >> pairs,
-                STORE,
-                0,
-            )
+            a = inputs + (down >> pairs)
+            panel = net.panel >> pairs
+            epilogue = STORE
+            operand = 0
             n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
                 product = product_of(blocks, pairs, middle, shape)
                 call(
                     product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape)
                 )
-                start, n_in = (net.zeros, 0, 0), n_in - middle
+                start = (net.zeros, 0, 0)
+                n_in = n_in - middle
                 weights = (
                     weights[0] + row_offset(layer, middle, vector),
                     layer.weight_panel,
                 )
                 a += middle // lanes * panel
-                epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
+                epilogue = RELU_PLUS if is_relu else PLUS
+                operand = c[0]
             elif is_relu:
                 epilogue = RELU
             product = product_of(blocks, pairs, n_in, shape)
@@ -454,7 +464,8 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
 
 
 def _backward(scalar: Scalar) -> Kernel:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     vector = lanes * size
 
     @njit
@@ -470,12 +481,15 @@ def _backward(scalar: Scalar) -> Kernel:
             layer.transposed + panel * layer.transposed_panel,
             layer.transposed_panel,
         )
-        blocks, pairs, deltas = blocks_of(net), layer.pairs, layer.deltas
+        blocks = blocks_of(net)
+        pairs = layer.pairs
+        deltas = layer.deltas
         if pairs:
             deltas = layer.deltas_along
         depth = (layer.n_out + pairs) >> pairs
         right = (*weights, deltas + (at * vector >> pairs), net.panel >> pairs, depth)
-        shape, start = (n_columns, n, packed), (net.zeros, 0, 0)
+        shape = (n_columns, n, packed)
+        start = (net.zeros, 0, 0)
         last = (epilogue, operand + down, *shape)
         product = product_of(blocks, pairs, depth, shape)
         call(product, (below.deltas + down, net.panel, *start, *right, *last))
@@ -492,8 +506,10 @@ def _backward(scalar: Scalar) -> Kernel:
             layer.transposed + panel * layer.transposed_panel,
             layer.transposed_panel,
         )
-        product, start = blocks_of(net).gradient_product, (net.zeros, 0, 0)
-        r, stop = at, at + n
+        product = blocks_of(net).gradient_product
+        start = (net.zeros, 0, 0)
+        r = at
+        stop = at + n
         while r < stop:
             # First to the end of a panel of deltas, then whole panels.
             lane = r % lanes
@@ -507,8 +523,10 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def backward_layer(net: Net, i: int, panels: Span, rows: Span, packed: int) -> None:
-        layers, (p, most) = layers_of(net), panels
-        layer, below = layers[i], layers[i - 1]
+        layers = layers_of(net)
+        (p, most) = panels
+        layer = layers[i]
+        below = layers[i - 1]
         if layer.transposed == 0:
             call(blocks_of(net).row_backward, (net.address, i, *panels))
             return
@@ -534,7 +552,8 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     @njit
     def begin(net: Net, rows: Span, at: int, split: int) -> int:
         """Gather the rows, unless split-K did; return the first layer to compute."""
-        sparse, (start, n) = blocks_of(net).sparse_forward, rows
+        sparse = blocks_of(net).sparse_forward
+        (start, n) = rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
             complete(net, layers_of(net)[0], (0, net.max_width), (at, n))
@@ -554,9 +573,11 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
         here.
         """
         for part in prange(n_parts):
-            z, net = stack(z_bytes), nets[0]
+            z = stack(z_bytes)
+            net = nets[0]
             packed = packed_of(net, thread_number())
-            layers, (low, stop) = layers_of(net), rows_of_part(net, part, n_parts)
+            layers = layers_of(net)
+            (low, stop) = rows_of_part(net, part, n_parts)
             # `finish` computes a transposed output layer.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
             for start in range(low, stop, ROW_BLOCK):
@@ -602,14 +623,14 @@ def row_backward(scalar: Scalar) -> Kernel:
     def backward(address: int, i: int, panel: int, most: int) -> None:
         net = record_at(address, Net)
         layers = layers_of(net)
-        layer, below = layers[i], layers[i - 1]
-        first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
+        layer = layers[i]
+        below = layers[i - 1]
+        first = panel * lanes
+        count = min(most, below.n_panels - panel) * lanes
         weights = Panels(layer.packed + first * vector, layer.packed_panel)
         (number, operand), down = slope_epilogue(below), panel * net.panel
-        deltas, epilogue = (
-            Panels(layer.deltas, net.panel),
-            Epilogue(number, operand + down),
-        )
+        deltas = Panels(layer.deltas, net.panel)
+        epilogue = Epilogue(number, operand + down)
         shape = (layer.n_out, min(count, layer.n_in - first))
         backward_dots(weights, deltas, below.deltas + down, epilogue, *shape)
 

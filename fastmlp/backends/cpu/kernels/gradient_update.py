@@ -87,7 +87,8 @@ def _shape_of(tile: Tile, layer: records.Layer, p: int, lanes: int) -> tuple[int
 
 
 def _rows_gradient(scalar: Scalar) -> Kernel:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     vector = lanes * size
 
     @njit
@@ -96,22 +97,27 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     ) -> None:
         """X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
-        n_rows, more, apply, split = (
-            control.n_rows,
-            control.more,
-            control.apply,
-            control.split,
-        )
-        blocks, left, right = blocks_of(net), inputs, layer.deltas
-        pairs, product = layer.pairs, blocks.gradient_product
+        n_rows = control.n_rows
+        more = control.more
+        apply = control.apply
+        split = control.split
+        blocks = blocks_of(net)
+        left = inputs
+        right = layer.deltas
+        pairs = layer.pairs
+        product = blocks.gradient_product
         if pairs:
-            right, product = layer.deltas_across, blocks.pair_gradient_product
+            right = layer.deltas_across
+            product = blocks.pair_gradient_product
         elif layer.is_transposed:
             left, right = layer.deltas, inputs
         panel = net.panel >> pairs
-        start, start_row, start_panel = net.zeros, 0, 0
+        start = net.zeros
+        start_row = 0
+        start_panel = 0
         if more:
-            start, start_row = w - net.parameters + net.gradient, vector
+            start = w - net.parameters + net.gradient
+            start_row = vector
             start_panel = layer.packed_panel
         to = (g, PANEL_ROWS * vector, start, start_row, start_panel)
         b = (right + tile.panel * panel, panel)
@@ -136,8 +142,10 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
 
 def _gradients(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
-    vector, rows_gradient = lanes * np.dtype(scalar).itemsize, _rows_gradient(scalar)
-    outer, copy = moves(scalar, lanes).outer, moves(scalar, lanes).copy
+    vector = lanes * np.dtype(scalar).itemsize
+    rows_gradient = _rows_gradient(scalar)
+    outer = moves(scalar, lanes).outer
+    copy = moves(scalar, lanes).copy
 
     @njit
     def stored_gradient(net: Net, piece: Piece, g: int) -> None:
@@ -219,7 +227,8 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     ) -> None:
         tile, layer, _ = piece
         batch, blocks = batch_of(net), blocks_of(net)
-        total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
+        total = net.tile_penalties + tile.slot * 8
+        skip = w - net.parameters
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
         coefficients = batch.coefficients + layer.weight_coefficients
@@ -265,10 +274,14 @@ def _finishing(scalar: Scalar) -> Kernel:
 def _steps(
     scalar: Scalar, step_penalised: Kernel, by_norm: bool
 ) -> tuple[Kernel, Kernel]:
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, finish = lanes * size, _finishing(scalar)
-    vector_moves, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
-    pack_row, sum_rows = vector_moves.pack_row, vector_moves.sum_rows
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    finish = _finishing(scalar)
+    vector_moves = moves(scalar, lanes)
+    add_row = skinny(scalar, lanes).add_row
+    pack_row = vector_moves.pack_row
+    sum_rows = vector_moves.sum_rows
     clip = clipping(scalar) if by_norm else unclipped
 
     @njit
@@ -277,7 +290,8 @@ def _steps(
     ) -> None:
         """Gradients of gains and shifts, rows after those of the biases, from sums by strips."""
         (tile, layer, _), width = piece, piece[1].n_out
-        sums, n_strips = layer.norm_sums, n_strips_of(control.n_rows)
+        sums = layer.norm_sums
+        n_strips = n_strips_of(control.n_rows)
         if not layer.is_transposed:
             sums += (tile.panel + p) * net.strip_panel
             width = _shape_of(tile, layer, p, lanes)[1]
@@ -298,16 +312,20 @@ def _steps(
         """Step the panel, and its biases if they are of the same group: their gradient is summed
         here."""
         (tile, layer, w), g = piece, scratch.gradient
-        n, n_before = (tile.last - tile.first) * lanes, 0
-        shape, when = _shape_of(tile, layer, p, lanes), (control.ends, control.apply)
-        w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
+        n = (tile.last - tile.first) * lanes
+        n_before = 0
+        shape = _shape_of(tile, layer, p, lanes)
+        when = (control.ends, control.apply)
+        w = w + p * layer.packed_panel
+        g = g + p * PANEL_ROWS * vector
         clip(net, tile, p, WEIGHTS, g, shape, when)
         if control.ends and control.apply and blocks_of(net).penalised != 0:
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
         if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
             # The biases are one more row.
-            biases, slopes = w + n // lanes * vector, g + n // lanes * vector
+            biases = w + n // lanes * vector
+            slopes = g + n // lanes * vector
             start = (
                 biases - net.parameters + net.gradient if control.more else net.zeros
             )
@@ -328,7 +346,9 @@ def _steps(
     @njit
     def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
         (tile, layer, _), n_rows = piece, _rows_of_biases(net, control)
-        biases, deltas, width = layer.biases, layer.deltas, layer.n_out
+        biases = layer.biases
+        deltas = layer.deltas
+        width = layer.n_out
         if not layer.is_transposed:
             biases += (tile.panel + p) * layer.packed_panel
             deltas += (tile.panel + p) * net.panel
@@ -353,7 +373,8 @@ def _steps(
 
 
 def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
-    write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
+    write_gradient = _gradients(scalar)
+    transpose_panel = transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_biases = _steps(scalar, step_penalised, by_norm)
 
@@ -362,7 +383,8 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
         net: Net, t: int, tile: Tile, control: Control, scratch: Scratch
     ) -> None:
         layer = layers_of(net)[tile.layer]
-        apply, trains = control.apply, layer.weight_coefficients != FROZEN
+        apply = control.apply
+        trains = layer.weight_coefficients != FROZEN
         piece = (tile, layer, net.parameters + tile.offset)
         non_temporal = non_temporal_of(net, control.split)
         if trains:
@@ -408,11 +430,9 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
         that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
         for part in prange(n_parts):
             net = nets[0]
-            g, values, streams = (
-                stack(gradient_bytes),
-                stack(panel_bytes),
-                stack(STREAMS_BYTES),
-            )
+            g = stack(gradient_bytes)
+            values = stack(panel_bytes)
+            streams = stack(STREAMS_BYTES)
             scratch = Scratch(g, values, streams)
             control = Control(n_rows, more, ends, apply, split)
             tiles = records_at(net.tiles, net.n_tiles, Tile)
@@ -450,10 +470,12 @@ def squares(scalar: Scalar) -> Kernel:
     """Adds the squares of rows of a panel, `width` columns of them, to `total`; `goes_on` is 0
     at the beginning of a sum."""
     lanes = lanes_of(scalar)
-    vector, room = lanes * np.dtype(scalar).itemsize, lanes * 8
+    vector = lanes * np.dtype(scalar).itemsize
+    room = lanes * 8
 
     def add(total: int, g: int, n_rows: int, width: int, goes_on: int) -> None:
-        sums, result = row(stack(room), lanes, np.float64), row(total, 1, np.float64)
+        sums = row(stack(room), lanes, np.float64)
+        result = row(total, 1, np.float64)
         sums[:] = 0.0
         for r in range(n_rows):
             values = row(g + r * vector, lanes, scalar)
@@ -469,7 +491,8 @@ def squares(scalar: Scalar) -> Kernel:
 
 def scaled(scalar: Scalar) -> Kernel:
     def scale(factor: int, g: int, n: int) -> None:
-        values, by = row(g, n, scalar), scalar(row(factor, 1, np.float64)[0])
+        values = row(g, n, scalar)
+        by = scalar(row(factor, 1, np.float64)[0])
         for i in range(n):
             values[i] *= by
 
@@ -506,10 +529,8 @@ def unclipped(
 def take_norms(net: Net) -> None:
     """The factor of each variable, from the sums of squares of all tiles."""
     n = VARIABLES * net.n_layers
-    factors, tiles = (
-        row(net.factors, n, np.float64),
-        records_at(net.tiles, net.n_tiles, Tile),
-    )
+    factors = row(net.factors, n, np.float64)
+    tiles = records_at(net.tiles, net.n_tiles, Tile)
     order = row(net.tile_order, net.n_tiles, np.int64)
     factors[:] = 0.0
     for i in range(net.n_tiles):
@@ -544,7 +565,8 @@ class Norms:
             address(self._squares),
             address(self._order),
         )
-        net["factors"], net["norm_limit"] = address(self._factors), limit.limit
+        net["factors"] = address(self._factors)
+        net["norm_limit"] = limit.limit
         net["norm_by_variable"] = limit.by_variable
         for name, where in self._blocks.items():
             blocks[name] = where

@@ -62,7 +62,9 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
     """List the tile's parameters and state, for the update; return the address of the streams.
     15.0 -> 14.0 ms (784-2048-2048-10@32)."""
     tile, layer, w = piece
-    record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
+    record = row(streams, 1, STREAMS)[0]
+    n = 0
+    skip = w - net.parameters
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     for p in range(tile.n_panels):
         down = p * layer.packed_panel
@@ -74,37 +76,38 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
         if net.n_moments > 1:
             places[n] = net.v + skip + down
             n += 1
-    record.n_streams, record.n_lines = (
-        n,
-        (tile.last - tile.first) * vector // LINE_BYTES,
-    )
+    record.n_streams = n
+    record.n_lines = (tile.last - tile.first) * vector // LINE_BYTES
     return streams
 
 
 @njit
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
     """List the tile's share of the next batch's rows of X; return the address of the streams."""
-    batch, record = batch_of(net), row(streams, 1, STREAMS)[0]
+    batch = batch_of(net)
+    record = row(streams, 1, STREAMS)[0]
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     after = batch.index + batch.n_rows * 8
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
-    low, high, n_tiles = 0, net.n_in, net.n_tiles
+    low = 0
+    high = net.n_in
+    n_tiles = net.n_tiles
     if split == 1:
         # Each half gathers its features of all rows.
         n_tiles = n_tiles // 2
         if t < n_tiles:
             high = net.middle
         else:
-            t, low = t - n_tiles, net.middle
-    first, last = t * n_rows // n_tiles, (t + 1) * n_rows // n_tiles
+            t = t - n_tiles
+            low = net.middle
+    first = t * n_rows // n_tiles
+    last = (t + 1) * n_rows // n_tiles
     n = min(last - first, MOST_STREAMS)
     index = row(after, n_rows, np.int64)
     for i in range(n):
         places[i] = batch.x + (index[first + i] * net.n_in + low) * size
-    record.n_streams, record.n_lines = (
-        n,
-        ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES,
-    )
+    record.n_streams = n
+    record.n_lines = ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES
     return streams
 
 
@@ -129,18 +132,18 @@ def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
 def transposing(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    square, vector_moves = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = (
-        vector_moves.transpose,
-        vector_moves.transpose_non_temporal,
-    )
+    square = lanes * vector
+    vector_moves = moves(scalar, lanes)
+    transpose = vector_moves.transpose
+    transpose_non_temporal = vector_moves.transpose_non_temporal
 
     @njit
     def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
         tile, layer, w = piece
         w += p * layer.packed_panel
         for r in range(tile.first, tile.last, lanes):
-            source, left = w + (r - tile.first) * vector, layer.packed_rows - r
+            source = w + (r - tile.first) * vector
+            left = layer.packed_rows - r
             target = (
                 layer.transposed_copy
                 + r // lanes * layer.copy_panel
@@ -173,17 +176,16 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
 def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Rounds some panels of n rows to both forms of pairs."""
     lanes = lanes_of(scalar)
-    vector, store = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes).pair_rows
+    vector = lanes * np.dtype(scalar).itemsize
+    store = moves(scalar, lanes).pair_rows
 
     def run(
         values: Panels, along: int, across: int, width: int, panel: int, n_panels: int, at: int,
         n: int,
     ) -> None:  # fmt: skip
         source, stride = values
-        down, n_columns = (
-            panel * stride + at * vector,
-            min(n_panels * lanes, width - panel * lanes),
-        )
+        down = panel * stride + at * vector
+        n_columns = min(n_panels * lanes, width - panel * lanes)
         half = down // 2
         if n_columns > 0:
             store(
@@ -196,18 +198,19 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
 def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
-    vector, half, stores = (
-        lanes * np.dtype(scalar).itemsize,
-        lanes // 2,
-        moves(scalar, lanes),
-    )
-    square, non_temporal_square = stores.pair_square, stores.pair_square_non_temporal
+    vector = lanes * np.dtype(scalar).itemsize
+    half = lanes // 2
+    stores = moves(scalar, lanes)
+    square = stores.pair_square
+    non_temporal_square = stores.pair_square_non_temporal
 
     @njit
     def pair_panel(net: Net, tile: Tile, p: int, non_temporal: int) -> None:
-        layer, panel = layers_of(net)[tile.layer], tile.panel + p
+        layer = layers_of(net)[tile.layer]
+        panel = tile.panel + p
         w = net.parameters + tile.offset + p * layer.packed_panel
-        across, transposed = layer.weights + panel * layer.weight_panel, 0
+        across = layer.weights + panel * layer.weight_panel
+        transposed = 0
         for r in range(tile.first, tile.last, lanes):
             if layer.transposed:
                 transposed = layer.transposed + r // lanes * layer.transposed_panel
@@ -226,7 +229,8 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
 
     def run(address: int, first: int, last: int, non_temporal: int) -> None:
         net = record_at(address, Net)
-        tiles, layers = records_at(net.tiles, net.n_tiles, Tile), layers_of(net)
+        tiles = records_at(net.tiles, net.n_tiles, Tile)
+        layers = layers_of(net)
         for t in range(first, last):
             if layers[tiles[t].layer].pairs and tiles[t].first < tiles[t].last:
                 for p in range(tiles[t].n_panels):
@@ -237,8 +241,10 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
 
 def pair_weights(scalar: Scalar, pairs: PairProducts) -> Kernel:
     """Rounds the weights in a flat vector, for predictions."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, pack_pairs = lanes * size, moves(scalar, lanes).pack_pairs
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    pack_pairs = moves(scalar, lanes).pack_pairs
 
     def run(address: int, flat: int) -> None:
         net = record_at(address, Net)

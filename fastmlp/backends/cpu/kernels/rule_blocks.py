@@ -111,7 +111,8 @@ def blocks_of_rules(loop: Any, rules: Iterable[Any], dtype: Any) -> list[int]:
 def curved_activations(network: Network) -> tuple[list[int], list[int]]:
     """Addresses of the hidden layers' blocks of values, slopes and curvatures, and of the output
     layer's activation; all forms are linear: the derivative pass calls the blocks."""
-    rules, dtype = network.activations, network.dtype
+    rules = network.activations
+    dtype = network.dtype
     addresses = [
         *blocks_of_rules(elementwise.curvature_loop, rules[:-1], dtype),
         *blocks_of_rules(elementwise.activation_loop, rules[-1:], dtype),
@@ -121,12 +122,15 @@ def curved_activations(network: Network) -> tuple[list[int], list[int]]:
 
 def link_slopes(network: Network) -> tuple[int, int]:
     """How predictions depend on raw outputs, and the address of the block for it."""
-    link, output = network.link, network.activations[-1]
+    link = network.link
+    output = network.activations[-1]
     if link == losses.LINKS["softmax"]:
         return SOFTMAX, link_block(link, network.dtype).address
-    options, rule = {}, output if link == losses.LINKS["identity"] else link.rule
+    options = {}
+    rule = output if link == losses.LINKS["identity"] else link.rule
     if link == losses.LINKS["mean_std"]:
-        options, rule = {"apart": 2}, losses.deviation
+        options = {"apart": 2}
+        rule = losses.deviation
     elif rule is identity:
         return LINKLESS, 0
     loop = elementwise.link_slopes_loop
@@ -192,7 +196,8 @@ def _loss_table(
 ) -> NDArray[Any]:
     """A `Slice` record of each head, kept as long as the process, as blocks are. `weighted`:
     factors follow the targets of each head."""
-    rows, target = [], 0
+    rows = []
+    target = 0
     for head in heads:
         n = head.n_targets
         whole = losses.takes_whole_rows(head.loss)
@@ -394,7 +399,8 @@ def every_rule(dtype: np.dtype[Any]) -> Iterator[Key]:
     for penalty in PENALTIES.values():
         yield elementwise.penalty_loop, dtype, penalty, {}
     for chosen, signs in product_of(every_optimizer(), (False, True)):
-        n_moments, options = N_MOMENTS.get(chosen.rule, 2), _options(signs, chosen)
+        n_moments = N_MOMENTS.get(chosen.rule, 2)
+        options = _options(signs, chosen)
         yield (
             elementwise.update_loop,
             dtype,

@@ -136,7 +136,8 @@ def _rows(v: Vectors, n: Word) -> Iterator[tuple[Word, int]]:
 
 
 def _normed(v: Vectors, source: Word, means: Word, roots: Word, r: Word) -> Vector:
-    mean, root = v.broadcast(means + r * v.size), v.broadcast(roots + r * v.size)
+    mean = v.broadcast(means + r * v.size)
+    root = v.broadcast(roots + r * v.size)
     return (v.load(source + r * v.bytes) - mean) * root
 
 
@@ -151,10 +152,8 @@ def delta_means(
         first = [v.variable(v.zero) for _ in range(half)]
         second = [v.variable(v.zero) for _ in range(half)]
         for p in v.range(v.n_vectors(width)):
-            units, gain = (
-                v.first(width - p * v.lanes),
-                v.load(norm.gains + p * norm.panel),
-            )
+            units = v.first(width - p * v.lanes)
+            gain = v.load(norm.gains + p * norm.panel)
             skip = down * v.bytes
             place = deltas.address + p * deltas.stride + skip
             of_source = source.address + p * source.stride
@@ -175,7 +174,8 @@ def normed_deltas(
 ) -> None:  # fmt: skip
     """Replace n rows of a panel's deltas by those before the norm; store the sums of D x and of
     D of each strip."""
-    gain, mask = v.load(norm.gains), v.first(units)
+    gain = v.load(norm.gains)
+    mask = v.first(units)
     totals = [v.variable(v.zero) for _ in range(2)]
     for i in v.range((n + (STRIP_ROWS - 1)) // STRIP_ROWS):
         for total in totals:
@@ -200,7 +200,8 @@ def _normed_delta(
     v: Vectors, deltas: Word, source: Word, norm: NormOfRows, sums: Word, r: Word, gain: Vector,
     mask: Condition, totals: list[Variable],
 ) -> None:  # fmt: skip
-    half, place = v.lanes // 2, deltas + r * v.bytes
+    half = v.lanes // 2
+    place = deltas + r * v.bytes
     delta = v.select(mask, v.load(place), v.zero)
     number = _normed(v, source, norm.means, norm.roots, r)
     number = v.select(mask, number, v.zero)
@@ -231,15 +232,21 @@ def multiply(v: Vectors, factors: Word, deltas: Word, n: Word) -> None:
 def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: one finds the means and roots of a block of rows, the other writes a panel of
     normed values."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, loops, one = lanes * size, norms(scalar, lanes), scalar(1)
-    row_means, row_variances = loops.row_means, loops.row_variances
-    normalise, normalise_relu = loops.normalise, loops.normalise_relu
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    loops = norms(scalar, lanes)
+    one = scalar(1)
+    row_means = loops.row_means
+    row_variances = loops.row_variances
+    normalise = loops.normalise
+    normalise_relu = loops.normalise_relu
 
     @njit
     def measure(net: Net, norm: Norm, source: int, width: int, rows: Span) -> None:
         (at, n), share = rows, norm.numbers
-        means, place = norm.means + at * size, norm.roots + at * size
+        means = norm.means + at * size
+        place = norm.roots + at * size
         panels = Panels(source + at * vector, net.panel)
         if norm.centred:
             row_means(panels, share, means, width, n)
@@ -248,7 +255,8 @@ def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
             for r in range(n):
                 no_means[r] = scalar(0)
         row_variances(panels, share, means, place, width, n)
-        roots, epsilon = row(place, n, scalar), row(norm.numbers + size, 1, scalar)[0]
+        roots = row(place, n, scalar)
+        epsilon = row(norm.numbers + size, 1, scalar)[0]
         for r in range(n):
             roots[r] = one / np.sqrt(roots[r] + epsilon)
 
@@ -278,10 +286,13 @@ def rows_at_once(layer: Layer, lanes: int, vector: int) -> int:
 
 def stages_forward(scalar: Scalar) -> Kernel:
     """The block that finishes n rows of layer i, from its sums to its outputs."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     vector = lanes * size
-    z_bytes, (measure, write) = ROW_BLOCK * vector, _normalising(scalar)
-    add, rectify = moves(scalar, lanes).add, moves(scalar, lanes).rectify
+    z_bytes = ROW_BLOCK * vector
+    (measure, write) = _normalising(scalar)
+    add = moves(scalar, lanes).add
+    rectify = moves(scalar, lanes).rectify
 
     @njit
     def sum_up(net: Net, layer: Layer, i: int, rows: Span) -> None:
@@ -317,7 +328,8 @@ def stages_forward(scalar: Scalar) -> Kernel:
     def append_inputs(net: Net, layer: Layer, rows: Span) -> None:
         """Copy the rows' inputs to the columns after the outputs."""
         (at, n), width = rows, layer.n_out
-        down, count = at * vector, (rows[1] - 1) * lanes + 1
+        down = at * vector
+        count = (rows[1] - 1) * lanes + 1
         for k in range(net.n_in):
             to = width + k
             inputs = net.inputs + k // lanes * net.panel + k % lanes * size
@@ -347,7 +359,8 @@ def stages_forward(scalar: Scalar) -> Kernel:
             append_inputs(net, layer, rows)
 
     def forward(address: int, i: int, at: int, n: int) -> None:
-        z, net = stack(z_bytes), record_at(address, Net)
+        z = stack(z_bytes)
+        net = record_at(address, Net)
         layer = layers_of(net)[i]
         step = rows_at_once(layer, lanes, vector)
         for group in range((n + step - 1) // step):
@@ -359,11 +372,16 @@ def stages_forward(scalar: Scalar) -> Kernel:
 
 def stages_backward(scalar: Scalar) -> Kernel:
     """The block that turns n rows' deltas of a layer's outputs into those of its sums."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, loops = lanes * size, norms(scalar, lanes)
-    delta_means, normed_deltas = loops.delta_means, loops.normed_deltas
-    keep_positive, multiply = loops.keep_positive, loops.multiply
-    add, sums_bytes = moves(scalar, lanes).add, (2 * ROW_BLOCK + lanes) * size
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    loops = norms(scalar, lanes)
+    delta_means = loops.delta_means
+    normed_deltas = loops.normed_deltas
+    keep_positive = loops.keep_positive
+    multiply = loops.multiply
+    add = moves(scalar, lanes).add
+    sums_bytes = (2 * ROW_BLOCK + lanes) * size
 
     @njit
     def through_norm(
@@ -377,10 +395,8 @@ def stages_backward(scalar: Scalar) -> Kernel:
         numbers = Panels(source + down, net.panel)
         delta_means(deltas, numbers, whole, sums, layer.n_out, n)
         for p in range(layer.n_panels):
-            skip, strips = (
-                p * net.panel + down,
-                p * net.strip_panel + down // STRIP_ROWS,
-            )
+            skip = p * net.panel + down
+            strips = p * net.strip_panel + down // STRIP_ROWS
             gains = norm.gains + p * layer.packed_panel
             of_panel = NormOfRows(gains, 0, *of_rows, scales)
             # Without shifts, their sums are overwritten.
@@ -424,7 +440,8 @@ def stages_backward(scalar: Scalar) -> Kernel:
                 call(drop, (net.address, i, layer.deltas, at, n))
 
     def backward(address: int, i: int, at: int, n: int) -> None:
-        sums, net = stack(sums_bytes), record_at(address, Net)
+        sums = stack(sums_bytes)
+        net = record_at(address, Net)
         layer = layers_of(net)[i]
         step = rows_at_once(layer, lanes, vector)
         for group in range((n + step - 1) // step):

@@ -123,7 +123,8 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
     """One thread takes the step of microbatches, which is little work."""
-    blocks, n_rows = blocks_of(net), gradient_rows(net, batch_of(net).n_rows)
+    blocks = blocks_of(net)
+    n_rows = gradient_rows(net, batch_of(net).n_rows)
     if net.microbatch_rows > 0:
         if ends:
             call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
@@ -141,10 +142,8 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     Phase two is left out if ``may_step(job, loss)`` is False.
     """
     size = np.dtype(scalar).itemsize
-    add, clear = (
-        moves(scalar, lanes_of(scalar)).add,
-        moves(scalar, lanes_of(scalar)).clear,
-    )
+    add = moves(scalar, lanes_of(scalar)).add
+    clear = moves(scalar, lanes_of(scalar)).clear
 
     @njit
     def add_partials(net: Net, n: int, more: int) -> None:
@@ -157,7 +156,8 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     def phase_one(job: Job, net: Net, more: int) -> float:
         """Phase one in the form of the net's partition; return the weighted loss. Microbatches
         compute the gradient too."""
-        blocks, n_rows = blocks_of(net), batch_of(net).n_rows
+        blocks = blocks_of(net)
+        n_rows = batch_of(net).n_rows
         if net.microbatch_rows > 0:
             call(blocks.microbatches, (job.team, job.net))
             add_partials(
@@ -210,7 +210,8 @@ def objective(scalar: Scalar) -> Any:
 @njit
 def set_mass(net: Net, mass: float) -> None:
     """Factors of deltas, 1 / mass, and of penalties, strength / mass."""
-    batch, scale = batch_of(net), 1.0 / mass
+    batch = batch_of(net)
+    scale = 1.0 / mass
     # Written only on change: else workers fetch its line once more.
     if batch.scale != scale:
         batch.scale = scale
@@ -226,18 +227,23 @@ def scale_penalties(net: Net, mass: float) -> None:
 
 
 def _sharing(scalar: Scalar) -> Kernel:
-    size, step = np.dtype(scalar).itemsize, steps(scalar)
+    size = np.dtype(scalar).itemsize
+    step = steps(scalar)
 
     @njit
     def share(job: Job, net: Net, s: int, apply: int) -> float:
-        batch, starts = batch_of(net), row(job.starts + s * 8, 2, np.int64)
+        batch = batch_of(net)
+        starts = row(job.starts + s * 8, 2, np.int64)
         batch.coefficients = job.coefficients + s * job.n_coefficients * size
         batch.order_stop = job.order + job.n_rows * 8
         position = row(job.positions + s * 8, 1, np.int64)[0] - starts[0]
-        low, total, more = starts[0], 0.0, 0
+        low = starts[0]
+        total = 0.0
+        more = 0
         while low < starts[1]:
             high = min(low + job.chunk_rows, starts[1])
-            batch.index, batch.n_rows = job.order + low * 8, high - low
+            batch.index = job.order + low * 8
+            batch.n_rows = high - low
             batch.position = position + low
             ends = 1 if apply and high == starts[1] else 0
             total += step(job, net, more, ends, ends)
@@ -253,7 +259,8 @@ def _sharing(scalar: Scalar) -> Kernel:
 def exchange(scalar: Scalar) -> Kernel:
     """Takes step `first` with the summed gradient, and writes its penalties to `losses`; then
     stores the gradient of step `last`, whose weighted loss is `loss`. -1: no step."""
-    size, share = np.dtype(scalar).itemsize, _sharing(scalar)
+    size = np.dtype(scalar).itemsize
+    share = _sharing(scalar)
 
     def exchange_gradients(address: int) -> None:
         job = record_at(address, Job)
@@ -317,16 +324,16 @@ def microbatches(scalar: Scalar) -> Kernel:
     def differentiate(net: Net, i: Any, thread: int) -> None:
         """The gradient of microbatch i with the thread's replica of the net."""
         replica = row(net.replicas, thread + 1, np.int64)[thread]
-        copy, batch = record_at(replica, Net), batch_of(net)
+        copy = record_at(replica, Net)
+        batch = batch_of(net)
         rows, blocks = batch_of(copy), blocks_of(net)
         begin = i * net.microbatch_rows
-        rows.x, rows.y, rows.weight, rows.scale = (
-            batch.x,
-            batch.y,
-            batch.weight,
-            batch.scale,
-        )
-        rows.coefficients, rows.position = batch.coefficients, batch.position + begin
+        rows.x = batch.x
+        rows.y = batch.y
+        rows.weight = batch.weight
+        rows.scale = batch.scale
+        rows.coefficients = batch.coefficients
+        rows.position = batch.position + begin
         rows.index = batch.index + begin * 8
         rows.n_rows = min(net.microbatch_rows, batch.n_rows - begin)
         copy.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
@@ -341,10 +348,8 @@ def microbatches(scalar: Scalar) -> Kernel:
 
     def enter(team: int, net: int) -> None:
         nets = records_at(net, 1, Net)
-        rows, n_rows = (
-            nets[0].microbatch_rows,
-            record_at(nets[0].batch, records.Batch).n_rows,
-        )
+        rows = nets[0].microbatch_rows
+        n_rows = record_at(nets[0].batch, records.Batch).n_rows
         differentiate_all(team, nets, (n_rows + rows - 1) // rows)
 
     return enter
@@ -392,10 +397,8 @@ class Replicas:
         self._partials: NDArray[Any] = aligned(
             n_microbatches * parameters.size, parameters.dtype
         )
-        n_heads, n_strips = (
-            int(self._plans[0].net["n_heads"][0]),
-            -(-rows // STRIP_ROWS),
-        )
+        n_heads = int(self._plans[0].net["n_heads"][0])
+        n_strips = -(-rows // STRIP_ROWS)
         self._losses = aligned((1 + n_heads) * n_strips, np.float64)
         self._head_strips = n_strips * 8 if n_heads else 0
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
@@ -453,10 +456,8 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
     layer_functions = layer_kernels(scalar)
-    forward_layer, add_partial_sums = (
-        layer_functions.forward,
-        layer_functions.add_partial_sums,
-    )
+    forward_layer = layer_functions.forward
+    add_partial_sums = layer_functions.add_partial_sums
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)
@@ -464,7 +465,8 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
         team: int, nets: Sequence[Net], n_parts: int, i: int, split: int
     ) -> None:
         for part in prange(n_parts):
-            z, net = stack(z_bytes), nets[0]
+            z = stack(z_bytes)
+            net = nets[0]
             layers = layers_of(net)
             panels = panels_of_part(part, n_parts, layers[i].n_panels)
             n_rows = batch_of(net).n_rows if panels[1] > 0 else 0
@@ -483,8 +485,10 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
 
 def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     """Phase one by panels of each layer."""
-    gather, finish = layer_kernels(scalar).gather, output_layer(scalar)
-    forward_by_panels, backward = _forward_by_panels(scalar), backward_by_panels(scalar)
+    gather = layer_kernels(scalar).gather
+    finish = output_layer(scalar)
+    forward_by_panels = _forward_by_panels(scalar)
+    backward = backward_by_panels(scalar)
 
     @njit(parallel=True)
     def gather_rows(team: int, nets: Sequence[Net], n_parts: int) -> None:
@@ -539,7 +543,8 @@ def split_k(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     layer_functions = layer_kernels(scalar)
-    gather, forward_layer = layer_functions.gather, layer_functions.forward
+    gather = layer_functions.gather
+    forward_layer = layer_functions.forward
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
@@ -550,9 +555,13 @@ def split_k(scalar: Scalar) -> Kernel:
         to the layer's outputs; the second half's to its deltas, which are free till then."""
         layer = layers_of(net)[net.split_layer - 1]
         (low, high), (at, n) = features, rows
-        to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
+        to = layer.outputs
+        start = layer.biases
+        start_panel = layer.packed_panel
         if half:
-            to, start, start_panel = layer.deltas, net.zeros, 0
+            to = layer.deltas
+            start = net.zeros
+            start_panel = 0
         down = at * vector
         left = (
             inputs + low // lanes * net.panel + down,
@@ -573,10 +582,8 @@ def split_k(scalar: Scalar) -> Kernel:
     ) -> None:
         """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
         layers = layers_of(net)
-        low, high = (
-            half * net.middle,
-            layers[net.split_layer - 1].n_in if half else net.middle,
-        )
+        low = half * net.middle
+        high = layers[net.split_layer - 1].n_in if half else net.middle
         inputs = net.inputs + half * apart
         if net.split_layer == 1:
             gather(net, inputs, rows, rows[0], (low, high))
@@ -593,7 +600,8 @@ def split_k(scalar: Scalar) -> Kernel:
     def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:
         """Parts are strips of rows of the first half, then strips of the second half."""
         for part in prange(n_parts):
-            z, net = stack(z_bytes), nets[0]
+            z = stack(z_bytes)
+            net = nets[0]
             n_rows = batch_of(net).n_rows
             n_strips = n_strips_of(n_rows)
             first, last = part_of(part, n_parts, 2 * n_strips)

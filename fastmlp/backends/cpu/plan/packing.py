@@ -156,17 +156,20 @@ def _packed(
     is_transposed: bool,
     copied: bool,
 ) -> Packed:
-    in_panels, out_panels = (
-        round_up(n_in, lanes) // lanes,
-        round_up(n_out, lanes) // lanes,
-    )
+    in_panels = round_up(n_in, lanes) // lanes
+    out_panels = round_up(n_out, lanes) // lanes
     if is_transposed:
         # Without spacing inside: all threads read its few weights.
-        rows, panels, panel, other_panels = n_out, in_panels, n_out, out_panels
+        rows = n_out
+        panels = in_panels
+        panel = n_out
+        other_panels = out_panels
         biases = panels * panel
         size = biases + 1 + n_norm + apart
     else:
-        rows, panels, other_panels = n_in, out_panels, in_panels
+        rows = n_in
+        panels = out_panels
+        other_panels = in_panels
         biases = n_in + gap
         panel = biases + 1 + n_norm + apart
         size = panels * panel
@@ -195,9 +198,11 @@ def row_offset(layer: Layer, r: int, vector: int) -> int:
 def pack(scalar: type[np.floating[Any]]) -> Any:
     """The block that copies a flat vector of parameters into panels."""
     lanes = lanes_of(scalar)
-    pack_row, transpose = moves(scalar, lanes).pack_row, moves(scalar, lanes).transpose
+    pack_row = moves(scalar, lanes).pack_row
+    transpose = moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
-    vector, square = lanes * size, lanes * lanes * size
+    vector = lanes * size
+    square = lanes * lanes * size
 
     def pack_all(address: int, flat: int, packed: int) -> None:
         block, transposed = stack(square), stack(square)
@@ -205,7 +210,8 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
         layers = layers_of(net)
         for i in range(net.n_layers):
             layer = layers[i]
-            width, there = layer.n_out, packed - net.parameters
+            width = layer.n_out
+            there = packed - net.parameters
             biases = flat + layer.bias_offset * size
             # Predictions hold no packed weights of sparse rows and of pairs.
             n_in = layer.n_in if layer.packed_rows > 0 else 0
@@ -234,10 +240,8 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 def unpacking(scalar: type[np.floating[Any]]) -> Any:
     """Copies rows of a layer's weights, and after the last its biases, into a flat vector."""
     lanes = lanes_of(scalar)
-    unpack_rows, transpose = (
-        moves(scalar, lanes).unpack_rows,
-        moves(scalar, lanes).transpose,
-    )
+    unpack_rows = moves(scalar, lanes).unpack_rows
+    transpose = moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
@@ -246,12 +250,15 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
         """`there`: bytes from the net's packed parameters; `first` is a multiple of `lanes`;
         `block` has room for a square."""
         (first, last), width, packed = rows, layer.n_out, layer.packed + there
-        target, n_bytes = flat + (layer.offset + first * width) * size, width * size
+        target = flat + (layer.offset + first * width) * size
+        n_bytes = width * size
         if not layer.is_transposed:
             middle = min(max(first, layer.middle), last)
-            source, n = packed + first * vector, middle - first
+            source = packed + first * vector
+            n = middle - first
             unpack_rows(source, layer.packed_panel, target, width, n)
-            source, target = packed + middle * vector + layer.gap, target + n * n_bytes
+            source = packed + middle * vector + layer.gap
+            target = target + n * n_bytes
             unpack_rows(source, layer.packed_panel, target, width, last - middle)
         elif width == 1:
             source = packed + first // lanes * layer.packed_panel
@@ -275,7 +282,8 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
 
 def unpack(scalar: type[np.floating[Any]]) -> Any:
     """The block that copies panels of parameters into a flat vector."""
-    unpack_some, lanes = unpacking(scalar), lanes_of(scalar)
+    unpack_some = unpacking(scalar)
+    lanes = lanes_of(scalar)
     square = lanes * lanes * np.dtype(scalar).itemsize
 
     def unpack_all(address: int, flat: int, packed: int) -> None:

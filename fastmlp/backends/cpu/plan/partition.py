@@ -155,7 +155,9 @@ def cost_of(
     step: Step, n_threads: int, split_layer: int = 0, *, by_panels: bool = False
 ) -> StepCost:
     """Phase one, and the fetches and joins of phase two."""
-    busy, fetched, joins = 0.0, 0.0, 2
+    busy = 0.0
+    fetched = 0.0
+    joins = 2
     for i, (n_in, n_out) in enumerate(step.layout.shapes):
         if i + 1 == split_layer:
             part, numbers, more = _by_split_k(step, n_threads, i, n_in, n_out)
@@ -202,7 +204,8 @@ def _by_rows(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _Laye
 
 
 def _by_panels(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
-    busy, numbers = _part_of_panels(step, n_threads, n_out), float(step.rows * n_in)
+    busy = _part_of_panels(step, n_threads, n_out)
+    numbers = float(step.rows * n_in)
     if i == 0:
         return busy, numbers, 2
     busy += _part_of_panels(step, n_threads, n_in)
@@ -306,7 +309,8 @@ def partition_of(
         return _with_derivatives(spec, n_rows, n_threads)
     if sparse or not train:
         return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
-    lanes, small = lanes_of(spec.dtype.type), microbatch_rows(layout, n_rows)
+    lanes = lanes_of(spec.dtype.type)
+    small = microbatch_rows(layout, n_rows)
     if small:
         n_packed = packing.numbers_packed(
             packing.packed_layers(layout, lanes, small, train=True), lanes
@@ -358,7 +362,8 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
         tile_rows = min(
             rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest
         )
-    single, small = partition.single_row, partition.microbatch_rows > 0
+    single = partition.single_row
+    small = partition.microbatch_rows > 0
     return single, small, partition.split_layer, in_chunks, tile_rows
 
 

@@ -118,7 +118,8 @@ def make_workspace(
     Up to `parts` threads may compute output layers at a time. `gathered` features go to panels;
     None: all, or 0 if they are sparse. A MemoryError comes before any allocation.
     """
-    sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
+    sizes = layout.sizes
+    panel_rows = _panel_rows(rows + spacing.rows)
     units = sum(packing.round_up(n, lanes) for n in sizes[1:])
     form: dict[str, Any] = {
         "train": train,
@@ -225,7 +226,9 @@ def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> i
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
     """Zeros as of `aligned`, by name, in one piece of memory: saves 4 us a buffer."""
-    kind, place, buffers = np.dtype(dtype), 0, {}
+    kind = np.dtype(dtype)
+    place = 0
+    buffers = {}
     sizes = {
         name: packing.round_up(n * kind.itemsize, tuning.ALIGNMENT)
         for name, n in numbers.items()
@@ -257,7 +260,8 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
     """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
-    groups, panel = [], 0
+    groups = []
+    panel = 0
     while panel < n_panels:
         groups.append((panel, panels_at_once(n_panels - panel)))
         panel += groups[-1][1]
@@ -294,11 +298,9 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
     Each thread has separate panels of every layer, and an equal number of tiles.
     """
-    size, packed, lanes = (
-        workspace.parameters.itemsize,
-        workspace.packed,
-        workspace.lanes,
-    )
+    size = workspace.parameters.itemsize
+    packed = workspace.packed
+    lanes = workspace.lanes
     block = rows_of_tiles(workspace.chunk_rows, size)
     shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
     cuts = partition.cuts
@@ -310,8 +312,11 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
 @lru_cache(maxsize=256)
 def _make_tiles(tiling: Tiling) -> NDArray[Any]:
     """Tiles, read-only, grouped by thread."""
-    packed, n_threads, middle = tiling.packed, tiling.n_threads, tiling.middle
-    lanes, split_layer = tiling.lanes, tiling.split_layer
+    packed = tiling.packed
+    n_threads = tiling.n_threads
+    middle = tiling.middle
+    lanes = tiling.lanes
+    split_layer = tiling.split_layer
     tiles: list[tuple[int, ...]] = []
     owners: list[int] = []
     begin_of_layer = 0
@@ -465,13 +470,15 @@ def make_plan(
     n_targets: int = 0,
     partition: Partition = WHOLE,
 ) -> Plan:
-    lanes, size = workspace.lanes, workspace.parameters.itemsize
+    lanes = workspace.lanes
+    size = workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
     stages = None
     if not layout.is_plain:
         stages = stages_of(layout, workspace, blocks.forms)
         _point_to_stages(layout, layers, stages, lanes * size)
-    split_layer, several = partition.split_layer, partition.n_threads > 1
+    split_layer = partition.split_layer
+    several = partition.n_threads > 1
     middle = (
         packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
     )
@@ -479,7 +486,8 @@ def make_plan(
     if workspace.train:
         tiles = tiles_of(workspace, partition, middle)
     tiles = tiles.view(np.recarray)
-    n_penalties, n_strips = len(strengths), workspace.panel_rows // tuning.STRIP_ROWS
+    n_penalties = len(strengths)
+    n_strips = workspace.panel_rows // tuning.STRIP_ROWS
     tables: dict[str, Any] = {
         "batch": aligned(1, records.Batch.dtype).view(np.recarray),
         "blocks": aligned(1, records.BlockAddresses.dtype).view(np.recarray),
@@ -521,32 +529,34 @@ def make_plan(
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Fields in the order of `Layer`."""
-    size, names = workspace.parameters.itemsize, records.Layer.dtype.names or ()
-    lanes, vector = workspace.lanes, workspace.lanes * size
-    master, copies = (
-        records.address(workspace.parameters),
-        records.address(workspace.copies),
-    )
+    size = workspace.parameters.itemsize
+    names = records.Layer.dtype.names or ()
+    lanes = workspace.lanes
+    vector = workspace.lanes * size
+    master = records.address(workspace.parameters)
+    copies = records.address(workspace.copies)
     values = [records.address(workspace.outputs), records.address(workspace.deltas)]
     pairs = _pairs(layout, workspace)
-    coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
+    coefficients = blocks.coefficients or [(0, 0)] * layout.n_layers
+    layers = []
     # Fields of norms and skips.
     nothing = (0,) * (len(names) - names.index("inner_form") - 1)
     for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, layout.shapes, strict=True)
     ):
-        paired, n_panels = copies, packing.round_up(n_out, lanes) // lanes
+        paired = copies
+        n_panels = packing.round_up(n_out, lanes) // lanes
         copies += layer.pairs_size * vector
         copy = copies if layer.copy_size else 0
-        panel, copy_panel = layer.panel * vector, layer.copy_panel * vector
-        biases, passes = (
-            master + layer.biases * vector,
-            (master, panel, copy, copy_panel),
-        )
+        panel = layer.panel * vector
+        copy_panel = layer.copy_panel * vector
+        biases = master + layer.biases * vector
+        passes = (master, panel, copy, copy_panel)
         if layer.is_transposed:
             passes = (copy, copy_panel, master, panel)
         elif layer.pairs_size:
-            passes, copy = (paired, layer.pairs_panel * vector, copy, copy_panel), 0
+            passes = (paired, layer.pairs_panel * vector, copy, copy_panel)
+            copy = 0
         shape = (layer.rows, layer.panels, panel, layer.middle, layer.gap * vector)
         packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
@@ -573,7 +583,8 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         )
         plain = (0, outputs, outputs, deltas, blocks.forms[i])
         layers.append((*fields, *pairs[i], *plain, *nothing))
-        master, copies = master + layer.size * vector, copies + layer.copy_size * vector
+        master = master + layer.size * vector
+        copies = copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, records.Layer.dtype).view(np.recarray)
 
@@ -597,16 +608,16 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
     paired = workspace.paired or (False,) * layout.n_layers
     row_bytes = workspace.panel_rows * workspace.parameters.itemsize
     sizes = [packing.round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]
-    inputs, deltas = [(0, 0)] * (layout.n_layers + 1), [(0, 0)] * layout.n_layers
-    output, delta = (
-        records.address(workspace.output_pairs),
-        records.address(workspace.delta_pairs),
-    )
+    inputs = [(0, 0)] * (layout.n_layers + 1)
+    deltas = [(0, 0)] * layout.n_layers
+    output = records.address(workspace.output_pairs)
+    delta = records.address(workspace.delta_pairs)
     for i in np.flatnonzero(paired):
         place = output if i > 0 else records.address(workspace.input_pairs)
         inputs[i] = (place, place + sizes[i] // 2)
         deltas[i] = (delta, delta + sizes[i + 1] // 2)
-        output, delta = output + (sizes[i] if i > 0 else 0), delta + sizes[i + 1]
+        output = output + (sizes[i] if i > 0 else 0)
+        delta = delta + sizes[i + 1]
     return [
         (is_paired, *inputs[i], *inputs[i + 1], *deltas[i])
         for i, is_paired in enumerate(paired)

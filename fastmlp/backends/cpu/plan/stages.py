@@ -58,10 +58,12 @@ class _Places:
     """Hands out a buffer, piece by piece."""
 
     def __init__(self, buffer: NDArray[Any]) -> None:
-        self._next, self._size = records.address(buffer), buffer.itemsize
+        self._next = records.address(buffer)
+        self._size = buffer.itemsize
 
     def take(self, n: int) -> int:
-        place, self._next = self._next, self._next + n * self._size
+        place = self._next
+        self._next = self._next + n * self._size
         return place
 
 
@@ -74,8 +76,10 @@ class Stages(NamedTuple):
 
 def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
     """`forms` are those of the activations; addresses of gains are set by `point_to_gains`."""
-    places, lanes = _Places(workspace.stages), workspace.lanes
-    rows, dtype = workspace.panel_rows, workspace.parameters.dtype
+    places = _Places(workspace.stages)
+    lanes = workspace.lanes
+    rows = workspace.panel_rows
+    dtype = workspace.parameters.dtype
     norms = np.zeros(len(layout.norms), records.Norm.dtype).view(np.recarray)
     numbers = np.zeros((len(layout.norms), SCALES + lanes), dtype)
     offsets = [np.zeros(0, np.int64)] * layout.n_layers
@@ -99,14 +103,17 @@ def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
         fields[-2] |= of_last
     sums_taken = [0] * layout.n_layers
     for k, norm in enumerate(layout.norms):
-        own, record = fields[norm.layer], norms[k]
-        share, centred = 1 / layout.sizes[norm.layer + 1], norm.shifts >= 0
+        own = fields[norm.layer]
+        record = norms[k]
+        share = 1 / layout.sizes[norm.layer + 1]
+        centred = norm.shifts >= 0
         numbers[k, :SCALES] = Numbers(share, norm.epsilon)
         numbers[k, SCALES : SCALES + lanes // 2] = share * centred
         numbers[k, SCALES + lanes // 2 :] = share
         first = own["norm_sums"] + sums_taken[norm.layer] * own["norm_sums_bytes"]
         sums_taken[norm.layer] += 1 + centred
-        record["centred"], record["gain_sums"] = centred, first
+        record["centred"] = centred
+        record["gain_sums"] = first
         record["shift_sums"] = first + own["norm_sums_bytes"]
         record["means"], record["roots"] = (
             places.take(rows + lanes),

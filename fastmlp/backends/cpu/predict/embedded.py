@@ -84,10 +84,12 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     """The block that predicts a row of a `CompletedNet`."""
-    predict_row, complete = row_pass(scalar), _completion(scalar, derives=False)
+    predict_row = row_pass(scalar)
+    complete = _completion(scalar, derives=False)
 
     def predict_completed(model: int, x: int, out: int, work: int) -> None:
-        mode, whole = flush_denormals(), record_at(model, CompletedNet)
+        mode = flush_denormals()
+        whole = record_at(model, CompletedNet)
         predict_row(record_at(whole.net, FlatNet), x, out, work)
         complete(whole, out, 0)
         restore_denormals(mode)
@@ -104,7 +106,8 @@ def completed_gradient(
     def derive_completed(
         model: int, kind: int, x: int, out: int, grad: int, work: int
     ) -> None:
-        mode, whole = flush_denormals(), record_at(model, CompletedNet)
+        mode = flush_denormals()
+        whole = record_at(model, CompletedNet)
         call(whole.derive, (whole.net, kind, x, out, grad, work))
         complete(whole, out, grad)
         restore_denormals(mode)
@@ -119,7 +122,8 @@ def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
     @njit
     def complete(model: CompletedNet, out: int, grad: int) -> None:
         n_in, n = model.n_in, model.n_out
-        values, slopes = row(out, n, scalar), row(grad, n * n_in, scalar)
+        values = row(out, n, scalar)
+        slopes = row(grad, n * n_in, scalar)
         values[1] = values[0]
         values[0] = one - values[0]
         if derives:
@@ -139,7 +143,8 @@ class Owner:
     """
 
     def __init__(self, network: Network, parameters: Array, n_out: int) -> None:
-        dtype, n_in = parameters.dtype, network.layout.sizes[0]
+        dtype = parameters.dtype
+        n_in = network.layout.sizes[0]
         flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
         is_plain = network.layout.is_plain
         unit = round_up(max(n_out, network.layout.widest) * dtype.itemsize, LINE)
@@ -219,7 +224,9 @@ def _check(handle: Any, n_in: int, n_out: int) -> None:
 @register_jitable(**INLINE)
 def _write(h: Any, x: Any, out: Any, work: int) -> None:
     """Convert a row, predict it, and convert the predictions."""
-    n_in, n_out, results = h.n_in, h.n_out, work + h.out_at
+    n_in = h.n_in
+    n_out = h.n_out
+    results = work + h.out_at
     if h.number_bytes == 4:
         numbers = row(work, n_in, np.float32)
         for i in range(n_in):
@@ -287,9 +294,11 @@ def _n_dim(who: str, handle: Any, x: Any, out: Any = None) -> int:
             f"{who}: the handle must be an array that jit.compiled has made"
         )
     if isinstance(x, types.BaseTuple):
-        n_dim, numbers = 1, list(x.types)
+        n_dim = 1
+        numbers = list(x.types)
     else:
-        n_dim, numbers = getattr(x, "ndim", 0), [getattr(x, "dtype", None)]
+        n_dim = getattr(x, "ndim", 0)
+        numbers = [getattr(x, "dtype", None)]
     real = (types.Float, types.Integer, types.Boolean)
     if not (n_dim in (1, 2) and all(isinstance(kind, real) for kind in numbers)):
         raise TypingError(
@@ -382,7 +391,8 @@ def _of_row(handle: Any, x: Array, n_out: int) -> Array:
     dtype = np.dtype(f"f{h.number_bytes}")
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, dtype)
-    out, work = np.empty(n_out, dtype), np.empty(h.n_bytes, np.uint8)
+    out = np.empty(n_out, dtype)
+    work = np.empty(h.n_bytes, np.uint8)
     run(h.block, (int(h.model), address(x), address(out), address(work)))
     return out
 
@@ -457,12 +467,15 @@ def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
     h = handle[0]
     if h.gradient == 0:
         raise ValueError(NO_GRADIENT)
-    n_in, n_out, unit = h.n_in, h.n_out, h.out_at
+    n_in = h.n_in
+    n_out = h.n_out
+    unit = h.out_at
     if grad.size != n_in * n_out or grad.shape[grad.ndim - 1] != n_in:
         raise ValueError(LENGTHS)
     buffer = np.empty((4 + h.n_slopes) * unit + n_in * n_out * h.number_bytes, np.uint8)
     work = buffer.ctypes.data
-    block, results = work + 2 * unit, work + unit
+    block = work + 2 * unit
+    results = work + unit
     slopes = block + (2 + h.n_slopes) * unit
     words = (h.model, h.link, work, results, slopes, block)
     if h.number_bytes == 4:
@@ -590,16 +603,17 @@ def _row(dtype: Any) -> Any:
 @cache
 def c_function(kind: str) -> Any:
     """Numba's C function of a kind: "quad", "generic_filter", or a dtype's name."""
-    numbers, place = types.CPointer(types.float64), types.voidptr
+    numbers = types.CPointer(types.float64)
+    place = types.voidptr
     function: Any
     if kind == "quad":
-        function, signature = _quad, types.float64(types.intc, numbers, place)
+        function = _quad
+        signature = types.float64(types.intc, numbers, place)
     elif kind == "generic_filter":
-        function, signature = (
-            _generic_filter,
-            types.intc(numbers, types.intp, numbers, place),
-        )
+        function = _generic_filter
+        signature = types.intc(numbers, types.intp, numbers, place)
     else:
-        function, signature = _row(np.dtype(kind)), types.void(place, place, place)
+        function = _row(np.dtype(kind))
+        signature = types.void(place, place, place)
     kinds = signature.args, signature.return_type
     return by_numba.c_function(function, kinds, CodeCache(f"cpu.jit_{kind}:{target()}"))

@@ -141,10 +141,13 @@ def fill_gaps(scalar: Scalar) -> Callable[[int], None]:
 
 def gap_rows(network: Network, y: Array, targets: Array) -> tuple[Array, ...]:
     """A `GapRows` record for batches like y, and its arrays, the targets' among them."""
-    dtype, kind = network.dtype, network.loss.targets
-    given, weight = np.zeros(y.shape, dtype), np.zeros(len(y), dtype)
+    dtype = network.dtype
+    kind = network.loss.targets
+    given = np.zeros(y.shape, dtype)
+    weight = np.zeros(len(y), dtype)
     has_labels = kind == "classes"
-    record, place = np.zeros(1, GapRows.dtype), y if has_labels else targets
+    record = np.zeros(1, GapRows.dtype)
+    place = y if has_labels else targets
     addresses = (
         block_of(fill_gaps, dtype).address,
         *map(address, (given, place, weight)),
@@ -183,12 +186,15 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
     place, target = learner.batch, learner.y
     labels = learner.has_labels
     if by_gradient:
-        place, target, labels = learner.gradient, learner.slopes, 0
+        place = learner.gradient
+        target = learner.slopes
+        labels = 0
     step = record_at(place, PlainStep)
     n, n_targets = step.n_rows, step.n_targets
     has_gaps = learner.gaps != 0 and not by_gradient
     if has_gaps:
-        target, labels = record_at(learner.gaps, GapRows).y, 0
+        target = record_at(learner.gaps, GapRows).y
+        labels = 0
         n_targets = record_at(learner.gaps, GapRows).n_targets
     if (
         X.shape[0] != n
@@ -209,16 +215,17 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
         _copy(y, row(target, y.size, np.float32))
     else:
         _copy(y, row(target, y.size, np.float64))
-    step.x, step.y, step.weight = learner.x, target, 0
+    step.x = learner.x
+    step.y = target
+    step.weight = 0
     step.label_bytes = 8 if labels else 0
     if has_gaps:
         gaps = record_at(learner.gaps, GapRows)
-        step.y, step.weight = gaps.targets, gaps.weight
+        step.y = gaps.targets
+        step.weight = gaps.weight
         step.label_bytes = 8 if learner.has_labels else 0
-    step.step, step.status = (
-        step.first_step + min(learner.n_taken, learner.last),
-        DECLINED,
-    )
+    step.step = step.first_step + min(learner.n_taken, learner.last)
+    step.status = DECLINED
     return int(place)
 
 
@@ -258,7 +265,9 @@ def fill_jacobian(handle: Any, place: int, numbers: Any, by_gradient: bool) -> i
         raise ValueError(UNPREPARED)
     own = record_at(learner.derivatives, EmbeddedDerivatives)
     step = record_at(place, PlainStep)
-    n, width, last = step.n_rows, own.n_outputs * step.n_in, numbers.ndim - 1
+    n = step.n_rows
+    width = own.n_outputs * step.n_in
+    last = numbers.ndim - 1
     if (
         numbers.shape[0] != n
         or numbers.size != n * width
@@ -280,18 +289,20 @@ def fill_jacobian(handle: Any, place: int, numbers: Any, by_gradient: bool) -> i
                 known[r] *= row(step.weight + r * 8, 1, np.float64)[0]
     target = own.gradient if by_gradient else own.batch
     other = record_at(target, PlainStep)
-    other.x, other.y, other.weight = step.x, step.y, step.weight
-    other.label_bytes, other.step, other.status = step.label_bytes, step.step, DECLINED
+    other.x = step.x
+    other.y = step.y
+    other.weight = step.weight
+    other.label_bytes = step.label_bytes
+    other.step = step.step
+    other.status = DECLINED
     return int(target)
 
 
 @register_jitable(**JITTED)
 def _settle(handle: Any, place: int) -> float:
     """Count the step, if it was taken; return its loss."""
-    step, learner = (
-        record_at(place, PlainStep),
-        record_at(handle[0].learner, EmbeddedSteps),
-    )
+    step = record_at(place, PlainStep)
+    learner = record_at(handle[0].learner, EmbeddedSteps)
     if step.status == DECLINED:
         raise ValueError(DECLINED_ROWS)
     if step.status == TAKEN:
@@ -513,7 +524,8 @@ class EmbeddedVjp(Record):
 def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
     """Differentiates the batch of an `EmbeddedVjp`, with 1 as the second argument by the inputs,
     too."""
-    size, lanes = np.dtype(scalar).itemsize, lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
 
     @njit
     def copy_deltas(net: Net, first: int, n_rows: int, deltas: int) -> None:
@@ -532,28 +544,28 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
                     target[k] = source[k]
 
     def differentiate(address: int, by_inputs: int) -> None:
-        mode, vjp = flush_denormals(), record_at(address, EmbeddedVjp)
+        mode = flush_denormals()
+        vjp = record_at(address, EmbeddedVjp)
         job = record_at(vjp.job, Job)
         net = record_at(job.net, Net)
-        batch, blocks = (
-            record_at(net.batch, Batch),
-            record_at(net.blocks, BlockAddresses),
-        )
+        batch = record_at(net.batch, Batch)
+        blocks = record_at(net.blocks, BlockAddresses)
         call(blocks.pack, (job.net, vjp.parameters, net.parameters))
         call(blocks.transposes, (job.net,))
-        job.mass, job.team, job.n_parts = 1.0, 0, 1
+        job.mass = 1.0
+        job.team = 0
+        job.n_parts = 1
         first = 0
         while first < vjp.n_rows:
             n_rows = min(vjp.chunk_rows, vjp.n_rows - first)
-            batch.x, batch.n_rows = vjp.x + first * net.n_in * size, n_rows
+            batch.x = vjp.x + first * net.n_in * size
+            batch.n_rows = n_rows
             batch.y = vjp.slopes + first * net.n_targets * size
             if net.derivatives:
                 own = record_at(net.derivatives, Derivatives)
                 own.values = vjp.values + first * net.n_out * net.n_in * size
-            job.more, job.ends = (
-                1 if first > 0 else 0,
-                1 if first + n_rows == vjp.n_rows else 0,
-            )
+            job.more = 1 if first > 0 else 0
+            job.ends = 1 if first + n_rows == vjp.n_rows else 0
             call(vjp.driver, (vjp.job,))
             if by_inputs and vjp.deltas:
                 copy_deltas(net, first, n_rows, vjp.deltas)
@@ -561,7 +573,8 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
         call(blocks.unpack, (job.net, vjp.gradient, vjp.packed))
         if by_inputs:
             back = record_at(vjp.back, FlatNet)
-            back.x, back.out = vjp.deltas if vjp.deltas else vjp.slopes, vjp.inputs
+            back.x = vjp.deltas if vjp.deltas else vjp.slopes
+            back.out = vjp.inputs
             back.n_rows = vjp.n_rows
             call(back.rows_in_lanes, (0, vjp.back, 1))
         if by_inputs and vjp.add_skip:
@@ -584,18 +597,17 @@ def vjp_record(
     x, slopes : (n_rows, n_inputs) and (n_rows, n_outputs) arrays, live, of the net's dtype
     values : (n_rows, n_outputs, n_inputs) array, or None: without slopes of the Jacobian
     """
-    session, dtype, widths = (
-        objective.session,
-        parameters.dtype,
-        objective.network.layout.sizes,
-    )
+    session = objective.session
+    dtype = parameters.dtype
+    widths = objective.network.layout.sizes
     session.at(next(session.chunks()))
     flat = make_flat(objective.network, parameters)
     blocks = [
         block_of(make, dtype) for make in (plain_vjp, step.objective, deltas_to_inputs)
     ]
     flat.net[0].rows_in_lanes = blocks[2].address
-    gradient, inputs = np.empty_like(parameters), np.empty_like(x)
+    gradient = np.empty_like(parameters)
+    inputs = np.empty_like(x)
     deltas = np.empty((len(x), widths[1]), dtype)
     fields = {
         "block": blocks[0].address,
@@ -659,7 +671,8 @@ def _checked(handle: Any, vjp: int, gradient: Any) -> int:
 
 @register_jitable(**JITTED)
 def _write(handle: Any, address: int, gradient: Any) -> None:
-    vjp, n = record_at(address, EmbeddedVjp), len(gradient)
+    vjp = record_at(address, EmbeddedVjp)
+    n = len(gradient)
     if handle[0].number_bytes == 4:
         gradient[:] = row(vjp.gradient, n, np.float32)
     else:
@@ -668,7 +681,8 @@ def _write(handle: Any, address: int, gradient: Any) -> None:
 
 @register_jitable(**JITTED)
 def _write_inputs(handle: Any, address: int, input_gradient: Any) -> None:
-    vjp, (n, width) = record_at(address, EmbeddedVjp), input_gradient.shape
+    vjp = record_at(address, EmbeddedVjp)
+    (n, width) = input_gradient.shape
     for r in range(n):
         if handle[0].number_bytes == 4:
             input_gradient[r] = row(vjp.inputs + r * width * 4, width, np.float32)
@@ -721,7 +735,8 @@ def vjp(
     require_floats(
         "jit.vjp", gradient, *() if input_gradient is None else (input_gradient,)
     )
-    X, output_gradient = np.asarray(X), np.asarray(output_gradient)
+    X = np.asarray(X)
+    output_gradient = np.asarray(output_gradient)
     if X.ndim != 2 or output_gradient.ndim != 2 or gradient.ndim != 1:
         raise ValueError(BATCH)
     if input_gradient is not None and input_gradient.shape != X.shape:

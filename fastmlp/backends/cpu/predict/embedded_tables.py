@@ -28,11 +28,18 @@ from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.losses import LINKS
 from fastmlp.validation import Array
 
-F32, F64, INT, NAN = np.float32, np.float64, np.int64, np.nan
+F32 = np.float32
+F64 = np.float64
+INT = np.int64
+NAN = np.nan
 RULES: list[Callable[..., Any]] = [
     columns.clipped, columns.rising, columns.missing, columns.share_below, columns.within
 ]  # fmt: skip
-CLIPPED, RISING, MISSING, PIECES, LEVELS = 0, 1, 2, 3, len(RULES)
+CLIPPED = 0
+RISING = 1
+MISSING = 2
+PIECES = 3
+LEVELS = len(RULES)
 _clipped, _rising, _missing, _share_below, _within = map(njit, RULES)
 TASKS = ("regression", "binary", "multiclass")
 BINARY = 1
@@ -79,7 +86,8 @@ class WeightedNets(Record):
 @njit
 def _write_numbers(step: InputStep, x: Array, z: int) -> None:
     """Inputs of a step of numbers."""
-    place, inputs = row(step.columns, step.n, INT), row(z, step.n, F32)
+    place = row(step.columns, step.n, INT)
+    inputs = row(z, step.n, F32)
     k = row(step.constants, 3 * step.n, F64)
     for i in range(step.n):
         number = x[place[i]]
@@ -98,12 +106,15 @@ def _write_numbers(step: InputStep, x: Array, z: int) -> None:
 @njit
 def _write_levels(step: InputStep, x: Array, z: int) -> None:
     """Inputs of a step of levels."""
-    column, start = row(step.columns, step.n, INT), row(step.starts, step.n + 1, INT)
-    inputs, zero = row(z, step.n_inputs, F32), F32(0)
+    column = row(step.columns, step.n, INT)
+    start = row(step.starts, step.n + 1, INT)
+    inputs = row(z, step.n_inputs, F32)
+    zero = F32(0)
     for i in range(step.n_inputs):
         inputs[i] = zero
     for j in range(step.n):
-        code, place = x[column[j]], start[j]
+        code = x[column[j]]
+        place = start[j]
         if code >= 0.0 and code < F64(start[j + 1] - start[j] - 1):
             place += INT(code) + 1
         first = row(step.inputs, place + 1, INT)[place]
@@ -116,14 +127,14 @@ def _write_levels(step: InputStep, x: Array, z: int) -> None:
 @njit
 def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
     """Add the weighted predictions of trees."""
-    n, sums = trees.n_outputs, work + 8 * n_in
+    n = trees.n_outputs
+    sums = work + 8 * n_in
     shares = sums + 8 * n
-    known, levels = row(work, n_in, F64), row(trees.n_levels, n_in, INT)
-    raw, p, place = (
-        row(sums, n, F64),
-        row(shares, n, F64),
-        row(trees.classes, trees.n_classes, INT),
-    )
+    known = row(work, n_in, F64)
+    levels = row(trees.n_levels, n_in, INT)
+    raw = row(sums, n, F64)
+    p = row(shares, n, F64)
+    place = row(trees.classes, trees.n_classes, INT)
     for j in range(n_in):
         known[j] = x[j]
         if levels[j] > 0:
@@ -147,7 +158,8 @@ def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
 @njit
 def _sum(a: Array, n: int) -> float:
     """The sum of a row in NumPy's order, of up to 128 numbers."""
-    r, ends = row(stack(LINE), 8, F64), n - n % 8
+    r = row(stack(LINE), 8, F64)
+    ends = n - n % 8
     for k in range(8):
         r[k] = 0.0
     for i in range(ends):
@@ -165,8 +177,10 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     def predict_table(model: int, x: int, out: int, work: int) -> None:
         table = record_at(model, WeightedNets)
         nets = records_at(table.nets, table.n_nets, WeightedNet)
-        numbers, y = row(x, table.n_in, F64), row(out, table.n_out, F64)
-        outputs, buffers = work + table.unit, work + 2 * table.unit
+        numbers = row(x, table.n_in, F64)
+        y = row(out, table.n_out, F64)
+        outputs = work + table.unit
+        buffers = work + 2 * table.unit
         p = row(outputs, table.n_out, scalar)
         for j in range(table.n_out):
             y[j] = 0.0
@@ -194,10 +208,8 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
                 for j in range(table.n_out):
                     y[j] += weighted.weight * F64(p[j])
         if table.trees:
-            trees, buffers = (
-                record_at(table.trees, Trees),
-                work + (2 + BUFFERS) * table.unit,
-            )
+            trees = record_at(table.trees, Trees)
+            buffers = work + (2 + BUFFERS) * table.unit
             _add_trees(trees, numbers, table.n_in, y, buffers)
         if table.task > 0:
             total = _sum(y, table.n_out)
@@ -329,20 +341,22 @@ class TableOwner:
         classes, levels = (
             self._address(a, INT) for a in (trees.classes, trees.n_levels)
         )
-        record["n_outputs"], record["link"] = (
-            trees.n_outputs,
-            link.address if link else 0,
-        )
-        record["n_classes"], record["classes"] = len(trees.classes), classes
-        record["n_levels"], record["weight"] = levels, trees.weight
+        record["n_outputs"] = trees.n_outputs
+        record["link"] = link.address if link else 0
+        record["n_classes"] = len(trees.classes)
+        record["classes"] = classes
+        record["n_levels"] = levels
+        record["weight"] = trees.weight
         return address(record)
 
     def _step(self, step: NumberStep | LevelStep) -> tuple[int, ...]:
-        places, n = self._address(step.columns, INT), len(step.columns)
+        places = self._address(step.columns, INT)
+        n = len(step.columns)
         if isinstance(step, NumberStep):
             constants = self._address(step.constants, F64)
             return RULES.index(step.rule), n, places, constants, n, 0, 0, 0
-        constants, width = self._address(step.constants, F32), step.constants.shape[1]
+        constants = self._address(step.constants, F32)
+        width = step.constants.shape[1]
         starts, inputs = (
             self._address(array, INT) for array in (step.starts, step.inputs)
         )

@@ -49,7 +49,8 @@ def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
 
     @njit
     def through(layer: FlatLayer, n: int, kept: int, numbers: int) -> None:
-        values, slopes = row(numbers, n, scalar), row(kept, n, scalar)
+        values = row(numbers, n, scalar)
+        slopes = row(kept, n, scalar)
         if layer.relu:
             for i in range(n):
                 values[i] = values[i] if slopes[i] > zero else zero
@@ -62,12 +63,16 @@ def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
 
 def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None]:
     """Changes derivatives of raw outputs to derivatives of predictions."""
-    size, zero, one = np.dtype(scalar).itemsize, scalar(0), scalar(1)
-    half, least = scalar(0.5), scalar(LEAST_LOG_VARIANCE)
+    size = np.dtype(scalar).itemsize
+    zero = scalar(0)
+    one = scalar(1)
+    half = scalar(0.5)
+    least = scalar(LEAST_LOG_VARIANCE)
 
     @njit
     def exchange(first: int, second: int, n: int) -> None:
-        ones, others = row(first, n, scalar), row(second, n, scalar)
+        ones = row(first, n, scalar)
+        others = row(second, n, scalar)
         for k in range(n):
             number = ones[k]
             ones[k] = others[k]
@@ -76,7 +81,8 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
     @njit
     def through_link(net: FlatNet, kind: int, raw: int, out: int, grad: int) -> None:
         n_out, n_in = net.n_out, net.n_in
-        raws, values = row(raw, n_out, scalar), row(out, n_out, scalar)
+        raws = row(raw, n_out, scalar)
+        values = row(out, n_out, scalar)
         if kind == SOFTMAX:
             for k in range(n_in):
                 mean = zero
@@ -95,7 +101,8 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
                     j -= 1
         else:
             for j in range(n_out):
-                small, factor = exp(-abs(raws[j])), values[j]
+                small = exp(-abs(raws[j]))
+                factor = values[j]
                 if kind == SIGMOID:
                     factor = small / ((one + small) * (one + small))
                 if kind == MEAN_STD:
@@ -113,24 +120,31 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
 
     The buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
     """
-    size, dots = np.dtype(scalar).itemsize, row_dots(scalar)
+    size = np.dtype(scalar).itemsize
+    dots = row_dots(scalar)
     forward = row_pass(scalar, keeps=True)
-    through, through_link, one = times_slopes(scalar), _link_slopes(scalar), scalar(1)
+    through = times_slopes(scalar)
+    through_link = _link_slopes(scalar)
+    one = scalar(1)
 
     def derive(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
         mode = flush_denormals()
         net = record_at(model, FlatNet)
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        unit, n_last = net.block_bytes, net.n_layers - 1
+        unit = net.block_bytes
+        n_last = net.n_layers - 1
         outputs, slopes = forward(net, x, out, work)
         # The raw outputs are read after the derivatives: in the place of slopes already used.
-        raw, kept = row(outputs, net.n_out, scalar), row(slopes, net.n_out, scalar)
+        raw = row(outputs, net.n_out, scalar)
+        kept = row(slopes, net.n_out, scalar)
         for j in range(net.n_out):
             kept[j] = raw[j]
         for j in range(net.n_out):
-            last, target = layers[n_last], grad + j * net.n_in * size
+            last = layers[n_last]
+            target = grad + j * net.n_in * size
             deltas = work if n_last > 0 else target
-            w, numbers = net.parameters + last.weights, row(deltas, last.n_in, scalar)
+            w = net.parameters + last.weights
+            numbers = row(deltas, last.n_in, scalar)
             factor = one
             if last.activation:
                 factor = row(work + (2 + n_last) * unit, net.n_out, scalar)[j]
@@ -160,7 +174,8 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
     derivatives' address."""
     n_rows = VECTORS * lanes_of(scalar)
     unit = n_rows * np.dtype(scalar).itemsize
-    multiply, through = products(scalar, VECTORS, backward=True), times_slopes(scalar)
+    multiply = products(scalar, VECTORS, backward=True)
+    through = times_slopes(scalar)
 
     @njit
     def first_deltas(
@@ -177,11 +192,9 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
 
     def backward(net: FlatNet, output: int, slopes: int, buffer: int) -> int:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        place, source, target = (
-            slopes - net.n_out * unit,
-            buffer,
-            buffer + net.block_bytes,
-        )
+        place = slopes - net.n_out * unit
+        source = buffer
+        target = buffer + net.block_bytes
         first_deltas(net, layers[net.n_layers - 1], output, place, source)
         for i in range(net.n_layers - 2, -1, -1):
             layer = layers[i]
@@ -196,7 +209,8 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
 
 def _writing(scalar: Scalar) -> Callable[..., None]:
     """Writes a block's units to rows."""
-    lanes, out_of_lanes = lanes_of(scalar), batch_in_lanes(scalar).out_of_lanes
+    lanes = lanes_of(scalar)
+    out_of_lanes = batch_in_lanes(scalar).out_of_lanes
     vector = lanes * np.dtype(scalar).itemsize
     unit = VECTORS * vector
 
@@ -218,16 +232,22 @@ def _writing(scalar: Scalar) -> Callable[..., None]:
 
 def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
     """Derives vectors first to last of rows in one thread's buffers."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, write = lanes * size, _writing(scalar)
-    forward, backward = lane_pass(scalar, VECTORS, keeps=SLOPES), _backward(scalar)
-    into_lanes, unit = batch_in_lanes(scalar).into_lanes, VECTORS * vector
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    write = _writing(scalar)
+    forward = lane_pass(scalar, VECTORS, keeps=SLOPES)
+    backward = _backward(scalar)
+    into_lanes = batch_in_lanes(scalar).into_lanes
+    unit = VECTORS * vector
 
     def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
         derived = row(net.derived, net.n_derived, np.int64)
         buffer = net.buffers + thread * net.buffer_bytes
         read = net.checks + thread * net.check_bytes
-        written, end, n_in = read + vector, min(last * lanes, net.n_rows), net.n_in
+        written = read + vector
+        end = min(last * lanes, net.n_rows)
+        n_in = net.n_in
         for start in range(first * lanes, end, VECTORS * lanes):
             for v in range(VECTORS):
                 place, at = buffer + v * vector, start + v * lanes
@@ -244,10 +264,8 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
                 )
             for p in range(net.n_derived):
                 source = backward(net, derived[p], slopes, buffer)
-                target, pitch = (
-                    net.derivatives + p * n_in * size,
-                    net.n_derived * n_in * size,
-                )
+                target = net.derivatives + p * n_in * size
+                pitch = net.n_derived * n_in * size
                 write(source, n_in, (start, end), (target, pitch, written))
 
     return njit(derive)
@@ -255,16 +273,20 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
 
 def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
     """Takes vectors first to last of rows of the first layer's deltas back to the inputs."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, write = lanes * size, _writing(scalar)
-    unit, multiply = VECTORS * vector, products(scalar, VECTORS, backward=True)
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    write = _writing(scalar)
+    unit = VECTORS * vector
+    multiply = products(scalar, VECTORS, backward=True)
     into_lanes = batch_in_lanes(scalar).into_lanes
 
     def go_back(net: FlatNet, first: int, last: int, thread: int) -> None:
         layer = records_at(net.layers, net.n_layers, FlatLayer)[0]
         buffer = net.buffers + thread * net.buffer_bytes
         read = net.checks + thread * net.check_bytes
-        end, pitch = min(last * lanes, net.n_rows), net.n_in * size
+        end = min(last * lanes, net.n_rows)
+        pitch = net.n_in * size
         for start in range(first * lanes, end, VECTORS * lanes):
             for v in range(VECTORS):
                 place, at = buffer + v * vector, start + v * lanes
@@ -289,8 +311,10 @@ class DeltaBlocks(RowBlocks):
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
         """Write W d of each row of x, shape (n_rows, n_units), to out, shape (n_rows, n_inputs)."""
-        net, n_rows = self._net, len(x)
-        net["parameters"], net["n_rows"] = address(parameters), n_rows
+        net = self._net
+        n_rows = len(x)
+        net["parameters"] = address(parameters)
+        net["n_rows"] = n_rows
         net["x"], net["out"] = address(x), address(out)
         self._run(2 * n_rows * x.shape[1] * out.shape[1])
         return True
@@ -344,16 +368,18 @@ class JacobianBlocks(RowBlocks):
 
         Return True if all numbers of x and of the results are finite.
         """
-        net, flops, n_rows = self._net, self._row_flops * (1 + len(derived)), len(x)
+        net = self._net
+        flops = self._row_flops * (1 + len(derived))
+        n_rows = len(x)
         with self._runner.lock.parameters:
             publish(parameters, self._parameters)
-        net["derived"], net["n_derived"] = address(derived), len(derived)
-        net["faults"], most = 0, max(1, self._most // (1 + len(derived)))
+        net["derived"] = address(derived)
+        net["n_derived"] = len(derived)
+        net["faults"] = 0
+        most = max(1, self._most // (1 + len(derived)))
         for first in range(0, n_rows, most):
-            net["x"], net["n_rows"] = (
-                address(x, first * x.shape[1]),
-                min(most, n_rows - first),
-            )
+            net["x"] = address(x, first * x.shape[1])
+            net["n_rows"] = min(most, n_rows - first)
             net["derivatives"] = address(out, first * len(derived) * x.shape[1])
             net["out"] = 0 if raw is None else address(raw, first * raw.shape[1])
             self._run(flops * min(n_rows, most))

@@ -81,10 +81,13 @@ class Prediction:
         self, parameters: Array, x: Array | SparseRows | Expanded, out: Array
     ) -> None:
         """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
-        runner, session, n_rows = self._runner, self._session, len(out)
+        runner = self._runner
+        session = self._session
+        n_rows = len(out)
         runner.load(session, parameters)
         session.take(self._no_rows._replace(x=x))
-        work, batch = runner.work(min(n_rows, self._most), forward=2), session.batch
+        work = runner.work(min(n_rows, self._most), forward=2)
+        batch = session.batch
         for first in range(0, n_rows, self._most):
             session.at(slice(first, min(first + self._most, n_rows)))
             batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
@@ -181,7 +184,9 @@ class Predictor:
         self._select = select
         if not any(paired_layers(network.layout, network.compute_dtype)):
             network = network._replace(compute_dtype=None)
-        self._runner, self._network, self._idle = runner, network, idle
+        self._runner = runner
+        self._network = network
+        self._idle = idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
         self._ways: dict[int, Way] = {}
@@ -249,7 +254,8 @@ class Predictor:
         return None
 
     def _checked(self, X: Any, out: Any, who: str) -> Array:
-        sizes, dtype = self._network.layout.sizes, self._network.dtype
+        sizes = self._network.layout.sizes
+        dtype = self._network.dtype
         x = arrays.rows(self._select(X, who), sizes[0], dtype, who)
         result = arrays.out_array(out, (len(x), sizes[-1]), dtype, who)
         if isinstance(x, Expanded):
@@ -275,7 +281,9 @@ class Predictor:
         return small
 
     def _small_batch(self, way: Way) -> SmallBatch:
-        network, parameters, packed = self._network, self._parameters, None
+        network = self._network
+        parameters = self._parameters
+        packed = None
         if way.method == "row tiles":
             packed = packed_weights(self._runner, network, parameters)
         runner = self._runner
@@ -335,7 +343,8 @@ def plain_out(
 
     Plain arrays are C-contiguous, of the network's dtype and shape, and share no memory.
     """
-    sizes, dtype = network.layout.sizes, network.dtype
+    sizes = network.layout.sizes
+    dtype = network.dtype
     if x.dtype != dtype or x.ndim != 2 or x.shape[1] != sizes[0]:
         return None
     if not x.flags.c_contiguous:

@@ -165,11 +165,13 @@ def make_flat(
     """
     layout, dtype = network.layout, network.dtype
     assert layout.is_plain or not blocks, "norms and skips go row by row, or by panels"
-    lanes, size = lanes_of(dtype.type), dtype.itemsize
+    lanes = lanes_of(dtype.type)
+    size = dtype.itemsize
     layers = np.array(_layers(network), FlatLayer.dtype)
     stages, kept_rows = None, 0
     if not layout.is_plain:
-        stages, kept_rows = tables_of(network), 1
+        stages = tables_of(network)
+        kept_rows = 1
         for i, layer in enumerate(layers):
             layer["stages"] = stages.at(i)
             layer["relu"] = 0 if layer["stages"] else layer["relu"]
@@ -212,14 +214,16 @@ def make_flat(
 
 def panels_of(network: Network) -> list[int]:
     """Return how many packed numbers are before each layer's, and of all layers."""
-    sizes, lanes = network.layout.sizes, lanes_of(network.dtype.type)
+    sizes = network.layout.sizes
+    lanes = lanes_of(network.dtype.type)
     numbers = ((n_in + 1) * round_up(n_out, lanes) for n_in, n_out in pairwise(sizes))
     return [0, *accumulate(numbers)]
 
 
 def _layers(network: Network) -> list[tuple[int, ...]]:
     """Return the table of layers; fields in the order of `FlatLayer`."""
-    layout, size = network.layout, network.dtype.itemsize
+    layout = network.layout
+    size = network.dtype.itemsize
     activations, forms = rule_blocks.activations(network)
     return [
         (
@@ -258,16 +262,19 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
     )
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
-        w, left, n_terms = net.parameters + layer.weights, layer.n_out, layer.n_in
-        b, w_step, b_step, positive = (
-            net.parameters + layer.biases,
-            size,
-            size,
-            layer.relu,
-        )
+        w = net.parameters + layer.weights
+        left = layer.n_out
+        n_terms = layer.n_in
+        b = net.parameters + layer.biases
+        w_step = size
+        b_step = size
+        positive = layer.relu
         if backward:
             left, n_terms = layer.n_in, layer.n_out
-            b, w_step, b_step, positive = net.zeros, layer.n_out * size, 0, 0
+            b = net.zeros
+            w_step = layer.n_out * size
+            b_step = 0
+            positive = 0
         shape = (layer.n_out, inputs, n_terms, positive)
         while left > 0:
             if left >= most:
@@ -280,7 +287,9 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
                 one(outputs, b, w, *shape)
                 step = 1
             left -= step
-            outputs, b, w = outputs + step * unit, b + step * b_step, w + step * w_step
+            outputs = outputs + step * unit
+            b = b + step * b_step
+            w = w + step * w_step
 
     return njit(multiply)
 
@@ -300,17 +309,22 @@ def lane_pass(
     activations at `curves` write curvatures, `apart` bytes from the slopes. The results are the
     addresses of the outputs and of the slopes' end.
     """
-    n_rows, multiply = vectors * lanes_of(scalar), products(scalar, vectors)
+    n_rows = vectors * lanes_of(scalar)
+    multiply = products(scalar, vectors)
     unit = n_rows * np.dtype(scalar).itemsize
-    keeps_values, keeps_slopes = keeps == VALUES, keeps != NOTHING
+    keeps_values = keeps == VALUES
+    keeps_slopes = keeps != NOTHING
 
     def forward(
         net: FlatNet, first: int, second: int, slopes: int, curves: int, apart: int
     ) -> tuple[int, int]:
-        layers, source = records_at(net.layers, net.n_layers, FlatLayer), first
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        source = first
         for i in range(net.n_layers):
-            layer, target = layers[i], second if source == first else first
-            n, values = layer.n_out * n_rows, source + layer.n_in * unit
+            layer = layers[i]
+            target = second if source == first else first
+            n = layer.n_out * n_rows
+            values = source + layer.n_in * unit
             if keeps_values:
                 target = second if layer.activation else values
             elif keeps_slopes and layer.relu:
@@ -335,11 +349,14 @@ def lane_pass(
 
 def _vectors_of_rows(scalar: Scalar) -> Predict:
     """Predicts vectors first to last of rows in one thread's buffers."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     vector = lanes * size
-    wide, narrow = lane_pass(scalar, VECTORS), lane_pass(scalar, 1)
+    wide = lane_pass(scalar, VECTORS)
+    narrow = lane_pass(scalar, 1)
     lane_moves = batch_in_lanes(scalar)
-    into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
+    into_lanes = lane_moves.into_lanes
+    out_of_lanes = lane_moves.out_of_lanes
 
     def predict_vectors(net: FlatNet, first: int, last: int, thread: int) -> None:
         buffer = net.buffers + thread * net.buffer_bytes
@@ -368,7 +385,8 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
                 source = target
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
-                target, checked = net.out + at * pitch, checks + vector
+                target = net.out + at * pitch
+                checked = checks + vector
                 out_of_lanes(place, net.n_out, end - at, target, pitch, unit, checked)
 
     return njit(predict_vectors)
@@ -382,15 +400,15 @@ def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
 def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
     """Make the functions that predict in tiles of rows and outputs: vectors first to last of rows
     in one thread's buffers, and all rows on a team."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     many, few, two = row_tiles(scalar)
-    apart, vector = 2 * LINE_BYTES, vector_bytes()
+    apart = 2 * LINE_BYTES
+    vector = vector_bytes()
     # Rows, and vectors of outputs, in a tile of many rows; vectors in a tile of two.
     (most_tall, most_wide), two_wide = ROW_TILES[0], ROW_TILES[2][1]
-    copy, add_differences = (
-        moves(scalar, lanes).copy,
-        moves(scalar, lanes).add_differences,
-    )
+    copy = moves(scalar, lanes).copy
+    add_differences = moves(scalar, lanes).add_differences
 
     @njit
     def multiply(
@@ -404,27 +422,23 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         """Write n rows' sums, or their positive parts, in some vectors of outputs, first to last;
         of flat weights, some inputs at a time."""
         (source, stride), (target, pitch), (first, last) = inputs, outputs, columns
-        n_in, k, skip = layer.n_in, 0, first * vector
+        n_in = layer.n_in
+        k = 0
+        skip = first * vector
         n_out = min(last * lanes, layer.n_out) - first * lanes
-        start, start_pitch, row_bytes = (
-            net.parameters + layer.biases + skip,
-            0,
-            layer.n_out * size,
-        )
-        at, across, step = (
-            net.parameters + layer.weights + skip,
-            vector,
-            ROW_TILE_BYTES // row_bytes,
-        )
+        start = net.parameters + layer.biases + skip
+        start_pitch = 0
+        row_bytes = layer.n_out * size
+        at = net.parameters + layer.weights + skip
+        across = vector
+        step = ROW_TILE_BYTES // row_bytes
         if net.packed:
             n_out = (last - first) * lanes
             panels = net.packed + layer.panels
-            at, across, row_bytes, step = (
-                panels + skip * n_in,
-                n_in * vector,
-                vector,
-                n_in,
-            )
+            at = panels + skip * n_in
+            across = n_in * vector
+            row_bytes = vector
+            step = n_in
             start = panels + n_vectors(layer.n_out, lanes) * vector * n_in + skip
         target += skip
         while k < layer.n_in:
@@ -444,13 +458,16 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
                 few(*of, *right)
             else:
                 two(*of, *right)
-            start, start_pitch, k = target, pitch, k + n_terms
+            start = target
+            start_pitch = pitch
+            k = k + n_terms
 
     @njit
     def write_linked(net: FlatNet, raw: Span, n: int, out: int, spare: Span) -> None:
         """Write n rows' predictions by way of columns, as the link reads them."""
         (place, stride), (before, after), n_out = raw, spare, net.n_out
-        columns, results = row(before, n * n_out, scalar), row(after, n * n_out, scalar)
+        columns = row(before, n * n_out, scalar)
+        results = row(after, n * n_out, scalar)
         for r in range(n):
             numbers = row(place + r * stride, n_out, scalar)
             for j in range(n_out):
@@ -489,13 +506,17 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         for block in range(n_blocks):
             at = begin + block * (end - begin) // n_blocks
             n = begin + (block + 1) * (end - begin) // n_blocks - at
-            source, stride = net.x + at * net.n_in * size, net.n_in * size
-            out, target = net.out + at * net.n_out * size, buffer
-            other, derivatives = buffer + net.block_bytes, buffer + 2 * net.block_bytes
+            source = net.x + at * net.n_in * size
+            stride = net.n_in * size
+            out = net.out + at * net.n_out * size
+            target = buffer
+            other = buffer + net.block_bytes
+            derivatives = buffer + 2 * net.block_bytes
             add_differences(source, n * net.n_in, checks)
             for i in range(net.n_layers):
                 layer = layers[i]
-                pitch, columns = pitch_of(layer.n_out), n_vectors(layer.n_out, lanes)
+                pitch = pitch_of(layer.n_out)
+                columns = n_vectors(layer.n_out, lanes)
                 multiply(net, layer, (source, stride), (target, pitch), n, (0, columns))
                 if layer.activation:
                     numbers = n * pitch // size
@@ -514,7 +535,8 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         team: int, nets: Sequence[FlatNet], at: int, n: int, n_parts: int
     ) -> None:
         for index in prange(n_parts):
-            net, part = nets[0], int(np.int64(index))
+            net = nets[0]
+            part = int(np.int64(index))
             first, last = part * n // n_parts, (part + 1) * n // n_parts
             source = net.x + (at + first) * net.n_in * size
             checks = net.checks + thread_number() * net.check_bytes
@@ -530,11 +552,14 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         n_out = records_at(nets[0].layers, nets[0].n_layers, FlatLayer)[i].n_out
         n_tiles = n_vectors(n_vectors(n_out, lanes), tile_width(n))
         for index in prange(n_tiles * n_parts):
-            net, number = nets[0], int(np.int64(index))
+            net = nets[0]
+            number = int(np.int64(index))
             layer = records_at(net.layers, net.n_layers, FlatLayer)[i]
             stride = net.n_in * size if i == 0 else pitch_of(layer.n_in)
-            pitch, widest = pitch_of(layer.n_out), tile_width(n)
-            begin, part = number // n_parts * widest, number % n_parts
+            pitch = pitch_of(layer.n_out)
+            widest = tile_width(n)
+            begin = number // n_parts * widest
+            part = number % n_parts
             end = min(begin + widest, n_vectors(layer.n_out, lanes))
             # Whole tiles of rows.
             step = n_vectors(n_vectors(n, n_parts), most_tall) * most_tall
@@ -551,7 +576,8 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         source, target = places
         for index in prange(n_parts):
             part = int(np.int64(index))
-            first, last = part * n // n_parts * lanes, (part + 1) * n // n_parts * lanes
+            first = part * n // n_parts * lanes
+            last = (part + 1) * n // n_parts * lanes
             skip = first * size
             numbers = source + skip, target + skip, derivatives + skip, last - first
             call(activation, numbers)
@@ -569,7 +595,8 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         source, stride = raw
         before, after = spare
         for index in prange(n_parts):
-            net, part = nets[0], int(np.int64(index))
+            net = nets[0]
+            part = int(np.int64(index))
             first, last = part * n // n_parts, (part + 1) * n // n_parts
             skip = first * net.n_out * size
             out = net.out + at * net.n_out * size + skip
@@ -581,15 +608,18 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
     def predict_on_team(team: int, nets: Sequence[FlatNet], n_threads: int) -> None:
         """Predict in the first thread's buffers, some rows at a time: each thread reads some of
         the weights."""
-        net, buffer = nets[0], nets[0].buffers
+        net = nets[0]
+        buffer = nets[0].buffers
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         n_blocks = n_vectors(net.n_rows, TILED_AT_ONCE)
         for block in range(n_blocks):
             at = block * net.n_rows // n_blocks
             n = (block + 1) * net.n_rows // n_blocks - at
             n_parts = n_threads if n >= n_threads * most_tall else 1
-            source, target = net.x + at * net.n_in * size, buffer
-            other, derivatives = buffer + net.block_bytes, buffer + 2 * net.block_bytes
+            source = net.x + at * net.n_in * size
+            target = buffer
+            other = buffer + net.block_bytes
+            derivatives = buffer + 2 * net.block_bytes
             check_on_team(team, nets, at, n, n_parts)
             for i in range(net.n_layers):
                 layer = layers[i]
@@ -606,7 +636,8 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
                     target, other = other, target
                 source = target
                 target, other = other, target
-            raw, spare = (source, pitch_of(net.n_out)), (target, derivatives)
+            raw = (source, pitch_of(net.n_out))
+            spare = (target, derivatives)
             write_on_team(team, nets, raw, at, n, spare, n_parts)
 
     return njit(predict_tiles), njit(predict_on_team)
@@ -702,7 +733,8 @@ class RowBlocks:
     job: Any
 
     def __init__(self, runner: Runner, network: Network) -> None:
-        self._runner, self._network = runner, network
+        self._runner = runner
+        self._network = network
         self._lanes = lanes_of(network.dtype.type)
         self._row_flops = 2 * network.layout.n_weights
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
@@ -730,7 +762,8 @@ class RowBlocks:
         Short calls read the live parameters. Long calls, and those during which training has
         written, read a copy of one state.
         """
-        lock, live = self._runner.lock, self._row_flops * len(out) <= LIVE_FLOPS
+        lock = self._runner.lock
+        live = self._row_flops * len(out) <= LIVE_FLOPS
         if live:
             before = lock.seen()
             finite = self._write(parameters, x, out)
@@ -741,11 +774,14 @@ class RowBlocks:
         return self._write(self._parameters, x, out)
 
     def _write(self, parameters: Array, x: Array, out: Array) -> bool:
-        net, n_rows = self._net, len(out)
-        net["parameters"], net["faults"] = address(parameters), 0
+        net = self._net
+        n_rows = len(out)
+        net["parameters"] = address(parameters)
+        net["faults"] = 0
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)
-            net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
+            net["x"] = address(x, first * x.shape[1])
+            net["n_rows"] = last - first
             net["out"] = address(out, first * out.shape[1])
             self._run(self._row_flops * min(n_rows, self._most))
         return bool(net["faults"] == 0)

@@ -60,7 +60,8 @@ def tables_of(network: Network) -> Tables:
     numbers = np.zeros((len(layout.norms), len(Numbers._fields)), dtype)
     for i in staged(layout):
         layer = layers[i]
-        layer["n"], layer["rectifies"] = layout.sizes[i + 1], forms[i] == RELU
+        layer["n"] = layout.sizes[i + 1]
+        layer["rectifies"] = forms[i] == RELU
         layer["activation"] = activations[i] if forms[i] == BLOCK else 0
         layer["adds"] = bool(layout.skips) and layout.skips[i] >= 0
         layer["keeps"] = i in layout.skips
@@ -68,7 +69,8 @@ def tables_of(network: Network) -> Tables:
         layers[-2]["n_inputs"] = layout.sizes[0]
     for k, norm in enumerate(layout.norms):
         numbers[k] = Numbers(1 / layout.sizes[norm.layer + 1], norm.epsilon)
-        centred, size = norm.shifts >= 0, dtype.itemsize
+        centred = norm.shifts >= 0
+        size = dtype.itemsize
         shifts = (norm.shifts if centred else norm.gains) * size
         place = address(numbers, k * numbers.shape[1])
         norms[k] = (centred, norm.gains * size, shifts, place)
@@ -94,7 +96,8 @@ def variance(
     v: Vectors, source: Word, share: Word, centre: Word, target: Word, width: Word
 ) -> None:
     """Store `share` times the sum of the squared distances from the number at `centre`."""
-    total, middle = v.variable(v.zero), v.broadcast(centre)
+    total = v.variable(v.zero)
+    middle = v.broadcast(centre)
     for p in v.range(v.n_vectors(width)):
         units = v.first(width - p * v.lanes)
         distance = v.load_masked(source + p * v.bytes, units) - middle
@@ -110,7 +113,8 @@ def normalise(
     """Replace a row by gain x + shift."""
     middle, factor = v.broadcast(centre), v.broadcast(root)
     for p in v.range(v.n_vectors(width)):
-        units, place = v.first(width - p * v.lanes), values + p * v.bytes
+        units = v.first(width - p * v.lanes)
+        place = values + p * v.bytes
         number = (v.load_masked(place, units) - middle) * factor
         shift = v.load_masked(shifts + p * v.bytes, units)
         shift = v.select(v.equal(centred, 1), shift, v.zero)
@@ -130,22 +134,30 @@ def row_stages(scalar: Scalar) -> Kernel:
     `other` and `slopes` have room for a row; `kept` has the values of a layer before, `x` the
     inputs.
     """
-    lanes, size, one = lanes_of(scalar), np.dtype(scalar).itemsize, scalar(1)
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    one = scalar(1)
     loops = single(scalar, lanes)
-    mean_of, variance_of, write = loops.mean, loops.variance, loops.normalise
-    rectify_row, room = loops.rectify, 2 * size
-    add, copy = moves(scalar, lanes).add, moves(scalar, lanes).copy
+    mean_of = loops.mean
+    variance_of = loops.variance
+    write = loops.normalise
+    rectify_row = loops.rectify
+    room = 2 * size
+    add = moves(scalar, lanes).add
+    copy = moves(scalar, lanes).copy
 
     @njit
     def apply(norm: RowNorm, parameters: int, values: int, n: int, place: int) -> None:
-        numbers, root = row(place, 2, scalar), place + size
+        numbers = row(place, 2, scalar)
+        root = place + size
         numbers[0] = scalar(0)
         if norm.centred:
             mean_of(values, norm.numbers, place, n)
         variance_of(values, norm.numbers, place, root, n)
         epsilon = row(norm.numbers + size, 1, scalar)[0]
         numbers[1] = one / np.sqrt(numbers[1] + epsilon)
-        gains, shifts = parameters + norm.gains, parameters + norm.shifts
+        gains = parameters + norm.gains
+        shifts = parameters + norm.shifts
         write(values, place, root, gains, shifts, norm.centred, n)
 
     def finish(
@@ -157,7 +169,8 @@ def row_stages(scalar: Scalar) -> Kernel:
         kept: int,
         x: int,
     ) -> None:
-        layer, place = record_at(address, RowStages), stack(room)
+        layer = record_at(address, RowStages)
+        place = stack(room)
         n = layer.n
         if layer.adds:
             add(kept, values, n)

@@ -47,7 +47,8 @@ LINE = 64
 
 def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:
     """Make the block that packs a `FlatNet` record's weights and biases."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
     pack_matrix = moves(scalar, lanes).pack_matrix
 
     def pack(address: int) -> None:
@@ -55,7 +56,9 @@ def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:
         layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         for i in range(net.n_layers):
             layer = layers[i]
-            n_in, n_out, place = layer.n_in, layer.n_out, net.packed + layer.panels
+            n_in = layer.n_in
+            n_out = layer.n_out
+            place = net.packed + layer.panels
             pack_matrix(net.parameters + layer.weights, n_in, n_out, place)
             place += n_in * row_blocks.n_vectors(n_out, lanes) * lanes * size
             pack_matrix(net.parameters + layer.biases, 1, n_out, place)
@@ -78,7 +81,8 @@ class PackedWeights:
         self.parameters = parameters
         self._state: object = None
         self._asked: object = None
-        self._size, self._dtype = row_blocks.panels_of(network)[-1], network.dtype
+        self._size = row_blocks.panels_of(network)[-1]
+        self._dtype = network.dtype
         self._flat = row_blocks.make_flat(network, parameters, blocks=False)
         self._pack = block_of(pack_net, network.dtype)
         self._place = 0
@@ -90,7 +94,8 @@ class PackedWeights:
         last call: packing takes longer than two such calls. A caller whose `n_packed` has changed
         meanwhile may have read the numbers of two states.
         """
-        n_packed, state = self.n_packed, lock.settled(self.parameters)
+        n_packed = self.n_packed
+        state = lock.settled(self.parameters)
         if state is not None and state == self._state:
             return self._place, n_packed
         if n_rows <= LIVE_ROWS and (state is None or state != self._asked):
@@ -104,7 +109,8 @@ class PackedWeights:
             return self._place, self.n_packed
 
     def _renew(self) -> None:
-        self._state, self.n_packed = None, self.n_packed + 1
+        self._state = None
+        self.n_packed = self.n_packed + 1
         if not self._place:
             self._panels = aligned(self._size, self._dtype)
             self._flat.net[0].packed = self._place = address(self._panels)
@@ -158,12 +164,15 @@ def row_pass(
     ) -> tuple[int, int]:
         layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         other = buffers + net.block_bytes
-        slopes, inputs, z = other + net.block_bytes, x, buffers
+        slopes = other + net.block_bytes
+        inputs = x
+        z = buffers
         for i in range(net.n_layers):
             layer = layers[i]
             if keeps and layer.relu:
                 z = slopes
-            w, b = net.parameters + layer.weights, net.parameters + layer.biases
+            w = net.parameters + layer.weights
+            b = net.parameters + layer.biases
             multiply(z, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
             inputs = z
             z = other if z == buffers else buffers
@@ -179,10 +188,8 @@ def row_pass(
         if net.link:
             call(net.link, (inputs, out, net.link_settings, 1, net.n_out))
         else:
-            raw, predictions = (
-                row(inputs, net.n_out, scalar),
-                row(out, net.n_out, scalar),
-            )
+            raw = row(inputs, net.n_out, scalar)
+            predictions = row(out, net.n_out, scalar)
             for j in range(net.n_out):
                 predictions[j] = raw[j]
         return inputs, slopes
@@ -192,13 +199,15 @@ def row_pass(
 
 def row_by_row(scalar: Scalar) -> Callable[[int], None]:
     """Predicts the rows of a `FlatNet` record, one after the other."""
-    size, predict_row = np.dtype(scalar).itemsize, row_pass(scalar)
+    size = np.dtype(scalar).itemsize
+    predict_row = row_pass(scalar)
 
     @hinted(control=True)
     def predict_each(address: int) -> None:
         net = record_at(address, row_blocks.FlatNet)
         for r in range(net.n_rows):
-            x, out = net.x + r * net.n_in * size, net.out + r * net.n_out * size
+            x = net.x + r * net.n_in * size
+            out = net.out + r * net.n_out * size
             predict_row(net, x, out, net.buffers)
 
     return predict_each
@@ -254,10 +263,15 @@ class SmallBatch:
         packed: PackedWeights | None = None,
         n_threads: int = 1,
     ) -> None:
-        dtype, self._lock, self._packed = network.dtype, lock, packed
-        self.parameters, self.dtype, self.most = parameters, dtype, most
+        dtype = network.dtype
+        self._lock = lock
+        self._packed = packed
+        self.parameters = parameters
+        self.dtype = dtype
+        self.most = most
         self._n_out = network.layout.sizes[-1]
-        tiled, blocks = method == "row tiles", method != "one by one"
+        tiled = method == "row tiles"
+        blocks = method != "one by one"
         self._flat = row_blocks.make_flat(
             network, parameters, n_threads=n_threads, blocks=blocks, tiled=tiled
         )
@@ -273,7 +287,8 @@ class SmallBatch:
             self._net,
             n_weights=network.layout.n_weights,
         )
-        net.least, net.next_calls = self._calls.least, self._calls.next_calls
+        net.least = self._calls.least
+        net.next_calls = self._calls.next_calls
         net.lead = self._calls.lead
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
@@ -368,12 +383,15 @@ PREDICTED, NOTED, ASKS, NOT_PREDICTED = range(4)
 
 def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], float]:
     """Python predicts a small batch by this function."""
-    size, zero, entry_bytes = np.dtype(scalar).itemsize, scalar(0), NextCalls.size
+    size = np.dtype(scalar).itemsize
+    zero = scalar(0)
+    entry_bytes = NextCalls.size
 
     @njit
     def all_finite(address: int, n: int) -> bool:
         """Bits vectorise, a sum would be one chain."""
-        numbers, faults = row(address, n, scalar), 0
+        numbers = row(address, n, scalar)
+        faults = 0
         for i in range(n):
             faults |= 0 if numbers[i] * zero == zero else 1
         return faults == 0
@@ -402,8 +420,11 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], float]:
         """Write the predictions to out; return `NOT_PREDICTED` for wrong shapes, for memory that
         x and out share, and for numbers that are not finite."""
         net = record_at(address, row_blocks.FlatNet)
-        n, status = x.shape[0], PREDICTED
-        net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
+        n = x.shape[0]
+        status = PREDICTED
+        net.x = x.ctypes.data
+        net.out = out.ctypes.data
+        net.n_rows = n
         if (
             n == 0
             or x.shape[1] != net.n_in

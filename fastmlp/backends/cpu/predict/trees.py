@@ -10,7 +10,9 @@ from fastmlp.compiler import block_of, njit
 from fastmlp.compiler.memory import Record, record_at, row
 from fastmlp.validation import Array
 
-F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32
+F64 = np.dtype(np.float64)
+INT = np.int64
+I32 = np.int32
 # Rows that a tree is added to while it is in the cache.
 ROWS = 128
 # A set has a bit for each level, in numbers of int32.
@@ -105,7 +107,8 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
     """
     if out.dtype != F64 or len(out) != len(X) or (len(X) > 1 and out.strides[0] != 8):
         raise ValueError(f"out must have columns of float64, with {len(X)} rows")
-    X, (record, kept) = np.asarray(X, F64), record_of(nodes)
+    X = np.asarray(X, F64)
+    (record, kept) = record_of(nodes)
     places = (
         X.ctypes.data,
         *X.strides,
@@ -121,9 +124,12 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
 @njit
 def value_of(trees: Trees, t: int, x: int, right: int) -> float:
     """The value of a tree's leaf for the row at x, whose numbers are so many bytes apart."""
-    n, feature = trees.n_nodes, row(trees.features, trees.n_nodes, I32)
-    number, child = row(trees.numbers, n, np.float64), row(trees.children, 3 * n, I32)
-    place, bits = row(trees.places, n, I32), row(trees.sets, trees.n_words, I32)
+    n = trees.n_nodes
+    feature = row(trees.features, trees.n_nodes, I32)
+    number = row(trees.numbers, n, np.float64)
+    child = row(trees.children, 3 * n, I32)
+    place = row(trees.places, n, I32)
+    bits = row(trees.sets, trees.n_words, I32)
     node = INT(row(trees.roots, trees.n_trees, I32)[t])
     while feature[node] >= 0:
         value = row(x + INT(feature[node]) * right, 1, np.float64)[0]

@@ -69,9 +69,11 @@ def residuals(v: Vectors, at: Residuals, n: Word) -> None:
     Each strip's squares, weighted by rows, are added to the first of its two sums; squares that
     are weighted by columns too are added to the second.
     """
-    weights, limit = v.load(at.weights), v.broadcast(at.limit)
+    weights = v.load(at.weights)
+    limit = v.broadcast(at.limit)
     for strip in v.range((n + (STRIP_ROWS - 1)) // STRIP_ROWS):
-        first, sums = strip * STRIP_ROWS, at.sums + strip * (2 * v.bytes)
+        first = strip * STRIP_ROWS
+        sums = at.sums + strip * (2 * v.bytes)
         left = n - first
         last = first + v.choose(left < STRIP_ROWS, left, STRIP_ROWS)
         squares = v.variable(v.load(sums))

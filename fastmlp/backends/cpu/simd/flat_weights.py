@@ -27,7 +27,8 @@ from fastmlp.compiler.target import lanes_of
 MOST_VECTORS = 4
 # Larger layers take this many inputs at a time: rows of weights are read in whole pieces then, not
 # with a page in between.
-NEAR, FAR_INPUTS = 1 << 15, 8
+NEAR = 1 << 15
+FAR_INPUTS = 8
 
 
 def one_row(scalar: Scalar) -> VectorFunction:
@@ -58,7 +59,8 @@ def multiply(
     """Store bias + W^T x of one row, or with `positive` other than 0 the positive part."""
     is_far = n_in * n_out > NEAR // v.size
     step = v.choose(is_far, FAR_INPUTS, n_in)
-    whole, last = n_out // v.lanes, n_out % v.lanes
+    whole = n_out // v.lanes
+    last = n_out % v.lanes
     groups = whole // MOST_VECTORS
     rest = whole - groups * MOST_VECTORS
     mask = v.first(last)
@@ -79,7 +81,8 @@ def multiply(
             for i, (load, _) in enumerate(ways)
         ]
         for k in v.range(k0, k1):
-            x, w = v.broadcast(inputs + k * v.size), weights + k * (n_out * v.size) + at
+            x = v.broadcast(inputs + k * v.size)
+            w = weights + k * (n_out * v.size) + at
             for i, (load, _) in enumerate(ways):
                 sums[i].value = v.fma(x, load(w + i * v.bytes), sums[i].value)
         for i, (_, store) in enumerate(ways):
@@ -90,10 +93,8 @@ def multiply(
     for p in v.range(v.choose(is_far, (n_in + (FAR_INPUTS - 1)) // FAR_INPUTS, 1)):
         k0 = p * step
         k1 = v.choose(k0 + step > n_in, n_in, k0 + step)
-        start, positive_last = (
-            v.choose(k0 > 0, outputs, biases),
-            v.choose(k1 < n_in, 0, positive),
-        )
+        start = v.choose(k0 > 0, outputs, biases)
+        positive_last = v.choose(k1 < n_in, 0, positive)
         for group in v.range(groups):
             tile(MOST_VECTORS, False, group * MOST_VECTORS)
         first = groups * MOST_VECTORS
@@ -130,11 +131,14 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
         v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: Weights, n_out: Word,
         inputs: MatrixRows, n_in: Word, positive: Word, n: Word,
     ) -> None:  # fmt: skip
-        whole, last = n_out // v.lanes, n_out % v.lanes
-        groups, mask = whole // vectors, v.first(last)
+        whole = n_out // v.lanes
+        last = n_out % v.lanes
+        groups = whole // vectors
+        mask = v.first(last)
 
         def sweep(count: int, masked: bool, first: Word) -> None:
-            at, source = first * v.bytes, weights.address + first * weights.across
+            at = first * v.bytes
+            source = weights.address + first * weights.across
             columns: list[Callable[..., Vector]] = [v.load] * count
             if masked:
                 columns.append(lambda place: v.load_masked(place, mask))
@@ -254,7 +258,8 @@ def out_of_lanes(
     # Whole vectors without a mask: 272 -> 264 ns a row (derivatives of 16-64-64-1, Zen 3).
     for p, access in v.parts(width):
         begin = p * v.lanes
-        left, columns = width - begin, []
+        left = width - begin
+        columns = []
         for j in range(v.lanes):
             # Past the last unit the first is loaded again, and not stored.
             skip = v.choose(left > j, unit * j, 0)

@@ -95,10 +95,8 @@ def _sweeps(
         return sweep(tile, _KINDS.get(pairs))
 
     # Along its rows, bfmmla takes a panel of A at once: too little to share prefetches over.
-    largest, eight_1 = (
-        tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices"),
-        tiles(STRIP_ROWS, 1, prefetches=by_column),
-    )
+    largest = tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices")
+    eight_1 = tiles(STRIP_ROWS, 1, prefetches=by_column)
     # A single row: the row after is padding, where two are the least.
     least = 2 if pairs == "matrices" else 1
     others = (
@@ -124,12 +122,15 @@ def _row_products(
     """
     # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the same time, 55
     # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.
-    lanes, halves, has_single = lanes_of(scalar), has_narrow(pairs), not by_column
+    lanes = lanes_of(scalar)
+    halves = has_narrow(pairs)
+    has_single = not by_column
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
         scalar, by_column, pairs, packed
     )
     # If the largest tile has three panels, four rows by two panels serve any number of rows.
-    few, two_are_less = SMALL_TILE_ROWS, LARGEST_TILE[1] > 2
+    few = SMALL_TILE_ROWS
+    two_are_less = LARGEST_TILE[1] > 2
 
     @njit
     def multiply_rows(
@@ -188,9 +189,11 @@ def product(
     `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
     in 0.3 s, by column in 0.15.
     """
-    lanes, vector = lanes_of(scalar), vector_bytes()
+    lanes = lanes_of(scalar)
+    vector = vector_bytes()
     row_bytes = vector // 2 if pairs else vector
-    by_tiles, multiply_rows = pairs == "tiles", _row_products(scalar, by_column, pairs)
+    by_tiles = pairs == "tiles"
+    multiply_rows = _row_products(scalar, by_column, pairs)
     begin_tiles, end_tiles = (
         vector_function(f, scalar, lanes) for f in (configure, release)
     )
@@ -206,7 +209,8 @@ def product(
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
         # First the rows of whole strips, then the remaining rows.
-        r, whole = 0, shape.n_rows // STRIP_ROWS * STRIP_ROWS
+        r = 0
+        whole = shape.n_rows // STRIP_ROWS * STRIP_ROWS
         while r < shape.n_rows:
             n = whole if r < whole else shape.n_rows - whole
             skip = r // lanes * a_stride + r % lanes * (vector // lanes)
@@ -255,10 +259,13 @@ def packed_product(scalar: Scalar) -> Callable[..., None]:
     By rows it jumps a panel, to another page, after each vector. `buffer` is the address of the
     copy, of `rows_at_once` rows.
     """
-    lanes, size, vector = lanes_of(scalar), np.dtype(scalar).itemsize, vector_bytes()
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = vector_bytes()
     multiply_rows = _row_products(scalar, True, None, packed=True)
     pack_tiles = moves(scalar, lanes).pack_tiles
-    rows_of_copy, tile_bytes = njit(rows_at_once), njit(packed_tile)
+    rows_of_copy = njit(rows_at_once)
+    tile_bytes = njit(packed_tile)
 
     @hinted(control=True)
     def multiply(
@@ -270,11 +277,9 @@ def packed_product(scalar: Scalar) -> Callable[..., None]:
         buffer: int,
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
-        r, at_once, stride = (
-            0,
-            rows_of_copy(depth, size),
-            tile_bytes(depth, size, lanes),
-        )
+        r = 0
+        at_once = rows_of_copy(depth, size)
+        stride = tile_bytes(depth, size, lanes)
         while r < shape.n_rows:
             n = min(at_once, shape.n_rows - r)
             pack_tiles(Panels(a + r * vector, a_stride), buffer, stride, depth, n)

@@ -141,7 +141,8 @@ class TileSweep(Sweep):
         self.registers = v.tile_registers()
         self.left = v.scratch(2 * TURN_BYTES // v.bytes)
         self.right = v.scratch(self.tile.vectors * DEEP)
-        n_deep, rest = of.depth // DEEP, of.depth % DEEP
+        n_deep = of.depth // DEEP
+        rest = of.depth % DEEP
         v.when(rest > 0, lambda: self.fill(n_deep, rest))
         n_tiles = (self.n_rows + (TILE_ROWS - 1)) // TILE_ROWS
         last = [self.row_of(n_tiles - 1)]
@@ -191,7 +192,10 @@ class TileSweep(Sweep):
 
     def multiply(self, rows: Sequence[Word], n_deep: Word, rest: Word) -> None:
         """Write start + A B of one or two tiles of rows to where sums wait."""
-        v, start, waiting, registers = self.v, self.start, self.waiting, self.registers
+        v = self.v
+        start = self.start
+        waiting = self.waiting
+        registers = self.registers
         sums = {(i, j): self.number(i, j) for i, j in self.tiles_of(rows)}
         for (i, j), number in sums.items():
             place = start.address + rows[i] * start.row_stride + start.stride * j
@@ -242,7 +246,9 @@ class TileSweep(Sweep):
     def copy(
         self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None
     ) -> None:
-        v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
+        v = self.v
+        of = self.factors
+        half = self.v.of_lanes(SQUARE)
         n = min(self.tile.rows, SQUARE)
         beside = (
             of.a_stride if rest is None else v.choose(rest > SQUARE, of.a_stride, 0)
@@ -262,7 +268,9 @@ class TileSweep(Sweep):
         self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None
     ) -> None:
         """Transpose squares of the columns of A: two at once, halves of panels, twice."""
-        v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
+        v = self.v
+        of = self.factors
+        half = self.v.of_lanes(SQUARE)
         sources = [
             of.a
             + c // v.lanes * of.a_stride

@@ -70,7 +70,8 @@ def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
     """A turn's share of the pieces of a `STREAMS` record; address 0: no record."""
 
     def prefetch() -> None:
-        n_streams, n_lines = v.word(streams), v.word(streams + 8)
+        n_streams = v.word(streams)
+        n_lines = v.word(streams + 8)
         for i in v.range(n_streams):
             prefetch_share(
                 v, [v.word(streams + STREAMS.itemsize + i * 8)], n_lines, turn
@@ -187,8 +188,13 @@ class Sweep:
         self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: Operands,
         epilogue: Epilogue, n_rows: Word,
     ) -> None:  # fmt: skip
-        self.v, self.tile, self.n_rows = v, tile, n_rows
-        self.c, self.start, self.factors, self.epilogue = c, start, factors, epilogue
+        self.v = v
+        self.tile = tile
+        self.n_rows = n_rows
+        self.c = c
+        self.start = start
+        self.factors = factors
+        self.epilogue = epilogue
         # Numbers of a row of a panel of A.
         self.in_row = tile.lanes // 2 if tile.pairs else tile.lanes
         self.vectors = [v] * tile.vectors
@@ -204,9 +210,12 @@ class Sweep:
         self.waiting = Panels(v.scratch(ROW_BLOCK * tile.vectors), ROW_BLOCK * v.bytes)
 
     def run(self, streams: Word) -> None:
-        v, tile, depth = self.v, self.tile, self.factors.depth
+        v = self.v
+        tile = self.tile
+        depth = self.factors.depth
         last = self.last_block()
-        n_blocks, n_tiles = last + 1, (self.n_rows + (tile.rows - 1)) // tile.rows
+        n_blocks = last + 1
+        n_tiles = (self.n_rows + (tile.rows - 1)) // tile.rows
         for block in v.range(n_blocks):
             begins, ends = v.equal(block, 0), v.equal(block, last)
             first = block * DEPTH_BLOCK
@@ -228,7 +237,9 @@ class Sweep:
 
     def begin(self, r: Word, begins: Condition) -> None:
         """Load the sums, from the matrix `start` or from the block before."""
-        v, start, waiting = self.v, self.start, self.waiting
+        v = self.v
+        start = self.start
+        waiting = self.waiting
         base = v.choose(begins, start.address, waiting.address)
         row_stride = v.choose(begins, start.row_stride, v.bytes)
         stride = v.choose(begins, start.stride, waiting.stride)
@@ -244,7 +255,9 @@ class Sweep:
 
         232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """
-        v, b, stride = self.v, self.factors.b, self.factors.b_stride
+        v = self.v
+        b = self.factors.b
+        stride = self.factors.b_stride
         if not self.tile.prefetches:
             return lambda panel: None
         down = (first + DEPTH_BLOCK) * v.bytes
@@ -266,7 +279,10 @@ class Sweep:
         self, r: Word, first: Word, n: Word, streams: Word, turn: Turn
     ) -> None:
         """A tile that prefetches does its share of the streams in separate turns."""
-        v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
+        v = self.v
+        of = self.factors
+        lanes = self.tile.lanes
+        size = self.v.size
         lanes = SMALL_TILE_ROWS if self.tile.packed else lanes
         step_of_a = lanes * size
         a = of.a + r // lanes * of.a_stride + r % lanes * size + first * step_of_a
@@ -280,7 +296,8 @@ class Sweep:
         panels_of_b = self.rows_of_b(first)
 
         def along(k: Word | int, n: Word) -> None:
-            right, down = a + k * step_of_a, k * v.bytes
+            right = a + k * step_of_a
+            down = k * v.bytes
             self.accumulate(
                 right, columns, step_of_a, [b + down for b in panels_of_b], n
             )
@@ -300,16 +317,17 @@ class Sweep:
         self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]
     ) -> None:
         """A row is cut into panels of `in_row` numbers; the last one may be shorter."""
-        v, of, in_row = self.v, self.factors, self.in_row
+        v = self.v
+        of = self.factors
+        in_row = self.in_row
         row_bytes = in_row * v.size
-        a, panels_of_b = (
-            of.a + r * row_bytes + first // in_row * of.a_stride,
-            self.rows_of_b(first),
-        )
+        a = of.a + r * row_bytes + first // in_row * of.a_stride
+        panels_of_b = self.rows_of_b(first)
         rows = [m * row_bytes for m in range(self.tile.rows)]
 
         def along(panel: Word, n: Word | int) -> None:
-            right, down = a + panel * of.a_stride, panel * (in_row * v.bytes)
+            right = a + panel * of.a_stride
+            down = panel * (in_row * v.bytes)
             if self.tile.prefetches and self.tile.pairs:
                 # The next tile's numbers of A, which another core may have written. 11.3 -> 11.0 ms
                 # (128-1024-1024-10@512, 2 threads); in float32 nothing.
@@ -337,7 +355,9 @@ class Sweep:
 
         Unrolled fourfold, the loop takes the same time and compiles twice as long.
         """
-        v, tile, n_narrow = self.v, self.tile, self.tile.lanes // 2
+        v = self.v
+        tile = self.tile
+        n_narrow = self.tile.lanes // 2
         for k in v.range(n):
             row = [
                 of.load(place + k * v.bytes)
@@ -362,7 +382,9 @@ class Sweep:
 
     def finish(self, r: Word, ends: Condition) -> None:
         """Store the tile by way of the epilogue; before the last block, store its sums."""
-        v, c, waiting = self.v, self.c, self.waiting
+        v = self.v
+        c = self.c
+        waiting = self.waiting
         target = Panels(
             v.choose(ends, c.address, waiting.address),
             v.choose(ends, c.stride, waiting.stride),
@@ -375,7 +397,8 @@ class Sweep:
     def store(self, target: Panels, r: Word, epilogue: int) -> None:
         v = self.v
         for (m, j), total in self.sums.items():
-            of, down = self.vectors[j], r * v.bytes + m * v.bytes
+            of = self.vectors[j]
+            down = r * v.bytes + m * v.bytes
             operand = self.epilogue.operand + target.stride * j + down
             value = finished(of, epilogue, total.value, partial(of.load, operand))
             v.store(self.filled(value, of), target.address + target.stride * j + down)
@@ -410,7 +433,8 @@ def dots(
     """
     for j in v.range(n_out):
         w = Panels(weights + j * v.bytes, n_out * v.bytes)
-        bias, column = v.broadcast(biases + j * v.size), target + j * n * v.size
+        bias = v.broadcast(biases + j * v.size)
+        column = target + j * n * v.size
         for i, sums in _dot_products(v, inputs, w, n_in, n):
             v.store(sums + bias, column + i * v.bytes)
 
@@ -440,10 +464,8 @@ def _dot_products(
             total.value = v.zero
         rows = matrix.address + i * (v.lanes * v.bytes)
         for p, part in v.parts(depth):
-            w, across = (
-                part.load(vector.address + p * vector.stride),
-                rows + p * matrix.stride,
-            )
+            w = part.load(vector.address + p * vector.stride)
+            across = rows + p * matrix.stride
             for r, total in enumerate(sums):
                 total.value = v.fma(part.load(across + r * v.bytes), w, total.value)
         yield i, v.sums([total.value for total in sums])

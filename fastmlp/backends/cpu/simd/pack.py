@@ -68,7 +68,8 @@ def unpack_rows(
     """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 ->
     0.4 us (4-64-64-1)."""
     for r in v.range(n):
-        row, place = source + r * v.bytes, target + r * (width * v.size)
+        row = source + r * v.bytes
+        place = target + r * (width * v.size)
         for p, part in v.parts(width):
             part.store(v.load(row + p * stride), place + p * v.bytes)
 
@@ -105,7 +106,8 @@ def pack_tiles(
 ) -> None:
     """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart, column by
     column: whole panels, and rows up to a whole tile."""
-    rows, woven = SMALL_TILE_ROWS, _woven(v)
+    rows = SMALL_TILE_ROWS
+    woven = _woven(v)
     for t in v.range((n + (rows - 1)) // rows):
         for p in v.range(v.n_vectors(width)):
             place = source.address + p * source.stride + t * (rows * v.bytes)
@@ -123,7 +125,8 @@ def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:
 
     Four vectors are added first, as each sum waits for the sum before.
     """
-    total, at_once = v.variable(v.load(target)), 4 * v.lanes
+    total = v.variable(v.load(target))
+    at_once = 4 * v.lanes
     for i in v.range(n // at_once):
         values = [v.load(source + i * (4 * v.bytes) + k * v.bytes) for k in range(4)]
         a, b, c, d = (value - value for value in values)
@@ -163,7 +166,8 @@ def unpack_columns(
     Reads whole squares, and writes up to a vector past the last column. Rows are done from the
     last, columns from the first: numbers written past a column's end are overwritten.
     """
-    square, n_squares = v.lanes * v.bytes, v.n_vectors(n)
+    square = v.lanes * v.bytes
+    n_squares = v.n_vectors(n)
     for p in v.range(v.n_vectors(width)):
         for i in v.range(n_squares):
             last = n_squares - 1 - i
@@ -187,7 +191,8 @@ def gather_columns(
             v.word(index + v.choose(place < n, place, n - 1) * 8) for place in places
         ]
         for p, part in v.parts(width):
-            down, skip = p * v.bytes, target + last * v.bytes
+            down = p * v.bytes
+            skip = target + last * v.bytes
             square = [part.load(source + row * (width * v.size) + down) for row in rows]
             for c, column in enumerate(v.transposed(square)):
                 j = p * v.lanes + c
@@ -202,7 +207,8 @@ def pack_columns(
     square = v.lanes * v.bytes
     for p in v.range(v.n_vectors(width)):
         for i in v.range(v.n_vectors(n)):
-            down, columns = source + i * v.bytes, []
+            down = source + i * v.bytes
+            columns = []
             for c in range(v.lanes):
                 j = p * v.lanes + c
                 place = v.choose(j < width, down + j * n * v.size, source)
@@ -254,7 +260,8 @@ def add_rows(
 ) -> None:
     """Store `start` plus the product of a sparse row with the first `width` columns of a matrix,
     at most `lanes`."""
-    mask, total = v.first(width), v.variable(v.load(start))
+    mask = v.first(width)
+    total = v.variable(v.load(start))
     for place, factor in _each(v, sparse, matrix):
         total.value = v.fma(factor, v.load_masked(place, mask), total.value)
     v.store(total.value, target)
@@ -292,7 +299,8 @@ def pair_rows(
     """Store pairs along, and pairs across, n rows of `width` numbers, from an even row on;
     padding is not read, and becomes zeros."""
     for p in v.range(v.n_vectors(width)):
-        mask, source = v.first(width - p * v.lanes), rows.address + p * rows.stride
+        mask = v.first(width - p * v.lanes)
+        source = rows.address + p * rows.stride
         skip = p * (rows.stride // 2)
 
         def number(place: Word, mask: object = mask) -> Vector:

@@ -23,7 +23,9 @@ import numpy as np
 TILE_ROWS, DEEP = 16, 16
 ROW_BYTES = 64
 # Registers of sums, of left operands, and of right ones.
-SUMS, LEFT, RIGHT = range(4), range(4, 6), range(6, 8)
+SUMS = range(4)
+LEFT = range(4, 6)
+RIGHT = range(6, 8)
 
 
 class TileRegisters(ABC):
@@ -74,7 +76,8 @@ class NumPyTileRegisters(TileRegisters):
 
     def configure(self, rows: Any) -> None:
         assert 0 < rows <= TILE_ROWS
-        self.state.rows, self.state.tiles = rows, {}
+        self.state.rows = rows
+        self.state.tiles = {}
 
     def release(self) -> None:
         self.state.rows = 0
@@ -191,7 +194,9 @@ class Vectors(ABC):
     zero: Vector
 
     def __init__(self, scalar: Scalar, lanes: int) -> None:
-        self.scalar, self.lanes, self.size = scalar, lanes, np.dtype(scalar).itemsize
+        self.scalar = scalar
+        self.lanes = lanes
+        self.size = np.dtype(scalar).itemsize
         self.bytes = lanes * self.size
 
     @abstractmethod
@@ -355,7 +360,8 @@ class Vectors(ABC):
             low, high = self.halves(half)
             for r in range(len(rows)):
                 if not r & half:
-                    a, b = rows[r], rows[r + half]
+                    a = rows[r]
+                    b = rows[r + half]
                     rows[r], rows[r + half] = (
                         self.shuffle(a, b, low),
                         self.shuffle(a, b, high),

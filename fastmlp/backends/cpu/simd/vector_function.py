@@ -32,7 +32,8 @@ INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 def sum_to_odd(a: Any, b: Any) -> Any:
     """a + b, rounded to odd as bfmmla does: towards 0, and the last bit set if inexact."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a = a.astype(np.float64)
+    b = b.astype(np.float64)
     total = a + b
     # The part that the sum in float64 lacks: it is made odd in that direction, then cut.
     part = total - a
@@ -58,7 +59,8 @@ class NumPyVectors(vector.Vectors):
         self._zeros = self.zero = np.zeros(lanes, scalar)
         # Shared, as vectors are not changed in place.
         self._zeros.flags.writeable = False
-        self._numbers, self._lanes = memory(np.dtype(scalar)), np.arange(lanes)
+        self._numbers = memory(np.dtype(scalar))
+        self._lanes = np.arange(lanes)
         self._scratch: list[Any] = []
 
     def of_lanes(self, lanes: int) -> Self:
@@ -82,7 +84,8 @@ class NumPyVectors(vector.Vectors):
         self.store(value, address)
 
     def load_masked(self, address: Any, mask: Any) -> Any:
-        value, n = self._zeros.copy(), int(mask.sum())
+        value = self._zeros.copy()
+        n = int(mask.sum())
         value[:n] = self._slice(address, n)
         return value
 
@@ -238,7 +241,9 @@ class Loops:
     def __init__(
         self, module: dict[str, Any], scalar: vector.Scalar, lanes: int
     ) -> None:
-        self._module, self._scalar, self._lanes = module, scalar, lanes
+        self._module = module
+        self._scalar = scalar
+        self._lanes = lanes
 
     def __getattr__(self, name: str) -> VectorFunction:
         return vector_function(self._module[name], self._scalar, self._lanes)

@@ -51,7 +51,8 @@ class _Word:
     """
 
     def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
+        self.builder = builder
+        self.value = value
 
     def _of(self, value: Any) -> "_Word":
         return _Word(self.builder, value)
@@ -113,7 +114,8 @@ class _Vector:
     """A vector in a register, with Python's operators."""
 
     def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
+        self.builder = builder
+        self.value = value
 
     def __add__(self, other: "_Vector") -> "_Vector":
         return _Vector(self.builder, self.builder.fadd(self.value, other.value))
@@ -165,7 +167,8 @@ class LLVMTileRegisters(TileRegisters):
         return pointer_of(self.builder, address.value)
 
     def configure(self, rows: Any) -> None:
-        builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
+        builder = self.builder
+        words = ir.ArrayType(ir.IntType(64), 8)
         place = entry_alloca(builder, words)
         for i, word in enumerate(_configuration(rows)):
             value = (
@@ -254,7 +257,8 @@ class LLVMVectors(Vectors):
         store.set_metadata("nontemporal", once)
 
     def load_masked(self, address: Any, mask: Any) -> Any:
-        pointer, zeros = self._pointer(address), ir.Constant(self.kind, None)
+        pointer = self._pointer(address)
+        zeros = ir.Constant(self.kind, None)
         operands = [pointer, ir.Constant(LANE, self.size), mask, zeros]
         return self._vector(self._masked("load", self.kind, operands))
 
@@ -278,7 +282,8 @@ class LLVMVectors(Vectors):
         return self._vector(self._everywhere(number, self.kind))
 
     def _everywhere(self, number: Any, kind: Any) -> Any:
-        empty, nowhere = ir.Constant(kind, ir.Undefined), [0] * kind.count
+        empty = ir.Constant(kind, ir.Undefined)
+        nowhere = [0] * kind.count
         first_lane = self.builder.insert_element(empty, number, LANE(0))
         places = ir.Constant(ir.VectorType(LANE, kind.count), nowhere)
         return self.builder.shuffle_vector(first_lane, first_lane, places)
@@ -324,11 +329,10 @@ class LLVMVectors(Vectors):
 
     def _of_pairs(self, pairs: Any) -> tuple[Any, Any]:
         """The first number of each pair, and the second, as float32."""
-        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
-        bits, half = (
-            builder.bitcast(pairs.value, ints),
-            ir.Constant(ints, [16] * self.lanes),
-        )
+        builder = self.builder
+        ints = ir.VectorType(LANE, self.lanes)
+        bits = builder.bitcast(pairs.value, ints)
+        half = ir.Constant(ints, [16] * self.lanes)
         high = builder.shl(builder.lshr(bits, half), half)
         both = (
             builder.bitcast(part, self.kind) for part in (builder.shl(bits, half), high)
@@ -354,12 +358,14 @@ class LLVMVectors(Vectors):
 
     def _upper_bits(self, value: Any) -> Any:
         """Numbers rounded to bfloat16, as 16 bits each."""
-        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
+        builder = self.builder
+        ints = ir.VectorType(LANE, self.lanes)
 
         def const(number: int) -> Any:
             return ir.Constant(ints, [number] * self.lanes)
 
-        bits, none = builder.bitcast(value.value, ints), const(0)
+        bits = builder.bitcast(value.value, ints)
+        none = const(0)
         last = builder.and_(builder.lshr(bits, const(16)), const(1))
         nearest = builder.add(builder.add(bits, const(0x7FFF)), last)
         exponent = builder.and_(bits, const(0x7F800000))
@@ -408,11 +414,11 @@ class LLVMVectors(Vectors):
         return self._vector(same)
 
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
-        builder, (first, last) = (
-            self.builder,
-            (0, first) if last is None else (first, last),
-        )
-        begin, end, before = _register(first), _register(last), builder.block
+        builder = self.builder
+        (first, last) = (0, first) if last is None else (first, last)
+        begin = _register(first)
+        end = _register(last)
+        before = builder.block
         body, after = (builder.append_basic_block(name) for name in ("body", "after"))
         # The test at the end is for inequality: then LLVM keeps one count for the whole loop.
         builder.cbranch(builder.icmp_signed("<", begin, end), body, after)
@@ -426,7 +432,8 @@ class LLVMVectors(Vectors):
         builder.position_at_end(after)
 
     def parts(self, n: Any) -> Iterator[tuple[Any, VectorAccess]]:
-        whole, rest = n // self.lanes, n % self.lanes
+        whole = n // self.lanes
+        rest = n % self.lanes
         mask = self.first(rest)
         for index in self.range(whole):
             yield index, VectorAccess(self.load, self.store)
@@ -454,7 +461,8 @@ class LLVMVectors(Vectors):
                     emit()
 
     def switch(self, word: Any, cases: Mapping[int, Callable[[], None]]) -> None:
-        builder, after = self.builder, self.builder.append_basic_block("after")
+        builder = self.builder
+        after = self.builder.append_basic_block("after")
         blocks = [builder.append_basic_block(f"case.{number}") for number in cases]
         choice = builder.switch(word.value, blocks[0])
         for (number, emit), block in zip(cases.items(), blocks, strict=True):

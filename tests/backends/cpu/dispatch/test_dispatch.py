@@ -288,7 +288,8 @@ def test_a_call_in_a_pool_that_stops_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that Ctrl-C ends the fits of all threads, not the main thread's alone."""
-    net, rows = MLP((2, 3, 1), seed=0), np.ones((4, 2))
+    net = MLP((2, 3, 1), seed=0)
+    rows = np.ones((4, 2))
     expected = net.loss_and_gradient(rows, rows[:, :1])[0]
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -392,7 +393,8 @@ def test_threads_are_given_and_put_back_after_an_exception() -> None:
         raise KeyboardInterrupt
     with limits.reserved(limits.thread_limit()) as n:
         assert n == limits.thread_limit()
-    before, inside = numba.get_num_threads(), list[int]()
+    before = numba.get_num_threads()
+    inside = list[int]()
 
     def interrupted() -> None:
         inside.append(numba.get_num_threads())
@@ -407,7 +409,8 @@ class InterruptedLock:
     """A lock as which an interrupt comes the n-th time that it is taken: before or after."""
 
     def __init__(self, n: int, *, before: bool) -> None:
-        self._n, self._before = n, before
+        self._n = n
+        self._before = before
 
     def __enter__(self) -> None:
         self._n -= 1

@@ -60,7 +60,8 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 
 def sparse_rows(dtype: str) -> Any:
-    rng, width = np.random.default_rng(0), 40
+    rng = np.random.default_rng(0)
+    width = 40
     dense = rng.normal(size=(N_ROWS, width)) * (rng.uniform(size=(N_ROWS, width)) < 0.1)
     dense[3], dense[:, 7], dense[5] = 0, 0, rng.normal(size=width)
     return scipy.sparse.csr_array(dense.astype(dtype))
@@ -124,7 +125,8 @@ def test_results_are_those_of_dense_rows_in_any_chunks_and_on_any_threads(
 
 def test_columns_in_any_order_and_twice() -> None:
     dense = np.zeros((2, 5))
-    dense[0, [1, 4]], dense[1, 0] = [3.0, 2.0], 1.0
+    dense[0, [1, 4]] = [3.0, 2.0]
+    dense[1, 0] = 1.0
     x = SparseRows(
         np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5
     )
@@ -176,7 +178,8 @@ def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded
 def inputs_of(rows: Expanded) -> Any:
     inputs = []
     for values in rows.values.tolist():
-        row, rest = values[: rows.plain], values[rows.plain :]
+        row = values[: rows.plain]
+        rest = values[rows.plain :]
         for x, n in zip(rest, [*rows.pieces, *[0] * len(rows.levels)], strict=True):
             row += [min(max(x - t, 0.0), 1.0) for t in range(n)]
         for x, n in zip(rest[len(rows.pieces) :], rows.levels, strict=True):
@@ -202,7 +205,8 @@ def test_rows_stand_for_their_inputs(kind: str) -> None:
 
 @each_kind
 def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
-    rows, results = rows_of(kind), list[list[Any]]()
+    rows = rows_of(kind)
+    results = list[list[Any]]()
     for x in (rows, rows.toarray()):
         net = net_for(rows)
         history = net.fit(x, targets(), epochs=3, batch_size=10, validation_split=0.2)
@@ -223,7 +227,8 @@ def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
     ids=str,
 )
 def test_other_rules_go_along(rules: dict[str, Any]) -> None:
-    rows, results = rows_of("all"), []
+    rows = rows_of("all")
+    results = []
     for x in (rows, rows.toarray()):
         net = net_for(rows, (37, 5), **rules)
         net.fit(x, targets(), epochs=3, batch_size=10)
@@ -247,7 +252,8 @@ def test_a_row_is_predicted_alone_as_among_others(kind: str, dtype: str) -> None
 
 
 def test_fit_many_has_the_bits_of_fit() -> None:
-    rows, y = rows_of("all", "float32"), targets()
+    rows = rows_of("all", "float32")
+    y = targets()
     alone, together = ([net_for(rows, (n,)) for n in (5, 20, 33)] for _ in range(2))
     for net in alone:
         net.fit(rows, y, epochs=3, batch_size=8)
@@ -257,7 +263,9 @@ def test_fit_many_has_the_bits_of_fit() -> None:
 
 
 def test_a_fit_is_resumed(tmp_path: Path) -> None:
-    rows, y, file = rows_of("all", "float32"), targets(), tmp_path / "fit"
+    rows = rows_of("all", "float32")
+    y = targets()
+    file = tmp_path / "fit"
     whole, cut, resumed = (net_for(rows) for _ in range(3))
     whole.fit(rows, y, epochs=4, batch_size=10)
     settings: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
@@ -350,8 +358,10 @@ def test_forms_of_rules() -> None:
 def test_blocks_without_slopes_write_values_alone(
     name: str, dtype: str, rng: Any
 ) -> None:
-    loop, rule = elementwise.activation_loop, ACTIVATIONS[name]
-    alone, both = block_of(loop, dtype, rule, slopes=False), block_of(loop, dtype, rule)
+    loop = elementwise.activation_loop
+    rule = ACTIVATIONS[name]
+    alone = block_of(loop, dtype, rule, slopes=False)
+    both = block_of(loop, dtype, rule)
     addresses, _ = rule_blocks.activations(
         network_of(name, "relu", dtype=dtype), slopes=False
     )
@@ -382,7 +392,8 @@ def test_updates_take_state_and_one_penalty_of_ours() -> None:
         moved = 2 if v != 0.25 else 1 if m != 0.5 else 0
         assert N_MOMENTS.get(optimizer.rule, 2) == moved
     l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
-    adam, results = OPTIMIZERS["adam"](), set[int]()
+    adam = OPTIMIZERS["adam"]()
+    results = set[int]()
     for penalty in (l1, l2):
         network = network_of("identity", penalties=(penalty,))
         results.add(rule_blocks.penalised_optimizer(network, adam))

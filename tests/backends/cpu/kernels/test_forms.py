@@ -74,17 +74,17 @@ def test_packed_rows_same(
 ) -> None:
     net = Net((130, 100, 98, 3), "relu", dtype=dtype)
     at = scene(monkeypatch, net, 133, split_layer=split_layer, by_panels=True)
-    by_rows, by_panels = (
-        at.session.blocks["forward_backward"],
-        forward_backward_by_panels,
-    )
-    blocks, ways = at.session.plan.blocks[0], (by_rows, block_of(by_panels, dtype))
+    by_rows = at.session.blocks["forward_backward"]
+    by_panels = forward_backward_by_panels
+    blocks = at.session.plan.blocks[0]
+    ways = (by_rows, block_of(by_panels, dtype))
 
     def bits() -> set[Any]:
         return {at.gradient(partial(way, 0, at.net, 3, TRAIN, 0)) for way in ways}
 
     assert blocks.packed_product
-    packed, blocks.packed_product = bits(), 0
+    packed = bits()
+    blocks.packed_product = 0
     assert len(packed) == 1
     assert packed == bits()
 
@@ -192,7 +192,8 @@ def test_training_by_lots_is_training_at_once_to_rounding(
 ) -> None:
     net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, BATCH, weighted=True)
-    order, rule = orders(rng, 3, BATCH), OPTIMIZERS[optimizer](0.01)
+    order = orders(rng, 3, BATCH)
+    rule = OPTIMIZERS[optimizer](0.01)
     whole = train(net, parameters, data, rule, order, batch_size)
     monkeypatch.setattr(tuning, "MICROBATCH_FLOPS", 0)
     small = microbatch_rows(make_layout(net.sizes), batch_size)
@@ -475,7 +476,8 @@ def test_padding_does_not_count(clip: Any) -> None:
 @pytest.mark.filterwarnings("ignore:fit diverged")
 def test_a_norm_that_is_not_finite_is_a_divergence(clip: Any) -> None:
     """Loss, gradient and the parameters of a plain step are finite, the sum of squares is not."""
-    X, y = np.full((4, 2), 1e200), np.ones(4)
+    X = np.full((4, 2), 1e200)
+    y = np.ones(4)
     for optimizer, status in ((SGD(ETA), "COMPLETED"), (SGD(ETA, **clip), "DIVERGED")):
         net = MLP((2, 1), loss="mae", optimizer=optimizer, dtype="float64", seed=0)
         before = net.parameters.tobytes()

@@ -175,7 +175,8 @@ def trainer_of(
 
 
 def take_steps(trainer: Trainer, optimizer: Any, rate: float = 0.01) -> None:
-    order, losses = np.arange(N_ROWS)[None], np.zeros(1)
+    order = np.arange(N_ROWS)[None]
+    losses = np.zeros(1)
     rates = np.full(trainer.step_of(trainer.units_per_epoch), rate)
     coefficients = coefficients_of(optimizer, 1, rates)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
@@ -191,7 +192,8 @@ def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
 
     Of a transposed layer, the panels of W transposed, and after them the biases.
     """
-    layout, parts = make_layout(net.sizes), []
+    layout = make_layout(net.sizes)
+    parts = []
     for w, b in zip(weight_views(layout, flat), bias_views(layout, flat), strict=True):
         transposed = holds_transposed(w.shape[0], w.shape[1], lanes)
         matrices = [w.T, b[None]] if transposed else [np.vstack((w, b))]
@@ -217,7 +219,8 @@ def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
 def places_of_numbers(trainer: Trainer, net: Net) -> tuple[Any, Any]:
     ones = np.ones(make_layout(net.sizes).n_parameters, net.dtype)
     workspace = workspace_of(trainer)
-    lanes, rows = workspace.lanes, workspace.chunk_rows
+    lanes = workspace.lanes
+    rows = workspace.chunk_rows
     return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(
         net, ones, lanes, rows
     ) != 0
@@ -236,7 +239,8 @@ def assert_in_step(
     of a transposed layer's padding is that of the padding of its inputs, which is 1/2 for a
     sigmoid: it may be anything, and no kernel reads it (see the test of NaNs in its place).
     """
-    workspace, state = workspace_of(trainer), trainer.session.moments
+    workspace = workspace_of(trainer)
+    state = trainer.session.moments
     assert state is not None
     packed = (workspace.parameters, state.m, state.v)
     transposed = trainer.session.plan.layers.is_transposed.any()
@@ -270,11 +274,14 @@ def test_parameters_lie_where_the_panels_say(
 def test_unpacking_what_was_packed_gives_every_bit_back(
     dtype: str, sizes: tuple[int, ...]
 ) -> None:
-    rng, net = np.random.default_rng(0), Net(sizes, dtype=dtype)
+    rng = np.random.default_rng(0)
+    net = Net(sizes, dtype=dtype)
     trainer, parameters, _ = trainer_of(net, SGD(), rng)
     bits = rng.bytes(parameters.nbytes)  # NaNs with all their bits among them
-    flat, back = np.frombuffer(bits, dtype), np.empty_like(parameters)
-    session, packed = trainer.session, workspace_of(trainer).parameters
+    flat = np.frombuffer(bits, dtype)
+    back = np.empty_like(parameters)
+    session = trainer.session
+    packed = workspace_of(trainer).parameters
     where = address(session.plan.net)
     session.blocks["pack"](where, address(flat), address(packed))
     session.blocks["unpack"](where, address(back), address(packed))
@@ -318,10 +325,8 @@ def test_padding_is_unread(
     for fill in (0.0, np.nan):
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, optimizer, rng, None, batch_size)
-        workspace, (packed, copies) = (
-            workspace_of(trainer),
-            places_of_numbers(trainer, net),
-        )
+        workspace = workspace_of(trainer)
+        (packed, copies) = places_of_numbers(trainer, net)
         for vector in (workspace.parameters, moments.m, moments.v):
             vector[: packed.size][~packed] = fill
         workspace.copies[~copies] = fill

@@ -54,7 +54,8 @@ from fastmlp.network.spec import Layout, make_layout
 
 
 def test_what_no_cache_holds_goes_past_them() -> None:
-    small, large = make_layout((10, 20, 30)), make_layout((1000, 1000, 1000))
+    small = make_layout((10, 20, 30))
+    large = make_layout((1000, 1000, 1000))
     assert plan_of(small, 16)[0].net[0].non_temporal == NONE
     assert (
         plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == OTHERS
@@ -71,7 +72,9 @@ def test_layers_adjoin_in_the_packed_vector(
     layout: Layout, lanes: int, train: bool, spacing: Spacing
 ) -> None:
     plan, buffers = plan_of(layout, lanes, train=train, spacing=spacing)
-    layers, packed, vector = plan.layers, buffers.packed, lanes * SIZE
+    layers = plan.layers
+    packed = buffers.packed
+    vector = lanes * SIZE
     begin = address(buffers.parameters)
     ends = begin + np.cumsum([held.size for held in packed]) * vector
     assert [*layers.packed] == [begin, *ends[:-1]]
@@ -130,7 +133,8 @@ def test_buffers_of_layers_adjoin(
     assert panel == buffers.panel_rows * lanes * SIZE
     assert panel // (lanes * SIZE) % PAGE_ROWS != 0
     for name in ("outputs", "deltas"):
-        begins, buffer = plan.layers[name], getattr(buffers, name)
+        begins = plan.layers[name]
+        buffer = getattr(buffers, name)
         ends = begins + plan.layers.n_panels * panel
         assert begins[0] == address(buffer)
         assert [*ends[:-1]] == [*begins[1:]]
@@ -156,7 +160,9 @@ def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> Non
 def test_fields_of_a_record_are_live_and_no_others_are_known() -> None:
     record = np.zeros(1, Job.dtype)
     fields = fields_of(record)
-    fields["last"], fields["mass"], record["reached"] = np.int64(3), np.float32(0.5), -7
+    fields["last"] = np.int64(3)
+    fields["mass"] = np.float32(0.5)
+    record["reached"] = -7
     assert (record["last"][0], record["mass"][0], fields["reached"]) == (3, 0.5, -7)
     assert [fields[name] for name in Job.dtype.names or ()] == list(record[0])
     with pytest.raises(AttributeError, match="'lasts'"):
@@ -274,7 +280,8 @@ def test_small_tiles_cover_every_row_once(
 @given(layouts, widths, st.integers(1, 2))
 def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> None:
     plan, _ = plan_of(layout, lanes, n_threads=2, split_layer=split_layer)
-    net, i = plan.net[0], plan.net[0].split_layer - 1
+    net = plan.net[0]
+    i = plan.net[0].split_layer - 1
     assert net.middle % lanes == 0
     if i < 0:
         assert net.middle == 0
@@ -318,7 +325,8 @@ def test_tiles_know_parameters(
         layout, lanes, n_threads=n_threads, split_layer=split_layer, spacing=spacing
     )
     for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
-        layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
+        layer = plan.layers[piece.layer]
+        held = buffers.packed[piece.layer]
         place = layer.packed + held.place(piece.panel, piece.first) * lanes * SIZE
         assert plan.net[0].parameters + piece.offset == place
 
@@ -342,7 +350,11 @@ def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
     assert loads.max() - loads.min() <= largest
 
 
-LANES, BYTES, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
+LANES = 8
+BYTES = 8
+N_IN = 300
+N_ROWS = 21
+BATCH = 6
 
 
 @pytest.fixture(scope="module")
@@ -350,8 +362,10 @@ def look() -> Block:
     n_words = STREAMS_BYTES // 8
 
     def copy_wanted(address: int, t: int, apply: int, split: int, target: int) -> None:
-        wanted, net = stack(STREAMS_BYTES), record_at(address, NetRecord)
-        words, copied = row(wanted, n_words, np.int64), row(target, n_words, np.int64)
+        wanted = stack(STREAMS_BYTES)
+        net = record_at(address, NetRecord)
+        words = row(wanted, n_words, np.int64)
+        copied = row(target, n_words, np.int64)
         tile = records_at(net.tiles, net.n_tiles, Tile)[t]
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
         piece = (tile, layer, net.parameters + tile.offset)
@@ -369,14 +383,13 @@ class Scene:
         blocks = Addresses([0, 0], [0, 0], n_moments=2)
         options = Partition(BATCH, n_threads=n_threads, split_layer=split_layer)
         self.plan = make_plan(layout, self.buffers, blocks, partition=options)
-        self.net, self.batch = self.plan.net[0], self.plan.batch[0]
+        self.net = self.plan.net[0]
+        self.batch = self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
         self.order = np.random.default_rng(0).permutation(N_ROWS)
-        self.batch.x, self.batch.n_rows, self.net.prefetches_rows = (
-            address(self.x),
-            BATCH,
-            1,
-        )
+        self.batch.x = address(self.x)
+        self.batch.n_rows = BATCH
+        self.net.prefetches_rows = 1
         self.at(0)
 
     def at(self, first: int) -> None:
@@ -417,7 +430,8 @@ def test_all_rows_of_the_next_batch_are_asked_for_once(look: Block, first: int) 
 
 def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
     scene = Scene(n_threads=2, split_layer=1)
-    result, rows = scene.wanted(look, split=1), scene.order[BATCH : 2 * BATCH]
+    result = scene.wanted(look, split=1)
+    rows = scene.order[BATCH : 2 * BATCH]
     middle = int(scene.net.middle)
     assert 0 < middle < N_IN
     expected = {(place, lines_of(middle)) for place in scene.places(rows)}

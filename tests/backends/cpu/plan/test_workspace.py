@@ -75,11 +75,9 @@ def test_buffers_are_zeros_that_begin_on_a_cache_line(n: int, dtype: type) -> No
 def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
     rows: int, n_out: int, n_targets: int, dtype: type
 ) -> None:
-    layout, size, most = (
-        make_layout((3, n_out)),
-        np.dtype(dtype).itemsize,
-        min(rows, ROW_BLOCK),
-    )
+    layout = make_layout((3, n_out))
+    size = np.dtype(dtype).itemsize
+    most = min(rows, ROW_BLOCK)
     alone = make_workspace(layout, rows, n_targets, dtype, 4, train=True)
     buffers = make_workspace(layout, rows, n_targets, dtype, 4, train=True, parts=3)
     assert buffers.row_losses.dtype == np.float64

@@ -53,10 +53,12 @@ def some_rows(dtype: str) -> list[int]:
 
 
 def assert_same_bits(network: Network, rng: Any) -> None:
-    dtype, sizes = network.dtype, network.layout.sizes
+    dtype = network.dtype
+    sizes = network.layout.sizes
     parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
     runner = Engine(network, 1)
-    blocks, tiles = RowBlocks(runner, network), TiledRows(runner, network)
+    blocks = RowBlocks(runner, network)
+    tiles = TiledRows(runner, network)
     panels = Prediction(runner, network)
     for n_rows in some_rows(dtype.name):
         x = rng.normal(size=(n_rows, sizes[0])).astype(dtype)
@@ -174,7 +176,8 @@ def test_each_write_of_parameters_shows_in_the_next_predictions(
     net = MLP(sizes, seed=0, optimizer=SGD(1e-3))
     x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)
     y = rng.normal(size=(n_rows, sizes[-1])).astype(np.float32)
-    other, group = MLP(sizes, seed=1, optimizer=SGD(1e-3)), NetGroup([net])
+    other = MLP(sizes, seed=1, optimizer=SGD(1e-3))
+    group = NetGroup([net])
     views: list[Any] = (
         [net.weights[0][1], net.biases[-1].reshape(1, -1).T] if held else []
     )
@@ -236,7 +239,8 @@ def test_parameters_of_a_step_are_predicted_whole(
     monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
     monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
-    net, x = MLP((900, 1100, 9), seed=0), rng.normal(size=(3, 900)).astype(np.float32)
+    net = MLP((900, 1100, 9), seed=0)
+    x = rng.normal(size=(3, 900)).astype(np.float32)
     write, target = TiledRows._write, net._state
     values = rng.normal(size=target.parameters.size).astype(np.float32)
 
@@ -254,7 +258,8 @@ def test_parameters_of_a_step_are_predicted_whole(
 
 def test_raw_outputs_leave_the_quick_way_and_every_call_has_an_array() -> None:
     net, x = net_and_rows()
-    one, other = net.predict(x), net.predict(-x)
+    one = net.predict(x)
+    other = net.predict(-x)
     assert not np.shares_memory(one, other)
     assert np.array_equal(one, slowly(net, x))
     net = MLP((4, 6, 3), loss="cross_entropy", seed=0)
@@ -388,7 +393,8 @@ def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
 
 def test_a_copy_outlives_the_net_it_was_made_of() -> None:
     net, x = net_and_rows()
-    before, other = net.predict(x), copy.deepcopy(net)
+    before = net.predict(x)
+    other = copy.deepcopy(net)
     quick = net._predictor
     assert quick is not None
     assert other._predictor is None  # addresses mean nothing in a copy
@@ -478,7 +484,8 @@ def test_few_rows_of_a_wide_net_reuse_one_small_batch(
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr(predictor, "SmallBatch", Counted)
-    net, x = MLP((600, 900, 2), seed=0), np.ones((4, 600), np.float32)
+    net = MLP((600, 900, 2), seed=0)
+    x = np.ones((4, 600), np.float32)
     expected = net.predict(x[:1])
     net.predict(x[:2])
     made.clear()
@@ -500,7 +507,8 @@ def test_bits_are_of_one_thread(
         runner = Engine(network, n_threads)
         # The pool has more threads than there are cores, if it is asked for them.
         runner.n_threads = n_threads
-        out, blocks = np.empty((len(x), 2), dtype), RowBlocks(runner, network)
+        out = np.empty((len(x), 2), dtype)
+        blocks = RowBlocks(runner, network)
         for _ in range(1 if INTERPRETED else 20):
             out.fill(UNTOUCHED)
             assert blocks(parameters, x, out)
@@ -514,7 +522,8 @@ def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     x = rng.normal(size=(100, 5)).astype(dtype)
     runner = Engine(network, 1)
-    whole, cut = RowBlocks(runner, network), RowBlocks(runner, network)
+    whole = RowBlocks(runner, network)
+    cut = RowBlocks(runner, network)
     cut._most = 37
     expected, out = np.empty((2, 100, 2), dtype)
     assert whole(parameters, x, expected)
@@ -616,7 +625,9 @@ NAN = np.nan
 def test_trees_are_added() -> None:
     """Two trees: a number, then levels 1, 33 and 255 of the second column; and a leaf alone."""
     words = np.zeros(8, np.int64)
-    words[0], words[1], words[7] = 1 << 1, 1 << 1, -(1 << 31)
+    words[0] = 1 << 1
+    words[1] = 1 << 1
+    words[7] = -(1 << 31)
     nodes = TreeNodes(
         roots=np.array([0, 5]),
         features=np.array([0, 1, -1, -1, -1, -1]),

@@ -76,13 +76,17 @@ def multiply(
 ) -> Any:
     """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call, C the operand;
     "packed": by rows of A that are packed first."""
-    dtype, (height, depth) = a.dtype, a.shape
-    lanes, most = lanes_of(dtype.type), round_up(height, ROW_BLOCK)
-    left, right = panels_of_a(a, by_column, lanes), to_panels(b, lanes)
+    dtype = a.dtype
+    (height, depth) = a.shape
+    lanes = lanes_of(dtype.type)
+    most = round_up(height, ROW_BLOCK)
+    left = panels_of_a(a, by_column, lanes)
+    right = to_panels(b, lanes)
     origin = to_panels(np.atleast_2d(start), lanes, most if start.ndim == 2 else 1)
     if c is None:
         c = np.full((len(right), most, lanes), UNTOUCHED, dtype)
-    sizes, buffer = (height, b.shape[1]), np.zeros(0)
+    sizes = (height, b.shape[1])
+    buffer = np.zeros(0)
     if by_column == "packed":
         compiled = block_of(packed_product, dtype)
         n_tiles = rows_at_once(depth, dtype.itemsize) // SMALL_TILE_ROWS
@@ -139,7 +143,8 @@ def test_every_number_of_rows_and_panels_is_chains_of_fma_and_has_its_room(
     width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[
         last
     ]
-    depth, most = DEPTHS[-2], min(MOST_ROWS, ROW_BLOCK)
+    depth = DEPTHS[-2]
+    most = min(MOST_ROWS, ROW_BLOCK)
     start, a, b = draw(rng, dtype, *shapes(most, width, depth))
     expected = chains(start, a, b)
     for height in range(1, most + 1):

@@ -61,7 +61,8 @@ def multiply(
     (height, depth), width = a.shape, b.shape[1]
     most = round_up(height, ROW_BLOCK)
     left = across(a.T, LANES) if by_column else along(a, LANES, most)
-    right, origin = across(b, LANES), to_panels(start, LANES, most)
+    right = across(b, LANES)
+    origin = to_panels(start, LANES, most)
     if c is None:
         c = to_panels(np.zeros_like(start), LANES, most)
     compiled = block_of(
@@ -189,7 +190,8 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
 def test_weights_are_packed_in_pairs_from_flat_ones(height: int, width: int) -> None:
     (matrix,) = draw((height, width))
     matrix.ravel()[: len(SPECIAL)] = SPECIAL[: matrix.size]
-    expected, loop = across(matrix, LANES), moves(np.float32, LANES).pack_pairs
+    expected = across(matrix, LANES)
+    loop = moves(np.float32, LANES).pack_pairs
     panels = np.full_like(expected, np.nan)
 
     def run(source: int, n: int, target: int, stride: int, width: int) -> None:
@@ -205,7 +207,8 @@ AVX512 = (
     "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,"
     "+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd,+avx512bf16"
 )
-AMX, ARM = f"{AVX512},+amx-tile,+amx-bf16", "+neon,+bf16"
+AMX = f"{AVX512},+amx-tile,+amx-bf16"
+ARM = "+neon,+bf16"
 
 
 class Machine(NamedTuple):
@@ -226,7 +229,8 @@ each_reading = pytest.mark.parametrize(
     "by_column", [False, True], ids=["along", "by_column"]
 )
 # Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
-HEIGHTS, WIDTHS = [1, 5, 8, 24, 33], [1, 17, 40]
+HEIGHTS = [1, 5, 8, 24, 33]
+WIDTHS = [1, 17, 40]
 DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
 
 
@@ -247,9 +251,11 @@ def multiply_by(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool)
     Memory that no product may read is NaN, and so it is where C has padding.
     """
     (height, depth), width, lanes = a.shape, b.shape[1], MACHINES[kind].n_bytes // 4
-    most, vector = round_up(height, 8), 4 * lanes
+    most = round_up(height, 8)
+    vector = 4 * lanes
     left = across(a.T, lanes) if by_column else along(a, lanes, most)
-    right, origin = across(b, lanes), to_panels(start, lanes, most)
+    right = across(b, lanes)
+    origin = to_panels(start, lanes, most)
     right = np.concatenate([right, np.full_like(right, np.nan)], axis=1)
     c = to_panels(np.full_like(start, np.nan), lanes, most, np.nan)
     with np.errstate(all="ignore"):
@@ -307,9 +313,11 @@ def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
     n_deep = depth // 2 if kind == "tiles" else 0
     total = start
     for k in range(0, n_deep, 16):
-        first, second = np.zeros_like(start), np.zeros_like(start)
+        first = np.zeros_like(start)
+        second = np.zeros_like(start)
         for i in range(k, k + 16):
-            first, second = first + low[:, i], second + high[:, i]
+            first = first + low[:, i]
+            second = second + high[:, i]
         total = total + (first + second)
     for k in range(n_deep, depth // 2):
         if kind == "matrices":
@@ -373,10 +381,8 @@ def test_a_sum_is_rounded_to_odd() -> None:
         )
         ends = sorted(Fraction(float(end)) for end in (actual, beside))
         assert ends[0] < exact < ends[1]
-    large, special = (
-        np.float32(3.4e38),
-        np.array([np.inf, -np.inf, np.nan, 0], np.float32),
-    )
+    large = np.float32(3.4e38)
+    special = np.array([np.inf, -np.inf, np.nan, 0], np.float32)
     with np.errstate(all="ignore"):
         assert np.array_equal(sum_to_odd(special, special), special, equal_nan=True)
         assert np.isinf(sum_to_odd(np.full(4, large), np.full(4, large))).all()

@@ -37,7 +37,8 @@ class Pair(NamedTuple):
 
 
 def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
-    x, y = v.load(source), v.load(source + v.bytes)
+    x = v.load(source)
+    y = v.load(source + v.bytes)
     number = v.broadcast(source + n.a * v.size)
     results = [
         x + y, x - y, x * y, v.fma(x, v.zero, y), number, v.positive_part(x), v.sum(v.zero),
@@ -60,7 +61,8 @@ def words(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 
 
 def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
-    half, total = v.of_lanes(v.lanes // 2), v.variable(v.zero)
+    half = v.of_lanes(v.lanes // 2)
+    total = v.variable(v.zero)
     for i in v.range(n.a, n.b):
         total.value = total.value + v.load(source + i * v.bytes)
     waiting = v.scratch(2)
@@ -90,7 +92,8 @@ def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 def results(
     loop: Callable[..., None], dtype: Any, numbers: Any, counts: tuple[int, int]
 ) -> tuple[Any, Any]:
-    lanes, outcomes = lanes_of(dtype), []
+    lanes = lanes_of(dtype)
+    outcomes = []
     compiled = vector_function(loop, dtype, lanes)
 
     def run(source: Any, target: Any, n: Pair) -> None:
@@ -199,7 +202,8 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         )
         assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
         assert columns[-1] == UNTOUCHED
-        index, gathered = rng.permutation(n), np.full_like(columns, UNTOUCHED)
+        index = rng.permutation(n)
+        gathered = np.full_like(columns, UNTOUCHED)
         shuffled = matrix[np.argsort(index)]
         move("gather_columns", dtype)(
             address(shuffled), address(index), address(gathered), width, n

@@ -93,7 +93,8 @@ def test_a_team_has_the_bits_of_one_thread(seed: int, statuses: list[int]) -> No
 
 def test_threads_that_predict_one_net(statuses: list[int]) -> None:
     sizes = (100, 400, 100, 20)
-    net, rng = MLP(sizes, seed=0, n_threads=2), np.random.default_rng(0)
+    net = MLP(sizes, seed=0, n_threads=2)
+    rng = np.random.default_rng(0)
     rows = [rng.normal(size=(n, 100)).astype("f4") for n in (1, 2, 9, 64, 200)]
     expected = [MLP(sizes, seed=0, n_threads=1).predict(x) for x in rows]
     wrong: list[int] = []
@@ -113,9 +114,11 @@ def test_a_call_whose_turn_another_thread_took_predicts(
     statuses: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the decision and its call others may have taken all calls decided."""
-    net, x = MLP((5, 17, 3), seed=0, n_threads=2), np.ones((40, 5), "f4")
+    net = MLP((5, 17, 3), seed=0, n_threads=2)
+    x = np.ones((40, 5), "f4")
     expected = MLP((5, 17, 3), seed=0, n_threads=1).predict(x)
-    timed, n_taken = LedCalls.timed, [0]
+    timed = LedCalls.timed
+    n_taken = [0]
 
     def taken(self: LedCalls, flops: int, call: Callable[[], Any]) -> Any:
         def late() -> Any:
@@ -152,7 +155,8 @@ def test_nets_of_a_group_are_led(statuses: list[int]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_leads_workers_of_its_own(statuses: list[int]) -> None:
-    net, X = MLP((50, 400, 100, 3), seed=0, n_threads=2), np.ones((9, 50), "f4")
+    net = MLP((50, 400, 100, 3), seed=0, n_threads=2)
+    X = np.ones((9, 50), "f4")
     expected = net.predict(X)
     net.predict(X)
     child = os.fork()
@@ -170,21 +174,24 @@ class Led:
     """A lead of one call, on a pool whose one worker does not exist."""
 
     def __init__(self, spins: int = 10) -> None:
-        self.pool, self.job = WorkerPool(), np.zeros(1, worker_pool.JobTeam.dtype)
+        self.pool = WorkerPool()
+        self.job = np.zeros(1, worker_pool.JobTeam.dtype)
         self.state = self.pool._mailboxes.fields["state"]
         self.team = self.pool.lend(2, 1, self)
         self.ahead = np.zeros(1, worker_pool.NextCalls.dtype)
         self.ahead[0] = (1, 2, LEFT_ASLEEP)
         self.lead = np.zeros(1, worker_pool.Lead.dtype)
         busy = ctypes.addressof(limits.busy)
-        place, first = self.job.ctypes.data, self.pool._mailboxes.first
+        place = self.job.ctypes.data
+        first = self.pool._mailboxes.first
         team = self.team.ctypes.data
         self.lead[0] = (place, team, first, 1, busy, 2, spins, -1)
 
     def __call__(self) -> int:
         """Count the calls of a driver; return the status."""
         block = worker_pool.block(worker_pool.lead_call)
-        driver, self.done = worker_pool.block(add_one), np.zeros(1, np.int64)
+        driver = worker_pool.block(add_one)
+        self.done = np.zeros(1, np.int64)
         block.entry(
             self.lead.ctypes.data,
             self.ahead.ctypes.data,
@@ -229,7 +236,8 @@ def test_a_worker_that_sleeps_is_woken_where_that_is_asked_for() -> None:
         (LEFT_ASLEEP, SLEPT, ASLEEP),
         (WOKEN_ONCE, LATE, WAITING),
     ):
-        led.state[0], led.ahead[0]["sleepers"] = ASLEEP, sleepers
+        led.state[0] = ASLEEP
+        led.ahead[0]["sleepers"] = sleepers
         assert led() == status
         assert led.state[0] == left
         assert led.ahead[0]["sleepers"] == LEFT_ASLEEP
@@ -238,7 +246,8 @@ def test_a_worker_that_sleeps_is_woken_where_that_is_asked_for() -> None:
 def test_a_team_that_a_worker_has_not_left_is_not_renewed() -> None:
     led = Led()
     led.state[0] = WAITING
-    led.team[POSTED // 8], led.team[JOINED // 8] = 1, 2
+    led.team[POSTED // 8] = 1
+    led.team[JOINED // 8] = 2
     assert led() == ALONE
     assert (led.team[JOINED // 8], led.state[0]) == (2, WAITING)
 
@@ -322,7 +331,8 @@ def test_calls_that_follow_each_other_closely_wake_workers(
 def test_one_thread_starts_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     always_led(monkeypatch)
     monkeypatch.setattr(worker_pool, "pool", None)
-    net, X = MLP((50, 400, 3), seed=0, n_threads=1), np.ones((300, 50), "f4")
+    net = MLP((50, 400, 3), seed=0, n_threads=1)
+    X = np.ones((300, 50), "f4")
     for n_rows in (1, 4, 300):
         for _ in range(3):
             net.predict(X[:n_rows])
@@ -331,7 +341,8 @@ def test_one_thread_starts_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_idle_process_burns_no_core(statuses: list[int]) -> None:
-    net, X = MLP((50, 400, 100, 3), seed=0, n_threads=2), np.ones((40, 50), "f4")
+    net = MLP((50, 400, 100, 3), seed=0, n_threads=2)
+    X = np.ones((40, 50), "f4")
     for _ in range(5):
         net.predict(X)
     states = worker_pool.pool()._mailboxes.fields["state"][:1]

@@ -131,7 +131,8 @@ def stall(scalar: Any) -> Any:
     """Make the block of which item 0 waits until all but the last items of its piece are done."""
 
     def do_items(address: Any, first: Any, last: Any, part: Any) -> None:
-        owners, spins = row(address, 17, np.int64), 0
+        owners = row(address, 17, np.int64)
+        spins = 0
         if first == 0:
             while load_acquire(address + 16 * 8) < 14 and spins < 1 << 31:
                 pause()
@@ -145,11 +146,10 @@ def stall(scalar: Any) -> Any:
 
 @only_compiled
 def test_pieces_of_a_thread_that_is_held_up_go_to_another() -> None:
-    drill, memory = Drill(16, 1), np.zeros(17, np.int64)
-    drill.job["block"], drill.job["address"] = (
-        block_of(stall, np.int64).address,
-        memory.ctypes.data,
-    )
+    drill = Drill(16, 1)
+    memory = np.zeros(17, np.int64)
+    drill.job["block"] = block_of(stall, np.int64).address
+    drill.job["address"] = memory.ctypes.data
     team = gathered(drill, 2, pieces=4)
     arguments = (team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
     worker = threading.Thread(target=block_of(enter, np.int64), args=arguments)
@@ -212,9 +212,11 @@ def test_interpreted_a_call_is_alone() -> None:
 
 @only_compiled
 def test_a_pool_keeps_its_threads() -> None:
-    pool, before = worker_pool.WorkerPool(), threading.active_count()
+    pool = worker_pool.WorkerPool()
+    before = threading.active_count()
     for _ in itertools.repeat(None, 20):
-        drill, team = Drill(8, 100), make_team(3)
+        drill = Drill(8, 100)
+        team = make_team(3)
         drill.job["team"] = team.ctypes.data
         pool.run(drill.driver, drill.job.ctypes.data, team, 3)
         assert drill.exact
@@ -233,7 +235,8 @@ def pool() -> Iterator[WorkerPool]:
 
 def lead(pool: WorkerPool, n: int = 2, **options: bool) -> tuple[Any, bool]:
     """Have a pool do a drill; return the team's record, and whether workers were awake."""
-    drill, team = Drill(8, 3), make_team(n)
+    drill = Drill(8, 3)
+    team = make_team(n)
     drill.job["team"] = team.ctypes.data
     awake = pool.run(drill.driver, drill.job.ctypes.data, team, n, **options)
     assert drill.exact
@@ -273,7 +276,8 @@ def test_a_sleeping_worker_comes_to_a_caller_that_holds_the_gil(
     pool._mailboxes.fields["spins"][:] = 0
     lead(pool)
     assert soon(lambda: states(pool, 1) == [ASLEEP])
-    drill, team = Drill(8, 1000, n_joined=2), make_team(2)
+    drill = Drill(8, 1000, n_joined=2)
+    team = make_team(2)
     team[JOINED // 8], drill.job["team"] = 1, team.ctypes.data
     arguments = 2, team.ctypes.data, drill.driver.address, drill.job.ctypes.data, 0
     held = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 7)(
@@ -323,7 +327,8 @@ def test_a_team_serves_one_call_after_the_other(pool: WorkerPool) -> None:
 
     def work() -> None:
         for n_loops in (1, 2, 3) * 60:
-            drill, team = Drill(8, n_loops), pool.team(2, 1)
+            drill = Drill(8, n_loops)
+            team = pool.team(2, 1)
             addresses.append(team.ctypes.data)
             drill.job["team"] = team.ctypes.data
             pool.run(drill.driver, drill.job.ctypes.data, team, 2)
@@ -384,7 +389,8 @@ def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
 
 @only_compiled
 def test_an_interrupt_while_a_helper_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, start = Noting(), threading.Thread.start
+    pool = Noting()
+    start = threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)

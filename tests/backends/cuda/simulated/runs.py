@@ -59,10 +59,8 @@ def trained(
     """Train for an epoch for each row of `order`, or for so many epochs in the only order, in calls
     that end at `cuts` and at the end."""
     epochs = epochs or len(order)
-    parameters, moments = (
-        parameters.copy(),
-        engine.moments(n_slots=n_slots_of(optimizer)),
-    )
+    parameters = parameters.copy()
+    moments = engine.moments(n_slots=n_slots_of(optimizer))
     if is_averaged(optimizer):
         moments.begin(parameters, lag_of(optimizer))
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
@@ -71,7 +69,8 @@ def trained(
     coefficients = coefficients_of(
         optimizer, 1, np.full(end, optimizer.learning_rate), groups
     )
-    losses, reached = np.zeros(epochs), 0
+    losses = np.zeros(epochs)
+    reached = 0
     trainer.begin()
     for first, last in pairwise([0, *cuts, end]):
         if reached == first:
@@ -103,7 +102,8 @@ def pair(
 
 def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
     for name in ("parameters", "moments", "losses"):
-        expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
+        expected = getattr(on_cpu, name)
+        got = getattr(on_gpu, name)
         assert got.dtype == expected.dtype
         np.testing.assert_allclose(
             got, expected, rtol=tolerance, atol=tolerance, err_msg=name

@@ -55,7 +55,9 @@ class Thread(kernel.BlockThread):
 
     def __init__(self, target: Any, block: Any, grid_point: Any, place: Any) -> None:
         super().__init__(target, block, grid_point, place, False)
-        self.go, self.over, self.block = threading.Semaphore(0), False, grid_point
+        self.go = threading.Semaphore(0)
+        self.over = False
+        self.block = grid_point
 
     def run(self) -> None:
         self.go.acquire()
@@ -77,7 +79,9 @@ class Block:
     """A replacement of the simulator's `BlockManager`."""
 
     def __init__(self, f: Any, grid: Any, block: Any, debug: bool) -> None:
-        self._f, self._grid_dim, self._block_dim = f, grid, block
+        self._f = f
+        self._grid_dim = grid
+        self._block_dim = block
         self.block_state = np.zeros(block, np.bool_)
         self.back = threading.Semaphore(0)
 
@@ -180,15 +184,18 @@ class Watch:
 
     def read(self, key: Any, *name: Any) -> None:
         """Record a read; of the names, `called` makes one where it is wrong."""
-        cell, t = self._cell(key), this_thread()
+        cell = self._cell(key)
+        t = this_thread()
         self._after_the_write(cell, t, name)
         if cell.interval != t.interval or t.block not in cell.blocks:
-            cell.interval, cell.readers = t.interval, set()
+            cell.interval = t.interval
+            cell.readers = set()
         cell.readers.add(t.thread_id)
         cell.blocks.add(t.block)
 
     def write(self, key: Any, *name: Any) -> None:
-        cell, t = self._cell(key), this_thread()
+        cell = self._cell(key)
+        t = this_thread()
         self._after_the_write(cell, t, name)
         others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
         words = "is changed by one thread and read by"
@@ -219,9 +226,13 @@ class Watched:
     def __init__(
         self, array: NDArray[Any], name: str, watch: Watch, *, shared: bool
     ) -> None:
-        self.array, self.shape = array, array.shape
-        self._name, self._watch, self._shared = name, watch, shared
-        self._base, self._strides = array.__array_interface__["data"][0], array.strides
+        self.array = array
+        self.shape = array.shape
+        self._name = name
+        self._watch = watch
+        self._shared = shared
+        self._base = array.__array_interface__["data"][0]
+        self._strides = array.strides
 
     def __len__(self) -> int:
         return len(self.array)
@@ -301,7 +312,8 @@ class WatchedBlock(Block):
 
     def __init__(self, order: Order, watch: Watch, *given: Any) -> None:
         super().__init__(*given)
-        self._order, self._watch = order, watch
+        self._order = order
+        self._watch = watch
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
         if not any(grid_point):

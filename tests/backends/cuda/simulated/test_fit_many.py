@@ -31,9 +31,11 @@ from fastmlp.training import loop, request
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(N_ROWS, 3)), RNG.normal(size=N_ROWS)
+X = RNG.normal(size=(N_ROWS, 3))
+Y = RNG.normal(size=N_ROWS)
 WEIGHT = RNG.uniform(0, 2, N_ROWS)
-FOLD, MASK = np.array([0, 3, 4, 5, 8, 9]), np.arange(N_ROWS) % 3 > 0
+FOLD = np.array([0, 3, 4, 5, 8, 9])
+MASK = np.arange(N_ROWS) % 3 > 0
 ROWS = [None, FOLD, MASK, None, FOLD, FOLD, None]
 
 
@@ -132,7 +134,9 @@ def test_averages_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
 def test_validation_and_callbacks_are_those_of_each_nets_own_fit(
     groups: list[int],
 ) -> None:
-    together, own, seen = nets()[:3], nets()[:3], []
+    together = nets()[:3]
+    own = nets()[:3]
+    seen = []
 
     def stop(momenta: Any) -> None:
         seen.append(together.index(momenta.net))
@@ -165,7 +169,8 @@ def test_nets_may_have_epochs_and_batches(
     groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
-    run, calls = cuda_trainer.Launches.run, list[int]()
+    run = cuda_trainer.Launches.run
+    calls = list[int]()
 
     def noted(self: Any, spans: Any) -> None:
         calls.append(len(spans))
@@ -191,7 +196,8 @@ def test_ctrl_c_ends_launches_and_leaves_nets_usable(
     launches_of(2, monkeypatch)
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
-    launched, n_launches = launch_steps, list[Any]()
+    launched = launch_steps
+    n_launches = list[Any]()
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)

@@ -40,7 +40,8 @@ def rows() -> Any:
 
 def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     x, y = rows
-    nets, histories = [net("cpu"), net("cuda:0")], []
+    nets = [net("cpu"), net("cuda:0")]
+    histories = []
     for each in nets:
         reports: list[Any] = []
         result = reports.append
@@ -100,10 +101,8 @@ def test_averages_are_those_of_the_cpu(optimizer: Any, rows: Any) -> None:
         if report.epoch == 1:
             report.net.parameters[0] = 0.25
 
-    nets, paths = (
-        [net("cpu", optimizer=optimizer), net("cuda", optimizer=optimizer)],
-        [],
-    )
+    nets = [net("cpu", optimizer=optimizer), net("cuda", optimizer=optimizer)]
+    paths = []
     for each in nets:
         seen: list[Any] = []
         each.fit(x, y, epochs=3, batch_size=4, callbacks=edit, validation_data=(x, y))
@@ -156,7 +155,8 @@ def test_a_divergence_leaves_the_average_before_the_epoch(
 
 
 def test_moving_keeps_the_state(rows: Any) -> None:
-    there, here = net(), net("cpu")
+    there = net()
+    here = net("cpu")
     for each in (there, here):
         each.fit(*rows, epochs=1, batch_size=4)
     core = core_of(there)
@@ -200,7 +200,8 @@ Elsewhere: Any = OnTheDevice
 
 def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
     x, y = rows
-    gpu_net, other = net(), net("cpu")
+    gpu_net = net()
+    other = net("cpu")
     targets = np.eye(2)[y]
     data = core_of(gpu_net).engine.data(Elsewhere(x), Elsewhere(targets), None, "test")
     assert np.shares_memory(data.x, x)
@@ -253,7 +254,8 @@ def test_too_little_memory_names_the_sizes(
 def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
     clip: dict[str, Any] = {name: 1.0}
     gpu_net = net(optimizer=Adam(0.05, **clip))
-    before, (x, y) = gpu_net.parameters.copy(), rows
+    before = gpu_net.parameters.copy()
+    (x, y) = rows
     words = r'device="cuda" does not clip .* norm .*: use clipvalue, or device="cpu"'
     for train in (
         lambda: gpu_net.fit(x, y, epochs=1),
@@ -268,7 +270,8 @@ def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
 
 
 def test_mixed_precision_is_refused(rows: Any) -> None:
-    gpu_net, (x, y) = net(dtype="float32", compute_dtype="bfloat16"), rows
+    gpu_net = net(dtype="float32", compute_dtype="bfloat16")
+    (x, y) = rows
     words = (
         r'device="cuda" does not train in mixed precision .*: use compute_dtype=None'
     )
@@ -286,12 +289,11 @@ def test_mixed_precision_is_refused(rows: Any) -> None:
 def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LEAST_BATCHES", 2)
     rng = np.random.default_rng(0)
-    x, y, weight = (
-        rng.normal(size=(22, 3)),
-        rng.integers(2, size=22),
-        rng.uniform(size=22),
-    )
-    source, nets = Blocks.from_arrays(x, y, weight, rows=5), [net("cpu"), net()]
+    x = rng.normal(size=(22, 3))
+    y = rng.integers(2, size=22)
+    weight = rng.uniform(size=22)
+    source = Blocks.from_arrays(x, y, weight, rows=5)
+    nets = [net("cpu"), net()]
     losses = [
         each.fit(source, epochs=2, batch_size=3, buffer_rows=8).loss for each in nets
     ]
@@ -343,7 +345,8 @@ def test_a_step_is_a_fit_of_one_batch(step_rows: Any, settings: Any) -> None:
 
 
 def test_a_step_from_a_gradient_and_a_product_with_the_jacobian(step_rows: Any) -> None:
-    x, given = step_rows[0], np.random.default_rng(1).normal(size=(STEP_ROWS, 2))
+    x = step_rows[0]
+    given = np.random.default_rng(1).normal(size=(STEP_ROWS, 2))
     nets = [net(), net("cpu")]
     for each in nets:
         each.train_on_gradient(x, given)

@@ -221,10 +221,8 @@ def test_a_fit_is_that_of_the_cpu(
 def test_nets_of_one_launch_have_masks_of_their_own(rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
     X = X.astype(np.float64)
-    nets, alone = (
-        [made("cuda", seed) for seed in (1, 2)],
-        [made("cpu", seed) for seed in (1, 2)],
-    )
+    nets = [made("cuda", seed) for seed in (1, 2)]
+    alone = [made("cpu", seed) for seed in (1, 2)]
     nets.append(made("cuda", 1, dropout=[0.0, 0.6]))
     alone.append(made("cpu", 1, dropout=[0.0, 0.6]))
     fit_many(nets, X, y, epochs=2, batch_size=BATCH)
@@ -235,10 +233,8 @@ def test_nets_of_one_launch_have_masks_of_their_own(rng: np.random.Generator) ->
 
 def test_nothing_is_dropped_but_in_fit(rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
-    net, plain = (
-        made("cuda"),
-        made("cuda", dropout=0.0, input_dropout=0.0, input_noise=0.0),
-    )
+    net = made("cuda")
+    plain = made("cuda", dropout=0.0, input_dropout=0.0, input_noise=0.0)
     assert net.loss_and_gradient(X, y)[0] == plain.loss_and_gradient(X, y)[0]
     assert net.predict(X).tobytes() == plain.predict(X).tobytes()
     for each in (net, plain):
@@ -290,10 +286,8 @@ def test_an_infinite_loss_leaves_later_evaluations_as_they_were() -> None:
     net = Net(output_activation="identity")
     parameters, data = net.draw(rng, 7)
     engine = gpu(net)
-    evaluation, objective = (
-        engine.evaluation(Data(*data)),
-        engine.objective(Data(*data)),
-    )
+    evaluation = engine.evaluation(Data(*data))
+    objective = engine.objective(Data(*data))
     before = evaluation(parameters), objective(parameters)[0]
     assert np.isinf(evaluation(parameters * 1e200))
     assert np.isinf(objective(parameters * 1e200)[0])
@@ -348,7 +342,8 @@ def test_evaluations_and_single_steps(
     monkeypatch.setattr(engine, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
-        engine, copied = gpu(net), parameters.copy()
+        engine = gpu(net)
+        copied = parameters.copy()
         yield engine.predictor(copied)(data.x)
         yield engine.evaluation(Data(*data))(copied)
         value, slopes = engine.objective(Data(*data))(copied)
@@ -373,7 +368,8 @@ def test_evaluations_and_single_steps(
 @each_order
 def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(6, 3)), rng.normal(size=6)
+    x = rng.normal(size=(6, 3))
+    y = rng.normal(size=6)
 
     def trained() -> list[MLP]:
         options: dict[str, Any] = {"dtype": "float64", "device": "cuda"}
@@ -390,7 +386,8 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
-        made, records = kernel(body), body is of_fields
+        made = kernel(body)
+        records = body is of_fields
         numbers = np.zeros(1, dtype_of(NetProgress)) if records else np.zeros((1, 4))
         configured(made, (numbers,), n_blocks, 2)(device.MODULE.to_device(numbers))
 
