@@ -98,7 +98,10 @@ def of_jax(
     import jax
     import jax.numpy as jnp
 
-    function = jnp.tanh if activation == "tanh" else getattr(jax.nn, activation)
+    if activation == "tanh":
+        function = jnp.tanh
+    else:
+        function = getattr(jax.nn, activation)
     stacked = [jnp.array(a).reshape(N_BATCHES, batch, -1) for a in data]
     layers = layers_of(model, jnp.array)
     zeros = jax.tree.map(jnp.zeros_like, layers)

@@ -139,7 +139,10 @@ def test_first_fit(
     starts = []
 
     # Where it is only tried, what is compiled already.
-    compiled = os.environ.get("NUMBA_CACHE_DIR") if benchmark.disabled else None
+    if benchmark.disabled:
+        compiled = os.environ.get("NUMBA_CACHE_DIR")
+    else:
+        compiled = None
 
     def launched() -> None:
         name = "home" if home == "again" else f"home{next(homes)}"

@@ -27,7 +27,10 @@ class Work(Ways):
         net = sized(BY_NAME[workload], quick)
         variants = worker.module.VARIANTS["plain"]
         # Variants of torch.compile have one gradient, which compiles long.
-        few = variants[:1] if quick or worker.name == "compile" else variants
+        if quick or worker.name == "compile":
+            few = variants[:1]
+        else:
+            few = variants
         runs = {name: worker.module.make(net, name) for name in few}
         for run in runs.values():
             run.gradient()

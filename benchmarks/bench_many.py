@@ -114,7 +114,10 @@ class Work(Ways):
         self, worker: Any, quick: bool, sweep: str, form: str | None = None
     ) -> None:
         name = worker.name
-        options = {"n_threads": 1} if form else {}
+        if form:
+            options = {"n_threads": 1}
+        else:
+            options = {}
         ways = worker.module.VARIANTS.get("many", [None])
         if quick:
             ways = ways[:1]

@@ -28,7 +28,11 @@ class _BFloat16(ir.Type):
 def vector_bytes() -> int:
     """The width of the host's vector registers."""
     features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    if features.get("avx512f"):
+        return 64
+    if features.get("avx2"):
+        return 32
+    return 16
 
 
 def multiplies_pairs() -> bool:
@@ -65,7 +69,10 @@ def _loop(
     builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: int
 ) -> ir.Value:
     """Emit n rounds of one FMA for each chain; return the sum of the chains' first lanes."""
-    scalar = ir.DoubleType() if dtype == "float64" else ir.FloatType()
+    if dtype == "float64":
+        scalar = ir.DoubleType()
+    else:
+        scalar = ir.FloatType()
     vector = ir.VectorType(scalar, lanes)
     step = _fma(builder, dtype, lanes, vector)
     before = builder.block

@@ -128,7 +128,9 @@ Call = Callable[[], Any]
 def served_by(name: str, model: Any, form: str) -> Callable[[Any], Any]:
     """A library's prediction of a row; what turns a row into its form is a part of it."""
     if name == "fastmlp":
-        return model.predict if form == "frame" else lambda row: model.predict([row])
+        if form == "frame":
+            return model.predict
+        return lambda row: model.predict([row])
     if form == "frame":
         return partial(model.predict, **OF_ONE_THREAD[name])
     numbers = [f"x{i}" for i in range(N_NUMBERS)]

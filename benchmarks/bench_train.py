@@ -54,7 +54,10 @@ class Work:
         }
         if not sound:
             raise ArithmeticError("the loss is not finite after one epoch")
-        best = fastest(sound, self.clock) if len(sound) > 1 else next(iter(sound))
+        if len(sound) > 1:
+            best = fastest(sound, self.clock)
+        else:
+            best = next(iter(sound))
         self.run = runs[best]
         self.about = replies[best]
         self.units = net.n_steps

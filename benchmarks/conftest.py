@@ -210,7 +210,10 @@ def pytest_benchmark_update_machine_info(machine_info: Record) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Each group's fastest peer, in turns of the same rounds, and what else the machine did."""
     session = getattr(config, "_benchmarksession", None)
-    timed = [bench.as_dict() for bench in session.benchmarks] if session else []
+    if session:
+        timed = [bench.as_dict() for bench in session.benchmarks]
+    else:
+        timed = []
     if not timed:
         return
     terminalreporter.section("the time of others over fastmlp's, by rounds")

@@ -99,7 +99,9 @@ def missing_card() -> str | None:
         device.require(0, "benchmarks.gpu")
     except (ImportError, RuntimeError) as error:
         return str(error)
-    return "benchmarks.gpu: the simulator is no card" if device.SIMULATED else None
+    if device.SIMULATED:
+        return "benchmarks.gpu: the simulator is no card"
+    return None
 
 
 def trainer_of(load: Load, net: MLP, dtype: str) -> Any:
@@ -233,7 +235,10 @@ def seconds_per_step(
     run(1)
     n, spent = 1, 0.0
     while spent < seconds / REPEATS:
-        n = n if spent == 0 else max(2 * n, int(n * seconds / REPEATS / spent))
+        if spent == 0:
+            n = n
+        else:
+            n = max(2 * n, int(n * seconds / REPEATS / spent))
         spent, _ = seconds_of(partial(run, n))
     turns = [seconds_of(partial(run, n))[0] for _ in range(REPEATS)]
     times = [turn / n / steps_per_unit for turn in turns]
@@ -261,7 +266,10 @@ def race(load: Load, seconds: float) -> dict[str, Any]:
     }
     ours = least(times, "fastmlp")
     graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
-    wanted = None if load.wanted is None else {"times a graph": load.wanted}
+    if load.wanted is None:
+        wanted = None
+    else:
+        wanted = {"times a graph": load.wanted}
     record: dict[str, Any] = {
         "net": load.name,
         "seconds per step": times,
@@ -298,7 +306,10 @@ def card_facts() -> dict[str, Any]:
     from fastmlp.backends.cuda import device
 
     gpu = device.MODULE.gpus[0]
-    name = gpu.name.decode() if isinstance(gpu.name, bytes) else str(gpu.name)
+    if isinstance(gpu.name, bytes):
+        name = gpu.name.decode()
+    else:
+        name = str(gpu.name)
     capability = ".".join(map(str, gpu.compute_capability))
     return {
         "name": name,
@@ -330,7 +341,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.drill:
         drill()
         return 0
-    before = output.earlier(options) if options.parts else {}
+    if options.parts:
+        before = output.earlier(options)
+    else:
+        before = {}
     results = before | {"machine": machine.describe(), "card": part(card_facts)}
 
     def write() -> None:

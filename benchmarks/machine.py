@@ -38,9 +38,10 @@ def measured(results: Record, *facts: str, versions: Record | None = None) -> st
     """The sentence that a page begins with: date, facts of the run, the machine, and the versions
     of the program's libraries, or of all."""
     machine = results["machine"]
-    names = (
-        results.get("versions", machine["versions"]) if versions is None else versions
-    )
+    if versions is None:
+        names = results.get("versions", machine["versions"])
+    else:
+        names = versions
     listed = ", ".join(f"{name} {number}" for name, number in names.items())
     where = f"{machine['cores']} cores of {machine['cpu']}"
     where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"
@@ -59,11 +60,9 @@ def stamp() -> Record:
 
 def cores() -> int:
     """The number of cores that the process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def fastmlp_state() -> str:
@@ -71,7 +70,9 @@ def fastmlp_state() -> str:
     import fastmlp
 
     commit = commit_of(Path(__file__).parent.parent)
-    return f"{fastmlp.__version__} ({commit})" if commit else fastmlp.__version__
+    if commit:
+        return f"{fastmlp.__version__} ({commit})"
+    return fastmlp.__version__
 
 
 def commit_of(folder: Path) -> str | None:
@@ -112,7 +113,10 @@ def cpu_model() -> str:
         line.split(":", 1) for line in info.read_text().splitlines() if ":" in line
     ]
     facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
-    vectors = "AVX-512" if "avx512f" in facts.get("flags", "") else "AVX2"
+    if "avx512f" in facts.get("flags", ""):
+        vectors = "AVX-512"
+    else:
+        vectors = "AVX2"
     name = facts.get("model name", platform.processor())
     return f"{name}, family {facts.get('cpu family')} model {facts.get('model')}, {vectors}"
 

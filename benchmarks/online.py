@@ -52,7 +52,10 @@ def models(stream: Stream) -> dict[str, Callable[[], Any]]:
             made["deep-river, 32-32, Adam(0.01)"] = lambda: scaler() | deep(stream)
         return made
     several = len({y for _, y in stream}) > 2
-    line = linear.SoftmaxRegression if several else linear.LogisticRegression
+    if several:
+        line = linear.SoftmaxRegression
+    else:
+        line = linear.LogisticRegression
     return {
         "fastmlp.river": lambda: ours.MLPClassifier(seed=0),
         line.__name__: lambda: scaler() | line(),

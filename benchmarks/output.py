@@ -140,7 +140,10 @@ def program(
     name = module.__spec__.name if module.__spec__ else module.__name__
 
     def main(words: list[str] | None = None, page: Path = page) -> Record:
-        about = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+        if page.is_relative_to(ROOT):
+            about = page.relative_to(ROOT)
+        else:
+            about = page
         parser = parser_of(name.removesuffix(".compare"), module.__doc__, str(about))
         for option, settings in (options or {}).items():
             parser.add_argument(option, **settings)

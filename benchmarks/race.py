@@ -103,7 +103,10 @@ def cores_first() -> list[int]:
     ranked = []
     for cpu in sorted(os.sched_getaffinity(0)):
         path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        core = path.read_text() if path.exists() else str(cpu)
+        if path.exists():
+            core = path.read_text()
+        else:
+            core = str(cpu)
         ranked.append((seen[core], cpu))
         seen[core] += 1
     return [cpu for _, cpu in sorted(ranked)]
@@ -136,10 +139,14 @@ class Contestant:
         self.n_threads = n_threads
         self.idle_cpu = 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        preload = (
-            {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
-        )
-        compiled = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
+        if shim and "torch" in PEERS[name].needs:
+            preload = {"LD_PRELOAD": mkl_shim()}
+        else:
+            preload = {}
+        if cache:
+            compiled = {"NUMBA_CACHE_DIR": str(cache)}
+        else:
+            compiled = {}
         self.process = subprocess.Popen(
             [sys.executable, "-c", program(WORK.format(n_threads)), name],
             stdin=subprocess.PIPE,

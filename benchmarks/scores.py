@@ -19,7 +19,9 @@ class Quartiles(NamedTuple):
     @property
     def spread(self) -> str:
         """The quartiles of a ratio as text; a dash without a ratio."""
-        return "-" if np.isnan(self.low) else f"{self.low:.2f} to {self.high:.2f}"
+        if np.isnan(self.low):
+            return "-"
+        return f"{self.low:.2f} to {self.high:.2f}"
 
     @property
     def cell(self) -> str:
@@ -58,7 +60,9 @@ def counted(n_threads: int) -> str:
 
 def digits(number: float) -> str:
     """A number in three digits, without an exponent."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"
 
 
 def grouped(records: Iterable[Record], *names: str) -> dict[Any, list[Record]]:

@@ -324,7 +324,10 @@ def problem(name: str) -> Problem:
         deviation = a[train].std(axis=0)
         return (a - a[train].mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
 
-    y = y.astype(np.int64) if n_classes else standardized(y.reshape(len(x), -1))
+    if n_classes:
+        y = y.astype(np.int64)
+    else:
+        y = standardized(y.reshape(len(x), -1))
     return Problem(standardized(x), y, train, validation, n_classes)
 
 
@@ -341,7 +344,10 @@ class Cell(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         """Layer sizes, of the largest width that the optimizer and the depth allow."""
         rows = problem(self.problem)
-        n_outputs = max(rows.n_classes, 1) if rows.n_classes else rows.y.shape[1]
+        if rows.n_classes:
+            n_outputs = max(rows.n_classes, 1)
+        else:
+            n_outputs = rows.y.shape[1]
         if rows.n_classes == 2:
             n_outputs = 1
         most = OPTIMIZERS[self.optimizer].most

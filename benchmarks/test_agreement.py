@@ -147,6 +147,9 @@ def test_all_gradients_are_the_same(name: str) -> None:
         return
     loss, parts = theirs if name in ("torch", "jax") else reversed(theirs)
     assert float(loss) == pytest.approx(ours[0], rel=1e-4)
-    arrays = parts if name != "jax" else [part for pair in parts for part in pair]
+    if name != "jax":
+        arrays = parts
+    else:
+        arrays = [part for pair in parts for part in pair]
     total = sum(float((np.asarray(part) ** 2).sum()) for part in arrays)
     assert total == pytest.approx(float((ours[1] ** 2).sum()), rel=1e-3)

@@ -101,7 +101,11 @@ class Workload(NamedTuple):
     @property
     def form(self) -> str:
         """The form of training: "recipe", "mixed" for mixed precision, or "plain"."""
-        return "recipe" if self.recipe else "mixed" if self.compute_dtype else "plain"
+        if self.recipe:
+            return "recipe"
+        if self.compute_dtype:
+            return "mixed"
+        return "plain"
 
     @property
     def shuffle(self) -> bool:
@@ -152,7 +156,10 @@ class Workload(NamedTuple):
                     n_classes
                 )  # scikit-learn wants to see every class.
             return x.astype(self.dtype), labels
-        y = raw > 0 if self.loss == "binary_cross_entropy" else np.tanh(raw)
+        if self.loss == "binary_cross_entropy":
+            y = raw > 0
+        else:
+            y = np.tanh(raw)
         return x.astype(self.dtype), y.astype(self.dtype)
 
     def start(self) -> list[tuple[Array, Array]]:

@@ -127,5 +127,8 @@ if not _typing.TYPE_CHECKING:
     def __dir__() -> list[str]:
         """Names that can be loaded: `inspect.getmembers` loads all, and ends at an error."""
         dunders = {name for name in globals() if name.startswith("__")}
-        missing = set() if _find_spec("sklearn") else _OF_SKLEARN.keys()
+        if _find_spec("sklearn"):
+            missing = set()
+        else:
+            missing = _OF_SKLEARN.keys()
         return sorted({*__all__, *_ROOMS, *dunders} - missing)

@@ -88,10 +88,13 @@ def _cpu() -> str:
         there = target.host().name
     except ImportError:
         there = "unknown without llvmlite"
-    reason = (
-        "NUMBA_CPU_NAME" if setting("CPU_NAME") else "the level of the wheel's code"
-    )
-    return name if name == there else f"{name} ({reason}; the host is {there})"
+    if setting("CPU_NAME"):
+        reason = "NUMBA_CPU_NAME"
+    else:
+        reason = "the level of the wheel's code"
+    if name == there:
+        return name
+    return f"{name} ({reason}; the host is {there})"
 
 
 def _products_of_pairs() -> str:
@@ -116,7 +119,10 @@ def _compiler() -> str:
     if level and cache.shipped(level):
         return f"translator; the wheel has code for {level}"
     folder, _ = cache.find()
-    n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir()) if folder else 0
+    if folder:
+        n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir())
+    else:
+        n = 0
     # One file holds the processor's name.
     return "translator; " + (
         "the cache has code" if n > 1 else "code is compiled on first use"
@@ -128,7 +134,9 @@ def _threading_layer() -> str:
         return "none: workers are Python threads"
     layer = limits.threading_layer()
     safe = limits.parallel_is_safe()
-    return layer if safe else f"{layer} (not used: workers are Python threads)"
+    if safe:
+        return layer
+    return f"{layer} (not used: workers are Python threads)"
 
 
 def cache_state() -> str:

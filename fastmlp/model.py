@@ -941,7 +941,9 @@ def core_of(net: MLP) -> Core:
 def heads_of(nets: Iterable[MLP]) -> tuple[str, ...]:
     """The names of heads that all nets have, or ()."""
     each = {net._network.head_names for net in nets}
-    return each.pop() if len(each) == 1 else ()
+    if len(each) == 1:
+        return each.pop()
+    return ()
 
 
 def net_on(state: NetState, **settings: Any) -> MLP:

@@ -84,11 +84,10 @@ class GroupCalls:
         n_nets = len(self.entries)
         n_done = 0
         products = sum(self.products) * n_rows
-        most = (
-            n_nets
-            if products <= MOST_PRODUCTS
-            else max(1, MOST_PRODUCTS * n_nets // products)
-        )
+        if products <= MOST_PRODUCTS:
+            most = n_nets
+        else:
+            most = max(1, MOST_PRODUCTS * n_nets // products)
         for first in range(0, n_nets, most):
             if first:
                 time.sleep(0)  # Others may want the GIL.
@@ -540,12 +539,14 @@ class NetGroup:
                 arguments = self._rows(calls, arguments, rows, who)
             if not ready:
                 taken = [it is not None for it in arguments]
-                calls.each = self._each(kind, arguments, who) if rows is None else taken
-                own = (
-                    getattr(arguments[1], "dtype", None)
-                    if self._takes_labels(kind)
-                    else None
-                )
+                if rows is None:
+                    calls.each = self._each(kind, arguments, who)
+                else:
+                    calls.each = taken
+                if self._takes_labels(kind):
+                    own = getattr(arguments[1], "dtype", None)
+                else:
+                    own = None
                 calls.dtypes = (
                     self._dtype,
                     own if own in LABELS else self._dtype,

@@ -287,8 +287,14 @@ def _history(where: str, fit: Any) -> History:
     # scikit-learn's estimators have neither scoring nor a curve of validation losses.
     scoring = getattr(fit, "scoring", None)
     # Scores of scoring="loss" are the negative validation loss.
-    scores = None if scoring == "loss" else getattr(fit, "validation_scores_", None)
-    metrics = {_metric(fit, scoring): scores} if scores else {}
+    if scoring == "loss":
+        scores = None
+    else:
+        scores = getattr(fit, "validation_scores_", None)
+    if scores:
+        metrics = {_metric(fit, scoring): scores}
+    else:
+        metrics = {}
     return History(
         loss, getattr(fit, "validation_loss_curve_", None) or [], metrics=metrics
     )
@@ -307,7 +313,10 @@ def _draw_losses(
 ) -> Any:
     # A curve of a single epoch needs a marker to be visible.
     style = {"linewidth": 1.8, "marker": "o" if len(fit.loss) == 1 else None, **line}
-    names = (name, f"{name}, validation") if name else (TRAINING, VALIDATION)
+    if name:
+        names = (name, f"{name}, validation")
+    else:
+        names = (TRAINING, VALIDATION)
     names = names if is_named else ("_", "_")
     (curve,) = ax.plot(_epochs(fit.loss), fit.loss, label=names[0], **style)
     style |= {"color": curve.get_color(), "linestyle": "--"}

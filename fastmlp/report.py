@@ -254,7 +254,9 @@ def _classes_of(model: Any) -> Array | None:
         labelled = is_classifier(net.as_estimator())
     except ValueError as error:
         raise ValueError(f"{WHO}: the net has no report: {error}") from error
-    return np.arange(max(model.layer_sizes[-1], 2)) if labelled else None
+    if labelled:
+        return np.arange(max(model.layer_sizes[-1], 2))
+    return None
 
 
 def _predicted(model: Any, classes: Array | None, plain: bool, X: DataFrame) -> Array:
@@ -487,9 +489,10 @@ def _pictures(
     """Functions that draw on axes, by name."""
     model = reported.model
     shown = importances[:MOST_BARS]
-    pictures = (
-        _of_numbers(reported) if reported.classes is None else _of_classes(reported)
-    )
+    if reported.classes is None:
+        pictures = _of_numbers(reported)
+    else:
+        pictures = _of_classes(reported)
 
     def bars(ax: Any) -> None:
         ax.barh(np.arange(len(shown)), shown["importance"], xerr=shown["spread"])
@@ -626,5 +629,8 @@ def _drawn(draw: Draw) -> str:
 def _short(name: object) -> str:
     """A name in a picture: without controls, which break SVG, and without mathematics."""
     text = "".join(one if one.isprintable() else "?" for one in str(name))
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
+    if len(text) <= LONGEST_NAME:
+        text = text
+    else:
+        text = f"{text[: LONGEST_NAME - 3]}..."
     return text.replace("$", r"\$")

@@ -245,7 +245,10 @@ def _number(value: Any, name: str, who: str) -> float:
         with suppress(TypeError, ValueError, OverflowError):
             number = float(value)
     if number is None:
-        got = repr(value) if isinstance(value, str | bytes) else messages.a_kind(value)
+        if isinstance(value, str | bytes):
+            got = repr(value)
+        else:
+            got = messages.a_kind(value)
         raise TypeError(f"{who}: {name} must be a number, got {got[:50]}; {ENCODED}")
     if math.isinf(number):
         raise ValueError(f"{who}: {name} must be finite, got {number}; {LEFT_OUT}")
@@ -455,7 +458,10 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
         rows = self._table(X, None, "predict_many")
         frame = dataframe.into_frame(X)
         classes = [*self._classes]
-        places = self._probabilities(rows).argmax(axis=1) if classes else []
+        if classes:
+            places = self._probabilities(rows).argmax(axis=1)
+        else:
+            places = []
         labels = [classes[place] for place in places] or [None] * len(rows)
         return dataframe.to_native_series(labels, name=None, like=frame)
 

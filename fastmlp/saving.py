@@ -184,7 +184,9 @@ def load(
 
 def _archive(kind: str) -> Any:
     archive = ARCHIVES[kind]
-    return import_module(archive) if isinstance(archive, str) else archive
+    if isinstance(archive, str):
+        return import_module(archive)
+    return archive
 
 
 def _is_known(kind: type) -> bool:

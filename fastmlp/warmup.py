@@ -238,7 +238,9 @@ def levels_of(machine: str) -> list[Host]:
     here = level()
     if machine:
         return [each for each in LEVELS if each.machine == machine]
-    return [here] if here else []
+    if here:
+        return [here]
+    return []
 
 
 if __name__ == "__main__":

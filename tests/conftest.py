@@ -146,7 +146,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in tests.values():
         few = cases[0].get_closest_marker("few")
-        n = few.args[0] if few else len(cases)
+        if few:
+            n = few.args[0]
+        else:
+            n = len(cases)
         if IN_PLAIN_CODE:
             n = 1 if cases[0].get_closest_marker("slow") else 3
         # By the golden ratio: steps of one length could take one value of a factor alone.

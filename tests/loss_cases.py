@@ -23,7 +23,9 @@ CASES: dict[str, Loss] = LOSSES | {name: one.loss for name, one in SETTINGS.item
 def outputs_for(name: str, n: int) -> int:
     """The outputs of a net with this loss: n, or the next number that the loss takes."""
     each = CASES[name].per_target
-    return each if CASES[name].link == "sorted" else -(-n // each) * each
+    if CASES[name].link == "sorted":
+        return each
+    return -(-n // each) * each
 
 
 def draw_targets(

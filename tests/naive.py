@@ -208,7 +208,9 @@ def targets_of(loss: str, y: Array, n_outputs: int) -> Array:
 def row_losses(loss: str, outputs: Array, y: Array) -> Array:
     """The loss of each row, shape (n_rows,)."""
     values = LOSS_VALUES[loss](outputs, targets_of(loss, y, outputs.shape[1]))
-    return values.sum(axis=1) if loss in OF_CLASSES else values.mean(axis=1)
+    if loss in OF_CLASSES:
+        return values.sum(axis=1)
+    return values.mean(axis=1)
 
 
 def by_target(loss: str, outputs: Array, y: Array, w: Array) -> tuple[Any, float]:
@@ -244,7 +246,10 @@ def norms_of(norms: Any, biases: Arrays, n_layers: int) -> dict[Any, Any]:
     shifts = iter(biases[n_layers + len(norms) :])
     made: dict[Any, Any] = {}
     for (kind, layer, after, epsilon), gain in zip(norms, gains, strict=True):
-        shift = next(shifts) if kind == "layer" else np.zeros(gain.shape)
+        if kind == "layer":
+            shift = next(shifts)
+        else:
+            shift = np.zeros(gain.shape)
         made[layer, after] = partial(normed, kind, epsilon, gain=gain, shift=shift)
     return made
 
@@ -275,7 +280,10 @@ def forward(
         before.append(functions[i, False](z=z) if drops_first else z)
         if i < len(weights) - 1:
             values = VALUES[activations[i]](before[i])
-            values = values * masks[i] if len(masks) and not drops_first else values
+            if len(masks) and not drops_first:
+                values = values * masks[i]
+            else:
+                values = values
             values_of.append(values)
             after = functions.get((i, True))
             entering.append(values if after is None else after(z=values))
@@ -289,11 +297,9 @@ def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     activations = model["activations"]
     raw = forward(weights, biases, x, activations, (), rounded, **structure)[0][-1]
     link = LINK_OF.get(model.get("loss", "mse"))
-    return (
-        LINKS[link](raw)
-        if link
-        else VALUES[model.get("output_activation", "identity")](raw)
-    )
+    if link:
+        return LINKS[link](raw)
+    return VALUES[model.get("output_activation", "identity")](raw)
 
 
 def link_jacobian(link: str, raw: Array) -> Array:
@@ -344,7 +350,9 @@ def derivative_loss(
     errors = np.where(known, slopes - np.where(known, derivatives, 0), 0)
     row = np.ones(len(slopes)) if sample_weight is None else sample_weight
     mass = (row[:, None, None] * known).sum()
-    return (row[:, None, None] * weights * errors**2).sum() / mass if mass else 0.0
+    if mass:
+        return (row[:, None, None] * weights * errors**2).sum() / mass
+    return 0.0
 
 
 def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
@@ -415,9 +423,10 @@ def draws(
 
 
 def _shares(sample_weight: Array | None, n_rows: int) -> tuple[Array, float]:
-    mass = (
-        np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, float)
-    )
+    if sample_weight is None:
+        mass = np.ones(n_rows)
+    else:
+        mass = np.asarray(sample_weight, float)
     return mass / mass.sum(), float(mass.sum())
 
 
@@ -477,7 +486,9 @@ def head_losses(
     mass = np.zeros(len(raw))
     for (loss, n), y, w in zip(heads, ys, ws, strict=True):
         outputs = raw[:, first : first + n]
-        weight = np.ones(len(raw)) if w is None else np.asarray(w, float)
+        weight: Array = np.ones(len(raw))
+        if w is not None:
+            weight = np.asarray(w, float)
         known = np.where(np.isnan(y), 1.0, y) if loss not in OF_CLASSES else y
         if weight.ndim == 2:
             each = LOSS_VALUES[loss](outputs, np.where(weight > 0, known, 1.0))
@@ -679,9 +690,10 @@ def train(
     rows, and the final weights and biases, averaged if the settings or the optimizer say so.
     ``settings["learning_rate"]`` may be one rate a step.
     """
-    mass = (
-        np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
-    )
+    if sample_weight is None:
+        mass = np.ones(len(x))
+    else:
+        mass = np.asarray(sample_weight, float)
     params = flatten(weights, biases).astype(float)
     t = 0
     history = []
@@ -798,9 +810,10 @@ def gauss_newton(
     outputs; l2 adds its second derivative."""
     flat = flatten(weights, biases)
     loss = model.get("loss", "mse")
-    activation = (
-        "identity" if loss in LINK_OF else model.get("output_activation", "identity")
-    )
+    if loss in LINK_OF:
+        activation = "identity"
+    else:
+        activation = model.get("output_activation", "identity")
 
     def outputs(parameters: Array) -> Array:
         shaped = unflatten(parameters, weights, biases)
@@ -826,7 +839,10 @@ def levenberg_marquardt(
     flat = flatten(weights, biases).astype(float)
     mu = damping
     rise = 2.0
-    kept = np.full(len(flat), True) if is_trained is None else np.asarray(is_trained)
+    if is_trained is None:
+        kept = np.full(len(flat), True)
+    else:
+        kept = np.asarray(is_trained)
     shaped = (weights, biases)
     losses = []
     largest = np.zeros(kept.sum())

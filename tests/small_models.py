@@ -153,7 +153,10 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
             model: Any = TabularMLPClassifier(**options).fit(X, y)
         else:
             model = TabularMLPRegressor(**options)
-            alone = {"X_val": X, "y_val": y} if kind == "alone" else {}
+            if kind == "alone":
+                alone = {"X_val": X, "y_val": y}
+            else:
+                alone = {}
             model.set_params(ensemble="best" if alone else "mean").fit(X, y, **alone)
         if kind in LACKING:
             some = extras.BoostedTrees(classes=True, n_categories=2)

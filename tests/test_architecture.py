@@ -147,7 +147,10 @@ def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
 
 def imports_in(module: str) -> set[str]:
     tree = tree_of(module)
-    nodes = at_run_time(tree) if module in NAME_TYPES_ABOVE else ast.walk(tree)
+    if module in NAME_TYPES_ABOVE:
+        nodes = at_run_time(tree)
+    else:
+        nodes = ast.walk(tree)
     return {name for name in imports_by(nodes) if name in FILES}
 
 
@@ -452,7 +455,10 @@ def defined_in(path: str) -> set[str]:
             methods = (one for one in node.body if isinstance(one, ast.FunctionDef))
             results |= {f"{node.name}.{method.name}" for method in methods}
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if isinstance(node, ast.Assign):
+                targets = node.targets
+            else:
+                targets = [node.target]
             results |= {one.id for one in targets if isinstance(one, ast.Name)}
     return results
 

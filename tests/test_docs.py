@@ -494,9 +494,10 @@ def test_a_page_has_context_decision_and_commands_that_are_understood(
     for command in commands((FOLDER / page).read_text()):
         words = shlex.split(command)
         assert words[1] == "-m"
-        named = (
-            words[3:] if words[2] == "pytest" else [words[2].replace(".", "/") + ".py"]
-        )
+        if words[2] == "pytest":
+            named = words[3:]
+        else:
+            named = [words[2].replace(".", "/") + ".py"]
         inside = [path for path in named if "/" in path and path != "../before"]
         assert all((ROOT / path).exists() for path in inside)
         if "--benchmark-only" in words and "-k" in words:

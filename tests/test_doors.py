@@ -128,11 +128,9 @@ def words_of(more: Words, *, classifies: bool) -> Words:
 
 def optimizer_of(words: Words) -> Any:
     average = words.get("average")
-    return (
-        words["optimizer"]
-        if average is None
-        else replace(words["optimizer"], average=average)
-    )
+    if average is None:
+        return words["optimizer"]
+    return replace(words["optimizer"], average=average)
 
 
 def net_of(words: Words) -> MLP:
@@ -513,7 +511,10 @@ def test_a_bar_at_a_door(
     assert {*re.findall(r"\d+/(\d+) ", printed)} == {str(total)}
     n_nets = {"fit_many": 2, "tables": 4}.get(door.name)
     assert n_nets is None or f"{n_nets} of {n_nets} nets" in printed
-    who = "MLPSearchCV" if door.name == "search" else rf"({door.who}|MLP|Net\w+)"
+    if door.name == "search":
+        who = "MLPSearchCV"
+    else:
+        who = rf"({door.who}|MLP|Net\w+)"
     message = rf"{who}(.fit)?: progress"
     with pytest.raises(TypeError, match=f"{message} must be True or False"):
         door.fit(X, door.y, door.words(), progress=1)

@@ -250,11 +250,9 @@ def test_the_training_state_of_a_running_fit_is_not_to_be_had(path: Path) -> Non
 
 
 def nested(depth: int) -> Any:
-    return (
-        {"name": "Warmup", "schedule": nested(depth - 1), "n_steps": 1}
-        if depth
-        else 0.1
-    )
+    if depth:
+        return {"name": "Warmup", "schedule": nested(depth - 1), "n_steps": 1}
+    return 0.1
 
 
 # What a header says, beside its arrays: what no setting of a net is, or more than the file holds.

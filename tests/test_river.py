@@ -30,7 +30,9 @@ MODELS: list[Callable[..., Any]] = [
 
 
 def learned(rows: list[Any] = ROWS, targets: list[Any] = Y, **settings: Any) -> Any:
-    kind = MLPRegressor if isinstance(targets[0], float) else MLPClassifier
+    kind: Any = MLPClassifier
+    if isinstance(targets[0], float):
+        kind = MLPRegressor
     model = kind(seed=0, **settings)
     for x, y in zip(rows, targets, strict=True):
         model.learn_one(x, y)

@@ -146,7 +146,10 @@ def test_types_are_complete() -> None:
 def names_in(kind: Any) -> set[str]:
     if get_origin(kind) is Literal:
         return set(get_args(kind))
-    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    if get_origin(kind) in (Union, UnionType):
+        parts = get_args(kind)
+    else:
+        parts = ()
     return set().union(*map(names_in, parts))
 
 

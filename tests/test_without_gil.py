@@ -122,7 +122,10 @@ def test_threads_that_predict_and_step_one_net_see_whole_states(
 
     def predict() -> None:
         for _ in range(4 * N_STEPS):
-            rows = group.predict(X)[0] if with_group else net.predict(X)
+            if with_group:
+                rows = group.predict(X)[0]
+            else:
+                rows = net.predict(X)
             seen.append(rows.tobytes())
 
     side_by_side(step, step, predict, predict)

@@ -55,7 +55,9 @@ def trainers(form: str) -> list[str]:
 def title(library: str) -> str:
     """The title of a contestant, and its form after it."""
     name, _, form = library.partition("-")
-    return f"{PEERS[name].title}, {form}" if form else PEERS[name].title
+    if form:
+        return f"{PEERS[name].title}, {form}"
+    return PEERS[name].title
 
 
 def missing(name: str) -> str | None:

@@ -344,7 +344,10 @@ class JaxRecipe(JaxScan):
             index, draw = batch
             rows = (part.at[index].get(mode="promise_in_bounds") for part in (x, y))
             if dropping:
-                masks = draw if self.ahead else self._masks(draw, (len(index), units))
+                if self.ahead:
+                    masks = draw
+                else:
+                    masks = self._masks(draw, (len(index), units))
                 loss, g = jax.value_and_grad(self._dropped)(p, *rows, masks)
             else:
                 loss, g = jax.value_and_grad(self._objective)(p, *rows)

@@ -79,7 +79,10 @@ class SklearnFit(Run):
         )  # Its moments and step number; made anew by the next fit.
 
     def _partial_fit(self, rows: slice) -> None:
-        options = {"classes": np.unique(self.y)} if self.classes else {}
+        if self.classes:
+            options = {"classes": np.unique(self.y)}
+        else:
+            options = {}
         self.net.partial_fit(self.x[rows], self.y[rows], **options)
 
     def epochs(self, n: int) -> None:

@@ -156,7 +156,10 @@ def whole_step(load: Workload) -> Callable[..., None]:
             rate = rate * 0.5 * (1 + torch.cos(torch.pi * t / end))
         t.add_(1)
         for i, (p, g, m, v) in enumerate(zip(ps, gs, ms, vs, strict=True)):
-            slope = g + load.l2 / load.batch * p if load.l2 and i % 2 == 0 else g
+            if load.l2 and i % 2 == 0:
+                slope = g + load.l2 / load.batch * p
+            else:
+                slope = g
             if rule.kind == "sgd":
                 if rule.momentum:
                     m.mul_(rule.momentum).add_(slope)

@@ -131,7 +131,10 @@ class TorchEager(Run):
             for weight, bias in self.workload.start()
             for part in (weight.T.copy(), bias)
         ]
-        self.average = [part.clone() for part in self.p] if self.recipe else []
+        if self.recipe:
+            self.average = [part.clone() for part in self.p]
+        else:
+            self.average = []
         self.done = self.total = 0
         for p in self.p:
             p.requires_grad_()
@@ -285,11 +288,10 @@ class TorchMixed(TorchEager):
         super().step(x, y)
 
     def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
-        load = (
-            self.workload._replace(compute_dtype=None)
-            if self.by_leave
-            else self.workload
-        )
+        if self.by_leave:
+            load = self.workload._replace(compute_dtype=None)
+        else:
+            load = self.workload
         return objective(load, self.p, x, y)
 
 
@@ -408,9 +410,10 @@ class Streamed:
         in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
         self.run: Any = module.make(in_memory, variant[contestant])
         rows = RowGroups(path, None if self.groups else self.load.batch)
-        workers = (
-            {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
-        )
+        if way.endswith("process"):
+            workers = {"num_workers": 1, "prefetch_factor": 2}
+        else:
+            workers = {}
         self.loader: Any = DataLoader(rows, batch_size=None, **workers)
 
     def batches(self) -> Iterator[Pair]:

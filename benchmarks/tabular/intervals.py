@@ -154,7 +154,10 @@ def lines(results: Record) -> Iterator[str]:
     records: list[dict[str, Any]] = results["records"]
     turns = len({r["turn"] for r in records})
     preset = results["preset"]
-    fits = "a fit a table" if turns == 1 else f"{turns} fits a table, of own seeds"
+    if turns == 1:
+        fits = "a fit a table"
+    else:
+        fits = f"{turns} fits a table, of own seeds"
     facts = [f"preset `{preset}`", fits, counted(results["threads"])]
     yield machine.measured(results, *facts)
     yield ""

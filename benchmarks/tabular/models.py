@@ -38,11 +38,10 @@ def categories(table: SplitTable) -> list[str]:
 def linear(table: SplitTable, threads: int, seed: int) -> Array:
     """Predictions of ridge or logistic regression, of standardised and one-hot columns."""
     models = import_module("sklearn.linear_model")
-    net = (
-        models.RidgeCV(np.logspace(-3, 4, 15))
-        if table.task == "regression"
-        else models.LogisticRegression(max_iter=2000)
-    )
+    if table.task == "regression":
+        net = models.RidgeCV(np.logspace(-3, 4, 15))
+    else:
+        net = models.LogisticRegression(max_iter=2000)
     return _predict(_dense(table, net, table.train), table)
 
 
@@ -131,7 +130,10 @@ def catboost(
     table: SplitTable, threads: int, seed: int, seconds: float = math.inf
 ) -> Array:
     """Predictions of CatBoost; a missing category is a level of its own."""
-    callbacks = [] if math.isinf(seconds) else [EndInTime(seconds)]
+    if math.isinf(seconds):
+        callbacks = []
+    else:
+        callbacks = [EndInTime(seconds)]
     model, x = fitted_catboost(table, threads, seed, callbacks)
     return _predict(model, table, x)
 
@@ -202,7 +204,10 @@ def autogluon(table: SplitTable, threads: int, seed: int, preset: str) -> Array:
     if preset == "best_quality":
         rows = {"train_data": x.iloc[np.concatenate([table.train, table.validation])]}
         rows["time_limit"] = MOST_SECONDS
-    loss = "root_mean_squared_error" if table.task == "regression" else "log_loss"
+    if table.task == "regression":
+        loss = "root_mean_squared_error"
+    else:
+        loss = "log_loss"
     with TemporaryDirectory() as folder:
         model = tabular.TabularPredictor(
             TARGET,
@@ -242,7 +247,9 @@ def predictor(model: Any, task: str) -> Callable[[Any], Any]:
 def _predict(model: Any, table: SplitTable, x: Any = None) -> Array:
     rows = (table.x if x is None else x).iloc[table.test]
     predictions = np.asarray(predictor(model, table.task)(rows), np.float64)
-    return predictions.ravel() if table.task == "regression" else predictions
+    if table.task == "regression":
+        return predictions.ravel()
+    return predictions
 
 
 def _training(table: SplitTable, x: Any) -> tuple[Any, Array]:

@@ -38,7 +38,9 @@ def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
     if isinstance(seed, np.random.SeedSequence):
         return deepcopy(seed)
     sequence = getattr(generator.bit_generator, "seed_seq", None)
-    return sequence if hasattr(sequence, "spawn") else np.random.SeedSequence()
+    if hasattr(sequence, "spawn"):
+        return sequence
+    return np.random.SeedSequence()
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
@@ -101,7 +103,9 @@ def unpickled(content: Any) -> Any:
     """Return the generator that `pickled`, or NumPy, put into a pickle."""
     if not isinstance(content, dict):
         return content
-    return random_state_from(content) if "gauss" in content else from_state(content)
+    if "gauss" in content:
+        return random_state_from(content)
+    return from_state(content)
 
 
 def _plain(value: Any) -> Any:

@@ -91,7 +91,9 @@ class Pool:
     @property
     def share(self) -> int:
         """Threads that one task may use now: above 1 if there are too few tasks."""
-        return 1 if self._waiting else max(1, self._n_threads // max(1, self._running))
+        if self._waiting:
+            return 1
+        return max(1, self._n_threads // max(1, self._running))
 
     @property
     def stopping(self) -> bool:

@@ -73,7 +73,10 @@ class Data(NamedTuple):
         """The number of rows to work on, or the sum of their weights."""
         if not self.weight.size:
             return float(self.n_rows)
-        weight = self.weight if self.rows is None else self.weight[self.rows]
+        if self.rows is None:
+            weight = self.weight
+        else:
+            weight = self.weight[self.rows]
         return float(weight.sum(dtype=np.float64))
 
     @property
@@ -530,7 +533,9 @@ def thread_limit() -> int:
 
 def n_threads_of(n_threads: int | None) -> int:
     """Return the number of threads; None: as many as this thread may use."""
-    return task_pool.share() or thread_limit() if n_threads is None else int(n_threads)
+    if n_threads is None:
+        return task_pool.share() or thread_limit()
+    return int(n_threads)
 
 
 @cache

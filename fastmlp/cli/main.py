@@ -267,7 +267,10 @@ def _draw_digits(part: Any, images: Any, labels: Any, predictions: Any) -> None:
     shown = [*misread, *first_of_each[len(misread) > 0 :][: N_SHOWN - len(misread)]]
     for ax, i in zip(np.ravel(part.subplots(1, len(shown))), shown, strict=True):
         ax.imshow(images[i], cmap="Greys", interpolation="nearest")
-        text = f"{predictions[i]}" if right[i] else f"{predictions[i]}, not {labels[i]}"
+        if right[i]:
+            text = f"{predictions[i]}"
+        else:
+            text = f"{predictions[i]}, not {labels[i]}"
         ax.set_title(text, color=INK if right[i] else WRONG, fontsize=11)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(color=FAINT if right[i] else WRONG, visible=True)

@@ -148,7 +148,10 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise UsageError("argument --loss: needs a regression")
         _name_identifiers(table, others)
         table, valid, rows = _divided(table, others, task, arguments)
-        options = {"loss": arguments.loss} if arguments.loss is not None else {}
+        if arguments.loss is not None:
+            options = {"loss": arguments.loss}
+        else:
+            options = {}
         kind: Any = (
             TabularMLPClassifier if task == "classification" else TabularMLPRegressor
         )
@@ -168,7 +171,10 @@ def run_train(arguments: argparse.Namespace) -> None:
         fit["progress"] = sys.stderr.isatty() and find_spec("tqdm") is not None
         with _rows_of_table(*rows):
             model.fit(table, **fit, **(of_valid if valid is not None else {}))
-        scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
+        if valid is None:
+            scores = {}
+        else:
+            scores = _scores(model, valid, f"{who}: --valid")
         names = model.schema_.columns
         # A file holds finite numbers: R2 of one row is not.
         finite = {name: score for name, score in scores.items() if isfinite(score)}
@@ -302,7 +308,10 @@ def _rows_of_table(*places: Any) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         text = str(error)
-        rows = places["_val" in text] if places else range(0)
+        if places:
+            rows = places["_val" in text]
+        else:
+            rows = range(0)
         error.args = (re.sub(r"(?<=row )\d+", lambda one: _at(rows, one[0]), text),)
         raise
 
@@ -467,7 +476,9 @@ def _listed(values: Any) -> str:
 
 
 def task_of(model: Any) -> Task:
-    return "classification" if hasattr(model, "classes_") else "regression"
+    if hasattr(model, "classes_"):
+        return "classification"
+    return "regression"
 
 
 def score(
@@ -523,9 +534,10 @@ def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
         y: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         return y
     classes = pyarrow.array(model.classes_.tolist())
-    values = (
-        column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
-    )
+    if hasattr(column, "dictionary_decode"):
+        values = column.dictionary_decode()
+    else:
+        values = column
     places = compute.index_in(values.cast(classes.type), value_set=classes)
     codes: Array = places.fill_null(-1).to_numpy(zero_copy_only=False)
     if (codes < 0).any():
@@ -632,11 +644,10 @@ def _of_arrays(path: str, who: str) -> Any:
                 raise ValueError(
                     f"{who}: {name!r} has {array.ndim} dimensions, not 1 or 2"
                 )
-            names = (
-                [f"{name.lower()}{j}" for j in range(array.shape[1])]
-                if array.ndim > 1
-                else [name]
-            )
+            if array.ndim > 1:
+                names = [f"{name.lower()}{j}" for j in range(array.shape[1])]
+            else:
+                names = [name]
             columns |= dict(zip(names, array.reshape(len(array), -1).T, strict=True))
         return pyarrow.table(columns)
 

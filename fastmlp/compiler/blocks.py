@@ -261,11 +261,9 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples."""
-    return (
-        (lambda *ints: loop(*jit.grouped(loop, ints)))
-        if any(jit.parameters_of(loop))
-        else loop
-    )
+    if any(jit.parameters_of(loop)):
+        return lambda *ints: loop(*jit.grouped(loop, ints))
+    return loop
 
 
 def _alone(loop: Loop) -> Loop:
@@ -309,14 +307,18 @@ def block_of(
 def _compile(
     factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]
 ) -> Block:
-    on = pair_target() if "pairs" in options else target()
+    if "pairs" in options:
+        on = pair_target()
+    else:
+        on = target()
     made = f"{factory.__module__}.{factory.__name__}:{dtype}"
     settings = sorted(options.items())
     level = LEVELS.get(on, "")
     if rule is None:
-        cache = (
-            CodeCache(f"{made}:{settings}:{on}", level) if is_ours(factory) else None
-        )
+        if is_ours(factory):
+            cache = CodeCache(f"{made}:{settings}:{on}", level)
+        else:
+            cache = None
         return Block(factory(dtype.type, **options), cache, on, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (

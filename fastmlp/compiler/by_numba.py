@@ -309,7 +309,10 @@ def _of_emitted(function: Any) -> Any:
         wide = kinds if form.constant else map(_wide, kinds)
         if type(form.result) is int:
             return kinds[form.result](*wide), generate
-        result = types.void if form.result is None else from_dtype(form.result)
+        if form.result is None:
+            result = types.void
+        else:
+            result = from_dtype(form.result)
         return result(*wide), generate
 
     of_python = inspect.signature(function)

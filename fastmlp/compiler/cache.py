@@ -147,7 +147,9 @@ def find() -> tuple[Path | None, str]:
             cure = "its owner can run fastmlp warmup --shared"
             return None, f"not used: {path} cannot be read; {cure}, {ANOTHER}"
     reason = _distrust(path.parent) or _distrust(path)
-    return (path, "") if reason is None else (None, f"not used: {reason}, {ANOTHER}")
+    if reason is None:
+        return (path, "")
+    return (None, f"not used: {reason}, {ANOTHER}")
 
 
 def _is_filled(path: Path) -> bool:
@@ -211,9 +213,9 @@ def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
     """The wheel's code for a level of processors; None without code of these sources, settings
     and this Python's objects."""
     stored = None if PREBUILT == "0" else read(library(level))
-    return (
-        stored if stored is not None and stored[0]["for"] == of_this_package() else None
-    )
+    if stored is not None and stored[0]["for"] == of_this_package():
+        return stored
+    return None
 
 
 def of_this_package() -> list[Any]:

@@ -34,11 +34,9 @@ def setting(name: str, default: Any = None) -> Any:
         return getattr(config, name)
     text = os.environ.get(name if name.startswith("NUMBA_") else f"NUMBA_{name}")
     try:
-        return (
-            default
-            if text is None
-            else (str if default is None else type(default))(text)
-        )
+        if text is None:
+            return default
+        return (str if default is None else type(default))(text)
     except ValueError:  # Numba ignores it too
         return default
 
@@ -208,11 +206,9 @@ class Unsupported(Exception):
 
     def at(self, filename: str, line: int) -> "Unsupported":
         """Return the exception with a place in the source, unless it has one."""
-        return (
-            self
-            if len(self.args) > 1
-            else type(self)(self.args[0], f"{filename}:{line}")
-        )
+        if len(self.args) > 1:
+            return self
+        return type(self)(self.args[0], f"{filename}:{line}")
 
     def __str__(self) -> str:
         return ", at ".join(map(str, self.args))

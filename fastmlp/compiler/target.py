@@ -54,7 +54,11 @@ def vector_bytes() -> int:
 @cache
 def _vector_bytes(features: str) -> int:
     names = features.split(",")
-    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+    if "+avx512f" in names:
+        return 64
+    if "+avx2" in names:
+        return 32
+    return 16
 
 
 def second_level_bytes() -> int:
@@ -229,7 +233,9 @@ def level_of(leaves: bytes) -> Host | None:
     level and less than the higher."""
     if _has(leaves, _OF_V4):
         return V4
-    return V3 if _has(leaves, _OF_V3) and not _has(leaves, _AVX512F) else None
+    if _has(leaves, _OF_V3) and not _has(leaves, _AVX512F):
+        return V3
+    return None
 
 
 def _has(leaves: bytes, bits: dict[int, int]) -> bool:

@@ -73,7 +73,10 @@ class Symbol:
 
 def _relation(name: str, a: Any, b: Any) -> Comparison:
     # A constant that is exact in the symbol's precision, such as 0, widens nothing.
-    kind = a.kind if not isinstance(b, Symbol) and a.kind(b) == b else common(a, b)
+    if not isinstance(b, Symbol) and a.kind(b) == b:
+        kind = a.kind
+    else:
+        kind = common(a, b)
     return a.code.relation(name, a.code.text(a, kind), a.code.text(b, kind))
 
 

@@ -207,11 +207,16 @@ def _expanded(path: str, who: str) -> list[str]:
                 f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset"
             )
     elif not os.path.exists(path):
-        files = sorted(glob.glob(path)) if glob.has_magic(path) else []
+        if glob.has_magic(path):
+            files = sorted(glob.glob(path))
+        else:
+            files = []
         if not files:
             raise FileNotFoundError(f"{who}: there is no file {path!r}")
     encoding = encoding_of(path)
-    return files if encoding == "utf-8" else [CSVFile(one, encoding) for one in files]
+    if encoding == "utf-8":
+        return files
+    return [CSVFile(one, encoding) for one in files]
 
 
 def no_table(X: object, expected: str, who: str) -> TypeError:
@@ -223,11 +228,9 @@ def no_table(X: object, expected: str, who: str) -> TypeError:
 
 
 def instead_of(X: object) -> str:
-    return (
-        ""
-        if is_table(X)
-        else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
-    )
+    if is_table(X):
+        return ""
+    return INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
 
 
 @contextmanager
@@ -302,11 +305,9 @@ def reader_of_table(X: Any, rows: int, columns: Sequence[str] | None = None) -> 
         return pyarrow.Table.from_pandas(X, preserve_index=False).to_reader()
     if isinstance(X, pyarrow.RecordBatchReader):
         return X  # its stream would lose the type of an error
-    return (
-        X.to_reader()
-        if hasattr(X, "to_reader")
-        else pyarrow.RecordBatchReader.from_stream(X)
-    )
+    if hasattr(X, "to_reader"):
+        return X.to_reader()
+    return pyarrow.RecordBatchReader.from_stream(X)
 
 
 def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
@@ -314,7 +315,10 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
 
     if is_lazy(X) or not is_table(X):
         raise no_table(X, "expected files, a table or a frame,", who)
-    columns = choose(X.schema, who).names if hasattr(X, "scanner") else None
+    if hasattr(X, "scanner"):
+        columns = choose(X.schema, who).names
+    else:
+        columns = None
     reader = reader_of_table(X, rows, columns)
     # A database refuses a second query until the first is read to its end, or closed.
     try:
@@ -331,13 +335,11 @@ def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches
         raise ValueError(
             f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}"
         )
-    return (
-        _of_parquet
-        if end == ".parquet"
-        else _of_arrow
-        if end in ARROW_FILES
-        else _of_csv
-    )
+    if end == ".parquet":
+        return _of_parquet
+    if end in ARROW_FILES:
+        return _of_arrow
+    return _of_csv
 
 
 def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
@@ -483,11 +485,10 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
             if "\0" in row:
                 raise not_text("utf-8", who, ", but perhaps utf-16") from None
             few = "is the file cut, or a comma missing?"
-            what = (
-                few
-                if int(got) < int(expected)
-                else 'a value with a comma needs quotes: "1,5"'
-            )
+            if int(got) < int(expected):
+                what = few
+            else:
+                what = 'a value with a comma needs quotes: "1,5"'
             raise ValueError(
                 f"{who}: {_line(line)}{got} values for the {expected} columns of the header: "
                 f"{row!r}; {what}"

@@ -45,12 +45,17 @@ class NamedColumns(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        weights = [] if self.weight is None else [self.weight]
+        if self.weight is None:
+            weights = []
+        else:
+            weights = [self.weight]
         return list(dict.fromkeys([*self.features, *self.targets, *weights]))
 
     @property
     def targets(self) -> list[str]:
-        return [self.target] if isinstance(self.target, str) else list(self.target)
+        if isinstance(self.target, str):
+            return [self.target]
+        return list(self.target)
 
     @property
     def wanted(self) -> "ColumnNames":
@@ -73,7 +78,9 @@ class NamedColumns(NamedTuple):
             name = "sample_weight"
             weights = frames.numbers(batch.select([self.weight]), None, where, name)
             parts.append(weights[:, 0])
-        return tuple(parts) if gaps is None else BlockWithGaps(parts, gaps)
+        if gaps is None:
+            return tuple(parts)
+        return BlockWithGaps(parts, gaps)
 
     def _gaps(self, batch: Any, where: arrow.Place) -> ValueError | None:
         """The error of a fit that knows all targets, if a target is missing."""
@@ -113,9 +120,15 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
     (target, features, weight), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
-    weights = [] if weight is None else names_in(weight, "weight", known, who)
+    if weight is None:
+        weights = []
+    else:
+        weights = names_in(weight, "weight", known, who)
     others = [name for name in known if name not in (*targets, *weights)]
-    chosen = others if features is None else names_in(features, "features", known, who)
+    if features is None:
+        chosen = others
+    else:
+        chosen = names_in(features, "features", known, who)
     if not chosen:
         raise ValueError(f"{who}: there are no columns beside target={target!r}")
     within = next((name for name in chosen if name in targets), None)
@@ -137,7 +150,10 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
         isinstance(one, str) for one in names
     ):
         short = names is None or isinstance(names, str | int | float | list | tuple)
-        shown = repr(value) if short else messages.a_kind(value)
+        if short:
+            shown = repr(value)
+        else:
+            shown = messages.a_kind(value)
         raise TypeError(
             f"{who}: {what} must be a column's name, or several, got {shown}"
         )
@@ -156,7 +172,10 @@ def _labels(column: Any) -> Array | None:
     """A text column as an array of objects, None for another column."""
     import pyarrow.types as kinds
 
-    values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
+    if kinds.is_dictionary(column.type):
+        values = column.dictionary_decode()
+    else:
+        values = column
     is_text = kinds.is_string(values.type) or kinds.is_large_string(values.type)
     if not (is_text or str(values.type) == "string_view"):
         return None
@@ -286,16 +305,20 @@ class Passes:
         self._X = X
         self._column_names = column_names
         self._who = who
-        self._columns = (
-            None if schema is None else columns_of(schema, column_names, who)
-        )
+        if schema is None:
+            self._columns = None
+        else:
+            self._columns = columns_of(schema, column_names, who)
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         return None if self._columns is None else self._columns.features
 
     def _choose(self, schema: Any, who: str) -> arrow.ChosenColumns:
-        wanted = self._column_names if self._columns is None else self._columns.wanted
+        if self._columns is None:
+            wanted = self._column_names
+        else:
+            wanted = self._columns.wanted
         columns = columns_of(schema, wanted, who)
         self._columns = self._columns or columns
         return arrow.ChosenColumns(
@@ -348,7 +371,9 @@ def source_of(
     schema = getattr(X, "schema", None)
     is_known = isinstance(getattr(schema, "names", None), list)
     begin = Passes(X, column_names, who, schema if is_known else None)
-    return ReadOnce(X, begin) if hasattr(X, "read_next_batch") else begin
+    if hasattr(X, "read_next_batch"):
+        return ReadOnce(X, begin)
+    return begin
 
 
 def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:

@@ -417,7 +417,10 @@ def check_source(
         and reading.steps_per_epoch is None
     ):
         name = getattr(X, "__name__", "<genexpr>")
-        named = "" if name == "<genexpr>" else f", as {name} without brackets,"
+        if name == "<genexpr>":
+            named = ""
+        else:
+            named = f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
             f"{who}: {sources.kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} "

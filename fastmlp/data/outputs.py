@@ -97,12 +97,14 @@ def batches_of(
     if arrow.paths_of(X) is not None or streamed or is_lazy(X):
         yield from named_batches(X, Choice(names, (), texts), rows, who)
         return
-    source_names = getattr(X, "feature_names", None) if is_source(X) else None
-    order = (
-        None
-        if names is None or source_names is None
-        else _order(tuple(source_names), names, who)
-    )
+    if is_source(X):
+        source_names = getattr(X, "feature_names", None)
+    else:
+        source_names = None
+    if names is None or source_names is None:
+        order = None
+    else:
+        order = _order(tuple(source_names), names, who)
     for piece in blocks_of(X, who):
         content = frames.selected(piece.content, names, who)
         for part in _slices(content, rows):
@@ -120,9 +122,9 @@ def _order(
             f"{who}: the source lacks the columns {listed(missing)}; it has "
             f"{listed(list(map(repr, source_names)))}"
         )
-    return (
-        None if source_names == names else [source_names.index(name) for name in names]
-    )
+    if source_names == names:
+        return None
+    return [source_names.index(name) for name in names]
 
 
 class Choice:
@@ -211,7 +213,12 @@ def _is_in_memory(X: Any) -> bool:
 def _slices(X: Any, rows: int) -> Iterator[Any]:
     """Yield batches of rows; an object without a length is left to the model to refuse."""
     shape = getattr(X, "shape", None)
-    n = shape[0] if shape else len(X) if hasattr(X, "__len__") else None
+    if shape:
+        n = shape[0]
+    elif hasattr(X, "__len__"):
+        n = len(X)
+    else:
+        n = None
     if n is None:
         yield X
         return
@@ -257,7 +264,10 @@ def read_table(
 
     choose = Choice(tuple(columns) or None, others, texts, nulls=True, ignore=ignore)
     free = memory.available()
-    most = float("inf") if free is None else free // TIMES
+    if free is None:
+        most = float("inf")
+    else:
+        most = free // TIMES
     kept = list[tuple[Any, Any]]()
     share = 1.0
     n_rows = 0
@@ -306,9 +316,9 @@ def _below(share: float, rows: Any, drawn: Any) -> tuple[Any, Any]:
     import pyarrow
 
     mask = drawn < share
-    return (
-        (rows, drawn) if mask.all() else (rows.filter(pyarrow.array(mask)), drawn[mask])
-    )
+    if mask.all():
+        return (rows, drawn)
+    return (rows.filter(pyarrow.array(mask)), drawn[mask])
 
 
 def _require_finite(rows: Any, where: arrow.Place) -> None:
@@ -350,7 +360,10 @@ class PredictionColumns:
         self._who = who
         self._probabilities = probabilities
         self._link = getattr(model, "_link", None)
-        self._dtypes = {} if dtype is None else {"compute_dtype": dtype}
+        if dtype is None:
+            self._dtypes = {}
+        else:
+            self._dtypes = {"compute_dtype": dtype}
         self._several: bool | None = None
 
     def __call__(self, batch: PredictBatch) -> ArraysByName:
@@ -395,9 +408,10 @@ class PredictionColumns:
 
     def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
         labels = classes[probabilities.argmax(axis=1)]
-        each = (
-            _each("probability", probabilities, classes) if self._probabilities else {}
-        )
+        if self._probabilities:
+            each = _each("probability", probabilities, classes)
+        else:
+            each = {}
         return {**each, self._output: labels}
 
     def _of_labels(self, probabilities: Array, labels: Array) -> ArraysByName:
@@ -634,7 +648,10 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
     if compute_dtype is None:
         return
     if not hasattr(model, "predict_raw"):
-        instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
+        if hasattr(model, "net_"):
+            instead = "its net_"
+        else:
+            instead = "compute_dtype=None"
         raise TypeError(
             f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
         )

@@ -153,7 +153,9 @@ def has_blocks(X: object) -> bool:
 
 
 def opened(source: Any, who: str) -> Opened:
-    return RandomAccess(source, who) if has_blocks(source) else StreamBlocks(source)
+    if has_blocks(source):
+        return RandomAccess(source, who)
+    return StreamBlocks(source)
 
 
 def targets_of(source: Any, who: str, *, ignores_gaps: bool = False) -> Iterator[Any]:
@@ -195,7 +197,10 @@ def parts_of(
     if isinstance(content, BlockWithGaps) and not ignores_gaps:
         raise content.error
     if not isinstance(content, tuple | list) or len(content) not in (2, 3):
-        n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
+        if isinstance(content, tuple | list):
+            n = f" of {len(content)}"
+        else:
+            n = ""
         raise TypeError(
             f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
         )

@@ -126,9 +126,10 @@ class Standardizer:
         self._squares: Numbers = np.empty(
             0
         )  # the sums of squared distances from the mean
-        self._sample = (
-            Sample(SAMPLE, np.random.default_rng(self.seed)) if self.robust else None
-        )
+        if self.robust:
+            self._sample = Sample(SAMPLE, np.random.default_rng(self.seed))
+        else:
+            self._sample = None
         self._learned: tuple[Numbers, Numbers] | None = None
 
     @classmethod
@@ -381,7 +382,10 @@ class Standardizer:
             raise TypeError(
                 f"{who}: targets must be a Standardizer, got {type(targets).__name__}"
             )
-        of_targets = np.ones(1) if targets is None else targets._fitted(who)[1]
+        if targets is None:
+            of_targets = np.ones(1)
+        else:
+            of_targets = targets._fitted(who)[1]
         array = arrays.real_array(derivatives, who, "derivatives")
         n, n_outputs = len(scale), len(of_targets)
         by_output = array.ndim == 3 and (targets is None or array.shape[1] == n_outputs)
@@ -448,9 +452,10 @@ class Standardizer:
         if not self.n_rows and not self._is_known():
             raise ValueError(f"{who}: nothing has been learned; call fit")
         if self._learned is None:
-            self._learned = (
-                self._moments() if self._sample is None else _quartiles(self._sample)
-            )
+            if self._sample is None:
+                self._learned = self._moments()
+            else:
+                self._learned = _quartiles(self._sample)
         return self._learned
 
     def _is_known(self) -> bool:

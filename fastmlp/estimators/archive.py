@@ -126,7 +126,9 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
     names = getattr(estimator, "feature_names_in_", None)
-    return {} if names is None else {"feature_names": tuple(names.tolist())}
+    if names is None:
+        return {}
+    return {"feature_names": tuple(names.tolist())}
 
 
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
@@ -174,7 +176,9 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
         )
     classifier.classes_ = classes
     classifier._label_binarizer = binarizer
-    return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
+    if binarizer.y_type_ == "multiclass":
+        return "softmax"
+    return "logistic"
 
 
 def take_feature_names(
@@ -299,7 +303,10 @@ def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
         return optimizer
     settings = {name: spelled[name] for name in FIELDS[kind]}
     scalars.positive("file", "learning_rate_init", settings["learning_rate_init"])
-    optimizer = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
+    if kind == "sgd":
+        optimizer = _sgd(settings)
+    else:
+        optimizer = AdamOptimizer([], **settings)
     rate = spelled["learning_rate"]
     optimizer.learning_rate = scalars.non_negative("file", "learning_rate", rate)
     optimizer.t = t

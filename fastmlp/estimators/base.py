@@ -107,7 +107,9 @@ def _as_long(y: Array, X: Any) -> bool:
 def classes_of(y: Array) -> Array:
     """Sorted labels of a vector, shape (n_classes,); texts as wide as the longest."""
     classes = np.unique(y)
-    return np.array(classes.tolist()) if y.dtype.kind == "U" else classes
+    if y.dtype.kind == "U":
+        return np.array(classes.tolist())
+    return classes
 
 
 def binarizer_of(classes: Array) -> LabelBinarizer:
@@ -135,11 +137,9 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
         return None
     if all_present and not np.bincount(codes, minlength=n_classes).all():
         return None
-    return (
-        (codes == 1)[:, None]
-        if n_classes <= 2
-        else codes[:, None] == np.arange(n_classes)
-    )
+    if n_classes <= 2:
+        return (codes == 1)[:, None]
+    return codes[:, None] == np.arange(n_classes)
 
 
 def seeded(estimator: Any) -> np.random.RandomState:
@@ -177,7 +177,10 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
     """
     if not np.isfinite(outputs).all():
         return np.nan
-    weights = np.float64(1) if weight is None else weight[:, None]
+    if weight is None:
+        weights = np.float64(1)
+    else:
+        weights = weight[:, None]
     mean = np.average(targets, axis=0, weights=weight)
     residual = (weights * (targets - outputs) ** 2).sum(axis=0, dtype=np.float64)
     total = (weights * (targets - mean) ** 2).sum(axis=0, dtype=np.float64)
@@ -389,11 +392,10 @@ class CompiledMLP(
             with to_core.checking(self, X, y=y, sample_weight=sample_weight):
                 X, y = self._validate_input(X, y, incremental, reset=first_pass)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
-            weight = (
-                None
-                if sample_weight is None
-                else _check_sample_weight(sample_weight, X)
-            )
+            if sample_weight is None:
+                weight = None
+            else:
+                weight = _check_sample_weight(sample_weight, X)
             part = net.RowSubset(X, y, self._of_classes(weight, X, y))
             return self._learn(part, incremental, first_pass, validation, reports)
 
@@ -451,7 +453,10 @@ class CompiledMLP(
 
     def _hidden_sizes(self) -> list[Any]:
         chosen = self.hidden_layer_sizes
-        sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
+        if hasattr(chosen, "__iter__"):
+            sizes = list(chosen)
+        else:
+            sizes = [chosen]
         if np.less_equal(sizes, 0).any():
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
@@ -544,7 +549,10 @@ class CompiledMLP(
         if self.scoring == "loss" and self.validation_loss_curve_:
             return -self.validation_loss_curve_[-1]
         scorer = check_scoring(self, self.scoring)
-        options = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if sample_weight is None:
+            options = {}
+        else:
+            options = {"sample_weight": sample_weight}
         with warnings.catch_warnings():
             # Rows of a data frame are an array here.
             warnings.filterwarnings("ignore", "X does not have valid feature names")

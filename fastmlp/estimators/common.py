@@ -149,7 +149,9 @@ class WithClient(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return state if self.client in (None, "auto") else {**state, "client": None}
+        if self.client in (None, "auto"):
+            return state
+        return {**state, "client": None}
 
 
 class BaseModel(BatchPredictions, WithClient):

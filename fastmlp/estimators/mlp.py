@@ -241,7 +241,9 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         outputs = self._quick_outputs(X)
         if outputs is None:
             return super().predict_proba(X)
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+        if self.n_outputs_ == 1:
+            return np.hstack([1 - outputs, outputs])
+        return outputs
 
     def _validate_input(
         self, X: Any, y: Any, incremental: bool, reset: bool

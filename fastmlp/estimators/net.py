@@ -291,7 +291,9 @@ class RowSubset(NamedTuple):
     rows: RowIndex | None = None
 
     def of(self, array: Any) -> Any:
-        return array if array is None or self.rows is None else array[self.rows]
+        if array is None or self.rows is None:
+            return array
+        return array[self.rows]
 
     def data(self, engine: Engine[Any]) -> Data:
         return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
@@ -305,9 +307,10 @@ class RowSubset(NamedTuple):
         Only a binary target is stratified, as in scikit-learn: several classes have several columns
         here.
         """
-        rows = (
-            np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
-        )
+        if self.rows is None:
+            rows = np.arange(len(self.y), dtype=np.int64)
+        else:
+            rows = self.rows
         binary = is_classifier(estimator) and estimator.n_outputs_ == 1
         # The draw depends on the number of rows alone.
         train, test = train_test_split(
@@ -352,7 +355,10 @@ class HeldOutRows:
                 "Sample weights must contain at least one non-zero number."
             )
         self.labels = estimator._labels_of(self._targets)
-        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
+        if estimator.scoring in (None, "loss"):
+            self.X = None
+        else:
+            self.X = part.of(part.X)
         self._metric = estimator._metric
         self._flat = state.parameters
         of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"

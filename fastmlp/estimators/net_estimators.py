@@ -127,7 +127,9 @@ def _name(rule: Any, table: dict[str, Any]) -> Any:
 def _plain(y: Any) -> Any:
     """Objects as the array that NumPy makes of them: of numbers, or of texts."""
     array = np.asarray(y)
-    return np.array(array.tolist()) if array.dtype.kind == "O" else array
+    if array.dtype.kind == "O":
+        return np.array(array.tolist())
+    return array
 
 
 class NetEstimator(BatchPredictions, BaseEstimator):
@@ -162,7 +164,9 @@ class NetEstimator(BatchPredictions, BaseEstimator):
     __init__.__signature__ = SIGNATURE  # type: ignore[attr-defined]
 
     def _loss(self) -> Loss:
-        return losses.JOINT if heads.is_spelled(self.loss) else loss(self.loss)
+        if heads.is_spelled(self.loss):
+            return losses.JOINT
+        return loss(self.loss)
 
     def _checked(self, X: Any, y: Any, **options: Any) -> tuple[Array, Array]:
         dtype = np.dtype(self.dtype)

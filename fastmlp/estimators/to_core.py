@@ -78,7 +78,10 @@ def features_of(network: Network) -> Network:
 
 
 def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
-    table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
+    if engine.network.loss.targets == "classes":
+        table = y.argmax(axis=1)[:, None]
+    else:
+        table = y
     data: Data = engine.trusted(X, table, sample_weight)
     return data
 
@@ -108,9 +111,10 @@ def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
     """Estimated operations of a fit of all epochs; 1 if the settings are not valid."""
     try:
         hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
-        batch = (
-            200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
-        )
+        if isinstance(estimator.batch_size, str):
+            batch = 200
+        else:
+            batch = int(estimator.batch_size)
         layout = make_layout((n_features, *hidden, 1))
         return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
     except (AttributeError, TypeError, ValueError, ArithmeticError):
@@ -152,11 +156,9 @@ def loss_of_regressor(estimator: Any) -> Loss:
 
 def levels_of(loss: Loss) -> Array | None:
     """Levels of a loss of quantiles, shape (n,); None for another loss."""
-    return (
-        np.array(loss.constants)
-        if loss.rule in (losses.quantile, losses.quantiles)
-        else None
-    )
+    if loss.rule in (losses.quantile, losses.quantiles):
+        return np.array(loss.constants)
+    return None
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
@@ -363,11 +365,9 @@ def for_net(estimator: Any) -> Optimizer:
 
 def _for_net(estimator: Any) -> Optimizer:
     if is_second_order(estimator.solver):
-        return (
-            LevenbergMarquardt()
-            if isinstance(estimator.solver, str)
-            else estimator.solver
-        )
+        if isinstance(estimator.solver, str):
+            return LevenbergMarquardt()
+        return estimator.solver
     if estimator.solver == "sgd":
         momentum = float(estimator.momentum)
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
@@ -406,7 +406,10 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
     if not names_in_use(estimator):
         return None
     dropout = estimator.dropout
-    rates = dropout.tolist() if isinstance(dropout, np.ndarray) else dropout
+    if isinstance(dropout, np.ndarray):
+        rates = dropout.tolist()
+    else:
+        rates = dropout
     n_hidden = len(estimator._hidden_sizes())
     return dropout_of(rates, estimator.input_dropout, estimator.input_noise, n_hidden)
 
@@ -445,7 +448,10 @@ def key_of_fit(estimator: Any) -> Key:
 
 def needs_batches(estimator: Any, setting: str) -> ValueError:
     solver = estimator.solver
-    name = f'"{solver}"' if isinstance(solver, str) else type(solver).__name__
+    if isinstance(solver, str):
+        name = f'"{solver}"'
+    else:
+        name = type(solver).__name__
     return ValueError(
         f"{type(estimator).__name__}: {setting} needs a solver that works by batches, such as "
         f'solver="adam"; {name} uses all rows at once'
@@ -538,11 +544,10 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     if of_accuracy:
         other = '; where a class is rare, scoring="loss" finds better epochs'
     else:
-        other = (
-            ""
-            if estimator.scoring == "loss"
-            else '; scoring="loss" looks at the loss instead'
-        )
+        if estimator.scoring == "loss":
+            other = ""
+        else:
+            other = '; scoring="loss" looks at the loss instead'
     warn(
         f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}",
         RuntimeWarning,
@@ -575,5 +580,8 @@ def _advice(name: str, value: Any, estimator: Any) -> str:
             return f"Did you mean learning_rate_init={value!r}?"
         case "loss" if not isinstance(value, str):
             return f"Did you mean {kind}(hidden_layer_sizes={value!r})?"
-    words = suggestion(value, *WORDS[name]).strip(",:; ") if name in WORDS else ""
+    if name in WORDS:
+        words = suggestion(value, *WORDS[name]).strip(",:; ")
+    else:
+        words = ""
     return words[:1].upper() + words[1:]

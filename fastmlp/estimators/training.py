@@ -68,7 +68,10 @@ def fit_epochs(
         estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
         # Subsets of one table also share targets and weights in the core's form.
         shared = validation.shares(part)
-        own = data._replace(rows=validation.rows) if shared else validation.data(engine)
+        if shared:
+            own = data._replace(rows=validation.rows)
+        else:
+            own = validation.data(engine)
         held_out = net.HeldOutRows(estimator, validation, own, state, engine, metrics)
     estimator._held_out = held_out
     try:
@@ -160,7 +163,9 @@ class Epochs:
         state.average_over(state.n_steps, last)
         self._estimator.n_iter_ = 0
         self._begun = True
-        return nullcontext() if self._reports is None else self._reports.begin(state)
+        if self._reports is None:
+            return nullcontext()
+        return self._reports.begin(state)
 
     def window(self, most: int) -> int:
         """Number of epochs up to the first that may stop the fit; 1 if each is observed."""
@@ -250,9 +255,10 @@ class Epochs:
         print_loss(estimator)
         if held_out:
             estimator.validation_loss_curve_.append(held_out.loss())
-        rows = (
-            (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
-        )
+        if held_out:
+            rows = (held_out.X, held_out.labels, held_out.weight)
+        else:
+            rows = (None,) * 3
         estimator._update_no_improvement_count(self._stops_early, *rows)
         estimator._optimizer.iteration_ends(estimator.t_)
         if self._is_stopped(i) or self._is_over():
@@ -421,9 +427,10 @@ def reports_of(
     asked = callbacks != () or metrics is not None or watch is not None
     if progress is False and not asked and not estimator.verbose >= DETAILED:
         return None
-    validated = (
-        True if validation[0] is not None or to_core.holds_out(estimator) else None
-    )
+    if validation[0] is not None or to_core.holds_out(estimator):
+        validated = True
+    else:
+        validated = None
     who = f"{type(estimator).__name__}.fit"
     options = FitOptions.checked(
         who,
@@ -439,7 +446,10 @@ def reports_of(
         )
     watches = options.look_at_epochs or bool(options.metrics)
     if watches and not to_core.is_stochastic(estimator.solver):
-        looks = "EarlyStopping" if options.early_stopping else "ReduceLROnPlateau"
+        if options.early_stopping:
+            looks = "EarlyStopping"
+        else:
+            looks = "ReduceLROnPlateau"
         raise to_core.needs_batches(estimator, "metrics" if options.metrics else looks)
     return Reports(estimator, options)
 

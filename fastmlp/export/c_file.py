@@ -214,7 +214,10 @@ static void {name}(const double *row, const int *column{constants},
         """The statements after the members: trees, and the sum of probabilities, if any."""
         trees = self.parts.trees
         of_classes = self.parts.classes is not None
-        lines = [] if trees is None else self._weighted_trees(trees)
+        if trees is None:
+            lines = []
+        else:
+            lines = self._weighted_trees(trees)
         if of_classes:
             lines += [
                 "const double total = $sum(y, $OUTPUTS);",
@@ -299,7 +302,10 @@ def _described(name: str, levels: tuple[Any, ...]) -> str:
     if not levels:
         return f"{name}, a number; NAN where it is missing"
     shown = ", ".join(f"{code} {level}" for code, level in enumerate(levels[:SHOWN]))
-    more = f" and {len(levels) - SHOWN} more" if len(levels) > SHOWN else ""
+    if len(levels) > SHOWN:
+        more = f" and {len(levels) - SHOWN} more"
+    else:
+        more = ""
     return f"{name}, a level: {shown}{more}; -1 where it is missing or unknown"
 
 
@@ -411,9 +417,10 @@ def to_c(
         source = c_source.CText(parts, scalar, prefix, gradient=gradient)
     test = ("", "")
     if tests and of_table:
-        rows = (
-            parts.drawn(tests) if test_data is None else model.codes(test_data)[:tests]
-        )
+        if test_data is None:
+            rows = parts.drawn(tests)
+        else:
+            rows = model.codes(test_data)[:tests]
         if not len(rows):
             raise ValueError(f"{WHO}: test_data has no rows")
         exact = kind == scalar
@@ -435,7 +442,10 @@ def to_c(
         }
         predictions = c_source.predictions_of(model, rows)
         test = c_source.tests_of(rows, predictions, scalar, scalar, **forms)
-    name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
+    if path is None:
+        name = f"{prefix}.h"
+    else:
+        name = os.path.basename(os.fspath(path))
     text = source.text(f"{type(model).__name__}", name, test)
     if path is not None:
         with files.writing(path) as file:

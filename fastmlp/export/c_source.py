@@ -77,7 +77,9 @@ class Code(Trace):
     def text(self, number: Any, kind: Any) -> str:
         if not isinstance(number, Symbol):
             return literal(kind(number))
-        return number.name if number.kind is kind else f"({C_TYPES[kind]}){number.name}"
+        if number.kind is kind:
+            return number.name
+        return f"({C_TYPES[kind]}){number.name}"
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
         if name in SIGNS:
@@ -145,11 +147,10 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
     """The first n rows of an array or a table; without data, rows of normal numbers."""
     if data is None:
         return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
-    whole = (
-        frames.numbers(data, np.dtype(dtype), who, "test_data")
-        if frames.is_frame(data)
-        else data
-    )
+    if frames.is_frame(data):
+        whole = frames.numbers(data, np.dtype(dtype), who, "test_data")
+    else:
+        whole = data
     rows: Array = np.asarray(whole, dtype)[:n]
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ValueError(
@@ -163,7 +164,10 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
 def predictions_of(model: Any, rows: Array) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rows without names of columns
-        predict = model.predict_proba if hasattr(model, "classes_") else model.predict
+        if hasattr(model, "classes_"):
+            predict = model.predict_proba
+        else:
+            predict = model.predict
         # Twice, as NumPy sums the members' mean of a single row in another order.
         predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(
             2 * len(rows), -1
@@ -354,7 +358,10 @@ class CText:
         call, times = ("$layer", "") if rows == "1" else ("$layer_block", f" * {rows}")
         buffers = ["z0", "z1"][:last]
         widest = _widest(layout)
-        kept = ["kept"] if layout.skips else []
+        if layout.skips:
+            kept = ["kept"]
+        else:
+            kept = []
         lines = [f"$ALIGNED $real {it}[{widest}{times}];" for it in buffers + kept]
         source = "x"
         for k, (n_in, n_out) in enumerate(layout.shapes):
@@ -400,7 +407,10 @@ class CText:
         lines = []
         for name, first, n in slices_of(network):
             y = f"y + {first} * {rows}" if first else "y"
-            n_rows = f", {rows}" if losses.LINKS[name].by_row else f" * {rows}"
+            if losses.LINKS[name].by_row:
+                n_rows = f", {rows}"
+            else:
+                n_rows = f" * {rows}"
             lines.append(f"{self.link(name)}({y}, {n}{n_rows});")
         return lines
 
@@ -466,7 +476,10 @@ class CText:
     def helpers(self, code: str) -> str:
         """Functions of numbers' bits that the code calls."""
         include = "\n#ifndef __GNUC__\n#include <math.h>\n#endif\n"
-        texts = [include] if "$sqrt" in code else []
+        if "$sqrt" in code:
+            texts = [include]
+        else:
+            texts = []
         for scalar in C_TYPES:
             bits = 8 * np.dtype(scalar).itemsize
             if scalar is not self.scalar and not re.search(rf"\$\w+{bits}\(", code):

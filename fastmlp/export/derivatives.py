@@ -149,7 +149,10 @@ def complemented(
     values, derivatives = as_they_are(link, values, derivatives)
     if values.shape[1] > 1:
         return values, derivatives
-    other = linked(link, -raw) if link == "sigmoid" else 1 - values
+    if link == "sigmoid":
+        other = linked(link, -raw)
+    else:
+        other = 1 - values
     if derivatives is not None:
         derivatives = np.concatenate([-derivatives, derivatives], axis=1)
     return np.concatenate([other, values], axis=1), derivatives
@@ -236,7 +239,10 @@ class ModelDerivatives:
     ) -> tuple[Array, Any]:
         shape = (len(x), net.n_outputs, x.shape[1])
         size = prod(shape)
-        flat = np.empty(size, self.dtype) if buffer is None else buffer[:size]
+        if buffer is None:
+            flat = np.empty(size, self.dtype)
+        else:
+            flat = buffer[:size]
         derivatives = flat.reshape(shape)
         return derivatives, net(x, np.arange(net.n_outputs), derivatives, keep=True)[0]
 
@@ -385,7 +391,10 @@ def jacobian(
         result = np.empty(shape, derivatives.dtype)
     else:
         result = arrays.out_array(out, shape, derivatives.dtype, who)
-    x = x.copy() if out is not None and np.may_share_memory(x, result) else x
+    if out is not None and np.may_share_memory(x, result):
+        x = x.copy()
+    else:
+        x = x
     if derivatives.write(x, places, result):
         return result
     if plain:
@@ -497,9 +506,9 @@ def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Ar
         raise ValueError(
             f"{who}: y holds {unknown[0]!r}, which is not among the model's classes"
         )
-    return (
-        codes if n_outputs == 1 or targets == "classes" else np.eye(len(classes))[codes]
-    )
+    if n_outputs == 1 or targets == "classes":
+        return codes
+    return np.eye(len(classes))[codes]
 
 
 WHO = "fastmlp.shap_values"
@@ -614,7 +623,10 @@ def shap_values(
     distances = np.array(
         [np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x]
     )
-    distances = distances if derivatives.sums is None else distances @ derivatives.sums
+    if derivatives.sums is None:
+        distances = distances
+    else:
+        distances = distances @ derivatives.sums
     _share(values, gap, distances)
     arrays.warn_if_not_finite(values, WHO)
     return _attribution(values, base, gap)

@@ -152,7 +152,10 @@ def _trained(
         has_labels = network.loss.targets == "classes"
         x = np.zeros((batch_size, layout.sizes[0]), dtype)
         slopes = np.zeros((batch_size, layout.sizes[-1]), dtype)
-        n_targets = 1 if has_labels else layout.sizes[-1] // network.loss.per_target
+        if has_labels:
+            n_targets = 1
+        else:
+            n_targets = layout.sizes[-1] // network.loss.per_target
         if network.heads:
             n_targets = len(network.target_ranges())
         y = np.ones((batch_size, n_targets), np.int64 if has_labels else dtype)
@@ -190,11 +193,10 @@ def _trained(
             quick = [trainer.pause() for trainer in trainers]
             if None in quick:
                 is_mixed = network.compute_dtype is not None
-                cause = (
-                    "bfloat16"
-                    if is_mixed
-                    else f"batches of {batch_size} rows of this net"
-                )
+                if is_mixed:
+                    cause = "bfloat16"
+                else:
+                    cause = f"batches of {batch_size} rows of this net"
                 raise ValueError(
                     f"{who}: compiled steps do not take {cause}; use net.train_on_batch"
                 )

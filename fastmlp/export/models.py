@@ -183,7 +183,10 @@ class TableParts(NamedTuple):
         return [[self._placed(step) for step in steps] for steps in self.encodings]
 
     def _placed(self, step: Step) -> Step:
-        places = self.numbers if isinstance(step, NumberStep) else self.codes
+        if isinstance(step, NumberStep):
+            places = self.numbers
+        else:
+            places = self.codes
         return step._replace(columns=places[step.columns])
 
     def row_function(self) -> RowFunction:
@@ -266,7 +269,10 @@ def affine_of(scaler: Any, name: str, who: str) -> Affine:
         return _scaled(scaler.center, scaler.scale)
     kind = type(scaler).__name__
     if kind not in OF_SKLEARN or not type(scaler).__module__.startswith("sklearn."):
-        what = repr(scaler) if isinstance(scaler, str | int | float) else f"a {kind}"
+        if isinstance(scaler, str | int | float):
+            what = repr(scaler)
+        else:
+            what = f"a {kind}"
         raise TypeError(
             f"{who}: {name} is {what}, which cannot be folded; what can be: "
             f"Standardizer, {', '.join(OF_SKLEARN)}, 'passthrough'"
@@ -370,7 +376,10 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
                 "target_scaler out"
             )
         model, targets = _of_targets(model)
-    steps = [] if scaler is None else _steps_of(scaler, "scaler")
+    if scaler is None:
+        steps = []
+    else:
+        steps = _steps_of(scaler, "scaler")
     whole = is_a(model, "Pipeline", "sklearn")
     if whole:
         *before, (_, model) = model.steps
@@ -392,7 +401,10 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     if not isinstance(model, MLP) and not (
         is_of_fastmlp(model) and hasattr(model, "net_")
     ):
-        best = "; fold its best_estimator_" if hasattr(model, "best_estimator_") else ""
+        if hasattr(model, "best_estimator_"):
+            best = "; fold its best_estimator_"
+        else:
+            best = ""
         raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
     net: MLP = folded if isinstance(folded, MLP) else folded.net_
     names = _names(folded, [step for _, step in steps])
@@ -438,7 +450,10 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
     if (lost > LARGEST_ERROR).any():
         worst = int(np.argmax(lost))
-        column = repr(names[worst]) if names else str(worst)
+        if names:
+            column = repr(names[worst])
+        else:
+            column = str(worst)
         warn(
             f"{WHO}: rounding of column {column} to {net.weights[0].dtype} changes its scaled "
             f"values by up to {lost[worst]:.2g}: subtract a number of about its mean from it "

@@ -108,7 +108,9 @@ class Graph:
         return self.named(stem) if name in self.columns else name
 
     def output(self, name: str) -> str:
-        return self.output(f"predicted_{name}") if name in self.columns else name
+        if name in self.columns:
+            return self.output(f"predicted_{name}")
+        return name
 
     def node(
         self, kind: str, inputs: list[str], output: str | None = None, **options: Any
@@ -169,11 +171,10 @@ class Graph:
                 raw = self._norm(raw, kind, *norms[i, False])
             known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
             node, options = known.get(rule, ("", {}))
-            values = (
-                self.node(node, [raw], **options)
-                if node
-                else self.traced(rule, kind, raw)
-            )
+            if node:
+                values = self.node(node, [raw], **options)
+            else:
+                values = self.traced(rule, kind, raw)
             kept.append(values)
             if (i, True) in norms:
                 values = self._norm(values, kind, *norms[i, True])
@@ -209,7 +210,9 @@ class Graph:
         least = self.node("Add", [variance, self.constant([[epsilon]], kind)])
         root = self.node("Sqrt", [least])
         result = self.node("Mul", [self.node("Div", [values, root]), scale])
-        return result if shifts is None else self.node("Add", [result, shift])
+        if shifts is None:
+            return result
+        return self.node("Add", [result, shift])
 
     def _mean(self, values: str, kind: int, n: int) -> str:
         """Add the mean of each row, shape (n_rows, 1)."""
@@ -237,11 +240,15 @@ class Graph:
                     names[operand] = self.constant(
                         [float(value)], kinds[np.dtype(dtype).type]
                     )
-            options = {"to": kinds[scalar]} if node == "Cast" else {}
+            if node == "Cast":
+                options = {"to": kinds[scalar]}
+            else:
+                options = {}
             sources = [names[operand] for operand in operands]
-            names[name] = (
-                self.node(node, sources, **options) if sources else names[node]
-            )
+            if sources:
+                names[name] = self.node(node, sources, **options)
+            else:
+                names[name] = names[node]
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
@@ -338,11 +345,9 @@ class Nodes(Trace):
     def text(self, number: Any, kind: Any) -> str:
         if not isinstance(number, Symbol):
             return f"{kind(number)!s}:{np.dtype(kind).name}"
-        return (
-            number.name
-            if number.kind is kind
-            else self.name(kind, f"Cast {number.name}")
-        )
+        if number.kind is kind:
+            return number.name
+        return self.name(kind, f"Cast {number.name}")
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
         if name == "erf" and kind is np.float64:
@@ -492,7 +497,10 @@ def to_onnx(
         )
     builder = Builder()
     graph = Graph(builder, builder, dtype or _dtype_of(model), opset)
-    outline = model._write_onnx(graph) if is_of_tables(model) else _write(graph, model)
+    if is_of_tables(model):
+        outline = model._write_onnx(graph)
+    else:
+        outline = _write(graph, model)
     result = builder.model(graph, outline, opset)
     if path is not None:
         with writing(path) as file:
@@ -504,7 +512,9 @@ def _dtype_of(model: Any) -> DTypeName:
     """The dtype of the model's nets, which of models of tables is float32."""
     if is_of_tables(model):
         return "float32"
-    return "float64" if parts_of(model, WHO).net.dtype == np.float64 else "float32"
+    if parts_of(model, WHO).net.dtype == np.float64:
+        return "float64"
+    return "float32"
 
 
 def _write(graph: Graph, model: Any) -> Outline:
@@ -568,7 +578,10 @@ def shapes_of_classifier(operator: Any) -> None:
 
     model = _fitted(operator)
     n_classes = max(2, len(model.classes_))
-    kind = StringTensorType if are_words(model.classes_) else Int64TensorType
+    if are_words(model.classes_):
+        kind = StringTensorType
+    else:
+        kind = Int64TensorType
     operator.outputs[0].type = kind(
         [None, n_classes] if has_several_labels(model) else [None]
     )
@@ -613,10 +626,14 @@ def register(*kinds: type) -> None:
             of_classes = any(
                 base.__name__ == "ClassifierMixin" for base in kind.__mro__
             )
-            functions = (
-                (shapes_of_classifier, convert_classifier) if of_classes else of_numbers
-            )
-            own = {"options": options} if of_classes else {}
+            if of_classes:
+                functions = (shapes_of_classifier, convert_classifier)
+            else:
+                functions = of_numbers
+            if of_classes:
+                own = {"options": options}
+            else:
+                own = {}
             update_registered_converter(
                 kind, f"Fastmlp{kind.__name__}", *functions, **own
             )

@@ -122,7 +122,10 @@ def jobs_of(
         taken = each_rows[i]
         looked_at = each_held_out[i]
         data = whole if taken is None else whole._replace(rows=taken)
-        validated = None if looked_at is None else whole._replace(rows=looked_at)
+        if looked_at is None:
+            validated = None
+        else:
+            validated = whole._replace(rows=looked_at)
         for part in (data, validated):
             if part is not None and part.mass == 0:
                 raise ValueError(
@@ -269,9 +272,10 @@ def is_over_source(
         )
     for name, value in parts.items():
         if value is not None:
-            advice = (
-                "validation_data" if name.startswith("validation") else f"no {name}"
-            )
+            if name.startswith("validation"):
+                advice = "validation_data"
+            else:
+                advice = f"no {name}"
             raise TypeError(f"{WHO}: {name} is for arrays; with a source give {advice}")
     return True
 

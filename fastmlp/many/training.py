@@ -103,7 +103,9 @@ class GpuQueue:
         request, spans = self._fits[i]
         try:
             with collected() as warned:
-                return next(spans) if error is None else spans.throw(error)
+                if error is None:
+                    return next(spans)
+                return spans.throw(error)
         except StopIteration:
             self._conclude(i, request.history)
         except Exception as raised:
@@ -168,11 +170,17 @@ def trained(
     )
     if options.checkpoint is not None:
         Path(options.checkpoint).mkdir(parents=True, exist_ok=True)
-    shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
+    if feed is None or feed.is_whole:
+        shared = None
+    else:
+        shared = SharedFeed(feed, len(jobs), n)
     # On the CPU in the pool, on each GPU in a separate thread.
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
     request = partial(_request, options=options)
-    queues = queues_of(jobs, request, bar) if len(on_cpu) < len(jobs) else []
+    if len(on_cpu) < len(jobs):
+        queues = queues_of(jobs, request, bar)
+    else:
+        queues = []
     tasks = [
         Task(
             jobs[i].cost,

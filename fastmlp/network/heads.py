@@ -59,11 +59,17 @@ def with_heads(
 def of_setting(setting: Any, weights: object, n_outputs: int) -> tuple[Head, ...]:
     """Checked heads, whose outputs add up to the net's."""
     named = isinstance(setting, Mapping)
-    names = [*setting] if named else [f"head_{i}" for i in range(len(setting))]
+    if named:
+        names = [*setting]
+    else:
+        names = [f"head_{i}" for i in range(len(setting))]
     if not names:
         raise ValueError(f"{OWNER}: loss has no head; give {FORM}")
     _check_names(names)
-    pairs = [*setting.values()] if named else [*setting]
+    if named:
+        pairs = [*setting.values()]
+    else:
+        pairs = [*setting]
     factors = _weights(weights, names, named=named)
     heads = []
     for name, pair, factor in zip(names, pairs, factors, strict=True):

@@ -65,7 +65,9 @@ def layer_rates(
     else:
         _check_sequence(setting, n_layers, name, FORM)
         factors = [_factors(rates, f"{name}[{i}]") for i, rates in enumerate(setting)]
-    return () if factors == [Factors()] * n_layers else tuple(factors)
+    if factors == [Factors()] * n_layers:
+        return ()
+    return tuple(factors)
 
 
 def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
@@ -80,7 +82,9 @@ def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[boo
         scalars.boolean(OWNER, f"{name}[{i}]", _plain(switch))
         for i, switch in enumerate(setting)
     ]
-    return () if all(switches) else tuple(switches)
+    if all(switches):
+        return ()
+    return tuple(switches)
 
 
 def require_trained(network: Network, who: str) -> None:
@@ -119,7 +123,9 @@ def all_shown(network: Network) -> list[Any]:
 
 def shown(factors: Factors) -> Any:
     weights, biases = factors
-    return weights if weights == biases else {"weights": weights, "biases": biases}
+    if weights == biases:
+        return weights
+    return {"weights": weights, "biases": biases}
 
 
 def _factors(setting: Any, name: str) -> Factors:
@@ -165,9 +171,9 @@ def dropout_of(
         _rate("input_dropout", input_dropout),
         _rate("input_noise", input_noise, is_noise=True),
     )
-    return (
-        rates if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))) else None
-    )
+    if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))):
+        return rates
+    return None
 
 
 def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
@@ -215,7 +221,10 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
     try:
         return check(OWNER, name, setting)
     except (TypeError, ValueError) as error:
-        of_layers = ", one for each hidden layer," if name == "dropout" else ""
+        if name == "dropout":
+            of_layers = ", one for each hidden layer,"
+        else:
+            of_layers = ""
         raise type(error)(
             f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as Cosine(0.2), "
             f"got {setting!r}"
@@ -314,7 +323,10 @@ def directions(sizes: Sequence[int], signs: Sequence[int]) -> list[Codes]:
     """The directions of the units of each layer, inputs first: 1, -1, or 0 for free."""
     result = [np.array(signs, np.int8)]
     for i, n in enumerate(sizes[1:-1]):
-        n_free = n // (FREE_OF_OTHERS if i else FREE_OF_FIRST) if 0 in signs else 0
+        if 0 in signs:
+            n_free = n // (FREE_OF_OTHERS if i else FREE_OF_FIRST)
+        else:
+            n_free = 0
         layer = np.zeros(n, np.int8)
         layer[n_free::2] = 1
         layer[n_free + 1 :: 2] = -1

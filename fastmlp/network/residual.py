@@ -220,7 +220,10 @@ def structure_of(
     if not layers.norms and max(layers.skips) < 0 and skip is None:
         return Structure(make_layout(linear), hidden, None)
     written = Written(sizes, tuple(norms), epsilon, tuple(layers.of_entries), skip)
-    skips = tuple(layers.skips) if max(layers.skips) >= 0 else ()
+    if max(layers.skips) >= 0:
+        skips = tuple(layers.skips)
+    else:
+        skips = ()
     structure = (linear, layers.norms, skips, epsilon)
     layout = make_layout(*structure, takes_inputs=skip is not None)
     return Structure(layout, hidden, written)

@@ -63,10 +63,11 @@ def network(
     )
     checked = layout.sizes
     function = loss(loss_setting)
-    loss_name = (
-        loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
-    )
-    loss_name = name_of(function.rule) if loss_name is None else loss_name
+    loss_name = name_of(function.rule)
+    if isinstance(loss_setting, str):
+        loss_name = loss_setting
+    elif spelled := losses.spelled(function):
+        loss_name = spelled
     check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
@@ -187,8 +188,14 @@ def optimizer(setting: object) -> Optimizer:
     if callable(setting) and not isinstance(setting, type) and not is_rate:
         form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
         return optimizers.Custom(own_rule("optimizer", form, setting, 5, 3))
-    meant = f"Adam({setting!r})" if is_rate else f"{getattr(setting, '__name__', '')}()"
-    hint = f", did you mean {meant}?" if is_rate or isinstance(setting, type) else ";"
+    if is_rate:
+        meant = f"Adam({setting!r})"
+    else:
+        meant = f"{getattr(setting, '__name__', '')}()"
+    if is_rate or isinstance(setting, type):
+        hint = f", did you mean {meant}?"
+    else:
+        hint = ";"
     raise TypeError(
         f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update rule, "
         f"got {setting!r}{hint} known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
@@ -205,7 +212,10 @@ def penalty_terms(
         )
     terms = []
     for key, strength in [("l2", l2), ("l1", l1), *(more or {}).items()]:
-        name = key if isinstance(key, str) else getattr(key, "__name__", "penalty")
+        if isinstance(key, str):
+            name = key
+        else:
+            name = getattr(key, "__name__", "penalty")
         rule = _penalty(key)
         number = scalars.non_negative(OWNER, name, strength)
         if number > 0:
@@ -307,7 +317,10 @@ def generator(seed: Any) -> np.random.Generator:
 
 def device(setting: object) -> str:
     """Check a device's name, not that the device exists."""
-    number = setting.removeprefix("cuda:") if isinstance(setting, str) else ""
+    if isinstance(setting, str):
+        number = setting.removeprefix("cuda:")
+    else:
+        number = ""
     numbered = setting != number and number.isascii() and number.isdigit()
     if setting not in ("cpu", "cuda") and not numbered:
         raise ValueError(
@@ -334,7 +347,9 @@ def loss(setting: object) -> losses.Loss:
     if isinstance(setting, losses.LossSettings):
         return setting.loss
     if isinstance(setting, losses.Loss):
-        return _own_loss(setting) if losses.spelled(setting) is None else setting
+        if losses.spelled(setting) is None:
+            return _own_loss(setting)
+        return setting
     if isinstance(setting, type) and issubclass(setting, losses.LossSettings):
         raise TypeError(
             f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?"
@@ -393,7 +408,10 @@ def check_outputs(
     per_target = function.per_target
     in_levels = function.link == "sorted"
     if n % per_target or (in_levels and n != per_target):
-        purpose = "in all, one for each level" if in_levels else "for each column of y"
+        if in_levels:
+            purpose = "in all, one for each level"
+        else:
+            purpose = "for each column of y"
         raise ValueError(
             f"{OWNER}: loss={name or name_of(function.rule)!r} needs {count(per_target, 'output')} "
             f"{purpose}, but {where} has {count(n, 'output')}"
@@ -491,7 +509,10 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
         1 + np.maximum(np.abs(slopes), np.abs(derivatives))
     )
     swapped = kind == "loss" and negated[np.isfinite(errors)].all()
-    hint = "; its arguments are (prediction, target), in this order" if swapped else ""
+    if swapped:
+        hint = "; its arguments are (prediction, target), in this order"
+    else:
+        hint = ""
     warn(
         f"{OWNER}: the slope of the {kind} {function.__name__!r} is not the derivative of its "
         f"value: at ({', '.join(f'{x:g}' for x in places[first])}) it returns "
@@ -582,7 +603,10 @@ def check_rule(
     function = getattr(
         loss.rule if loss else rule, "py_func", loss.rule if loss else rule
     )
-    constants = in_dtype(loss.constants, np.float64) if loss else ()
+    if loss:
+        constants = in_dtype(loss.constants, np.float64)
+    else:
+        constants = ()
     if not inspect.isfunction(function):
         raise TypeError(
             f"{WHO}: rule must be a function {FORMS}, or a Loss, got {rule!r}"

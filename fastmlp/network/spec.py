@@ -403,7 +403,9 @@ class Network(NamedTuple):
     @property
     def layer_sizes(self) -> tuple[Any, ...]:
         """As written: integers, and residual blocks."""
-        return self.layout.sizes if self.written is None else self.written.sizes
+        if self.written is None:
+            return self.layout.sizes
+        return self.written.sizes
 
     @property
     def passes(self) -> int:
@@ -465,4 +467,6 @@ def _factors(
 
 
 def name_of(rule: Any) -> str:
-    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
+    if isinstance(rule, str):
+        return rule
+    return str(getattr(rule, "__name__", rule))

@@ -136,16 +136,19 @@ class NetState:
             return None
         # A new optimizer may keep more slots, or fewer.
         more = n_slots_of(self.optimizer) - len(flat)
-        return (
-            np.pad(flat, ((0, more), (0, 0))) if more > 0 else flat[: len(flat) + more]
-        )
+        if more > 0:
+            return np.pad(flat, ((0, more), (0, 0)))
+        return flat[: len(flat) + more]
 
     def set_slots(self, slots: Array | None) -> None:
         """None stands for zeros."""
         if slots is None:
             self.averaged_from = 0
         dtype = self.parameters.dtype
-        self._slots = None if slots is None else np.ascontiguousarray(slots, dtype)
+        if slots is None:
+            self._slots = None
+        else:
+            self._slots = np.ascontiguousarray(slots, dtype)
         self._packed = None
         self._form = None
 

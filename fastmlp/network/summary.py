@@ -47,13 +47,15 @@ class Description(NamedTuple):
         activation = f"activation={_shown(hidden)!r}, " if hidden else ""
         activation += self._norms()
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
-        rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
+        if network.layer_rates:
+            rates = f", layer_rates={all_shown(network)}"
+        else:
+            rates = ""
         rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
-        computed = (
-            f", compute_dtype={network.compute_dtype!r}"
-            if network.compute_dtype
-            else ""
-        )
+        if network.compute_dtype:
+            computed = f", compute_dtype={network.compute_dtype!r}"
+        else:
+            computed = ""
         computed += f", monotonic_cst={network.signs!r}" if network.signs else ""
         return (
             f"MLP({network.layer_sizes}, {activation}{self._loss()}, "
@@ -65,9 +67,10 @@ class Description(NamedTuple):
         written = self.network.written
         if written is None:
             return ""
-        epsilon = (
-            f"norm_epsilon={written.epsilon:g}, " if written.epsilon != EPSILON else ""
-        )
+        if written.epsilon != EPSILON:
+            epsilon = f"norm_epsilon={written.epsilon:g}, "
+        else:
+            epsilon = ""
         norms = f"norm={_shown(written.norms)!r}, {epsilon}"
         skip = f"skip={written.skip!r}, " if written.skip else ""
         return (norms if self.network.layout.norms else "") + skip
@@ -172,7 +175,9 @@ class Description(NamedTuple):
 
     def _dropout(self) -> dict[str, Any]:
         dropout = residual.written_dropout(self.network)
-        return {} if dropout is None else dropout.in_use()
+        if dropout is None:
+            return {}
+        return dropout.in_use()
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]
@@ -180,12 +185,16 @@ class Description(NamedTuple):
 
 def _shown(values: Sequence[Any]) -> Any:
     """The value of all layers, if equal."""
-    return values[0] if len({*values}) == 1 else list(values)
+    if len({*values}) == 1:
+        return values[0]
+    return list(values)
 
 
 def _rate(factors: Factors) -> str:
     weights, biases = (f"x {factor:g}" if factor else "frozen" for factor in factors)
-    return weights if weights == biases else f"{weights}, biases {biases}"
+    if weights == biases:
+        return weights
+    return f"{weights}, biases {biases}"
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:
@@ -208,7 +217,10 @@ def _brief(optimizer: object) -> str:
     for field in fields(optimizer):
         value = getattr(optimizer, field.name)
         if field.name == "learning_rate" or value != field.default:
-            shown = name_of(value) if field.name == "rule" else repr(value)
+            if field.name == "rule":
+                shown = name_of(value)
+            else:
+                shown = repr(value)
             shown_fields.append(f"{field.name}={shown}")
     return f"{type(optimizer).__name__}({', '.join(shown_fields)})"
 

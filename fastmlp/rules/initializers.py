@@ -214,7 +214,10 @@ def by_layer(setting: Any, activations: Sequence[str]) -> list[Initializer]:
         return [*of_hidden, output]
     if setting == "sklearn":
         return [partial(sklearn, factor=factor) for factor in _factors(activations)]
-    rule = INITIALIZERS[setting] if isinstance(setting, str) else setting
+    if isinstance(setting, str):
+        rule = INITIALIZERS[setting]
+    else:
+        rule = setting
     return [rule] * len(activations)
 
 

@@ -318,7 +318,9 @@ def coefficients_of(
         )
         for group in groups
     ]
-    return parts[0] if len(parts) == 1 else np.hstack(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return np.hstack(parts)
 
 
 def n_coefficients_of(optimizer: Optimizer) -> int:
@@ -329,7 +331,10 @@ def _coefficients(
     optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int
 ) -> Rates:
     settings: Any = optimizer
-    origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
+    if lag_of(optimizer):
+        origin = {"averaged_from": averaged_from}
+    else:
+        origin = {}
     table: Rates = settings.coefficients(first_step, rates, **origin)
     name = gradient_rule_of(optimizer)
     average = average_of(optimizer)
@@ -369,7 +374,9 @@ def powers(base: float, t: Any) -> Any:
     """Return ``base**t`` for t >= 1 by exp, in a tenth of NumPy's time; 1 - base**t is accurate."""
     if isinstance(t, int):
         return _powers(base, t // AHEAD)[t % AHEAD]
-    return np.exp(t * np.log(base)) if base > 0 else np.zeros(np.shape(t))
+    if base > 0:
+        return np.exp(t * np.log(base))
+    return np.zeros(np.shape(t))
 
 
 # Powers that are computed at once for single steps: 9 -> 0.3 us a step.
@@ -383,7 +390,9 @@ def _powers(base: float, block: int) -> list[float]:
 
 
 def root_of(x: Any) -> Any:
-    return math.sqrt(x) if isinstance(x, float) else np.sqrt(x)
+    if isinstance(x, float):
+        return math.sqrt(x)
+    return np.sqrt(x)
 
 
 def checked_rate(owner: str, name: str, rate: Any) -> Any:

@@ -77,7 +77,9 @@ def of_loss(loss: Loss) -> Any:
     """A user-defined loss is passed to `load` again, as a whole `Loss`."""
     known = losses.spelled(loss)
     if known is not None:
-        return known if isinstance(known, str) else losses.of_settings(known)
+        if isinstance(known, str):
+            return known
+        return losses.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
@@ -246,7 +248,9 @@ def parameters_from(
 ) -> dict[str, Any]:
     """The arguments of JSON forms, with `n_threads`, if given, for `n_jobs`."""
     parameters = {name: value_from(value, own) for name, value in spelled.items()}
-    return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
+    if n_threads is None:
+        return parameters
+    return parameters | {"n_jobs": n_threads}
 
 
 class InFile(NamedTuple):
@@ -287,7 +291,10 @@ def declared(kind: Any) -> dict[str, Any]:
     )
     if is_dataclass(kind):
         names = [field.name for field in fields(kind) if field.init]
-    hints = get_type_hints(kind) if names else {}
+    if names:
+        hints = get_type_hints(kind)
+    else:
+        hints = {}
     return {name: hints[name] for name in names}
 
 
@@ -324,7 +331,10 @@ def of_fields(
     arrays = dict[str, Array]()
     for name, part in parts.items():
         by_key = isinstance(name, int) or isinstance(value, dict)
-        one = value[name] if by_key else getattr(value, name)
+        if by_key:
+            one = value[name]
+        else:
+            one = getattr(value, name)
         spelled[name], inner = of_fields(part, one, forms)
         arrays |= {
             f"{name}.{path}" if path else str(name): inner[path] for path in inner
@@ -374,14 +384,19 @@ def fields_from(
             )
             for name, one in each.items()
         }
-        return tuple(values.values()) if origin is tuple else kind(**values)
+        if origin is tuple:
+            return tuple(values.values())
+        return kind(**values)
     value = spelled if origin is dict else value_from(spelled, {})
     if (
         value not in get_args(kind)
         if origin is Literal
         else type(value) is not (origin or kind)
     ):
-        options = get_args(kind) if origin is Literal else ()
+        if origin is Literal:
+            options = get_args(kind)
+        else:
+            options = ()
         known = " or ".join(map(repr, options)) or (origin or kind).__name__
         raise FileError(f"{where} must be {known}, got {value!r}")
     return value

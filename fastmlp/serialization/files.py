@@ -118,7 +118,10 @@ def check_ending(path: str | os.PathLike[str], who: str) -> None:
 
 def pack(content: Content) -> bytes:
     """Bytes of a file. A header that no reader would accept is an error."""
-    version = NEWER_VERSION if _is_newer(content.header) else FORMAT_VERSION
+    if _is_newer(content.header):
+        version = NEWER_VERSION
+    else:
+        version = FORMAT_VERSION
     stands = {"format_version": version, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {
@@ -183,7 +186,10 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except DEFECTS as error:
         is_message = isinstance(error, TypeError | ValueError)
-        why = str(error) if is_message else f"damaged: {type(error).__name__}: {error}"
+        if is_message:
+            why = str(error)
+        else:
+            why = f"damaged: {type(error).__name__}: {error}"
         shown = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
         raise FileError(f"{os.fspath(path)}: {shown}") from error
 

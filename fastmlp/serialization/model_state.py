@@ -158,7 +158,9 @@ def _structure(written: spec.Written) -> dict[str, Any]:
 
 
 def _of_size(size: Any) -> Any:
-    return [size.width, size.inner] if isinstance(size, Residual) else size
+    if isinstance(size, Residual):
+        return [size.width, size.inner]
+    return size
 
 
 def _heads(network: Network) -> dict[str, Any] | None:
@@ -204,7 +206,10 @@ def _dropout_from(
     header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]
 ) -> Any:
     hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
-    spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
+    if isinstance(hidden, list):
+        spelled = hidden
+    else:
+        spelled = [hidden] * n_hidden
     rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]
     return dropout_of(rates[:-2], rates[-2], rates[-1], n_hidden)
 
@@ -289,9 +294,10 @@ def _network(
     hidden = [known(spelled) for spelled in header["activation"]]
     n_outputs: Any = sizes[-1]
     slices = _heads_from(header, n_outputs, own)
-    loss = (
-        losses.JOINT if slices else resolve.loss(codec.loss_from(header["loss"], own))
-    )
+    if slices:
+        loss = losses.JOINT
+    else:
+        loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
     activation = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
@@ -373,7 +379,10 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
     """
     if stored is None:
         return None
-    n_slots = N_AVERAGED_SLOTS if len(stored) == N_AVERAGED_SLOTS else N_SLOTS
+    if len(stored) == N_AVERAGED_SLOTS:
+        n_slots = N_AVERAGED_SLOTS
+    else:
+        n_slots = N_SLOTS
     like = np.broadcast_to(parameters, (n_slots, parameters.size))
     return _shaped(stored, "moments", like).copy()
 
@@ -442,7 +451,10 @@ class CheckpointFile:
             name: np.array(numbers, np.float64)
             for name, numbers in saved.series.items()
         }
-        best = {} if saved.best is None else {BEST: saved.best}
+        if saved.best is None:
+            best = {}
+        else:
+            best = {BEST: saved.best}
         content = Content(
             kind, {**header, "fit": saved.facts}, {**arrays, **series, **best}
         )

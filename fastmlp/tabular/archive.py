@@ -111,11 +111,10 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     model.leaderboard_ = reports.framed(board)
     model.training_ = saved.training
     metrics = model.training_.get("metrics", [])
-    named = (
-        (model.training_.get("target", ""), *metrics)
-        if isinstance(metrics, list)
-        else ()
-    )
+    if isinstance(metrics, list):
+        named = (model.training_.get("target", ""), *metrics)
+    else:
+        named = ()
     if not named or not all(isinstance(name, str) for name in named):
         raise FileError("the names of the target and of metrics must be texts")
     _check_counts(model.training_)
@@ -128,7 +127,10 @@ def _check_counts(training: dict[str, Any]) -> None:
         codec.count(training.get(name, 0), name)
     for name in ("scores", "importances"):
         numbers = training.get(name, {})
-        kinds = {*map(type, numbers.values())} if isinstance(numbers, dict) else {dict}
+        if isinstance(numbers, dict):
+            kinds = {*map(type, numbers.values())}
+        else:
+            kinds = {dict}
         if not kinds <= {float}:
             raise FileError(f"{name} must be numbers by name, got {numbers!r}")
     distilled = training.get("distilled", {"loss": 0.0, "ensemble_loss": 0.0})

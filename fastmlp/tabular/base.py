@@ -397,11 +397,10 @@ class TabularMLP(BaseModel):
         score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes, caller.who)
-        given = (
-            self.early_stopping
-            if isinstance(self.early_stopping, EarlyStopping)
-            else None
-        )
+        if isinstance(self.early_stopping, EarlyStopping):
+            given = self.early_stopping
+        else:
+            given = None
         metrics, stopping = metrics_of(self.metrics, given, classes, caller.who)
         if given is None and self.early_stopping and score is not None:
             metrics["scoring"], stopping = score, EarlyStopping("scoring", mode="max")
@@ -465,7 +464,9 @@ class TabularMLP(BaseModel):
     def _read_names(self) -> tuple[str, ...] | None:
         """Columns to read from a file for predictions; None without names."""
         schema = getattr(self, "schema_", None)
-        return schema.read_names if schema is not None and schema.named else None
+        if schema is not None and schema.named:
+            return schema.read_names
+        return None
 
     @property
     def _text_names(self) -> list[str]:
@@ -503,11 +504,10 @@ class TabularMLP(BaseModel):
             return predictions
         # Sums of float32 probabilities are up to 1e-7 off 1. NumPy's sum of two columns takes five
         # times as long, 1.9 ms for 100,000 rows.
-        total = (
-            predictions[:, :1] + predictions[:, 1:]
-            if n == 2
-            else predictions.sum(1)[:, None]
-        )
+        if n == 2:
+            total = predictions[:, :1] + predictions[:, 1:]
+        else:
+            total = predictions.sum(1)[:, None]
         return predictions / total
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:

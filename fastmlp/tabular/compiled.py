@@ -85,7 +85,10 @@ def write_levels(
         unknown level, then one for each code.
     table : (n_places, width) array of float32
     """
-    codes = X if X.dtype == np.int32 else np.clip(X, -1, len(table)).astype(np.int32)
+    if X.dtype == np.int32:
+        codes = X
+    else:
+        codes = np.clip(X, -1, len(table)).astype(np.int32)
     width = table.shape[1]
     of_features = [_as(INT, starts), _as(INT, sizes)]
     _run(

@@ -126,7 +126,10 @@ def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> flo
 def _check(value: Any, asked: str) -> None:
     if not scalars.is_positive(value) or value >= 1:
         is_percent = scalars.is_positive(value) and value > 1
-        share = f": {value} percent is {value / 100:g}" if is_percent else ""
+        if is_percent:
+            share = f": {value} percent is {value / 100:g}"
+        else:
+            share = ""
         raise ValueError(f"{asked} must be a number in (0, 1), got {value!r}{share}")
 
 
@@ -140,7 +143,10 @@ def _known(
     n = len(pack.residuals)
     least = math.ceil((1 - near) / near)
     needed = f"needs {least} rows to validate on, there were {n}"
-    more = "use cv=5, or" if least <= n_rows else "train on more rows, or use"
+    if least <= n_rows:
+        more = "use cv=5, or"
+    else:
+        more = "train on more rows, or use"
     raise ValueError(
         f"{asked}={level} {needed}; {more} a {asked.split()[-1]} nearer to 0.5"
     )

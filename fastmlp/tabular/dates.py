@@ -179,9 +179,10 @@ def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
     varying = [
         name for name, low, high in zip(some, lows, highs, strict=False) if low < high
     ]
-    origin = (
-        str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
-    )
+    if last == "days":
+        origin = str(np.datetime64(int(np.floor(lows[-1])), "D"))
+    else:
+        origin = None
     return Parts((*varying, last), origin)
 
 
@@ -311,14 +312,17 @@ def text_of(value: Any) -> str:
     """
     if value != value:
         return "NaT"
-    value = _without_zone(value).item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        value = _without_zone(value).item()
+    else:
+        value = value
     if isinstance(value, timedelta):
         return f"{value.total_seconds()}".removesuffix(".0")
     if isinstance(value, datetime):
         value = _without_zone(value)
-        return (
-            str(value.date()) if value.time() == time() else datetime.isoformat(value)
-        )
+        if value.time() == time():
+            return str(value.date())
+        return datetime.isoformat(value)
     return str(value.isoformat())
 
 

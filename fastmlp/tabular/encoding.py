@@ -39,7 +39,9 @@ class EncodingPart(NamedTuple):
         """Return the columns of a table's rows; for all columns not a copy."""
         is_of_codes = isinstance(self.encoder, CodeEncoder)
         table: Array = values.codes if is_of_codes else values.numbers
-        return table if len(self.columns) == table.shape[1] else table[:, self.columns]
+        if len(self.columns) == table.shape[1]:
+            return table
+        return table[:, self.columns]
 
 
 @dataclass
@@ -220,7 +222,10 @@ class Encoding:
         """Return the constraints of the net's inputs, from constraints of columns of numbers."""
         signs: list[int] = []
         for name, (encoder, columns) in self._inputs().items():
-            constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
+            if name in NUMERIC:
+                constraints = [of_numbers[j] for j in columns]
+            else:
+                constraints = []
             if name == "scaled":
                 signs += constraints
             elif name == "pieces":
@@ -273,9 +278,9 @@ class Encoding:
         self, name: str, seed: int | None, task: Task, min_rows: int
     ) -> Encoder:
         if name == "scaled":
-            return (
-                RisingSmoothClip() if self.scaling == "rising" else RobustSmoothClip()
-            )
+            if self.scaling == "rising":
+                return RisingSmoothClip()
+            return RobustSmoothClip()
         if name == "missing":
             return MissingMarks()
         if name == "pieces":

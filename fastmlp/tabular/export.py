@@ -34,11 +34,10 @@ def steps_of(encoding: Encoding) -> tuple[Step, ...]:
 
 
 def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
-    rule = (
-        rules.rising
-        if isinstance(encoder, number_encoders.RisingSmoothClip)
-        else rules.clipped
-    )
+    if isinstance(encoder, number_encoders.RisingSmoothClip):
+        rule = rules.rising
+    else:
+        rule = rules.clipped
     return rules.NumberStep(
         rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1)
     )
@@ -141,7 +140,10 @@ def row_predictions(pack: Pack, values: Values, beside: Sequence[Any] = ()) -> A
         places = np.split(np.arange(n + n_codes), [n])
         columns = ColumnPlaces(("",) * len(levels), levels, *places)
         is_of_classes = pack.task != "regression"
-        classes = np.arange(max(pack.outputs.n_outputs, 2)) if is_of_classes else None
+        if is_of_classes:
+            classes = np.arange(max(pack.outputs.n_outputs, 2))
+        else:
+            classes = None
         pack.row = _parts(pack, columns, classes, beside).row_function()
     predictions: Array = pack.row(np.concatenate(values, axis=1))
     return predictions
@@ -250,8 +252,14 @@ def _of_trees(
 def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
     """Add the rows that trees read: numbers, then codes, NaN where a value is missing."""
     wide = graph.kinds.DOUBLE
-    parts = [numbers] if numbers else []
-    shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64) if places else ""
+    if numbers:
+        parts = [numbers]
+    else:
+        parts = []
+    if places:
+        shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64)
+    else:
+        shape = ""
     for place in places:
         column = graph.node("Cast", [graph.node("Reshape", [place, shape])], to=wide)
         code = graph.node("Sub", [column, graph.constant(np.ones(1), wide)])
@@ -388,9 +396,10 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
     if lacking or any(by_name[name].n_columns not in (1, None) for name in names):
         n = messages.count(len(schema.columns), "column")
         expected = f"one input of {n}, or one of shape [None, 1] for each"
-        without = (
-            f"; without {messages.listed(list(map(repr, lacking)))}" if lacking else ""
-        )
+        if lacking:
+            without = f"; without {messages.listed(list(map(repr, lacking)))}"
+        else:
+            without = ""
         shown = [f"{one.column!r} of shape {[None, one.n_columns]}" for one in inputs]
         raise ValueError(
             f"to_onnx: the model needs {expected}, got {messages.listed(shown)}{without}: "
@@ -400,10 +409,16 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
 
 
 def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) -> None:
-    was = "texts" if levels and isinstance(levels[0], str) else "numbers"
+    if levels and isinstance(levels[0], str):
+        was = "texts"
+    else:
+        was = "numbers"
     kind = "texts" if column.holds_texts else "numbers"
     if kind != was:
-        advice = ": give each column an input of its own" if was == "texts" else ""
+        if was == "texts":
+            advice = ": give each column an input of its own"
+        else:
+            advice = ""
         raise TypeError(
             f"to_onnx: the column {name!r} held {was} in training, and is to be {kind}{advice}"
         )

@@ -196,7 +196,10 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
     @property
     def nodes(self) -> TreeNodes:
-        classes = self.classes_ if len(self.classes_) else np.zeros(1, np.int64)
+        if len(self.classes_):
+            classes = self.classes_
+        else:
+            classes = np.zeros(1, np.int64)
         own = (getattr(self, name) for name in TreeNodes._fields[:6])
         return TreeNodes(*own)._replace(classes=classes)
 
@@ -441,7 +444,10 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
 
 def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) -> Any:
     """A clone of an estimator, fitted to rows; validation rows end the growth of trees."""
-    more = {} if part.weight is None else {"sample_weight": part.weight}
+    if part.weight is None:
+        more = {}
+    else:
+        more = {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
         raise TypeError(
             f"extra_members: {type(estimator).__name__} takes no sample_weight"
@@ -455,7 +461,10 @@ def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) ->
         more |= {"X_val": matrix(validation.values), "y_val": validation.y}
         if part.weight is not None:
             n = len(validation.y)
-            weight = np.ones(n) if validation.weight is None else validation.weight
+            if validation.weight is None:
+                weight = np.ones(n)
+            else:
+                weight = validation.weight
             more["sample_weight_val"] = weight
     return clone(estimator).fit(matrix(part.values), part.y, **more)
 

@@ -117,7 +117,10 @@ def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
 def array(y: Any) -> Array:
     """Targets as an array of any shape, with missing values as None or NaN."""
     # NumPy reads a null of Arrow's dictionaries as their last value.
-    values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
+    if hasattr(getattr(y, "type", None), "index_type"):
+        values = y.to_pylist()
+    else:
+        values = y
     targets = np.asarray(values)
     if targets.dtype.kind in "US" and not isinstance(values, np.ndarray):
         # NumPy turns NaN among texts of a list into the text "nan".
@@ -173,9 +176,10 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
             f"{who}: labels of y must be of one type, to be sorted: {error}"
         ) from error
     except ValueError as error:
-        numbers = (
-            " TabularMLPRegressor learns numbers" if "continuous" in str(error) else ""
-        )
+        if "continuous" in str(error):
+            numbers = " TabularMLPRegressor learns numbers"
+        else:
+            numbers = ""
         raise ValueError(f"{who}: {error}{numbers}") from error
     if len(classes) < 2:
         message = f"y holds one class only, {classes.tolist()[0]!r}"
@@ -323,7 +327,10 @@ def to_validate(
 
 def _finite(targets: Array, who: str, name: str) -> None:
     """Raise ValueError in scikit-learn's words, with the first row, if a target is infinite."""
-    infinite = np.isinf(targets) if targets.dtype.kind == "f" else np.zeros(1, np.bool_)
+    if targets.dtype.kind == "f":
+        infinite = np.isinf(targets)
+    else:
+        infinite = np.zeros(1, np.bool_)
     if infinite.any():
         n = messages.count(int(infinite.sum()), "infinite value")
         message = f"{n}, the first in row {infinite.argmax()}; leave such rows out"
@@ -394,7 +401,10 @@ def opened(
 
 def require_targets(y: Any, target: str | None, who: str) -> None:
     """Raise ValueError if a target of a named column is missing."""
-    values = np.empty(0) if target is None else array(y)
+    if target is None:
+        values = np.empty(0)
+    else:
+        values = array(y)
     if values.ndim == 1 and (gaps := missing(values)).any():
         first = f"row {int(gaps.argmax())}"
         n = int(gaps.sum())
@@ -515,7 +525,10 @@ def divided(
     pairs = folds(cv, n_folds, rows, seed, who)
     if pairs is not None:
         tested = validated(pairs)
-        held_rows = whole if len(tested) == len(whole.y) else whole.take(tested)
+        if len(tested) == len(whole.y):
+            held_rows = whole
+        else:
+            held_rows = whole.take(tested)
         groups = None if rows.groups is None else rows.groups[tested]
         return Divided(whole, held_rows, pairs, groups)
     if rows.groups is None:
@@ -560,7 +573,10 @@ def folds(
     """
     if cv is not None and not isinstance(cv, int | np.integer):
         pairs = _given(cv, rows, who)
-        groups = np.arange(len(rows.y)) if rows.groups is None else rows.groups
+        if rows.groups is None:
+            groups = np.arange(len(rows.y))
+        else:
+            groups = rows.groups
         if any(np.isin(groups[first], groups[second]).any() for first, second in pairs):
             raise ValueError(
                 f"{who}: cv has a fold that trains and validates on rows of one of groups: use "
@@ -620,7 +636,10 @@ def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
 
 def _kept(places: Array, part: Any, who: str) -> Array:
     """Indices of rows among the kept rows."""
-    part = np.asarray(part) if len(part) else np.empty(0, np.int64)
+    if len(part):
+        part = np.asarray(part)
+    else:
+        part = np.empty(0, np.int64)
     if part.dtype == np.bool_ and part.shape == places.shape:
         part = np.flatnonzero(part)
     if part.dtype.kind not in "iu" or part.ndim != 1:

@@ -391,7 +391,10 @@ def taught(
         name, encoding = next(iter(encodings_for(values).items()))
         if settings.signs:
             encoding.scaling = "rising"
-        targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)
+        if y.ndim == 1:
+            targets = y[: len(own)]
+        else:
+            targets = y[: len(own)].argmax(axis=1)
         encoding.fit(values.part(own), targets, pack.outputs.kind, generator)
     expanded = (
         encoding.expanded(rows.part(part))
@@ -473,7 +476,10 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     n = len(values.codes)
     if n < 2:
         raise ValueError(f"{who}: X must have 2 rows or more, got {n}")
-    given = None if hidden_layer_sizes is None else _layers(hidden_layer_sizes, who)
+    if hidden_layer_sizes is None:
+        given = None
+    else:
+        given = _layers(hidden_layer_sizes, who)
     compared = _rows_to_compare(model, values, y, who)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     classes = getattr(model, "classes_", None)

@@ -119,15 +119,20 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
     names = own or _texts_of(frame.columns, who)
     numbered = own is None and [*frame.columns] == [*range(n_columns)]
     # Small frames at once: 20 columns take 48 us, and each column alone 13 to 40 us.
-    few = (
-        cache(partial(frame.to_numpy, object)) if max(frame.shape) <= FEW_ROWS else None
-    )
+    if max(frame.shape) <= FEW_ROWS:
+        few = cache(partial(frame.to_numpy, object))
+    else:
+        few = None
 
     def column(j: int) -> Any:
-        return frame.iloc[:, j] if own is None else frame[names[j]]
+        if own is None:
+            return frame.iloc[:, j]
+        return frame[names[j]]
 
     def levels(j: int) -> Any:
-        return column(j) if few is None else few()[:, j]
+        if few is None:
+            return column(j)
+        return few()[:, j]
 
     def block(places: Sequence[int]) -> Array | None:
         kinds = frame.dtypes.tolist()
@@ -138,7 +143,10 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
         if few is not None:
             return few()[:, places].astype(np.float64)
         # By blocks of the frame: 2 ms for a row of 2,000 columns; 90 ms by columns.
-        part = frame if _are_all(places, n_columns) else frame.iloc[:, places]
+        if _are_all(places, n_columns):
+            part = frame
+        else:
+            part = frame.iloc[:, places]
         values: Array = part.to_numpy(np.float64)
         return values
 
@@ -162,7 +170,10 @@ def _of_array(array: Array) -> MemoryTable:
     def block(places: Sequence[int]) -> Array | None:
         if array.dtype.kind not in "fiu":
             return None
-        part = array if _are_all(places, array.shape[1]) else array[:, places]
+        if _are_all(places, array.shape[1]):
+            part = array
+        else:
+            part = array[:, places]
         return part.astype(np.float64, copy=False)
 
     return MemoryTable(None, array.shape[1], len(array), column, column, block)
@@ -180,11 +191,10 @@ def _array(X: Any, who: str) -> Array:
     if hasattr(X, "toarray"):
         raise TypeError(f"{who}: X is a sparse matrix; use X.toarray()")
     if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
-        frame = (
-            ": pandas.DataFrame(X) of columns, [X] of a row"
-            if isinstance(X, dict)
-            else ""
-        )
+        if isinstance(X, dict):
+            frame = ": pandas.DataFrame(X) of columns, [X] of a row"
+        else:
+            frame = ""
         raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}{frame}")
     arrays.unmasked(X, who, "X")
     try:
@@ -235,11 +245,9 @@ _KINDS: dict[str, Kind] = {
 def type_of(values: Any) -> str:
     """The type of a column as text: its dtype, or the types of its objects."""
     kind = str(getattr(values, "type", None) or values.dtype)
-    return (
-        kind
-        if kind != "object"
-        else " and ".join(sorted(t.__name__ for t in _types_in(values)))
-    )
+    if kind != "object":
+        return kind
+    return " and ".join(sorted(t.__name__ for t in _types_in(values)))
 
 
 def _types_in(values: Any) -> set[type]:
@@ -297,11 +305,10 @@ def numbers(values: Any, name: str, who: str) -> Array:
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
     if (kind := kind_of(values)) not in ("numbers", "levels", "nothing"):
-        got = (
-            f"dtype {dtype}"
-            if isinstance(dtype, np.dtype) and dtype.kind != "O"
-            else kind
-        )
+        if isinstance(dtype, np.dtype) and dtype.kind != "O":
+            got = f"dtype {dtype}"
+        else:
+            got = kind
         raise TypeError(f"{who}: the column {name!r} must hold numbers, got {got}")
     if not isinstance(dtype, np.dtype) and kind == "numbers":
         array: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -354,7 +361,9 @@ def has_zone(values: Any) -> bool | None:
     )
     if isinstance(first, str):
         return dates.zone_of(first) is not None
-    return None if first is None else getattr(first, "tzinfo", None) is not None
+    if first is None:
+        return None
+    return getattr(first, "tzinfo", None) is not None
 
 
 def _is_of_arrow(values: Any) -> bool:
@@ -398,8 +407,14 @@ def _levels_in(values: Any) -> LevelCodes:
     else:
         # NumPy turns nanoseconds into integers.
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
-        values = values.astype(f"{values.dtype.kind}8[us]") if spans else values
-        each = values.to_pylist() if of_arrow else values.tolist()
+        if spans:
+            values = values.astype(f"{values.dtype.kind}8[us]")
+        else:
+            values = values
+        if of_arrow:
+            each = values.to_pylist()
+        else:
+            each = values.tolist()
     places: dict[Any, int] = {}
     codes = np.array(
         [places.setdefault(value, len(places)) for value in each], np.int64

@@ -500,12 +500,17 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         return settings._replace(loss=self._number_loss(), trees=trees)
 
     def _own_score(self) -> Score | None:
-        return None if self.loss == "squared_error" else self._number_loss().score
+        if self.loss == "squared_error":
+            return None
+        return self._number_loss().score
 
     def _check_targets(self, y: Array, who: str, name: str) -> None:
         if (power := self._number_loss().power) is None:
             return
-        wrong = y <= 0 if power == 2 else y < 0
+        if power == 2:
+            wrong = y <= 0
+        else:
+            wrong = y < 0
         if wrong.any():
             limit = "above 0" if power == 2 else "0 or more"
             row = int(wrong.argmax())

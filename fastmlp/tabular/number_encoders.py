@@ -222,7 +222,10 @@ def _whole(codes: Array, who: str) -> Array:
     wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
     if wrong.any():
         first = numbers[wrong][0]
-        name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
+        if np.isinf(first):
+            name = "Input X contains infinity"
+        else:
+            name = f"got {first}"
         raise ValueError(f"{who}: X must hold {expected}: {name}")
     return numbers.astype(np.int64)
 

@@ -93,7 +93,10 @@ def _mean(errors: Array, weight: Array | None) -> float:
 
     The checks of `np.average` take as long as a selection's thousand means.
     """
-    mean = errors.mean() if weight is None else (errors * weight).sum() / weight.sum()
+    if weight is None:
+        mean = errors.mean()
+    else:
+        mean = (errors * weight).sum() / weight.sum()
     return float(mean)
 
 
@@ -233,12 +236,16 @@ class NetOutputs(NamedTuple):
         targets."""
         low = 0.0 if self.low >= 0 else -math.inf
         high = 0.0 if self.high <= 0 else math.inf
-        return (low, 1.0) if self.low >= 0 and 0 < self.high <= 1 else (low, high)
+        if self.low >= 0 and 0 < self.high <= 1:
+            return (low, 1.0)
+        return (low, high)
 
     @property
     def kind(self) -> Literal["classification", "regression"]:
         """The task in the words of encodings."""
-        return "regression" if self.task == "regression" else "classification"
+        if self.task == "regression":
+            return "regression"
+        return "classification"
 
     @property
     def loss(self) -> LossLike:
@@ -247,7 +254,9 @@ class NetOutputs(NamedTuple):
 
     def targets(self, y: Array) -> Array:
         """Targets of nets, from numbers or class indices, shape (n_rows,)."""
-        return (y - self.center) / self.scale if self.task == "regression" else y
+        if self.task == "regression":
+            return (y - self.center) / self.scale
+        return y
 
     def predictions(self, outputs: Array) -> NDArray[np.float64]:
         """Numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes), from a net's
@@ -260,11 +269,9 @@ class NetOutputs(NamedTuple):
             return np.clip(
                 numbers[:, 0] * self.scale + self.center, self.low, self.high
             )
-        return (
-            np.concatenate([1 - numbers, numbers], axis=1)
-            if self.task == "binary"
-            else numbers
-        )
+        if self.task == "binary":
+            return np.concatenate([1 - numbers, numbers], axis=1)
+        return numbers
 
 
 SQUARED = NumberLoss()
@@ -336,11 +343,10 @@ def conformal_quantile(
     8.0
     """
     n = len(scores)
-    reached = (
-        np.cumsum(weights)
-        if weights is not None and len(weights)
-        else np.arange(1, n + 1)
-    )
+    if weights is not None and len(weights):
+        reached = np.cumsum(weights)
+    else:
+        reached = np.arange(1, n + 1)
     place = int(np.searchsorted(reached, (n + 1) * level - 1e-9))
     return float(scores[place]) if place < n else math.inf
 

@@ -305,7 +305,10 @@ class Pack:
         """Keep the scores of validation rows, and their weights if any, in ascending order."""
         order = np.argsort(scores, kind="stable")
         self.residuals = scores[order]
-        self.row_weights = NONE if weight is None else weight[order] / weight.mean()
+        if weight is None:
+            self.row_weights = NONE
+        else:
+            self.row_weights = weight[order] / weight.mean()
 
     def upper_score(self, level: float) -> float:
         """The score that a new row's score is at most, with this probability."""
@@ -380,7 +383,10 @@ def train_pack(
         No row is validated on twice. None: `settings.cv` folds with equal shares of classes.
     """
     caller = caller or Caller()
-    start = time.perf_counter() if caller.start is None else caller.start
+    if caller.start is None:
+        start = time.perf_counter()
+    else:
+        start = caller.start
     outputs = outputs_of(task, training.y, training.weight, n_classes, settings.loss)
     if encodings is None:
         encodings = encodings_for(training.values, n_classes)
@@ -389,9 +395,15 @@ def train_pack(
         parts = [(training, validation)]
         of_rows = [np.arange(len(validation.y))]
     else:
-        folds = pool.drawn(training.y, settings.cv, seed) if folds is None else folds
+        if folds is None:
+            folds = pool.drawn(training.y, settings.cv, seed)
+        else:
+            folds = folds
         rows = pool.validated(folds)
-        held_out = training if len(rows) == len(training.y) else training.take(rows)
+        if len(rows) == len(training.y):
+            held_out = training
+        else:
+            held_out = training.take(rows)
         parts = [
             (training.take(first), training.take(second)) for first, second in folds
         ]
@@ -414,7 +426,10 @@ def train_pack(
     with bar_over(
         n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress
     ) as bar:
-        listeners = pool.Listeners(caller.callbacks) if caller.callbacks else None
+        if caller.callbacks:
+            listeners = pool.Listeners(caller.callbacks)
+        else:
+            listeners = None
         limits = pool.Limits(
             settings.epochs,
             settings.patience,

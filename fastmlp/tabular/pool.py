@@ -288,7 +288,10 @@ class NetSettings(NamedTuple):
 
 
 def net_settings(outputs: NetOutputs, settings: PackSettings) -> NetSettings:
-    loss = settings.loss.of_nets if outputs.task == "regression" else outputs.loss
+    if outputs.task == "regression":
+        loss = settings.loss.of_nets
+    else:
+        loss = outputs.loss
     own = (settings.compute_dtype, settings.signs, settings.metrics)
     return NetSettings(outputs, loss, *own)
 
@@ -484,7 +487,10 @@ def new_net(
     outputs = settings.outputs
     steps_per_epoch = math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
-    share = min(FULL_STEPS / steps_per_epoch, 1.0) if n_rows >= LARGE else 1.0
+    if n_rows >= LARGE:
+        share = min(FULL_STEPS / steps_per_epoch, 1.0)
+    else:
+        share = 1.0
     optimizer = AdamW(
         recipe.learning_rate,
         beta_2=0.99,

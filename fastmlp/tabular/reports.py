@@ -41,7 +41,10 @@ def metrics_of(
             modes[name] = "max"
             continue
         function = metrics.metrics_of({name: metric}, who)[name].function
-        score = _of_function(function) if function else scored(metric, classes, who)
+        if function:
+            score = _of_function(function)
+        else:
+            score = scored(metric, classes, who)
         scores[name] = _owned(score, f"{who}: metrics[{name!r}]")
         modes[name] = "" if function else "max"
     if early_stopping is None:
@@ -62,7 +65,10 @@ def _of_function(function: Callable[..., Any]) -> Score:
     weighs = "sample_weight" in metrics.parameters_of(function)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
-        seen = predictions[:, 1] if predictions.shape[1:] == (2,) else predictions
+        if predictions.shape[1:] == (2,):
+            seen = predictions[:, 1]
+        else:
+            seen = predictions
         return float(function(y, seen, **({"sample_weight": weight} if weighs else {})))
 
     return score
@@ -109,7 +115,10 @@ def scored(
     predictor = metrics.estimator_of(classes)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
-        more = {"sample_weight": weight} if weighs and weight is not None else {}
+        if weighs and weight is not None:
+            more = {"sample_weight": weight}
+        else:
+            more = {}
         labels = y if classes is None else classes[y]
         return float(scorer(predictor, predictions, labels, **more))
 
@@ -327,7 +336,10 @@ def _last(model: Any) -> str:
     numbers = len(schema.numeric_names)
     categories = len(schema.categorical_names)
     more = f", {len(out)} left out" if (out := schema.dropped) else ""
-    of_levels = "1 category" if categories == 1 else f"{categories} categories"
+    if categories == 1:
+        of_levels = "1 category"
+    else:
+        of_levels = f"{categories} categories"
     columns = f"{messages.count(numbers, 'number')}, {of_levels}{schema.moments}{more}"
     nets = f"{messages.count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""

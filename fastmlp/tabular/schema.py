@@ -236,7 +236,10 @@ class Schema:
             of_dates.append(
                 parts.numbers(in_memory.moments(column, parts.kind, name, who))
             )
-        numbers = np.concatenate([numbers, *of_dates], axis=1) if of_dates else numbers
+        if of_dates:
+            numbers = np.concatenate([numbers, *of_dates], axis=1)
+        else:
+            numbers = numbers
         return Values(numbers, self._coded(table, places, who))
 
     def row(self, X: Any) -> Values | None:
@@ -337,11 +340,10 @@ class Schema:
             return at
         if table.n_columns != len(self.columns):
             n = messages.count(len(self.columns), "column")
-            own = (
-                f": {messages.listed([*map(repr, self.columns)], 20)}"
-                if self.named
-                else ""
-            )
+            if self.named:
+                own = f": {messages.listed([*map(repr, self.columns)], 20)}"
+            else:
+                own = ""
             raise ValueError(
                 f"{who}: X must have {n}, as in training, got {table.n_columns}{own}"
             )
@@ -376,8 +378,14 @@ class Schema:
         for j, name in enumerate(self.categorical_names):
             column = table.levels(places[name])
             levels = self.levels[name]
-            own = None if name in self._dated else in_memory.places_in(column, levels)
-            codes[:, j] = self._codes_of(column, name, who) if own is None else own
+            if name in self._dated:
+                own = None
+            else:
+                own = in_memory.places_in(column, levels)
+            if own is None:
+                codes[:, j] = self._codes_of(column, name, who)
+            else:
+                codes[:, j] = own
         return codes
 
     def _codes_of(self, column: Any, name: str, who: str) -> NDArray[np.int32]:
@@ -486,11 +494,10 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
     expected = "'auto', 'from_dtype', or names, places or a mask of columns"
     if isinstance(categorical, str):
         if categorical not in BY_TYPE:
-            one = (
-                f"; for one column use [{categorical!r}]"
-                if categorical in columns
-                else ""
-            )
+            if categorical in columns:
+                one = f"; for one column use [{categorical!r}]"
+            else:
+                one = ""
             raise ValueError(
                 f"{who}: categorical_features must be {expected}, got {categorical!r}{one}"
             )
@@ -559,11 +566,10 @@ def _decided(
     """
     if kind == "others":
         encoding = " in UTF-8" if "binary" in type_name else ""
-        cure = (
-            ": make dates of it by .dt.to_timestamp()"
-            if type_name[:6] == "period"
-            else ""
-        )
+        if type_name[:6] == "period":
+            cure = ": make dates of it by .dt.to_timestamp()"
+        else:
+            cure = ""
         return LeftOut(
             f"holds {type_name}, neither numbers, dates nor texts{encoding}{cure}"
         )
@@ -573,9 +579,14 @@ def _decided(
     if not n:
         return LeftOut(EMPTY)
     if lows[-1] == highs[-1] and n == n_rows:
-        far = " in float64: subtract the least one" if abs(lows[-1]) >= 2**53 else ""
+        if abs(lows[-1]) >= 2**53:
+            far = " in float64: subtract the least one"
+        else:
+            far = ""
         return LeftOut(ONE_VALUE + far)
-    return dates.learned(kind, lows, highs) if dates.is_kind(kind) else "number"
+    if dates.is_kind(kind):
+        return dates.learned(kind, lows, highs)
+    return "number"
 
 
 def _no_levels(
@@ -585,11 +596,10 @@ def _no_levels(
     if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
-        numbers = (
-            "; all are numbers: make floats of them"
-            if all(map(_is_number, levels))
-            else ""
-        )
+        if all(map(_is_number, levels)):
+            numbers = "; all are numbers: make floats of them"
+        else:
+            numbers = ""
         return f"has {len(levels)} texts in {messages.count(n, 'row')}, free text or ids{numbers}"
     if not levels:
         return EMPTY
@@ -627,7 +637,10 @@ def learn(
             {level: n for level, n in zip(in_column, times, strict=True) if n}
         )
         used = [level if n else None for level, n in zip(in_column, times, strict=True)]
-        moments = dates.of_texts(used) if kind == "texts" and any(used) else None
+        if kind == "texts" and any(used):
+            moments = dates.of_texts(used)
+        else:
+            moments = None
         temporal = temporal if moments is None else dates.kind_of(moments)
         if moments is not None and temporal is not None and not asked:
             moments = np.append(moments, dates.missing(1, temporal))[codes]
@@ -645,10 +658,16 @@ def learn(
         counts = Counter()
         for text, n in texts.items():
             counts[dates.as_level(text)] += n
-    levels = _levels(counts) if by_levels else set[Level]()
+    if by_levels:
+        levels = _levels(counts)
+    else:
+        levels = set[Level]()
     # NaN differs from itself.
     there = [part if (known := part == part).all() else part[known] for part in parts.T]
-    n = counts.total() if by_levels else len(there[-1])
+    if by_levels:
+        n = counts.total()
+    else:
+        n = len(there[-1])
     lows = np.array([part.min(initial=np.inf) for part in there])
     highs = np.array([part.max(initial=-np.inf) for part in there])
     if kind == "numbers" and len(there[0]) and np.isinf([lows, highs]).any():

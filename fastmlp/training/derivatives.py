@@ -215,7 +215,10 @@ def _balanced(data: Data, values: Array, network: Network) -> Array:
     level = np.ones(n_outputs)
     if network.loss.targets != "classes" and y.shape[1] in (n_outputs, 2 * n_outputs):
         # Factors may be beside targets: 0 for those that are not known.
-        factors = y[:, n_outputs:] if y.shape[1] > n_outputs else np.ones_like(y)
+        if y.shape[1] > n_outputs:
+            factors = y[:, n_outputs:]
+        else:
+            factors = np.ones_like(y)
         y = np.where(factors > 0, y[:, :n_outputs], 0).astype(np.float64)
         level = (y**2).sum(axis=0) / np.maximum((factors > 0).sum(axis=0), 1)
     # The objective has the mean over columns: each weighs as the targets do.

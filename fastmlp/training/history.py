@@ -103,10 +103,14 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         return {name: getattr(self, name) for name in (*names, *OF_DERIVATIVES)}
 
     def __repr__(self) -> str:
-        last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
-        best = (
-            "" if self.best_epoch is None else f", best in epoch {self.best_epoch + 1}"
-        )
+        if self.loss:
+            last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}"
+        else:
+            last = ""
+        if self.best_epoch is None:
+            best = ""
+        else:
+            best = f", best in epoch {self.best_epoch + 1}"
         ending = f"{self.status.name}, {self.seconds:.3g} s"
         return f"History({len(self.loss)} epochs{last}{best}, {ending})"
 
@@ -240,7 +244,10 @@ def last_report(history: History, net: Any) -> Report:
 def interrupted(history: History, *, restores: bool = False) -> History:
     """`restores`: the best epoch is restored."""
     history.status = Status.INTERRUPTED
-    state = _best_kept(history) if restores else "keeps what it has learnt"
+    if restores:
+        state = _best_kept(history)
+    else:
+        state = "keeps what it has learnt"
     epoch = len(history.loss) + 1
     warn(f"fit interrupted in epoch {epoch}; the net {state}", UserWarning)
     return history
@@ -334,7 +341,10 @@ def _line(curves: list[NDArray[Any]]) -> str:
             : len(curve)
         ]
         epochs = epochs[np.isfinite(curve[epochs])]
-        values = np.log(curve[epochs]) if is_log else curve[epochs]
+        if is_log:
+            values = np.log(curve[epochs])
+        else:
+            values = curve[epochs]
         x = MARGIN + (WIDTH - 2 * MARGIN) * epochs / (len(curves[0]) - 1)
         y = MARGIN + (HEIGHT - 2 * MARGIN) * (high - values) / ((high - low) or 1)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(x, y, strict=True))
@@ -398,4 +408,6 @@ class Bar:
 def bar_over(
     n_epochs: int, n_nets: int, who: str, *, shown: bool
 ) -> AbstractContextManager[Any]:
-    return Bar(new_bar(n_epochs, 0, who), n_nets) if shown else nullcontext()
+    if shown:
+        return Bar(new_bar(n_epochs, 0, who), n_nets)
+    return nullcontext()

@@ -356,7 +356,10 @@ class ByBuffers:
             total_rows += n_rows
             ends = self._feed.ends
         request.n_rows = total_rows
-        losses[0] = loss / total_mass if total_mass else float("nan")
+        if total_mass:
+            losses[0] = loss / total_mass
+        else:
+            losses[0] = float("nan")
         if self._trainer.head_losses.size:
             self._trainer.head_losses = of_heads / (total_mass or np.nan)
         return 1

@@ -236,11 +236,10 @@ class Measures:
             raise
         if np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
             shape = np.shape(value)
-            shown = (
-                f"an array of shape {shape}{messages.of_broadcast(shape)}"
-                if shape
-                else repr(value)
-            )
+            if shape:
+                shown = f"an array of shape {shape}{messages.of_broadcast(shape)}"
+            else:
+                shown = repr(value)
             raise TypeError(
                 f"MLP.fit: metrics[{name!r}] must return a number, got {shown}"
             )
@@ -257,7 +256,10 @@ class Measures:
                 scorer, network.loss, self._targets, self.predictions, weight
             )
         assert function is not None
-        options = weight if "sample_weight" in parameters_of(function) else {}
+        if "sample_weight" in parameters_of(function):
+            options = weight
+        else:
+            options = {}
         return lambda: function(self._targets, self._seen, **options)
 
     def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:
@@ -302,19 +304,25 @@ def _parts(network: Network, data: Data) -> tuple[Array, Array | None]:
 
 def _weight(network: Network, data: Data) -> dict[str, Array]:
     """Weights of rows, or of targets, for functions that take them."""
-    weight = (
-        np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
-    )
+    if data.rows is None:
+        weight = np.asarray(data.weight)
+    else:
+        weight = _rows(data.weight, data.rows)
     factors = _parts(network, data)[1]
     if factors is not None:
         weight = weight[:, None] * factors
-    return {"sample_weight": weight} if weight.size else {}
+    if weight.size:
+        return {"sample_weight": weight}
+    return {}
 
 
 def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
     """A host copy of the rows in use, shape (n_rows, ...)."""
     on_device = hasattr(source, "copy_to_host")
-    array = source.copy_to_host() if on_device else np.array(source)
+    if on_device:
+        array = source.copy_to_host()
+    else:
+        array = np.array(source)
     return array if rows is None or not array.size else array[rows]
 
 
@@ -326,9 +334,10 @@ def _scored(
     weight: Mapping[str, Array],
 ) -> Callable[[], Any]:
     n_outputs = predictions.shape[1]
-    classes = (
-        np.arange(max(n_outputs, 2)) if loss.targets in ("classes", "unit") else None
-    )
+    if loss.targets in ("classes", "unit"):
+        classes = np.arange(max(n_outputs, 2))
+    else:
+        classes = None
     if loss.targets == "unit" and n_outputs > 1:
         classes = np.eye(n_outputs, dtype=np.int64)
     elif classes is not None and targets.ndim == 2:
@@ -337,7 +346,10 @@ def _scored(
 
     def score() -> Any:
         X = predictions[:, 0] if n_outputs == 1 else predictions
-        X = np.column_stack([1 - X, X]) if classes is not None and n_outputs == 1 else X
+        if classes is not None and n_outputs == 1:
+            X = np.column_stack([1 - X, X])
+        else:
+            X = X
         return scorer(estimator, X, targets, **weight)
 
     return score
@@ -352,7 +364,9 @@ def estimator_of(classes: Array | None) -> Any:
         A matrix: X are the probabilities of its columns, several labels at once.
     """
     regressor, classifier = _estimators()
-    return regressor() if classes is None else classifier(classes)
+    if classes is None:
+        return regressor()
+    return classifier(classes)
 
 
 @cache

@@ -115,7 +115,10 @@ class FitOptions(sources.Reading):
         given = validation_data is not None
         splits = options.validation_split is not None
         if splits and (given or validation_rows is not None):
-            name = "validation_data" if validation_rows is None else "validation_rows"
+            if validation_rows is None:
+                name = "validation_data"
+            else:
+                name = "validation_rows"
             raise ValueError(f"{who}: give {name} or validation_split, not both")
         own["validated"] = validated = given or splits or validation_rows is not None
         if options.heads and options.class_weight is not None:
@@ -194,7 +197,10 @@ def _listeners(
         return (), None, None, ""
     if isinstance(callbacks, Iterator):
         callbacks = list(callbacks)
-    listeners = callbacks if isinstance(callbacks, Iterable) else (callbacks,)
+    if isinstance(callbacks, Iterable):
+        listeners = callbacks
+    else:
+        listeners = (callbacks,)
     kinds = (EarlyStopping, ReduceLROnPlateau)
     for listener in listeners:
         if listener in kinds:
@@ -218,7 +224,10 @@ def _listeners(
             raise ValueError(f"{who}: got {n} {kind.__name__}, at most one is possible")
     if scalars.boolean(who, "keep_best", keep_best):
         asked = asked if stoppings else "keep_best"
-        stopping = stoppings[0] if stoppings else EarlyStopping(patience=None)
+        if stoppings:
+            stopping = stoppings[0]
+        else:
+            stopping = EarlyStopping(patience=None)
         stoppings = [replace(stopping, restore_best_weights=True)]
     return functions, next(iter(stoppings), None), next(iter(plateaus), None), asked
 
@@ -228,7 +237,10 @@ def callbacks_of(argument: Any, who: str) -> tuple[Callable[..., Any], ...]:
     several = isinstance(argument, Iterable) and not callable(argument)
     functions: tuple[Any, ...] = tuple(argument) if several else (argument,)
     for function in functions:
-        wrong = misfit(function, 1) if callable(function) else _of_events(function)
+        if callable(function):
+            wrong = misfit(function, 1)
+        else:
+            wrong = _of_events(function)
         if wrong or not callable(function):
             raise TypeError(
                 f"{who}: callbacks must be functions of one argument, the Report of an epoch, got "
@@ -316,11 +328,10 @@ def _resolved(
 def _advice(who: str) -> str:
     if who.endswith(("Classifier.fit", "Regressor.fit")):
         return "give X_val and y_val, or early_stopping=True"
-    rows = (
-        "validation_rows="
-        if who.startswith("fit_many")
-        else "validation_data=(X_val, y_val)"
-    )
+    if who.startswith("fit_many"):
+        rows = "validation_rows="
+    else:
+        rows = "validation_data=(X_val, y_val)"
     return f"give {rows} or validation_split=0.1"
 
 
@@ -436,11 +447,10 @@ def rows_of(
 
 def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     if not isinstance(argument, tuple | list) or len(argument) not in (2, 3):
-        hint = (
-            f"; use validation_split={argument!r}"
-            if isinstance(argument, float)
-            else "; such as validation_data=(X_val, y_val), or validation_split=0.1"
-        )
+        if isinstance(argument, float):
+            hint = f"; use validation_split={argument!r}"
+        else:
+            hint = "; such as validation_data=(X_val, y_val), or validation_split=0.1"
         got = type(argument).__name__
         if isinstance(argument, tuple | list):
             got = f"a {got} of {len(argument)}"

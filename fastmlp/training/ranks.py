@@ -475,9 +475,9 @@ class RanksFeed:
 
 def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
     checked = communicator_of(communicator, who)
-    return (
-        ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
-    )
+    if checked is None or checked.Get_size() == 1:
+        return ALONE
+    return Together(checked, who)
 
 
 @final
@@ -507,7 +507,10 @@ class Together(Exchange):
         }
         texts = {name: ADDRESS.sub("", repr(value)) for name, value in settings.items()}
         texts["parameters (by seed=, or from a file)"] = digest(state.parameters)
-        texts["optimizer's state"] = "zeros" if slots is None else digest(slots)
+        if slots is None:
+            texts["optimizer's state"] = "zeros"
+        else:
+            texts["optimizer's state"] = digest(slots)
         self.agree(texts)
 
     def rows(
@@ -610,7 +613,9 @@ class Together(Exchange):
         return bool(self.flags(flag)[0, 0])
 
     def warning(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.is_first else collected()
+        if self.is_first:
+            return nullcontext()
+        return collected()
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
         return {
@@ -719,4 +724,6 @@ class OnAllRanks:
 
 
 def _in_use(array: Array, data: Data) -> Array:
-    return array if data.rows is None or not array.size else array[data.rows]
+    if data.rows is None or not array.size:
+        return array
+    return array[data.rows]

@@ -281,7 +281,10 @@ class FitRequest:
         scalars.path(options.who, "checkpoint", options.checkpoint, mode="w")
         keeper = Checkpoint(file, options.checkpoint_every, fit)
         validated = self._held_out is not None
-        so_far = keeper.resume(validated=validated) if options.resume else None
+        if options.resume:
+            so_far = keeper.resume(validated=validated)
+        else:
+            so_far = None
         if so_far is None:
             keeper.capture(state.n_steps, History())
             keeper.write()
@@ -311,9 +314,10 @@ class FitRequest:
         self._bar = progress = self._options.progress
         if isinstance(progress, bool):
             done = len(self.history.loss)
-            self._bar = (
-                new_bar(self.epochs, done, self._options.who) if progress else None
-            )
+            if progress:
+                self._bar = new_bar(self.epochs, done, self._options.who)
+            else:
+                self._bar = None
             if self._bar is not None:
                 return self._bar
         return nullcontext()
@@ -384,7 +388,9 @@ class FitRequest:
 
     def rates(self, n_epochs: int) -> Rates:
         self._window_step = self._state.n_steps
-        return self._rates_in_time if self._options.within_epochs else self._rates
+        if self._options.within_epochs:
+            return self._rates_in_time
+        return self._rates
 
     def _rates_in_time(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         if steps[0] != self._first_step and self._time_is_up():
@@ -437,7 +443,10 @@ class FitRequest:
         """Record that Ctrl-C, or the time, has ended the fit, and warn, unless `fit_many` does."""
         self._ranks.interrupted(error)
         late = isinstance(error, OutOfTime)
-        self.history.status = Status.OUT_OF_TIME if late else Status.INTERRUPTED
+        if late:
+            self.history.status = Status.OUT_OF_TIME
+        else:
+            self.history.status = Status.INTERRUPTED
         if not isinstance(error, Stopped):
             interrupted(self.history, restores=self._watch.best is not None)
 

@@ -142,7 +142,10 @@ class Damping:
     def __init__(
         self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]
     ) -> None:
-        self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
+        if flat is None:
+            self.numbers = np.zeros((2, n_parameters), dtype)
+        else:
+            self.numbers = flat
 
     def flat(self) -> Array:
         return self.numbers.copy()
@@ -327,7 +330,10 @@ class QuasiNewton:
             engine.objective(data),
             trained_parameters(network),
         )
-        bounds = layer_settings.bounds_of(network) if network.signs else None
+        if network.signs:
+            bounds = layer_settings.bounds_of(network)
+        else:
+            bounds = None
         self._bounds = bounds and [
             b for b, used in zip(bounds, self._trained, strict=True) if used
         ]
@@ -335,7 +341,10 @@ class QuasiNewton:
         self._accepted = self._whole.copy()
         self.loss = self._objective(self._whole)[0]
         self.derivative_loss: float = self._objective.derivative_loss
-        self._evaluation = engine.evaluation(data) if network.heads else None
+        if network.heads:
+            self._evaluation = engine.evaluation(data)
+        else:
+            self._evaluation = None
         self.head_losses: Array = np.empty((0, len(network.heads)))
 
     @property

@@ -176,7 +176,10 @@ class Steps:
         if kind not in self._engines:
             plain, derivatives = WITH_DERIVATIVES[kind]
             network = self._engines[plain].network._replace(derivatives=derivatives)
-            of_device = "cpu" if self._engines["batch"].queue is None else "cuda"
+            if self._engines["batch"].queue is None:
+                of_device = "cpu"
+            else:
+                of_device = "cuda"
             of_derivatives.check(network, of_device, who)
             self._engines[kind] = self._engine_of(network)
         return self._engines[kind]
@@ -388,7 +391,10 @@ class Steps:
         require_first_order(optimizer, who)
         setting = setting_of_length(network, optimizer, known=True)
         if setting is not None:
-            instead = "use EMA" if isinstance(setting, SWA) else "give its n_steps="
+            if isinstance(setting, SWA):
+                instead = "use EMA"
+            else:
+                instead = "give its n_steps="
             raise ValueError(
                 f"{who}: {setting!r} needs the number of steps, which single steps do not have: "
                 f"{instead}"
@@ -643,7 +649,10 @@ class Steps:
             return
         self._warned = True
         lost = "parameters are not finite after this step"
-        what = lost if taken else "no step was taken, and the net is as it was"
+        if taken:
+            what = lost
+        else:
+            what = "no step was taken, and the net is as it was"
         advice = "try a smaller learning rate, or standardise X"
         warn(f"{who}: the loss is {loss:.3g}, {what}; {advice}", RuntimeWarning)
 
@@ -692,7 +701,10 @@ class Steps:
             kept.trainer.resume(slots, data)
             return kept
         self._let_go(known)
-        room = self._room(trainers, key, _end) if kept is None else known.room
+        if kept is None:
+            room = self._room(trainers, key, _end)
+        else:
+            room = known.room
         for old in list(trainers)[: 1 - MOST_KEPT]:
             self._let_go(old)
         trainer = self.trainer(kind, data, room)

@@ -251,11 +251,10 @@ def _check_shared(settings: Settings, first: str) -> None:
     who = type(settings).__name__
     monitor = cast(object, settings.monitor)
     if not isinstance(monitor, str):
-        hint = (
-            f"; did you mean {first}={monitor!r}?"
-            if isinstance(monitor, int | float)
-            else ""
-        )
+        if isinstance(monitor, int | float):
+            hint = f"; did you mean {first}={monitor!r}?"
+        else:
+            hint = ""
         raise TypeError(
             f"{who}: monitor must be the name of a series, got {monitor!r}{hint}"
         )

@@ -35,7 +35,10 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
             f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}"
         )
     if array.shape[1] != n_features:
-        hint = "; is X transposed? use X.T" if len(array) == n_features else ""
+        if len(array) == n_features:
+            hint = "; is X transposed? use X.T"
+        else:
+            hint = ""
         raise ValueError(
             f"{who}: X has {count(array.shape[1], 'feature')}, but the net has "
             f"{count(n_features, 'input')}{hint}"
@@ -80,7 +83,10 @@ def targets(
             f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
         )
     if len(array) != n_rows:
-        hint = "; y is transposed: use y.T" if array.shape[1:] == (n_rows,) else ""
+        if array.shape[1:] == (n_rows,):
+            hint = "; y is transposed: use y.T"
+        else:
+            hint = ""
         raise ValueError(
             f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}{hint}"
         )
@@ -125,7 +131,9 @@ def weights(
         raise ValueError(
             f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}, {got}"
         )
-    return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
+    if numbers[tiny].any():
+        return np.where(tiny, kind.type(0), numbers)
+    return numbers
 
 
 def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
@@ -155,11 +163,10 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
 def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
     array = _numbers(argument, who, name)
     if array.shape != (n,):
-        hint = (
-            f"; use {name}[:, 0]"
-            if array.shape == (n, 1)
-            else messages.of_broadcast(array.shape)
-        )
+        if array.shape == (n, 1):
+            hint = f"; use {name}[:, 0]"
+        else:
+            hint = messages.of_broadcast(array.shape)
         raise ValueError(
             f"{who}: {name} must have shape ({n},), got {array.shape}{hint}"
         )
@@ -172,11 +179,10 @@ def matrix(
     array = _numbers(argument, who, name)
     if array.shape != shape:
         column = array.shape == shape[:1] and shape[1] == 1
-        hint = (
-            f"; use {name}[:, None]"
-            if column
-            else messages.of_broadcast(array.shape, shape[1])
-        )
+        if column:
+            hint = f"; use {name}[:, None]"
+        else:
+            hint = messages.of_broadcast(array.shape, shape[1])
         raise ValueError(
             f"{who}: {name} must have shape {shape}, got {array.shape}{hint}"
         )
@@ -201,14 +207,20 @@ def jacobian(
     if array.shape == short and shape[1] == 1:
         array = array[:, None]
     if array.shape != shape:
-        known = f"{shape}, or {short}" if shape[1] == 1 else f"{shape}"
+        if shape[1] == 1:
+            known = f"{shape}, or {short}"
+        else:
+            known = f"{shape}"
         swapped = array.shape in (short[::-1], (shape[0], shape[2], shape[1]))
         hint = f"; rows, outputs, features: use {name}.swapaxes(-1, -2)" * swapped
         raise ValueError(
             f"{who}: {name} must have shape {known}, got {array.shape}{hint}"
         )
     array = _cast(array, kind, who, name)
-    bad = np.isinf(array) if unknown else ~np.isfinite(array)
+    if unknown:
+        bad = np.isinf(array)
+    else:
+        bad = ~np.isfinite(array)
     if bad.any():
         row, output, feature = map(int, np.unravel_index(int(bad.argmax()), shape))
         also = ", or NaN where unknown" if unknown else ""
@@ -292,7 +304,10 @@ def without_nul(labels: Any, who: str, name: str) -> None:
 
 def _ragged(argument: Any) -> str:
     """The fault of rows of several lengths; "" for other rows."""
-    lengths = [np.size(row) for row in argument] if hasattr(argument, "__len__") else []
+    if hasattr(argument, "__len__"):
+        lengths = [np.size(row) for row in argument]
+    else:
+        lengths = []
     other = next((i for i, n in enumerate(lengths) if n != lengths[0]), None)
     if other is None:
         return ""
@@ -308,7 +323,10 @@ def _numbers(
         return argument
     unmasked(argument, who, name)
     if hasattr(argument, "toarray"):
-        form = "expanded" if hasattr(argument, "pieces") else "a sparse matrix"
+        if hasattr(argument, "pieces"):
+            form = "expanded"
+        else:
+            form = "a sparse matrix"
         raise TypeError(f"{who}: {name} is {form}; use {name}.toarray()")
     if (numbers := frames.numbers_of(argument, kind, who, name)) is not None:
         return numbers
@@ -321,10 +339,14 @@ def _numbers(
         ) from error
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:
-            rows = (
-                f"; try np.array(list({name}))" if hasattr(argument, "__next__") else ""
-            )
-            rows = f"; use {name}.collect()" if hasattr(argument, "collect") else rows
+            if hasattr(argument, "__next__"):
+                rows = f"; try np.array(list({name}))"
+            else:
+                rows = ""
+            if hasattr(argument, "collect"):
+                rows = f"; use {name}.collect()"
+            else:
+                rows = rows
             if name == "X" and isinstance(argument, str | os.PathLike):
                 rows = (
                     "; of files predict_batches predicts, and fastmlp.predict_parquet"
@@ -366,11 +388,10 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
-            place = (
-                f", column {messages.column_name(argument, column)}"
-                if array.ndim == 2
-                else ""
-            )
+            if array.ndim == 2:
+                place = f", column {messages.column_name(argument, column)}"
+            else:
+                place = ""
             if frames.is_frame(argument):
                 frames.check(argument, who, name)
             value = frames.value(argument, row, column)
@@ -643,7 +664,9 @@ class Expanded:
     def astype(self, dtype: np.dtype[Any]) -> Expanded:
         """Return the rows in a dtype, the same object if they have it."""
         same = self.dtype == dtype
-        return self if same else Expanded.trusted(self.values.astype(dtype), self.kind)
+        if same:
+            return self
+        return Expanded.trusted(self.values.astype(dtype), self.kind)
 
     def __getitem__(self, rows: Any) -> Expanded:
         """Return some of the rows, by a slice, a mask or indices."""

@@ -50,9 +50,9 @@ def _repr(self: Any) -> str:
 
 
 def _eq(self: Any, other: object) -> Any:
-    return (
-        _values(self) == _values(other) if type(other) is type(self) else NotImplemented
-    )
+    if type(other) is type(self):
+        return _values(self) == _values(other)
+    return NotImplemented
 
 
 def _hash(self: Any) -> int:
@@ -121,7 +121,10 @@ def guard(
     free : bool
         True if the known names may be assigned.
     """
-    words = f"attributes of {target.__name__}" if free else target.__name__
+    if free:
+        words = f"attributes of {target.__name__}"
+    else:
+        words = target.__name__
 
     def assign(self: Any, name: str, value: object) -> None:
         if name[0] == "_" or (free and name in known):
@@ -192,11 +195,10 @@ def _explanation(
     """The message for a call that does not fit the signature, else None."""
     owner, _, name = function.__qualname__.rpartition(".")
     method = bool(owner) and not owner.endswith("<locals>")
-    who = (
-        owner
-        if name in ("__init__", "__new__")
-        else function.__qualname__.split("<locals>.")[-1]
-    )
+    if name in ("__init__", "__new__"):
+        who = owner
+    else:
+        who = function.__qualname__.split("<locals>.")[-1]
     if owner in BASES and args:
         owner = type(args[0]).__name__
         who = owner if name == "__init__" else f"{owner}.{name}"
@@ -231,7 +233,10 @@ def _too_many(
 ) -> str:
     sizes = next((name for name in positional if name.endswith("layer_sizes")), None)
     if sizes and all(isinstance(value, int) for value in values):
-        call = repr(values) if sizes == positional[0] else f"{sizes}={values!r}"
+        if sizes == positional[0]:
+            call = repr(values)
+        else:
+            call = f"{sizes}={values!r}"
         return f"{sizes} must be one sequence, got {len(values)} numbers: {who}({call})"
     taken = f"{count(len(positional), 'positional argument')} ({', '.join(positional)})"
     others = ", ".join(f"{name}=..." for name in known if name not in positional)
@@ -316,11 +321,10 @@ class LackingAttribute:
         self._name = name
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
-        whose = (
-            f"type object {owner.__name__!r}"
-            if instance is None
-            else f"{owner.__name__!r} object"
-        )
+        if instance is None:
+            whose = f"type object {owner.__name__!r}"
+        else:
+            whose = f"{owner.__name__!r} object"
         raise AttributeError(f"{whose} has no attribute {self._name!r}; {self.advice}")
 
 

@@ -134,7 +134,10 @@ def in_order(table: Any, names: Names, who: str) -> Any:
 def selected(table: Any, names: Names, who: str) -> Any:
     """The columns of these names, in this order; the table if it or the argument lacks names."""
     table, form = read(table, who)
-    there = [] if names is None or form != "frame" else _names(table)
+    if names is None or form != "frame":
+        there = []
+    else:
+        there = _names(table)
     if (
         names is None
         or there == [*names]
@@ -145,9 +148,10 @@ def selected(table: Any, names: Names, who: str) -> Any:
     if missing:
         others = [name for name in there if isinstance(name, str) and name not in names]
         lacking = [_with_suggestion(name, others) for name in missing]
-        more = (
-            f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
-        )
+        if others:
+            more = f"; other columns of X: {listed(list(map(repr, others)))}"
+        else:
+            more = ""
         raise ValueError(
             f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
             f"{listed(lacking)}{more}"
@@ -166,11 +170,9 @@ def names_given(argument: object, n_features: int, who: str) -> Names:
     """Check feature names from a user: distinct strings, one a feature, or None."""
     if argument is None:
         return None
-    names = (
-        ()
-        if isinstance(argument, str) or not isinstance(argument, Iterable)
-        else tuple(argument)
-    )
+    names: tuple[Any, ...] = ()
+    if isinstance(argument, Iterable) and not isinstance(argument, str):
+        names = tuple(argument)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{who} must be a sequence of str, or None, got {argument!r}")
     if len(names) != n_features or len(set(names)) != n_features:
@@ -182,7 +184,9 @@ def names_given(argument: object, n_features: int, who: str) -> Names:
 
 def _with_suggestion(name: str, others: list[str]) -> str:
     meant = suggestion(name, others).strip(",; ")
-    return f"{name!r} ({meant})" if meant else repr(name)
+    if meant:
+        return f"{name!r} ({meant})"
+    return repr(name)
 
 
 def numbers_of(
@@ -281,11 +285,10 @@ def _checked(
             f"{label} ({n})" if len(lacking) > 1 else label
             for label, n in lacking.items()
         ]
-        where = (
-            f" in column{'s' * (len(places) > 1)} {listed(places)}"
-            if is_frame(table)
-            else ""
-        )
+        if is_frame(table):
+            where = f" in column{'s' * (len(places) > 1)} {listed(places)}"
+        else:
+            where = ""
         missing = count(sum(lacking.values()), "missing value")
         raise ValueError(
             f"{who}: {name} has {missing}{where}; {messages.of_missing(name)}"
@@ -312,11 +315,9 @@ def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
         )
     if kind in "mM":
         there = array[~np.isnat(array)]
-        return (
-            ColumnNumbers(None, 0, there[0])
-            if len(there)
-            else ColumnNumbers(None, len(array))
-        )
+        if len(there):
+            return ColumnNumbers(None, 0, there[0])
+        return ColumnNumbers(None, len(array))
     return _of_objects(array)
 
 

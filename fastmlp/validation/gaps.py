@@ -181,7 +181,10 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
             return array.astype(np.int64), None
         return array, None
     n_columns = known.shape[1]
-    instead = np.zeros(n_columns) if is_code else np.full(n_columns, _default(form))
+    if is_code:
+        instead = np.zeros(n_columns)
+    else:
+        instead = np.full(n_columns, _default(form))
     if is_code:
         instead[0] = 1
     for j in np.flatnonzero(known.any(axis=0)) if not is_code else ():
@@ -193,7 +196,10 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
 def known_mask(y: Any) -> Mask | None:
     """The mask of known targets or labels of any kind, in the shape of y; None: all are known."""
     array = np.asarray(y)
-    known = ~np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else array == array
+    if np.ma.isMaskedArray(y):
+        known = ~np.ma.getmaskarray(y)
+    else:
+        known = array == array
     if array.dtype.kind == "O":
         known = np.array([not _is_gap(each) for each in array.ravel()])
     known = known.reshape(array.shape)
@@ -223,7 +229,9 @@ def with_nan(y: Any, who: str) -> Array | None:
     if kind == "frame":
         columns = [_floats(np.asarray(each)) for each in frames.columns_of(table)]
         there = [each for each in columns if each is not None]
-        return np.column_stack(there) if len(there) == len(columns) else None
+        if len(there) == len(columns):
+            return np.column_stack(there)
+        return None
     try:
         return _floats(np.asarray(table))
     except ValueError:

@@ -65,7 +65,10 @@ class Columns:
         labels = [not slopes and it.accepted == "classes" for it in form.forms]
         self._kinds = ["iu" if is_label else "fiu" for is_label in labels]
         self._has_labels = True in labels
-        widths = [it.n_outputs for it in form.forms] if slopes else form.widths
+        if slopes:
+            widths = [it.n_outputs for it in form.forms]
+        else:
+            widths = form.widths
         self.width = sum(widths)
         ends = np.cumsum(widths).tolist()
         self._slices = [*zip([0, *ends], ends, self._kinds, strict=False)]
@@ -173,7 +176,10 @@ def _with_factors(
     ):
         share = (mass / safe)[:, None]
         n_factors = 1 if own.whole_rows else width
-        factors = table[:, width:] if table.shape[1] > width else np.ones((1, 1))
+        if table.shape[1] > width:
+            factors = table[:, width:]
+        else:
+            factors = np.ones((1, 1))
         columns.append(table[:, :width])
         columns.append(np.broadcast_to(factors * share, (len(table), n_factors)))
     weight = whole * rows if rows.size else whole
@@ -216,7 +222,12 @@ def joined(slopes: Any, form: HeadForms, kind: np.dtype[Any], who: str) -> Array
         array = np.asarray(entry, kind)
         if array.ndim == 1 and own.n_outputs == 1:
             array = array[:, None]
-        n_rows = len(parts[0]) if parts else len(array) if array.ndim else 0
+        if parts:
+            n_rows = len(parts[0])
+        elif array.ndim:
+            n_rows = len(array)
+        else:
+            n_rows = 0
         if array.shape != (n_rows, own.n_outputs):
             raise ValueError(
                 f"{who}: head {name!r}: output_gradient must have shape "

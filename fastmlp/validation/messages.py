@@ -57,7 +57,10 @@ def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) ->
     """
     names = list(known)
     known_length = isinstance(word, str) and len(word) <= LONGEST
-    meant = _meant(str(word), names, synonyms) if known_length else []
+    if known_length:
+        meant = _meant(str(word), names, synonyms)
+    else:
+        meant = []
     if not meant:
         return ";"
     if meant[0] not in names:
@@ -78,7 +81,9 @@ def count(n: int, noun: str) -> str:
     >>> count(1, "column"), count(2, "column")
     ('1 column', '2 columns')
     """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    if n == 1:
+        return f"{n} {noun}"
+    return f"{n} {noun}s"
 
 
 def listed(names: list[str], most: int = 5) -> str:
@@ -106,7 +111,9 @@ def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
     from difflib import get_close_matches
 
     close = get_close_matches(letters, answers, n=1, cutoff=SIMILARITY)
-    return answers[close[0]] if close else []
+    if close:
+        return answers[close[0]]
+    return []
 
 
 def _letters(word: str) -> str:
@@ -133,7 +140,10 @@ def install(package: str) -> str:
 def lacking(name: str, n: int, first: str, *, fits: bool = False) -> str:
     """The message of `n` missing targets; `first` is the first row. `fits`: of a fit."""
     lack = f"{count(n, 'missing value')}, the first in {first}"
-    advice = UNKNOWN if fits else "fill them in, or leave their rows out"
+    if fits:
+        advice = UNKNOWN
+    else:
+        advice = "fill them in, or leave their rows out"
     return f"the target {name!r} has {lack}; {advice}"
 
 
@@ -227,7 +237,9 @@ def lacking_name(name: str, known: Iterable[str], caller: str) -> Exception:
     advice = names().get(name)
     text += f"; {advice}" if advice else suggestion(name, known).removesuffix(";")
     told = caller == "_handle_fromlist" and text[-1] != "'"
-    return ImportError(text, name=name) if told else AttributeError(text)
+    if told:
+        return ImportError(text, name=name)
+    return AttributeError(text)
 
 
 def shown(value: object) -> str:
@@ -241,7 +253,9 @@ def shown(value: object) -> str:
     if isinstance(value, np.ndarray) and value.size > 1:
         return f"an array of shape {value.shape}"
     text = repr(value)
-    return text if len(text) <= LONGEST + 20 else f"{text[:LONGEST]} ..."
+    if len(text) <= LONGEST + 20:
+        return text
+    return f"{text[:LONGEST]} ..."
 
 
 def _advice_of(who: str) -> dict[str, str]:
@@ -288,35 +302,42 @@ def of_missing(name: str) -> str:
 
 def of_shape(X: object, array: Array, n_features: int) -> str:
     """Advice on turning an array into rows of features, shape (n_rows, n_features)."""
-    reshape = "X.reshape" if hasattr(X, "reshape") else "np.asarray(X).reshape"
+    if hasattr(X, "reshape"):
+        reshape = "X.reshape"
+    else:
+        reshape = "np.asarray(X).reshape"
     if array.ndim == 0:
         return "; use [[X]]" if n_features == 1 else ""
     if array.ndim == 1 and n_features == 1:
         return f"; for one feature use {reshape}(-1, 1)"
     if array.ndim == 1:
-        return f"; for one row use {reshape}(1, -1)" if len(array) == n_features else ""
-    return (
-        f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}"
-        if len(array)
-        else ""
-    )
+        if len(array) == n_features:
+            return f"; for one row use {reshape}(1, -1)"
+        return ""
+    if len(array):
+        return f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}"
+    return ""
 
 
 def of_kind(argument: object, array: Array, name: str) -> str:
     """Advice on turning an array of another dtype into real numbers."""
     if array.dtype.kind in "mM":
-        spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
+        if array.dtype.kind == "m":
+            spans = name
+        else:
+            spans = f"({name} - {name}.min())"
         return f"; {spans} / np.timedelta64(1, 'D') are days"
     if array.dtype.kind == "V":
         fields = "np.lib.recfunctions.structured_to_unstructured"
-        return (
-            f"; try {fields}({name})"
-            if array.dtype.names
-            else f"; try {name}.astype('float32')"
-        )
+        if array.dtype.names:
+            return f"; try {fields}({name})"
+        return f"; try {name}.astype('float32')"
     if array.dtype.kind not in "OUS":
         return ""
-    table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
+    if array.size:
+        table = array.reshape(len(array), -1)
+    else:
+        table = array.reshape(0, 0)
     for j, column in enumerate(table.T):
         label = column_name(argument, j) if array.ndim > 1 else ""
         try:
@@ -334,7 +355,9 @@ def column_name(table: object, j: int) -> str:
     # `columns` of an Arrow table are the columns themselves.
     columns: Any = getattr(table, "column_names", None) or getattr(table, "columns", ())
     names = list(columns)
-    return repr(names[j]) if len(names) > j else str(j)
+    if len(names) > j:
+        return repr(names[j])
+    return str(j)
 
 
 def of_example(value: Any, argument: object, name: str, column: str) -> str:
@@ -365,7 +388,9 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
 
 def a_kind(value: object) -> str:
     name = type(value).__name__
-    return f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
+    if name[0] in "aeioAEIO" or name == "ndarray":
+        return f"an {name}"
+    return f"a {name}"
 
 
 def _days(spans: str, argument: object) -> str:
@@ -391,11 +416,10 @@ def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
     if not np.isfinite(value):
         return ""
     largest = f"{np.finfo(kind).max:.2g}"
-    advice = (
-        f"scale {name}, or use dtype='float64'"
-        if kind != np.float64
-        else f"scale {name}"
-    )
+    if kind != np.float64:
+        advice = f"scale {name}, or use dtype='float64'"
+    else:
+        advice = f"scale {name}"
     return f", beyond the largest number, {largest}; {advice}"
 
 
@@ -422,7 +446,9 @@ def of_real_labels(y: object, array: Array) -> str:
         return f"; {UNKNOWN}"
     if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         return "; for targets that are no classes use loss='mse'"
-    return "; use y.astype(int)" if hasattr(y, "astype") else "; use np.asarray(y, int)"
+    if hasattr(y, "astype"):
+        return "; use y.astype(int)"
+    return "; use np.asarray(y, int)"
 
 
 def of_labels(array: Array, n_outputs: int) -> str:

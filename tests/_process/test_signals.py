@@ -210,11 +210,9 @@ def file_of_warning(call: Call) -> str:
         call()
     (warning,) = caught
     line = file_of_warning.__code__.co_firstlineno + 4
-    return (
-        f"line {warning.lineno}"
-        if warning.lineno not in (1, 2, line)
-        else warning.filename
-    )
+    if warning.lineno not in (1, 2, line):
+        return f"line {warning.lineno}"
+    return warning.filename
 
 
 @pytest.mark.parametrize("module", [None, SKLEARN])

@@ -126,7 +126,10 @@ def generator_of(state: NetState) -> Any:
 
 
 def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Array]:
-    weight = data.weight.astype(np.float64) if data.weight.size else None
+    if data.weight.size:
+        weight = data.weight.astype(np.float64)
+    else:
+        weight = None
     assert isinstance(data.x, np.ndarray)
     x = data.x.astype(np.float64)
     y = data.y.astype(np.float64)

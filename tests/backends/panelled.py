@@ -97,14 +97,16 @@ def multiply_panels(
     height, width = sizes
     lanes = right.shape[2]
     vector = right.shape[2] * right.itemsize
-    streams = (
-        address(STREAM)
-        if by_column and depth % 2
-        else address(buffer) * (buffer.size > 0)
-    )
+    if by_column and depth % 2:
+        streams = address(STREAM)
+    else:
+        streams = address(buffer) * (buffer.size > 0)
     stride = vector * (start.shape[1] > 1)
     for r in range(0, height, ROW_BLOCK):
-        place = address(left, r // lanes) if by_column else address(left, 0, r)
+        if by_column:
+            place = address(left, r // lanes)
+        else:
+            place = address(left, 0, r)
         compiled(
             address(c, 0, r), c[0].nbytes, address(start) + r * stride, stride, start[0].nbytes,
             address(right), right[0].nbytes, place, left[0].nbytes, depth, epilogue,
@@ -207,7 +209,9 @@ def finished(value: Any, epilogue: int, operand: Any) -> Any:
         return np.maximum(value, 0)
     if epilogue == TIMES:
         return value * operand
-    return np.where(operand > 0, value, 0) if epilogue == WHERE_POSITIVE else value
+    if epilogue == WHERE_POSITIVE:
+        return np.where(operand > 0, value, 0)
+    return value
 
 
 def magnitude(size: Any, epilogue: int, operand: Any) -> Any:

@@ -59,8 +59,14 @@ def test_all_commands_take_it(
 ) -> None:
     printed = []
     for each in ("utf-8", encoding):
-        arguments = [] if each == "utf-8" else ["--encoding", each]
-        valid = [f"{each}.csv"] if data == "file" else ["0"]
+        if each == "utf-8":
+            arguments = []
+        else:
+            arguments = ["--encoding", each]
+        if data == "file":
+            valid = [f"{each}.csv"]
+        else:
+            valid = ["0"]
         assert run([*TRAIN, *valid, *arguments], data, each, monkeypatch) == 0
         model = fastmlp.load("model.safetensors")
         assert model.schema_.levels == {"stadt": ("Bern", "Zürich")}

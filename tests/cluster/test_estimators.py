@@ -155,7 +155,10 @@ def test_a_model_of_tables_is_that_of_here(
 ) -> None:
     frame = drawn()[0]
     few = {**FEW, "n_members": 4, **more}
-    targets = labels() if kind is TabularMLPClassifier else drawn()[1]
+    if kind is TabularMLPClassifier:
+        targets = labels()
+    else:
+        targets = drawn()[1]
     here = kind(**few).fit(frame, targets)
     there = kind(**few, client=client).fit(frame, targets)
     np.testing.assert_array_equal(here.weights_, there.weights_)
@@ -363,7 +366,10 @@ def classifier(rows: Any) -> MLPClassifier:
 
 
 def regressor(n_outputs: int, rows: Any) -> MLPRegressor:
-    y = ROWS[:, 0] if n_outputs == 1 else ROWS[:, :n_outputs]
+    if n_outputs == 1:
+        y = ROWS[:, 0]
+    else:
+        y = ROWS[:, :n_outputs]
     made = MLPRegressor(
         "squared_error", (8,), solver="lbfgs", random_state=0, max_iter=5
     )
@@ -389,9 +395,10 @@ def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataF
         .set_axis(TABLE.index)
     )
     result = result.assign(**TABLE[keep])
-    dropped = (
-        [] if probabilities else [n for n in result if n.startswith("probability")]
-    )
+    if probabilities:
+        dropped = []
+    else:
+        dropped = [n for n in result if n.startswith("probability")]
     return result.drop(columns=dropped)
 
 

@@ -501,7 +501,9 @@ def worker_pids(client: Any) -> list[int]:
 
 
 def timeout(client: Any) -> dict[str, Any]:
-    return {} if client is None else {"group_timeout": 120}
+    if client is None:
+        return {}
+    return {"group_timeout": 120}
 
 
 @on_workers

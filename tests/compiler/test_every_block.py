@@ -29,7 +29,10 @@ CALCULATES = "add|sub|mul|shl|or|and|xor"
 def generated(key: Key, host: Host) -> tuple[str, str]:
     """A block's IR after all passes, of the code generator too, and its assembly."""
     factory, dtype, rule, options = key
-    rules = [] if rule is None else [rule]
+    if rule is None:
+        rules = []
+    else:
+        rules = [rule]
     loop = factory(np.dtype(dtype).type, *rules, **options)
     module = objects.optimized(loop, host, light=rule is None)
     assembly: str = objects.machine(host).emit_assembly(module)

@@ -273,7 +273,10 @@ except LookupError as error:
 def with_bits(leaves: bytes, bits: dict[int, int], *, on: bool) -> bytes:
     words = list(struct.unpack(f"<{len(leaves) // 4}I", leaves))
     for i, n in bits.items():
-        words[i] = words[i] | n if on else words[i] & ~n
+        if on:
+            words[i] = words[i] | n
+        else:
+            words[i] = words[i] & ~n
     return struct.pack(f"<{len(words)}I", *words)
 
 

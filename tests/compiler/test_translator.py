@@ -220,7 +220,10 @@ def test_named_tuples_have_fields_are_made_passed_on_and_returned() -> None:
         these = Strided(out, 16)
         for i in range(n):
             write(these, i)
-            these = next_of(these, 1) if i else Strided(out + 8, these.stride)
+            if i:
+                these = next_of(these, 1)
+            else:
+                these = Strided(out + 8, these.stride)
 
     assert results(walk, 3) == [16, 17, 0, 18, 0, 0, 0, 0]
 
@@ -278,7 +281,12 @@ def test_truth_and_relations(a: int) -> None:
 
     def decide(out: Any, a: Any) -> None:
         numbers = row(out, 8, np.float64)
-        numbers[0] = 1 if a and a > 0 else 2 if not known else 4
+        if a and a > 0:
+            numbers[0] = 1
+        elif not known:
+            numbers[0] = 2
+        else:
+            numbers[0] = 4
         numbers[1] = 1 if a == 1 or not a else 2
         numbers[2] = 1.5 if a != 2 else a
         numbers[3] = 1 if a <= 0 or a >= 2 else 0

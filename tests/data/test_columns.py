@@ -122,7 +122,10 @@ def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> 
     # Of blocks of some rows the first that has one is told.
     rows = 7 if reader in ("parquet", "feather") else N
     n = int(np.count_nonzero(holes // rows == holes[0] // rows))
-    first = f"line {holes[0] + 2}" if "csv" in reader else f"row {holes[0]}"
+    if "csv" in reader:
+        first = f"line {holes[0] + 2}"
+    else:
+        first = f"row {holes[0]}"
     count = f"{n} missing value{'s' * (n > 1)}"
     message = f"the target 'y' has {count}, the first in {first}; for targets that"
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -136,7 +136,10 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     for rows in (frame, X):
         model = MLPClassifier((4,), max_iter=2, random_state=0).fit(rows, LABELS)
-        table = TABLE if rows is frame else TABLE.select(["id", "a", "b", "c"])
+        if rows is frame:
+            table = TABLE
+        else:
+            table = TABLE.select(["id", "a", "b", "c"])
         assert predict_parquet(model, table, path, keep="id", batch_rows=300) == N
         result = pq.read_table(path)
         assert result.schema.names == [

@@ -253,7 +253,10 @@ def test_every_model(tmp_path: Path) -> None:
         classes = getattr(model, "classes_", None)
         dtype = np.float32 if "const float x" in texts[name] else np.float64
         rows = X.astype(dtype)
-        expected = model.predict(rows) if classes is None else model.predict_proba(rows)
+        if classes is None:
+            expected = model.predict(rows)
+        else:
+            expected = model.predict_proba(rows)
         expected = expected.reshape(len(rows), -1)
         np.testing.assert_array_equal(
             predictions(library, name, rows, expected.shape[1]),

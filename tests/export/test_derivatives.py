@@ -169,7 +169,10 @@ def test_estimators_are_derived(
     if "dtype" in model.get_params():
         model.set_params(dtype="float64")
     model.fit(X, TARGETS[target])
-    predict = model.predict_proba if hasattr(model, "classes_") else model.predict
+    if hasattr(model, "classes_"):
+        predict = model.predict_proba
+    else:
+        predict = model.predict
     expected = differences(predict, X)
     derivatives = jacobian(model, X)
     assert derivatives.dtype == np.float64
@@ -224,7 +227,10 @@ def test_the_gradient_of_an_estimators_loss(model: Any, target: str) -> None:
         values = model.net_.predict(x)
         if target == "number":
             return (values[:, 0] - y) ** 2
-        classes = model.classes_[1:] if values.shape[1] == 1 else model.classes_
+        if values.shape[1] == 1:
+            classes = model.classes_[1:]
+        else:
+            classes = model.classes_
         wanted = y if target == "labels" else y[:, None] == classes
         if np.allclose(values.sum(axis=1), 1):
             return -np.log(values[wanted])
@@ -400,9 +406,10 @@ def test_drawn_tables_are_attributed_to_their_columns(seed: int) -> None:
     if hasattr(model, "classes_"):
         probabilities = np.log(model.predict_proba(frame[:5]))
         several = probabilities.shape[1] > 2
-        expected = (
-            probabilities if several else probabilities[:, 1] - probabilities[:, 0]
-        )
+        if several:
+            expected = probabilities
+        else:
+            expected = probabilities[:, 1] - probabilities[:, 0]
     else:
         expected = model.predict(frame[:5])
     assert_complete(attribution, expected, 1e-5)

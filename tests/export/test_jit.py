@@ -41,7 +41,10 @@ def drawn_net(seed: int, **more: Any) -> MLP:
         for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))
     ]
     loss, least = WITH_LINK[seed % len(WITH_LINK)]
-    sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
+    if least == 3:
+        sizes[-1] = least
+    else:
+        sizes[-1] = max(sizes[-1] // least * least, least)
     dtype: Any = str(rng.choice(["float32", "float64"]))
     activation: Any = [*RULES][seed % len(RULES)]
     return MLP(
@@ -79,9 +82,10 @@ def test_bits_are_those_of_the_net(seed: int, function: Callable[..., None]) -> 
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_bits_are_those_of_the_model(name: str, target: str) -> None:
     model = MODELS[name](target).fit(X, TARGETS[target])
-    expected = (
-        model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
-    )
+    if hasattr(model, "classes_"):
+        expected = model.predict_proba(X)
+    else:
+        expected = model.predict(X)
     out = np.empty((len(X), expected.size // len(X)))
     predict(jit.compiled(model), X, out)
     assert np.array_equal(out, expected.reshape(out.shape))
@@ -617,14 +621,18 @@ def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> Non
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
     model = MODELS[name](target)
-    model = model.set_params(dtype=dtype) if "dtype" in model.get_params() else model
+    if "dtype" in model.get_params():
+        model = model.set_params(dtype=dtype)
+    else:
+        model = model
     model.fit(X, TARGETS[target])
     expected = jacobian(model, X)
     handle = jit.compiled(model)
     rows = np.asarray(X, expected.dtype)
-    predicted = (
-        model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
-    )
+    if hasattr(model, "classes_"):
+        predicted = model.predict_proba(rows)
+    else:
+        predicted = model.predict(rows)
     bound = 1e-12 if expected.dtype == np.float64 else 2e-6
     out = np.empty(expected.shape[1])
     grad = np.empty(expected.shape[1:])

@@ -205,11 +205,10 @@ def test_columns_may_have_the_names_of_outputs_and_nodes(
     names = [one.name for one in (*graph.graph.input, *graph.graph.output)]
     assert sorted(names[: len(X.columns)]) == sorted(X)
     assert len({*names}) == len(names)
-    expected = (
-        model.predict(X)
-        if kind is TabularMLPRegressor
-        else model.predict_proba(X)[:, 1]
-    )
+    if kind is TabularMLPRegressor:
+        expected = model.predict(X)
+    else:
+        expected = model.predict_proba(X)[:, 1]
     np.testing.assert_allclose(
         run(graph, columns_of(X))[-1][:, -1], expected, atol=1e-5
     )
@@ -240,7 +239,10 @@ SUM = np.nansum(NUMBERS * [1, 0.1, 500, 1], axis=1)
 
 
 def run_table(model: Any, X: Any, **keywords: Any) -> list[Any]:
-    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
+    if hasattr(model, "classes_"):
+        options = {id(model): {"zipmap": False}}
+    else:
+        options = None
     graph = skl2onnx.to_onnx(
         model, None if keywords else X[:1], options=options, **keywords
     ).SerializeToString()
@@ -322,7 +324,10 @@ def test_a_tree_that_is_a_long_chain() -> None:
 def test_other_losses(loss: Any, seed: int) -> None:
     g = np.random.default_rng([seed, len(loss)])
     frame, y = drawn(90, seed)
-    y = np.exp(y / g.uniform(1, 4)) if g.random() < 0.7 else 1e3 * np.exp(y)
+    if g.random() < 0.7:
+        y = np.exp(y / g.uniform(1, 4))
+    else:
+        y = 1e3 * np.exp(y)
     if loss in ("poisson", "tweedie"):
         y = np.where(g.random(90) < 0.3, 0.0, y)
     settings: dict[str, Any] = {"quantile": float(g.uniform(0.05, 0.95))}

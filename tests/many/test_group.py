@@ -38,9 +38,10 @@ def drawn_nets(rng: np.random.Generator) -> list[MLP]:
         if hidden and rng.random() < 0.3:
             settings["layer_rates"] = [0.0] + [1.0] * len(hidden)
         n_known = 2 if same else len(OPTIMIZERS)
-        settings["dtype"] = (
-            "float32" if same else ["float32", "float64"][rng.integers(2)]
-        )
+        if same:
+            settings["dtype"] = "float32"
+        else:
+            settings["dtype"] = ["float32", "float64"][rng.integers(2)]
         settings["optimizer"] = OPTIMIZERS[rng.integers(n_known)]
         settings["activation"] = ["relu", "tanh"][rng.integers(2)]
         nets.append(MLP((3, *hidden, 2), seed=seed, **settings))
@@ -76,7 +77,10 @@ def drawn_rows(
             [it if it is None else it[k] for it in part]
             for part, k in zip(alone, rows, strict=True)
         ]
-        arguments["rows"] = np.stack(rows) if len({len(k) for k in rows}) == 1 else rows
+        if len({len(k) for k in rows}) == 1:
+            arguments["rows"] = np.stack(rows)
+        else:
+            arguments["rows"] = rows
     return arguments, alone
 
 
@@ -115,7 +119,10 @@ def test_a_group_has_the_bits_of_its_nets_alone(
             elif change < 0.4 and len(net.layer_sizes) > 2:
                 net.trainable = [step % 2 == 0] + [True] * (len(net.layer_sizes) - 2)
         arguments, alone = drawn_rows(rng, len(nets))
-        group = groups[0] if rng.random() < 0.8 or "rows" in arguments else groups[1]
+        if rng.random() < 0.8 or "rows" in arguments:
+            group = groups[0]
+        else:
+            group = groups[1]
         if rng.random() < 0.2 and "rows" not in arguments:
             gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(
                 np.float32
@@ -138,7 +145,10 @@ def test_a_group_has_the_bits_of_its_nets_alone(
         for name in ("predict", "predict_raw"):
             found = getattr(groups[0], name)(arguments["X"])
             for k, twin in enumerate(twins):
-                own = arguments["X"][k] if arguments["X"].ndim == 3 else arguments["X"]
+                if arguments["X"].ndim == 3:
+                    own = arguments["X"][k]
+                else:
+                    own = arguments["X"]
                 np.testing.assert_array_equal(found[k], getattr(twin, name)(own))
 
 

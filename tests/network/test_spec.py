@@ -410,7 +410,9 @@ LOSSES: tuple[Any, ...] = (
 
 
 def outputs_of(loss: Any) -> int:
-    return 2 if isinstance(loss, Quantile) or loss == "gaussian_nll" else 1
+    if isinstance(loss, Quantile) or loss == "gaussian_nll":
+        return 2
+    return 1
 
 
 def is_ordered(net: MLP, X: Any, signs: Any, n_points: int = 400) -> bool:
@@ -457,7 +459,10 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
     X = rng.uniform(-2, 2, (300, n)).astype(net.dtype)
     # The data ask for the contrary.
     y = -X @ np.array(signs) + rng.normal(size=300)
-    y = (y > 0) * 1.0 if loss in ("binary_cross_entropy", "poisson") else y
+    if loss in ("binary_cross_entropy", "poisson"):
+        y = (y > 0) * 1.0
+    else:
+        y = y
     assert is_ordered(net, X, signs)
     net.fit(X, y, epochs=3, batch_size=int(one_of((1, 32, 300))))
     assert is_ordered(net, X, signs)

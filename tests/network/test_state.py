@@ -28,7 +28,10 @@ class Packed:
     """Slots as a backend might hold them: the other way round."""
 
     def __init__(self, flat: Any) -> None:
-        self.numbers = np.zeros_like(SLOTS) if flat is None else flat[:, ::-1].copy()
+        if flat is None:
+            self.numbers = np.zeros_like(SLOTS)
+        else:
+            self.numbers = flat[:, ::-1].copy()
 
     def flat(self) -> Any:
         return self.numbers[:, ::-1].copy()

@@ -51,7 +51,10 @@ def peer_of(net: MLP, activation: str, link: Any) -> Any:
     def predict(row: Any) -> Any:
         for i, (w, b) in enumerate(parameters):
             row = row @ w + b
-            row = ACTIVATIONS[activation](row) if i < len(parameters) - 1 else row
+            if i < len(parameters) - 1:
+                row = ACTIVATIONS[activation](row)
+            else:
+                row = row
         return link(row)
 
     return torch.func.vmap(torch.func.jacrev(predict))

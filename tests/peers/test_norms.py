@@ -117,7 +117,10 @@ def test_fifty_steps_are_pytorchs(
     skip: Any = "input" if name.startswith("wide") else None
     net = MLP(sizes, norm=norm, skip=skip, optimizer=ours, dtype="float64")
     net.parameters[:] = parameters_of(module)
-    decay = {} if kind == "Adam" else {"weight_decay": 0.1}
+    if kind == "Adam":
+        decay = {}
+    else:
+        decay = {"weight_decay": 0.1}
     optimizer = getattr(torch.optim, kind)(module.parameters(), lr=0.01, **decay)
     x = rng.normal(size=(N_ROWS, 5))
     y = rng.normal(size=(N_ROWS, 3))

@@ -139,11 +139,10 @@ def test_the_cart_is_gymnasiums() -> None:
         stands = True
         while stands:
             # Some stand until the limit: pushed the way that the pole falls.
-            action = (
-                int(ours.state[2] + ours.state[3] > 0)
-                if episode % 3
-                else int(rng.integers(2))
-            )
+            if episode % 3:
+                action = int(ours.state[2] + ours.state[3] > 0)
+            else:
+                action = int(rng.integers(2))
             state, *others = ours.step(action)
             expected, *expected_others = theirs.step(action)
             np.testing.assert_allclose(state, expected, rtol=1e-5, atol=1e-7)

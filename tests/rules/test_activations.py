@@ -45,7 +45,10 @@ def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
     value, slope = evaluate(name, POINTS)
     np.testing.assert_allclose(value, VALUES[name](POINTS), rtol=1e-12, atol=1e-15)
     own = naive.PENALTY_SLOPES.get(name)
-    expected = own(POINTS) if own else naive.slope(name, POINTS)
+    if own:
+        expected = own(POINTS)
+    else:
+        expected = naive.slope(name, POINTS)
     np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-14)
     points = POINTS.astype(np.float32)
     expected = evaluate(name, points.astype(np.float64))
@@ -138,7 +141,9 @@ def test_exponentials_are_those_of_each_row_less_its_peak() -> None:
 
 
 def made(kind: str, rule: Any) -> list[str]:
-    settings = {"penalties": {rule: 0.1}} if kind == "penalty" else {kind: rule}
+    settings: dict[str, Any] = {kind: rule}
+    if kind == "penalty":
+        settings = {"penalties": {rule: 0.1}}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         MLP((2, 3, 1), seed=0, **settings)

@@ -226,9 +226,10 @@ def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
         for z in RAW_OUTPUTS
     ]
     values, slopes = np.array(pairs).T
-    constant = (
-        peer.constant_to_optimal_zero(y) if "tweedie" in name or name == "gamma" else 0
-    )
+    if "tweedie" in name or name == "gamma":
+        constant = peer.constant_to_optimal_zero(y)
+    else:
+        constant = 0
     scale = np.maximum(1, abs(values))
     expected = peer.loss(y, RAW_OUTPUTS) + constant
     np.testing.assert_allclose(values / scale, expected / scale, atol=1e-12)
@@ -304,11 +305,10 @@ def test_value_and_slope_as_sklearn(
     raw, targets = draw(name, 1.0 if name == "poisson" else scale, dtype)
     prediction = raw.copy()
     ACTIVATIONS[SKLEARN_LINKS[SKLEARN_LOSSES[name].link]](prediction)
-    expected = (
-        np.eye(4, dtype=dtype)[targets[:, 0].astype(int)]
-        if name == "log_loss"
-        else targets
-    )
+    if name == "log_loss":
+        expected = np.eye(4, dtype=dtype)[targets[:, 0].astype(int)]
+    else:
+        expected = targets
     values, slopes = evaluate(name, raw, targets)
     by_row = [
         THEIRS[name](t[None], p[None])
@@ -351,15 +351,21 @@ def exact(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def expm1(x: Decimal) -> Decimal:
-    return x + x * x / 2 if abs(x) < SMALL else x.exp() - 1
+    if abs(x) < SMALL:
+        return x + x * x / 2
+    return x.exp() - 1
 
 
 def log1p(x: Decimal) -> Decimal:
-    return x - x * x / 2 if abs(x) < SMALL else (1 + x).ln()
+    if abs(x) < SMALL:
+        return x - x * x / 2
+    return (1 + x).ln()
 
 
 def logistic(x: Decimal) -> Decimal:
-    return 1 / (1 + (-x).exp()) if x > 0 else x.exp() / (1 + x.exp())
+    if x > 0:
+        return 1 / (1 + (-x).exp())
+    return x.exp() / (1 + x.exp())
 
 
 def softplus(x: Decimal) -> Decimal:
@@ -368,7 +374,9 @@ def softplus(x: Decimal) -> Decimal:
 
 def power(base: Decimal, exponent: Decimal) -> Decimal:
     """0^0 is 1, as for a focal loss without focus."""
-    return base**exponent if base or not exponent else D(not exponent)
+    if base or not exponent:
+        return base**exponent
+    return D(not exponent)
 
 
 def softmax(raw: Row) -> tuple[Row, Row, Row]:
@@ -409,7 +417,10 @@ def smoothed_binary(z: Decimal, y: Decimal, s: Decimal) -> tuple[Terms, Terms]:
 
 
 def poisson(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
-    own = y * (y.ln() - z) if y else D(0)
+    if y:
+        own = y * (y.ln() - z)
+    else:
+        own = D(0)
     return [z.exp(), -y, own], [z.exp(), -y]
 
 
@@ -439,7 +450,10 @@ def tweedie(z: Decimal, y: Decimal, k: Decimal) -> tuple[Terms, Terms]:
     b = 2 - k
     rising = (b * z).exp()
     falling = y * (-a * z).exp()
-    own = (b * y.ln()).exp() if y else D(0)
+    if y:
+        own = (b * y.ln()).exp()
+    else:
+        own = D(0)
     return [rising / b, falling / a, -own / (a * b)], [rising, -falling]
 
 
@@ -455,7 +469,9 @@ def binary_focal(z: Decimal, y: Decimal, g: Decimal) -> tuple[Terms, Terms]:
 
 def as_row(raw: Row, y: Row) -> Row:
     """A class label as a one-hot row."""
-    return [D(j == int(y[0])) for j in range(len(raw))] if len(y) == 1 else y
+    if len(y) == 1:
+        return [D(j == int(y[0])) for j in range(len(raw))]
+    return y
 
 
 def cross_entropy(raw: Row, y: Row) -> Result:
@@ -475,7 +491,10 @@ def focal(raw: Row, y: Row, g: Decimal) -> Result:
     value, own = [], []
     for j, share in enumerate(row):
         value.append(-share * power(q[j], g) * log_p[j])
-        ratio = log_p[j] / q[j] if q[j] else D(-1)
+        if q[j]:
+            ratio = log_p[j] / q[j]
+        else:
+            ratio = D(-1)
         own.append(share * power(q[j], g) * (g * p[j] * ratio - 1))
     return value, [[own[k], *(-p[k] * each for each in own)] for k in range(len(raw))]
 

@@ -54,11 +54,9 @@ def draw_rows(name: str) -> list[tuple[Any, Any]]:
 
 def as_targets(name: str, one_hot: Any) -> Any:
     n = outputs_for(name, len(one_hot)) // CASES[name].per_target
-    return (
-        np.maximum(one_hot[:n], 0.5)
-        if CASES[name].targets == "positive"
-        else one_hot[:n]
-    )
+    if CASES[name].targets == "positive":
+        return np.maximum(one_hot[:n], 0.5)
+    return one_hot[:n]
 
 
 @each_loss

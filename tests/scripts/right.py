@@ -35,7 +35,9 @@ from fastmlp import (
 
 
 def bent(z: float) -> tuple[float, float]:
-    return (z, 1.0) if z > 0 else (0.1 * z, 0.1)
+    if z > 0:
+        return (z, 1.0)
+    return (0.1 * z, 0.1)
 
 
 def descent(

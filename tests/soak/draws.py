@@ -57,11 +57,9 @@ class Later(NamedTuple):
 
 
 def made(value: Any) -> Any:
-    return (
-        value.kind(made(value.rate), **value.options)
-        if isinstance(value, Later)
-        else value
-    )
+    if isinstance(value, Later):
+        return value.kind(made(value.rate), **value.options)
+    return value
 
 
 def often(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

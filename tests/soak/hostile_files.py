@@ -167,11 +167,10 @@ def of_numbers(raw: bytes, draw: random.Random) -> bytes:
         if size := (last - first) // struct.calcsize(form):
             where = start + first + draw.randrange(size) * struct.calcsize(form)
             (old,) = struct.unpack_from(form, content, where)
-            near = (
-                old + draw.choice([-1, 1])
-                if abs(old) < 1 << 8 * struct.calcsize(form) - 2
-                else 0
-            )
+            if abs(old) < 1 << 8 * struct.calcsize(form) - 2:
+                near = old + draw.choice([-1, 1])
+            else:
+                near = 0
             struct.pack_into(form, content, where, draw.choice([*numbers, near]))
     return bytes(content)
 

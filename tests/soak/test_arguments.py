@@ -146,13 +146,20 @@ def attempt(sizes: Any, arguments: Any, x: Any, y: Any, options: Any) -> str:
     assert net.summary()
     assert repr(net)
     silent = [*predictions.ravel(), *history.validation_loss]
-    return history.status.name if np.isfinite(silent).all() else "not finite"
+    if np.isfinite(silent).all():
+        return history.status.name
+    return "not finite"
 
 
 @pytest.mark.slow
 def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> None:
     ends: dict[str, int] = {}
-    n = 20_000 if soak else 60 if INTERPRETED else 350
+    if soak:
+        n = 20_000
+    elif INTERPRETED:
+        n = 60
+    else:
+        n = 350
 
     @settings(
         max_examples=n,
@@ -337,7 +344,12 @@ def attempt_estimator(kind: str, parameters: Any, x: Any, y: Any, options: Any) 
 @pytest.mark.slow
 def test_every_call_of_an_estimator_ends_so_too(soak: bool) -> None:
     ends: dict[str, int] = {}
-    n = 5_000 if soak else 30 if INTERPRETED else 200
+    if soak:
+        n = 5_000
+    elif INTERPRETED:
+        n = 30
+    else:
+        n = 200
 
     @settings(
         max_examples=n,

@@ -213,7 +213,10 @@ GROUPS = {
     ],
 )
 def test_every_scenario(group: str, python: Callable[..., str], soak: bool) -> None:
-    without = [] if hasattr(os, "fork") else ["fork"]
+    if hasattr(os, "fork"):
+        without = []
+    else:
+        without = ["fork"]
     without += [] if hasattr(os, "sched_setaffinity") else ["one core"]
     without += [] if importlib.util.find_spec("joblib") else ["joblib"]
     names = [

@@ -52,7 +52,10 @@ def make_net(**settings: Any) -> MLP:
 def test_neither_windows_nor_the_pace_change_a_bit(
     dropout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"dropout": dropout, "input_noise": 0.1} if dropout else {}
+    if dropout:
+        settings = {"dropout": dropout, "input_noise": 0.1}
+    else:
+        settings = {}
     nets = [make_net(optimizer="nadam", **settings) for _ in range(3)]
     seen = list[float]()
     options: dict[str, Any] = {"epochs": 12, "batch_size": 7}

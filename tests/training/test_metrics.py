@@ -281,7 +281,10 @@ def test_a_scorer_suits_the_targets_or_is_refused_before_training(
     if kind in suiting:
         scores = doors.pop("MLP")().metrics[name]
         p = net.predict(X[40:])
-        seen = np.squeeze(p) if name in ("roc_auc", "neg_log_loss") else compared(p)
+        if name in ("roc_auc", "neg_log_loss"):
+            seen = np.squeeze(p)
+        else:
+            seen = compared(p)
         assert scores[-1] == pytest.approx(
             function(y[40:], seen, sample_weight=WEIGHTS[40:])
         )

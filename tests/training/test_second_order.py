@@ -271,7 +271,10 @@ def test_a_drawn_net_goes_on_alike_wherever_it_was(seed: int, tmp_path: Path) ->
         LevenbergMarquardt(float(rng.choice([1e-4, 1e-3, 0.1])), max_damping=1e8),
         LBFGS(history_size=int(rng.integers(1, 12))),
     ][seed % 2]
-    frozen = [1.0, {"biases": 0.0}] if rng.integers(2) else [1.0, 1.0]
+    if rng.integers(2):
+        frozen = [1.0, {"biases": 0.0}]
+    else:
+        frozen = [1.0, 1.0]
     net = net_of(
         optimizer, seed, dtype=str(rng.choice(["float32", "float64"])),
         activation=str(rng.choice(["tanh", "gelu", "sigmoid"])),

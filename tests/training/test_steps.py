@@ -91,7 +91,10 @@ def drawn_optimizer(rng: np.random.Generator) -> Any:
     settings = CHANGES[rng.integers(len(CHANGES))]
     if kind is ScheduleFreeAdamW:
         return kind(0.01)
-    momentum = {"momentum": 0.9} if kind is SGD and rng.random() < 0.5 else {}
+    if kind is SGD and rng.random() < 0.5:
+        momentum = {"momentum": 0.9}
+    else:
+        momentum = {}
     rate = RATES[rng.integers(len(RATES))]
     return kind(rate, **momentum, **settings)
 
@@ -483,7 +486,9 @@ def test_a_schedule_after_a_rate_counts_from_its_first_step(kind: Any) -> None:
 def test_a_functions_rate_has_the_bits_of_the_number(kind: Any, form: Any) -> None:
     def rates(steps: Any, total: Any) -> Any:
         values = np.full(len(steps), 0.3 * (steps[0] + 1))
-        return values.tolist() if form is list else values.astype(form)
+        if form is list:
+            return values.tolist()
+        return values.astype(form)
 
     X, y = ONES
     layer_rates = [0.5, 2.0]
@@ -493,7 +498,10 @@ def test_a_functions_rate_has_the_bits_of_the_number(kind: Any, form: Any) -> No
     )
     for step in range(5):
         number = float(rates(np.array([step]), None)[0])
-        other.optimizer = kind(number) if number else kind(lambda *_: [0.0])
+        if number:
+            other.optimizer = kind(number)
+        else:
+            other.optimizer = kind(lambda *_: [0.0])
         assert net.train_on_batch(X, y) == other.train_on_batch(X, y)
         assert state_of(net) == state_of(other)
 
@@ -574,7 +582,10 @@ def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
             net._network = net._network._replace(loss=OUTPUT_GRADIENT)
     for n in (4, 9, 4):
         X, y = rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
-        given = y if settings.get("dropout") else raw_gradient(nets[1], X, y)
+        if settings.get("dropout"):
+            given = y
+        else:
+            given = raw_gradient(nets[1], X, y)
         nets[0].train_on_batch(X, n * y if settings.get("dropout") else y)
         nets[1].train_on_gradient(X, given)
         np.testing.assert_allclose(
@@ -697,7 +708,10 @@ def test_numbers_that_are_lost_warn_once(
     take = getattr(net, name)
     for _ in range(n_before):
         take(X, y)
-    huge = (X * 1e19, y) if name == "train_on_batch" else (X * 1e19, y * 1e25)
+    if name == "train_on_batch":
+        huge = (X * 1e19, y)
+    else:
+        huge = (X * 1e19, y * 1e25)
     with pytest.warns(RuntimeWarning, match="not finite") as seen:
         take(*huge)
     assert f"MLP.{name}: " in str(seen[0].message)

@@ -391,7 +391,10 @@ def test_the_time_of_a_fit_that_goes_on_counts_in_all(
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
-    weight = random.integers(0, 3, 80).astype(float) if weighted else None
+    if weighted:
+        weight = random.integers(0, 3, 80).astype(float)
+    else:
+        weight = None
     parts = [None if weight is None else weight[s] for s in (slice(60), slice(60, 80))]
     split, by_hand = make(), make()
     history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)

@@ -62,7 +62,9 @@ class Source:
         self.n_read += 1
         part = slice(self.starts[i], self.starts[i + 1])
         content: Any = (X[part], Y[part])
-        return content if self._change is None else self._change(self, i, content)
+        if self._change is None:
+            return content
+        return self._change(self, i, content)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +120,10 @@ def test_buffers_train_as_arrays_in_turn(
     )
     expected = []
     for epoch in range(2):
-        order = (
-            np.random.default_rng([0, epoch]).permutation(6)
-            if shuffle
-            else np.arange(6)
-        )
+        if shuffle:
+            order = np.random.default_rng([0, epoch]).permutation(6)
+        else:
+            order = np.arange(6)
         rows = np.concatenate(
             [np.arange(source.starts[i], source.starts[i + 1]) for i in order]
         )
@@ -200,7 +201,9 @@ def test_early_stopping_and_callbacks_look_at_epochs() -> None:
 @pytest.mark.parametrize("average", [None, EMA(0.9)], ids=repr)
 def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
     def huge(source: Source, i: int, content: Any) -> Any:
-        return (content[0], content[1] * 1e30) if source.n_read > 14 else content
+        if source.n_read > 14:
+            return (content[0], content[1] * 1e30)
+        return content
 
     nets = [regression(optimizer=Adam(0.01, average=average)) for _ in range(2)]
     options: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}

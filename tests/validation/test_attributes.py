@@ -128,7 +128,10 @@ def test_a_name_that_the_class_lacks_is_refused(kind: type) -> None:
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
 def test_settings_name_their_remedy(kind: type) -> None:
     thing = SETTINGS[kind]()
-    first = "rule" if kind is Loss else dataclasses.fields(thing)[0].name
+    if kind is Loss:
+        first = "rule"
+    else:
+        first = dataclasses.fields(thing)[0].name
     before = repr(thing)
     with pytest.raises(AttributeError, match=rf"is fixed; .*replace\(.*{first}=\.\.\."):
         setattr(thing, first, getattr(thing, first))

@@ -71,7 +71,10 @@ def pays(work: Work, n_threads: int) -> bool:
     if INTERPRETED or n_threads < 2 or work.flops <= tuning.LEAST_FLOPS * work.n_joins:
         return False
     seconds = work.flops / tuning.RATE
-    costs = _recent(n_threads) if _seen(seconds) > tuning.WORTH_COMPILING else None
+    if _seen(seconds) > tuning.WORTH_COMPILING:
+        costs = _recent(n_threads)
+    else:
+        costs = None
     if costs is None:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
@@ -488,9 +491,10 @@ class LedCalls:
             if status == worker_pool.SLEPT:
                 asks = is_close or not self._asked
                 ahead["n"] = most if asks else 1
-                ahead["sleepers"] = (
-                    worker_pool.WOKEN_ONCE if is_close else worker_pool.LEFT_ASLEEP
-                )
+                if is_close:
+                    ahead["sleepers"] = worker_pool.WOKEN_ONCE
+                else:
+                    ahead["sleepers"] = worker_pool.LEFT_ASLEEP
         self._asked = asks
         ahead["left"] = 0 if is_long or asks else tuning.LED_CALLS
         return result
@@ -579,7 +583,10 @@ class Runner:
     ) -> None:
         self.network, self.lock = network, lock or NetLock()
         limit = limits.thread_limit()
-        self.n_threads = limit if n_threads is None else min(n_threads, limit)
+        if n_threads is None:
+            self.n_threads = limit
+        else:
+            self.n_threads = min(n_threads, limit)
         self._partitions: dict[int, tuple[Partition, Hashable]] = {}
 
     def partition(self, n_rows: int) -> Partition:
@@ -637,7 +644,10 @@ class Runner:
         job = session.job
         for name, value in fields.items():
             job[name] = value
-        options = {"plain": True} if plain else {}
+        if plain:
+            options = {"plain": True}
+        else:
+            options = {}
         block = _driver(driver, self.network.dtype, **options)
         limit = min(self.n_threads, task_pool.share() or self.n_threads)
         if limit == 1:

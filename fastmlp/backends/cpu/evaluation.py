@@ -339,7 +339,10 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         slope = row(slopes, n, scalar)
         if layer.relu:
             for i in range(n):
-                delta[i] = delta[i] if value[i] > scalar(0) else scalar(0)
+                if value[i] > scalar(0):
+                    delta[i] = delta[i]
+                else:
+                    delta[i] = scalar(0)
         elif layer.activation:
             for i in range(n):
                 delta[i] *= slope[i]
@@ -411,7 +414,10 @@ def _tangents(scalar: Scalar) -> Callable[..., None]:
             sums, after = row(s, n, scalar), row(t, n, scalar)
             slope = row(slopes, n, scalar)
             for j in range(n):
-                after[j] = sums[j] * slope[j] if layer.activation else sums[j]
+                if layer.activation:
+                    after[j] = sums[j] * slope[j]
+                else:
+                    after[j] = sums[j]
             s = s + layer.n_out * unit
             slopes = slopes + layer.n_out * unit
 

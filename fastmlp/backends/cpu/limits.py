@@ -80,17 +80,17 @@ def _in_dask_task(module: ModuleType, most: int) -> int:
     if running is None:
         return most
     setting = os.environ.get("OMP_NUM_THREADS", "")
-    return (
-        min(most, int(setting))
-        if setting.isdecimal()
-        else most // running["worker"].state.nthreads
-    )
+    if setting.isdecimal():
+        return min(most, int(setting))
+    return most // running["worker"].state.nthreads
 
 
 def free_threads(limit: int) -> int:
     """Threads that `reserved` would give now to a call that wants `limit`."""
     used = busy.reserved + busy.leading
-    return max(1, min(limit, max(thread_limit(), limit) - used)) if used else limit
+    if used:
+        return max(1, min(limit, max(thread_limit(), limit) - used))
+    return limit
 
 
 def parallel_is_safe() -> bool:
@@ -160,7 +160,9 @@ def numbas_threads() -> int:
 @cache
 def _cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if affinity:
+        return len(affinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

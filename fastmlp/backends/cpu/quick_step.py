@@ -244,7 +244,10 @@ class QuickStep:
             if weight.shape != (n_rows,) or not weight.flags.carray:
                 return None
             place = address(weight)
-        take = self._take_short if self._size.is_short else self._take_long_step
+        if self._size.is_short:
+            take = self._take_short
+        else:
+            take = self._take_long_step
         loss: float = take(self.address, step, label_bytes, x, y, place)
         if loss - loss == 0:
             return loss

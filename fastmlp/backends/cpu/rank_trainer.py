@@ -179,9 +179,10 @@ class RankTrainer(Trainer):
     def _weigh(self, order: NDArray[np.int64]) -> None:
         """The mass of each batch, of this rank's rows and of all."""
         weight = self.session.data.weight
-        of_order = (
-            weight[order].astype(np.float64) if weight.size else np.ones(len(order))
-        )
+        if weight.size:
+            of_order = weight[order].astype(np.float64)
+        else:
+            of_order = np.ones(len(order))
         sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
         self._masses = self._ranks.allgather(np.diff(sums))
         self._wholes = self._masses.sum(axis=0)
@@ -201,7 +202,10 @@ class RankTrainer(Trainer):
     def _call(self, first: int, last: int) -> None:
         # A call without rows counts as no work. With a step's work it was sixty times as fast as a
         # step, and the autotuner chose one thread (784-512-512-10@4096).
-        n_units = last - first if self._alone else int(last >= 0)
+        if self._alone:
+            n_units = last - first
+        else:
+            n_units = int(last >= 0)
         job = self.do(n_units, first=first, last=last)
         if last >= 0 and not self._alone:
             self._losses[last] = job["loss"]
@@ -248,7 +252,10 @@ class RankTrainer(Trainer):
             of_steps = self._ranks.allgather(self._losses[first:last]).sum(axis=0)
             of_steps += self._penalties[first:last] * wholes * (not self._alone)
             finite = np.isfinite(of_steps)
-            n = len(finite) if finite.all() else int(finite.argmin()) + 1
+            if finite.all():
+                n = len(finite)
+            else:
+                n = int(finite.argmin()) + 1
             self._loss += float(of_steps[:n].sum())
             self._mass += float(wholes[:n].sum())
         ends = last == self.units_per_epoch
@@ -256,7 +263,9 @@ class RankTrainer(Trainer):
             sums = self._ranks.allgather(self._of_heads).sum(axis=0)
             self.head_losses = sums[None] / (self._mass or np.nan)
         self._diverged = not finite.all() or (ends and not self._is_finite())
-        return self._loss / self._mass if self._mass else float("nan")
+        if self._mass:
+            return self._loss / self._mass
+        return float("nan")
 
     def _average_all(self, share: float) -> None:
         session = self.session

@@ -127,7 +127,10 @@ class PanelPacking:
         return result
 
     def flat(self, packed: Array, out: Array | None = None) -> Array:
-        result = np.empty(self._n_parameters, self._dtype) if out is None else out
+        if out is None:
+            result = np.empty(self._n_parameters, self._dtype)
+        else:
+            result = out
         net = address(self._plan.net)
         block_of(unpack, self._dtype)(net, address(result), address(packed))
         return result
@@ -325,11 +328,12 @@ class Session:
         expanded = isinstance(data.x, Expanded)
         # Predictions on expanded rows pack the first layer's weights.
         sparse = isinstance(data.x, SparseRows) or (expanded and train)
-        partition = (
-            Partition(rows)
-            if rows
-            else partition_of(network, most, n_threads, train=train, sparse=sparse)
-        )
+        if rows:
+            partition = Partition(rows)
+        else:
+            partition = partition_of(
+                network, most, n_threads, train=train, sparse=sparse
+            )
         if isinstance(data.x, Expanded):
             partition = partition._replace(cuts=data.x.starts)
         partition = partition._replace(passes=network.passes)
@@ -337,7 +341,10 @@ class Session:
         self.rows = partition.rows
         self.kind = (layout.sizes, network.dtype, network.compute_dtype, self.rows)
         lanes = lanes_of(network.dtype.type)
-        room = room_of(layout, partition, most) if roomy and not rows else partition
+        if roomy and not rows:
+            room = room_of(layout, partition, most)
+        else:
+            room = partition
         size = (layout, room.buffer_rows, n_targets, network.dtype, lanes)
         new_workspace = partial(
             make_workspace,
@@ -384,7 +391,10 @@ class Session:
         if partition.microbatch_rows:
             makers = (new_plan, new_workspace, self.workspace)
             most = -(-partition.rows // partition.microbatch_rows)
-            most = max(most, microbatches_of(layout, room.rows)) if roomy else most
+            if roomy:
+                most = max(most, microbatches_of(layout, room.rows))
+            else:
+                most = most
             self._make_replicas(step.Replicas(*makers, n_threads, room.rows, most))
         self.take(data)
         self.record = aligned(1, Job.dtype)
@@ -581,7 +591,10 @@ class Session:
         self._form = form
         dtype = self._network.dtype
         for name in self._formed:
-            options = {"by_norm": True} if name == "update" and form[1] else {}
+            if name == "update" and form[1]:
+                options = {"by_norm": True}
+            else:
+                options = {}
             if name == "forward_backward" and self._derivatives:
                 self.blocks[name] = block_of(derivative_pass, dtype)
             else:
@@ -700,7 +713,10 @@ class Session:
         if self._derivatives and data.derivatives:
             self._derivatives.at(data.derivatives.values, start)
         batch["y"] = address(data.y, start * n_targets)
-        batch["weight"] = address(data.weight, start) if data.weight.size else 0
+        if data.weight.size:
+            batch["weight"] = address(data.weight, start)
+        else:
+            batch["weight"] = 0
         index, start = (
             (self._identity, 0) if data.rows is None else (data.rows, rows.start)
         )

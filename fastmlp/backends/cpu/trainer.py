@@ -214,7 +214,10 @@ class Trainer:
         # The trainer's rules are other than the key's from here on.
         self._key, self._n = None, self._n or n_coefficients_of(optimizer)
         groups = groups_of(optimizer, network.factors)
-        n_bytes = self._n * network.dtype.itemsize if len(groups.groups) > 1 else 0
+        if len(groups.groups) > 1:
+            n_bytes = self._n * network.dtype.itemsize
+        else:
+            n_bytes = 0
         numbers = n_bytes, groups.weights, groups.biases
         if numbers != self._numbers:
             session.regroup(groups.places(n_bytes), groups.lowest)

@@ -255,7 +255,9 @@ class Card:
 
     def current(self) -> AbstractContextManager[Any]:
         """Allocations and launches in this context go to this GPU."""
-        return nullcontext() if SIMULATED else MODULE.gpus[self.index]
+        if SIMULATED:
+            return nullcontext()
+        return MODULE.gpus[self.index]
 
     def free_bytes(self) -> int:
         if SIMULATED:

@@ -345,9 +345,10 @@ def rules_of(
         gradient_rule = optimizer_protocol.gradient_rule_of(optimizer)
         n = optimizer_protocol.coefficients_of(optimizer, 1, np.ones(1)).shape[1]
         if optimizer_protocol.is_averaged(optimizer):
-            average = (
-                AVERAGE_OF_M if optimizer_protocol.lag_of(optimizer) else OWN_AVERAGE
-            )
+            if optimizer_protocol.lag_of(optimizer):
+                average = AVERAGE_OF_M
+            else:
+                average = OWN_AVERAGE
     return KernelRules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
@@ -433,12 +434,14 @@ def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> Gr
     if device.SIMULATED:
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
-    rows = MANY_ROWS if n_nets * n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
-    weights = (
-        MANY_WEIGHTS
-        if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough
-        else FEW_WEIGHTS
-    )
+    if n_nets * n_rows >= enough * MANY_ROWS.tile_rows:
+        rows = MANY_ROWS
+    else:
+        rows = FEW_ROWS
+    if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough:
+        weights = MANY_WEIGHTS
+    else:
+        weights = FEW_WEIGHTS
     return GridShape(rows, weights)
 
 

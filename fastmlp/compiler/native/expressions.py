@@ -81,7 +81,10 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
         return None
     if is_pointer(value):
         return Number(value, ADDRESS)
-    dtype = operands[form.result].dtype if type(form.result) is int else form.result
+    if type(form.result) is int:
+        dtype = operands[form.result].dtype
+    else:
+        dtype = form.result
     return Number(value, dtype)
 
 
@@ -128,11 +131,9 @@ class Expressions:
     def test(self, node: ast.expr) -> Any:
         """The truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
-        return (
-            bool(operand)
-            if is_constant(operand)
-            else truth(self.builder, operand).value
-        )
+        if is_constant(operand):
+            return bool(operand)
+        return truth(self.builder, operand).value
 
     def _Constant(self, node: ast.Constant) -> Any:
         return node.value
@@ -169,11 +170,9 @@ class Expressions:
         if not isinstance(node.op, ast.Not):
             raise Unsupported(ast.dump(node))
         test = self.test(node.operand)
-        return (
-            not test
-            if isinstance(test, bool)
-            else Number(self.builder.not_(test), BOOL)
-        )
+        if isinstance(test, bool):
+            return not test
+        return Number(self.builder.not_(test), BOOL)
 
     def _Compare(self, node: ast.Compare) -> Any:
         if len(node.ops) > 1:
@@ -292,11 +291,9 @@ class Expressions:
             return word
         shape = self.view(word, 2, INT64)
         n, width = (self.loaded(self.element(shape, i), INT64) for i in range(2))
-        return (
-            (n, width)
-            if name == "shape"
-            else calculated(self.builder, "Mult", n, width)
-        )
+        if name == "shape":
+            return (n, width)
+        return calculated(self.builder, "Mult", n, width)
 
     def field(self, record: RecordOperand, name: str) -> Any:
         offset = record.dtype.fields[name][1]  # type: ignore[index]

@@ -70,7 +70,9 @@ def compiled(
     """Machine code: where its entry and its slots are, and an image; or an object of LLVM's."""
     content: bytes = machine(host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
-    return linked(content, SYMBOL) if stored.LOADS else ({}, content)
+    if stored.LOADS:
+        return linked(content, SYMBOL)
+    return ({}, content)
 
 
 def _optimize(module: Any, on: Any, *, light: bool) -> None:

@@ -53,7 +53,9 @@ def is_pointer(value: Any) -> bool:
 
 def pointer_of(builder: Any, address: Any) -> Any:
     """The pointer of an address, which is a word or a pointer."""
-    return address if is_pointer(address) else builder.inttoptr(address, POINTER)
+    if is_pointer(address):
+        return address
+    return builder.inttoptr(address, POINTER)
 
 
 def word_of(builder: Any, value: Any) -> Any:
@@ -151,7 +153,9 @@ def is_arm(builder: Any) -> bool:
 def _switch(builder: Any, mode: Any = None) -> Any:
     if architecture_of(builder) == "x86_64":
         return _x86(builder, mode)
-    return _arm(builder, mode) if is_arm(builder) else ir.Constant(WORD, 0)
+    if is_arm(builder):
+        return _arm(builder, mode)
+    return ir.Constant(WORD, 0)
 
 
 jit.emitted(jit.flush_denormals, INT64)(_switch)
@@ -365,7 +369,9 @@ def is_tuple(operand: Any) -> bool:
 
 
 def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
-    return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
+    if hasattr(operand, "_fields"):
+        return type(operand)(*parts)
+    return tuple(parts)
 
 
 def is_constant(*operands: Any) -> bool:
@@ -414,9 +420,10 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
     elif old == "b":
         convert = builder.zext
     else:
-        convert = (
-            (builder.sext if old == "i" else builder.zext) if wider else builder.trunc
-        )
+        if wider:
+            convert = builder.sext if old == "i" else builder.zext
+        else:
+            convert = builder.trunc
     return Number(convert(number.value, KINDS[dtype]), dtype)
 
 
@@ -428,9 +435,10 @@ def truth(builder: Any, operand: Any) -> Number:
     if number.dtype == ADDRESS:
         number = converted(builder, number, INT64)
     zero = ir.Constant(number.value.type, 0)
-    differs = (
-        builder.fcmp_unordered if number.dtype.kind == "f" else builder.icmp_unsigned
-    )
+    if number.dtype.kind == "f":
+        differs = builder.fcmp_unordered
+    else:
+        differs = builder.icmp_unsigned
     return Number(differs("!=", number.value, zero), BOOL)
 
 
@@ -453,7 +461,10 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
     a, b = number_of(left), number_of(right)
     if common(a, b) == ADDRESS:
         return _of_addresses(builder, name, a, b)
-    dtype = FLOAT64 if name == "Div" and common(a, b).kind != "f" else common(a, b)
+    if name == "Div" and common(a, b).kind != "f":
+        dtype = FLOAT64
+    else:
+        dtype = common(a, b)
     a = converted(builder, a, dtype)
     b = converted(builder, b, dtype)
     if dtype.kind == "f":
@@ -520,9 +531,15 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
     b = converted(builder, b, dtype)
     if dtype.kind == "f":
         # NaN != x is True, every other relation with NaN is False.
-        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+        if sign == "!=":
+            compare = builder.fcmp_unordered
+        else:
+            compare = builder.fcmp_ordered
     else:
-        compare = builder.icmp_signed if dtype.kind == "i" else builder.icmp_unsigned
+        if dtype.kind == "i":
+            compare = builder.icmp_signed
+        else:
+            compare = builder.icmp_unsigned
     return Number(compare(sign, a.value, b.value), BOOL)
 
 
@@ -538,7 +555,9 @@ def negated(builder: Any, operand: Any) -> Any:
 def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
     """The least ("Lt") or the largest ("Gt") operand; with NaN, the one Python returns."""
     if is_constant(*operands):
-        return min(operands) if name == "Lt" else max(operands)
+        if name == "Lt":
+            return min(operands)
+        return max(operands)
     best, *others = (number_of(operand) for operand in operands)
     for other in others:
         dtype = common(best, other)

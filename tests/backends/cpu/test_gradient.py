@@ -220,7 +220,10 @@ def drawn(case: dict[str, Any], seed: int = 0) -> tuple[MLP, Data]:
         net.layer_rates = [{"weights": 0.0}, *(1.0 for _ in sizes[2:])]
     x = rng.normal(size=(n, sizes[0]))
     y = draw_targets(loss, rng, n, sizes[-1])
-    weight = rng.uniform(0.5, 2, n) if case["weighted"] else np.empty(0)
+    if case["weighted"]:
+        weight = rng.uniform(0.5, 2, n)
+    else:
+        weight = np.empty(0)
     return net, Data(x, np.asarray(y, float), weight)
 
 

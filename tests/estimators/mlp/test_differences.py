@@ -425,7 +425,9 @@ EPOCHAL = {
 
 def activations_of(solver: str, way: str) -> list[str]:
     turn = [*SOLVERS].index(solver) + [*WAYS].index(way)
-    return [ACTIVATIONS[turn % 4]] if solver in VARIANTS else ACTIVATIONS[turn % 2 :: 2]
+    if solver in VARIANTS:
+        return [ACTIVATIONS[turn % 4]]
+    return ACTIVATIONS[turn % 2 :: 2]
 
 
 def settings_of(solver: str, activation: str, way: str, task: Task) -> dict[str, Any]:
@@ -447,12 +449,21 @@ def settings_of(solver: str, activation: str, way: str, task: Task) -> dict[str,
 
 def train(model: Any, way: str, y: Any, rows: Any = X) -> Any:
     if way == "partial fit":
-        classes = np.unique(y) if y.ndim == 1 else np.arange(y.shape[1])
-        options = {"classes": classes} if hasattr(model, "predict_proba") else {}
+        if y.ndim == 1:
+            classes = np.unique(y)
+        else:
+            classes = np.arange(y.shape[1])
+        if hasattr(model, "predict_proba"):
+            options = {"classes": classes}
+        else:
+            options = {}
         for _ in range(EPOCHS // 4):
             model.partial_fit(rows, y, **options)
         return model
-    weight = {"sample_weight": WEIGHTS} if "weighted" in way else {}
+    if "weighted" in way:
+        weight = {"sample_weight": WEIGHTS}
+    else:
+        weight = {}
     for _ in range(2 if way == "warm start" else 1):
         model.fit(rows, y, **weight)
     return model
@@ -525,7 +536,10 @@ def test_squared_errors_are_sums_over_outputs_where_scikit_learn_sums(
 def test_float32_stays_near_and_narrow(task: str, solver: str) -> None:
     problem = TASKS[task]
     settings = settings_of(solver, "tanh", "shuffled", problem) | {"max_iter": 5}
-    y = problem.y.astype(np.float32) if problem.name == "MLPRegressor" else problem.y
+    if problem.name == "MLPRegressor":
+        y = problem.y.astype(np.float32)
+    else:
+        y = problem.y
     rows = X.astype(np.float32)
     models = both(problem.name, **settings)
     theirs, ours = (train(model, "shuffled", y, rows) for model in models)
@@ -533,10 +547,9 @@ def test_float32_stays_near_and_narrow(task: str, solver: str) -> None:
     assert {part.dtype for part in [*ours.coefs_, *ours.intercepts_]} == {
         np.dtype(np.float32)
     }
-    outputs = (
-        ours.predict_proba(rows)
-        if hasattr(ours, "predict_proba")
-        else ours.predict(rows)
-    )
+    if hasattr(ours, "predict_proba"):
+        outputs = ours.predict_proba(rows)
+    else:
+        outputs = ours.predict(rows)
     assert outputs.dtype == np.float32
     assert ours._forward_pass_fast(X).dtype == np.float64

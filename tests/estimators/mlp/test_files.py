@@ -503,16 +503,18 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
 
     problem = TASKS[task]
     rows = X.astype(np.float32)
-    net = (
-        getattr(fastmlp, problem.name)(
+    if problem.name == "MLPClassifier":
+        net = getattr(fastmlp, problem.name)(
             (6, 5), ["elu", "tanh"], max_iter=5, **problem.settings
         )
-        if (problem.name == "MLPClassifier")
-        else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **problem.settings)
-    )
+    else:
+        net = MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **problem.settings)
     model: Any = make_pipeline(StandardScaler(), net) if scaled else net
     model.fit(rows, problem.y)
-    options = {id(net): {"zipmap": False}} if problem.name == "MLPClassifier" else None
+    if problem.name == "MLPClassifier":
+        options = {id(net): {"zipmap": False}}
+    else:
+        options = None
     graph = to_onnx(model, rows[:1], options=options).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"X": rows})

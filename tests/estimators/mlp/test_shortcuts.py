@@ -80,15 +80,16 @@ TARGETS: list[Callable[[np.random.Generator, int], Any]] = [
 def described(value: Any) -> Any:
     """A value that compares to the bit: arrays by their bytes, objects by their attributes."""
     if isinstance(value, np.ndarray):
-        content = value.tolist() if value.dtype == object else value.tobytes()
+        if value.dtype == object:
+            content = value.tolist()
+        else:
+            content = value.tobytes()
         return value.dtype.str, value.shape, content
     if isinstance(value, dict):
         return {name: described(entry) for name, entry in value.items()}
-    return (
-        described(vars(value))
-        if type(value).__module__.startswith("sklearn")
-        else value
-    )
+    if type(value).__module__.startswith("sklearn"):
+        return described(vars(value))
+    return value
 
 
 def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
@@ -232,7 +233,10 @@ def drawn_rows(estimator: Any, rng: np.random.Generator, form: Any) -> Any:
     if isinstance(estimator, MLPClassifier):
         y: Any = rng.integers(n_outputs, size=n)
     else:
-        y = rng.normal(size=(n, n_outputs)) if n_outputs > 1 else rng.normal(size=n)
+        if n_outputs > 1:
+            y = rng.normal(size=(n, n_outputs))
+        else:
+            y = rng.normal(size=n)
     weight = rng.uniform(0.1, 2, n) if rng.random() < 0.3 else None
     return X, y, weight
 
@@ -288,7 +292,10 @@ def test_what_is_kept_from_call_to_call_has_the_bits_of_a_copy(seed: int) -> Non
     rng = np.random.default_rng(seed)
     estimator = drawn_estimator(rng)
     form = rng.choice(["float32", "float64"]), int(rng.integers(2, 4))
-    labels = {"classes": range(form[1])} if isinstance(estimator, MLPClassifier) else {}
+    if isinstance(estimator, MLPClassifier):
+        labels = {"classes": range(form[1])}
+    else:
+        labels = {}
     for _ in range(N_CALLS):
         X, y, weight = drawn_rows(estimator, rng, form)
         other = copy.deepcopy(estimator)
@@ -384,7 +391,10 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
     name, y, settings = TASKS[task]
     _, model = both(name, hidden_layer_sizes=(5,), max_iter=3, alpha=0.3, **settings)
     model.fit(X, y)
-    predicted = model.predict_proba(X) if name == "MLPClassifier" else model.predict(X)
+    if name == "MLPClassifier":
+        predicted = model.predict_proba(X)
+    else:
+        predicted = model.predict(X)
     predicted = np.asarray(predicted).reshape(len(X), -1)
     if task == "binary":
         predicted = predicted[:, 1:]
@@ -395,7 +405,10 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
         targets = model._label_binarizer.transform(y).astype(float)
     flat = model.net_.parameters.copy()
     value, slopes = model._loss_grad_lbfgs(flat, X, targets.reshape(len(X), -1), None)
-    for_net = targets.argmax(axis=1) if task == "multiclass" else targets
+    if task == "multiclass":
+        for_net = targets.argmax(axis=1)
+    else:
+        for_net = targets
     its_value, its_slopes = model.net_.loss_and_gradient(X, for_net)
     share = its_slopes[0] / slopes[0]
     np.testing.assert_allclose(its_slopes, share * slopes, rtol=1e-9, atol=1e-12)

@@ -69,7 +69,10 @@ def fitted(model: Any) -> bytes:
 def test_a_parameter_that_is_assigned_acts_at_the_next_fit(
     make: Any, name: str, value: Any
 ) -> None:
-    seed = {} if make is search else {"random_state": 0}
+    if make is search:
+        seed = {}
+    else:
+        seed = {"random_state": 0}
     model = make(**seed)
     before = fitted(model)
     setattr(model, name, value)

@@ -116,7 +116,10 @@ def test_every_door_gives_the_bits_of_the_plain_call(
         frame = frame.assign(weight=WEIGHT)
     if rows is not None:
         given["sample_weight"] = WEIGHT if rows == "array" else "weight"
-    kept = np.arange(120) if weight is None else np.flatnonzero(weight)
+    if weight is None:
+        kept = np.arange(120)
+    else:
+        kept = np.flatnonzero(weight)
     if classes and class_weight is not None:
         of_class = np.zeros(120)
         of_class[kept] = compute_sample_weight(class_weight, y[kept])
@@ -133,7 +136,10 @@ def test_every_door_gives_the_bits_of_the_plain_call(
         (tmp_path / "valid").mkdir()
         given["X_val"] = KINDS[kind](frame[::2], tmp_path / "valid")
         if rows is not None:
-            given["sample_weight_val"] = WEIGHT[::2] if rows == "array" else "weight"
+            if rows == "array":
+                given["sample_weight_val"] = WEIGHT[::2]
+            else:
+                given["sample_weight_val"] = "weight"
         plain |= {"X_val": X[::2], "y_val": y[::2]}
         plain["sample_weight_val"] = None if weight is None else weight[::2]
     else:
@@ -377,7 +383,10 @@ REASONS = {
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     frame = table()
-    y = frame["x"] > 0 if kind is TabularMLPClassifier else 2 * frame["x"]
+    if kind is TabularMLPClassifier:
+        y = frame["x"] > 0
+    else:
+        y = 2 * frame["x"]
     sentence = "; ".join(f"{name!r} {why}" for name, why in REASONS.items())
     with pytest.warns(UserWarning, match="left out") as warned:
         model = kind(**ONE_MEMBER).fit(frame, y)

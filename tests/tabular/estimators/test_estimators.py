@@ -92,15 +92,19 @@ def test_rows_of_weight_0_and_classes_of_one_row() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_scores_choose_the_ensemble(kind: Any) -> None:
-    scoring = (
-        "balanced_accuracy" if kind is TabularMLPClassifier else "explained_variance"
-    )
+    if kind is TabularMLPClassifier:
+        scoring = "balanced_accuracy"
+    else:
+        scoring = "explained_variance"
     y = LABELS if kind is TabularMLPClassifier else Y
     model = kind(**FEW, scoring=scoring).fit(X, y, X_val=X[::2], y_val=y[::2])
     assert model.validation_score_ == pytest.approx(
         get_scorer(scoring)(model, X[::2], y[::2])
     )
-    quick = "accuracy" if kind is TabularMLPClassifier else "neg_mean_absolute_error"
+    if kind is TabularMLPClassifier:
+        quick = "accuracy"
+    else:
+        quick = "neg_mean_absolute_error"
     model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
     assert model.validation_score_ == pytest.approx(
         get_scorer(quick)(model, X[::2], y[::2])

@@ -82,11 +82,10 @@ def test_scores_are_those_of_the_definition() -> None:
     for _ in range(300):
         n = int(generator.integers(1, 60))
         scores = generator.normal(size=n).round(int(generator.integers(1, 4)))
-        weight = (
-            generator.integers(1, 4, n).astype(float)
-            if generator.random() < 0.5
-            else None
-        )
+        if generator.random() < 0.5:
+            weight = generator.integers(1, 4, n).astype(float)
+        else:
+            weight = None
         weights = np.ones(n) if weight is None else weight
         pack = pack_of(scores, weight)
         level = float(generator.uniform(0.02, 0.98))
@@ -113,7 +112,10 @@ def test_quantiles_rise_and_are_the_ends_of_intervals() -> None:
     generator = np.random.default_rng(1)
     for _ in range(100):
         n = int(generator.integers(40, 90))
-        weight = generator.exponential(size=n) if generator.random() < 0.5 else None
+        if generator.random() < 0.5:
+            weight = generator.exponential(size=n)
+        else:
+            weight = None
         model = model_of(pack_of(generator.normal(size=n).round(1), weight))
         try:
             interval = model.predict_interval(X, 0.8)
@@ -228,7 +230,10 @@ def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> No
 def test_sets_of_classes_are_those_of_the_definition(
     weighted: bool, tmp_path: Path
 ) -> None:
-    weight = np.where(np.arange(40) % 3 == 0, 2.0, 1.0) if weighted else np.ones(40)
+    if weighted:
+        weight = np.where(np.arange(40) % 3 == 0, 2.0, 1.0)
+    else:
+        weight = np.ones(40)
     given = {"X_val": X[::3], "y_val": LABELS[::3]}
     model = TabularMLPClassifier(**FEW).fit(
         X, LABELS, sample_weight_val=weight, **given
@@ -359,7 +364,10 @@ def test_nets_begin_with_the_best_constant(name: Any) -> None:
     y = np.random.default_rng(0).gamma(1.5, size=400)
     loss = NumberLoss(name, SETTINGS.get(name, 0.5))
     outputs = outputs_of("regression", y, None, 0, loss)
-    raw = np.zeros((1, 1)) if loss.power is None else np.ones((1, 1))
+    if loss.power is None:
+        raw = np.zeros((1, 1))
+    else:
+        raw = np.ones((1, 1))
     constant = outputs.predictions(raw)[0]
     own = loss.score(y, np.full(400, constant), None)
     assert all(

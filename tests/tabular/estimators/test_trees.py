@@ -730,9 +730,13 @@ def test_a_model_from_a_file_takes_targets(tmp_path: Any) -> None:
 
 
 def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
-    places = (
-        y if model.pack_.task == "regression" else np.searchsorted(model.classes_, y)
-    )
+    if model.pack_.task == "regression":
+        places = y
+    else:
+        places = np.searchsorted(model.classes_, y)
     scorer = Scorer(model.pack_.task, places)
-    method = "predict" if model.pack_.task == "regression" else "predict_proba"
+    if model.pack_.task == "regression":
+        method = "predict"
+    else:
+        method = "predict_proba"
     return scorer.score_of(getattr(model, method)(frame))

@@ -746,7 +746,10 @@ def test_quick_scores_of_numbers(
     result = score_of(name, "regression", None, "fit")
     assert result is not None
     plain: Any = get_scorer(name)
-    more = {} if weight is None else {"sample_weight": weight}
+    if weight is None:
+        more = {}
+    else:
+        more = {"sample_weight": weight}
     expected = plain._sign * plain._score_func(y, predictions, **more)
     assert result(y, predictions, weight) == pytest.approx(expected)
 

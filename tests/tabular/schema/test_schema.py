@@ -82,7 +82,10 @@ def test_every_kind_of_table(kind: str, repeated: int) -> None:
         library = type(table).__module__.split(".")[0]
         table = join.get(library, np.concatenate)([table] * repeated)
     schema = Schema.learn(table)
-    names = tuple(COLUMNS) if schema.named else ("x0", "x1", "x2", "x3")
+    if schema.named:
+        names = tuple(COLUMNS)
+    else:
+        names = ("x0", "x1", "x2", "x3")
     assert schema.columns == names
     assert schema.named == (kind not in ("list", "array of objects"))
     assert (schema.numeric_names, schema.categorical_names) == (names[::2], names[1::2])
@@ -628,11 +631,10 @@ def test_zones_that_training_had_not_are_warned_of(seed: int) -> None:
         assert {name for name, one in schema.dates.items() if one.zone} == (
             {"zoned"} if X is frame else set()
         )
-        pair = (
-            "had a zone in training, and have none"
-            if X is frame
-            else "had no zone .* have one"
-        )
+        if X is frame:
+            pair = "had a zone in training, and have none"
+        else:
+            pair = "had no zone .* have one"
         for rows in first:
             schema.read(rows)
         for rows in then:

@@ -37,7 +37,10 @@ def train(fit: str, folder: Path) -> None:
     if fit in CHECKPOINTS:
         kept = {"checkpoint": folder / CHECKPOINTS[fit], "checkpoint_every": 1}
         options = {**options, **kept, "resume": fit in ("resume", "go on")}
-    options["average_every"] = 3 if fit in ("average", "again") else None
+    if fit in ("average", "again"):
+        options["average_every"] = 3
+    else:
+        options["average_every"] = None
     options["shuffle"] = fit != "plain"
     net = made()
     net.fit(*rows_of(rank), communicator=comm, **options)

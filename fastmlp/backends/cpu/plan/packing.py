@@ -135,7 +135,10 @@ def packed_layers(
 def _in_pairs(layer: Packed, n_in: int, lanes: int, apart: int) -> Packed:
     """The layer with its weights in pairs, in whole squares of which each takes half."""
     panel = round_up(n_in, lanes) // 2 + apart
-    n_copies = layer.copy_size // layer.copy_panel if layer.copy_panel else 0
+    if layer.copy_panel:
+        n_copies = layer.copy_size // layer.copy_panel
+    else:
+        n_copies = 0
     copy_panel = layer.panels * lanes // 2 + apart if n_copies else 0
     return layer._replace(
         pairs_panel=panel,
@@ -173,7 +176,10 @@ def _packed(
         biases = n_in + gap
         panel = biases + 1 + n_norm + apart
         size = panels * panel
-    copy_panel = panels * lanes + (0 if is_transposed else apart) if copied else 0
+    if copied:
+        copy_panel = panels * lanes + (0 if is_transposed else apart)
+    else:
+        copy_panel = 0
     middle = middle_of(n_in, lanes) if gap else 0
 
     copy = (copy_panel, other_panels * copy_panel)

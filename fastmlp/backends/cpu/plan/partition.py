@@ -52,7 +52,9 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
     per_row = sum(layout.sizes)
     n_microbatches = microbatches_of(layout, n_rows)
     rows = packing.round_up(-(-n_rows // n_microbatches), tuning.STRIP_ROWS)
-    return rows if rows * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights else 0
+    if rows * per_row > tuning.CHUNK_PER_WEIGHT * layout.n_weights:
+        return rows
+    return 0
 
 
 def microbatches_of(layout: Layout, n_rows: int) -> int:
@@ -354,7 +356,10 @@ def _with_derivatives(spec: Network, n_rows: int, n_threads: int) -> Partition:
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
     """The key of steps that may share buffers: equal keys have the same order of sums as a plan
     for n_rows rows."""
-    in_chunks = n_rows if partition.microbatch_rows and partition.rows < n_rows else 0
+    if partition.microbatch_rows and partition.rows < n_rows:
+        in_chunks = n_rows
+    else:
+        in_chunks = 0
     tile_rows = 0
     if network.penalties:
         # Penalties are summed in the order of the tiles.

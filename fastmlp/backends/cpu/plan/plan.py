@@ -211,7 +211,9 @@ def _panel_rows(rows: int) -> int:
     """Whole strips, and not a multiple of 4 KiB: panels would share the same few sets of a
     cache."""
     whole = packing.round_up(rows, tuning.STRIP_ROWS)
-    return whole if whole % tuning.PAGE_ROWS else whole + tuning.STRIP_ROWS
+    if whole % tuning.PAGE_ROWS:
+        return whole
+    return whole + tuning.STRIP_ROWS
 
 
 def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
@@ -323,9 +325,10 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
     for i, layer in enumerate(packed):
         n_rows = layer.rows
         at_once = n_rows if tiling.sparse and i == 0 else tiling.block
-        parts = (
-            [(0, middle), (middle, n_rows)] if i + 1 == split_layer else [(0, n_rows)]
-        )
+        if i + 1 == split_layer:
+            parts = [(0, middle), (middle, n_rows)]
+        else:
+            parts = [(0, n_rows)]
         groups = groups_of(layer.panels)
         shares = len(parts) * len(groups)
         for part, (low, high) in enumerate(parts):
@@ -479,9 +482,10 @@ def make_plan(
         _point_to_stages(layout, layers, stages, lanes * size)
     split_layer = partition.split_layer
     several = partition.n_threads > 1
-    middle = (
-        packing.middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
-    )
+    if split_layer:
+        middle = packing.middle_of(layout.sizes[split_layer - 1], lanes)
+    else:
+        middle = 0
     tiles = np.zeros(0, records.Tile.dtype)
     if workspace.train:
         tiles = tiles_of(workspace, partition, middle)

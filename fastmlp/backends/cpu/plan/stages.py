@@ -158,7 +158,10 @@ def _buffers(layout: Layout, i: int, form: int, buffers: list[int]) -> dict[str,
     sums, values, slopes = buffers
     defers = after or is_source
     own_values = values if after else 0
-    own_slopes = slopes if defers and form in (BLOCK, RELU_DROPPED) else 0
+    if defers and form in (BLOCK, RELU_DROPPED):
+        own_slopes = slopes
+    else:
+        own_slopes = 0
     own_sums = sums if before or form == BLOCK else own_values
     return {
         "stages": 1,

@@ -112,7 +112,10 @@ def assert_alike(ours: list[Any], others: list[Any], dtype: str) -> None:
 def test_results_are_those_of_dense_rows_in_any_chunks_and_on_any_threads(
     kind: str, net: str, batch_size: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = sparse_rows(dtype) if kind == "sparse" else rows_of(kind, dtype)
+    if kind == "sparse":
+        rows = sparse_rows(dtype)
+    else:
+        rows = rows_of(kind, dtype)
     results = results_on(rows, net, dtype, batch_size)
     assert_alike(results, results_on(rows.toarray(), net, dtype, batch_size), dtype)
     on_two = results_on(rows, net, dtype, batch_size, n_threads=2)
@@ -389,7 +392,12 @@ def test_updates_take_state_and_one_penalty_of_ours() -> None:
     for optimizer in FORMS:
         constants = optimizer.coefficients(3, np.full(1, 0.1))[0]
         _, m, v = optimizer.rule(1.0, 2.0, 0.5, 0.25, *constants)
-        moved = 2 if v != 0.25 else 1 if m != 0.5 else 0
+        if v != 0.25:
+            moved = 2
+        elif m != 0.5:
+            moved = 1
+        else:
+            moved = 0
         assert N_MOMENTS.get(optimizer.rule, 2) == moved
     l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
     adam = OPTIMIZERS["adam"]()

@@ -319,7 +319,11 @@ N_ROWS = 20 if INTERPRETED else 200
 @pytest.fixture(params=FORMS)
 def batch_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     take_form(request.param, monkeypatch)
-    return 1 if request.param == "single row" else 8 if INTERPRETED else 77
+    if request.param == "single row":
+        return 1
+    if INTERPRETED:
+        return 8
+    return 77
 
 
 def rows_of(dtype: str, n_rows: int = N_ROWS) -> tuple[Any, Any]:

@@ -46,7 +46,9 @@ def places(layer: Packed) -> np.ndarray:
         [[layer.place(p, row) for row in range(layer.rows)] for p in panels]
     )
     biases = [[p * layer.panel + layer.biases] for p in panels]
-    return rows if layer.is_transposed else np.append(rows, biases, axis=1)
+    if layer.is_transposed:
+        return rows
+    return np.append(rows, biases, axis=1)
 
 
 @pytest.mark.slow
@@ -166,7 +168,10 @@ def trainer_of(
     net: Net, optimizer: Any, rng: Any, rules: Any = None, batch_size: int = BATCH
 ) -> tuple[Trainer, Any, Moments]:
     parameters, data = net.draw(rng, N_ROWS)
-    network = net.network if rules is None else net.network._replace(activations=rules)
+    if rules is None:
+        network = net.network
+    else:
+        network = net.network._replace(activations=rules)
     moments = Moments(network, rng.uniform(size=(2, parameters.size)).astype(net.dtype))
     trainer = Trainer(
         Engine(network, 1), parameters, moments, optimizer, data, batch_size
@@ -196,7 +201,10 @@ def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
     parts = []
     for w, b in zip(weight_views(layout, flat), bias_views(layout, flat), strict=True):
         transposed = holds_transposed(w.shape[0], w.shape[1], lanes)
-        matrices = [w.T, b[None]] if transposed else [np.vstack((w, b))]
+        if transposed:
+            matrices = [w.T, b[None]]
+        else:
+            matrices = [np.vstack((w, b))]
         parts += [to_panels(matrix, lanes).ravel() for matrix in matrices]
     return np.concatenate(parts)
 
@@ -244,11 +252,10 @@ def assert_in_step(
     assert state is not None
     packed = (workspace.parameters, state.m, state.v)
     transposed = trainer.session.plan.layers.is_transposed.any()
-    real = (
-        places_of_numbers(trainer, net)
-        if transposed and not fresh
-        else (slice(None),) * 2
-    )
+    if transposed and not fresh:
+        real = places_of_numbers(trainer, net)
+    else:
+        real = (slice(None),) * 2
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
         expected = packed_by_hand(net, flat, workspace.lanes)
         assert np.array_equal(*compared(vector[: expected.size], expected, real[0]))

@@ -116,9 +116,10 @@ def test_copies_lie_one_after_the_other(
         # A store past the caches faults elsewhere.
         assert layer.transposed_copy % (lanes * SIZE) == 0
         # Panels of the transpose, their rows filled up to whole squares.
-        n_panels = (
-            round_up(layer.packed_rows, lanes) // lanes if layer.transposed_copy else 0
-        )
+        if layer.transposed_copy:
+            n_panels = round_up(layer.packed_rows, lanes) // lanes
+        else:
+            n_panels = 0
         end += n_panels * layer.copy_panel
     assert end - begin == buffers.copies.nbytes
 
@@ -448,7 +449,10 @@ def test_where_no_batch_follows_nothing_is_asked_for(
     look: Block, order_stop: Any
 ) -> None:
     scene = Scene()
-    scene.batch.order_stop = 0 if order_stop == 0 else address(scene.order, BATCH)
+    if order_stop == 0:
+        scene.batch.order_stop = 0
+    else:
+        scene.batch.order_stop = address(scene.order, BATCH)
     assert scene.wanted(look) == []
 
 

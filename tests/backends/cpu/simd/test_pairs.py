@@ -60,7 +60,10 @@ def multiply(
 ) -> Any:
     (height, depth), width = a.shape, b.shape[1]
     most = round_up(height, ROW_BLOCK)
-    left = across(a.T, LANES) if by_column else along(a, LANES, most)
+    if by_column:
+        left = across(a.T, LANES)
+    else:
+        left = along(a, LANES, most)
     right = across(b, LANES)
     origin = to_panels(start, LANES, most)
     if c is None:
@@ -175,7 +178,10 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
         aligned(LANES // 2 * LANES, np.float32).reshape(-1, LANES) for _ in range(2)
     ]
     products = moves(np.float32, LANES)
-    loop = products.pair_square_non_temporal if non_temporal else products.pair_square
+    if non_temporal:
+        loop = products.pair_square_non_temporal
+    else:
+        loop = products.pair_square
 
     def run(source: int, across: int, transposed: int, n: int) -> None:
         loop(source, across, transposed, n)
@@ -253,7 +259,10 @@ def multiply_by(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool)
     (height, depth), width, lanes = a.shape, b.shape[1], MACHINES[kind].n_bytes // 4
     most = round_up(height, 8)
     vector = 4 * lanes
-    left = across(a.T, lanes) if by_column else along(a, lanes, most)
+    if by_column:
+        left = across(a.T, lanes)
+    else:
+        left = along(a, lanes, most)
     right = across(b, lanes)
     origin = to_panels(start, lanes, most)
     right = np.concatenate([right, np.full_like(right, np.nan)], axis=1)

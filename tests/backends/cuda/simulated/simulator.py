@@ -47,7 +47,9 @@ def arrays_replaced(argument: Any, replacement: Callable[[NDArray[Any]], Any]) -
             *(arrays_replaced(part, replacement) for part in argument)
         )
     array = getattr(argument, "_item", argument)
-    return replacement(array._ary) if hasattr(array, "_ary") else argument
+    if hasattr(array, "_ary"):
+        return replacement(array._ary)
+    return argument
 
 
 class Thread(kernel.BlockThread):
@@ -173,7 +175,9 @@ def this_thread() -> Any:
 
 def called(name: str, place: Any) -> str:
     """A field of a record, or an element of an array, as messages name it."""
-    return f"{name}.{place}" if isinstance(place, str) else f"{name}[{place}]"
+    if isinstance(place, str):
+        return f"{name}.{place}"
+    return f"{name}[{place}]"
 
 
 class Watch:
@@ -197,7 +201,10 @@ class Watch:
         cell = self._cell(key)
         t = this_thread()
         self._after_the_write(cell, t, name)
-        others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
+        if cell.interval == t.interval:
+            others = cell.readers - {t.thread_id}
+        else:
+            others = set()
         words = "is changed by one thread and read by"
         assert not others, f"{called(*name)} {words} {others} of its block"
         words = "is changed by one block and read by others"
@@ -335,7 +342,10 @@ class WatchedBlock(Block):
 
     def replaced(self, array: NDArray[Any]) -> Any:
         name = f"array of {array.shape}, {array.dtype.names or array.dtype}"
-        array = array.view(array.dtype.descr) if array.dtype.names else array
+        if array.dtype.names:
+            array = array.view(array.dtype.descr)
+        else:
+            array = array
         return Watched(array, name, self._watch, shared=False)
 
 

@@ -104,7 +104,10 @@ def test_each_net_ends_as_by_its_own_fit(
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
     # Nets of one optimizer: with weights, and without; with rates of layers, each alone.
     assert sorted(groups) == [1, 1, 1, *([1, 2] if isinstance(weight, list) else [3])]
-    weights = weight if isinstance(weight, list) else [weight] * len(own)
+    if isinstance(weight, list):
+        weights = weight
+    else:
+        weights = [weight] * len(own)
     for i, member in enumerate(own):
         expected = alone(member, ROWS[i], weights[i], **options)
         got = histories[i]

@@ -165,11 +165,10 @@ def test_a_batch_of_zero_weights_takes_no_step(
     net = Net()
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     data.weight[:BATCH] = 0
-    order = (
-        np.arange(N_ROWS)[None]
-        if which == "first"
-        else np.arange(N_ROWS)[None, ::-1].copy()
-    )
+    if which == "first":
+        order = np.arange(N_ROWS)[None]
+    else:
+        order = np.arange(N_ROWS)[None, ::-1].copy()
     if which == "last":
         launches_of(3, monkeypatch)
         data.weight[BATCH - 1] = 1
@@ -388,7 +387,10 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
         made = kernel(body)
         records = body is of_fields
-        numbers = np.zeros(1, dtype_of(NetProgress)) if records else np.zeros((1, 4))
+        if records:
+            numbers = np.zeros(1, dtype_of(NetProgress))
+        else:
+            numbers = np.zeros((1, 4))
         configured(made, (numbers,), n_blocks, 2)(device.MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
