@@ -30,9 +30,14 @@ def fitted(net: MLP, X: Array, y: Array, **options: Any) -> MLP:
     """Train on three quarters of the rows; the others end the fit."""
     n = len(X) * 3 // 4
     net.fit(
-        X[:n], y[:n], epochs=400, batch_size=32, early_stopping=PATIENCE,
-        validation_data=(X[n:], y[n:]), **options,
-    )  # fmt: skip
+        X[:n],
+        y[:n],
+        epochs=400,
+        batch_size=32,
+        early_stopping=PATIENCE,
+        validation_data=(X[n:], y[n:]),
+        **options,
+    )
     return net
 
 

@@ -35,9 +35,18 @@ FLOOR = 1e-6
 LIMIT = 1000.0
 RELU = ("relu", "leaky_relu", "elu", "gelu", "silu", "mish")
 ACTIVATIONS = (
-    "relu", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh",
-    "softplus", "sigmoid",
-)  # fmt: skip
+    "relu",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "softplus",
+    "sigmoid",
+)
 DEPTHS = (1, 2, 3, 4, 6, 8)
 WIDTHS = (16, 32, 64, 128, 256, 512)
 
@@ -210,10 +219,12 @@ def arm(u: Array, random: Any) -> Array:
     angle, turn, first, second = u.T
     angle, turn = np.pi / 2 * angle, np.pi / 2 * turn
     first, second = 0.75 + first / 4, 0.75 + second / 4
-    return np.column_stack([
-        first * np.cos(angle) + second * np.cos(angle + turn),
-        first * np.sin(angle) + second * np.sin(angle + turn),
-    ])  # fmt: skip
+    return np.column_stack(
+        [
+            first * np.cos(angle) + second * np.cos(angle + turn),
+            first * np.sin(angle) + second * np.sin(angle + turn),
+        ]
+    )
 
 
 def borehole(u: Array, random: Any) -> Array:

@@ -16,9 +16,23 @@ from fastmlp.validation.messages import NUMBA_CUDA, install
 
 # LLVM's names of features that kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
-    "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
-    "amx-tile", "amx-bf16", "neon", "fp-armv8", "bf16", "sve", "sve2",
-)  # fmt: skip
+    "sse4.2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512bf16",
+    "amx-tile",
+    "amx-bf16",
+    "neon",
+    "fp-armv8",
+    "bf16",
+    "sve",
+    "sve2",
+)
 # Products of mixed precision, by instruction.
 BFLOAT16 = {
     "tiles": "multiplied in tiles (AMX)",
@@ -27,9 +41,17 @@ BFLOAT16 = {
     "widened": "rounded, multiplied as float32",
 }
 OPTIONAL_PACKAGES = (
-    "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "pyarrow", "onnx", "distributed",
-    "mpi4py", "numba-cuda",
-)  # fmt: skip
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+    "tqdm",
+    "safetensors",
+    "pyarrow",
+    "onnx",
+    "distributed",
+    "mpi4py",
+    "numba-cuda",
+)
 CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 
 

@@ -286,16 +286,30 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
                 size = batch_size_for(state.optimizer, batch_size, who)
                 given = Given(derivatives, derivative_weight, validation_derivatives)
                 options = FitOptions.checked(
-                    who, epochs=epochs, batch_size=size, shuffle=shuffle, target=target,
-                    buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
-                    missing_targets=missing_targets, heads=self._network.head_names,
-                    class_weight=class_weight, validation_data=validation_data,
-                    validation_split=validation_split, metrics=metrics,
-                    early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
-                    callbacks=callbacks, progress=progress, checkpoint=checkpoint,
-                    checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
+                    who,
+                    epochs=epochs,
+                    batch_size=size,
+                    shuffle=shuffle,
+                    target=target,
+                    buffer_rows=buffer_rows,
+                    steps_per_epoch=steps_per_epoch,
+                    missing_targets=missing_targets,
+                    heads=self._network.head_names,
+                    class_weight=class_weight,
+                    validation_data=validation_data,
+                    validation_split=validation_split,
+                    metrics=metrics,
+                    early_stopping=early_stopping,
+                    keep_best=keep_best,
+                    time_limit=time_limit,
+                    callbacks=callbacks,
+                    progress=progress,
+                    checkpoint=checkpoint,
+                    checkpoint_every=checkpoint_every,
+                    resume=resume,
+                    average_every=average_every,
                     derivatives=given.known,
-                )  # fmt: skip
+                )
                 check_ranks(communicator, average_every, self._device, who)
                 fit_of = (
                     self._network,

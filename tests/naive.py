@@ -255,9 +255,15 @@ def norms_of(norms: Any, biases: Arrays, n_layers: int) -> dict[Any, Any]:
 
 
 def forward(
-    weights: Arrays, biases: Arrays, x: Array, activations: list[str], masks: Any = (),
-    rounded: Any = exact, norms: Any = (), skips: Any = (),
-) -> Any:  # fmt: skip
+    weights: Arrays,
+    biases: Arrays,
+    x: Array,
+    activations: list[str],
+    masks: Any = (),
+    rounded: Any = exact,
+    norms: Any = (),
+    skips: Any = (),
+) -> Any:
     """Pre-activations of every layer (the last: raw outputs), and what enters every layer.
 
     `norms` are (kind, layer, True after the activation, epsilon); gains and then shifts follow the
@@ -503,9 +509,17 @@ def head_losses(
 
 
 def objective_of_heads(
-    weights: Arrays, biases: Arrays, x: Array, ys: Arrays, *, activations: list[str],
-    heads: list[tuple[str, int]], shares: list[float], ws: list[Any], l2: float = 0.0,
-) -> Any:  # fmt: skip
+    weights: Arrays,
+    biases: Arrays,
+    x: Array,
+    ys: Arrays,
+    *,
+    activations: list[str],
+    heads: list[tuple[str, int]],
+    shares: list[float],
+    ws: list[Any],
+    l2: float = 0.0,
+) -> Any:
     """The heads' mean losses, times their shares, and the penalty over the rows' mass."""
     raw = forward(weights, biases, x, activations)[0][-1]
     sums, mass = head_losses(raw, heads, ys, ws)
@@ -831,9 +845,16 @@ def gauss_newton(
 
 
 def levenberg_marquardt(
-    weights: Arrays, biases: Arrays, x: Array, y: Array, epochs: int, *, damping: float = 1e-3,
-    is_trained: Any = None, **model: Any,
-) -> tuple[list[float], Array]:  # fmt: skip
+    weights: Arrays,
+    biases: Arrays,
+    x: Array,
+    y: Array,
+    epochs: int,
+    *,
+    damping: float = 1e-3,
+    is_trained: Any = None,
+    **model: Any,
+) -> tuple[list[float], Array]:
     """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by Levenberg
     (1944), with the damping of Nielsen (1999): their objectives, and the last flat parameters."""
     flat = flatten(weights, biases).astype(float)

@@ -446,8 +446,12 @@ def folders_of_the_tree() -> set[str]:
 
 def defined_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text())
-    results = {alias.asname or alias.name for node in ast.walk(tree)
-             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
+    results = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             results.add(node.name)

@@ -108,9 +108,12 @@ OF_CLASSES = {"class_weight", "label_smoothing"}
 OF_NUMBERS = {"loss"}
 # Settings of an estimator under other names than those of `MLP`.
 RENAMED = {
-    "optimizer": "solver", "l2": "alpha", "epochs": "max_iter", "n_threads": "n_jobs",
+    "optimizer": "solver",
+    "l2": "alpha",
+    "epochs": "max_iter",
+    "n_threads": "n_jobs",
     "seed": "random_state",
-}  # fmt: skip
+}
 OF_FIT = ("epochs", "batch_size", "shuffle", "sample_weight", "class_weight")
 Words = dict[str, Any]
 

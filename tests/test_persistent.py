@@ -149,13 +149,19 @@ def test_the_header_has_names_only(path: Path) -> None:
         "optimizer": {
             "name": "adam",
             "learning_rate": {
-                "name": "Cosine", "learning_rate": 0.01, "n_steps": None, "final_rate": 0.0,
+                "name": "Cosine",
+                "learning_rate": 0.01,
+                "n_steps": None,
+                "final_rate": 0.0,
             },
-            "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "epsilon_hat": False,
+            "beta_1": 0.9,
+            "beta_2": 0.999,
+            "epsilon": 1e-8,
+            "epsilon_hat": False,
         },
         "penalties": [["l2", 0.1]],
         "dtype": "float32",
-    }  # fmt: skip
+    }
 
 
 def half(steps: Any, total: Any) -> Any:
@@ -175,13 +181,14 @@ OWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "optimizer": ({"optimizer": descent}, {"descent": descent}),
     "optimizer with settings": (
-        {"optimizer": Custom(descent, learning_rate=Cosine(0.1))}, {"descent": descent},
+        {"optimizer": Custom(descent, learning_rate=Cosine(0.1))},
+        {"descent": descent},
     ),
     "schedule": ({"optimizer": SGD(half)}, {"half": half}),
     "schedule in a schedule": ({"optimizer": SGD(Warmup(half))}, {"half": half}),
     "penalty": ({"penalties": {cube: 0.1}}, {"cube": cube}),
     "of a name of the library": ({"activation": tanh}, {"tanh": tanh}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("own", OWN)

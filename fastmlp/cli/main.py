@@ -162,8 +162,9 @@ FAINT = "#d9d9d9"
 WRONG = "#c62828"
 # The curves coincide, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {
-    "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
-}  # fmt: skip
+    "fastmlp": {"color": "#0b5fa5"},
+    "scikit-learn": {"color": "#e07b00", "linestyle": "--"},
+}
 SETTINGS = {
     "hidden_layer_sizes": 100,
     "batch_size": 64,

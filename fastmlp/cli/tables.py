@@ -265,8 +265,10 @@ def _divided(
     if task == "classification":
         labels, first, codes, counts = np.unique(
             np.asarray(table[others[0]]),
-            return_index=True, return_inverse=True, return_counts=True,
-        )  # fmt: skip
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
+        )
         # A class whose rows are all held out keeps the first for training.
         out[first[np.bincount(codes[out], minlength=len(labels)) == counts]] = False
         if single := labels[counts == 1].tolist():

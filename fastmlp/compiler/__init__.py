@@ -20,7 +20,21 @@ from fastmlp.compiler.jit import (
 )
 
 __all__ = [
-    "COMPILER", "INTERPRETED", "Block", "Key", "block_of", "call", "entry_of", "flush_denormals",
-    "fma", "hinted", "is_ours", "next_word", "njit", "pause", "prange",
-    "restore_denormals", "thread_number",
-]  # fmt: skip
+    "COMPILER",
+    "INTERPRETED",
+    "Block",
+    "Key",
+    "block_of",
+    "call",
+    "entry_of",
+    "flush_denormals",
+    "fma",
+    "hinted",
+    "is_ours",
+    "next_word",
+    "njit",
+    "pause",
+    "prange",
+    "restore_denormals",
+    "thread_number",
+]

@@ -85,8 +85,12 @@ def fingerprint(package: Path = PACKAGE) -> str:
 def _options() -> list[int]:
     """Numba's settings of compiled code: the same before and after its import."""
     defaults = {
-        "BOUNDSCHECK": 0, "OPT": 3, "DEBUGINFO_DEFAULT": 0, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0
-    }  # fmt: skip
+        "BOUNDSCHECK": 0,
+        "OPT": 3,
+        "DEBUGINFO_DEFAULT": 0,
+        "LOOP_VECTORIZE": 1,
+        "SLP_VECTORIZE": 0,
+    }
     return [int(setting(name, default) or 0) for name, default in defaults.items()]
 
 
@@ -317,8 +321,10 @@ HERE = {"amd64": "x86_64", "arm64": "aarch64"}.get(
 )
 # True where code is stored and loaded as images.
 LOADS = sys.maxsize > 1 << 32 and (sys.platform, HERE) in (
-    ("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "aarch64")
-)  # fmt: skip
+    ("linux", "x86_64"),
+    ("linux", "aarch64"),
+    ("darwin", "aarch64"),
+)
 
 
 def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:

@@ -188,9 +188,7 @@ def curved(rule: Callable[..., Any], scalar: Any) -> Callable[..., Any]:
         for number in (value, slope, code.derivative(slope))
     ]
     texts = [code.text(number, scalar) for number in numbers]
-    lines = [
-        f"    {name} = {text}" for _, text, name in code.needed(*texts)
-    ]  # fmt: skip
+    lines = [f"    {name} = {text}" for _, text, name in code.needed(*texts)]
     source = ["def curved(z):", *lines, f"    return {', '.join(texts)}"]
     return _function_of(
         f"<curvature of {name_of(rule)} {id(rule)} {scalar.__name__}>", source

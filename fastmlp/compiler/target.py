@@ -212,9 +212,17 @@ _CPUID = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
 _XGETBV = bytes.fromhex("31c9 0f01d0 c3")
 # Leaves, subleaves and the results that do not depend on the core: eax, ebx, ecx and edx.
 _LEAVES = (
-    (0, 0, 15), (1, 0, 13), (7, 0, 15), (7, 1, 15), (13, 1, 1), (0x14, 0, 2), (0x19, 0, 2),
-    (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
-)  # fmt: skip
+    (0, 0, 15),
+    (1, 0, 13),
+    (7, 0, 15),
+    (7, 1, 15),
+    (13, 1, 1),
+    (0x14, 0, 2),
+    (0x19, 0, 2),
+    (0x24, 0, 2),
+    (0x80000001, 0, 12),
+    (0x80000008, 0, 2),
+)
 _OSXSAVE = 1 << 27
 # By index of the result, the bits that a level needs, and those of AVX512-BF16.
 _OF_V3 = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}

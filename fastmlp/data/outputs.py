@@ -592,8 +592,10 @@ def _csv(file: Any, schema: Any) -> Any:
 
 
 WRITERS: dict[str, WriterOf] = {
-    ".parquet": _parquet, ".csv": _csv, **dict.fromkeys(ARROW_FILES, _arrow)
-}  # fmt: skip
+    ".parquet": _parquet,
+    ".csv": _csv,
+    **dict.fromkeys(ARROW_FILES, _arrow),
+}
 
 
 def _reader(

@@ -34,10 +34,20 @@ FIELDS: dict[str, tuple[str, ...]] = {
 SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
 # Stored fitted attributes; others are results, the best estimator, or derived.
 ATTRIBUTES = (
-    "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
-    "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
-    "n_possible_iterations_", "min_resources_", "max_resources_",
-)  # fmt: skip
+    "best_index_",
+    "best_score_",
+    "multimetric_",
+    "n_splits_",
+    "refit_time_",
+    "n_resources_",
+    "n_candidates_",
+    "n_iterations_",
+    "n_remaining_candidates_",
+    "n_required_iterations_",
+    "n_possible_iterations_",
+    "min_resources_",
+    "max_resources_",
+)
 RESULTS = "results"
 # Types of values in arrays of texts.
 WIDE = (str, list, tuple)

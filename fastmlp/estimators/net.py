@@ -145,9 +145,18 @@ class SharedNet(NamedTuple):
 
 # Attributes of the estimator that its net depends on.
 SETTINGS = (
-    "activation", "out_activation_", "alpha", "solver", "n_jobs", "dropout", "input_dropout",
-    "input_noise", "average", "compute_dtype", "monotonic_cst",
-)  # fmt: skip
+    "activation",
+    "out_activation_",
+    "alpha",
+    "solver",
+    "n_jobs",
+    "dropout",
+    "input_dropout",
+    "input_noise",
+    "average",
+    "compute_dtype",
+    "monotonic_cst",
+)
 
 
 def net_around(estimator: Any, state: NetState) -> MLP:
@@ -207,9 +216,15 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
 TRAINING_STATE = ("_optimizer", "_best_coefs", "_best_intercepts", "_random_state")
 # Attributes that are not copied: net, buffers, lock, and objects of a running fit.
 OWN = (
-    "_state", "_cache", "_lock", "_held_out", "_shared_net", "_seeded",
-    "_checked_values", "_engine",
-)  # fmt: skip
+    "_state",
+    "_cache",
+    "_lock",
+    "_held_out",
+    "_shared_net",
+    "_seeded",
+    "_checked_values",
+    "_engine",
+)
 # Name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
 # Name of the step after which the average counts.

@@ -37,9 +37,19 @@ from fastmlp.validation.messages import UNKNOWN, suggestion_for
 # Arguments of `MLP.fit` that are not settings: data, arguments of one fit, and validation rows,
 # which searches and pipelines would not transform.
 OF_ONE_FIT = {
-    "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
-    "checkpoint_every", "resume", "derivatives", "validation_derivatives",
-}  # fmt: skip
+    "self",
+    "X",
+    "y",
+    "sample_weight",
+    "validation_data",
+    "callbacks",
+    "progress",
+    "checkpoint",
+    "checkpoint_every",
+    "resume",
+    "derivatives",
+    "validation_derivatives",
+}
 Callbacks = Listener | Iterable[Listener]
 
 

@@ -186,14 +186,26 @@ def fit_many(
     validates = validation_rows is not None
     checked = nets_of(nets)
     options = FitOptions.checked(
-        WHO, shuffle=shuffle, target=target, buffer_rows=buffer_rows,
-        validation_data=validation_data, validation_rows=validation_rows,
-        validation_split=validation_split, metrics=metrics, early_stopping=early_stopping,
-        keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
-        checkpoint=checkpoint, checkpoint_every=checkpoint_every, resume=resume,
-        missing_targets=missing_targets, derivatives=(given.known[0], validates and given.known[0]),
+        WHO,
+        shuffle=shuffle,
+        target=target,
+        buffer_rows=buffer_rows,
+        validation_data=validation_data,
+        validation_rows=validation_rows,
+        validation_split=validation_split,
+        metrics=metrics,
+        early_stopping=early_stopping,
+        keep_best=keep_best,
+        time_limit=time_limit,
+        callbacks=callbacks,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        missing_targets=missing_targets,
+        derivatives=(given.known[0], validates and given.known[0]),
         heads=heads_of(checked),
-    )  # fmt: skip
+    )
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
     timeout = scalars.seconds(WHO, "group_timeout", group_timeout)

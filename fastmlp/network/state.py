@@ -71,9 +71,21 @@ class NetState:
     """
 
     __slots__ = (
-        "_form", "_packed", "_slots", "averaged_from", "biases", "feature_names", "generator",
-        "key", "layout", "lock", "n_steps", "optimizer", "parameters", "weights",
-    )  # fmt: skip
+        "_form",
+        "_packed",
+        "_slots",
+        "averaged_from",
+        "biases",
+        "feature_names",
+        "generator",
+        "key",
+        "layout",
+        "lock",
+        "n_steps",
+        "optimizer",
+        "parameters",
+        "weights",
+    )
 
     feature_names: frames.Names
     layout: Layout

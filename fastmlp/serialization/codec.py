@@ -404,9 +404,13 @@ def fields_from(
 
 # Python types of labels, by the kind of the NumPy dtype.
 TYPES: dict[str, tuple[type, ...]] = {
-    "b": (bool,), "i": (int,), "u": (int,), "f": (float,), "U": (str,),
+    "b": (bool,),
+    "i": (int,),
+    "u": (int,),
+    "f": (float,),
+    "U": (str,),
     "O": (str, bool, int, float),
-}  # fmt: skip
+}
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
 # Texts of an array have the length of the longest.

@@ -420,9 +420,13 @@ def taught(
     seen = ROWS_SEEN * (3 if hidden == LAYERS[-1] else 1)
     limits = pool.Limits(max(seen // n_rows, FEWEST_EPOCHS), settings.patience)
     (history,) = fit_together(
-        None, [call], epochs=limits.epochs, callbacks=limits.look, time_limit=None,
+        None,
+        [call],
+        epochs=limits.epochs,
+        callbacks=limits.look,
+        time_limit=None,
         n_threads=n_threads,
-    )[0]  # fmt: skip
+    )[0]
     if history.status.name == "INTERRUPTED":
         raise KeyboardInterrupt
     if history.best_epoch is None:

@@ -277,8 +277,10 @@ def _kind_of_objects(values: Any) -> Kind:
     if all(issubclass(each, (str, *NUMBERS)) for each in types):
         return "texts"
     known: dict[Kind, Any] = {
-        "dates": dates.DATES, "times": dates.TIMES, "durations": dates.DURATIONS
-    }  # fmt: skip
+        "dates": dates.DATES,
+        "times": dates.TIMES,
+        "durations": dates.DURATIONS,
+    }
     kinds = (
         kind
         for kind, some in known.items()

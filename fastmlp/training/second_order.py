@@ -388,10 +388,14 @@ class QuasiNewton:
         }
         with one_thread:
             result = self._minimize(
-                self._at, self._whole[self._trained], jac=True, method="L-BFGS-B",
-                bounds=self._bounds, callback=iterated,
+                self._at,
+                self._whole[self._trained],
+                jac=True,
+                method="L-BFGS-B",
+                bounds=self._bounds,
+                callback=iterated,
                 options={**limits, "maxiter": most, "maxfun": most},
-            )  # fmt: skip
+            )
         return bool(result.status != 99)
 
 

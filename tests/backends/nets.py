@@ -195,9 +195,14 @@ def train(
 
 
 def oracle_run(
-    net: Net, parameters: Array, data: Data, optimizer: Any, order: Array, batch_size: int,
+    net: Net,
+    parameters: Array,
+    data: Data,
+    optimizer: Any,
+    order: Array,
+    batch_size: int,
     rates: Array | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     assert isinstance(data.x, np.ndarray)
     settings = asdict(optimizer)
     losses, *after = naive.train(

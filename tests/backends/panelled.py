@@ -86,9 +86,17 @@ STREAM[2] = address(STREAM)
 
 
 def multiply_panels(
-    compiled: Block, c: Array, start: Array, left: Array, right: Array, by_column: bool,
-    depth: int, epilogue: int, sizes: tuple[int, int], buffer: Array = STREAM[:0],
-) -> None:  # fmt: skip
+    compiled: Block,
+    c: Array,
+    start: Array,
+    left: Array,
+    right: Array,
+    by_column: bool,
+    depth: int,
+    epilogue: int,
+    sizes: tuple[int, int],
+    buffer: Array = STREAM[:0],
+) -> None:
     """Have a product of panels computed as kernels do: `ROW_BLOCK` rows a call, C the operand.
 
     `start` has a row for each of C, or one for all; `depth` counts rows of `right`, and `sizes` are
@@ -108,10 +116,22 @@ def multiply_panels(
         else:
             place = address(left, 0, r)
         compiled(
-            address(c, 0, r), c[0].nbytes, address(start) + r * stride, stride, start[0].nbytes,
-            address(right), right[0].nbytes, place, left[0].nbytes, depth, epilogue,
-            address(c, 0, r), width, min(ROW_BLOCK, height - r), streams,
-        )  # fmt: skip
+            address(c, 0, r),
+            c[0].nbytes,
+            address(start) + r * stride,
+            stride,
+            start[0].nbytes,
+            address(right),
+            right[0].nbytes,
+            place,
+            left[0].nbytes,
+            depth,
+            epilogue,
+            address(c, 0, r),
+            width,
+            min(ROW_BLOCK, height - r),
+            streams,
+        )
 
 
 def block(loop: Callable[..., None], on: Host | None = None) -> Block:

@@ -315,10 +315,13 @@ def test_a_module_for_fortran_is_not_overwritten() -> None:
     ("options", "settings"),
     [
         ("", {}),
-        ("--prefix n --tests 0 --dtype float64", {"prefix": "n", "tests": 0, "dtype": "float64"}),
+        (
+            "--prefix n --tests 0 --dtype float64",
+            {"prefix": "n", "tests": 0, "dtype": "float64"},
+        ),
         ("--gradient --tests 3", {"gradient": True, "tests": 3}),
     ],
-)  # fmt: skip
+)
 def test_the_file_is_that_of_to_c(
     output: str, options: str, settings: dict[str, Any]
 ) -> None:

@@ -526,8 +526,11 @@ def test_missing_columns_are_listed(
         in capsys.readouterr().err
     )
     frame.assign(buys=frame["buys"].mask(frame.index == 7)).to_csv("c.csv", index=False)
-    for command in (["score", "model.safetensors", "c.csv"], ["train", "c.csv", "--target", "buys"],
-                    ["train", "a.parquet", "--target", "buys", "--valid", "c.csv"]):  # fmt: skip
+    for command in (
+        ["score", "model.safetensors", "c.csv"],
+        ["train", "c.csv", "--target", "buys"],
+        ["train", "a.parquet", "--target", "buys", "--valid", "c.csv"],
+    ):
         assert main([*command, "--force"] if command[0] == "train" else command) == 1
         place = "row 7" if command[0] == "score" else "line 9"
         message = f"the target 'buys' has 1 missing value, the first in {place};"

@@ -86,10 +86,13 @@ def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
     views = [net.parameters for net in there]
     rows = [None, np.arange(40), np.arange(40), np.arange(10, 60)]
     settings: dict[str, Any] = {
-        "epochs": [3, 4, 5, 6], "batch_size": [8, 16, 60, 7], "rows": rows,
-        "validation_rows": np.arange(0, 60, 3), "sample_weight": np.linspace(0, 1, 60),
+        "epochs": [3, 4, 5, 6],
+        "batch_size": [8, 16, 60, 7],
+        "rows": rows,
+        "validation_rows": np.arange(0, 60, 3),
+        "sample_weight": np.linspace(0, 1, 60),
         "metrics": ["mae"],
-    }  # fmt: skip
+    }
     for _ in range(
         2
     ):  # a second call goes on with the optimizers' states and generators

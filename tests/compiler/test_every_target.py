@@ -67,9 +67,12 @@ KINDS = {
 }
 # The blocks that multiply matrices.
 PRODUCTS = (
-    gemm.product, gemm.packed_product, row_blocks.rows_in_lanes, row_blocks.rows_in_tiles,
+    gemm.product,
+    gemm.packed_product,
+    row_blocks.rows_in_lanes,
+    row_blocks.rows_in_tiles,
     small_batch.row_by_row,
-)  # fmt: skip
+)
 
 
 def blocks_of(number: int, *, whole: bool) -> Iterator[Key]:

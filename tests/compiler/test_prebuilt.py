@@ -288,13 +288,19 @@ AS_V4 = with_bits(NOTHING, target._OF_V4, on=True)
 @pytest.mark.parametrize(
     ("leaves", "level"),
     [
-        (b"", None), (NOTHING, None), (AS_V3, V3), (AS_V4, V4),
+        (b"", None),
+        (NOTHING, None),
+        (AS_V3, V3),
+        (AS_V4, V4),
         (with_bits(AS_V3, target._AVX512F, on=True), None),  # Knights Landing
         (with_bits(AS_V4, {22: 0xE0}, on=False), V3),  # switched off by the system
         (with_bits(AS_V3, {22: 0x4}, on=False), None),
-        *((with_bits(AS_V3, {i: n & -n}, on=False), None) for i, n in target._OF_V3.items()),
+        *(
+            (with_bits(AS_V3, {i: n & -n}, on=False), None)
+            for i, n in target._OF_V3.items()
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_level_is_what_the_processor_says(
     leaves: bytes, level: Host | None
 ) -> None:

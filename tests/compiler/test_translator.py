@@ -497,8 +497,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         form: Any = {"averaged": name == "averaged", "signed": name == "signed"}
         table[f"penalised, {name}"] = partial(
             elementwise.penalised_update_loop,
-            rule=updates.adam, n_coefficients=4, penalty="l2", **form,
-        )  # fmt: skip
+            rule=updates.adam,
+            n_coefficients=4,
+            penalty="l2",
+            **form,
+        )
     return table
 
 

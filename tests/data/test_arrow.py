@@ -25,10 +25,14 @@ X = np.column_stack(
     [rng.normal(size=(N, 3)), rng.integers(9, size=N), rng.integers(2, size=N)]
 )
 Y = X[:, 0] * X[:, 1] + X[:, 4]
-TABLE = pa.table({
-    **{name: X[:, j] for j, name in enumerate("abc")},
-    "whole": X[:, 3].astype(np.int16), "y": Y, "flag": X[:, 4].astype(bool),
-})  # fmt: skip
+TABLE = pa.table(
+    {
+        **{name: X[:, j] for j, name in enumerate("abc")},
+        "whole": X[:, 3].astype(np.int16),
+        "y": Y,
+        "flag": X[:, 4].astype(bool),
+    }
+)
 HOLED = TABLE.set_column(1, "b", pa.array([None, *X[1:, 1]]))
 
 
@@ -95,10 +99,14 @@ def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) 
 
 
 def test_float32_stays_float32_and_decimals_are_numbers() -> None:
-    table = pa.table({
-        "a": np.ones(3, np.float32), "b": [True, False, True], "d": [Decimal("1.5")] * 3,
-        "y": np.array([0, 1, 2], np.int8),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "a": np.ones(3, np.float32),
+            "b": [True, False, True],
+            "d": [Decimal("1.5")] * 3,
+            "y": np.array([0, 1, 2], np.int8),
+        }
+    )
     some, every = (
         [
             np.asarray(part)
@@ -326,14 +334,27 @@ def fails(report: Any) -> None:
     ("query", "settings", "error", "message"),
     [
         (QUERY, {"callbacks": fails}, Stop, "in epoch 0"),
-        ("SELECT a, b, nullif(c, c * (id < 9900)::INT) AS c, y FROM table_of_rows", {}, ValueError,
-         "missing values? in column 'c'"),
-        ("SELECT a, b, if(id < 9900, '1', 'oops')::DOUBLE AS c, y FROM table_of_rows", {}, UNREAD,
-         "Could not convert string 'oops' to DOUBLE"),
-        ("SELECT a, b, hot AS c, y FROM table_of_rows", {}, TypeError, "text, .* in column 'c'"),
+        (
+            "SELECT a, b, nullif(c, c * (id < 9900)::INT) AS c, y FROM table_of_rows",
+            {},
+            ValueError,
+            "missing values? in column 'c'",
+        ),
+        (
+            "SELECT a, b, if(id < 9900, '1', 'oops')::DOUBLE AS c, y FROM table_of_rows",
+            {},
+            UNREAD,
+            "Could not convert string 'oops' to DOUBLE",
+        ),
+        (
+            "SELECT a, b, hot AS c, y FROM table_of_rows",
+            {},
+            TypeError,
+            "text, .* in column 'c'",
+        ),
         (QUERY, {"target": "z"}, ValueError, "MLP.fit: there is no column 'z'"),
     ],
-)  # fmt: skip
+)
 def test_an_error_leaves_no_open_result(
     connection: Any, query: str, settings: Any, error: Any, message: str
 ) -> None:
@@ -384,6 +405,8 @@ def test_duckdb_reads_predictions(connection: Any, tmp_path: Any) -> None:
     assert predict_parquet(model, connection.sql(QUERY), path) == N_QUERIED
     result = connection.sql(f"SELECT prediction FROM '{path}'").fetchnumpy()
     assert np.array_equal(result["prediction"], expected)
-    assert np.array_equal(model.predict(connection.sql("SELECT b, a, c FROM table_of_rows"))[:, 0],
-                          expected)  # fmt: skip
+    assert np.array_equal(
+        model.predict(connection.sql("SELECT b, a, c FROM table_of_rows"))[:, 0],
+        expected,
+    )
     assert is_free(connection)

@@ -509,17 +509,46 @@ def test_it_is_a_path() -> None:
 @pytest.mark.parametrize(
     ("encoding", "rows", "header", "message"),
     [
-        ("cp1252", ROWS, "a,town,y",
-         "line 2, column 'town': the text is not utf-8: give its encoding, such as "
-         "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command"),
-        ("cp1252", ROWS, "a,größe,y", "the text is not utf-8 ('utf-8' codec can't decode byte"),
-        ("latin-1", ["1,\x81,0"], "a,town,y", "line 2, column 'town': the text is not utf-8: give"),
-        ("utf-16", ROWS, "a,town,y", "the text is not utf-8, but perhaps utf-16: give its"),
+        (
+            "cp1252",
+            ROWS,
+            "a,town,y",
+            "line 2, column 'town': the text is not utf-8: give its encoding, such as "
+            "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command",
+        ),
+        (
+            "cp1252",
+            ROWS,
+            "a,größe,y",
+            "the text is not utf-8 ('utf-8' codec can't decode byte",
+        ),
+        (
+            "latin-1",
+            ["1,\x81,0"],
+            "a,town,y",
+            "line 2, column 'town': the text is not utf-8: give",
+        ),
+        (
+            "utf-16",
+            ROWS,
+            "a,town,y",
+            "the text is not utf-8, but perhaps utf-16: give its",
+        ),
         ("utf-16", ["1", "2"], "größe", "the text is not utf-8 ('utf-8' codec"),
-        ("utf-32", ROWS, "a,town,y", "the text is not utf-8, but perhaps utf-16: give its"),
-        ("cp1252", ["1,Bern,0"] * N_LONG + ["2,Zürich,1"], "a,town,y", f"line {N_LONG + 2}, col"),
+        (
+            "utf-32",
+            ROWS,
+            "a,town,y",
+            "the text is not utf-8, but perhaps utf-16: give its",
+        ),
+        (
+            "cp1252",
+            ["1,Bern,0"] * N_LONG + ["2,Zürich,1"],
+            "a,town,y",
+            f"line {N_LONG + 2}, col",
+        ),
     ],
-)  # fmt: skip
+)
 def test_text_that_is_not_utf_8(
     encoding: str, rows: list[str], header: str, message: str, end: str, tmp_path: Path
 ) -> None:

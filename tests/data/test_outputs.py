@@ -39,10 +39,15 @@ N = 1000
 X = np.column_stack([rng.normal(size=(N, 2)), rng.integers(9, size=N)])
 LABELS = np.where(X[:, 0] * X[:, 1] > 0, "yes", "no")
 # The columns stand in another order than the net's, among others.
-TABLE = pa.table({
-    "id": [f"row {i}" for i in range(N)], "c": X[:, 2].astype(np.int16), "b": X[:, 1],
-    "day": ["Monday"] * N, "a": X[:, 0],
-})  # fmt: skip
+TABLE = pa.table(
+    {
+        "id": [f"row {i}" for i in range(N)],
+        "c": X[:, 2].astype(np.int16),
+        "b": X[:, 1],
+        "day": ["Monday"] * N,
+        "a": X[:, 0],
+    }
+)
 PIECES = in_pieces(TABLE)
 
 

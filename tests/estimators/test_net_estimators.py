@@ -264,11 +264,16 @@ def test_without_scikit_learn_it_tells_what_to_install(
 
 
 CHECKS = (
-    "check_get_params_invariance", "check_set_params", "check_estimator_cloneable",
-    "check_estimator_repr", "check_no_attributes_set_in_init", "check_mixin_order",
-    "check_estimator_tags_renamed", "check_do_not_raise_errors_in_init_or_set_param",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_no_attributes_set_in_init",
+    "check_mixin_order",
+    "check_estimator_tags_renamed",
+    "check_do_not_raise_errors_in_init_or_set_param",
     "check_parameters_default_constructible",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

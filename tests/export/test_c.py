@@ -55,8 +55,12 @@ def drawn(seed: int, activation: Any, dtype: Any) -> MLP:
     output = activation if loss == "mse" else None
     net = MLP(
         (int(rng.integers(1, 10)), *hidden, n_outputs),
-        activation=activation, output_activation=output, loss=loss, dtype=dtype, seed=seed,
-    )  # fmt: skip
+        activation=activation,
+        output_activation=output,
+        loss=loss,
+        dtype=dtype,
+        seed=seed,
+    )
     net.parameters[:] = rng.normal(size=net.parameters.size)
     return net
 

@@ -45,8 +45,13 @@ from fastmlp.tabular.schema import Values
 pytestmark = unconverged
 ACTIVATIONS: tuple[Any, ...] = get_args(ActivationName)
 LOSSES = (
-    "mse", "binary_cross_entropy", "cross_entropy", "poisson", "three quantiles", "gaussian_nll",
-)  # fmt: skip
+    "mse",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "poisson",
+    "three quantiles",
+    "gaussian_nll",
+)
 rng = np.random.default_rng(0)
 
 

@@ -29,9 +29,13 @@ compiled_alone = pytest.mark.skipif(
 )
 # A loss of each link, and its least number of outputs.
 WITH_LINK: list[tuple[Any, int]] = [
-    ("mse", 1), ("binary_cross_entropy", 1), ("poisson", 1), ("cross_entropy", 2),
-    (Quantile([0.1, 0.5, 0.9]), 3), ("gaussian_nll", 2),
-]  # fmt: skip
+    ("mse", 1),
+    ("binary_cross_entropy", 1),
+    ("poisson", 1),
+    ("cross_entropy", 2),
+    (Quantile([0.1, 0.5, 0.9]), 3),
+    ("gaussian_nll", 2),
+]
 
 
 def drawn_net(seed: int, **more: Any) -> MLP:

@@ -20,10 +20,14 @@ from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training import steps
 
 OPTIMIZERS: list[Any] = [
-    Adam(0.01), SGD(0.01, momentum=0.9), Adam(Cosine(0.05, n_steps=7)), Adam(0.01, clipnorm=0.05),
-    Adam(0.01, average=EMA(0.8)), ScheduleFreeAdamW(0.01),
+    Adam(0.01),
+    SGD(0.01, momentum=0.9),
+    Adam(Cosine(0.05, n_steps=7)),
+    Adam(0.01, clipnorm=0.05),
+    Adam(0.01, average=EMA(0.8)),
+    ScheduleFreeAdamW(0.01),
     Adam(lambda steps, _: 0.01 / (1 + steps)),
-]  # fmt: skip
+]
 SIZES = [1, 2, 5, 8, 33]
 
 

@@ -40,9 +40,14 @@ def test_fifty_steps_are_those_of_the_masked_mean(
 ) -> None:
     ours, theirs = OPTIMIZERS[name]
     net = MLP(
-        (5, 12, 3), activation="tanh", loss=loss, optimizer=ours, l2=L2, seed=0,
+        (5, 12, 3),
+        activation="tanh",
+        loss=loss,
+        optimizer=ours,
+        l2=L2,
+        seed=0,
         dtype="float64",
-    )  # fmt: skip
+    )
     tensors = [
         torch.tensor(each.copy(), requires_grad=True)
         for each in (*net.weights, *net.biases)
@@ -61,9 +66,13 @@ def test_fifty_steps_are_those_of_the_masked_mean(
         ((w * errors).sum() / w.sum() + L2 / 2 * decay / mass).backward()
         optimizer.step()
     net.fit(
-        X, Y, sample_weight=W if weighted else None, missing_targets="ignore",
-        epochs=N_STEPS, batch_size=N,
-    )  # fmt: skip
+        X,
+        Y,
+        sample_weight=W if weighted else None,
+        missing_targets="ignore",
+        epochs=N_STEPS,
+        batch_size=N,
+    )
     expected = np.concatenate([each.detach().numpy().ravel() for each in tensors])
     largest = abs(expected).max()
     assert abs(net.parameters - expected).max() < 1e-12 * largest

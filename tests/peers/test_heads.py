@@ -42,9 +42,14 @@ def test_fifty_steps_are_those_of_the_sum_of_losses(
 ) -> None:
     ours, theirs = OPTIMIZERS[name]
     net = MLP(
-        (5, 12, 5), activation="tanh", loss=[("cross_entropy", 3), ("mse", 2)],
-        loss_weights=[1.0, 0.5], optimizer=ours, seed=0, dtype="float64",
-    )  # fmt: skip
+        (5, 12, 5),
+        activation="tanh",
+        loss=[("cross_entropy", 3), ("mse", 2)],
+        loss_weights=[1.0, 0.5],
+        optimizer=ours,
+        seed=0,
+        dtype="float64",
+    )
     tensors = [
         torch.tensor(each.copy(), requires_grad=True)
         for each in (*net.weights, *net.biases)

@@ -50,9 +50,14 @@ def blocks_of(norm: Any) -> Any:
 
 def layers_of(norm: Any) -> Any:
     return nn.Sequential(
-        nn.Linear(5, 12), norm(12), nn.ReLU(), nn.Linear(12, 9), norm(9), nn.ReLU(),
+        nn.Linear(5, 12),
+        norm(12),
+        nn.ReLU(),
+        nn.Linear(12, 9),
+        norm(9),
+        nn.ReLU(),
         nn.Linear(9, 3),
-    )  # fmt: skip
+    )
 
 
 def hidden_of(norm: Any) -> Any:

@@ -142,8 +142,13 @@ def make(optimizer: Any) -> MLP:
 def shown_after_each_step(net: MLP) -> list[Any]:
     """The parameters after each step; an epoch is a step."""
     path: list[Any] = []
-    net.fit(X, Y, epochs=N_AVERAGED, batch_size=len(X),
-            callbacks=lambda report: path.append(report.net.parameters.copy()))  # fmt: skip
+    net.fit(
+        X,
+        Y,
+        epochs=N_AVERAGED,
+        batch_size=len(X),
+        callbacks=lambda report: path.append(report.net.parameters.copy()),
+    )
     return path
 
 

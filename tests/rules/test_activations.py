@@ -171,15 +171,27 @@ def squared(z: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "rule", "words"),
     [
-        ("loss", swapped, r"at \(-1.7, 0.2\) it returns 3.8, and differences of values give -3.8; "
-         r"its arguments are \(prediction, target\), in this order; training follows"),
-        ("loss", halved, r"at \(-1.7, 0.2\) it returns -3.8, .* give -1.9; training follows"),
+        (
+            "loss",
+            swapped,
+            r"at \(-1.7, 0.2\) it returns 3.8, and differences of values give -3.8; "
+            r"its arguments are \(prediction, target\), in this order; training follows",
+        ),
+        (
+            "loss",
+            halved,
+            r"at \(-1.7, 0.2\) it returns -3.8, .* give -1.9; training follows",
+        ),
         ("loss", Loss(halved), "returns -3.8, .* give -1.9; training"),
-        ("loss", Loss(scaled, constants=(3.0,)), "returns -3.8, .* give -11.4; training"),
+        (
+            "loss",
+            Loss(scaled, constants=(3.0,)),
+            "returns -3.8, .* give -11.4; training",
+        ),
         ("activation", squared, r"at \(-1.7\) it returns -1.7, .* give -3.4; training"),
         ("penalty", squared, r"at \(-1.7\) it returns -1.7, .* give -3.4; training"),
     ],
-)  # fmt: skip
+)
 def test_a_slope_that_is_no_derivative_is_a_warning(
     kind: str, rule: Any, words: str
 ) -> None:

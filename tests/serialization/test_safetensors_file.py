@@ -404,10 +404,14 @@ def drawn(rng: np.random.Generator, depth: int = 2) -> Whole:
     named: list[Named] = [{"count": 3}, {"count": 0, "curve": None}]
     named.append({"count": 1, "curve": np.ones(2)})
     return Whole(
-        tuple(part() for _ in range(rng.integers(4))), rng.normal(size=(2, 3)), ("x.y", 1.5),
-        {"a": [1, {"b": None}]}, named[rng.integers(3)], part() if rng.integers(2) else None,
+        tuple(part() for _ in range(rng.integers(4))),
+        rng.normal(size=(2, 3)),
+        ("x.y", 1.5),
+        {"a": [1, {"b": None}]},
+        named[rng.integers(3)],
+        part() if rng.integers(2) else None,
         drawn(rng, depth - 1) if depth else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("seed", range(10))

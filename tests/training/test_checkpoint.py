@@ -284,19 +284,33 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rows": ({}, {"validation_split": 0.5}, "its n_rows is 38, here it is 25"),
     "optimizer": ({"optimizer": "sgd"}, {}, "its optimizer is {'name': 'adam'"),
     "rate": ({"optimizer": Adam(0.5)}, {}, "'learning_rate': 0.001"),
-    "activation": ({"output_activation": "relu"}, {}, "its output_activation is 'identity'"),
+    "activation": (
+        {"output_activation": "relu"},
+        {},
+        "its output_activation is 'identity'",
+    ),
     "penalty": ({"l2": 0.1}, {}, "its penalties is"),
     "dtype": ({"dtype": "float64"}, {}, "its dtype is 'float32'"),
     **{name: ({name: 0.0}, {}, f"its {name} is") for name in DROPPED},
     "layer rates": ({"layer_rates": [1, 2]}, {}, "its layer_rates is"),
     "frozen": ({"trainable": [False, True]}, {}, "its trainable is"),
-    "patience": ({}, {"callbacks": [EarlyStopping(patience=21)]}, "its early_stopping is {'mon"),
-    "no stopping": ({}, {"callbacks": ()}, "its early_stopping is .* here it is None"),
-    "no plateau": ({}, {"callbacks": MONITORED["callbacks"][:1]}, "its reduce_lr_on_plateau is"),
-    "metrics": (
-        {}, {"metrics": {"worst": worst}}, r"its metrics is \['worst', 'mae'\], here it is \['wor"
+    "patience": (
+        {},
+        {"callbacks": [EarlyStopping(patience=21)]},
+        "its early_stopping is {'mon",
     ),
-}  # fmt: skip
+    "no stopping": ({}, {"callbacks": ()}, "its early_stopping is .* here it is None"),
+    "no plateau": (
+        {},
+        {"callbacks": MONITORED["callbacks"][:1]},
+        "its reduce_lr_on_plateau is",
+    ),
+    "metrics": (
+        {},
+        {"metrics": {"worst": worst}},
+        r"its metrics is \['worst', 'mae'\], here it is \['wor",
+    ),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)

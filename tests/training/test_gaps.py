@@ -63,9 +63,15 @@ def test_objective_and_gradient_are_the_oracles(loss: str, weighted: bool) -> No
     value, slopes = net.loss_and_gradient(X, Y, weight, **IGNORE)
     whole = (W if weighted else 1.0) * KNOWN
     expected = naive.objective(
-        net.weights, net.biases, X, Y, activations=["tanh"], loss=loss, l2=0.1,
+        net.weights,
+        net.biases,
+        X,
+        Y,
+        activations=["tanh"],
+        loss=loss,
+        l2=0.1,
         sample_weight=whole,
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(value, expected, rtol=1e-13)
     np.testing.assert_allclose(
         slopes, objective_of(net, whole, loss, 0.1), rtol=1e-11, atol=1e-14
@@ -245,9 +251,13 @@ def test_validation_of_labels_sees_known_rows() -> None:
     gaps, known = (make(loss="cross_entropy") for _ in range(2))
     metrics: Any = {"metrics": {"accuracy": "accuracy", "n": lambda t, p: len(t)}}
     a = gaps.fit(
-        X, LABELS, epochs=2, validation_data=(X, labels_as("floats")), **metrics,
+        X,
+        LABELS,
+        epochs=2,
+        validation_data=(X, labels_as("floats")),
+        **metrics,
         **IGNORE,
-    )  # fmt: skip
+    )
     b = known.fit(
         X, LABELS, epochs=2, validation_data=(X[~GAPS], LABELS[~GAPS]), **metrics
     )
@@ -264,9 +274,14 @@ def test_metrics_of_several_targets_count_the_known_ones() -> None:
         return float(errors.sum() / sample_weight.sum())
 
     history = make().fit(
-        X, Y, epochs=2, validation_data=(X, Y), early_stopping=5,
-        metrics={"a": "mae", "b": mean, "c": weighted}, **IGNORE,
-    )  # fmt: skip
+        X,
+        Y,
+        epochs=2,
+        validation_data=(X, Y),
+        early_stopping=5,
+        metrics={"a": "mae", "b": mean, "c": weighted},
+        **IGNORE,
+    )
     for name in ("b", "c"):
         np.testing.assert_allclose(
             history.metrics["a"], history.metrics[name], rtol=1e-12

@@ -42,9 +42,12 @@ LOSS: Any = {
 }
 WEIGHTS = {"action": 0.5, "flag": 1.0, "value": 2.0, "spread": 0.25, "count": 0.125}
 Y: Any = {
-    "action": LABELS, "flag": FLAGS, "value": VALUES, "spread": VALUES[:, 0],
+    "action": LABELS,
+    "flag": FLAGS,
+    "value": VALUES,
+    "spread": VALUES[:, 0],
     "count": COUNTS,
-}  # fmt: skip
+}
 SLICES = {"action": (0, 3), "flag": (3, 4), "value": (4, 6), "spread": (6, 8)}
 SLICES["count"] = (8, 9)
 IGNORE: Any = {"missing_targets": "ignore"}
@@ -68,10 +71,16 @@ BOTH: Any = (LABELS, VALUES[:, 0])
 def objective(net: MLP, parameters: Any, y: Any, ws: Any, l2: float) -> Any:
     weights, biases = naive.unflatten(parameters, net.weights, net.biases)
     return naive.objective_of_heads(
-        weights, biases, X, [y[name] for name in LOSS], activations=["tanh", "tanh"],
-        heads=[*LOSS.values()], shares=[*WEIGHTS.values()],
-        ws=[ws.get(name) for name in LOSS], l2=l2,
-    )  # fmt: skip
+        weights,
+        biases,
+        X,
+        [y[name] for name in LOSS],
+        activations=["tanh", "tanh"],
+        heads=[*LOSS.values()],
+        shares=[*WEIGHTS.values()],
+        ws=[ws.get(name) for name in LOSS],
+        l2=l2,
+    )
 
 
 def complex_gradient(net: MLP, y: Any, ws: Any, l2: float) -> Any:

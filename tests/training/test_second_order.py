@@ -40,9 +40,15 @@ def test_steps_are_the_oracles(loss: str) -> None:
     y = draw_targets(loss, rng, 60, n_out)
     weight = rng.uniform(0.5, 2, 60)
     net = MLP(
-        (2, 5, n_out), activation="tanh", loss=CASES[loss], l2=0.1, dtype="float64", seed=1,
-        optimizer=LevenbergMarquardt(1e-2), layer_rates=[1.0, {"biases": 0.0}],
-    )  # fmt: skip
+        (2, 5, n_out),
+        activation="tanh",
+        loss=CASES[loss],
+        l2=0.1,
+        dtype="float64",
+        seed=1,
+        optimizer=LevenbergMarquardt(1e-2),
+        layer_rates=[1.0, {"biases": 0.0}],
+    )
     kept = np.arange(len(net.parameters)) < len(net.parameters) - n_out
     start = [array.copy() for array in (*net.weights, *net.biases)]
     model = {"activations": ["tanh"], "loss": loss, "l2": 0.1, "sample_weight": weight}
@@ -114,9 +120,12 @@ def test_targets_of_any_scale_are_learned_alike(seed: int, scale: float) -> None
 
     def fitted(y: Any, start: Any = None, epochs: int = 100) -> tuple[MLP, list[float]]:
         net = MLP(
-            (1, 12, 1), activation="tanh", dtype="float64", seed=seed,
+            (1, 12, 1),
+            activation="tanh",
+            dtype="float64",
+            seed=seed,
             optimizer=LevenbergMarquardt(),
-        )  # fmt: skip
+        )
         if start is not None:
             net.parameters[:] = start
         return net, net.fit(x, y, epochs=epochs).loss
@@ -194,9 +203,15 @@ def test_a_fit_does_what_others_do(optimizer: Any) -> None:
     net = net_of(optimizer, l2=1e-4)
     seen = []
     history = net.fit(
-        X, Y, epochs=40, validation_split=0.2, early_stopping=30, metrics=["mae"],
-        callbacks=lambda report: seen.append(report.loss), sample_weight=np.ones(60),
-    )  # fmt: skip
+        X,
+        Y,
+        epochs=40,
+        validation_split=0.2,
+        early_stopping=30,
+        metrics=["mae"],
+        callbacks=lambda report: seen.append(report.loss),
+        sample_weight=np.ones(60),
+    )
     assert seen == history.loss
     assert history.loss == sorted(history.loss, reverse=True)
     assert (
@@ -276,11 +291,15 @@ def test_a_drawn_net_goes_on_alike_wherever_it_was(seed: int, tmp_path: Path) ->
     else:
         frozen = [1.0, 1.0]
     net = net_of(
-        optimizer, seed, dtype=str(rng.choice(["float32", "float64"])),
+        optimizer,
+        seed,
+        dtype=str(rng.choice(["float32", "float64"])),
         activation=str(rng.choice(["tanh", "gelu", "sigmoid"])),
-        loss=str(rng.choice(["mse", "huber", "poisson"])), l2=float(rng.choice([0.0, 0.1])),
-        layer_rates=frozen, n_threads=int(rng.integers(1, 3)),
-    )  # fmt: skip
+        loss=str(rng.choice(["mse", "huber", "poisson"])),
+        l2=float(rng.choice([0.0, 0.1])),
+        layer_rates=frozen,
+        n_threads=int(rng.integers(1, 3)),
+    )
     options: dict[str, Any] = {"epochs": 3}
     if rng.integers(2):
         options["sample_weight"] = rng.uniform(0, 2, len(X))

@@ -72,10 +72,14 @@ class Source:
     [
         (regression, Y, None, {}),
         (lambda: regression(dtype="float64"), Y, WEIGHT, {"shuffle": False}),
-        (lambda: MLP((5, 8, 2), loss="cross_entropy", seed=1), LABELS, WEIGHT,
-         {"class_weight": {0: 1.0, 1: 3.0}}),
+        (
+            lambda: MLP((5, 8, 2), loss="cross_entropy", seed=1),
+            LABELS,
+            WEIGHT,
+            {"class_weight": {0: 1.0, 1: 3.0}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_buffer_has_the_bits_of_arrays(
     net: Any, y: Any, weight: Any, settings: Any
 ) -> None:
@@ -86,9 +90,10 @@ def test_one_buffer_has_the_bits_of_arrays(
         nets[0].fit(X, y, sample_weight=weight, validation_data=held, **options),
         nets[1].fit(
             Blocks.from_arrays(X, y, weight, rows=170),
-            validation_data=Blocks.from_arrays(*held, rows=30), **options,
+            validation_data=Blocks.from_arrays(*held, rows=30),
+            **options,
         ),
-    ]  # fmt: skip
+    ]
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     assert histories[0].loss == histories[1].loss
     assert histories[0].validation_loss == histories[1].validation_loss
@@ -96,9 +101,10 @@ def test_one_buffer_has_the_bits_of_arrays(
 
 
 ALL_ON: dict[str, Any] = {
-    "dropout": 0.2, "input_noise": 0.1,
+    "dropout": 0.2,
+    "input_noise": 0.1,
     "optimizer": Adam(0.01, global_clipnorm=0.5, average=EMA(0.9)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -157,8 +163,12 @@ def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
 def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
     nets = [regression() for _ in range(2)]
     for seed, net in enumerate(nets):
-        net.fit(Blocks.from_arrays(X, Y, rows=50, seed=seed), epochs=1, batch_size=8,
-                buffer_rows=200)  # fmt: skip
+        net.fit(
+            Blocks.from_arrays(X, Y, rows=50, seed=seed),
+            epochs=1,
+            batch_size=8,
+            buffer_rows=200,
+        )
     assert (nets[0].parameters != nets[1].parameters).any()
     nets = [regression(), regression()]
     options = dict[str, Any](epochs=3, validation_split=0.2)
@@ -182,11 +192,15 @@ def test_early_stopping_and_callbacks_look_at_epochs() -> None:
     net = regression()
     source = Blocks.from_arrays(X, Y, rows=100)
     history = net.fit(
-        source, epochs=50, batch_size=10, buffer_rows=300, validation_data=(X[:50], Y[:50]),
+        source,
+        epochs=50,
+        batch_size=10,
+        buffer_rows=300,
+        validation_data=(X[:50], Y[:50]),
         metrics="mae",
         callbacks=look,
         early_stopping=EarlyStopping(patience=30),
-    )  # fmt: skip
+    )
     assert history.status is Status.STOPPED
     assert (
         len(history.loss)
@@ -229,8 +243,13 @@ def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
     net = regression()
     histories = list[Any]()
     with pytest.raises(ConnectionError, match="gone") as caught:
-        net.fit(Source([100] * 10, fails), epochs=3, batch_size=10, buffer_rows=200,
-                callbacks=lambda report: histories.append(report.history))  # fmt: skip
+        net.fit(
+            Source([100] * 10, fails),
+            epochs=3,
+            batch_size=10,
+            buffer_rows=200,
+            callbacks=lambda report: histories.append(report.history),
+        )
     assert [entry.name for entry in caught.traceback if entry.name == "fails"] == [
         "fails"
     ]
@@ -481,8 +500,13 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
         "buffer_rows": buffer_rows,
         "class_weight": {0: 1.0, 1: 3.0},
     }
-    arrays = nets[0].fit(X[:750], LABELS[:750], validation_data=(X[750:], LABELS[750:]),
-                         class_weight=more["class_weight"], **options)  # fmt: skip
+    arrays = nets[0].fit(
+        X[:750],
+        LABELS[:750],
+        validation_data=(X[750:], LABELS[750:]),
+        class_weight=more["class_weight"],
+        **options,
+    )
     source = Source(
         [400, 0, 300, 150, 150], lambda item, i, content: (content[0], part(item, i))
     )
@@ -495,8 +519,15 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
     assert blocks.validation_loss == arrays.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     table = Blocks.from_arrays(X, LABELS, rows=90)
-    (other,) = fit_many([nets[2]], table, validation_split=0.25, epochs=2, batch_size=16,
-                        shuffle=False, buffer_rows=buffer_rows)  # fmt: skip
+    (other,) = fit_many(
+        [nets[2]],
+        table,
+        validation_split=0.25,
+        epochs=2,
+        batch_size=16,
+        shuffle=False,
+        buffer_rows=buffer_rows,
+    )
     assert len(other.validation_loss) == 2
     if buffer_rows is None:
         with pytest.raises(
@@ -520,8 +551,11 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
         source = tmp_path / "rows.parquet"
         more = {"target": "y"}
         columns = {name: X[:, j] for j, name in enumerate("abcde")}
-        pq.write_table(pytest.importorskip("pyarrow").table({**columns, "y": LABELS}), source,
-                       row_group_size=90)  # fmt: skip
+        pq.write_table(
+            pytest.importorskip("pyarrow").table({**columns, "y": LABELS}),
+            source,
+            row_group_size=90,
+        )
     nets = [MLP((5, 8, 1), loss="binary_cross_entropy", seed=1) for _ in range(2)]
     options: dict[str, Any] = {"epochs": 2, "class_weight": "balanced"}
     nets[0].fit(X, LABELS, **options)
@@ -624,18 +658,40 @@ def bad(part: Any) -> Source:
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [
-        (bad(lambda x, y: (np.where(x > 2, np.nan, x), y)), {},
-         r"MLP.fit: block 1: X must be finite as float32, got nan in row \d+, column \d"),
-        (bad(lambda x, y: (x[1:], y[1:])), {}, "block 1 has 499 rows, but block_sizes has 500"),
-        (bad(lambda x, y: (x, y, y * 0)), {},
-         "MLP.fit: block 1: all blocks must have a sample_weight, or none of them"),
-        (bad(lambda x, y: (x[:, 1:], y)), {}, "MLP.fit: block 1: X has 4 features, .* 5 inputs"),
-        (bad(lambda x, y: x), {}, r"MLP.fit: block 1 must be \(X, y\) or .* got ndarray"),
+        (
+            bad(lambda x, y: (np.where(x > 2, np.nan, x), y)),
+            {},
+            r"MLP.fit: block 1: X must be finite as float32, got nan in row \d+, column \d",
+        ),
+        (
+            bad(lambda x, y: (x[1:], y[1:])),
+            {},
+            "block 1 has 499 rows, but block_sizes has 500",
+        ),
+        (
+            bad(lambda x, y: (x, y, y * 0)),
+            {},
+            "MLP.fit: block 1: all blocks must have a sample_weight, or none of them",
+        ),
+        (
+            bad(lambda x, y: (x[:, 1:], y)),
+            {},
+            "MLP.fit: block 1: X has 4 features, .* 5 inputs",
+        ),
+        (
+            bad(lambda x, y: x),
+            {},
+            r"MLP.fit: block 1 must be \(X, y\) or .* got ndarray",
+        ),
         (Source([3, -1]), {}, "MLP.fit: a size of block_sizes must be an integer of 0"),
         (Source([]), {}, "MLP.fit: the source has no rows"),
-        (Source([N]), {"buffer_rows": 500}, "buffer_rows must be 16 times .* 512, got 500"),
+        (
+            Source([N]),
+            {"buffer_rows": 500},
+            "buffer_rows must be 16 times .* 512, got 500",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
     net = regression()
     before = net.parameters.tobytes()

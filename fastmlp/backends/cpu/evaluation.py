@@ -262,9 +262,15 @@ def curvature_loop(
     read = settings_reader(scalar, n_constants)
 
     def by_number(
-        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        value: Any,
+        root: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         constants = read(settings, width)
         share = scalar(1.0 / width if mean else 1.0)
         roots = row(root, width * width * n_rows, scalar)
@@ -284,9 +290,15 @@ def curvature_loop(
                     roots[r] = known if factors[r] > scalar(0) else scalar(0)
 
     def by_rows(
-        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        value: Any,
+        root: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         rule(
             rows(output, width, n_rows, scalar).T,
             rows(target, n_targets, n_rows, scalar).T,

@@ -67,8 +67,9 @@ class GaussNewton:
         self._parameters = aligned(network.layout.n_parameters, np.float64)
         self._flat = make_flat(
             network._replace(link=network.without_output().link),
-            self._parameters, n_threads=runner.n_threads,
-        )  # fmt: skip
+            self._parameters,
+            n_threads=runner.n_threads,
+        )
         zeros = aligned(max(LARGEST_TILE[0], lanes_of(np.float64)), np.float64)
         weight = data.weight if data.weight.size else np.ones(data.n_rows)
         scale = np.sqrt(weight / data.mass)
@@ -109,14 +110,20 @@ class GaussNewton:
             options["weighted"] = True
         block = block_of(curvature_loop, np.float64, loss.curvature, **options)
         units = {
-            "values": sum(sizes) + lanes, "slopes": sum(sizes[1:]), "deltas": 2 * width,
-            "targets": n_targets, "roots": n_out * n_out, "columns": n_panels * lanes,
-        }  # fmt: skip
+            "values": sum(sizes) + lanes,
+            "slopes": sum(sizes[1:]),
+            "deltas": 2 * width,
+            "targets": n_targets,
+            "roots": n_out * n_out,
+            "columns": n_panels * lanes,
+        }
         if derived:
             units |= {
-                "curvatures": sum(sizes[1:]), "sums": sum(sizes[1:]),
-                "tangents": sum(sizes) + lanes, "seconds": 2 * width,
-            }  # fmt: skip
+                "curvatures": sum(sizes[1:]),
+                "sums": sum(sizes[1:]),
+                "tangents": sum(sizes) + lanes,
+                "seconds": 2 * width,
+            }
         unit = VECTORS * lanes * 8
         begins = dict[str, int]()
         n_bytes = 0
@@ -130,13 +137,23 @@ class GaussNewton:
         panels = aligned((n_panels + BLOCK // lanes) * panel // 8, np.float64)
         record = aligned(1, JacobianRows.dtype)
         fields = {
-            "net": address(self._flat.net), "y": address(data.y), "n_targets": n_targets,
-            "scale": address(scale), "curvature": block.address, "settings": settings,
+            "net": address(self._flat.net),
+            "y": address(data.y),
+            "n_targets": n_targets,
+            "scale": address(scale),
+            "curvature": block.address,
+            "settings": settings,
             "places": address(places),
-            "buffers": address(buffers), "buffer_bytes": n_bytes, **begins, "width": width,
-            "panels": address(panels), "panel": panel, "n_panels": n_panels,
-            "n_sets": n_sets, **self._derived_fields(network, data),
-        }  # fmt: skip
+            "buffers": address(buffers),
+            "buffer_bytes": n_bytes,
+            **begins,
+            "width": width,
+            "panels": address(panels),
+            "panel": panel,
+            "n_panels": n_panels,
+            "n_sets": n_sets,
+            **self._derived_fields(network, data),
+        }
         self._kept += [block, places, buffers, panels, record]
         record[0] = tuple(
             fields.get(name, 0) for name in JacobianRows.dtype.names or ()
@@ -200,14 +217,25 @@ class GaussNewton:
         )
         product = rule_blocks.phase("gradient_product", np.dtype(np.float64))
         fields = {
-            "n": n, "n_blocks": n_blocks, "rows": address(rows), "product": product.address,
-            "row_block": row_block, "n_rows": n_rows, "n_sets": n_sets,
-            "zeros": address(zeros), "n_tiles": len(tiles), "tiles": address(tiles),
-            "gram": address(self._gram), "factor": address(self._factor),
-            "strip": address(more[0]), "negated": address(more[1]), "dense": address(dense),
-            "gradient": address(self._gradient), "shift": address(self._shift),
+            "n": n,
+            "n_blocks": n_blocks,
+            "rows": address(rows),
+            "product": product.address,
+            "row_block": row_block,
+            "n_rows": n_rows,
+            "n_sets": n_sets,
+            "zeros": address(zeros),
+            "n_tiles": len(tiles),
+            "tiles": address(tiles),
+            "gram": address(self._gram),
+            "factor": address(self._factor),
+            "strip": address(more[0]),
+            "negated": address(more[1]),
+            "dense": address(dense),
+            "gradient": address(self._gradient),
+            "shift": address(self._shift),
             "step": address(self._step),
-        }  # fmt: skip
+        }
         self._kept += [tiles, more, dense, product]
         for name, value in fields.items():
             job[name] = value

@@ -90,9 +90,17 @@ def _optimize(module: Any, on: Any, *, light: bool) -> None:
 
 # The passes of control blocks, by llvmlite's methods.
 CONTROL_PASSES = (
-    "always_inliner", "sroa", "simplify_cfg", "instruction_combine", "new_gvn", "jump_threading",
-    "loop_rotate", "instruction_combine", "simplify_cfg", "global_dead_code_eliminate",
-)  # fmt: skip
+    "always_inliner",
+    "sroa",
+    "simplify_cfg",
+    "instruction_combine",
+    "new_gvn",
+    "jump_threading",
+    "loop_rotate",
+    "instruction_combine",
+    "simplify_cfg",
+    "global_dead_code_eliminate",
+)
 
 
 def _optimize_control(module: Any, on: Any, *, light: bool) -> None:

@@ -79,11 +79,25 @@ THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", *EXPANDED)
 PHASES: dict[str, Factory] = {
     factory.__name__: factory
     for factory in (
-        forward_backward, update, forward_backward_by_panels, split_k, split_k_backward,
-        microbatches, pack, unpack, transposes, sparse_columns, expanded_columns, predict_blocks,
-        small_batch, train, evaluate, predict, objective,
+        forward_backward,
+        update,
+        forward_backward_by_panels,
+        split_k,
+        split_k_backward,
+        microbatches,
+        pack,
+        unpack,
+        transposes,
+        sparse_columns,
+        expanded_columns,
+        predict_blocks,
+        small_batch,
+        train,
+        evaluate,
+        predict,
+        objective,
     )
-}  # fmt: skip
+}
 # The plain forms of three phases.
 PLAIN: dict[str, Factory] = {
     f"plain {factory.__name__}": partial(factory, plain=True)
@@ -92,9 +106,12 @@ PLAIN: dict[str, Factory] = {
 PHASES |= PLAIN
 # Phases that multiply by themselves: the sums of few outputs, and what a single row needs.
 THAT_MULTIPLY = (
-    "forward_backward", "forward_backward_by_panels", "update", "plain forward_backward",
+    "forward_backward",
+    "forward_backward_by_panels",
+    "update",
+    "plain forward_backward",
     "plain update",
-)  # fmt: skip
+)
 # Those that calculate: they add sums, weigh deltas, add gradients.
 THAT_CALCULATE = {*THAT_MULTIPLY, "train", "plain train", "objective"}
 # Counts and losses are float64 there by design.

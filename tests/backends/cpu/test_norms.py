@@ -128,9 +128,13 @@ def test_steps_are_the_oracles(
     rng: np.random.Generator,
 ) -> None:
     net = net_of(
-        name, rng, optimizer=optimizer, dropout=dropout, dtype="float64",
+        name,
+        rng,
+        optimizer=optimizer,
+        dropout=dropout,
+        dtype="float64",
         layer_rates={"weights": 1.0, "biases": 0.5},
-    )  # fmt: skip
+    )
     x, y = rows_of(rng, 13)
     settings = {k: getattr(optimizer, k) for k in optimizer.__dataclass_fields__}
     draws = None
@@ -143,9 +147,16 @@ def test_steps_are_the_oracles(
     order = np.arange(13)
     batches = [order[i : i + batch_size] for i in range(0, 13, batch_size)]
     _, *after = naive.train(
-        *arrays_of(net), x, y, [batches] * 2, optimizer=kind, settings=settings,
-        factors=[(1.0, 0.5)] * len(net.weights), dropout=draws, **words_of(net),
-    )  # fmt: skip
+        *arrays_of(net),
+        x,
+        y,
+        [batches] * 2,
+        optimizer=kind,
+        settings=settings,
+        factors=[(1.0, 0.5)] * len(net.weights),
+        dropout=draws,
+        **words_of(net),
+    )
     net.fit(x, y, epochs=2, batch_size=batch_size, shuffle=False)
     np.testing.assert_allclose(
         net.parameters, naive.flatten(*after), rtol=0, atol=1e-11
@@ -407,10 +418,16 @@ def drawn_net(rng: np.random.Generator, n_threads: int) -> MLP:
     dtype: Any = str(rng.choice(["float32", "float64"]))
     net = MLP(
         (int(rng.choice(SIZES)), *hidden, LOSSES[loss]),
-        norm=[norm or None for norm in norms], skip=skip, loss=loss, dtype=dtype,
-        activation=rng.choice(ACTIVATIONS, len(hidden)).tolist(), n_threads=n_threads,
-        dropout=float(rng.choice([0, 0.3])), optimizer="adamw", seed=0,
-    )  # fmt: skip
+        norm=[norm or None for norm in norms],
+        skip=skip,
+        loss=loss,
+        dtype=dtype,
+        activation=rng.choice(ACTIVATIONS, len(hidden)).tolist(),
+        n_threads=n_threads,
+        dropout=float(rng.choice([0, 0.3])),
+        optimizer="adamw",
+        seed=0,
+    )
     net.parameters[:] += rng.normal(size=net.parameters.size) / 4
     return net
 

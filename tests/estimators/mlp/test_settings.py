@@ -175,8 +175,13 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
         average=EMA(0.9), learning_rate_init=0.05, max_iter=9
     )
     seen: list[float] = []
-    model.fit(X, POSITIVE, X_val=X[:9], y_val=POSITIVE[:9],
-              callbacks=lambda report: seen.append(report.net.predict(X[:1]).item()))  # fmt: skip
+    model.fit(
+        X,
+        POSITIVE,
+        X_val=X[:9],
+        y_val=POSITIVE[:9],
+        callbacks=lambda report: seen.append(report.net.predict(X[:1]).item()),
+    )
     p = model.predict_proba(X[:9])[np.arange(9), POSITIVE[:9]]
     assert model.validation_loss_curve_[-1] == pytest.approx(-np.log(p).mean())
     assert seen[-1] == model.predict_proba(X[:1])[0, 1]

@@ -143,10 +143,11 @@ def test_plain_data_are_not_given_to_scikit_learn(
     y = np.array([0, 1, 2, 2, 1, 0])
     with monkeypatch.context() as patch:
         for module, name in (
-            (base, "validate_data"), (neural_network._multilayer_perceptron, "validate_data"),
+            (base, "validate_data"),
+            (neural_network._multilayer_perceptron, "validate_data"),
             (neural_network._multilayer_perceptron, "type_of_target"),
             (neural_network._multilayer_perceptron, "unique_labels"),
-        ):  # fmt: skip
+        ):
             patch.setattr(module, name, None)
         for labels in (y, y % 2, y.astype(str)):
             MLPClassifier(max_iter=1).fit(X, labels).predict(X)
@@ -552,9 +553,11 @@ def test_writes_to_a_wide_estimator_show_in_its_next_predictions(
     if lock.packed is not None:  # Rows in tiles, with AVX2.
         assert [model.predict(rows), lock.packed.n_packed][1] == 1
     writes: list[Callable[[], Any]] = [
-        lambda: model.coefs_[0].__imul__(1.01), lambda: net.biases[-1].__iadd__(0.1),
-        lambda: model.partial_fit(rows, rows[:, 0]), lambda: net.train_on_batch(rows, rows[:, 0]),
-    ]  # fmt: skip
+        lambda: model.coefs_[0].__imul__(1.01),
+        lambda: net.biases[-1].__iadd__(0.1),
+        lambda: model.partial_fit(rows, rows[:, 0]),
+        lambda: net.train_on_batch(rows, rows[:, 0]),
+    ]
     for write in writes:
         write()
         expected = pickle.loads(pickle.dumps(model)).predict(rows)

@@ -36,10 +36,15 @@ pytestmark = unconverged
 NAMES = ("MLPClassifier", "MLPRegressor")
 METHODS = {
     "MLPClassifier": (
-        "fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score",
+        "fit",
+        "partial_fit",
+        "predict",
+        "predict_proba",
+        "predict_log_proba",
+        "score",
     ),
     "MLPRegressor": ("fit", "partial_fit", "predict", "score"),
-}  # fmt: skip
+}
 X = np.linspace(0, 1, 12).reshape(6, 2)
 y = [0, 1, 0, 1, 0, 1]
 each = pytest.mark.parametrize("name", NAMES)

@@ -421,5 +421,7 @@ def test_rows_without_a_target_are_left_out(kind: Any) -> None:
     model.fit(X, gaps, WEIGHT)
     assert model.training_.pop("rows_of_unknown_target") == unknown.sum()
     assert model.training_ == plain.training_
-    assert np.array_equal(model.pack_.predict(model._values(X, "predict")),
-                          plain.pack_.predict(plain._values(X, "predict")))  # fmt: skip
+    assert np.array_equal(
+        model.pack_.predict(model._values(X, "predict")),
+        plain.pack_.predict(plain._values(X, "predict")),
+    )

@@ -148,10 +148,15 @@ def test_new_rows_are_inside_as_often_as_promised(n: int, coverage: float) -> No
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (-1, 3, (-9, 11)), (0, 3, (0, 11)), (-3, 0, (-9, 0)), (0, 1, (0, 1)),
-        (0.2, 0.9, (0, 1)), (-1, 1, (-9, 11)), (0, 0, (0, 0)),
+        (-1, 3, (-9, 11)),
+        (0, 3, (0, 11)),
+        (-3, 0, (-9, 0)),
+        (0, 1, (0, 1)),
+        (0.2, 0.9, (0, 1)),
+        (-1, 1, (-9, 11)),
+        (0, 0, (0, 0)),
     ],
-)  # fmt: skip
+)
 def test_ends_are_in_the_range_of_targets(
     low: float, high: float, expected: Any
 ) -> None:

@@ -606,10 +606,15 @@ class DerivativeBuffers:
         self.record = aligned(1, Derivatives.dtype)
         self.fields = fields_of(self.record)
         fields = {
-            "given": given, "limit": address(self._limit), "squares": address(self._squares),
-            "buffers": address(self._buffers), "buffer_bytes": self._apart,
-            "n_panels": n_panels, "link": form, "link_block": block,
-        }  # fmt: skip
+            "given": given,
+            "limit": address(self._limit),
+            "squares": address(self._squares),
+            "buffers": address(self._buffers),
+            "buffer_bytes": self._apart,
+            "n_panels": n_panels,
+            "link": form,
+            "link_block": block,
+        }
         for name, value in fields.items():
             self.fields[name] = value
 

@@ -138,9 +138,15 @@ def loss_loop(
     read = settings_reader(scalar, n_constants, by_output)
 
     def by_number(
-        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        slope: Any,
+        loss: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         constants = read(settings, width)
         loss = row(loss, n_rows, np.float64)
         share = 1.0 / width if mean else 1.0
@@ -167,9 +173,15 @@ def loss_loop(
                 loss[r] *= share
 
     def by_rows(
-        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        slope: Any,
+        loss: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         constants = read(settings, width)
         rule(
             rows(output, width, n_rows, scalar).T,
@@ -184,9 +196,15 @@ def loss_loop(
         return number * factor if factor > scalar(0) else scalar(0)
 
     def by_target(
-        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        slope: Any,
+        loss: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A rule of rows takes one target at a time."""
         constants = read(settings, width)
         n = n_targets // 2
@@ -263,9 +281,15 @@ def head_losses(scalar: Scalar) -> Loop:
                 slopes[r] = scaled if factors[r] > scalar(0) else scalar(0)
 
     def loop(
-        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        output: Any,
+        target: Any,
+        slope: Any,
+        loss: Any,
+        settings: Any,
+        n_rows: Any,
+        width: Any,
         n_targets: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         heads = records_at(settings, width, Slice)
         h = 0
         done = 0
@@ -316,9 +340,15 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     sum_rows = moves(scalar, lanes).sum_rows
 
     def loop(
-        w: Any, gradient: Any, scale: Any, total: Any, values: Any, zeros: Any, n_rows: Any,
+        w: Any,
+        gradient: Any,
+        scale: Any,
+        total: Any,
+        values: Any,
+        zeros: Any,
+        n_rows: Any,
         width: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         n = n_rows * lanes
         w = row(w, n, scalar)
         gradient = row(gradient, n, scalar)

@@ -483,9 +483,14 @@ def _locating(scalar: Scalar) -> Any:
 
     @njit
     def locate(
-        numbers: Array, firsts: Array, lasts: Array, wholes: Array, offsets: Array,
-        fractions: Array, n: int,
-    ) -> None:  # fmt: skip
+        numbers: Array,
+        firsts: Array,
+        lasts: Array,
+        wholes: Array,
+        offsets: Array,
+        fractions: Array,
+        n: int,
+    ) -> None:
         """Find the pieces of n numbers, cut to the column's range; NaN is 0."""
         zero, one = scalar(0), scalar(1)
         for c in range(n):

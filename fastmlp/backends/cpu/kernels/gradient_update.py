@@ -423,9 +423,15 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
 
     @njit(parallel=True)
     def update(
-        team: int, nets: Sequence[Net], n_parts: int, n_rows: int, more: int, ends: int, apply: int,
+        team: int,
+        nets: Sequence[Net],
+        n_parts: int,
+        n_rows: int,
+        more: int,
+        ends: int,
+        apply: int,
         split: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
         that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
         for part in prange(n_parts):

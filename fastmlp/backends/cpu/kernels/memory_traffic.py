@@ -180,9 +180,15 @@ def pair_rows(scalar: Scalar, pairs: PairProducts) -> Kernel:
     store = moves(scalar, lanes).pair_rows
 
     def run(
-        values: Panels, along: int, across: int, width: int, panel: int, n_panels: int, at: int,
+        values: Panels,
+        along: int,
+        across: int,
+        width: int,
+        panel: int,
+        n_panels: int,
+        at: int,
         n: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         source, stride = values
         down = panel * stride + at * vector
         n_columns = min(n_panels * lanes, width - panel * lanes)

@@ -320,14 +320,32 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
-    microbatches, step.split_k, step.split_k_backward,
-    step.forward_backward_by_panels, row_backward, packed_product, train,
-    derivative_pass, epoch.batch_step, epoch.quick_step, stages.stages_forward,
-    stages.stages_backward, dropout.dropout_alone, first_layer.sparse_forward,
-    first_layer.sparse_columns, first_layer.sparse_gradient, first_layer.expanded_forward,
-    first_layer.expanded_columns, first_layer.expanded_gradient, squares, scaled, dropout.dropout,
-    dropout.input_noise, elementwise.head_losses, elementwise.head_links,
-)  # fmt: skip
+    microbatches,
+    step.split_k,
+    step.split_k_backward,
+    step.forward_backward_by_panels,
+    row_backward,
+    packed_product,
+    train,
+    derivative_pass,
+    epoch.batch_step,
+    epoch.quick_step,
+    stages.stages_forward,
+    stages.stages_backward,
+    dropout.dropout_alone,
+    first_layer.sparse_forward,
+    first_layer.sparse_columns,
+    first_layer.sparse_gradient,
+    first_layer.expanded_forward,
+    first_layer.expanded_columns,
+    first_layer.expanded_gradient,
+    squares,
+    scaled,
+    dropout.dropout,
+    dropout.input_noise,
+    elementwise.head_losses,
+    elementwise.head_links,
+)
 
 
 # Rules of links of numbers, whose curvatures training on derivatives takes.

@@ -74,9 +74,14 @@ def row_means(
 
 
 def row_variances(
-    v: Vectors, source: Panels, share: Word, means: Word, variances: Word, width: Word,
+    v: Vectors,
+    source: Panels,
+    share: Word,
+    means: Word,
+    variances: Word,
+    width: Word,
     n: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Store `share` times the sum of each row's squared distances from its mean."""
     for down, mask in _groups(v, n):
         totals = [v.variable(v.zero) for _ in range(v.lanes)]
@@ -100,9 +105,15 @@ def _groups(v: Vectors, n: Word) -> Iterator[tuple[Word, Condition]]:
 
 
 def normalise(
-    v: Vectors, source: Word, target: Word, rows: Word, roots: Word, gains: Word,
-    shifts: Word, n: Word,
-) -> None:  # fmt: skip
+    v: Vectors,
+    source: Word,
+    target: Word,
+    rows: Word,
+    roots: Word,
+    gains: Word,
+    shifts: Word,
+    n: Word,
+) -> None:
     """Store gain x + shift for n rows of a panel; `rows` are their means."""
     gain, shift = v.load(gains), v.load(shifts)
     for r, n_rows in _rows(v, n):
@@ -112,9 +123,15 @@ def normalise(
 
 
 def normalise_relu(
-    v: Vectors, source: Word, target: Word, rows: Word, roots: Word, gains: Word,
-    shifts: Word, n: Word,
-) -> None:  # fmt: skip
+    v: Vectors,
+    source: Word,
+    target: Word,
+    rows: Word,
+    roots: Word,
+    gains: Word,
+    shifts: Word,
+    n: Word,
+) -> None:
     """The positive parts of what `normalise` stores."""
     gain, shift = v.load(gains), v.load(shifts)
     for r, n_rows in _rows(v, n):
@@ -142,9 +159,14 @@ def _normed(v: Vectors, source: Word, means: Word, roots: Word, r: Word) -> Vect
 
 
 def delta_means(
-    v: Vectors, deltas: Panels, source: Panels, norm: NormOfRows, sums: Word, width: Word,
+    v: Vectors,
+    deltas: Panels,
+    source: Panels,
+    norm: NormOfRows,
+    sums: Word,
+    width: Word,
     n: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Store the means of D g and of D g x: those of half a vector of rows, one after the other."""
     half = v.lanes // 2
     for i in v.range((n + (half - 1)) // half):
@@ -169,9 +191,16 @@ def delta_means(
 
 
 def normed_deltas(
-    v: Vectors, deltas: Word, source: Word, norm: NormOfRows, sums: Word, by_gain: Word,
-    by_shift: Word, units: Word, n: Word,
-) -> None:  # fmt: skip
+    v: Vectors,
+    deltas: Word,
+    source: Word,
+    norm: NormOfRows,
+    sums: Word,
+    by_gain: Word,
+    by_shift: Word,
+    units: Word,
+    n: Word,
+) -> None:
     """Replace n rows of a panel's deltas by those before the norm; store the sums of D x and of
     D of each strip."""
     gain = v.load(norm.gains)
@@ -197,9 +226,16 @@ def normed_deltas(
 
 
 def _normed_delta(
-    v: Vectors, deltas: Word, source: Word, norm: NormOfRows, sums: Word, r: Word, gain: Vector,
-    mask: Condition, totals: list[Variable],
-) -> None:  # fmt: skip
+    v: Vectors,
+    deltas: Word,
+    source: Word,
+    norm: NormOfRows,
+    sums: Word,
+    r: Word,
+    gain: Vector,
+    mask: Condition,
+    totals: list[Variable],
+) -> None:
     half = v.lanes // 2
     place = deltas + r * v.bytes
     delta = v.select(mask, v.load(place), v.zero)

@@ -308,9 +308,18 @@ def train_alone(scalar: Scalar) -> Kernel:
 
 # Buffers of each thread; all others are shared.
 OWN = (
-    "inputs", "outputs", "deltas", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
-    "row_copy", "stages",
-)  # fmt: skip
+    "inputs",
+    "outputs",
+    "deltas",
+    "raw",
+    "value",
+    "slope",
+    "loss_slope",
+    "targets",
+    "row_losses",
+    "row_copy",
+    "stages",
+)
 
 
 def microbatches(scalar: Scalar) -> Kernel:

@@ -504,22 +504,34 @@ def make_plan(
         "scales": aligned(n_penalties, np.float64),
     }
     fields = {
-        "n_layers": layout.n_layers, "lowest": blocks.lowest, "n_tiles": len(tiles),
-        "n_in": layout.sizes[0], "n_out": layout.sizes[-1], "max_width": max(layout.sizes),
-        "n_targets": n_targets, "n_packed": len(workspace.parameters), "n_penalties": n_penalties,
-        "split_layer": split_layer, "middle": middle, "by_panels": partition.by_panels,
-        "n_moments": blocks.n_moments, "disturbs": blocks.disturb != 0,
-        "n_heads": blocks.n_heads, "head_strips": n_strips * 8 if blocks.n_heads else 0,
-        "panel": workspace.panel_rows * lanes * size, "output_bytes": workspace.output_bytes,
+        "n_layers": layout.n_layers,
+        "lowest": blocks.lowest,
+        "n_tiles": len(tiles),
+        "n_in": layout.sizes[0],
+        "n_out": layout.sizes[-1],
+        "max_width": max(layout.sizes),
+        "n_targets": n_targets,
+        "n_packed": len(workspace.parameters),
+        "n_penalties": n_penalties,
+        "split_layer": split_layer,
+        "middle": middle,
+        "by_panels": partition.by_panels,
+        "n_moments": blocks.n_moments,
+        "disturbs": blocks.disturb != 0,
+        "n_heads": blocks.n_heads,
+        "head_strips": n_strips * 8 if blocks.n_heads else 0,
+        "panel": workspace.panel_rows * lanes * size,
+        "output_bytes": workspace.output_bytes,
         "row_copy_bytes": workspace.row_copy_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": packing.few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
         "strip_panel": workspace.panel_rows // tuning.STRIP_ROWS * lanes * size,
-        "prefetches_state": 3 * workspace.parameters.nbytes >= tuning.PREFETCHED_STATE_BYTES,
+        "prefetches_state": 3 * workspace.parameters.nbytes
+        >= tuning.PREFETCHED_STATE_BYTES,
         **{name: records.address(table) for name, table in tables.items()},
         **{name: records.address(getattr(workspace, name)) for name in records.BUFFERS},
-    }  # fmt: skip
+    }
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
     tables["blocks"]["link"], tables["blocks"]["link_settings"] = blocks.link
     for name in ("optimizer", "penalised", "drop", "disturb", "drop_alone"):

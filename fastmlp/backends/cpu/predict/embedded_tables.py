@@ -33,8 +33,12 @@ F64 = np.float64
 INT = np.int64
 NAN = np.nan
 RULES: list[Callable[..., Any]] = [
-    columns.clipped, columns.rising, columns.missing, columns.share_below, columns.within
-]  # fmt: skip
+    columns.clipped,
+    columns.rising,
+    columns.missing,
+    columns.share_below,
+    columns.within,
+]
 CLIPPED = 0
 RISING = 1
 MISSING = 2

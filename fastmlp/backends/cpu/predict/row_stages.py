@@ -107,9 +107,15 @@ def variance(
 
 
 def normalise(
-    v: Vectors, values: Word, centre: Word, root: Word, gains: Word, shifts: Word,
-    centred: Word, width: Word,
-) -> None:  # fmt: skip
+    v: Vectors,
+    values: Word,
+    centre: Word,
+    root: Word,
+    gains: Word,
+    shifts: Word,
+    centred: Word,
+    width: Word,
+) -> None:
     """Replace a row by gain x + shift."""
     middle, factor = v.broadcast(centre), v.broadcast(root)
     for p in v.range(v.n_vectors(width)):

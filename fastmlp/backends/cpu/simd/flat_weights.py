@@ -53,9 +53,15 @@ def multiply_back(
 
 
 def multiply(
-    v: Vectors, outputs: Word, biases: Word, weights: Word, n_out: Word, inputs: Word, n_in: Word,
+    v: Vectors,
+    outputs: Word,
+    biases: Word,
+    weights: Word,
+    n_out: Word,
+    inputs: Word,
+    n_in: Word,
     positive: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Store bias + W^T x of one row, or with `positive` other than 0 the positive part."""
     is_far = n_in * n_out > NEAR // v.size
     step = v.choose(is_far, FAR_INPUTS, n_in)
@@ -128,9 +134,16 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     """
 
     def multiply(
-        v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: Weights, n_out: Word,
-        inputs: MatrixRows, n_in: Word, positive: Word, n: Word,
-    ) -> None:  # fmt: skip
+        v: Vectors,
+        outputs: MatrixRows,
+        start: MatrixRows,
+        weights: Weights,
+        n_out: Word,
+        inputs: MatrixRows,
+        n_in: Word,
+        positive: Word,
+        n: Word,
+    ) -> None:
         whole = n_out // v.lanes
         last = n_out % v.lanes
         groups = whole // vectors
@@ -194,9 +207,15 @@ def tile(
     """
 
     def multiply(
-        v: Vectors, outputs: Word, biases: Word, weights: Word, n_out: Word, inputs: Word,
-        n_in: Word, positive: Word,
-    ) -> None:  # fmt: skip
+        v: Vectors,
+        outputs: Word,
+        biases: Word,
+        weights: Word,
+        n_out: Word,
+        inputs: Word,
+        n_in: Word,
+        positive: Word,
+    ) -> None:
         # Bytes from a term's weights to the next term's, and from a unit's to the next unit's.
         term, step = (v.size, n_out * v.size) if backward else (n_out * v.size, v.size)
         # Sums by unit and by vector, which stay in registers.
@@ -229,9 +248,15 @@ def _check(v: Vectors, values: Sequence[Vector], check: Word) -> None:
 
 
 def into_lanes(
-    v: Vectors, source: Word, width: Word, first: Word, last: Word, target: Word, unit: Word,
+    v: Vectors,
+    source: Word,
+    width: Word,
+    first: Word,
+    last: Word,
+    target: Word,
+    unit: Word,
     check: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Copy `lanes` rows of `width` contiguous numbers, from row `first` on, and row `last` again
     past it, to a vector of each unit; up to a vector of further units gets zeros. The vector at
     `check` stays 0 as long as all numbers are finite."""
@@ -251,9 +276,15 @@ def into_lanes(
 
 
 def out_of_lanes(
-    v: Vectors, source: Word, width: Word, n_rows: Word, target: Word, pitch: Word, unit: Word,
+    v: Vectors,
+    source: Word,
+    width: Word,
+    n_rows: Word,
+    target: Word,
+    pitch: Word,
+    unit: Word,
     check: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Copy a vector of each unit back to rows, at most `lanes` of n_rows, `pitch` bytes apart."""
     # Whole vectors without a mask: 272 -> 264 ns a row (derivatives of 16-64-64-1, Zen 3).
     for p, access in v.parts(width):

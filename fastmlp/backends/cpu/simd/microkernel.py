@@ -173,9 +173,14 @@ def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorF
     """
 
     def product(
-        v: Vectors, c: Panels, start: Start, factors: Operands, epilogue: Epilogue,
-        n_rows: Word, streams: Word,
-    ) -> None:  # fmt: skip
+        v: Vectors,
+        c: Panels,
+        start: Start,
+        factors: Operands,
+        epilogue: Epilogue,
+        n_rows: Word,
+        streams: Word,
+    ) -> None:
         (kind or Sweep)(v, tile, c, start, factors, epilogue, n_rows).run(streams)
 
     return vector_function(product, tile.scalar, tile.lanes)
@@ -185,9 +190,15 @@ class Sweep:
     """For each block of the sums, for each tile of rows."""
 
     def __init__(
-        self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: Operands,
-        epilogue: Epilogue, n_rows: Word,
-    ) -> None:  # fmt: skip
+        self,
+        v: Vectors,
+        tile: TileForm,
+        c: Panels,
+        start: Start,
+        factors: Operands,
+        epilogue: Epilogue,
+        n_rows: Word,
+    ) -> None:
         self.v = v
         self.tile = tile
         self.n_rows = n_rows
@@ -422,9 +433,15 @@ def delta_unit(lanes: int) -> int:
 
 
 def dots(
-    v: Vectors, inputs: Panels, weights: Word, biases: Word, target: Word, n_in: Word, n_out: Word,
+    v: Vectors,
+    inputs: Panels,
+    weights: Word,
+    biases: Word,
+    target: Word,
+    n_in: Word,
+    n_out: Word,
     n: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Store X W + b of n rows of panels in columns: the n numbers of one output, then the next's.
 
     The weights are panels of W transposed. Each element is the sums of every `lanes`-th product,
@@ -440,9 +457,14 @@ def dots(
 
 
 def backward_dots(
-    v: Vectors, weights: Panels, deltas: Panels, target: Word, epilogue: Epilogue, n_out: Word,
+    v: Vectors,
+    weights: Panels,
+    deltas: Panels,
+    target: Word,
+    epilogue: Epilogue,
+    n_out: Word,
     n: Word,
-) -> None:  # fmt: skip
+) -> None:
     """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue, for a
     layer without a transposed copy of W. Target, operand and deltas are rows of panels with one
     stride. Reads whole squares of W."""

@@ -357,9 +357,13 @@ def pair_square_non_temporal(
 
 
 def _pair_square(
-    v: Vectors, source: Word, across: Word, transposed: Word, n: Word,
+    v: Vectors,
+    source: Word,
+    across: Word,
+    transposed: Word,
+    n: Word,
     store: Callable[[Vector, Word], None],
-) -> None:  # fmt: skip
+) -> None:
     rows = [
         v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)
     ]

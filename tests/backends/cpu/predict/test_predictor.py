@@ -157,9 +157,13 @@ def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # One row, in lanes, in tiles with and without the GIL, in blocks, by panels.
 EACH_WAY = {
-    "one by one": ((4, 6, 2), 1), "in lanes": ((4, 6, 2), 9), "few tiles": ((90, 500, 20), 3),
-    "tiles": ((900, 600, 9), 7), "blocks": ((4, 6, 2), 1500), "many tiles": ((900, 600, 9), 60),
-}  # fmt: skip
+    "one by one": ((4, 6, 2), 1),
+    "in lanes": ((4, 6, 2), 9),
+    "few tiles": ((90, 500, 20), 3),
+    "tiles": ((900, 600, 9), 7),
+    "blocks": ((4, 6, 2), 1500),
+    "many tiles": ((900, 600, 9), 60),
+}
 WRITTEN = [(*way, held) for way in EACH_WAY.values() for held in (True, False)]
 
 
@@ -202,18 +206,25 @@ def test_each_write_of_parameters_shows_in_the_next_predictions(
 
     writes: list[Callable[[], Any]] = [
         *(partial(view.__iadd__, 0.002) for view in views),
-        lambda: net.parameters.__iadd__(1e-4), lambda: net.weights[-1].__isub__(0.001),
+        lambda: net.parameters.__iadd__(1e-4),
+        lambda: net.weights[-1].__isub__(0.001),
         set_weights,
         lambda: np.asarray(net.biases[-1].data).fill(1.5),
-        lambda: net.fit(x, y, epochs=1), lambda: net.train_on_batch(x, y),
-        lambda: net.train_on_batch(x, y), lambda: net.train_on_gradient(x, y),
-        lambda: group.train_on_batch(x, y), lambda: group.train_on_batch(x, y),
-        lambda: fit_many([net, other], x, y, epochs=1), learn, lambda: on_ranks(1, train_alone),
+        lambda: net.fit(x, y, epochs=1),
+        lambda: net.train_on_batch(x, y),
+        lambda: net.train_on_batch(x, y),
+        lambda: net.train_on_gradient(x, y),
+        lambda: group.train_on_batch(x, y),
+        lambda: group.train_on_batch(x, y),
+        lambda: fit_many([net, other], x, y, epochs=1),
+        learn,
+        lambda: on_ranks(1, train_alone),
         lambda: net.apply_gradient(np.ones(net.parameters.size)),
-        lambda: fit_with(LBFGS()), lambda: fit_with(Adam(1e-3, average=EMA())),
+        lambda: fit_with(LBFGS()),
+        lambda: fit_with(Adam(1e-3, average=EMA())),
         lambda: net.train_on_batch(x, y),
         lambda: net.fit(x, y, epochs=2, early_stopping=1, validation_data=(x, -y)),
-    ]  # fmt: skip
+    ]
     before = net.predict(x)
     for write in writes:
         write()

@@ -41,11 +41,22 @@ def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
     y = v.load(source + v.bytes)
     number = v.broadcast(source + n.a * v.size)
     results = [
-        x + y, x - y, x * y, v.fma(x, v.zero, y), number, v.positive_part(x), v.sum(v.zero),
-        v.select(x < y, x, y), v.select(x > number, x, y), v.select(n.a < n.b, x, y),
-        v.select(v.equal(n.a, n.b), x, y), v.opaque(x), v.load_masked(source, v.first(n.a)),
-        v.shuffle(x, y, [2 * j for j in range(v.lanes)]), *v.transposed([x, y] * (v.lanes // 2)),
-    ]  # fmt: skip
+        x + y,
+        x - y,
+        x * y,
+        v.fma(x, v.zero, y),
+        number,
+        v.positive_part(x),
+        v.sum(v.zero),
+        v.select(x < y, x, y),
+        v.select(x > number, x, y),
+        v.select(n.a < n.b, x, y),
+        v.select(v.equal(n.a, n.b), x, y),
+        v.opaque(x),
+        v.load_masked(source, v.first(n.a)),
+        v.shuffle(x, y, [2 * j for j in range(v.lanes)]),
+        *v.transposed([x, y] * (v.lanes // 2)),
+    ]
     for i, value in enumerate(results):
         v.store(value, target + i * v.bytes)
 
@@ -53,9 +64,18 @@ def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 def words(v: Vectors, source: Word, target: Word, n: Pair) -> None:
     a, b = n
     chosen = [
-        a + b, b - a, 9 - a, a * 3, b // 2, b % 2, v.choose(a < b, a, 7), v.choose(a > b, a, 7),
-        v.choose(a <= b, 5, a), v.choose(a >= b, a, b), v.n_vectors(a * v.lanes + 1),
-    ]  # fmt: skip
+        a + b,
+        b - a,
+        9 - a,
+        a * 3,
+        b // 2,
+        b % 2,
+        v.choose(a < b, a, 7),
+        v.choose(a > b, a, 7),
+        v.choose(a <= b, 5, a),
+        v.choose(a >= b, a, b),
+        v.n_vectors(a * v.lanes + 1),
+    ]
     for i, word in enumerate(chosen):
         v.store(v.load(source + word * v.bytes), target + i * v.bytes)
 

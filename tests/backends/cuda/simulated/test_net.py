@@ -47,10 +47,15 @@ def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
         result = reports.append
         histories.append(
             each.fit(
-                x, y, epochs=2, batch_size=4, sample_weight=np.linspace(0, 2, N_ROWS),
-                validation_data=(x[:4], y[:4]), callbacks=result,
+                x,
+                y,
+                epochs=2,
+                batch_size=4,
+                sample_weight=np.linspace(0, 2, N_ROWS),
+                validation_data=(x[:4], y[:4]),
+                callbacks=result,
             )
-        )  # fmt: skip
+        )
         assert [report.epoch for report in reports] == [0, 1]
     np.testing.assert_allclose(histories[1].loss, histories[0].loss, rtol=1e-10)
     np.testing.assert_allclose(
