@@ -1,7 +1,8 @@
-"""Training on values and derivatives by the inputs: a step, in `fit` or in a library's loop.
+"""Training on values and derivatives by the inputs:
+a step, in `fit` or in a library's loop.
 
-"plain" is fastmlp's step on values alone. PyTorch takes a second backward pass through the first;
-JAX takes a call a step, or one scan over an epoch, whichever is faster.
+"plain" is fastmlp's step on values alone. PyTorch takes a second backward pass through
+the first; JAX takes a call a step, or one scan over an epoch, whichever is faster.
 """
 
 from collections.abc import Callable

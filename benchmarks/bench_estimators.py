@@ -1,7 +1,8 @@
 """fastmlp's estimators beside scikit-learn's: the same data, settings and random state.
 
-The time is that of the public call, from checking the data to the last attribute. Both give the
-same numbers, and take the same epochs. And a search beside scikit-learn's, in processes.
+The time is that of the public call, from checking the data to the last attribute. Both
+give the same numbers, and take the same epochs. And a search beside scikit-learn's, in
+processes.
 """
 
 import warnings
@@ -20,7 +21,8 @@ from benchmarks.scores import Record
 
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
 SPARSE, MADE_UP = "sparse-text", "50000x30"
-# Further settings for all: the synthetic rows are many, and every epoch is like the next.
+# Further settings for all: the synthetic rows are many,
+# and every epoch is like the next.
 DATASETS: dict[str, Record] = {
     "digits": {},
     "breast_cancer": {},
@@ -152,7 +154,9 @@ NONE: AbstractContextManager[Any] = nullcontext()
 
 
 def _processes() -> AbstractContextManager[Any]:
-    """One thread of BLAS for each process: the environment's number is for all of them together."""
+    """One thread of BLAS for each process:
+    the environment's number is for all of them together.
+    """
     import joblib
 
     return joblib.parallel_config("loky", inner_max_num_threads=1)

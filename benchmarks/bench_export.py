@@ -1,4 +1,5 @@
-"""A call of a net in C, as `to_c` writes it, beside emlearn's C code of the same weights.
+"""A call of a net in C, as `to_c` writes it,
+beside emlearn's C code of the same weights.
 
 Each is compiled with a loop of calls, of one row of 64 after the other.
 """

@@ -1,7 +1,8 @@
-"""The first seconds of a library, in a new process that imports it, fits 1,000 rows and predicts.
+"""The first seconds of a library, in a new process that imports it,
+fits 1,000 rows and predicts.
 
-The home is empty, or has what was compiled before. A round is a process; the CPU time and the peak
-of the memory of the last stand in `extra_info`.
+The home is empty, or has what was compiled before. A round is a process;
+the CPU time and the peak of the memory of the last stand in `extra_info`.
 """
 
 import os
@@ -112,7 +113,9 @@ def launch(
 def wheel(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Path]:
-    """A function that installs `--wheel` in a folder; without one the test is skipped."""
+    """A function that installs `--wheel` in a folder;
+    without one the test is skipped.
+    """
 
     def folder() -> Path:
         path = pytestconfig.getoption("wheel", None)

@@ -1,4 +1,6 @@
-"""Gradients: the loss and its gradient by all parameters, and derivatives by the inputs."""
+"""Gradients: the loss and its gradient by all parameters,
+and derivatives by the inputs.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,9 @@
-"""One net over two processes: fastmlp over MPI beside PyTorch's DistributedDataParallel over gloo.
+"""One net over two processes:
+fastmlp over MPI beside PyTorch's DistributedDataParallel over gloo.
 
-Each process has one thread and a core of its own, and half of the rows. Both are on this machine:
-measured is the price of the messages of a step, not the gain of several machines.
+Each process has one thread and a core of its own, and half of the rows. Both are on
+this machine: measured is the price of the messages of a step, not the gain of several
+machines.
 """
 
 import json
@@ -83,7 +85,8 @@ def bind(rank: int) -> None:
 
 
 def trained(run: Any, load: Workload, ranks: Any, quick: bool) -> Record:
-    """In a rank: the seconds of a step by turn, the loss, and parameters after an ordered epoch.
+    """In a rank: the seconds of a step by turn, the loss,
+    and parameters after an ordered epoch.
 
     Parameters
     ----------
@@ -171,7 +174,9 @@ def run(name: str, workload: str, *, quick: bool) -> Record:
 
 
 def _last_error(text: str) -> str:
-    """The last error of a text, or its last line; mpiexec writes more after a rank's."""
+    """The last error of a text, or its last line;
+    mpiexec writes more after a rank's.
+    """
     lines = [line for line in text.splitlines() if line.strip("\0 ")]
     errors = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
     return [*(lines or ["no output"]), *errors][-1][:200]
@@ -180,7 +185,9 @@ def _last_error(text: str) -> str:
 def _start(
     name: str, arguments: list[str], settings: dict[str, str]
 ) -> list[subprocess.Popen[str]]:
-    """Start the processes of a contestant: those of MPI by one, which starts the ranks."""
+    """Start the processes of a contestant:
+    those of MPI by one, which starts the ranks.
+    """
     way = CONTESTANTS[name]
     start = partial(
         subprocess.Popen,

@@ -1,7 +1,7 @@
 """Many nets in one go: fastmlp's `fit_many` beside its peers.
 
-A call trains all nets from the start. fastmlp's also makes them, as a user would; its form
-"one-thread" does so on one.
+A call trains all nets from the start. fastmlp's also makes them,
+as a user would; its form "one-thread" does so on one.
 """
 
 from functools import partial
@@ -99,7 +99,8 @@ SWEEPS = {
 
 
 def make(contestant: str, name: str, quick: bool, **options: Any) -> Any:
-    """A contestant's nets; made once, `train(epochs, shuffle=True)` trains them from the start.
+    """A contestant's nets; made once, `train(epochs,
+    shuffle=True)` trains them from the start.
 
     Their `losses`, an (n_nets,) array, are the mean losses of the last epoch.
     """
@@ -146,6 +147,8 @@ def test_many(race: Race) -> None:
 
 @pytest.mark.libraries("fastmlp", "fastmlp-one-thread", "jax")
 def test_many_settings(race: Race) -> None:
-    """Each net has a rate and a penalty of its own: others have one optimizer for all of them."""
+    """Each net has a rate and a penalty of its own:
+    others have one optimizer for all of them.
+    """
     sweep = SWEEPS["1000-nets"]
     race(Work, flops=sweep.n_nets * sweep.net_flops, sweep=sweep.name)

@@ -1,4 +1,6 @@
-"""Steps inside `fit` in mixed precision: products of bfloat16, beside the same nets in float32."""
+"""Steps inside `fit` in mixed precision:
+products of bfloat16, beside the same nets in float32.
+"""
 
 import pytest
 

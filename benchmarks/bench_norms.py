@@ -1,6 +1,8 @@
-"""Nets with layer normalisation, and of residual blocks: a step, in `fit` or in a library's loop.
+"""Nets with layer normalisation, and of residual blocks:
+a step, in `fit` or in a library's loop.
 
-"plain" is the same net of fastmlp's without norms; the net of residual blocks keeps its skip.
+"plain" is the same net of fastmlp's without norms;
+the net of residual blocks keeps its skip.
 """
 
 from collections.abc import Callable

@@ -41,8 +41,9 @@ def multiplies_pairs() -> bool:
 
 
 def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step:
-    """A function that emits a chain's next value: 0.999 times the last, and 0.001; for "bfloat16"
-    the last and two products of each lane's pair."""
+    """A function that emits a chain's next value: 0.999 times the last, and 0.001;
+    for "bfloat16" the last and two products of each lane's pair.
+    """
 
     def function(name: str, *kinds: ir.Type) -> ir.Function:
         signature = ir.FunctionType(vector, kinds)
@@ -68,7 +69,9 @@ def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step
 def _loop(
     builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: int
 ) -> ir.Value:
-    """Emit n rounds of one FMA for each chain; return the sum of the chains' first lanes."""
+    """Emit n rounds of one FMA for each chain;
+    return the sum of the chains' first lanes.
+    """
     if dtype == "float64":
         scalar = ir.DoubleType()
     else:
@@ -134,8 +137,9 @@ def in_threads(run: Callable[[int], float], n: int, n_threads: int) -> None:
 
 
 class Work(Ways):
-    """Multiply-adds in registers on each core of the process, or a library's own product of
-    float32; a unit is an operation."""
+    """Multiply-adds in registers on each core of the process,
+    or a library's own product of float32; a unit is an operation.
+    """
 
     def __init__(self, worker: Any, quick: bool, dtype: str) -> None:
         if worker.name == "fastmlp":

@@ -1,4 +1,6 @@
-"""Predictions: a call of one row to many, by two nets, and by ten drawn ones; and from njit."""
+"""Predictions: a call of one row to many, by two nets,
+and by ten drawn ones; and from njit.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -38,7 +40,9 @@ NETS = {**DRAWN, **BY_NAME}
 
 
 class Work(Ways):
-    """A library's ways to predict so many rows; those of the form "njit" from compiled code."""
+    """A library's ways to predict so many rows;
+    those of the form "njit" from compiled code.
+    """
 
     def __init__(
         self, worker: Any, quick: bool, net: str, n_rows: int, form: str | None = None

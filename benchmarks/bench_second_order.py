@@ -1,6 +1,8 @@
-"""Second-order fits beside Adam, L-BFGS and the peers': the seconds until the loss is small enough.
+"""Second-order fits beside Adam, L-BFGS and the peers':
+the seconds until the loss is small enough.
 
-All start from the same weights of float64. A peer that does not reach the goal is skipped.
+All start from the same weights of float64.
+A peer that does not reach the goal is skipped.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
-"""Steps that a loop of one's own takes from Python, of one net and of many; and other short calls.
+"""Steps that a loop of one's own takes from Python,
+of one net and of many; and other short calls.
 
-Beside `train_on_batch`, fastmlp's other forms: "inside" is the step in a long `fit`, "sizes" and
-"rates" have another number of rows, or another learning rate, in each step, "fit" and
-"partial_fit" are calls of one batch.
+Beside `train_on_batch`, fastmlp's other forms: "inside" is the step in a long `fit`,
+"sizes" and "rates" have another number of rows, or another learning rate, in each step,
+"fit" and "partial_fit" are calls of one batch.
 """
 
 from collections.abc import Callable

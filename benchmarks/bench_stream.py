@@ -1,7 +1,8 @@
-"""Rows streamed from a Parquet file: fastmlp beside the peers' loaders, and beside its own limits.
+"""Rows streamed from a Parquet file:
+fastmlp beside the peers' loaders, and beside its own limits.
 
-The forms "reading" and "memory" read all rows without training, and train on them from memory.
-Nothing is faster than the slower of the two. A unit is a row.
+The forms "reading" and "memory" read all rows without training, and train on them from
+memory. Nothing is faster than the slower of the two. A unit is a row.
 """
 
 from collections.abc import Callable
@@ -55,7 +56,9 @@ BY_NAME = {stream.name: stream for stream in STREAMS}
 
 
 def write(workload: Workload, path: Path) -> None:
-    """Write a workload's rows as columns of Parquet, uncompressed, X first and then y."""
+    """Write a workload's rows as columns of Parquet,
+    uncompressed, X first and then y.
+    """
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -98,7 +101,9 @@ class Work(Ways):
 
 
 def repeated_rows(run: Any, form: str | None) -> Callable[[int], int]:
-    """A function that goes n times through the rows, and returns their number in one."""
+    """A function that goes n times through the rows,
+    and returns their number in one.
+    """
     call: Callable[[], int] = getattr(run, form or "streamed")
 
     def calls(n: int) -> int:

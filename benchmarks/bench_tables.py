@@ -1,9 +1,11 @@
-"""Models of tables: fits of rows that are made up, and predictions, beside LightGBM and CatBoost.
+"""Models of tables: fits of rows that are made up,
+and predictions, beside LightGBM and CatBoost.
 
-Single rows are served beside ONNX Runtime, too, from one thread, and from sixteen at once.
+Single rows are served beside ONNX Runtime, too,
+from one thread, and from sixteen at once.
 
-Rows have 16 numbers, with 4 categories or without. A fit takes the rows to validate on from those
-to train on. The tables of `benchmarks.tabular` say how good the models are.
+Rows have 16 numbers, with 4 categories or without. A fit takes the rows to validate on
+from those to train on. The tables of `benchmarks.tabular` say how good the models are.
 """
 
 import threading
@@ -50,7 +52,9 @@ def made_up(
 
 
 def catboost_of(frame: Any, y: Array) -> Any:
-    """A fitted CatBoost; a fifth of the rows end its training, as those of a pack do."""
+    """A fitted CatBoost; a fifth of the rows end its training,
+    as those of a pack do.
+    """
     from benchmarks.tabular.models import fitted_catboost
     from benchmarks.tabular.sources import SplitTable
 
@@ -116,7 +120,8 @@ class Predict(Ways):
         super().__init__(worker, quick, {"predict": repeated(predict, rows)})
 
 
-# Rows to serve, in turn; threads that ask, and how often a second each asks at drawn times.
+# Rows to serve, in turn; threads that ask,
+# and how often a second each asks at drawn times.
 N_SERVED = 200
 N_ASKING = 16
 RATE = 100
@@ -126,7 +131,9 @@ Call = Callable[[], Any]
 
 
 def served_by(name: str, model: Any, form: str) -> Callable[[Any], Any]:
-    """A library's prediction of a row; what turns a row into its form is a part of it."""
+    """A library's prediction of a row;
+    what turns a row into its form is a part of it.
+    """
     if name == "fastmlp":
         if form == "frame":
             return model.predict
@@ -178,7 +185,8 @@ def session_of(model: Any) -> Any:
 
 
 def latencies(call: Call, seconds: float, rate: float | None) -> Array:
-    """Seconds of the calls of all threads, which ask at drawn times, or at once if rate is None.
+    """Seconds of the calls of all threads,
+    which ask at drawn times, or at once if rate is None.
 
     A call begins when it is due, however late its thread wakes.
     """
@@ -207,7 +215,9 @@ def latencies(call: Call, seconds: float, rate: float | None) -> Array:
 
 
 class Serve(Ways):
-    """Single rows in a form, from one thread; or as dicts by many, by a name of ASKED."""
+    """Single rows in a form, from one thread;
+    or as dicts by many, by a name of ASKED.
+    """
 
     def __init__(
         self, worker: Any, quick: bool, task: str, form: str | None = None

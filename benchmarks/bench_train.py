@@ -1,5 +1,6 @@
-"""Steps inside `fit`: of nets, with the recipe of dropout, average, schedule and clipping, and with
-one feature of fastmlp's."""
+"""Steps inside `fit`: of nets, with the recipe of dropout, average,
+schedule and clipping, and with one feature of fastmlp's.
+"""
 
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ FEATURED = ("16-64-64-2@64", "784-512-512-10@128")
 
 
 class Work:
-    """The run of the fastest variant; a turn begins at the start, and has an epoch before it.
+    """The run of the fastest variant; a turn begins at the start,
+    and has an epoch before it.
 
     Attributes
     ----------
@@ -63,7 +65,9 @@ class Work:
         self.units = net.n_steps
 
     def turn(self, n: int) -> float:
-        """The seconds of n epochs, after one from the start, to wake pools, caches and memory."""
+        """The seconds of n epochs, after one from the start,
+        to wake pools, caches and memory.
+        """
         self.run.reset()
         self.run.epochs(1)
         return timed(partial(self.run.epochs, n), self.clock)[0]

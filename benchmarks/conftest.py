@@ -1,8 +1,10 @@
-"""Benchmarks under pytest-benchmark: libraries take turns, and their turns are a test's rounds.
+"""Benchmarks under pytest-benchmark: libraries take turns,
+and their turns are a test's rounds.
 
-A test asks the fixture `race` for a work. The first test of a group, of which all parameters but
-the library are the same, has all libraries of the group that were selected take turns, each in a
-process of its own. Each test then replays its library's turns, by a clock that they advance.
+A test asks the fixture `race` for a work. The first test of a group, of which all
+parameters but the library are the same, has all libraries of the group that were
+selected take turns, each in a process of its own. Each test then replays its library's
+turns, by a clock that they advance.
 """
 
 import os
@@ -72,7 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each library of a benchmark is a test; it is the last parameter, which changes first."""
+    """Each library of a benchmark is a test;
+    it is the last parameter, which changes first.
+    """
     marker = metafunc.definition.get_closest_marker("libraries")
     if marker is None:
         return
@@ -138,10 +142,11 @@ def group_of(item: Any) -> tuple[Any, ...]:
 def race(
     request: pytest.FixtureRequest, benchmark: Any, library: str, contestants: Race
 ) -> Callable[..., None]:
-    """A function that has the libraries of a group take turns, and replays those of this one.
+    """A function that has the libraries of a group take turns,
+    and replays those of this one.
 
-    Its arguments are the work's class, the seconds of a turn, the operations and rows of a unit,
-    and what the work is made of.
+    Its arguments are the work's class, the seconds of a turn,
+    the operations and rows of a unit, and what the work is made of.
     """
     item: Any = request.node
     items: list[Any] = request.session.items
@@ -208,7 +213,9 @@ def pytest_benchmark_update_machine_info(machine_info: Record) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Each group's fastest peer, in turns of the same rounds, and what else the machine did."""
+    """Each group's fastest peer, in turns of the same rounds,
+    and what else the machine did.
+    """
     session = getattr(config, "_benchmarksession", None)
     if session:
         timed = [bench.as_dict() for bench in session.benchmarks]
@@ -221,13 +228,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     if _load > BUSY * machine.cores():
         terminalreporter.write_line(
-            f"The machine did other work too, of a load of {_load:.1f} as the run began: times "
+            f"The machine did other work too, of a load of {_load:.1f} as the run "
+            f"began: times "
             "are too long, and ratios uncertain."
         )
 
 
 def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
-    """A contestant's run in one of its variants; the test is skipped where there is none."""
+    """A contestant's run in one of its variants;
+    the test is skipped where there is none.
+    """
     if reason := missing(name):
         pytest.skip(reason)
     module = load(name)

@@ -1,4 +1,5 @@
-"""Targets with gaps: tables of several targets, survival in discrete time, and ordered classes.
+"""Targets with gaps: tables of several targets,
+survival in discrete time, and ordered classes.
 
     python -m benchmarks.gaps                      # all tables, to the terminal
     python -m benchmarks.gaps survival --pages     # one, to its page
@@ -123,7 +124,9 @@ N_INTERVALS = 20
 def weibull(
     rng: np.random.Generator, n: int, kind: str
 ) -> tuple[Array, Array, Array, Array]:
-    """Inputs, times, 1 for events and 0 for censored rows, and the logarithm of the risk."""
+    """Inputs, times, 1 for events and 0 for censored rows,
+    and the logarithm of the risk.
+    """
     X = rng.uniform(-1, 1, (n, 6))
     risk = 1.5 * X[:, 0] - X[:, 1]
     if kind == "curved":
@@ -135,7 +138,9 @@ def weibull(
 
 
 def intervals(times: Array, events: Array, ends: Array) -> Array:
-    """For each row 0 up to the last interval survived, 1 at an event, NaN from then on."""
+    """For each row 0 up to the last interval survived,
+    1 at an event, NaN from then on.
+    """
     at = np.searchsorted(ends, times)
     y = np.where(np.arange(N_INTERVALS) < at[:, None], 0.0, np.nan)
     rows = np.flatnonzero((events == 1) & (at < N_INTERVALS))
@@ -144,7 +149,9 @@ def intervals(times: Array, events: Array, ends: Array) -> Array:
 
 
 def concordance(times: Array, events: Array, risk: Array) -> float:
-    """Harrell's: of pairs whose order is known, those in which the riskier dies first."""
+    """Harrell's: of pairs whose order is known,
+    those in which the riskier dies first.
+    """
     first = (times[:, None] < times[None, :]) & (events[:, None] == 1)
     higher = (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
     return float((higher * first).sum() / first.sum())
@@ -227,7 +234,9 @@ def diabetes(rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 class Classes(NamedTuple):
-    """Rows of ordered classes; of a share of those to train on only "at least" is known."""
+    """Rows of ordered classes;
+    of a share of those to train on only "at least" is known.
+    """
 
     make: Callable[[np.random.Generator], tuple[Array, Array]]
     n: int

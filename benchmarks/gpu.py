@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu [--out gpu.json] [--quick] [--parts parity races sanitizer]
 
-It compares losses and weights with the CPU's over 100 steps, runs the same twice for the same bits,
-runs compute-sanitizer where it is on PATH, and times fastmlp beside PyTorch's eager mode,
-``torch.compile(mode="reduce-overhead")`` and CUDA graphs, where PyTorch is installed. A part that
-fails has its error in the file, and the others go on; limits stand beside the measured numbers.
-With `--parts`, the file keeps what it has of the others: each fits into a loan of ten minutes.
+It compares losses and weights with the CPU's over 100 steps, runs the same twice for
+the same bits, runs compute-sanitizer where it is on PATH, and times fastmlp beside
+PyTorch's eager mode, ``torch.compile(mode="reduce-overhead")`` and CUDA graphs, where
+PyTorch is installed. A part that fails has its error in the file, and the others go on;
+limits stand beside the measured numbers. With `--parts`, the file keeps what it has of
+the others: each fits into a loan of ten minutes.
 """
 
 import argparse
@@ -30,11 +31,11 @@ from fastmlp import MLP, Adam
 from fastmlp.model import core_of
 
 PARITY_STEPS = 100
-# The most that losses, relative, and weights may differ from the CPU's by then. In float32 a slope
-# of about 0 has either sign, and Adam takes a step of 0.001 for it.
+# The most that losses, relative, and weights may differ from the CPU's by then. In
+# float32 a slope of about 0 has either sign, and Adam takes a step of 0.001 for it.
 TOLERANCES = {"float32": (1e-3, 1e-2), "float64": (1e-8, 1e-6)}
-# racecheck looks at shared memory; races in the card's memory are looked for in the simulator, by
-# tests/backends/cuda/simulated/test_training.py.
+# racecheck looks at shared memory; races in the card's memory are looked for in the
+# simulator, by tests/backends/cuda/simulated/test_training.py.
 TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 PARTS = ("parity", "races", "sanitizer")
 SECONDS = 1.0
@@ -194,8 +195,9 @@ def drill() -> None:
 
 
 def training(load: Load) -> Callable[[int], None]:
-    """A function that trains a net, or many in the same launches, for n epochs, the data on the
-    device."""
+    """A function that trains a net, or many in the same launches,
+    for n epochs, the data on the device.
+    """
     from fastmlp.backends.cuda.device import card_of, to_device
     from fastmlp.backends.protocol import Data, Span
 
@@ -374,7 +376,9 @@ def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
 
 
 def verdicts(results: dict[str, Any]) -> dict[str, bool | None]:
-    """The limits by name, and whether they hold; None where they could not be measured."""
+    """The limits by name, and whether they hold;
+    None where they could not be measured.
+    """
     held: dict[str, bool | None] = {}
     for r in (
         r for load in results.get("parity", ()) if isinstance(load, list) for r in load

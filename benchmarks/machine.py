@@ -35,8 +35,9 @@ def describe() -> Record:
 
 
 def measured(results: Record, *facts: str, versions: Record | None = None) -> str:
-    """The sentence that a page begins with: date, facts of the run, the machine, and the versions
-    of the program's libraries, or of all."""
+    """The sentence that a page begins with: date, facts of the run,
+    the machine, and the versions of the program's libraries, or of all.
+    """
     machine = results["machine"]
     if versions is None:
         names = results.get("versions", machine["versions"])
@@ -122,8 +123,9 @@ def cpu_model() -> str:
 
 
 def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
-    """Bytes of this process in memory: VmRSS those of now, VmHWM the most, with `reset` from now
-    on; 0 where there is no /proc."""
+    """Bytes of this process in memory: VmRSS those of now, VmHWM the most,
+    with `reset` from now on; 0 where there is no /proc.
+    """
     status = Path("/proc/self/status")
     clear = Path("/proc/self/clear_refs")
     if reset and clear.exists():

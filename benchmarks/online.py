@@ -88,7 +88,9 @@ def run(stream: Stream, model: Any) -> tuple[float, float]:
 
 
 def beyond() -> float:
-    """Microseconds of learn_one of ten features on 10-8-8-1 beyond a loop that sorts them."""
+    """Microseconds of learn_one of ten features on 10-8-8-1 beyond a loop that sorts
+    them.
+    """
     model = import_module("fastmlp.river").MLPRegressor((8, 8), seed=0)
     table = np.random.default_rng(0).normal(size=(500, 10))
     rows = [{f"f{i}": v for i, v in enumerate(row)} for row in table.tolist()]

@@ -1,7 +1,7 @@
 """The one store of results, and the one writer of tables and pages, of all programs.
 
-A program is a module with a function `measure(options, earlier results)`, and functions that write
-sections of a page from results; `program` makes its `main`.
+A program is a module with a function `measure(options, earlier results)`,
+and functions that write sections of a page from results; `program` makes its `main`.
 """
 
 import argparse
@@ -125,8 +125,8 @@ def program(
     options: Mapping[str, Any] | None = None,
     **sections: Callable[[Record], Iterable[str]],
 ) -> Callable[..., Record]:
-    """The function `main(words=None)` of the module of `measure`: it measures or loads results,
-    keeps them, prints their sections, and writes these with --pages.
+    """The function `main(words=None)` of the module of `measure`: it measures or loads
+    results, keeps them, prints their sections, and writes these with --pages.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Pages, README's figures and their picture, from files of pytest-benchmark's.
 
-`python -m benchmarks.pages RUN.json` keeps the benchmarks of a run, and writes all pages.
-`benchmarks/avx2.json` and `benchmarks/avx-512.json` have those of a kind of processor, the last of
-each name. They are files of pytest-benchmark's, which `pytest-benchmark compare` reads too.
+`python -m benchmarks.pages RUN.json` keeps the benchmarks of a run, and writes all
+pages. `benchmarks/avx2.json` and `benchmarks/avx-512.json` have those of a kind of
+processor, the last of each name. They are files of pytest-benchmark's, which
+`pytest-benchmark compare` reads too.
 """
 
 import argparse
@@ -28,8 +29,8 @@ FOLDER = ROOT / "benchmarks"
 README = ROOT / "README.md"
 PAGE = DOCS / "benchmarks.md"
 KINDS = ("AVX2", "AVX-512")
-# By page what it shows of a kind, and the sentence above each table. Other pages' tables stand
-# until there are such benchmarks of a processor.
+# By page what it shows of a kind, and the sentence above each table.
+# Other pages' tables stand until there are such benchmarks of a processor.
 HOW_TO = DOCS / "how-to"
 SHOWN: dict[Path, dict[str, str]] = {
     PAGE: {
@@ -66,8 +67,9 @@ SHOWN: dict[Path, dict[str, str]] = {
 }
 BEST = "fastest peer"
 EXPLAINED = (
-    "the time of fastmlp, its rate of multiply-adds, and each library's time over fastmlp's: "
-    "medians (and quartiles) of turns of the same rounds; below 1 the library is ahead."
+    "the time of fastmlp, its rate of multiply-adds, and each library's time over "
+    "fastmlp's: medians (and quartiles) of turns of the same rounds; below 1 the "
+    "library is ahead."
 )
 # A library has a mean if it has a figure of most works.
 MOST = 0.8
@@ -93,7 +95,9 @@ class Group:
         return [name for name in self.by if name != "fastmlp"]
 
     def ratio(self, name: str) -> Quartiles:
-        """A library's time over fastmlp's, of turns of the same round, or of medians alone."""
+        """A library's time over fastmlp's,
+        of turns of the same round, or of medians alone.
+        """
         theirs, ours = (
             self.by[n]["stats"].get("data") or [self.by[n]["stats"]["median"]]
             for n in (name, "fastmlp")
@@ -152,7 +156,9 @@ def kept() -> dict[str, list[Record]]:
 
 
 def keep(run: Record) -> None:
-    """Put the benchmarks of a run in the place of those of its kind that have their names."""
+    """Put the benchmarks of a run in the place of those of its kind that have their
+    names.
+    """
     cpu = run["machine_info"]["described"]["cpu"]
     kind = next((k for k in KINDS if cpu.endswith(k)), KINDS[0])
     new = [bench for bench in run["benchmarks"] if "library" in bench["extra_info"]]
@@ -181,7 +187,9 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def means(groups: list[Group]) -> dict[str, float]:
-    """Geometric means of the ratios of the fastest peer, and of each library with most of them."""
+    """Geometric means of the ratios of the fastest peer,
+    and of each library with most of them.
+    """
     ratios: dict[str, list[float]] = {BEST: []}
     for group in groups:
         if best := group.fastest():
@@ -296,7 +304,9 @@ def digests(figures: dict[str, list[Record]]) -> dict[str, Record]:
 
 
 def speed(figures: dict[str, list[Record]]) -> str:
-    """README's first sentence of speeds: PyTorch, or the first library that has a mean."""
+    """README's first sentence of speeds: PyTorch,
+    or the first library that has a mean.
+    """
     means_of = {kind: part["means"] for kind, part in digests(figures).items()}
     names = ordered(name for part in means_of.values() for name in part if name != BEST)
     name = "torch" if "torch" in names else names[0]
@@ -309,16 +319,18 @@ def speed(figures: dict[str, list[Record]]) -> str:
 
 
 def sentences(figures: dict[str, list[Record]]) -> Iterator[str]:
-    """README's sentences: the geometric means of each kind, and the run that they are of."""
+    """README's sentences: the geometric means of each kind,
+    and the run that they are of.
+    """
     for kind, part in digests(figures).items():
         by_name = part["means"]
         first, *names = sorted(by_name.keys() - {BEST}, key=by_name.__getitem__)
         others = "".join(f", {title(name)} {by_name[name]:.1f}" for name in names)
         yield (
-            f"With {kind} a training step takes {title(first)} {by_name[first]:.1f} times as "
-            f"long as fastmlp{others}.\nThe fastest library of each net takes "
-            f"{by_name[BEST]:.1f} times as long: geometric means over {part['nets']} nets,\n"
-            f"{part['threads']}, with {part['run']}."
+            f"With {kind} a training step takes {title(first)} {by_name[first]:.1f} "
+            f"times as long as fastmlp{others}.\nThe fastest library of each net takes "
+            f"{by_name[BEST]:.1f} times as long: geometric means over {part['nets']} "
+            f"nets,\n{part['threads']}, with {part['run']}."
         )
 
 

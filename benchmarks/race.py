@@ -1,4 +1,6 @@
-"""Contestants in turns, each in a process of its own that is stopped between its turns."""
+"""Contestants in turns, each in a process of its own that is stopped between its
+turns.
+"""
 
 import ctypes
 import json
@@ -27,16 +29,16 @@ from benchmarks.peers import PEERS, Unsupported, load
 from benchmarks.scores import Record, failed
 
 PR_SET_PDEATHSIG = 1
-# glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
-# step's large arrays take is given back, and faulted in again for the next: 2.6 ms a step of
-# 4-32-16-4 at 10,000 rows by PyTorch, and 1.1 with this.
+# glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names.
+# Else what one step's large arrays take is given back, and faulted in again for the
+# next: 2.6 ms a step of 4-32-16-4 at 10,000 rows by PyTorch, and 1.1 with this.
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-# Settings that hold a library to the kernels of another processor: on one with AVX-512, OpenBLAS's
-# for Haswell reach half of its own rate.
+# Settings that hold a library to the kernels of another processor:
+# on one with AVX-512, OpenBLAS's for Haswell reach half of its own rate.
 HOLDS = (
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
@@ -55,15 +57,17 @@ WORK = "from benchmarks.race import bind, main; bind({}); main()"
 
 
 def program(code: str) -> str:
-    """A program that runs code with these benchmarks, and with the fastmlp of the checkout that it
-    is started in, which may have benchmarks of its own."""
+    """A program that runs code with these benchmarks, and with the fastmlp of the
+    checkout that it is started in, which may have benchmarks of its own.
+    """
     here = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks; del sys.path[0]"
     return f"{here}; {code}"
 
 
 def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
-    """An environment in which every thread pool has n_threads, nothing holds a library back, and
-    fastmlp is that of a checkout."""
+    """An environment in which every thread pool has n_threads,
+    nothing holds a library back, and fastmlp is that of a checkout.
+    """
     pools = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
     sizes = {f"{pool}_THREADS": str(n_threads) for pool in pools}
     eigen = "true" if n_threads > 1 else "false"
@@ -82,7 +86,9 @@ def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
 
 @cache
 def mkl_shim() -> str:
-    """The path of a new library that has MKL take its fast paths on any maker's processor."""
+    """The path of a new library that has MKL take its fast paths on any maker's
+    processor.
+    """
     folder = Path(tempfile.mkdtemp())
     source, library = folder / "shim.c", folder / "shim.so"
     source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
@@ -91,7 +97,9 @@ def mkl_shim() -> str:
 
 
 def bind(n_threads: int) -> None:
-    """In the child: its cores, from which pools take their size, and an end with its parent's."""
+    """In the child: its cores, from which pools take their size,
+    and an end with its parent's.
+    """
     if sys.platform == "linux":
         os.sched_setaffinity(0, cores_first()[:n_threads])
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -113,7 +121,8 @@ def cores_first() -> list[int]:
 
 
 class Contestant:
-    """A worker process that is stopped (SIGSTOP) between requests, so that no idle pool spins.
+    """A worker process that is stopped (SIGSTOP)
+    between requests, so that no idle pool spins.
 
     Parameters
     ----------
@@ -253,7 +262,9 @@ class Worker:
         return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
 
     def settle(self, cpu_time: bool, trial_seconds: float) -> Record:
-        """Time turns by this process's CPU time, which others disturb less, or by the clock."""
+        """Time turns by this process's CPU time,
+        which others disturb less, or by the clock.
+        """
         self.clock = time.process_time if cpu_time else time.perf_counter
         self.trial_seconds = trial_seconds
         return {}
@@ -349,7 +360,9 @@ class Settings(NamedTuple):
 
 
 class Race:
-    """Groups of works, whose contestants take turns; their processes live until it is closed."""
+    """Groups of works, whose contestants take turns;
+    their processes live until it is closed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -358,7 +371,9 @@ class Race:
         self.cache = tempfile.TemporaryDirectory()
 
     def contestant(self, name: str) -> Any:
-        """The contestant of a name, whose process is started, and stopped until its turn."""
+        """The contestant of a name, whose process is started,
+        and stopped until its turn.
+        """
         known = self.contestants.get(name)
         if known and (self.settings.quick or known.process.poll() is None):
             return known
@@ -495,7 +510,9 @@ def fastest(ways: Mapping[str, Callable[[int], Any]], clock: Clock) -> str:
 
 
 def rotated(items: Sequence[Any], by: int) -> list[Any]:
-    """The items, beginning with another one for each number: being first may be an advantage."""
+    """The items, beginning with another one for each number:
+    being first may be an advantage.
+    """
     by %= max(1, len(items))
     return [*items[by:], *items[:by]]
 
@@ -522,8 +539,9 @@ def in_turns(
 def calls_in(turn: Callable[[int], float], seconds: float) -> int:
     """How many calls take about the seconds of a turn.
 
-    A cold call tells little: by the time of one, turns of small nets' steps lasted 3 ms for 50, and
-    showed twice the time of a step. One that is shorter than a turn is timed again.
+    A cold call tells little: by the time of one, turns of small nets' steps lasted 3 ms
+    for 50, and showed twice the time of a step. One that is shorter than a turn is
+    timed again.
     """
     calls = 1
     while True:

@@ -1,4 +1,6 @@
-"""From records to numbers for people: quartiles, ratios of turns of the same round, peaks."""
+"""From records to numbers for people: quartiles,
+ratios of turns of the same round, peaks.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +27,9 @@ class Quartiles(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """A ratio as a cell of a table: the median in bold, and quartiles in brackets."""
+        """A ratio as a cell of a table: the median in bold,
+        and quartiles in brackets.
+        """
         spread = f" ({self.spread})" if self.low < self.high else ""
         return f"**{self.median:.2f}x**{spread}"
 
@@ -37,7 +41,9 @@ def quartiles(values: Any) -> Quartiles:
 
 
 def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
-    """Quartiles of their time over ours, of turns of the same round; NaN without such turns."""
+    """Quartiles of their time over ours,
+    of turns of the same round; NaN without such turns.
+    """
     return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
 
 

@@ -1,8 +1,9 @@
 """Starts of a net side by side: least validation losses, as ratios to one start's.
 
-A cell is a problem, an activation, a number of hidden layers, a width and an optimizer. Cells cover
-each pair of values of two of these. A cell's figure for a start is the median over seeds of the
-ratio of least validation losses. The program is resumed from its file of results, a line a cell:
+A cell is a problem, an activation, a number of hidden layers, a width and an optimizer.
+Cells cover each pair of values of two of these. A cell's figure for a start is the
+median over seeds of the ratio of least validation losses. The program is resumed from
+its file of results, a line a cell:
 
     python -m benchmarks.starts race results.jsonl
     python -m benchmarks.starts show results.jsonl --half 2
@@ -75,7 +76,9 @@ OF_CELLS = (*[*OPTIMIZERS][:3], *OPTIMIZERS)
 
 
 class Layer(NamedTuple):
-    """One layer of a net: its sizes, its place, and the hidden activation of the net."""
+    """One layer of a net: its sizes, its place,
+    and the hidden activation of the net.
+    """
 
     n_in: int
     n_out: int
@@ -107,7 +110,9 @@ def torch(layer: Layer) -> Bounds:
 
 
 def glorot_with_biases(layer: Layer) -> Bounds:
-    """Glorot's weights, hidden biases within 1 / sqrt(n_in), output weights times 0.1."""
+    """Glorot's weights, hidden biases within 1 / sqrt(n_in),
+    output weights times 0.1.
+    """
     bound = np.sqrt(6 / (layer.n_in + layer.n_out))
     if layer.is_last:
         return 0.1 * bound, 0.0
@@ -115,7 +120,9 @@ def glorot_with_biases(layer: Layer) -> Bounds:
 
 
 def within(first: float, hidden: float, output: float) -> Start:
-    """Weights within c / sqrt(n_in), c by layer; hidden biases within 1 / sqrt(n_in)."""
+    """Weights within c / sqrt(n_in), c by layer;
+    hidden biases within 1 / sqrt(n_in).
+    """
 
     def bounds(layer: Layer) -> Bounds:
         root = np.sqrt(layer.n_in)
@@ -299,7 +306,8 @@ DRAWN: dict[str, tuple[Callable[[Array, Any], Array], int, int]] = {
     "mixture of 15": (mixture, 20, 5),
     "parity of 3 of 6": (parity, 6, 2),
 }
-# Tables that scikit-learn carries: the loader, and the column that is the target or None.
+# Tables that scikit-learn carries: the loader,
+# and the column that is the target or None.
 TABLES: dict[str, tuple[str, int | None, int]] = {
     "diabetes": ("load_diabetes", None, 0),
     "wine: alcohol": ("load_wine", 0, 0),
@@ -378,7 +386,8 @@ class Cell(NamedTuple):
 def cells(seed: int = 0) -> list[Cell]:
     """All cells, in an order that is drawn once.
 
-    Each problem meets each activation. Depth, width and optimizer are those of the least met pairs.
+    Each problem meets each activation. Depth,
+    width and optimizer are those of the least met pairs.
     """
     random = np.random.default_rng(seed)
     pairs = [*product(PROBLEMS, range(len(ACTIVATIONS)))]
@@ -430,7 +439,9 @@ def nets_of(cell: Cell, starts: dict[str, Start], seeds: range) -> list[MLP]:
 def measured(
     cell: Cell, starts: dict[str, Start], seeds: range, epochs: int | None = None
 ) -> dict[str, list[float]]:
-    """Least validation losses of each start by seed; infinite where no loss is finite."""
+    """Least validation losses of each start by seed;
+    infinite where no loss is finite.
+    """
     rows = problem(cell.problem)
     optimizer = OPTIMIZERS[cell.optimizer]
     if epochs is None:

@@ -1,10 +1,11 @@
 """Errors of surrogates that are trained on values alone, or on values and derivatives.
 
-``python -m benchmarks.surrogates`` prints the tables of "Little data: train on derivatives".
-``--jenn PYTHON`` adds JENN in the environment of that interpreter, ``--picture FILE`` draws errors
-over rows, and ``--quick`` takes one design and few steps. Functions take complex numbers:
-derivatives are complex steps, exact to rounding. Each error is the root mean square on 10,000 new
-rows over the deviation of the function there, the median of five Latin hypercubes and seeds.
+``python -m benchmarks.surrogates`` prints the tables of "Little data: train on
+derivatives". ``--jenn PYTHON`` adds JENN in the environment of that interpreter,
+``--picture FILE`` draws errors over rows, and ``--quick`` takes one design and few
+steps. Functions take complex numbers: derivatives are complex steps, exact to rounding.
+Each error is the root mean square on 10,000 new rows over the deviation of the function
+there, the median of five Latin hypercubes and seeds.
 """
 
 import argparse
@@ -35,13 +36,15 @@ Array = np.ndarray[Any, Any]
 N_TEST = 10_000
 N_DESIGNS = 5
 N_STEPS = 3000
-# The rate of the documented call; values alone, and the basket, have the better of both by the test
-# rows.
+# The rate of the documented call; values alone, and the basket,
+# have the better of both by the test rows.
 RATE, OTHER_RATE = 0.1, 0.01
 
 
 class Target(NamedTuple):
-    """A function of rows, shape (n_rows, n), and the lower and upper ends of its inputs."""
+    """A function of rows, shape (n_rows, n),
+    and the lower and upper ends of its inputs.
+    """
 
     function: Callable[[Array], Array]
     low: tuple[float, ...]
@@ -145,7 +148,9 @@ def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> 
 
 
 def second_order(x: Array, y: Array, seed: int, g: Array, steps: int) -> MLP:
-    """The page's second call: a small net by `LevenbergMarquardt`, a step for 50 of Adam."""
+    """The page's second call: a small net by `LevenbergMarquardt`,
+    a step for 50 of Adam.
+    """
     net = MLP(
         (x.shape[1], 12, 12, 1),
         activation="softplus",
@@ -210,7 +215,8 @@ def surrogate(target: Target, n_rows: int, n_designs: int, steps: int) -> Row:
     return Row(*np.median(results, axis=0))
 
 
-# Run by the interpreter of another environment: rows in a file, errors and CPU seconds on a line.
+# Run by the interpreter of another environment:
+# rows in a file, errors and CPU seconds on a line.
 JENN = """
 import sys, time
 import numpy as np
@@ -228,8 +234,9 @@ np.savez(sys.argv[1], found=net.predict(x_test), seconds=seconds)
 def jenn(
     python: str, target: Target, n_designs: int, steps: int
 ) -> tuple[float, float]:
-    """The median error of JENN with derivatives after `steps` / 3 iterations, by default 1,000 as
-    is its default, and its CPU seconds on one thread."""
+    """The median error of JENN with derivatives after `steps` / 3 iterations,
+    by default 1,000 as is its default, and its CPU seconds on one thread.
+    """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     x_test, y_test, _ = rows_of(target, N_TEST, 1_000_000)
     results = []
@@ -251,8 +258,8 @@ def jenn(
 class Basket:
     """A call on a basket of assets in the model of Bachelier, from T1 = 1 to T2 = 2.
 
-    Huge & Savine, Differential machine learning (2020): rows are spots at T1, a target is the
-    payoff of one path from there, and its derivative is that of this path.
+    Huge & Savine, Differential machine learning (2020): rows are spots at T1, a target
+    is the payoff of one path from there, and its derivative is that of this path.
     """
 
     strike = 1.1
@@ -331,7 +338,9 @@ def differences(target: Target, x: Array) -> Array:
 
 
 def print_differences(n_designs: int, steps: int) -> None:
-    """As many calls of the program: rows with finite differences, or more rows of values."""
+    """As many calls of the program:
+    rows with finite differences, or more rows of values.
+    """
     print(
         "| function | calls | rows with differences | values alone |\n|---|--:|--:|--:|"
     )

@@ -1,4 +1,6 @@
-"""All contestants do the same work: ten steps from the same start end in the same place."""
+"""All contestants do the same work:
+ten steps from the same start end in the same place.
+"""
 
 from typing import Any
 
@@ -58,9 +60,11 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
     error = differences(name, variant, workload, dtype)
     most = np.quantile(error, 0.99)
     print(
-        f"{PEERS[name].title}, {workload.name}, {dtype}: {error.max():.1e}, 99 % {most:.1e}"
+        f"{PEERS[name].title}, {workload.name}, {dtype}: {error.max():.1e}, 99 % "
+        f"{most:.1e}"
     )
-    # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
+    # In float32 Adam makes whole steps, of either sign,
+    # of a gradient that is rounding noise.
     assert most < 3e-4
     if dtype == "float64":
         # scikit-learn has its epsilon at another place.
@@ -72,7 +76,9 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
 @pytest.mark.parametrize("variant", range(4))
 @pytest.mark.parametrize("name", TRAINERS)
 def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) -> None:
-    """At a small rate the order hardly counts: what is timed ends where ordered steps do."""
+    """At a small rate the order hardly counts:
+    what is timed ends where ordered steps do.
+    """
     rate = 1e-4
     start = flat(ORDERLY.start())
     change = [
@@ -80,7 +86,8 @@ def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) ->
         trained("fastmlp", ORDERLY, 0, rate, n_epochs, ordered=True) - start,
     ]
     assert np.abs(change[1]).max() > 1e-5
-    # A row left out, or taken twice, is 1 part in 88; the order's share is of the rate's size.
+    # A row left out, or taken twice, is 1 part in 88;
+    # the order's share is of the rate's size.
     assert np.abs(change[0] - change[1]).max() < 2e-3 * np.abs(change[1]).max()
     shuffled, ordered = (
         trained(name, ORDERLY, variant, 0.5, 1, ordered=o) for o in (False, True)

@@ -31,7 +31,8 @@ def test_many_nets_of_all_end_in_the_same_place(
         return
     errors = np.abs(ours.parameters() - theirs.parameters())
     assert errors.shape == ours.parameters().shape
-    # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
+    # In float32 Adam makes whole steps, of either sign,
+    # of a gradient that is rounding noise.
     assert np.quantile(errors, 0.99) < 3e-4
     if sweep == "32-nets":  # fastmlp's losses have the penalty in them
         assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)

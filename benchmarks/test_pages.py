@@ -1,4 +1,6 @@
-"""Pages of figures: ratios of rounds, tables, what is kept by kind of processor, and README."""
+"""Pages of figures: ratios of rounds, tables,
+what is kept by kind of processor, and README.
+"""
 
 import json
 from pathlib import Path

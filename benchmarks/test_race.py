@@ -1,4 +1,6 @@
-"""The harness: sleeping contestants, turns that are rounds, another checkout, and a quick run."""
+"""The harness: sleeping contestants, turns that are rounds,
+another checkout, and a quick run.
+"""
 
 import json
 import os

@@ -12,7 +12,9 @@ Array = NDArray[Any]
 
 
 class Rule(NamedTuple):
-    """An optimizer by name and numbers, for every contestant to build in its own words."""
+    """An optimizer by name and numbers,
+    for every contestant to build in its own words.
+    """
 
     kind: str = "adam"
     rate: float = 1e-3
@@ -120,7 +122,8 @@ class Workload(NamedTuple):
     def flops(self) -> int:
         """Floating-point operations of a step's products.
 
-        Three products a layer, of two operations a weight and row, but no delta for the inputs.
+        Three products a layer, of two operations a weight and row,
+        but no delta for the inputs.
         """
         return (6 * self.n_weights - 2 * self.sizes[0] * self.sizes[1]) * self.batch
 
@@ -134,7 +137,9 @@ class Workload(NamedTuple):
         return slice(first, first + self.batch)
 
     def quick(self) -> "Workload":
-        """A net of the kind with few rows, and few in a step, and of at most 256 units a layer."""
+        """A net of the kind with few rows, and few in a step,
+        and of at most 256 units a layer.
+        """
         batch = min(self.batch, 64)
         n_rows = 4 * batch if self.shuffle else batch
         sizes = tuple(min(n, 256) for n in self.sizes)
@@ -143,7 +148,8 @@ class Workload(NamedTuple):
     def data(self) -> tuple[Array, Array]:
         """X, shape (n_rows, sizes[0]), and y of a smooth random teacher.
 
-        y is int64 labels of shape (n_rows,) for cross-entropy, else (n_rows, sizes[-1]).
+        y is int64 labels of shape (n_rows,)
+        for cross-entropy, else (n_rows, sizes[-1]).
         """
         rng = np.random.default_rng(1)
         x = rng.standard_normal((self.n_rows, self.sizes[0]), np.float32)
@@ -224,7 +230,8 @@ WORKLOADS = [
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE),
     Workload((1000, 8, 1000), 256, 10_240),
-    # Rows for most of a second: a fit of 8 million parameters takes 0.1 s to begin and to end.
+    # Rows for most of a second:
+    # a fit of 8 million parameters takes 0.1 s to begin and to end.
     Workload(WIDE, 512, 4_096, loss=CE),
     Workload(WIDE, 32, 2_048, loss=CE, rule=Rule("adamw", weight_decay=0.01)),
     Workload(

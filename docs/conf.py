@@ -97,7 +97,9 @@ numpydoc_show_class_members = False
 def skip_inherited(
     app: Any, what: str, name: str, thing: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out scikit-learn's own methods, which its site documents, and a tuple's numbers."""
+    """Leave out scikit-learn's own methods,
+    which its site documents, and a tuple's numbers.
+    """
     module = getattr(getattr(thing, "fget", thing), "__module__", None) or ""
     text = getattr(thing, "__doc__", None) or ""
     return module.startswith("sklearn.") or text.startswith("Alias for field") or None

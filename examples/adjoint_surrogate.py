@@ -1,11 +1,12 @@
-"""A surrogate of a heated rod learns from temperatures and from their adjoint derivatives.
+"""A surrogate of a heated rod learns from temperatures and from their adjoint
+derivatives.
 
-The program that is replaced solves a rod's steady heat equation with eight unknown conductivities,
-and says the temperature in the middle. A second solve, the adjoint one, has the derivatives by all
-eight. The net is fitted to values alone, then to both.
+The program that is replaced solves a rod's steady heat equation with eight unknown
+conductivities, and says the temperature in the middle. A second solve, the adjoint one,
+has the derivatives by all eight. The net is fitted to values alone, then to both.
 
-A whole run with seed 0 has an error of 28.5 % from values and of 12.1 % from both, and of 64 and
-30 % in the derivatives (Intel Xeon with AVX-512, 6 s).
+A whole run with seed 0 has an error of 28.5 % from values and of 12.1 % from both,
+and of 64 and 30 % in the derivatives (Intel Xeon with AVX-512, 6 s).
 """
 
 import sys
@@ -21,8 +22,8 @@ N_CELLS, N_SEGMENTS = 160, 8
 def middle_temperature(logs):
     """Return the temperature in the middle of the rod, and its derivatives by `logs`.
 
-    `logs` are the logarithms of the segments' conductivities, shape (8,). Both ends are cold, and
-    the rod is heated alike everywhere.
+    `logs` are the logarithms of the segments' conductivities, shape (8,).
+    Both ends are cold, and the rod is heated alike everywhere.
     """
     segment = np.arange(N_CELLS) * N_SEGMENTS // N_CELLS
     conductivity = np.exp(logs)[segment] * N_CELLS**2
@@ -49,7 +50,9 @@ def samples(n, rng):
 
 
 def error(net, X, y):
-    """Return the root of the mean squared error over the standard deviation, in percent."""
+    """Return the root of the mean squared error over the standard deviation, in
+    percent.
+    """
     return 100 * np.sqrt(np.mean((net.predict(X) - y) ** 2)) / y.std()
 
 

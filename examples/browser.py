@@ -1,7 +1,8 @@
 """A net in a browser: its C file becomes WebAssembly, in a page that is one file.
 
-The page colours each of 240 x 240 points by the net's probabilities, and shows those at the
-pointer. clang makes WebAssembly, where it has the linker wasm-ld (Debian: clang, lld).
+The page colours each of 240 x 240 points by the net's probabilities, and shows those at
+the pointer. clang makes WebAssembly, where it has the linker wasm-ld (Debian: clang,
+lld).
 """
 
 import base64
@@ -17,8 +18,8 @@ from fastmlp import MLP, to_c
 
 PAGE = Path(__file__).parent / "browser" / "page.html"
 OPTIONS = (
-    "--target=wasm32 -O3 -msimd128 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry "
-    "-Wl,--export=x,--export=y,--export=predict"
+    "--target=wasm32 -O3 -msimd128 -ffreestanding -fno-builtin -nostdlib "
+    "-Wl,--no-entry -Wl,--export=x,--export=y,--export=predict"
 )
 WEB = """
 #define NET_IMPLEMENTATION

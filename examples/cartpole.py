@@ -1,4 +1,6 @@
-"""A cart learns to balance a pole: an actor and a critic (PPO), by gymnasium or without it."""
+"""A cart learns to balance a pole:
+an actor and a critic (PPO), by gymnasium or without it.
+"""
 
 import sys
 
@@ -79,7 +81,8 @@ if __name__ == "__main__":
         returns.append(total)
         if len(returns) % 40 == 0:
             print(
-                f"{n:6} steps, mean return of the last 40 episodes {np.mean(returns[-40:]):5.1f}"
+                f"{n:6} steps, mean return of the last 40 episodes "
+                f"{np.mean(returns[-40:]):5.1f}"
             )
         if np.mean(returns[-100:]) >= 195:
             break

@@ -14,7 +14,9 @@ from fastmlp import MLP, Adam, jit
 def learn(
     actor, critic, rng, n_steps, rollout=2048, batch=64, discount=0.99, limit=200
 ):
-    """Return the steps until the last 100 returns have a mean of 195, and those returns."""
+    """Return the steps until the last 100 returns have a mean of 195,
+    and those returns.
+    """
     states, values = np.empty((rollout + 1, 4)), np.empty((rollout + 1, 1))
     actions, rewards, goes_on = (
         np.empty(rollout, np.int64),
@@ -76,5 +78,6 @@ if __name__ == "__main__":
             n_steps, returns = learn(actor, critic, np.random.default_rng(0), most)
     print(f"{n_steps} steps, mean return of the last 100 episodes {returns.mean():.1f}")
     print(
-        f"{1e6 * (time.perf_counter() - start) / n_steps:.1f} us a step, training included"
+        f"{1e6 * (time.perf_counter() - start) / n_steps:.1f} us a step, training "
+        f"included"
     )

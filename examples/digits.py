@@ -1,4 +1,6 @@
-"""Handwritten digits: ten classes, a held-out fifth, and stopping when it gets no better."""
+"""Handwritten digits: ten classes, a held-out fifth,
+and stopping when it gets no better.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Any optimizer that takes a loss and its gradient can train a net: here SciPy's L-BFGS-B."""
+"""Any optimizer that takes a loss and its gradient can train a net:
+here SciPy's L-BFGS-B.
+"""
 
 import sys
 
@@ -31,6 +33,7 @@ result = minimize(
 net.parameters[:] = result.x
 
 print(
-    f"{result.nit} iterations, {result.nfev} gradients of {net.parameters.size} parameters"
+    f"{result.nit} iterations, {result.nfev} gradients of {net.parameters.size} "
+    f"parameters"
 )
 print(f"mean squared error {before:.4f} -> {result.fun:.2e}")

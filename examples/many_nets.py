@@ -1,4 +1,6 @@
-"""Which rate and penalty? Every pair of them on five folds of digits, all nets in one call."""
+"""Which rate and penalty? Every pair of them on five folds of digits,
+all nets in one call.
+"""
 
 import sys
 from itertools import product

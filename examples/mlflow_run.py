@@ -1,4 +1,6 @@
-"""A fit as a run of MLflow, with its settings and its file: pip install mlflow, then mlflow ui."""
+"""A fit as a run of MLflow, with its settings and its file:
+pip install mlflow, then mlflow ui.
+"""
 
 import sys
 import tempfile

@@ -1,13 +1,13 @@
 """Poles learn to stand by Q-learning without a replay buffer or target network (PQN).
 
-A norm after each layer takes their place (Gallici et al., 2024, "Simplifying deep temporal
-difference learning"). Settings are those of CleanRL's `pqn.py`; the first five steps of its
-optimizer, RAdam, are left out. The same loop runs without norms, too.
+A norm after each layer takes their place (Gallici et al., 2024, "Simplifying deep
+temporal difference learning"). Settings are those of CleanRL's `pqn.py`; the first five
+steps of its optimizer, RAdam, are left out. The same loop runs without norms, too.
 
-Three seeds of 500,000 steps with norms have mean returns of 45, 340 and 463 in each third, and
-493.4 +- 9.3 in the last 100 episodes; without norms 47, 445, 499 and 500 (CleanRL publishes
-495.13 +- 6.89, with PyTorch's start). Intel Xeon with AVX-512, beside other work: 46 and 26 s
-a seed.
+Three seeds of 500,000 steps with norms have mean returns of 45, 340 and 463 in each
+third, and 493.4 +- 9.3 in the last 100 episodes; without norms 47, 445, 499 and 500
+(CleanRL publishes 495.13 +- 6.89, with PyTorch's start). Intel Xeon with AVX-512,
+beside other work: 46 and 26 s a seed.
 """
 
 import sys
@@ -22,10 +22,11 @@ MOST_STEPS = 500
 
 
 class Poles:
-    """Poles on carts, side by side, by the equations of Barto, Sutton and Anderson (1983).
+    """Poles on carts, side by side, by the equations of Barto,
+    Sutton and Anderson (1983).
 
-    States have shape (n, 4): place, speed, angle, spin. A pole that falls, or has stood for 500
-    steps, begins anew.
+    States have shape (n, 4): place, speed, angle, spin.
+    A pole that falls, or has stood for 500 steps, begins anew.
     """
 
     def __init__(self, n, rng):

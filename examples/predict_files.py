@@ -1,4 +1,6 @@
-"""Train on Parquet files, and predict others to Parquet: no table is ever in memory as a whole."""
+"""Train on Parquet files, and predict others to Parquet:
+no table is ever in memory as a whole.
+"""
 
 import sys
 import tempfile
@@ -32,7 +34,8 @@ with tempfile.TemporaryDirectory() as name:
     net = MLP((2, 32, 1), loss="binary_cross_entropy", optimizer=Adam(0.01), seed=0)
     net.fit(files[:-1], target="hot", epochs=3, batch_size=250, buffer_rows=20_000)
     print(
-        f"{net.n_steps} steps over {n_days - 1} files, by the columns {net.feature_names}"
+        f"{net.n_steps} steps over {n_days - 1} files, by the columns "
+        f"{net.feature_names}"
     )
 
     # The file of predictions appears when it is whole.

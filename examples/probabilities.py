@@ -1,4 +1,6 @@
-"""Benign or malignant: a probability for each case, and whether the probabilities are honest."""
+"""Benign or malignant: a probability for each case,
+and whether the probabilities are honest.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""A noisy curve, fitted by several nets: their mean, and their spread as an error bar."""
+"""A noisy curve, fitted by several nets:
+their mean, and their spread as an error bar.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""A stream of river's, row by row: predict the approval of a president, then learn it."""
+"""A stream of river's, row by row:
+predict the approval of a president, then learn it.
+"""
 
 import sys
 from itertools import islice

@@ -1,4 +1,6 @@
-"""A table of texts, numbers and missing values: a model, its members, columns and intervals."""
+"""A table of texts, numbers and missing values:
+a model, its members, columns and intervals.
+"""
 
 import sys
 
@@ -32,7 +34,8 @@ inside = np.mean((low <= rent[~train]) & (rent[~train] <= high))
 
 print(model.summary())
 print(
-    f"R2 {model.score(rooms[~train], rent[~train]):.3f}, {inside:.0%} in intervals of 90 %"
+    f"R2 {model.score(rooms[~train], rent[~train]):.3f}, {inside:.0%} in intervals of "
+    f"90 %"
 )
 for name, worse in zip(rooms.columns, model.feature_importances_, strict=True):
     print(f"{name:6} {worse:8.1f}")

@@ -1,4 +1,6 @@
-"""A fit that TensorBoard shows: pip install tensorboard, then tensorboard --logdir runs."""
+"""A fit that TensorBoard shows: pip install tensorboard,
+then tensorboard --logdir runs.
+"""
 
 import sys
 import tempfile
@@ -36,5 +38,6 @@ history = net.fit(
 writer.close()
 print(history)
 print(
-    f"{sum(path.stat().st_size for path in folder.iterdir())} bytes of events in {folder.name}"
+    f"{sum(path.stat().st_size for path in folder.iterdir())} bytes of events in "
+    f"{folder.name}"
 )

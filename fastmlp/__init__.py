@@ -1,4 +1,6 @@
-"""fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
+"""fastmlp: the fastest way to train small and medium multi-layer perceptrons on a
+CPU.
+"""
 
 # Underscores keep the names out of editors' completions.
 import sys as _sys
@@ -125,7 +127,9 @@ if not _typing.TYPE_CHECKING:
             raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
 
     def __dir__() -> list[str]:
-        """Names that can be loaded: `inspect.getmembers` loads all, and ends at an error."""
+        """Names that can be loaded: `inspect.getmembers` loads all,
+        and ends at an error.
+        """
         dunders = {name for name in globals() if name.startswith("__")}
         if _find_spec("sklearn"):
             missing = set()

@@ -1,4 +1,6 @@
-"""Public names for clusters: predictions of Dask's collections, and ranks that are threads."""
+"""Public names for clusters: predictions of Dask's collections,
+and ranks that are threads.
+"""
 
 import sys
 import threading
@@ -24,16 +26,18 @@ def predict(
     output: str = "prediction",
     probabilities: bool = False,
 ) -> Any:
-    """Return the predictions of a Dask DataFrame or a Dask Array, as a collection of the same kind.
+    """Return the predictions of a Dask DataFrame or a Dask Array,
+    as a collection of the same kind.
 
-    Dask reads and predicts on compute. Each partition is a task, and the model goes to each worker
-    once. A task uses one thread in workers that are processes. The module needs the extra `dask`.
+    Dask reads and predicts on compute. Each partition is a task, and the model goes to
+    each worker once. A task uses one thread in workers that are processes. The module
+    needs the extra `dask`.
 
     Parameters
     ----------
     model : MLP or fitted estimator, or a model of tables
-        Columns of a DataFrame are found by name; a model without names takes all columns but
-        `keep`, in order.
+        Columns of a DataFrame are found by name;
+        a model without names takes all columns but `keep`, in order.
     collection : dask.dataframe.DataFrame or dask.array.Array of shape (n_rows, n_features)
         Arrays must have all columns in one chunk.
     keep : str or sequence of str
@@ -41,21 +45,23 @@ def predict(
     output : str, default "prediction"
         A DataFrame's column of predictions, as in `predict_arrow`.
     probabilities : bool, default False
-        Add probabilities of classes to a DataFrame. For an array, return `predict_proba` in place
-        of the predictions.
+        Add probabilities of classes to a DataFrame. For an array,
+        return `predict_proba` in place of the predictions.
 
     Returns
     -------
     dask.dataframe.DataFrame
-        With the index and the divisions of `collection`, and the columns of `predict_arrow`.
+        With the index and the divisions of `collection`,
+        and the columns of `predict_arrow`.
     dask.array.Array
-        With the chunks of rows of `collection`, and the shape and dtype of the predictions.
+        With the chunks of rows of `collection`,
+        and the shape and dtype of the predictions.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value, columns are in several chunks, or a DataFrame
-        lacks a column; on compute, if numbers of a partition are wrong.
+        If an argument has a wrong type or value, columns are in several chunks, or a
+        DataFrame lacks a column; on compute, if numbers of a partition are wrong.
     ImportError
         If pyarrow is not installed, and the collection is a DataFrame.
 
@@ -83,8 +89,9 @@ def predict(
         return _of_frame(model, collection, form)
     if not _is(collection, "dask.array", "Array"):
         raise TypeError(
-            f"{WHO}: collection must be a Dask DataFrame or a Dask Array, got one of type "
-            f"{type(collection).__name__}; predict_parquet takes files, and predict rows in memory"
+            f"{WHO}: collection must be a Dask DataFrame or a Dask Array, got one of "
+            f"type {type(collection).__name__}; predict_parquet takes files, and "
+            f"predict rows in memory"
         )
     if len(keep) or output != "prediction":
         raise ValueError(
@@ -142,12 +149,14 @@ def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
         raise ValueError(f"{WHO}: an array must have 2 dimensions, got {rows.ndim}")
     if rows.numblocks[1] != 1:
         raise ValueError(
-            f"{WHO}: all columns must be in one chunk, but there are {rows.numblocks[1]} chunks of "
+            f"{WHO}: all columns must be in one chunk, but there are "
+            f"{rows.numblocks[1]} chunks of "
             "columns: give X.rechunk({1: -1})"
         )
     if probabilities and not hasattr(model, "predict_proba"):
         raise ValueError(
-            f"{WHO}: {type(model).__name__} has no predict_proba; an MLP whose loss owns a link "
+            f"{WHO}: {type(model).__name__} has no predict_proba; an MLP whose loss "
+            f"owns a link "
             "returns probabilities by predict"
         )
     method = "predict_proba" if probabilities else "predict"
@@ -184,7 +193,8 @@ class _Meeting:
             self.barrier.wait(self.timeout)
         except threading.BrokenBarrierError:
             raise RuntimeError(
-                f"another rank has failed, or has not come within {self.timeout:g} seconds: all "
+                f"another rank has failed, or has not come within {self.timeout:g} "
+                f"seconds: all "
                 "ranks must make the same calls, each in another thread"
             ) from None
 
@@ -215,7 +225,9 @@ class ThreadCommunicator:
         return len(self._meeting.sent)
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i, and receive part i of `recvbuf` from rank i."""
+        """Send part i of `sendbuf` to rank i,
+        and receive part i of `recvbuf` from rank i.
+        """
         parts = self._exchanged(sendbuf, recvbuf)
         for part, sent in zip(parts, self._meeting.sent, strict=True):
             part[...] = sent.reshape(parts.shape)[self._rank]

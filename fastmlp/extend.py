@@ -1,7 +1,8 @@
 """The core for those who build on it, beside the public names of `fastmlp`.
 
-Models that stand on these names are trained, saved and exported as the models of `fastmlp.tabular`,
-which takes nothing else of the core. The page "How do I build on the core?" has an example.
+Models that stand on these names are trained, saved and exported as the models of
+`fastmlp.tabular`, which takes nothing else of the core. The page "How do I build on the
+core?" has an example.
 """
 
 from importlib import import_module

@@ -76,7 +76,8 @@ def info() -> dict[str, str]:
         "bfloat16": _products_of_pairs(),
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
-        "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {limits.numbas_threads()})",
+        "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS "
+        f"{limits.numbas_threads()})",
         "cache": cache_state(),
         "GPU": _gpu(),
         "optional packages": _optional_packages(),

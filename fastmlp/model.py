@@ -63,8 +63,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     activation : str or callable, or a sequence of them, one per hidden layer
         A name, or your function ``activation(z) -> (value, slope)`` on scalars.
     norm : "layer" or "rms", or a sequence of them and None, one per hidden layer, optional
-        Norm of each hidden layer before its activation, or of a residual block's inputs. Dropout
-        stands before it.
+        Norm of each hidden layer before its activation,
+        or of a residual block's inputs. Dropout stands before it.
     norm_epsilon : float above 0
         Added to the variance.
     skip : "input", optional
@@ -72,26 +72,30 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     output_activation : str or callable, optional
         None: identity, or the loss's link, such as "softmax" for "cross_entropy".
     loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal, or several for heads
-        A name, a loss with settings, or a function: ``loss(prediction, target) -> (value, slope)``.
-        Heads are slices of the outputs, each with a loss: ``[("cross_entropy", 6), ("mse", 1)]``,
-        or by name ``{"action": ("cross_entropy", 6), "value": ("mse", 1)}``.
+        A name, a loss with settings, or a function: ``loss(prediction, target) ->
+        (value, slope)``. Heads are slices of the outputs, each with a loss:
+        ``[("cross_entropy", 6), ("mse", 1)]``, or by name ``{"action":
+        ("cross_entropy", 6), "value": ("mse", 1)}``.
     loss_weights : sequence of float, or mapping by the heads' names, optional
         Weights of the heads' losses in their sum. None: all are 1.
     optimizer : str, Optimizer or callable
-        A name, settings such as ``Adam(0.01)``, or ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
+        A name, settings such as ``Adam(0.01)``,
+        or ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
     l2, l1 : float
-        Strengths of penalties on weights: a batch of mass m has the objective ``mean(loss) + (l2
-        sum(W^2) / 2 + l1 sum(abs(W))) / m``.
+        Strengths of penalties on weights: a batch of mass m has the objective
+        ``mean(loss) + (l2 sum(W^2) / 2 + l1 sum(abs(W))) / m``.
     penalties : mapping of str or callable to float, optional
         Strengths of further penalties: ``penalty(w) -> (value, slope)``.
     initializer : str or callable, optional
-        A name, `Orthogonal`, or ``initializer(generator, shape) -> weights``, or ``(weights,
-        biases)``; biases are 0 without. None: weights and biases that suit the activation.
+        A name, `Orthogonal`, or ``initializer(generator, shape) -> weights``, or
+        ``(weights, biases)``; biases are 0 without. None: weights and biases that suit
+        the activation.
     label_smoothing : float in [0, 1)
-        Training targets of n classes are ``(1 - label_smoothing) y + label_smoothing / n``.
+        Training targets of n classes are ``(1 - label_smoothing)
+        y + label_smoothing / n``.
     layer_rates : sequence of float or mapping, one per layer, or a mapping, optional
-        Factors of the learning rate, such as ``[0.1, 0.1, 1.0]``, or
-        ``{"weights": 1.0, "biases": 0.1}`` in the place of a number. The factor 0 freezes.
+        Factors of the learning rate, such as ``[0.1, 0.1, 1.0]``, or ``{"weights":
+        1.0, "biases": 0.1}`` in the place of a number. The factor 0 freezes.
     dropout : float in [0, 1) or schedule, or a sequence of them, one per hidden layer
         Probability with which `fit` drops each output of a hidden layer.
     input_dropout : float in [0, 1) or schedule
@@ -100,14 +104,15 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Standard deviation of the normal noise that `fit` adds to the inputs.
     dtype : "float32" or "float64"
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Precision of products in training, in wide layers or in the layers you list; the rest is
-        float32. None: products are in `dtype`.
+        Precision of products in training, in wide layers or in the layers you list;
+        the rest is float32. None: products are in `dtype`.
     monotonic_cst : sequence of -1, 0 and 1, one per input, optional
         Predictions do not fall with inputs of 1, and do not rise with inputs of -1.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         Source of initial weights, shuffling, dropout and noise. None: random.
     n_threads : int, optional
-        Maximum number of threads. None: all of the process. Results do not depend on it.
+        Maximum number of threads. None: all of the process.
+        Results do not depend on it.
     device : "cpu", "cuda" or "cuda:<number>"
         "cuda" is an NVIDIA GPU, with the extra `cuda`.
 
@@ -116,11 +121,14 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     parameters : (n_parameters,) array
         All weights, all biases, all gains, all shifts: writing to it changes the net.
     weights, biases : lists of arrays
-        Views into `parameters`, shape (n_in, n_out) and (n_out,) each, one per linear layer.
+        Views into `parameters`, shape (n_in, n_out)
+        and (n_out,) each, one per linear layer.
     gains, shifts : lists of arrays
-        Views into `parameters`, shape (n_units,) each, one per norm; "rms" has no shifts.
+        Views into `parameters`, shape (n_units,) each,
+        one per norm; "rms" has no shifts.
     optimizer : Optimizer
-        Can be replaced between fits. Another update rule starts at step 0; else the state is kept.
+        Can be replaced between fits. Another update rule starts at step 0;
+        else the state is kept.
     trainable : list of bool, one per layer
         Can be set between fits, whole, by item, or by one bool. False freezes a layer.
     layer_rates : list of float or mapping, one per layer
@@ -190,83 +198,98 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            C-contiguous arrays of the net's dtype are not copied. A source may exceed memory:
-            `Blocks`, a stream's function or, with `target`, paths of files.
+            C-contiguous arrays of the net's dtype are not copied. A source may exceed
+            memory: `Blocks`, a stream's function or, with `target`, paths of files.
         y : (n_rows,) or (n_rows, n_outputs) array, or a column, or columns, of a frame
-            Integer labels from 0, or one-hot rows, for "cross_entropy". Sources contain y. A net
-            with heads takes a tuple or a dict of such arrays, or one array of numbers.
+            Integer labels from 0, or one-hot rows, for "cross_entropy". Sources contain
+            y. A net with heads takes a tuple or a dict of such arrays, or one array of
+            numbers.
         epochs : int of 1 or more
             Passes over all rows.
         batch_size : int of 1 or more, optional
             Rows per step. None: 32; all rows for `LevenbergMarquardt` and `LBFGS`.
         shuffle : bool
-            Take rows, or blocks of a source and rows of a buffer, in a new order each epoch.
+            Take rows, or blocks of a source and rows of a buffer,
+            in a new order each epoch.
         target : str or sequence of str, optional
-            Columns of y in files or a table; others are features. Needs the extra `arrow`.
+            Columns of y in files or a table;
+            others are features. Needs the extra `arrow`.
         buffer_rows : int, at least 16 times the batch size, optional
             Rows of a source in memory, twice. None: an eighth of the available memory.
         steps_per_epoch : int, optional
             Steps after which an epoch of a source ends. None: an epoch is one pass.
         sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
-            Weights of rows, or of targets, 0 or more. A batch of zero weights takes no step. A
-            net with heads takes a tuple or a dict, too.
+            Weights of rows, or of targets, 0 or more. A batch of zero weights takes no
+            step. A net with heads takes a tuple or a dict, too.
         missing_targets : "raise" or "ignore"
             "ignore": NaN, None and NA in y are unknown targets, which weigh 0.
         class_weight : mapping of int to float, or "balanced", optional
-            Weights of classes, 1 by default, which multiply `sample_weight` in training.
+            Weights of classes, 1 by default,
+            which multiply `sample_weight` in training.
         validation_data : (X, y) or (X, y, sample_weight), or a source, optional
             Rows to validate on after each epoch.
         validation_split : float in (0, 1), optional
             Fraction of the rows to hold out, the last ones.
         metrics : dict of str to callable or str, or names, optional
-            Measures of the validation rows: names of losses or of scikit-learn's scorers, or
-            ``function(targets, predictions) -> float``, which may take ``sample_weight``.
+            Measures of the validation rows: names of losses or of scikit-learn's
+            scorers, or ``function(targets, predictions) -> float``, which may take
+            ``sample_weight``.
         early_stopping : int or EarlyStopping, optional
-            Epochs without a lower validation loss before the end, with the best parameters.
+            Epochs without a lower validation loss before the end,
+            with the best parameters.
         keep_best : bool
-            End with the parameters of the lowest validation loss, without stopping early.
+            End with the parameters of the lowest validation loss,
+            without stopping early.
         time_limit : float or datetime.timedelta, optional
             Seconds; the fit ends with the first epoch that ends later.
         callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
-            Functions called with a `Report` after each epoch; ``report.stop()`` ends the fit.
+            Functions called with a `Report` after each epoch;
+            ``report.stop()`` ends the fit.
         progress : bool
             Show a tqdm bar with the losses and the metrics.
         checkpoint : path, optional
-            File of the fit's progress, written between epochs and at the end; `load` reads it.
+            File of the fit's progress,
+            written between epochs and at the end; `load` reads it.
         checkpoint_every : int or datetime.timedelta, default one minute
             Epochs, or time, between checkpoints.
         resume : bool
             Go on from a checkpoint, if any, to the bits of an uninterrupted fit.
         communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
-            Ranks that train this net together, each with its rows (how-to: several machines).
+            Ranks that train this net together,
+            each with its rows (how-to: several machines).
         average_every : int of 1 or more, optional
-            Steps of each rank between averages. None: gradients are summed in each step.
+            Steps of each rank between averages. None:
+            gradients are summed in each step.
         derivatives : (n_rows, n_outputs, n_features) array, or (n_rows, n_features), optional
-            Derivatives of the targets by the inputs, NaN where unknown, which predictions learn
-            too: the objective has ``derivative_weight * mean((jacobian(net, X) - derivatives)**2)``
-            more, the mean over a batch's known numbers. Activations must be smooth.
+            Derivatives of the targets by the inputs, NaN where unknown, which
+            predictions learn too: the objective has ``derivative_weight *
+            mean((jacobian(net, X) - derivatives)**2)`` more, the mean over a batch's
+            known numbers. Activations must be smooth.
         derivative_weight : float, (n_features,) or (n_outputs, n_features) array, or "balanced"
-            Weights of the squares; default "balanced": each column of derivatives weighs as the
-            targets do, by mean squares, and at most ten times as much as the largest column.
+            Weights of the squares; default "balanced": each column of derivatives
+            weighs as the targets do, by mean squares, and at most ten times as much as
+            the largest column.
         validation_derivatives : array as `derivatives`, optional
-            Derivatives of `validation_data`; the validation loss is then the whole objective.
+            Derivatives of `validation_data`;
+            the validation loss is then the whole objective.
 
         Returns
         -------
         History
-            Losses by epoch, status and seconds. Ctrl-C ends the fit with a warning and a usable
-            net. A loss or parameter that is not finite warns, and parameters return to the previous
-            epoch.
+            Losses by epoch, status and seconds. Ctrl-C ends the fit with a warning and
+            a usable net. A loss or parameter that is not finite warns, and parameters
+            return to the previous epoch.
 
         Raises
         ------
         TypeError, ValueError, FileError, MemoryError
-            If data, an argument or the checkpoint is invalid, or memory is short; the net is
-            unchanged.
+            If data, an argument or the checkpoint is invalid,
+            or memory is short; the net is unchanged.
         RuntimeError
             If another fit of this net is running.
         ImportError, OSError
-            If a package is missing, or the first checkpoint cannot be written. Later ones warn.
+            If a package is missing, or the first checkpoint cannot be written.
+            Later ones warn.
 
         Examples
         --------
@@ -427,13 +450,14 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     ) -> float:
         """Take one optimizer step on these rows, in your training loop.
 
-        Bits are as after ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)``. Buffers serve
-        all numbers of rows up to the largest so far.
+        Bits are as after ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)``.
+        Buffers serve all numbers of rows up to the largest so far.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
-            C-contiguous arrays of the net's dtype are fastest, as is y; other arrays are copied.
+            C-contiguous arrays of the net's dtype are fastest,
+            as is y; other arrays are copied.
         y : (n_rows,) or (n_rows, n_outputs) array
         sample_weight : (n_rows,) or (n_rows, n_targets) array, optional
         missing_targets : "raise" or "ignore"
@@ -444,14 +468,16 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Returns
         -------
         float
-            The mean objective before the step, including penalties. If it is not finite, a warning
-            replaces the step. Parameters that are not finite warn too.
+            The mean objective before the step, including penalties. If it is not
+            finite, a warning replaces the step. Parameters that are not finite warn
+            too.
 
         Raises
         ------
         TypeError, ValueError
-            If the data have a wrong type, shape or value, or a schedule or an average needs a fit's
-            number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1, n_steps=10_000)``.
+            If the data have a wrong type, shape or value, or a schedule or an average
+            needs a fit's number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1,
+            n_steps=10_000)``.
         RuntimeError
             If another thread is training this net.
 
@@ -479,17 +505,18 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     ) -> None:
         """Take one optimizer step on your objective, from the gradient by the outputs.
 
-        Penalties are added, the net's loss is unused, and gradients are not divided by rows.
+        Penalties are added, the net's loss is unused,
+        and gradients are not divided by rows.
 
         Parameters
         ----------
         X : (n_rows, n_features) array
         output_gradient : (n_rows, n_outputs) array, or one for each head, or None
-            Gradient of your objective by the raw outputs of `predict_raw`. None: 0, with
-            `jacobian_gradient`.
+            Gradient of your objective by the raw outputs of `predict_raw`.
+            None: 0, with `jacobian_gradient`.
         jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
-            Gradient of your objective by ``jacobian(net, X, raw=True)``, the second shape for a
-            net of one output. Activations must be smooth.
+            Gradient of your objective by ``jacobian(net, X, raw=True)``,
+            the second shape for a net of one output. Activations must be smooth.
 
         Raises
         ------
@@ -550,7 +577,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         *,
         jacobian_gradient: ArrayLike | None = None,
     ) -> Any:
-        """Return gradients by parameters and inputs, from the gradient by the raw outputs.
+        """Return gradients by parameters and inputs,
+        from the gradient by the raw outputs.
 
         Steps, dropout and penalties are left out.
 
@@ -558,14 +586,16 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         ----------
         X : (n_rows, n_features) array
         output_gradient : (n_rows, n_outputs) array, or one for each head, or None
-            Gradient of an objective by the raw outputs. None: 0, with `jacobian_gradient`.
+            Gradient of an objective by the raw outputs.
+            None: 0, with `jacobian_gradient`.
         inputs : bool, default True
             Also return the gradient by X.
         parameters : bool, default True
             False: return the gradient by X alone.
         jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
-            Gradient of the objective by the raw Jacobian, as for `train_on_gradient`: the results
-            are of ``sum(output_gradient * f) + sum(jacobian_gradient * J)``.
+            Gradient of the objective by the raw Jacobian, as for `train_on_gradient`:
+            the results are of ``sum(output_gradient * f) + sum(jacobian_gradient *
+            J)``.
 
         Returns
         -------
@@ -623,8 +653,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Returns
         -------
         (n_rows, n_outputs) array of the net's dtype
-            `out`, or a new array, on the GPU like X. Predictions that are not finite warn. Compare
-            a y of shape (n_rows,) with the column ``predict(X)[:, 0]``.
+            `out`, or a new array, on the GPU like X. Predictions that are not finite
+            warn. Compare a y of shape (n_rows,) with the column ``predict(X)[:, 0]``.
 
         Raises
         ------
@@ -676,7 +706,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Returns
         -------
         tuple, or dict by the heads' names, of (n_rows, n) arrays of the net's dtype
-            Slices of what `predict` returns: probabilities or values, by the loss of each head.
+            Slices of what `predict` returns:
+            probabilities or values, by the loss of each head.
 
         Raises
         ------
@@ -723,11 +754,13 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            When requested rows are invalid or cannot be read. The message names the rows.
+            When requested rows are invalid or cannot be read.
+            The message names the rows.
 
         See Also
         --------
-        fastmlp.predict_arrow, fastmlp.predict_parquet : predictions beside columns of a table.
+        fastmlp.predict_arrow, fastmlp.predict_parquet :
+        predictions beside columns of a table.
 
         Examples
         --------
@@ -792,7 +825,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         ValueError
             If the name is unknown.
         ImportError, RuntimeError
-            If a package, the driver or the device is missing, or a fit of this net is running.
+            If a package, the driver or the device is missing,
+            or a fit of this net is running.
 
         Examples
         --------
@@ -813,25 +847,27 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def save(
         self, path: str | os.PathLike[str], *, include_training_state: bool = False
     ) -> None:
-        """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
+        """Write the net to a safetensors file,
+        for `load`; needs the extra `safetensors`.
 
-        The file holds names and numbers without code, and is written whole or not at all. Your
-        rules are passed to `load` again.
+        The file holds names and numbers without code,
+        and is written whole or not at all. Your rules are passed to `load` again.
 
         Parameters
         ----------
         path : path
         include_training_state : bool
-            Add the states of optimizer and generator, so that `fit` goes on to the same bits.
+            Add the states of optimizer and generator,
+            so that `fit` goes on to the same bits.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, the path ends as another format's, your rule has no
-            name, or a parameter is not finite.
+            If an argument has a wrong type, the path ends as another format's,
+            your rule has no name, or a parameter is not finite.
         ImportError, OSError
-            If safetensors is not installed, or the file cannot be written; an old file is
-            unchanged.
+            If safetensors is not installed, or the file cannot be written;
+            an old file is unchanged.
         RuntimeError
             If a fit is running, for the training state: see `checkpoint` of `fit`.
 
@@ -866,8 +902,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     ) -> Self:
         """Return the net that `save`, or a checkpoint of `fit`, wrote to a file.
 
-        Nothing in the file is run, and memory is bounded by its size. Files of fastmlp 0.3 and
-        later load.
+        Nothing in the file is run, and memory is bounded by its size.
+        Files of fastmlp 0.3 and later load.
 
         Parameters
         ----------
@@ -880,10 +916,11 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         FileError
-            A ValueError: the file is damaged, of another kind or of a later version, or names an
-            unknown rule.
+            A ValueError: the file is damaged,
+            of another kind or of a later version, or names an unknown rule.
         TypeError, ValueError, ImportError, OSError
-            If an argument is not valid, safetensors is missing, or the file cannot be read.
+            If an argument is not valid, safetensors is missing,
+            or the file cannot be read.
 
         Examples
         --------
@@ -907,16 +944,18 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def as_estimator(
         self, kind: Literal["classifier", "regressor"] | None = None, **settings: Any
     ) -> Any:
-        """Return a scikit-learn estimator that fits nets like this one, with new weights.
+        """Return a scikit-learn estimator that fits nets like this one,
+        with new weights.
 
-        Parameters are the keywords of `MLP` and `fit`, without data, callbacks, progress and
-        checkpoints; `random_state` is the seed. The fitted net is `net_`, the record `history_`.
+        Parameters are the keywords of `MLP` and `fit`, without data, callbacks,
+        progress and checkpoints; `random_state` is the seed. The fitted net is `net_`,
+        the record `history_`.
 
         Parameters
         ----------
         kind : "classifier" or "regressor", optional
-            None: a classifier if the loss has the link softmax or sigmoid. A classifier has any
-            labels, as many as outputs; two for one output.
+            None: a classifier if the loss has the link softmax or sigmoid.
+            A classifier has any labels, as many as outputs; two for one output.
         **settings
             Other parameters, such as ``epochs=50, random_state=0``.
 
@@ -961,7 +1000,9 @@ def heads_of(nets: Iterable[MLP]) -> tuple[str, ...]:
 
 
 def net_on(state: NetState, **settings: Any) -> MLP:
-    """A net that shares a state's parameters and lock; the optimizer starts from step 0."""
+    """A net that shares a state's parameters and lock;
+    the optimizer starts from step 0.
+    """
     net = MLP(
         state.layout.sizes,
         dtype=state.parameters.dtype,

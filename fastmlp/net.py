@@ -154,7 +154,9 @@ class NetBase:
 
     @property
     def monotonic_cst(self) -> tuple[int, ...] | None:
-        """For each input 1 if predictions rise with it, -1 if they fall, else 0; None: all 0."""
+        """For each input 1 if predictions rise with it,
+        -1 if they fall, else 0; None: all 0.
+        """
         return self._network.signs or None
 
     @property
@@ -164,7 +166,9 @@ class NetBase:
 
     @property
     def n_threads(self) -> int | None:
-        """Maximum number of threads on the CPU; None: as many as the process may use."""
+        """Maximum number of threads on the CPU;
+        None: as many as the process may use.
+        """
         return self._n_threads
 
     @n_threads.setter
@@ -255,7 +259,8 @@ class NetBase:
                 self._engine = self._steps = None
             frozen = layer_settings.frozen
             if averaged and frozen(before) != frozen(self._network):
-                # Frozen layers keep their shown parameters, and others were averaged beside them.
+                # Frozen layers keep their shown parameters,
+                # and others were averaged beside them.
                 self._state.train_shown()
 
     @property
@@ -323,7 +328,9 @@ class NetBase:
         )
 
     def _on_device(self) -> Engine[Any]:
-        """The engine of the net's device, made on first use, which imports the backend."""
+        """The engine of the net's device,
+        made on first use, which imports the backend.
+        """
         if self._engine is None:
             lock = self._state.lock
             self._engine = protocol.engine_on(

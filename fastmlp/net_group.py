@@ -101,7 +101,9 @@ class GroupCalls:
         return n_done
 
     def settle(self) -> None:
-        """Count the steps that were taken, while the locks are held; again changes no count."""
+        """Count the steps that were taken,
+        while the locks are held; again changes no count.
+        """
         for state, number in zip(
             self._states, self.columns["number"].tolist(), strict=True
         ):
@@ -133,7 +135,9 @@ def _release(all_locks: list[Any], flags: list[bool]) -> None:
 
 
 def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Real numbers as a C-contiguous array of this dtype; other values are returned unchanged."""
+    """Real numbers as a C-contiguous array of this dtype;
+    other values are returned unchanged.
+    """
     if type(value) is not ndarray or (value.dtype == dtype and value.flags.carray):
         return value
     made = converted(value, dtype)
@@ -144,15 +148,16 @@ def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
 class NetGroup:
     """Nets side by side in your loop: one call takes a step of each.
 
-    Each net ends with the bits of `MLP.train_on_batch`, for any number of threads. Between calls
-    each net may be saved, fitted or stepped alone, and be in several groups. ``group[i]`` is net
-    i, ``group[1:3]`` a group of nets 1 and 2, and a loop over a group has its nets.
+    Each net ends with the bits of `MLP.train_on_batch`, for any number of threads.
+    Between calls each net may be saved, fitted or stepped alone, and be in several
+    groups. ``group[i]`` is net i, ``group[1:3]`` a group of nets 1 and 2, and a loop
+    over a group has its nets.
 
     Parameters
     ----------
     nets : sequence of MLP
-        Each net once, with equal numbers of inputs and outputs; hidden layers, rules, optimizers,
-        dtypes and seeds may differ.
+        Each net once, with equal numbers of inputs and outputs;
+        hidden layers, rules, optimizers, dtypes and seeds may differ.
     n_threads : int, optional
         Number of nets to step at once; None: all threads of the process.
 
@@ -194,8 +199,8 @@ class NetGroup:
         for i, pair in enumerate(ends):
             if pair != ends[0]:
                 raise ValueError(
-                    f"{WHO}: nets must have as many inputs and outputs as nets[0], {ends[0]}, but "
-                    f"nets[{i}] has {pair}"
+                    f"{WHO}: nets must have as many inputs and outputs as nets[0], "
+                    f"{ends[0]}, but nets[{i}] has {pair}"
                 )
         self._n_threads = n_threads
         (self._n_in, self._n_out) = ends[0]
@@ -221,7 +226,9 @@ class NetGroup:
         self._process: object = None
 
     def __reduce__(self) -> Any:
-        """Copied and pickled as nets: addresses are valid in this object and process only."""
+        """Copied and pickled as nets:
+        addresses are valid in this object and process only.
+        """
         return partial(NetGroup, n_threads=self._n_threads), (self.nets,)
 
     def __len__(self) -> int:
@@ -264,33 +271,33 @@ class NetGroup:
         Parameters
         ----------
         X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
-            C-contiguous arrays of the nets' dtype are not copied. Nets of other dtypes or kinds of
-            targets take steps by separate calls.
+            C-contiguous arrays of the nets' dtype are not copied.
+            Nets of other dtypes or kinds of targets take steps by separate calls.
         y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
             Nets with heads take a tuple or a dict of such arrays.
         sample_weight : (n_rows,), (n_nets, n_rows) or (n_nets, n_rows, n_targets) array, optional
             Weights of targets have an axis of nets.
         rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
-            Rows of X, y and weights for each net, such as a bootstrap sample. Nets with other
-            numbers of rows take steps by separate calls.
+            Rows of X, y and weights for each net, such as a bootstrap sample.
+            Nets with other numbers of rows take steps by separate calls.
         missing_targets : "raise" or "ignore"
-            As for `MLP.train_on_batch`. Nets take steps by separate calls where targets of a row
-            weigh apart.
+            As for `MLP.train_on_batch`.
+            Nets take steps by separate calls where targets of a row weigh apart.
         derivatives, derivative_weight
-            As for `MLP.train_on_batch`, `derivatives` perhaps with a leading axis of nets; not with
-            `rows`. Nets take steps by separate calls.
+            As for `MLP.train_on_batch`, `derivatives` perhaps with a leading axis of
+            nets; not with `rows`. Nets take steps by separate calls.
 
         Returns
         -------
         (n_nets,) array of float64
-            Objectives before the step. A net whose loss is not finite is unchanged, with a
-            RuntimeWarning the first time.
+            Objectives before the step. A net whose loss is not finite is unchanged,
+            with a RuntimeWarning the first time.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `MLP.train_on_batch`, with the net's number. If X, y or weights are invalid, all nets
-            are unchanged.
+            As `MLP.train_on_batch`, with the net's number. If X,
+            y or weights are invalid, all nets are unchanged.
         """
         who = f"{WHO}.train_on_batch"
         ignores = gaps.checked(missing_targets, who)
@@ -323,7 +330,8 @@ class NetGroup:
         *,
         jacobian_gradient: ArrayLike | None = None,
     ) -> None:
-        """Take one optimizer step of each net, with the bits of `MLP.train_on_gradient`.
+        """Take one optimizer step of each net,
+        with the bits of `MLP.train_on_gradient`.
 
         Parameters
         ----------
@@ -402,7 +410,8 @@ class NetGroup:
         *,
         jacobian_gradient: ArrayLike | None = None,
     ) -> Any:
-        """Return gradients by parameters and inputs of each net, with the bits of `MLP.vjp`.
+        """Return gradients by parameters and inputs of each net,
+        with the bits of `MLP.vjp`.
 
         Nets are differentiated one after the other, each by its own threads.
 
@@ -479,8 +488,8 @@ class NetGroup:
         Returns
         -------
         (n_nets, n_rows, n_outputs) array
-            `out`, or a new array. Mean and deviation of the nets are ``.mean(axis=0)`` and
-            ``.std(axis=0)``.
+            `out`, or a new array. Mean and deviation of the nets are ``.mean(axis=0)``
+            and ``.std(axis=0)``.
 
         Raises
         ------
@@ -510,7 +519,8 @@ class NetGroup:
         looked, columns = self._of_heads(kind, X, y)
         y = y if columns is None else columns
         arguments = (X, y, weight)
-        # An object that is not an array equals no other: its form is looked at each time.
+        # An object that is not an array equals no other:
+        # its form is looked at each time.
         form = [
             (it.shape, it.dtype)
             if type(it) is ndarray
@@ -533,7 +543,8 @@ class NetGroup:
             if rows is not None:
                 if isinstance(y, tuple | Mapping) and self._has_heads:
                     raise TypeError(
-                        f"{who}: with rows, X and the targets of each head must be arrays, labels "
+                        f"{who}: with rows, X and the targets of each head must be "
+                        f"arrays, labels "
                         "of integers; or call each net's train_on_batch"
                     )
                 arguments = self._rows(calls, arguments, rows, who)
@@ -574,9 +585,11 @@ class NetGroup:
         return losses
 
     def _of_heads(self, kind: Kind, X: Any, y: Any) -> tuple[Any, Array | None]:
-        """Arrays that a call may take for y, and the columns that an entry a head became.
+        """Arrays that a call may take for y,
+        and the columns that an entry a head became.
 
-        The first is an object that no call takes where heads' targets need other checks.
+        The first is an object that no call takes where heads' targets need other
+        checks.
         """
         columns = self._columns.get(kind)
         if columns is None:
@@ -621,7 +634,9 @@ class NetGroup:
         return each
 
     def _rows(self, calls: GroupCalls, arguments: Any, rows: Any, who: str) -> Any:
-        """The arguments at each net's rows; `calls.by_net` is known of arrays of this form."""
+        """The arguments at each net's rows;
+        `calls.by_net` is known of arrays of this form.
+        """
         n_nets = len(self.nets)
         each: Any = calls.by_net
         if each is None:
@@ -658,8 +673,8 @@ class NetGroup:
             if len({len(k) for k in index}) == 1:
                 index = np.stack(index)
         if type(index) is ndarray:
-            # One gather of all nets, 2 us (seven nets, 32 rows each); kernels gather rows, too, but
-            # checks and labels want them together.
+            # One gather of all nets, 2 us (seven nets, 32 rows each);
+            # kernels gather rows, too, but checks and labels want them together.
             nets = np.arange(n_nets)[:, None]
             return [
                 it
@@ -749,7 +764,9 @@ class NetGroup:
         return self._locks
 
     def _fill_entries(self, kind: Kind, calls: GroupCalls) -> bool:
-        """Ensure that all nets can take the next step by the call; the locks are held."""
+        """Ensure that all nets can take the next step by the call;
+        the locks are held.
+        """
         numbers, n_tabled = [], []
         for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
             steps = net._single_steps()
@@ -779,7 +796,9 @@ class NetGroup:
         return True
 
     def _looked_at(self, calls: GroupCalls, losses: Array, who: str) -> Any:
-        """Warn of nets whose numbers are not finite; return the nets that were declined."""
+        """Warn of nets whose numbers are not finite;
+        return the nets that were declined.
+        """
         status = calls.columns["status"]
         lost = calls.columns["is_lost"] != 0
         for i in np.flatnonzero(lost | (status == NOT_FINITE)):
@@ -797,7 +816,9 @@ class NetGroup:
         who: str,
         ignores: bool,
     ) -> None:
-        """Take the steps of nets that no call takes yet, or ever, after a check of all rows."""
+        """Take the steps of nets that no call takes yet,
+        or ever, after a check of all rows.
+        """
         checked = []
         for i in places:
             steps = self.nets[i]._single_steps()

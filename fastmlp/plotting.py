@@ -51,27 +51,27 @@ def plot_history(
 ) -> "Axes":
     """Plot the loss of each epoch, and the validation loss if any.
 
-    The title names the epoch that early stopping kept, else the best epoch, with a circle on the
-    curve. The training loss is the mean during an epoch; the validation loss, at its end, may be
-    lower.
+    The title names the epoch that early stopping kept, else the best epoch, with a
+    circle on the curve. The training loss is the mean during an epoch; the validation
+    loss, at its end, may be lower.
 
-    The loss axis is logarithmic for positive curves over a factor of 20. A second call with the
-    same `ax` adds curves.
+    The loss axis is logarithmic for positive curves over a factor of 20.
+    A second call with the same `ax` adds curves.
 
     Parameters
     ----------
     history : History, Report, fitted estimator, or list or dict of them
-        The result of `MLP.fit` or `fit_many`, or a callback's report. Keys of a dict are names in
-        the legend. Metrics of a single fit, or `validation_scores_` of an estimator, are drawn on
-        the right. A pipeline stands for the last step, a search for `best_estimator_`. More than
-        ten fits get no legend.
+        The result of `MLP.fit` or `fit_many`, or a callback's report. Keys of a dict
+        are names in the legend. Metrics of a single fit, or `validation_scores_` of an
+        estimator, are drawn on the right. A pipeline stands for the last step, a search
+        for `best_estimator_`. More than ten fits get no legend.
     ax : matplotlib Axes, optional
         By default on a new figure.
     label : str, default "training"
         Name of one fit in the legend.
     learning_rate : bool, default False
-        Draw each epoch's last learning rate in grey, with an axis on the right; for one fit of an
-        `MLP`.
+        Draw each epoch's last learning rate in grey,
+        with an axis on the right; for one fit of an `MLP`.
     **line
         Arguments of matplotlib's `Axes.plot` for all curves: color, linewidth, ...
 
@@ -86,7 +86,8 @@ def plot_history(
     TypeError
         If `history` has another type.
     ValueError
-        If an estimator has no `loss_curve_`, the list or dict is empty, or rates are missing.
+        If an estimator has no `loss_curve_`,
+        the list or dict is empty, or rates are missing.
 
     Examples
     --------
@@ -151,12 +152,13 @@ def plot_search(
     parameter: str | None = None,
     color: str | None = None,
 ) -> "Axes":
-    """Plot the mean score of each candidate on the held-out folds, and its standard deviation.
+    """Plot the mean score of each candidate on the held-out folds,
+    and its standard deviation.
 
-    Candidates are placed at their values of one parameter; the axis is logarithmic for positive
-    values over a factor of 20. Colours show a second parameter. The chosen candidate is marked,
-    with its parameters in the title. Under halving, or with a function as `refit`, others may have
-    a higher score.
+    Candidates are placed at their values of one parameter; the axis is logarithmic for
+    positive values over a factor of 20. Colours show a second parameter. The chosen
+    candidate is marked, with its parameters in the title. Under halving, or with a
+    function as `refit`, others may have a higher score.
 
     Parameters
     ----------
@@ -165,7 +167,8 @@ def plot_search(
     ax : matplotlib Axes, optional
         By default on a new figure.
     parameter : str, optional
-        A searched parameter. By default, its values explain most of the scores' variance.
+        A searched parameter. By default,
+        its values explain most of the scores' variance.
     color : str, optional
         Another parameter. By default, it explains most after the first.
 
@@ -178,8 +181,8 @@ def plot_search(
     ImportError
         If matplotlib is missing.
     ValueError
-        If the search is not fitted, did not search a parameter, or has several metrics and does
-        not name one as `refit`.
+        If the search is not fitted, did not search a parameter,
+        or has several metrics and does not name one as `refit`.
 
     Examples
     --------
@@ -281,7 +284,8 @@ def _history(where: str, fit: Any) -> History:
     loss = getattr(fit, "loss_curve_", None)
     if loss is None:
         raise ValueError(
-            f"plot_history: this {type(fit).__name__} has no loss_curve_: fit it first, with "
+            f"plot_history: this {type(fit).__name__} has no loss_curve_: fit it "
+            f"first, with "
             "another solver than 'lbfgs', which has no epochs"
         )
     # scikit-learn's estimators have neither scoring nor a curve of validation losses.
@@ -386,7 +390,8 @@ def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
     metric = "score" if "mean_test_score" in results else str(refit)
     if f"mean_test_{metric}" not in results:
         raise ValueError(
-            "plot_search: search has several metrics: set its refit to the name of one of them"
+            "plot_search: search has several metrics: set its refit to the name of one "
+            "of them"
         )
     mean, spread = (
         np.asarray(results[f"{each}_test_{metric}"], float) for each in ("mean", "std")
@@ -408,7 +413,8 @@ def _chosen(
     for chosen in (parameter, color):
         if chosen is not None and chosen not in known:
             raise ValueError(
-                f"plot_search: no parameter {chosen!r} was searched; there are {', '.join(known)}"
+                f"plot_search: no parameter {chosen!r} was searched; there are "
+                f"{', '.join(known)}"
             )
     if not known:
         raise ValueError(

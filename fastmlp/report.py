@@ -1,4 +1,6 @@
-"""html_report: scores, pictures and columns of a model as one HTML file: the extra `report`."""
+"""html_report: scores, pictures and columns of a model as one HTML file:
+the extra `report`.
+"""
 
 from __future__ import annotations
 
@@ -111,20 +113,23 @@ def html_report(
     *,
     history: History | None = None,
 ) -> HTMLReport:
-    """Report how well a model predicts rows, which columns matter, and how it was trained.
+    """Report how well a model predicts rows,
+    which columns matter, and how it was trained.
 
-    The report has scores with intervals beside a baseline, pictures of errors, calibration,
-    importances of columns, curves of training, candidates, columns, and the worst rows. The file
-    opens without a network. Needs the extra `report`.
+    The report has scores with intervals beside a baseline, pictures of errors,
+    calibration, importances of columns, curves of training, candidates, columns, and
+    the worst rows. The file opens without a network. Needs the extra `report`.
 
     Parameters
     ----------
     model : MLP, fitted estimator, pipeline, search, or model of a table
         A classifier needs `predict_proba`.
     X : (n_rows, n_columns) array, list, frame of pandas or polars, or table of Arrow
-        Rows that the model was not trained on. From more than 20,000 rows, 20,000 are drawn.
+        Rows that the model was not trained on.
+        From more than 20,000 rows, 20,000 are drawn.
     y : (n_rows,) or (n_rows, n_outputs) array, or the name of a column of X
-        Labels or numbers. Rows with missing targets are left out, and counted in the report.
+        Labels or numbers. Rows with missing targets are left out,
+        and counted in the report.
     path : path, optional
         The file to write, such as "report.html". It is replaced if it exists.
     history : History, optional
@@ -140,8 +145,8 @@ def html_report(
     ImportError
         If scikit-learn, matplotlib, pandas or jinja2 is missing.
     TypeError, ValueError
-        If no target is known, a label is not one of the model's classes, rows have several labels,
-        or predictions do not have the shape of y.
+        If no target is known, a label is not one of the model's classes,
+        rows have several labels, or predictions do not have the shape of y.
     OSError
         If the file cannot be written.
 
@@ -289,7 +294,8 @@ def _codes(targets: DataFrame, classes: Array) -> Array:
         unknown = labels.iloc[int(codes.argmin())]
         known = messages.listed([*map(repr, classes.tolist())], MOST_CLASSES)
         raise ValueError(
-            f"{WHO}: y has the class {unknown!r}, which training did not have; known: {known}"
+            f"{WHO}: y has the class {unknown!r}, which training did not have; known: "
+            f"{known}"
         )
     return codes
 
@@ -297,8 +303,8 @@ def _codes(targets: DataFrame, classes: Array) -> Array:
 def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, float]:
     """Scores by scikit-learn's metrics.
 
-    F1, AUC and average precision are of the second of two classes; of more, the mean over the
-    classes that y has.
+    F1, AUC and average precision are of the second of two classes;
+    of more, the mean over the classes that y has.
 
     Parameters
     ----------
@@ -332,7 +338,9 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
 
 
 def _importances(reported: Reported) -> DataFrame:
-    """Columns by falling importance: the rise of the log loss, or of the squared error's root."""
+    """Columns by falling importance: the rise of the log loss,
+    or of the squared error's root.
+    """
     import pandas as pd
     from sklearn.inspection import permutation_importance
 
@@ -382,7 +390,9 @@ def _tables(reported: Reported, importances: DataFrame) -> dict[str, DataFrame]:
 
 
 def _coverages(reported: Reported) -> DataFrame:
-    """The share of targets inside of intervals, by the probability that was asked for."""
+    """The share of targets inside of intervals,
+    by the probability that was asked for.
+    """
     import pandas as pd
 
     table = pd.DataFrame(columns=["targets inside", "mean width"])
@@ -428,7 +438,9 @@ def _scores(reported: Reported) -> DataFrame:
 
 
 def _columns(reported: Reported, importances: DataFrame) -> DataFrame:
-    """A row for each column: importance, type, missing values, values; by the schema, if any."""
+    """A row for each column: importance, type,
+    missing values, values; by the schema, if any.
+    """
     X = reported.X
     about = X.describe(include="all").T.reindex(columns=ABOUT)
     about.insert(0, "missing", X.isna().sum())
@@ -450,7 +462,9 @@ def _columns(reported: Reported, importances: DataFrame) -> DataFrame:
 
 
 def _worst(reported: Reported, names: list[Any]) -> DataFrame:
-    """The rows of the largest losses: target, prediction, the columns that matter most."""
+    """The rows of the largest losses: target,
+    prediction, the columns that matter most.
+    """
     y = reported.y
     predictions = reported.predictions
     classes = reported.classes
@@ -627,7 +641,9 @@ def _drawn(draw: Draw) -> str:
 
 
 def _short(name: object) -> str:
-    """A name in a picture: without controls, which break SVG, and without mathematics."""
+    """A name in a picture: without controls,
+    which break SVG, and without mathematics.
+    """
     text = "".join(one if one.isprintable() else "?" for one in str(name))
     if len(text) <= LONGEST_NAME:
         text = text

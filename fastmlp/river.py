@@ -153,7 +153,9 @@ class StreamModel(base.Estimator):
         return grown
 
     def _learn(self, x: Row, y: float, who: str) -> Numbers:
-        """Meet a row's features, and learn the scales; return the scaled target and row."""
+        """Meet a row's features, and learn the scales;
+        return the scaled target and row.
+        """
         row = self._complete(x, y)
         if row is not None:
             self._moments.learn(row)
@@ -201,7 +203,9 @@ class StreamModel(base.Estimator):
             self._moments.add([firsts[name] for name in new])
 
     def _table(self, X: Any, y: Sequence[float] | None, who: str) -> Numbers:
-        """Scaled targets and rows of a frame; with targets, new features and scales too."""
+        """Scaled targets and rows of a frame;
+        with targets, new features and scales too.
+        """
         who = f"{type(self).__name__}.{who}"
         frame = dataframe.into_frame(X)
         if y is not None and len(y) != len(frame):
@@ -272,7 +276,8 @@ class MLPRegressor(StreamModel, base.MiniBatchRegressor):
     activation : str or callable
         As for `MLP`.
     loss : str or callable
-        A loss of `MLP` without a link, such as "mse", "mae", "huber" or ``Quantile(0.9)``.
+        A loss of `MLP` without a link, such as "mse",
+        "mae", "huber" or ``Quantile(0.9)``.
     optimizer : Optimizer, optional
         None: ``Adagrad(0.1)``.
     l2 : float
@@ -288,8 +293,8 @@ class MLPRegressor(StreamModel, base.MiniBatchRegressor):
     Notes
     -----
     Features and the target are scaled by their means and deviations so far, up to 10
-    deviations. A feature that a row lacks, or whose value is None or NaN, is at its mean. A
-    feature that is new gets an input.
+    deviations. A feature that a row lacks, or whose value is None or NaN, is at its
+    mean. A feature that is new gets an input.
 
     Examples
     --------
@@ -448,7 +453,9 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
         )
 
     def predict_proba_many(self, X: Any) -> Any:
-        """Return the probabilities of a frame's rows, a column for each class so far."""
+        """Return the probabilities of a frame's rows,
+        a column for each class so far.
+        """
         rows = self._table(X, None, "predict_proba_many")
         columns = dict(zip(self._classes, self._probabilities(rows).T, strict=True))
         return dataframe.to_native_frame(columns, like=dataframe.into_frame(X))

@@ -42,9 +42,9 @@ def register(*kinds: type, archive: Any) -> None:
     ----------
     kinds : classes, which files name by class name
     archive : module or class, or the name of a module that is imported on first use
-        ``pack(model, training=)`` returns a header of JSON and arrays by name. ``unpack(content,
-        own, n_threads)`` returns the model of ``content.kind``, ``content.header`` and
-        ``content.arrays``; `own` has the user's rules by name.
+        ``pack(model, training=)`` returns a header of JSON and arrays by name.
+        ``unpack(content, own, n_threads)`` returns the model of ``content.kind``,
+        ``content.header`` and ``content.arrays``; `own` has the user's rules by name.
     """
     for kind in kinds:
         ARCHIVES[kind.__name__] = archive
@@ -128,8 +128,8 @@ def load(
 ) -> Any:
     """Return the net or the estimator in a file.
 
-    Nothing in the file is run, and memory is bounded by its size. A file from any source gives a
-    model or a `FileError`. Files of fastmlp 0.3 and later load.
+    Nothing in the file is run, and memory is bounded by its size. A file from any
+    source gives a model or a `FileError`. Files of fastmlp 0.3 and later load.
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ def load(
 
     Returns
     -------
-    MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier or TabularMLPRegressor
+    MLP, MLPClassifier, MLPRegressor, MLPSearchCV,
+    TabularMLPClassifier or TabularMLPRegressor
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Compiling ahead: all of the library's blocks, into the disk cache or for a wheel.
 
-``python -m fastmlp.warmup`` writes a wheel's code for this processor's level, with the name of an
-architecture for all its levels.
+``python -m fastmlp.warmup`` writes a wheel's code for this processor's level,
+with the name of an architecture for all its levels.
 """
 
 import os
@@ -58,7 +58,8 @@ _OF_NETS = (
     small_batch.pack_net, small_batch.predict_small, small_batch.row_by_row,
     small_batch.small_batch,
 )  # fmt: skip
-# Factories of blocks of one dtype: of teams, orders and groups; of second order, trees and tables.
+# Factories of blocks of one dtype: of teams,
+# orders and groups; of second order, trees and tables.
 _OF_INTEGERS = (
     shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share, worker_pool.launch,
     worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
@@ -76,9 +77,11 @@ def warmup(
     compute_dtype: ComputeDType | None = None,
     report: Callable[[str], Any] | None = None,
 ) -> float:
-    """Compile every kernel and rule, so that later programs load them from the code cache.
+    """Compile every kernel and rule,
+    so that later programs load them from the code cache.
 
-    Code in the cache is loaded in a fraction of a second. User-defined rules are not cached.
+    Code in the cache is loaded in a fraction of a second.
+    User-defined rules are not cached.
 
     Parameters
     ----------
@@ -136,8 +139,8 @@ def warmup(
 def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
     """Compile by `warmup`; return the seconds, and the folder of the cache.
 
-    With `shared` other users can read the cache. OSError is raised without a folder, or if some
-    code could not be kept.
+    With `shared` other users can read the cache.
+    OSError is raised without a folder, or if some code could not be kept.
     """
     if (folder := cache.folder()) is None:
         reason = cache.find()[1]
@@ -159,7 +162,9 @@ def _compile(keys: Iterable[Key]) -> None:
 
 
 def every_block(dtypes: Iterable[str], *, paired: bool = True) -> dict[str, list[Key]]:
-    """Arguments of `block_of` for all that the library compiles, for nets of these dtypes."""
+    """Arguments of `block_of` for all that the library compiles,
+    for nets of these dtypes.
+    """
     wide = np.dtype(np.float64)
     blocks = dict[str, list[Key]]()
     blocks["teams, orders and groups"] = [

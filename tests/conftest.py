@@ -1,9 +1,9 @@
 """Fixtures that every test may use, and the choice of tests by a call that names none.
 
-Such a call leaves out what is marked slow, half a second of processor time or more, or nightly. Of
-a test that is marked few(n) all cases but n, spread evenly, are nightly. In plain Python and with
-bounds checks, where a case takes a hundred times as long, three of each test are not, of a slow one
-one.
+Such a call leaves out what is marked slow, half a second of processor time or more, or
+nightly. Of a test that is marked few(n) all cases but n, spread evenly, are nightly. In
+plain Python and with bounds checks, where a case takes a hundred times as long, three
+of each test are not, of a slow one one.
 """
 
 import gc
@@ -22,18 +22,23 @@ import pytest
 from _pytest.doctest import DoctestModule
 
 import fastmlp
-import fastmlp.compiler.by_numba  # tells Numba of our functions: tests call them in code of its own
+
+# tells Numba of our functions: tests call them in code of its own
+import fastmlp.compiler.by_numba
 
 TESTS = Path(__file__).parent
 # These run where Numba simulates CUDA: see backends/cuda/test_device.py.
 collect_ignore = [] if numba.config.ENABLE_CUDASIM else ["backends/cuda/simulated"]
-# Containers that set it would have every process compile NumPy, pandas and each module of tests.
+# Containers that set it would have every process compile NumPy,
+# pandas and each module of tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Threads of OpenMP, as in scikit-learn's trees, that wait for one without a core sleep. Else they
-# spin: beside other processes a fit of HistGradientBoostingRegressor took 19 s, now 3.5.
+# Threads of OpenMP, as in scikit-learn's trees, that wait for one without a core sleep.
+# Else they spin: beside other processes a fit of HistGradientBoostingRegressor took 19
+# s, now 3.5.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# A background job of a shell ignores Ctrl-C, as would tests that send one, and their processes.
+# A background job of a shell ignores Ctrl-C,
+# as would tests that send one, and their processes.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends", TESTS / "soak"]
@@ -56,14 +61,15 @@ def _names_no_test(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run in two processes if no test is named. In `addopts` it would be an error where xdist is
-    not installed, and would keep a named test from a debugger.
+    """Run in two processes if no test is named. In `addopts` it would be an error where
+    xdist is not installed, and would keep a named test from a debugger.
 
-    Beside xdist pytest-benchmark warns while pytest is configured, which would be an error, unless
-    benchmarks are disabled.
+    Beside xdist pytest-benchmark warns while pytest is configured,
+    which would be an error, unless benchmarks are disabled.
     """
     option = config.option
-    # A worker that dies ends the run: by `loadfile` the run would wait for its file for ever.
+    # A worker that dies ends the run:
+    # by `loadfile` the run would wait for its file for ever.
     if getattr(option, "maxworkerrestart", "0") is None:
         option.maxworkerrestart = "0"
     alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin(
@@ -94,8 +100,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect the tests; they and their modules live to the end, and no garbage is looked for among
-    them, now or later."""
+    """Collect the tests; they and their modules live to the end,
+    and no garbage is looked for among them, now or later.
+    """
     gc.disable()
     try:
         return (yield)
@@ -113,10 +120,12 @@ def pytest_collect_file() -> Generator[
 
 
 class _Backwards:
-    """Collect this folder from the last file to the first, but keep the order of the tests.
+    """Collect this folder from the last file to the first,
+    but keep the order of the tests.
 
-    So does the second of two processes, which finds the bytecode of the first half, as the first
-    does of the second: pytest rewrites 55,000 lines of asserts once, not in each; 13 s.
+    So does the second of two processes, which finds the bytecode of the first half, as
+    the first does of the second: pytest rewrites 55,000 lines of asserts once, not in
+    each; 13 s.
     """
 
     @pytest.hookimpl(wrapper=True)
@@ -152,7 +161,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             n = len(cases)
         if IN_PLAIN_CODE:
             n = 1 if cases[0].get_closest_marker("slow") else 3
-        # By the golden ratio: steps of one length could take one value of a factor alone.
+        # By the golden ratio: steps of one length could take one value of a factor
+        # alone.
         for i in sorted(range(len(cases)), key=lambda i: i * 0.618034 % 1)[n:]:
             cases[i].add_marker("nightly")
 
@@ -177,7 +187,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def process() -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run a script in a fresh process that shares the cache of this one; return how it ended."""
+    """Run a script in a fresh process that shares the cache of this one;
+    return how it ended.
+    """
 
     def run(
         script: str, *arguments: object, timeout: float = 120, **environment: str

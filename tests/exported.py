@@ -1,4 +1,6 @@
-"""Own activations, compiled functions of a user's that predict, and C files as shared libraries."""
+"""Own activations, compiled functions of a user's that predict,
+and C files as shared libraries.
+"""
 
 import ctypes
 import shutil
@@ -68,8 +70,9 @@ def built(
 
 
 def sanitized(folder: Path, texts: Mapping[str, str]) -> list[str]:
-    """The lines that C files print which are programs: the first alone, and all of them as
-    functions of one; sanitizers look on."""
+    """The lines that C files print which are programs: the first alone,
+    and all of them as functions of one; sanitizers look on.
+    """
     program = ""
     calls = []
     for prefix, text in texts.items():
@@ -129,15 +132,18 @@ def predict_shared(handle: Any, x: Any, out: Any) -> None:
 
 @cache
 def digits(n_classes: int) -> Any:
-    """A model and its rows; the probabilities of 8 classes and more NumPy sums in another order."""
+    """A model and its rows; the probabilities of 8 classes and more NumPy sums in
+    another order.
+    """
     X = np.random.default_rng(0).normal(size=(200, 3))
     y = (X[:, 0] * 9).astype(int) % n_classes
     return TabularMLPClassifier(**FEW).fit(X, y, X_val=X, y_val=y), X
 
 
 def expected_of(model: Any, X: Any) -> Any:
-    """Probabilities of classes, or predicted numbers, shape (n_rows, n_outputs), of few rows at a
-    time."""
+    """Probabilities of classes, or predicted numbers,
+    shape (n_rows, n_outputs), of few rows at a time.
+    """
     predict = getattr(model, "predict_proba", model.predict)
     predictions = np.concatenate(
         [predict(X[k : k + 100]) for k in range(0, len(X), 100)]

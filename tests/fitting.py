@@ -1,4 +1,6 @@
-"""Marks and endings of fits, work of many threads, memory that calls take, memory with an edge."""
+"""Marks and endings of fits, work of many threads,
+memory that calls take, memory with an edge.
+"""
 
 import ctypes
 import gc
@@ -50,7 +52,9 @@ def cut_after(epoch: int) -> Callable[[Any], None]:
 
 
 def killed_after(epoch: int, work: Callable[[Callable[[Any], None]], Any]) -> None:
-    """Do work with a callback, in a forked child that the callback kills after an epoch."""
+    """Do work with a callback,
+    in a forked child that the callback kills after an epoch.
+    """
 
     def kill(report: Any) -> None:
         if report.epoch == epoch:
@@ -102,7 +106,9 @@ def kept_by(call: Callable[[], object]) -> int:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """Return the most bytes that it has of Python and NumPy, beside what was there before."""
+    """Return the most bytes that it has of Python and NumPy,
+    beside what was there before.
+    """
     gc.collect()
     tracemalloc.start()
     try:
@@ -113,7 +119,8 @@ def peak_of(call: Callable[[], object]) -> int:
 
 
 def peak_of_process() -> int:
-    """Return the most bytes that this process has had in memory, where there is a /proc.
+    """Return the most bytes that this process has had in memory,
+    where there is a /proc.
 
     The peak of getrusage begins at that of the process that has started this one.
     """
@@ -130,7 +137,9 @@ def _told(field: str) -> int:
 
 
 def memory_with_an_edge() -> tuple[mmap.mmap, int, int]:
-    """Return the memory, where its last byte that may be touched ends, and how many there are."""
+    """Return the memory, where its last byte that may be touched ends,
+    and how many there are.
+    """
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, 2 * page)
     begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -21,7 +21,9 @@ CASES: dict[str, Loss] = LOSSES | {name: one.loss for name, one in SETTINGS.item
 
 
 def outputs_for(name: str, n: int) -> int:
-    """The outputs of a net with this loss: n, or the next number that the loss takes."""
+    """The outputs of a net with this loss: n,
+    or the next number that the loss takes.
+    """
     each = CASES[name].per_target
     if CASES[name].link == "sorted":
         return each

@@ -1,7 +1,9 @@
-"""A slow multi-layer perceptron in plain NumPy: the oracle that the compiled kernels must meet.
+"""A slow multi-layer perceptron in plain NumPy:
+the oracle that the compiled kernels must meet.
 
-It shares no code with the package. Every formula is written from its source, in float64, and
-takes complex parameters, so that a derivative is the imaginary part of a value at w + ih.
+It shares no code with the package. Every formula is written from its source, in
+float64, and takes complex parameters, so that a derivative is the imaginary part of a
+value at w + ih.
 """
 
 from functools import partial
@@ -162,11 +164,14 @@ def binary_focal(g: float) -> Any:
 
 
 def gaussian(p: Array, y: Array) -> Array:
-    """PyTorch's GaussianNLLLoss of the mean p[:, ::2] and the variance exp(p[:, 1::2])."""
+    """PyTorch's GaussianNLLLoss of the mean p[:,
+    ::2] and the variance exp(p[:, 1::2]).
+    """
     return (p[:, 1::2] + (p[:, ::2] - y) ** 2 / np.exp(p[:, 1::2])) / 2
 
 
-# Of outputs p (raw ones for a loss with a link) and targets y, both (n_rows, n_outputs).
+# Of outputs p (raw ones for a loss with a link)
+# and targets y, both (n_rows, n_outputs).
 LOSS_VALUES: dict[str, Any] = {
     "mse": lambda p, y: (p - y) ** 2,
     "mae": lambda p, y: absolute(p - y),
@@ -234,7 +239,9 @@ def exact(layer: int, operand: Array) -> Array:
 
 
 def normed(kind: str, epsilon: float, z: Array, gain: Array, shift: Array) -> Array:
-    """Ba, Kiros & Hinton (2016); "rms": Zhang & Sennrich (2019), without mean and shift."""
+    """Ba, Kiros & Hinton (2016); "rms":
+    Zhang & Sennrich (2019), without mean and shift.
+    """
     centred = z - z.mean(axis=1, keepdims=True) if kind == "layer" else z
     root = np.sqrt((centred**2).mean(axis=1, keepdims=True) + epsilon)
     return gain * centred / root + shift
@@ -264,11 +271,13 @@ def forward(
     norms: Any = (),
     skips: Any = (),
 ) -> Any:
-    """Pre-activations of every layer (the last: raw outputs), and what enters every layer.
+    """Pre-activations of every layer (the last:
+    raw outputs), and what enters every layer.
 
-    `norms` are (kind, layer, True after the activation, epsilon); gains and then shifts follow the
-    biases. ``skips[i]`` is the layer whose values are added to layer i's sums, or -1. A layer of
-    more inputs than the one before has outputs takes the net's inputs after these.
+    `norms` are (kind, layer, True after the activation, epsilon); gains and then shifts
+    follow the biases. ``skips[i]`` is the layer whose values are added to layer i's
+    sums, or -1. A layer of more inputs than the one before has outputs takes the net's
+    inputs after these.
     """
     before: Arrays = []
     entering = [np.asarray(x, complex if np.iscomplexobj(x) else float)]
@@ -326,8 +335,9 @@ def link_jacobian(link: str, raw: Array) -> Array:
 def tangent_jacobian(
     weights: Arrays, biases: Arrays, x: Array, *, raw: bool = False, **model: Any
 ) -> Array:
-    """Slopes of predictions by inputs, shape (n_rows, n_outputs, n_features), by tangents of one
-    input after the other; `model` as in `objective`."""
+    """Slopes of predictions by inputs, shape (n_rows, n_outputs, n_features),
+    by tangents of one input after the other; `model` as in `objective`.
+    """
     activations = model["activations"]
     before = forward(weights, biases, x, activations)[0]
     result = np.empty((len(x), before[-1].shape[1], x.shape[1]), before[-1].dtype)
@@ -362,7 +372,9 @@ def derivative_loss(
 
 
 def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
-    """Philox4x32-10 of Salmon et al. (2011): four words of 32 bits from a counter and a key."""
+    """Philox4x32-10 of Salmon et al. (2011):
+    four words of 32 bits from a counter and a key.
+    """
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
     k0, k1 = key
     for _ in range(10):
@@ -380,7 +392,9 @@ def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
 
 
 def drawn(key: Any, step: int, purpose: int, shape: tuple[int, int], n: int) -> Array:
-    """The words of a step's draws, shape (n_rows, n_groups, 4), for groups of n units."""
+    """The words of a step's draws, shape (n_rows,
+    n_groups, 4), for groups of n units.
+    """
     rows, groups = np.mgrid[: shape[0], : -(-shape[1] // n)]
     high, low = divmod(step, 2**32)
     full = np.full_like(rows, purpose + 2**16 * high), np.full_like(rows, low)
@@ -388,7 +402,9 @@ def drawn(key: Any, step: int, purpose: int, shape: tuple[int, int], n: int) -> 
 
 
 def mask(key: Any, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
-    """Inverted dropout: 0, or one over the share that is kept; layer -1 are the inputs."""
+    """Inverted dropout: 0, or one over the share that is kept;
+    layer -1 are the inputs.
+    """
     words = drawn(key, step, 0 if layer < 0 else 16 * layer + 1, shape, 8)
     halves = np.concatenate([words % 2**16, words // 2**16], axis=2)[
         :, :, [0, 4, 1, 5, 2, 6, 3, 7]
@@ -412,7 +428,9 @@ def noise(key: Any, step: int, shape: tuple[int, int]) -> Array:
 def draws(
     dropout: dict[str, Any], step: int, x: Array, sizes: list[int]
 ) -> tuple[Array, Arrays]:
-    """Inputs and masks of a step; `dropout` has a key, and rates, each a number or one a step."""
+    """Inputs and masks of a step; `dropout` has a key,
+    and rates, each a number or one a step.
+    """
 
     def now(rate: Any) -> float:
         rates = np.ravel(rate)
@@ -455,8 +473,9 @@ def objective(
     derivatives: Array | None = None,
     derivative_weight: Any = 1.0,
 ) -> Any:
-    """Weighted mean loss of the rows, and penalties on the weights over the rows' mass; with
-    `derivatives` the mean of their squares, too."""
+    """Weighted mean loss of the rows, and penalties on the weights over the rows' mass;
+    with `derivatives` the mean of their squares, too.
+    """
     structure = (masks, rounded, norms, skips)
     raw = forward(weights, biases, x, activations, *structure)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
@@ -484,8 +503,9 @@ def head_losses(
 ) -> tuple[Arrays, float]:
     """The weighted losses of each head, summed over the rows, and the mass of the rows.
 
-    Weights are None, (n_rows,), or (n_rows, n_targets). A target of weight 0 may be NaN. A row's
-    mass is the mean of its heads' weights, a head's the mean of its targets'.
+    Weights are None, (n_rows,), or (n_rows, n_targets). A target of weight 0 may be
+    NaN. A row's mass is the mean of its heads' weights, a head's the mean of its
+    targets'.
     """
     sums = []
     first = 0
@@ -520,7 +540,9 @@ def objective_of_heads(
     ws: list[Any],
     l2: float = 0.0,
 ) -> Any:
-    """The heads' mean losses, times their shares, and the penalty over the rows' mass."""
+    """The heads' mean losses, times their shares,
+    and the penalty over the rows' mass.
+    """
     raw = forward(weights, biases, x, activations)[0][-1]
     sums, mass = head_losses(raw, heads, ys, ws)
     total = sum(share * each for share, each in zip(shares, sums, strict=True))
@@ -528,8 +550,9 @@ def objective_of_heads(
 
 
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
-    """The objective, and lists of its slopes by weights and by biases, by backpropagation; with
-    norms or skips by complex steps."""
+    """The objective, and lists of its slopes by weights and by biases,
+    by backpropagation; with norms or skips by complex steps.
+    """
     takes_inputs = len(weights) > 1 and len(weights[-1]) > weights[-2].shape[1]
     if takes_inputs or len(model.get("norms", ())) or len(model.get("skips", ())):
         value = objective(weights, biases, x, y, **model)
@@ -581,7 +604,9 @@ def unflatten(flat: Array, weights: Arrays, biases: Arrays) -> tuple[Any, Any]:
 def complex_step_gradient(
     weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any
 ) -> Any:
-    """The same slopes without backpropagation: Im J(w + ih) / h, one parameter at a time."""
+    """The same slopes without backpropagation:
+    Im J(w + ih) / h, one parameter at a time.
+    """
     flat = flatten(weights, biases).astype(complex)
     slopes = np.empty(flat.size)
     for i in range(flat.size):
@@ -596,7 +621,9 @@ def complex_step_gradient(
 def step(
     name: str, s: Any, t: int, w: Array, g: Array, state: Any
 ) -> tuple[Array, Any]:
-    """Parameters and state after step t (from 1) with settings s; the first state is {}."""
+    """Parameters and state after step t (from 1)
+    with settings s; the first state is {}.
+    """
     rate = s["learning_rate"]
     m = state.get("m", 0 * w)
     v = state.get("v", 0 * w)
@@ -657,7 +684,9 @@ def step(
 
 
 def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -> Array:
-    """The flat gradient, clipped as the settings ask: by value, or by norm as Keras does."""
+    """The flat gradient, clipped as the settings ask:
+    by value, or by norm as Keras does.
+    """
     flat = flatten(*slopes)
     variables = [np.ravel(arrays) for of_kind in slopes for arrays in of_kind]
     if (limit := settings.get("clipvalue")) is not None:
@@ -672,8 +701,9 @@ def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -
 
 
 def average(path: list[Array], kind: dict[str, float]) -> Array:
-    """Of the parameters after each step: weights that fall by `momentum` from each step to the one
-    before it, or equal ones from the fraction `start` on."""
+    """Of the parameters after each step: weights that fall by `momentum` from each step
+    to the one before it, or equal ones from the fraction `start` on.
+    """
     steps = np.array(path)
     if "start" in kind:
         return np.mean(steps[int(kind["start"] * len(steps)) :], axis=0)
@@ -697,12 +727,12 @@ def train(
 ) -> tuple[list[float], Arrays, Arrays]:
     """Take one step for each batch (row indices) of each epoch.
 
-    `factors` of the rate are pairs, of the weights and of the biases of each layer; what has the
-    factor 0 stays, and so does its state.
+    `factors` of the rate are pairs, of the weights and of the biases of each layer;
+    what has the factor 0 stays, and so does its state.
 
-    Returns each epoch's mean objective before the steps, batches weighted by the mass of their
-    rows, and the final weights and biases, averaged if the settings or the optimizer say so.
-    ``settings["learning_rate"]`` may be one rate a step.
+    Returns each epoch's mean objective before the steps, batches weighted by the mass
+    of their rows, and the final weights and biases, averaged if the settings or the
+    optimizer say so. ``settings["learning_rate"]`` may be one rate a step.
     """
     if sample_weight is None:
         mass = np.ones(len(x))
@@ -766,8 +796,9 @@ def train(
 
 
 def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
-    """Derivatives of `predict`, shape (n_rows, n_outputs, n_features), by complex steps of the
-    inputs."""
+    """Derivatives of `predict`, shape (n_rows, n_outputs,
+    n_features), by complex steps of the inputs.
+    """
     steps = 1e-30j * np.eye(x.shape[1])
     moved = (
         predict(weights, biases, x.astype(float) + step, **model) for step in steps
@@ -778,8 +809,9 @@ def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
 def integrated_gradients(
     derive: Any, x: Array, background: Array, n_steps: int
 ) -> Array:
-    """Sundararajan, Taly & Yan (2017), averaged over the background, by the trapezoidal rule;
-    `derive` returns derivatives, shape (n_rows, n_outputs, n_features)."""
+    """Sundararajan, Taly & Yan (2017), averaged over the background, by the trapezoidal
+    rule; `derive` returns derivatives, shape (n_rows, n_outputs, n_features).
+    """
     shares = []
     for row in x:
         of_pairs = []
@@ -820,8 +852,9 @@ def curvatures(loss: str, outputs: Array, y: Array) -> Array:
 def gauss_newton(
     weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any
 ) -> Array:
-    """The matrix of Gauss and Newton, shape (n_parameters, n_parameters), by complex steps of the
-    outputs; l2 adds its second derivative."""
+    """The matrix of Gauss and Newton, shape (n_parameters, n_parameters),
+    by complex steps of the outputs; l2 adds its second derivative.
+    """
     flat = flatten(weights, biases)
     loss = model.get("loss", "mse")
     if loss in LINK_OF:
@@ -855,8 +888,10 @@ def levenberg_marquardt(
     is_trained: Any = None,
     **model: Any,
 ) -> tuple[list[float], Array]:
-    """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by Levenberg
-    (1944), with the damping of Nielsen (1999): their objectives, and the last flat parameters."""
+    """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by
+    Levenberg (1944), with the damping of Nielsen (1999): their objectives, and the last
+    flat parameters.
+    """
     flat = flatten(weights, biases).astype(float)
     mu = damping
     rise = 2.0

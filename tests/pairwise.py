@@ -1,4 +1,6 @@
-"""Cases in which every two values of two factors meet, in place of all products of the factors."""
+"""Cases in which every two values of two factors meet,
+in place of all products of the factors.
+"""
 
 from collections.abc import Iterator
 from itertools import combinations, product
@@ -10,10 +12,11 @@ Pair = tuple[tuple[str, int], tuple[str, int]]
 
 
 def all_pairs(**factors: list[Any]) -> list[dict[str, Any]]:
-    """Return cases, one value of each factor, in which each pair of values of two factors occurs.
+    """Return cases, one value of each factor,
+    in which each pair of values of two factors occurs.
 
-    Greedy: a case begins with a pair that has not occurred, and takes of each other factor the
-    value with the most such pairs; of several, the one that is due.
+    Greedy: a case begins with a pair that has not occurred, and takes of each other
+    factor the value with the most such pairs; of several, the one that is due.
     """
     names = sorted(factors, key=lambda name: -len(factors[name]))
     left = {

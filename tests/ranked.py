@@ -1,4 +1,6 @@
-"""Fits on ranks that are threads, and the rows that one process would take in the same batches."""
+"""Fits on ranks that are threads,
+and the rows that one process would take in the same batches.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -19,7 +21,9 @@ SHARES = (1000, 3, 0, 500)
 def outcomes(
     n: int, work: Callable[[ThreadCommunicator], Any], timeout: float = 300
 ) -> list[Any]:
-    """Do the work on n ranks, a thread each; return what each returns, or the error it raises."""
+    """Do the work on n ranks, a thread each;
+    return what each returns, or the error it raises.
+    """
     results: list[Any] = [None] * n
 
     def on(communicator: ThreadCommunicator) -> None:
@@ -55,7 +59,9 @@ def parts_of(array: Array, n_rows: Sequence[int]) -> list[Array]:
 
 
 def in_batches(n_rows: Sequence[int], batch_size: int) -> list[int]:
-    """Return the rows of all ranks in the order in which one process takes the same batches."""
+    """Return the rows of all ranks in the order in which one process takes the same
+    batches.
+    """
     places = places_of(n_rows, batch_size)
     starts = np.cumsum([0, *n_rows])
     order: list[int] = []

@@ -1,4 +1,6 @@
-"""Small models of every class, small tables, drawn or fixed, and models through a file."""
+"""Small models of every class, small tables,
+drawn or fixed, and models through a file.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -90,7 +92,9 @@ TOWNS = np.array(["Bern", "Chur", "Genf", "Zug"])
 
 @cache
 def drawn(n: int = 120, seed: int = 0) -> tuple[pd.DataFrame, Any]:
-    """Numbers, some of them missing, texts and booleans; and a number that depends on them."""
+    """Numbers, some of them missing, texts and booleans;
+    and a number that depends on them.
+    """
     generator = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -129,7 +133,8 @@ def regressor() -> TabularMLPRegressor:
     return TabularMLPRegressor(**FEW, cv=2).fit(*drawn())
 
 
-# Kinds of ensembles with boosted trees. Training rows may lack classes that others have.
+# Kinds of ensembles with boosted trees.
+# Training rows may lack classes that others have.
 LACKING = {"two of three": [0, 2], "one class": [1]}
 WITH_TREES = ("number", "binary", "multiclass", *LACKING, "alone", "many levels")
 
@@ -168,7 +173,9 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
 
 @cache
 def on_edges(seed: int) -> tuple[Any, pd.DataFrame]:
-    """A model with boosted trees, and a table that repeats its training values and has new ones."""
+    """A model with boosted trees,
+    and a table that repeats its training values and has new ones.
+    """
     g = np.random.default_rng(seed)
     n = 600
     X = pd.DataFrame(
@@ -232,7 +239,9 @@ TASKS = ("regression", "binary", "multiclass")
 
 
 def table_of(seed: int, n: int = 60) -> tuple[pd.DataFrame, Any, Any]:
-    """A drawn table, each column of a drawn kind, targets that depend on it, and their task."""
+    """A drawn table, each column of a drawn kind,
+    targets that depend on it, and their task.
+    """
     g = np.random.default_rng(seed)
     kinds = [
         *g.choice([*COLUMNS], g.integers(7)),
@@ -270,7 +279,9 @@ def encoding_of(seed: int) -> Encoding:
 
 
 def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
-    """A model of a drawn table, an encoding that has learned and a net that has not; the table."""
+    """A model of a drawn table,
+    an encoding that has learned and a net that has not; the table.
+    """
     frame, y, task = table_of(seed)
     schema = Schema.learn(frame)
     classes = None
@@ -320,7 +331,9 @@ def written(table: pa.Table, folder: Path, end: str) -> list[Path]:
 
 
 def forms_of(table: pa.Table) -> dict[str, Callable[[Path], Any]]:
-    """Return from a folder to the table as each library has it, in memory or in files there."""
+    """Return from a folder to the table as each library has it,
+    in memory or in files there.
+    """
     pieces = in_pieces(table)
     return {
         "table": lambda folder: table,

@@ -1,4 +1,6 @@
-"""Imports go down; the map names what exists, fit is short, constants told, additions few."""
+"""Imports go down; the map names what exists,
+fit is short, constants told, additions few.
+"""
 
 import ast
 import os
@@ -20,8 +22,9 @@ from fastmlp.backends import cpu
 from fastmlp.compiler.jit import INTERPRETED
 
 ROOT = Path(fastmlp.__file__).parent
-# From the ground up. The rooms of one floor do not know each other; inside a room imports are free,
-# but never in a circle. A house within the house has floors of its own.
+# From the ground up. The rooms of one floor do not know each other; inside a room
+# imports are free, but never in a circle. A house within the house has floors of its
+# own.
 HOUSES: dict[str, list[set[str]]] = {
     "fastmlp": [
         {"_process"},
@@ -83,8 +86,8 @@ HOUSES: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
 }
-# They name types of what stands above them, for type checkers alone: what is loaded on first use,
-# and the net that a callback is given.
+# They name types of what stands above them, for type checkers alone:
+# what is loaded on first use, and the net that a callback is given.
 NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.saving", "fastmlp.training.history"}
 # All others are imported where they are used.
 NEEDED = sys.stdlib_module_names | {"numpy", "numba", "llvmlite"}
@@ -129,7 +132,9 @@ def goes_up(module: str, target: str, house: str) -> bool:
 
 
 def full_name(name: str) -> str:
-    """The module's name in FILES: a package is its __init__, any other library stays as it is."""
+    """The module's name in FILES: a package is its __init__,
+    any other library stays as it is.
+    """
     return f"{name}.__init__" if f"{name}.__init__" in FILES else name
 
 
@@ -393,7 +398,9 @@ for name in ("TabularMLPClassifier", "TabularMLPRegressor"):
 def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(
     tmp_path: Path,
 ) -> None:
-    """Under another package's name it passes tests of its own, of files and of exports too."""
+    """Under another package's name it passes tests of its own,
+    of files and of exports too.
+    """
     files = ["estimators/test_trees.py", "test_compiled.py", "../small_models.py"]
     shutil.copytree(ROOT / "tabular", tmp_path / "copied")
     for path in files:
@@ -421,7 +428,8 @@ def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(
 
 MAP = (ROOT / "README.md").read_text()
 FRAMES = re.findall(r"^\d+\. `([\w.]+)` — ([\w/]+\.py)", MAP, flags=re.MULTILINE)
-# Rows of a table name files, and what is in them: `rules/losses.py`: the function, and `LOSSES`.
+# Rows of a table name files, and what is in them:
+# `rules/losses.py`: the function, and `LOSSES`.
 ROWS = [line for line in MAP.splitlines() if line.startswith("|") and ".py`" in line]
 PATHS = sorted({path.rstrip("/") for path in re.findall(r"`([\w/]+(?:\.py|/))`", MAP)})
 PAIRS = [

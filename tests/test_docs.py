@@ -1,4 +1,6 @@
-"""README, docs and decisions: code runs, tables name everything, quoted errors are raised."""
+"""README, docs and decisions: code runs,
+tables name everything, quoted errors are raised.
+"""
 
 import copy
 import re
@@ -100,7 +102,9 @@ def name_of(page: Path) -> str:
 def test_code_runs_and_prints(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder of its own: some write files. A class that a page registers goes with it."""
+    """In a folder of its own: some write files.
+    A class that a page registers goes with it.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(saving, "ARCHIVES", {**saving.ARCHIVES})
     plt.switch_backend("agg")
@@ -514,7 +518,9 @@ def test_it_is_short() -> None:
 
 
 def test_its_links_lead_to_pages_that_are_read_in_a_repository() -> None:
-    """Pages of the site's own directives, but for tables of contents, are read on the site."""
+    """Pages of the site's own directives,
+    but for tables of contents, are read on the site.
+    """
     targets = set(re.findall(r"\]\((docs/[^)#]+\.md)", README))
     directives = {
         target: re.findall(
@@ -681,7 +687,8 @@ def clipped(z: Any) -> Any:
     return z, 1.0
 
 
-# By the words that the page quotes, where no call of messages.txt raises them as the page says.
+# By the words that the page quotes,
+# where no call of messages.txt raises them as the page says.
 CAUSES: dict[str, Callable[[], Any]] = {
     "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: (
         of_table(
@@ -746,7 +753,9 @@ CAUSES: dict[str, Callable[[], Any]] = {
 
 
 def test_each_quote_has_a_cause_and_the_advice_works() -> None:
-    """A cause may be of another argument than the call of messages.txt with these words."""
+    """A cause may be of another argument than the call of messages.txt with these
+    words.
+    """
     assert (
         {words for words in QUOTED if words not in MESSAGES}
         <= CAUSES.keys()

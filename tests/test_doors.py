@@ -1,9 +1,10 @@
-"""Doors and features: what the core does, every door that trains passes on, or refuses by name.
+"""Doors and features: what the core does,
+every door that trains passes on, or refuses by name.
 
-A door is a way to train. Each of its nets has the bits that the core, or the door before it, gives
-to the same settings; and keeps settings and bits through threads, copies, pickles and files. Values
-and numbers are tested where a feature is built: here a cell is a door and a feature, alone and
-among others that are drawn.
+A door is a way to train. Each of its nets has the bits that the core, or the door
+before it, gives to the same settings; and keeps settings and bits through threads,
+copies, pickles and files. Values and numbers are tested where a feature is built: here
+a cell is a door and a feature, alone and among others that are drawn.
 """
 
 import pickle
@@ -73,7 +74,8 @@ FORMS: dict[str, Any] = {
     "polars": pl.from_pandas(FRAME),
     "arrow": pa.Table.from_pandas(FRAME),
 }
-# In the words of `MLP`; a loss is one of numbers, smoothing and weights of classes of labels.
+# In the words of `MLP`; a loss is one of numbers,
+# smoothing and weights of classes of labels.
 FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "activation": {"activation": ["gelu"]},
@@ -164,7 +166,9 @@ def estimator_words(words: Words) -> Words:
 
 
 class Door(NamedTuple):
-    """A way to train: a fit by words, the nets of what it returns, and whether it classifies."""
+    """A way to train: a fit by words,
+    the nets of what it returns, and whether it classifies.
+    """
 
     name: str
     classifies: bool
@@ -212,7 +216,9 @@ def fit_by(kind: Any, **own: Any) -> Callable[..., Any]:
 
 
 def fit_search(kind: Any) -> Callable[..., Any]:
-    """A search whose candidates have the settings, so that they come by `set_params`."""
+    """A search whose candidates have the settings,
+    so that they come by `set_params`.
+    """
 
     def fit(
         rows: Any, y: Any, words: Words, search: Any = fastmlp.MLPSearchCV, **more: Any
@@ -227,7 +233,9 @@ def fit_search(kind: Any) -> Callable[..., Any]:
 
 
 def fit_tables(kind: Any) -> Callable[..., Any]:
-    """Of the settings those that a model of tables has; any other is its own to refuse."""
+    """Of the settings those that a model of tables has;
+    any other is its own to refuse.
+    """
 
     def fit(rows: Any, y: Any, words: Words, **more: Any) -> Any:
         defaults = words_of({}, classifies=kind is fastmlp.TabularMLPClassifier)
@@ -314,7 +322,9 @@ def bits_of(parts: list[Any]) -> list[bytes]:
 
 
 def by_the_core(door: Door, model: Any, words: Words) -> list[Any]:
-    """Each net's parameters by the door before: `MLP`, the estimator, scikit-learn's search."""
+    """Each net's parameters by the door before: `MLP`,
+    the estimator, scikit-learn's search.
+    """
     if door.name in OF_NETS:
         return [fit_net(X, door.y, words).parameters]
     if door.name == "search":
@@ -471,7 +481,8 @@ def test_callbacks_at_a_door(door: Door) -> None:
     epochs = dict[int, list[int]]()
     for report in reports:
         epochs.setdefault(id(report.net), []).append(report.epoch)
-    # Of a search those of two folds too, and of tables the nets that are not in the ensemble.
+    # Of a search those of two folds too,
+    # and of tables the nets that are not in the ensemble.
     n_nets = {"fit_many": 2, "search": 3, "tables": 4}.get(door.name, 1)
     assert [*epochs.values()] == [[*range(EPOCHS)]] * n_nets
     # Nets of tables are written anew without units that are 0 in all rows.

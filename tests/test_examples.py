@@ -34,8 +34,9 @@ def test_there_are_examples() -> None:
 def test_runs_and_prints(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, which has imported what it needs; with packages whose warnings are not ours
-    in one of its own."""
+    """In this process, which has imported what it needs;
+    with packages whose warnings are not ours in one of its own.
+    """
     package = PACKAGES.get(path.stem)
     if package:
         # The small form of MLflow has no database.

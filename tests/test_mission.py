@@ -55,12 +55,14 @@ def test_the_top_level_has_each_entry(entry: str) -> None:
     assert path.is_file() or any(path.glob("*.py"))
 
 
-# "Forward pass, backpropagation and the regularized update loop are @njit(parallel=True) kernels
-# over preallocated buffers."
+# "Forward pass, backpropagation and the regularized update loop are
+# @njit(parallel=True) kernels over preallocated buffers."
 
 
 def kernels_with_prange() -> Iterator[tuple[str, str]]:
-    """Name and decorator of each function of `kernels` that has a loop over `prange`."""
+    """Name and decorator of each function of `kernels` that has a loop over
+    `prange`.
+    """
     for path in KERNELS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef):
@@ -123,7 +125,8 @@ def test_a_step_allocates_nothing() -> None:
     assert peaks[2] - peaks[1] < 190  # a byte for each further step
 
 
-# The mathematics: gradient descent, the penalty lambda / 2m, mean squared error, cross-entropy.
+# The mathematics: gradient descent, the penalty lambda / 2m,
+# mean squared error, cross-entropy.
 
 Loss = Literal["mse", "binary_cross_entropy"]
 
@@ -239,7 +242,9 @@ PEERS = ("numpy", "sklearn", "torch", "compile", "jax", "onnx")
 
 @pytest.fixture(scope="module")
 def benchmarks() -> list[str]:
-    """What the command of the mission collects, peers that are not installed included."""
+    """What the command of the mission collects,
+    peers that are not installed included.
+    """
     command = [
         *("-m", "pytest", "benchmarks", "--benchmark-only", "--collect-only", "-q"),
         *("-p", "no:cacheprovider"),

@@ -244,7 +244,9 @@ def leap(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 def test_biases_alone_that_are_not_finite_are_a_divergence(
     sizes: tuple[int, ...],
 ) -> None:
-    """The loss is that of before the step, and a row of zeros moves no weight of a first layer."""
+    """The loss is that of before the step,
+    and a row of zeros moves no weight of a first layer.
+    """
     net = make(
         sizes, activation="relu", loss="mae", optimizer=Custom(leap, learning_rate=1e3)
     )
@@ -266,7 +268,8 @@ def test_a_single_row_trains(loss: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("n_classes", [1, 2])
 def test_a_single_class_is_learnt(n_classes: int) -> None:
-    # By its name the loss is refused where it has one output, but files of such nets are in use.
+    # By its name the loss is refused where it has one output,
+    # but files of such nets are in use.
     net = make((3, 5, n_classes), loss=LOSSES["cross_entropy"], optimizer=Adam(0.05))
     history = net.fit(X, np.zeros(30, int), epochs=50)
     assert history.loss[-1] <= history.loss[0]

@@ -1,4 +1,6 @@
-"""save and load: every net that can be made comes back, and every defect is a FileError."""
+"""save and load: every net that can be made comes back,
+and every defect is a FileError.
+"""
 
 import json
 from pathlib import Path
@@ -262,7 +264,8 @@ def nested(depth: int) -> Any:
     return 0.1
 
 
-# What a header says, beside its arrays: what no setting of a net is, or more than the file holds.
+# What a header says, beside its arrays:
+# what no setting of a net is, or more than the file holds.
 LIES: dict[str, tuple[dict[str, Any], str]] = {
     "more parameters": ({"layer_sizes": [1 << 40, 1 << 21, 1]}, "but holds 63"),
     "more layers": ({"layer_sizes": [3] * 9}, "claims 8 layers, but holds 5"),

@@ -1,4 +1,6 @@
-"""Pictures of fits and searches: what is drawn, on which scale, what the title says; errors."""
+"""Pictures of fits and searches: what is drawn,
+on which scale, what the title says; errors.
+"""
 
 import sys
 from collections.abc import Iterator

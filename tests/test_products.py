@@ -1,4 +1,6 @@
-"""Products of settings follow the naive net, and the naive net complex steps and published ones."""
+"""Products of settings follow the naive net,
+and the naive net complex steps and published ones.
+"""
 
 from dataclasses import asdict
 from itertools import pairwise, product
@@ -26,8 +28,8 @@ PENALTIES: list[dict[str, Any]] = [
     {"l1": 0.5},
     {"l2": 0.5, "l1": 0.25},
 ]
-# In float32, an optimizer that divides by the size of the gradient turns its rounding into a share
-# of a step; six steps of 0.01 at most then differ by less than this.
+# In float32, an optimizer that divides by the size of the gradient turns its rounding
+# into a share of a step; six steps of 0.01 at most then differ by less than this.
 TOLERANCE = {"float64": 1e-10, "float32": 3e-4}
 
 
@@ -38,7 +40,9 @@ def targets(loss: str, rng: np.random.Generator) -> Any:
 
 
 def cases() -> dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]]:
-    """Optimizers and penalties with which each activation, loss and dtype is trained."""
+    """Optimizers and penalties with which each activation,
+    loss and dtype is trained.
+    """
     if not INTERPRETED:
         return {
             (activation, loss, dtype): [
@@ -110,7 +114,9 @@ def make_net(rng: np.random.Generator, sizes: tuple[int, ...]) -> tuple[Any, Any
 
 
 def assert_slopes_agree(rng: np.random.Generator, **model: Any) -> None:
-    """For a net with two hidden layers on seven rows: backpropagation = complex step."""
+    """For a net with two hidden layers on seven rows:
+    backpropagation = complex step.
+    """
     # gaussian_nll has two outputs a target.
     pairs = model.get("loss") == "gaussian_nll"
     n_outputs = 4 if pairs else 3
@@ -155,8 +161,8 @@ def test_a_weight_of_two_is_a_row_given_twice(rng: np.random.Generator) -> None:
     assert once == pytest.approx(twice, rel=1e-14, abs=0)
 
 
-# Hidden: 1*1 + 2*0.5 + 0 = 2 and 1*(-1) + 2*1 + 0.5 = 1.5, both above 0, so relu passes them on.
-# Raw output: 2*1 + 1.5*(-2) + 0.5 = -0.5.
+# Hidden: 1*1 + 2*0.5 + 0 = 2 and 1*(-1) + 2*1 + 0.5 = 1.5, both above 0,
+# so relu passes them on. Raw output: 2*1 + 1.5*(-2) + 0.5 = -0.5.
 HAND_WEIGHTS = [np.array([[1.0, -1.0], [0.5, 1.0]]), np.array([[1.0], [-2.0]])]
 HAND_BIASES = [np.array([0.0, 0.5]), np.array([0.5])]
 HAND_X = np.array([[1.0, 2.0]])
@@ -170,16 +176,20 @@ def test_gradient_worked_by_hand() -> None:
     )
     # (-0.5 - 1)^2 = 2.25, and 0.5 / 2 * (1 + 1 + 0.25 + 1 + 1 + 4) = 2.0625.
     assert value == 4.3125
-    # Slope by the output: 2 * (-1.5) = -3. Times the hidden (2, 1.5), plus 0.5 * (1, -2).
+    # Slope by the output: 2 * (-1.5) = -3.
+    # Times the hidden (2, 1.5), plus 0.5 * (1, -2).
     assert by_weights[1].tolist() == [[-5.5], [-5.5]]
     assert by_biases[1].tolist() == [-3.0]
-    # Slope by the hidden: -3 * (1, -2) = (-3, 6). Times x = (1, 2), plus half the weights.
+    # Slope by the hidden: -3 * (1, -2) = (-3, 6).
+    # Times x = (1, 2), plus half the weights.
     assert by_weights[0].tolist() == [[-2.5, 5.5], [-5.75, 12.5]]
     assert by_biases[0].tolist() == [-3.0, 6.0]
 
 
 def test_the_published_step_of_mazur() -> None:
-    """Mazur (2015), "A step by step backpropagation example": sigmoid, rate 0.5, two outputs."""
+    """Mazur (2015), "A step by step backpropagation example":
+    sigmoid, rate 0.5, two outputs.
+    """
     weights = [
         np.array([[0.15, 0.25], [0.20, 0.30]]),
         np.array([[0.40, 0.50], [0.45, 0.55]]),

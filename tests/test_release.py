@@ -1,4 +1,6 @@
-"""A release: one version and one date in all files, extras, and workflows that publish."""
+"""A release: one version and one date in all files,
+extras, and workflows that publish.
+"""
 
 import ast
 import os
@@ -201,7 +203,9 @@ def test_the_recipe_of_conda_agrees_with_the_project() -> None:
 
 
 def machines_of_wheels() -> dict[str, tuple[str, str, str]]:
-    """What the build's hook knows of machines; hatchling, which it imports, is not there."""
+    """What the build's hook knows of machines;
+    hatchling, which it imports, is not there.
+    """
     tree = ast.parse((ROOT / "hatch_build.py").read_text())
     (table,) = (
         node.value

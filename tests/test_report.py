@@ -1,4 +1,6 @@
-"""html_report: sections, scores and intervals, hostile names, odd tables, errors, a browser."""
+"""html_report: sections, scores and intervals,
+hostile names, odd tables, errors, a browser.
+"""
 
 import base64
 import re

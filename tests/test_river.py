@@ -1,4 +1,6 @@
-"""Nets for river: its checks, features and classes that come later, numbers that are missing."""
+"""Nets for river: its checks, features and classes that come later,
+numbers that are missing.
+"""
 
 import math
 import pickle
@@ -156,17 +158,20 @@ def test_a_clone_has_the_settings_and_nothing_learned() -> None:
         (
             lambda model: model.learn_one({"a": "1"}, 1.0),
             TypeError,
-            "MLPRegressor.learn_one: feature 'a' must be a number, got '1'; encode it before",
+            "MLPRegressor.learn_one: feature 'a' must be a number, got '1'; encode it "
+            "before",
         ),
         (
             lambda model: model.predict_one({"a": [1.0]}),
             TypeError,
-            "MLPRegressor.predict_one: feature 'a' must be a number, got a list; encode it",
+            "MLPRegressor.predict_one: feature 'a' must be a number, got a list; "
+            "encode it",
         ),
         (
             lambda model: model.learn_one({"a": math.inf}, 1.0),
             ValueError,
-            "MLPRegressor.learn_one: feature 'a' must be finite, got inf; leave the row out",
+            "MLPRegressor.learn_one: feature 'a' must be finite, got inf; leave the "
+            "row out",
         ),
         (
             lambda model: model.learn_one({"a": 1.0}, math.nan),
@@ -181,7 +186,8 @@ def test_a_clone_has_the_settings_and_nothing_learned() -> None:
         (
             lambda model: model.clone({"loss": "poisson"}),
             ValueError,
-            "MLPRegressor: the target is scaled, and the loss 'poisson' takes no negative",
+            "MLPRegressor: the target is scaled, and the loss 'poisson' takes no "
+            "negative",
         ),
         (
             lambda model: MLPClassifier().learn_one({"a": 1.0}, None),

@@ -1,6 +1,7 @@
 """The built site in a browser: its search, its first screen, and widths of pages.
 
-Nightly. `python -m sphinx -E docs docs/_build`, and in Debian `apt install chromium`, come before.
+Nightly. `python -m sphinx -E docs docs/_build`,
+and in Debian `apt install chromium`, come before.
 """
 
 from collections.abc import Iterator
@@ -150,7 +151,9 @@ PAGES = sorted({*SITE.rglob("*.html")} - {*SITE.glob("_static/**/*.html")})
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(SITE)))
 def test_a_page_is_as_wide_as_its_screen(browser: Browser, page: Path) -> None:
-    """On a phone code scrolls in its block, and tables everywhere; on a desk code fits."""
+    """On a phone code scrolls in its block,
+    and tables everywhere; on a desk code fits.
+    """
     for width, height in (PHONE, DESK):
         browser.show(page.as_uri(), width, height)
         wide = browser.value("document.documentElement.scrollWidth")

@@ -1,4 +1,6 @@
-"""What type checkers see: a user's script without errors, one of mistakes, and no unknown types."""
+"""What type checkers see: a user's script without errors,
+one of mistakes, and no unknown types.
+"""
 
 import ast
 import importlib.util
@@ -268,7 +270,9 @@ def test_a_listing_of_a_module_shows_public_names(module: Any) -> None:
     "name", [name for name in dir(fastmlp) if not name.startswith("__")]
 )
 def test_properties_have_types_that_prompts_can_show(name: str) -> None:
-    """jedi 0.20 raises where a property has a Literal, and IPython then completes nothing."""
+    """jedi 0.20 raises where a property has a Literal,
+    and IPython then completes nothing.
+    """
     for kind in getattr(getattr(fastmlp, name), "__mro__", [])[:-1]:
         for known, one in vars(kind).items():
             if isinstance(one, property) and kind.__module__.startswith("fastmlp"):

@@ -1,4 +1,6 @@
-"""The form of Python without a GIL, on any Python: short compiled calls take the net's lock."""
+"""The form of Python without a GIL, on any Python:
+short compiled calls take the net's lock.
+"""
 
 import threading
 from collections.abc import Callable

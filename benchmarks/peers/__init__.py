@@ -1,8 +1,9 @@
-"""Contestants: each module makes a `Run` of a workload, as an expert in its library writes it.
+"""Contestants: each module makes a `Run` of a workload,
+as an expert in its library writes it.
 
-A module has `VARIANTS`, by form of workload the ways to write it, of which the fastest counts,
-`make(workload, variant)`, and `about()`, the versions it runs on; some have `sgemm(size)`, a call
-of the library's own matrix product.
+A module has `VARIANTS`, by form of workload the ways to write it, of which the fastest
+counts, `make(workload, variant)`, and `about()`, the versions it runs on; some have
+`sgemm(size)`, a call of the library's own matrix product.
 """
 
 import warnings
@@ -17,8 +18,9 @@ ALL = ("plain", "recipe", "mixed")
 
 
 class Peer(NamedTuple):
-    """A contestant: its module here, the libraries it needs, and the forms of workloads that it
-    trains: plain ones, with the recipe, in mixed precision."""
+    """A contestant: its module here, the libraries it needs, and the forms of workloads
+    that it trains: plain ones, with the recipe, in mixed precision.
+    """
 
     title: str
     module: str
@@ -61,7 +63,9 @@ def title(library: str) -> str:
 
 
 def missing(name: str) -> str | None:
-    """The reason that a contestant cannot take part, or None; its form may stand after a dash."""
+    """The reason that a contestant cannot take part,
+    or None; its form may stand after a dash.
+    """
     needs = PEERS[name.partition("-")[0]].needs
     absent = [library for library in needs if find_spec(library) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
@@ -108,4 +112,6 @@ class Run(Protocol):
         return x
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        """Ways to predict, by name: from rows to the last layer's values, before any link."""
+        """Ways to predict, by name:
+        from rows to the last layer's values, before any link.
+        """

@@ -1,7 +1,8 @@
 """JAX: an epoch is one jitted `lax.scan` with donated state and the update written out.
 
-The recipe has optax's chain; mixed precision has products of bfloat16 that sum in float32, forth
-and back. Many nets are whole trainings: all in one jitted `vmap`, or a net on each core.
+The recipe has optax's chain; mixed precision has products of bfloat16 that sum in
+float32, forth and back. Many nets are whole trainings: all in one jitted `vmap`, or a
+net on each core.
 """
 
 from collections.abc import Callable
@@ -155,7 +156,8 @@ class JaxScan(Run):
         return jnp.asarray(x)
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        # The parameters are constants of the program, not six more arguments to look at.
+        # The parameters are constants of the program,
+        # not six more arguments to look at.
         layers = self._layers(self.state[0])
         act = ACTIVATIONS[self.workload.activation]
         predict = partial(forward, layers, activation=act)
@@ -235,8 +237,9 @@ product.defvjp(_forth, _back)
 
 
 class JaxMixed(JaxScan):
-    """In mixed precision: inputs are rounded ahead. Outputs of layers are float32; or bfloat16, as
-    biases are, as a policy of Flax or jmp has it."""
+    """In mixed precision: inputs are rounded ahead. Outputs of layers are float32;
+    or bfloat16, as biases are, as a policy of Flax or jmp has it.
+    """
 
     def __init__(self, workload: Workload, variant: str) -> None:
         super().__init__(workload, variant.removeprefix(f"{POLICY}, "))
@@ -259,8 +262,9 @@ class JaxMixed(JaxScan):
 
 
 class JaxRecipe(JaxScan):
-    """With the recipe, by optax's chain: state (parameters, optax's, average, steps done, steps of
-    the fit), all on the device."""
+    """With the recipe, by optax's chain: state (parameters, optax's,
+    average, steps done, steps of the fit), all on the device.
+    """
 
     def __init__(self, workload: Workload, variant: str) -> None:
         assert workload.recipe
@@ -413,7 +417,9 @@ class JaxVmapped:
 
 
 class OnThreads(JaxVmapped):
-    """A program for one net, run by a Python thread on each core: compiled code holds no lock."""
+    """A program for one net, run by a Python thread on each core:
+    compiled code holds no lock.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)

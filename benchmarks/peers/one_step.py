@@ -1,8 +1,8 @@
 """A step that is called from Python, and other small calls, as each library has them.
 
-`ways(contestant, task, quick)` are the ways of a contestant by name, of which a peer's fastest
-counts. Rows are in the library's own form before the clock starts; the steps of a call take one
-batch after the other, and the call ends when they are done.
+`ways(contestant, task, quick)` are the ways of a contestant by name, of which a peer's
+fastest counts. Rows are in the library's own form before the clock starts; the steps of
+a call take one batch after the other, and the call ends when they are done.
 """
 
 import os
@@ -49,7 +49,9 @@ Ways = dict[str, Way]
 
 
 def makers(task: Any) -> dict[str, Callable[[Any], Ways]]:
-    """By contestant what makes its ways of a task: a workload, or the name of another call."""
+    """By contestant what makes its ways of a task:
+    a workload, or the name of another call.
+    """
     return STEPS if isinstance(task, Workload) else CALLS[task]
 
 
@@ -75,7 +77,9 @@ def over(
     first: Callable[[], Any] | None = None,
     then: Callable[[], Any] | None = None,
 ) -> Callable[[int], None]:
-    """A function that takes so many steps, between what comes first and what comes then."""
+    """A function that takes so many steps,
+    between what comes first and what comes then.
+    """
     endless = cycle(batches)
 
     def run(n: int) -> None:
@@ -156,7 +160,9 @@ def sklearn_steps(load: Workload) -> Ways:
 
 
 def jax_steps(load: Workload) -> Ways:
-    """Jitted steps with donated state: optax's Adam; or written out, on layers and on a vector."""
+    """Jitted steps with donated state: optax's Adam;
+    or written out, on layers and on a vector.
+    """
     import jax
     import optax
 
@@ -218,7 +224,9 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
 
 
 def keras_steps(load: Workload) -> Ways:
-    """`train_on_batch`, and a step by GradientTape in one `tf.function`, with XLA and without."""
+    """`train_on_batch`, and a step by GradientTape in one `tf.function`,
+    with XLA and without.
+    """
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     keras = import_module("keras")
     tf = import_module("tensorflow")
@@ -293,7 +301,9 @@ STEPS: dict[str, Callable[[Workload], Ways]] = {
 
 
 def iris(library: str, quick: bool) -> Ways:
-    """A fit of one epoch of scikit-learn's estimator, or of fastmlp's, with the defaults."""
+    """A fit of one epoch of scikit-learn's estimator,
+    or of fastmlp's, with the defaults.
+    """
     from sklearn.datasets import load_iris
 
     model = import_module(library).MLPClassifier(max_iter=1, random_state=0)
@@ -317,9 +327,11 @@ def table_row(library: str, quick: bool) -> Ways:
 
 
 def stream_of(quick: bool) -> tuple[Array, Array, float]:
-    """Rows of river's TrumpApproval and their targets, standardised, and the unit of errors.
+    """Rows of river's TrumpApproval and their targets,
+    standardised, and the unit of errors.
 
-    Inputs by the rows so far, as river's `StandardScaler` does; targets by the first rows.
+    Inputs by the rows so far, as river's `StandardScaler` does;
+    targets by the first rows.
     """
     if why := missing("river"):
         raise Unsupported(why)

@@ -93,7 +93,9 @@ def _run(session: Any) -> Callable[[Array], Array]:
 
 
 def _bound(session: Any, n_outputs: int) -> Callable[[Array], Array]:
-    """Bind memory of rows and of predictions once: a call reads the first and writes the other."""
+    """Bind memory of rows and of predictions once:
+    a call reads the first and writes the other.
+    """
     run = session.run_with_iobinding
     value = onnxruntime.OrtValue.ortvalue_from_numpy
     bound: Any = None

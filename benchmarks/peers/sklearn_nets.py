@@ -120,7 +120,8 @@ class Many:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.x, self.y = sweep.data()
-        # Said, as the environment's number of threads, which is for the whole process, goes before.
+        # Said, as the environment's number of threads,
+        # which is for the whole process, goes before.
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             self.pool = joblib.Parallel(n_jobs=cores())
         self.fitted: list[Any] = []

@@ -1,5 +1,6 @@
-"""PyTorch, compiled by Inductor: the whole step in one graph, or with the fused optimizer; with the
-recipe all of a step in one graph."""
+"""PyTorch, compiled by Inductor: the whole step in one graph,
+or with the fused optimizer; with the recipe all of a step in one graph.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +39,8 @@ _made: set[tuple[Workload, str]] = set()
 
 def make(workload: Workload, variant: str = "") -> TorchEager:
     variant = variant or VARIANTS[workload.form][0]
-    # One function may be compiled only a few times, whatever the net. Variants of one stay.
+    # One function may be compiled only a few times,
+    # whatever the net. Variants of one stay.
     if any(other != workload for other, _ in _made) or (workload, variant) in _made:
         torch._dynamo.reset()
         _made.clear()
@@ -77,8 +79,9 @@ class CompiledLoss(TorchEager):
 
 
 class WholeStep(CompiledLoss):
-    """Forward, backward, update and all of the recipe are one graph: no autograd, no optimizer
-    object."""
+    """Forward, backward, update and all of the recipe are one graph:
+    no autograd, no optimizer object.
+    """
 
     def __init__(self, workload: Workload, variant: str) -> None:
         step = whole_step(workload)
@@ -98,7 +101,8 @@ class WholeStep(CompiledLoss):
         super().reset()
         self.p = [part.detach() for part in self.p]
         m, v = ([torch.zeros_like(part) for part in self.p] for _ in range(2))
-        # Of shape (1,): compiled code does not write a 0-dimensional float64 argument back.
+        # Of shape (1,): compiled code does not write a 0-dimensional float64 argument
+        # back.
         t, self.end = (torch.zeros(1, dtype=self.p[0].dtype) for _ in range(2))
         self.state = (self.p, m, v, self.average, t, self.end)
 

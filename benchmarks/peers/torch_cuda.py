@@ -1,6 +1,7 @@
 """PyTorch on a GPU: eager, compiled, and as CUDA graphs of a step and of an epoch.
 
-Many nets are one batched product each, weights stacked: the fastest form that PyTorch has for them.
+Many nets are one batched product each, weights stacked:
+the fastest form that PyTorch has for them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""PyTorch: DistributedDataParallel over gloo, one of two processes of one thread each."""
+"""PyTorch: DistributedDataParallel over gloo,
+one of two processes of one thread each.
+"""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from benchmarks import bench_machines as machines
 from benchmarks.peers.torch_nets import LOSSES, Net, Tensor, TorchEager
 from benchmarks.workloads import Workload
 
-# Options of DDP. By hand there is one all-reduce of all gradients after the backward pass.
+# Options of DDP. By hand there is one all-reduce of all gradients after the backward
+# pass.
 BY_HAND = "one all-reduce by hand"
 WAYS: dict[str, dict[str, Any]] = {
     "DDP": {},

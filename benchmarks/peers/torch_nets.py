@@ -1,4 +1,6 @@
-"""PyTorch, eager: functional layers, autograd, a fused optimizer; the recipe; mixed precision."""
+"""PyTorch, eager: functional layers, autograd,
+a fused optimizer; the recipe; mixed precision.
+"""
 
 import os
 import subprocess
@@ -36,10 +38,11 @@ VARIANTS = {
         "row groups by the loader, one worker process",
     ),
 }
-# Three steps of a net that a name stands for, with a line of oneDNN's for each primitive.
+# Three steps of a net that a name stands for,
+# with a line of oneDNN's for each primitive.
 STEPS = (
-    "from benchmarks.peers.torch_nets import make; from benchmarks.workloads import BY_NAME; "
-    "make(BY_NAME[{!r}].quick(), {!r}).steps(3)"
+    "from benchmarks.peers.torch_nets import make; from benchmarks.workloads import "
+    "BY_NAME; make(BY_NAME[{!r}].quick(), {!r}).steps(3)"
 )
 N_THREADS = torch.get_num_threads()
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -111,8 +114,9 @@ def objective(
 
 
 class TorchEager(Run):
-    """Tensors that are leaves of autograd, and their optimizer; with the recipe, foreach clipping
-    and average, which then is what is trained."""
+    """Tensors that are leaves of autograd, and their optimizer; with the recipe,
+    foreach clipping and average, which then is what is trained.
+    """
 
     def __init__(self, workload: Workload, variant: str) -> None:
         self.workload = workload
@@ -169,11 +173,14 @@ class TorchEager(Run):
         self.optimizer.step()
         self.done += 1
         with torch.no_grad():
-            # As `swa_utils.get_ema_multi_avg_fn` does; the weight is that of a debiased mean.
+            # As `swa_utils.get_ema_multi_avg_fn` does;
+            # the weight is that of a debiased mean.
             torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
 
     def gathered(self) -> list[Tensor]:
-        """Rows and targets of an epoch in a new order, and its masks if the variant has them."""
+        """Rows and targets of an epoch in a new order,
+        and its masks if the variant has them.
+        """
         load = self.workload
         order = torch.randperm(self.workload.n_rows)
         parts = [part.index_select(0, order) for part in (self.x, self.y)]
@@ -274,8 +281,10 @@ class Net(torch.nn.Module):
 
 
 class TorchMixed(TorchEager):
-    """In mixed precision: products by autocast, which keeps a forward pass's rounded weights, of
-    inputs that are rounded ahead; or float32 products whose operands PyTorch may round."""
+    """In mixed precision: products by autocast, which keeps a forward pass's rounded
+    weights, of inputs that are rounded ahead; or float32 products whose operands
+    PyTorch may round.
+    """
 
     def __init__(self, workload: Workload, variant: str) -> None:
         self.by_leave = variant == PRECISION
@@ -296,7 +305,9 @@ class TorchMixed(TorchEager):
 
 
 def kernels(workload: Workload, variant: str) -> list[str]:
-    """The kernels that oneDNN runs for a workload's products: implementation and dtypes."""
+    """The kernels that oneDNN runs for a workload's products:
+    implementation and dtypes.
+    """
     done = subprocess.run(
         [sys.executable, "-c", STEPS.format(workload.name, variant)],
         env={**os.environ, "ONEDNN_VERBOSE": "1"},

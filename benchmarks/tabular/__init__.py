@@ -1,1 +1,3 @@
-"""Models of tables beside boosted trees, on real tables: `python -m benchmarks.tabular`."""
+"""Models of tables beside boosted trees,
+on real tables: `python -m benchmarks.tabular`.
+"""

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.tabular`; the workers of `compare` import it by its own name."""
+"""`python -m benchmarks.tabular`;
+the workers of `compare` import it by its own name.
+"""
 
 from benchmarks.tabular.compare import main
 

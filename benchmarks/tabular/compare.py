@@ -108,7 +108,8 @@ def above(losses: Array, beside: Array) -> Array:
 
 
 def normalised(losses: Array, linear: Array) -> Array:
-    """Losses on a scale of 0 for the linear model's and 1 for the table's least, not below `WORST`.
+    """Losses on a scale of 0 for the linear model's and 1 for the table's least,
+    not below `WORST`.
 
     A table on which the linear model is the best has no such scale: nan.
     """
@@ -121,7 +122,9 @@ def normalised(losses: Array, linear: Array) -> Array:
 def lines(
     results: Record, groups: Sequence[str] = ("aside", "development")
 ) -> Iterator[str]:
-    """The page's tables by group: those kept aside first, then those the recipe was made on."""
+    """The page's tables by group: those kept aside first,
+    then those the recipe was made on.
+    """
     named = [
         name for name, facts in results["tables"].items() if facts["group"] in groups
     ]
@@ -242,7 +245,9 @@ WARM_UP = "breast_cancer", "diabetes"
 
 
 def score(table: SplitTable, predictions: Array) -> dict[str, float]:
-    """The loss that models are compared by, log loss or RMSE, and other usual scores."""
+    """The loss that models are compared by,
+    log loss or RMSE, and other usual scores.
+    """
     metrics = import_module("sklearn.metrics")
     y = table.y[table.test]
     if table.task == "regression":
@@ -259,7 +264,9 @@ def score(table: SplitTable, predictions: Array) -> dict[str, float]:
 
 
 def fit(model: str, name: str, threads: int, seed: int) -> Record:
-    """A model's scores on a table, and its seconds, of the clock and of all cores together."""
+    """A model's scores on a table, and its seconds,
+    of the clock and of all cores together.
+    """
     warnings.simplefilter("ignore")
     table = read(sources()[name])
     try:
@@ -276,7 +283,9 @@ def _cpu() -> float:
 
 
 def process(threads: int, home: str) -> ProcessPoolExecutor:
-    """A process of its own for a model, whose libraries have so many threads, and a home."""
+    """A process of its own for a model,
+    whose libraries have so many threads, and a home.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
     spawn = multiprocessing.get_context("spawn")

@@ -1,8 +1,9 @@
 """Prediction intervals of numbers: `python -m benchmarks.tabular.intervals --pages`.
 
-The tables are those for development. All models train on the same rows, and take the same others
-to stop by, and for their conformal step if they have one. A score is the interval score: the mean
-width, and 2 / (1 - coverage) times what targets lie outside; the true quantiles have the least.
+The tables are those for development. All models train on the same rows, and take the
+same others to stop by, and for their conformal step if they have one. A score is the
+interval score: the mean width, and 2 / (1 - coverage) times what targets lie outside;
+the true quantiles have the least.
 """
 
 import argparse
@@ -42,7 +43,9 @@ By = dict[str, Array]
 
 
 def of_fastmlp(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
-    """The intervals of a pack: of each row's own width, and of one for all of the same errors."""
+    """The intervals of a pack: of each row's own width,
+    and of one for all of the same errors.
+    """
     model = fitted(table, options.threads, seed, preset=options.preset)
     rows = table.x.iloc[table.test]
     held_out = table.x.iloc[table.validation]
@@ -61,7 +64,9 @@ def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By
 
 
 def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
-    """The outer quantiles of scikit-learn's trees, a model for each, and MAPIE's step with them."""
+    """The outer quantiles of scikit-learn's trees,
+    a model for each, and MAPIE's step with them.
+    """
     trees = import_module("sklearn.ensemble")
     x = native(table, MOST_LEVELS)
     texts = np.isin([*x], categories(table))
@@ -104,7 +109,8 @@ def held(table: SplitTable, intervals: Array) -> dict[str, float]:
 
     References
     ----------
-    Gneiting & Raftery (2007), "Strictly proper scoring rules, prediction, and estimation".
+    Gneiting & Raftery (2007), "Strictly proper scoring rules,
+    prediction, and estimation".
     """
     y = table.y[table.test]
     (low, high) = intervals.T

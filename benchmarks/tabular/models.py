@@ -1,8 +1,8 @@
 """The models: each takes a table, trains on its rows, and predicts those to test on.
 
-Every model has the settings of its library, and the best round or epoch of the rows to validate on.
-Boosted trees: at most 1,000 rounds, and 50 without a gain end them; scikit-learn's 10, since they
-predict with the last round and not with the best.
+Every model has the settings of its library, and the best round or epoch of the rows to
+validate on. Boosted trees: at most 1,000 rounds, and 50 without a gain end them;
+scikit-learn's 10, since they predict with the last round and not with the best.
 """
 
 import math
@@ -26,7 +26,8 @@ MOST_LEVELS = 254
 MOST_SECONDS, TARGET = 120, "the target"
 AUTOGLUON = ("medium_quality", "best_quality")
 
-# Takes a table, threads and a seed, and returns probabilities (rows, classes), or numbers (rows,).
+# Takes a table, threads and a seed, and returns probabilities (rows,
+# classes), or numbers (rows,).
 Model = Callable[[SplitTable, int, int], Array]
 
 
@@ -36,7 +37,9 @@ def categories(table: SplitTable) -> list[str]:
 
 
 def linear(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of ridge or logistic regression, of standardised and one-hot columns."""
+    """Predictions of ridge or logistic regression,
+    of standardised and one-hot columns.
+    """
     models = import_module("sklearn.linear_model")
     if table.task == "regression":
         net = models.RidgeCV(np.logspace(-3, 4, 15))
@@ -46,7 +49,9 @@ def linear(table: SplitTable, threads: int, seed: int) -> Array:
 
 
 def scikit_mlp(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of scikit-learn's nets; they take a quarter of the 80 % to validate on."""
+    """Predictions of scikit-learn's nets;
+    they take a quarter of the 80 % to validate on.
+    """
     nets = import_module("sklearn.neural_network")
     settings = {
         "early_stopping": True,
@@ -66,7 +71,9 @@ def scikit_mlp(table: SplitTable, threads: int, seed: int) -> Array:
 
 
 def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of scikit-learn's trees; of a column's categories the commonest are kept."""
+    """Predictions of scikit-learn's trees;
+    of a column's categories the commonest are kept.
+    """
     trees = import_module("sklearn.ensemble")
     model = getattr(trees, f"HistGradientBoosting{kind_of(table.task)}")(
         max_iter=ROUNDS, early_stopping=True, random_state=seed
@@ -141,7 +148,9 @@ def catboost(
 def fitted_catboost(
     table: SplitTable, threads: int, seed: int, callbacks: Any = (), **settings: Any
 ) -> tuple[Any, Any]:
-    """A model that has stopped by the rows to validate on, and the columns as it takes them."""
+    """A model that has stopped by the rows to validate on,
+    and the columns as it takes them.
+    """
     model = getattr(import_module("catboost"), f"CatBoost{kind_of(table.task)}")(
         iterations=ROUNDS,
         early_stopping_rounds=PATIENCE,
@@ -193,7 +202,8 @@ def realmlp(table: SplitTable, threads: int, seed: int) -> Array:
 def autogluon(table: SplitTable, threads: int, seed: int, preset: str) -> Array:
     """Predictions of AutoGluon's ensemble, of the models that are installed beside it.
 
-    "best_quality" trains on folds of all rows but those to test on, within `MOST_SECONDS`.
+    "best_quality" trains on folds of all rows but those to test on,
+    within `MOST_SECONDS`.
     """
     tabular = import_module("autogluon.tabular")
     x = table.x.assign(**{TARGET: table.y})
@@ -271,7 +281,9 @@ def native(table: SplitTable, most: int | None = None) -> Any:
 
 
 def _filled(table: SplitTable) -> Any:
-    """The columns without missing values: medians of the rows to train on, and marks."""
+    """The columns without missing values:
+    medians of the rows to train on, and marks.
+    """
     x = table.x.copy()
     names = categories(table)
     for name in table.x:
@@ -287,7 +299,9 @@ def _filled(table: SplitTable) -> Any:
 
 
 def _dense(table: SplitTable, model: Any, rows: Array) -> Any:
-    """A pipeline of standardised numbers and one-hot categories, trained on some rows."""
+    """A pipeline of standardised numbers and one-hot categories,
+    trained on some rows.
+    """
     pipeline = import_module("sklearn.pipeline")
     texts = categories(table)
     columns = columns_of([*table.x], texts)

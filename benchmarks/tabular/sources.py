@@ -89,7 +89,9 @@ def sources() -> dict[str, Source]:
 
 
 def aside() -> tuple[str, ...]:
-    """The names of the tables that are kept aside: drawn by a seed, some of each task."""
+    """The names of the tables that are kept aside:
+    drawn by a seed, some of each task.
+    """
     rng = np.random.default_rng(SEED)
     drawn = []
     for task, count in KEPT_ASIDE.items():
@@ -103,8 +105,9 @@ def aside() -> tuple[str, ...]:
 def groups() -> dict[str, tuple[str, ...]]:
     """The names of the tables of each group; a table is in one of them.
 
-    Those from wheels are kept aside too. In the order of their tasks and names every other one is
-    for one look, "once", and the rest is "shut" until the models of tables have changed again.
+    Those from wheels are kept aside too. In the order of their tasks and names every
+    other one is for one look, "once", and the rest is "shut" until the models of tables
+    have changed again.
     """
     known = sources()
     added = sorted((s.task, name) for name, s in known.items() if s.from_wheel)
@@ -156,7 +159,9 @@ def read(source: Source) -> SplitTable:
 
 
 def known_rows(source: Source) -> Any:
-    """The frame of a table without dropped columns, rows without a target, and rare classes."""
+    """The frame of a table without dropped columns,
+    rows without a target, and rare classes.
+    """
     frame = frame_of(source.package, source.item)
     target = source.target
     frame = frame.drop(columns=[*source.dropped]).dropna(subset=[target])
@@ -182,8 +187,9 @@ def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Arr
 
 
 def columns_of(names: Sequence[str], texts: Sequence[str], **one_hot: Any) -> Any:
-    """A transformer: numbers are standardised, a missing one is their median and a column that says
-    so; texts are one-hot, and a new one is all zeros."""
+    """A transformer: numbers are standardised, a missing one is their median and a
+    column that says so; texts are one-hot, and a new one is all zeros.
+    """
     compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
     preprocessing, impute = (
         import_module(f"sklearn.{m}") for m in ("preprocessing", "impute")

@@ -33,7 +33,9 @@ def page(tmp_path: Path) -> Path:
 
 
 def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
-    """The page after a program's run; its results, which are kept, write the same again."""
+    """The page after a program's run; its results,
+    which are kept, write the same again.
+    """
     file = page.with_name("results.json")
     main([*words, "--json", str(file), "--pages"], page)
     text = page.read_text()

@@ -1,7 +1,8 @@
-"""Tables in wheels of other libraries, from which files are read; nothing of them is installed.
+"""Tables in wheels of other libraries,
+from which files are read; nothing of them is installed.
 
-`python -m benchmarks.tabular.wheels` downloads those of `wheels.txt`, which has versions and
-hashes, to the folder of FASTMLP_WHEELS, or to `wheels` beside this file.
+`python -m benchmarks.tabular.wheels` downloads those of `wheels.txt`, which has
+versions and hashes, to the folder of FASTMLP_WHEELS, or to `wheels` beside this file.
 """
 
 import hashlib

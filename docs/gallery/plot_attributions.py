@@ -2,8 +2,9 @@
 Why did it predict that?
 ========================
 
-How much has each column moved a prediction away from the mean prediction? `shap_values` shares the
-whole difference out, here for patients with diabetes and the course of their disease within a year.
+How much has each column moved a prediction away from the mean prediction? `shap_values`
+shares the whole difference out, here for patients with diabetes and the course of their
+disease within a year.
 """
 
 import matplotlib.pyplot as plt
@@ -43,11 +44,10 @@ model = MLPRegressor(
 attribution = shap_values(model, X_test, background=X_train[:100])
 values = attribution.values * deviation
 
-# %%
-# A point is a patient; to the right the column has raised the prediction. Orange points have a high
-# number in that column, blue ones a low one: a high body mass raises the prediction, a high HDL
-# lowers it. Columns are in the order of what they matter; fats are the logarithm of triglycerides,
-# and the ratio is cholesterol over HDL.
+# %% A point is a patient; to the right the column has raised the prediction. Orange
+# points have a high number in that column, blue ones a low one: a high body mass raises
+# the prediction, a high HDL lowers it. Columns are in the order of what they matter;
+# fats are the logarithm of triglycerides, and the ratio is cholesterol over HDL.
 
 order = abs(values).mean(axis=0).argsort()
 rng = np.random.default_rng(0)

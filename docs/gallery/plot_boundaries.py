@@ -2,8 +2,8 @@
 Where does a net draw the line?
 ===============================
 
-Two classes whose clouds overlap: narrow and wide nets, without a penalty and with one. The line at
-50 % shows how much of the noise a net has taken for a rule.
+Two classes whose clouds overlap: narrow and wide nets, without a penalty and with one.
+The line at 50 % shows how much of the noise a net has taken for a rule.
 """
 
 from itertools import product
@@ -30,10 +30,10 @@ nets = [
 ]
 fit_many(nets, X, y, epochs=1000, n_threads=2)
 
-# %%
-# The wide net without a penalty winds around single points: all rows that it has seen are right,
-# and fewer of new ones. With a penalty it is right more often than nets of four units, which draw
-# a few straight lines and no more. The numbers are of new rows.
+# %% The wide net without a penalty winds around single points: all rows that it has
+# seen are right, and fewer of new ones. With a penalty it is right more often than nets
+# of four units, which draw a few straight lines and no more. The numbers are of new
+# rows.
 
 across, up = np.meshgrid(np.linspace(-2, 3, 150), np.linspace(-1.5, 2, 150))
 grid = np.column_stack([across.ravel(), up.ravel()])
@@ -51,7 +51,8 @@ for ax, net, (width, l2) in zip(axes.flat, nets, trials, strict=True):
     accuracy = np.mean((net.predict(X_test).ravel() > 0.5) == y_test)
     seen = np.mean((net.predict(X).ravel() > 0.5) == y)
     print(
-        f"{width:2} units, l2={l2:g}: {seen:.1%} of the rows it has seen, {accuracy:.1%} of others"
+        f"{width:2} units, l2={l2:g}: {seen:.1%} of the rows it has seen, "
+        f"{accuracy:.1%} of others"
     )
     ax.set(title=f"{width} units, l2={l2:g}: {accuracy:.1%}", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

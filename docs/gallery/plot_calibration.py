@@ -2,9 +2,9 @@
 Are my probabilities honest?
 ============================
 
-If a model gives 70 % to a hundred cases, seventy should turn out so. A net that has learnt
-its rows by heart gives 99 % too often. The same net, fitted in three ways, and what becomes of its
-probabilities.
+If a model gives 70 % to a hundred cases, seventy should turn out so. A net that has
+learnt its rows by heart gives 99 % too often. The same net, fitted in three ways, and
+what becomes of its probabilities.
 """
 
 import matplotlib.pyplot as plt
@@ -28,9 +28,8 @@ def nets(n):
     ]
 
 
-# %%
-# A hundred epochs; the epoch with the lowest loss on a fifth of the rows; and the mean of ten nets
-# that stop so.
+# %% A hundred epochs; the epoch with the lowest loss on a fifth of the rows;
+# and the mean of ten nets that stop so.
 
 early = {"validation_split": 0.2, "early_stopping": 10}
 ways = {
@@ -43,10 +42,10 @@ for name, (models, options) in ways.items():
     fit_many(models, X[train], y[train], epochs=100, n_threads=2, **options)
     said[name] = np.mean([net.predict(X[test]).ravel() for net in models], axis=0)
 
-# %%
-# On the dashed line what is said is what happens. The net of 100 epochs is too sure at both ends,
-# and it is nearly always sure: most of its probabilities are close to 0 or 1. The mean of ten nets
-# errs a little to the other side, as careful as ten voices that do not agree.
+# %% On the dashed line what is said is what happens. The net of 100 epochs is too sure
+# at both ends, and it is nearly always sure: most of its probabilities are close to 0
+# or 1. The mean of ten nets errs a little to the other side, as careful as ten voices
+# that do not agree.
 
 figure, (above, below) = plt.subplots(
     2, 1, figsize=(6, 6.5), height_ratios=[2, 1], sharex=True
@@ -62,9 +61,8 @@ above.set(
 below.set(title="How often a probability is given", xlabel="probability", ylabel="rows")
 above.legend()
 
-# %%
-# The accuracy shows little of it, the log loss does. No model can be better than the chance
-# from which these rows were drawn.
+# %% The accuracy shows little of it, the log loss does.
+# No model can be better than the chance from which these rows were drawn.
 
 for name, p in {**said, "the chance itself": chance[test]}.items():
     accuracy = np.mean((p > 0.5) == y[test])

@@ -2,9 +2,9 @@
 Can it learn to act?
 ====================
 
-A pole on a cart, to be kept upright by pushes to the left and to the right. There are no labels: a
-policy is rewarded for each step on which the pole stands. The slopes of that objective go to the
-net by `MLP.train_on_gradient`.
+A pole on a cart, to be kept upright by pushes to the left and to the right. There are
+no labels: a policy is rewarded for each step on which the pole stands. The slopes of
+that objective go to the net by `MLP.train_on_gradient`.
 """
 
 import matplotlib.pyplot as plt
@@ -27,7 +27,9 @@ def moved(state, action):
 
 
 def episodes(policy, n, rng):
-    """States, actions and probabilities by step of n carts, and on which the pole stood."""
+    """States, actions and probabilities by step of n carts,
+    and on which the pole stood.
+    """
     state = rng.uniform(-0.05, 0.05, (n, 4)).astype(np.float32)
     stands = np.ones(n, bool)
     steps = []
@@ -40,10 +42,9 @@ def episodes(policy, n, rng):
     return [np.array(part) for part in zip(*steps, strict=True)]
 
 
-# %%
-# REINFORCE (Williams, 1992): an action after which the pole stood longer than on the other carts at
-# that moment becomes more probable. The slope of `-log(p[action])` by the raw outputs of a softmax
-# is `p - onehot(action)`.
+# %% REINFORCE (Williams, 1992): an action after which the pole stood longer than on the
+# other carts at that moment becomes more probable. The slope of `-log(p[action])` by
+# the raw outputs of a softmax is `p - onehot(action)`.
 
 
 def learn(seed, n_rounds=50, n=32):
@@ -71,10 +72,9 @@ def learn(seed, n_rounds=50, n=32):
 
 policies, lengths = zip(*(learn(seed) for seed in range(4)), strict=True)
 
-# %%
-# Above: how long the pole stands, at most 200 steps, by four seeds. Below: its angle on eight carts
-# under a policy that has learnt nothing, and under one that has. Beyond 12 degrees it counts as
-# fallen.
+# %% Above: how long the pole stands, at most 200 steps, by four seeds. Below: its angle
+# on eight carts under a policy that has learnt nothing, and under one that has. Beyond
+# 12 degrees it counts as fallen.
 
 untrained = MLP((4, 32, 2), activation="tanh", loss="cross_entropy", seed=0)
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5))
@@ -104,5 +104,6 @@ below.legend()
 
 for seed, curve in enumerate(lengths):
     print(
-        f"seed {seed}: {curve[0]:.0f} steps at first, {curve[-5:].mean():.0f} in the last rounds"
+        f"seed {seed}: {curve[0]:.0f} steps at first, {curve[-5:].mean():.0f} in the "
+        f"last rounds"
     )

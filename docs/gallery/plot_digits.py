@@ -2,9 +2,9 @@
 Digits beside scikit-learn
 ==========================
 
-`fastmlp.MLPClassifier` takes the place of scikit-learn's estimator of the same name: the import
-changes, the numbers do not. Here both learn 1,347 handwritten digits with the same
-`random_state`.
+`fastmlp.MLPClassifier` takes the place of scikit-learn's estimator of the same name:
+the import changes, the numbers do not. Here both learn 1,347 handwritten digits with
+the same `random_state`.
 """
 
 import time
@@ -29,10 +29,9 @@ settings = {
     "random_state": 0,
 }
 
-# %%
-# Both get one thread: more would not help a net of this size, and on a busy machine the threads of
-# scikit-learn's BLAS wait for each other. The first fit of a program loads or compiles kernels, so
-# a short one goes before the clock starts.
+# %% Both get one thread: more would not help a net of this size, and on a busy machine
+# the threads of scikit-learn's BLAS wait for each other. The first fit of a program
+# loads or compiles kernels, so a short one goes before the clock starts.
 
 models = {
     "scikit-learn": neural_network.MLPClassifier(**settings),
@@ -51,8 +50,8 @@ for name, model in models.items():
         f"held-out accuracy {model.score(X_test, y_test):.4f}"
     )
 
-# %%
-# The loss curves lie on each other, epoch by epoch, and so do the weights, but for rounding.
+# %% The loss curves lie on each other, epoch by epoch,
+# and so do the weights, but for rounding.
 
 ours, theirs = models["fastmlp"], models["scikit-learn"]
 largest = max(abs(a - b).max() for a, b in zip(ours.coefs_, theirs.coefs_, strict=True))

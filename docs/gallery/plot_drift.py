@@ -3,8 +3,8 @@ What if the world changes while it learns?
 ==========================================
 
 A stream of measurements: each batch is predicted first and learnt from after, by
-`MLP.train_on_batch`. In the middle the law behind it changes at once, and later it drifts. Which
-net keeps up?
+`MLP.train_on_batch`. In the middle the law behind it changes at once, and later it
+drifts. Which net keeps up?
 """
 
 import matplotlib.pyplot as plt
@@ -25,9 +25,9 @@ def measured(t):
     return X, np.sin(3 * along)[:, None] + rng.normal(0, 0.1, (32, 1))
 
 
-# %%
-# One net stops after 500 batches, as one that is trained once and then served. One has a rate that
-# falls to zero, as it would in a fit. One keeps its rate, and stays able to learn.
+# %% One net stops after 500 batches, as one that is trained once and then served. One
+# has a rate that falls to zero, as it would in a fit. One keeps its rate, and stays
+# able to learn.
 
 rates = {
     "stops at 500": 0.005,
@@ -48,10 +48,10 @@ for t in range(N_BATCHES):
         if name != "stops at 500" or t < 500:
             net.train_on_batch(X, y)
 
-# %%
-# The error of predictions made before the rows were learnt, the mean of 50 batches. At 1,000 all
-# three are wrong, and the two that still learn need some hundred batches. The drift from 2,000 on
-# is too fast for the rate that falls; the constant one follows as if nothing had happened.
+# %% The error of predictions made before the rows were learnt, the mean of 50 batches.
+# At 1,000 all three are wrong, and the two that still learn need some hundred batches.
+# The drift from 2,000 on is too fast for the rate that falls; the constant one follows
+# as if nothing had happened.
 
 figure, ax = plt.subplots()
 ax.axhline(0.01, color="grey", linestyle="--", linewidth=1, label="the noise")
@@ -72,5 +72,6 @@ for name, error in errors.items():
     parts = [error[500:1000], error[1500:2000], error[2000:]]
     before, after, drift = (part.mean() for part in parts)
     print(
-        f"{name:13} before {before:.3f}, after the change {after:.3f}, in the drift {drift:.3f}"
+        f"{name:13} before {before:.3f}, after the change {after:.3f}, in the drift "
+        f"{drift:.3f}"
     )

@@ -2,8 +2,8 @@
 One net, or the mean of several?
 ================================
 
-Two nets that differ in nothing but the seed make different errors, and a mean has less of them. How
-many does it take?
+Two nets that differ in nothing but the seed make different errors,
+and a mean has less of them. How many does it take?
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +21,8 @@ nets = [
 ]
 fit_many(nets, X[train], y[train], epochs=100, n_threads=2)
 
-# %%
-# Each net predicts the test rows; then means of 1 to 32 of them, forty draws of each number.
+# %% Each net predicts the test rows;
+# then means of 1 to 32 of them, forty draws of each number.
 
 members = np.array([net.predict(X[test]).ravel() for net in nets])
 rng = np.random.default_rng(0)
@@ -39,9 +39,8 @@ errors = np.array(
     ]
 )
 
-# %%
-# The first few nets bring most of it, and the tenth next to nothing. A mean is better than the best
-# single net, which nobody could have chosen without the test rows.
+# %% The first few nets bring most of it, and the tenth next to nothing. A mean is
+# better than the best single net, which nobody could have chosen without the test rows.
 
 low, mean, high = errors.min(axis=1), errors.mean(axis=1), errors.max(axis=1)
 figure, ax = plt.subplots()
@@ -60,5 +59,6 @@ ax.legend()
 
 for n in (1, 2, 4, 8, 16, 32):
     print(
-        f"{n:2} nets: error {mean[n - 1]:.3f}, draws differ by {high[n - 1] - low[n - 1]:.3f}"
+        f"{n:2} nets: error {mean[n - 1]:.3f}, draws differ by "
+        f"{high[n - 1] - low[n - 1]:.3f}"
     )

@@ -2,9 +2,9 @@
 A curve with error bars
 =======================
 
-Twenty nets with different seeds, each on a bootstrap sample of the same noisy rows, trained in one
-call. Their mean is the prediction; how far they are apart shows where the data say little. Beside
-it stands the interval that a model of tables promises.
+Twenty nets with different seeds, each on a bootstrap sample of the same noisy rows,
+trained in one call. Their mean is the prediction; how far they are apart shows where
+the data say little. Beside it stands the interval that a model of tables promises.
 """
 
 import matplotlib.pyplot as plt
@@ -25,9 +25,8 @@ samples = [rng.integers(x.size, size=x.size) for _ in nets]
 fit_many(nets, X, y, epochs=300, batch_size=45, rows=samples, n_threads=2)
 table = TabularMLPRegressor(random_state=0).fit(X, y)
 
-# %%
-# Mean and standard deviation of the nets, also where there are no rows; and the interval, which is
-# to hold 90 % of new targets.
+# %% Mean and standard deviation of the nets, also where there are no rows;
+# and the interval, which is to hold 90 % of new targets.
 
 grid = np.linspace(-4, 4, 300)[:, None]
 members = np.array([net.predict(grid)[:, 0] for net in nets])
@@ -60,10 +59,10 @@ for ax, title in zip(
     ax.set(title=title, xlabel="x", ylim=(-3.5, 3))
     ax.legend(ncols=2, loc="lower center")
 
-# %%
-# The spread is the disagreement of the nets, not an interval: without the noise of y, it is narrow
-# where the rows are dense. The spread is wider in the gap and beyond the rows, and still the truth
-# leaves it there, as all nets err alike. The interval holds where new rows are like training rows.
+# %% The spread is the disagreement of the nets, not an interval: without the noise of
+# y, it is narrow where the rows are dense. The spread is wider in the gap and beyond
+# the rows, and still the truth leaves it there, as all nets err alike. The interval
+# holds where new rows are like training rows.
 
 at_rows = np.array([net.predict(X)[:, 0] for net in nets])
 inside = np.mean(abs(y - at_rows.mean(axis=0)) < at_rows.std(axis=0))

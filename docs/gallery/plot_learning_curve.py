@@ -2,8 +2,8 @@
 Would more rows help?
 =====================
 
-Before you collect more data, look at the error over the number of rows: on logarithmic axes it is
-often close to a straight line, which says what twice the rows would bring.
+Before you collect more data, look at the error over the number of rows: on logarithmic
+axes it is often close to a straight line, which says what twice the rows would bring.
 """
 
 from itertools import product
@@ -19,9 +19,8 @@ X = (X / 16).astype(np.float32)
 order = np.random.default_rng(0).permutation(len(X))
 pool, test = order[:1400], order[1400:]
 
-# %%
-# Seven sizes, eight draws of each: 56 nets in one call. All take about as many steps, so that the
-# number of rows is all that differs.
+# %% Seven sizes, eight draws of each: 56 nets in one call.
+# All take about as many steps, so that the number of rows is all that differs.
 
 sizes, seeds = [44, 88, 175, 350, 700, 1400], range(8)
 trials = list(product(sizes, seeds))
@@ -42,10 +41,10 @@ fit_many(nets, X, y, epochs=epochs, rows=rows, n_threads=2)
 wrong = [np.mean(net.predict(X[test]).argmax(axis=1) != y[test]) for net in nets]
 wrong = np.reshape(wrong, (len(sizes), len(seeds)))
 
-# %%
-# A line through the sizes up to 350 says about what 1,400 rows reach, and that there is no end yet:
-# more rows would help. The points bend away from it a little. Where they become level, more rows of
-# the same kind no longer help; better columns, or labels, may.
+# %% A line through the sizes up to 350 says about what 1,400 rows reach, and that there
+# is no end yet: more rows would help. The points bend away from it a little. Where they
+# become level, more rows of the same kind no longer help; better columns, or labels,
+# may.
 
 slope, start = np.polyfit(np.log(sizes[:4]), np.log(wrong.mean(axis=1)[:4]), 1)
 line = np.exp(start) * np.array(sizes) ** slope

@@ -27,9 +27,8 @@ nets = [
 ]
 histories = fit_many(nets, X, y, epochs=40, rows=train, n_threads=2)
 
-# %%
-# The error against the function without noise, on rows that were held out: mean and spread over
-# seeds.
+# %% The error against the function without noise,
+# on rows that were held out: mean and spread over seeds.
 
 errors = np.array(
     [np.mean((net.predict(X[test]).ravel() - truth) ** 2) for net in nets]
@@ -51,9 +50,8 @@ above.set(xlabel="highest rate", ylabel="mean squared error")
 below.set(title="The three schedules", xlabel="epoch", ylabel="learning rate")
 above.legend()
 
-# %%
-# A schedule allows a higher rate, and ends at a lower error: at a constant rate the weights keep
-# jumping about the minimum.
+# %% A schedule allows a higher rate, and ends at a lower error:
+# at a constant rate the weights keep jumping about the minimum.
 
 for name, by_rate in zip(schedules, errors, strict=True):
     best = by_rate.mean(axis=1).argmin()

@@ -2,9 +2,9 @@
 Many nets at once, over folds and seeds
 =======================================
 
-How wide should the hidden layer be? One score says little: it depends on the fold and on the seed.
-`fastmlp.fit_many` trains every width on every fold with several seeds, one net on each core, and
-none of them copies the rows.
+How wide should the hidden layer be? One score says little: it depends on the fold and
+on the seed. `fastmlp.fit_many` trains every width on every fold with several seeds, one
+net on each core, and none of them copies the rows.
 """
 
 import time
@@ -58,9 +58,9 @@ ax.set(
 ax.set_ylabel("accuracy")
 ax.legend(loc="lower right")
 
-# %%
-# For the wider nets folds and seeds move the accuracy by some three to six thousandths. Half a
-# percent between two widths, seen on one split with one seed, would be chance.
+# %% For the wider nets folds and seeds move the accuracy by some three to six
+# thousandths. Half a percent between two widths, seen on one split with one seed, would
+# be chance.
 
 for width, scores in zip(widths, accuracy, strict=True):
     over_folds, over_seeds = (

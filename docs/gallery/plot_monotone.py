@@ -2,8 +2,8 @@
 What if it can only rise?
 =========================
 
-A dose, a price, a load: often the direction of an effect is known before there are data. A net with
-`monotonic_cst` cannot go the other way, and needs fewer rows.
+A dose, a price, a load: often the direction of an effect is known before there are
+data. A net with `monotonic_cst` cannot go the other way, and needs fewer rows.
 """
 
 import matplotlib.pyplot as plt
@@ -19,9 +19,8 @@ def response(x):
 rng = np.random.default_rng(0)
 grid = np.linspace(-2, 2, 400)[:, None].astype(np.float32)
 
-# %%
-# Twenty noisy rows, drawn fifteen times, and on each draw a free net and one that can only rise.
-# Both have the same layers and the same seed.
+# %% Twenty noisy rows, drawn fifteen times, and on each draw a free net and one that
+# can only rise. Both have the same layers and the same seed.
 
 draws = rng.uniform(-2, 2, (15, 20))
 noisy = response(draws) + rng.normal(0, 0.3, draws.shape)
@@ -37,9 +36,8 @@ for name, cst in (("free", None), ("can only rise", [1])):
     )
     predictions[name] = np.hstack([net.predict(grid) for net in nets])
 
-# %%
-# The free nets follow the noise up and down, and each draw tells another story. The others are
-# steps or slopes, never a fall, and nearer to the truth.
+# %% The free nets follow the noise up and down, and each draw tells another story.
+# The others are steps or slopes, never a fall, and nearer to the truth.
 
 figure, axes = plt.subplots(2, 1, figsize=(6, 6.5), sharex=True, sharey=True)
 for ax, (name, curves) in zip(axes, predictions.items(), strict=True):

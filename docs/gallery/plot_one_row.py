@@ -2,8 +2,8 @@
 How long does one row take?
 ===========================
 
-A controller, a game or a web service asks for one prediction at a time. Then most of the time is
-not arithmetic: it is Python. The same net, asked in four ways.
+A controller, a game or a web service asks for one prediction at a time. Then most of
+the time is not arithmetic: it is Python. The same net, asked in four ways.
 """
 
 import time
@@ -27,8 +27,8 @@ settings = {
 ours = MLPRegressor(**settings).fit(X, y)
 theirs = neural_network.MLPRegressor(**settings).fit(X, y)
 
-# %%
-# The net of an estimator takes rows of its own dtype, and a place for the result, without copies.
+# %% The net of an estimator takes rows of its own dtype,
+# and a place for the result, without copies.
 
 net = ours.net_
 net.n_threads = 1
@@ -47,9 +47,8 @@ for name, call in calls.items():
         spent[i] = time.perf_counter_ns() - start
     microseconds[name] = spent[100:] / 1e3
 
-# %%
-# In your compiled code there is no Python at all: a call is a jump. It is too short for the
-# clock, so a thousand are timed together.
+# %% In your compiled code there is no Python at all: a call is a jump.
+# It is too short for the clock, so a thousand are timed together.
 
 
 @njit
@@ -69,9 +68,9 @@ for i in range(len(spent)):
     spent[i] = time.perf_counter_ns() - start
 microseconds["in @njit"] = spent / 1e6
 
-# %%
-# Each step to the left leaves something out: checks and conversions of a table, arrays made anew,
-# and at last Python. The tails to the right are the machine, which had other work too.
+# %% Each step to the left leaves something out: checks and conversions of a table,
+# arrays made anew, and at last Python. The tails to the right are the machine, which
+# had other work too.
 
 figure, ax = plt.subplots()
 bins = np.geomspace(0.1, 1000, 120)

@@ -2,8 +2,8 @@
 Which columns can go?
 =====================
 
-Thirty columns, of which five matter. The penalty `l1` takes the weights of the others to zero, and
-says so before anybody asks what a column means.
+Thirty columns, of which five matter. The penalty `l1` takes the weights of the others
+to zero, and says so before anybody asks what a column means.
 """
 
 import matplotlib.pyplot as plt
@@ -17,8 +17,8 @@ y = np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + abs(X[:, 3]) - X[:, 4]
 y = (y - y.mean()) / y.std() + rng.normal(0, 0.3, len(y))
 train, test = slice(500), slice(500, None)
 
-# %%
-# Ten strengths, in one call. A rate that falls to zero lets weights come to rest at zero.
+# %% Ten strengths, in one call.
+# A rate that falls to zero lets weights come to rest at zero.
 
 strengths = np.geomspace(0.003, 3, 10)
 
@@ -39,10 +39,9 @@ def fitted(columns, strengths):
 nets, errors = fitted(np.arange(30), strengths)
 norms = np.array([np.linalg.norm(net.weights[0], axis=1) for net in nets])
 
-# %%
-# A column's weights into the first layer. With a stronger penalty columns go one by one, and those
-# that matter go last. The error on new rows falls with each that is rightly gone, and rises when
-# the penalty takes from the others too.
+# %% A column's weights into the first layer. With a stronger penalty columns go one by
+# one, and those that matter go last. The error on new rows falls with each that is
+# rightly gone, and rises when the penalty takes from the others too.
 
 best = int(errors.argmin())
 kept = np.flatnonzero(norms[best] > 0.1 * norms[best].max())
@@ -62,11 +61,11 @@ below.axhline(alone, color="C1", linestyle="--", label=f"the {len(kept)} kept, a
 below.set(title="Error on new rows", xlabel="l1", ylabel="mean squared error")
 below.legend()
 
-# %%
-# Ask for the columns at the strength of the least error, and fit a net on these alone. A few that
-# do not matter may be among them; all that matter are there.
+# %% Ask for the columns at the strength of the least error, and fit a net on these
+# alone. A few that do not matter may be among them; all that matter are there.
 
 print(f"l1={strengths[best]:.2g} keeps the columns {kept.tolist()}")
 print(
-    f"error: all columns, least l1 {errors[0]:.3f}; best l1 {errors[best]:.3f}; kept {alone:.3f}"
+    f"error: all columns, least l1 {errors[0]:.3f}; best l1 {errors[best]:.3f}; kept "
+    f"{alone:.3f}"
 )

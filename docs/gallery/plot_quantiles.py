@@ -2,8 +2,9 @@
 Prediction intervals
 ====================
 
-Where the noise grows with x, an interval should grow with it. Two losses learn that: `Quantile`
-predicts several quantiles at once, and "gaussian_nll" a mean and a standard deviation.
+Where the noise grows with x, an interval should grow with it. Two losses learn that:
+`Quantile` predicts several quantiles at once, and "gaussian_nll" a mean and a standard
+deviation.
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,8 @@ rng = np.random.default_rng(0)
 def measured(n):
     x = rng.uniform(0, 4, (n, 1))
     noise = 0.05 + 0.2 * x[:, 0]
-    # Of mean 0 and deviation 1, but not normal: most errors are small, and upward ones are large.
+    # Of mean 0 and deviation 1, but not normal:
+    # most errors are small, and upward ones are large.
     return x, np.sin(2 * x[:, 0]) + noise * (rng.exponential(1, n) - 1)
 
 
@@ -30,16 +32,15 @@ settings = {
     "n_threads": 2,
 }
 
-# %%
-# One output for each quantile; predictions are in ascending order, so that no two cross.
+# %% One output for each quantile;
+# predictions are in ascending order, so that no two cross.
 
 levels = (0.1, 0.5, 0.9)
 quantiles = MLP((1, 32, 32, 3), loss=Quantile(levels), **settings)
 quantiles.fit(X, y, epochs=60)
 
-# %%
-# A mean and a standard deviation. The interval from 10 % to 90 % of a normal distribution ends 1.28
-# deviations from the mean.
+# %% A mean and a standard deviation. The interval from 10 % to 90 % of a normal
+# distribution ends 1.28 deviations from the mean.
 
 normal = MLP((1, 32, 32, 2), loss="gaussian_nll", **settings)
 normal.fit(X, y, epochs=60)
@@ -53,10 +54,10 @@ def intervals(x):
     }
 
 
-# %%
-# Both bands grow with the noise. 10 % of new rows should lie below each, and 10 % above. Quantiles
-# assume nothing about the noise. This noise is not normal, and where it ends downwards the
-# symmetric band goes on; where noise is nearly normal, mean and deviation serve any level.
+# %% Both bands grow with the noise. 10 % of new rows should lie below each, and 10 %
+# above. Quantiles assume nothing about the noise. This noise is not normal, and where
+# it ends downwards the symmetric band goes on; where noise is nearly normal, mean and
+# deviation serve any level.
 
 grid = np.linspace(0, 4, 200)[:, None]
 figure, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, sharey=True)

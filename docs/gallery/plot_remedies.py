@@ -2,8 +2,8 @@
 A net that overfits, and what helps
 ===================================
 
-Few rows, much noise, a large net: the loss of the rows that it learns falls, and that of others
-rises. The same net with one remedy at a time, and with several.
+Few rows, much noise, a large net: the loss of the rows that it learns falls,
+and that of others rises. The same net with one remedy at a time, and with several.
 """
 
 import matplotlib.pyplot as plt
@@ -36,11 +36,10 @@ for name, (of_net, of_optimizer, of_fit) in remedies.items():
     net = MLP((6, 64, 64, 1), optimizer=Adam(3e-3, **of_optimizer), seed=0, **of_net)
     histories[name] = net.fit(*rows, epochs=150, validation_data=validation, **of_fit)
 
-# %%
-# The dashed line is the variance of the noise, below which no net can be. The training loss has the
-# penalty in it, and with dropout it is that of nets with units left out. A circle is at the epoch
-# that early stopping has kept. An average of the weights takes the noise out of the curve; it does
-# not keep a net from overfitting.
+# %% The dashed line is the variance of the noise, below which no net can be. The
+# training loss has the penalty in it, and with dropout it is that of nets with units
+# left out. A circle is at the epoch that early stopping has kept. An average of the
+# weights takes the noise out of the curve; it does not keep a net from overfitting.
 
 plain = histories["plain"].validation_loss
 figure, axes = plt.subplots(3, 2, figsize=(6, 7.5), sharex=True, sharey=True)

@@ -2,8 +2,9 @@
 Can a net stand in for a simulation?
 ====================================
 
-A formula or a simulation without noise, some hundred runs of it, and an error of a ten-thousandth
-wanted. Adam does not get there; `LevenbergMarquardt`, which solves for each step, does.
+A formula or a simulation without noise, some hundred runs of it, and an error of a
+ten-thousandth wanted. Adam does not get there; `LevenbergMarquardt`, which solves for
+each step, does.
 """
 
 import time
@@ -25,9 +26,8 @@ def amplitude(X):
 X, X_test = rng.uniform(-1, 1, (600, 2)), rng.uniform(-1, 1, (4000, 2))
 y = amplitude(X)
 
-# %%
-# The same net twice. Adam takes thousands of epochs of small steps, with a rate that falls to zero;
-# `LevenbergMarquardt` some hundred epochs, each one step on all rows.
+# %% The same net twice. Adam takes thousands of epochs of small steps, with a rate that
+# falls to zero; `LevenbergMarquardt` some hundred epochs, each one step on all rows.
 
 
 def fitted(optimizer, epochs):
@@ -50,9 +50,8 @@ for name, (optimizer, epochs) in ways.items():
     fitted(optimizer, 1)  # loads kernels, or compiles them
     fits[name] = fitted(optimizer, epochs)
 
-# %%
-# Both axes are logarithmic. Adam is ahead in the first moments; then its curve lies flat where the
-# other one falls.
+# %% Both axes are logarithmic. Adam is ahead in the first moments;
+# then its curve lies flat where the other one falls.
 
 figure, ax = plt.subplots()
 for name, (_, seconds, losses) in fits.items():
@@ -61,9 +60,8 @@ ax.set(xscale="log", yscale="log", xlabel="seconds", ylabel="mean squared error"
 ax.set(title="Training loss over time")
 ax.legend()
 
-# %%
-# Where the errors are: each unit of the scale is a factor of ten. Both find the resonance at low
-# damping hardest, at the bottom in the middle.
+# %% Where the errors are: each unit of the scale is a factor of ten.
+# Both find the resonance at low damping hardest, at the bottom in the middle.
 
 across = np.linspace(-1, 1, 120)
 grid = np.array(np.meshgrid(across, across)).reshape(2, -1).T

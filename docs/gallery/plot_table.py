@@ -2,8 +2,8 @@
 A table end to end
 ==================
 
-Breast cancer data: a pipeline that scales, a search over settings in threads, early stopping on the
-loss, and an honest last figure on rows that took no part in any choice.
+Breast cancer data: a pipeline that scales, a search over settings in threads, early
+stopping on the loss, and an honest last figure on rows that took no part in any choice.
 """
 
 import matplotlib.pyplot as plt

@@ -1,1 +1,3 @@
-"""What the site's build makes by itself: links, the page of parameters, llms.txt, descriptions."""
+"""What the site's build makes by itself: links,
+the page of parameters, llms.txt, descriptions.
+"""

@@ -1,7 +1,8 @@
-"""Accessibility of the built site: axe-core in a headless Chromium, on a desk and on a phone.
+"""Accessibility of the built site:
+axe-core in a headless Chromium, on a desk and on a phone.
 
-    npm install --prefix /tmp/axe axe-core
-    python -m docs.tools.accessibility docs/_build /tmp/axe/node_modules/axe-core/axe.min.js
+    npm install --prefix /tmp/axe axe-core python -m docs.tools.accessibility
+    docs/_build /tmp/axe/node_modules/axe-core/axe.min.js
 
 Prints each serious or critical finding, and exits with 1 if there is one.
 """

@@ -1,8 +1,8 @@
 """Pictures of bars: times of a training step, and ranks of models of tables.
 
 `python -m benchmarks.pages` draws the first from the figures of each kind of processor;
-`python -m docs.tools.bars` draws both. A picture is as wide as a phone, where its text is
-read as it stands. A dark page turns its lightness round (fastmlp.css).
+`python -m docs.tools.bars` draws both. A picture is as wide as a phone, where its text
+is read as it stands. A dark page turns its lightness round (fastmlp.css).
 """
 
 import re

@@ -42,7 +42,8 @@ class Browser:
         answers, from_browser = os.pipe()
 
         def connect() -> None:
-            # Chromium reads descriptor 3 and writes to 4, which the pipes may have themselves.
+            # Chromium reads descriptor 3 and writes to 4,
+            # which the pipes may have themselves.
             ends = os.dup(to_browser), os.dup(from_browser)
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
@@ -122,7 +123,9 @@ class Browser:
         return result["result"].get("value")
 
     def type(self, text: str) -> None:
-        """Type a text, and Enter, which opens another page, into the field with the focus."""
+        """Type a text, and Enter, which opens another page,
+        into the field with the focus.
+        """
         self.value("window.before = true")
         self.call("Input.insertText", text=text)
         enter = {"key": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
@@ -130,7 +133,9 @@ class Browser:
         self.until("!window.before && document.readyState == 'complete'")
 
     def until(self, expression: str, seconds: float = 20) -> Any:
-        """The value of an expression as soon as it is true, also on a page that comes."""
+        """The value of an expression as soon as it is true,
+        also on a page that comes.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError):

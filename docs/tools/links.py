@@ -1,7 +1,8 @@
 """Links to files of the repository, as links of the site.
 
-Pages link to files by relative paths, so that they can be read in the repository too. A file that
-a page of the site includes becomes a link to that page, any other a link to the repository.
+Pages link to files by relative paths, so that they can be read in the repository too. A
+file that a page of the site includes becomes a link to that page, any other a link to
+the repository.
 """
 
 import os
@@ -33,7 +34,9 @@ def pages_of_files() -> dict[Path, Path]:
 
 
 def rewrite(text: str, file: Path, page: Path) -> str:
-    """Return the text of a file as it must be on a page: its links lead to pages, or outside."""
+    """Return the text of a file as it must be on a page:
+    its links lead to pages, or outside.
+    """
     pages = pages_of_files()
 
     def on_the_site(match: re.Match[str]) -> str:

@@ -1,4 +1,6 @@
-"""llms.txt, its pages as plain text beside the pages, and all of them in llms-full.txt."""
+"""llms.txt, its pages as plain text beside the pages,
+and all of them in llms-full.txt.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +10,12 @@ from docutils import nodes
 from sphinx.builders.text import TextBuilder
 
 SUMMARY = (
-    "fastmlp trains small and medium multi-layer perceptrons on a CPU. It has a class MLP in the"
-    " words of Keras and PyTorch, and scikit-learn's MLPClassifier and MLPRegressor."
+    "fastmlp trains small and medium multi-layer perceptrons on a CPU. It has a class "
+    "MLP in the words of Keras and PyTorch, and scikit-learn's MLPClassifier and "
+    "MLPRegressor."
 )
-# Nodes that have a form for HTML alone, of sphinx-gallery and of folds, and what stands for them.
+# Nodes that have a form for HTML alone,
+# of sphinx-gallery and of folds, and what stands for them.
 FOR_HTML: dict[str, Callable[[nodes.Element], nodes.Element]] = {
     "code_links_block": lambda node: nodes.literal_block(text=node.astext()),
     "imgsgnode": lambda node: nodes.comment(),

@@ -1,4 +1,6 @@
-"""A description of each page, its first paragraph, and its card in chats and on other sites."""
+"""A description of each page, its first paragraph,
+and its card in chats and on other sites.
+"""
 
 from html import escape
 from typing import Any
@@ -11,7 +13,8 @@ MOST = 200
 def description(doctree: nodes.document) -> str:
     """Return the first paragraph of a page, cut at a word; "" where there is none.
 
-    A note is none: programs of the gallery begin with one that says where to download them.
+    A note is none: programs of the gallery begin with one that says where to download
+    them.
     """
     paragraphs = doctree.findall(nodes.paragraph)
     first = next(

@@ -3,21 +3,23 @@
     python -m docs.tools.outputs                          # every page
     python -m docs.tools.outputs docs/start/tables.md     # one
 
-runs the blocks of a page in order, in an empty folder, as ``tests/test_docs.py`` does, and writes
-what differs. An output is the text that a block prints, with the value of a last expression that
-is data (an array, numbers, texts) and short, in a fence of ```` ```text output ````, and each
-figure that it draws, in ``docs/_static/outputs``.
+runs the blocks of a page in order, in an empty folder, as ``tests/test_docs.py`` does,
+and writes what differs. An output is the text that a block prints, with the value of a
+last expression that is data (an array, numbers, texts) and short, in a fence of ````
+```text output ````, and each figure that it draws, in ``docs/_static/outputs``.
 
-Two outputs agree by one rule. Words are equal, whatever the spaces and lines between them; so are
-whole numbers. Other numbers agree within 3 %, one unit of the last digit that is written, or 1e-5
-of the largest number. Times, sizes of memory, versions, addresses and folders are not compared.
-Of a picture its words and the ends of its curves are compared, which the file has as a description.
+Two outputs agree by one rule. Words are equal, whatever the spaces and lines between
+them; so are whole numbers. Other numbers agree within 3 %, one unit of the last digit
+that is written, or 1e-5 of the largest number. Times, sizes of memory, versions,
+addresses and folders are not compared. Of a picture its words and the ends of its
+curves are compared, which the file has as a description.
 
-A fence may say its own tolerance, which readers do not see: ```` ```text output within 20 % ````
-is for digits that depend on the width of the processor's vectors, whose sums round otherwise, and
-holds for whole numbers too. Digits that no tolerance holds are not printed: the block prints what
-is the same on every processor. Of a fence of ```` ```text output varies ```` nothing is compared:
-it is for what differs from run to run, as a clock or a folder does.
+A fence may say its own tolerance, which readers do not see: ```` ```text output within
+20 % ```` is for digits that depend on the width of the processor's vectors, whose sums
+round otherwise, and holds for whole numbers too. Digits that no tolerance holds are not
+printed: the block prints what is the same on every processor. Of a fence of ````
+```text output varies ```` nothing is compared: it is for what differs from run to run,
+as a clock or a folder does.
 """
 
 import argparse
@@ -50,8 +52,8 @@ N_CHARACTERS = 400  # of a value that is not printed
 BLOCK = re.compile(
     r"^```(?P<language>python|py)\n(?P<code>.*?)^```\n"
     r"(?P<recorded>"
-    r"(?:\n```text output(?P<how> varies| within (?P<percent>\d+) %)?\n(?P<text>.*?)^```\n)?"
-    r"(?P<images>(?:\n!\[[^\]]*\]\([^)]*_static/outputs/[^)]*\)\n)*))",
+    r"(?:\n```text output(?P<how> varies| within (?P<percent>\d+) "
+    r"%)?\n(?P<text>.*?)^```\n)?(?P<images>(?:\n!\[[^\]]*\]\([^)]*_static/outputs/[^)]*\)\n)*))",
     flags=re.DOTALL | re.MULTILINE,
 )
 VARIES = " varies"
@@ -89,7 +91,9 @@ def blocks(page: Path, languages: tuple[str, ...] = ("python",)) -> list[re.Matc
 
 
 def shown(value: object) -> str:
-    """A last expression's value as text, if it is data and short; "" for a model or a history."""
+    """A last expression's value as text,
+    if it is data and short; "" for a model or a history.
+    """
     kinds = (Number, np.ndarray, np.generic, str, tuple, list, dict)
     of_objects = isinstance(value, np.ndarray) and value.dtype.hasobject
     if of_objects or not isinstance(value, kinds):
@@ -132,8 +136,9 @@ def imported(code: str) -> set[str]:
 
 
 def run(page: Path, namespace: dict[str, Any], *, peers: bool = False) -> list[Output]:
-    """Run the blocks of a page in order; with peers also those of other libraries, ```` ```py ````,
-    that are installed, whose outputs are dropped."""
+    """Run the blocks of a page in order; with peers also those of other libraries,
+    ```` ```py ````, that are installed, whose outputs are dropped.
+    """
     name, outputs = page.relative_to(ROOT).as_posix(), []
     for block in blocks(page, ("python", "py") if peers else ("python",)):
         if block["language"] == "python":
@@ -205,7 +210,9 @@ def _close(recorded: str, fresh: str, noise: float, percent: int | None) -> bool
 
 
 def difference(block: re.Match[str], output: Output) -> str:
-    """The difference between what stands under a block and what it gives now; "" if none."""
+    """The difference between what stands under a block and what it gives now; "" if
+    none.
+    """
     if not _texts_agree(block, output.text):
         return f"recorded:\n{block['text'] or ''}\nfresh:\n{output.text}"
     before = [
@@ -251,7 +258,9 @@ def differences(page: Path, outputs: list[Output]) -> str:
 
 
 def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bool:
-    """Write the outputs that differ from the recorded ones; return True if there were any."""
+    """Write the outputs that differ from the recorded ones;
+    return True if there were any.
+    """
     old = page.read_text(encoding="utf-8")
     results, changed = iter(outputs), False
     folder = DOCS if page.is_relative_to(DOCS) else ROOT

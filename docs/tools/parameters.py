@@ -67,7 +67,9 @@ def markdown(text: str) -> str:
 
 
 def row(table: Table, names: list[str], key: str, default: str) -> Row:
-    """Return the cells of one keyword; a keyword without words or docstring is a KeyError."""
+    """Return the cells of one keyword;
+    a keyword without words or docstring is a KeyError.
+    """
     owners = [name for name in names if key in defaults(name)]
     kind, meaning = described(owners[0])[key]
     kind = (

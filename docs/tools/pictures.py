@@ -1,7 +1,8 @@
-"""The look of the gallery's pictures, on light pages and on dark ones, on a desk and on a phone.
+"""The look of the gallery's pictures,
+on light pages and on dark ones, on a desk and on a phone.
 
-Pictures have no ground of their own, and a dark page turns their lightness round (fastmlp.css).
-Text is large, as a phone shows 600 pixels in 330.
+Pictures have no ground of their own, and a dark page turns their lightness round
+(fastmlp.css). Text is large, as a phone shows 600 pixels in 330.
 """
 
 from typing import Any

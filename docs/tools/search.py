@@ -1,7 +1,8 @@
-"""Words for the site's search, from docs/search.toml: what a page is found by beside its own.
+"""Words for the site's search, from docs/search.toml:
+what a page is found by beside its own.
 
-Each phrase is an entry of the index, and each of its words a keyword of the page. The ranks are
-made by docs/tools/scorer.js, in the browser.
+Each phrase is an entry of the index, and each of its words a keyword of the page.
+The ranks are made by docs/tools/scorer.js, in the browser.
 """
 
 import re
@@ -19,7 +20,9 @@ def words() -> dict[str, list[str]]:
 
 
 def below_the_title(text: str, phrases: list[str]) -> str:
-    """Return a page's text with its phrases below the title, where readers see nothing."""
+    """Return a page's text with its phrases below the title,
+    where readers see nothing.
+    """
     keywords = dict.fromkeys(
         word for one in phrases for word in re.findall(r"\w+", one)
     )

@@ -12,9 +12,11 @@ NAME = re.compile(r"^   ([A-Za-z][\w.]*)$", flags=re.MULTILINE)
 
 
 def pages_of() -> dict[str, list[str]]:
-    """Return pages by name, as in `fastmlp.jit.predict`, from the one that tells most on.
+    """Return pages by name, as in `fastmlp.jit.predict`,
+    from the one that tells most on.
 
-    Pages that docs/search.toml has the name for come first, then those that name it most often.
+    Pages that docs/search.toml has the name for come first,
+    then those that name it most often.
     """
     texts = {
         page.relative_to(DOCS).with_suffix("").as_posix(): page.read_text("utf-8")

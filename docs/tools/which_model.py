@@ -1,7 +1,8 @@
-"""The picture of docs/start/which-model.md: questions, and the model that an answer leads to.
+"""The picture of docs/start/which-model.md: questions,
+and the model that an answer leads to.
 
-`python -m docs.tools.which_model` writes it. It reads in light and dark: boxes have grounds of
-their own, and lines are of a grey between.
+`python -m docs.tools.which_model` writes it. It reads in light and dark:
+boxes have grounds of their own, and lines are of a grey between.
 """
 
 from html import escape
@@ -36,14 +37,14 @@ def box(x: float, y: float, width: float, text: str, kind: str) -> tuple[str, fl
     lines = text.split("\n")
     height = LINE * len(lines) + 2 * PAD
     shapes = [
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="{GROUNDS[kind]}" '
-        f'stroke="{GREY}"/>'
+        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" '
+        f'fill="{GROUNDS[kind]}" stroke="{GREY}"/>'
     ]
     for i, line in enumerate(lines):
         weight = ' font-weight="bold"' if line.startswith("*") else ""
         shapes.append(
-            f'<text x="{x + width / 2:g}" y="{y + PAD + LINE * i + 14}" text-anchor="middle" '
-            f'fill="{INK}"{weight}>{escape(line.removeprefix("*"))}</text>'
+            f'<text x="{x + width / 2:g}" y="{y + PAD + LINE * i + 14}" '
+            f'text-anchor="middle" fill="{INK}"{weight}>{escape(line.removeprefix("*"))}</text>'
         )
     return "\n".join(shapes), height
 
@@ -52,9 +53,9 @@ def arrow(
     x1: float, y1: float, x2: float, y2: float, word: str, place: tuple[float, float]
 ) -> str:
     return (
-        f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{GREY}" stroke-width="2" '
-        f'marker-end="url(#head)"/>\n<text x="{place[0]:g}" y="{place[1]:g}" fill="{GREY}" '
-        f'font-weight="bold">{word}</text>'
+        f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{GREY}" '
+        f'stroke-width="2" marker-end="url(#head)"/>\n<text x="{place[0]:g}" '
+        f'y="{place[1]:g}" fill="{GREY}" font-weight="bold">{word}</text>'
     )
 
 
@@ -79,11 +80,12 @@ def drawn() -> str:
     text = "Which model to take, by four questions"
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + height + 10:g}" '
-            f'width="{WIDTH}" role="img" aria-label="{text}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} '
+            f'{y + height + 10:g}" width="{WIDTH}" role="img" aria-label="{text}" '
             'font-family="system-ui, sans-serif" font-size="14">',
             f"<title>{text}</title>",
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="6" '
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" '
+            'markerWidth="6" '
             f'markerHeight="6" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="{GREY}"/>'
             "</marker></defs>",
             *shapes,

@@ -6,9 +6,11 @@ import numpy as np
 
 
 class CartPole:
-    """The environment of gymnasium's `make`, with its methods, for where it is not installed.
+    """The environment of gymnasium's `make`,
+    with its methods, for where it is not installed.
 
-    A cart of 1 kg, a pole of 0.1 kg and 1 m; every 0.02 s a push of 10 N to the left or right.
+    A cart of 1 kg, a pole of 0.1 kg and 1 m;
+    every 0.02 s a push of 10 N to the left or right.
     """
 
     def __init__(self, name="CartPole-v1", *, max_episode_steps=200):

@@ -1,4 +1,6 @@
-"""Parts of cartpole_compiled.py: the environment's step, advantages, and PPO's slopes."""
+"""Parts of cartpole_compiled.py: the environment's step,
+advantages, and PPO's slopes.
+"""
 
 import numpy as np
 from numba import njit
@@ -6,7 +8,9 @@ from numba import njit
 
 @njit(cache=True)
 def move(state, action):
-    """Change the state in place: 0.02 s with a push to the left or right; return if it falls."""
+    """Change the state in place:
+    0.02 s with a push to the left or right; return if it falls.
+    """
     _, speed, angle, spin = state
     sin, cos = np.sin(angle), np.cos(angle)
     force = ((10 if action else -10) + 0.05 * spin**2 * sin) / 1.1

@@ -20,8 +20,9 @@ Warnings = list[tuple[str, type[Warning]]]
 def warn(message: str, category: type[Warning], module: str | None = None) -> None:
     """Warn at the user's line; in a thread that collects warnings, collect it.
 
-    The user's line is the first outside of fastmlp, and of scikit-learn and joblib where those call
-    fastmlp, as in a pipeline. In a thread or process of joblib it is the line that called fastmlp.
+    The user's line is the first outside of fastmlp, and of scikit-learn and joblib
+    where those call fastmlp, as in a pipeline. In a thread or process of joblib it is
+    the line that called fastmlp.
 
     Parameters
     ----------
@@ -54,8 +55,9 @@ def _package(frame: FrameType) -> str:
 
 
 def _is_collected(message: str, category: type[Warning], module: str | None) -> bool:
-    """Threads of a pool must not change the filters: those belong to the process, and a thread
-    that restores its copy brings back older filters."""
+    """Threads of a pool must not change the filters: those belong to the process,
+    and a thread that restores its copy brings back older filters.
+    """
     collection: Warnings | None = getattr(_here, "collection", None)
     if collection is None:
         return False
@@ -66,8 +68,9 @@ def _is_collected(message: str, category: type[Warning], module: str | None) -> 
 
 
 def _is_error(message: str, category: type[Warning], module: str | None) -> bool:
-    """True if the filters raise this warning; filters for a line are ignored, and those for a
-    module if the warning lacks a module."""
+    """True if the filters raise this warning; filters for a line are ignored,
+    and those for a module if the warning lacks a module.
+    """
     for action, text, kind, names, line in warnings.filters:
         if line or not issubclass(category, kind):
             continue
@@ -85,7 +88,9 @@ def _matches(pattern: Any, text: str | None) -> bool:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise this thread's warnings if a filter says "error", instead of collecting them."""
+    """Raise this thread's warnings if a filter says "error",
+    instead of collecting them.
+    """
     before = getattr(_here, "raises", False)
     _here.raises = True
     try:
@@ -96,7 +101,9 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[Warnings]:
-    """Collect this thread's warnings, for a thread that the user's code did not start."""
+    """Collect this thread's warnings,
+    for a thread that the user's code did not start.
+    """
     before: Warnings | None = getattr(_here, "collection", None)
     _here.collection = []
     try:

@@ -1,8 +1,8 @@
 """The locks of a net, and signal handlers deferred while code must not be interrupted.
 
-Python runs handlers in the main thread, between any two bytecodes, and a handler's exception leaves
-from there. Raised out of a callback of LLVM's it ends the process; out of a compilation or an
-import it leaves modules and caches half initialised.
+Python runs handlers in the main thread, between any two bytecodes, and a handler's
+exception leaves from there. Raised out of a callback of LLVM's it ends the process; out
+of a compilation or an import it leaves modules and caches half initialised.
 """
 
 import os
@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Short compiled calls hold the GIL, by which no other thread reads or writes meanwhile. False: they
-# take the net's lock in its place.
+# Short compiled calls hold the GIL, by which no other thread reads or writes meanwhile.
+# False: they take the net's lock in its place.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # A forked child has another object. Asking for the process's number takes 60 to 220 ns.
 _process = [object()]
 
-# Another object after each change, but for parameters, of what a net's step depends on: who trains
-# it, its settings, its buffers. Written while the net's `parameters` are held.
+# Another object after each change, but for parameters, of what a net's step depends on:
+# who trains it, its settings, its buffers. Written while the net's `parameters` are
+# held.
 change = [object()]
 
 
@@ -45,8 +46,9 @@ if hasattr(os, "register_at_fork"):
 class NetLock:
     """The locks of one net; a copy has new locks, and in a forked child they are open.
 
-    Code that has released the GIL holds `parameters` while it reads or writes all parameters.
-    One thread at a time is inside `training`: it owns the optimizer's state.
+    Code that has released the GIL holds `parameters` while it reads or writes all
+    parameters. One thread at a time is inside `training`: it owns the optimizer's
+    state.
 
     Attributes
     ----------
@@ -60,7 +62,8 @@ class NetLock:
     Parameters
     ----------
     values : array, optional
-        The net's parameters, which nobody writes without the lock but by views that were lent.
+        The net's parameters, which nobody writes without the lock but by views that
+        were lent.
     """
 
     owner: object
@@ -89,16 +92,18 @@ class NetLock:
     def parameters(self) -> threading.RLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
-        An RLock's `__enter__` is one step, so Ctrl-C cannot come between acquiring it and entering
-        the block. The lock is reentrant: a signal's handler that predicts may interrupt the holder,
-        which copies in one step.
+        An RLock's `__enter__` is one step, so Ctrl-C cannot come between acquiring it
+        and entering the block. The lock is reentrant: a signal's handler that predicts
+        may interrupt the holder, which copies in one step.
         """
         if self._process is not _process[0]:
             self._renew()
         return self._lock
 
     def alone(self, entry: Callable[..., Any]) -> Callable[..., Any]:
-        """A compiled call that holds the GIL; without a GIL, one that holds this lock."""
+        """A compiled call that holds the GIL;
+        without a GIL, one that holds this lock.
+        """
         if HAS_GIL:
             return entry
 
@@ -119,7 +124,9 @@ class NetLock:
             return self.n_published, self.n_owners
 
     def lend(self) -> NDArray[Any]:
-        """Return the parameters as a view for outside, which `settled` knows of while it lives."""
+        """Return the parameters as a view for outside,
+        which `settled` knows of while it lives.
+        """
         with self.parameters:
             view = self._lent()
             values = self._values
@@ -132,8 +139,9 @@ class NetLock:
             return view
 
     def settled(self, values: NDArray[Any]) -> object:
-        """A token that changes when these parameters may have been written; None: somebody may
-        write at any time."""
+        """A token that changes when these parameters may have been written;
+        None: somebody may write at any time.
+        """
         if self.is_lent or self.owner is not None or self._lent() is not None:
             return None
         if values is not self._values:
@@ -146,13 +154,16 @@ class NetLock:
     def require_free(self, who: str) -> None:
         if self.owner is not None:
             raise RuntimeError(
-                f"{who}: a fit of this net is running, which owns its optimizer's state; wait for "
+                f"{who}: a fit of this net is running, which owns its optimizer's "
+                f"state; wait for "
                 "its end, or train a copy: copy.deepcopy(net)"
             )
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """While this thread runs callbacks, they may read the training state, which is at rest."""
+        """While this thread runs callbacks,
+        they may read the training state, which is at rest.
+        """
         self._caller = threading.get_ident()
         try:
             yield
@@ -161,12 +172,16 @@ class NetLock:
 
     @property
     def is_trained_elsewhere(self) -> bool:
-        """True if a fit is changing its state, and this thread does not run its callbacks."""
+        """True if a fit is changing its state,
+        and this thread does not run its callbacks.
+        """
         return self.owner is not None and self._caller != threading.get_ident()
 
 
 class Training:
-    """A context that owns the optimizer's state of a net. A generator would take 1 us more."""
+    """A context that owns the optimizer's state of a net.
+    A generator would take 1 us more.
+    """
 
     # Ctrl-C may come before they are set.
     _lock: NetLock | None = None
@@ -197,10 +212,12 @@ class Training:
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
+    """Copy values to a C-contiguous target while holding the GIL,
+    which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL too, so it sees all new values or all old ones. Without a
-    GIL it holds `NetLock.parameters`, as do the callers of this function.
+    A prediction of few rows holds the GIL too, so it sees all new values or all old
+    ones. Without a GIL it holds `NetLock.parameters`, as do the callers of this
+    function.
     """
     target.data.cast("B")[:] = values.data.cast("B")
 
@@ -210,19 +227,22 @@ SIGNALS = [
     int(n) for n in signal.valid_signals() if n < getattr(signal, "SIGRTMIN", 65)
 ]
 
-# The thread inside the context, or None. Written in one step, after all handlers were replaced and
-# before the first is restored. A child that another thread forks is not inside.
+# The thread inside the context, or None. Written in one step, after all handlers were
+# replaced and before the first is restored. A child that another thread forks is not
+# inside.
 _inside: int | None = None
 _handlers: dict[int, Any] = {}
 _came: dict[int, FrameType | None] = {}
 
 
 class deferred:
-    """A context that defers signal handlers; handlers of signals that arrived run at its end.
+    """A context that defers signal handlers;
+    handlers of signals that arrived run at its end.
 
-    Keep the block short: Ctrl-C is deferred too. The context does nothing outside the main thread,
-    where Python runs no handlers, and inside another such context. The cost is 30 us. A setting
-    made by `signal.siginterrupt`, which cannot be queried, is lost.
+    Keep the block short: Ctrl-C is deferred too. The context does nothing outside the
+    main thread, where Python runs no handlers, and inside another such context. The
+    cost is 30 us. A setting made by `signal.siginterrupt`, which cannot be queried, is
+    lost.
     """
 
     def __init__(self) -> None:
@@ -257,7 +277,9 @@ class deferred:
 
 
 def _replace_handlers() -> None:
-    """Install a deferring handler; until the context is entered it forwards to the originals."""
+    """Install a deferring handler;
+    until the context is entered it forwards to the originals.
+    """
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler) and handler is not _wait:
@@ -291,8 +313,9 @@ def _run_handlers() -> None:
 
 @contextmanager
 def interrupts_call(function: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls a function instead of raising KeyboardInterrupt; nothing changes outside the
-    main thread."""
+    """Ctrl-C calls a function instead of raising KeyboardInterrupt;
+    nothing changes outside the main thread.
+    """
     handler = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:

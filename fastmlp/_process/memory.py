@@ -18,13 +18,16 @@ T = TypeVar("T")
 
 
 def require(n_bytes: int, who: str, what: str) -> None:
-    """Raise a MemoryError, with caller, sizes and purpose, if the bytes cannot be allocated."""
+    """Raise a MemoryError, with caller, sizes and purpose,
+    if the bytes cannot be allocated.
+    """
     if n_bytes <= SMALL:
         return
     most = available()
     if most is not None and n_bytes > most:
         raise MemoryError(
-            f"{who}: {what} needs {readable(n_bytes)}, and {readable(most)} are available"
+            f"{who}: {what} needs {readable(n_bytes)}, and {readable(most)} are "
+            f"available"
         )
 
 
@@ -94,7 +97,9 @@ def keep(table: dict[Any, Any], key: Hashable, value: T) -> T:
 
 
 def immortal(thing: T) -> T:
-    """Keep an object until the process ends, after the interpreter has cleared its modules."""
+    """Keep an object until the process ends,
+    after the interpreter has cleared its modules.
+    """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
     return thing
 
@@ -145,7 +150,9 @@ class BufferPool:
 
 
 class FreeList(BufferPool):
-    """A pool of few objects that are slow to make, of any size; its copies are empty."""
+    """A pool of few objects that are slow to make,
+    of any size; its copies are empty.
+    """
 
     def __init__(self) -> None:
         super().__init__(0)

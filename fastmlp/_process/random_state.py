@@ -1,4 +1,6 @@
-"""NumPy's generators: the words that shuffling draws, and the generators' state as JSON."""
+"""NumPy's generators: the words that shuffling draws,
+and the generators' state as JSON.
+"""
 
 from contextlib import suppress
 from copy import deepcopy
@@ -17,7 +19,8 @@ def shuffling_words(
 ) -> NDArray[np.uint32]:
     """The random words of `n_orders` orders of n rows, shape (n_orders, n).
 
-    A 64-bit number gives two words. The words do not depend on how many orders are drawn at a time.
+    A 64-bit number gives two words.
+    The words do not depend on how many orders are drawn at a time.
     """
     pairs = generator.integers(1 << 64, size=(n_orders, -(-n // 2)), dtype=np.uint64)
     return pairs.view(np.uint32)[:, :n]
@@ -32,8 +35,8 @@ def key_of(sequence: Any) -> tuple[int, int]:
 def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
     """The seed sequence of a generator that was made from a seed.
 
-    A given `SeedSequence` is copied, so it has as many children as before. A generator without a
-    sequence has one of fresh entropy.
+    A given `SeedSequence` is copied, so it has as many children as before.
+    A generator without a sequence has one of fresh entropy.
     """
     if isinstance(seed, np.random.SeedSequence):
         return deepcopy(seed)
@@ -48,8 +51,8 @@ def state_of(generator: np.random.Generator) -> dict[str, Any]:
     state = generator.bit_generator.state
     if state["bit_generator"] not in KINDS:
         raise ValueError(
-            f"the state of a generator of kind {state['bit_generator']!r} cannot be written; "
-            f"known: {', '.join(KINDS)}"
+            f"the state of a generator of kind {state['bit_generator']!r} cannot be "
+            f"written; known: {', '.join(KINDS)}"
         )
     return _plain(state)
 
@@ -89,8 +92,8 @@ def random_state_from(state: Any) -> np.random.RandomState:
 def pickled(random: np.random.Generator | np.random.RandomState) -> Any:
     """A generator's state for a pickle, or the generator itself if its kind is unknown.
 
-    NumPy 1.26 does not load the generators that NumPy 2 pickles. Nets that share a generator have
-    one each after a pickle.
+    NumPy 1.26 does not load the generators that NumPy 2 pickles.
+    Nets that share a generator have one each after a pickle.
     """
     with suppress(ValueError):
         if isinstance(random, np.random.Generator):

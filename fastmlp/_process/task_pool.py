@@ -1,7 +1,7 @@
 """A pool of Python threads that runs many fits at once, the costliest first.
 
-Compiled calls release the GIL, so Python threads suffice: each fit is serial. When no fit is left
-to begin, the free cores go to the fits that run (`share`).
+Compiled calls release the GIL, so Python threads suffice: each fit is serial.
+When no fit is left to begin, the free cores go to the fits that run (`share`).
 """
 
 import os
@@ -21,7 +21,9 @@ WORKER = "fastmlp worker"
 
 
 class Stopped(KeyboardInterrupt):
-    """Ends a fit in a pool that is stopping: the caller was interrupted, or another fit failed."""
+    """Ends a fit in a pool that is stopping:
+    the caller was interrupted, or another fit failed.
+    """
 
 
 class Task(NamedTuple):
@@ -109,10 +111,11 @@ class Pool:
     def run(self, tasks: Sequence[Task], name: str = "task") -> list[Outcome | None]:
         """Run the tasks, the costliest first; return their outcomes in the order given.
 
-        Any exception in the caller, Ctrl-C included, or in a task ends running tasks at their next
-        call of compiled code. The error is raised when all tasks have ended, with a note of the
-        task's name, or `name` and its index, if there is one. Tasks of a pool inside a task of
-        another pool, such as the fit of many nets in a search, end with that task.
+        Any exception in the caller, Ctrl-C included, or in a task ends running tasks at
+        their next call of compiled code. The error is raised when all tasks have ended,
+        with a note of the task's name, or `name` and its index, if there is one. Tasks
+        of a pool inside a task of another pool, such as the fit of many nets in a
+        search, end with that task.
         """
         try:
             self.begin(tasks)
@@ -131,10 +134,11 @@ class Pool:
         return self._outcomes
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Start the tasks, the costliest first, and those apart at once; `end` must follow.
+        """Start the tasks, the costliest first,
+        and those apart at once; `end` must follow.
 
-        Tasks are started even if the outer pool is stopping, to raise `Stopped`: a task that never
-        starts would leave its waiting callers blocked.
+        Tasks are started even if the outer pool is stopping, to raise `Stopped`:
+        a task that never starts would leave its waiting callers blocked.
         """
         self._outer = _here.pool
         self._tasks = list(tasks)
@@ -154,7 +158,9 @@ class Pool:
         return started(self._threads[-1])
 
     def _run_here(self, works: Sequence[Callable[[], None]]) -> None:
-        """Do the work of threads that were not started; Ctrl-C stops the tasks here too."""
+        """Do the work of threads that were not started;
+        Ctrl-C stops the tasks here too.
+        """
         if not works:
             return
         try:
@@ -177,7 +183,9 @@ class Pool:
             self._waiting.append(len(self._tasks) - 1)
 
     def end(self) -> None:
-        """Stop the tasks that run, at their next call of compiled code, and join the threads."""
+        """Stop the tasks that run, at their next call of compiled code,
+        and join the threads.
+        """
         self._stopping.set()
         for thread in self._threads:
             if thread.ident is not None:
@@ -224,7 +232,9 @@ class Pool:
 
 
 def run_all(functions: Sequence[Callable[[], Any]], n_threads: int) -> list[Any]:
-    """Return the results of functions that run on threads side by side, and pass on warnings."""
+    """Return the results of functions that run on threads side by side,
+    and pass on warnings.
+    """
     pool = Pool(n_threads)
     ended: list[Any] = pool.run([Task(1, function) for function in functions], "")
     if pool.interrupted:
@@ -250,10 +260,11 @@ def check() -> None:
 
 
 def turn() -> AbstractContextManager[Any]:
-    """A context that one thread of a pool enters at a time, for work that holds the GIL.
+    """A context that one thread of a pool enters at a time,
+    for work that holds the GIL.
 
-    Threads with similar fits would contend for the GIL: they prepare and end their fits at the same
-    time, again and again.
+    Threads with similar fits would contend for the GIL:
+    they prepare and end their fits at the same time, again and again.
     """
     pool = _here.pool
     return nullcontext() if pool is None else pool.turn
@@ -276,8 +287,8 @@ _here = _Here()
 class OneThread:
     """BLAS has one thread inside; the last thread to leave restores the number.
 
-    The number belongs to the process: if each of two concurrent fits restored the number that it
-    found, it would stay at one.
+    The number belongs to the process: if each of two concurrent fits restored the
+    number that it found, it would stay at one.
     """
 
     def __init__(self) -> None:

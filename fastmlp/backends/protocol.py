@@ -1,4 +1,6 @@
-"""The interface of a backend, and the one place where a device's name becomes an engine."""
+"""The interface of a backend,
+and the one place where a device's name becomes an engine.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -87,13 +89,17 @@ class Data(NamedTuple):
         )[None]
 
     def orders(self, words: NDArray[np.uint32]) -> Order:
-        """An order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        """An order of the rows for each row of random words,
+        shape (n_orders, n_rows).
+        """
         orders: Order = _shuffle().orders_of(words)
         return orders if self.rows is None else self.rows[orders]
 
     @staticmethod
     def reshuffled(random: np.random.RandomState, order: Order, n_orders: int) -> Order:
-        """n_orders orders, each the one before it as ``random.shuffle`` would leave it."""
+        """n_orders orders, each the one before it as ``random.shuffle`` would leave
+        it.
+        """
         orders: Order = _shuffle().reshuffled(random, order, n_orders)
         return orders
 
@@ -110,7 +116,9 @@ class Evaluation(Protocol):
     """The mean loss over some rows, weighted, without penalties."""
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
-        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        """Return the loss at these parameters;
+        write predictions to `out`, if there is one.
+        """
         ...
 
     @property
@@ -129,9 +137,10 @@ class Objective(Protocol):
         *,
         by_parameters: bool = True,
     ) -> tuple[float, Array]:
-        """Return the objective at these parameters, and its flat gradient, which has no meaning
-        without `by_parameters`; write the gradient by the inputs to `inputs`, shape (n_rows,
-        n_features), if given."""
+        """Return the objective at these parameters, and its flat gradient, which has no
+        meaning without `by_parameters`; write the gradient by the inputs to `inputs`,
+        shape (n_rows, n_features), if given.
+        """
         ...
 
     def take(self, data: Data) -> None:
@@ -167,8 +176,9 @@ class GaussNewton(Protocol):
         ...
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
-        """The solution of (G + damping) d = -gradient, shape (n_trained,), or None; `damping`,
-        shape (n_trained,), is added to the diagonal."""
+        """The solution of (G + damping) d = -gradient, shape (n_trained,),
+        or None; `damping`, shape (n_trained,), is added to the diagonal.
+        """
         ...
 
 
@@ -176,19 +186,23 @@ class Predictor(Protocol):
     """One net's predictions at its live parameters; a copy or a pickle is None."""
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
-        """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the fastest
-        method for the number of rows, and warn if a prediction is not finite."""
+        """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the
+        fastest method for the number of rows, and warn if a prediction is not finite.
+        """
         ...
 
     def quick(self, x: object, *, alone: bool) -> Array | None:
         """Predictions of plain rows; None if x needs a check or a copy.
 
-        `alone`: only on the caller's thread, in the buffers of an earlier call for a few rows.
+        `alone`: only on the caller's thread,
+        in the buffers of an earlier call for a few rows.
         """
         ...
 
     def write(self, x: Any, out: Array) -> object:
-        """Write predictions to `out` for features in the form of `Engine.features`, unchecked."""
+        """Write predictions to `out` for features in the form of `Engine.features`,
+        unchecked.
+        """
         ...
 
 
@@ -202,7 +216,8 @@ class RankExchange(Protocol):
     size: int
 
     def sum(self, numbers: Array) -> None:
-        """Replace numbers by their sums over the ranks, added in the order of the ranks.
+        """Replace numbers by their sums over the ranks,
+        added in the order of the ranks.
 
         `numbers` has shape (n,), with n a multiple of `size`.
         """
@@ -232,8 +247,9 @@ class QuickStep(Protocol):
     is_lost: bool
 
     def adopt(self, moments: Any) -> bool:
-        """Go on with the optimizer's state as it lies now; return False if a step of the
-        trainer's was interrupted: it may have been taken."""
+        """Go on with the optimizer's state as it lies now; return False if a step of
+        the trainer's was interrupted: it may have been taken.
+        """
         ...
 
     def size_of(self, n_rows: int) -> StepSize | None:
@@ -244,12 +260,15 @@ class QuickStep(Protocol):
     def slots(self) -> object: ...
 
     def point_to(self, table: Array, first_step: int) -> None:
-        """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
+        """Take the coefficients of steps from `first_step` on of a table in the net's
+        dtype.
+        """
         ...
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
-        """Take the step of this number, if its loss is finite; return the loss, or None where
-        rows need a check or a copy."""
+        """Take the step of this number, if its loss is finite;
+        return the loss, or None where rows need a check or a copy.
+        """
         ...
 
     def has_taken(self, step: int) -> bool:
@@ -258,7 +277,8 @@ class QuickStep(Protocol):
 
 
 class Trainer(Protocol):
-    """One fit's buffers on a device. A unit is the least work of a call, at most a step.
+    """One fit's buffers on a device.
+    A unit is the least work of a call, at most a step.
 
     Attributes
     ----------
@@ -285,20 +305,27 @@ class Trainer(Protocol):
         ...
 
     def take(self, data: Any) -> None:
-        """Train on these rows: of the same kind and width, and at most as many as before."""
+        """Train on these rows: of the same kind and width,
+        and at most as many as before.
+        """
         ...
 
     def regroup(self, optimizer: Optimizer) -> bool:
-        """Train with the engine's factors of learning rates; return False where that needs
-        another trainer."""
+        """Train with the engine's factors of learning rates;
+        return False where that needs another trainer.
+        """
         ...
 
     def resume(self, moments: Any, data: Any) -> None:
-        """Continue on these rows, as many as it serves, from the current parameters and slots."""
+        """Continue on these rows, as many as it serves,
+        from the current parameters and slots.
+        """
         ...
 
     def pause(self) -> QuickStep | None:
-        """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
+        """Let go of the rows, until `resume`;
+        return the next steps in one call, if they can be.
+        """
         ...
 
     def begin(self) -> None:
@@ -308,7 +335,8 @@ class Trainer(Protocol):
     def run(
         self, order: Order, coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do units first to last of a window of epochs; return the unit where it stopped.
+        """Do units first to last of a window of epochs;
+        return the unit where it stopped.
 
         Parameters
         ----------
@@ -391,7 +419,9 @@ class Engine(Protocol[P]):
         ...
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
-        """Rows that are validated already, X dense or sparse, converted to the dtype."""
+        """Rows that are validated already,
+        X dense or sparse, converted to the dtype.
+        """
         ...
 
     def features(self, X: Any) -> Any:
@@ -406,8 +436,10 @@ class Engine(Protocol[P]):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """The predictor for these live parameters; `raw`: before activation or link. `select` is
-        applied to an X that is not a plain array; products are in `compute_dtype`."""
+        """The predictor for these live parameters; `raw`: before activation or link.
+        `select` is applied to an X that is not a plain array; products are in
+        `compute_dtype`.
+        """
         ...
 
     def evaluation(self, data: Data) -> Evaluation:
@@ -415,15 +447,18 @@ class Engine(Protocol[P]):
         ...
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """True if a trainer of single steps, or an objective, with `room` for dense rows serves
-        n_rows of them, to the bit."""
+        """True if a trainer of single steps, or an objective,
+        with `room` for dense rows serves n_rows of them, to the bit.
+        """
         ...
 
     def objective(
         self, data: Data, *, summed: bool = False, room: int | None = None
     ) -> Objective:
-        """Objective and gradient on all rows of `data`, as a function of the parameters;
-        `summed`: of the sum of the losses, not of their mean; `room`: of later rows."""
+        """Objective and gradient on all rows of `data`, as a function of the
+        parameters; `summed`: of the sum of the losses, not of their mean; `room`: of
+        later rows.
+        """
         ...
 
     def slots(self, state: NetState, data: Data | None = None) -> P:
@@ -438,7 +473,9 @@ class Engine(Protocol[P]):
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with a flat gradient and coefficients, shape (1, n)."""
+        """Apply one optimizer step with a flat gradient and coefficients, shape (1,
+        n).
+        """
         ...
 
     def trainer(
@@ -452,15 +489,17 @@ class Engine(Protocol[P]):
     ) -> Trainer:
         """A trainer on `data`: its buffers are allocated, its blocks are compiled.
 
-        `options` of the device's `Trainer`: `stepping` and `summed` for single steps; the
-        estimators set `guarded` and `by_rows`, which the CPU has, and fits on several ranks `ranks`
-        and `average_every`.
+        `options` of the device's `Trainer`: `stepping` and `summed` for single steps;
+        the estimators set `guarded` and `by_rows`, which the CPU has, and fits on
+        several ranks `ranks` and `average_every`.
         """
         ...
 
 
 class Launches(Protocol):
-    """Nets that train in the same launches: a trainer of each, by its seat, is in all of them."""
+    """Nets that train in the same launches:
+    a trainer of each, by its seat, is in all of them.
+    """
 
     n_nets: int
 
@@ -540,7 +579,8 @@ def n_threads_of(n_threads: int | None) -> int:
 
 @cache
 def _module(backend: str) -> Any:
-    """Import a backend on first use, Ctrl-C deferred: an import that ends half way may leave
-    modules that a later import cannot complete."""
+    """Import a backend on first use, Ctrl-C deferred: an import that ends half way may
+    leave modules that a later import cannot complete.
+    """
     with locks.deferred():
         return import_module(f"fastmlp.backends.{backend}.engine")

@@ -1,7 +1,7 @@
 """Orders of the rows for both devices, shuffled on the host.
 
-`orders_of` makes them from 32-bit words: 1.9 ns a row, where NumPy's `permuted` takes 13.
-`reshuffled` makes the orders that scikit-learn draws from a `RandomState`.
+`orders_of` makes them from 32-bit words: 1.9 ns a row, where NumPy's `permuted` takes
+13. `reshuffled` makes the orders that scikit-learn draws from a `RandomState`.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fastmlp.compiler import block_of, next_word
 from fastmlp.compiler.memory import row
 
-# A new prototype: argument types set on the function of ctypes.pythonapi would hold for the whole
-# process.
+# A new prototype: argument types set on the function of ctypes.pythonapi would hold for
+# the whole process.
 _POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _pointer_of = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 
@@ -23,9 +23,9 @@ _pointer_of = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 def shuffle(scalar: Any) -> Any:
     """Turns n_orders x n words of 32 random bits into orders of n rows.
 
-    The shuffle is Fisher & Yates', inside out (Durstenfeld, 1964). Row i takes the position
-    ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: the probabilities of two orders
-    of n rows differ by a factor of up to 1 + n / 2^32).
+    The shuffle is Fisher & Yates', inside out (Durstenfeld, 1964). Row i takes the
+    position ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: the
+    probabilities of two orders of n rows differ by a factor of up to 1 + n / 2^32).
     """
 
     def shuffle_rows(words: Any, orders: Any, n: Any, n_orders: Any) -> None:
@@ -41,7 +41,9 @@ def shuffle(scalar: Any) -> Any:
 
 
 def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """An order of the rows, int64, for each row of uint32 words, both shape (n_orders, n_rows)."""
+    """An order of the rows, int64, for each row of uint32 words,
+    both shape (n_orders, n_rows).
+    """
     words, orders = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
     n_orders, n = words.shape
     block_of(shuffle, np.int64)(words.ctypes.data, orders.ctypes.data, n, n_orders)
@@ -51,10 +53,11 @@ def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
 def shuffle_again(scalar: Any) -> Any:
     """Shuffles an order of n rows, and the result again, n_orders times.
 
-    The draws and orders are `numpy.random.RandomState.shuffle`'s, from the generator whose
-    `bitgen_t` lies at an address: 11 us for 1,437 rows, where NumPy takes 15.6 and holds the GIL.
-    No branch depends on a word, as the processor would mispredict every fourth: a word past the
-    last row swaps this row with itself, and another word is drawn.
+    The draws and orders are `numpy.random.RandomState.shuffle`'s, from the generator
+    whose `bitgen_t` lies at an address: 11 us for 1,437 rows, where NumPy takes 15.6
+    and holds the GIL. No branch depends on a word, as the processor would mispredict
+    every fourth: a word past the last row swaps this row with itself, and another word
+    is drawn.
     """
 
     def shuffle_rows(
@@ -92,7 +95,8 @@ def generator_address(bits: BitGenerator) -> int:
 def reshuffled(
     random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
 ) -> NDArray[np.int64]:
-    """Return n_orders orders, each the one before it as ``random.shuffle`` would leave it.
+    """Return n_orders orders,
+    each the one before it as ``random.shuffle`` would leave it.
 
     Examples
     --------

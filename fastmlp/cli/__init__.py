@@ -1,4 +1,6 @@
-"""The command `fastmlp`: the options of its commands, and a parser whose errors are one line."""
+"""The command `fastmlp`: the options of its commands,
+and a parser whose errors are one line.
+"""
 
 import argparse
 import re
@@ -15,7 +17,8 @@ SYNONYMS = {
     "--target": "t y label label_column response",
     "--preset": "presets quality",
     "--task": "objective problem_type",
-    "--valid": "validation validation_split validation_fraction test_size valid_data eval_file",
+    "--valid": "validation validation_split validation_fraction test_size valid_data "
+    "eval_file",
     "--weight": "weight_column sample_weight weights",
     "--features": "columns x",
     "--ignore": "ignore_column drop exclude",
@@ -109,9 +112,10 @@ def printable(text: object) -> str:
 
 def add_train(train: Parser) -> None:
     train.description = (
-        "Train an ensemble of nets on a table, and write it to a file that predicts from raw "
-        "columns. Rows of a table that does not fit into memory are drawn by the seed. "
-        "Notes go to standard error, the scores of the held-out rows to standard output."
+        "Train an ensemble of nets on a table, and write it to a file that predicts "
+        "from raw columns. Rows of a table that does not fit into memory are drawn by "
+        "the seed. Notes go to standard error, the scores of the held-out rows to "
+        "standard output."
     )
     add = train.add_argument
     tasks = ("auto", "classification", "regression")
@@ -190,8 +194,9 @@ def add_score(score: Parser) -> None:
 
 def add_report(report: Parser) -> None:
     report.description = (
-        "Write scores, pictures, columns and the worst rows of a model to one HTML file, which "
-        "opens without a network. DATA are rows with the target, not those of the training."
+        "Write scores, pictures, columns and the worst rows of a model to one HTML "
+        "file, which opens without a network. DATA are rows with the target, not those "
+        "of the training."
     )
     add = report.add_argument
     add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
@@ -211,8 +216,9 @@ def add_show(show: Parser) -> None:
 def add_export(export: Parser) -> None:
     export.argument_default = argparse.SUPPRESS
     export.description = (
-        "Write a model of fastmlp.save as an ONNX graph, or as C source without dependencies. "
-        "The C source tests itself: cc -DMODEL_TEST_MAIN -x c model.h && ./a.out"
+        "Write a model of fastmlp.save as an ONNX graph, or as C source without "
+        "dependencies. The C source tests itself: cc -DMODEL_TEST_MAIN -x c model.h && "
+        "./a.out"
     )
     add = export.add_argument
     add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")

@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 after success. 1: a package is missing, a file cannot be read or written, or its data are
-        wrong. 2: a wrong option. 130: Ctrl-C. 143: SIGTERM. 141: the pipe's reader has ended.
+        0 after success. 1: a package is missing, a file cannot be read or written, or
+        its data are wrong. 2: a wrong option. 130: Ctrl-C. 143: SIGTERM. 141: the
+        pipe's reader has ended.
 
     Examples
     --------
@@ -74,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _close_output() -> None:
-    """Close standard output on a broken pipe: Python would write the rest at exit, and fail."""
+    """Close standard output on a broken pipe:
+    Python would write the rest at exit, and fail.
+    """
     try:
         sys.stdout.flush()
     except OSError:
@@ -179,8 +182,8 @@ def run_demo(
 ) -> float:
     """Train on scikit-learn's digits, print the results, and save a picture.
 
-    `epochs` are epochs of both libraries, and `seed` draws initial weights and orders; the split is
-    fixed. The accuracy on the held-out digits is returned.
+    `epochs` are epochs of both libraries, and `seed` draws initial weights and orders;
+    the split is fixed. The accuracy on the held-out digits is returned.
 
     Examples
     --------
@@ -202,10 +205,12 @@ def run_demo(
         np.random.default_rng(0).permutation(len(X)), [len(X) // 5]
     )
     print(
-        f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} images,"
+        f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} "
+        f"images,"
     )
     print(
-        f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one epoch"
+        f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one "
+        f"epoch"
     )
     print(f"compiles, or loads, kernels. The cache: {info()['cache']}.\n")
     print(
@@ -235,7 +240,8 @@ def run_demo(
         plot_history(History(losses), ax, label=label, **LINES[name])
     times = seconds["scikit-learn"] / seconds["fastmlp"]
     print(
-        f"\nOne run of each: fastmlp fitted {times:.1f} times as fast, compiling left out."
+        f"\nOne run of each: fastmlp fitted {times:.1f} times as fast, compiling left "
+        f"out."
     )
     ax.set_title(
         "Learning to read handwritten digits", loc="left", fontweight="bold", pad=12
@@ -282,7 +288,8 @@ def _draw_digits(part: Any, images: Any, labels: Any, predictions: Any) -> None:
     part.suptitle(caption, x=0.016, ha="left", fontsize=10)
 
 
-# Line of the help, function that adds the options, function that runs; None: one of tables.py.
+# Line of the help, function that adds the options,
+# function that runs; None: one of tables.py.
 COMMANDS: dict[str, tuple[str, Any, Any]] = {
     "train": ("train a net on a table", options.add_train, None),
     "predict": ("predict the rows of a table", options.add_predict, None),

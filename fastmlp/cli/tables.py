@@ -82,7 +82,9 @@ SYNONYMS = {
 
 @contextmanager
 def telling(who: str) -> Iterator[None]:
-    """Turn errors of the data into a `CommandError`, and write warnings to standard error."""
+    """Turn errors of the data into a `CommandError`,
+    and write warnings to standard error.
+    """
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
@@ -235,8 +237,8 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
     if task == "classification" and n > max(ID_LEVELS, ID_SHARE * len(column)):
         hint = "; for numbers: --task regression" * of_numbers
         raise ValueError(
-            f"train: the target {name!r} has {n} classes in {len(column)} rows, as an id or free "
-            f"text has: name another column to predict{hint}"
+            f"train: the target {name!r} has {n} classes in {len(column)} rows, as an "
+            f"id or free text has: name another column to predict{hint}"
         )
     return "regression" if task == "regression" else "classification"
 
@@ -244,7 +246,9 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
 def _divided(
     table: Any, others: list[str], task: Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
-    """Training rows, validation rows (None for folds), and their indices in the table, if any."""
+    """Training rows, validation rows (None for folds),
+    and their indices in the table, if any.
+    """
     valid, seed = arguments.valid, arguments.seed
     if not valid:
         say(f"{table.num_rows} rows to train on")
@@ -274,13 +278,15 @@ def _divided(
         if single := labels[counts == 1].tolist():
             names = messages.listed([*map(repr, single)])
             say(
-                f"note: classes of one row are trained on, and not validated on: {names}"
+                f"note: classes of one row are trained on, and not validated on: "
+                f"{names}"
             )
     n = len(out)
     n_out = int(out.sum())
     if n_out in (0, n):
         raise ValueError(
-            f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate on; --valid "
+            f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate "
+            f"on; --valid "
             "takes a file, or 0 for five folds"
         )
     say(f"{n - n_out} rows to train on, {n_out} held out")
@@ -326,7 +332,8 @@ def _seconds_until(ends: float | None) -> float | None:
     left = None if ends is None else ends - time.monotonic()
     if left is not None and left <= 0:
         say(
-            "note: --time-limit was over before the training began; it trains for one epoch at most"
+            "note: --time-limit was over before the training began; it trains for one "
+            "epoch at most"
         )
     return left if left is None else max(left, SHORTEST)
 
@@ -392,7 +399,8 @@ def run_report(arguments: argparse.Namespace) -> None:
         columns, texts = _columns_of(model)
         chosen: Any = {"columns": columns, "texts": texts, "verb": "reported on"}
         table = read_table(data, who, 0, others=[target], **chosen)
-        # A fraction of a table of Arrow stays what it is, such as a level with missing values.
+        # A fraction of a table of Arrow stays what it is,
+        # such as a level with missing values.
         frame = table.to_pandas(
             types_mapper=messages.imported("pandas", who).ArrowDtype
         )
@@ -488,8 +496,9 @@ def score(
 ) -> dict[str, float]:
     """Scores of all rows by metric, by default `DEFAULTS`.
 
-    Targets and predictions of all rows stay in memory, and columns of one batch. `reader` has
-    record batches of `predict_arrow` with the target, and predictions as `PREDICTION`.
+    Targets and predictions of all rows stay in memory, and columns of one batch.
+    `reader` has record batches of `predict_arrow` with the target, and predictions as
+    `PREDICTION`.
     """
     task = task_of(model)
     for name in names:
@@ -546,8 +555,8 @@ def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
         unknown = column[int(np.argmax(codes < 0))].as_py()
         known = ", ".join(map(repr, classes.to_pylist()[:20]))
         raise ValueError(
-            f"{who}: the target {name!r} has the class {unknown!r}, which training did not have; "
-            f"known: {known}"
+            f"{who}: the target {name!r} has the class {unknown!r}, which training did "
+            f"not have; known: {known}"
         )
     return codes
 
@@ -594,7 +603,9 @@ def _test_rows(model: Any, path: str, n: int) -> Any:
 
 
 def _columns_of(model: Any) -> tuple[Any, Any]:
-    """Columns that a model reads, empty if unknown, and those that CSV holds as texts."""
+    """Columns that a model reads, empty if unknown,
+    and those that CSV holds as texts.
+    """
     if hasattr(model, "schema_"):
         return model.schema_.read_names, model.schema_.text_names
     named = getattr(model, "feature_names", None)
@@ -602,7 +613,9 @@ def _columns_of(model: Any) -> tuple[Any, Any]:
 
 
 def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> Any:
-    """Data of the arguments DATA: paths, or a table; CSV is UTF-8 without `encoding`."""
+    """Data of the arguments DATA: paths, or a table;
+    CSV is UTF-8 without `encoding`.
+    """
     messages.imported("pyarrow", f"fastmlp {who}")
     if list(arguments) == ["-"]:
         return _of_standard_input(encoding)

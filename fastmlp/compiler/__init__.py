@@ -1,6 +1,7 @@
 """The compiler: marks of kernels, `prange`, records, compiled blocks, code cache.
 
-Importing it loads neither Numba nor LLVM: `native` has the translator, `by_numba` all of Numba.
+Importing it loads neither Numba nor LLVM:
+`native` has the translator, `by_numba` all of Numba.
 """
 
 from fastmlp.compiler.blocks import Block, Key, block_of, entry_of, is_ours

@@ -1,4 +1,6 @@
-"""Compiled blocks: kernels, and rules in loops over memory, as machine code with an address."""
+"""Compiled blocks: kernels, and rules in loops over memory,
+as machine code with an address.
+"""
 
 import ctypes
 import gc
@@ -90,7 +92,8 @@ def _builtin(address: int, name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Garbage collections would look through hundreds of thousands of live nodes and instructions.
+    """Garbage collections would look through hundreds of thousands of live nodes and
+    instructions.
 
     The lock of blocks is held, so threads come here one after the other.
     """
@@ -131,8 +134,8 @@ _lock = RLock()
 
 # Seconds that a fork waits for other threads' compilations: a kernel takes 3 s at most.
 PATIENCE = 10.0
-# The lock of blocks, and owners of further locks once they are imported, in the order of
-# acquisition: every call of LLVM takes the last.
+# The lock of blocks, and owners of further locks once they are imported,
+# in the order of acquisition: every call of LLVM takes the last.
 _OWNERS = (
     ("numba.core.compiler_lock", attrgetter("global_compiler_lock")),
     ("llvmlite.binding.ffi", attrgetter("lib._lock")),
@@ -152,7 +155,9 @@ def _owners() -> list[Any]:
 
 
 def _take_locks() -> None:
-    """Acquire all compiler locks before a fork: no other thread holds one in the child."""
+    """Acquire all compiler locks before a fork:
+    no other thread holds one in the child.
+    """
     with deferred():
         locks = [_lock, *(owner._lock for owner in _owners())]
         _taken[:] = [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
@@ -229,10 +234,12 @@ class Block:
             except NoSource:
                 pass
             except Unsupported as error:
-                # Numba's code takes Python's state, which the team's workers do not have.
+                # Numba's code takes Python's state,
+                # which the team's workers do not have.
                 raise RuntimeError(
                     f"the translator does not compile {loop.__qualname__}: "
-                    f"{': '.join(error.args[::-1])}; FASTMLP_COMPILER=numba has Numba compile all"
+                    f"{': '.join(error.args[::-1])}; FASTMLP_COMPILER=numba has Numba "
+                    f"compile all"
                 ) from error
         from fastmlp.compiler import by_numba
 
@@ -253,8 +260,9 @@ class Block:
 def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
     """The function that `factory` makes; calls from Python hold the GIL.
 
-    Arguments are annotated: integers, and matrices, of which `shape`, `size` and `ctypes.data` are
-    read. The result is a float or a bool. Callers check that these are arrays of two dimensions.
+    Arguments are annotated: integers, and matrices, of which `shape`, `size` and
+    `ctypes.data` are read. The result is a float or a bool. Callers check that these
+    are arrays of two dimensions.
     """
     return block_of(factory, dtype).entry
 
@@ -287,17 +295,19 @@ def block_of(
     Parameters
     ----------
     factory : callable
-        ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
-        a function that takes integers only.
+        ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule,
+        **options)``, returns a function that takes integers only.
     rule : callable, optional
-        The library's or the user's. The code cache stores the library's rules and factories only: a
-        user's rule may call functions whose changes a key would not notice.
+        The library's or the user's. The code cache stores the library's rules and
+        factories only: a user's rule may call functions whose changes a key would not
+        notice.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     block = _blocks.get(key)
     if block is not None:
         return block
-    # The lock is acquired before signals are deferred: Ctrl-C works while other threads compile.
+    # The lock is acquired before signals are deferred:
+    # Ctrl-C works while other threads compile.
     with _lock, deferred():
         if key not in _blocks:
             _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
@@ -322,7 +332,8 @@ def _compile(
         return Block(factory(dtype.type, **options), cache, on, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
-        f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
+        f"the rule {name!r} does not compile; it must be a function of scalars that "
+        f"calls only "
         "compiled functions, NumPy's and those of fastmlp.rules.elementary"
     )
     if not isinstance(getattr(rule, "py_func", rule), FunctionType):
@@ -343,8 +354,9 @@ def _compile(
 
 
 def is_ours(function: Any) -> bool:
-    """Return True if the library defines this function at module level: the fingerprint covers
-    it."""
+    """Return True if the library defines this function at module level:
+    the fingerprint covers it.
+    """
     module = sys.modules.get(function.__module__ or "")
     ours = (function.__module__ or "").split(".")[0] == "fastmlp"
     return ours and getattr(module, function.__name__, None) is function

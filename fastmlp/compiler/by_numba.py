@@ -1,5 +1,7 @@
-"""Numba compiles users' rules, functions that the translator declines, and all blocks with
-FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere."""
+"""Numba compiles users' rules, functions that the translator declines, and all blocks
+with FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles
+elsewhere.
+"""
 
 import ast
 import inspect
@@ -10,8 +12,8 @@ from typing import Any
 
 from fastmlp._process import locks
 
-# A half-imported Numba cannot be imported again: of 40 imports that Ctrl-C interrupted, 37 ended in
-# an AttributeError at the next import.
+# A half-imported Numba cannot be imported again: of 40 imports that Ctrl-C interrupted,
+# 37 ended in an AttributeError at the next import.
 with locks.deferred():
     import numba
 
@@ -80,8 +82,9 @@ class Compiler(CompilerBase):
 
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-# Functions that a block calls are inlined: LLVM does not inline a long function that is called
-# twice, and a loop with a call does not vectorise. mish, float64: 23 -> 4 ns a number.
+# Functions that a block calls are inlined: LLVM does not inline a long function that is
+# called twice, and a loop with a call does not vectorise. mish, float64: 23 -> 4 ns a
+# number.
 INLINED: dict[str, Any] = {
     "error_model": "numpy",
     "forceinline": True,
@@ -96,7 +99,9 @@ def inline(rule: Any) -> None:
 
 
 class Stored:
-    """A `CodeCache` with the interface that Numba expects: of C functions, for one signature."""
+    """A `CodeCache` with the interface that Numba expects:
+    of C functions, for one signature.
+    """
 
     def __init__(self, cache: CodeCache) -> None:
         # Not the translator's file.
@@ -104,7 +109,8 @@ class Stored:
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return what a C function reads of stored code, or None."""
-        # Numba would refresh the whole context here, which imports SciPy without need: 0.3 s.
+        # Numba would refresh the whole context here,
+        # which imports SciPy without need: 0.3 s.
         rtsys.initialize(context)
         stored = self._cache.load()
         if stored is None:
@@ -136,15 +142,16 @@ def c_function(
     code: Any = CFunc(function, kinds, {}, {"error_model": "numpy"}, **options)
     if cache is not None:
         code._cache = Stored(cache)
-    # `__enter__` of Numba's lock itself is one step: in Numba's wrapper, Ctrl-C could come between
-    # acquiring it and entering the block, and leave it locked.
+    # `__enter__` of Numba's lock itself is one step: in Numba's wrapper, Ctrl-C could
+    # come between acquiring it and entering the block, and leave it locked.
     with getattr(global_compiler_lock, "_lock", global_compiler_lock), locks.deferred():
         code.compile()
     return code
 
 
 def compiled(loop: Any, cache: CodeCache | None) -> Any:
-    # A homogeneous tuple would be an LLVM array, so a NamedTuple's words are passed one by one.
+    # A homogeneous tuple would be an LLVM array,
+    # so a NamedTuple's words are passed one by one.
     arguments = (
         types.intp
         if kind is None
@@ -199,9 +206,11 @@ def dispatcher_of(function: Any) -> Any:
 
 
 def _parallel(function: Any) -> Any:
-    """Compile a kernel twice, and run the parallel form on Numba's threads: a parallel region of
-    one thread still costs a launch."""
-    # A call without a team uses the first thread's buffers, also where a thread of a team makes it.
+    """Compile a kernel twice, and run the parallel form on Numba's threads:
+    a parallel region of one thread still costs a launch.
+    """
+    # A call without a team uses the first thread's buffers,
+    # also where a thread of a team makes it.
     serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
     shared = numba.njit(**OPTIONS, parallel=True)(_with(_flushing(function)))
 
@@ -226,7 +235,9 @@ RESTORE = "restore_here(before)"
 
 
 class _Restoring(ast.NodeTransformer):
-    """Restores before each `continue` of a loop's body; those of inner loops are their own."""
+    """Restores before each `continue` of a loop's body;
+    those of inner loops are their own.
+    """
 
     def visit_For(self, node: ast.For) -> ast.For:
         return node
@@ -249,7 +260,8 @@ class _Flushing(ast.NodeTransformer):
 
 
 def _flushing(function: Any) -> Any:
-    """Return the function with `prange` loops that flush denormals: Numba's threads do not.
+    """Return the function with `prange` loops that flush denormals:
+    Numba's threads do not.
 
     Without sources, as in a frozen program, return the function itself.
     """

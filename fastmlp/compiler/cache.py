@@ -1,19 +1,22 @@
 """The code cache on disk: one file per kernel, in a folder per version.
 
-The folder's name is a hash of the package's sources. Numba's cache keeps a callee's code when its
-file has changed, raises for unusable folders and files, and lets processes overwrite each other's
-index. A file is a checksum, a line of JSON and machine code, written whole or not at all, and read
-without Numba and LLVM. On any failure code is compiled in memory. A filled folder that is
-read-only, as in a container's image, is read.
+The folder's name is a hash of the package's sources. Numba's cache keeps a callee's
+code when its file has changed, raises for unusable folders and files, and lets
+processes overwrite each other's index. A file is a checksum, a line of JSON and machine
+code, written whole or not at all, and read without Numba and LLVM. On any failure code
+is compiled in memory. A filled folder that is read-only, as in a container's image, is
+read.
 
-A user who can write to the folder can run code in your process. So a folder is used only if it
-belongs to this user, to root or to the owner of this package, and no other can write to it. The
-same holds for the folder above, `fastmlp`, whose owner can replace those within.
+A user who can write to the folder can run code in your process. So a folder is used
+only if it belongs to this user, to root or to the owner of this package, and no other
+can write to it. The same holds for the folder above, `fastmlp`, whose owner can replace
+those within.
 
-On Linux, and on macOS with arm64, code is an image: code and constants that refer to themselves by
-distances. Slots in it take the addresses of the functions that it calls: C's `memset`, and
-functions of Python's. The memory belongs to no file, so the disk need not permit execution, and
-forked children share it. Elsewhere LLVM loads its own objects.
+On Linux, and on macOS with arm64, code is an image: code and constants that refer to
+themselves by distances. Slots in it take the addresses of the functions that it calls:
+C's `memset`, and functions of Python's. The memory belongs to no file, so the disk need
+not permit execution, and forked children share it. Elsewhere LLVM loads its own
+objects.
 """
 
 import ctypes
@@ -44,8 +47,8 @@ failures: list[str] = []
 
 
 def sources(package: Path | str = PACKAGE) -> list[str]:
-    """Return every source below `package`, or bytecode without a source; an empty list for a zip or
-    a frozen program.
+    """Return every source below `package`, or bytecode without a source;
+    an empty list for a zip or a frozen program.
 
     A list of the modules that reach compiled code was wrong twice.
     """
@@ -117,8 +120,8 @@ def folder() -> Path | None:
 def find() -> tuple[Path | None, str]:
     """Return this version's cache folder, created if necessary, or None and the reason.
 
-    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources the
-    cache is off: the hash could not distinguish versions.
+    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it.
+    Without sources the cache is off: the hash could not distinguish versions.
     """
     if os.environ.get("FASTMLP_CACHE") == "0":
         return None, "off (FASTMLP_CACHE=0)"
@@ -169,7 +172,9 @@ def _is_filled(path: Path) -> bool:
 
 
 def _distrust(path: Path) -> str | None:
-    """Return how another user may write to a folder, and what to do; None if nobody may."""
+    """Return how another user may write to a folder,
+    and what to do; None if nobody may.
+    """
     if not hasattr(os, "geteuid"):
         return None
     state = path.stat()
@@ -183,8 +188,9 @@ def _distrust(path: Path) -> str | None:
 
 
 def share() -> None:
-    """Let every user read the cache, whatever the umask: folders get mode 0755, files 0644, also
-    those stored later."""
+    """Let every user read the cache, whatever the umask:
+    folders get mode 0755, files 0644, also those stored later.
+    """
     path = folder()
     if path is None or not setting("CACHE_DIR", ""):
         raise OSError("--shared needs NUMBA_CACHE_DIR, the folder that others read")
@@ -201,9 +207,9 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
-# Code that a wheel brings: a file for each level of processors, in the cache's form. The file's
-# words have the offsets of blocks, each a file without its checksum. FASTMLP_PREBUILT=0: it is not
-# used; "require": a block that it lacks is an error.
+# Code that a wheel brings: a file for each level of processors, in the cache's form.
+# The file's words have the offsets of blocks, each a file without its checksum.
+# FASTMLP_PREBUILT=0: it is not used; "require": a block that it lacks is an error.
 LIBRARY_SUFFIX = ".images"
 PREBUILT = os.environ.get("FASTMLP_PREBUILT", "")
 
@@ -214,8 +220,9 @@ def library(level: str) -> Path:
 
 @cache
 def shipped(level: str) -> tuple[dict[str, Any], bytes] | None:
-    """The wheel's code for a level of processors; None without code of these sources, settings
-    and this Python's objects."""
+    """The wheel's code for a level of processors;
+    None without code of these sources, settings and this Python's objects.
+    """
     stored = None if PREBUILT == "0" else read(library(level))
     if stored is not None and stored[0]["for"] == of_this_package():
         return stored
@@ -245,9 +252,11 @@ def _parts(payload: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class CodeCache:
-    """The file of one kernel, by its name: what it is, for which dtype, options and processor.
+    """The file of one kernel, by its name: what it is,
+    for which dtype, options and processor.
 
-    With `level`, the name of a level of processors, the wheel's code is looked through first.
+    With `level`, the name of a level of processors,
+    the wheel's code is looked through first.
     """
 
     def __init__(self, name: str, level: str = "") -> None:
@@ -282,8 +291,9 @@ class CodeCache:
 
 
 def pack(files: Iterable[Path], out: Path) -> int:
-    """Write the images of the cache's files to the file that a wheel brings; return their
-    number."""
+    """Write the images of the cache's files to the file that a wheel brings;
+    return their number.
+    """
     blocks = dict[str, tuple[int, int]]()
     content = b""
     for path in sorted(files):

@@ -1,8 +1,8 @@
 """Second derivatives of rules, from their traces by the chain rule.
 
 A rule that returns a value and a slope is run on symbols; the slope's derivative is the
-curvature. A link returns a value alone, whose derivative is the slope. The three results
-are written as a function in Python, which a compiler takes like a rule.
+curvature. A link returns a value alone, whose derivative is the slope. The three
+results are written as a function in Python, which a compiler takes like a rule.
 """
 
 import ast
@@ -36,7 +36,9 @@ WHO = "derivatives"
 
 
 class Derivation(Trace):
-    """Statements in Python, each with the operation and the numbers that it is made of."""
+    """Statements in Python, each with the operation and the numbers that it is made
+    of.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +86,9 @@ class Derivation(Trace):
         return result
 
     def derivative(self, number: Any) -> Any:
-        """The derivative by the rule's argument; None where it is 0 for all arguments."""
+        """The derivative by the rule's argument;
+        None where it is 0 for all arguments.
+        """
         if not isinstance(number, Symbol):
             return None
         if number.name not in self._derivatives:
@@ -109,7 +113,9 @@ class Derivation(Trace):
         return _times(self._outer(name, result, numbers[0]), slopes[0])
 
     def _outer(self, name: str, result: Any, x: Any) -> Any:
-        """The derivative of a function by its argument, at x, where it has this result."""
+        """The derivative of a function by its argument,
+        at x, where it has this result.
+        """
         kind = result.kind
         one = kind(1)
         if name == "neg":
@@ -170,8 +176,8 @@ def curved(rule: Callable[..., Any], scalar: Any) -> Callable[..., Any]:
     Parameters
     ----------
     rule : callable
-        An activation, which returns (value, slope), or a link of numbers, which returns a
-        value. A rule that returns three numbers is the result.
+        An activation, which returns (value, slope), or a link of numbers,
+        which returns a value. A rule that returns three numbers is the result.
 
     Raises
     ------
@@ -229,7 +235,8 @@ def check_curvatures(network: Network, who: str) -> None:
         _check_curvature(rule, who)
     if network.link == losses.LINKS["sorted"]:
         raise ValueError(
-            f"{who}: derivatives of sorted predictions are not trained; use another loss, "
+            f"{who}: derivatives of sorted predictions are not trained; use another "
+            f"loss, "
             "such as 'mse', or train_on_gradient with jacobian_gradient="
         )
 
@@ -241,8 +248,8 @@ def _check_curvature(rule: Any, who: str) -> None:
     remedy = "tanh, softplus or silu"
     if rule in [activations.RULES[known] for known in JUMPING]:
         raise ValueError(
-            f"{who}: derivatives need an activation whose slope has a derivative, and the "
-            f"slope of {name!r} jumps: use {remedy}"
+            f"{who}: derivatives need an activation whose slope has a derivative, and "
+            f"the slope of {name!r} jumps: use {remedy}"
         )
     given = "return value, slope and curvature from it"
     try:

@@ -1,16 +1,17 @@
-"""Compiled forms of `fastmlp.rules.elementary`: fused multiply-adds without branches or calls.
+"""Compiled forms of `fastmlp.rules.elementary`:
+fused multiply-adds without branches or calls.
 
-The C library's functions are calls, and a loop with a call in it does not vectorise. Here an
-argument is reduced to a short interval, a polynomial is evaluated there (see `Coefficients`), and
-special values are selected at the end. Every function covers the whole range of its precision:
-denormals are kept, infinities and NaN follow NumPy.
+The C library's functions are calls, and a loop with a call in it does not vectorise.
+Here an argument is reduced to a short interval, a polynomial is evaluated there (see
+`Coefficients`), and special values are selected at the end. Every function covers the
+whole range of its precision: denormals are kept, infinities and NaN follow NumPy.
 
-The reductions follow Cody & Waite (1980) and fdlibm (Sun Microsystems, 1993). Errors, in units in
-the last place (ulp), were measured at every float32 and at 20 million float64 of every scale (exp
-and expm1: 170 million).
+The reductions follow Cody & Waite (1980) and fdlibm (Sun Microsystems, 1993). Errors,
+in units in the last place (ulp), were measured at every float32 and at 20 million
+float64 of every scale (exp and expm1: 170 million).
 
-The polynomials are minimax, by Remez' algorithm at 50 digits, weighted for the function's relative
-error. The comment behind each states that error, before rounding.
+The polynomials are minimax, by Remez' algorithm at 50 digits, weighted for the
+function's relative error. The comment behind each states that error, before rounding.
 """
 
 from collections.abc import Callable
@@ -27,17 +28,19 @@ LN2 = 0.6931471805599453
 
 
 def magic(dtype: Any) -> Any:
-    """Return the number whose last bit is worth 1: adding it rounds a small number to an integer.
+    """Return the number whose last bit is worth 1:
+    adding it rounds a small number to an integer.
 
-    The integer is in the sum's last bits; `scaled` uses it as an exponent. The factor 1.5, not 1,
-    keeps the sum's exponent for negative integers.
+    The integer is in the sum's last bits; `scaled` uses it as an exponent.
+    The factor 1.5, not 1, keeps the sum's exponent for negative integers.
     """
     kind = np.dtype(dtype).type
     return kind(1.5 * 2.0 ** np.finfo(kind).nmant)
 
 
 class Coefficients(NamedTuple):
-    """All constants of one precision: numbers, and polynomials from the constant term up.
+    """All constants of one precision: numbers,
+    and polynomials from the constant term up.
 
     Parameters
     ----------
@@ -182,7 +185,9 @@ FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:
-    """Register `form(scalar, coefficients)` as the maker of `function`'s compiled form."""
+    """Register `form(scalar,
+    coefficients)` as the maker of `function`'s compiled form.
+    """
 
     def register(form: Form) -> Form:
         FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))
@@ -193,7 +198,9 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
 
 @cache
 def _reduction(scalar: Any, c: Coefficients) -> Form:
-    """Make the reduction x = n log(2) + r with abs(r) <= log(2) / 2: returns n + magic, n, r."""
+    """Make the reduction x = n log(2) + r with abs(r)
+    <= log(2) / 2: returns n + magic, n, r.
+    """
     magic = c.magic
     log2_e = c.log2_e
     ln2 = -c.ln2
@@ -209,7 +216,9 @@ def _reduction(scalar: Any, c: Coefficients) -> Form:
 
 @cache
 def _exp_below(scalar: Any, c: Coefficients) -> Form:
-    """Make exp(x) for x <= 0. 2^n may be denormal, so it is 2^54 2^n, times 2^-54 at the end."""
+    """Make exp(x) for x <= 0. 2^n may be denormal,
+    so it is 2^54 2^n, times 2^-54 at the end.
+    """
     reduction = _reduction(scalar, c)
     lowest = c.lowest
     q = c.exp
@@ -227,7 +236,9 @@ def _exp_below(scalar: Any, c: Coefficients) -> Form:
 
 @cache
 def _log_near(scalar: Any, c: Coefficients) -> Form:
-    """Make k log(2) + log(1 + f), for f in the polynomial's interval, small terms added first."""
+    """Make k log(2) + log(1 + f), for f in the polynomial's interval,
+    small terms added first.
+    """
     p = c.log
     ln2 = c.ln2
     ln2_low = c.ln2_low
@@ -243,7 +254,8 @@ def _log_near(scalar: Any, c: Coefficients) -> Form:
 
 @_compiled(elementary.exp)
 def _exp(scalar: Any, c: Coefficients) -> Form:
-    """exp(x) = 2^n exp(r), with 2^n in two factors: it may be infinite or denormal if exp is not.
+    """exp(x) = 2^n exp(r), with 2^n in two factors:
+    it may be infinite or denormal if exp is not.
 
     Largest error: 1.05 ulp in float32, 1.03 in float64.
     """

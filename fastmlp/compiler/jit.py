@@ -1,12 +1,12 @@
 """Functions of kernels: `njit`, `prange`, calls, source, hints; the compiler's choice.
 
-Stored code needs neither Numba nor LLVM: nothing here imports them. Functions with two bodies,
-Python and LLVM IR, have the Python body here, so kernels run uncompiled too; `native.operands` has
-the other.
+Stored code needs neither Numba nor LLVM: nothing here imports them. Functions with two
+bodies, Python and LLVM IR, have the Python body here, so kernels run uncompiled too;
+`native.operands` has the other.
 
-Two compilers take a `prange` loop. The translator turns its body into a function of (names that it
-reads, first, last, thread) for the team at the address `team`, the kernel's first argument. Numba
-runs the loop on Numba's threads.
+Two compilers take a `prange` loop. The translator turns its body into a function of
+(names that it reads, first, last, thread) for the team at the address `team`, the
+kernel's first argument. Numba runs the loop on Numba's threads.
 """
 
 import ast
@@ -24,8 +24,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def setting(name: str, default: Any = None) -> Any:
-    """A setting of Numba's: its present value if Numba is imported, else the environment's
-    NUMBA_...
+    """A setting of Numba's: its present value if Numba is imported,
+    else the environment's NUMBA_...
 
     The result has the default's type, or is a str.
     """
@@ -51,8 +51,8 @@ def chosen_compiler(asked: str) -> Literal["translator", "numba"]:
 
 INTERPRETED = bool(setting("DISABLE_JIT", 0))
 COMPILER = chosen_compiler(os.environ.get("FASTMLP_COMPILER", ""))
-# How Numba compiles a marked function: as a function, with its `prange` loops on Numba's threads,
-# or inlined where it is called.
+# How Numba compiles a marked function: as a function,
+# with its `prange` loops on Numba's threads, or inlined where it is called.
 Mark = Literal["function", "parallel", "inlined"]
 _MARK = "fastmlp_mark"
 
@@ -62,16 +62,19 @@ def njit(function: Function) -> Function: ...
 @overload
 def njit(*, parallel: bool) -> Callable[[Function], Function]: ...
 def njit(function: Any = None, *, parallel: bool = False) -> Any:
-    """Mark a kernel, or a function that kernels call: the translator and Numba may compile it.
+    """Mark a kernel, or a function that kernels call:
+    the translator and Numba may compile it.
 
-    A `parallel` kernel shares its `prange` loops among threads. The first argument is `team`: the
-    address of the team's record, or 0 if the calling thread works alone.
+    A `parallel` kernel shares its `prange` loops among threads. The first argument is
+    `team`: the address of the team's record, or 0 if the calling thread works alone.
     """
     return _marked("parallel" if parallel else "function", function)
 
 
 def inlined(function: Function) -> Function:
-    """Mark a function that Numba inlines: a loop with a call in it does not vectorise."""
+    """Mark a function that Numba inlines:
+    a loop with a call in it does not vectorise.
+    """
     marked: Function = _marked("inlined", function)
     return marked
 
@@ -126,14 +129,18 @@ def emitted(
 
 
 class prange:
-    """A range whose iterations a team of threads may share, in a kernel with an argument `team`."""
+    """A range whose iterations a team of threads may share,
+    in a kernel with an argument `team`.
+    """
 
     def __new__(cls, *limits: Any) -> Any:
         return range(*limits)
 
 
 def call(address: Any, arguments: Any) -> None:
-    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
+    """Call the block at `address` with a tuple of integers,
+    and of NamedTuples of integers.
+    """
     interpreted[address](*flattened(arguments))
 
 
@@ -184,7 +191,9 @@ _runtime: list[ShareLoop] = []
 
 
 def runtime(share_loop: ShareLoop) -> ShareLoop:
-    """Register the function that a translated loop calls: ``(team, body, n, environment)``."""
+    """Register the function that a translated loop calls:
+    ``(team, body, n, environment)``.
+    """
     _runtime[:] = [share_loop]
     return share_loop
 
@@ -194,7 +203,8 @@ def share_loop() -> Any:
 
 
 def thread_number() -> Any:
-    """The number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
+    """The number of the thread that runs an iteration of a `prange` loop,
+    from 0; 0 outside.
 
     Each thread of a loop may have separate buffers.
     """
@@ -311,7 +321,9 @@ def n_words(function: FunctionType) -> int:
 
 
 def is_entry(function: FunctionType) -> bool:
-    """Return True if Python calls a function with objects: it returns a float or a bool."""
+    """Return True if Python calls a function with objects:
+    it returns a float or a bool.
+    """
     return function.__annotations__.get("return") in (float, bool)
 
 

@@ -1,9 +1,9 @@
 """Memory at an address: records, views, words that threads share, a call's stack.
 
-Kernels run uncompiled too: the Python bodies are here, `native.operands` has the LLVM IR. A record
-is a class with annotated fields, which define a dtype: `int` is an int64, a count or an address;
-`float` is a float64. Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads it at its
-address.
+Kernels run uncompiled too: the Python bodies are here, `native.operands` has the LLVM
+IR. A record is a class with annotated fields, which define a dtype: `int` is an int64,
+a count or an address; `float` is a float64. Python makes a table with ``np.zeros(n,
+Net.dtype)``; a kernel reads it at its address.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ import numpy as np
 def row(address: Any, n: Any, dtype: Any) -> Any:
     """Return the n numbers at `address` as a view, an array over that memory.
 
-    Loops over such views, indexed from 0 by a range, vectorise. Loops over one flat array with an
-    offset do not: 3x slower on a 16-64-64-2 net.
+    Loops over such views, indexed from 0 by a range, vectorise.
+    Loops over one flat array with an offset do not: 3x slower on a 16-64-64-2 net.
     """
     kind = np.dtype(dtype)
     memory = (ctypes.c_char * (int(n) * kind.itemsize)).from_address(int(address))
@@ -41,9 +41,11 @@ _stacks = threading.local()
 
 
 def stack(n_bytes: Any) -> Any:
-    """Return the address of `n_bytes` on the stack of the calling block; n_bytes is a constant.
+    """Return the address of `n_bytes` on the stack of the calling block;
+    n_bytes is a constant.
 
-    Call it in the block itself: memory of a function that the block calls may be freed on return.
+    Call it in the block itself:
+    memory of a function that the block calls may be freed on return.
     """
     # A block may call it twice: each call's place has separate memory.
     caller: Any = sys._getframe(1)
@@ -127,5 +129,6 @@ def exchange_if(address: Any, expected: Any, value: Any) -> Any:
 
 
 def fence() -> None:
-    """Order all earlier writes of this thread, non-temporal ones included, before later writes;
-    `store_release` alone does not order non-temporal stores."""
+    """Order all earlier writes of this thread, non-temporal ones included,
+    before later writes; `store_release` alone does not order non-temporal stores.
+    """

@@ -1,7 +1,7 @@
 """The host's registers and features, and what multiplies pairs of bfloat16 in them.
 
-LLVM's answer is stored, by the processor's `cpuid`, so that a process whose code is stored does not
-import LLVM.
+LLVM's answer is stored, by the processor's `cpuid`,
+so that a process whose code is stored does not import LLVM.
 """
 
 import ctypes
@@ -20,23 +20,27 @@ from fastmlp.compiler.cache import HERE, LOADS, CodeCache, executable, shipped
 from fastmlp.compiler.jit import setting
 
 LINE_BYTES = 64
-# How pairs of bfloat16 are multiplied: by AMX, in tile registers; by Arm's bfmmla, as matrices of 2
-# x 4 numbers; by AVX512-BF16, a pair in each lane; or widened to float32.
+# How pairs of bfloat16 are multiplied: by AMX, in tile registers; by Arm's bfmmla, as
+# matrices of 2 x 4 numbers; by AVX512-BF16, a pair in each lane; or widened to float32.
 PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
-# A processor's name, features and architecture, where a wheel's code is compiled for it.
+# A processor's name, features and architecture,
+# where a wheel's code is compiled for it.
 TOLD = os.environ.get("FASTMLP_TARGET", "")
-# Linux' number of the word with an Arm processor's further features, and the bit of bfmmla there.
+# Linux' number of the word with an Arm processor's further features,
+# and the bit of bfmmla there.
 _FEATURES = 26
 _BFMMLA = 1 << 14
-# Linux' arch_prctl on x86-64, its request of state that is off by default, and the number of AMX's
-# tile state.
+# Linux' arch_prctl on x86-64, its request of state that is off by default,
+# and the number of AMX's tile state.
 _ARCH_PRCTL = 158
 _ARCH_REQ_XCOMP_PERM = 0x1023
 _TILE_DATA = 18
 
 
 class Host(NamedTuple):
-    """LLVM's name of a processor, its features, as in "+avx2,-avx512f", and its architecture."""
+    """LLVM's name of a processor, its features,
+    as in "+avx2,-avx512f", and its architecture.
+    """
 
     name: str
     features: str
@@ -88,10 +92,11 @@ def pair_products() -> PairProducts:
 
 @cache
 def permits_tiles() -> bool:
-    """Ask Linux for tile registers, for all threads of the process and for its children.
+    """Ask Linux for tile registers,
+    for all threads of the process and for its children.
 
-    Linux refuses if a thread's alternate signal stack is too small. Other systems have no such
-    call.
+    Linux refuses if a thread's alternate signal stack is too small.
+    Other systems have no such call.
     """
     if sys.platform != "linux":
         return False
@@ -102,8 +107,9 @@ def permits_tiles() -> bool:
     return int(call(*words)) == 0
 
 
-# The levels that a wheel has code for: AVX2, and the AVX-512 of all processors that have more; all
-# of Arm's processors, and for blocks of mixed precision those with bfmmla.
+# The levels that a wheel has code for: AVX2, and the AVX-512 of all processors that
+# have more; all of Arm's processors, and for blocks of mixed precision those with
+# bfmmla.
 _AVX2 = (
     "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx,+movbe,"
     "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave"
@@ -120,8 +126,9 @@ LEVELS = {V3: V3.name, V4: V4.name, NEON: "aarch64", BFMMLA: "aarch64-bf16"}
 
 
 def target() -> Host:
-    """The processor that code is compiled for: a level that a wheel has code for, or the host,
-    less what Numba's settings say."""
+    """The processor that code is compiled for: a level that a wheel has code for,
+    or the host, less what Numba's settings say.
+    """
     if TOLD:
         return Host(*TOLD.split(" "))
     return _target(
@@ -154,8 +161,9 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
 
 
 def pair_target() -> Host:
-    """The processor of mixed-precision blocks: of a level without instructions for pairs of
-    bfloat16, the host or the level that has them, if this processor does."""
+    """The processor of mixed-precision blocks: of a level without instructions for
+    pairs of bfloat16, the host or the level that has them, if this processor does.
+    """
     chosen = target()
     if TOLD or chosen not in LEVELS or setting("CPU_NAME") is not None:
         return chosen
@@ -184,8 +192,8 @@ def has_bfmmla() -> bool:
 def host() -> Host:
     """LLVM is asked once: a forked child may find LLVM's lock taken.
 
-    The features are empty if LLVM does not know the host: an instruction that the host lacks ends
-    the process.
+    The features are empty if LLVM does not know the host:
+    an instruction that the host lacks ends the process.
     """
     leaves = cpuid()
     stored = CodeCache(f"host {leaves.hex()}") if leaves else None
@@ -210,7 +218,8 @@ def host() -> Host:
 _CPUID = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
 # xgetbv of register 0, where the system switched it on.
 _XGETBV = bytes.fromhex("31c9 0f01d0 c3")
-# Leaves, subleaves and the results that do not depend on the core: eax, ebx, ecx and edx.
+# Leaves, subleaves and the results that do not depend on the core:
+# eax, ebx, ecx and edx.
 _LEAVES = (
     (0, 0, 15),
     (1, 0, 13),
@@ -237,8 +246,9 @@ def level() -> Host | None:
 
 
 def level_of(leaves: bytes) -> Host | None:
-    """A processor's level by its `cpuid`; None if it has none, or more of AVX-512 than the lower
-    level and less than the higher."""
+    """A processor's level by its `cpuid`; None if it has none,
+    or more of AVX-512 than the lower level and less than the higher.
+    """
     if _has(leaves, _OF_V4):
         return V4
     if _has(leaves, _OF_V3) and not _has(leaves, _AVX512F):

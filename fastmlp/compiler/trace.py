@@ -1,8 +1,9 @@
-"""Rules run on symbols: each operation on a symbol becomes a statement of another language.
+"""Rules run on symbols: each operation on a symbol becomes a statement of another
+language.
 
-Rules, and compiled forms of elementary functions, are arithmetic without branches: run once on
-symbols they give the same operations in the same order. A `Trace` writes numbers and operations in
-a language.
+Rules, and compiled forms of elementary functions, are arithmetic without branches: run
+once on symbols they give the same operations in the same order. A `Trace` writes
+numbers and operations in a language.
 """
 
 import ast
@@ -92,7 +93,9 @@ SYMBOLS = {
 
 
 def common(*numbers: Any) -> Any:
-    """The precision of an operation, as in compiled code: Python's numbers are float64."""
+    """The precision of an operation, as in compiled code:
+    Python's numbers are float64.
+    """
     kinds = [
         getattr(number, "kind", None) or np.result_type(number) for number in numbers
     ]
@@ -126,7 +129,9 @@ class Trace(ABC):
 
     @abstractmethod
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        """The expression of an operation: Python's name, "where", or a name of `own`."""
+        """The expression of an operation: Python's name,
+        "where", or a name of `own`.
+        """
 
     @abstractmethod
     def relation(self, name: str, a: str, b: str) -> Comparison:

@@ -13,8 +13,8 @@ from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.frames import is_lazy, is_table
 
 CSV_FILES = (".csv", ".csv.gz")
-# pyarrow's errors of a value and of a row. With one thread it counts rows, including the header,
-# without empty lines.
+# pyarrow's errors of a value and of a row. With one thread it counts rows,
+# including the header, without empty lines.
 INVALID = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)",
     re.DOTALL,
@@ -47,8 +47,8 @@ class CSVFile(str):
     path : path
         A file, or a pattern of files, that ends in .csv or .csv.gz.
     encoding : str, default "utf-8"
-        One of Python's `standard encodings`_, such as "cp1252", which Excel writes in Western
-        Europe, or "utf-16".
+        One of Python's `standard encodings`_, such as "cp1252",
+        which Excel writes in Western Europe, or "utf-16".
 
     Attributes
     ----------
@@ -264,10 +264,11 @@ def scanning(dataset: Any, rows: int, columns: Any) -> Any:
 def records_of(
     X: Any, choose: Choose, rows: int, who: str
 ) -> Iterator[tuple[Any, Place]]:
-    """Yield record batches of at most `rows` rows, with their places, one in memory at a time.
+    """Yield record batches of at most `rows` rows,
+    with their places, one in memory at a time.
 
-    A table without rows has one empty batch. X is a path or list of paths, table, frame, reader,
-    relation or data set.
+    A table without rows has one empty batch. X is a path or list of paths,
+    table, frame, reader, relation or data set.
     """
     messages.imported("pyarrow", who)
     paths = paths_of(X)
@@ -345,8 +346,8 @@ def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches
 def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
     import pyarrow.parquet
 
-    # `pre_buffer` would hold the bytes of all row groups to the end. A buffer reads pieces of a
-    # row group: a million rows 230 -> 136 MB.
+    # `pre_buffer` would hold the bytes of all row groups to the end.
+    # A buffer reads pieces of a row group: a million rows 230 -> 136 MB.
     with pyarrow.parquet.ParquetFile(
         path, pre_buffer=False, buffer_size=BUFFER_BYTES
     ) as file:
@@ -414,7 +415,8 @@ def _csv_batches(
 ) -> Iterator[Any]:
     """Yield record batches of the chosen columns, and at the end an empty one.
 
-    Errors of later values or rows name the line. `schema` is the result of `csv_schema`.
+    Errors of later values or rows name the line.
+    `schema` is the result of `csv_schema`.
     """
     import pyarrow.csv
     import pyarrow.types as kinds
@@ -422,7 +424,8 @@ def _csv_batches(
     kept = {name: schema.field(name).type for name in chosen.names}
     integers = {name for name, kind in kept.items() if kinds.is_integer(kind)}
     empty = [name for name, kind in kept.items() if kinds.is_null(kind)]
-    # A column without a value in the first megabyte is a number if it is an input, else a text.
+    # A column without a value in the first megabyte is a number if it is an input, else
+    # a text.
     types = dict.fromkeys(empty, pyarrow.string())
     guessed = {*integers, *empty} & {*chosen.numbers}
     types |= dict.fromkeys(guessed, pyarrow.float64())
@@ -476,9 +479,10 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
                 raise not_text("utf-8", where) from None
             expected = VALUES.get(kind, f"of the type {kind}")
             raise ValueError(
-                f"{where}: {what}, but its values are {expected} in the first megabyte: correct "
-                "the value, leave the column out, or convert the file to Parquet, whose columns "
-                "have types"
+                f"{where}: {what}, but its values are {expected} in the first "
+                f"megabyte: correct "
+                "the value, leave the column out, or convert the file to Parquet, "
+                "whose columns have types"
             ) from None
         if match := TORN.match(str(error)):
             line, expected, got, row = match.groups()
@@ -490,8 +494,8 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
             else:
                 what = 'a value with a comma needs quotes: "1,5"'
             raise ValueError(
-                f"{who}: {_line(line)}{got} values for the {expected} columns of the header: "
-                f"{row!r}; {what}"
+                f"{who}: {_line(line)}{got} values for the {expected} columns of the "
+                f"header: {row!r}; {what}"
             ) from None
         raise
 

@@ -31,9 +31,9 @@ Part = Callable[[int, int], Any]
 class Blocks:
     """A source of rows for `MLP.fit`, in blocks that are read when the fit needs them.
 
-    Any object with `block_sizes` and `read` is a source too. Each epoch reads the blocks in a new
-    order into a buffer, and mixes its rows. Small blocks mix better (CorgiPile: Xu et al., 2022,
-    arXiv 2206.05830).
+    Any object with `block_sizes` and `read` is a source too. Each epoch reads the
+    blocks in a new order into a buffer, and mixes its rows. Small blocks mix better
+    (CorgiPile: Xu et al., 2022, arXiv 2206.05830).
 
     Attributes
     ----------
@@ -88,9 +88,11 @@ class Blocks:
         rows: int = 65536,
         seed: int = 0,
     ) -> Self:
-        """Return blocks of arrays, or of other objects with a length whose slices are arrays.
+        """Return blocks of arrays,
+        or of other objects with a length whose slices are arrays.
 
-        Data sets of HDF5 and Zarr are such objects; chunks are read fastest if they divide `rows`.
+        Data sets of HDF5 and Zarr are such objects;
+        chunks are read fastest if they divide `rows`.
 
         Parameters
         ----------
@@ -127,13 +129,14 @@ class Blocks:
     ) -> Self:
         """Return blocks of memory maps, read from their files.
 
-        The file itself is read: a map costs a page fault for each row outside memory. A truncated
-        file is an OSError, where a map would end the process.
+        The file itself is read: a map costs a page fault for each row outside memory.
+        A truncated file is an OSError, where a map would end the process.
 
         Parameters
         ----------
         X, y, sample_weight, rows, seed
-            As for `from_arrays`. Other arrays, and maps that are not C-contiguous, are sliced.
+            As for `from_arrays`. Other arrays,
+            and maps that are not C-contiguous, are sliced.
 
         Raises
         ------
@@ -166,7 +169,8 @@ class Blocks:
         rows: int | None = None,
         seed: int = 0,
     ) -> Self:
-        """Return the row groups of Parquet files as blocks. The extra `arrow` is needed.
+        """Return the row groups of Parquet files as blocks.
+        The extra `arrow` is needed.
 
         Parameters
         ----------
@@ -179,15 +183,15 @@ class Blocks:
         weight : str, optional
             The column of sample weights.
         rows : int of 1 or more, optional
-            Cut row groups into blocks of this size, which mix better. A read decodes the row group
-            up to the block's end: files with small row groups are faster.
+            Cut row groups into blocks of this size, which mix better. A read decodes
+            the row group up to the block's end: files with small row groups are faster.
         seed : int of 0 or more, default 0
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type or value, or a column is missing; on reading, if a
-            column is not numeric or has nulls.
+            If an argument has a wrong type or value, or a column is missing;
+            on reading, if a column is not numeric or has nulls.
         ImportError
             If pyarrow is missing.
         OSError
@@ -335,7 +339,8 @@ class _FilePart:
 
 
 def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, Any]:
-    """Blocks in place of a memory map that needs more than half of the available memory.
+    """Blocks in place of a memory map that needs more than half of the available
+    memory.
 
     Rows in random order would cost a page fault each, unless the file is in memory.
     """
@@ -350,7 +355,8 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
         return X, y, sample_weight
     warn(
         f"{who}: X is a memory map of {memory.readable(X.nbytes)}, and "
-        f"{memory.readable(available)} of memory are available: it is read in blocks, whose rows "
+        f"{memory.readable(available)} of memory are available: it is read in blocks, "
+        f"whose rows "
         "are mixed in buffers; pass Blocks.from_memmap(X, y) to choose them",
         UserWarning,
     )

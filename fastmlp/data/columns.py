@@ -64,8 +64,8 @@ class NamedColumns(NamedTuple):
     def block(self, batch: Any, where: arrow.Place) -> Any:
         """Rows of a record batch; errors name them `where`.
 
-        Features must be numbers without nulls. Labels in y may be texts. Nulls among numbers of
-        y are NaN in a `BlockWithGaps`.
+        Features must be numbers without nulls. Labels in y may be texts.
+        Nulls among numbers of y are NaN in a `BlockWithGaps`.
         """
         try:
             X = frames.numbers(batch.select(list(self.features)), None, where, "X")
@@ -163,7 +163,8 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
                 ", ..." if len(known) > 20 else ""
             )
             raise ValueError(
-                f"{who}: there is no column {name!r}{suggestion(name, known)} known: {shown}"
+                f"{who}: there is no column {name!r}{suggestion(name, known)} known: "
+                f"{shown}"
             )
     return list(names)
 
@@ -245,7 +246,8 @@ class FileBlocks:
             with arrow.naming(path):
                 schema, group_rows = groups.sizes(path)
                 self._columns = columns_of(schema, column_names, f"{who}: {path}")
-            # Without names of features, the columns of the first file are read in all files.
+            # Without names of features,
+            # the columns of the first file are read in all files.
             column_names, before = self._columns.wanted, 0
             for group, n in enumerate(group_rows):
                 most = rows or max(n, 1)

@@ -23,12 +23,14 @@ from fastmlp.validation.messages import count
 # Standard errors between the means of two buffers that chance does not explain.
 MOST_ERRORS = 6.0
 T = TypeVar("T")
-# Seconds of one wait, so that signals are handled, and of the wait for the thread's end.
+# Seconds of one wait, so that signals are handled,
+# and of the wait for the thread's end.
 LOOK_SECONDS, END_SECONDS = 0.1, 1.0
-# Seconds of computing after which the reading of a buffer counts as a thread: about a call of the
-# training loop, which keeps its number of threads.
+# Seconds of computing after which the reading of a buffer counts as a thread:
+# about a call of the training loop, which keeps its number of threads.
 LEAST_SECONDS = 0.05
-# Share of the reading's time in which it computes. A source that waits more needs no core.
+# Share of the reading's time in which it computes.
+# A source that waits more needs no core.
 COMPUTING = 0.25
 
 
@@ -47,14 +49,17 @@ def moments(y: NDArray[Any]) -> TargetMoments:
 
 
 def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
-    """True, with a warning, if the means of two buffers are six standard errors apart."""
+    """True, with a warning, if the means of two buffers are six standard errors
+    apart.
+    """
     error = np.sqrt(first.variance / first.n + later.variance / later.n)
     far = np.abs(first.mean - later.mean) > MOST_ERRORS * error
     if far.any():
         j = int(np.argmax(far))
         warn(
             f"{who}: the mean of y is {first.mean[j]:.4g} in the first buffer and "
-            f"{later.mean[j]:.4g} in a later one: are the rows sorted? They mix badly then: mix "
+            f"{later.mean[j]:.4g} in a later one: are the rows sorted? They mix badly "
+            f"then: mix "
             "the source once, or use smaller blocks and a larger buffer_rows",
             UserWarning,
         )
@@ -64,7 +69,8 @@ def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
 class Reader(Generic[T]):
     """Runs a generator in a thread, and passes items and errors to the caller's thread.
 
-    The generator waits if it is too far ahead. Without a thread, the caller runs it item by item.
+    The generator waits if it is too far ahead.
+    Without a thread, the caller runs it item by item.
     """
 
     def __init__(self, items: Generator[T, None, None]) -> None:
@@ -102,11 +108,12 @@ class Reader(Generic[T]):
 
 
 class Load:
-    """Processor time of reading one buffer, which counts as a thread if it computes for long.
+    """Processor time of reading one buffer,
+    which counts as a thread if it computes for long.
 
-    Training then has one thread less: a team as large as the cores would wait at each barrier for
-    the reading core. 502 -> 432 ns a row (20-64-64-1@256, 2 threads), 1378 -> 1273 ns
-    (20-128-128-1@64), both from Parquet.
+    Training then has one thread less: a team as large as the cores would wait at each
+    barrier for the reading core. 502 -> 432 ns a row (20-64-64-1@256, 2 threads), 1378
+    -> 1273 ns (20-128-128-1@64), both from Parquet.
     """
 
     def __init__(self, *, takes_thread: bool = False) -> None:
@@ -169,9 +176,9 @@ class Buffers(Protocol):
 class Feed:
     """Buffers of a source's rows: a fit trains on one while a thread fills the next.
 
-    All buffers but the last of an epoch have the same number of rows, a multiple of the batch size.
-    Buffers may begin inside a block. The first is filled at once. `convert` makes rows of a block;
-    `row_bytes` is approximate.
+    All buffers but the last of an epoch have the same number of rows, a multiple of the
+    batch size. Buffers may begin inside a block. The first is filled at once. `convert`
+    makes rows of a block; `row_bytes` is approximate.
     """
 
     def __init__(
@@ -285,12 +292,15 @@ class Feed:
             if filled is None:
                 return
             ended += filled.ends
-            # Training has not begun, so the load has ended and does not take a thread again.
+            # Training has not begun, so the load has ended and does not take a thread
+            # again.
             self._free.put((filled.buffer, self._load))
         yield from filling
 
     def _pass(self, number: int) -> Iterator[sources.Rows]:
-        """Yield the blocks of one pass, which must have as many rows as the first pass."""
+        """Yield the blocks of one pass,
+        which must have as many rows as the first pass.
+        """
         who = self._who
         n = 0
         mixed = self._reading.shuffle and not self.is_whole
@@ -304,9 +314,10 @@ class Feed:
             raise ValueError(f"{who}: the source has no rows")
         if n < expected:
             raise ValueError(
-                f"{who}: the source has {count(n, 'row')} in pass {number + 1}, but {expected} in "
-                "the first; an iterator, or a reader, can be read once: pass a function that makes "
-                "it anew, or epochs=1"
+                f"{who}: the source has {count(n, 'row')} in pass {number + 1}, but "
+                f"{expected} in "
+                "the first; an iterator, or a reader, can be read once: pass a "
+                "function that makes it anew, or epochs=1"
             )
 
     def _buffers(
@@ -402,14 +413,17 @@ def check_source(
             )
     if reading.validation_split is not None:
         raise ValueError(
-            f"{who}: validation_split needs arrays, or blocks, whose last rows are known; with a "
+            f"{who}: validation_split needs arrays, or blocks, whose last rows are "
+            f"known; with a "
             "stream give validation_data=(X_val, y_val), or another source"
         )
     balanced = isinstance(reading.class_weight, str)
     if balanced and reading.steps_per_epoch is not None and not sources.has_blocks(X):
         raise ValueError(
-            f"{who}: class_weight={reading.class_weight!r} takes a pass over the labels, and a "
-            "stream with steps_per_epoch may have no end: give a mapping, such as {0: 1.0, 1: 5.0}"
+            f"{who}: class_weight={reading.class_weight!r} takes a pass over the "
+            f"labels, and a "
+            "stream with steps_per_epoch may have no end: give a mapping, such as {0: "
+            "1.0, 1: 5.0}"
         )
     if (
         hasattr(X, "__next__")
@@ -423,7 +437,8 @@ def check_source(
             named = f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
-            f"{who}: {sources.kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} "
+            f"{who}: {sources.kind_of(X)} can be read once, but "
+            f"epochs={reading.epochs}: {instead} "
             "or epochs=1; an endless one needs steps_per_epoch"
         )
 
@@ -431,8 +446,9 @@ def check_source(
 def _check_arrays(X: Any, y: Any, reading: sources.Reading, who: str) -> None:
     if y is None:
         raise TypeError(
-            f"{who}: missing 1 required argument: 'y'; call {who}(X, y), or {who}(source), with a "
-            f"source such as Blocks; got X of type {type(X).__name__}"
+            f"{who}: missing 1 required argument: 'y'; call {who}(X, y), or "
+            f"{who}(source), with a source such as Blocks; got X of type "
+            f"{type(X).__name__}"
         )
     for name in ("buffer_rows", "steps_per_epoch"):
         if getattr(reading, name) is not None:
@@ -454,7 +470,8 @@ def tabled(
             raise TypeError(f"{who}: files need target=, the name of the column of y")
         if y is None and is_table(X):
             raise TypeError(
-                f"{who}: missing y: call {who}(X[features], X['y']), or {who}(X, target='y') with "
+                f"{who}: missing y: call {who}(X[features], X['y']), or {who}(X, "
+                f"target='y') with "
                 "the name of the column of y"
             )
         return X

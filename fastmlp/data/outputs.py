@@ -1,4 +1,5 @@
-"""Rows to predict, batch by batch, from files, tables, sources and memory; their predictions.
+"""Rows to predict, batch by batch, from files,
+tables, sources and memory; their predictions.
 
 Predictions of files and tables leave as a stream of Arrow or a file.
 """
@@ -33,8 +34,8 @@ FRAMES = ("pandas", "polars", "pyarrow")
 def blocks_of(X: Any, who: str) -> Iterator[Piece]:
     """Yield X of each block of rows.
 
-    X is a source, of blocks of (X, ...) or of X; a list of such blocks; or rows in memory: an
-    array, a list of rows, a frame.
+    X is a source, of blocks of (X, ...) or of X; a list of such blocks;
+    or rows in memory: an array, a list of rows, a frame.
     """
     if is_source(X):
         pieces = opened(X, who).blocks(0, mixed=False)
@@ -211,7 +212,9 @@ def _is_in_memory(X: Any) -> bool:
 
 
 def _slices(X: Any, rows: int) -> Iterator[Any]:
-    """Yield batches of rows; an object without a length is left to the model to refuse."""
+    """Yield batches of rows;
+    an object without a length is left to the model to refuse.
+    """
     shape = getattr(X, "shape", None)
     if shape:
         n = shape[0]
@@ -227,7 +230,8 @@ def _slices(X: Any, rows: int) -> Iterator[Any]:
         yield places[first : first + rows]
 
 
-# A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
+# A fit grew by 4 to 7 bytes for each byte of the columns,
+# 300,000 rows of 20 and of 10 numbers.
 TIMES = 16
 
 
@@ -246,9 +250,9 @@ def read_table(
 ) -> Any:
     """Return files, or the rows of a query, as a table of Arrow.
 
-    Columns that take more than a 16th of the free memory are sampled, with a warning. The seed
-    gives each row a number; rows below a share are kept, and the share is halved whenever they do
-    not fit. One pass suffices, without a row twice in memory.
+    Columns that take more than a 16th of the free memory are sampled, with a warning.
+    The seed gives each row a number; rows below a share are kept, and the share is
+    halved whenever they do not fit. One pass suffices, without a row twice in memory.
 
     Parameters
     ----------
@@ -370,7 +374,8 @@ class PredictionColumns:
         rows, n = batch.rows, None
         no_rows = batch.kept is not None and not batch.rows.num_rows
         if no_rows and not hasattr(self._model, "schema_"):
-            # scikit-learn refuses an empty batch. Predictions of zeros have the same dtypes.
+            # scikit-learn refuses an empty batch.
+            # Predictions of zeros have the same dtypes.
             rows = _zeros_like(batch.rows)
             n = 0
         batch = batch._replace(rows=rows)
@@ -449,22 +454,24 @@ def predict_arrow(
 ) -> Any:
     """Return predictions of files or of a table as a stream of Arrow record batches.
 
-    One batch is in memory at a time. polars, DuckDB, pandas and pyarrow can read the stream, once.
-    The first batch is predicted at once, later ones when they are read. The extra `arrow` is
-    needed.
+    One batch is in memory at a time. polars, DuckDB, pandas and pyarrow can read the
+    stream, once. The first batch is predicted at once, later ones when they are read.
+    The extra `arrow` is needed.
 
-    A regressor's column is `output`, or ``prediction_0`` and so on for several outputs. A
-    classifier has a column ``probability_<class>`` for each class, and labels in `output`. A net
-    has them for the classes 0, 1 and so on, if its loss has the link softmax, or sigmoid with one
-    output. Several labels a row have columns ``probability_<label>`` and ``prediction_<label>``.
+    A regressor's column is `output`, or ``prediction_0`` and so on for several outputs.
+    A classifier has a column ``probability_<class>`` for each class, and labels in
+    `output`. A net has them for the classes 0, 1 and so on, if its loss has the link
+    softmax, or sigmoid with one output. Several labels a row have columns
+    ``probability_<label>`` and ``prediction_<label>``.
 
     Parameters
     ----------
     model : MLP or fitted estimator
-        Columns are found by name; a model without names takes all columns but `keep`, in order.
+        Columns are found by name;
+        a model without names takes all columns but `keep`, in order.
     source : path or list of paths, table or frame, or array or source as `predict_batches` takes it
-        Parquet, Arrow or CSV files, or an object with ``__arrow_c_stream__``, such as a frame of
-        pandas or polars, a table of pyarrow, or a relation of DuckDB.
+        Parquet, Arrow or CSV files, or an object with ``__arrow_c_stream__``, such as a
+        frame of pandas or polars, a table of pyarrow, or a relation of DuckDB.
     keep : str or sequence of str
         Columns to pass on before the predictions.
     output : str, default "prediction"
@@ -482,8 +489,8 @@ def predict_arrow(
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value, or a column is missing or not numeric. Later
-        batches raise when they are read.
+        If an argument has a wrong type or value, or a column is missing or not numeric.
+        Later batches raise when they are read.
     ImportError
         If pyarrow is not installed.
     OSError
@@ -521,8 +528,8 @@ def predict_parquet(
 ) -> int:
     """Write predictions of files or of a table to a file. The extra `arrow` is needed.
 
-    One batch is in memory at a time. The file has another name until it is complete; after an error
-    the old file is unchanged.
+    One batch is in memory at a time. The file has another name until it is complete;
+    after an error the old file is unchanged.
 
     Parameters
     ----------
@@ -571,7 +578,9 @@ def predict_parquet(
 
 
 def _parquet(file: Any, schema: Any) -> Any:
-    """Floats seldom repeat; without their dictionary: 336 -> 145 ns a row (20-16-1, 2 columns)."""
+    """Floats seldom repeat; without their dictionary:
+    336 -> 145 ns a row (20-16-1, 2 columns).
+    """
     from pyarrow.parquet import ParquetWriter
 
     floats = ("float", "double", "halffloat")
@@ -655,7 +664,8 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
         else:
             instead = "compute_dtype=None"
         raise TypeError(
-            f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
+            f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use "
+            f"{instead}"
         )
     spec.compute_dtype(compute_dtype, model.layer_sizes, model.dtype, who)
 
@@ -669,7 +679,8 @@ def _table(
     twice = [name for name in columns if name in keep]
     if twice:
         raise ValueError(
-            f"{who}: the columns {listed(twice)} are kept, and predictions have the same names: "
+            f"{who}: the columns {listed(twice)} are kept, and predictions have the "
+            f"same names: "
             "rename them, or give predict_arrow or predict_parquet output= another name"
         )
     kept = {name: batch.kept.column(name) for name in keep}

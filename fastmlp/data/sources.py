@@ -83,7 +83,9 @@ class RandomAccess:
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks of a pass, if `mixed` in an order that depends on its number."""
+        """Yield the blocks of a pass,
+        if `mixed` in an order that depends on its number.
+        """
         n = len(self._sizes)
         order = (
             np.random.default_rng([self._seed, number]).permutation(n)
@@ -96,7 +98,9 @@ class RandomAccess:
 
 
 class SourceSlice:
-    """Rows from the first to the one before the last of a `BlockSource`, as a source."""
+    """Rows from the first to the one before the last of a `BlockSource`, as a
+    source.
+    """
 
     def __init__(self, source: Any, first: int, last: int) -> None:
         self._source = source
@@ -122,7 +126,9 @@ class SourceSlice:
 
 
 class StreamBlocks:
-    """The blocks of an iterator, or of a function or object that begins a stream anew."""
+    """The blocks of an iterator,
+    or of a function or object that begins a stream anew.
+    """
 
     n_rows = None
 
@@ -165,8 +171,8 @@ def targets_of(source: Any, who: str, *, ignores_gaps: bool = False) -> Iterator
             ","
         )
         raise ValueError(
-            f"{who}: {kind_of(source)} can be read once, and to look at the labels takes a pass: "
-            f"{instead}"
+            f"{who}: {kind_of(source)} can be read once, and to look at the labels "
+            f"takes a pass: {instead}"
         )
     for piece in opened(source, who).blocks(0, mixed=False):
         where = f"{who}: {piece.name}"
@@ -202,7 +208,8 @@ def parts_of(
         else:
             n = ""
         raise TypeError(
-            f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
+            f"{who} must be (X, y) or (X, y, sample_weight), got "
+            f"{type(content).__name__}{n}"
         )
     return (*content, None)[:3]
 
@@ -254,8 +261,8 @@ class Reading:
             return n_rows
         if most < least:
             raise ValueError(
-                f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or more, "
-                f"{least}, got {buffer_rows}"
+                f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or "
+                f"more, {least}, got {buffer_rows}"
             )
         return most // batch * batch
 
@@ -298,7 +305,9 @@ Convert = Callable[[Piece], Rows | None]
 
 
 class Conversion:
-    """Makes rows of a net's dtype from blocks, with optional class weights and column names."""
+    """Makes rows of a net's dtype from blocks,
+    with optional class weights and column names.
+    """
 
     def __init__(
         self,
@@ -338,7 +347,8 @@ class Conversion:
         like = self._like = self._like or rows
         if rows.y.shape[1] != like.y.shape[1]:
             raise ValueError(
-                f"{who}: y has {count(rows.y.shape[1], 'column')}, but {like.y.shape[1]} in the "
+                f"{who}: y has {count(rows.y.shape[1], 'column')}, but "
+                f"{like.y.shape[1]} in the "
                 "first block"
             )
         if bool(rows.weight.size) != bool(like.weight.size):
@@ -366,7 +376,9 @@ class Conversion:
 
 
 class Buffer:
-    """Room for `n_rows` rows, filled block by block, with the shapes and dtype of `like`."""
+    """Room for `n_rows` rows, filled block by block,
+    with the shapes and dtype of `like`.
+    """
 
     def __init__(self, n_rows: int, like: Rows) -> None:
         self._most = n_rows
@@ -387,7 +399,9 @@ class Buffer:
         self._n = 0
 
     def add(self, rows: Rows, first: int, last: int) -> int:
-        """Copy rows from `first` to `last`, exclusive, while there is room; return the next row."""
+        """Copy rows from `first` to `last`, exclusive,
+        while there is room; return the next row.
+        """
         n = min(last - first, self._most - self._n)
         for room, array in zip(self._room, rows, strict=True):
             if array.size:
@@ -418,7 +432,9 @@ def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
 
 
 def require_weight(weight: Array, who: str) -> None:
-    """Raise if all rows have the weight 0. An empty array stands for rows without weights."""
+    """Raise if all rows have the weight 0.
+    An empty array stands for rows without weights.
+    """
     if weight.size and not weight.any():
         raise ValueError(
             f"{who}: sample_weight must be 0 or more, and not all 0, got 0 in each row"

@@ -14,8 +14,8 @@ from fastmlp.validation.messages import count
 class Sample:
     """At most `size` rows of a stream, each with the same chance.
 
-    Each row draws a number, and the rows with the smallest numbers are kept. The choice does not
-    depend on blocks.
+    Each row draws a number, and the rows with the smallest numbers are kept.
+    The choice does not depend on blocks.
     """
 
     size: int
@@ -33,7 +33,9 @@ class Sample:
         return self._parts[0]
 
     def add(self, block: Array) -> None:
-        """Draw a number for each row of a block, shape (n_rows, n_features); keep the smallest."""
+        """Draw a number for each row of a block,
+        shape (n_rows, n_features); keep the smallest.
+        """
         keys = self._generator.random(len(block))
         free = self.size - len(self._keys)
         if free:
@@ -66,15 +68,15 @@ EPSILON = float(np.finfo(np.float64).eps)
 class Standardizer:
     """Scales columns by subtracting the mean and dividing by the standard deviation.
 
-    Rows are in memory, or in blocks that are read in one pass. Moments of blocks are merged in
-    float64 (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
-    sample variances", 1979). A constant column keeps its scale.
+    Rows are in memory, or in blocks that are read in one pass. Moments of blocks are
+    merged in float64 (Chan, Golub and LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979). A constant column keeps its scale.
 
     Parameters
     ----------
     robust : bool
-        Scale by median and interquartile range, which outliers do not move. More than 100,000 rows
-        are sampled at random.
+        Scale by median and interquartile range, which outliers do not move.
+        More than 100,000 rows are sampled at random.
     seed : int of 0 or more
         The seed of the sample, which depends on the order of rows, but not on blocks.
 
@@ -87,7 +89,8 @@ class Standardizer:
     n_rows : int
         Rows so far.
     feature_names : tuple of str, or None
-        Names of the columns, from a frame as the first block, or from `Blocks` of tables.
+        Names of the columns, from a frame as the first block,
+        or from `Blocks` of tables.
 
     See Also
     --------
@@ -151,8 +154,8 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If center or scale has a wrong type, shape or value, or an element of scale is not
-            positive.
+            If center or scale has a wrong type, shape or value,
+            or an element of scale is not positive.
 
         Examples
         --------
@@ -168,7 +171,8 @@ class Standardizer:
         if not (scales > 0).all():
             worst = int(np.argmin(scales))
             raise ValueError(
-                f"{who}: scale must be positive, got {scales[worst]} for column {worst}; 1 "
+                f"{who}: scale must be positive, got {scales[worst]} for column "
+                f"{worst}; 1 "
                 "keeps a column's scale"
             )
         scaler = cls()
@@ -177,14 +181,16 @@ class Standardizer:
         return scaler
 
     def fit(self, X: Any) -> Self:
-        """Learn from rows in memory or from a source of blocks, and forget earlier rows.
+        """Learn from rows in memory or from a source of blocks,
+        and forget earlier rows.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            A source is `Blocks`, another object with `block_sizes` and ``read(i)``, an iterable of
-            blocks, or a function without arguments that begins one. A block is X, or a tuple that
-            begins with X, such as ``(X, y)``. Empty blocks are skipped.
+            A source is `Blocks`, another object with `block_sizes` and ``read(i)``, an
+            iterable of blocks, or a function without arguments that begins one. A block
+            is X, or a tuple that begins with X, such as ``(X, y)``. Empty blocks are
+            skipped.
 
         Returns
         -------
@@ -236,7 +242,8 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If X has a wrong type or value, or another number of columns than earlier rows.
+            If X has a wrong type or value,
+            or another number of columns than earlier rows.
 
         Examples
         --------
@@ -324,7 +331,8 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, shape or value, or nothing has been learned.
+            If an argument has a wrong type, shape or value,
+            or nothing has been learned.
 
         See Also
         --------
@@ -350,7 +358,8 @@ class Standardizer:
         Parameters
         ----------
         derivatives : (n_rows, n_features) or (n_rows, n_outputs, n_features) array
-            Of scaled targets by the scaled columns, such as those of `fastmlp.jacobian`.
+            Of scaled targets by the scaled columns,
+            such as those of `fastmlp.jacobian`.
         targets : Standardizer, optional
             As of `scale_derivatives`.
 
@@ -423,7 +432,9 @@ class Standardizer:
         self._learned = None
 
     def _rows(self, X: Any, who: str) -> tuple[Array, frames.Names]:
-        """Checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
+        """Checked rows, shape (n_rows, n_features),
+        of float32 or float64, and names.
+        """
         X, names = frames.named(X, self.feature_names, who)
         return arrays.table(X, len(self._mean) or None, who), names
 
@@ -433,7 +444,8 @@ class Standardizer:
         before = self.n_rows
         if not before:
             self._origin = rows.mean(axis=0)
-        # Merging a column of mean 1e6 and deviation 1e-2 would lose 3e-8 of the variance.
+        # Merging a column of mean 1e6 and deviation 1e-2 would lose 3e-8 of the
+        # variance.
         rows -= self._origin
         mean = rows.mean(axis=0)
         rows -= mean

@@ -51,7 +51,8 @@ ATTRIBUTES = (
 RESULTS = "results"
 # Types of values in arrays of texts.
 WIDE = (str, list, tuple)
-# A search of two splits has nine numbers per candidate, and a net some fifty parameters.
+# A search of two splits has nine numbers per candidate,
+# and a net some fifty parameters.
 NAMES_A_NUMBER = 8
 
 
@@ -72,7 +73,8 @@ class Attributes(TypedDict, total=False):
 class SavedEstimator(TypedDict, total=False):
     """Fields of a file, beside the arrays of layers and of training.
 
-    `labels` are a classifier's. `books` are the settings of training, None without an optimizer.
+    `labels` are a classifier's. `books` are the settings of training,
+    None without an optimizer.
     """
 
     layer_sizes: Required[tuple[int, ...]]
@@ -355,8 +357,8 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
     check_is_fitted(search, "cv_results_")
     if type(search.estimator) not in KINDS.values():
         raise ValueError(
-            f"fastmlp.save: a search of {type(search.estimator).__name__} cannot be written to a "
-            f"file, only one of {' or '.join(KINDS)}; pickle takes it"
+            f"fastmlp.save: a search of {type(search.estimator).__name__} cannot be "
+            f"written to a file, only one of {' or '.join(KINDS)}; pickle takes it"
         )
     estimator = search.estimator
     results, of_results = _results_of(search.cv_results_)

@@ -55,7 +55,8 @@ FEW_ROWS = 20
 def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) -> Any:
     """X as an array, of float32 or float64 for `fit`, or a sparse matrix.
 
-    With `reset` names and number of the features are set on the estimator, else compared.
+    With `reset` names and number of the features are set on the estimator, else
+    compared.
     """
     if is_checked(estimator, X, reset=reset):
         return X
@@ -85,7 +86,9 @@ def are_floats(array: Any) -> bool:
 
 
 def are_plain_targets(y: Any, X: Any) -> bool:
-    """True for a vector of finite floats, or a table of several columns, as long as X."""
+    """True for a vector of finite floats,
+    or a table of several columns, as long as X.
+    """
     return (
         are_floats(y)
         and (y.ndim == 1 or (y.ndim == 2 and y.shape[1] > 1))
@@ -122,10 +125,11 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
 
 
 def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
-    """Boolean targets of plain labels, shape (n_samples, n_classes), or one column for two classes.
+    """Boolean targets of plain labels, shape (n_samples,
+    n_classes), or one column for two classes.
 
-    None where scikit-learn raises or may warn: for a label outside the sorted `classes`, for a
-    required class that y lacks, or with about as many classes as rows.
+    None where scikit-learn raises or may warn: for a label outside the sorted
+    `classes`, for a required class that y lacks, or with about as many classes as rows.
     """
     n_samples, n_classes = len(y), len(classes)
     if y.dtype.kind != classes.dtype.kind or (
@@ -143,7 +147,8 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
 
 
 def seeded(estimator: Any) -> np.random.RandomState:
-    """The generator of a fit; a generator that an earlier fit has seeded is seeded again.
+    """The generator of a fit;
+    a generator that an earlier fit has seeded is seeded again.
 
     Seeding takes 2 us, and a new generator 55 us. Copies and pickles leave it out.
     """
@@ -190,7 +195,9 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last batch, with the net, settings and threads it is valid for."""
+    """The predictor of the last batch, with the net,
+    settings and threads it is valid for.
+    """
 
     state: NetState
     predictor: Predictor
@@ -220,7 +227,8 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
 
 
 def lent(name: str) -> Any:
-    """A list of views of the net's parameters: who has asked for it may write at any time.
+    """A list of views of the net's parameters:
+    who has asked for it may write at any time.
 
     Before anybody has asked, views in `vars` are read-only.
     """
@@ -251,9 +259,9 @@ class CompiledMLP(
 ):
     """Overrides the NumPy loops of the next scikit-learn class among the bases.
 
-    A fitted object has `transform`, but never `fit_transform`: scikit-learn takes an estimator with
-    `fit_transform`, or an unfitted one with `transform`, for a transformer. A subclass that is a
-    `TransformerMixin` is one.
+    A fitted object has `transform`, but never `fit_transform`: scikit-learn takes an
+    estimator with `fit_transform`, or an unfitted one with `transform`, for a
+    transformer. A subclass that is a `TransformerMixin` is one.
     """
 
     coefs_: list[Array] = lent("coefs_")
@@ -302,7 +310,8 @@ class CompiledMLP(
         return list(cls._names)
 
     def __sklearn_is_fitted__(self) -> bool:
-        # Scikit-learn would iterate over all attributes while another thread's fit adds some.
+        # Scikit-learn would iterate over all attributes while another thread's fit adds
+        # some.
         return "coefs_" in self.__dict__
 
     def _validate_params(self) -> None:
@@ -334,11 +343,12 @@ class CompiledMLP(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Numbers; for a classifier labels, or an indicator matrix of several labels a row.
+            Numbers; for a classifier labels,
+            or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows for `validation_loss_curve_`, and for early stopping in place of a part of X. Only
-            for solvers with batches.
+            Rows for `validation_loss_curve_`, and for early stopping in place of a part
+            of X. Only for solvers with batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
@@ -368,8 +378,8 @@ class CompiledMLP(
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: training.Reports | None = None,
     ) -> Any:
-        # Fits of an estimator run one at a time: another would free the optimizer's state that
-        # kernels read.
+        # Fits of an estimator run one at a time:
+        # another would free the optimizer's state that kernels read.
         lock = self.__dict__.get("_lock") or self.__dict__.setdefault(
             "_lock", NetLock()
         )
@@ -387,7 +397,8 @@ class CompiledMLP(
             if isinstance(y, str):
                 who = f"{type(self).__name__}.fit"
                 raise TypeError(
-                    f"{who}: y must be an array, got {y!r}; a column of a frame is X[{y!r}]"
+                    f"{who}: y must be an array, got {y!r}; a column of a frame is "
+                    f"X[{y!r}]"
                 )
             with to_core.checking(self, X, y=y, sample_weight=sample_weight):
                 X, y = self._validate_input(X, y, incremental, reset=first_pass)
@@ -438,8 +449,8 @@ class CompiledMLP(
                 training.minimize_loss(self, part, reports)
         if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may contain large "
-                "values and need to be preprocessed."
+                "Solver produced non-finite parameter weights. The input data may "
+                "contain large values and need to be preprocessed."
             )
         return self
 
@@ -469,8 +480,9 @@ class CompiledMLP(
         sizes = list(self._live_state().layout.sizes)
         if sizes != list(units):
             raise ValueError(
-                f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
-                f"data and hidden_layer_sizes ask for {[int(n) for n in units]}: call fit with "
+                f"{type(self).__name__} has layers of {sizes} units from an earlier "
+                f"fit, but the data and hidden_layer_sizes ask for "
+                f"{[int(n) for n in units]}: call fit with "
                 "warm_start=False to begin anew"
             )
 
@@ -506,7 +518,8 @@ class CompiledMLP(
     def net_(self) -> MLP:
         """An `MLP` that shares the parameters, but not the optimizer's state.
 
-        Numbers written to one appear in the other until `fit` starts anew, which replaces the net.
+        Numbers written to one appear in the other until `fit` starts anew,
+        which replaces the net.
         """
         check_is_fitted(self)
         before: NetState | None = self.__dict__.get("_state")
@@ -566,11 +579,14 @@ class CompiledMLP(
             return checked_rows(self, X, reset=False, dtype="numeric")
 
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
-        """Predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
+        """Predictions, or the last hidden layer's activations,
+        shape (n_rows, n_units).
+        """
         state = self._live_state()
         if X.shape[1] != state.layout.sizes[0]:
             raise ValueError(
-                f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
+                f"X has {X.shape[1]} features, but coefs_[0] has "
+                f"{state.layout.sizes[0]} rows"
             )
         dtype = net.dtype_of(np.empty(0, X.dtype), state.parameters)
         # Without penalties, nets that differ in penalties alone share buffers.
@@ -624,11 +640,12 @@ class CompiledMLP(
         return outputs
 
     def transform(self, X: Table) -> Array:
-        """Return the activations of the last hidden layer; only a fitted estimator has it.
+        """Return the activations of the last hidden layer;
+        only a fitted estimator has it.
 
-        Steps before the last of a pipeline must be transformers. Put a fitted estimator into
-        scikit-learn's `FrozenEstimator`; for an estimator that the pipeline fits, write ``class
-        Features(TransformerMixin, MLPClassifier): ...``.
+        Steps before the last of a pipeline must be transformers. Put a fitted estimator
+        into scikit-learn's `FrozenEstimator`; for an estimator that the pipeline fits,
+        write ``class Features(TransformerMixin, MLPClassifier): ...``.
 
         Parameters
         ----------

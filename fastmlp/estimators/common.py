@@ -28,8 +28,8 @@ PARAMETERS = ("client", "group_timeout")
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the user's line, but with scikit-learn's module for filters.
 
-    ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`` thus works
-    for these estimators too.
+    ``warnings.filterwarnings("ignore", category=ConvergenceWarning,
+    module="sklearn")`` thus works for these estimators too.
     """
     _process.warn(message, category, MODULE)
 
@@ -37,7 +37,8 @@ def warn(message: str, category: type[Warning]) -> None:
 def n_threads_of(n_jobs: int | None) -> int | None:
     """The maximum number of threads, or None for all.
 
-    n_jobs None means all threads, but one inside a joblib worker, which divides the cores.
+    n_jobs None means all threads, but one inside a joblib worker,
+    which divides the cores.
     """
     if n_jobs is None:
         backend, _ = joblib.parallel.get_active_backend()
@@ -61,9 +62,10 @@ class BatchPredictions:
         Parameters
         ----------
         source : array, frame, path or list of paths, table, blocks or stream
-            Files of Parquet, Arrow or CSV, or any object with ``__arrow_c_stream__``, such as a
-            table of pyarrow or a relation of DuckDB; `Blocks`, or a function that begins a stream
-            of X or (X, y). Columns are found by name if the estimator has `feature_names_in_`.
+            Files of Parquet, Arrow or CSV, or any object with ``__arrow_c_stream__``,
+            such as a table of pyarrow or a relation of DuckDB; `Blocks`, or a function
+            that begins a stream of X or (X, y). Columns are found by name if the
+            estimator has `feature_names_in_`.
         method : str, default "predict"
             Or "predict_proba", as in `sklearn.model_selection.cross_val_predict`.
         batch_rows : int of 1 or more, default 65536
@@ -77,12 +79,13 @@ class BatchPredictions:
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            When rows are requested, if they have a wrong type or value, pyarrow is missing, or a
-            file cannot be read. A note names the rows.
+            When rows are requested, if they have a wrong type or value,
+            pyarrow is missing, or a file cannot be read. A note names the rows.
 
         See Also
         --------
-        fastmlp.predict_arrow, fastmlp.predict_parquet : predictions beside columns of a table.
+        fastmlp.predict_arrow, fastmlp.predict_parquet :
+        predictions beside columns of a table.
 
         Examples
         --------
@@ -108,8 +111,8 @@ class BatchPredictions:
 class WithClient(BaseEstimator):
     """Adds the parameters `client` and `group_timeout`.
 
-    Clones and copies share a client, a connection of this process. Pickles hold only the word
-    "auto".
+    Clones and copies share a client, a connection of this process.
+    Pickles hold only the word "auto".
     """
 
     client: Any
@@ -157,8 +160,8 @@ class WithClient(BaseEstimator):
 class BaseModel(BatchPredictions, WithClient):
     """A base for your models: `predict_batches`, `client` and `group_timeout`.
 
-    A model adds `client_constraints` to `_parameter_constraints`, and these parameters and `n_jobs`
-    to `__init__`.
+    A model adds `client_constraints` to `_parameter_constraints`,
+    and these parameters and `n_jobs` to `__init__`.
     """
 
     n_jobs: int | None

@@ -204,7 +204,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         AttributeError
             With ``solver="lbfgs"``.
         ValueError
-            If the first call lacks classes, a later call has others, or y has other labels.
+            If the first call lacks classes,
+            a later call has others, or y has other labels.
         """
         known = hasattr(self, "classes_")
         if known and classes is not None and np.array_equal(self.classes_, classes):
@@ -221,7 +222,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         outputs = self._quick_outputs(X)
         if outputs is None:
             return super().predict(X)
-        # Labels are the binarizer's, as in scikit-learn: `classes_` may have been written to.
+        # Labels are the binarizer's, as in scikit-learn:
+        # `classes_` may have been written to.
         classes: Array = self._label_binarizer.classes_
         if len(classes) > 1 and self.n_outputs_ == 1:
             return classes[(outputs[:, 0] > 0.5).astype(np.intp)]
@@ -267,8 +269,9 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
                 raise
             # scikit-learn's begins so, and prints all of y.
             raise ValueError(
-                f"Unknown label type: {who}: y must be labels of classes, got numbers such "
-                f"as {np.ravel(y)[0]:.4g}; for numbers take MLPRegressor, for classes "
+                f"Unknown label type: {who}: y must be labels of classes, got numbers "
+                f"such as {np.ravel(y)[0]:.4g}; for numbers take MLPRegressor, for "
+                f"classes "
                 "y.astype(int) or np.digitize(y, bins)"
             ) from None
 
@@ -443,7 +446,8 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         return_std : bool, default False
-            If True, return standard deviations too, in the same shape; for ``loss="gaussian_nll"``.
+            If True, return standard deviations too,
+            in the same shape; for ``loss="gaussian_nll"``.
 
         Raises
         ------
@@ -493,8 +497,9 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
         out = self._loss().link or "identity"
         if not reset and self.out_activation_ != out:
             raise ValueError(
-                f"MLPRegressor has the out_activation_ {self.out_activation_!r} from an earlier "
-                f"fit, but loss={self.loss!r} asks for {out!r}: call fit with warm_start=False to "
+                f"MLPRegressor has the out_activation_ {self.out_activation_!r} from "
+                f"an earlier fit, but loss={self.loss!r} asks for {out!r}: call fit "
+                f"with warm_start=False to "
                 "begin anew"
             )
         if base.are_plain_targets(y, X):

@@ -1,7 +1,8 @@
-"""The net of an estimator: its state, the `MLP` that shares it, copies, pickles and rows.
+"""The net of an estimator: its state,
+the `MLP` that shares it, copies, pickles and rows.
 
-The public lists `coefs_` and `intercepts_` hold views of its parameters. Arrays that a user puts
-into them are gathered for each call, and written back after training.
+The public lists `coefs_` and `intercepts_` hold views of its parameters. Arrays that a
+user puts into them are gathered for each call, and written back after training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,8 +65,9 @@ def stand_in(state: NetState, lists: Mapping[str, Any]) -> bool:
 
 
 def write_back(state: NetState, lists: Mapping[str, Any]) -> None:
-    """Write the parameters into the arrays of these lists; a view replaces an array that is too
-    small."""
+    """Write the parameters into the arrays of these lists;
+    a view replaces an array that is too small.
+    """
     for views, arrays in (
         (state.weights, lists["coefs_"]),
         (state.biases, lists["intercepts_"]),
@@ -93,7 +95,8 @@ def take_slots(state: NetState, before: NetState | None) -> None:
 def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
     """Sizes of the layers that these matrices connect.
 
-    Shapes that do not fit together raise: kernels would read past the end of the flat vector.
+    Shapes that do not fit together raise:
+    kernels would read past the end of the flat vector.
     """
     shapes = [np.shape(coef) for coef in coefs]
     for i, shape in enumerate(shapes):
@@ -103,7 +106,8 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
             )
         if i and shape[0] != shapes[i - 1][1]:
             raise ValueError(
-                f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has {shapes[i - 1][1]} "
+                f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has "
+                f"{shapes[i - 1][1]} "
                 "columns"
             )
     return (shapes[0][0], *(shape[1] for shape in shapes))
@@ -113,14 +117,16 @@ def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]
     """Biases of layers of these widths; one number counts for all units of a layer."""
     if len(intercepts) != len(widths):
         raise ValueError(
-            f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
+            f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in "
+            f"intercepts_"
         )
     biases = []
     for i, (bias, width) in enumerate(zip(intercepts, widths, strict=True)):
         shape = np.shape(bias)
         if shape not in ((width,), (1, width), (1,), ()):
             raise ValueError(
-                f"intercepts_[{i}] has the shape {shape}, but coefs_[{i}] has {width} columns"
+                f"intercepts_[{i}] has the shape {shape}, but coefs_[{i}] has {width} "
+                f"columns"
             )
         biases.append(bias if shape == (width,) else np.broadcast_to(bias, (1, width)))
     return biases
@@ -136,7 +142,9 @@ def dtype_of(*arrays: Array) -> np.dtype[Any]:
 
 @final
 class SharedNet(NamedTuple):
-    """A net that shares an estimator's parameters, with the settings it is valid for."""
+    """A net that shares an estimator's parameters,
+    with the settings it is valid for.
+    """
 
     net: MLP
     state: NetState
@@ -284,7 +292,9 @@ class Copies(SklearnMLP):
         return other
 
     def whole_state(self) -> dict[str, Any]:
-        """The argument of `__setstate__` with the state of training, for a copy elsewhere."""
+        """The argument of `__setstate__` with the state of training,
+        for a copy elsewhere.
+        """
         state = {name: value for name, value in vars(self).items() if name not in OWN}
         return state | self._slots()
 
@@ -319,8 +329,8 @@ class RowSubset(NamedTuple):
     def split(self, estimator: Any) -> tuple[Self, Self]:
         """Return the rows to train on, and the rows that early stopping holds out.
 
-        Only a binary target is stratified, as in scikit-learn: several classes have several columns
-        here.
+        Only a binary target is stratified, as in scikit-learn:
+        several classes have several columns here.
         """
         if self.rows is None:
             rows = np.arange(len(self.y), dtype=np.int64)
@@ -336,8 +346,8 @@ class RowSubset(NamedTuple):
         )
         if len(test) < 2:
             raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of "
-                "your dataset."
+                "The validation set is too small. Increase 'validation_fraction' or "
+                "the size of your dataset."
             )
         return self._replace(rows=train), self._replace(rows=test)
 
@@ -391,7 +401,9 @@ class HeldOutRows:
         return float(self._metric(self._outputs, self._targets, self.weight))
 
     def common_share(self) -> float:
-        """Share of the most common class; 0 for other targets, and for several labels."""
+        """Share of the most common class;
+        0 for other targets, and for several labels.
+        """
         if not self._has_common_class:
             return 0.0
         shares = np.average(self._targets, axis=0, weights=self.weight)
@@ -412,6 +424,7 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
     targets = estimator._binarized(y)
     if estimator._outputs_for(targets) != estimator.n_outputs_:
         raise ValueError(
-            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
+            f"y_val has {targets.shape[1]} columns, but there are "
+            f"{estimator.n_outputs_} outputs"
         )
     return RowSubset(X, targets, weight)

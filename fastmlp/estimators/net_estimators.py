@@ -34,8 +34,8 @@ from fastmlp.validation import Array, arrays, gaps
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import UNKNOWN, suggestion_for
 
-# Arguments of `MLP.fit` that are not settings: data, arguments of one fit, and validation rows,
-# which searches and pipelines would not transform.
+# Arguments of `MLP.fit` that are not settings: data, arguments of one fit,
+# and validation rows, which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self",
     "X",
@@ -80,7 +80,8 @@ def check_names(settings: dict[str, Any], who: str) -> None:
     for name in settings.keys() - set(KNOWN):
         meant = suggestion_for(name, KNOWN, "MLP")
         raise TypeError(
-            f"{who}: got an unexpected keyword argument {name!r}{meant} known: {', '.join(KNOWN)}"
+            f"{who}: got an unexpected keyword argument {name!r}{meant} known: "
+            f"{', '.join(KNOWN)}"
         )
 
 
@@ -143,7 +144,8 @@ def _plain(y: Any) -> Any:
 
 
 class NetEstimator(BatchPredictions, BaseEstimator):
-    """Arguments of `MLP` and `MLP.fit` as parameters; each fit makes a net with new weights.
+    """Arguments of `MLP` and `MLP.fit` as parameters;
+    each fit makes a net with new weights.
 
     Attributes
     ----------
@@ -189,7 +191,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         return X, y
 
     def _known(self, X: Any, y: Any, beside: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The rows that have a known target, with stand-ins in gaps, and a mask of known targets.
+        """The rows that have a known target,
+        with stand-ins in gaps, and a mask of known targets.
 
         `beside` has arrays of as many rows, or None. The mask is None without gaps.
         """
@@ -227,7 +230,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
             Numbers; for a classifier labels, or 0 and 1 for each of several labels.
         sample_weight : (n_samples,) or (n_samples, n_outputs) array-like, optional
         derivatives : (n_samples, n_features) or (n_samples, n_outputs, n_features) array, optional
-            Derivatives of y by X as `fit` receives it: scaled, where a pipeline scales X.
+            Derivatives of y by X as `fit` receives it:
+            scaled, where a pipeline scales X.
         callbacks, progress
             As for `MLP.fit`.
 
@@ -239,7 +243,8 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters have a wrong type or value, or classes do not fit the outputs.
+            If data or parameters have a wrong type or value,
+            or classes do not fit the outputs.
         """
         known = None
         beside = (sample_weight, derivatives)
@@ -313,13 +318,13 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         if n != max(n_outputs, 2):
             needed = 1 if n == 2 and self._loss().link != "softmax" else n
             raise ValueError(
-                f"{type(self).__name__}: y has {n} classes, but layer_sizes={sizes} is for "
-                f"{max(n_outputs, 2)}: layer_sizes={(*sizes[:-1], needed)}"
+                f"{type(self).__name__}: y has {n} classes, but layer_sizes={sizes} is "
+                f"for {max(n_outputs, 2)}: layer_sizes={(*sizes[:-1], needed)}"
             )
         if n > 2 and self._loss().link == "sigmoid":
             raise ValueError(
-                f"{type(self).__name__}: loss={self.loss!r} is for two classes or several labels a "
-                f"row, but y has {n} classes: loss='cross_entropy'"
+                f"{type(self).__name__}: loss={self.loss!r} is for two classes or "
+                f"several labels a row, but y has {n} classes: loss='cross_entropy'"
             )
         if n_outputs == 1 or self._loss().targets == "classes":
             return codes
@@ -333,7 +338,8 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         unknown = [label for label in weights if label not in index]
         if unknown:
             raise ValueError(
-                f"{type(self).__name__}: class_weight has classes that y has not: {unknown}"
+                f"{type(self).__name__}: class_weight has classes that y has not: "
+                f"{unknown}"
             )
         return {index[label]: weight for label, weight in weights.items()}
 
@@ -357,7 +363,8 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     @available_if(lambda classifier: classifier._loss().link in ("softmax", "sigmoid"))
     def predict_proba(self, X: Table) -> Array:
-        """Return the probabilities of the classes, for a loss with the link sigmoid or softmax.
+        """Return the probabilities of the classes,
+        for a loss with the link sigmoid or softmax.
 
         Parameters
         ----------
@@ -406,7 +413,8 @@ def estimator_of(
     check_names(settings, who)
     if not all(net.trainable):
         raise ValueError(
-            f"{who}: each fit draws new weights, also for frozen layers, which would keep them: "
+            f"{who}: each fit draws new weights, also for frozen layers, which would "
+            f"keep them: "
             "set net.trainable = True"
         )
     if network.heads and "loss" not in settings:
@@ -414,7 +422,8 @@ def estimator_of(
         if labelled or kind == "classifier":
             raise ValueError(
                 f"{who}: y of scikit-learn is one array, and head "
-                f"{(labelled or network.head_names)[0]!r} would take labels: use net.fit"
+                f"{(labelled or network.head_names)[0]!r} would take labels: use "
+                f"net.fit"
             )
     if kind is None:
         chosen = settings.get("loss", network.loss)

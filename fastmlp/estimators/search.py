@@ -107,7 +107,9 @@ class SubmittedCall:
 
 
 class PoolBackend(ParallelBackendBase):
-    """Collects all calls, and runs them in a pool while joblib waits for the results."""
+    """Collects all calls, and runs them in a pool while joblib waits for the
+    results.
+    """
 
     supports_retrieve_callback = True
     uses_threads = True
@@ -438,8 +440,9 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         progress : bool
             Show a tqdm bar over the fits of candidates on folds.
         **params
-            For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`. Arrays as
-            long as X, such as `sample_weight`, are split too; the splitter takes `groups`.
+            For the estimator's `fit`, the scorer and the splitter, as in
+            `GridSearchCV`. Arrays as long as X, such as `sample_weight`, are split too;
+            the splitter takes `groups`.
 
         Returns
         -------
@@ -450,7 +453,8 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         search = self._search()
         # An order by cost needs all calls; halving searches would set it to 2 n_jobs.
         search.pre_dispatch = "all"
-        # scikit-learn sets the warning filters in each thread; threads restore them in any order.
+        # scikit-learn sets the warning filters in each thread;
+        # threads restore them in any order.
         with (
             FitBar("MLPSearchCV.fit", shown=progress) as bar,
             warnings.catch_warnings(),
@@ -472,7 +476,8 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         distributions = self.param_distributions
         if (grid is None) == (distributions is None):
             raise ValueError(
-                "MLPSearchCV: one of param_grid and param_distributions must be given, and not both"
+                "MLPSearchCV: one of param_grid and param_distributions must be given, "
+                "and not both"
             )
         options = {name: getattr(self, name) for name in SHARED}
         if self.halving:

@@ -1,4 +1,6 @@
-"""Settings of an estimator in the core's words: network, loss, optimizer; advice on them."""
+"""Settings of an estimator in the core's words:
+network, loss, optimizer; advice on them.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,7 +100,9 @@ def engine_of(
 
 
 def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:
-    """The engine of the last fit, if nothing has changed; else a new one, which is kept."""
+    """The engine of the last fit, if nothing has changed;
+    else a new one, which is kept.
+    """
     settings = network, lock, n_threads_of(estimator.n_jobs)
     before, engine = estimator.__dict__.get("_engine", (None, None))
     if before != settings or engine is None:
@@ -133,7 +137,8 @@ OF_REGRESSORS = (
 def _sums(squared_error: Callable[[Array, Array], float]) -> bool:
     """Return True if scikit-learn's squared error is a sum over outputs.
 
-    Releases up to 1.9 take the mean, with the gradient of the sum; scikit-learn#34830 ends that.
+    Releases up to 1.9 take the mean, with the gradient of the sum;
+    scikit-learn#34830 ends that.
     """
     return bool(squared_error(np.zeros((1, 2)), np.ones((1, 2))) == 1)
 
@@ -162,7 +167,9 @@ def levels_of(loss: Loss) -> Array | None:
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
-    """A classifier's loss, by output activation; a sum over labels, as in scikit-learn."""
+    """A classifier's loss, by output activation;
+    a sum over labels, as in scikit-learn.
+    """
     is_softmax = estimator.out_activation_ == "softmax"
     if estimator.label_smoothing > 0:
         name = "cross_entropy" if is_softmax else "binary_cross_entropy"
@@ -175,7 +182,9 @@ def loss_of_classifier(estimator: Any) -> Loss:
 def checked_targets(
     regressor: Any, y: Any, dtype: np.dtype[Any] | None = None
 ) -> Array:
-    """A regressor's targets as a dense array, in X's dtype if given, accepted by the loss."""
+    """A regressor's targets as a dense array,
+    in X's dtype if given, accepted by the loss.
+    """
     dense: Array = y.toarray() if issparse(y) else y
     if dense.dtype.kind not in "biuf":
         raise TypeError(
@@ -195,8 +204,9 @@ def checked_targets(
         largest = float(np.finfo(np.float32).max)
         if extreme > largest:
             raise ValueError(
-                f"MLPRegressor: y must be finite as float32, the dtype of X, got a number of size "
-                f"{extreme:.3g}, beyond the largest, {largest:.2g}; scale y, or pass X as float64"
+                f"MLPRegressor: y must be finite as float32, the dtype of X, got a "
+                f"number of size {extreme:.3g}, beyond the largest, {largest:.2g}; "
+                f"scale y, or pass X as float64"
             )
     return dense
 
@@ -208,15 +218,17 @@ def squeezed(outputs: Array) -> Array:
 def values_of(
     estimator: Any, outputs: Array, link: str | None, *, with_std: bool
 ) -> Any:
-    """A regressor's predictions from a net's outputs, and standard deviations if asked."""
+    """A regressor's predictions from a net's outputs,
+    and standard deviations if asked.
+    """
     if link == "mean_std":
         mean = squeezed(outputs[:, ::2])
         deviation = squeezed(outputs[:, 1::2])
         return (mean, deviation) if with_std else mean
     if with_std:
         raise ValueError(
-            f"{type(estimator).__name__}.predict: return_std=True needs loss='gaussian_nll', got "
-            f"loss={estimator.loss!r}"
+            f"{type(estimator).__name__}.predict: return_std=True needs "
+            f"loss='gaussian_nll', got loss={estimator.loss!r}"
         )
     return squeezed(outputs)
 
@@ -246,7 +258,8 @@ class QuantileScore(RegressorMixin):
 
 
 class CoreOptimizer(BaseOptimizer):
-    """A scikit-learn optimizer object for a core optimizer that scikit-learn does not have.
+    """A scikit-learn optimizer object for a core optimizer that scikit-learn does not
+    have.
 
     Attributes
     ----------
@@ -293,7 +306,8 @@ def new_optimizer(estimator: Any) -> Any:
     if isinstance(estimator.solver, type):
         example = f"{estimator.solver.__name__}(...)"
         raise TypeError(
-            f"{type(estimator).__name__}: solver must be an optimizer, not its class: {example}"
+            f"{type(estimator).__name__}: solver must be an optimizer, not its class: "
+            f"{example}"
         )
     if not isinstance(estimator.solver, str):
         return CoreOptimizer(estimator.solver)
@@ -346,13 +360,13 @@ def with_average(core: Optimizer, estimator: Any) -> Optimizer:
     who = type(estimator).__name__
     if not isinstance(core, OptimizerSettings):
         raise TypeError(
-            f"{who}: average={estimator.average!r} needs an optimizer of fastmlp's as the solver, "
-            f"got {core!r}"
+            f"{who}: average={estimator.average!r} needs an optimizer of fastmlp's as "
+            f"the solver, got {core!r}"
         )
     if is_averaged(core):
         raise ValueError(
-            f"{who}: give average={estimator.average!r} or an optimizer that averages, not both: "
-            f"solver={core!r}"
+            f"{who}: give average={estimator.average!r} or an optimizer that averages, "
+            f"not both: solver={core!r}"
         )
     settings: Any = core
     return cast(Optimizer, replace(settings, average=estimator.average))
@@ -415,7 +429,9 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 
 def in_training(estimator: Any, network: Network) -> Network:
-    """An estimator's network with dropout, noise, precision and constraints of training."""
+    """An estimator's network with dropout, noise,
+    precision and constraints of training.
+    """
     who = type(estimator).__name__
     compute_dtype = estimator.compute_dtype
     computed = spec.compute_dtype(
@@ -427,7 +443,9 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 
 def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
-    """Constraints of an estimator's inputs, which may be named; empty without constraints."""
+    """Constraints of an estimator's inputs,
+    which may be named; empty without constraints.
+    """
     setting = estimator.monotonic_cst
     who = type(estimator).__name__
     if isinstance(setting, Mapping):
@@ -437,10 +455,11 @@ def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
 
 
 def key_of_fit(estimator: Any) -> Key:
-    """The key of a fit's masks and noise, from the random state and the rows seen so far.
+    """The key of a fit's masks and noise,
+    from the random state and the rows seen so far.
 
-    Without the rows, each `partial_fit` with "sgd", whose steps are not counted, would draw the
-    same masks.
+    Without the rows, each `partial_fit` with "sgd",
+    whose steps are not counted, would draw the same masks.
     """
     seed = int(estimator._random_state.randint(np.iinfo(np.int32).max))
     return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
@@ -453,7 +472,8 @@ def needs_batches(estimator: Any, setting: str) -> ValueError:
     else:
         name = type(solver).__name__
     return ValueError(
-        f"{type(estimator).__name__}: {setting} needs a solver that works by batches, such as "
+        f"{type(estimator).__name__}: {setting} needs a solver that works by batches, "
+        f"such as "
         f'solver="adam"; {name} uses all rows at once'
     )
 
@@ -523,9 +543,9 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     """Warn if early stopping kept an epoch that learnt little.
 
-    Such an epoch is the first, or its accuracy equals `common`, the share of the common class in
-    the held-out rows, 0 without classes. The warning is a RuntimeWarning, because scikit-learn's
-    tests take a UserWarning as an error.
+    Such an epoch is the first, or its accuracy equals `common`, the share of the common
+    class in the held-out rows, 0 without classes. The warning is a RuntimeWarning,
+    because scikit-learn's tests take a UserWarning as an error.
     """
     scores = estimator.validation_scores_
     patience = estimator.n_iter_no_change
@@ -558,7 +578,8 @@ def warn_of_idle_scoring(estimator: Any) -> None:
     """Warn if `scoring` is set but unused."""
     if estimator.scoring is not None and not stops_by_score(estimator):
         warn(
-            f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used without "
+            f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used "
+            f"without "
             "early_stopping=True",
             UserWarning,
         )

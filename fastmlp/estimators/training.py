@@ -1,4 +1,6 @@
-"""Training as in scikit-learn: by batches and epochs, or on all rows at once by L-BFGS."""
+"""Training as in scikit-learn: by batches and epochs,
+or on all rows at once by L-BFGS.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +105,9 @@ def state_to_train(estimator: Any, *, anew: bool) -> NetState:
 class Epochs:
     """The request of an estimator's fit to the training loop.
 
-    The stopping rule needs `n_iter_no_change` epochs without progress to end a fit or change a
-    rate. Until then epochs run in one window, and the estimator's attributes are updated
-    afterwards.
+    The stopping rule needs `n_iter_no_change` epochs without progress to end a fit or
+    change a rate. Until then epochs run in one window, and the estimator's attributes
+    are updated afterwards.
 
     Parameters
     ----------
@@ -122,7 +124,8 @@ class Epochs:
     n_rows: int
     history: History
 
-    # An epoch's loss weighs batches by rows, and a fit that diverges goes on, as in scikit-learn.
+    # An epoch's loss weighs batches by rows,
+    # and a fit that diverges goes on, as in scikit-learn.
     trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     def __init__(
@@ -168,7 +171,9 @@ class Epochs:
         return self._reports.begin(state)
 
     def window(self, most: int) -> int:
-        """Number of epochs up to the first that may stop the fit; 1 if each is observed."""
+        """Number of epochs up to the first that may stop the fit;
+        1 if each is observed.
+        """
         estimator = self._estimator
         left = 0 if self._over else self._most - estimator.n_iter_
         if self._looks or estimator.verbose or estimator.early_stopping:
@@ -227,7 +232,9 @@ class Epochs:
         self.end_window(losses, None)
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C has ended the training; raise before the first epoch or in a pool."""
+        """Warn that Ctrl-C has ended the training;
+        raise before the first epoch or in a pool.
+        """
         if not self._begun or isinstance(error, Stopped):
             raise error
         self.history.status = Status.INTERRUPTED
@@ -265,7 +272,8 @@ class Epochs:
             return True
         if not self._incremental and estimator.n_iter_ == estimator.max_iter:
             message = (
-                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
+                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) "
+                f"reached and the "
                 "optimization hasn't converged yet."
             )
             warn(message, ConvergenceWarning)
@@ -286,7 +294,9 @@ class Epochs:
                 self._trainer.load()
 
     def _is_over(self) -> bool:
-        """True if progress stopped for too long, and a lower rate is not left to try."""
+        """True if progress stopped for too long,
+        and a lower rate is not left to try.
+        """
         estimator = self._estimator
         if (
             self._has_watch
@@ -309,7 +319,8 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
         return min(200, n_rows)
     if estimator.batch_size > n_rows:
         warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            "Got `batch_size` less than 1 or larger than sample size. It is going to "
+            "be clipped",
             UserWarning,
         )
     return min(int(estimator.batch_size), n_rows)
@@ -357,7 +368,8 @@ class Reports:
         return self._bar
 
     def epoch_ends(self, rate: float, state: NetState) -> bool:
-        """Report an epoch that the estimator has recorded; return True to stop after it.
+        """Report an epoch that the estimator has recorded;
+        return True to stop after it.
 
         `rate` is the learning rate of its last step, or NaN.
         """
@@ -465,7 +477,9 @@ def objective_on(estimator: Any, part: net.RowSubset) -> Any:
 
 
 def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
-    """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
+    """Run SciPy's L-BFGS-B on an estimator,
+    as scikit-learn does, in float64 for any data.
+    """
     evaluate = objective_on(estimator, part)
     last = [np.nan]
     state = estimator._live_state()
@@ -508,7 +522,9 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
 
 
 def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
-    """Train on all rows for `max_iter` iterations, or until all gradients are within `tol`."""
+    """Train on all rows for `max_iter` iterations,
+    or until all gradients are within `tol`.
+    """
     state = estimator._live_state()
     who = type(estimator).__name__
     engine, own = core_of(net.net_around(estimator, state))
@@ -532,7 +548,8 @@ def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) ->
     estimator.loss_ = solver.loss / share
     if not np.isfinite(estimator.loss_):
         raise ValueError(
-            f"{who}: the loss is {estimator.loss_} before the first step. The input data may "
+            f"{who}: the loss is {estimator.loss_} before the first step. The input "
+            f"data may "
             "contain large values and need to be preprocessed."
         )
     with nullcontext() if reports is None else reports.begin(state):
@@ -540,7 +557,8 @@ def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) ->
     net.write_back(state, vars(estimator))
     if estimator.n_iter_ == estimator.max_iter and slope > estimator.tol:
         warnings.warn(
-            f"{type(own.optimizer).__name__}: Maximum iterations ({estimator.max_iter}) reached "
+            f"{type(own.optimizer).__name__}: Maximum iterations "
+            f"({estimator.max_iter}) reached "
             "and the optimization hasn't converged yet.",
             ConvergenceWarning,
             stacklevel=2,

@@ -1,1 +1,3 @@
-"""Nets outside of Python: folded scalings, compiled functions, C, ONNX; their derivatives."""
+"""Nets outside of Python: folded scalings,
+compiled functions, C, ONNX; their derivatives.
+"""

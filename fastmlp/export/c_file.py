@@ -1,4 +1,6 @@
-"""to_c: a model as one C file, without dependencies; models of tables take numbers and codes."""
+"""to_c: a model as one C file, without dependencies;
+models of tables take numbers and codes.
+"""
 
 import os
 import re
@@ -211,7 +213,9 @@ static void {name}(const double *row, const int *column{constants},
         return "".join(texts)
 
     def _end(self) -> list[str]:
-        """The statements after the members: trees, and the sum of probabilities, if any."""
+        """The statements after the members: trees,
+        and the sum of probabilities, if any.
+        """
         trees = self.parts.trees
         of_classes = self.parts.classes is not None
         if trees is None:
@@ -323,14 +327,15 @@ def to_c(
 ) -> str:
     """One self-contained C file that predicts as a model does, and tests itself.
 
-    The file is C99 and C++17. One including file first defines ``PREFIX_IMPLEMENTATION``; others
-    get declarations only. Weights are constants and work is on the stack, without allocation: any
-    number of threads may call at once. With fused multiply-adds, as with ``-march=native``, numbers
-    equal the model's to the bit, else to rounding.
+    The file is C99 and C++17. One including file first defines
+    ``PREFIX_IMPLEMENTATION``; others get declarations only. Weights are constants and
+    work is on the stack, without allocation: any number of threads may call at once.
+    With fused multiply-adds, as with ``-march=native``, numbers equal the model's to
+    the bit, else to rounding.
 
-    A row of a model of tables is double, as from `TabularMLPClassifier.codes`. Missing numbers are
-    NAN, and missing or unknown levels -1. The file names columns and levels, and ``prefix_code``
-    looks up a level's code by text.
+    A row of a model of tables is double, as from `TabularMLPClassifier.codes`. Missing
+    numbers are NAN, and missing or unknown levels -1. The file names columns and
+    levels, and ``prefix_code`` looks up a level's code by text.
 
     Parameters
     ----------
@@ -343,14 +348,16 @@ def to_c(
     tests : int
         Number of rows, with the model's predictions, for the self-test; 0: no tests.
     test_data : array_like of shape (n_rows, n_features), or for a model of tables a table, optional
-        Rows for the self-test, the first are taken; None: normal numbers, and drawn levels.
+        Rows for the self-test, the first are taken;
+        None: normal numbers, and drawn levels.
     dtype : {"float32", "float64"}, optional
         The precision of the C code; default: the model's.
     gradient : bool
-        Add ``prefix_gradient``: the derivatives of all outputs with respect to all inputs.
+        Add ``prefix_gradient``: the derivatives of all outputs with respect to all
+        inputs.
     fortran : path, optional
-        A module for Fortran 2008, written after the C file, which it calls: interfaces, kinds and
-        the places of columns. `path` is needed then.
+        A module for Fortran 2008, written after the C file, which it calls:
+        interfaces, kinds and the places of columns. `path` is needed then.
 
     Returns
     -------
@@ -362,8 +369,8 @@ def to_c(
     TypeError
         If it is another model, or an argument has the wrong type.
     ValueError
-        If the model is not fitted, has more than a million parameters or one that is not finite, or
-        an argument has a wrong value.
+        If the model is not fitted, has more than a million parameters or one that is
+        not finite, or an argument has a wrong value.
     NotImplementedError
         If your activation uses more than arithmetic, ``a if c else b`` and functions of
         `fastmlp.rules.elementary`, or a model of tables has members of `extra_members`.
@@ -399,12 +406,13 @@ def to_c(
     n_parameters += parts.n_constants if of_table else 0
     if n_parameters > MOST_PARAMETERS:
         raise ValueError(
-            f"{WHO}: the model has {n_parameters} parameters, and a C file holds at most "
-            f"{MOST_PARAMETERS}: fastmlp.to_onnx has no such limit"
+            f"{WHO}: the model has {n_parameters} parameters, and a C file holds at "
+            f"most {MOST_PARAMETERS}: fastmlp.to_onnx has no such limit"
         )
     if gradient and of_table:
         raise NotImplementedError(
-            f"{WHO}: gradient=True is for nets; levels of a model of tables have no slopes: "
+            f"{WHO}: gradient=True is for nets; levels of a model of tables have no "
+            f"slopes: "
             "fastmlp.shap_values attributes its predictions to its columns"
         )
     if not all(np.isfinite(net.parameters).all() for net in parts.nets):
@@ -476,5 +484,6 @@ def _check_fortran(fortran: Any, path: Any, prefix: str) -> None:
     longest = fortran_module.LONGEST_PREFIX
     if len(prefix) > longest:
         raise ValueError(
-            f"{WHO}: with fortran=, prefix has at most {longest} characters, got {len(prefix)}"
+            f"{WHO}: with fortran=, prefix has at most {longest} characters, got "
+            f"{len(prefix)}"
         )

@@ -107,10 +107,11 @@ class Code(Trace):
 
 
 def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
-    """A C function that replaces n numbers by a rule's values, and with `slopes` writes these too.
+    """A C function that replaces n numbers by a rule's values,
+    and with `slopes` writes these too.
 
-    The rule is an activation, which returns value and slope, or a link, which returns a value. In
-    `name`, `$` stands for the file's prefix.
+    The rule is an activation, which returns value and slope, or a link,
+    which returns a value. In `name`, `$` stands for the file's prefix.
     """
     code = Code()
     real = C_TYPES[scalar]
@@ -154,7 +155,8 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
     rows: Array = np.asarray(whole, dtype)[:n]
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ValueError(
-            f"{who}: test_data must have shape (n_rows, {n_features}), got {np.shape(data)}"
+            f"{who}: test_data must have shape (n_rows, {n_features}), got "
+            f"{np.shape(data)}"
         )
     if not np.isfinite(rows).all():
         raise ValueError(f"{who}: test_data must be finite")
@@ -186,9 +188,10 @@ def tests_of(
 ) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
-    `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`
-    means equal bits with fused multiply-adds, if sums are `in_order`, as those of norms are not.
-    Rows whose predictions are not finite are left out.
+    `scalar` is the type of the nets' numbers, `number` the type of rows and
+    predictions. `exact` means equal bits with fused multiply-adds, if sums are
+    `in_order`, as those of norms are not. Rows whose predictions are not finite are
+    left out.
     """
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
@@ -349,9 +352,11 @@ class CText:
         self.nets.append(function_of(head, slopes + linked))
 
     def _passes(self, i: int, network: Network, rows: str) -> list[str]:
-        """The statements of net i: layers, activations and link of one row, or of a block.
+        """The statements of net i: layers,
+        activations and link of one row, or of a block.
 
-        `rows` is 1 or $BLOCK. Of a block each number has a place for every row, as in z[n][rows].
+        `rows` is 1 or $BLOCK. Of a block each number has a place for every row,
+        as in z[n][rows].
         """
         layout = network.layout
         last = network.layout.n_layers - 1
@@ -388,7 +393,9 @@ class CText:
     def _norms(
         self, i: int, layout: Layout, where: tuple[int, bool], target: str, rows: str
     ) -> list[str]:
-        """The statement of net i's norm in a layer, before or after its activation, if any."""
+        """The statement of net i's norm in a layer,
+        before or after its activation, if any.
+        """
         lines = []
         n_shifts = 0
         for m, norm in enumerate(layout.norms):
@@ -451,7 +458,8 @@ class CText:
             ]
             if gradient:
                 lines.append(
-                    "for (int k = 0; k < $INPUTS; ++k) jacobian[k] = -jacobian[$INPUTS + k];"
+                    "for (int k = 0; k < $INPUTS; ++k) jacobian[k] = -jacobian[$INPUTS "
+                    "+ k];"
                 )
         return function_of(head, lines)
 
@@ -503,7 +511,8 @@ class CText:
     def text(self, kind: str, file: str, test: tuple[str, str]) -> str:
         """The whole file.
 
-        `kind` is the model's class. `test` has the tests and the program that runs them, if any.
+        `kind` is the model's class.
+        `test` has the tests and the program that runs them, if any.
         """
         parts = self.parts
         more = self.declared()
@@ -560,7 +569,8 @@ class CText:
             ]
         if self.gradient:
             more += [
-                "/* y as $predict, and derivatives: jacobian[$OUTPUTS][$INPUTS], row by row. */",
+                "/* y as $predict, and derivatives: jacobian[$OUTPUTS][$INPUTS], row "
+                "by row. */",
                 "void $gradient(const $real *x, $real *y, $real *jacobian);",
             ]
         return more
@@ -578,12 +588,15 @@ class CText:
             for net in nets
         }
         lines = [
-            f"{kind} of fastmlp {__version__}: {count(len(parts.nets), 'net')}{self.beside}",
+            f"{kind} of fastmlp {__version__}: "
+            f"{count(len(parts.nets), 'net')}{self.beside}",
             *(f"    layers {shape}" for shape in sorted(shapes)),
             "",
-            f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in others the',
+            f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in '
+            f"others the",
             "include alone. To test it:",
-            f"    cc -O3 -march=native -D$TEST_MAIN -x c {file} {self.libraries}&& ./a.out",
+            f"    cc -O3 -march=native -D$TEST_MAIN -x c {file} {self.libraries}&& "
+            f"./a.out",
         ]
         for title, names in (("inputs", self.inputs()), ("outputs", parts.classes)):
             if names is not None and len(names):
@@ -609,7 +622,9 @@ def slices_of(network: Network) -> list[tuple[str, int, int]]:
 
 
 def _widest(layout: Layout) -> int:
-    """The most numbers of a hidden layer, with the inputs that the output layer takes."""
+    """The most numbers of a hidden layer,
+    with the inputs that the output layer takes.
+    """
     return max((*layout.sizes[1:-1], *(n for n, _ in layout.shapes[1:])), default=0)
 
 

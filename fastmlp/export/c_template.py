@@ -1,7 +1,7 @@
 """The text of a C file that is the same for all nets.
 
-``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of a net's
-numbers, ``$number`` the type of a row's numbers and of predictions.
+``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of
+a net's numbers, ``$number`` the type of a row's numbers and of predictions.
 """
 
 DECLARATIONS = """\
@@ -433,7 +433,8 @@ static void $levels(const $number *row, const int *column, int n, const int *sta
     }
 }
 """
-# The sums of boosted trees: a leaf's feature is -1. A code that is not a level takes way 2.
+# The sums of boosted trees: a leaf's feature is -1.
+# A code that is not a level takes way 2.
 TREES = """
 static void $trees(const double *x, double *p)
 {

@@ -1,6 +1,7 @@
 """Derivatives of a model's predictions, or of its loss, with respect to the inputs.
 
-Attributions of predictions to columns are integrated gradients, averaged over background rows.
+Attributions of predictions to columns are integrated gradients,
+averaged over background rows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ LEAST = 1e-300
 
 
 class NetDerivatives:
-    """Outputs of a net and their derivatives, on the CPU; `raw`: before activation or link."""
+    """Outputs of a net and their derivatives,
+    on the CPU; `raw`: before activation or link.
+    """
 
     def __init__(self, net: MLP, *, raw: bool) -> None:
         core = core_of(net)
@@ -53,10 +56,11 @@ class NetDerivatives:
     def __call__(
         self, x: Array, places: NDArray[np.intp], out: Array, *, keep: bool = False
     ) -> tuple[Array | None, bool]:
-        """Write the derivatives of some predictions to out, shape (n_rows, n_places, n_features).
+        """Write the derivatives of some predictions to out,
+        shape (n_rows, n_places, n_features).
 
-        Returns the outputs before the link, shape (n_rows, n_outputs), with a link or `keep`; and
-        True if all numbers before the link are finite.
+        Returns the outputs before the link, shape (n_rows, n_outputs),
+        with a link or `keep`; and True if all numbers before the link are finite.
         """
         derived = places
         whole = out
@@ -111,7 +115,8 @@ def _through(
         order = np.argsort(raw, axis=1, kind="stable")
         derivatives[:] = np.take_along_axis(derivatives, order[:, :, None], axis=1)
         return
-    # The logistic function has equal slopes on both sides of 0, and more digits below it.
+    # The logistic function has equal slopes on both sides of 0,
+    # and more digits below it.
     factors = linked(link, -np.abs(raw) if link == "sigmoid" else raw)[:, places]
     if link == "softmax":
         derivatives -= np.einsum("rp,rpf->rf", factors, derivatives)[:, None]
@@ -194,7 +199,8 @@ class ModelDerivatives:
         self.n_columns = n_features if sums is None else sums.shape[1]
 
     def write(self, x: Array, places: NDArray[np.intp], out: Array) -> bool:
-        """Write the derivatives of some outputs to out, shape (n_rows, n_places, n_features).
+        """Write the derivatives of some outputs to out,
+        shape (n_rows, n_places, n_features).
 
         Returns True if all are known to be finite.
         """
@@ -209,7 +215,8 @@ class ModelDerivatives:
         return False
 
     def along(self, points: Array, lines: Array, buffer: Array) -> Array:
-        """Each column's part of the derivatives along lines, (n_points, n_outputs, n_columns).
+        """Each column's part of the derivatives along lines,
+        (n_points, n_outputs, n_columns).
 
         Parameters
         ----------
@@ -287,9 +294,10 @@ def _parts(model: Any, raw: bool, who: str) -> ModelParts:
     scalars.boolean(who, "raw", raw)
     if is_of_tables(model):
         raise TypeError(
-            f"{who}: a {type(model).__name__} encodes the columns of a table, and derivatives with "
-            "respect to encoded columns are of little use: fastmlp.shap_values attributes "
-            "predictions to columns"
+            f"{who}: a {type(model).__name__} encodes the columns of a table, and "
+            f"derivatives with "
+            "respect to encoded columns are of little use: fastmlp.shap_values "
+            "attributes predictions to columns"
         )
     return parts_of(model, who)
 
@@ -333,9 +341,11 @@ def jacobian(
     outputs: Sequence[int] | NDArray[np.integer[Any]] | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return the derivatives of each prediction with respect to the features of its row.
+    """Return the derivatives of each prediction with respect to the features of its
+    row.
 
-    One output takes less than twice the time of `predict`. Nets on a GPU are derived on the CPU.
+    One output takes less than twice the time of `predict`.
+    Nets on a GPU are derived on the CPU.
 
     Parameters
     ----------
@@ -357,8 +367,8 @@ def jacobian(
     Raises
     ------
     TypeError, ValueError
-        If the model has another class or is not fitted, or X, `outputs` or `out` has a wrong type,
-        shape or value.
+        If the model has another class or is not fitted, or X,
+        `outputs` or `out` has a wrong type, shape or value.
 
     See Also
     --------
@@ -413,8 +423,8 @@ def gradient(
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
-        Targets, for the gradient of each row's loss, without weights and penalties. A net with
-        heads takes a tuple or a dict of them.
+        Targets, for the gradient of each row's loss, without weights and penalties.
+        A net with heads takes a tuple or a dict of them.
     raw : bool, default False
         Derive the raw output, before the output activation or link.
 
@@ -451,7 +461,8 @@ def gradient(
     two = parts.classes is not None and derivatives.n_outputs == 2
     if derivatives.n_outputs > 1 and not two:
         raise TypeError(
-            f"{who}: the model has {count(derivatives.n_outputs, 'output')}: fastmlp.jacobian "
+            f"{who}: the model has {count(derivatives.n_outputs, 'output')}: "
+            f"fastmlp.jacobian "
             "derives them, and with y= this is the gradient of the loss"
         )
     x = rows_of(model, X, derivatives.n_features, derivatives.dtype, who)
@@ -549,30 +560,32 @@ def shap_values(
 ) -> Attribution:
     """Attribute predictions to columns: each row's difference from a background.
 
-    Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep networks")
-    along straight lines from each background row, averaged, by Gauss-Legendre quadrature:
-    Aumann-Shapley values, close to Shapley values for smooth nets. Results are deterministic.
+    Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for
+    deep networks") along straight lines from each background row, averaged, by
+    Gauss-Legendre quadrature: Aumann-Shapley values, close to Shapley values for smooth
+    nets. Results are deterministic.
 
-    Models of tables are attributed to columns, including categories, missing values and dates:
-    lines go through the nets' encoded inputs. With boosted trees or other members that are not
-    nets, values are Shapley values: a background row's columns become the row's, one by one, in an
-    order that a fixed seed draws for each background row, and in reverse (Castro, Gomez & Tejada,
-    2009, "Polynomial calculation of the Shapley value based on sampling").
+    Models of tables are attributed to columns, including categories, missing values and
+    dates: lines go through the nets' encoded inputs. With boosted trees or other
+    members that are not nets, values are Shapley values: a background row's columns
+    become the row's, one by one, in an order that a fixed seed draws for each
+    background row, and in reverse (Castro, Gomez & Tejada, 2009, "Polynomial
+    calculation of the Shapley value based on sampling").
 
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame; for a model of tables, a table
     background : rows like those of X
-        Rows that represent the data, such as 100 of training. At most 1,000 rows are used, evenly
-        picked.
+        Rows that represent the data, such as 100 of training.
+        At most 1,000 rows are used, evenly picked.
     n_steps : int of 1 or more, default 16
-        Points of each line. The time is n_rows x n_background x n_steps gradients, or with members
-        that are not nets n_rows x n_background x 2 n_features predictions.
+        Points of each line. The time is n_rows x n_background x n_steps gradients, or
+        with members that are not nets n_rows x n_background x 2 n_features predictions.
     raw : bool, optional
-        Attribute raw outputs, before the output activation or link, such as log odds. For a model
-        of tables: the log odds of two classes, or logarithms of several probabilities. None: True
-        for classifiers.
+        Attribute raw outputs, before the output activation or link, such as log odds.
+        For a model of tables: the log odds of two classes, or logarithms of several
+        probabilities. None: True for classifiers.
 
     Returns
     -------
@@ -582,7 +595,8 @@ def shap_values(
     Raises
     ------
     TypeError, ValueError
-        If the model has another class or is not fitted, or rows have a wrong type, shape or value.
+        If the model has another class or is not fitted,
+        or rows have a wrong type, shape or value.
 
     Warns
     -----
@@ -724,7 +738,9 @@ def _integrals(
 
 
 def _share(values: Array, gap: Array, distances: Array) -> None:
-    """Share each gap among the values by size, or by distance if all are 0; warn of large gaps."""
+    """Share each gap among the values by size,
+    or by distance if all are 0; warn of large gaps.
+    """
     sizes = np.abs(values)
     sizes = np.where(sizes.any(axis=2, keepdims=True), sizes, distances[:, None])
     totals = sizes.sum(axis=2, keepdims=True)
@@ -735,7 +751,8 @@ def _share(values: Array, gap: Array, distances: Array) -> None:
     if error > LARGE_GAP * spread:
         warn(
             f"{WHO}: the integrals miss the predictions by {error:.2g}, beside values of "
-            f"{spread:.2g}: more steps, n_steps=, come closer; nets with kinks, such as relu, need "
+            f"{spread:.2g}: more steps, n_steps=, come closer; nets with kinks, such "
+            f"as relu, need "
             "more of them",
             RuntimeWarning,
         )

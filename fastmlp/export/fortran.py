@@ -1,4 +1,6 @@
-"""to_c's module for Fortran: interfaces of the C functions, kinds, and names of columns."""
+"""to_c's module for Fortran: interfaces of the C functions,
+kinds, and names of columns.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -140,7 +142,8 @@ def _shown(name: str) -> str:
 def _places(names: Iterable[str], most: int) -> list[str]:
     """A name of at most `most` characters for each column.
 
-    Names of Fortran must differ by more than case. Five characters are left for a number.
+    Names of Fortran must differ by more than case.
+    Five characters are left for a number.
     """
     places: list[str] = []
     for name in names:

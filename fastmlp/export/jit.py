@@ -56,23 +56,24 @@ def learner(
 ) -> Iterator[Any]:
     """A context with a handle by which compiled code trains a net, and predicts.
 
-    `train_on_batch`, `train_on_gradient` and `vjp` have the bits of `MLP`'s methods, and `predict`
-    sees each step. Meanwhile other fits of the net are refused, and its `n_steps` is fixed. At the
-    context's end the net counts all steps, and the handle can no longer train.
+    `train_on_batch`, `train_on_gradient` and `vjp` have the bits of `MLP`'s methods,
+    and `predict` sees each step. Meanwhile other fits of the net are refused, and its
+    `n_steps` is fixed. At the context's end the net counts all steps, and the handle
+    can no longer train.
 
     Parameters
     ----------
     net : MLP, on the CPU, or a sequence of them
-        A sequence has handles of shape (n_nets, 1): ``handles[i]`` belongs to ``net[i]``, also in
-        `prange`.
+        A sequence has handles of shape (n_nets, 1):
+        ``handles[i]`` belongs to ``net[i]``, also in `prange`.
     batch_size : int, rows of every step
     n_steps : int, optional
-        Steps whose coefficients are computed ahead; later steps take the last coefficients. None:
-        all steps until they settle, after Adam's bias corrections or a schedule's end. Dropout
-        needs a number.
+        Steps whose coefficients are computed ahead; later steps take the last
+        coefficients. None: all steps until they settle, after Adam's bias corrections
+        or a schedule's end. Dropout needs a number.
     missing_targets : "raise" or "ignore"
-        "ignore": NaN in y is a target that is not known, also among labels, which are then floats.
-        A batch without a known target takes no step, and its loss is 0.
+        "ignore": NaN in y is a target that is not known, also among labels, which are
+        then floats. A batch without a known target takes no step, and its loss is 0.
     derivative_weight : float, (n_features,) or (n_outputs, n_features) array, optional
         Weights of the squares of `derivatives`, as for `MLP.fit`. Needed for steps with
         derivatives, and for `jacobian_gradient`.
@@ -80,9 +81,9 @@ def learner(
     Raises
     ------
     TypeError, ValueError
-        If net is not an MLP, or batch_size or n_steps not a positive int; if a step needs Python:
-        averages, bfloat16, a GPU, a batch too large for one call; if coefficients never settle, and
-        n_steps is None.
+        If net is not an MLP, or batch_size or n_steps not a positive int; if a step
+        needs Python: averages, bfloat16, a GPU, a batch too large for one call; if
+        coefficients never settle, and n_steps is None.
     RuntimeError
         If the net is in training.
 
@@ -125,7 +126,9 @@ class Settings(NamedTuple):
 def _trained(
     net: MLP, settings: Settings, tables: dict[Any, Any], who: str
 ) -> Iterator[Owner]:
-    """A context that trains a net; nets whose steps take the same numbers share their table."""
+    """A context that trains a net;
+    nets whose steps take the same numbers share their table.
+    """
     batch_size, n_steps, ignores, derivative_weight = settings
     if not isinstance(net, MLP):
         raise TypeError(f"{who}: net must be an MLP, got {type(net).__name__}")
@@ -139,7 +142,8 @@ def _trained(
     steps.require_steps(who)
     if is_averaged(state.optimizer):
         raise ValueError(
-            f"{who}: {state.optimizer!r} averages parameters, which compiled steps do not; use "
+            f"{who}: {state.optimizer!r} averages parameters, which compiled steps do "
+            f"not; use "
             "net.train_on_batch, or an optimizer without an average, such as Adam()"
         )
     with state.lock.training(who):
@@ -187,7 +191,8 @@ def _trained(
                 trainers[-1].begin()
             if len({it.session.partition.spacing for it in trainers}) > 1:
                 raise ValueError(
-                    f"{who}: compiled steps do not take derivatives of so large a net; use "
+                    f"{who}: compiled steps do not take derivatives of so large a net; "
+                    f"use "
                     "net.train_on_batch"
                 )
             quick = [trainer.pause() for trainer in trainers]
@@ -249,7 +254,8 @@ def jacobian_buffers(
     values = np.zeros((len(x), sizes[-1], sizes[0]), dtype)
     if isinstance(weight, str):
         raise ValueError(
-            f"{who}: derivative_weight must be a number or an array, got {weight!r}: a learner "
+            f"{who}: derivative_weight must be a number or an array, got {weight!r}: a "
+            f"learner "
             "has no rows yet"
         )
     weights = weights_of(weight, Data(x, x, x), values, networks[0], who)
@@ -277,7 +283,9 @@ def derivative_record(
 def _coefficients(
     steps: Steps, dtype: np.dtype[Any], first: int, n_steps: int | None, who: str
 ) -> NDArray[np.floating[Any]]:
-    """The table of the coefficients of steps from `first` on, until they no longer change."""
+    """The table of the coefficients of steps from `first` on,
+    until they no longer change.
+    """
     if n_steps is not None:
         scalars.positive_integer(who, "n_steps", n_steps)
         return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
@@ -290,7 +298,8 @@ def _coefficients(
             return table[: changing[-1] + 2 if len(changing) else 1].copy()
         n += n // 2
     raise ValueError(
-        f"{who}: the numbers that a step takes, as its rate or dropout's, do not end: give n_steps"
+        f"{who}: the numbers that a step takes, as its rate or dropout's, do not end: "
+        f"give n_steps"
     )
 
 
@@ -316,9 +325,10 @@ def __dir__() -> list[str]:
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """A handle of a model, by which compiled code predicts.
 
-    Pass handles to compiled functions as arguments: cached code freezes a global, whose address is
-    invalid in the next process. Copies and pickles hold addresses of another array, and are refused
-    with a ValueError. Send workers the model: each makes a handle.
+    Pass handles to compiled functions as arguments: cached code freezes a global, whose
+    address is invalid in the next process. Copies and pickles hold addresses of another
+    array, and are refused with a ValueError. Send workers the model: each makes a
+    handle.
 
     Parameters
     ----------
@@ -327,18 +337,22 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     raw : bool
         Predict outputs before the link.
     freeze : bool
-        Predict by a copy of the parameters. Otherwise predictions see each step, also during a fit.
-        A further fit of an estimator makes new parameters, which the handle does not see.
+        Predict by a copy of the parameters. Otherwise predictions see each step, also
+        during a fit. A further fit of an estimator makes new parameters, which the
+        handle does not see.
 
     Returns
     -------
-    record array of shape (1,), of the Numba type `HANDLE`; for a list, shape (n_models, 1)
-        All models share the type, so a function is compiled once. Handles keep parameters alive.
+    record array of shape (1,), of the Numba type `HANDLE`;
+    for a list, shape (n_models, 1)
+        All models share the type, so a function is compiled once.
+        Handles keep parameters alive.
 
     Raises
     ------
     TypeError, ValueError
-        If the model has another class or is not fitted; for `raw`, if it is a model of tables.
+        If the model has another class or is not fitted;
+        for `raw`, if it is a model of tables.
     NotImplementedError
         If a model of tables has members of `extra_members`.
 
@@ -382,8 +396,8 @@ def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
     """A C function that predicts a row: ``void f(void *handle, const T *x, T *out)``.
 
-    The function serves all models: the first argument is ``handle.ctypes.data``. Any thread may
-    call it while the handle is alive.
+    The function serves all models: the first argument is ``handle.ctypes.data``.
+    Any thread may call it while the handle is alive.
 
     Parameters
     ----------
@@ -417,14 +431,15 @@ def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
 
 
 def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
-    """A model of one output as SciPy's LowLevelCallable, which SciPy calls without Python.
+    """A model of one output as SciPy's LowLevelCallable,
+    which SciPy calls without Python.
 
     Parameters
     ----------
     handle : record array of `compiled`; the callable keeps it alive
     kind : "quad", for `scipy.integrate.quad` and `nquad`, or "generic_filter", of `scipy.ndimage`
-        The number of variables, or of the footprint's elements, must equal the model's inputs: else
-        quad gets NaN, and generic_filter raises.
+        The number of variables, or of the footprint's elements,
+        must equal the model's inputs: else quad gets NaN, and generic_filter raises.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""A fitted model of any class as nets, with steps before and after; `fold` of pipelines."""
+"""A fitted model of any class as nets,
+with steps before and after; `fold` of pipelines.
+"""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -113,12 +115,14 @@ def _error(model: Any, who: str) -> Exception:
         model, "TransformedTargetRegressor", "sklearn"
     ):
         return TypeError(
-            f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one estimator of "
+            f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one "
+            f"estimator of "
             "it, which takes the columns as they are"
         )
     if is_of_tables(model):
         return TypeError(
-            f"{who}: a {type(model).__name__} is a model of tables, where encoders turn columns "
+            f"{who}: a {type(model).__name__} is a model of tables, where encoders "
+            f"turn columns "
             "into inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
         )
     if is_of_fastmlp(model) and hasattr(model, "fit"):
@@ -132,8 +136,8 @@ def _error(model: Any, who: str) -> Exception:
 class TableParts(NamedTuple):
     """A model of tables, the weighted mean of nets and trees.
 
-    A row is float64, in the order of the table's columns: numbers, NaN where missing, or codes of
-    levels, -1 where missing or unknown. A date has a number for each part.
+    A row is float64, in the order of the table's columns: numbers, NaN where missing,
+    or codes of levels, -1 where missing or unknown. A date has a number for each part.
 
     Attributes
     ----------
@@ -194,7 +198,9 @@ class TableParts(NamedTuple):
         return RowFunction(self.owner())
 
     def owner(self, *, freeze: bool = False) -> TableOwner:
-        """The objects of the compiled function of a row; `freeze`: of copies of parameters."""
+        """The objects of the compiled function of a row;
+        `freeze`: of copies of parameters.
+        """
         members = []
         for net, encoding, weight in self.members:
             core = core_of(net)
@@ -297,8 +303,8 @@ def _scaled(center: Any, scale: Any) -> Affine:
     return Affine(1 / scale, -center / scale)
 
 
-# From a scaler to the numbers that are subtracted, and then divide; None: neither. MinMaxScaler's x
-# * scale_ + min_ is (x - center) / scale.
+# From a scaler to the numbers that are subtracted, and then divide; None:
+# neither. MinMaxScaler's x * scale_ + min_ is (x - center) / scale.
 OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "StandardScaler": lambda it: (it.mean_ if it.with_mean else None, it.scale_),
     "MinMaxScaler": lambda it: (-it.min_ / it.scale_, 1 / it.scale_),
@@ -315,20 +321,23 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any: ...
 def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     """Return a net for unscaled columns, from a net that was trained on scaled columns.
 
-    The scaling ``x * factor + shift`` goes into the first layer. Rows of weights are multiplied by
-    factors, and biases gain the shifts times the weights. The scaling of targets goes into the last
-    layer the other way. Predictions are equal up to rounding. The optimizer begins at step 0.
+    The scaling ``x * factor + shift`` goes into the first layer. Rows of weights are
+    multiplied by factors, and biases gain the shifts times the weights. The scaling of
+    targets goes into the last layer the other way. Predictions are equal up to
+    rounding. The optimizer begins at step 0.
 
     Parameters
     ----------
     model : MLP, estimator of fastmlp, Pipeline or TransformedTargetRegressor
-        Fitted; unchanged. A pipeline ends in an estimator of fastmlp, after StandardScaler,
-        MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of those. Targets of a
-        TransformedTargetRegressor may be scaled too, if the output activation is the identity.
+        Fitted; unchanged. A pipeline ends in an estimator of fastmlp, after
+        StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or
+        pipelines of those. Targets of a TransformedTargetRegressor may be scaled too,
+        if the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
         Scaler of X, for a model that is not a pipeline.
     target_scaler : Standardizer, or one of those scalers, optional
-        Scaler of y, with a column for each output; the output activation is the identity.
+        Scaler of y, with a column for each output;
+        the output activation is the identity.
 
     Returns
     -------
@@ -343,8 +352,8 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     Warns
     -----
     RuntimeWarning
-        If rounding to the net's dtype loses much of a column's differences, such as large values
-        with a small spread.
+        If rounding to the net's dtype loses much of a column's differences,
+        such as large values with a small spread.
 
     See Also
     --------
@@ -372,7 +381,8 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     if is_a(model, "TransformedTargetRegressor", "sklearn"):
         if target_scaler is not None:
             raise TypeError(
-                f"{WHO}: the TransformedTargetRegressor has the scaling of its targets: leave "
+                f"{WHO}: the TransformedTargetRegressor has the scaling of its "
+                f"targets: leave "
                 "target_scaler out"
             )
         model, targets = _of_targets(model)
@@ -388,9 +398,10 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
         ] + steps
     if is_of_tables(model):
         raise TypeError(
-            f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
-            "a curve, which weights cannot hold: predict takes columns as they are, also where "
-            "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
+            f"{WHO}: a {type(model).__name__} scales the columns itself, and draws "
+            f"outliers in by "
+            "a curve, which weights cannot hold: predict takes columns as they are, "
+            "also where skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
         )
     if not whole and scaler is None and targets is None and target_scaler is None:
         raise TypeError(
@@ -437,7 +448,8 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
         raise ValueError(f"{WHO}: the TransformedTargetRegressor is not fitted")
     if model.func is not None:
         raise TypeError(
-            f"{WHO}: the targets of the TransformedTargetRegressor are changed by func, which "
+            f"{WHO}: the targets of the TransformedTargetRegressor are changed by "
+            f"func, which "
             "cannot be folded"
         )
     if model.transformer is None:
@@ -455,8 +467,9 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
         else:
             column = str(worst)
         warn(
-            f"{WHO}: rounding of column {column} to {net.weights[0].dtype} changes its scaled "
-            f"values by up to {lost[worst]:.2g}: subtract a number of about its mean from it "
+            f"{WHO}: rounding of column {column} to {net.weights[0].dtype} changes its "
+            f"scaled values by up to {lost[worst]:.2g}: subtract a number of about its "
+            f"mean from it "
             "before, or use float64",
             RuntimeWarning,
         )
@@ -476,8 +489,8 @@ def _change_of(steps: list[tuple[str, Any]], n: int, what: str) -> Affine:
         affine = affine_of(step, name, WHO)
         if len(affine.factor) != n:
             raise ValueError(
-                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the net has "
-                f"{count(n, what)}"
+                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the "
+                f"net has {count(n, what)}"
             )
         change = change.then(affine)
     return change
@@ -488,7 +501,8 @@ def _fold_targets(net: MLP, change: Affine) -> None:
     output = network.loss.link or name_of(network.activations[-1])
     if output != "identity":
         raise ValueError(
-            f"{WHO}: scaled targets need an output activation of identity, got {output!r}"
+            f"{WHO}: scaled targets need an output activation of identity, got "
+            f"{output!r}"
         )
     _assign(net.weights[-1], net.weights[-1] / change.factor)
     _assign(net.biases[-1], (net.biases[-1] - change.shift) / change.factor)

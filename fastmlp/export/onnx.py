@@ -1,8 +1,8 @@
 """to_onnx: a model as an ONNX graph, node by node; converters of skl2onnx.
 
-One code writes graphs for `to_onnx` and for skl2onnx, whose converters of scikit-learn's classes
-know four activations, one output of a regressor, and not exp. The converters here are registered
-when skl2onnx is imported, before fastmlp or after.
+One code writes graphs for `to_onnx` and for skl2onnx, whose converters of
+scikit-learn's classes know four activations, one output of a regressor, and not exp.
+The converters here are registered when skl2onnx is imported, before fastmlp or after.
 """
 
 import math
@@ -27,7 +27,8 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import needs
 
 DTypeName = Literal["float32", "float64"]
-# Single nodes of activations. onnxruntime has the nodes of `OF_FLOAT32` in float32 alone.
+# Single nodes of activations.
+# onnxruntime has the nodes of `OF_FLOAT32` in float32 alone.
 NODES: dict[Any, tuple[str, dict[str, Any]]] = {activations.relu: ("Relu", {})}
 OF_FLOAT32: dict[Any, tuple[str, dict[str, Any]]] = {
     activations.leaky_relu: ("LeakyRelu", {"alpha": 0.01}),
@@ -143,7 +144,9 @@ class Graph:
         return values
 
     def net(self, values: str, net: MLP, kind: int) -> str:
-        """Add a net that computes in numbers of this kind; return the name of its predictions."""
+        """Add a net that computes in numbers of this kind;
+        return the name of its predictions.
+        """
         network: Network = core_of(net).engine.network
         layout = network.layout
         kept = list[str]()
@@ -221,7 +224,9 @@ class Graph:
         return self.node("Mul", [total, self.constant([[1 / n]], kind)])
 
     def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
-        """Add the nodes of a rule, with this kind of numbers; return the first result's name."""
+        """Add the nodes of a rule, with this kind of numbers;
+        return the first result's name.
+        """
         code = Nodes()
         to = kind if to is None else to
         scalars = {self.kinds.FLOAT: np.float32, self.kinds.DOUBLE: np.float64}
@@ -352,8 +357,8 @@ class Nodes(Trace):
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
         if name == "erf" and kind is np.float64:
             raise NotImplementedError(
-                "to_onnx: gelu needs the node Erf, which onnxruntime has in float32 alone: "
-                "dtype='float32', or train with gelu_tanh"
+                "to_onnx: gelu needs the node Erf, which onnxruntime has in float32 "
+                "alone: dtype='float32', or train with gelu_tanh"
             )
         return " ".join([OPERATIONS.get(name, name.capitalize()), *operands])
 
@@ -446,31 +451,34 @@ def to_onnx(
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
-        A search stands for its best estimator; `fold` turns a pipeline of scalers into an
-        estimator.
+        A search stands for its best estimator;
+        `fold` turns a pipeline of scalers into an estimator.
     path : path-like, optional
         The file to write.
     dtype : "float32" or "float64", optional
-        The dtype of inputs, outputs and sums; default: the net's, as for `to_c`. Nets of a model of
-        tables are float32, and compute in float32 whatever the dtype of inputs and outputs.
+        The dtype of inputs, outputs and sums; default: the net's, as for `to_c`. Nets
+        of a model of tables are float32, and compute in float32 whatever the dtype of
+        inputs and outputs.
     opset : int, default 17
         Version of ONNX' operators, at least 13.
 
     Returns
     -------
     onnx.ModelProto
-        The input is "X", shape (n_rows, n_features); for a model of tables with names of columns,
-        one input a column, shape (n_rows, 1): numbers, or texts. Outputs are "Y", shape (n_rows,
-        n_outputs), for a net; "variable", of that shape, for a regressor; "label", shape (n_rows,)
-        or (n_rows, n_labels), and "probabilities", shape (n_rows, n_classes), for a classifier;
-        "predicted_label" and so on if a column has an output's name.
+        The input is "X", shape (n_rows, n_features); for a model of tables with names
+        of columns, one input a column, shape (n_rows, 1): numbers, or texts. Outputs
+        are "Y", shape (n_rows, n_outputs), for a net; "variable", of that shape, for a
+        regressor; "label", shape (n_rows,) or (n_rows, n_labels), and "probabilities",
+        shape (n_rows, n_classes), for a classifier; "predicted_label" and so on if a
+        column has an output's name.
 
     Raises
     ------
     TypeError, ValueError
         If the model is of another kind or not fitted, or an argument is wrong.
     NotImplementedError
-        If a part of it has no nodes, such as your activation that is more than arithmetic,
+        If a part of it has no nodes,
+        such as your activation that is more than arithmetic,
          ``a if c else b`` and functions of `fastmlp.rules.elementary`.
     ImportError
         If onnx is not installed.
@@ -533,7 +541,8 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
     from skl2onnx.common.data_types import StringTensorType
 
     dtype: DTypeName = "float64" if _is_double(operator) else "float32"
-    # Of nets in scikit-learn's pipelines, whose opset skl2onnx chooses, norms are primitives.
+    # Of nets in scikit-learn's pipelines,
+    # whose opset skl2onnx chooses, norms are primitives.
     graph = Graph(scope, container, dtype, OLDEST)
     model = operator.raw_operator
     columns = operator.inputs
@@ -557,7 +566,9 @@ def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
-    """Add a classifier: labels and probabilities, as skl2onnx does for scikit-learn's."""
+    """Add a classifier: labels and probabilities,
+    as skl2onnx does for scikit-learn's.
+    """
     (graph, values), (label, probability) = (
         _values(scope, operator, container),
         operator.outputs,
@@ -642,7 +653,9 @@ def register(*kinds: type) -> None:
 
 
 def when_imported(then: Callable[[], None]) -> None:
-    """Call a function now if skl2onnx is imported, else right after its import, of 1 s."""
+    """Call a function now if skl2onnx is imported,
+    else right after its import, of 1 s.
+    """
     if "skl2onnx" in sys.modules:
         then()
     else:
@@ -650,7 +663,9 @@ def when_imported(then: Callable[[], None]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """A finder that calls a function after the import of skl2onnx, and then removes itself."""
+    """A finder that calls a function after the import of skl2onnx,
+    and then removes itself.
+    """
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then

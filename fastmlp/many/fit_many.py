@@ -1,4 +1,6 @@
-"""fit_many: many nets in one call, one on each core or together on a GPU, over shared data."""
+"""fit_many: many nets in one call,
+one on each core or together on a GPU, over shared data.
+"""
 
 from __future__ import annotations
 
@@ -84,22 +86,23 @@ def fit_many(
 ) -> list[History]:
     """Train many nets on X and y at once, one on each core.
 
-    Each net ends with the bits of `fit`, for any number of threads, order of nets and other nets in
-    the call. The costliest begin first; if fewer nets than threads remain, they share the threads.
-    X is in memory once. Beside parameters and optimizer state a net takes memory only while it
-    trains.
+    Each net ends with the bits of `fit`, for any number of threads, order of nets and
+    other nets in the call. The costliest begin first; if fewer nets than threads
+    remain, they share the threads. X is in memory once. Beside parameters and optimizer
+    state a net takes memory only while it trains.
 
-    Nets on a GPU train at the same time as nets on the CPU. Nets with the same layers, rules and
-    dtype train in the same launches, as many as fit into memory; nets of another kind follow.
+    Nets on a GPU train at the same time as nets on the CPU. Nets with the same layers,
+    rules and dtype train in the same launches, as many as fit into memory; nets of
+    another kind follow.
 
     Parameters
     ----------
     nets : sequence of MLP
         Each net once; sizes, rules, optimizers, dtypes, devices and seeds may differ.
     X : (n_rows, n_features) array of real numbers
-        Not copied if C-contiguous and of the nets' dtype; else copied once for each dtype, and to a
-        GPU for each launch. In the place of X and y a source, as for `MLP.fit`: all nets take a
-        buffer before the next is read.
+        Not copied if C-contiguous and of the nets' dtype; else copied once for each
+        dtype, and to a GPU for each launch. In the place of X and y a source, as for
+        `MLP.fit`: all nets take a buffer before the next is read.
     y : (n_rows,) or (n_rows, n_outputs) array
         Targets, valid for the losses of all nets.
     epochs, batch_size : int, or a sequence of int, one per net
@@ -111,64 +114,70 @@ def fit_many(
     validation_data : (X, y) or (X, y, sample_weight), or a source, optional
         Rows to validate all nets on, for a source.
     rows : (n,) array of int or bool, or a sequence of one per net, optional
-        Rows to train on, such as a fold or a bootstrap sample, without a copy: indices in any
-        order, or a mask of shape (n_rows,). None: all rows. Results equal ``fit(X[rows], y[rows],
+        Rows to train on, such as a fold or a bootstrap sample, without a copy: indices
+        in any order, or a mask of shape (n_rows,). None: all rows. Results equal
+        ``fit(X[rows], y[rows],
         ...)``.
     validation_rows : as `rows`, optional
         Rows to validate on after each epoch; None: no validation.
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
-        Weights of rows, in training and validation. Weights of targets have an axis of nets:
-        (n_nets, n_rows, n_targets).
+        Weights of rows, in training and validation.
+        Weights of targets have an axis of nets: (n_nets, n_rows, n_targets).
     missing_targets : "raise" or "ignore"
         As for `MLP.fit`.
     derivatives, derivative_weight
-        As for `MLP.fit`, for arrays: `rows`, `validation_rows` and `validation_split` take the same
-        rows of them. Nets may have separate ones, with a leading axis of nets.
+        As for `MLP.fit`, for arrays: `rows`, `validation_rows` and `validation_split`
+        take the same rows of them. Nets may have separate ones, with a leading axis of
+        nets.
     validation_split : float in (0, 1), optional
-        Fraction of each net's `rows`, or of a source of blocks, to hold out, the last ones.
+        Fraction of each net's `rows`, or of a source of blocks,
+        to hold out, the last ones.
     metrics, early_stopping, keep_best, time_limit
-        As for `MLP.fit`, for each net: the time begins with the net's fit. Metrics are computed on
-        several threads at once.
+        As for `MLP.fit`, for each net: the time begins with the net's fit.
+        Metrics are computed on several threads at once.
     callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
-        Called with a `Report` after every epoch of every net; ``report.stop()`` ends the fit of
-        `Report.net`. Calls come from several threads, one at a time.
+        Called with a `Report` after every epoch of every net; ``report.stop()`` ends
+        the fit of `Report.net`. Calls come from several threads, one at a time.
     progress : bool
         Show a tqdm bar of all epochs.
     checkpoint : path, optional
-        A folder for a file of each net on the CPU; not for sources, and not with `client`.
+        A folder for a file of each net on the CPU;
+        not for sources, and not with `client`.
     checkpoint_every, resume
         As for `MLP.fit`. Finished nets are not trained again.
     n_threads : int, optional
-        Number of nets to train at once; None: all threads of the process. A net's `n_threads`
-        limits its share. Each GPU has one more thread, which waits.
+        Number of nets to train at once; None: all threads of the process. A net's
+        `n_threads` limits its share. Each GPU has one more thread, which waits.
     client : distributed.Client or "auto", optional
-        Train the nets in groups on the workers of a Dask cluster; "auto": the current client.
-        Results are the same on equal processors. X and y are sent to workers once, also for several
-        calls; a source must be a path that all workers see. Callbacks and metrics are pickled.
-        Needs the extra `dask`.
+        Train the nets in groups on the workers of a Dask cluster; "auto": the current
+        client. Results are the same on equal processors. X and y are sent to workers
+        once, also for several calls; a source must be a path that all workers see.
+        Callbacks and metrics are pickled. Needs the extra `dask`.
     group_timeout : float, in seconds, or timedelta, optional
         With `client`, the maximum time for a group of nets on a worker.
 
     Returns
     -------
     list of History, one per net
-        Ctrl-C ends the call with a warning and usable nets; nets that had not begun are unchanged,
-        with an empty history. A net that diverges warns, and others go on.
+        Ctrl-C ends the call with a warning and usable nets; nets that had not begun are
+        unchanged, with an empty history. A net that diverges warns, and others go on.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is invalid, or two nets would shuffle by one generator; all nets are
-        unchanged. The message names the net.
+        If an argument is invalid, or two nets would shuffle by one generator;
+        all nets are unchanged. The message names the net.
     RuntimeError
-        If another fit of a net is running, there are no workers, or they have another version of
-        fastmlp; all nets are unchanged. If workers are lost repeatedly; finished nets are kept.
+        If another fit of a net is running, there are no workers, or they have another
+        version of fastmlp; all nets are unchanged. If workers are lost repeatedly;
+        finished nets are kept.
     TimeoutError
         If a group takes longer than `group_timeout`; finished nets are kept.
     ConnectionError
         If the scheduler or the client ends; finished nets are kept.
     MemoryError
-        If a net, or the rows, do not fit into memory. Running fits end, as with Ctrl-C, first.
+        If a net, or the rows, do not fit into memory.
+        Running fits end, as with Ctrl-C, first.
     Exception
         If a callback raises it. Running fits end, as with Ctrl-C, first.
 
@@ -301,9 +310,9 @@ def fit_together(
 ) -> list[list[History]]:
     """Histories of each call; the nets end with the parameters of their best epochs.
 
-    A call has the fields of `Call`; `checkpoints` are arguments of `fit_many`. Successive calls
-    would each wait for the last net. The time limit also ends an epoch: a net in its first epoch
-    keeps its parameters, with an empty history.
+    A call has the fields of `Call`; `checkpoints` are arguments of `fit_many`.
+    Successive calls would each wait for the last net. The time limit also ends an
+    epoch: a net in its first epoch keeps its parameters, with an empty history.
     """
     options = FitOptions.checked(
         WHO,

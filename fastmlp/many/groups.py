@@ -25,7 +25,8 @@ from fastmlp.validation.messages import listed, needs
 
 
 def client_of(client: Any, who: str) -> Any:
-    """The client of the argument `client`: the object, or for "auto" the current client.
+    """The client of the argument `client`: the object,
+    or for "auto" the current client.
 
     The client must be running and not asynchronous. Tasks of workers cannot have one.
     """
@@ -39,7 +40,8 @@ def client_of(client: Any, who: str) -> Any:
             client = get_client()
         except ValueError as error:
             raise ValueError(
-                f'{who}: client="auto" found no client: make one, distributed.Client(address)'
+                f'{who}: client="auto" found no client: make one, '
+                f"distributed.Client(address)"
             ) from error
     kind = getattr(sys.modules.get("distributed"), "Client", ())
     if not isinstance(client, kind):
@@ -55,11 +57,14 @@ def client_of(client: Any, who: str) -> Any:
 
 
 def _check_no_task(who: str) -> None:
-    """Raise ValueError in a task of a worker, which would wait for tasks that need its thread."""
+    """Raise ValueError in a task of a worker,
+    which would wait for tasks that need its thread.
+    """
     module = sys.modules.get("distributed.worker")
     if module is not None and hasattr(module.thread_state, "execution_state"):
         raise ValueError(
-            f"{who}: client= is for the program that has the client, and this is a task on a "
+            f"{who}: client= is for the program that has the client, and this is a "
+            f"task on a "
             "worker: leave client out, and the task trains on the threads of the worker"
         )
 
@@ -67,8 +72,8 @@ def _check_no_task(who: str) -> None:
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
     """An object as bytes, and the indices in `shared` of arrays that it holds.
 
-    Shared arrays are known by identity, and left out of the bytes. Functions of the user's program
-    are sent as code.
+    Shared arrays are known by identity, and left out of the bytes.
+    Functions of the user's program are sent as code.
     """
     from cloudpickle import Pickler
 
@@ -103,7 +108,9 @@ HOST, THREADS = "host", "threads"
 
 
 def facts() -> dict[str, Any]:
-    """Versions and hardware that may change the bits of a fit, and the threads for tasks."""
+    """Versions and hardware that may change the bits of a fit,
+    and the threads for tasks.
+    """
     from fastmlp.compiler.target import vector_bytes
 
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
@@ -126,8 +133,8 @@ def run_group(
 ) -> Any:
     """The result of the packed function, which runs in a pool.
 
-    A callback that never returns leaves a thread behind at the timeout. If the client has cancelled
-    the task, `CancelledError` is raised.
+    A callback that never returns leaves a thread behind at the timeout.
+    If the client has cancelled the task, `CancelledError` is raised.
 
     Parameters
     ----------
@@ -158,8 +165,8 @@ def run_group(
     return outcome.result
 
 
-# Operations of a group: a fifth of a second or more at 5e10 a second (one core of 2.1 GHz with
-# AVX-512). A task without work takes 2.5 ms.
+# Operations of a group: a fifth of a second or more at 5e10 a second (one core of 2.1
+# GHz with AVX-512). A task without work takes 2.5 ms.
 LEAST_COST = 1e10
 # Groups for each concurrent task, so that the last ones end at about the same time.
 GROUPS_EACH = 8
@@ -170,7 +177,8 @@ LOST = ("cancelled", "lost")
 GRACE_SECONDS = 10.0
 OF_HOST = (HOST, THREADS)
 
-# Arrays of a client's last call, by content. Another call with the same arrays sends nothing.
+# Arrays of a client's last call, by content.
+# Another call with the same arrays sends nothing.
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
@@ -225,7 +233,8 @@ class Cluster:
         }
         if not facts_of:
             raise RuntimeError(
-                f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
+                f"{who}: the client has no workers; client.wait_for_workers(1) waits "
+                f"for the first"
             )
         others = sorted({host["fastmlp"] for host in facts_of.values()} - {__version__})
         if others:
@@ -253,8 +262,9 @@ class Cluster:
                 different.append(f"{name} {' and '.join(known)}")
         if different:
             warn(
-                f"{self._who}: results may differ in the last bits from results of one machine: "
-                f"workers, or workers and this process, have {', '.join(different)}",
+                f"{self._who}: results may differ in the last bits from results of one "
+                f"machine: workers, or workers and this process, have "
+                f"{', '.join(different)}",
                 UserWarning,
             )
 
@@ -269,9 +279,9 @@ class Cluster:
     ) -> None:
         """Run a function on items, in groups of about equal cost.
 
-        `done` gets number and result of each item, in any order. A group whose worker dies runs
-        again on another. The first error cancels all other groups, with a note that names its
-        items. Ctrl-C cancels them too.
+        `done` gets number and result of each item, in any order. A group whose worker
+        dies runs again on another. The first error cancels all other groups, with a
+        note that names its items. Ctrl-C cancels them too.
 
         Parameters
         ----------
@@ -359,7 +369,8 @@ class Cluster:
     def _check(self) -> None:
         if self._client.status != "running":
             raise ConnectionError(
-                f"{self._who}: the client, or its scheduler, was closed or has gone away: make "
+                f"{self._who}: the client, or its scheduler, was closed or has gone "
+                f"away: make "
                 "another client, and call again"
             )
 
@@ -368,8 +379,8 @@ class Cluster:
             return arriving.get(timeout=self._limit)
         except Empty:
             raise TimeoutError(
-                f"{self._who}: no group has ended for {self._limit:g} s, and each may take "
-                f"{self._timeout:g}: restart the workers that hang, "
+                f"{self._who}: no group has ended for {self._limit:g} s, and each may "
+                f"take {self._timeout:g}: restart the workers that hang, "
                 "client.restart_workers([address]), and call again"
             ) from None
 
@@ -380,7 +391,8 @@ class Cluster:
             return future.result(timeout=self._limit)
         except KilledWorker as error:
             raise RuntimeError(
-                f"{self._who}: the workers that ran this group died one after the other, perhaps "
+                f"{self._who}: the workers that ran this group died one after the "
+                f"other, perhaps "
                 "for lack of memory: give them more memory, or fewer threads of Dask"
             ) from error
 
@@ -453,7 +465,9 @@ def run_tasks(
     done: Callable[[int, Outcome], Any],
     name: str,
 ) -> None:
-    """Run tasks on the workers of a cluster. On Ctrl-C, raise KeyboardInterrupt at the end."""
+    """Run tasks on the workers of a cluster. On Ctrl-C,
+    raise KeyboardInterrupt at the end.
+    """
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
     cluster.run(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
     if cluster.interrupted:

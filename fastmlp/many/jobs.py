@@ -94,8 +94,8 @@ def jobs_of(
 ) -> list[NetJob]:
     """Checked jobs of the nets.
 
-    `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
-    `weights` are those of rows or targets, and True if gaps in y are ignored.
+    `held_out` are the rows to validate on, and the fraction to hold out; one of them is
+    None. `weights` are those of rows or targets, and True if gaps in y are ignored.
     """
     n = len(nets)
     (sample_weight, ignores) = weights
@@ -145,14 +145,17 @@ def jobs_of(
 
 
 def check_generators(jobs: list[NetJob]) -> None:
-    """Raise if two nets shuffle by one generator: bits would depend on the first thread."""
+    """Raise if two nets shuffle by one generator:
+    bits would depend on the first thread.
+    """
     places = dict[int, int]()
     for i, job in enumerate(jobs):
         if job.batch_size < job.data.n_rows:
             first = places.setdefault(id(job.core.state.generator), i)
             if first != i:
                 raise ValueError(
-                    f"{who(i)} shuffles by the generator that nets[{first}] does; make each net "
+                    f"{who(i)} shuffles by the generator that nets[{first}] does; make "
+                    f"each net "
                     "with a seed of its own, as one of generator.spawn(n)"
                 )
 
@@ -175,7 +178,9 @@ class Shared:
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
     def data(self, core: Core, weight: Any, who: str) -> tuple[Data, frames.Names]:
-        """All rows, in the form and on the device of a net, and the names of columns."""
+        """All rows, in the form and on the device of a net,
+        and the names of columns.
+        """
         self._kept.append(weight)
         known = core.state.feature_names
         select = partial(frames.named, self._x, known, who)
@@ -267,8 +272,9 @@ def is_over_source(
         return False
     if y is None and not is_source(X) and not is_table(X) and paths_of(X) is None:
         raise TypeError(
-            f"{WHO}: missing 1 required argument: 'y'; call {WHO}(nets, X, y), or {WHO}(nets, "
-            f"source), with a source such as Blocks; got X of type {type(X).__name__}"
+            f"{WHO}: missing 1 required argument: 'y'; call {WHO}(nets, X, y), or "
+            f"{WHO}(nets, source), with a source such as Blocks; got X of type "
+            f"{type(X).__name__}"
         )
     for name, value in parts.items():
         if value is not None:
@@ -309,7 +315,8 @@ def jobs_over(
             raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
         if forms[i] != forms[0]:
             raise ValueError(
-                f"{who(i)} has other inputs, outputs, targets or another dtype than nets[0]: with "
+                f"{who(i)} has other inputs, outputs, targets or another dtype than "
+                f"nets[0]: with "
                 "a source make a call for each kind"
             )
     # Whole batches of each net.
@@ -334,8 +341,8 @@ def _names_of(cores: Sequence[Core]) -> Names:
         names = core.state.feature_names
         if names is not None and first is not None and names != first:
             raise ValueError(
-                f"{who(i)} has the feature_names {listed([*names])}, and nets before it have "
-                f"{listed([*first])}: with a source make a call for each kind"
+                f"{who(i)} has the feature_names {listed([*names])}, and nets before "
+                f"it have {listed([*first])}: with a source make a call for each kind"
             )
         first = first or names
     return first

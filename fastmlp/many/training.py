@@ -1,4 +1,6 @@
-"""Fits of many nets: in a pool on this machine, on GPUs, on a cluster's workers; their ends."""
+"""Fits of many nets: in a pool on this machine,
+on GPUs, on a cluster's workers; their ends.
+"""
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -32,7 +34,8 @@ SUFFIX = ".safetensors"
 
 
 class GpuQueue:
-    """Nets on one GPU. Equal kinds train in the same launches, with the bits of single fits.
+    """Nets on one GPU. Equal kinds train in the same launches,
+    with the bits of single fits.
 
     Parameters
     ----------
@@ -63,7 +66,9 @@ class GpuQueue:
 
     @property
     def task(self) -> Task:
-        """The task that trains all nets; its thread waits for the GPU most of the time."""
+        """The task that trains all nets;
+        its thread waits for the GPU most of the time.
+        """
         return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
 
     def _run(self) -> None:
@@ -139,14 +144,18 @@ def queues_of(jobs: list[NetJob], *arguments: Any) -> list[GpuQueue]:
 
 
 class CallOutcomes(NamedTuple):
-    """Outcomes of nets, None for nets that had not begun, and True if Ctrl-C ended the call."""
+    """Outcomes of nets, None for nets that had not begun,
+    and True if Ctrl-C ended the call.
+    """
 
     outcomes: Sequence[Outcome | None]
     interrupted: bool
 
 
 def locked(jobs: Sequence[NetJob]) -> ExitStack:
-    """A context in which other fits of the nets are refused, and the nets know their columns."""
+    """A context in which other fits of the nets are refused,
+    and the nets know their columns.
+    """
     with ExitStack() as stack:
         for job in jobs:
             state = job.core.state
@@ -256,7 +265,8 @@ def interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
     done = sum(history.status is not Status.INTERRUPTED for history in histories)
     begun = sum(outcome is not None for outcome in outcomes)
     warn(
-        f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} keep what "
+        f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} "
+        f"keep what "
         "they have learnt so far, and the others are as they were",
         UserWarning,
     )
@@ -274,7 +284,9 @@ STAYS = ("layout", "optimizer")
 
 
 class Files(NamedTuple):
-    """Files of a call, which each worker reads itself, and rows to validate on, or files."""
+    """Files of a call, which each worker reads itself,
+    and rows to validate on, or files.
+    """
 
     path: Any
     validation_data: Any
@@ -313,8 +325,8 @@ def _with_rows(
 def files_of(path: Any, validation_data: Any) -> Files:
     if paths_of(path) is None:
         raise TypeError(
-            f"{WHO}: with client= a source must be a path, or a list of paths, of files that all "
-            f"workers see, got one of type {type(path).__name__}"
+            f"{WHO}: with client= a source must be a path, or a list of paths, of "
+            f"files that all workers see, got one of type {type(path).__name__}"
         )
     return Files(path, validation_data)
 
@@ -323,7 +335,8 @@ def check_devices(jobs: Sequence[NetJob]) -> None:
     for job in jobs:
         if job.core.engine.queue is not None:
             raise ValueError(
-                f"{who(job.number)} is on a GPU: with client= nets train on the CPU of a worker"
+                f"{who(job.number)} is on a GPU: with client= nets train on the CPU of "
+                f"a worker"
             )
 
 

@@ -1,1 +1,3 @@
-"""A net without kernels: its spec, the layout of its parameters, and rules from their names."""
+"""A net without kernels: its spec,
+the layout of its parameters, and rules from their names.
+"""

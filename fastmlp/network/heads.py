@@ -79,8 +79,8 @@ def of_setting(setting: Any, weights: object, n_outputs: int) -> tuple[Head, ...
         slices = " + ".join(str(head.n_outputs) for head in heads)
         whole = f" = {total}" if len(heads) > 1 else ""
         raise ValueError(
-            f"{OWNER}: the heads have {slices}{whole} outputs, but layer_sizes ends with "
-            f"{n_outputs}"
+            f"{OWNER}: the heads have {slices}{whole} outputs, but layer_sizes ends "
+            f"with {n_outputs}"
         )
     return tuple(heads)
 
@@ -93,8 +93,8 @@ def _check_names(names: Sequence[Any]) -> None:
         own = {f"{name}_loss", f"validation_{name}_loss"}
         if own & taken:
             raise ValueError(
-                f"{OWNER}: the name {name!r} of a head gives a name of the history twice: "
-                f"{min(own & taken)!r}; take another"
+                f"{OWNER}: the name {name!r} of a head gives a name of the history "
+                f"twice: {min(own & taken)!r}; take another"
             )
         taken |= own
 
@@ -102,7 +102,8 @@ def _check_names(names: Sequence[Any]) -> None:
 def _head(name: str, pair: Any, weight: float) -> Head:
     if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
         raise TypeError(
-            f"{OWNER}: loss must be {FORM}; got {pair!r} for head {name!r}, not a loss and "
+            f"{OWNER}: loss must be {FORM}; got {pair!r} for head {name!r}, not a loss "
+            f"and "
             "its number of outputs"
         )
     setting, n = pair
@@ -128,8 +129,8 @@ def _weights(setting: Any, names: Sequence[str], *, named: bool) -> list[float]:
         raise TypeError(f"{OWNER}: {word} must be a {form}, got {setting!r}")
     if len(numbers) != len(names):
         raise ValueError(
-            f"{OWNER}: {word} must have one number for each of {count(len(names), 'head')}, "
-            f"got {len(numbers)}"
+            f"{OWNER}: {word} must have one number for each of "
+            f"{count(len(names), 'head')}, got {len(numbers)}"
         )
     return [
         float(scalars.non_negative(OWNER, f"{word}[{name!r}]", number))

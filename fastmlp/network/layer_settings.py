@@ -1,4 +1,6 @@
-"""Settings of single layers and inputs: rates, frozen layers, dropout, noise, monotone inputs."""
+"""Settings of single layers and inputs: rates,
+frozen layers, dropout, noise, monotone inputs.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import pairwise
@@ -19,8 +21,8 @@ from fastmlp.validation import scalars
 from fastmlp.validation.messages import count
 
 FORM = (
-    "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or one such "
-    "mapping for all layers"
+    "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or "
+    "one such mapping for all layers"
 )
 SYNONYMS = {
     "weights": "weight w kernel kernels coefs",
@@ -90,7 +92,8 @@ def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[boo
 def require_trained(network: Network, who: str) -> None:
     if not any(map(any, network.factors)):
         raise ValueError(
-            f"{who}: all layers are frozen, there is nothing to train; set net.trainable = True, "
+            f"{who}: all layers are frozen, there is nothing to train; set "
+            f"net.trainable = True, "
             "or a factor of layer_rates above 0"
         )
 
@@ -105,8 +108,9 @@ def frozen(network: Network) -> list[tuple[bool, bool]]:
 
 
 def in_use(network: Network) -> dict[str, Any]:
-    """Rates and frozen layers as JSON, by the names of MLP's attributes; empty if all layers
-    train alike."""
+    """Rates and frozen layers as JSON, by the names of MLP's attributes;
+    empty if all layers train alike.
+    """
     rates = network.layer_rates
     switches = network.trainable
     settings = {
@@ -149,8 +153,8 @@ def _check_sequence(setting: Any, n_layers: int, name: str, form: str) -> None:
         raise TypeError(f"{OWNER}: {name} must be {form}, got {setting!r}")
     if len(setting) != n_layers:
         raise ValueError(
-            f"{OWNER}: {name} must have one entry for each of {count(n_layers, 'layer')}, hidden "
-            f"and output, got {len(setting)}"
+            f"{OWNER}: {name} must have one entry for each of "
+            f"{count(n_layers, 'layer')}, hidden and output, got {len(setting)}"
         )
 
 
@@ -183,7 +187,8 @@ def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
         rate = _rate("dropout", setting)
         if is_used(rate) and not n_hidden:
             raise ValueError(
-                f"{OWNER}: dropout={setting!r} is of hidden layers, but layer_sizes has none; "
+                f"{OWNER}: dropout={setting!r} is of hidden layers, but layer_sizes "
+                f"has none; "
                 "input_dropout is of the inputs"
             )
         return (rate,) * n_hidden
@@ -199,7 +204,8 @@ def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
 def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
     if isinstance(setting, type):
         raise TypeError(
-            f"{OWNER}: {name} must be a schedule, not its class: {setting.__name__}(...)"
+            f"{OWNER}: {name} must be a schedule, not its class: "
+            f"{setting.__name__}(...)"
         )
     if callable(setting):
         schedule: Rate = setting
@@ -209,8 +215,9 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
             raise
         except Exception as error:
             raise TypeError(
-                f"{OWNER}: {name} must be a number or a schedule, a function of step numbers and "
-                f"of the total of steps, got {setting!r}; calling it failed: {error}"
+                f"{OWNER}: {name} must be a number or a schedule, a function of step "
+                f"numbers and of the total of steps, got {setting!r}; calling it "
+                f"failed: {error}"
             ) from error
         return schedule
     expected = "a finite number of 0 or more"
@@ -226,8 +233,8 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
         else:
             of_layers = ""
         raise type(error)(
-            f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as Cosine(0.2), "
-            f"got {setting!r}"
+            f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as "
+            f"Cosine(0.2), got {setting!r}"
         ) from None
 
 
@@ -237,13 +244,13 @@ FREE = 0
 RISING = 1
 FALLING = -1
 ZERO = 2
-# Activations whose values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by
-# one unit in the last place.
+# Activations whose values do not fall as z rises; tanh, sigmoid, elu,
+# selu and softplus may fall by one unit in the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
 # One unit in 2 or in 4 of a layer sees no constrained input, if some inputs are free.
 FREE_OF_FIRST, FREE_OF_OTHERS = 2, 4
-# First weights into a unit, n of one sign, are multiplied by this over the root of n, if below 1:
-# sums of n numbers of one sign grow as n, not as its root.
+# First weights into a unit, n of one sign, are multiplied by this over the root of n,
+# if below 1: sums of n numbers of one sign grow as n, not as its root.
 START = 1.25
 
 
@@ -256,7 +263,8 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
     if isinstance(setting, Mapping):
         raise TypeError(
             f"{who}: {name} must be a sequence of -1, 0 and 1, one for each of the "
-            f"{count(n_inputs, 'input')}, got {setting!r}; estimators take names of columns"
+            f"{count(n_inputs, 'input')}, got {setting!r}; estimators take names of "
+            f"columns"
         )
     signs = np.asarray(setting)
     if signs.shape != (n_inputs,) or not np.isin(signs, (-1, 0, 1)).all():
@@ -274,7 +282,8 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
     """Signs of all columns, from a mapping of some columns' names."""
     if names is None:
         raise ValueError(
-            f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X have no names: "
+            f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X "
+            f"have no names: "
             "pass a frame, or a sequence of -1, 0 and 1"
         )
     for name in setting:
@@ -286,22 +295,25 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
 def _check_rules(network: Network, who: str) -> None:
     if not network.layout.is_plain:
         raise ValueError(
-            f"{who}: monotonic_cst needs a net without norms, residual blocks and skip, whose "
+            f"{who}: monotonic_cst needs a net without norms, residual blocks and "
+            f"skip, whose "
             "outputs may fall where their inputs rise: leave them out"
         )
     for rule in network.activations:
         if rule not in [activations.RULES[name] for name in RISE]:
             raise ValueError(
-                f"{who}: monotonic_cst needs activations that rise, got {name_of(rule)!r}; known: "
-                f"{', '.join(RISE)}; 'relu' keeps the order to the last digit"
+                f"{who}: monotonic_cst needs activations that rise, got "
+                f"{name_of(rule)!r}; known: {', '.join(RISE)}; 'relu' keeps the order "
+                f"to the last digit"
             )
     link = network.link
     if link not in [
         LINKS[name] for name in ("identity", "sigmoid", "exp", "sorted", "mean_std")
     ]:
         raise ValueError(
-            f"{who}: monotonic_cst needs outputs that rise with the raw ones, as those of the link "
-            f"{name_of(link.rule)!r} do not: use loss='binary_cross_entropy', in a classifier two "
+            f"{who}: monotonic_cst needs outputs that rise with the raw ones, as those "
+            f"of the link {name_of(link.rule)!r} do not: use "
+            f"loss='binary_cross_entropy', in a classifier two "
             "classes"
         )
 
@@ -309,12 +321,14 @@ def _check_rules(network: Network, who: str) -> None:
 def check_optimizer(optimizer: Optimizer, network: Network, who: str = OWNER) -> None:
     if isinstance(optimizer, LevenbergMarquardt) and not network.layout.is_plain:
         raise ValueError(
-            f"{who}: LevenbergMarquardt needs a net without norms, residual blocks and skip: use "
+            f"{who}: LevenbergMarquardt needs a net without norms, residual blocks and "
+            f"skip: use "
             "LBFGS() or Adam()"
         )
     if network.signs and lag_of(optimizer):
         raise ValueError(
-            f"{who}: {type(optimizer).__name__} shows parameters beyond those of its steps, which "
+            f"{who}: {type(optimizer).__name__} shows parameters beyond those of its "
+            f"steps, which "
             "monotonic_cst cannot bound: use AdamW(average=EMA(0.99))"
         )
 
@@ -356,7 +370,9 @@ def bounded(parameters: NDArray[Any], codes: Codes) -> NDArray[Any]:
 
 
 def bounds_of(network: Network) -> list[tuple[float | None, float | None]]:
-    """The least and the largest number of each parameter, as SciPy's `minimize` takes them."""
+    """The least and the largest number of each parameter,
+    as SciPy's `minimize` takes them.
+    """
     ranges = {
         FREE: (None, None),
         RISING: (0.0, None),

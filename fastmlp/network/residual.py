@@ -1,4 +1,6 @@
-"""Norms, residual blocks and skips as users write them, and the linear layers that these are."""
+"""Norms, residual blocks and skips as users write them,
+and the linear layers that these are.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, get_args
@@ -34,9 +36,10 @@ SKIPS = get_args(SkipName)
 class Residual:
     """A residual block: ``h + W2 activation(W1 norm(h) + b1) + b2``.
 
-    It stands for two linear layers. Without `norm` in `MLP` it has no norm; with one, a further
-    norm follows the last of several blocks. A block that follows the inputs, or a layer of another
-    width, gets a linear layer of its width before it, without activation.
+    It stands for two linear layers. Without `norm` in `MLP` it has no norm; with one, a
+    further norm follows the last of several blocks. A block that follows the inputs, or
+    a layer of another width, gets a linear layer of its width before it, without
+    activation.
 
     Parameters
     ----------
@@ -78,13 +81,15 @@ def written_sizes(sizes: object) -> Sizes:
         sizes, Iterable
     ):
         raise TypeError(
-            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
+            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got "
+            f"{sizes!r}; "
             "such as (3, 16, 1)"
         )
     numbers = tuple(sizes)
     if len(numbers) < 2:
         raise ValueError(
-            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {numbers!r}"
+            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got "
+            f"{numbers!r}"
         )
     for place, end in ((0, "inputs"), (len(numbers) - 1, "outputs")):
         if isinstance(numbers[place], Residual):
@@ -111,12 +116,13 @@ def norms_of(setting: Any, n_hidden: int) -> tuple[NormName | None, ...]:
         return (norm,) * n_hidden
     if not isinstance(setting, Sequence):
         raise TypeError(
-            f"{OWNER}: norm must be 'layer', 'rms' or None, or one of them for each hidden layer, "
-            f"got {setting!r}"
+            f"{OWNER}: norm must be 'layer', 'rms' or None, or one of them for each "
+            f"hidden layer, got {setting!r}"
         )
     if len(setting) != n_hidden:
         raise ValueError(
-            f"{OWNER}: norm names {count(len(setting), 'layer')}, but layer_sizes has {n_hidden} "
+            f"{OWNER}: norm names {count(len(setting), 'layer')}, but layer_sizes has "
+            f"{n_hidden} "
             "hidden"
         )
     return tuple(_norm(f"norm[{i}]", norm) for i, norm in enumerate(setting))
@@ -128,7 +134,8 @@ def skip_of(setting: Any, n_hidden: int) -> SkipName | None:
     scalars.known(OWNER, "skip", setting, SKIPS, SKIP_SYNONYMS)
     if not n_hidden:
         raise ValueError(
-            f"{OWNER}: skip={setting!r} needs a hidden layer to skip, but layer_sizes has none"
+            f"{OWNER}: skip={setting!r} needs a hidden layer to skip, but layer_sizes "
+            f"has none"
         )
     known: SkipName = setting
     return known
@@ -230,7 +237,9 @@ def structure_of(
 
 
 def of_linear(network: Network, rates: Sequence[Rate]) -> tuple[Rate, ...]:
-    """Rates of dropout for each hidden linear layer, from one for each written entry."""
+    """Rates of dropout for each hidden linear layer,
+    from one for each written entry.
+    """
     if network.written is None:
         return tuple(rates)
     every: list[Rate] = [0.0] * (network.layout.n_layers - 1)

@@ -1,4 +1,6 @@
-"""The arguments of `MLP` as rules: names are looked up, functions are checked by `check_rule`."""
+"""The arguments of `MLP` as rules: names are looked up,
+functions are checked by `check_rule`.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,8 +34,9 @@ DEVICES = {"cuda": "gpu nvidia"}
 
 
 class NamedNetwork(NamedTuple):
-    """A network, the name of its loss, or a loss with settings, and of its output layer's
-    activation or link."""
+    """A network, the name of its loss, or a loss with settings,
+    and of its output layer's activation or link.
+    """
 
     network: Network
     loss: Any
@@ -80,8 +83,9 @@ def network(
 def initial_state(
     network: Network, optimizer: Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
-    """A state of step 0: weights and biases of the initializer, or of the one that suits the
-    activations."""
+    """A state of step 0: weights and biases of the initializer,
+    or of the one that suits the activations.
+    """
     layout = network.layout
     room_for_parameters(layout, network.dtype)
     parameters = np.zeros(layout.n_parameters, network.dtype)
@@ -124,13 +128,13 @@ def hidden_activations(
         return (activation(setting),) * n_hidden
     if not isinstance(setting, Sequence):
         raise TypeError(
-            f"{OWNER}: activation must be a name, a function, or one of them per hidden layer, "
-            f"got {setting!r}"
+            f"{OWNER}: activation must be a name, a function, or one of them per "
+            f"hidden layer, got {setting!r}"
         )
     if len(setting) != n_hidden:
         raise ValueError(
-            f"{OWNER}: activation names {count(len(setting), 'layer')}, but layer_sizes has "
-            f"{n_hidden} hidden"
+            f"{OWNER}: activation names {count(len(setting), 'layer')}, but "
+            f"layer_sizes has {n_hidden} hidden"
         )
     return tuple(activation(rule) for rule in setting)
 
@@ -149,8 +153,8 @@ def output_activation(
                 loss for loss, row in losses.LOSSES.items() if row.link == setting
             )
             raise ValueError(
-                f"{OWNER}: unknown activation {setting!r} of the loss {name!r}; it comes with "
-                f"loss={owner!r}"
+                f"{OWNER}: unknown activation {setting!r} of the loss {name!r}; it "
+                f"comes with loss={owner!r}"
             )
         rule = activation("identity" if setting is None else setting)
         return rule, losses.LINKS["identity"]
@@ -173,7 +177,8 @@ def optimizer(setting: object) -> Optimizer:
             OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS
         )
         return optimizers.OPTIMIZERS[setting]()
-    # The library's optimizers first: the check of the protocol takes a seventh of making a net.
+    # The library's optimizers first:
+    # the check of the protocol takes a seventh of making a net.
     known = optimizers.OPTIMIZERS.values()
     if type(setting) in known or isinstance(setting, optimizers.SecondOrder):
         return cast(Optimizer, setting)
@@ -197,8 +202,9 @@ def optimizer(setting: object) -> Optimizer:
     else:
         hint = ";"
     raise TypeError(
-        f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update rule, "
-        f"got {setting!r}{hint} known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
+        f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update "
+        f"rule, got {setting!r}{hint} known names: "
+        f"{', '.join(sorted(optimizers.OPTIMIZERS))}"
     )
 
 
@@ -208,7 +214,8 @@ def penalty_terms(
     """Pairs of a penalty's rule and a strength above 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
-            f"{OWNER}: penalties must be a mapping of names or functions to strengths, got {more!r}"
+            f"{OWNER}: penalties must be a mapping of names or functions to strengths, "
+            f"got {more!r}"
         )
     terms = []
     for key, strength in [("l2", l2), ("l1", l1), *(more or {}).items()]:
@@ -262,8 +269,10 @@ def initializer(
 def initial_numbers(
     rule: Any, generator: np.random.Generator, weights: Array, biases: Array
 ) -> None:
-    """Write an initializer's checked numbers for a layer to `weights`, shape (n_in, n_out), and to
-    `biases`, shape (n_out,), which stay 0 if the initializer returns weights alone."""
+    """Write an initializer's checked numbers for a layer to `weights`, shape (n_in,
+    n_out), and to `biases`, shape (n_out,), which stay 0 if the initializer returns
+    weights alone.
+    """
     drawn = rule(generator, weights.shape)
     if isinstance(drawn, tuple) and len(drawn) == 2:
         _write_numbers(rule, "weights", drawn[0], weights)
@@ -285,9 +294,9 @@ def _write_numbers(rule: Any, what: str, drawn: Any, out: Array) -> None:
 def _no_numbers(rule: Any, what: str, out: Array, got: str) -> ValueError:
     """The text is made on failure only: it took a tenth of making a small net."""
     return ValueError(
-        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return weights, or "
-        f"(weights, biases); {what} must be finite {out.dtype} numbers of shape {out.shape}, got "
-        f"{got}"
+        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return "
+        f"weights, or (weights, biases); {what} must be finite {out.dtype} numbers of "
+        f"shape {out.shape}, got {got}"
     )
 
 
@@ -310,8 +319,8 @@ def generator(seed: Any) -> np.random.Generator:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"{OWNER}: seed must be None, an integer of 0 or more, a SeedSequence or a Generator, "
-            f"got {seed!r}"
+            f"{OWNER}: seed must be None, an integer of 0 or more, a SeedSequence or a "
+            f"Generator, got {seed!r}"
         ) from error
 
 
@@ -324,7 +333,8 @@ def device(setting: object) -> str:
     numbered = setting != number and number.isascii() and number.isdigit()
     if setting not in ("cpu", "cuda") and not numbered:
         raise ValueError(
-            f"{OWNER}: unknown device {setting!r}{suggestion(setting, ('cpu', 'cuda'), DEVICES)} "
+            f"{OWNER}: unknown device "
+            f"{setting!r}{suggestion(setting, ('cpu', 'cuda'), DEVICES)} "
             "known: cpu, cuda, cuda:0, cuda:1, ..."
         )
     return str(setting)
@@ -372,8 +382,8 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
     if scalars.boolean("Loss", "by_row", setting.by_row):
         if setting.over_outputs == "sum":
             raise ValueError(
-                "Loss: over_outputs='sum' has no effect with by_row=True: the rule itself "
-                "writes one value for each row; leave over_outputs out"
+                "Loss: over_outputs='sum' has no effect with by_row=True: the rule "
+                "itself writes one value for each row; leave over_outputs out"
             )
         check_function("loss", "rule(outputs, targets, slopes, values)", setting.rule)
     elif per_target > 1:
@@ -413,8 +423,9 @@ def check_outputs(
         else:
             purpose = "for each column of y"
         raise ValueError(
-            f"{OWNER}: loss={name or name_of(function.rule)!r} needs {count(per_target, 'output')} "
-            f"{purpose}, but {where} has {count(n, 'output')}"
+            f"{OWNER}: loss={name or name_of(function.rule)!r} needs "
+            f"{count(per_target, 'output')} {purpose}, but {where} has "
+            f"{count(n, 'output')}"
         )
 
 
@@ -454,7 +465,9 @@ def own_rule(
     n_results: int,
     constants: losses.Constants = (),
 ) -> Any:
-    """Check a user's rule by calling it uncompiled: its results, and its slope if it has one."""
+    """Check a user's rule by calling it uncompiled:
+    its results, and its slope if it has one.
+    """
     check_function(kind, form, rule)
     function = getattr(rule, "py_func", rule)
     constants = losses.in_dtype(constants, np.float64)
@@ -478,7 +491,8 @@ def own_rule(
 
 def check_function(kind: str, form: str, rule: Any) -> None:
     if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
-        # A function of NumPy, a class or a layer of another library may have a name of ours.
+        # A function of NumPy, a class or a layer of another library may have a name of
+        # ours.
         word = str(getattr(rule, "__name__", type(rule).__name__))
         meant = same_word(word, NAMES.get(kind, ()))
         hint = f", did you mean {meant!r}?" if meant else ""
@@ -492,7 +506,9 @@ def _scalar(value: object) -> bool:
 
 
 def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> None:
-    """Warn if the slope is not the derivative of the value at most points: some may be kinks."""
+    """Warn if the slope is not the derivative of the value at most points:
+    some may be kinks.
+    """
     places = np.array(list(product(POINTS, *[TARGETS] * (n_arguments - 1))))
     try:
         with np.errstate(all="ignore"):
@@ -514,10 +530,10 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
     else:
         hint = ""
     warn(
-        f"{OWNER}: the slope of the {kind} {function.__name__!r} is not the derivative of its "
-        f"value: at ({', '.join(f'{x:g}' for x in places[first])}) it returns "
-        f"{slopes[first, 0]:.4g}, and differences of values give {derivatives[first, 0]:.4g}"
-        f"{hint}; training follows the slope",
+        f"{OWNER}: the slope of the {kind} {function.__name__!r} is not the derivative "
+        f"of its value: at ({', '.join(f'{x:g}' for x in places[first])}) it returns "
+        f"{slopes[first, 0]:.4g}, and differences of values give "
+        f"{derivatives[first, 0]:.4g}{hint}; training follows the slope",
         RuntimeWarning,
     )
 
@@ -529,8 +545,8 @@ FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)
 # Off 0, 1 and other kinks of rules; targets are valid for each kind of loss.
 CHECKED_POINTS = np.linspace(-2.93, 2.91, 17)
 CHECKED_TARGETS = np.array([0.23, 0.71])
-# The step of differences up to 1, and times |z| beyond, where 1e-3 would drown in rounding: with
-# the double step the error is of order 4, 1e-12.
+# The step of differences up to 1, and times |z| beyond, where 1e-3 would drown in
+# rounding: with the double step the error is of order 4, 1e-12.
 STEP = 1e-3
 
 
@@ -549,29 +565,30 @@ def check_rule(
     points: ArrayLike | None = None,
     targets: ArrayLike | None = None,
 ) -> RuleCheck:
-    """Compare the slopes of an activation, a penalty or a loss with derivatives of its values.
+    """Compare the slopes of an activation,
+    a penalty or a loss with derivatives of its values.
 
-    The rule is called uncompiled, on float64. Derivatives are differences of values; a right rule
-    has an error below 1e-6.
+    The rule is called uncompiled, on float64. Derivatives are differences of values;
+    a right rule has an error below 1e-6.
 
     Parameters
     ----------
     rule : callable or Loss
-        A function ``rule(z) -> (value, slope)`` or ``loss(prediction, target) -> (value, slope)``,
-        or a `Loss` of numbers or, with `by_row`, of rows.
+        A function ``rule(z) -> (value, slope)`` or ``loss(prediction, target)
+        -> (value, slope)``, or a `Loss` of numbers or, with `by_row`, of rows.
     points : array_like, optional
-        Numbers z, or predictions, each with each target; default: 17 from -2.93 to 2.91. A loss by
-        rows needs an array (n_rows, n_outputs). Points without a finite value and slope are left
-        out.
+        Numbers z, or predictions, each with each target; default: 17 from -2.93 to
+        2.91. A loss by rows needs an array (n_rows, n_outputs). Points without a finite
+        value and slope are left out.
     targets : array_like, optional
-        Targets in the loss's range; default: 0.23 and 0.71. A loss by rows needs shape (n_rows,) or
-        (n_rows, n_columns).
+        Targets in the loss's range; default: 0.23 and 0.71.
+        A loss by rows needs shape (n_rows,) or (n_rows, n_columns).
 
     Returns
     -------
     RuleCheck
-        A tuple: `error`, the largest difference over 1 plus the larger of both sizes, and the
-        `point` (with its target), `slope` and `derivative` there.
+        A tuple: `error`, the largest difference over 1 plus the larger of both sizes,
+        and the `point` (with its target), `slope` and `derivative` there.
 
     Raises
     ------
@@ -631,15 +648,16 @@ def _array(name: str, numbers: ArrayLike) -> Array:
 def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, Array]:
     if points is None or targets is None:
         raise ValueError(
-            f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and targets, one row "
+            f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and "
+            f"targets, one row "
             "or label for each"
         )
     raw = _array("points", points)
     target = _array("targets", targets)
     if raw.ndim != 2 or target.ndim not in (1, 2) or len(raw) != len(target):
         raise ValueError(
-            f"{WHO}: points must have shape (n_rows, n_outputs), and targets as many rows, got "
-            f"{raw.shape} and {target.shape}"
+            f"{WHO}: points must have shape (n_rows, n_outputs), and targets as many "
+            f"rows, got {raw.shape} and {target.shape}"
         )
     return raw, target.reshape(len(target), -1)
 
@@ -679,8 +697,8 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
             or any(map(np.ndim, result))
         ):
             raise TypeError(
-                f"{WHO}: rule must be a function {FORMS}, but {function.__name__!r} returned "
-                f"{result!r}"
+                f"{WHO}: rule must be a function {FORMS}, but {function.__name__!r} "
+                f"returned {result!r}"
             )
         return float(result[0]), float(result[1])
 

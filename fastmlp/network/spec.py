@@ -76,8 +76,9 @@ class Written(NamedTuple):
 class Layout(NamedTuple):
     """Sizes of the layers and offsets into the flat vector of parameters.
 
-    The weights of layer i begin at ``weights[i]``, a C-contiguous (n_in, n_out) matrix; its biases
-    begin at ``biases[i]``, shape (n_out,). The gains of all norms follow, then the shifts.
+    The weights of layer i begin at ``weights[i]``, a C-contiguous (n_in, n_out) matrix;
+    its biases begin at ``biases[i]``, shape (n_out,). The gains of all norms follow,
+    then the shifts.
 
     Attributes
     ----------
@@ -149,7 +150,9 @@ class Views(list[Vector]):
                 ) from None
 
     def __reduce__(self) -> Any:
-        """A copy, or a pickle, is a plain list: its arrays are not views of the net's vector."""
+        """A copy, or a pickle, is a plain list:
+        its arrays are not views of the net's vector.
+        """
         return list, (list(self),)
 
 
@@ -199,8 +202,9 @@ def skip_weights(layout: Layout) -> int:
 
 
 def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
-    """One number a layer for its weights, and one for its biases, gains and shifts, as numbers of
-    parameters."""
+    """One number a layer for its weights, and one for its biases,
+    gains and shifts, as numbers of parameters.
+    """
     sizes = [n_in * n_out for n_in, n_out in layout.shapes]
     centred = [norm for norm in layout.norms if norm.shifts >= 0]
     layers = [norm.layer for norm in (*layout.norms, *centred)]
@@ -256,9 +260,9 @@ SYNONYMS = {
     "bfloat16": OF_LAYER["bfloat16"],
     "None means that": "float32 float64 None",
 }
-# Fewest inputs and outputs of a layer that takes part; its outputs are too many to be held
-# transposed. None -> 64 -> 32, us a step: 19.5 -> 19.5 -> 14.9 (48-48-48-10@64, 1 thread), 146 ->
-# 145 -> 100 (784-32-10@128); 32 -> 16 gains 2 % (32-256-256-10@256).
+# Fewest inputs and outputs of a layer that takes part; its outputs are too many to be
+# held transposed. None -> 64 -> 32, us a step: 19.5 -> 19.5 -> 14.9 (48-48-48-10@64, 1
+# thread), 146 -> 145 -> 100 (784-32-10@128); 32 -> 16 gains 2 % (32-256-256-10@256).
 WIDE_INPUTS, WIDE_OUTPUTS = 32, 32
 # A layer of fewer outputs may be held transposed, without products of pairs.
 FEWEST_OUTPUTS = 17
@@ -275,7 +279,8 @@ def compute_dtype(
     if not isinstance(setting, str) or setting not in KNOWN:
         meant = suggestion(setting, KNOWN, SYNONYMS)
         raise ValueError(
-            f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of bfloat16 and "
+            f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of "
+            f"bfloat16 and "
             "float32 for each layer, or None for dtype"
         )
     _check_dtype(dtype, who)
@@ -297,8 +302,8 @@ def _of_layers(
         scalars.known(who, f"{name}[{i}]", layer_dtype, OF_LAYER, OF_LAYER)
         if layer_dtype == "bfloat16" and sizes[i + 1] < FEWEST_OUTPUTS:
             raise ValueError(
-                f"{who}: {name}[{i}]='bfloat16' needs at least {FEWEST_OUTPUTS} outputs, got "
-                f"{sizes[i + 1]}; use 'float32' for that layer"
+                f"{who}: {name}[{i}]='bfloat16' needs at least {FEWEST_OUTPUTS} "
+                f"outputs, got {sizes[i + 1]}; use 'float32' for that layer"
             )
     if "bfloat16" not in setting:
         return None
@@ -318,8 +323,8 @@ def paired_layers(
 ) -> tuple[bool, ...]:
     """For each layer True if its products take bfloat16: the chosen ones, or wide ones.
 
-    A first layer on sparse or expanded rows, which is not a product of matrices, is never chosen.
-    With None, the tuple is empty.
+    A first layer on sparse or expanded rows, which is not a product of matrices,
+    is never chosen. With None, the tuple is empty.
     """
     if chosen is None:
         return ()
@@ -409,7 +414,9 @@ class Network(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """Passes of a step's rows: one of values, and with derivatives one for each output."""
+        """Passes of a step's rows: one of values,
+        and with derivatives one for each output.
+        """
         return 1 + self.layout.sizes[-1] if self.derivatives else 1
 
     @property
@@ -433,8 +440,9 @@ class Network(NamedTuple):
         return are_weighted(self.loss, self.layout.sizes[-1], width)
 
     def target_ranges(self) -> NDArray[np.float64]:
-        """The least and the most target of each column of heads' targets, and 1 for labels, shape
-        (n_targets, 3); without heads (0, 3)."""
+        """The least and the most target of each column of heads' targets,
+        and 1 for labels, shape (n_targets, 3); without heads (0, 3).
+        """
         rows = []
         for head in self.heads:
             accepted = head.loss.targets

@@ -19,8 +19,8 @@ from fastmlp.rules.optimizer_protocol import (
 )
 from fastmlp.validation import Array, frames
 
-# Numbers that an optimizer keeps for each parameter: m and v, and with an average the trained
-# parameters, and those that the net has shown last.
+# Numbers that an optimizer keeps for each parameter: m and v,
+# and with an average the trained parameters, and those that the net has shown last.
 N_SLOTS, N_AVERAGED_SLOTS = 2, 4
 
 
@@ -29,7 +29,9 @@ def n_slots_of(optimizer: Optimizer) -> int:
 
 
 class PackedSlots(Protocol):
-    """The optimizer's state in one backend's layout, which the backend writes to in place."""
+    """The optimizer's state in one backend's layout,
+    which the backend writes to in place.
+    """
 
     def flat(self) -> Array:
         """A copy in the order of the parameters, shape (n_slots, n_parameters)."""
@@ -38,8 +40,8 @@ class PackedSlots(Protocol):
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; `lag` is the optimizer's.
 
-        Flat parameters that differ, in any bit, from those that the net has shown last are trained
-        and averaged from now on; the result is True.
+        Flat parameters that differ, in any bit, from those that the net has shown last
+        are trained and averaged from now on; the result is True.
         """
         ...
 
@@ -49,11 +51,13 @@ P = TypeVar("P", bound=PackedSlots)
 
 @final
 class NetState:
-    """The state of one net; `MLP`, `fit_many` and the estimators train it by the same loop.
+    """The state of one net; `MLP`,
+    `fit_many` and the estimators train it by the same loop.
 
-    A further kind of training state is one more slot of each parameter. Copy, pickle, files and
-    backends take all slots along: as one array of shape (n_slots, n_parameters), or packed by the
-    backend that trained last. A copy made while another thread trains has no slots and no steps.
+    A further kind of training state is one more slot of each parameter. Copy, pickle,
+    files and backends take all slots along: as one array of shape (n_slots,
+    n_parameters), or packed by the backend that trained last. A copy made while another
+    thread trains has no slots and no steps.
 
     Parameters
     ----------
@@ -139,7 +143,9 @@ class NetState:
         return frames.selected(X, self.feature_names, who)
 
     def slots(self) -> Array | None:
-        """A copy of the optimizer's state, shape (n_slots, n_parameters); None: zeros."""
+        """A copy of the optimizer's state,
+        shape (n_slots, n_parameters); None: zeros.
+        """
         if self._packed is not None:
             flat = self._packed.flat()
         elif self._slots is not None:
@@ -165,7 +171,9 @@ class NetState:
         self._form = None
 
     def unpack(self) -> None:
-        """Drop a backend's packed form: the optimizer's state is one flat array again."""
+        """Drop a backend's packed form:
+        the optimizer's state is one flat array again.
+        """
         if self._packed is not None:
             self.set_slots(self.slots())
 
@@ -193,7 +201,9 @@ class NetState:
         return self.key
 
     def begin_average(self) -> None:
-        """Begin an average anew where the parameters were written by hand, or never averaged."""
+        """Begin an average anew where the parameters were written by hand,
+        or never averaged.
+        """
         if self._packed is None or not is_averaged(self.optimizer):
             return
         if self._packed.begin(self.parameters, lag_of(self.optimizer)):
@@ -211,8 +221,9 @@ class NetState:
         self.averaged_from = self.n_steps
 
     def trained(self) -> Array:
-        """Flat parameters that a fit would go on from: the net's or, where it shows an average,
-        those that were averaged."""
+        """Flat parameters that a fit would go on from: the net's or,
+        where it shows an average, those that were averaged.
+        """
         if not is_averaged(self.optimizer) or self.lock.is_trained_elsewhere:
             return self.parameters
         slots = self.slots()
@@ -222,7 +233,9 @@ class NetState:
         return trained
 
     def average_over(self, first: int, last: int) -> None:
-        """Set when the average counts, at the beginning of a fit from step `first` to `last`."""
+        """Set when the average counts,
+        at the beginning of a fit from step `first` to `last`.
+        """
         if self.n_steps == first:
             now = average_start(self.optimizer, first, last, self.averaged_from)
             self.averaged_from = now
@@ -233,7 +246,8 @@ class NetState:
         self.set_slots(None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copied under the lock: pickle writes the arrays later, when a fit may have begun.
+        # Copied under the lock: pickle writes the arrays later,
+        # when a fit may have begun.
         with self.lock.parameters:
             changing = self.lock.is_trained_elsewhere
             return {

@@ -116,8 +116,9 @@ class Description(NamedTuple):
         return rows
 
     def _stages(self) -> list[str]:
-        """For each layer its activation; with norms and skips what comes before and after it, in
-        this order, such as "norm, relu"."""
+        """For each layer its activation; with norms and skips what comes before and
+        after it, in this order, such as "norm, relu".
+        """
         layout = self.network.layout
         names = [*self._hidden(), self.output]
         dropout = self.network.dropout
@@ -156,7 +157,9 @@ class Description(NamedTuple):
         return f"{loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
 
     def _loss(self) -> str:
-        """The loss as an argument, with the output activation or the weights of heads."""
+        """The loss as an argument,
+        with the output activation or the weights of heads.
+        """
         if not self.network.heads:
             return f"output_activation={self.output!r}, loss={self.loss!r}"
         weights = self._weights()
@@ -210,7 +213,9 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _brief(optimizer: object) -> str:
-    """The optimizer with its learning rate and the settings that are not the default."""
+    """The optimizer with its learning rate and the settings that are not the
+    default.
+    """
     if not is_dataclass(optimizer):
         return repr(optimizer)
     shown_fields = []

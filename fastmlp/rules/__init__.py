@@ -1,1 +1,3 @@
-"""Rules: activations, losses, links, penalties, updates, optimizers, schedules, initializers."""
+"""Rules: activations, losses, links, penalties,
+updates, optimizers, schedules, initializers.
+"""

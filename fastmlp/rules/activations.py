@@ -1,4 +1,6 @@
-"""Activation functions: each takes a pre-activation z and returns its value and its slope."""
+"""Activation functions: each takes a pre-activation z and returns its value and its
+slope.
+"""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -73,7 +75,9 @@ def selu(z: float) -> Pair:
 
 
 def gelu(z: float) -> Pair:
-    """f(z) = z Phi(z), Phi the normal distribution function. Hendrycks & Gimpel (2016)."""
+    """f(z) = z Phi(z), Phi the normal distribution function.
+    Hendrycks & Gimpel (2016).
+    """
     half = type(z)(0.5)
     probability = half + half * erf(z * type(z)(0.7071067811865476))
     density = type(z)(0.3989422804014327) * exp(-half * z * z)
@@ -83,8 +87,8 @@ def gelu(z: float) -> Pair:
 def gelu_tanh(z: float) -> Pair:
     """f(z) = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))). Hendrycks & Gimpel (2016).
 
-    z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)) is the same function: 1 + tanh loses digits in the
-    left tail.
+    z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)) is the same function:
+    1 + tanh loses digits in the left tail.
     """
     root = type(z)(1.5957691216057308)
     cubic = type(z)(0.044715)

@@ -1,5 +1,5 @@
-"""Rules of the columns of a table: from a number, which may be missing, to a float32 input of a
-net.
+"""Rules of the columns of a table: from a number,
+which may be missing, to a float32 input of a net.
 
 Compiled loops over columns, calls row by row, and C files are made of these rules.
 """
@@ -18,7 +18,9 @@ LARGEST = 1e18
 
 
 def clipped(x: float, center: float, factor: float) -> float32:
-    """``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 for a missing x."""
+    """``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center)
+    * factor``, and 0 for a missing x.
+    """
     z = (x - center) * factor
     z = z if z == z else 0.0
     z = -LARGEST if z < -LARGEST else z
@@ -28,8 +30,9 @@ def clipped(x: float, center: float, factor: float) -> float32:
 
 
 def rising(x: float, center: float, factor: float) -> float32:
-    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``: each operation is monotone, so the result
-    rises after rounding, too."""
+    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``: each operation is monotone,
+    so the result rises after rounding, too.
+    """
     z = (x - center) * factor
     z = z if z == z else 0.0
     z = min(max(z, -LARGEST), LARGEST)
@@ -44,8 +47,9 @@ def missing(x: float) -> float32:
 
 
 def share_below(x: float, median: float, low: float, factor: float) -> float32:
-    """The share of a bin from `low` on, ``1 / factor`` wide, that lies below a number, from 0 to
-    1; a missing number counts as the median."""
+    """The share of a bin from `low` on, ``1 / factor`` wide, that lies below a number,
+    from 0 to 1; a missing number counts as the median.
+    """
     x = median if x != x else x
     share = float32((x - low) * factor)
     share = float32(0) if share < float32(0) else share
@@ -53,7 +57,9 @@ def share_below(x: float, median: float, low: float, factor: float) -> float32:
 
 
 def within(x: float, median: float, low: float, high: float) -> float32:
-    """1 for a number from `low` to below `high`, else 0; a missing number counts as the median."""
+    """1 for a number from `low` to below `high`, else 0;
+    a missing number counts as the median.
+    """
     x = median if x != x else x
     above = float32(1.0 if x >= low else 0.0)
     return float32(0) if x >= high else above
@@ -78,13 +84,15 @@ class NumberStep(NamedTuple):
 
 
 class LevelStep(NamedTuple):
-    """Inputs of a net from categories: a level writes a row of a table, the others stay 0.
+    """Inputs of a net from categories:
+    a level writes a row of a table, the others stay 0.
 
     Attributes
     ----------
     columns : (n_columns,) array, places among the codes of a row
     starts : (n_columns + 1,) array
-        First place of each column in `inputs` and `constants`: missing or unknown, then the codes.
+        First place of each column in `inputs` and `constants`:
+        missing or unknown, then the codes.
     inputs : (n_places,) array, the first input that is written; -1: nothing is written
     constants : (n_places, width) array of float32, what is written
     """

@@ -1,15 +1,16 @@
-"""Dropout and noise: random numbers, and the numbers of each step that kernels draw them with.
+"""Dropout and noise: random numbers,
+and the numbers of each step that kernels draw them with.
 
-A step's numbers are one row of floats, after the optimizer's coefficients: the key and the number
-of the step in pieces of 16 bits, which float32 holds exactly, then rates. Each drawn number is a
-function of key, step, layer, row of the batch and unit, by Philox4x32-10. Words of 32 bits are held
-in 64, of which the upper halves are not used.
+A step's numbers are one row of floats, after the optimizer's coefficients: the key and
+the number of the step in pieces of 16 bits, which float32 holds exactly, then rates.
+Each drawn number is a function of key, step, layer, row of the batch and unit, by
+Philox4x32-10. Words of 32 bits are held in 64, of which the upper halves are not used.
 
 References
 ----------
-Box & Muller (1958), "A note on the generation of random normal deviates".
-Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
-Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from overfitting".
+Box & Muller (1958), "A note on the generation of random normal deviates". Salmon et al.
+(2011), "Parallel random numbers: as easy as 1, 2, 3". Srivastava et al. (2014),
+"Dropout: a simple way to prevent neural networks from overfitting".
 """
 
 import math
@@ -45,7 +46,8 @@ def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 
 def philox_of(compiled: Callable[[Any], Any]) -> Any:
-    """Make ``philox(c0, c1, c2, c3, k0, k1) -> (w0, w1, w2, w3)``, with each function `compiled`.
+    """Make ``philox(c0, c1, c2, c3, k0, k1) -> (w0, w1,
+    w2, w3)``, with each function `compiled`.
 
     The lower 32 bits of each result are its word.
     """
@@ -84,8 +86,8 @@ def normals_of(
 ) -> Any:
     """Make the function that turns two words into two independent numbers of N(0, 1).
 
-    The numbers are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1) are the upper
-    24 bits of a word each, u plus half a bit. `scalar` is their dtype.
+    The numbers are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1)
+    are the upper 24 bits of a word each, u plus half a bit. `scalar` is their dtype.
     """
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = map(scalar, SINE)
     fraction = scalar(2.0**-24)
@@ -122,14 +124,16 @@ Rate = float | Schedule
 Key = tuple[int, int]
 # A decision compares 16 bits with a threshold of a rate: rates differ by at most 8e-6.
 LEVELS = 1 << 16
-# Positions in a row of numbers: threshold and scale of the inputs, the standard deviation of their
-# noise, then threshold and scale of each hidden layer; before them the words.
+# Positions in a row of numbers: threshold and scale of the inputs, the standard
+# deviation of their noise, then threshold and scale of each hidden layer; before them
+# the words.
 INPUTS = 7
 NOISE = 9
 HIDDEN = 10
 WORD_BITS = (0, 16, 32)
-# A counter is (group of units, position of the row in its batch, layer * PURPOSES + purpose with
-# the bits of the step above 32 from bit 16 on, step). A group has 8 units, or 4 normals.
+# A counter is (group of units, position of the row in its batch, layer * PURPOSES +
+# purpose with the bits of the step above 32 from bit 16 on, step). A group has 8 units,
+# or 4 normals.
 PURPOSES = 16
 OF_INPUTS, OF_HIDDEN, OF_NOISE = range(3)
 UNITS, NORMALS = 8, 4
@@ -177,7 +181,9 @@ def thresholds(rates: Array) -> Array:
 
 
 def scales(threshold: Array) -> Array:
-    """Return the factors of units that are kept: their mean is exact for the threshold's rate."""
+    """Return the factors of units that are kept:
+    their mean is exact for the threshold's rate.
+    """
     return 1 / (1 - threshold / LEVELS)
 
 
@@ -200,7 +206,8 @@ def numbers_of(
 
 
 def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
-    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of kept units.
+    """Return the factors of a hidden layer's outputs in a step:
+    0, or the scale of kept units.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""Elementary functions of one scalar, in the precision of their argument, and exp of rows.
+"""Elementary functions of one scalar,
+in the precision of their argument, and exp of rows.
 
-Rules, a user's too, call these functions. Every backend has a compiled form. Uncompiled they take
-NumPy scalars; compiled they take float32 or float64 and never widen.
+Rules, a user's too, call these functions. Every backend has a compiled form. Uncompiled
+they take NumPy scalars; compiled they take float32 or float64 and never widen.
 """
 
 import math
@@ -59,9 +60,11 @@ def softplus(x: float) -> float:
 
 
 def exponentials(raw: Any, out: Any) -> None:
-    """Write ``exp(raw - peak)`` of every row to `out`, with peak the largest number of the row.
+    """Write ``exp(raw - peak)`` of every row to `out`,
+    with peak the largest number of the row.
 
-    The inner loops run over rows, not over classes: a row of ten classes does not fill a vector.
+    The inner loops run over rows, not over classes:
+    a row of ten classes does not fill a vector.
 
     Parameters
     ----------
@@ -78,7 +81,8 @@ def exponentials(raw: Any, out: Any) -> None:
     for j in range(n - 1, -1, -1):
         for r in range(n_rows):
             out[r, j] = raw[r, j] - out[r, 0]
-    # In place: with a second array the loop did not vectorise, 36 -> 6 ns a row without.
+    # In place: with a second array the loop did not vectorise,
+    # 36 -> 6 ns a row without.
     for j in range(n):
         for r in range(n_rows):
             out[r, j] = exp(out[r, j])
@@ -87,7 +91,8 @@ def exponentials(raw: Any, out: Any) -> None:
 def probabilities(raw: Any, out: Any, rest: Any) -> None:
     """Write ``exp(raw_j) / sum_k exp(raw_k)`` of every row to `out`.
 
-    `rest` receives the sum of ``exp(raw_j - peak)`` without the 1 of the peak: exact where small.
+    `rest` receives the sum of ``exp(raw_j - peak)`` without the 1 of the peak:
+    exact where small.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Initial weights and biases: the start of a net.
 
-An initializer takes a generator and a layer's shape (n_in, n_out), and returns weights, or a tuple
-of weights and biases; biases are 0 without the tuple. `by_layer` chooses the initializers of a net.
+An initializer takes a generator and a layer's shape (n_in, n_out), and returns weights,
+or a tuple of weights and biases; biases are 0 without the tuple. `by_layer` chooses the
+initializers of a net.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,26 +76,31 @@ def zeros(generator: np.random.Generator, shape: Shape) -> Weights:
 
 
 def sklearn(generator: np.random.Generator, shape: Shape, factor: float = 6.0) -> Drawn:
-    """Weights and biases U(-b, b), b = sqrt(factor / (n_in + n_out)), as scikit-learn's MLPs have
-    them: the factor is 2 where the activation is a sigmoid, else 6."""
+    """Weights and biases U(-b, b), b = sqrt(factor / (n_in + n_out)), as scikit-learn's
+    MLPs have them: the factor is 2 where the activation is a sigmoid, else 6.
+    """
     bound = np.sqrt(factor / sum(shape))
     return _within(generator, shape, bound, bound)
 
 
 def torch(generator: np.random.Generator, shape: Shape) -> Drawn:
-    """Weights and biases U(-b, b), b = 1 / sqrt(n_in), as PyTorch's nn.Linear has them."""
+    """Weights and biases U(-b, b), b = 1 / sqrt(n_in),
+    as PyTorch's nn.Linear has them.
+    """
     bound = 1 / np.sqrt(shape[0])
     return _within(generator, shape, bound, bound)
 
 
 @settings
 class Orthogonal:
-    """Weights with orthonormal rows or columns, the fewer of the two, times a gain; biases are 0.
+    """Weights with orthonormal rows or columns,
+    the fewer of the two, times a gain; biases are 0.
 
     Parameters
     ----------
     gain : float above 0, default 1
-        The singular values of the weights. Of relu, the root of 2 keeps the scale of activations.
+        The singular values of the weights. Of relu,
+        the root of 2 keeps the scale of activations.
 
     Raises
     ------
@@ -103,8 +109,8 @@ class Orthogonal:
 
     References
     ----------
-    Saxe, McClelland & Ganguli, Exact solutions to the nonlinear dynamics of learning in deep linear
-    neural networks, 2014.
+    Saxe, McClelland & Ganguli, Exact solutions to the nonlinear dynamics of learning in
+    deep linear neural networks, 2014.
 
     Examples
     --------
@@ -131,13 +137,17 @@ class Orthogonal:
 
 
 def hidden(generator: np.random.Generator, shape: Shape, square: float) -> Drawn:
-    """Weights within sqrt(square / n_in), biases within 1 / sqrt(n_in): the default start."""
+    """Weights within sqrt(square / n_in),
+    biases within 1 / sqrt(n_in): the default start.
+    """
     bound = np.sqrt(square / shape[0])
     return _within(generator, shape, bound, 1 / np.sqrt(shape[0]))
 
 
 def output(generator: np.random.Generator, shape: Shape) -> Weights:
-    """Weights within 1 / (4 sqrt(n_in)): first predictions of the default start are small."""
+    """Weights within 1 / (4 sqrt(n_in)):
+    first predictions of the default start are small.
+    """
     return _uniform(generator, shape, OUTPUT_SQUARE / (3 * shape[0]))
 
 
@@ -178,13 +188,16 @@ SYNONYMS = {
 
 
 class Squares(NamedTuple):
-    """n_in times the squares of the bounds of weights, by the activation of a hidden layer."""
+    """n_in times the squares of the bounds of weights,
+    by the activation of a hidden layer.
+    """
 
     first: float
     further: float
 
 
-# The default start. The page "What numbers does a net start from?" has the race of starts.
+# The default start. The page "What numbers does a net start from?" has the race of
+# starts.
 SQUARES = {
     **dict.fromkeys(("relu", "leaky_relu", "tanh"), Squares(1, 6)),
     **dict.fromkeys(
@@ -222,8 +235,9 @@ def by_layer(setting: Any, activations: Sequence[str]) -> list[Initializer]:
 
 
 def _factors(activations: Sequence[str]) -> list[float]:
-    """The factors of "sklearn": by the one activation of all hidden layers, also for the output
-    layer, or by each layer's activation where hidden layers have several."""
+    """The factors of "sklearn": by the one activation of all hidden layers, also for
+    the output layer, or by each layer's activation where hidden layers have several.
+    """
     names = activations
     hidden = {*activations[:-1]}
     if len(hidden) <= 1:

@@ -1,31 +1,33 @@
-"""Losses and their links: each takes an output and its target, and returns its value and its slope.
+"""Losses and their links: each takes an output and its target,
+and returns its value and its slope.
 
-A loss either takes the net's prediction, after any output activation (`link` is None), or owns its
-output link and takes the raw output, as cross-entropy owns softmax. In the second form value and
-slope come from one numerically stable formula.
+A loss either takes the net's prediction, after any output activation (`link` is None),
+or owns its output link and takes the raw output, as cross-entropy owns softmax. In the
+second form value and slope come from one numerically stable formula.
 
 Settings follow a rule's other arguments: `constants` of its row in `LOSSES`.
 
-A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape (n_rows,
-n_targets), and values, shape (n_rows,). The rule writes slopes and values; loops over rows are
-innermost, so that they vectorise.
+A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets,
+shape (n_rows, n_targets), and values, shape (n_rows,). The rule writes slopes and
+values; loops over rows are innermost, so that they vectorise.
 
-Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
-single outputs has a function of an output and its target. A loss of whole rows writes a root R of H
-= R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
-semidefinite. If the second derivative could be 0, as in huber's tails, a parabola that touches the
-loss gives H.
+Curvatures are the second derivatives H of a row's loss by its outputs, for
+Gauss-Newton. A loss of single outputs has a function of an output and its target. A
+loss of whole rows writes a root R of H = R^T R instead, shape (n_rows, n, n) by
+columns: ``root[:, q * n + j]`` is R_qj. H is positive semidefinite. If the second
+derivative could be 0, as in huber's tails, a parabola that touches the loss gives H.
 
-A link takes one raw output and returns its value, a prediction; `softmax` takes rows, shape
-(n_rows, n), and writes their values.
+A link takes one raw output and returns its value, a prediction;
+`softmax` takes rows, shape (n_rows, n), and writes their values.
 
-The losses of scikit-learn differ in scale, and clip probabilities in the value. Value and slope
-have different scales, so their rules take whole rows: the squared error is a mean over outputs, its
-slope is the slope of half the sum.
+The losses of scikit-learn differ in scale, and clip probabilities in the value. Value
+and slope have different scales, so their rules take whole rows: the squared error is a
+mean over outputs, its slope is the slope of half the sum.
 
 References
 ----------
-scikit-learn, `sklearn.neural_network`: squared_error, log_loss and poisson of version 1.9.
+scikit-learn, `sklearn.neural_network`: squared_error,
+log_loss and poisson of version 1.9.
 """
 
 from collections.abc import Callable, Iterable
@@ -78,7 +80,8 @@ def identity(raw: float) -> float:
 
 
 def softmax(raw: Any, value: Any) -> None:
-    """Write exp(raw_j) / sum_k exp(raw_k) of every row to `value`, both shape (n_rows, n).
+    """Write exp(raw_j) / sum_k exp(raw_k)
+    of every row to `value`, both shape (n_rows, n).
 
     The row's maximum is subtracted first.
     """
@@ -94,7 +97,9 @@ def softmax(raw: Any, value: Any) -> None:
 
 
 def ascending(raw: Any, value: Any) -> None:
-    """Write every row's numbers in ascending order to `value`, both shape (n_rows, n)."""
+    """Write every row's numbers in ascending order to `value`,
+    both shape (n_rows, n).
+    """
     n_rows, n = raw.shape
     for j in range(n):
         for r in range(n_rows):
@@ -108,7 +113,8 @@ def ascending(raw: Any, value: Any) -> None:
 
 
 def deviation(raw: float) -> float:
-    """The standard deviation of the logarithm of a variance, at least `LEAST_LOG_VARIANCE`.
+    """The standard deviation of the logarithm of a variance,
+    at least `LEAST_LOG_VARIANCE`.
 
     Rules call no other rules, so `mean_and_deviation` repeats the formula.
     """
@@ -118,8 +124,9 @@ def deviation(raw: float) -> float:
 
 
 def mean_and_deviation(raw: Any, value: Any) -> None:
-    """For each pair of raw outputs (mean, s), write the mean and the standard deviation exp(s /
-    2), s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
+    """For each pair of raw outputs (mean, s), write the mean and the standard deviation
+    exp(s / 2), s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n).
+    """
     n_rows, n = raw.shape
     half = type(raw[0, 0])(0.5)
     least = type(raw[0, 0])(LEAST_LOG_VARIANCE)
@@ -162,14 +169,14 @@ class Loss(NamedTuple):
     rule : callable
         ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
         ``rule(outputs, targets, slopes, values)`` on rows: the first three have shape
-        (n_rows, n), `values` has shape (n_rows,), and the rule writes `slopes` and `values`.
-        Columns are contiguous: inner loops over rows vectorise.
+        (n_rows, n), `values` has shape (n_rows,), and the rule writes `slopes` and
+        `values`. Columns are contiguous: inner loops over rows vectorise.
     link : str, optional
-        The name of the inverse link that the loss owns. None: the loss takes the prediction,
-        and the net may have any output activation.
+        The name of the inverse link that the loss owns. None:
+        the loss takes the prediction, and the net may have any output activation.
     targets : {"real", "unit", "count", "positive", "classes"}
-        The targets that are accepted: any number, numbers in [0, 1], numbers of 0 or more, numbers
-        above 0, or class labels (integers, or one-hot rows).
+        The targets that are accepted: any number, numbers in [0, 1], numbers of 0 or
+        more, numbers above 0, or class labels (integers, or one-hot rows).
     by_row : bool
         True if `rule` takes whole rows.
     over_outputs : {"mean", "sum"}
@@ -177,10 +184,11 @@ class Loss(NamedTuple):
     constants : tuple of float
         Settings: what `rule` takes after its other arguments, in the net's dtype.
     per_target : int of 1 or more
-        Outputs of the net for each column of the targets. More than 1 asks for `by_row`.
+        Outputs of the net for each column of the targets.
+        More than 1 asks for `by_row`.
     curvature : callable, optional
-        The second derivative of the loss by the output, 0 or more, for `LevenbergMarquardt`:
-        ``curvature(output, target, *constants)``.
+        The second derivative of the loss by the output, 0 or more,
+        for `LevenbergMarquardt`: ``curvature(output, target, *constants)``.
 
     Raises
     ------
@@ -212,7 +220,9 @@ guard(Loss, Loss._fields, "make another: loss = loss._replace({})")
 
 
 def of_output_gradient(raw: Any, target: Any) -> tuple[Any, Any]:
-    """L = raw - raw, which is 0, or not finite where an output is not; its slope is the target."""
+    """L = raw - raw, which is 0, or not finite where an output is not;
+    its slope is the target.
+    """
     return raw - raw, target
 
 
@@ -265,7 +275,9 @@ def takes_whole_rows(loss: Loss) -> bool:
 
 
 def are_weighted(loss: Loss, n_outputs: int, width: int) -> bool:
-    """True if rows of targets, `width` numbers wide, have a factor beside each target."""
+    """True if rows of targets, `width` numbers wide,
+    have a factor beside each target.
+    """
     return not takes_whole_rows(loss) and width == 2 * (n_outputs // loss.per_target)
 
 
@@ -297,7 +309,9 @@ def mae(prediction: float, target: float) -> Pair:
 
 
 def huber(prediction: float, target: float) -> Pair:
-    """L = (p - y)^2 / 2 within 1 of the target, abs(p - y) - 1/2 beyond. Huber (1964)."""
+    """L = (p - y)^2 / 2 within 1 of the target,
+    abs(p - y) - 1/2 beyond. Huber (1964).
+    """
     error = prediction - target
     one, half = type(error)(1), type(error)(0.5)
     inside = -one if error < -one else one if error > one else error
@@ -307,8 +321,8 @@ def huber(prediction: float, target: float) -> Pair:
 def binary_cross_entropy(raw: float, target: float) -> Pair:
     """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw)).
 
-    The sum y softplus(-raw) + (1 - y) softplus(raw) keeps digits that softplus(raw) - y raw
-    cancels.
+    The sum y softplus(-raw) + (1 - y) softplus(raw)
+    keeps digits that softplus(raw) - y raw cancels.
     """
     one = type(raw)(1)
     return target * softplus(-raw) + (one - target) * softplus(raw), logistic(
@@ -317,7 +331,8 @@ def binary_cross_entropy(raw: float, target: float) -> Pair:
 
 
 def poisson(raw: float, target: float) -> Pair:
-    """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y.
+    """L = y log(y / p) - y + p, with p = exp(raw):
+    half the Poisson deviance, 0 at p = y.
 
     NaN for negative y.
     """
@@ -342,7 +357,8 @@ def log_cosh(prediction: float, target: float) -> Pair:
 
 
 def quantile(prediction: float, target: float, level: float) -> Pair:
-    """L = (1 - q) e above the target, -q e below, with e = p - y: the pinball loss of level q.
+    """L = (1 - q) e above the target, -q e below,
+    with e = p - y: the pinball loss of level q.
 
     The slope is 0 at e = 0. Koenker & Bassett (1978).
     """
@@ -355,7 +371,8 @@ def quantile(prediction: float, target: float, level: float) -> Pair:
 
 
 def gamma(raw: float, target: float) -> Pair:
-    """L = log(p / y) + y / p - 1, with p = exp(raw): half the gamma deviance, 0 at p = y.
+    """L = log(p / y) + y / p - 1, with p = exp(raw):
+    half the gamma deviance, 0 at p = y.
 
     NaN for negative y; infinite for y = 0.
     """
@@ -365,8 +382,8 @@ def gamma(raw: float, target: float) -> Pair:
 
 
 def tweedie(raw: float, target: float, power: float) -> Pair:
-    """L = p^(2-k) / (2-k) + y p^(1-k) / (k-1) - y^(2-k) / ((k-1) (2-k)), with p = exp(raw) and a
-    power k between 1 and 2: half the Tweedie deviance, 0 at p = y.
+    """L = p^(2-k) / (2-k) + y p^(1-k) / (k-1) - y^(2-k) / ((k-1) (2-k)), with p =
+    exp(raw) and a power k between 1 and 2: half the Tweedie deviance, 0 at p = y.
 
     NaN for negative y. Near p = y the terms of the value cancel, with an error of about
     eps y^(2-k) / ((k-1) (2-k)); the slope has no such error. Jorgensen (1987).
@@ -385,10 +402,11 @@ def tweedie(raw: float, target: float, power: float) -> Pair:
 
 
 def binary_focal(raw: float, target: float, focus: float) -> Pair:
-    """L = -y (1 - p)^g log p - (1 - y) p^g log(1 - p), with p = 1 / (1 + exp(-raw)) and g = focus.
+    """L = -y (1 - p)^g log p - (1 - y) p^g log(1 - p),
+    with p = 1 / (1 + exp(-raw)) and g = focus.
 
-    Lin et al. (2017); with g = 0 it is the binary cross-entropy. The powers are taken of
-    log p = -softplus(-raw) and log(1 - p) = -softplus(raw), which are finite.
+    Lin et al. (2017); with g = 0 it is the binary cross-entropy. The powers are taken
+    of log p = -softplus(-raw) and log(1 - p) = -softplus(raw), which are finite.
     """
     one = type(raw)(1)
     g = type(raw)(focus)
@@ -403,7 +421,9 @@ def binary_focal(raw: float, target: float, focus: float) -> Pair:
 
 
 def smoothed_binary_cross_entropy(raw: float, target: float, smoothing: float) -> Pair:
-    """L = `binary_cross_entropy` of the target (1 - s) y + s / 2. Szegedy et al. (2016)."""
+    """L = `binary_cross_entropy` of the target (1 - s)
+    y + s / 2. Szegedy et al. (2016).
+    """
     one = type(raw)(1)
     s = type(raw)(smoothing)
     y = (one - s) * target + type(raw)(0.5) * s
@@ -411,10 +431,12 @@ def smoothed_binary_cross_entropy(raw: float, target: float, smoothing: float) -
 
 
 def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
+    """L = -sum_j y_j log p_j, with p = softmax(raw);
+    a target of one column is a class label.
 
-    log sum_j exp(raw_j) is computed as peak + log1p(sum of the other terms), which keeps the digits
-    of a small loss; the peak is subtracted from the target's output before any term is added.
+    log sum_j exp(raw_j) is computed as peak + log1p(sum of the other terms), which
+    keeps the digits of a small loss; the peak is subtracted from the target's output
+    before any term is added.
     """
     n_rows, n = raw.shape
     one = type(raw[0, 0])(1)
@@ -442,8 +464,10 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
 
 
 def quantiles(raw: Any, target: Any, slope: Any, value: Any, levels: Any) -> None:
-    """L = mean_j of (1 - q_j) e_j if e_j > 0, else -q_j e_j, with e_j = p_j - y: the pinball losses
-    of one target at several levels q_j, one output each. Koenker & Bassett (1978)."""
+    """L = mean_j of (1 - q_j) e_j if e_j > 0, else -q_j e_j, with e_j = p_j - y: the
+    pinball losses of one target at several levels q_j, one output each. Koenker &
+    Bassett (1978).
+    """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
     share = one / type(one)(n)
@@ -462,10 +486,11 @@ def quantiles(raw: Any, target: Any, slope: Any, value: Any, levels: Any) -> Non
 
 
 def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs (m, s) for each:
-    the mean and the logarithm of the variance. Nix & Weigend (1994).
+    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs (m,
+    s) for each: the mean and the logarithm of the variance. Nix & Weigend (1994).
 
-    Below s = `LEAST_LOG_VARIANCE` the loss goes on as a line in s: value and slopes stay finite.
+    Below s = `LEAST_LOG_VARIANCE` the loss goes on as a line in s:
+    value and slopes stay finite.
     """
     n_rows, n_targets = target.shape
     one, half = type(raw[0, 0])(1), type(raw[0, 0])(0.5)
@@ -490,12 +515,13 @@ def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
 
 
 def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
-    """L = -sum_j y_j (1 - p_j)^g log p_j, with p = softmax(raw) and g = focus; a target of one
-    column is a class label. Lin et al. (2017); with g = 0 it is the cross-entropy.
+    """L = -sum_j y_j (1 - p_j)^g log p_j, with p = softmax(raw) and g = focus; a target
+    of one column is a class label. Lin et al. (2017); with g = 0 it is the
+    cross-entropy.
 
-    1 - p_j is the sum of the other terms where p_j may be close to 1. With t_j = p_j dL/dp_j the
-    slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second writes. A label has one
-    term, and needs one turn: 12.3 -> 11.3 us (16-64-64-2@64).
+    1 - p_j is the sum of the other terms where p_j may be close to 1. With t_j = p_j
+    dL/dp_j the slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second
+    writes. A label has one term, and needs one turn: 12.3 -> 11.3 us (16-64-64-2@64).
     """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
@@ -535,8 +561,9 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
 def smoothed_cross_entropy(
     raw: Any, target: Any, slope: Any, value: Any, smoothing: Any
 ) -> None:
-    """L = -sum_j z_j log p_j, with p = softmax(raw) and z = (1 - s) y + s / n, s the smoothing; a
-    target of one column is a class label. Szegedy et al. (2016)."""
+    """L = -sum_j z_j log p_j, with p = softmax(raw) and z = (1 - s) y + s / n,
+    s the smoothing; a target of one column is a class label. Szegedy et al. (2016).
+    """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
     s = type(one)(smoothing)
@@ -616,8 +643,9 @@ def tweedie_curvature(raw: float, target: float, power: float) -> float:
 
 
 def cross_entropy_curvature(raw: Any, target: Any, probability: Any, root: Any) -> None:
-    """H = s (diag(p) - p p^T) with p = softmax(raw), s the sum of the targets, 1 of a class label;
-    R_qj = sqrt(s p_q) ((q = j) - p_j)."""
+    """H = s (diag(p) - p p^T) with p = softmax(raw), s the sum of the targets,
+    1 of a class label; R_qj = sqrt(s p_q) ((q = j) - p_j).
+    """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
     softmax(raw, probability)
@@ -638,7 +666,9 @@ def cross_entropy_curvature(raw: Any, target: Any, probability: Any, root: Any) 
 
 
 def half_squared_error(prediction: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = mean_j (p_j - y_j)^2 / 2 with slope p_j - y_j, which lacks the mean's 1 / n."""
+    """L = mean_j (p_j - y_j)^2 / 2 with slope p_j - y_j,
+    which lacks the mean's 1 / n.
+    """
     n_rows, n = prediction.shape
     half = type(prediction[0, 0])(0.5)
     for r in range(n_rows):
@@ -659,7 +689,8 @@ def half_square(prediction: float, target: float) -> Pair:
 
 
 def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = -sum_j y_j log p_j + (1 - y_j) log(1 - p_j), with p = 1 / (1 + exp(-raw)), y 0 or 1.
+    """L = -sum_j y_j log p_j + (1 - y_j) log(1 - p_j),
+    with p = 1 / (1 + exp(-raw)), y 0 or 1.
 
     In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
@@ -677,7 +708,8 @@ def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
 
 
 def clipped_cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = -log p_y, with p = softmax(raw) and the class y, the one column of the targets.
+    """L = -log p_y, with p = softmax(raw)
+    and the class y, the one column of the targets.
 
     In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
@@ -764,10 +796,10 @@ SYNONYMS = {
     "mse": "mean_squared_error squared_error squared l2 rmse",
     "mae": "mean_absolute_error absolute_error absolute l1",
     "huber": "smooth_l1",
-    "binary_cross_entropy": "bce bce_with_logits binary_crossentropy binary_log_loss log_loss "
-    "deviance sigmoid logistic",
-    "cross_entropy": "ce xent nll negative_log_likelihood log_loss deviance softmax kl_div "
-    "categorical_cross_entropy sparse_categorical_cross_entropy",
+    "binary_cross_entropy": "bce bce_with_logits binary_crossentropy binary_log_loss "
+    "log_loss deviance sigmoid logistic",
+    "cross_entropy": "ce xent nll negative_log_likelihood log_loss deviance softmax "
+    "kl_div categorical_cross_entropy sparse_categorical_cross_entropy",
     "poisson": "poisson_nll half_poisson poisson_deviance",
     "log_cosh": "logcosh",
     "quantile": "pinball check quantile_error",
@@ -775,7 +807,8 @@ SYNONYMS = {
     "tweedie": "half_tweedie tweedie_deviance reg_tweedie",
     "binary_focal": "binary_focal_crossentropy sigmoid_focal focal_loss",
     "focal": "categorical_focal_crossentropy softmax_focal focal_loss",
-    "gaussian_nll": "gaussian gaussian_negative_log_likelihood heteroscedastic beta_nll",
+    "gaussian_nll": "gaussian gaussian_negative_log_likelihood heteroscedastic "
+    "beta_nll",
     "write it as a function loss(prediction, target) -> (value, slope)": "hinge squared_hinge",
 }
 
@@ -812,9 +845,9 @@ class LossSettings:
 class Quantile(LossSettings):
     """The pinball loss, whose least mean is at quantiles of the targets.
 
-    With one level each output is the quantile of a column of y. With several levels y has one
-    column, and the net an output for each level; predictions are sorted, so that quantiles do not
-    cross.
+    With one level each output is the quantile of a column of y. With several levels y
+    has one column, and the net an output for each level; predictions are sorted, so
+    that quantiles do not cross.
 
     Parameters
     ----------
@@ -848,14 +881,16 @@ class Quantile(LossSettings):
         numbers: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
         if isinstance(numbers, str | bytes) or not isinstance(numbers, Iterable):
             raise TypeError(
-                f"Quantile: levels must be a number in (0, 1), or several, got {self.levels!r}"
+                f"Quantile: levels must be a number in (0, 1), or several, got "
+                f"{self.levels!r}"
             )
         levels = tuple(
             scalars.inner_fraction("Quantile", "levels", level) for level in numbers
         )
         if not levels or any(low >= high for low, high in pairwise(levels)):
             raise ValueError(
-                f"Quantile: levels must be one or more, in ascending order, got {self.levels!r}"
+                f"Quantile: levels must be one or more, in ascending order, got "
+                f"{self.levels!r}"
             )
         object.__setattr__(self, "levels", levels[0] if len(levels) == 1 else levels)
 
@@ -871,15 +906,16 @@ class Quantile(LossSettings):
 
 @settings
 class Tweedie(LossSettings):
-    """Half the Tweedie deviance, for targets of 0 or more with many zeros, such as claims.
+    """Half the Tweedie deviance,
+    for targets of 0 or more with many zeros, such as claims.
 
     The net predicts the mean, exp of its raw output.
 
     Parameters
     ----------
     power : float from 1 to 2, default 1.5
-        The variance is in proportion to the mean to this power: 1 is "poisson", 2 is "gamma", for
-        targets above 0.
+        The variance is in proportion to the mean to this power:
+        1 is "poisson", 2 is "gamma", for targets above 0.
 
     Raises
     ------
@@ -915,11 +951,11 @@ class Tweedie(LossSettings):
 
 @settings
 class Focal(LossSettings):
-    """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
-    of the right class.
+    """The focal loss of several classes: the cross-entropy times (1 - p)^gamma,
+    p the probability of the right class.
 
-    Rows that are already right count little. `class_weight` of `MLP.fit` takes the place of alpha
-    elsewhere.
+    Rows that are already right count little.
+    `class_weight` of `MLP.fit` takes the place of alpha elsewhere.
 
     Parameters
     ----------
@@ -1028,7 +1064,9 @@ KINDS: dict[str, Callable[..., LossSettings]] = {
 
 
 def spelled(loss: Loss) -> Any:
-    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom."""
+    """Return the argument of `MLP` for a loss: its name,
+    or a loss with settings; None: custom.
+    """
     for name, known in LOSSES.items():
         if known == loss:
             return name

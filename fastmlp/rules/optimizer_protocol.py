@@ -1,8 +1,9 @@
-"""The protocols of optimizers and schedules, averages of parameters, and shared settings.
+"""The protocols of optimizers and schedules,
+averages of parameters, and shared settings.
 
-After each step, ``average <- average + gain (w - average)``. The gain depends on the kind of
-average and on k, the number of steps that count; at k = 1 it is 1. A net shows the average in place
-of its last parameters.
+After each step, ``average <- average + gain (w - average)``. The gain depends on the
+kind of average and on k, the number of steps that count; at k = 1 it is 1. A net shows
+the average in place of its last parameters.
 """
 
 import math
@@ -30,10 +31,10 @@ Rates = NDArray[np.float64]
 class EMA:
     """An exponential moving average: the `average` of an optimizer.
 
-    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step k. The
-    weights sum to 1, as in Adam's moments, and not in Keras or PyTorch: the first steps count as
-    much as later ones. The average covers about ``1 / (1 - momentum)`` steps, which should be a
-    small part of the fit.
+    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step
+    k. The weights sum to 1, as in Adam's moments, and not in Keras or PyTorch: the
+    first steps count as much as later ones. The average covers about ``1 / (1 -
+    momentum)`` steps, which should be a small part of the fit.
 
     Parameters
     ----------
@@ -72,9 +73,9 @@ class EMA:
 class SWA:
     """Stochastic weight averaging: the `average` of an optimizer.
 
-    The mean of the parameters after each step of the last part of a fit; before, the parameters
-    themselves. The part is of the epochs that are asked for, even if the fit ends earlier; a
-    further fit begins anew.
+    The mean of the parameters after each step of the last part of a fit; before, the
+    parameters themselves. The part is of the epochs that are asked for, even if the fit
+    ends earlier; a further fit begins anew.
 
     Parameters
     ----------
@@ -88,8 +89,8 @@ class SWA:
 
     References
     ----------
-    Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization",
-    arXiv:1803.05407.
+    Izmailov et al. (2018), "Averaging weights leads to wider optima and better
+    generalization", arXiv:1803.05407.
 
     Examples
     --------
@@ -137,8 +138,10 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """`coefficients` takes the number of the first step (from 1), and the learning rates from
-    there on, shape (n_steps,). The result has shape (n_steps, n_coefficients)."""
+    """`coefficients` takes the number of the first step (from 1), and the learning
+    rates from there on, shape (n_steps,). The result has shape (n_steps,
+    n_coefficients).
+    """
 
     @property
     def learning_rate(self) -> "float | Schedule": ...
@@ -158,24 +161,26 @@ LACKING = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
-    """The settings that all optimizers of the library share: one way of clipping at most.
+    """The settings that all optimizers of the library share:
+    one way of clipping at most.
 
     Parameters
     ----------
     clipvalue : float above 0, optional
-        Each number of the gradient, penalties included, is clipped to [-clipvalue, clipvalue]
-        before the update rule takes it.
+        Each number of the gradient, penalties included, is clipped to [-clipvalue,
+        clipvalue] before the update rule takes it.
     clipnorm : float above 0, optional
-        The gradient of each variable, penalties included, is scaled down to this norm where its
-        norm is above. A variable is a layer's weights or biases. On the CPU. A step takes 6 to 12 %
-        longer: the gradient is stored before any of it is used.
+        The gradient of each variable, penalties included, is scaled down to this norm
+        where its norm is above. A variable is a layer's weights or biases. On the CPU.
+        A step takes 6 to 12 % longer: the gradient is stored before any of it is used.
     global_clipnorm : float above 0, optional
-        The same for the whole gradient, ``max_norm`` of PyTorch's ``clip_grad_norm_``. Nothing is
-        added to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
+        The same for the whole gradient, ``max_norm`` of PyTorch's ``clip_grad_norm_``.
+        Nothing is added to the norm, which is PyTorch's plus 1e-6. On the CPU, at the
+        same price.
     average : EMA or SWA, optional
-        The net shows this average of the parameters after each step, while and after it trains. A
-        further fit goes on from the last step's; parameters that were written by hand are trained,
-        and averaged anew.
+        The net shows this average of the parameters after each step, while and after it
+        trains. A further fit goes on from the last step's; parameters that were written
+        by hand are trained, and averaged anew.
     """
 
     held_as: ClassVar[str] = "net.optimizer"
@@ -194,7 +199,9 @@ class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
         self._check()
 
     def _check(self) -> None:
-        """Check the settings, and store Python's numbers: 1 - float32(0.9) is not 0.1."""
+        """Check the settings, and store Python's numbers:
+        1 - float32(0.9) is not 0.1.
+        """
         who = type(self).__name__
         rate = checked_rate(who, "learning_rate", vars(self)["learning_rate"])
         object.__setattr__(self, "learning_rate", rate)
@@ -214,7 +221,9 @@ class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
             checked_average(who, self.average)
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of this optimizer, then the shared settings that are in use."""
+        """Return the settings of this optimizer,
+        then the shared settings that are in use.
+        """
         shared = [field.name for field in fields(OptimizerSettings)]
         own = [field.name for field in fields(self) if field.name not in shared]
         used = [name for name in shared if getattr(self, name) is not None]
@@ -253,7 +262,9 @@ def average_of(optimizer: Optimizer) -> Average | None:
 
 
 def lag_of(optimizer: Optimizer) -> float:
-    """Return the lag of a rule that averages by itself: its average is ``w - lag m``; else 0."""
+    """Return the lag of a rule that averages by itself:
+    its average is ``w - lag m``; else 0.
+    """
     if optimizer.rule is not updates.schedule_free_adamw:
         return 0.0
     share = float(getattr(optimizer, "beta_1", 1.0))
@@ -289,7 +300,9 @@ def average_start(optimizer: Optimizer, first: int, last: int, now: int) -> int:
 
 
 def has_coefficients_alone(optimizer: Optimizer) -> bool:
-    """Return True if a step of one group of parameters takes the optimizer's coefficients alone."""
+    """Return True if a step of one group of parameters takes the optimizer's
+    coefficients alone.
+    """
     return not gradient_rule_of(optimizer) and not is_averaged(optimizer)
 
 
@@ -302,8 +315,8 @@ def coefficients_of(
 ) -> Rates:
     """Return the numbers that each step takes, one group of parameters after the other.
 
-    A group has the optimizer's coefficients, the setting of its gradient rule, and the gain of its
-    average, which counts the steps after step `averaged_from`.
+    A group has the optimizer's coefficients, the setting of its gradient rule,
+    and the gain of its average, which counts the steps after step `averaged_from`.
     """
     if len(groups) == 1 and groups[0].factor == 1.0:
         return _coefficients(
@@ -347,8 +360,9 @@ def _coefficients(
 
 
 def columns(rates: Any, *columns: Any) -> Any:
-    """Stack numbers and arrays of shape (n_steps,) into shape (n_steps, n_columns); return numbers
-    that belong to one rate, a number, as they are."""
+    """Stack numbers and arrays of shape (n_steps,) into shape (n_steps, n_columns);
+    return numbers that belong to one rate, a number, as they are.
+    """
     if isinstance(rates, float):
         return columns
     if len(rates) == 1:
@@ -361,8 +375,9 @@ def columns(rates: Any, *columns: Any) -> Any:
 
 
 def at_steps(first_step: int, rates: Any) -> tuple[Any, Any]:
-    """Return the numbers of the steps from `first_step` on, and their rates; for a single step,
-    Python's numbers with the same bits."""
+    """Return the numbers of the steps from `first_step` on, and their rates;
+    for a single step, Python's numbers with the same bits.
+    """
     if isinstance(rates, float):
         return first_step, rates
     if len(rates) == 1:
@@ -371,7 +386,9 @@ def at_steps(first_step: int, rates: Any) -> tuple[Any, Any]:
 
 
 def powers(base: float, t: Any) -> Any:
-    """Return ``base**t`` for t >= 1 by exp, in a tenth of NumPy's time; 1 - base**t is accurate."""
+    """Return ``base**t`` for t >= 1 by exp,
+    in a tenth of NumPy's time; 1 - base**t is accurate.
+    """
     if isinstance(t, int):
         return _powers(base, t // AHEAD)[t % AHEAD]
     if base > 0:
@@ -403,8 +420,9 @@ def checked_rate(owner: str, name: str, rate: Any) -> Any:
     if callable(rate):
         if wrong := misfit(rate, 2):
             raise TypeError(
-                f"{owner}: {name} must be a number, or a function of two arguments, the step "
-                f"numbers and the step at which the fit ends, got {rate!r}{wrong}"
+                f"{owner}: {name} must be a number, or a function of two arguments, "
+                f"the step numbers and the step at which the fit ends, got "
+                f"{rate!r}{wrong}"
             )
         return rate
     if isinstance(rate, np.ndarray | list):

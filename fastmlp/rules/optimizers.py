@@ -1,7 +1,7 @@
 """Optimizers: settings, an update rule, and the rule's coefficients of each step.
 
-An optimizer is a frozen dataclass. `rule` is a function of `updates`; `coefficients` computes, in
-float64, the numbers that depend on the step alone.
+An optimizer is a frozen dataclass. `rule` is a function of `updates`;
+`coefficients` computes, in float64, the numbers that depend on the step alone.
 """
 
 from dataclasses import asdict, field
@@ -41,13 +41,14 @@ class SGD(OptimizerSettings):
     Raises
     ------
     TypeError, ValueError
-        If a setting is not a number or out of range, or `nesterov` is True without a momentum.
+        If a setting is not a number or out of range,
+        or `nesterov` is True without a momentum.
 
     References
     ----------
     Polyak (1964), "Some methods of speeding up the convergence of iteration methods".
-    Sutskever, Martens, Dahl & Hinton (2013), "On the importance of initialization and momentum in
-    deep learning".
+    Sutskever, Martens, Dahl & Hinton (2013), "On the importance of initialization and
+    momentum in deep learning".
 
     Examples
     --------
@@ -81,10 +82,10 @@ class SGD(OptimizerSettings):
 class Adam(OptimizerSettings):
     """Adaptive moments.
 
-    ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
-    ``w <- w - rate m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta_1^t)`` and
-    ``v' = v / (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the paper's
-    algorithm and in PyTorch.
+    ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and ``w <-
+    w - rate m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta_1^t)`` and ``v' = v /
+    (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the
+    paper's algorithm and in PyTorch.
 
     Parameters
     ----------
@@ -92,8 +93,9 @@ class Adam(OptimizerSettings):
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float above 0, default 1e-8
     epsilon_hat : bool, default False
-        Add epsilon to the uncorrected root, the paper's "epsilon hat", as Keras and scikit-learn
-        do: the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)``.
+        Add epsilon to the uncorrected root, the paper's "epsilon hat", as Keras and
+        scikit-learn do: the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m /
+        (sqrt(v) + epsilon)``.
 
     Raises
     ------
@@ -124,7 +126,8 @@ class Adam(OptimizerSettings):
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
 
-        The gains are 1 - beta, computed in float64: in float32, 1 - 0.999 has an error of 5e-5.
+        The gains are 1 - beta, computed in float64:
+        in float32, 1 - 0.999 has an error of 5e-5.
         """
         t, rates_at_t = at_steps(first_step, rates)
         root = root_of(1 - powers(self.beta_2, t))
@@ -134,16 +137,19 @@ class Adam(OptimizerSettings):
         )
 
     def _epsilon(self, root: Rates) -> Any:
-        """Return the term that the rule adds to the uncorrected root of v; `root` corrects it."""
+        """Return the term that the rule adds to the uncorrected root of v;
+        `root` corrects it.
+        """
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
 @settings
 class AdamW(Adam):
-    """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
+    """Adam with decoupled weight decay:
+    ``w <- w - rate weight_decay w`` beside Adam's step.
 
-    The decay acts on every parameter, biases included, as in the paper and in PyTorch, unless
-    `decay_biases` is False.
+    The decay acts on every parameter, biases included,
+    as in the paper and in PyTorch, unless `decay_biases` is False.
 
     Parameters
     ----------
@@ -163,7 +169,8 @@ class AdamW(Adam):
 
     References
     ----------
-    Loshchilov & Hutter (2019), "Decoupled weight decay regularization", arXiv:1711.05101.
+    Loshchilov & Hutter (2019),
+    "Decoupled weight decay regularization", arXiv:1711.05101.
 
     Examples
     --------
@@ -192,9 +199,9 @@ class AdamW(Adam):
 class Nadam(Adam):
     """Adam with Nesterov's momentum and a momentum schedule.
 
-    With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of mu_1 to mu_t:
-    ``w <- w - rate u / (sqrt(v') + epsilon)`` with
-    ``u = mu_(t+1) m / (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
+    With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of
+    mu_1 to mu_t: ``w <- w - rate u / (sqrt(v') + epsilon)`` with ``u = mu_(t+1) m / (1
+    - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
 
     Parameters
     ----------
@@ -315,8 +322,8 @@ class Adagrad(OptimizerSettings):
 
     References
     ----------
-    Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
-    optimization".
+    Duchi, Hazan & Singer (2011),
+    "Adaptive subgradient methods for online learning and stochastic optimization".
 
     Examples
     --------
@@ -340,11 +347,12 @@ class Adagrad(OptimizerSettings):
 class ScheduleFreeAdamW(OptimizerSettings):
     """AdamW with an average of its iterates, built in, in place of a schedule.
 
-    Gradients are taken at ``y = (1 - beta_1) z + beta_1 x``. Step t, with the rate
-    ``r = learning_rate min(1, t / warmup_steps)``, is ``v <- beta_2 v + (1 - beta_2) g^2``,
-    ``s = g / (sqrt(v / (1 - beta_2^t)) + epsilon) + weight_decay y``, ``z <- z - r s``, and x
-    becomes the mean of all z so far, each weighted by the square of its rate. The net's parameters
-    are x, while and after it trains; a further fit goes on from y and z.
+    Gradients are taken at ``y = (1 - beta_1) z + beta_1 x``. Step t, with the rate ``r
+    = learning_rate min(1, t / warmup_steps)``, is ``v <- beta_2 v + (1 - beta_2) g^2``,
+    ``s = g / (sqrt(v / (1 - beta_2^t)) + epsilon) + weight_decay y``, ``z <- z - r s``,
+    and x becomes the mean of all z so far, each weighted by the square of its rate. The
+    net's parameters are x, while and after it trains; a further fit goes on from y and
+    z.
 
     Parameters
     ----------
@@ -391,23 +399,27 @@ class ScheduleFreeAdamW(OptimizerSettings):
         rate = self.learning_rate
         if callable(rate):
             raise TypeError(
-                f"{who}: learning_rate must be a finite number above 0, got {rate!r}: the average "
-                "takes the place of a schedule; use warmup_steps, or AdamW with the schedule"
+                f"{who}: learning_rate must be a finite number above 0, got {rate!r}: "
+                f"the average "
+                "takes the place of a schedule; use warmup_steps, or AdamW with the "
+                "schedule"
             )
         scalars.positive(who, "learning_rate", rate)
         scalars.inner_fraction(who, "beta_1", self.beta_1)
         super()._check()
         if self.average is not None:
             raise ValueError(
-                f"{who}: it averages by itself, got average={self.average!r}: leave it out, or use "
+                f"{who}: it averages by itself, got average={self.average!r}: leave it "
+                f"out, or use "
                 "AdamW with it"
             )
 
     def coefficients(
         self, first_step: int, rates: Rates, averaged_from: int = 0
     ) -> Rates:
-        """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), v's bias correction
-        folded in; x counts the steps after step `averaged_from`."""
+        """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m),
+        v's bias correction folded in; x counts the steps after step `averaged_from`.
+        """
         t = first_step + np.arange(len(rates))
         root = np.sqrt(1 - powers(self.beta_2, t))
         of_z = rates * self._risen(t)
@@ -422,7 +434,9 @@ class ScheduleFreeAdamW(OptimizerSettings):
         return np.minimum(t / max(self.warmup_steps, 1), 1.0)
 
     def _mass(self, t: Any) -> Any:
-        """Return the sums of squares of the rates, in parts of the full rate, up to steps t."""
+        """Return the sums of squares of the rates,
+        in parts of the full rate, up to steps t.
+        """
         n = float(max(self.warmup_steps, 1))
         low = np.minimum(t, n)
         return low * (low + 1) * (2 * low + 1) / (6 * n * n) + (t - low)
@@ -435,8 +449,8 @@ class Custom(OptimizerSettings):
     Parameters
     ----------
     rule : callable
-        ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
-        and two slots of state that start at 0. The rule may call NumPy and
+        ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its
+        gradient and two slots of state that start at 0. The rule may call NumPy and
         `fastmlp.rules.elementary`.
     learning_rate : float or schedule, default 0.001
     constants : tuple of float, default ()
@@ -496,22 +510,24 @@ class SecondOrder:
 
 @settings
 class LevenbergMarquardt(SecondOrder):
-    """Damped Gauss-Newton steps, for smooth functions to many digits, by nets of at most a few
-    thousand parameters.
+    """Damped Gauss-Newton steps, for smooth functions to many digits,
+    by nets of at most a few thousand parameters.
 
-    A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix of all rows,
-    and mu the damping. D is the root of the largest diagonal so far times the diagonal's mean. Mu
-    rises after a step that does not lower the objective, which is not taken, and falls after good
-    steps. An epoch of `MLP.fit` is one step that was taken, with the loss after it. All numbers are
-    float64. A `time_limit` abandons the current step.
+    A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix
+    of all rows, and mu the damping. D is the root of the largest diagonal so far times
+    the diagonal's mean. Mu rises after a step that does not lower the objective, which
+    is not taken, and falls after good steps. An epoch of `MLP.fit` is one step that was
+    taken, with the loss after it. All numbers are float64. A `time_limit` abandons the
+    current step.
 
-    Targets of any scale are learned alike. With an identity output, D is taken as if the targets
-    were divided by their deviation, rounded to a power of 16. A net that explains less than half of
-    the objective begins with its last layer times that number, unless the layer is frozen.
+    Targets of any scale are learned alike. With an identity output, D is taken as if
+    the targets were divided by their deviation, rounded to a power of 16. A net that
+    explains less than half of the objective begins with its last layer times that
+    number, unless the layer is frozen.
 
-    The losses are "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy", "poisson",
-    "gamma" and "tweedie", with l2, on the CPU. The matrix takes 8 bytes times the square of the
-    number of trained parameters.
+    The losses are "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
+    "poisson", "gamma" and "tweedie", with l2, on the CPU. The matrix takes 8 bytes
+    times the square of the number of trained parameters.
 
     Parameters
     ----------
@@ -579,7 +595,8 @@ class LBFGS(SecondOrder):
 
     References
     ----------
-    Byrd, Lu, Nocedal & Zhu, A limited memory algorithm for bound constrained optimization, 1995.
+    Byrd, Lu, Nocedal & Zhu, A limited memory algorithm for bound constrained
+    optimization, 1995.
 
     Examples
     --------
@@ -613,7 +630,9 @@ def matrix_bytes(n: int) -> int:
 
 
 def jacobian_bytes(n: int, n_outputs: int, n_threads: int) -> int:
-    """A block of the Jacobian, and the threads' buffers: rows, and roots of the curvature."""
+    """A block of the Jacobian, and the threads' buffers:
+    rows, and roots of the curvature.
+    """
     rows_at_once = 16
     n_rows = min(max((1 << 17) // max(n, 1), 96), 384) + rows_at_once * n_outputs
     return 8 * (n_rows * n + n_threads * rows_at_once * (n + n_outputs**2))
@@ -624,7 +643,8 @@ def require_first_order(optimizer: object, who: str) -> None:
     if isinstance(optimizer, SecondOrder):
         name = type(optimizer).__name__
         raise ValueError(
-            f"{who}: {name} takes its steps on all rows at once: use MLP.fit, or an optimizer of "
+            f"{who}: {name} takes its steps on all rows at once: use MLP.fit, or an "
+            f"optimizer of "
             "batches, such as Adam()"
         )
 
@@ -641,9 +661,11 @@ OPTIMIZERS: dict[str, type] = {
 # Words of other libraries, by name or by sentence of advice.
 SYNONYMS = {
     "sgd": "gd gradient_descent stochastic_gradient_descent",
-    "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree adamwschedulefree",
+    "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree "
+    "adamwschedulefree",
     "write SGD(0.01, momentum=0.9)": "momentum",
     "write SGD(0.01, momentum=0.9, nesterov=True)": "nesterov",
     "write LBFGS(), or in MLPClassifier and MLPRegressor solver='lbfgs'": "lbfgs l_bfgs_b bfgs",
-    "write LevenbergMarquardt()": "lm levenberg_marquardt levenbergmarquardt trainlm gauss_newton",
+    "write LevenbergMarquardt()": "lm levenberg_marquardt levenbergmarquardt trainlm "
+    "gauss_newton",
 }

@@ -1,8 +1,9 @@
 """Learning-rate schedules, which any optimizer takes in place of a learning rate.
 
-A schedule takes an array of step numbers, counted from 0 over the life of the net, and the step at
-which the current fit ends. The result is their rates. Any such function is a schedule. A setting
-that is not a number raises a TypeError, one out of range a ValueError.
+A schedule takes an array of step numbers, counted from 0 over the life of the net, and
+the step at which the current fit ends. The result is their rates. Any such function is
+a schedule. A setting that is not a number raises a TypeError, one out of range a
+ValueError.
 
 >>> from fastmlp import Adam, Cosine, Warmup
 >>> Adam(Warmup(Cosine(0.01), n_steps=100)).learning_rate
@@ -31,7 +32,9 @@ class _Checked:
 
 
 def _horizon(n_steps: int | None, total: int) -> float:
-    """Return the steps of the schedule as a float: epochs times steps may exceed 64 bits."""
+    """Return the steps of the schedule as a float:
+    epochs times steps may exceed 64 bits.
+    """
     return float(max(total if n_steps is None else n_steps, 1))
 
 
@@ -138,8 +141,8 @@ class Cosine(_Checked):
     ----------
     learning_rate : float above 0
     n_steps : int of 1 or more, optional
-        The steps of the descent, counted from the net's first step. None: to the end of the current
-        fit.
+        The steps of the descent, counted from the net's first step.
+        None: to the end of the current fit.
     final_rate : float of 0 or more, default 0
 
     References
@@ -165,7 +168,8 @@ class Cosine(_Checked):
 
 @settings
 class OneCycle(_Checked):
-    """Half a cosine up from ``learning_rate / 25``, and one down to ``learning_rate / 250,000``.
+    """Half a cosine up from ``learning_rate / 25``,
+    and one down to ``learning_rate / 250,000``.
 
     Parameters
     ----------
@@ -250,7 +254,9 @@ class NoEnd:
 
 
 def is_known(rate: float | Schedule) -> bool:
-    """Return True for a number, or a schedule of the library's: each step can be asked ahead."""
+    """Return True for a number, or a schedule of the library's:
+    each step can be asked ahead.
+    """
     if not callable(rate):
         return True
     return type(rate) in SCHEDULES.values() and is_known(getattr(rate, "schedule", 0.0))

@@ -1,14 +1,15 @@
 """Rules of weights: penalties, changes of the gradient, updates; groups.
 
-A gradient rule takes g, penalties included, and the setting that asks for the rule, and returns the
-new g. NaN must stay NaN, so that a divergence is seen. Clipping by norm needs the whole gradient
-first: backends take the norms, `norm_factor` is the formula.
+A gradient rule takes g, penalties included, and the setting that asks for the rule, and
+returns the new g. NaN must stay NaN, so that a divergence is seen. Clipping by norm
+needs the whole gradient first: backends take the norms, `norm_factor` is the formula.
 
-An update rule takes a parameter w, its gradient g, two slots of state (m, v) that start at 0, and
-the step's coefficients; it returns new (w, m, v).
+An update rule takes a parameter w, its gradient g, two slots of state (m, v)
+that start at 0, and the step's coefficients; it returns new (w, m, v).
 
-Parameter groups share a learning rate and a weight decay, or are frozen. The rate of a group is the
-optimizer's rate times the group's factor, as in PyTorch: a decoupled weight decay scales with it.
+Parameter groups share a learning rate and a weight decay, or are frozen. The rate of a
+group is the optimizer's rate times the group's factor, as in PyTorch: a decoupled
+weight decay scales with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,13 +65,15 @@ def clip(g: float, limit: float) -> float:
 
 GRADIENT_RULES: dict[str, GradientRule] = {"clipvalue": clip}
 
-# Settings that clip by norm; True: each variable has a norm, a layer's weights or its biases.
+# Settings that clip by norm; True: each variable has a norm,
+# a layer's weights or its biases.
 NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
 
 
 def norm_factor(norm: float, limit: float) -> float:
-    """min(1, limit / norm), and NaN for a norm that is not finite: 0 times the gradient would hide
-    the divergence."""
+    """min(1, limit / norm), and NaN for a norm that is not finite:
+    0 times the gradient would hide the divergence.
+    """
     if norm - norm != 0:
         return norm - norm
     return 1.0 if norm <= limit else limit / norm
@@ -107,7 +110,9 @@ def rmsprop(
     momentum: float,
     epsilon: float,
 ) -> Triple:
-    """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
+    """v is a running mean of g^2; m <- momentum m + g / (sqrt(v)
+    + epsilon); w <- w - rate m.
+    """
     v = v + gain_v * (g * g - v)
     m = momentum * m + g / (sqrt(v) + epsilon)
     return w - rate * m, m, v
@@ -184,14 +189,16 @@ def schedule_free_adamw(
     share: float,
     rate_m: float,
 ) -> Triple:
-    """w is y, and m is z - y. v is a running mean of g^2; s = root g / (sqrt(v) + epsilon) +
-    decay y; y <- y + share m - rate s, and m <- (1 - share) m - rate_m s."""
+    """w is y, and m is z - y. v is a running mean of g^2; s = root g / (sqrt(v) +
+    epsilon) + decay y; y <- y + share m - rate s, and m <- (1 - share) m - rate_m s.
+    """
     v = v + gain_v * (g * g - v)
     s = root * g / (sqrt(v) + epsilon) + decay * w
     return w + share * m - rate * s, m - share * m - rate_m * s, v
 
 
-# How many of the slots (m, v) a rule uses, in this order; a rule that is not listed uses both.
+# How many of the slots (m, v) a rule uses, in this order;
+# a rule that is not listed uses both.
 N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}
 
 
@@ -240,8 +247,9 @@ class ParameterGroups(NamedTuple):
         )
 
     def places(self, width: int) -> tuple[tuple[int, int], ...]:
-        """Return the offsets of the coefficients of each layer's weights and biases in a step's
-        row, which has `width` for each group; or FROZEN."""
+        """Return the offsets of the coefficients of each layer's weights and biases in
+        a step's row, which has `width` for each group; or FROZEN.
+        """
 
         def place(group: int) -> int:
             return FROZEN if group == FROZEN else group * width

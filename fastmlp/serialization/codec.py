@@ -1,10 +1,11 @@
 """Rules, settings, parameters of estimators and labels as JSON, and back.
 
-Rules of the library are names with settings. A user-defined rule is ``{"own": name}``, and read
-back through a mapping from names to functions. Code is neither written to a file nor run from one.
+Rules of the library are names with settings. A user-defined rule is ``{"own": name}``,
+and read back through a mapping from names to functions. Code is neither written to a
+file nor run from one.
 
-A value without a form in JSON, such as a tuple or an infinite number, becomes an object with one
-entry: the kind and the content.
+A value without a form in JSON, such as a tuple or an infinite number,
+becomes an object with one entry: the kind and the content.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -52,7 +53,8 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
     name = getattr(rule, "__name__", type(rule).__name__)
     if not name.isidentifier():
         raise ValueError(
-            f"the rule {name!r} has no name by which a file can keep it: define it with `def`, and "
+            f"the rule {name!r} has no name by which a file can keep it: define it "
+            f"with `def`, and "
             "pass it to `load`, as rules={'name': function}"
         )
     return {"own": name}
@@ -82,7 +84,8 @@ def of_loss(loss: Loss) -> Any:
         return losses.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
-            f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
+            f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings "
+            f"has no "
             "name: write a function that calls the rule, and pass it to Loss"
         )
     return of_rule(loss.rule, {})
@@ -235,7 +238,8 @@ def add_settings(name: str, kind: type[Any]) -> None:
 
 
 def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """The JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
+    """The JSON forms of the arguments of an estimator's `__init__`,
+    without those in `but`.
 
     A value without a name raises ValueError.
     """

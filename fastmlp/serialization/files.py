@@ -1,8 +1,9 @@
 """Files: named arrays and a header of names, in one safetensors file.
 
-A safetensors file holds arrays and a table of strings. The table has one entry, `ENTRY`: JSON with
-the version of the format, the kind of the object, and a header of the kind. Nothing in a file is
-run. Files are written whole or not at all. Reading takes memory bounded by the file's size.
+A safetensors file holds arrays and a table of strings. The table has one entry,
+`ENTRY`: JSON with the version of the format, the kind of the object, and a header of
+the kind. Nothing in a file is run. Files are written whole or not at all. Reading takes
+memory bounded by the file's size.
 """
 
 import contextlib
@@ -36,10 +37,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype(np.int32),
     "I64": np.dtype(np.int64),
 }
-# Python objects take twenty times the bytes of JSON. A net of 1,000 layers has 200 KB of header.
+# Python objects take twenty times the bytes of JSON.
+# A net of 1,000 layers has 200 KB of header.
 MAX_HEADER_BYTES = 4 << 20
-# Integers of more than 64 bits, such as a generator's. Sets and dicts take quadratic time for
-# integers equal modulo 2**61 - 1: 3.4 s for 20,000.
+# Integers of more than 64 bits, such as a generator's. Sets and dicts take quadratic
+# time for integers equal modulo 2**61 - 1: 3.4 s for 20,000.
 LONG_DIGITS, MOST_LONG = 20, 4096
 # Arrays without words in the header, such as moments and losses.
 FREE_ARRAYS = 64
@@ -111,8 +113,8 @@ def check_ending(path: str | os.PathLike[str], who: str) -> None:
     remedy = ENDINGS.get(name.suffix.lower())
     if remedy is not None:
         raise ValueError(
-            f"{who}: {name.name!r} is a name of another format, and save writes safetensors: "
-            f"name it {name.with_suffix('.safetensors').name!r}{remedy}"
+            f"{who}: {name.name!r} is a name of another format, and save writes "
+            f"safetensors: name it {name.with_suffix('.safetensors').name!r}{remedy}"
         )
 
 
@@ -180,7 +182,8 @@ def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn errors in the content of a file into a `FileError` with the path.
 
-    Sizes are bounded by the file's size, so memory runs out only if the process has little.
+    Sizes are bounded by the file's size,
+    so memory runs out only if the process has little.
     """
     try:
         yield
@@ -211,7 +214,8 @@ def _table(file: BinaryIO) -> dict[str, Any]:
         kind = next((OTHERS[mark] for mark in OTHERS if start.startswith(mark)), "")
         if kind:
             raise FileError(
-                f"{kind}, not a safetensors file; fastmlp loads what its save has written"
+                f"{kind}, not a safetensors file; fastmlp loads what its save has "
+                f"written"
             )
         raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
@@ -247,8 +251,9 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     kind = header.pop("kind")
     if version not in (FORMAT_VERSION, NEWER_VERSION):
         raise FileError(
-            f"format version {version!r}, and this fastmlp reads versions {FORMAT_VERSION} and "
-            f"{NEWER_VERSION}: use the fastmlp that wrote the file, or train the model again"
+            f"format version {version!r}, and this fastmlp reads versions "
+            f"{FORMAT_VERSION} and {NEWER_VERSION}: use the fastmlp that wrote the "
+            f"file, or train the model again"
         )
     return kind, header
 
@@ -308,8 +313,8 @@ TOKEN_BYTES = 8
 def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A temporary file to write to, which is synced and renamed over the target.
 
-    After an exception it is removed, and the target is as before. The mode is the replaced file's,
-    or follows the umask.
+    After an exception it is removed, and the target is as before.
+    The mode is the replaced file's, or follows the umask.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.exists() and not target.is_file():
@@ -350,7 +355,9 @@ def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove killed processes' temporary files, if an hour old: others may be in use."""
+    """Remove killed processes' temporary files,
+    if an hour old: others may be in use.
+    """
     now = time.time()
     ours = re.compile(
         rf"\.{re.escape(_start(target))}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.tmp"
@@ -370,7 +377,9 @@ def _start(target: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sync the folder, if the system can open folders, so that the new name is durable."""
+    """Sync the folder, if the system can open folders,
+    so that the new name is durable.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -53,7 +53,8 @@ class SavedNet(NamedTuple):
     moments : (n_slots, n_parameters) array, optional
         The optimizer's state. None: zeros, or not kept.
     generator : dict, optional
-        The generator's state. None: neither the number of steps nor the moments are kept.
+        The generator's state. None:
+        neither the number of steps nor the moments are kept.
     key : two integers of 32 bits, optional
         The key of the random numbers of training.
     averaged_from : int
@@ -221,7 +222,8 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
     """
     if content.kind != KIND:
         raise FileError(
-            f"holds an object of kind {content.kind!r}, not {KIND!r}: load it by fastmlp.load"
+            f"holds an object of kind {content.kind!r}, not {KIND!r}: load it by "
+            f"fastmlp.load"
         )
     header = content.header
     claimed = content.header["layer_sizes"]
@@ -359,7 +361,9 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
 
 
 def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
-    """Flat parameters from the arrays of the layers, whose sizes must match the header."""
+    """Flat parameters from the arrays of the layers,
+    whose sizes must match the header.
+    """
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
@@ -481,7 +485,8 @@ class CheckpointFile:
             if settings.get(name) != value:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "
-                    f"{settings.get(name)!r}, here it is {value!r}; resume=False starts over"
+                    f"{settings.get(name)!r}, here it is {value!r}; resume=False "
+                    f"starts over"
                 )
         with self.refusing():
             state = state_of(content, state_now.network, state_now.optimizer)

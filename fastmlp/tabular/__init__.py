@@ -1,4 +1,6 @@
-"""Tables with named columns: from raw columns to a net's inputs, and from its outputs to labels."""
+"""Tables with named columns: from raw columns to a net's inputs,
+and from its outputs to labels.
+"""
 
 from importlib import import_module
 from importlib.util import find_spec

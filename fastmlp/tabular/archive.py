@@ -29,7 +29,8 @@ LEFT_OUT = ("extra_members", "client", "group_timeout")
 class SavedTable(NamedTuple):
     """Fields of a file.
 
-    `trees` holds names and arrays of boosted trees, whose weights are `pack.extra_weights`.
+    `trees` holds names and arrays of boosted trees,
+    whose weights are `pack.extra_weights`.
     """
 
     parameters: dict[str, Any]
@@ -65,7 +66,8 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     used = [name for name, member, _ in others if not isinstance(member, BoostedTrees)]
     if used:
         raise ValueError(
-            f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which a file of "
+            f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which "
+            f"a file of "
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
     # Splitters have no name in a file, and row numbers belong to one table.

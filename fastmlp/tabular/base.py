@@ -184,37 +184,39 @@ class TabularMLP(BaseModel):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            A list has a list or a dict per row; a key that a row lacks is a missing value. With
-            `target` also a path, or a list of paths, of Parquet, Arrow or CSV, or a query of
-            DuckDB. Files are read into memory; if they do not fit, `random_state` draws a sample of
-            rows, with a warning.
+            A list has a list or a dict per row; a key that a row lacks is a missing
+            value. With `target` also a path, or a list of paths, of Parquet, Arrow or
+            CSV, or a query of DuckDB. Files are read into memory; if they do not fit,
+            `random_state` draws a sample of rows, with a warning.
         y : (n_rows,) array of labels, or of numbers
         sample_weight : (n_rows,) array, or the name of a column of X, optional
-            For training and selection. Rows of weight 0 are left out. Arrays, also as `groups`, are
-            errors beside files of which a sample is drawn.
+            For training and selection. Rows of weight 0 are left out. Arrays,
+            also as `groups`, are errors beside files of which a sample is drawn.
         target : str, optional
             Column of X that is used as y.
         X_val, y_val, sample_weight_val : optional
-            Rows to validate on, in the place of held-out rows of X. With `target` X_val has the
-            column too.
+            Rows to validate on, in the place of held-out rows of X.
+            With `target` X_val has the column too.
         groups : (n_rows,) array, or the name of a column of X, optional
-            Rows of one group, such as a customer, are on the same side of each split, also in the
-            folds of `cv` and of interval sizes. A column named here is not an input.
+            Rows of one group, such as a customer, are on the same side of each split,
+            also in the folds of `cv` and of interval sizes. A column named here is not
+            an input.
         callbacks : callable, or a sequence of them
-            Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
-            ``report.stop()`` ends the fit: nets in training end with their epoch, others with their
-            first, and form the ensemble. With `client` callbacks are pickled, and end one group of
-            nets on a worker.
+            Each is called with a `Report` after every epoch of every net; `Report.net`
+            is the net. ``report.stop()`` ends the fit: nets in training end with their
+            epoch, others with their first, and form the ensemble. With `client`
+            callbacks are pickled, and end one group of nets on a worker.
         progress : bool
             Show a tqdm bar of all epochs; most nets end before their last.
         checkpoint : path, optional
-            A folder for the state of each net, one file each, replaced at each checkpoint. An
-            integer `random_state` is needed. Trees and `extra_members` are fitted again.
+            A folder for the state of each net, one file each, replaced at each
+            checkpoint. An integer `random_state` is needed. Trees and `extra_members`
+            are fitted again.
         checkpoint_every : int or datetime.timedelta, default one minute
             Epochs, or time, between checkpoints of a net.
         resume : bool
-            Go on from existing checkpoints, to the bits of an uninterrupted fit. Finished nets are
-            kept. Another table, or other parameters, are an error.
+            Go on from existing checkpoints, to the bits of an uninterrupted fit.
+            Finished nets are kept. Another table, or other parameters, are an error.
 
         Returns
         -------
@@ -228,8 +230,9 @@ class TabularMLP(BaseModel):
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
         KeyboardInterrupt
-            On Ctrl-C before the first net has trained, or in folds; an earlier fit is kept. Later,
-            a warning is given instead, and the trained nets form the ensemble.
+            On Ctrl-C before the first net has trained, or in folds; an earlier fit is
+            kept. Later, a warning is given instead, and the trained nets form the
+            ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
         others = (
@@ -502,8 +505,8 @@ class TabularMLP(BaseModel):
             predictions += weight * extras.answers(model, values, n)
         if not n:
             return predictions
-        # Sums of float32 probabilities are up to 1e-7 off 1. NumPy's sum of two columns takes five
-        # times as long, 1.9 ms for 100,000 rows.
+        # Sums of float32 probabilities are up to 1e-7 off 1. NumPy's sum of two columns
+        # takes five times as long, 1.9 ms for 100,000 rows.
         if n == 2:
             total = predictions[:, :1] + predictions[:, 1:]
         else:
@@ -511,10 +514,11 @@ class TabularMLP(BaseModel):
         return predictions / total
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
-        """Return the members' weighted standard deviation, (n_rows,) or (n_rows, n_classes).
+        """Return the members' weighted standard deviation,
+        (n_rows,) or (n_rows, n_classes).
 
-        Disagreement of members is measured, not the noise of y: see `predict_interval` and
-        `predict_set`.
+        Disagreement of members is measured, not the noise of y:
+        see `predict_interval` and `predict_set`.
 
         Parameters
         ----------
@@ -560,22 +564,27 @@ class TabularMLP(BaseModel):
 
     @property
     def members_(self) -> tuple[Member, ...]:
-        """The nets of the ensemble, each with its recipe, weight, score and best epoch."""
+        """The nets of the ensemble, each with its recipe,
+        weight, score and best epoch.
+        """
         check_is_fitted(self, "pack_")
         return self.pack_.members
 
     @property
     def weights_(self) -> NDArray[np.float64]:
-        """The weights of the members, nets first, then `extra_members_`; their sum is 1."""
+        """The weights of the members, nets first,
+        then `extra_members_`; their sum is 1.
+        """
         check_is_fitted(self, "pack_")
         return np.concatenate([self.pack_.weights, self.pack_.extra_weights])
 
     @property
     def validation_score_(self) -> float:
-        """The score of the ensemble on the rows that selected it, which is slightly optimistic.
+        """The score of the ensemble on the rows that selected it,
+        which is slightly optimistic.
 
-        Higher is better: `scoring`, or minus the log loss, the root mean squared error, or the mean
-        of another `loss`.
+        Higher is better: `scoring`, or minus the log loss,
+        the root mean squared error, or the mean of another `loss`.
         """
         check_is_fitted(self, "pack_")
         return self.pack_.validation_score
@@ -597,9 +606,10 @@ class TabularMLP(BaseModel):
     def feature_importances_(self) -> NDArray[np.float64]:
         """The decrease of the score when a column is shuffled, shape (n_features,).
 
-        `sklearn.inspection.permutation_importance` with five repeats on at most 2,000 validation
-        rows, computed on first access. The score is minus the log loss, the root mean squared
-        error, or the mean of another `loss`. Columns that are left out have 0.
+        `sklearn.inspection.permutation_importance` with five repeats on at most 2,000
+        validation rows, computed on first access. The score is minus the log loss, the
+        root mean squared error, or the mean of another `loss`. Columns that are left
+        out have 0.
 
         Raises
         ------
@@ -610,8 +620,10 @@ class TabularMLP(BaseModel):
         kept: KeptRows | None = getattr(self, "_kept", None)
         if kept is None:
             raise AttributeError(
-                f"{type(self).__name__}: feature_importances_ needs rows to validate on, which a "
-                "file does not hold: use sklearn.inspection.permutation_importance(model, X, y)"
+                f"{type(self).__name__}: feature_importances_ needs rows to validate "
+                f"on, which a "
+                "file does not hold: use "
+                "sklearn.inspection.permutation_importance(model, X, y)"
             )
         if not hasattr(self, "_importances"):
             self._importances = importances(self, kept)
@@ -628,9 +640,9 @@ class TabularMLP(BaseModel):
     def codes(self, X: Any) -> NDArray[np.float64]:
         """Return the rows of a table as C files and compiled code take them.
 
-        Columns that are read follow in the order of training. Numbers are unchanged, NaN where one
-        is missing. A date has a number for each part. A level has its index in ``schema_.levels``,
-        -1 where it is missing or unknown.
+        Columns that are read follow in the order of training. Numbers are unchanged,
+        NaN where one is missing. A date has a number for each part. A level has its
+        index in ``schema_.levels``, -1 where it is missing or unknown.
 
         Parameters
         ----------
@@ -678,34 +690,36 @@ class TabularMLP(BaseModel):
     ) -> Self:
         """Return a fitted model of one net, trained on this one's predictions.
 
-        The net is smaller and faster, and exports to less code. The training rows are X and drawn
-        rows, four for each, from 20,000 to 200,000. A drawn row takes each column from a row of X
-        or from a row near it. A fifth of X is held out to end the training. X may be the rows of
-        `fit`, or more, whose targets need not be known.
+        The net is smaller and faster, and exports to less code. The training rows are X
+        and drawn rows, four for each, from 20,000 to 200,000. A drawn row takes each
+        column from a row of X or from a row near it. A fifth of X is held out to end
+        the training. X may be the rows of `fit`, or more, whose targets need not be
+        known.
 
         Parameters
         ----------
         X : as for `predict`; 2 rows or more
         y : (n_rows,) array, optional
-            Targets of X, to compare losses on the held-out fifth. None: losses are compared on the
-            validation rows that the model keeps. Intervals and class sets then use errors of nets
-            that were not trained on the row.
+            Targets of X, to compare losses on the held-out fifth. None: losses are
+            compared on the validation rows that the model keeps. Intervals and class
+            sets then use errors of nets that were not trained on the row.
         hidden_layer_sizes : int or sequence of int, optional
-            None: (64, 64), or (128, 128) if its loss is more than 3 % above this model's. If the
-            loss is still above, a warning is given.
+            None: (64, 64), or (128, 128) if its loss is more than 3 % above this
+            model's. If the loss is still above, a warning is given.
 
         Returns
         -------
         TabularMLPClassifier or TabularMLPRegressor
-            ``training_["distilled"]`` has `loss`, `ensemble_loss` on the same rows, the root mean
-            square `difference` of predictions on held-out rows, and the number of `drawn_rows`.
-            Without y both losses are slightly optimistic, as the rows have chosen the ensemble.
+            ``training_["distilled"]`` has `loss`, `ensemble_loss` on the same rows, the
+            root mean square `difference` of predictions on held-out rows, and the
+            number of `drawn_rows`. Without y both losses are slightly optimistic, as
+            the rows have chosen the ensemble.
 
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, a size is not an integer of 1 or more, or y is missing for a
-            model from a file, which has no rows.
+            If columns are missing, a size is not an integer of 1 or more,
+            or y is missing for a model from a file, which has no rows.
 
         References
         ----------

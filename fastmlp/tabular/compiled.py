@@ -1,7 +1,8 @@
-"""Compiled loops over the rows of a table: numbers and codes in, columns of float32 out.
+"""Compiled loops over the rows of a table:
+numbers and codes in, columns of float32 out.
 
-A block of rows passes column after column while it is in the first-level cache. 100,000 rows of 16
-numbers, 16 pieces each, one thread, against NumPy by column: 73 -> 8 ms.
+A block of rows passes column after column while it is in the first-level cache. 100,000
+rows of 16 numbers, 16 pieces each, one thread, against NumPy by column: 73 -> 8 ms.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ _clipped = njit(columns.clipped)
 _rising = njit(columns.rising)
 # Rows of a block; 64 -> 128 -> 256: 9.1 -> 8.7 -> 8.7 ms.
 ROWS = 128
-# Bytes of a block of float64 and of float32. Numba does not take a product for a constant.
+# Bytes of a block of float64 and of float32.
+# Numba does not take a product for a constant.
 WIDE, NARROW = ROWS * 8, ROWS * 4
 F32 = np.float32
 F64 = np.float64
@@ -38,8 +40,9 @@ def write_pieces(
 ) -> None:
     """Write each number's piece plus the share of the piece below the number.
 
-    X has shape (n_rows, n_features), NaN where a number is missing; out is float32, with a column
-    for each feature that has pieces. `edges`, `n_pieces` and `medians` are as in `PiecewiseLinear`.
+    X has shape (n_rows, n_features), NaN where a number is missing; out is float32,
+    with a column for each feature that has pieces. `edges`, `n_pieces` and `medians`
+    are as in `PiecewiseLinear`.
     """
     n = int(np.count_nonzero(n_pieces))
     of_features = [_as(INT, n_pieces), _as(F64, medians)]
@@ -47,9 +50,11 @@ def write_pieces(
 
 
 def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
-    """Write ``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 where x is missing.
+    """Write ``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center)
+    * factor``, and 0 where x is missing.
 
-    X and out, float32, have shape (n_rows, n_features); center and factor (n_features,).
+    X and out, float32, have shape (n_rows, n_features);
+    center and factor (n_features,).
     """
     _run(
         _clip,
@@ -61,7 +66,9 @@ def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
 
 
 def write_rising(X: Array, out: Array, center: Array, factor: Array) -> None:
-    """Write as `write_clipped` in a form that keeps the order of numbers to the last digit."""
+    """Write as `write_clipped` in a form that keeps the order of numbers to the last
+    digit.
+    """
     _run(
         _rise,
         np.asarray(X, F64),
@@ -81,8 +88,8 @@ def write_levels(
     X : (n_rows, n_features) array of codes, -1 for no level
     out : (n_rows, n_features * width) array of float32
     starts, sizes : (n_features,) arrays
-        First row of each feature in the table, and the number of its rows: one for a missing or
-        unknown level, then one for each code.
+        First row of each feature in the table, and the number of its rows:
+        one for a missing or unknown level, then one for each code.
     table : (n_places, width) array of float32
     """
     if X.dtype == np.int32:
@@ -152,8 +159,8 @@ def _locate(
 ) -> None:
     """Write the index of each of n numbers among a column's pieces.
 
-    The edges below it are counted, six at a time, by vectors of rows: a search would branch at
-    each.
+    The edges below it are counted, six at a time,
+    by vectors of rows: a search would branch at each.
     """
     x = row(values, n, F64)
     edge = row(edges, n_pieces + 1, F64)

@@ -1,8 +1,9 @@
-"""Scores of validation rows as a promise about new rows: intervals, quantiles, sets of classes.
+"""Scores of validation rows as a promise about new rows:
+intervals, quantiles, sets of classes.
 
-If new rows are drawn as validation rows were, a new row's score has each rank among theirs with the
-same probability. Errors of numbers are divided by a size for each row, which a small pack learns on
-folds of the validation rows.
+If new rows are drawn as validation rows were, a new row's score has each rank among
+theirs with the same probability. Errors of numbers are divided by a size for each row,
+which a small pack learns on folds of the validation rows.
 """
 
 import math
@@ -23,13 +24,14 @@ from fastmlp.typing import Array
 
 # With fewer rows all sizes are 1, and intervals have one width.
 FEWEST_ROWS = 100
-# Errors below this part of the mean absolute error count as equal: their logarithms are noise.
+# Errors below this part of the mean absolute error count as equal:
+# their logarithms are noise.
 FLOOR = 0.1
-# Gain of the interval scores of 9 tables over one width, and share of the nets' time, with one net
-# per fold: 2 folds 13.7 % and 2.5 %, 3 folds 14.7 % and 4.3 %, 5 folds 13.9 % and 7 %. In 12 tables
-# two nets of 2 folds gained 0.2 points more than one, in three times the time. Half of the rows to
-# learn and half to calibrate on gained 2 points less. The members' standard deviation in place of
-# sizes gained 2.0 %.
+# Gain of the interval scores of 9 tables over one width, and share of the nets' time,
+# with one net per fold: 2 folds 13.7 % and 2.5 %, 3 folds 14.7 % and 4.3 %, 5 folds
+# 13.9 % and 7 %. In 12 tables two nets of 2 folds gained 0.2 points more than one, in
+# three times the time. Half of the rows to learn and half to calibrate on gained 2
+# points less. The members' standard deviation in place of sizes gained 2.0 %.
 SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
 
 
@@ -44,7 +46,8 @@ def learn_sizes(
 ) -> Array:
     """Learn the size of each row's error on the validation rows of a pack of numbers.
 
-    Each row's size is learned from other folds; sizes are 1 for too few rows or without folds.
+    Each row's size is learned from other folds;
+    sizes are 1 for too few rows or without folds.
     """
     errors = scores_of("regression", rows.y, pack.validated)
     if (
@@ -82,17 +85,20 @@ def sizes_of(pack: Pack, values: Values) -> Array:
 def bands(
     pack: Pack, values: Values, predictions: Array, scores: Array
 ) -> NDArray[np.float64]:
-    """Targets at `n_scores` scores, shape (n_rows, n_scores), clipped to the targets' range."""
+    """Targets at `n_scores` scores, shape (n_rows,
+    n_scores), clipped to the targets' range.
+    """
     of_rows = sizes_of(pack, values)[:, None] * scores
     return np.clip(predictions[:, None] + of_rows, *pack.outputs.bounds)
 
 
 def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
-    """Return the two scores that a new row's score lies between with probability `coverage`.
+    """Return the two scores that a new row's score lies between with probability
+    `coverage`.
 
-    Equal shares of rows are below the first and above the second. With too few rows for that, the
-    first is minus the second. Errors name `n_rows`, the number of rows that folds would validate
-    on.
+    Equal shares of rows are below the first and above the second. With too few rows for
+    that, the first is minus the second. Errors name `n_rows`, the number of rows that
+    folds would validate on.
     """
     _check(coverage, f"{who}: coverage")
     level = (1 + coverage) / 2

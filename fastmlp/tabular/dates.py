@@ -1,7 +1,8 @@
-"""Dates, times of day and durations as numbers: equal from every library, and from ISO texts.
+"""Dates, times of day and durations as numbers:
+equal from every library, and from ISO texts.
 
-Inside, dates are arrays of numpy.datetime64 in UTC; times since midnight and durations are
-numpy.timedelta64; NaT where a value is missing.
+Inside, dates are arrays of numpy.datetime64 in UTC; times since midnight and durations
+are numpy.timedelta64; NaT where a value is missing.
 """
 
 import math
@@ -50,8 +51,8 @@ class Parts(NamedTuple):
     Attributes
     ----------
     names : "year", "month", "day", "weekday" (0 = Monday) and "hour", each where it varies in
-        training, and "days", since `origin` with the day's fraction; or "time", the seconds since
-        midnight; or "duration", in seconds
+        training, and "days", since `origin` with the day's fraction;
+        or "time", the seconds since midnight; or "duration", in seconds
     origin : ISO date, the first in training; None: times or durations
     zone : whether dates had a zone in training; None: unknown
 
@@ -75,7 +76,9 @@ class Parts(NamedTuple):
         return OF_PART[self.names[-1]]
 
     def numbers(self, moments: Array) -> NDArray[np.float64]:
-        """Return the parts of each row, shape (n_rows, n_parts), NaN where a value is missing."""
+        """Return the parts of each row, shape (n_rows,
+        n_parts), NaN where a value is missing.
+        """
         there = ~np.isnat(moments)
         values = np.full((len(moments), len(self.names)), np.nan)
         if self.kind != "dates":
@@ -89,7 +92,9 @@ class Parts(NamedTuple):
         return values
 
     def of_value(self, value: Any) -> list[float] | None:
-        """The parts of one value, as of `numbers`; None: its form or kind is another."""
+        """The parts of one value, as of `numbers`;
+        None: its form or kind is another.
+        """
         is_missing = isinstance(value, float | date) and value != value
         if value is None or is_missing:
             return [math.nan] * len(self.names)
@@ -241,7 +246,9 @@ def zone_of(text: str) -> str | None:
 
 
 def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:
-    """Dates or times of rows, from texts and each row's index among them, -1 where missing."""
+    """Dates or times of rows,
+    from texts and each row's index among them, -1 where missing.
+    """
     none = missing(1, kind)
     of_values = of_texts(texts)
     if of_values is None or of_values.dtype != none.dtype or kind == "durations":

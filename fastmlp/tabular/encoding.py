@@ -48,10 +48,10 @@ class EncodingPart(NamedTuple):
 class Encoding:
     """The encoders that turn the rows of a table into a net's inputs.
 
-    The inputs are, in order: scaled numbers; marks of missing numbers, for columns that had some in
-    training; target statistics of categories with many levels; categories of one or two levels;
-    pieces of numbers; levels of integers; levels of other categories. `expanded` returns a short
-    form, on which nets train faster.
+    The inputs are, in order: scaled numbers; marks of missing numbers, for columns that
+    had some in training; target statistics of categories with many levels; categories
+    of one or two levels; pieces of numbers; levels of integers; levels of other
+    categories. `expanded` returns a short form, on which nets train faster.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ class Encoding:
     target_levels : int or None
         Categories with more levels get `TargetStatistics` too; None: no category does.
     max_integers : int or None
-        Columns of numbers are levels too, if all are integers, and no more than this are distinct.
-        None: no column is.
+        Columns of numbers are levels too, if all are integers,
+        and no more than this are distinct. None: no column is.
 
     Examples
     --------
@@ -127,8 +127,8 @@ class Encoding:
         return self
 
     def fit_expanded(self, values: Values, y: Any, task: Task, rng: Random) -> Expanded:
-        """Learn as `fit` does, and return the inputs to train on in short form: target statistics
-        are out of folds.
+        """Learn as `fit` does, and return the inputs to train on in short form:
+        target statistics are out of folds.
         """
         return self._expanded(values, self._learned(values, y, task, rng))
 
@@ -143,7 +143,8 @@ class Encoding:
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
         self.parts, columns_of = {}, self._columns(values)
         statistics: Array | None = None
-        # A net needs an input: where all columns are levels, the most frequent level is one.
+        # A net needs an input: where all columns are levels,
+        # the most frequent level is one.
         min_rows = self.min_rows
         if columns_of.keys() <= {"pairs", "levels"}:
             most = max(
@@ -170,7 +171,8 @@ class Encoding:
         return self._written(values, None, short=False)
 
     def expanded(self, values: Values) -> Expanded:
-        """Return the net's inputs in short form: one number for the pieces or levels of a column.
+        """Return the net's inputs in short form:
+        one number for the pieces or levels of a column.
 
         Raises
         ------
@@ -219,7 +221,9 @@ class Encoding:
         return self.parts
 
     def signs(self, of_numbers: Sequence[int]) -> list[int]:
-        """Return the constraints of the net's inputs, from constraints of columns of numbers."""
+        """Return the constraints of the net's inputs,
+        from constraints of columns of numbers.
+        """
         signs: list[int] = []
         for name, (encoder, columns) in self._inputs().items():
             if name in NUMERIC:
@@ -241,8 +245,9 @@ class Encoding:
 
     @property
     def origins(self) -> list[int]:
-        """The column behind each input: its index k among the numbers of `Values`, or -1 - k among
-        the codes."""
+        """The column behind each input: its index k among the numbers of `Values`,
+        or -1 - k among the codes.
+        """
         places = []
         for name, (encoder, columns) in self._inputs().items():
             # Names of inputs begin with the column's name.
@@ -301,7 +306,9 @@ class Encoding:
         return arrays
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as values of JSON, which with `arrays` restore the encoding."""
+        """Return the settings as values of JSON,
+        which with `arrays` restore the encoding.
+        """
         settings = asdict(self)
         del settings["parts"]
         return settings
@@ -310,7 +317,8 @@ class Encoding:
     def from_state(
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]
     ) -> Self:
-        """Return the encoding of `to_json` and `arrays`, checked, which may come from a file.
+        """Return the encoding of `to_json` and `arrays`,
+        checked, which may come from a file.
 
         Column indices are compared with a table by the caller.
 

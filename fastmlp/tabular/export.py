@@ -1,4 +1,6 @@
-"""A fitted model of tables as steps of rows, for C and compiled code, and as an ONNX graph."""
+"""A fitted model of tables as steps of rows,
+for C and compiled code, and as an ONNX graph.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -89,7 +91,8 @@ def check_members(model: Any, who: str) -> None:
     ]
     if used:
         raise NotImplementedError(
-            f"{who}: the ensemble holds {', '.join(used)}, and only nets are converted, and the "
+            f"{who}: the ensemble holds {', '.join(used)}, and only nets are "
+            f"converted, and the "
             "trees of trees=True: fit without extra_members"
         )
 
@@ -124,7 +127,9 @@ class ColumnPlaces(NamedTuple):
 
 
 def has_row_function(pack: Pack, beside: Sequence[Any]) -> bool:
-    """True if a compiled function has the bits of the nets, and of the estimators beside them."""
+    """True if a compiled function has the bits of the nets,
+    and of the estimators beside them.
+    """
     are_trees = all(isinstance(member, BoostedTrees) for _, member, _ in beside)
     return are_trees and pack.outputs.n_outputs <= MOST_CLASSES
 
@@ -189,7 +194,9 @@ def _trees(columns: ColumnPlaces, beside: Sequence[Any]) -> TreeNodes | None:
 
 
 def row_of(schema: Schema) -> NDArray[np.intp]:
-    """Indices of a row's numbers, in the order of the table's columns; codes follow numbers."""
+    """Indices of a row's numbers,
+    in the order of the table's columns; codes follow numbers.
+    """
     names = [*schema.number_names, *schema.categorical_names]
     place = {name: j for j, name in enumerate(schema.columns)}
     return np.argsort([place[name] for name in names], kind="stable")
@@ -220,7 +227,8 @@ def _of_trees(
     places: Sequence[str],
     n_classes: int,
 ) -> str:
-    """Add trees; return the name of their predictions, float64, in the form of a net's predictions.
+    """Add trees; return the name of their predictions,
+    float64, in the form of a net's predictions.
 
     `numbers` and `places` are as in `ColumnNodes`; `n_classes` is 0 for numbers.
     """
@@ -250,7 +258,9 @@ def _of_trees(
 
 
 def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
-    """Add the rows that trees read: numbers, then codes, NaN where a value is missing."""
+    """Add the rows that trees read: numbers,
+    then codes, NaN where a value is missing.
+    """
     wide = graph.kinds.DOUBLE
     if numbers:
         parts = [numbers]
@@ -273,7 +283,9 @@ def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
 
 
 def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
-    """Add the descent of all trees; return the name of the leaves' values, (n_rows, n_trees)."""
+    """Add the descent of all trees;
+    return the name of the leaves' values, (n_rows, n_trees).
+    """
     wide = graph.kinds.DOUBLE
     whole = graph.kinds.INT64
 
@@ -323,7 +335,8 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
 def _depth(trees: BoostedTrees) -> int:
     nodes, depth = trees.roots, 0
     while len(nodes := nodes[trees.features[nodes] >= 0]):
-        # Nodes for missing values would double along a chain, as they take one of the two ways.
+        # Nodes for missing values would double along a chain,
+        # as they take one of the two ways.
         nodes = np.unique(trees.children[nodes])
         depth = depth + 1
     return depth
@@ -402,7 +415,8 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
             without = ""
         shown = [f"{one.column!r} of shape {[None, one.n_columns]}" for one in inputs]
         raise ValueError(
-            f"to_onnx: the model needs {expected}, got {messages.listed(shown)}{without}: "
+            f"to_onnx: the model needs {expected}, got "
+            f"{messages.listed(shown)}{without}: "
             "pass X[:1], of a frame as in training"
         )
     return by_name
@@ -420,7 +434,8 @@ def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) 
         else:
             advice = ""
         raise TypeError(
-            f"to_onnx: the column {name!r} held {was} in training, and is to be {kind}{advice}"
+            f"to_onnx: the column {name!r} held {was} in training, and is to be "
+            f"{kind}{advice}"
         )
 
 
@@ -446,7 +461,8 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
     places = graph.node("LabelEncoder", [key], **keys, **options)
     if "keys_floats" not in keys or graph.kind != wide:
         return places
-    # A float64 number near a level rounds to the level's float32, but is unknown to the model.
+    # A float64 number near a level rounds to the level's float32,
+    # but is unknown to the model.
     level = graph.node(
         "Gather", [graph.constant(np.array([np.nan, *levels]), wide), places]
     )
@@ -455,7 +471,9 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
 
 
 def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes) -> str:
-    """Add an encoding; return the name of the net's inputs, float32, shape (n_rows, n_inputs)."""
+    """Add an encoding; return the name of the net's inputs,
+    float32, shape (n_rows, n_inputs).
+    """
     nodes = [
         name for step in steps_of(encoding) for name in _inputs(graph, step, columns)
     ]
@@ -492,7 +510,9 @@ def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[s
 
 
 def write(graph: Graph, model: Any) -> Any:
-    """Add a model of a table: an input per column if there are names or texts, else one for all."""
+    """Add a model of a table:
+    an input per column if there are names or texts, else one for all.
+    """
     schema = model.schema_
     n = len(model.schema_.columns)
     names = [*schema.numeric_names, *schema.categorical_names]
@@ -517,7 +537,9 @@ def write(graph: Graph, model: Any) -> Any:
 
 
 def predictions(graph: Graph, model: Any, inputs: Sequence[Graph.Input]) -> str:
-    """Add nets and boosted trees; return the name of the weighted mean prediction, float64."""
+    """Add nets and boosted trees;
+    return the name of the weighted mean prediction, float64.
+    """
     pack = model.pack_
     check_members(model, "to_onnx")
     columns = columns_of(graph, model.schema_, inputs)

@@ -1,4 +1,6 @@
-"""Further members of an ensemble: scikit-learn estimators and trees, on the columns as numbers."""
+"""Further members of an ensemble:
+scikit-learn estimators and trees, on the columns as numbers.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +23,9 @@ from fastmlp.typing import Array
 N_BITS, WORDS = 256, 8
 NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
-# A round grows a tree for each of several classes: rounds are then fewer, at a higher rate. Trees
-# that are best at this share of their rounds, or before, grow again at half the rate.
+# A round grows a tree for each of several classes: rounds are then fewer, at a higher
+# rate. Trees that are best at this share of their rounds, or before, grow again at half
+# the rate.
 TREES = 600
 FEWEST_ROUNDS = 40
 LARGEST_RATE = 0.2
@@ -31,19 +34,21 @@ EARLY = 0.25
 FIRST_ROUNDS, SHARE = 10, 0.25
 # Columns of more levels are taken as numbers.
 MOST_LEVELS = 255
-# Position of a threshold between two training values. Multiples of this number stay far from whole
-# numbers, and new prices between two others off the threshold.
+# Position of a threshold between two training values. Multiples of this number stay far
+# from whole numbers, and new prices between two others off the threshold.
 GOLDEN = 0.6180339887498949
 
 
 class BoostedTrees(LearnedArrays, BaseEstimator):
     """Trees of scikit-learn's HistGradientBoosting, with equal bits for training rows.
 
-    With validation rows the trees end at their best round. The trees of many unequal classes
-    diverge at a high rate: they grow again at half of it while that has a better score.
+    With validation rows the trees end at their best round. The trees of many unequal
+    classes diverge at a high rate: they grow again at half of it while that has a
+    better score.
 
-    Thresholds lie between training values, so that rounded rows take the same ways. Probabilities
-    come from the nets' links in float64, with the same bits on every machine.
+    Thresholds lie between training values, so that rounded rows take the same ways.
+    Probabilities come from the nets' links in float64, with the same bits on every
+    machine.
 
     Parameters
     ----------
@@ -55,8 +60,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         Time after which no round is begun; results depend on the machine.
     random_state : int, of the rows that histograms of a large table are made of
     rounds, rate : int, float, optional
-        Maximum rounds, and the rate of the first growth. A fit sets them to the rounds and rate
-        that were kept, which clones take over.
+        Maximum rounds, and the rate of the first growth. A fit sets them to the rounds
+        and rate that were kept, which clones take over.
 
     Attributes
     ----------
@@ -139,7 +144,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
     def _grown(self, rows: dict[str, Any], most: int, rate: float, start: float) -> Any:
         """A model of scikit-learn's after at most so many rounds, on one thread.
 
-        With `seconds` it has a few rounds, and as many more as the time since `start` allows.
+        With `seconds` it has a few rounds,
+        and as many more as the time since `start` allows.
         """
         X = rows["X"]
         n = most
@@ -161,8 +167,8 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             begin = time.perf_counter()
             model.fit(**rows)
             while self.seconds is not None and (n := model.max_iter) < most:
-                # At the pace of the rounds so far. A resumed fit makes its bins again, which few
-                # rounds do not pay for.
+                # At the pace of the rounds so far. A resumed fit makes its bins again,
+                # which few rounds do not pay for.
                 left = self.seconds - (begin - start)
                 more = n * (left / (time.perf_counter() - begin) - 1)
                 if more < n / 2 or model.n_iter_ < n:
@@ -229,14 +235,18 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
 
 def _best_round(model: Any) -> int:
-    """The round with the best validation score, at least 1; without such rows the last."""
+    """The round with the best validation score,
+    at least 1; without such rows the last.
+    """
     if not model.do_early_stopping_:
         return int(model.n_iter_)
     return max(int(np.argmax(model.validation_score_)), 1)
 
 
 def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
-    """Move thresholds between training values, also as float32 where the values differ there."""
+    """Move thresholds between training values,
+    also as float32 where the values differ there.
+    """
     features = arrays["features"]
     numbers = arrays["numbers"]
     for j in range(X.shape[1]):
@@ -269,8 +279,8 @@ def candidate(
 def arrays_of(model: Any) -> dict[str, Array]:
     """The arrays of `BoostedTrees` from a fitted HistGradientBoosting.
 
-    Categories are indices of levels, fewer than 256; their sets hold unknown levels where missing
-    values go left.
+    Categories are indices of levels, fewer than 256;
+    their sets hold unknown levels where missing values go left.
     """
     order = np.arange(model.n_features_in_)
     categories = []
@@ -338,7 +348,9 @@ def arrays_of(model: Any) -> dict[str, Array]:
 
 
 class Extra(NamedTuple):
-    """Name, fitted estimator, predictions of validation rows, and seconds including folds."""
+    """Name, fitted estimator, predictions of validation rows,
+    and seconds including folds.
+    """
 
     name: str
     estimator: Any
@@ -374,7 +386,8 @@ def named(
         if signs:
             if "monotonic_cst" not in estimator.get_params():
                 raise ValueError(
-                    f"{who}: monotonic_cst is for all members, and {name} does not take it; "
+                    f"{who}: monotonic_cst is for all members, and {name} does not "
+                    f"take it; "
                     "scikit-learn's HistGradientBoosting does"
                 )
             constraints = [*signs, *[0] * n_categories]
@@ -399,8 +412,8 @@ def fitted(
 ) -> list[Extra]:
     """Fitted clones of estimators, and their predictions of the validation rows.
 
-    Without such rows each is fitted without each fold, for the predictions of the fold's rows, and
-    then to all rows.
+    Without such rows each is fitted without each fold,
+    for the predictions of the fold's rows, and then to all rows.
     """
     extras = []
     for name, estimator in members:
@@ -420,7 +433,9 @@ def fitted(
 def begun(
     fit: Callable[[], list[Extra]], *, in_turn: bool
 ) -> Callable[[], list[Extra]]:
-    """Fit now, or begin on another thread; return a function that waits for the result."""
+    """Fit now, or begin on another thread;
+    return a function that waits for the result.
+    """
     if not in_turn:
         executor = ThreadPoolExecutor(1)
         with suppress(RuntimeError):  # out of threads, or at the interpreter's end
@@ -443,7 +458,9 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
 
 
 def fit(estimator: Any, part: TableRows, validation: TableRows | None = None) -> Any:
-    """A clone of an estimator, fitted to rows; validation rows end the growth of trees."""
+    """A clone of an estimator, fitted to rows;
+    validation rows end the growth of trees.
+    """
     if part.weight is None:
         more = {}
     else:
@@ -474,8 +491,8 @@ def _out_of_folds(
 ) -> tuple[Any, Array]:
     """The estimator for all rows, and predictions of the rows that folds validate on.
 
-    Trees go on with the last fold's rate, the least. Their number of rounds is the folds' mean,
-    where rounds of another rate count by their rate.
+    Trees go on with the last fold's rate, the least. Their number of rounds is the
+    folds' mean, where rounds of another rate count by their rate.
     """
     rows = validated(folds)
     growth = list[float]()

@@ -1,4 +1,5 @@
-"""Checked arguments of a fit on a table: files, frames, rows, targets and weights; held-out rows.
+"""Checked arguments of a fit on a table: files, frames,
+rows, targets and weights; held-out rows.
 
 Held-out rows are equal shares of each class, or of each part of the numbers' range.
 """
@@ -52,7 +53,8 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         several = "MultiOutput" + ("Classifier" if "Classifier" in who else "Regressor")
         advice = f"sklearn.multioutput.{several}(model) fits a model to each of them"
         raise ValueError(
-            f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: {advice}"
+            f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: "
+            f"{advice}"
         )
     targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
@@ -72,7 +74,9 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
 def known_targets(
     y: Any, who: str, name: str = "y"
 ) -> tuple[Any, NDArray[np.bool_] | None]:
-    """y with a known target in each gap, and the mask of known targets; None: all are known."""
+    """y with a known target in each gap,
+    and the mask of known targets; None: all are known.
+    """
     if y is None:
         return y, None
     values = array(y)
@@ -110,7 +114,8 @@ def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
         table = "X_val" if name == "y_val" else "X"
         lengths = f"[{n_rows}, {len(values)}], of {table} and {name}"
         raise ValueError(
-            f"{who}: Found input variables with inconsistent numbers of samples: {lengths}"
+            f"{who}: Found input variables with inconsistent numbers of samples: "
+            f"{lengths}"
         )
 
 
@@ -239,10 +244,11 @@ def class_weights(
     who: str,
     known: NDArray[np.bool_] | None = None,
 ) -> Array | None:
-    """Weights of the classes, shape (n_classes,), for scikit-learn's `class_weight`, or None.
+    """Weights of the classes, shape (n_classes,),
+    for scikit-learn's `class_weight`, or None.
 
-    `places` are the rows' class indices, shape (n_rows,). Rows of weight 0, or without a `known`
-    target, are not counted.
+    `places` are the rows' class indices, shape (n_rows,).
+    Rows of weight 0, or without a `known` target, are not counted.
     """
     if class_weight is None or classes is None:
         return None
@@ -271,7 +277,8 @@ def weighted(
     name: str = "sample_weight",
     known: NDArray[np.bool_] | None = None,
 ) -> tuple[TableRows, NDArray[np.bool_]]:
-    """Rows of `known` targets whose weight is not 0, with weights of `weights`, and their mask.
+    """Rows of `known` targets whose weight is not 0,
+    with weights of `weights`, and their mask.
 
     `of_class`, shape (n_classes,), are factors for the rows of each class.
     """
@@ -298,7 +305,9 @@ def to_validate(
     of_class: Array | None,
     who: str,
 ) -> TableRows | None:
-    """Rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
+    """Rows that a fit is given to validate on,
+    or None; `of_class` as for `weighted`.
+    """
     cv = model.cv
     if arguments.X_val is None and arguments.y_val is None:
         return None
@@ -326,7 +335,9 @@ def to_validate(
 
 
 def _finite(targets: Array, who: str, name: str) -> None:
-    """Raise ValueError in scikit-learn's words, with the first row, if a target is infinite."""
+    """Raise ValueError in scikit-learn's words,
+    with the first row, if a target is infinite.
+    """
     if targets.dtype.kind == "f":
         infinite = np.isinf(targets)
     else:
@@ -344,8 +355,10 @@ def check_rows(X: Any, who: str, *, training: bool = False) -> None:
             raise ValueError(f"{who}: Complex data not supported")
         if X.ndim == 1:
             raise ValueError(
-                f"{who}: Expected 2D array, got 1D array instead. Reshape your data either using "
-                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
+                f"{who}: Expected 2D array, got 1D array instead. Reshape your data "
+                f"either using "
+                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is "
+                "one row."
             )
         if X.ndim == 2 and not X.shape[1]:
             message = f"{who}: Found array with 0 feature(s) (shape={X.shape})"
@@ -363,10 +376,11 @@ def opened(
     *,
     ignores_gaps: bool = False,
 ) -> tuple[Any, Any, FitArguments]:
-    """Return a table in memory without the columns named in other arguments, y, and the arguments.
+    """Return a table in memory without the columns named in other arguments,
+    y, and the arguments.
 
-    With `arguments.target` X is a table that has it, or files; so is X_val without y_val. A sample
-    of files that do not fit into memory is drawn by the seed.
+    With `arguments.target` X is a table that has it, or files; so is X_val without
+    y_val. A sample of files that do not fit into memory is drawn by the seed.
     """
     target = arguments.target
     if isinstance(y, str):
@@ -422,7 +436,8 @@ def _arrays(values: dict[str, Any]) -> list[str]:
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
-    """Rows that are mappings, each with all training columns; other tables are unchanged.
+    """Rows that are mappings, each with all training columns;
+    other tables are unchanged.
 
     A key that no row has is a missing value, like a key that some rows lack.
     """
@@ -435,7 +450,8 @@ def check_no_path(X: Any, who: str) -> None:
     if are_files(X):
         name = who.partition(".")[0]
         raise TypeError(
-            f"{who}: X is a path: {name}.predict_batches reads files, and fastmlp.predict_parquet "
+            f"{who}: X is a path: {name}.predict_batches reads files, and "
+            f"fastmlp.predict_parquet "
             "writes predictions beside columns of them"
         )
 
@@ -445,8 +461,9 @@ def _taken(
 ) -> tuple[Any, dict[str, Any]]:
     """A table without some columns, and these columns under the keys of `named`.
 
-    Texts in `named` are names of columns; other values are ignored. `reading` is `read_table` with
-    the caller's name and seed. `texts` are columns read as texts from CSV.
+    Texts in `named` are names of columns; other values are ignored. `reading` is
+    `read_table` with the caller's name and seed. `texts` are columns read as texts from
+    CSV.
     """
     who = reading.keywords["who"]
     names = {word: name for word, name in named.items() if isinstance(name, str)}
@@ -579,7 +596,8 @@ def folds(
             groups = rows.groups
         if any(np.isin(groups[first], groups[second]).any() for first, second in pairs):
             raise ValueError(
-                f"{who}: cv has a fold that trains and validates on rows of one of groups: use "
+                f"{who}: cv has a fold that trains and validates on rows of one of "
+                f"groups: use "
                 "sklearn.model_selection.GroupKFold, or leave groups out"
             )
         return pairs
@@ -665,8 +683,8 @@ def held_out(
 ) -> NDArray[np.bool_]:
     """Mask of the held-out rows, shape (n_rows,): at least one, and not all.
 
-    Rows sorted by target, equal ones at random, are cut into groups of about equal size, and each
-    group gives one row. A class with one row keeps it in training.
+    Rows sorted by target, equal ones at random, are cut into groups of about equal
+    size, and each group gives one row. A class with one row keeps it in training.
 
     Examples
     --------

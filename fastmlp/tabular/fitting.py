@@ -1,6 +1,8 @@
-"""Training of a model of tables: an ensemble is selected, then trained again on all rows.
+"""Training of a model of tables: an ensemble is selected,
+then trained again on all rows.
 
-One small net may take the place of an ensemble: it is trained on the ensemble's predictions.
+One small net may take the place of an ensemble:
+it is trained on the ensemble's predictions.
 """
 
 import hashlib
@@ -71,7 +73,9 @@ def checkpoints_of(
     facts: Mapping[str, str],
     who: str,
 ) -> pool.Checkpoints | None:
-    """Begin a fit's checkpoints, or go on with a folder's checkpoints of a fit with equal facts."""
+    """Begin a fit's checkpoints,
+    or go on with a folder's checkpoints of a fit with equal facts.
+    """
     if folder is None:
         if resume:
             raise ValueError(
@@ -126,8 +130,8 @@ class TableEnsemble(NamedTuple):
     n_rows : int, the number of rows trained on
     leaderboard : frame of pandas, or list of dicts
     scores, sizes : (n_held_out,) arrays
-        Conformal scores of the validation rows, by nets that were not trained on the row, and the
-        sizes that divide them.
+        Conformal scores of the validation rows,
+        by nets that were not trained on the row, and the sizes that divide them.
     """
 
     pack: Pack
@@ -139,7 +143,9 @@ class TableEnsemble(NamedTuple):
 
 
 def selected(fit: TableFit) -> TableEnsemble:
-    """Train nets and estimators; select the best weighted mean on the validation rows."""
+    """Train nets and estimators;
+    select the best weighted mean on the validation rows.
+    """
     held_out = fit.data.held_out
     waits = _begun(fit)
     pack = train_pack(
@@ -195,8 +201,8 @@ def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
 def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
     """Functions that wait for the estimators.
 
-    The user's estimators are already fitted. Trees grow beside the nets if there are threads for
-    both.
+    The user's estimators are already fitted.
+    Trees grow beside the nets if there are threads for both.
     """
     n_own = len(fit.beside) - fit.settings.trees
     in_turn = not fit.settings.trees or n_threads_of(fit.n_threads) == 1
@@ -216,7 +222,9 @@ def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
 def columns_in_order(
     setting: Any, schema: Schema, classes: NDArray[Any] | None, who: str
 ) -> tuple[int, ...]:
-    """Constraints of the columns of numbers, in their order; empty without constraints."""
+    """Constraints of the columns of numbers,
+    in their order; empty without constraints.
+    """
     if setting is None:
         return ()
     names = schema.columns
@@ -227,8 +235,8 @@ def columns_in_order(
     signs = np.asarray(setting)
     if signs.shape != (len(names),) or not np.isin(signs, (-1, 0, 1)).all():
         raise ValueError(
-            f"{who}: monotonic_cst must be -1 (falls), 0 (free) or 1 (rises) for each of the "
-            f"{messages.count(len(names), 'column')}, got {setting!r}"
+            f"{who}: monotonic_cst must be -1 (falls), 0 (free) or 1 (rises) for each "
+            f"of the {messages.count(len(names), 'column')}, got {setting!r}"
         )
     if not signs.any():
         return ()
@@ -240,7 +248,8 @@ def columns_in_order(
         for kind, columns in others.items():
             if sign and name in columns:
                 raise ValueError(
-                    f"{who}: monotonic_cst is for columns of numbers, and {name!r} holds {kind}: "
+                    f"{who}: monotonic_cst is for columns of numbers, and {name!r} "
+                    f"holds {kind}: "
                     "put numbers in the place of what has an order"
                 )
     return tuple(chosen.get(name, 0) for name in schema.number_names)
@@ -261,10 +270,11 @@ def joined_rows(first: pool.TableRows, second: pool.TableRows) -> pool.TableRows
 
 
 def refitted_pack(fit: TableFit, pack: Pack, rows: pool.TableRows) -> Pack:
-    """The ensemble with nets trained on all rows, for the numbers of epochs that were best.
+    """The ensemble with nets trained on all rows,
+    for the numbers of epochs that were best.
 
-    One net replaces a recipe's nets of several folds, with their mean number of epochs. Scores and
-    residuals of the selection are kept.
+    One net replaces a recipe's nets of several folds, with their mean number of epochs.
+    Scores and residuals of the selection are kept.
     """
     outputs = outputs_of(
         pack.task, rows.y, rows.weight, fit.n_classes, fit.settings.loss
@@ -344,9 +354,11 @@ MOST = 200_000
 # A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
 CHUNK = 4096
-# Rows that all epochs see, about; three times as many for wider layers. The fewest epochs.
+# Rows that all epochs see, about;
+# three times as many for wider layers. The fewest epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
-# Layers that are tried in turn, until the loss is at most this share above the ensemble's.
+# Layers that are tried in turn,
+# until the loss is at most this share above the ensemble's.
 LAYERS = ((64, 64), (128, 128))
 ABOVE = 0.03
 
@@ -361,10 +373,11 @@ def taught(
     seed: int,
     n_threads: int | None,
 ) -> tuple[Member, Encoding, Array, int]:
-    """Train a net on predictions of rows, and of drawn rows; a fifth of the rows ends the training.
+    """Train a net on predictions of rows, and of drawn rows;
+    a fifth of the rows ends the training.
 
-    The encoding has the greatest weight in the ensemble. Returned are the net without a score, its
-    encoding, the indices of the fifth, and the number of drawn rows.
+    The encoding has the greatest weight in the ensemble. Returned are the net without a
+    score, its encoding, the indices of the fifth, and the number of drawn rows.
     """
     generator = np.random.default_rng([seed, 4])
     n = len(values.codes)
@@ -406,8 +419,8 @@ def taught(
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
     of_nets = pool.net_settings(pack.outputs, settings)
     if settings.loss.power is None:
-        # A quantile is learned as the ensemble's mean prediction, which the pinball loss would
-        # miss.
+        # A quantile is learned as the ensemble's mean prediction,
+        # which the pinball loss would miss.
         of_nets = of_nets._replace(loss=pack.outputs.loss)
     # Epochs are few: batches have the size for smaller tables.
     n = min(n_rows, LARGE - 1)
@@ -440,9 +453,11 @@ def taught(
 def drawn(
     values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
-    """Yield n rows, some at once; each column comes from a row or the nearest of a few others.
+    """Yield n rows, some at once;
+    each column comes from a row or the nearest of a few others.
 
-    Parts of a date stay together. Near rows have close ranks of numbers, and the same levels.
+    Parts of a date stay together.
+    Near rows have close ranks of numbers, and the same levels.
 
     References
     ----------
@@ -566,10 +581,11 @@ def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
 
 
 def _scores(pack: Pack, rows: KeptRows, of_net: Any, of_all: Any) -> tuple[Any, Any]:
-    """Conformal scores of a net's predictions, and the sizes that divide them, (n_rows,).
+    """Conformal scores of a net's predictions,
+    and the sizes that divide them, (n_rows,).
 
-    With folds, the ensemble was trained on the rows it keeps. Each row is scored by members that
-    did not see it, shifted by the difference between net and ensemble.
+    With folds, the ensemble was trained on the rows it keeps. Each row is scored by
+    members that did not see it, shifted by the difference between net and ensemble.
     """
     part = rows.part
     scores = scores_of(pack.task, part.y, of_net)

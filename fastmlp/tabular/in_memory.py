@@ -1,4 +1,6 @@
-"""Tables in memory, column by column: numbers, dates, and levels of categories; Arrow's columns."""
+"""Tables in memory, column by column: numbers, dates,
+and levels of categories; Arrow's columns.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +17,8 @@ from fastmlp.typing import Array
 
 Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind
 Level = str | bool | int | float
-# Up to this number of values, a Python loop beats library calls for each column: 1.2 ms against 3.7
-# ms for 100 rows of 13 numbers and 7 categories.
+# Up to this number of values, a Python loop beats library calls for each column:
+# 1.2 ms against 3.7 ms for 100 rows of 13 numbers and 7 categories.
 FEW_ROWS = 256
 NUMBERS = (Real, Decimal, np.bool_)
 ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimensions, or a list "
@@ -61,7 +63,9 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
 
 
 class LevelCodes(NamedTuple):
-    """Distinct values of a column, and the index of each row's value: -1 where one is missing."""
+    """Distinct values of a column, and the index of each row's value:
+    -1 where one is missing.
+    """
 
     codes: Array
     values: list[Any]
@@ -105,7 +109,9 @@ def _of_rows(rows: list[Mapping[Any, Any]], who: str) -> MemoryTable:
 
 
 def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
-    """Names of columns as texts, such as the tuples of a MultiIndex; raises ValueError."""
+    """Names of columns as texts,
+    such as the tuples of a MultiIndex; raises ValueError.
+    """
     texts = tuple(map(str, names))
     if twice := frames.repeated(texts):
         raise ValueError(
@@ -215,7 +221,8 @@ def _array(X: Any, who: str) -> Array:
 def kind_of(values: Any) -> Kind:
     """Return the kind of a column's values.
 
-    Values of categorical types and booleans are levels; "nothing" is a column of missing values.
+    Values of categorical types and booleans are levels;
+    "nothing" is a column of missing values.
     """
     if _is_of_arrow(values):
         return arrow_kind_of(values.type)
@@ -352,7 +359,9 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
 
 
 def has_zone(values: Any) -> bool | None:
-    """True if dates have a time zone, by their type or the first date; None without a date."""
+    """True if dates have a time zone,
+    by their type or the first date; None without a date.
+    """
     dtype = getattr(values, "type", None) or values.dtype
     kind = getattr(dtype, "pyarrow_dtype", dtype)
     if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":
@@ -427,8 +436,8 @@ def _levels_in(values: Any) -> LevelCodes:
 def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
     """Index of each text among the levels, -1 for others, shape (n_rows,).
 
-    None is returned for a column that is not many texts of Arrow. Four columns of 100,000 rows take
-    6 ms, and 31 ms by their distinct values.
+    None is returned for a column that is not many texts of Arrow.
+    Four columns of 100,000 rows take 6 ms, and 31 ms by their distinct values.
     """
     dtype = getattr(values, "dtype", None)
     if getattr(dtype, "storage", "") == "pyarrow" or hasattr(dtype, "pyarrow_dtype"):

@@ -12,11 +12,12 @@ from fastmlp.typing import Array
 
 
 class OneHotLevels(CodeEncoder):
-    """Encode codes of levels, as from `Schema.read`: one column for each level, 1 in its rows.
+    """Encode codes of levels, as from `Schema.read`:
+    one column for each level, 1 in its rows.
 
-    Rare levels are zeros. Missing values get a column if training had any that are not rare, else
-    zeros; unknown levels are treated as missing. Two levels that are not rare become one column of
-    -1 and 1, as in RealMLP.
+    Rare levels are zeros. Missing values get a column if training had any that are not
+    rare, else zeros; unknown levels are treated as missing. Two levels that are not
+    rare become one column of -1 and 1, as in RealMLP.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ class OneHotLevels(CodeEncoder):
     Attributes
     ----------
     starts_ : (n_features + 1,) array of int64
-        First index of each column in the following tables: an index for -1, then one for each code.
+        First index of each column in the following tables:
+        an index for -1, then one for each code.
     columns_ : (n_places,) array of int64
         The column that is not 0; -1 for no column.
     values_ : (n_places,) array of float32
@@ -84,9 +86,11 @@ class OneHotLevels(CodeEncoder):
         out[rows, columns[rows, features]] = self.values_[places[rows, features]]
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write the index of the column that is 1 for each feature with columns; -1 for no column.
+        """Write the index of the column that is 1 for each feature with columns;
+        -1 for no column.
 
-        The sign is lost: a feature of two levels in one column of -1 and 1 does not fit.
+        The sign is lost: a feature of two levels in one column of -1 and 1 does not
+        fit.
         """
         from fastmlp.tabular import compiled
 
@@ -118,7 +122,9 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def _own_columns(self) -> Array:
-        """For each table index, the feature's column that is not 0; -1 for no column."""
+        """For each table index, the feature's column that is not 0;
+        -1 for no column.
+        """
         firsts = np.concatenate([[0], self._ends[:-1]])
         own = self.columns_ - np.repeat(firsts, np.diff(self.starts_))
         return np.where(self.columns_ < 0, -1, own)
@@ -165,15 +171,18 @@ Task = Literal["auto", "classification", "regression"]
 
 
 class TargetStatistics(CodeEncoder):
-    """Encode codes of levels by the smoothed mean of their rows' targets, and the log of the count.
+    """Encode codes of levels by the smoothed mean of their rows' targets,
+    and the log of the count.
 
-    A level in k rows, whose targets sum to s, has the mean ``(s + weight m) / (k + weight)`` and
-    ``log(1 + k)``; m is the mean of all rows. Classes have the share of each class, two classes
-    only the share of the second. All are standardized over the training rows. Unknown levels count
-    as missing. Without missing values in training, missing has m and 0.
+    A level in k rows, whose targets sum to s, has the mean ``(s + weight m) / (k +
+    weight)`` and ``log(1 + k)``; m is the mean of all rows. Classes have the share of
+    each class, two classes only the share of the second. All are standardized over the
+    training rows. Unknown levels count as missing. Without missing values in training,
+    missing has m and 0.
 
-    `fit_transform` gives each training row means of other folds, as scikit-learn's TargetEncoder: a
-    net would trust means with the row's target too much. `transform` uses means of all rows.
+    `fit_transform` gives each training row means of other folds, as scikit-learn's
+    TargetEncoder: a net would trust means with the row's target too much. `transform`
+    uses means of all rows.
 
     Parameters
     ----------
@@ -242,7 +251,9 @@ class TargetStatistics(CodeEncoder):
         return self.learn_out_of_folds(self._checked(X, reset=True), y)
 
     def learn_out_of_folds(self, X: Array, y: Any) -> Array:
-        """Learn from checked codes and targets; return the result of `fit_transform`."""
+        """Learn from checked codes and targets;
+        return the result of `fit_transform`.
+        """
         targets, center, scale = self._learned(X, y)
         folds = self._folds(len(X), targets)
         n_places, n_statistics = self.table_.shape
@@ -255,7 +266,8 @@ class TargetStatistics(CodeEncoder):
             statistics[own] = self._table(places[rest], targets[rest], n_places)[
                 places[own]
             ]
-        # Counts are of all rows, as in `transform`: they do not depend on a row's target.
+        # Counts are of all rows, as in `transform`:
+        # they do not depend on a row's target.
         statistics[:, :, -1] = np.log1p(
             np.bincount(places.ravel(), minlength=n_places)
         )[places]

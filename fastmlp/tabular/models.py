@@ -47,87 +47,94 @@ else:
 class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     """Many small nets on the columns of a raw table; probabilities are averaged.
 
-    Frames of pandas and polars, tables of Arrow and arrays may have missing values, texts and
-    categories: `Schema` describes columns, and `Encoding` the nets' inputs. Nets of different
-    settings train side by side. A greedy selection on held-out rows forms the ensemble, a weighted
-    mean.
+    Frames of pandas and polars, tables of Arrow and arrays may have missing values,
+    texts and categories: `Schema` describes columns, and `Encoding` the nets' inputs.
+    Nets of different settings train side by side. A greedy selection on held-out rows
+    forms the ensemble, a weighted mean.
 
     Parameters
     ----------
     preset : {"fast", "balanced", "best"}, default "balanced"
         The number of nets to train, of nets in the ensemble, and of epochs.
     n_members : int, optional
-        Number of nets to train, per fold. None: by the preset, 6, 9 or 20; on 100,000 rows or more
-        2, 3 or 7.
+        Number of nets to train, per fold. None: by the preset,
+        6, 9 or 20; on 100,000 rows or more 2, 3 or 7.
     max_members : int, optional
         Maximum number of nets in the ensemble. None: by the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"
-        The selection on held-out rows: greedy, with weights; the best `max_members`, with equal
-        weights; or the best net alone.
+        The selection on held-out rows: greedy, with weights;
+        the best `max_members`, with equal weights; or the best net alone.
     max_iter : int, optional
-        Maximum number of epochs of a net. None: by the preset, 100, 200 or 400; on 100,000 rows or
-        more 16, 33 or 66.
+        Maximum number of epochs of a net. None: by the preset, 100,
+        200 or 400; on 100,000 rows or more 16, 33 or 66.
     time_limit : float, optional
-        Seconds of a fit, including reading, encoding and selection. After nine tenths no net is
-        begun, and training nets end, also within an epoch. At least one net is trained, for a tenth
-        of the time, and `extra_members` are fitted to their end. A warning gives the number of
-        nets, if not all. Results then depend on the machine.
+        Seconds of a fit, including reading, encoding and selection. After nine tenths
+        no net is begun, and training nets end, also within an epoch. At least one net
+        is trained, for a tenth of the time, and `extra_members` are fitted to their
+        end. A warning gives the number of nets, if not all. Results then depend on the
+        machine.
     scoring : str or callable, optional
         Scikit-learn's score that the selection maximises. None: minus the log loss.
     metrics : str or callable, or a list or dict of them, optional
-        Scores as in `scoring`, or functions of targets and predictions, of each net after each
-        epoch: for `learning_curves_`, reports and ``EarlyStopping(monitor=name)``. Functions get
-        indices of `classes_` and probabilities; for two classes the vector of the second.
+        Scores as in `scoring`, or functions of targets and predictions, of each net
+        after each epoch: for `learning_curves_`, reports and
+        ``EarlyStopping(monitor=name)``. Functions get indices of `classes_` and
+        probabilities; for two classes the vector of the second.
     early_stopping : bool or EarlyStopping, optional
-        The rule by which each net ends and keeps its best epoch. True: by `scoring`, if given,
-        after ten epochs without gain. Else: by the validation loss, with a patience that grows with
-        the epochs until the best one.
+        The rule by which each net ends and keeps its best epoch. True: by `scoring`, if
+        given, after ten epochs without gain. Else: by the validation loss, with a
+        patience that grows with the epochs until the best one.
     missing_targets : "raise" or "ignore"
-        "ignore": rows without a target are left out; ``training_["rows_of_unknown_target"]`` is
-        their number.
+        "ignore": rows without a target are left out;
+        ``training_["rows_of_unknown_target"]`` is their number.
     class_weight : dict, "balanced" or None
-        Weights of the classes, which multiply the rows' weights, in training and validation, as in
-        scikit-learn's HistGradientBoostingClassifier.
+        Weights of the classes, which multiply the rows' weights, in training and
+        validation, as in scikit-learn's HistGradientBoostingClassifier.
     categorical_features : "auto", "from_dtype", or names, places or a mask of columns
         Columns that become categories beside texts, booleans and categorical types.
     validation_fraction : float in (0, 1), default 0.2
         Share of the rows of each class, or of `groups`, that is held out.
     cv : int, splitter of scikit-learn's, or iterable of (train, test), optional
-        Number of folds, instead of a held-out set: each net is trained once without each fold.
-        None: 5 for fewer than 1,000 rows. No row may be in two folds. Rows outside all folds, such
-        as the first of a TimeSeriesSplit, are only trained on. Files hold only a number.
+        Number of folds, instead of a held-out set: each net is trained once without
+        each fold. None: 5 for fewer than 1,000 rows. No row may be in two folds. Rows
+        outside all folds, such as the first of a TimeSeriesSplit, are only trained on.
+        Files hold only a number.
     refit : bool, default False
-        After the selection, train the nets of the ensemble again on all rows, each up to its best
-        epoch. One net replaces the nets of all folds, which makes predictions faster. Scores,
-        intervals and curves come from the selection. About half of `time_limit` is kept for this,
-        with folds three tenths; if the time does not suffice, the selected ensemble is kept, with a
-        warning. Clusters are not used for this.
+        After the selection, train the nets of the ensemble again on all rows, each up
+        to its best epoch. One net replaces the nets of all folds, which makes
+        predictions faster. Scores, intervals and curves come from the selection. About
+        half of `time_limit` is kept for this, with folds three tenths; if the time does
+        not suffice, the selected ensemble is kept, with a warning. Clusters are not
+        used for this.
     trees : bool, optional
-        Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at rate 0.05,
-        and fewer at a higher rate for more than three classes. Ten rounds without gain on the
-        validation rows end it, and the best round is the last. Trees of more than three classes
-        whose best round is early grow again at half the rate. Categories of more than 255 levels
-        are taken as numbers. Trees grow on one thread beside the nets, with ``n_jobs=1`` before
-        them, for at most a quarter of the time limit. None: with presets "balanced", of
-        fewer than 100,000 rows, and "best", and the default loss.
+        Add scikit-learn's HistGradientBoosting to the candidates: at most 200 rounds at
+        rate 0.05, and fewer at a higher rate for more than three classes. Ten rounds
+        without gain on the validation rows end it, and the best round is the last.
+        Trees of more than three classes whose best round is early grow again at half
+        the rate. Categories of more than 255 levels are taken as numbers. Trees grow on
+        one thread beside the nets, with ``n_jobs=1`` before them, for at most a quarter
+        of the time limit. None: with presets "balanced", of fewer than 100,000 rows,
+        and "best", and the default loss.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
-        Further candidates of the selection, such as trees. Inputs are numeric columns, NaN where a
-        value is missing, then categories as indices of levels.
+        Further candidates of the selection, such as trees. Inputs are numeric columns,
+        NaN where a value is missing, then categories as indices of levels.
     compute_dtype : "bfloat16", optional
-        Mixed precision, as in `MLP`. Fits took 0 to 15 % less time with hidden layers of 64 or 128
-        units.
+        Mixed precision, as in `MLP`.
+        Fits took 0 to 15 % less time with hidden layers of 64 or 128 units.
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
-        Predictions, or the second of two probabilities, do not fall (1) or do not rise (-1) with a
-        numeric column; a dict constrains the named columns. All nets then use relu.
+        Predictions, or the second of two probabilities, do not fall (1) or do not rise
+        (-1) with a numeric column; a dict constrains the named columns. All nets then
+        use relu.
     random_state : int, RandomState instance or None
     n_jobs : int, optional
         Maximum number of threads that train; results do not depend on it.
     verbose : bool or int, default False
         Print what is done.
     client : distributed.Client or "auto", optional
-        Train the nets of all folds in groups on the workers of a Dask cluster, on all threads;
-        "auto": the current client. The model is the same as without a client. `extra_members` are
-        fitted here. Clones and copies share the client; pickles and files lack it.
+        Train the nets of all folds in groups on the workers of a Dask cluster, on all
+        threads; "auto": the current client. The model is the same as without a client.
+        `extra_members` are fitted here. Clones and copies share the client; pickles and
+        files lack it.
     group_timeout : float, optional
         With `client`, the maximum seconds for a group of nets on a worker.
 
@@ -158,9 +165,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
 
     References
     ----------
-    Caruana, Niculescu-Mizil, Crew & Ksikes (2004), "Ensemble selection from libraries of models".
-    Gorishniy, Rubachev & Babenko (2022), "On embeddings for numerical features in tabular deep
-    learning", arXiv:2203.05556.
+    Caruana, Niculescu-Mizil, Crew & Ksikes (2004), "Ensemble selection from libraries
+    of models". Gorishniy, Rubachev & Babenko (2022), "On embeddings for numerical
+    features in tabular deep learning", arXiv:2203.05556.
 
     Examples
     --------
@@ -217,8 +224,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names. A key that
-            a dict of a list lacks is a missing value.
+            Columns are found by name, in any order and among others,
+            if there are names. A key that a dict of a list lacks is a missing value.
 
         Raises
         ------
@@ -239,7 +246,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         return self._predicted(self._values(X, "predict_proba"))
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the logarithm of `predict_proba`, shape (n_rows, n_classes); -inf for 0.
+        """Return the logarithm of `predict_proba`,
+        shape (n_rows, n_classes); -inf for 0.
 
         Parameters
         ----------
@@ -251,12 +259,14 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
 
     @explained
     def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
-        """Return sets of classes that hold new labels with probability `coverage`, as a mask.
+        """Return sets of classes that hold new labels with probability `coverage`, as a
+        mask.
 
-        A row's set has the classes whose probability reaches a threshold. This share of validation
-        rows reaches the threshold with the true class (MAPIE's score "lac"). The most probable
-        class is always in the set. Sets are slightly too small, as the same rows have chosen epochs
-        and, beyond 2,000 rows, members. Weights of rows and classes count.
+        A row's set has the classes whose probability reaches a threshold. This share of
+        validation rows reaches the threshold with the true class (MAPIE's score "lac").
+        The most probable class is always in the set. Sets are slightly too small, as
+        the same rows have chosen epochs and, beyond 2,000 rows, members. Weights of
+        rows and classes count.
 
         Parameters
         ----------
@@ -275,8 +285,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
 
         References
         ----------
-        Sadinle, Lei & Wasserman (2019), "Least ambiguous set-valued classifiers with bounded error
-        levels".
+        Sadinle, Lei & Wasserman (2019),
+        "Least ambiguous set-valued classifiers with bounded error levels".
 
         Examples
         --------
@@ -400,8 +410,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names. A key that
-            a dict of a list lacks is a missing value.
+            Columns are found by name, in any order and among others,
+            if there are names. A key that a dict of a list lacks is a missing value.
 
         Raises
         ------
@@ -412,14 +422,16 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     @explained
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
-        """Return intervals that hold new targets with probability `coverage`, shape (n_rows, 2).
+        """Return intervals that hold new targets with probability `coverage`,
+        shape (n_rows, 2).
 
-        Each row has a separate width. A small pack learns the size of errors on the validation
-        rows. A conformal step finds the number of sizes that hold this share, with equal shares
-        below and above. Intervals are slightly too narrow, as the same rows have chosen epochs and,
-        beyond 2,000 rows, members. All have one width with fewer than 100 validation rows, or if
-        the nets took more than half of `time_limit`. Intervals stay at 0 or more, at 0 or less, or
-        in 0 to 1, if all targets in training do. Weights of rows count.
+        Each row has a separate width. A small pack learns the size of errors on the
+        validation rows. A conformal step finds the number of sizes that hold this
+        share, with equal shares below and above. Intervals are slightly too narrow, as
+        the same rows have chosen epochs and, beyond 2,000 rows, members. All have one
+        width with fewer than 100 validation rows, or if the nets took more than half of
+        `time_limit`. Intervals stay at 0 or more, at 0 or less, or in 0 to 1, if all
+        targets in training do. Weights of rows count.
 
         Parameters
         ----------
@@ -433,8 +445,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
         References
         ----------
-        Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
-        for regression", section 5.2.
+        Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018),
+        "Distribution-free predictive inference for regression", section 5.2.
         """
         values = self._values(X, "predict_interval")
         who = "TabularMLPRegressor.predict_interval"
@@ -495,7 +507,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
         settings = super()._settings(n_rows)
-        # Trees minimise the squared error: with other losses they are candidates on request.
+        # Trees minimise the squared error:
+        # with other losses they are candidates on request.
         trees = settings.trees and (bool(self.trees) or self.loss == "squared_error")
         return settings._replace(loss=self._number_loss(), trees=trees)
 

@@ -1,4 +1,6 @@
-"""Encoders of columns of numbers: scaled, in pieces, and marks of missing values; their base."""
+"""Encoders of columns of numbers: scaled, in pieces,
+and marks of missing values; their base.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -24,8 +26,8 @@ LARGEST = np.finfo(np.float64).max
 class LearnedArrays:
     """Learned numbers as arrays, for files.
 
-    `ARRAYS` of a subclass has the dtype and the sizes of each array, by name. Equal names of sizes
-    are equal numbers; "n_features" is known.
+    `ARRAYS` of a subclass has the dtype and the sizes of each array, by name.
+    Equal names of sizes are equal numbers; "n_features" is known.
     """
 
     ARRAYS: ClassVar[Mapping[str, tuple[type[np.generic], tuple[str, ...]]]]
@@ -39,7 +41,8 @@ class LearnedArrays:
     def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
         """Take over the learned arrays of an object with the same parameters.
 
-        Arrays that do not fit each other, or would be read beyond their ends, are errors.
+        Arrays that do not fit each other,
+        or would be read beyond their ends, are errors.
         """
         sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
         for name, (dtype, names) in self.ARRAYS.items():
@@ -54,7 +57,8 @@ class LearnedArrays:
             for size, size_name in zip(array.shape, names, strict=True):
                 if sizes.setdefault(size_name, size) != size:
                     raise ValueError(
-                        f"{name} has a size of {size}, {size_name} is {sizes[size_name]}"
+                        f"{name} has a size of {size}, {size_name} is "
+                        f"{sizes[size_name]}"
                     )
             setattr(self, name, array)
         self.n_features_in_ = n_features
@@ -62,13 +66,16 @@ class LearnedArrays:
         return self
 
     def _check_arrays(self) -> None:
-        """Raise ValueError if indices in restored arrays are beyond the ends of others."""
+        """Raise ValueError if indices in restored arrays are beyond the ends of
+        others.
+        """
 
 
 class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
     """An encoder of columns.
 
-    A subclass has `n_outputs`, `_names`, `ARRAYS`, and `learn` and `write`, which check nothing.
+    A subclass has `n_outputs`, `_names`, `ARRAYS`,
+    and `learn` and `write`, which check nothing.
     """
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -112,7 +119,9 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def write(self, X: Array, out: Array) -> None:
-        """Write the encoded columns of checked rows to `out`, (n_rows, n_outputs) of float32."""
+        """Write the encoded columns of checked rows to `out`,
+        (n_rows, n_outputs) of float32.
+        """
         raise NotImplementedError
 
     def write_short(self, X: Array, out: Array) -> None:
@@ -126,7 +135,9 @@ class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """The number of encoded columns behind each number of `write_short`, in order."""
+        """The number of encoded columns behind each number of `write_short`, in
+        order.
+        """
         return (1,) * self.n_outputs
 
     def _names(self, names: list[str]) -> Sequence[str]:
@@ -171,8 +182,9 @@ class NumberEncoder(Encoder):
 class CodeEncoder(Encoder):
     """An encoder of columns of codes: indices of levels, and -1 for a missing value.
 
-    Codes may be whole floats, such as scikit-learn's OrdinalEncoder returns, with NaN for missing.
-    The first array is `starts_`, the first row of each column in the other arrays.
+    Codes may be whole floats, such as scikit-learn's OrdinalEncoder returns, with NaN
+    for missing. The first array is `starts_`, the first row of each column in the other
+    arrays.
     """
 
     starts_: Array
@@ -237,8 +249,8 @@ def there(column: Array) -> Array:
 def places_of(codes: Array, starts: Array) -> Array:
     """Indices of codes in a table of all columns' levels.
 
-    `codes` are integers, shape (n_rows, n_features). `starts`, shape (n_features + 1,), has the
-    first index of each column: a missing or unknown level, then each level.
+    `codes` are integers, shape (n_rows, n_features). `starts`, shape (n_features + 1,),
+    has the first index of each column: a missing or unknown level, then each level.
     """
     known = codes < starts[1:] - starts[:-1] - 1
     return np.where(known, codes + 1, 0) + starts[:-1]
@@ -247,10 +259,10 @@ def places_of(codes: Array, starts: Array) -> Array:
 class RobustSmoothClip(NumberEncoder):
     """Scale columns by median and interquartile range, and draw outliers in.
 
-    With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``, about z for
-    small z, and between -3 and 3. With equal quartiles z is ``2 (x - median) / (max - min)``, and 0
-    in a column of one value. NaN becomes 0. The method is from RealMLP: Holzmüller, Grinsztajn and
-    Steinwart, "Better by default" (2024).
+    With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``,
+    about z for small z, and between -3 and 3. With equal quartiles z is ``2 (x -
+    median) / (max - min)``, and 0 in a column of one value. NaN becomes 0. The method
+    is from RealMLP: Holzmüller, Grinsztajn and Steinwart, "Better by default" (2024).
 
     Attributes
     ----------
@@ -298,8 +310,9 @@ class RobustSmoothClip(NumberEncoder):
 class RisingSmoothClip(RobustSmoothClip):
     """`RobustSmoothClip` for monotone nets: the order of all numbers is kept.
 
-    Rounding makes the published quotient fall by one last digit between some neighbours. The same
-    function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the sign of z.
+    Rounding makes the published quotient fall by one last digit between some
+    neighbours. The same function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the
+    sign of z.
 
     Examples
     --------
@@ -328,7 +341,8 @@ def _quartiles(values: Array) -> tuple[float, float]:
 
 
 class MissingMarks(NumberEncoder):
-    """Mark missing numbers by 1, and others by 0, in columns with missing numbers in training.
+    """Mark missing numbers by 1, and others by 0,
+    in columns with missing numbers in training.
 
     Attributes
     ----------
@@ -388,7 +402,9 @@ FEWEST_ROWS = 5
 
 
 def level_edges(values: Array, most: int) -> Array:
-    """Edges in the middle between integers; empty for other numbers, and for two or over `most`."""
+    """Edges in the middle between integers;
+    empty for other numbers, and for two or over `most`.
+    """
     if (values % 1).any():
         return values[:0]
     distinct, counts = np.unique(values, return_counts=True)
@@ -399,25 +415,28 @@ def level_edges(values: Array, most: int) -> Array:
 
 
 class PiecewiseLinear(NumberEncoder):
-    """Encode each number by the pieces of its column: 1 for a piece below it, 0 for one above.
+    """Encode each number by the pieces of its column:
+    1 for a piece below it, 0 for one above.
 
-    The piece from edge a to edge b has ``clip((x - a) / (b - a), 0, 1)``. NaN is encoded as the
-    column's median. The method is from Gorishniy, Rubachev and Babenko, "On embeddings for
-    numerical features in tabular deep learning" (2022), without their linear ends.
+    The piece from edge a to edge b has ``clip((x - a) / (b - a), 0, 1)``. NaN is
+    encoded as the column's median. The method is from Gorishniy, Rubachev and Babenko,
+    "On embeddings for numerical features in tabular deep learning" (2022), without
+    their linear ends.
 
     Parameters
     ----------
     n_bins : int
-        Maximum number of pieces of a column. A number in more rows than a piece would hold becomes
-        an edge, for at most half of the pieces; other edges are quantiles. All distinct numbers are
-        edges if they are few; one or two do not make pieces.
+        Maximum number of pieces of a column. A number in more rows than a piece would
+        hold becomes an edge, for at most half of the pieces; other edges are quantiles.
+        All distinct numbers are edges if they are few; one or two do not make pieces.
 
     Attributes
     ----------
     edges_ : (n_edges,) array of float64
         Edges of all columns, column by column.
     n_pieces_ : (n_features,) array of int64
-        A column with pieces has one more edge; a column without pieces does not have edges.
+        A column with pieces has one more edge;
+        a column without pieces does not have edges.
     medians_ : (n_features,) array of float64
 
     Examples
@@ -505,8 +524,9 @@ class PiecewiseLinear(NumberEncoder):
         return np.where(missing, self.medians_, X) if missing.any() else X
 
     def _made_table(self) -> tuple[Array, Array]:
-        """The table, kept: making it for each row to predict would take half of the encoding's
-        time."""
+        """The table, kept: making it for each row to predict would take half of the
+        encoding's time.
+        """
         has_pieces = self.n_pieces_ > 0
         # The last edge of each column begins no piece.
         lasts = np.cumsum(self.n_pieces_[has_pieces] + 1) - 1
@@ -523,8 +543,8 @@ class PiecewiseLinear(NumberEncoder):
 class IntegerLevels(PiecewiseLinear):
     """One-hot inputs of columns of integers, at most `n_bins` distinct ones.
 
-    Other numbers, also levels in few rows, count as the nearest level. Columns of other numbers
-    have no inputs. `table_` has the lows and the highs of the levels.
+    Other numbers, also levels in few rows, count as the nearest level. Columns of other
+    numbers have no inputs. `table_` has the lows and the highs of the levels.
     """
 
     edges_of: ClassVar[Any] = staticmethod(level_edges)

@@ -1,4 +1,6 @@
-"""Targets and predictions of a pack: outputs of nets, losses of predictions, scores of rows."""
+"""Targets and predictions of a pack: outputs of nets,
+losses of predictions, scores of rows.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from fastmlp.typing import Array, LossLike
 Task = Literal["binary", "multiclass", "regression"]
 # A user's score of targets, predictions and weights or None; higher is better.
 Score = Callable[[Array, Array, Array | None], float]
-# Least probability in a log-loss, and least mean of a deviance as a share of the targets' mean.
+# Least probability in a log-loss,
+# and least mean of a deviance as a share of the targets' mean.
 LEAST = 1e-7
 
 
@@ -68,8 +71,8 @@ class Scorer:
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
 
-        The log-loss reads only the probability of each row's class; means over candidates are
-        exact.
+        The log-loss reads only the probability of each row's class;
+        means over candidates are exact.
         """
         if self._score is not None or self._task == "regression":
             return predictions
@@ -84,7 +87,9 @@ class Scorer:
         return _mean(-np.log(np.clip(seen, LEAST, 1)), weight)
 
     def score_of(self, predictions: Array) -> float:
-        """The score of predictions, higher is better: the user's, minus log-loss, or minus RMSE."""
+        """The score of predictions, higher is better:
+        the user's, minus log-loss, or minus RMSE.
+        """
         return -self.loss(self.seen(predictions), self.weight)
 
 
@@ -118,7 +123,9 @@ LOSSES: dict[Task, LossLike] = {
 
 
 def why_not(loss: object) -> str:
-    """Why models of numbers refuse a loss that nets take, and what does instead; or ""."""
+    """Why models of numbers refuse a loss that nets take,
+    and what does instead; or "".
+    """
     if isinstance(loss, str):
         return OTHER_LOSSES.get(loss, "")
     if isinstance(loss, Quantile):
@@ -131,8 +138,8 @@ def why_not(loss: object) -> str:
         return OTHER_LOSSES["focal"]
     if isinstance(loss, Loss) or callable(loss):
         return (
-            "A loss of your own would see standardised targets, and would have no score "
-            "in their units to select nets by: scale y, and take MLP(loss=...)"
+            "A loss of your own would see standardised targets, and would have no "
+            "score in their units to select nets by: scale y, and take MLP(loss=...)"
             ".as_estimator()"
         )
     return ""
@@ -149,8 +156,8 @@ OTHER_LOSSES = {
         "Its bend is at an error of 1, and nets see standardised targets: use "
         "'absolute_error', or scale y and take MLP(loss=...).as_estimator()",
     ),
-    "gaussian_nll": "A model predicts one number: predict_quantiles and predict_interval "
-    "have the others",
+    "gaussian_nll": "A model predicts one number: predict_quantiles and "
+    "predict_interval have the others",
 }
 
 
@@ -173,7 +180,9 @@ class NumberLoss(NamedTuple):
 
     @property
     def level(self) -> float | None:
-        """The level of the quantile that has the least loss; None for losses of means."""
+        """The level of the quantile that has the least loss;
+        None for losses of means.
+        """
         return {"absolute_error": 0.5, "quantile": self.setting}.get(self.name)
 
     @property
@@ -198,7 +207,9 @@ class NumberLoss(NamedTuple):
 
 
 def _deviances(y: Array, mean: Array, power: float) -> Array:
-    """The Tweedie deviance of each row, of a power from 1 to 2; NaN where the mean is below 0."""
+    """The Tweedie deviance of each row, of a power from 1 to 2;
+    NaN where the mean is below 0.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         if power == 1:
             halves = np.where(y > 0, y * np.log(y / mean), 0) - y + mean
@@ -213,7 +224,8 @@ def _deviances(y: Array, mean: Array, power: float) -> Array:
 class NetOutputs(NamedTuple):
     """The outputs of all nets of a pack.
 
-    Numbers are learned as ``(y - center) / scale``, and predictions stay within the training range.
+    Numbers are learned as ``(y - center) / scale``,
+    and predictions stay within the training range.
 
     Attributes
     ----------
@@ -232,8 +244,9 @@ class NetOutputs(NamedTuple):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The range of numbers: 0 to 1, from 0, to 0, or infinite, whichever first holds all
-        targets."""
+        """The range of numbers: 0 to 1, from 0, to 0,
+        or infinite, whichever first holds all targets.
+        """
         low = 0.0 if self.low >= 0 else -math.inf
         high = 0.0 if self.high <= 0 else math.inf
         if self.low >= 0 and 0 < self.high <= 1:
@@ -259,8 +272,8 @@ class NetOutputs(NamedTuple):
         return y
 
     def predictions(self, outputs: Array) -> NDArray[np.float64]:
-        """Numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes), from a net's
-        predictions.
+        """Numbers, shape (n_rows,), or probabilities,
+        shape (n_rows, n_classes), from a net's predictions.
 
         `outputs` has shape (n_rows, n_outputs).
         """
@@ -286,8 +299,8 @@ def outputs_of(
 ) -> NetOutputs:
     """The outputs for training targets, shape (n_rows,): numbers or class indices.
 
-    A class without a row has the share of half a row. Nets begin near the constant with the least
-    loss: the mean, or a quantile.
+    A class without a row has the share of half a row.
+    Nets begin near the constant with the least loss: the mean, or a quantile.
     """
     if task == "regression":
         center = float(np.average(y, weights=weight))
@@ -314,9 +327,9 @@ def conformal_quantile(
 ) -> float:
     """The least score that a new row's score does not exceed with a probability.
 
-    The result is score number ``ceil((n + 1) level)`` of n scores in ascending order. Old and new
-    rows must be exchangeable, and unseen in training. A new row's score is then at most this with
-    at least the probability, on average over all rows.
+    The result is score number ``ceil((n + 1) level)`` of n scores in ascending order.
+    Old and new rows must be exchangeable, and unseen in training. A new row's score is
+    then at most this with at least the probability, on average over all rows.
 
     Parameters
     ----------
@@ -329,13 +342,14 @@ def conformal_quantile(
     Returns
     -------
     float
-        Infinite if there are too few rows for the level: fewer than about ``level / (1 - level)``.
+        Infinite if there are too few rows for the level:
+        fewer than about ``level / (1 - level)``.
 
     References
     ----------
-    Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference for
-    regression", section 2.2. Tibshirani, Barber, Candes & Ramdas (2019), "Conformal prediction
-    under covariate shift", for the weights.
+    Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive
+    inference for regression", section 2.2. Tibshirani, Barber, Candes & Ramdas (2019),
+    "Conformal prediction under covariate shift", for the weights.
 
     Examples
     --------
@@ -352,12 +366,13 @@ def conformal_quantile(
 
 
 def scores_of(task: Task, y: Array, predictions: Array) -> NDArray[np.float64]:
-    """Errors of numbers, with sign, or one minus the probability of the row's class, (n_rows,).
+    """Errors of numbers, with sign,
+    or one minus the probability of the row's class, (n_rows,).
 
     References
     ----------
-    Sadinle, Lei & Wasserman (2019), "Least ambiguous set-valued classifiers with bounded error
-    levels".
+    Sadinle, Lei & Wasserman (2019),
+    "Least ambiguous set-valued classifiers with bounded error levels".
     """
     if task == "regression":
         return np.asarray(y - predictions, np.float64)

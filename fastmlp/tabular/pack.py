@@ -1,4 +1,6 @@
-"""Selection of an ensemble: the candidates whose weighted mean is best on validation rows."""
+"""Selection of an ensemble:
+the candidates whose weighted mean is best on validation rows.
+"""
 
 import math
 import time
@@ -34,15 +36,16 @@ from fastmlp.typing import Array, Callback
 
 # Losses of predictions and row weights, shape (n_rows,), or None; lower is better.
 WeightedLoss = Callable[[Array, Array | None], float]
-# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the mean, where
-# no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
-# uneven as a draw of a fifth of the rows.
+# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the
+# mean, where no table counted more than 5 %. Weights from a gamma distribution of this
+# shape are about as uneven as a draw of a fifth of the rows.
 N_BAGS = 20
 N_ROUNDS = 8
 SHAPE = 0.2
-# Least weight of a member, in equal shares; nets of silu take three times the time of relu's. Mean
-# test loss of 32 tables (fast, balanced, best): 0.25 for all -.044 -.067 -.082 %, silu 0.6 -.027
-# -.059 -.172 %, silu 0.8 +.003 -.056 -.179 %; 0.4 for all +.151 +.059 -.056 %.
+# Least weight of a member, in equal shares; nets of silu take three times the time of
+# relu's. Mean test loss of 32 tables (fast, balanced, best): 0.25 for all -.044 -.067
+# -.082 %, silu 0.6 -.027 -.059 -.172 %, silu 0.8 +.003 -.056 -.179 %; 0.4 for all +.151
+# +.059 -.056 %.
 LEAST_SHARES = {"relu": 0.25, "silu": 0.6}
 
 
@@ -75,8 +78,8 @@ def greedy(
 ) -> Selection:
     """The ensemble to which each round has added the candidate that helps most.
 
-    A candidate may be added again, which raises its weight. The best round, the first of equal
-    rounds, gives the ensemble.
+    A candidate may be added again, which raises its weight.
+    The best round, the first of equal rounds, gives the ensemble.
 
     Parameters
     ----------
@@ -92,7 +95,8 @@ def greedy(
 
     References
     ----------
-    Caruana, Niculescu-Mizil, Crew & Ksikes (2004), "Ensemble selection from libraries of models".
+    Caruana, Niculescu-Mizil, Crew & Ksikes (2004),
+    "Ensemble selection from libraries of models".
 
     Examples
     --------
@@ -135,7 +139,8 @@ def bagged(
 ) -> Selection:
     """The mean of many greedy selections, each with other weights of the rows.
 
-    One selection follows the accidents of the validation rows; the mean of many does less.
+    One selection follows the accidents of the validation rows;
+    the mean of many does less.
 
     Parameters
     ----------
@@ -148,10 +153,11 @@ def bagged(
     deadline : float, optional
         Of `time.perf_counter`: after it only the first selection is begun.
     least : (n_candidates,) array or float, below 1
-        Candidates of a smaller weight, in equal shares of those with a weight, are left out.
+        Candidates of a smaller weight,
+        in equal shares of those with a weight, are left out.
     core : sequence of int
-        Indices of candidates that each bag selects from once more, without the others. Selections
-        on few or nearly perfect rows are led by noise among many candidates.
+        Indices of candidates that each bag selects from once more, without the others.
+        Selections on few or nearly perfect rows are led by noise among many candidates.
 
     References
     ----------
@@ -198,8 +204,9 @@ def equal(
     )
 
 
-# Most validation rows that are each scored by a selection on other parts of them. `best`
-# on tables of 300 to 800 rows: intervals of 90 % held 89.1 % of new rows, then 89.6 %.
+# Most validation rows that are each scored by a selection on other parts of them.
+# `best` on tables of 300 to 800 rows: intervals of 90 % held 89.1 % of new rows, then
+# 89.6 %.
 FEW_ROWS, N_PARTS = 2000, 5
 # Shares of a time limit: kept for the selection, and the least for training.
 FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
@@ -263,10 +270,11 @@ class Pack:
     members : tuple of Member
     extra_weights : (n_extra,) array, of the predictions of models outside the pack
     validation_score : float
-        Higher is better, and slightly optimistic: the rows have chosen epochs and members.
+        Higher is better, and slightly optimistic:
+        the rows have chosen epochs and members.
     residuals : (n_rows,) array
-        Scores of the validation rows, ascending: errors of numbers, over `sizes` if any; for
-        classes one minus the probability of the row's class.
+        Scores of the validation rows, ascending: errors of numbers, over `sizes` if
+        any; for classes one minus the probability of the row's class.
     row_weights : (n_rows,) array, of the rows of `residuals`, 1 in the mean; empty: all alike
     sizes : Pack, optional
         The logarithm of the size of each row's error; None: all are 1.
@@ -298,11 +306,15 @@ class Pack:
         return np.array([member.weight for member in self.members])
 
     def predict(self, values: Values) -> NDArray[np.float64]:
-        """The nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
+        """The nets' part of numbers, (n_rows,),
+        or of probabilities, (n_rows, n_classes).
+        """
         return np.concatenate(pool.in_parts(values, self._nets))
 
     def take_scores(self, scores: Array, weight: Array | None) -> None:
-        """Keep the scores of validation rows, and their weights if any, in ascending order."""
+        """Keep the scores of validation rows,
+        and their weights if any, in ascending order.
+        """
         order = np.argsort(scores, kind="stable")
         self.residuals = scores[order]
         if weight is None:
@@ -321,7 +333,9 @@ class Pack:
         )
 
     def half_width(self, coverage: float) -> float:
-        """The half width of intervals that hold this share of the targets, in units of `sizes`."""
+        """The half width of intervals that hold this share of the targets,
+        in units of `sizes`.
+        """
         order = np.argsort(np.abs(self.residuals), kind="stable")
         weights = self.row_weights[order] if len(self.row_weights) else NONE
         return conformal_quantile(np.abs(self.residuals)[order], coverage, weights)
@@ -361,10 +375,11 @@ def train_pack(
     folds: Sequence[pool.Fold] | None = None,
     caller: Caller | None = None,
 ) -> Pack:
-    """Train nets, and return the ensemble of nets that are best together on validation rows.
+    """Train nets, and return the ensemble of nets that are best together on validation
+    rows.
 
-    Without a time limit, bits depend on the seed only, not on threads. With a time limit that ends
-    training, a warning gives the number of nets.
+    Without a time limit, bits depend on the seed only, not on threads.
+    With a time limit that ends training, a warning gives the number of nets.
 
     Parameters
     ----------
@@ -372,7 +387,8 @@ def train_pack(
         None: folds of the rows of training.
     seed : int, of all draws
     encodings : mapping of str to Encoding, optional
-        Nets take them in turn. Copies of them learn from the rows. None: by `encodings_for`.
+        Nets take them in turn. Copies of them learn from the rows.
+        None: by `encodings_for`.
     n_threads : int, optional
         As for `fit_many`.
     extra : iterable of arrays, read when the nets are trained
@@ -380,7 +396,8 @@ def train_pack(
     cluster : Cluster, optional
         Its workers train the nets.
     folds : sequence of Fold, optional
-        No row is validated on twice. None: `settings.cv` folds with equal shares of classes.
+        No row is validated on twice. None:
+        `settings.cv` folds with equal shares of classes.
     """
     caller = caller or Caller()
     if caller.start is None:
@@ -477,8 +494,9 @@ def _apart(
 ) -> Array:
     """Predictions of the rows of each fold by a selection on the other rows.
 
-    Errors of rows that have chosen the ensemble are smaller than those of new rows. `selection` is
-    that of all rows, which stands in where other rows have no score; `options` are of `_selected`.
+    Errors of rows that have chosen the ensemble are smaller than those of new rows.
+    `selection` is that of all rows, which stands in where other rows have no score;
+    `options` are of `_selected`.
     """
     mean = np.empty_like(predictions[0], dtype=np.float64)
     for others, rows in folds:
@@ -526,7 +544,9 @@ def _pools(
 
 
 class Candidate(NamedTuple):
-    """The nets of one recipe, one for each fold, and their predictions of all validation rows."""
+    """The nets of one recipe, one for each fold,
+    and their predictions of all validation rows.
+    """
 
     nets: tuple[pool.Trained, ...]
     predictions: NDArray[np.float64]

@@ -35,8 +35,8 @@ def folds_of(
 ) -> NDArray[np.int64]:
     """The number of each row's fold, shape (n_rows,).
 
-    Rows are dealt out in the order of targets, equal ones at random. Folds have each class equally
-    often, but for one row, and numbers from the whole range.
+    Rows are dealt out in the order of targets, equal ones at random. Folds have each
+    class equally often, but for one row, and numbers from the whole range.
 
     Examples
     --------
@@ -66,21 +66,25 @@ def validated(folds: Sequence[Fold]) -> Array:
 
 
 Result = TypeVar("Result")
-# Maximum rows of a strip. A net's call takes 0.1 ms besides arithmetic: 8192 -> 32768, 0.89 to 0.92
-# of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
+# Maximum rows of a strip. A net's call takes 0.1 ms besides arithmetic: 8192 -> 32768,
+# 0.89 to 0.92 of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
 CHUNK = 32768
-# Maximum numbers of a table in a strip longer than `ALONE`: encoded they are twice as many.
+# Maximum numbers of a table in a strip longer than `ALONE`:
+# encoded they are twice as many.
 NUMBERS = 1 << 20
-# Maximum rows that one thread predicts alone; strips for several have half as many at least.
+# Maximum rows that one thread predicts alone;
+# strips for several have half as many at least.
 ALONE = 8192
 
 
 def in_strips(
     n_rows: int, do: Callable[[slice], Result], n_columns: int = 1
 ) -> list[Result]:
-    """Results of a function for each strip of a table's rows, in order; at least one strip.
+    """Results of a function for each strip of a table's rows,
+    in order; at least one strip.
 
-    Strips run on threads side by side: a team of threads for each net would wait at its end.
+    Strips run on threads side by side:
+    a team of threads for each net would wait at its end.
     """
     if n_rows <= min(ALONE, CHUNK):
         return [do(slice(n_rows))]
@@ -107,9 +111,10 @@ def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
 
 
 Inputs = NDArray[Any] | Expanded
-# Fewer rows are faster as arrays: 60 rows of 10 columns take 0.85 ms for 1.0, 200 rows 1.9 for 1.2
-# (six nets, 1 thread). Nets with layers of 64 train on short rows in 0.3 to 1.0 of the time; a
-# linear net takes 1.5 times as long, a tenth of their time: not worth both.
+# Fewer rows are faster as arrays: 60 rows of 10 columns take 0.85 ms for 1.0, 200 rows
+# 1.9 for 1.2 (six nets, 1 thread). Nets with layers of 64 train on short rows in 0.3 to
+# 1.0 of the time; a linear net takes 1.5 times as long, a tenth of their time: not
+# worth both.
 FEWEST_ROWS = 128
 
 
@@ -133,14 +138,16 @@ def shortest(rows: Expanded) -> Inputs:
 STEPS_PER_EPOCH = 40
 SMALLEST_BATCH = 32
 LARGEST_BATCH = 256
-# Averages of the parameters cover this many epochs, and at least this many steps. A quarter of an
-# epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but ten tables kept aside 2.5 %
-# more (geometric means of ratios).
+# Averages of the parameters cover this many epochs, and at least this many steps. A
+# quarter of an epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but
+# ten tables kept aside 2.5 % more (geometric means of ratios).
 AVERAGED_EPOCHS, AVERAGED_STEPS = 1.0, 20
 
 
 class TableRows(NamedTuple):
-    """Rows of a table: values of a schema, targets and weights, shape (n_rows,), or None."""
+    """Rows of a table: values of a schema,
+    targets and weights, shape (n_rows,), or None.
+    """
 
     values: Values
     y: Array
@@ -225,7 +232,9 @@ class Limits(NamedTuple):
     checkpoints: Checkpoints | None = None
 
     def look(self, report: Report) -> None:
-        """Call the callbacks; stop a net without progress, and all if a callback asks for it."""
+        """Call the callbacks; stop a net without progress,
+        and all if a callback asks for it.
+        """
         best = report.history.best_epoch or 0
         if self.listeners is not None:
             self.listeners(report)
@@ -333,9 +342,9 @@ class Split(NamedTuple):
 def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
     """Fit encodings to the training rows, and train a net by each recipe.
 
-    Without a deadline all nets are trained. With a deadline, nets begin in order while time is
-    left, at least one, and an epoch may be cut. Nets that diverge in their first epoch are left
-    out.
+    Without a deadline all nets are trained. With a deadline, nets begin in order while
+    time is left, at least one, and an epoch may be cut. Nets that diverge in their
+    first epoch are left out.
     """
     trained: list[Trained] = []
     prepared = _prepared(split, limits, cluster)
@@ -354,7 +363,9 @@ def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
 def train_together(
     splits: Sequence[Split], limits: Limits, cluster: Any
 ) -> list[list[Trained]]:
-    """Train the nets of all splits in one call of a cluster, without a deadline; see `train`."""
+    """Train the nets of all splits in one call of a cluster,
+    without a deadline; see `train`.
+    """
     pools = [list(_prepared(split, limits, cluster)) for split in splits]
     histories = _fit([fits for pool in pools for fits in pool], limits, cluster)
     ended = iter(histories)
@@ -393,7 +404,9 @@ def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
 def _groups(
     recipes: Sequence[Recipe], limits: Limits, cluster: Any
 ) -> Iterator[list[Recipe]]:
-    """Yield the recipes of each call, of one encoding; with a deadline one net for each thread."""
+    """Yield the recipes of each call, of one encoding;
+    with a deadline one net for each thread.
+    """
     n = len(recipes)
     if limits.deadline is not None:
         n = limits.n_threads or 2 if cluster is None else cluster.n_at_once
@@ -514,8 +527,9 @@ def new_net(
     return net
 
 
-# A third to two thirds of relu's units end at 0 for all rows, with and without an L1 penalty:
-# 64x64 -> 28x49. Trained on 600 to 8,000 rows, 0.03 to 10 % of new rows change, by at most 0.015.
+# A third to two thirds of relu's units end at 0 for all rows, with and without an L1
+# penalty: 64x64 -> 28x49. Trained on 600 to 8,000 rows, 0.03 to 10 % of new rows
+# change, by at most 0.015.
 IDLE_ROWS = 100_000
 
 

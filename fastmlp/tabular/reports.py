@@ -91,8 +91,8 @@ def score_of(
 ) -> Score | None:
     """A score of (y, predictions, weight), higher is better; None: the pack's default.
 
-    `scoring` is a name or function of (estimator, X, y) as in scikit-learn. `classes`, shape
-    (n_classes,), are labels; None for numbers.
+    `scoring` is a name or function of (estimator, X, y) as in scikit-learn.
+    `classes`, shape (n_classes,), are labels; None for numbers.
     """
     if scoring is None or scoring == OWN.get(task, OWN_OF_CLASSES):
         return None
@@ -143,8 +143,8 @@ def _r2(y: Array, predictions: Array, weight: Array | None) -> float:
     return float(1 - errors / (spread or 1.0))
 
 
-# By whether there are numbers. A selection scores some thousand means: 0.02 ms each, and 0.6 ms
-# with scikit-learn's functions.
+# By whether there are numbers. A selection scores some thousand means:
+# 0.02 ms each, and 0.6 ms with scikit-learn's functions.
 QUICK: dict[bool, dict[str, Score]] = {
     False: {"accuracy": _mean(outputs.hits, 1)},
     True: {
@@ -197,7 +197,8 @@ def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
         return scorer.score_of(rows.predict(X))
 
     names = schema.read_names
-    # A column of row numbers for each column of the table: all parts of a date are shuffled as one.
+    # A column of row numbers for each column of the table:
+    # all parts of a date are shuffled as one.
     X = np.repeat(np.arange(len(part.y))[:, None], len(names), axis=1)
     result = permutation_importance(
         _ModelOfPlaces(model, part.values),
@@ -258,7 +259,9 @@ def leaderboard(pack: Pack, beside: Sequence[tuple[str, float, float]] = ()) -> 
 
 
 def curves(members: Sequence[Member], metrics: Sequence[str]) -> dict[str, History]:
-    """Losses and metrics of each net, by recipe and, with several folds, a number from 1."""
+    """Losses and metrics of each net, by recipe and,
+    with several folds, a number from 1.
+    """
     recipes = [str(member.recipe) for member in members]
     histories = {}
     for i, (name, member) in enumerate(zip(recipes, members, strict=True)):

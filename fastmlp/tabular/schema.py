@@ -1,4 +1,6 @@
-"""Schemas: the columns of a table as numbers and as codes of levels, learned from the table."""
+"""Schemas: the columns of a table as numbers and as codes of levels,
+learned from the table.
+"""
 
 import re
 from collections import Counter
@@ -61,18 +63,22 @@ class Values(NamedTuple):
 class Schema:
     """The columns of a table: numbers, dates, or categories with their levels.
 
-    `Schema.learn` learns it from a table; `read` returns the rows of tables with such columns.
+    `Schema.learn` learns it from a table;
+    `read` returns the rows of tables with such columns.
 
     Attributes
     ----------
     columns : tuple of str
-        All columns of the table, in its order, as texts; "x0", "x1" and so on for an array.
+        All columns of the table, in its order, as texts;
+        "x0", "x1" and so on for an array.
     named : bool
-        True if columns are found by name, in any order and among others; else by position.
+        True if columns are found by name,
+        in any order and among others; else by position.
     levels : dict of str to tuple of str, bool, int or float
         Sorted levels of each category, by column.
     dates : dict of str to Parts
-        Columns of dates, times of day and durations, with the numbers that each becomes.
+        Columns of dates, times of day and durations,
+        with the numbers that each becomes.
     dropped : dict of str to str
         Columns that are not read, and the reason.
     numeric_names, categorical_names : tuple of str
@@ -146,7 +152,9 @@ class Schema:
 
     @property
     def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The index in `read_names` of the column of each number, and of each code, of `Values`."""
+        """The index in `read_names` of the column of each number,
+        and of each code, of `Values`.
+        """
         place = {name: j for j, name in enumerate(self.read_names)}
         numbers, codes = (
             np.array([place[name] for name in names], np.intp)
@@ -160,26 +168,26 @@ class Schema:
     ) -> Self:
         """Return the schema of a table's columns.
 
-        Texts, booleans and categorical types become categories; dates and times, also as ISO texts,
-        their parts; durations seconds; other columns numbers. Left out are empty columns, columns
-        of one value or of objects, and ids or free text. Such columns have over 20 levels, more
-        than half as many as rows.
+        Texts, booleans and categorical types become categories; dates and times, also
+        as ISO texts, their parts; durations seconds; other columns numbers. Left out
+        are empty columns, columns of one value or of objects, and ids or free text.
+        Such columns have over 20 levels, more than half as many as rows.
 
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
             None, NaN, ``pd.NA`` and nulls are missing values.
         categorical_features : "auto", "from_dtype", or names, places or a mask of columns
-            Columns that become categories whatever their type. "auto" and "from_dtype" mean no such
-            column.
+            Columns that become categories whatever their type.
+            "auto" and "from_dtype" mean no such column.
 
         Raises
         ------
         ImportError
             If pyarrow is needed, and not installed.
         TypeError, ValueError
-            If a requested category holds objects, two columns share a name, a number is infinite,
-            there are no rows, or all columns are left out.
+            If a requested category holds objects, two columns share a name,
+            a number is infinite, there are no rows, or all columns are left out.
         """
         table = in_memory.table_of(X, who)
         _check(table, who)
@@ -204,7 +212,9 @@ class Schema:
 
     @property
     def text_names(self) -> list[str]:
-        """Columns that CSV holds as texts: levels that are not all numbers, or dates."""
+        """Columns that CSV holds as texts:
+        levels that are not all numbers, or dates.
+        """
         texts = [name for name, each in self.levels.items() if not _are_numbers(each)]
         return texts + [
             name for name, each in self.dates.items() if each.kind != "durations"
@@ -216,15 +226,16 @@ class Schema:
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others; by position if either table
-            has no names.
+            Columns are found by name, in any order and among others;
+            by position if either table has no names.
 
         Raises
         ------
         ImportError
             If pyarrow is needed, and not installed.
         TypeError, ValueError
-            If columns are missing, or hold values of another kind, or a number is infinite.
+            If columns are missing, or hold values of another kind,
+            or a number is infinite.
         """
         table = in_memory.table_of(X, who)
         places = self._places(table, who)
@@ -245,7 +256,8 @@ class Schema:
     def row(self, X: Any) -> Values | None:
         """Return the only row of X, as `read` does, if its values are plain; else None.
 
-        X is then a list of a dict, list or tuple, an array of numbers, or a frame of pandas.
+        X is then a list of a dict, list or tuple,
+        an array of numbers, or a frame of pandas.
         """
         if hasattr(X, "iloc") and hasattr(X, "columns"):
             X = self._of_frame(X)
@@ -271,7 +283,9 @@ class Schema:
         return Values(np.array([numbers], np.float64), np.array([codes], np.int32))
 
     def _of_frame(self, frame: Any) -> list[dict[str, Any]] | None:
-        """The row of a frame of pandas that has all columns, without dates; else None."""
+        """The row of a frame of pandas that has all columns,
+        without dates; else None.
+        """
         if len(frame) != 1 or self.dates:
             return None
         names = frame.columns.tolist()
@@ -288,7 +302,9 @@ class Schema:
         return [row] if is_whole else None
 
     def _plain(self, X: Any) -> list[Any] | None:
-        """Values of the columns that are read, in the order of `read_names`; None: see `row`."""
+        """Values of the columns that are read,
+        in the order of `read_names`; None: see `row`.
+        """
         if type(X) is np.ndarray and X.ndim == 2 and X.dtype.kind in "fiu":
             X = X.tolist() if len(X) == 1 else None
         if type(X) is not list or len(X) != 1:
@@ -499,7 +515,8 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
             else:
                 one = ""
             raise ValueError(
-                f"{who}: categorical_features must be {expected}, got {categorical!r}{one}"
+                f"{who}: categorical_features must be {expected}, got "
+                f"{categorical!r}{one}"
             )
         return set()
     try:
@@ -529,7 +546,8 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
 
 
 Task = Literal["classification", "regression"]
-# A text column with more levels, which number more than this share of the rows, is like an id.
+# A text column with more levels,
+# which number more than this share of the rows, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 ONE_VALUE = "has one value only"
@@ -592,7 +610,9 @@ def _decided(
 def _no_levels(
     levels: Collection[str], n: int, n_rows: int, *, asked: bool
 ) -> str | None:
-    """The reason to leave out a column of texts, or None; asked columns may be like ids."""
+    """The reason to leave out a column of texts,
+    or None; asked columns may be like ids.
+    """
     if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):

@@ -1,4 +1,6 @@
-"""Settings of a pack and of its nets: presets, encodings, and recipes that are drawn."""
+"""Settings of a pack and of its nets: presets,
+encodings, and recipes that are drawn.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +20,14 @@ from fastmlp.typing import Activation, ComputeDType
 Preset = Literal["fast", "balanced", "best"]
 # Bagged greedy selection, equal weights of the best candidates, or the best alone.
 Ensemble = Literal["greedy", "mean", "best"]
-# Pieces of a column, and more pieces for every other net with at most this many columns. In 12
-# tables more pieces were better on half and worse on half, by 1 to 7 %: the selection chooses. More
-# pieces suit nets with an L1 penalty.
+# Pieces of a column, and more pieces for every other net with at most this many
+# columns. In 12 tables more pieces were better on half and worse on half, by 1 to 7 %:
+# the selection chooses. More pieces suit nets with an L1 penalty.
 BINS = 16
 FINE_BINS = 48
 FEW_COLUMNS = 10
-# Maximum pieces of all columns together, and the fewest of a column: fewer tell a net little.
+# Maximum pieces of all columns together,
+# and the fewest of a column: fewer tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
@@ -44,8 +47,8 @@ class PackSettings(NamedTuple):
     signs : constraints of the columns of numbers, 1, -1 or 0 each; empty without constraints
     epochs : int, the maximum of each net
     patience, patience_share : int, float
-        Epochs that a net goes on without gain: `patience` plus this share of the epochs until its
-        best.
+        Epochs that a net goes on without gain:
+        `patience` plus this share of the epochs until its best.
     score : function of (y, predictions, weight), optional
         The score that the selection maximises; None: minus the log-loss or the RMSE.
     loss : of numbers
@@ -53,11 +56,13 @@ class PackSettings(NamedTuple):
     early_stopping : EarlyStopping, optional
         In place of `patience`.
     time_limit : float, optional
-        Seconds after which no net is begun, and training nets end, also within an epoch.
+        Seconds after which no net is begun,
+        and training nets end, also within an epoch.
     time_share : float
         Share of the time limit for nets and selection; the rest is for a refit.
     cv : int
-        Number of folds without validation rows: each net is trained once without each fold.
+        Number of folds without validation rows:
+        each net is trained once without each fold.
     """
 
     n_members: int = 9
@@ -85,16 +90,17 @@ PRESETS: dict[Preset, PackSettings] = {
 }
 
 
-# Large tables have this many rows to train on, or more. Batches are the power of two nearest
-# to a multiple of the root of the rows: an epoch takes 0.76 to 1.0 of the time. Weight decay and L1
-# penalty count by steps; with more than `FULL_STEPS` an epoch they would outweigh the rows, and are
-# divided. Validation loss of one net after at most 14 epochs, made-up tables of 200,000 rows:
+# Large tables have this many rows to train on, or more. Batches are the power of two
+# nearest to a multiple of the root of the rows: an epoch takes 0.76 to 1.0 of the time.
+# Weight decay and L1 penalty count by steps; with more than `FULL_STEPS` an epoch they
+# would outweigh the rows, and are divided. Validation loss of one net after at most 14
+# epochs, made-up tables of 200,000 rows:
 #   64x64 silu, batch 256, 512, 1024: steps .5144 .5144 .5145, levels .5503 .5504 .5513,
 #     smooth .5164 .5178 .5166, sparse .5126 .5175 .5167, heavy tails 1.156 1.163 1.171
 #   L1, batch 256, and 512 with 0.2 of it: levels .5698 .5474, heavy tails 1.214 1.185
 #   decay and dropout, the same: steps .5203 .5146
-# The mean of a silu net and one with L1 has 0.1 to 1.7 % less than the better one on six tables; a
-# third net gained 0.03 % on the one table that had it.
+# The mean of a silu net and one with L1 has 0.1 to 1.7 % less than the better one on
+# six tables; a third net gained 0.03 % on the one table that had it.
 LARGE = 100_000
 BATCH_BY_ROOT, FULL_STEPS = 1.1, 100
 
@@ -102,8 +108,8 @@ BATCH_BY_ROOT, FULL_STEPS = 1.1, 100
 def of_large(settings: PackSettings) -> PackSettings:
     """Settings for large tables: fewer nets, which end sooner.
 
-    Trees are left to the preset "best": of 130,000 rows of 20 numbers they take 0.4 times as
-    long as the nets of "balanced".
+    Trees are left to the preset "best": of 130,000 rows of 20 numbers they take 0.4
+    times as long as the nets of "balanced".
     """
     return settings._replace(
         n_members=-(-settings.n_members // 3),
@@ -114,13 +120,14 @@ def of_large(settings: PackSettings) -> PackSettings:
     )
 
 
-# Integers may be levels: every other net takes them so, too. Test losses of balanced changed by
-# -0.6 to -29 % on five made-up tables of codes, two of which were kept aside, by 0.0 % on one of
-# numbers in order, and by -0.2 % on average on 18 tables of the suite. Up to 100 integers: +5 % on
-# one of temperatures, as three seeds had it.
+# Integers may be levels: every other net takes them so, too. Test losses of balanced
+# changed by -0.6 to -29 % on five made-up tables of codes, two of which were kept
+# aside, by 0.0 % on one of numbers in order, and by -0.2 % on average on 18 tables of
+# the suite. Up to 100 integers: +5 % on one of temperatures, as three seeds had it.
 MOST_INTEGERS = 64
-# Target statistics have an input for each class. With many, nets overfit: every other net has none,
-# for 1 to 3 % less loss on three made-up tables of 20 and 24 classes, and +0.1 % on one of 19.
+# Target statistics have an input for each class. With many, nets overfit: every other
+# net has none, for 1 to 3 % less loss on three made-up tables of 20 and 24 classes, and
+# +0.1 % on one of 19.
 MANY_CLASSES = 10
 
 
@@ -184,7 +191,9 @@ class Recipe(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of net: ranges to draw from, for rate and decay evenly in the logarithm."""
+    """A kind of net: ranges to draw from,
+    for rate and decay evenly in the logarithm.
+    """
 
     hidden: tuple[int, ...]
     activation: Activation
@@ -194,14 +203,15 @@ class Kind(NamedTuple):
     penalties: tuple[float, float] = (0.0, 0.0)
 
 
-# Nets take the kinds in turn. The first six are in every pack: each does best on some tables, small
-# nets with an L1 penalty on most. In 14 tables, layers of 64 were as good as layers of 128 (median
-# of the test loss -0.04 %) in 0.57 of the time; in every second turn layers are twice as wide.
-# Turns after the first have the kinds of `AGAIN` alone: the others had a tenth of the weights on 15
-# made-up tables of 1,200 to 10,000 rows. Strong L1 penalties are not in `FIRST`, the first turn:
-# beside trees they lowered the test loss of 47 tables by 0.02 %, for a fifth of the nets' time. 20
-# nets in place of 30, with half the patience, took 0.60 of the CPU time of "best", at a test loss
-# 0.07 % higher.
+# Nets take the kinds in turn. The first six are in every pack: each does best on some
+# tables, small nets with an L1 penalty on most. In 14 tables, layers of 64 were as good
+# as layers of 128 (median of the test loss -0.04 %) in 0.57 of the time; in every
+# second turn layers are twice as wide. Turns after the first have the kinds of `AGAIN`
+# alone: the others had a tenth of the weights on 15 made-up tables of 1,200 to 10,000
+# rows. Strong L1 penalties are not in `FIRST`, the first turn: beside trees they
+# lowered the test loss of 47 tables by 0.02 %, for a fifth of the nets' time. 20 nets
+# in place of 30, with half the patience, took 0.60 of the CPU time of "best", at a test
+# loss 0.07 % higher.
 L1, NOISY = (0.02, 0.06), (0.1, 1.0)
 KINDS = (
     Kind((64, 64), "silu", decays=NOISY, dropouts=(0.15, 0.35)),

@@ -24,8 +24,8 @@ MOST_ROWS = 4096
 def warn_of_fit(
     history: History, data: Data, network: Network, *, first_order: bool
 ) -> None:
-    """Warn of targets that are far from 0 or large, of one-hot rows with "mse", and of a
-    loss that exploded.
+    """Warn of targets that are far from 0 or large,
+    of one-hot rows with "mse", and of a loss that exploded.
 
     First looks spare nearly all fits the rest: 4 us. Two rows of far targets are alike,
     and the first loss of large ones is large.
@@ -53,7 +53,8 @@ def _warn_of_size(y: NDArray[Any], *, first_order: bool) -> None:
         j = int(wrong.argmax())
         column = "y" if y.shape[1] == 1 else f"column {j} of y"
         warn(
-            f"{column} has mean {mean[j]:.3g} and standard deviation {deviation[j]:.3g}, "
+            f"{column} has mean {mean[j]:.3g} and standard deviation "
+            f"{deviation[j]:.3g}, "
             "which a net hardly learns: standardise it, "
             "(y - y.mean(axis=0)) / y.std(axis=0)",
             UserWarning,
@@ -72,13 +73,15 @@ def _warn_of_classes(y: NDArray[Any]) -> None:
 
 
 def _warn_of_explosion(history: History) -> None:
-    """Warn if the last loss is far above the first and above 1, unless a better epoch was
-    restored."""
+    """Warn if the last loss is far above the first and above 1,
+    unless a better epoch was restored.
+    """
     first, last = history.loss[0], history.loss[-1]
     kept = history.best_epoch is None and history.status is not Status.DIVERGED
     if kept and last > EXPLODED * max(abs(first), 1.0):
         warn(
-            f"the loss rose from {first:.3g} to {last:.3g}: try a smaller learning rate, "
+            f"the loss rose from {first:.3g} to {last:.3g}: try a smaller learning "
+            f"rate, "
             "or standardise X",
             RuntimeWarning,
         )

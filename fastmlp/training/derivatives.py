@@ -1,4 +1,6 @@
-"""Derivatives of the targets by the inputs, and gradients by a Jacobian: checked, and weighed."""
+"""Derivatives of the targets by the inputs,
+and gradients by a Jacobian: checked, and weighed.
+"""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,16 +15,19 @@ from fastmlp.training.second_order import check_derivatives as check_second_orde
 from fastmlp.validation import Array, arrays, frames
 
 BALANCED = "balanced"
-# The least mean square of a balanced column, over that of the largest. Errors of surrogates with a
-# share of 0 -> 0.1, % of the deviation: 100 -> 0.9 (borehole, where three inputs hardly count),
-# 3.5 -> 1.4 (wing weight). Columns that weigh together as the targets do -> each: 7.8 -> 5.9
-# (Rosenbrock), 7.2 -> 5.1 (a basket option), 0.74 -> 0.86 (wing weight).
+# The least mean square of a balanced column, over that of the largest. Errors of
+# surrogates with a share of 0 -> 0.1, % of the deviation: 100 -> 0.9 (borehole, where
+# three inputs hardly count), 3.5 -> 1.4 (wing weight). Columns that weigh together as
+# the targets do -> each: 7.8 -> 5.9 (Rosenbrock), 7.2 -> 5.1 (a basket option), 0.74 ->
+# 0.86 (wing weight).
 LEAST_SHARE = 0.1
 DerivativeWeight = float | ArrayLike | Literal["balanced"]
 
 
 class Given(NamedTuple):
-    """Arguments of a fit: targets of the Jacobian, their weight, and targets to validate on."""
+    """Arguments of a fit: targets of the Jacobian,
+    their weight, and targets to validate on.
+    """
 
     values: Any = None
     weight: Any = BALANCED
@@ -33,7 +38,9 @@ class Given(NamedTuple):
 
     @property
     def known(self) -> tuple[bool, bool]:
-        """True with derivatives of the rows to train on, and of those to validate on."""
+        """True with derivatives of the rows to train on,
+        and of those to validate on.
+        """
         return bool(self), self.validation is not None
 
     def check(self, network: Network, device: str, optimizer: Any, who: str) -> None:
@@ -50,7 +57,9 @@ class Given(NamedTuple):
                 raise ValueError(f"{who}: {name} needs derivatives=, the targets")
 
     def of_nets(self, n_nets: int, n_outputs: int, who: str) -> list["Given"]:
-        """The arguments of each net, from arrays for all, or with a leading axis of nets."""
+        """The arguments of each net, from arrays for all,
+        or with a leading axis of nets.
+        """
         each = of_nets(self.values, n_nets, n_outputs, "derivatives", who)
         return [self._replace(values=values) for values in each]
 
@@ -72,7 +81,8 @@ class Given(NamedTuple):
         if self.validation is not None:
             if held_out is None or held_out.rows is not None:
                 raise ValueError(
-                    f"{who}: validation_derivatives needs validation_data; validation_split "
+                    f"{who}: validation_derivatives needs validation_data; "
+                    f"validation_split "
                     "splits derivatives, too"
                 )
             name = "validation_derivatives"
@@ -101,7 +111,8 @@ def of_nets(values: Any, n_nets: int, n_outputs: int, name: str, who: str) -> li
         return [values] * n_nets
     if shape[0] != n_nets:
         raise ValueError(
-            f"{who}: {name} of shape {shape} has a leading axis, which must be {n_nets}, one for "
+            f"{who}: {name} of shape {shape} has a leading axis, which must be "
+            f"{n_nets}, one for "
             "each net"
         )
     return list(values)
@@ -133,7 +144,9 @@ def check(network: Network, device: str, who: str) -> None:
 def targets(
     values: object, n_rows: int, network: Network, who: str, name: str = "derivatives"
 ) -> Array:
-    """Targets of the Jacobian, shape (n_rows, n_outputs, n_features); NaN is unknown."""
+    """Targets of the Jacobian, shape (n_rows,
+    n_outputs, n_features); NaN is unknown.
+    """
     n_features = network.layout.sizes[0]
     n_outputs = network.layout.sizes[-1]
     shape = (n_rows, n_outputs, n_features)
@@ -171,16 +184,17 @@ def weights_of(
 ) -> Array:
     """The weights of the squares, shape (n_outputs, n_features).
 
-    "balanced": of each column the number of columns times the mean square of its output's targets
-    over that of the known derivatives, or over a share of the largest column's; labels have a mean
-    square of 1.
+    "balanced": of each column the number of columns times the mean square of its
+    output's targets over that of the known derivatives, or over a share of the largest
+    column's; labels have a mean square of 1.
     """
     name = "derivative_weight"
     shape = values.shape[1:]
     if isinstance(weight, str):
         if weight != BALANCED:
             raise ValueError(
-                f"{who}: unknown {name} {weight!r}; known: a number, an array, 'balanced'"
+                f"{who}: unknown {name} {weight!r}; known: a number, an array, "
+                f"'balanced'"
             )
         return _balanced(data, values, network).astype(network.dtype)
     if isinstance(weight, bool) or weight is None:
@@ -190,8 +204,8 @@ def weights_of(
     numbers = arrays.real_array(weight, who, name)
     if numbers.shape not in ((), shape[1:], shape):
         raise ValueError(
-            f"{who}: {name} must be a number, or have shape {shape[1:]} or {shape}, got "
-            f"{numbers.shape}"
+            f"{who}: {name} must be a number, or have shape {shape[1:]} or {shape}, "
+            f"got {numbers.shape}"
         )
     if not (np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()):
         raise ValueError(

@@ -1,4 +1,6 @@
-"""The record of a fit: losses by epoch, why it ended, warnings of its end, and progress bars."""
+"""The record of a fit: losses by epoch, why it ended,
+warnings of its end, and progress bars.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -50,11 +52,11 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     Attributes
     ----------
     loss : list of float
-        Each epoch's mean objective, with penalties, dropout and noise, taken batch by batch while
-        training.
+        Each epoch's mean objective, with penalties,
+        dropout and noise, taken batch by batch while training.
     validation_loss : list of float
-        Each epoch's mean loss on the validation data, without penalties, after its last step;
-        empty without validation data.
+        Each epoch's mean loss on the validation data, without penalties,
+        after its last step; empty without validation data.
     learning_rate : list of float
         Each epoch's last.
     status : Status
@@ -63,16 +65,17 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     metrics : dict of str to list of float
         Each epoch's metrics of the validation data, by their names.
     best_epoch : int or None
-        The best epoch by `EarlyStopping` or `keep_best`, counted from 0, as items of the lists are;
-        None without. Sentences and titles count from 1.
+        The best epoch by `EarlyStopping` or `keep_best`, counted from 0,
+        as items of the lists are; None without. Sentences and titles count from 1.
     derivative_loss : list of float
-        Each epoch's mean square of the residuals of `derivatives`, without `derivative_weight`,
-        over known numbers, taken while training; empty without derivatives.
+        Each epoch's mean square of the residuals of `derivatives`, without
+        `derivative_weight`, over known numbers, taken while training; empty without
+        derivatives.
     validation_derivative_loss : list of float
         Each epoch's mean square on the validation data, after its last step.
     head_losses, validation_head_losses : dict of str to list of float
-        Each epoch's mean loss of each head, without its weight, by the heads' names; empty without
-        heads.
+        Each epoch's mean loss of each head, without its weight,
+        by the heads' names; empty without heads.
 
     Examples
     --------
@@ -126,8 +129,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         -------
         pandas.DataFrame
             Columns ``epoch`` (from 0), ``loss``, and where present ``validation_loss``,
-            ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate``, losses of heads
-            and metrics.
+            ``derivative_loss``, ``validation_derivative_loss``, ``learning_rate``,
+            losses of heads and metrics.
 
         Raises
         ------
@@ -159,7 +162,8 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         return DataFrame(columns)
 
     def of_heads(self) -> dict[str, list[float]]:
-        """Return the losses of heads by the names of their series, such as ``value_loss``.
+        """Return the losses of heads by the names of their series,
+        such as ``value_loss``.
 
         Examples
         --------
@@ -351,7 +355,8 @@ def _line(curves: list[NDArray[Any]]) -> str:
         lines += f'<polyline points="{path}"{dash}/>' if path else ""
     name = f"loss by epoch{', logarithmic' if is_log else ''}: solid for training, dashed for "
     return (
-        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" fill="none" stroke="currentColor" '
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" fill="none" '
+        f'stroke="currentColor" '
         f'stroke-width="1.5"><title>{name}validation</title>{lines}</svg>'
     )
 

@@ -1,6 +1,7 @@
 """The training loop: windows of epochs, in calls of about 50 ms.
 
-A request has the order of the rows, the learning rates, and the actions between windows.
+A request has the order of the rows, the learning rates,
+and the actions between windows.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -27,11 +28,12 @@ from fastmlp.training.history import History, Status
 CALL_SECONDS = 0.05
 # A guess for the first call, low enough that the call is short on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
-# A measured speed counts up to this multiple of the guess: batches of weight 0 take no time.
+# A measured speed counts up to this multiple of the guess:
+# batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
-# Operations at full speed of a fit's start, of a step beside its arithmetic, of a layer's output,
-# of a parameter's update. The estimates order the fits of a pool.
+# Operations at full speed of a fit's start, of a step beside its arithmetic, of a
+# layer's output, of a parameter's update. The estimates order the fits of a pool.
 FIT_FLOPS = 50_000_000
 STEP_FLOPS = 50_000
 OUTPUT_FLOPS = 60
@@ -43,7 +45,8 @@ Spans = Generator[Span[Any], None, int]
 
 
 class Request(Protocol):
-    """The settings of a fit, and its actions between windows, which are epochs planned at once.
+    """The settings of a fit, and its actions between windows,
+    which are epochs planned at once.
 
     Attributes
     ----------
@@ -72,12 +75,15 @@ class Request(Protocol):
     def window(self, most: int) -> int:
         """Return the epochs of the next window; 0 ends the fit.
 
-        A call of `CALL_SECONDS` does `most` epochs; a longer window takes several calls.
+        A call of `CALL_SECONDS` does `most` epochs;
+        a longer window takes several calls.
         """
         ...
 
     def order(self, n_epochs: int) -> Order:
-        """Return the rows' order in each epoch of the next window, as `Trainer.run` takes it."""
+        """Return the rows' order in each epoch of the next window,
+        as `Trainer.run` takes it.
+        """
         ...
 
     def rates(self, n_epochs: int) -> Rates: ...
@@ -88,7 +94,9 @@ class Request(Protocol):
         ...
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        """`diverged` is the loss of the next epoch, if it has numbers that are not finite."""
+        """`diverged` is the loss of the next epoch,
+        if it has numbers that are not finite.
+        """
         ...
 
     def cut_short(self, losses: NDArray[np.float64]) -> None: ...
@@ -108,8 +116,9 @@ def fit(
     request: Request,
     buffered: "ByBuffers | None" = None,
 ) -> None:
-    """Train a net; `state` is brought up to date, also after Ctrl-C or an error. `buffered`: the
-    rows come in buffers."""
+    """Train a net; `state` is brought up to date,
+    also after Ctrl-C or an error. `buffered`: the rows come in buffers.
+    """
     if isinstance(state.optimizer, SecondOrder):
         import_module("fastmlp.training.second_order").fit(
             engine, state, request, buffered
@@ -136,7 +145,9 @@ def spans_of(
     request: Request,
     buffered: "ByBuffers | None" = None,
 ) -> Generator[Span[Any], None, None]:
-    """Yield the spans of a fit; each must be done, or its error thrown in, before the next."""
+    """Yield the spans of a fit; each must be done,
+    or its error thrown in, before the next.
+    """
     state.bound(engine.network)
     try:
         with task_pool.turn():
@@ -170,8 +181,8 @@ def spans_of(
                         raise
                     diverged = None
                     if trainer.diverged:
-                        # The backend has restored the epoch's first parameters, and the optimizer's
-                        # state to zeros.
+                        # The backend has restored the epoch's first parameters,
+                        # and the optimizer's state to zeros.
                         diverged = float(losses[n_done])
                         state.restart()
                     request.end_window(losses[:n_done], diverged)
@@ -192,7 +203,8 @@ def spans_of(
 class Pace:
     """Units that a call does in about `CALL_SECONDS`.
 
-    A unit's seconds are kept for the next fit, so that a fit of milliseconds is one call.
+    A unit's seconds are kept for the next fit,
+    so that a fit of milliseconds is one call.
     """
 
     units: int
@@ -204,7 +216,9 @@ class Pace:
         self.units = max(1, int(CALL_SECONDS / max(seconds, slow / MOST_TRUSTED)))
 
     def measure(self, units: int, seconds: float) -> None:
-        """Adapt to a call's time, at most fourfold, as a short call measures overhead."""
+        """Adapt to a call's time, at most fourfold,
+        as a short call measures overhead.
+        """
         self._learnt["unit"] = seconds / units
         ideal = units * CALL_SECONDS / max(seconds, 1e-9)
         self.units = max(1, int(min(ideal, 4 * self.units)))
@@ -332,7 +346,9 @@ class ByBuffers:
         return 0
 
     def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
-        """Yield an epoch's spans, one or more for each buffer; return 1, or 0 if it diverged."""
+        """Yield an epoch's spans, one or more for each buffer;
+        return 1, or 0 if it diverged.
+        """
         self._trainer.store()
         self._before = self._state.parameters.copy()
         by_rows = request.trainer_options.get("by_rows")
@@ -416,8 +432,8 @@ def checked_rates(schedule: Any, returned: Any, n: int) -> NDArray[np.float64]:
         good = False
     if not good:
         raise ValueError(
-            f"learning-rate schedule {schedule!r} must return {n} finite rates of 0 or more, got "
-            f"{returned!r}"
+            f"learning-rate schedule {schedule!r} must return {n} finite rates of 0 or "
+            f"more, got {returned!r}"
         )
     return rates
 

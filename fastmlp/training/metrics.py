@@ -23,7 +23,8 @@ Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
 # Columns of a history's frame.
 RESERVED = ("epoch", "loss", "validation_loss", "learning_rate", *OF_DERIVATIVES)
 WANTED = "a function(targets, predictions), the name of a loss or of a scorer of scikit-learn's"
-# Scorers that suit nets, and their names elsewhere; scikit-learn has 60, some for clusters.
+# Scorers that suit nets, and their names elsewhere;
+# scikit-learn has 60, some for clusters.
 OF_SCORERS = {
     "roc_auc": "auc auroc roc_auc_score",
     "average_precision": "auprc pr_auc average_precision_score",
@@ -83,7 +84,8 @@ def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
         argument = [argument]
     if not isinstance(argument, Iterable):
         raise TypeError(
-            f"{who}: metrics must be names, or a dict of names and {WANTED}: {argument!r}"
+            f"{who}: metrics must be names, or a dict of names and {WANTED}: "
+            f"{argument!r}"
         )
     pairs: Iterable[Any] = ((_name(metric, who), metric) for metric in argument)
     if isinstance(argument, Mapping):
@@ -171,20 +173,23 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
         owner = f"{who}: metrics[{name!r}]"
         if network.loss.per_target > 1 and metric.function is None:
             raise ValueError(
-                f"{owner}: the net has {network.loss.per_target} outputs for each column of the "
+                f"{owner}: the net has {network.loss.per_target} outputs for each "
+                f"column of the "
                 "targets; give a function(targets, predictions)"
             )
         weighted = are_weighted(network.loss, n_outputs, data.y.shape[1])
         if metric.loss is not None and data.y.shape[1] != n_outputs and not weighted:
             raise ValueError(
-                f"{owner}: a loss compares each output with a target, but the targets are class "
+                f"{owner}: a loss compares each output with a target, but the targets "
+                f"are class "
                 "labels; give a function(targets, predictions)"
             )
         if metric.scorer is not None and weighted:
             raise ValueError(
-                f"{owner}: scorers of scikit-learn take neither unknown targets nor weights by "
-                "target; give a function(targets, predictions, sample_weight), whose targets "
-                "are NaN where they are unknown"
+                f"{owner}: scorers of scikit-learn take neither unknown targets nor "
+                f"weights by "
+                "target; give a function(targets, predictions, sample_weight), whose "
+                "targets are NaN where they are unknown"
             )
         if metric.scorer is not None:
             targets = _targets(network, data)
@@ -263,8 +268,9 @@ class Measures:
         return lambda: function(self._targets, self._seen, **options)
 
     def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:
-        """Weighted mean of a loss, by the kernels: the weights are the identity, the inputs the
-        predictions."""
+        """Weighted mean of a loss, by the kernels:
+        the weights are the identity, the inputs the predictions.
+        """
         n = network.layout.sizes[-1]
         layout = make_layout((n, n))
         identity = (activations.identity,)

@@ -98,8 +98,9 @@ class FitOptions(sources.Reading):
         derivatives: tuple[bool, bool] = (False, False),
         **fields: Any,
     ) -> Self:
-        """`fields` are the arguments that have names of fields; `derivatives`: True with those of
-        rows to train on, and with those of rows to validate on."""
+        """`fields` are the arguments that have names of fields; `derivatives`:
+        True with those of rows to train on, and with those of rows to validate on.
+        """
         # Defaults are attributes of the class: its `__init__` takes 6 us.
         options = cls.__new__(cls)
         own = vars(options)
@@ -174,7 +175,9 @@ class FitOptions(sources.Reading):
             )
 
     def monitors(self) -> dict[str, Any]:
-        """Monitors in use, by name, as JSON values: the bits of a fit depend on them."""
+        """Monitors in use, by name, as JSON values:
+        the bits of a fit depend on them.
+        """
         settings = {
             "early_stopping": self.early_stopping and asdict(self.early_stopping),
             "reduce_lr_on_plateau": self.plateau and asdict(self.plateau),
@@ -186,8 +189,9 @@ class FitOptions(sources.Reading):
 def _listeners(
     callbacks: Any, early_stopping: Any, keep_best: Any, who: str
 ) -> tuple[tuple[Callback, ...], EarlyStopping | None, ReduceLROnPlateau | None, str]:
-    """The functions to call, the settings that look at epochs, and the word for the first in the
-    call."""
+    """The functions to call, the settings that look at epochs,
+    and the word for the first in the call.
+    """
     if (
         type(callbacks) is tuple
         and not callbacks
@@ -243,14 +247,16 @@ def callbacks_of(argument: Any, who: str) -> tuple[Callable[..., Any], ...]:
             wrong = _of_events(function)
         if wrong or not callable(function):
             raise TypeError(
-                f"{who}: callbacks must be functions of one argument, the Report of an epoch, got "
-                f"{function!r}{wrong}"
+                f"{who}: callbacks must be functions of one argument, the Report of an "
+                f"epoch, got {function!r}{wrong}"
             )
     return functions
 
 
 def _of_events(callback: object) -> str:
-    """The end of a message about a callback whose methods are called at events, else ""."""
+    """The end of a message about a callback whose methods are called at events, else
+    "".
+    """
     events = [name for name in dir(callback) if name.startswith("on_")]
     if not events:
         return ""
@@ -278,8 +284,8 @@ def _checkpoint(
         return every
     if isinstance(every, float):
         raise TypeError(
-            f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
-            f"datetime.timedelta(seconds={every!r})"
+            f"{who}: checkpoint_every must be a number of epochs, an integer, or a "
+            f"time: datetime.timedelta(seconds={every!r})"
         )
     return scalars.positive_integer(who, "checkpoint_every", every)
 
@@ -295,8 +301,9 @@ def _resolved(
     who: str,
     asked: str = "ReduceLROnPlateau",
 ) -> S:
-    """The settings with their mode; `asked` is their word in the call. `monitors` are known
-    beside the metrics, with their synonyms."""
+    """The settings with their mode; `asked` is their word in the call.
+    `monitors` are known beside the metrics, with their synonyms.
+    """
     owner = f"{who}: {asked}"
     monitor = settings.monitor
     known = [*monitors, *metrics]
@@ -320,7 +327,8 @@ def _resolved(
     mode = settings.mode or (metrics[monitor].mode if monitor in metrics else "min")
     if mode is None:
         raise ValueError(
-            f"{owner}: monitor={monitor!r} needs mode='max' if higher is better, else mode='min'"
+            f"{owner}: monitor={monitor!r} needs mode='max' if higher is better, else "
+            f"mode='min'"
         )
     return replace(settings, mode=mode)  # type: ignore[arg-type]
 
@@ -341,8 +349,8 @@ def _early_stopping(argument: Any, who: str) -> EarlyStopping:
     if isinstance(argument, bool) or not isinstance(argument, int | np.integer):
         hint = "; try early_stopping=10" if argument is True else ""
         raise TypeError(
-            f"{who}: early_stopping must be a number of epochs or EarlyStopping(...), got "
-            f"{argument!r}{hint}"
+            f"{who}: early_stopping must be a number of epochs or EarlyStopping(...), "
+            f"got {argument!r}{hint}"
         )
     if argument < 0:
         raise ValueError(
@@ -356,7 +364,9 @@ LENGTHS = (20_000, 30_000)
 
 
 class RawRows(NamedTuple):
-    """The rows of a fit as its caller passes them: arrays, or a source in the place of X."""
+    """The rows of a fit as its caller passes them:
+    arrays, or a source in the place of X.
+    """
 
     X: Any
     y: Any
@@ -372,7 +382,9 @@ class RawRows(NamedTuple):
 
 
 class FitRows(NamedTuple):
-    """The rows of a fit, or of its first buffer if there is a feed, and to validate on."""
+    """The rows of a fit, or of its first buffer if there is a feed,
+    and to validate on.
+    """
 
     feed: Feed | None
     data: Any
@@ -397,7 +409,8 @@ def rows_of(
         # `sample_weight` contains the weights of classes.
         if options.class_weight is not None and options.validation_split is not None:
             raise ValueError(
-                f"{who}: class_weight with validation_split would weigh the rows to validate on: "
+                f"{who}: class_weight with validation_split would weigh the rows to "
+                f"validate on: "
                 "pass Blocks.from_memmap(X, y)"
             )
         options = replace(options, class_weight=None)
@@ -471,8 +484,9 @@ def _names_of(
     )
     if own is not None and names is not None and own != names:
         raise ValueError(
-            f"{who}: the source has the columns {listed([*own])}, but the net's feature_names are "
-            f"{listed([*names])}: read those, in this order, as by features= of Blocks"
+            f"{who}: the source has the columns {listed([*own])}, but the net's "
+            f"feature_names are {listed([*names])}: read those, in this order, as by "
+            f"features= of Blocks"
         )
     return names if own is None else own
 
@@ -480,7 +494,9 @@ def _names_of(
 def split_rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows as of `rows_of`, with class weights, and the last rows to validate on."""
+    """The rows as of `rows_of`, with class weights,
+    and the last rows to validate on.
+    """
     who = options.who
     fraction = options.validation_split
     class_weight = options.class_weight
@@ -553,8 +569,8 @@ def first_held_out(n: int, fraction: Any, who: str) -> int:
     first = int(n * (1 - share))
     if not 0 < first < n:
         raise ValueError(
-            f"{who}: validation_split={fraction!r} of {n} rows leaves {first} to train on and "
-            f"{n - first} to validate on"
+            f"{who}: validation_split={fraction!r} of {n} rows leaves {first} to train "
+            f"on and {n - first} to validate on"
         )
     return first
 
@@ -588,12 +604,14 @@ def check_length(engine: Engine[Any], state: NetState) -> None:
     setting = setting_of_length(engine.network, state.optimizer)
     if isinstance(setting, SWA):
         raise ValueError(
-            f"MLP.fit: {setting!r} needs the number of steps, and how long the stream is is "
+            f"MLP.fit: {setting!r} needs the number of steps, and how long the stream "
+            f"is is "
             "known after its first pass: give steps_per_epoch= of fit, or use EMA"
         )
     if setting is not None:
         raise ValueError(
-            f"{setting!r} needs the number of steps, and how long the stream is is known after "
+            f"{setting!r} needs the number of steps, and how long the stream is is "
+            f"known after "
             "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
         )
 
@@ -606,8 +624,9 @@ def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, .
 def setting_of_length(
     network: Network, optimizer: Optimizer, *, known: bool = False
 ) -> object:
-    """The first schedule, or the average, that depends on a fit's last step; or None. With
-    `known` users' functions are not asked."""
+    """The first schedule, or the average, that depends on a fit's last step;
+    or None. With `known` users' functions are not asked.
+    """
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
     for rate in rates_in_use(network.dropout, optimizer):
         if callable(rate) and not (known and not is_known(rate)):

@@ -1,4 +1,6 @@
-"""A fit on one process, or on several ranks: their communicator, ordered sums, and agreements."""
+"""A fit on one process, or on several ranks:
+their communicator, ordered sums, and agreements.
+"""
 
 import hashlib
 import pickle
@@ -43,9 +45,10 @@ from fastmlp.validation.messages import needs
 class Communicator(Protocol):
     """The collectives that training on several ranks takes, by mpi4py's names.
 
-    ``mpi4py.MPI.COMM_WORLD`` and the results of `fastmlp.cluster.threads` have them. All ranks call
-    the same ones in the same order. Buffers are C-contiguous arrays, of one size on all ranks. A
-    rank that fails calls ``Abort(errorcode)``, where the communicator has it, to end the others.
+    ``mpi4py.MPI.COMM_WORLD`` and the results of `fastmlp.cluster.threads` have them.
+    All ranks call the same ones in the same order. Buffers are C-contiguous arrays, of
+    one size on all ranks. A rank that fails calls ``Abort(errorcode)``, where the
+    communicator has it, to end the others.
     """
 
     def Get_rank(self) -> int: ...
@@ -82,8 +85,10 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
     lacking = [name for name in NAMES if not callable(getattr(argument, name, None))]
     if lacking:
         raise TypeError(
-            f'{who}: communicator must be "world", or one of mpi4py, such as MPI.COMM_WORLD, or '
-            f"have its {', '.join(NAMES)}; got {argument!r}, without {', '.join(lacking)}"
+            f'{who}: communicator must be "world", or one of mpi4py, such as '
+            f"MPI.COMM_WORLD, or "
+            f"have its {', '.join(NAMES)}; got {argument!r}, without "
+            f"{', '.join(lacking)}"
         )
     communicator: Communicator = argument
     return communicator
@@ -133,10 +138,11 @@ class Exchange:
         return self.rank == 0
 
     def sum(self, numbers: Array) -> None:
-        """Replace numbers by their sums over the ranks, added in the order of the ranks.
+        """Replace numbers by their sums over the ranks,
+        added in the order of the ranks.
 
-        Each rank sums one slice and sends the sums to all, so all ranks have the same bits.
-        `numbers` has whole slices.
+        Each rank sums one slice and sends the sums to all,
+        so all ranks have the same bits. `numbers` has whole slices.
         """
         received = self._received
         if received.size != numbers.size or received.dtype != numbers.dtype:
@@ -150,7 +156,9 @@ class Exchange:
         self._communicator.Allgather(total, numbers)
 
     def allgather(self, values: Array) -> Array:
-        """Return the values of all ranks, shape (size, n), from this rank's, shape (n,)."""
+        """Return the values of all ranks, shape (size,
+        n), from this rank's, shape (n,).
+        """
         gathered = np.empty((self.size, len(values)), values.dtype)
         if values.size:
             self._communicator.Allgather(np.ascontiguousarray(values), gathered)
@@ -186,7 +194,9 @@ class Exchange:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise an error on all ranks where one rank raises one; the body must not communicate."""
+        """Raise an error on all ranks where one rank raises one;
+        the body must not communicate.
+        """
         own: Exception | None = None
         try:
             yield
@@ -212,8 +222,8 @@ class Exchange:
             if other is not None:
                 self._fail_alike = True
                 raise ValueError(
-                    f"{self._who}: all ranks must have the same {name}, but rank 0 has {values[0]} "
-                    f"and rank {other} {values[other]}"
+                    f"{self._who}: all ranks must have the same {name}, but rank 0 has "
+                    f"{values[0]} and rank {other} {values[other]}"
                 )
 
     @contextmanager
@@ -325,7 +335,9 @@ class Alone:
         return digests
 
     def resumed(self, resume: Callable[[], T], state: NetState) -> T:
-        """The result of a function that rank 0 calls; all take the state that it leaves."""
+        """The result of a function that rank 0 calls;
+        all take the state that it leaves.
+        """
         return resume()
 
     def interrupted(self, error: BaseException) -> None:
@@ -404,7 +416,8 @@ def class_counts(
 class RanksFeed:
     """This rank's buffers, one after the other, in step with the other ranks.
 
-    An epoch ends where it has ended on all ranks; a rank that is done has no rows until then.
+    An epoch ends where it has ended on all ranks;
+    a rank that is done has no rows until then.
 
     Parameters
     ----------
@@ -484,8 +497,8 @@ def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Togeth
 class Together(Exchange):
     """The ranks of a fit; `Alone` has the same methods for one.
 
-    All ranks have the same history, so they stop and lower rates alike. Rank 0 does the rest:
-    clock, callbacks, warnings, bar, checkpoints.
+    All ranks have the same history, so they stop and lower rates alike.
+    Rank 0 does the rest: clock, callbacks, warnings, bar, checkpoints.
     """
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
@@ -594,8 +607,9 @@ class Together(Exchange):
     def draw(
         self, generator: np.random.Generator, n_orders: int, n: int
     ) -> NDArray[np.uint32]:
-        """Words follow from the rank's number and from words that rank 0 draws, whose number is
-        fixed: rank 0's checkpoint is enough for all."""
+        """Words follow from the rank's number and from words that rank 0 draws,
+        whose number is fixed: rank 0's checkpoint is enough for all.
+        """
         words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
         seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
         own = [

@@ -1,4 +1,6 @@
-"""A fit of `MLP` or `fit_many`: history, callbacks, validation, stopping, checkpoints."""
+"""A fit of `MLP` or `fit_many`: history, callbacks,
+validation, stopping, checkpoints.
+"""
 
 import math
 import time
@@ -71,7 +73,8 @@ class Checkpoint:
     Parameters
     ----------
     every : int or timedelta
-        Write after this number of epochs, or at the first end of an epoch after this time.
+        Write after this number of epochs,
+        or at the first end of an epoch after this time.
     fit : JSON settings that, with the net, determine the bits of the fit
     """
 
@@ -88,8 +91,9 @@ class Checkpoint:
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
     def resume(self, *, validated: bool) -> Progress | None:
-        """Restore the checkpoint and return the fit's progress; None before the first file.
-        `validated`: the fit has validation data."""
+        """Restore the checkpoint and return the fit's progress;
+        None before the first file. `validated`: the fit has validation data.
+        """
         file = self._file
         saved = file.read(
             self._fit,
@@ -107,8 +111,9 @@ class Checkpoint:
         if history.loss and bool(history.validation_loss) != validated:
             there_is, here_is = ("no ", "") if validated else ("", "no ")
             raise ValueError(
-                f"MLP.fit: {file.path} is a checkpoint of another fit: it has {there_is}"
-                f"validation data, here there is {here_is}validation_data; resume=False starts over"
+                f"MLP.fit: {file.path} is a checkpoint of another fit: it has "
+                f"{there_is}validation data, here there is {here_is}validation_data; "
+                f"resume=False starts over"
             )
         file.restore(saved.state)
         self._last_epoch = len(history.loss)
@@ -128,7 +133,9 @@ class Checkpoint:
     def capture(
         self, first_step: int, history: History, best: NDArray[Any] | None = None
     ) -> bool:
-        """Capture the fit's progress; return True if it is time to write. `best` is not copied."""
+        """Capture the fit's progress;
+        return True if it is time to write. `best` is not copied.
+        """
         facts = {
             **self._fit,
             "first_step": first_step,
@@ -333,7 +340,9 @@ class FitRequest:
             series.setdefault(name, []).extend(values.tolist())
 
     def window(self, most: int) -> int:
-        """Return one epoch if something looks at each, and at most up to the next checkpoint."""
+        """Return one epoch if something looks at each,
+        and at most up to the next checkpoint.
+        """
         history = self.history
         left = self.epochs - len(history.loss)
         if history.status is not Status.COMPLETED or not left:
@@ -440,7 +449,9 @@ class FitRequest:
         """Record nothing: the history has whole windows."""
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Record that Ctrl-C, or the time, has ended the fit, and warn, unless `fit_many` does."""
+        """Record that Ctrl-C, or the time, has ended the fit,
+        and warn, unless `fit_many` does.
+        """
         self._ranks.interrupted(error)
         late = isinstance(error, OutOfTime)
         if late:
@@ -492,7 +503,8 @@ class FitRequest:
         loss, values = self._validation(self._state.parameters)
         if not math.isfinite(loss):
             warn(
-                f"the validation loss is {loss}: rows far outside of those trained on? Scale "
+                f"the validation loss is {loss}: rows far outside of those trained on? "
+                f"Scale "
                 "validation rows as X",
                 RuntimeWarning,
             )

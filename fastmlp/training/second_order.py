@@ -49,8 +49,8 @@ def batch_size_for(optimizer: Optimizer, batch_size: Any, who: str) -> Any:
         return DEFAULT_BATCH if batch_size is None else batch_size
     if batch_size is not None:
         raise ValueError(
-            f"{who}: {type(optimizer).__name__} takes all rows at once: leave batch_size out, got "
-            f"{batch_size!r}"
+            f"{who}: {type(optimizer).__name__} takes all rows at once: leave "
+            f"batch_size out, got {batch_size!r}"
         )
     return ALL_ROWS
 
@@ -63,8 +63,9 @@ def check(
     ranks: object,
     who: str,
 ) -> FitOptions:
-    """Check that a second-order optimizer can train the net; return the options for reading
-    rows."""
+    """Check that a second-order optimizer can train the net;
+    return the options for reading rows.
+    """
     if not isinstance(optimizer, SecondOrder):
         return options
     name = type(optimizer).__name__
@@ -73,8 +74,8 @@ def check(
     refused = {
         "trains on the CPU; move the net: net.to('cpu')": device != "cpu",
         "works on one process: leave communicator out": ranks is not None,
-        "needs an objective that stays the same from step to step: leave dropout, input_dropout "
-        "and input_noise out": network.dropout is not None,
+        "needs an objective that stays the same from step to step: leave dropout, "
+        "input_dropout and input_noise out": network.dropout is not None,
         "works in float64: leave compute_dtype out": network.compute_dtype is not None,
         "has no learning rate: leave ReduceLROnPlateau out": options.plateau
         is not None,
@@ -109,7 +110,8 @@ def check_derivatives(network: Network, optimizer: Optimizer, who: str) -> None:
         return
     if network.link != LINKS["identity"]:
         raise ValueError(
-            f"{who}: LevenbergMarquardt trains derivatives of raw outputs alone, and the "
+            f"{who}: LevenbergMarquardt trains derivatives of raw outputs alone, and "
+            f"the "
             "loss has a link: use LBFGS(), Adam(), or loss='mse'"
         )
     n_features = network.layout.sizes[0]
@@ -128,16 +130,18 @@ def _check_memory(network: Network, n_sets: int, who: str) -> None:
     if free is not None and n_bytes > free // MEMORY_SHARE:
         raise MemoryError(
             f"{who}: LevenbergMarquardt needs {memory.readable(n_bytes)}, "
-            f"{memory.readable(of_matrix)} of them for the matrix of {n:,} parameters and its "
-            f"factor, and {memory.readable(of_rows)} for rows of the Jacobian of "
-            f"{count(n_outputs, 'output')}, more than a quarter of the {memory.readable(free)} "
+            f"{memory.readable(of_matrix)} of them for the matrix of {n:,} parameters "
+            f"and its factor, and {memory.readable(of_rows)} for rows of the Jacobian of "
+            f"{count(n_outputs, 'output')}, more than a quarter of the "
+            f"{memory.readable(free)} "
             "that are available: use a smaller net, fewer outputs, or LBFGS()"
         )
 
 
 class Damping:
-    """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and its next
-    factor."""
+    """State of `LevenbergMarquardt`, two slots of n_parameters numbers:
+    D; mu and its next factor.
+    """
 
     def __init__(
         self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]
@@ -155,8 +159,9 @@ class Damping:
 
 
 def _size_of(network: Network, y: Array) -> float:
-    """Return the targets' deviation as a power of 16, which scales exactly; 1 where outputs are
-    not in the targets' unit."""
+    """Return the targets' deviation as a power of 16, which scales exactly;
+    1 where outputs are not in the targets' unit.
+    """
     with np.errstate(all="ignore"):
         deviation = float(np.sqrt(y.var(axis=0).mean()))
     is_other = network.loss.link or network.activations[-1] is not identity
@@ -168,11 +173,12 @@ def _size_of(network: Network, y: Array) -> float:
 class Marquardt:
     """Iterations of `LevenbergMarquardt` on a net and its rows.
 
-    D is the geometric mean of the largest diagonal so far, by which More (1978) scales, and of its
-    mean, as Levenberg's identity; mu follows Nielsen's rule (1999). Test losses after 150 trials,
-    or 300 of the last, by More's D -> identity -> both: 4e-6 -> 6e-10 -> 6e-10 (van der Waals,
-    2-16-16-1), 3e-7 -> 1e-7 -> 5e-8 (Friedman), 9e-12 -> 7e-10 -> 2e-10 (sinc, 1-20-1). Factors of
-    10 as Hagan and Menhaj (1994) were worse by 10 to 100.
+    D is the geometric mean of the largest diagonal so far, by which More (1978) scales,
+    and of its mean, as Levenberg's identity; mu follows Nielsen's rule (1999). Test
+    losses after 150 trials, or 300 of the last, by More's D -> identity -> both: 4e-6
+    -> 6e-10 -> 6e-10 (van der Waals, 2-16-16-1), 3e-7 -> 1e-7 -> 5e-8 (Friedman), 9e-12
+    -> 7e-10 -> 2e-10 (sinc, 1-20-1). Factors of 10 as Hagan and Menhaj (1994) were
+    worse by 10 to 100.
     """
 
     loss: float
@@ -204,10 +210,11 @@ class Marquardt:
         self.load()
 
     def _scale(self, network: Network, y: Array, is_new: bool) -> None:
-        """Make steps as on targets of a deviation near 1, for which the last layer is smaller.
+        """Make steps as on targets of a deviation near 1,
+        for which the last layer is smaller.
 
-        The last layer of a new net is multiplied by the targets' size, unless the net explains half
-        of the objective already.
+        The last layer of a new net is multiplied by the targets' size,
+        unless the net explains half of the objective already.
         """
         size = _size_of(network, y)
         last = np.zeros(network.layout.n_parameters, bool)
@@ -255,8 +262,10 @@ class Marquardt:
     def run(
         self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False
     ) -> bool:
-        """Iterate as long as `goes_on`, called with the loss after each step, returns True;
-        return True after the last possible step. A step is given up when it `is_late`."""
+        """Iterate as long as `goes_on`, called with the loss after each step, returns
+        True; return True after the last possible step. A step is given up when it
+        `is_late`.
+        """
         while self._iterate(is_late):
             if not goes_on(self.loss):
                 return False
@@ -273,7 +282,9 @@ class Marquardt:
         self._is_linear = True
 
     def _iterate(self, is_late: IsLate) -> bool:
-        """Take the next step that lowers the objective; return False without such a step."""
+        """Take the next step that lowers the objective;
+        return False without such a step.
+        """
         gradient = self._gradient[self._trained]
         if not gradient.any():
             return False
@@ -305,7 +316,9 @@ class Marquardt:
         return False
 
     def _relax(self, decrease: float, expected: float) -> None:
-        """Lower mu after a step, the more the nearer its decrease is to the expected one."""
+        """Lower mu after a step,
+        the more the nearer its decrease is to the expected one.
+        """
         gain = min(decrease / expected, 2.0) if expected > 0 else 1.0
         mu = self._mu * max(1 / 3, 1 - (2 * gain - 1) ** 3)
         self._mu = self._rounded(max(mu, LEAST_DAMPING))
@@ -486,8 +499,10 @@ def fit(
 ) -> None:
     if buffered is not None:
         raise ValueError(
-            f"{request.who}: {type(state.optimizer).__name__} needs all rows in memory, and "
-            "buffer_rows and steps_per_epoch read a source in parts: leave them out, or use Adam()"
+            f"{request.who}: {type(state.optimizer).__name__} needs all rows in "
+            f"memory, and "
+            "buffer_rows and steps_per_epoch read a source in parts: leave them out, "
+            "or use Adam()"
         )
     state.bound(engine.network)
     try:

@@ -117,8 +117,8 @@ class Steps:
         self._table = np.empty(0)
         self._steps = range(0)
         self._tabled: Optimizer | None = None
-        # True if the last optimizer needs only its coefficients; True if no user function gives a
-        # rate, which is asked for the current step only.
+        # True if the last optimizer needs only its coefficients; True if no user
+        # function gives a rate, which is asked for the current step only.
         self._is_plain = self._is_known = False
         self._groups: tuple[ParameterGroup, ...] = ()
         self._row = np.empty((1, 0), network.dtype)
@@ -136,7 +136,8 @@ class Steps:
     def __del__(self, pool: BufferPool = KEPT) -> None:
         """Drop a dead net's buffers: the pool would keep them until it is full.
 
-        A net that a rule's globals hold dies after the interpreter has cleared this module.
+        A net that a rule's globals hold dies after the interpreter has cleared this
+        module.
         """
         references: list[weakref.ref[Any]] = [
             *self._trainers.values(),
@@ -218,7 +219,9 @@ class Steps:
         return loss
 
     def on_checked(self, data: Data, who: str) -> float:
-        """Take a step on checked rows; without a known target none is taken, and 0 returned."""
+        """Take a step on checked rows;
+        without a known target none is taken, and 0 returned.
+        """
         if data.weight.size and not data.mass:
             if not self._warned_of_gaps:
                 self._warned_of_gaps = True
@@ -243,7 +246,9 @@ class Steps:
         ignores: bool = False,
         given: of_derivatives.Given | None = None,
     ) -> tuple[Data, frames.Names]:
-        """A step's rows, with targets or the gradient by the raw outputs; the columns' names."""
+        """A step's rows, with targets or the gradient by the raw outputs;
+        the columns' names.
+        """
         self.require_steps(who)
         if kind == "gradient":
             return self._given(kind, X, y, who), self._state.feature_names
@@ -330,8 +335,9 @@ class Steps:
         by_inputs: Any = None,
         **options: bool,
     ) -> tuple[float, Array]:
-        """The objective and its gradient, by a kept objective, which one thread gets, or by a
-        new one."""
+        """The objective and its gradient, by a kept objective,
+        which one thread gets, or by a new one.
+        """
         key = _key(kind, data)
         kept = self._objectives
         known = self._serving(kept, key)
@@ -369,8 +375,9 @@ class Steps:
         return key
 
     def _room(self, kept: dict[Key, Any], key: Key, drop: Callable[[Any], Any]) -> int:
-        """The rows of new buffers: twice the rows of kept ones that are too small, which are
-        dropped, where one size serves both."""
+        """The rows of new buffers: twice the rows of kept ones that are too small,
+        which are dropped, where one size serves both.
+        """
         engine = self._engines[key.kind]
         room = key.room
         for it in list(kept) if key.is_dense else []:
@@ -396,8 +403,8 @@ class Steps:
             else:
                 instead = "give its n_steps="
             raise ValueError(
-                f"{who}: {setting!r} needs the number of steps, which single steps do not have: "
-                f"{instead}"
+                f"{who}: {setting!r} needs the number of steps, which single steps do "
+                f"not have: {instead}"
             )
         self._checked = optimizer
 
@@ -409,7 +416,9 @@ class Steps:
         who: str,
         of_jacobian: Any = None,
     ) -> Data:
-        """Rows whose targets are the gradient by the raw outputs, and perhaps by the Jacobian."""
+        """Rows whose targets are the gradient by the raw outputs,
+        and perhaps by the Jacobian.
+        """
         X = self._state.select(X, who)
         engine = self.engine(kind, who)
         output_gradient = self._joined(output_gradient, who)
@@ -437,7 +446,9 @@ class Steps:
         return data._replace(derivatives=gradient)
 
     def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
-        """Take the next step by one call, if a trainer is ready; return the loss, or None."""
+        """Take the next step by one call,
+        if a trainer is ready; return the loss, or None.
+        """
         if type(X) is not np.ndarray or X.ndim != 2:
             return None
         kept = self.ready(kind, X.shape)
@@ -487,8 +498,9 @@ class Steps:
         return None
 
     def _take(self, kept: Kept, X: Any, y: Any, weight: Any) -> float | None:
-        """Take the next step by one call; return the loss, or None if the step was not taken:
-        its loss is not finite."""
+        """Take the next step by one call; return the loss,
+        or None if the step was not taken: its loss is not finite.
+        """
         state = self._state
         quick = kept.quick
         step = self._state.n_steps
@@ -505,8 +517,9 @@ class Steps:
         return loss
 
     def set_up(self, kept: Kept, n_owners: int) -> bool:
-        """Let a trainer's one call take the next step; return False where it cannot. `n_owners`:
-        the lock's owners since the last step, the caller included."""
+        """Let a trainer's one call take the next step; return False where it cannot.
+        `n_owners`: the lock's owners since the last step, the caller included.
+        """
         state = self._state
         quick = kept.quick
         step = self._state.n_steps
@@ -538,8 +551,9 @@ class Steps:
         return self._steps.stop - self._state.n_steps
 
     def _fill(self, kept: Kept, step: int) -> None:
-        """Give a trainer the coefficients of the next steps: one step for a new optimizer, or
-        where a user's function gives the rate."""
+        """Give a trainer the coefficients of the next steps:
+        one step for a new optimizer, or where a user's function gives the rate.
+        """
         optimizer: Any = self._state.optimizer
         if step not in self._steps or optimizer is not self._tabled:
             ahead = optimizer is self._tabled and self._is_known
@@ -563,7 +577,8 @@ class Steps:
                 table = self._row
                 self._steps = range(0)
                 table[0] = row
-            # Last: an interrupt before would leave a table that does not belong to `_steps`.
+            # Last: an interrupt before would leave a table that does not belong to
+            # `_steps`.
             self._table = table
             self._steps = range(step, step + len(table))
             self._tabled = optimizer
@@ -679,7 +694,8 @@ class Steps:
         rates = rates_in_use(dropout, self._state.optimizer)
         used = [it for it in rates if callable(it)]
         return ValueError(
-            f"{who}: {used} needs the number of steps, which single steps do not have: {error}"
+            f"{who}: {used} needs the number of steps, which single steps do not have: "
+            f"{error}"
         )
 
     def trainer(self, kind: Kind, data: Data, room: int | None = None) -> Trainer:
@@ -727,7 +743,9 @@ class Steps:
 def _plain_table(
     optimizer: Any, factors: Any, step: int, dtype: np.dtype[Any]
 ) -> Array:
-    """The coefficients of the next steps, which nets of one loop share: 3.9 -> 0.7 ms for 100."""
+    """The coefficients of the next steps,
+    which nets of one loop share: 3.9 -> 0.7 ms for 100.
+    """
     rates = rates_at(optimizer, step + np.arange(TABLE_STEPS), NO_END)
     groups = groups_of(optimizer, factors).groups
     table = coefficients_of(optimizer, step + 1, rates, groups)
@@ -774,7 +792,9 @@ class Kept:
         self.table: Array | None = None
 
     def follows(self, optimizer: Optimizer) -> bool:
-        """Return True if the steps of this optimizer differ in coefficients alone; take it."""
+        """Return True if the steps of this optimizer differ in coefficients alone; take
+        it.
+        """
         if optimizer is not self.optimizer:
             if traits_of(optimizer) != self._traits:
                 return False

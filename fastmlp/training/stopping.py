@@ -30,19 +30,19 @@ class EarlyStopping:
     Parameters
     ----------
     monitor : str, default "validation_loss"
-        The series of the `History` to look at: "validation_loss", "loss", the name of a metric,
-        or a head's, such as "value_loss" or "validation_value_loss".
+        The series of the `History` to look at: "validation_loss", "loss", the name of a
+        metric, or a head's, such as "value_loss" or "validation_value_loss".
     patience : int of 0 or more, or None, default 10
         Stop after this number of epochs in a row without a better one; 0 stops where 1
         does. None: never stop, and keep the best epoch alone.
     min_delta : float of 0 or more, default 0
         An epoch is better than the best one by more than this.
     mode : "min" or "max", optional
-        Whether lower or higher is better. None: lower of losses, higher of scikit-learn's scorers;
-        your metric needs it.
+        Whether lower or higher is better. None: lower of losses,
+        higher of scikit-learn's scorers; your metric needs it.
     restore_best_weights : bool, default True
-        End with the parameters of the best epoch, the first of equals, however the fit ends. The
-        optimizer keeps the state of the last epoch.
+        End with the parameters of the best epoch, the first of equals,
+        however the fit ends. The optimizer keeps the state of the last epoch.
     start_from_epoch : int of 0 or more, default 0
         Ignore the epochs before this one, counted from 0.
 
@@ -87,17 +87,19 @@ codec.add_settings("early_stopping", EarlyStopping)
 
 @settings
 class ReduceLROnPlateau:
-    """Settings of a fit that lowers its learning rate when it gets no better: one of `callbacks`.
+    """Settings of a fit that lowers its learning rate when it gets no better:
+    one of `callbacks`.
 
-    The optimizer's rate, a number or a schedule's, is multiplied by a factor that begins at 1. The
-    object is stateless, as `EarlyStopping` is.
+    The optimizer's rate, a number or a schedule's, is multiplied by a factor that
+    begins at 1. The object is stateless, as `EarlyStopping` is.
 
     Parameters
     ----------
     factor : float in (0, 1), default 0.1
         The rate is multiplied by it.
     patience : int of 0 or more, default 10
-        Lower the rate after this number of epochs without a better one; 0 lowers it where 1 does.
+        Lower the rate after this number of epochs without a better one;
+        0 lowers it where 1 does.
     min_delta : float of 0 or more, default 1e-4
         An epoch is better than the best one by more than this.
     cooldown : int of 0 or more, default 0
@@ -105,8 +107,8 @@ class ReduceLROnPlateau:
     min_lr : float of 0 or more, default 0
         The rate is not lowered beyond it.
     monitor : str, default "validation_loss"
-        The series of the `History` to look at: "validation_loss", "loss", the name of a metric,
-        or a head's, such as "value_loss" or "validation_value_loss".
+        The series of the `History` to look at: "validation_loss", "loss", the name of a
+        metric, or a head's, such as "value_loss" or "validation_value_loss".
     mode : "min" or "max", optional
         As for `EarlyStopping`.
 
@@ -212,7 +214,9 @@ class EpochWatch:
                 self._cooldown = plateau.cooldown
 
     def _is_better(self, settings: Settings, history: History, epoch: int) -> bool:
-        """Return True for a value better than the best one, and keep it; NaN never is."""
+        """Return True for a value better than the best one,
+        and keep it; NaN never is.
+        """
         value = series_of(history)[settings.monitor][epoch]
         signed = -value if settings.mode == "max" else value
         if not (

@@ -1,6 +1,8 @@
-"""Checks of features, targets, weights, row indices and output arrays; weights of classes.
+"""Checks of features, targets, weights,
+row indices and output arrays; weights of classes.
 
-In `Expanded` rows a number stands for several inputs of a net: a piece of its range, or a level.
+In `Expanded` rows a number stands for several inputs of a net:
+a piece of its range, or a level.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ BALANCED = "balanced"
 
 
 def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
-    """X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one."""
+    """X as a C-contiguous (n_rows, n_features)
+    array of `kind`, not copied if it is one.
+    """
     array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
         hint = messages.of_shape(x, array, n_features)
@@ -49,7 +53,9 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
 
 
 def table(x: object, n_features: int | None, who: str) -> Array:
-    """X as a C-contiguous (n_rows, n_features) array of float32 if it is one, or float64."""
+    """X as a C-contiguous (n_rows, n_features)
+    array of float32 if it is one, or float64.
+    """
     array = _numbers(x, who, "X")
     if array.ndim != 2:
         raise ValueError(
@@ -57,7 +63,8 @@ def table(x: object, n_features: int | None, who: str) -> Array:
         )
     if n_features is not None and array.shape[1] != n_features:
         raise ValueError(
-            f"{who}: X has {count(array.shape[1], 'feature')}, but there were {n_features} before"
+            f"{who}: X has {count(array.shape[1], 'feature')}, but there were "
+            f"{n_features} before"
         )
     kind = np.dtype(np.float32 if array.dtype == np.float32 else np.float64)
     return _finite(_cast(array, kind, who, "X"), x, who, "X")
@@ -74,13 +81,14 @@ def targets(
 ) -> Array:
     """y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
 
-    `accepted` is `Loss.targets`. With `per_target` outputs per column, y has n_outputs / per_target
-    columns.
+    `accepted` is `Loss.targets`. With `per_target` outputs per column,
+    y has n_outputs / per_target columns.
     """
     array = _numbers(y, who, "y")
     if array.ndim not in (1, 2):
         raise ValueError(
-            f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
+            f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got "
+            f"{array.shape}"
         )
     if len(array) != n_rows:
         if array.shape[1:] == (n_rows,):
@@ -96,8 +104,8 @@ def targets(
     elif per_target > 1 and table.shape[1] != n_outputs // per_target:
         raise ValueError(
             f"{who}: y has {count(table.shape[1], 'column')}, but the net has "
-            f"{count(n_outputs, 'output')}, {per_target} for each column with this loss: y must "
-            f"have {count(n_outputs // per_target, 'column')}"
+            f"{count(n_outputs, 'output')}, {per_target} for each column with this "
+            f"loss: y must have {count(n_outputs // per_target, 'column')}"
         )
     elif per_target == 1 and table.shape[1] != n_outputs:
         raise ValueError(
@@ -117,7 +125,9 @@ def weights(
     *,
     all_zero: bool = False,
 ) -> Array:
-    """Sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
+    """Sample weights as (n_rows,), or an empty array for None;
+    `all_zero`: all may be 0.
+    """
     if argument is None:
         return np.empty(0, kind)
     numbers = vector(argument, n_rows, kind, "sample_weight", who)
@@ -141,8 +151,8 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
     array = _numbers(argument, who, name)
     if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
         raise TypeError(
-            f"{who}: {name} must be indices of rows, or a mask, in one dimension, got dtype "
-            f"{array.dtype} and shape {array.shape}"
+            f"{who}: {name} must be indices of rows, or a mask, in one dimension, got "
+            f"dtype {array.dtype} and shape {array.shape}"
         )
     if array.dtype.kind == "b":
         if len(array) != n_rows:
@@ -155,7 +165,8 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_rows:
         raise ValueError(
-            f"{who}: {name} must be from 0 to {n_rows - 1}, got {low if low < 0 else high}"
+            f"{who}: {name} must be from 0 to {n_rows - 1}, got "
+            f"{low if low < 0 else high}"
         )
     return np.ascontiguousarray(array, np.int64)
 
@@ -198,8 +209,9 @@ def jacobian(
     *,
     unknown: bool = False,
 ) -> Array:
-    """Numbers of a Jacobian, shape (n_rows, n_outputs, n_features), or without outputs where
-    there is one; NaN, or a mask, stands for an `unknown` number."""
+    """Numbers of a Jacobian, shape (n_rows, n_outputs, n_features), or without outputs
+    where there is one; NaN, or a mask, stands for an `unknown` number.
+    """
     if unknown and isinstance(argument, np.ma.MaskedArray):
         argument = np.ma.filled(argument.astype(np.float64), np.nan)
     array = _numbers(argument, who, name)
@@ -225,8 +237,9 @@ def jacobian(
         row, output, feature = map(int, np.unravel_index(int(bad.argmax()), shape))
         also = ", or NaN where unknown" if unknown else ""
         raise ValueError(
-            f"{who}: {name} must be finite as {kind}{also}, got {array[row, output, feature]} in "
-            f"row {row}, output {output}, feature {feature}"
+            f"{who}: {name} must be finite as {kind}{also}, got "
+            f"{array[row, output, feature]} in row {row}, output {output}, feature "
+            f"{feature}"
         )
     return array
 
@@ -248,8 +261,8 @@ def out_array(
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
     if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]
         raise ValueError(
-            f"{who}: out must be a writeable C-contiguous {kind} array of shape {shape}, "
-            f"got {_brief(out)}"
+            f"{who}: out must be a writeable C-contiguous {kind} array of shape "
+            f"{shape}, got {_brief(out)}"
         )
     return out  # type: ignore[return-value]
 
@@ -261,7 +274,8 @@ def warn_if_not_finite(predictions: Array, who: str) -> Array:
         suspect = not np.isfinite(predictions.sum())
     if suspect and not np.isfinite(predictions).all():
         warn(
-            f"{who}: not all predictions are finite {predictions.dtype} numbers: rows far "
+            f"{who}: not all predictions are finite {predictions.dtype} numbers: rows "
+            f"far "
             "outside of those trained on, or parameters that are not finite?",
             RuntimeWarning,
         )
@@ -297,7 +311,8 @@ def without_nul(labels: Any, who: str, name: str) -> None:
     for label in np.asarray(labels, object).ravel():
         if isinstance(label, str) and label.endswith("\0"):
             raise ValueError(
-                f"{who}: {name} holds {label!r}, whose NUL character at the end NumPy's texts "
+                f"{who}: {name} holds {label!r}, whose NUL character at the end "
+                f"NumPy's texts "
                 "drop: give labels that differ in others"
             )
 
@@ -374,7 +389,8 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
 
 
 def _finite(array: Array, argument: object, who: str, name: str) -> Array:
-    """Check that all numbers are finite, block by block, without a mask as large as the data.
+    """Check that all numbers are finite, block by block,
+    without a mask as large as the data.
 
     The message names number and column as in `argument`, from which the array was made.
     """
@@ -396,8 +412,8 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
                 frames.check(argument, who, name)
             value = frames.value(argument, row, column)
             raise ValueError(
-                f"{who}: {name} must be finite as {array.dtype}, got {value} in row {row}{place}"
-                f"{messages.of_value(value, array.dtype, name)}"
+                f"{who}: {name} must be finite as {array.dtype}, got {value} in row "
+                f"{row}{place}{messages.of_value(value, array.dtype, name)}"
             )
     return array
 
@@ -426,7 +442,8 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
     if accepted == "positive" and (table < np.finfo(table.dtype).tiny).any():
         raise ValueError(
-            f"{who}: y must be above 0 for this loss, got {table.min()}; for targets of 0 and more "
+            f"{who}: y must be above 0 for this loss, got {table.min()}; for targets "
+            f"of 0 and more "
             "use loss='tweedie' or loss='poisson'"
         )
     if accepted == "classes" and table.shape[1] == n_outputs > 1:
@@ -453,13 +470,14 @@ def class_weights(
     if not isinstance(class_weight, Mapping) and class_weight != BALANCED:
         kind = ValueError if isinstance(class_weight, str) else TypeError
         raise kind(
-            f"{who}: class_weight must be 'balanced', or a mapping of classes to numbers, such as "
-            f"{{0: 1.0, 1: 5.0}}, got {class_weight!r}"
+            f"{who}: class_weight must be 'balanced', or a mapping of classes to "
+            f"numbers, such as {{0: 1.0, 1: 5.0}}, got {class_weight!r}"
         )
     if accepted != "classes" and (accepted, n_outputs) != ("unit", 1):
         raise ValueError(
             f"{who}: class_weight needs a loss of classes, such as 'cross_entropy', or "
-            "'binary_cross_entropy' with one output; for other targets use sample_weight"
+            "'binary_cross_entropy' with one output; for other targets use "
+            "sample_weight"
         )
     labels = _labels(y, who)
     n_classes = n_outputs if accepted == "classes" else 2
@@ -494,8 +512,8 @@ def _labels(y: Any, who: str) -> NDArray[np.int64]:
     table = np.asarray(y) if numbers is None else numbers
     if table.dtype.kind not in "fiub" or table.ndim not in (1, 2):
         raise TypeError(
-            f"{who}: class_weight needs y of class labels, or of one-hot rows, got dtype "
-            f"{table.dtype} and shape {table.shape}"
+            f"{who}: class_weight needs y of class labels, or of one-hot rows, got "
+            f"dtype {table.dtype} and shape {table.shape}"
         )
     columns = table.reshape(len(table), -1)
     if columns.shape[1] > 1:
@@ -555,24 +573,25 @@ BLOCK_ROWS = 1024
 class Expanded:
     """Rows in which a number stands for several inputs of a net.
 
-    A net trains and predicts on them as on the inputs `toarray()`. The first layer computes with
-    the numbers themselves: two rows of weights each, for any number of pieces. A step of
-    340-128-128-1 takes 0.56 to 0.69 of the time.
+    A net trains and predicts on them as on the inputs `toarray()`. The first layer
+    computes with the numbers themselves: two rows of weights each, for any number of
+    pieces. A step of 340-128-128-1 takes 0.56 to 0.69 of the time.
 
     Parameters
     ----------
     values : (n_rows, plain + len(pieces) + len(levels)) array of real numbers
-        Plain numbers, then numbers of pieces, then levels. Not copied if C-contiguous and of
-        float32 or float64.
+        Plain numbers, then numbers of pieces, then levels.
+        Not copied if C-contiguous and of float32 or float64.
     plain : int
         Number of first columns that are inputs themselves.
     pieces : sequence of int, from 1 to 128
-        Number of inputs of each next column. A number x of T pieces stands for the T inputs
-        ``min(max(x - t, 0), 1)``, t = 0, ..., T - 1: the whole part is the piece, counted from 0,
-        and the fraction the position in the piece. Numbers below 0 count as 0, above T as T.
+        Number of inputs of each next column. A number x of T pieces stands for the T
+        inputs ``min(max(x - t, 0), 1)``, t = 0, ..., T - 1: the whole part is the
+        piece, counted from 0, and the fraction the position in the piece. Numbers below
+        0 count as 0, above T as T.
     levels : sequence of int of 1 or more
-        Number of inputs of each last column. A level, from 0 to L - 1, stands for L inputs,
-        one-hot; -1, no level, for L zeros.
+        Number of inputs of each last column. A level, from 0 to L - 1,
+        stands for L inputs, one-hot; -1, no level, for L zeros.
 
     Attributes
     ----------
@@ -581,10 +600,11 @@ class Expanded:
 
     Notes
     -----
-    The inputs of pieces are the piecewise linear encoding of Gorishniy, Rubachev and Babenko, "On
-    Embeddings for Numerical Features in Tabular Deep Learning", 2022, arXiv:2203.05556, clipped to
-    [0, 1]. Dense and expanded rows train the same net up to rounding, and expanded rows the same
-    bits for any number of threads. A GPU takes only `toarray()`.
+    The inputs of pieces are the piecewise linear encoding of Gorishniy, Rubachev and
+    Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning", 2022,
+    arXiv:2203.05556, clipped to [0, 1]. Dense and expanded rows train the same net up
+    to rounding, and expanded rows the same bits for any number of threads. A GPU takes
+    only `toarray()`.
 
     Examples
     --------
@@ -615,8 +635,9 @@ class Expanded:
         width = self.plain + len(self.pieces) + len(self.levels)
         if self.values.shape[1] != width:
             raise ValueError(
-                f"{WHO}: values have {count(self.values.shape[1], 'column')}, not {width}: "
-                f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
+                f"{WHO}: values have {count(self.values.shape[1], 'column')}, not "
+                f"{width}: {self.plain} plain, {len(self.pieces)} of pieces, "
+                f"{len(self.levels)} of levels"
             )
         self._check_levels()
 
@@ -658,7 +679,9 @@ class Expanded:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first input of each column that is not plain, and the number of inputs."""
+        """The first input of each column that is not plain,
+        and the number of inputs.
+        """
         return tuple(accumulate((*self.pieces, *self.levels), initial=self.plain))
 
     def astype(self, dtype: np.dtype[Any]) -> Expanded:

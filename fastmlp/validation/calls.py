@@ -1,4 +1,6 @@
-"""Advice for calls that do not fit a signature, and for attributes that a class lacks."""
+"""Advice for calls that do not fit a signature,
+and for attributes that a class lacks.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +20,11 @@ BASES = ("NetBase", "TabularMLP", "BatchPredictions", "CompiledMLP", "NetEstimat
 
 
 def explained(target: F) -> F:
-    """Make a function, or a class's constructor, explain calls that do not fit its signature.
+    """Make a function, or a class's constructor,
+    explain calls that do not fit its signature.
 
-    The TypeError names the public function, the keyword, the likely one, and the known ones. The
-    signature is kept; a call that fits costs 0.1 us more.
+    The TypeError names the public function, the keyword, the likely one,
+    and the known ones. The signature is kept; a call that fits costs 0.1 us more.
 
     Examples
     --------
@@ -111,8 +114,8 @@ def guard(
 ) -> None:
     """Give a class a `__setattr__` that refuses all names, or all but the known ones.
 
-    Private names pass, and functions in a method's place, which act; also what a subclass
-    adds to the class. Type checkers do not see it: they would take any name.
+    Private names pass, and functions in a method's place, which act; also what a
+    subclass adds to the class. Type checkers do not see it: they would take any name.
 
     Parameters
     ----------
@@ -155,7 +158,8 @@ def _meant(target: type, words: str, name: str, known: Iterable[str]) -> str:
 
 
 def misfit(function: Any, n: int) -> str:
-    """The end of a message if a function does not take `n` positional arguments, else "".
+    """The end of a message if a function does not take `n` positional arguments, else
+    "".
 
     Examples
     --------
@@ -252,8 +256,8 @@ OF_NETS = {
     "it is np.log(net.predict(X))": "predict_log_proba",
     "predict returns probabilities: net.predict(X).argmax(axis=1)": "predict_classes",
     "predict_raw returns the outputs before the link": "decision_function logits",
-    "compare y with net.predict(X), as by sklearn.metrics; MLPClassifier and MLPRegressor have "
-    "score": "score",
+    "compare y with net.predict(X), as by sklearn.metrics; MLPClassifier and "
+    "MLPRegressor have score": "score",
     "net.loss_and_gradient(X, y)[0] is the loss, penalties included": "evaluate",
     "there is nothing to compile: MLP(layer_sizes, loss=..., optimizer=...)": "compile",
     "one step is net.train_on_batch(X, y)": "partial_fit train_step",
@@ -311,7 +315,8 @@ OF_HISTORIES = {
 class LackingAttribute:
     """An attribute that a class lacks: `hasattr` is False, and the error has advice.
 
-    `__getattr__` would slow every access: a prediction of one row, 0.79 -> 0.86 us on Python 3.11.
+    `__getattr__` would slow every access: a prediction of one row,
+    0.79 -> 0.86 us on Python 3.11.
     """
 
     def __init__(self, advice: str) -> None:
@@ -329,7 +334,8 @@ class LackingAttribute:
 
 
 class AdvisingType(type):
-    """A metaclass of classes with a `LackingAttribute` for each word of `advice`; `dir` hides them.
+    """A metaclass of classes with a `LackingAttribute` for each word of `advice`;
+    `dir` hides them.
 
     Parameters
     ----------

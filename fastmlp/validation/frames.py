@@ -18,7 +18,8 @@ from fastmlp.validation.messages import count, listed, needs, suggestion
 
 Names = tuple[str, ...] | None
 Form = Literal["frame", "series", "other"]
-# Rows of all columns that are written at a time: 1.8 ns a number, 2.2 ns by whole columns.
+# Rows of all columns that are written at a time:
+# 1.8 ns a number, 2.2 ns by whole columns.
 STRIP = 2048
 MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
@@ -63,7 +64,9 @@ def is_series(table: object) -> bool:
 
 
 def read(table: Any, who: str) -> tuple[Any, Form]:
-    """The table and its form; a table of another library as Arrow's, if it has an Arrow stream."""
+    """The table and its form; a table of another library as Arrow's,
+    if it has an Arrow stream.
+    """
     if type(table) is np.ndarray:
         return table, "other"
     if is_frame(table):
@@ -89,7 +92,9 @@ def names_of(frame: Any) -> Names:
 
 
 def repeated(names: Iterable[Any]) -> str:
-    """Names that several columns share, each with its number of columns; "" if all differ."""
+    """Names that several columns share,
+    each with its number of columns; "" if all differ.
+    """
     times = Counter(name for name in names if isinstance(name, str))
     return listed([f"{name!r} ({n} times)" for name, n in times.items() if n > 1])
 
@@ -106,8 +111,9 @@ def named(
 ) -> tuple[Any, Names]:
     """X with the columns of these names, in this order, and the names.
 
-    Without `names` the frame's names are returned, or None if columns share a name, with a warning
-    for `warns`. An array, or another table without names, is returned unchanged.
+    Without `names` the frame's names are returned, or None if columns share a name,
+    with a warning for `warns`. An array, or another table without names, is returned
+    unchanged.
     """
     if names is not None:
         return selected(table, names, who), names
@@ -124,7 +130,9 @@ def named(
 
 
 def in_order(table: Any, names: Names, who: str) -> Any:
-    """The table; its columns stand in the order of the names if it has these and no others."""
+    """The table; its columns stand in the order of the names if it has these and no
+    others.
+    """
     table, form = read(table, who)
     is_named = names is not None and form == "frame"
     same = is_named and sorted(map(str, _names(table))) == sorted(names or ())
@@ -132,7 +140,9 @@ def in_order(table: Any, names: Names, who: str) -> Any:
 
 
 def selected(table: Any, names: Names, who: str) -> Any:
-    """The columns of these names, in this order; the table if it or the argument lacks names."""
+    """The columns of these names, in this order;
+    the table if it or the argument lacks names.
+    """
     table, form = read(table, who)
     if names is None or form != "frame":
         there = []
@@ -153,8 +163,8 @@ def selected(table: Any, names: Names, who: str) -> Any:
         else:
             more = ""
         raise ValueError(
-            f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
-            f"{listed(lacking)}{more}"
+            f"{who}: X lacks {len(missing)} of the "
+            f"{count(len(names), 'known column')}: {listed(lacking)}{more}"
         )
     for name in names:
         if there.count(name) > 1:

@@ -1,8 +1,10 @@
-"""Targets that are not known, and weights by target: both become weights beside the targets.
+"""Targets that are not known, and weights by target:
+both become weights beside the targets.
 
-A gap is a target of weight 0. With weights w of shape (n_rows, n_targets) a row has the weight m =
-mean(w), and each of its targets the factor w / m. Rows then have a mean loss, and a sum of weights,
-as rows with weights by row. Factors stand beside targets: (n_rows, 2 n_targets) numbers.
+A gap is a target of weight 0. With weights w of shape (n_rows, n_targets) a row has the
+weight m = mean(w), and each of its targets the factor w / m. Rows then have a mean
+loss, and a sum of weights, as rows with weights by row. Factors stand beside targets:
+(n_rows, 2 n_targets) numbers.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -52,16 +54,17 @@ def weighted_targets(
     who: str,
     **gaps: bool,
 ) -> tuple[Array, Array]:
-    """Valid targets, (n_rows, n_targets), and weights of rows, (n_rows,), or (0,) for 1.
+    """Valid targets, (n_rows, n_targets),
+    and weights of rows, (n_rows,), or (0,) for 1.
 
     Weights by target, and gaps, are factors beside the targets.
 
     Parameters
     ----------
     **gaps
-        ``ignore=True``: NaN, None and NA in y are gaps, and all rows may have the weight 0.
-        ``beside=True``: factors are there also where all are 1. ``all_zero=True``: as for
-        `arrays.weights`.
+        ``ignore=True``: NaN, None and NA in y are gaps, and all rows may have the
+        weight 0. ``beside=True``: factors are there also where all are 1.
+        ``all_zero=True``: as for `arrays.weights`.
     """
     ignore = gaps.get("ignore", False)
     all_zero = gaps.get("all_zero", False)
@@ -110,7 +113,9 @@ def _matrix(
     who: str,
     all_zero: bool,
 ) -> Array:
-    """Weights of shape `shape` in float64, from weights by row or by target, or None."""
+    """Weights of shape `shape` in float64,
+    from weights by row or by target, or None.
+    """
     if sample_weight is None:
         return np.ones(shape)
     if n_axes(sample_weight) != 2:
@@ -132,7 +137,9 @@ def class_weights(
     *,
     ignore: bool = False,
 ) -> Array:
-    """Weights of rows by `arrays.class_weights`; a row without a known label has the weight 0."""
+    """Weights of rows by `arrays.class_weights`;
+    a row without a known label has the weight 0.
+    """
     rows = None
     if ignore:
         y, rows = known_rows(y, who)
@@ -159,10 +166,11 @@ def known_rows(y: Any, who: str) -> tuple[Any, Mask | None]:
 
 
 def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
-    """y with a valid target in each gap, and a mask of known targets, (n_rows, n_columns).
+    """y with a valid target in each gap,
+    and a mask of known targets, (n_rows, n_columns).
 
-    A gap has the first known target of its column: a rule of one's own may be finite there alone.
-    Without a gap y is returned unchanged, and None.
+    A gap has the first known target of its column: a rule of one's own may be finite
+    there alone. Without a gap y is returned unchanged, and None.
     """
     array = with_nan(y, who)
     if array is None or array.ndim not in (1, 2):
@@ -194,7 +202,9 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
 
 
 def known_mask(y: Any) -> Mask | None:
-    """The mask of known targets or labels of any kind, in the shape of y; None: all are known."""
+    """The mask of known targets or labels of any kind,
+    in the shape of y; None: all are known.
+    """
     array = np.asarray(y)
     if np.ma.isMaskedArray(y):
         known = ~np.ma.getmaskarray(y)

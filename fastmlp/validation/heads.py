@@ -1,8 +1,9 @@
 """Targets and weights by head, as columns of one array.
 
-A row's numbers are the targets of the first head, then the factors of these targets, if any; those
-of the second head follow. A factor is a weight over the row's, as of `validation.gaps`; a head
-whose loss takes whole rows has one. Either all heads have factors, or no head has.
+A row's numbers are the targets of the first head, then the factors of these targets, if
+any; those of the second head follow. A factor is a weight over the row's, as of
+`validation.gaps`; a head whose loss takes whole rows has one. Either all heads have
+factors, or no head has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,8 @@ class HeadForms(NamedTuple):
 
 
 class Columns:
-    """Numbers of heads in one array, from plain arrays: compiled code checks the numbers.
+    """Numbers of heads in one array, from plain arrays:
+    compiled code checks the numbers.
 
     Parameters
     ----------
@@ -74,7 +76,8 @@ class Columns:
         self._slices = [*zip([0, *ends], ends, self._kinds, strict=False)]
 
     def __call__(self, given: Any, shape: tuple[int, ...]) -> Array | None:
-        """An array of the shape with a last axis of columns; None of what needs other checks.
+        """An array of the shape with a last axis of columns;
+        None of what needs other checks.
 
         `shape` has the number of rows, perhaps after a number of nets.
         """
@@ -120,7 +123,9 @@ def weighted_targets(
     who: str,
     **options: bool,
 ) -> tuple[Array, Array]:
-    """Valid targets and weights of rows, as of `gaps.weighted_targets`, of all heads."""
+    """Valid targets and weights of rows,
+    as of `gaps.weighted_targets`, of all heads.
+    """
     if isinstance(form, Form):
         return gaps.weighted_targets(
             y, sample_weight, n_rows, form, kind, who, **options
@@ -163,7 +168,9 @@ def _with_factors(
     *,
     all_zero: bool,
 ) -> tuple[Array, Array]:
-    """Each head's targets and their factors, and weights of rows: the means of the heads'."""
+    """Each head's targets and their factors,
+    and weights of rows: the means of the heads'.
+    """
     masses = [
         mass.astype(np.float64) if mass.size else np.ones(len(table))
         for table, mass in parts
@@ -208,8 +215,8 @@ def by_name(argument: Any, form: HeadForms, word: str, who: str) -> list[Any]:
         return [argument[name] for name in names]
     if len(argument) != len(names):
         raise ValueError(
-            f"{who}: {word} must have one entry for each of {count(len(names), 'head')}, "
-            f"{form.example}, got {len(argument)}"
+            f"{who}: {word} must have one entry for each of "
+            f"{count(len(names), 'head')}, {form.example}, got {len(argument)}"
         )
     return list(argument)
 
@@ -238,7 +245,9 @@ def joined(slopes: Any, form: HeadForms, kind: np.dtype[Any], who: str) -> Array
 
 
 def _by_head(y: Any, form: HeadForms, n_rows: int, who: str) -> list[Any]:
-    """The targets of each head, from a tuple, a dict, a frame or an array of numbers."""
+    """The targets of each head, from a tuple,
+    a dict, a frame or an array of numbers.
+    """
     if isinstance(y, tuple | Mapping) and not frames.is_frame(y):
         each = by_name(y, form, "y", who)
         lacking = [
@@ -246,7 +255,8 @@ def _by_head(y: Any, form: HeadForms, n_rows: int, who: str) -> list[Any]:
         ]
         if lacking:
             raise ValueError(
-                f"{who}: head {lacking[0]!r} has no targets; for targets that are not known "
+                f"{who}: head {lacking[0]!r} has no targets; for targets that are not "
+                f"known "
                 "use NaN and missing_targets='ignore'"
             )
         return each
@@ -292,7 +302,8 @@ def _as_labels(targets: Any, form: Form, who: str) -> Any:
     one_hot = ((table == 0) | (table == 1)).all() and (table.sum(axis=1) == 1).all()
     if not one_hot:
         raise ValueError(
-            f"{who} takes class labels, 0 to {form.n_outputs - 1}, or one-hot rows, but not "
+            f"{who} takes class labels, 0 to {form.n_outputs - 1}, or one-hot rows, "
+            f"but not "
             "probabilities of classes"
         )
     return table.argmax(axis=1)

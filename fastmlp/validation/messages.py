@@ -1,4 +1,6 @@
-"""Parts of messages: suggestions for unknown words, and hints about data that is not accepted."""
+"""Parts of messages: suggestions for unknown words,
+and hints about data that is not accepted.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +27,8 @@ NONE: Synonyms = MappingProxyType({})
 WORDS = Path(__file__).with_name("words.toml")
 # First words of a cell of the page.
 CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
-# The tested release of numba-cuda, which is in maintenance: its successor has no simulator.
+# The tested release of numba-cuda, which is in maintenance:
+# its successor has no simulator.
 NUMBA_CUDA = "0.30"
 # Arguments of pip that differ from the name.
 ARGUMENTS = {
@@ -35,7 +38,8 @@ ARGUMENTS = {
 
 
 def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
-    """The suggestion for an unknown word, before the list of known words; ";" without one.
+    """The suggestion for an unknown word,
+    before the list of known words; ";" without one.
 
     Parameters
     ----------
@@ -121,7 +125,8 @@ def _letters(word: str) -> str:
 
 
 def needs(who: str, package: str) -> str:
-    """The message of an ImportError: the caller, the package, and the command to install it.
+    """The message of an ImportError: the caller,
+    the package, and the command to install it.
 
     The package is named, not an extra of fastmlp, which holds for every installation.
 
@@ -138,7 +143,9 @@ def install(package: str) -> str:
 
 
 def lacking(name: str, n: int, first: str, *, fits: bool = False) -> str:
-    """The message of `n` missing targets; `first` is the first row. `fits`: of a fit."""
+    """The message of `n` missing targets;
+    `first` is the first row. `fits`: of a fit.
+    """
     lack = f"{count(n, 'missing value')}, the first in {first}"
     if fits:
         advice = UNKNOWN
@@ -184,7 +191,8 @@ def groups() -> list[list[str]]:
     """Words of one meaning, a keyword here first."""
     listed = {key: [key, *text.split()] for key, text in content()["also"].items()}
     known = {word for group in listed.values() for word in group}
-    # A cell that begins with a listed word adds nothing: the word has another keyword's meaning.
+    # A cell that begins with a listed word adds nothing:
+    # the word has another keyword's meaning.
     in_rows: dict[str, list[str]] = {}
     for table in content()["table"]:
         for key, cells in table["words"].items():
@@ -228,8 +236,8 @@ def names() -> dict[str, str]:
 def lacking_name(name: str, known: Iterable[str], caller: str) -> Exception:
     """The error of a name that the module lacks.
 
-    ``from fastmlp import name`` asks by `_handle_fromlist`, and drops an AttributeError;
-    it goes on to submodules, whose names get no advice.
+    ``from fastmlp import name`` asks by `_handle_fromlist`,
+    and drops an AttributeError; it goes on to submodules, whose names get no advice.
     """
     text = f"module 'fastmlp' has no attribute {name!r}"
     if name[0] == "_" or find_spec(f"fastmlp.{name}") is not None:
@@ -400,7 +408,9 @@ def _days(spans: str, argument: object) -> str:
 
 
 def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> str:
-    """Advice on turning text into numbers: read as numbers, or encoded as categories."""
+    """Advice on turning text into numbers:
+    read as numbers, or encoded as categories.
+    """
     try:
         float(text)
     except ValueError:

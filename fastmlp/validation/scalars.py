@@ -1,4 +1,6 @@
-"""Checks of single numbers, with one form of message: caller, expected value, actual value."""
+"""Checks of single numbers, with one form of message:
+caller, expected value, actual value.
+"""
 
 import math
 import os
@@ -16,7 +18,9 @@ REAL = (float, Real)
 
 
 def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
-    """Return `value` as a float; raise with `expected` in the message unless it is `valid`."""
+    """Return `value` as a float;
+    raise with `expected` in the message unless it is `valid`.
+    """
     if isinstance(value, bool) or not isinstance(value, REAL):
         raise TypeError(f"{owner}: {name} must be {expected}, got {shown(value)}")
     if not valid:
@@ -105,7 +109,8 @@ def path(
         )
     if "\0" in os.fsdecode(value):
         raise ValueError(
-            f"{owner}: {name} must be a path without the character \\0, got {shown(value)}"
+            f"{owner}: {name} must be a path without the character \\0, got "
+            f"{shown(value)}"
         )
     text = os.fsdecode(value)
     if mode == "r" and not os.path.exists(value):
@@ -123,7 +128,8 @@ def path(
 def known(
     owner: str, kind: str, name: object, table: Iterable[str], synonyms: Synonyms = NONE
 ) -> None:
-    """Check that `name` is in `table`; the error lists the known names, and suggests one.
+    """Check that `name` is in `table`;
+    the error lists the known names, and suggests one.
 
     `synonyms` are as for `suggestion`.
     """
@@ -144,7 +150,9 @@ def is_finite(value: object) -> bool:
 
 
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
-    """True if low <= value < high, or low < value < high; False for NaN and non-numbers."""
+    """True if low <= value < high, or low < value < high;
+    False for NaN and non-numbers.
+    """
     if not isinstance(value, REAL):
         return False
     try:

@@ -1,4 +1,6 @@
-"""Sizes are looked at before memory is asked for; one call at a time takes a kept object."""
+"""Sizes are looked at before memory is asked for;
+one call at a time takes a kept object.
+"""
 
 import copy
 import gc

@@ -1,4 +1,6 @@
-"""Handlers of signals run after a call, whatever it computes; warnings point at the user's line."""
+"""Handlers of signals run after a call, whatever it computes;
+warnings point at the user's line.
+"""
 
 import math
 import os
@@ -140,7 +142,9 @@ def test_a_child_forked_by_another_thread_hears_signals(heard: list[int]) -> Non
 
 
 def test_signals_at_any_step_of_it_are_all_heard(heard: list[int]) -> None:
-    """A thread sends them as fast as it can: none may find the handlers half replaced."""
+    """A thread sends them as fast as it can:
+    none may find the handlers half replaced.
+    """
     before = handlers()
     done = threading.Event()
 
@@ -204,7 +208,9 @@ def called_from(modules: str, call: Call) -> Call:
 
 
 def file_of_warning(call: Call) -> str:
-    """Return the file of the one warning; on another line of this one, the line is wrong."""
+    """Return the file of the one warning;
+    on another line of this one, the line is wrong.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
@@ -222,7 +228,8 @@ def file_of_warning(call: Call) -> str:
         "fastmlp.model",
         "fastmlp.estimators.mlp fastmlp.training.loop",
         "sklearn.pipeline sklearn.base fastmlp.model",
-        "fastmlp.estimators sklearn.model_selection joblib.parallel sklearn.base fastmlp.model",
+        "fastmlp.estimators sklearn.model_selection joblib.parallel sklearn.base "
+        "fastmlp.model",
     ],
 )
 def test_it_points_at_the_users_line(modules: str, module: str | None) -> None:
@@ -312,7 +319,8 @@ class Ended(BaseException):
 
 
 class Calls:
-    """The calls of compiled code that have begun, with their operations; SIGTERM in the fifth.
+    """The calls of compiled code that have begun,
+    with their operations; SIGTERM in the fifth.
 
     Attributes
     ----------
@@ -378,7 +386,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     monkeypatch.setattr(dispatch.LedCalls, "run", counted_run)
     before = signal.signal(signal.SIGTERM, handle)
     interval = sys.getswitchinterval()
-    # Else the main thread may go on between the count and the signal, on a busy machine.
+    # Else the main thread may go on between the count and the signal,
+    # on a busy machine.
     sys.setswitchinterval(1)
     yield record
     sys.setswitchinterval(interval)

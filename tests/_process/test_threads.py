@@ -1,4 +1,6 @@
-"""Many threads: whole parameters, one fit at a time, and a pool with its order and its end."""
+"""Many threads: whole parameters, one fit at a time,
+and a pool with its order and its end.
+"""
 
 import copy
 import os
@@ -184,7 +186,8 @@ def taken_from_elsewhere(lock: NetLock) -> bool:
     return results[0]
 
 
-# A handler that a signal calls while its thread holds a lock predicts: it must not wait for itself.
+# A handler that a signal calls while its thread holds a lock predicts:
+# it must not wait for itself.
 HANDLER = """
 import signal
 import numpy as np

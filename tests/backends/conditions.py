@@ -1,4 +1,6 @@
-"""Marks of tests that need threads, a team or compiled code; jobs of a team, and stored code."""
+"""Marks of tests that need threads, a team or compiled code;
+jobs of a team, and stored code.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +56,9 @@ LONGEST = 1 << 25
 
 @njit
 def shared(team: int, block: int, n: int, address: int) -> None:
-    """Run n items of a block on a team; team 0: on this thread, as a translated `prange` does."""
+    """Run n items of a block on a team; team 0:
+    on this thread, as a translated `prange` does.
+    """
     if team == 0:
         call(block, (address, 0, n, 0))
     else:
@@ -62,7 +66,9 @@ def shared(team: int, block: int, n: int, address: int) -> None:
 
 
 def count(scalar: Any) -> Any:
-    """Make the block that counts how often each item is done, and the calls on the word before."""
+    """Make the block that counts how often each item is done,
+    and the calls on the word before.
+    """
 
     def count_items(address: Any, first: Any, last: Any, part: Any) -> None:
         counts = row(address, last, np.int64)
@@ -74,8 +80,9 @@ def count(scalar: Any) -> Any:
 
 
 def repeat(scalar: Any) -> Any:
-    """Make the driver that shares a block's work with its team, again and again, once so many
-    threads have joined."""
+    """Make the driver that shares a block's work with its team,
+    again and again, once so many threads have joined.
+    """
 
     def repeat_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
@@ -93,8 +100,8 @@ def repeat(scalar: Any) -> Any:
 class Drill:
     """`n_loops` times `n` items to count, for `worker_pool.run`.
 
-    The leader waits for `n_joined` of its team, itself included, however long the system lets
-    them wait for a core; who only works on may be done before any comes.
+    The leader waits for `n_joined` of its team, itself included, however long the
+    system lets them wait for a core; who only works on may be done before any comes.
     """
 
     def __init__(self, n: int, n_loops: int, n_joined: int = 0) -> None:

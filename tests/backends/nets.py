@@ -1,4 +1,6 @@
-"""Nets, rows, runs, plans and batches for the tests of a backend, and the same for the oracle."""
+"""Nets, rows, runs, plans and batches for the tests of a backend,
+and the same for the oracle.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -167,7 +169,9 @@ def train(
     cuts: tuple[int, ...] = (),
     n_threads: int = 1,
 ) -> Run:
-    """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
+    """Train for an epoch for each row of `order`,
+    in calls that end at `cuts` and at the end.
+    """
     parameters = parameters.copy()
     engine = Engine(net.network, 1)
     moments = engine.moments(n_slots=n_slots_of(optimizer))
@@ -226,8 +230,9 @@ FORMS = ("rows", "chunks", "microbatches", "panels", "split 1", "split 2", "sing
 
 
 def take_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have steps of a form, shared among threads however small the work: chunks and microbatches
-    of 8 rows, a layer shared by panels, or cut in two."""
+    """Have steps of a form, shared among threads however small the work:
+    chunks and microbatches of 8 rows, a layer shared by panels, or cut in two.
+    """
     split_layer = int(form[-1]) if form.startswith("split") else 0
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(tuning, "SHARED_FLOPS", 0)

@@ -1,4 +1,6 @@
-"""Matrices in panels and pairs, epilogues in NumPy, and machine code as tests read it."""
+"""Matrices in panels and pairs, epilogues in NumPy,
+and machine code as tests read it.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -29,7 +31,8 @@ from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.target import Host, target
 
 Array = NDArray[Any]
-# Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.
+# Uncompiled kernels are a thousand times slower:
+# the same tests there take fewer shapes.
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 
 
@@ -59,7 +62,9 @@ def address(array: Array, *index: int) -> int:
 
 
 def rounding(depth: int, dtype: Any) -> float:
-    """Bound the relative error of a sum of so many products and of one operation more."""
+    """Bound the relative error of a sum of so many products and of one operation
+    more.
+    """
     return (depth + 2) * float(np.finfo(dtype).eps)
 
 
@@ -74,7 +79,9 @@ def _chains(start: Any, a: Any, b: Any, c: Any) -> None:
 
 
 def chains(start: Array, a: Array, b: Array) -> Array:
-    """start + A B, each element one chain of multiply-adds in the order of k: the kernels' bits."""
+    """start + A B, each element one chain of multiply-adds in the order of k:
+    the kernels' bits.
+    """
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     _chains(np.broadcast_to(start, c.shape).copy(), a, b, c)
     return c
@@ -97,10 +104,11 @@ def multiply_panels(
     sizes: tuple[int, int],
     buffer: Array = STREAM[:0],
 ) -> None:
-    """Have a product of panels computed as kernels do: `ROW_BLOCK` rows a call, C the operand.
+    """Have a product of panels computed as kernels do:
+    `ROW_BLOCK` rows a call, C the operand.
 
-    `start` has a row for each of C, or one for all; `depth` counts rows of `right`, and `sizes` are
-    the height and width of C.
+    `start` has a row for each of C, or one for all; `depth` counts rows of `right`,
+    and `sizes` are the height and width of C.
     """
     height, width = sizes
     lanes = right.shape[2]
@@ -148,7 +156,9 @@ def assembly(compiled: Block) -> str:
 
 
 def upper_bits(matrix: Array) -> NDArray[np.uint16]:
-    """Numbers rounded to bfloat16, to nearest even, as 16 bits; NaN is quiet, subnormals zeros."""
+    """Numbers rounded to bfloat16, to nearest even,
+    as 16 bits; NaN is quiet, subnormals zeros.
+    """
     value = np.ascontiguousarray(matrix, np.float32)
     bits = value.view(np.uint32).astype(np.uint64)
     nearest = bits + 0x7FFF + (bits >> 16 & 1)
@@ -164,8 +174,10 @@ def to_bfloat16(matrix: Array) -> Array:
 def operand(
     sizes: Sequence[int], wide: int, setting: Any = "bfloat16"
 ) -> Callable[[int, Array], Array]:
-    """From a layer and an operand of its products to the operand as they take it: rounded, if the
-    setting says so, or a layer has `wide` inputs and outputs. Kernels round float32 numbers."""
+    """From a layer and an operand of its products to the operand as they take it:
+    rounded, if the setting says so, or a layer has `wide` inputs and outputs. Kernels
+    round float32 numbers.
+    """
 
     def rounded(layer: int, given: Array) -> Array:
         single = given.astype(np.float32)
@@ -249,7 +261,9 @@ JUMP = re.compile(
 
 
 def innermost(text: str) -> list[str]:
-    """The loops of an assembly with no loop in them: from a label to a jump back to it."""
+    """The loops of an assembly with no loop in them:
+    from a label to a jump back to it.
+    """
     lines = text.splitlines()
     places = dict[str, int]()
     spans = list[tuple[int, int]]()
@@ -268,7 +282,9 @@ def innermost(text: str) -> list[str]:
 
 
 def assembly_for(loop: FunctionType, triple: str, cpu: str, features: str) -> str:
-    """The machine code of a function of integers for another processor, optimized as a kernel."""
+    """The machine code of a function of integers for another processor,
+    optimized as a kernel.
+    """
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, 3)

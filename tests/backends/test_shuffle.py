@@ -73,7 +73,8 @@ def test_all_orders_are_equally_likely(n: int, rng: Any) -> None:
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == kinds
     chi_squared = ((counts - 500) ** 2 / 500).sum()
-    # Of kinds - 1 degrees of freedom: mean and variance; five deviations to either side.
+    # Of kinds - 1 degrees of freedom: mean and variance;
+    # five deviations to either side.
     mean = kinds - 1
     deviation = np.sqrt(2 * (kinds - 1))
     assert abs(chi_squared - mean) < 5 * deviation
@@ -135,7 +136,8 @@ def test_a_batch_of_all_rows_is_not_shuffled(batch_size: int) -> None:
     assert states[0] == states[1]
 
 
-# Around the powers of two, where a word has another mask; and around the generator's 624 words.
+# Around the powers of two, where a word has another mask;
+# and around the generator's 624 words.
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 255, 256, 257, 623, 624, 625]
 SIZES += [] if INTERPRETED else [1437, 4095, 4096, 4097, 100_000]
 

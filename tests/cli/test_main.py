@@ -1,4 +1,6 @@
-"""The command, info and warmup: what they print and leave, exit codes, and the page's sessions."""
+"""The command, info and warmup: what they print and leave,
+exit codes, and the page's sessions.
+"""
 
 import contextlib
 import doctest
@@ -172,7 +174,8 @@ def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "fastmlp: warmup has no cache folder to keep code in; the cache is off (FASTMLP_CACHE=0)\n"
+        "fastmlp: warmup has no cache folder to keep code in; the cache is off "
+        "(FASTMLP_CACHE=0)\n"
     )
 
 
@@ -396,8 +399,8 @@ warmup(dtypes=["float32"], report=print, compute_dtype=%r)
 import sys
 assert "sklearn" not in sys.modules
 """
-# Every activation, loss, penalty and optimizer, without the warm-up's own helpers. The large net
-# gathers a team.
+# Every activation, loss, penalty and optimizer,
+# without the warm-up's own helpers. The large net gathers a team.
 USE = """
 import numpy as np
 from fastmlp import MLP, SGD
@@ -448,7 +451,8 @@ jit.function("float32"), c_function("quad"), c_function("generic_filter")
 from fastmlp.warmup import warmup
 assert warmup(dtypes=["float32"]) > 0
 """
-# Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.
+# Steps on one thread and of a team, by rows and otherwise;
+# predictions of many rows and of one.
 MIXED = """
 import numpy as np
 from fastmlp import MLP

@@ -51,8 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
-    """A table in a random order, of scikit-learn's or of numbers and texts, and the number of
-    classes of the target."""
+    """A table in a random order, of scikit-learn's or of numbers and texts,
+    and the number of classes of the target.
+    """
     if name != "mixed":
         load: Any = getattr(datasets, f"load_{name}")
         table: pd.DataFrame = load(as_frame=True).frame

@@ -1,4 +1,6 @@
-"""train, predict, score and show: what they print and write, their errors and exit codes."""
+"""train, predict, score and show: what they print and write,
+their errors and exit codes.
+"""
 
 import io
 import json
@@ -615,7 +617,9 @@ def test_rows_that_do_not_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A sample is drawn by the seed: rows of the file, about as many of each part of it."""
+    """A sample is drawn by the seed: rows of the file,
+    about as many of each part of it.
+    """
     monkeypatch.setattr("fastmlp.data.arrow.ROWS", 64)
     ending = [".csv", ".parquet", ".arrow", ".csv.gz"][seed]
     path = f"a{ending}"
@@ -652,7 +656,8 @@ def test_rows_that_do_not_fit_into_memory(
     assert (first["row"] < n_rows / 2).sum() / n == pytest.approx(0.5, abs=0.25)
     assert main([*command, "--seed", str(seed + 1)]) == 0
     assert {*fits[-1]["row"]} != {*first["row"]}
-    # The file that validates is drawn, too; and a sample of one seed is a part of a larger one.
+    # The file that validates is drawn, too;
+    # and a sample of one seed is a part of a larger one.
     capsys.readouterr()
     assert main([*command, "--valid", path]) == 0
     assert (

@@ -1,4 +1,6 @@
-"""Files that are not UTF-8 or lack values; a full disk, Ctrl-C and kill while files are written."""
+"""Files that are not UTF-8 or lack values; a full disk,
+Ctrl-C and kill while files are written.
+"""
 
 import contextlib
 import io
@@ -116,7 +118,9 @@ N = 60
 
 @pytest.fixture
 def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Rows without holes, of which rows.csv has a copy, and a model of each of two targets."""
+    """Rows without holes, of which rows.csv has a copy,
+    and a model of each of two targets.
+    """
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     texts = rng.choice(["no", "yes"], N)

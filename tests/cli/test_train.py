@@ -150,7 +150,8 @@ def test_every_class_is_trained_on_and_rows_stay(
         assert not {*single} & {*held_out["y"]}
         assert said.count("classes of one row are trained on") == bool(single)
         assert all(repr(label) in said for label in single)
-        # Beside one row of each class that was held out whole, the rows are those of the draw.
+        # Beside one row of each class that was held out whole,
+        # the rows are those of the draw.
         by_draw = frame[np.random.default_rng([seed, 0]).random(N) < 0.2]
         moved = by_draw[~by_draw["a"].isin(held_out["a"])]
         whole_classes = [

@@ -475,7 +475,9 @@ def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:
 
 
 def test_the_graph_holds_the_model_once() -> None:
-    """Not in each task: pickles of them all would have it as often as there are partitions."""
+    """Not in each task: pickles of them all would have it as often as there are
+    partitions.
+    """
     made = MLP((3, 1000, 1), seed=0)
     rows = da.from_array(ROWS, chunks=(10, 3))
     graph = dict(cluster.predict(made, rows).__dask_graph__())

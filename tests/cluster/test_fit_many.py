@@ -1,4 +1,6 @@
-"""Nets on a cluster: the bits of here, and workers, schedulers and clients that hang or die."""
+"""Nets on a cluster: the bits of here, and workers,
+schedulers and clients that hang or die.
+"""
 
 import asyncio
 import os

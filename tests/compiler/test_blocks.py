@@ -1,4 +1,6 @@
-"""Rules as compiled blocks: the same numbers as the rule, in its precision, compiled once."""
+"""Rules as compiled blocks: the same numbers as the rule,
+in its precision, compiled once.
+"""
 
 import functools
 import gc
@@ -251,7 +253,9 @@ def collector() -> Iterator[None]:
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, then: Callable[..., Any]) -> list[bool]:
-    """Whether the collector is on at each translation, in place of which `then` is called."""
+    """Whether the collector is on at each translation,
+    in place of which `then` is called.
+    """
     states: list[bool] = []
 
     def translate(function: Any, symbol: str, triple: str) -> Any:

@@ -36,7 +36,9 @@ def double(address: int) -> None:
 
 
 def twice(number: float, name: str = "test.double") -> tuple[float, int]:
-    """The double of a number, by a block that knows of the disk alone, and how much it compiled."""
+    """The double of a number, by a block that knows of the disk alone,
+    and how much it compiled.
+    """
     before = len(TRANSLATED)
     numbers = np.array([number])
     Block(double, cache.CodeCache(name))(numbers.ctypes.data)
@@ -65,7 +67,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def home(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]
 ) -> dict[str, str]:
-    """The setting of a cache that another process has filled: a copy of one that serves all."""
+    """The setting of a cache that another process has filled:
+    a copy of one that serves all.
+    """
     source = tmp_path_factory.getbasetemp() / "filled"
     if not source.exists():
         assert python(EVALUATE, NUMBA_CACHE_DIR=str(source)).split() == [
@@ -452,7 +456,8 @@ def test_shared_code_has_a_name(
 def test_zips_have_no_folder(
     tmp_path: Path, package: Path, python: Callable[..., str]
 ) -> None:
-    # Its hash would be the same whatever is in it: the code of one version would serve the next.
+    # Its hash would be the same whatever is in it:
+    # the code of one version would serve the next.
     home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     home["PYTHONPATH"] = shutil.make_archive(
         str(tmp_path / "fastmlp"), "zip", package.parent

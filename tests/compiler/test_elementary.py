@@ -1,4 +1,6 @@
-"""Elementary functions, compiled: errors, bits, vectors; and denormal numbers, flushed."""
+"""Elementary functions, compiled: errors, bits,
+vectors; and denormal numbers, flushed.
+"""
 
 import re
 import threading
@@ -69,7 +71,9 @@ def evaluate(name: str, x: Any) -> Any:
 
 
 def wide_erf(x: Any) -> Any:
-    """Kummer's series: 2 / sqrt(pi) exp(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, no term below 0."""
+    """Kummer's series: 2 / sqrt(pi) exp(-x^2)
+    sum_n 2^n x^(2n+1) / (2n+1)!!, no term below 0.
+    """
     size = np.minimum(abs(x), 7)
     term = total = size
     for n in range(1, 160):
@@ -95,7 +99,9 @@ def reference(name: str, x: Any) -> Any:
 
 
 def errors(y: Any, true: Any) -> Any:
-    """Units in the last place between y and the true values; infinity for a wrong special value."""
+    """Units in the last place between y and the true values;
+    infinity for a wrong special value.
+    """
     kind = np.finfo(y.dtype)
     with np.errstate(all="ignore"):
         rounded = true.astype(y.dtype)
@@ -122,7 +128,8 @@ def draws(dtype: Any, rng: np.random.Generator) -> Any:
 
 @each_function
 def test_error_of_float32_over_all_bit_patterns(name: str, soak: bool) -> None:
-    # Denormals, infinities and NaNs among them. With --soak at each, which takes two minutes.
+    # Denormals, infinities and NaNs among them.
+    # With --soak at each, which takes two minutes.
     step = 1 if soak else 4099
     for start in range(0, 1 << 32, step << 18):
         bits = np.arange(
@@ -182,7 +189,9 @@ ADAPTIVE = sorted(set(OPTIMIZERS) - {"sgd"})
 
 @pytest.fixture
 def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of which a wheel has other forms: those with what an optimizer clips and averages."""
+    """Blocks of which a wheel has other forms:
+    those with what an optimizer clips and averages.
+    """
     monkeypatch.setattr(cache, "PREBUILT", "0")
 
 
@@ -206,7 +215,8 @@ def update_ir(name: str, dtype: Any) -> str:
 def test_every_optimizer_that_divides_does_so_in_vectors_and_exactly(
     name: str, dtype: Any
 ) -> None:
-    # With an estimate of 1 / b the vectors of a loop and its remainder differ in the last bits.
+    # With an estimate of 1 / b the vectors of a loop and its remainder differ in the
+    # last bits.
     text = update_ir(name, dtype)
     assert re.search(r"fdiv <\d+ x (float|double)>", text)
     assert "arcp" not in text
@@ -267,7 +277,9 @@ def _the_mode_is_as_before() -> Iterator[None]:
 
 
 def multiply(scalar: Any) -> Any:
-    """Make the block that squares numbers: where they are 1e-20 or 1e-160, into denormals."""
+    """Make the block that squares numbers:
+    where they are 1e-20 or 1e-160, into denormals.
+    """
 
     def square_all(address: Any, first: Any, last: Any, part: Any) -> None:
         numbers = row(address, last, scalar)

@@ -1,4 +1,6 @@
-"""Every block that a wheel has, for each kind of processor: the instructions in it, not run."""
+"""Every block that a wheel has, for each kind of processor:
+the instructions in it, not run.
+"""
 
 import re
 from collections import defaultdict
@@ -23,8 +25,8 @@ _OF_X86_LATER = (
     r"tile|\btdp|vdpbf16|vcvtne\w*bf16|vpdp|vp2intersect|vgf2p8|vaes|\w+ph\t"
 )
 _OF_V4 = rf"%zmm|%[xy]mm(?:1[6-9]|2\d|3[01])\b|%k[0-7]\b|{_OF_X86_LATER}"
-# SVE's registers, atomics in one instruction, half precision, products of integers; and x18, which
-# is macOS'.
+# SVE's registers, atomics in one instruction, half precision,
+# products of integers; and x18, which is macOS'.
 _OF_ARM_LATER = (
     r"\b[zp]\d+[./]|^\s+(?:cas|swp|(?:ld|st)(?:add|clr|eor|set|[su]m(?:ax|in)))[abl]*\t|"
     r"^\s+f\w+\t.*(?:\.[48]h|\bh\d)|[su]dot|[su]mmla|\b[wx]18\b"
@@ -76,8 +78,10 @@ PRODUCTS = (
 
 
 def blocks_of(number: int, *, whole: bool) -> Iterator[Key]:
-    """The blocks that are compiled for a kind of processor: of pairs alone where all others are of
-    the kind before; and of these kernels for one dtype, and every fourth rule, unless `whole`."""
+    """The blocks that are compiled for a kind of processor: of pairs alone where all
+    others are of the kind before; and of these kernels for one dtype, and every fourth
+    rule, unless `whole`.
+    """
     from compiler.test_every_block import EVERY
 
     alike = defaultdict[Any, list[Key]](list)
@@ -95,7 +99,9 @@ def blocks_of(number: int, *, whole: bool) -> Iterator[Key]:
 
 
 def faults_of(assembly: str, kind: Kind, *, multiplies: bool) -> list[str]:
-    """Instructions that no code of this kind has, and the largest loop's parts of vectors."""
+    """Instructions that no code of this kind has,
+    and the largest loop's parts of vectors.
+    """
     foreign = re.compile(f"^.*(?:{kind.foreign}).*$", re.MULTILINE)
     faults = [line.strip() for line in foreign.findall(assembly)]
     if not multiplies:

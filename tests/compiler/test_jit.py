@@ -1,4 +1,6 @@
-"""Functions of both compilers, records, and functions that have another body when compiled."""
+"""Functions of both compilers, records,
+and functions that have another body when compiled.
+"""
 
 import ctypes
 import re
@@ -55,7 +57,9 @@ from fastmlp.rules import elementary
 
 
 def called(function: Any) -> Any:
-    """Return compiled code that calls `function` as a leaf: leaves have no door from Python."""
+    """Return compiled code that calls `function` as a leaf:
+    leaves have no door from Python.
+    """
     inner = njit(function)
     return numba.njit(lambda *arguments: inner(*arguments))
 
@@ -444,7 +448,8 @@ def test_both_bodies_give_the_same_result(name: str) -> None:
 
 
 def test_blocks_and_generators_have_their_addresses() -> None:
-    # Not interpreted in a process that compiles: a compiled block's address is the machine's.
+    # Not interpreted in a process that compiles:
+    # a compiled block's address is the machine's.
     result, _ = result_of(numba.njit(use_call))
     assert result == 2
     bits = MT19937(0)
@@ -457,8 +462,8 @@ def test_every_emitted_function_is_tested_here() -> None:
     sources = "".join(path.read_text() for path in folder.rglob("*.py"))
     registered = r"^@?(?:jit\.)?(?:emitted|_ours)\((?:jit\.|memory\.)?(\w+)"
     names = set(re.findall(registered, sources, re.MULTILINE))
-    # What draws another word each time has a file of its own: `test_words`; elementary functions
-    # have `test_elementary`.
+    # What draws another word each time has a file of its own:
+    # `test_words`; elementary functions have `test_elementary`.
     exact = {"where", "copysign", "polynomial", "scaled", "octave"}
     assert names == {*USES, *exact, "next_word"}
 
@@ -530,7 +535,8 @@ def test_words_are_those_that_numpy_draws(kind: Any) -> None:
     ways = [draw] if INTERPRETED else [draw, NativeCode(draw, None, light=True).entry]  # type: ignore[arg-type]
     for function in ways:
         bits, expected = kind(3), kind(3)
-        # A generator of 64 bits keeps the half that it has not given out: an odd number of words.
+        # A generator of 64 bits keeps the half that it has not given out:
+        # an odd number of words.
         result = words(bits, 1001, function)
         values = expected.ctypes
         assert result == [values.next_uint32(values.state) for _ in range(1001)]

@@ -1,4 +1,6 @@
-"""`prange` loops: translated for a team, compiled by Numba and uncompiled they write the same."""
+"""`prange` loops: translated for a team,
+compiled by Numba and uncompiled they write the same.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -186,7 +188,9 @@ def test_outside_a_loop_the_thread_is_0() -> None:
 
 
 def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
-    """Kernels that the translator refuses, what it says, and in which line of the function."""
+    """Kernels that the translator refuses, what it says,
+    and in which line of the function.
+    """
 
     def assigns(team: Any, out: Any) -> None:
         total = 0

@@ -1,4 +1,6 @@
-"""Code that a wheel brings: what it must have, when it is taken, and what happens without it."""
+"""Code that a wheel brings: what it must have,
+when it is taken, and what happens without it.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,8 @@ of_a_level = pytest.mark.skipif(
     LEVEL is None, reason="no level of this processor has code"
 )
 
-# Prints the blocks that nets, groups, estimators and tables ask for, and that no wheel would have.
+# Prints the blocks that nets, groups, estimators and tables ask for,
+# and that no wheel would have.
 MISSING = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -154,7 +157,9 @@ def of_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def brought(
     tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]
 ) -> Path:
-    """A folder with a copy of the package, which has the code of two blocks for this level."""
+    """A folder with a copy of the package,
+    which has the code of two blocks for this level.
+    """
     if LEVEL is None:
         pytest.skip("no level of this processor has code")
     folder = tmp_path_factory.mktemp("wheel")

@@ -43,7 +43,9 @@ def native(function: Any) -> NativeCode:
 
 
 def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[float]:
-    """Return the float64 numbers at the first argument after a call, which must equal Python's."""
+    """Return the float64 numbers at the first argument after a call,
+    which must equal Python's.
+    """
     out, expected = np.zeros(n), np.zeros(n)
     native(function).entry(out.ctypes.data, *arguments)
     function(expected.ctypes.data, *arguments)
@@ -519,7 +521,8 @@ OF_SKLEARN = {f"scikit-learn's {name}": loss for name, loss in SKLEARN_LOSSES.it
 
 
 def rules_with_arguments() -> dict[str, Any]:
-    """Rules of the library in their loops: the rule, the loop of it, and what the loop works on.
+    """Rules of the library in their loops: the rule,
+    the loop of it, and what the loop works on.
 
     Matrices have five columns of 200 rows; class labels are numbers from 0 to 4.
     """
@@ -592,7 +595,9 @@ def numbers_for(kind: str, scalar: Any) -> Any:
 @pytest.mark.few(4)
 @pytest.mark.parametrize(("i", "name"), [*enumerate(rules_with_arguments())])
 def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
-    """In both dtypes ours, in one of them, in turn, Numba's: it takes 0.3 s for a loop."""
+    """In both dtypes ours, in one of them, in turn,
+    Numba's: it takes 0.3 s for a loop.
+    """
     rule, factory, options, kinds, shape = rules_with_arguments()[name]
     register_jitable(**INLINED)(rule)
     results = []

@@ -1,4 +1,6 @@
-"""Arrow's tables, streams and files, and DuckDB's queries, as sources: the bits of arrays."""
+"""Arrow's tables, streams and files, and DuckDB's queries,
+as sources: the bits of arrays.
+"""
 
 import sys
 import threading
@@ -131,7 +133,9 @@ def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) 
 
 @pytest.mark.parametrize("end", [".parquet", ".feather"])
 def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> None:
-    """The hundredth block of a file; texts are of a second file, as a column has one type."""
+    """The hundredth block of a file;
+    texts are of a second file, as a column has one type.
+    """
 
     def write(table: Any, path: Path) -> None:
         if end == ".parquet":
@@ -179,7 +183,9 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
 
 
 def test_patterns_and_folders(tmp_path: Path) -> None:
-    """Their files, sorted, at all doors; names that begin with _ or a point are of others."""
+    """Their files, sorted, at all doors;
+    names that begin with _ or a point are of others.
+    """
     folder = tmp_path / "parts"
     folder.mkdir()
     for i in range(3):
@@ -341,7 +347,8 @@ def fails(report: Any) -> None:
             "missing values? in column 'c'",
         ),
         (
-            "SELECT a, b, if(id < 9900, '1', 'oops')::DOUBLE AS c, y FROM table_of_rows",
+            "SELECT a, b, if(id < 9900, '1', 'oops')::DOUBLE AS c, y FROM "
+            "table_of_rows",
             {},
             UNREAD,
             "Could not convert string 'oops' to DOUBLE",
@@ -387,7 +394,9 @@ def test_errors_and_stops_leave_no_open_result(connection: Any) -> None:
 
 
 def test_duckdb_reads_predictions(connection: Any, tmp_path: Any) -> None:
-    """The query that is predicted needs a cursor of its own: one result of each is open."""
+    """The query that is predicted needs a cursor of its own:
+    one result of each is open.
+    """
     model = queried_net()
     model.fit(QUERIED, QUERIED_Y, epochs=1)
     model.feature_names = ["a", "b", "c"]

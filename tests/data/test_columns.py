@@ -1,4 +1,6 @@
-"""Files of CSV and names of columns: types, missing targets, encodings, errors that name them."""
+"""Files of CSV and names of columns: types,
+missing targets, encodings, errors that name them.
+"""
 
 import copy
 import gzip
@@ -363,7 +365,8 @@ def test_a_late_non_number_is_named(
         ),
         (
             "7,1,5,NA",
-            rf"rows \d+ to 150000 of .*: the target 'y' has 1 missing value, .* line {LATE}",
+            rf"rows \d+ to 150000 of .*: the target 'y' has 1 missing value, .* line "
+            rf"{LATE}",
         ),
         (
             "7,1,inf,0",
@@ -514,7 +517,8 @@ def test_it_is_a_path() -> None:
             ROWS,
             "a,town,y",
             "line 2, column 'town': the text is not utf-8: give its encoding, such as "
-            "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command",
+            "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the "
+            "command",
         ),
         (
             "cp1252",

@@ -1,4 +1,6 @@
-"""A block at a time: arrays and memory maps are read, predictions written to Arrow and Parquet."""
+"""A block at a time: arrays and memory maps are read,
+predictions written to Arrow and Parquet.
+"""
 
 import sys
 import threading
@@ -284,7 +286,9 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """A stream of 40 or 200 blocks of 160 KB; the Arrow pool's bytes are beside NumPy's."""
+    """A stream of 40 or 200 blocks of 160 KB;
+    the Arrow pool's bytes are beside NumPy's.
+    """
     block = np.zeros((2000, 10))
     model = MLP((10, 8, 1), seed=0)
     path = tmp_path / "out.parquet"

@@ -1,4 +1,6 @@
-"""scikit-learn's estimators and ours, side by side: the same call, then everything compared."""
+"""scikit-learn's estimators and ours, side by side:
+the same call, then everything compared.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -58,7 +60,9 @@ def both(name: str, **settings: Any) -> tuple[Any, Any]:
 
 
 def text_of(error: Exception) -> str:
-    """An error's text; of numbers as labels, the beginning: scikit-learn prints all of y."""
+    """An error's text; of numbers as labels,
+    the beginning: scikit-learn prints all of y.
+    """
     text = str(error)
     return text[:18] if text.startswith("Unknown label type") else text
 
@@ -66,8 +70,8 @@ def text_of(error: Exception) -> str:
 def outcome(call: Callable[[], Any]) -> tuple[Any, list[tuple[str, str]], Any]:
     """Return what a call returns, its warnings, and its error's type and text.
 
-    Warnings of NumPy's arithmetic are left out: kernels have none. So is ours of early stopping
-    that keeps the first epoch: scikit-learn has none.
+    Warnings of NumPy's arithmetic are left out: kernels have none.
+    So is ours of early stopping that keeps the first epoch: scikit-learn has none.
     """
     result = error = None
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,6 @@
-"""C files and their page: no warning, tests of themselves, and the predictions of the model."""
+"""C files and their page: no warning, tests of themselves,
+and the predictions of the model.
+"""
 
 import contextlib
 import ctypes
@@ -48,7 +50,9 @@ WIDTHS = (1, 3, 8, 17, 33)
 
 
 def drawn(seed: int, activation: Any, dtype: Any) -> MLP:
-    """A net of an activation and a dtype: loss, depth, widths and parameters are drawn."""
+    """A net of an activation and a dtype: loss,
+    depth, widths and parameters are drawn.
+    """
     rng = np.random.default_rng(seed)
     loss, n_outputs = LOSSES[seed % len(LOSSES)]
     hidden = rng.choice(WIDTHS, rng.integers(1, 4)).tolist()

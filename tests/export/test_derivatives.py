@@ -1,4 +1,6 @@
-"""Jacobians, gradients of losses, and attributions: complex steps, differences, definitions."""
+"""Jacobians, gradients of losses, and attributions:
+complex steps, differences, definitions.
+"""
 
 import warnings
 from itertools import product

@@ -1,4 +1,6 @@
-"""Fortran's module for a C file: gfortran compiles it, and programs print the bits of C."""
+"""Fortran's module for a C file: gfortran compiles it,
+and programs print the bits of C.
+"""
 
 import re
 import shutil

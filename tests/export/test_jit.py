@@ -1,4 +1,6 @@
-"""Models inside compiled code: the bits of `predict`, from one thread and from several."""
+"""Models inside compiled code: the bits of `predict`,
+from one thread and from several.
+"""
 
 import copy
 import ctypes

@@ -342,7 +342,9 @@ def test_other_losses(loss: Any, seed: int) -> None:
 
 
 def complete(X: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame that begins with a row of all values: types of inputs are read from it."""
+    """Return a frame that begins with a row of all values:
+    types of inputs are read from it.
+    """
     first = X[X["town"].notna() & X["income"].notna()].index[0]
     return pd.concat([X.loc[[first]], X]).assign(
         town=lambda item: item["town"].astype(object)
@@ -449,7 +451,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
             ).fit(X := np.repeat(np.arange(20.0), 10)[:, None], np.cos(9 * X[:, 0])),
             X,
         ),
-        "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
+        "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without "
+        "extra_members",
     ),
     "dates": (
         lambda: skl2onnx.to_onnx(
@@ -459,8 +462,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "fewer columns": (
         lambda: skl2onnx.to_onnx(regressor(), complete(drawn()[0])[["age", "income"]]),
-        r"needs one input of 4 columns, or one of shape \[None, 1\] for each, got 'age' of shape "
-        r"\[None, 1\].*; without 'town', 'member': pass X\[:1\], of a frame as in training",
+        r"needs one input of 4 columns, or one of shape \[None, 1\] for each, got "
+        r"'age' of shape \[None, 1\].*; without 'town', 'member': pass X\[:1\], of a "
+        r"frame as in training",
     ),
     "another name": (
         lambda: skl2onnx.to_onnx(
@@ -470,7 +474,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "texts as numbers": (
         lambda: skl2onnx.to_onnx(regressor(), np.zeros((1, 4))),
-        "'town' held texts in training, and is to be numbers: give each column an input of its own",
+        "'town' held texts in training, and is to be numbers: give each column an "
+        "input of its own",
     ),
     "numbers as texts": (
         lambda: skl2onnx.to_onnx(regressor(), complete(drawn()[0]).astype(str)),

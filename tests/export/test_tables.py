@@ -1,4 +1,6 @@
-"""Models of tables in C and in compiled code: the bits of `predict`, from numbers and codes."""
+"""Models of tables in C and in compiled code:
+the bits of `predict`, from numbers and codes.
+"""
 
 import copy
 import shutil
@@ -46,7 +48,9 @@ N_SEEDS = 16
 
 @cache
 def binary() -> Any:
-    """Two classes, which rise with a column, of a table in which levels are numbers and texts."""
+    """Two classes, which rise with a column,
+    of a table in which levels are numbers and texts.
+    """
     X, y = drawn(90, 3)
     levels = pd.Categorical(np.arange(90) % 4).rename_categories([0, 1, 2, "@STARTS"])
     frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": levels})
@@ -74,7 +78,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def cases(seeds: range, folder: Path) -> dict[str, tuple[Any, Any]]:
-    """Models from files, and their tables; those of seeds are of columns of drawn kinds."""
+    """Models from files, and their tables;
+    those of seeds are of columns of drawn kinds.
+    """
     models = {f"drawn{seed}": untrained(seed) for seed in seeds}
     models |= {name: make() for name, make in MODELS.items()}
     return {
@@ -226,8 +232,8 @@ def test_columns_and_levels_stand_in_the_c_file() -> None:
         in text
     )
     assert (
-        "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, MODEL_X_A_B, "
-        in text
+        "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, "
+        "MODEL_X_A_B, " in text
     )
     assert "MODEL_X_A__B };" in text
     assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 @STARTS;" in text

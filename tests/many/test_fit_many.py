@@ -1,4 +1,6 @@
-"""fit_many: the bits of each net's own fit, whatever runs beside it; losses, sources, Ctrl-C."""
+"""fit_many: the bits of each net's own fit,
+whatever runs beside it; losses, sources, Ctrl-C.
+"""
 
 import copy
 import gc

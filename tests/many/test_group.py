@@ -1,4 +1,6 @@
-"""Nets side by side: to the bit those that are stepped alone, whatever happens between."""
+"""Nets side by side: to the bit those that are stepped alone,
+whatever happens between.
+"""
 
 import copy
 import itertools

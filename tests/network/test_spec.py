@@ -1,4 +1,6 @@
-"""Layouts, views, summaries; settings by layer; nets that rise or fall with some inputs."""
+"""Layouts, views, summaries; settings by layer;
+nets that rise or fall with some inputs.
+"""
 
 import copy
 import pickle
@@ -272,7 +274,9 @@ def test_the_summary_shows_rates_and_dropout() -> None:
 
 
 def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
-    """Steps are counted for all groups: the corrections of Adam's means are those of the net."""
+    """Steps are counted for all groups:
+    the corrections of Adam's means are those of the net.
+    """
     net = MLP(SIZES, optimizer=Adam(0.01), seed=0)
     net.trainable[0] = False
     net.fit(X, Y, epochs=2, batch_size=8)
@@ -334,7 +338,8 @@ def test_the_key_is_the_seeds_own() -> None:
     sequence = np.random.SeedSequence(1)
     assert key(sequence) == key(sequence) == key(1)
     assert sequence.n_children_spawned == 0
-    # Nets of one generator have keys of their own, and a generator of the user's may have no seed.
+    # Nets of one generator have keys of their own,
+    # and a generator of the user's may have no seed.
     generator = np.random.default_rng(1)
     assert key(generator) == key(1) != key(generator)
     legacy = np.random.Generator(np.random.RandomState(1)._bit_generator)
@@ -477,7 +482,9 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> None:
-    """A step from weights of wrong signs is that from these set to 0, the first and later ones."""
+    """A step from weights of wrong signs is that from these set to 0,
+    the first and later ones.
+    """
     rng = np.random.default_rng(seed)
     sizes = (3, *rng.integers(1, 9, rng.integers(3)).tolist(), 1)
     signs = [[1, -1, 1], [1, 0, -1], [0, -1, 0]][seed % 3]

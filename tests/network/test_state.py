@@ -1,4 +1,6 @@
-"""NetState and generators: copies, pickles and JSON take all along, and trust no state."""
+"""NetState and generators: copies,
+pickles and JSON take all along, and trust no state.
+"""
 
 import copy
 import json

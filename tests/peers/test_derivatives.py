@@ -1,4 +1,6 @@
-"""Losses, slopes, dropout, derivatives, attributions and Gauss-Newton matrices beside PyTorch's."""
+"""Losses, slopes, dropout, derivatives,
+attributions and Gauss-Newton matrices beside PyTorch's.
+"""
 
 from collections.abc import Callable
 from itertools import product
@@ -170,7 +172,9 @@ PEERS: dict[str, Peer] = {
 
 @pytest.mark.parametrize("name", PEERS)
 def test_value_and_slopes_are_pytorchs(name: str) -> None:
-    """The raw outputs of this net are its inputs, so its biases' slopes are those of the loss."""
+    """The raw outputs of this net are its inputs,
+    so its biases' slopes are those of the loss.
+    """
     settings, raw, targets, formula = PEERS[name]
     n = raw.shape[1]
     net = MLP((n, n), dtype="float64", **settings)

@@ -1,4 +1,6 @@
-"""Fits on targets with gaps, and with weights by target, against PyTorch's masked mean."""
+"""Fits on targets with gaps, and with weights by target,
+against PyTorch's masked mean.
+"""
 
 from typing import Any
 

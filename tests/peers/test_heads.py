@@ -1,4 +1,6 @@
-"""Fits of nets with heads against PyTorch's sum of losses, with weights and gaps by head."""
+"""Fits of nets with heads against PyTorch's sum of losses,
+with weights and gaps by head.
+"""
 
 from typing import Any
 

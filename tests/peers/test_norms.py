@@ -144,7 +144,9 @@ def test_fifty_steps_are_pytorchs(
 @pytest.mark.parametrize("name", ["layer", "rms"])
 @pytest.mark.parametrize("case", ["alike", "far", "one unit"])
 def test_extremes_are_pytorchs(name: str, case: str, rng: np.random.Generator) -> None:
-    """A row whose units are all alike; inputs at 1e6 times their spread; a norm of one unit."""
+    """A row whose units are all alike;
+    inputs at 1e6 times their spread; a norm of one unit.
+    """
     width = 1 if case == "one unit" else 12
     norm = {"layer": layer, "rms": rms}[name]
     module = nn.Sequential(

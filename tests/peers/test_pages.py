@@ -1,4 +1,6 @@
-"""Pages with another library beside fastmlp: both sides run, where the library is installed."""
+"""Pages with another library beside fastmlp:
+both sides run, where the library is installed.
+"""
 
 import os
 import re
@@ -34,7 +36,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 def test_sides_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page's first library must be there; a block of another is left out where it is not."""
+    """A page's first library must be there;
+    a block of another is left out where it is not.
+    """
     monkeypatch.chdir(tmp_path)
     theirs = outputs.blocks(DOCS / page, ("py",))
     for name in sorted(outputs.imported(theirs[0]["code"])):

@@ -1,4 +1,6 @@
-"""Fifty steps on values and derivatives against PyTorch's double backward, in float64."""
+"""Fifty steps on values and derivatives against PyTorch's double backward, in
+float64.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Clipping, groups and averages against PyTorch, optax and the reference of schedule-free AdamW."""
+"""Clipping, groups and averages against PyTorch,
+optax and the reference of schedule-free AdamW.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,9 @@ Clip = Callable[[list[Any], float], list[float]]
 
 
 def by_pytorch(variables: list[Any], limit: float) -> list[float]:
-    """PyTorch's own, whose factor is min(1, max_norm / (total + 1e-6)), without the 1e-6."""
+    """PyTorch's own, whose factor is min(1,
+    max_norm / (total + 1e-6)), without the 1e-6.
+    """
     total = float(torch.nn.utils.clip_grad_norm_(variables, np.inf))
     torch.nn.utils.clip_grad_norm_(variables, limit * (total + 1e-6) / total)
     return [total]
@@ -34,7 +38,9 @@ def by_variable_as_keras(variables: list[Any], limit: float) -> list[float]:
 
 
 def peer_of(net: MLP) -> list[Any]:
-    """The layers' weights and biases as PyTorch's tensors; a frozen layer's need no gradient."""
+    """The layers' weights and biases as PyTorch's tensors;
+    a frozen layer's need no gradient.
+    """
     pairs = zip(net.weights, net.biases, net.trainable, strict=True)
     return [
         [torch.tensor(each.copy(), requires_grad=trains) for each in (w, b)]

@@ -52,7 +52,8 @@ def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
     np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-14)
     points = POINTS.astype(np.float32)
     expected = evaluate(name, points.astype(np.float64))
-    # 1 + erf and 1 - tanh^2 cancel in the tails, so the bound there is one on the whole scale.
+    # 1 + erf and 1 - tanh^2 cancel in the tails,
+    # so the bound there is one on the whole scale.
     np.testing.assert_allclose(evaluate(name, points), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -175,7 +176,8 @@ def squared(z: Any) -> Any:
             "loss",
             swapped,
             r"at \(-1.7, 0.2\) it returns 3.8, and differences of values give -3.8; "
-            r"its arguments are \(prediction, target\), in this order; training follows",
+            r"its arguments are \(prediction, target\), in this order; training "
+            r"follows",
         ),
         (
             "loss",

@@ -1,4 +1,6 @@
-"""Losses and links far out, beside decimal arithmetic, and beside scikit-learn's functions."""
+"""Losses and links far out, beside decimal arithmetic,
+and beside scikit-learn's functions.
+"""
 
 from collections.abc import Callable
 from decimal import Decimal, localcontext
@@ -111,7 +113,9 @@ class Expected:
         self.overflows = abs(self.number) > most - MOST_ROUNDINGS * self.rounding
 
     def roundings(self, actual: float) -> float:
-        """The error of a number: 0 for an infinity in place of a number beyond the dtype's."""
+        """The error of a number:
+        0 for an infinity in place of a number beyond the dtype's.
+        """
         if np.isinf(actual) and self.overflows and (actual > 0) == (self.number > 0):
             return 0.0
         if not np.isfinite(actual):
@@ -233,7 +237,8 @@ def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
     scale = np.maximum(1, abs(values))
     expected = peer.loss(y, RAW_OUTPUTS) + constant
     np.testing.assert_allclose(values / scale, expected / scale, atol=1e-12)
-    # scikit-learn's slope at a perfect prediction of a quantile is one of the two sides.
+    # scikit-learn's slope at a perfect prediction of a quantile is one of the two
+    # sides.
     kink = (target == RAW_OUTPUTS) & name.startswith("quantile")
     np.testing.assert_allclose(
         slopes[~kink], peer.gradient(y, RAW_OUTPUTS)[~kink], rtol=1e-12, atol=1e-12

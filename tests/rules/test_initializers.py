@@ -115,7 +115,9 @@ def test_sklearn_has_the_bound_of_each_activation(
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 @pytest.mark.parametrize("activation", ["logistic", "relu"])
 def test_sklearn_fills_the_bounds_of_scikit_learn(kind: Any, activation: Any) -> None:
-    """Its numbers before the first step are those after a step of a rate of nearly 0."""
+    """Its numbers before the first step are those after a step of a rate of nearly
+    0.
+    """
     model = kind(
         hidden_layer_sizes=(200,),
         activation=activation,

@@ -1,4 +1,6 @@
-"""Losses and inverse links, uncompiled: against the oracle, far out, and at NaN; settings."""
+"""Losses and inverse links, uncompiled:
+against the oracle, far out, and at NaN; settings.
+"""
 
 import copy
 import json

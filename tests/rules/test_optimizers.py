@@ -1,4 +1,6 @@
-"""Optimizers, schedules, averages, clipping and masks: papers, known answers, any split."""
+"""Optimizers, schedules, averages, clipping and masks:
+papers, known answers, any split.
+"""
 
 import pydoc
 import re
@@ -50,7 +52,9 @@ each_form = pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 
 
 def run(optimizer: Any, w: Any, slopes: Any, rates: Any) -> Any:
-    """Parameters after one step for each row of slopes, shape (n_steps, n_parameters)."""
+    """Parameters after one step for each row of slopes,
+    shape (n_steps, n_parameters).
+    """
     m, v = np.zeros_like(w), np.zeros_like(w)
     path = np.empty_like(slopes)
     for i, row in enumerate(optimizer.coefficients(1, rates).astype(w.dtype)):
@@ -230,7 +234,8 @@ def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> N
     path = rng.normal(size=(50, 3))
     m = 0.9
     got = averaged(EMA(m).gains(np.arange(1, 51)), path)
-    # Keras, from zeros: average <- m average + (1 - m) w; Adam's correction divides by 1 - m^k.
+    # Keras, from zeros: average <- m average + (1 - m)
+    # w; Adam's correction divides by 1 - m^k.
     keras = np.zeros(3)
     for k, w in enumerate(path, start=1):
         keras = m * keras + (1 - m) * w
@@ -368,7 +373,9 @@ def test_masks_and_noise_are_those_of_the_oracle(step: int) -> None:
 
 
 def test_decisions_do_not_depend_on_each_other() -> None:
-    """Neighbouring units, rows, steps and layers; inputs and the first layer; two keys."""
+    """Neighbouring units, rows, steps and layers;
+    inputs and the first layer; two keys.
+    """
     shape = (1000, 1000)
     one = mask(KEY, 0, 0, shape, 0.5) - 1
     others = [

@@ -1,5 +1,6 @@
-"""First fits of a process from a wheel: with FASTMLP_PREBUILT=require nothing is compiled, and no
-compiler is imported or needed."""
+"""First fits of a process from a wheel: with FASTMLP_PREBUILT=require nothing is
+compiled, and no compiler is imported or needed.
+"""
 
 import os
 import sys

@@ -1,4 +1,5 @@
-"""Sixteen mistakes, one on each line that ends in a comment: both type checkers find each of them.
+"""Sixteen mistakes, one on each line that ends in a comment:
+both type checkers find each of them.
 
 The script does not run.
 """

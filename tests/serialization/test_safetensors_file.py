@@ -1,4 +1,6 @@
-"""Files: whole or not at all, read within their size, and every defect is a FileError."""
+"""Files: whole or not at all, read within their size,
+and every defect is a FileError.
+"""
 
 import json
 import os

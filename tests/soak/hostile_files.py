@@ -1,4 +1,6 @@
-"""A file of every kind that fastmlp writes, small, and what disks and enemies make of it."""
+"""A file of every kind that fastmlp writes, small,
+and what disks and enemies make of it.
+"""
 
 import json
 import math
@@ -244,7 +246,9 @@ def several() -> MLP:
 
 
 def resumed(path: Path, stop: int = 9) -> MLP:
-    """The net of a checkpoint after a fit of three epochs; or of a fit that stops before."""
+    """The net of a checkpoint after a fit of three epochs;
+    or of a fit that stops before.
+    """
     net = MLP((3, 4, 3), loss="cross_entropy", optimizer=AdamW(0.01), seed=0)
     data: dict[str, Any] = {"validation_data": (X, LABELS), "metrics": ["accuracy"]}
     options = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
@@ -369,7 +373,8 @@ def of_places(h: Any, a: Any) -> None:
             a[name][-1] = 10**9
 
 
-# Files that claim more than they hold: by name the kind, and what is changed in header and arrays.
+# Files that claim more than they hold: by name the kind,
+# and what is changed in header and arrays.
 BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "layers": ("net", of_layers),
     "layers of a classifier": ("classifier", of_layers),

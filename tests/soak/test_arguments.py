@@ -1,7 +1,7 @@
 """Drawn arguments end in a fit or a documented error.
 
-No call ends in a crash, a hang, another exception, or numbers that are not finite without a
-warning.
+No call ends in a crash, a hang, another exception,
+or numbers that are not finite without a warning.
 """
 
 import re
@@ -131,7 +131,8 @@ def attempt(sizes: Any, arguments: Any, x: Any, y: Any, options: Any) -> str:
     try:
         history = net.fit(x, y, **options)
     except DOCUMENTED as error:
-        # A schedule's rates are known step by step, and what callbacks raise epoch by epoch.
+        # A schedule's rates are known step by step,
+        # and what callbacks raise epoch by epoch.
         late = "learning-rate" in str(error) or "callbacks" in options
         return refused(error, unchanged=late or net.parameters.tobytes() == before)
     except OSError as error:

@@ -1,4 +1,6 @@
-"""SIGKILL, Ctrl-C, cold starts leave whole files; memory does not grow with fits and files."""
+"""SIGKILL, Ctrl-C, cold starts leave whole files;
+memory does not grow with fits and files.
+"""
 
 import os
 import sys
@@ -68,8 +70,8 @@ only_compiled_code = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="nothing is compiled"
 )
 
-# A moment is the entry of a function: of Numba's, of LLVM's callbacks, of imports, of finalizers.
-# Numba is not imported before the fork.
+# A moment is the entry of a function: of Numba's, of LLVM's callbacks,
+# of imports, of finalizers. Numba is not imported before the fork.
 INTERRUPT = """
 import faulthandler, os, random, signal, sys, threading, warnings
 import numpy as np
@@ -210,7 +212,8 @@ def test_memory_does_not_grow(python: Callable[..., str], soak: bool) -> None:
 
 # Rows of a row group: 2.1 MB.
 GROUP = 25_000
-# Lets the address space grow by so many bytes, and tells by how many the memory in use has grown.
+# Lets the address space grow by so many bytes,
+# and tells by how many the memory in use has grown.
 LIMIT = """
 import resource, sys
 from pathlib import Path
@@ -269,7 +272,8 @@ def test_a_fit_takes_its_buffers(
 ) -> None:
     steps, grown, learns = python(FIT, parquet, timeout=500).split()
     assert int(steps) == 2 * -(-n_rows // 256)
-    # Two buffers of 8.4 MB, and what pyarrow reads: 30 MB; the file has 134 MB and more.
+    # Two buffers of 8.4 MB, and what pyarrow reads:
+    # 30 MB; the file has 134 MB and more.
     assert int(grown) < 60e6
     assert learns == "True"
 

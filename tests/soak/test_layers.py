@@ -1,7 +1,8 @@
 """Threads and processes of every kind.
 
-What is known to abort, kill or hang a program that uses Numba's threads: two Python threads in a
-parallel kernel, a fork after one, a fork of that fork, pools of processes and of threads.
+What is known to abort, kill or hang a program that uses Numba's threads: two Python
+threads in a parallel kernel, a fork after one, a fork of that fork, pools of processes
+and of threads.
 """
 
 import importlib.util
@@ -31,8 +32,9 @@ if __name__ == "__main__":
 """
 
 SCENARIOS = {
-    # Busy threads of a higher priority on the one core: every thread of a team is off it most of
-    # the time. Where a fit waited for ever, the traces of all threads would be printed.
+    # Busy threads of a higher priority on the one core: every thread of a team is off
+    # it most of the time. Where a fit waited for ever, the traces of all threads would
+    # be printed.
     "threads that get little of one core": """
     n, n_busy = {4: (4, 2), 50: (18, 10)}[int(sys.argv[1])]
     def starve():
@@ -138,8 +140,8 @@ SCENARIOS = {
     done = joblib.Parallel(2)(joblib.delayed(fitted)(i) for i in range(4))
     assert done == [serial[i] for i in range(4)]
     """,
-    # As gunicorn does: the application is loaded and used, then workers are forked, and again where
-    # one has died; each serves from several threads until SIGTERM.
+    # As gunicorn does: the application is loaded and used, then workers are forked,
+    # and again where one has died; each serves from several threads until SIGTERM.
     "workers forked before": """
     net = MLP((5, 17, 3), loss="cross_entropy", seed=0, n_threads=2)
     net.fit(X, Y, epochs=2)
@@ -204,7 +206,8 @@ GROUPS = {
 }
 
 
-# Not slow is the one without which no other test finds locks that a forked child inherits.
+# Not slow is the one without which no other test finds locks that a forked child
+# inherits.
 @pytest.mark.parametrize(
     "group",
     [

@@ -1,4 +1,6 @@
-"""Teardown in every order: a process ends with the code that it was asked for, and in silence."""
+"""Teardown in every order:
+a process ends with the code that it was asked for, and in silence.
+"""
 
 import os
 from collections.abc import Callable
@@ -17,7 +19,8 @@ pytestmark = [
     ),
 ]
 
-# A worker that spins at its mailbox for good, nets, and threads in the middle of a call.
+# A worker that spins at its mailbox for good,
+# nets, and threads in the middle of a call.
 BEGIN = """
 import atexit, gc, os, signal, sys, threading, time
 import numpy as np
@@ -270,7 +273,8 @@ def test_of_an_exception_in_a_callback_nothing_else_is_printed(
     assert done.stderr.endswith("ValueError: stop\n")
 
 
-# On one core a worker that was posted comes when its leader has left and dropped the group.
+# On one core a worker that was posted comes when its leader has left and dropped the
+# group.
 GROUPS = """
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 worker_pool.pool()._mailboxes.fields["spins"][:] = 0

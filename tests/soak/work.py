@@ -20,7 +20,9 @@ SECONDS = 60
 
 
 def always_in_parallel() -> None:
-    """Have every fit launch a parallel region, where the layer allows one, however small it is."""
+    """Have every fit launch a parallel region,
+    where the layer allows one, however small it is.
+    """
     dispatch.pays = lambda work, n_threads: n_threads > 1
     Autotuner.wants_team = lambda self: True  # type: ignore[method-assign]
     limits.thread_limit = lambda: 64

@@ -1,4 +1,6 @@
-"""The compiled loops and rules of columns beside NumPy and the encoders: the same bits."""
+"""The compiled loops and rules of columns beside NumPy and the encoders: the same
+bits.
+"""
 
 from typing import Any
 
@@ -25,7 +27,9 @@ N = ROWS + 7
 
 
 def numbers(n: int = N) -> Any:
-    """Columns: normal, whole numbers, two values, with missing ones, and huge and tiny ones."""
+    """Columns: normal, whole numbers, two values,
+    with missing ones, and huge and tiny ones.
+    """
     rng = np.random.default_rng(0)
     columns = [
         rng.normal(size=n),

@@ -1,4 +1,6 @@
-"""Encoders beside their formulas and scikit-learn's, which a net uses, their state, wrong input."""
+"""Encoders beside their formulas and scikit-learn's,
+which a net uses, their state, wrong input.
+"""
 
 import json
 from collections.abc import Callable
@@ -187,7 +189,9 @@ def trained(values: Values, y: Any, rng: Any) -> Any:
 
 
 def test_seeds() -> None:
-    """A seed may stand for a generator; its third number is the seed of target statistics."""
+    """A seed may stand for a generator;
+    its third number is the seed of target statistics.
+    """
     values = rows()
     y = np.arange(200.0)
     of_seeds = [trained(values, y, seed) for seed in (0, 0, 1)]
@@ -288,7 +292,9 @@ def test_tables_that_no_place_may_leave() -> None:
 
 @pytest.mark.slow
 def test_memory_is_that_of_the_arrays() -> None:
-    """Neither places nor levels, nor the product of columns and levels, are sizes of others."""
+    """Neither places nor levels,
+    nor the product of columns and levels, are sizes of others.
+    """
     rng = np.random.default_rng(0)
     codes = np.stack([np.arange(20_000), *rng.integers(9, size=(60, 20_000))], axis=1)
     encoding = fitted({}, Values(rng.normal(size=(20_000, 1)), codes.astype(np.int32)))
@@ -336,7 +342,9 @@ each_of_numbers = pytest.mark.parametrize("encoder", OF_NUMBERS, ids=repr)
 
 
 def numbers(n: int = 500, seed: int = 0) -> Any:
-    """Columns: normal, far from 0, heavy tails, many zeros, whole numbers, one value."""
+    """Columns: normal, far from 0, heavy tails,
+    many zeros, whole numbers, one value.
+    """
     rng = np.random.default_rng(seed)
     columns = [
         rng.normal(size=n),
@@ -519,7 +527,9 @@ def test_integers_are_levels_if_they_are_few() -> None:
 
 
 def codes(n: int = 400, seed: int = 0) -> Any:
-    """Columns: 4 levels, 2 levels, 30 levels and missing ones, one level and missing ones."""
+    """Columns: 4 levels, 2 levels, 30 levels and missing ones,
+    one level and missing ones.
+    """
     rng = np.random.default_rng(seed)
     columns = [rng.integers(0, 4, n), rng.integers(0, 2, n), rng.integers(-1, 30, n)]
     return np.stack([*columns, rng.integers(-1, 1, n)], axis=1).astype(np.int32)

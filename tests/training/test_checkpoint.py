@@ -1,4 +1,6 @@
-"""Checkpoints: a fit that ended early, in whatever way, goes on to the bits of one that did not."""
+"""Checkpoints: a fit that ended early, in whatever way,
+goes on to the bits of one that did not.
+"""
 
 import os
 import signal

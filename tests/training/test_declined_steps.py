@@ -1,5 +1,6 @@
-"""Steps after parameters were written, around steps that were declined: to the bit those of a new
-net with these parameters and this optimizer's state."""
+"""Steps after parameters were written, around steps that were declined:
+to the bit those of a new net with these parameters and this optimizer's state.
+"""
 
 import copy
 from collections.abc import Callable
@@ -25,7 +26,8 @@ pytestmark = [
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(2, 8, 4)).astype(np.float32)
 Y = np.ascontiguousarray(Y[:, :1])
-# The outputs of rows as huge overflow, where weights are as large as `trained` begins with.
+# The outputs of rows as huge overflow,
+# where weights are as large as `trained` begins with.
 HUGE = np.float32(1e36)
 
 Take = Callable[[MLP, Array, Array], Any]
@@ -270,7 +272,9 @@ def test_loaded_net_steps_from_its_file(take: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("take", ["train_on_batch", "NetGroup"])
 def test_averaged_parameters_go_on_where_another_way_has_left_them(take: str) -> None:
-    """A step of other buffers may change the trained parameters, and no bit of their average."""
+    """A step of other buffers may change the trained parameters,
+    and no bit of their average.
+    """
     x = np.ones((8, 1), np.float32)
     y = np.full((8, 1), 2, np.float32)
     net = MLP((1, 1), seed=0, optimizer=SGD(1.0, average=EMA(0.999)))

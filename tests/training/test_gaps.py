@@ -1,4 +1,6 @@
-"""Targets that are not known, and weights by target: objectives, steps, fits and every door."""
+"""Targets that are not known, and weights by target:
+objectives, steps, fits and every door.
+"""
 
 import tempfile
 import warnings

@@ -1,4 +1,6 @@
-"""Heads: slices of the outputs, each with a loss: objectives, steps, fits and every door."""
+"""Heads: slices of the outputs, each with a loss:
+objectives, steps, fits and every door.
+"""
 
 import copy
 import pickle
@@ -93,7 +95,9 @@ def complex_gradient(net: MLP, y: Any, ws: Any, l2: float) -> Any:
 
 
 def gaps_of(y: Any) -> tuple[Any, Any]:
-    """Targets with gaps by head, of a value alone too, and the weights that these are."""
+    """Targets with gaps by head, of a value alone too,
+    and the weights that these are.
+    """
     with_gaps = {name: np.asarray(each, float).copy() for name, each in y.items()}
     ws = {name: np.ones(each.shape) for name, each in with_gaps.items()}
     for k, (name, each) in enumerate(with_gaps.items()):

@@ -1,4 +1,6 @@
-"""Heads beside norms, residual blocks and skips; in C, ONNX, attributions, ranks and copies."""
+"""Heads beside norms, residual blocks and skips;
+in C, ONNX, attributions, ranks and copies.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -251,7 +251,9 @@ def test_ctrl_c_is_heard_after_the_call_under_way(
 
 @pytest.mark.parametrize("unit", [1e-7, 1e-4, 0.02, 3.0])
 def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
-    """From the first call at the speed of the guess; faster units at most four times as many."""
+    """From the first call at the speed of the guess;
+    faster units at most four times as many.
+    """
     flops = int(unit * loop.FIRST_FLOPS_PER_SECOND)
     loop._learnt.cache_clear()
     pace = loop.Pace(flops)
@@ -264,7 +266,8 @@ def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
             pace.units + 1
         ) * seconds > loop.CALL_SECONDS or pace.units == 4 * before
     assert pace.units == max(1, int(loop.CALL_SECONDS / seconds))
-    # The next fit of such units begins at the speed measured, or at most 32 times the guess.
+    # The next fit of such units begins at the speed measured,
+    # or at most 32 times the guess.
     again = loop.Pace(flops).units
     assert again == max(1, int(loop.CALL_SECONDS / seconds))
 
@@ -320,10 +323,11 @@ print({case: of_a_row(**how) for case, how in cases.items()})
 def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grows(
     python: Callable[..., str],
 ) -> None:
-    # In a process of its own, as threads that other tests have left may allocate meanwhile.
+    # In a process of its own, as threads that other tests have left may allocate
+    # meanwhile.
     of_a_row: dict[str, float] = ast.literal_eval(python(BYTES_OF_A_ROW))
-    # Eight bytes for a row's place in the order, and four for the word it is drawn by; four more
-    # for its label as a number of the net's.
+    # Eight bytes for a row's place in the order, and four for the word it is drawn by;
+    # four more for its label as a number of the net's.
     most = {case: 16.5 if case == "labels" else 12.5 for case in of_a_row}
     assert len(of_a_row) == 8
     assert {

@@ -1,4 +1,6 @@
-"""Fits by LevenbergMarquardt and LBFGS: the oracle's steps, all that a fit can do, and refusals."""
+"""Fits by LevenbergMarquardt and LBFGS: the oracle's steps,
+all that a fit can do, and refusals.
+"""
 
 import pickle
 from copy import deepcopy

@@ -1,4 +1,6 @@
-"""Single steps of the user's own loop: to the bit those of `fit`, whatever happens between them."""
+"""Single steps of the user's own loop:
+to the bit those of `fit`, whatever happens between them.
+"""
 
 import copy
 import dataclasses
@@ -190,7 +192,9 @@ def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parameters_that_are_all_written_are_seen() -> None:
-    """Of an odd number in float32, where the words that differ have all bits together."""
+    """Of an odd number in float32,
+    where the words that differ have all bits together.
+    """
     rng = np.random.default_rng(0)
     net, X, y = MLP((3, 12, 1), seed=0), *rng.normal(size=(2, 20, 3)).astype(np.float32)
     net.train_on_batch(X, y[:, :1])
@@ -315,7 +319,8 @@ def test_any_number_of_rows_has_its_fits_bits(
         assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
         assert net.train_on_batch(X, y, weight) == fitted(other, X, y, weight)
         assert state_of(net) == state_of(other)
-    # One row, a few and many, of which a layer is split; of labels, and of one-hot targets.
+    # One row, a few and many, of which a layer is split;
+    # of labels, and of one-hot targets.
     assert len(net._single_steps()._trainers) <= 6
     TRAININGS.clear()
 
@@ -577,7 +582,8 @@ def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
         for _ in range(2)
     ]
     if settings.get("dropout"):
-        # Outputs with dropout are not those of `predict_raw`: a loss whose slope is constant.
+        # Outputs with dropout are not those of `predict_raw`:
+        # a loss whose slope is constant.
         for net in nets:
             net._network = net._network._replace(loss=OUTPUT_GRADIENT)
     for n in (4, 9, 4):
@@ -801,8 +807,9 @@ def test_an_interrupt_after_a_long_step_keeps_it(
 
 
 class InterruptAt:
-    """A profiler that interrupts at the n-th place of those where Python looks at signals, after
-    the end of a function."""
+    """A profiler that interrupts at the n-th place of those where Python looks at
+    signals, after the end of a function.
+    """
 
     def __init__(self, n: int, after: Callable[..., Any] | None = None) -> None:
         self.left = n

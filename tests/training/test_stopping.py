@@ -1,5 +1,6 @@
-"""EarlyStopping, ReduceLROnPlateau, keep_best and time limits: beside Keras' formulas, and at every
-ending; and rows that are split off."""
+"""EarlyStopping, ReduceLROnPlateau, keep_best and time limits:
+beside Keras' formulas, and at every ending; and rows that are split off.
+"""
 
 import os
 import signal
@@ -54,7 +55,9 @@ def make(**settings: Any) -> MLP:
 def keras_stopping(
     losses: Sequence[float], patience: int, min_delta: float, start: int
 ) -> tuple[int, int | None]:
-    """Keras' EarlyStopping of losses: the number of epochs done, and the epoch restored."""
+    """Keras' EarlyStopping of losses:
+    the number of epochs done, and the epoch restored.
+    """
     best = np.inf
     best_epoch = None
     wait = 0

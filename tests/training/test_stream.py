@@ -1,4 +1,6 @@
-"""Fits over sources: in one buffer as arrays, in several buffers as fits one after the other."""
+"""Fits over sources: in one buffer as arrays,
+in several buffers as fits one after the other.
+"""
 
 import os
 import signal
@@ -114,8 +116,9 @@ ALL_ON: dict[str, Any] = {
 def test_buffers_train_as_arrays_in_turn(
     shuffle: bool, batch: int, settings: Any
 ) -> None:
-    """Blocks in the order of the source's seed and the epoch, cut into buffers of whole batches;
-    blocks of no rows, and larger than a buffer."""
+    """Blocks in the order of the source's seed and the epoch,
+    cut into buffers of whole batches; blocks of no rows, and larger than a buffer.
+    """
     sizes = [70, 0, 300, 130, 200, 300]
     n_buffer = 256
     source = Source(sizes)
@@ -450,7 +453,9 @@ def test_a_generator_is_read_once() -> None:
 
 
 def test_endless_streams_have_steps_per_epoch() -> None:
-    """An epoch goes on in the block where the one before has ended; so does a finite stream."""
+    """An epoch goes on in the block where the one before has ended;
+    so does a finite stream.
+    """
 
     options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "shuffle": False}
     nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(4)]
@@ -489,7 +494,9 @@ def test_schedules_need_the_number_of_steps() -> None:
 
 @pytest.mark.parametrize("buffer_rows", [None, 256])
 def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
-    """The last rows, as of arrays: a block may be cut; class weights are those of all rows."""
+    """The last rows, as of arrays: a block may be cut;
+    class weights are those of all rows.
+    """
 
     def net() -> MLP:
         return MLP((5, 8, 2), loss="cross_entropy", seed=1)
@@ -618,7 +625,9 @@ def test_large_maps_are_read_in_blocks(
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.filterwarnings("ignore:MLP.fit. the mean of y")
 def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
-    """Ten of 40 blocks in a buffer, over five seeds: in random order, and sorted by the target."""
+    """Ten of 40 blocks in a buffer, over five seeds:
+    in random order, and sorted by the target.
+    """
 
     def rows(seed: int, n: int) -> tuple[Any, Any]:
         values = np.random.default_rng(seed)
@@ -661,7 +670,8 @@ def bad(part: Any) -> Source:
         (
             bad(lambda x, y: (np.where(x > 2, np.nan, x), y)),
             {},
-            r"MLP.fit: block 1: X must be finite as float32, got nan in row \d+, column \d",
+            r"MLP.fit: block 1: X must be finite as float32, got nan in row \d+, "
+            r"column \d",
         ),
         (
             bad(lambda x, y: (x[1:], y[1:])),

@@ -166,7 +166,9 @@ def test_a_keyword_as_an_attribute_of_a_net_is_told_its_place(word: str) -> None
 
 
 def test_attributes_that_act() -> None:
-    """Each changes a fit, or which columns are read, but threads, which leave the bits."""
+    """Each changes a fit, or which columns are read,
+    but threads, which leave the bits.
+    """
     bits = set()
     for name, value in (
         ("n_threads", 1),

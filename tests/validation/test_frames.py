@@ -1,4 +1,6 @@
-"""Frames of pandas, polars and Arrow: what is taken, in which bits, and what an error says."""
+"""Frames of pandas, polars and Arrow: what is taken,
+in which bits, and what an error says.
+"""
 
 # Wrong types on purpose.
 # mypy: disable-error-code="arg-type"

@@ -1,7 +1,9 @@
-"""Messages of calls that are refused, in messages.txt; checks of numbers, words and packages.
+"""Messages of calls that are refused, in messages.txt;
+checks of numbers, words and packages.
 
-A block of messages.txt is a call and its error, where `...` stands for any text. For a new call
-write the first line: `pytest tests/validation/test_messages.py --golden` writes what has changed.
+A block of messages.txt is a call and its error, where `...` stands for any text. For a
+new call write the first line: `pytest tests/validation/test_messages.py --golden`
+writes what has changed.
 """
 
 import importlib.util
@@ -180,7 +182,8 @@ def matches(pattern: str, message: str) -> bool:
     )
 
 
-# All calls are made, though a run may take few cases of a test: a case is every twelfth call.
+# All calls are made, though a run may take few cases of a test:
+# a case is every twelfth call.
 N_CASES = 12
 
 
@@ -569,7 +572,9 @@ def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
 
 
 def test_a_word_stands_once_for_a_keyword() -> None:
-    """In the cells of its row, or in the list; but words of two keywords stand in both."""
+    """In the cells of its row, or in the list;
+    but words of two keywords stand in both.
+    """
     content = messages.content()
     listed = [
         (key, word) for key, text in content["also"].items() for word in text.split()

@@ -1,7 +1,7 @@
 """Dispatch: the number of threads of a call, by a cost model and by timing.
 
-A calibration measures a team's launch, join and speedup at the moment: two cores may be two threads
-of one core, and another process may keep one busy.
+A calibration measures a team's launch, join and speedup at the moment:
+two cores may be two threads of one core, and another process may keep one busy.
 """
 
 import ctypes
@@ -81,8 +81,9 @@ def pays(work: Work, n_threads: int) -> bool:
     joined = work.n_joins * max(costs.join, tuning.LEAST_JOIN)
     if work.fetched is None:
         return saved > costs.launch + tuning.JOINS_SAVED * joined
-    # The traffic is estimated for distant cores; a join tells the distance. Half of it counts, as
-    # the autotuner then measures the whole: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
+    # The traffic is estimated for distant cores; a join tells the distance. Half of it
+    # counts, as the autotuner then measures the whole: 8.8 -> 6.7 us (64-32-10@64, 1 ->
+    # 2 near cores).
     fetched = work.fetched / 2 * min(costs.join / tuning.FAR_JOIN, 1.0)
     return saved > costs.launch + joined + fetched
 
@@ -90,8 +91,8 @@ def pays(work: Work, n_threads: int) -> bool:
 def measure(n_threads: int) -> Costs:
     """The best of several rounds; takes about 2 ms.
 
-    A worker that wakes late disturbs a round: joins of 0.1 us were measured as 4.5, in the median
-    of three rounds too, and no team was tried for 5 s.
+    A worker that wakes late disturbs a round: joins of 0.1 us were measured as 4.5,
+    in the median of three rounds too, and no team was tried for 5 s.
     """
     end = time.perf_counter() + tuning.WAKING
     launches, joins, speedups = zip(
@@ -106,8 +107,9 @@ def calibration_driver() -> Block:
 
 @njit
 def _multiply_add(numbers: int) -> None:
-    """Multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
-    view that its body makes."""
+    """Multiply-adds for 0.3 us. The view is made here:
+    Numba drops a `prange` loop's writes to a view that its body makes.
+    """
     values = row(numbers, tuning.NUMBERS, np.float64)
     factor, summand = np.float64(0.5), np.float64(1.0)
     for _ in range(tuning.REPEATS):
@@ -202,7 +204,9 @@ _lock = threading.Lock()
 
 
 def _recent(n_threads: int) -> Costs | None:
-    """Valid costs, measured if need be; None while another thread measures the first."""
+    """Valid costs, measured if need be;
+    None while another thread measures the first.
+    """
     last = _known.get(n_threads)
     if last is not None and time.monotonic() - last.when < last.valid:
         return last.costs
@@ -221,8 +225,8 @@ def _recent(n_threads: int) -> Costs | None:
 def _validity(costs: Costs, last: _Finding | None) -> float:
     """Seconds of a calibration's validity, doubled while the speedup stays poor.
 
-    After a pause the time starts anew: another library's threads may have spun for 0.2 s, and fits
-    of 0.3 s in turns with it never had a team.
+    After a pause the time starts anew: another library's threads may have spun for 0.2
+    s, and fits of 0.3 s in turns with it never had a team.
     """
     if costs.speedup >= tuning.CLEAR_SPEEDUP:
         return tuning.SECONDS_VALID
@@ -261,8 +265,8 @@ class Autotuner:
     def wants_team(self) -> bool:
         """True if the next call should run on a team.
 
-        One thread and a team are tried first. The faster of the two runs; the other is retried now
-        and then.
+        One thread and a team are tried first. The faster of the two runs;
+        the other is retried now and then.
         """
         for team in (True, False):
             if self._calls[team] <= tuning.SETTLING[team]:
@@ -278,8 +282,8 @@ class Autotuner:
     ) -> None:
         """Take the time of a call that did `work`, in any unit.
 
-        Calls without work are ignored. So is the first in a row that had to wake workers: it takes
-        0.45 ms, the others two thirds of one thread's 0.1 ms.
+        Calls without work are ignored. So is the first in a row that had to wake
+        workers: it takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:
             return
@@ -344,11 +348,11 @@ class Threads(NamedTuple):
 
 
 def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
-    """The threads of a call: a team if the cost model finds that it pays and the autotuner finds it
-    faster.
+    """The threads of a call:
+    a team if the cost model finds that it pays and the autotuner finds it faster.
 
-    The number is bounded by the pool of `fit_many`, and by other calls of the process at that
-    moment: the autotuner must not take one thread's time for a team's.
+    The number is bounded by the pool of `fit_many`, and by other calls of the process
+    at that moment: the autotuner must not take one thread's time for a team's.
 
     Parameters
     ----------
@@ -374,9 +378,9 @@ T = TypeVar("T")
 class LedCalls:
     """Calls of one job, whose leader is joined by workers that spin.
 
-    A table has the threads of the next calls, by the order of their operations, where compiled
-    calls read it. After some calls Python times one and decides anew. A first call on a team is no
-    slower than a calibration, so there is no other.
+    A table has the threads of the next calls, by the order of their operations, where
+    compiled calls read it. After some calls Python times one and decides anew. A first
+    call on a team is no slower than a calibration, so there is no other.
 
     Parameters
     ----------
@@ -516,7 +520,8 @@ class LedCalls:
     def note(self, flops: int) -> None:
         """Note that workers slept, or were late.
 
-        Workers are woken where a call follows another one closely, on which Python decides.
+        Workers are woken where a call follows another one closely,
+        on which Python decides.
         """
         now = time.perf_counter()
         if self._fields["status"] == worker_pool.SLEPT:
@@ -593,7 +598,9 @@ class Runner:
         return self._divided(n_rows)[0]
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """True if a step on n dense rows has the same bits in buffers for `room` rows."""
+        """True if a step on n dense rows has the same bits in buffers for `room`
+        rows.
+        """
         return n_rows <= room and self._divided(n_rows)[1] == self._divided(room)[1]
 
     def _divided(self, n_rows: int) -> tuple[Partition, Hashable]:
@@ -623,7 +630,8 @@ class Runner:
     ) -> Work:
         """A chunk's operations per weight and row in each of the two phases.
 
-        A single strip of rows is not shared in phase one. Microbatches share both phases at once.
+        A single strip of rows is not shared in phase one.
+        Microbatches share both phases at once.
         """
         several = rows > tuning.STRIP_ROWS
         shared = forward * several + tiles

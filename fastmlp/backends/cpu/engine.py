@@ -68,7 +68,9 @@ class Engine(Runner):
         self._idle, self._jacobians = buffers or FreeList(), FreeList()
 
     def change(self, network: Network) -> None:
-        """Become the engine of the same network with other factors of learning rates."""
+        """Become the engine of the same network with other factors of learning
+        rates.
+        """
         self.network = network
         self.rules = None
         self.last = None
@@ -110,8 +112,9 @@ class Engine(Runner):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """`raw`: outputs before the output activation or link. `select` converts an X that is
-        not a plain array. Products are in `compute_dtype`."""
+        """`raw`: outputs before the output activation or link. `select` converts an X
+        that is not a plain array. Products are in `compute_dtype`.
+        """
         network = self.network.without_output() if raw else self.network
         network = network._replace(compute_dtype=compute_dtype)
         return Predictor(self, network, parameters, self._idle, select)
@@ -315,8 +318,9 @@ def _clipped(
 
 
 def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
-    """An optimizer's block as a function of packed vectors: parameters, gradient, m, v, average
-    and the signs of the parameters."""
+    """An optimizer's block as a function of packed vectors: parameters,
+    gradient, m, v, average and the signs of the parameters.
+    """
 
     def step(state: list[Array], constants: Array, n: int) -> None:
         block(*map(address, (*state, constants)), n)

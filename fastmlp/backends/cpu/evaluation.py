@@ -1,9 +1,11 @@
-"""Loss, gradient and Jacobian of rows as functions of the parameters; plan and buffers made once.
+"""Loss, gradient and Jacobian of rows as functions of the parameters;
+plan and buffers made once.
 
-Rows of the Jacobian are multiplied by roots of the loss's curvature. A block of rows passes through
-the net in lanes, as in predict/row_blocks.py; values and slopes of all layers are kept. For each
-output q the deltas begin with row q of the root; a weight's column is then its input times its
-delta. Columns go through a buffer to panels of parameters.
+Rows of the Jacobian are multiplied by roots of the loss's curvature. A block of rows
+passes through the net in lanes, as in predict/row_blocks.py; values and slopes of all
+layers are kept. For each output q the deltas begin with row q of the root; a weight's
+column is then its input times its delta. Columns go through a buffer to panels of
+parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +41,9 @@ from fastmlp.validation import Array
 
 
 class Evaluation:
-    """The weighted mean loss over rows, without penalties, and their predictions if asked for."""
+    """The weighted mean loss over rows, without penalties,
+    and their predictions if asked for.
+    """
 
     def __init__(self, runner: Runner, data: Data) -> None:
         loss = unsmoothed(runner.network.loss)
@@ -164,8 +168,9 @@ class Objective:
         *,
         by_parameters: bool = True,
     ) -> tuple[float, Array]:
-        """Return the objective and its flat gradient; write the gradient by the inputs to
-        `inputs`. Without `by_parameters` the flat gradient has no meaning."""
+        """Return the objective and its flat gradient; write the gradient by the inputs
+        to `inputs`. Without `by_parameters` the flat gradient has no meaning.
+        """
         session, total = self.session, 0.0
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)
@@ -202,7 +207,9 @@ class Objective:
 
     @property
     def derivative_loss(self) -> float:
-        """The mean square of the last call's residuals of derivatives; NaN without them."""
+        """The mean square of the last call's residuals of derivatives;
+        NaN without them.
+        """
         derivatives = self.session.derivatives
         return derivatives.mean_square if derivatives else float("nan")
 
@@ -210,8 +217,8 @@ class Objective:
 class JacobianRows(Record):
     """The rows of a net whose Jacobian is wanted, and each thread's buffers.
 
-    A buffer holds units, one after the other: values and slopes of the layers, deltas, targets,
-    roots, and columns of the Jacobian.
+    A buffer holds units, one after the other: values and slopes of the layers,
+    deltas, targets, roots, and columns of the Jacobian.
     """
 
     net: int  # address of its FlatNet record, whose x are all rows
@@ -222,7 +229,8 @@ class JacobianRows(Record):
     )
     curvature: int  # address of the block of `curvature_loop`,
     settings: int  # and of the loss's constants, or 0
-    places: int  # address of the first columns of the layers' weights, and then of their biases;
+    # address of the first columns of the layers' weights, and then of their biases;
+    places: int
     # -1: frozen
     first: int  # the rows of the block: first,
     last: int  # and the one after the last
@@ -256,8 +264,9 @@ def curvature_loop(
     n_constants: int = 0,
     weighted: bool = False,
 ) -> Callable[..., None]:
-    """The roots of the curvatures of n_rows rows, in columns; with `weighted` of targets with
-    factors beside them."""
+    """The roots of the curvatures of n_rows rows, in columns;
+    with `weighted` of targets with factors beside them.
+    """
     size = np.dtype(scalar).itemsize
     read = settings_reader(scalar, n_constants)
 
@@ -322,7 +331,9 @@ def _gather(scalar: Scalar) -> Callable[..., None]:
     def gather(
         of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int
     ) -> None:
-        """Copy inputs and targets of a block of rows to lanes; the last row again past it."""
+        """Copy inputs and targets of a block of rows to lanes;
+        the last row again past it.
+        """
         last = of.last - 1
         n_targets = of.n_targets
         for v in range(row_blocks.VECTORS):
@@ -363,7 +374,9 @@ def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     def first_deltas(
         of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int
     ) -> None:
-        """Write the root's row of an output, times the rows' scale, to the first deltas."""
+        """Write the root's row of an output,
+        times the rows' scale, to the first deltas.
+        """
         for j in range(net.n_out):
             delta = row(deltas + j * unit, n_lanes, scalar)
             numbers = row(root + j * unit, n_lanes, scalar)
@@ -437,8 +450,10 @@ def _tangents(scalar: Scalar) -> Callable[..., None]:
 
 
 def _second_deltas(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Functions of deltas v of an output and d of its derivative by an input: one begins both,
-    one turns those by a layer's values into those by its sums, one writes weights' columns."""
+    """Functions of deltas v of an output and d of its derivative by an input: one
+    begins both, one turns those by a layer's values into those by its sums, one writes
+    weights' columns.
+    """
     n_lanes = row_blocks.VECTORS * lanes_of(scalar)
     unit = n_lanes * np.dtype(scalar).itemsize
 
@@ -533,8 +548,9 @@ def _second_columns(scalar: Scalar) -> Callable[..., None]:
 
 
 def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
-    """Writes a block of rows of the Jacobian, on a team or alone; with `derived`, rows of the
-    derivatives by the inputs follow."""
+    """Writes a block of rows of the Jacobian, on a team or alone;
+    with `derived`, rows of the derivatives by the inputs follow.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -554,8 +570,9 @@ def jacobian_rows(scalar: Scalar, *, derived: bool) -> Callable[..., None]:
     def write_panels(
         of: JacobianRows, at: int, last: int, columns: int, checks: int
     ) -> None:
-        """Write a block of columns to rows of the panels, from row `at`, but for rows past
-        `last`."""
+        """Write a block of columns to rows of the panels,
+        from row `at`, but for rows past `last`.
+        """
         for p in range(of.n_panels):
             for v in range(row_blocks.VECTORS):
                 place = columns + p * lanes * unit + v * vector

@@ -1,8 +1,9 @@
-"""Thread limits: how many threads a call may use, and where a parallel region of Numba's is safe.
+"""Thread limits: how many threads a call may use,
+and where a parallel region of Numba's is safe.
 
-Only kernels that Numba compiles open regions. Numba's workqueue layer aborts the process if two
-Python threads enter. In a process forked after a region, GNU OpenMP kills the child and hangs the
-grandchild.
+Only kernels that Numba compiles open regions. Numba's workqueue layer aborts the
+process if two Python threads enter. In a process forked after a region, GNU OpenMP
+kills the child and hangs the grandchild.
 """
 
 import ctypes
@@ -62,8 +63,9 @@ def threading_layer() -> str:
 
 
 def thread_limit() -> int:
-    """The most threads to use, by affinity, cgroup quota and NUMBA_NUM_THREADS; in a task of
-    Dask's its share of them."""
+    """The most threads to use, by affinity, cgroup quota and NUMBA_NUM_THREADS;
+    in a task of Dask's its share of them.
+    """
     most = min(numbas_threads(), _cgroup_cpus())
     # Not imported: a worker of Dask's has it. 0.2 us, 0.04 without.
     worker = sys.modules.get("distributed.worker")
@@ -73,8 +75,8 @@ def thread_limit() -> int:
 def _in_dask_task(module: ModuleType, most: int) -> int:
     """In a thread of Dask's tasks, the task's share of the threads; elsewhere all.
 
-    Dask sets OMP_NUM_THREADS to 1 in its workers' processes, as a machine may have several, and
-    libraries would use all cores in each.
+    Dask sets OMP_NUM_THREADS to 1 in its workers' processes,
+    as a machine may have several, and libraries would use all cores in each.
     """
     running = getattr(module.thread_state, "execution_state", None)
     if running is None:
@@ -100,9 +102,9 @@ def parallel_is_safe() -> bool:
 class reserved:
     """Reserves threads for a call: those wanted, less those in use by other calls.
 
-    `contextmanager` would take 1 us more than a class. `__del__` gives the threads back if an
-    interrupt came as the context was entered or left: 39 of 13,000 interrupts in short calls left
-    the process with fewer threads for good.
+    `contextmanager` would take 1 us more than a class. `__del__` gives the threads back
+    if an interrupt came as the context was entered or left: 39 of 13,000 interrupts in
+    short calls left the process with fewer threads for good.
     """
 
     def __init__(self, most: int) -> None:
@@ -183,8 +185,8 @@ def after_fork(renew: Callable[[], None]) -> None:
 def _remember_fork() -> None:
     """Note that this is a forked child, if Numba's threads ran before, for any library.
 
-    A thread of the parent that starts them at that moment holds a lock of Numba's, so the child has
-    another one.
+    A thread of the parent that starts them at that moment holds a lock of Numba's,
+    so the child has another one.
     """
     global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")

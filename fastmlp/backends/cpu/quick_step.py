@@ -1,4 +1,6 @@
-"""Steps of a kept trainer on plain rows, in one compiled call: a short one holds the GIL."""
+"""Steps of a kept trainer on plain rows,
+in one compiled call: a short one holds the GIL.
+"""
 
 import weakref
 from collections.abc import Callable
@@ -78,7 +80,8 @@ class QuickStep:
     Attributes
     ----------
     slots : first slot of the optimizer's state; steps are of no use once that is another array
-        Any new object with an average: other trainers change the packed parameters then.
+        Any new object with an average:
+        other trainers change the packed parameters then.
     is_lost : True once the parameters are not finite after a step
     sizes : steps by numbers of rows
     address : of its `PlainStep`
@@ -108,7 +111,8 @@ class QuickStep:
         self._parameters = parameters
         self.sizes: dict[int, Size | None] = {}
         self._size: Size | None = None
-        # The packed parameters, flat: the trainer's `load` and `store` leave them there.
+        # The packed parameters, flat:
+        # the trainer's `load` and `store` leave them there.
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels = np.empty(room, dtype)
         self._losses = np.zeros(1)
@@ -152,7 +156,9 @@ class QuickStep:
             self.job[name] = value
 
     def prepare(self, n_rows: int) -> bool:
-        """Get ready, after a step of the trainer's; return False if n rows are too many."""
+        """Get ready, after a step of the trainer's;
+        return False if n rows are too many.
+        """
         session, job = self._session, self._session.job
         assert session.moments is not None
         trained = session.moments.trained
@@ -259,7 +265,9 @@ class QuickStep:
     def _take_long_step(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
-        """Steps of `take_quick_step` without the GIL, on a team where that is faster."""
+        """Steps of `take_quick_step` without the GIL,
+        on a team where that is faster.
+        """
         n = self.n_rows
         size = self._size
         n_in = self.job["n_in"]

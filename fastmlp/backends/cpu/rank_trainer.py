@@ -1,7 +1,9 @@
-"""One rank's part of a fit on the CPU: its share of each batch, and the exchange of the ranks.
+"""One rank's part of a fit on the CPU:
+its share of each batch, and the exchange of the ranks.
 
-By gradients, each step sums all ranks' gradients, and all take the same step. By averages, each
-rank takes steps alone, and now and then all take the mean of their parameters and state.
+By gradients, each step sums all ranks' gradients, and all take the same step. By
+averages, each rank takes steps alone, and now and then all take the mean of their
+parameters and state.
 """
 
 from collections.abc import Sequence
@@ -61,13 +63,15 @@ class RankTrainer(Trainer):
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
         layouts = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
-        # Panels differ with a machine's vectors and threads; then flat vectors are exchanged.
+        # Panels differ with a machine's vectors and threads;
+        # then flat vectors are exchanged.
         self._alike = bool((layouts == layouts[0]).all())
         self._n_parameters = len(parameters)
         self._n = self._packed if self._alike else self._n_parameters
         self._gradient = session.keep_gradient(ranks.size)
         self._sent = np.empty(0, parameters.dtype)
-        # Paces of calls are kept by this number: odd for fits with ranks, even for others.
+        # Paces of calls are kept by this number:
+        # odd for fits with ranks, even for others.
         self.unit_flops += 1
         self.begin()
         self._count()
@@ -108,7 +112,9 @@ class RankTrainer(Trainer):
 
     @property
     def diverged(self) -> bool:
-        """True if the last losses that were exchanged, or parameters, are not finite."""
+        """True if the last losses that were exchanged,
+        or parameters, are not finite.
+        """
         return self._diverged
 
     @property
@@ -148,7 +154,9 @@ class RankTrainer(Trainer):
         return last
 
     def _begin_epoch(self, order: NDArray[np.int64]) -> None:
-        """Back up the parameters for a divergence, and sum the weights of each batch's rows."""
+        """Back up the parameters for a divergence,
+        and sum the weights of each batch's rows.
+        """
         session, rank = self.session, self._ranks.rank
         workspace = session.workspace
         moments = session.moments
@@ -200,8 +208,8 @@ class RankTrainer(Trainer):
         self._call(before, -1)
 
     def _call(self, first: int, last: int) -> None:
-        # A call without rows counts as no work. With a step's work it was sixty times as fast as a
-        # step, and the autotuner chose one thread (784-512-512-10@4096).
+        # A call without rows counts as no work. With a step's work it was sixty times
+        # as fast as a step, and the autotuner chose one thread (784-512-512-10@4096).
         if self._alone:
             n_units = last - first
         else:
@@ -217,7 +225,9 @@ class RankTrainer(Trainer):
             self._exchange([self._gradient[: self._packed]], 1.0)
 
     def _exchange(self, arrays: list[Array], share: float) -> None:
-        """Replace packed vectors by their sums over the ranks, each times the rank's share."""
+        """Replace packed vectors by their sums over the ranks,
+        each times the rank's share.
+        """
         n, session = self._n, self.session
         size = round_up(n * len(arrays), self._ranks.size)
         if len(self._sent) != size:
@@ -240,8 +250,9 @@ class RankTrainer(Trainer):
                 )
 
     def _settle(self, last: int) -> float:
-        """Average, if it is time to, and exchange the losses since the last time; return the
-        mean loss of the epoch so far."""
+        """Average, if it is time to, and exchange the losses since the last time;
+        return the mean loss of the epoch so far.
+        """
         first = self._settled
         self._settled = last
         wholes = self._wholes[first:last]
@@ -291,7 +302,9 @@ class RankTrainer(Trainer):
         return bool(np.isfinite(flat).all())
 
     def _restore(self) -> None:
-        """Restore the parameters of the epoch's start, and clear the optimizer's state."""
+        """Restore the parameters of the epoch's start,
+        and clear the optimizer's state.
+        """
         session = self.session
         moments = session.moments
         workspace = session.workspace
@@ -304,10 +317,11 @@ class RankTrainer(Trainer):
 
 
 def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
-    """The first row of each batch in each rank's order, int64, shape (n_ranks, n_batches + 1).
+    """The first row of each batch in each rank's order,
+    int64, shape (n_ranks, n_batches + 1).
 
-    Each batch has a share of each rank's rows, in proportion to how many it has. All batches have
-    `batch_size` rows but the last one.
+    Each batch has a share of each rank's rows, in proportion to how many it has.
+    All batches have `batch_size` rows but the last one.
 
     Examples
     --------
@@ -318,8 +332,8 @@ def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
     """
     total = sum(n_rows)
     ends = np.arange(-(-total // batch_size) + 1, dtype=np.int64) * batch_size
-    # One rank after the other takes its part of the rows that are left. A part grows by 0 or 1 with
-    # each row, and so does the rest.
+    # One rank after the other takes its part of the rows that are left.
+    # A part grows by 0 or 1 with each row, and so does the rest.
     left = np.minimum(ends, total)
     places = []
     for n in n_rows:

@@ -1,9 +1,10 @@
-"""The Gauss-Newton equations of a net and its rows: their matrix by tiles, and its Cholesky factor.
+"""The Gauss-Newton equations of a net and its rows:
+their matrix by tiles, and its Cholesky factor.
 
-Both are upper triangles of block columns of `BLOCK` parameters: block column K has the rows of the
-blocks 0 to K, in panels. So half of the tiles are computed and stored. Both have one more column:
-the negative gradient, which the factorization solves on its way. Each number is a chain of
-multiply-adds in one order: bits do not depend on the threads.
+Both are upper triangles of block columns of `BLOCK` parameters: block column K has the
+rows of the blocks 0 to K, in panels. So half of the tiles are computed and stored. Both
+have one more column: the negative gradient, which the factorization solves on its way.
+Each number is a chain of multiply-adds in one order: bits do not depend on the threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,8 +36,8 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.losses import are_weighted
 from fastmlp.validation import Array
 
-# Bytes of a block of the Jacobian, which stay in a cache, and its least and most rows: a multiple
-# of a product's blocks of sums.
+# Bytes of a block of the Jacobian, which stay in a cache,
+# and its least and most rows: a multiple of a product's blocks of sums.
 JACOBIAN_BYTES = 1 << 20
 LEAST_ROWS = 96
 MOST_ROWS = 384
@@ -163,8 +164,8 @@ class GaussNewton:
     def _derived_fields(self, network: Network, data: Data) -> dict[str, int]:
         """What rows of the derivatives by the inputs read beside those of values.
 
-        The mean of squares of w (J - G)^2 has the curvature 2 w / known; unknown numbers have
-        rows of 0.
+        The mean of squares of w (J - G)^2 has the curvature 2 w / known;
+        unknown numbers have rows of 0.
         """
         if data.derivatives is None:
             return {}
@@ -292,7 +293,8 @@ class GaussNewton:
         return result + np.triu(result, 1).T
 
 
-# Columns of a block: whole strips, and whole tiles of two or three panels of 4 or 8 numbers.
+# Columns of a block: whole strips,
+# and whole tiles of two or three panels of 4 or 8 numbers.
 BLOCK = 48
 
 
@@ -315,7 +317,8 @@ class System(Record):
     factor: int  # and of its factor's
     strip: int  # address of a row of tiles
     negated: int  # address of the panels of a block column, times -1
-    dense: int  # address of three blocks by rows: a tile of the diagonal, its inverse, in panels
+    # address of three blocks by rows: a tile of the diagonal, its inverse, in panels
+    dense: int
     gradient: int  # addresses of n numbers: the negative gradient,
     shift: int  # what is added to the diagonal,
     step: int  # and the solution
@@ -380,8 +383,9 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
 
 
 def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
-    """Functions that copy numbers, that subtract the products of the rows above from a row of
-    tiles, and that scale it by its diagonal tile."""
+    """Functions that copy numbers, that subtract the products of the rows above from a
+    row of tiles, and that scale it by its diagonal tile.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -397,7 +401,9 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit(parallel=True)
     def subtract_products(team: int, of: Sequence[System], k: int) -> None:
-        """Write the tiles of row k, less the products of the rows above, to the strip."""
+        """Write the tiles of row k,
+        less the products of the rows above, to the strip.
+        """
         for index in prange(of[0].n_blocks - k):
             own = of[0]
             j = k + np.int64(index)
@@ -464,7 +470,9 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def factor_tile(dense: int, n: int, width: int) -> int:
-        """Factor n rows of `width` columns in place; return 1 if a pivot is not positive."""
+        """Factor n rows of `width` columns in place;
+        return 1 if a pivot is not positive.
+        """
         for i in range(n):
             pivots = row(dense + i * BLOCK * size, width, scalar)
             if not (pivots[i] > scalar(0)):
@@ -578,8 +586,8 @@ def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 def cholesky(scalar: Scalar) -> Callable[[int], None]:
     """Factors the shifted matrix, G + shift = U^T U, and solves for the step.
 
-    Row k of the tiles is the matrix's less the products of the rows above, times the inverse of its
-    diagonal tile's factor, transposed.
+    Row k of the tiles is the matrix's less the products of the rows above,
+    times the inverse of its diagonal tile's factor, transposed.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize

@@ -1,4 +1,6 @@
-"""A session: rows, a net, its buffers and its optimizer's slots, laid out for the kernels."""
+"""A session: rows, a net, its buffers and its optimizer's slots,
+laid out for the kernels.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -139,7 +141,8 @@ class PanelPacking:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    The state is never flat: copying that of 8 million parameters at the end of a fit took 0.2 s.
+    The state is never flat: copying that of 8 million parameters at the end of a fit
+    took 0.2 s.
 
     Attributes
     ----------
@@ -188,8 +191,9 @@ class Moments:
 
     @property
     def average(self) -> Array | None:
-        """The packed vector from which the shown parameters are computed: the average, or m of a
-        rule that averages by itself; None: no average."""
+        """The packed vector from which the shown parameters are computed:
+        the average, or m of a rule that averages by itself; None: no average.
+        """
         if self.n_slots == N_SLOTS:
             return None
         return self._arrays()[0 if self.lag else 3]
@@ -471,8 +475,10 @@ class Session:
         return self._workspace_bytes + self._gradient.nbytes + replicas + derivatives
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
-        """Point the plan to the blocks of a first layer on rows that are not a matrix, and to
-        buffers: to sort a chunk's numbers, and of expanded rows for their pieces."""
+        """Point the plan to the blocks of a first layer on rows that are not a matrix,
+        and to buffers: to sort a chunk's numbers, and of expanded rows for their
+        pieces.
+        """
         if isinstance(x, SparseRows):
             n_numbers = x.most_numbers(self.rows) if train else 0
             factories = (sparse_forward, sparse_columns, sparse_gradient)
@@ -527,7 +533,9 @@ class Session:
     def serve(
         self, network: Network, blocks: Addresses, data: Data, moments: Moments
     ) -> None:
-        """Train another net of the same layers and rules, with an optimizer's blocks."""
+        """Train another net of the same layers and rules,
+        with an optimizer's blocks.
+        """
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
         self.net["n_moments"] = blocks.n_moments
         self._blocks["optimizer"] = blocks.optimizer
@@ -556,8 +564,9 @@ class Session:
             self._choose_form()
 
     def regroup(self, places: Sequence[tuple[int, int]], lowest: int) -> None:
-        """Take other coefficients for each layer's weights and biases, or none, and train the
-        layers from `lowest` on; not with microbatches."""
+        """Take other coefficients for each layer's weights and biases, or none,
+        and train the layers from `lowest` on; not with microbatches.
+        """
         for layer, (weights, biases) in zip(self._layers, places, strict=True):
             layer["weight_coefficients"] = weights
             layer["bias_coefficients"] = biases
@@ -575,7 +584,8 @@ class Session:
             rows=rows, microbatch_rows=small, cost=cost
         )
         self.rows = rows
-        # About as many rows: one autotuner for all would compare calls of a few and of many.
+        # About as many rows: one autotuner for all would compare calls of a few and of
+        # many.
         self.kind = (*self.kind[:3], 1 << (rows - 1).bit_length())
         if small:
             self.net["microbatch_rows"] = small
@@ -670,7 +680,9 @@ class Session:
         return panels.swapaxes(0, 1).reshape(n, -1)[:, :width]
 
     def output_deltas(self, rows: slice) -> Array:
-        """The output layer's deltas of the chunk of these rows, shape (n, n_outputs)."""
+        """The output layer's deltas of the chunk of these rows,
+        shape (n, n_outputs).
+        """
         n = rows.stop - rows.start
         layout = self._network.layout
         workspace = self.workspace
@@ -695,7 +707,9 @@ class Session:
             yield slice(first, min(first + self.rows, n))
 
     def at(self, rows: slice) -> None:
-        """Point the plan to these rows of the data; takes 7 us, unless it points there already."""
+        """Point the plan to these rows of the data;
+        takes 7 us, unless it points there already.
+        """
         if rows == self._at:
             return
         self._at = rows

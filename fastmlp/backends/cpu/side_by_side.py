@@ -1,4 +1,5 @@
-"""Nets side by side: a step of each, or predictions by each, in calls shared among threads by nets.
+"""Nets side by side: a step of each, or predictions by each,
+in calls shared among threads by nets.
 
 A call takes some 100 us, and holds the GIL. A team serves call after call.
 """
@@ -98,8 +99,8 @@ def check_rows(scalar: Scalar) -> Kernel:
 def step_nets(scalar: Scalar) -> Kernel:
     """Make the driver of a step of each net, where the rows of all are sound.
 
-    The one argument is the address of a `GroupJob`. The caller has checked shapes, and holds the
-    GIL, or the parameters' locks, without which nobody reads them.
+    The one argument is the address of a `GroupJob`. The caller has checked shapes,
+    and holds the GIL, or the parameters' locks, without which nobody reads them.
     """
 
     @njit(parallel=True)

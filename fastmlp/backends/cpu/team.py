@@ -1,19 +1,21 @@
 """A team: threads that share the loops of one compiled call and join by spinning.
 
-The thread that enters first leads: it runs the driver. The others are workers. For each loop the
-leader cuts the work into one part per thread that has joined, publishes it under a new generation,
-and does part 0; worker t claims part t. A thread that has done its part claims further parts. So
-the leader waits only for parts in progress: a worker that joins late or never, or is off its core,
-costs nothing. No two threads work on one part at a time: a part may have separate buffers.
+The thread that enters first leads: it runs the driver. The others are workers. For each
+loop the leader cuts the work into one part per thread that has joined, publishes it
+under a new generation, and does part 0; worker t claims part t. A thread that has done
+its part claims further parts. So the leader waits only for parts in progress: a worker
+that joins late or never, or is off its core, costs nothing. No two threads work on one
+part at a time: a part may have separate buffers.
 
-A part is claimed by raising its `claim` to the generation (compare and exchange). The leader leaves
-a generation when all its parts are done, hence claimed. A worker with an older generation finds no
-part to claim; a worker that has claimed reads a command that stays until its part is done.
+A part is claimed by raising its `claim` to the generation (compare and exchange). The
+leader leaves a generation when all its parts are done, hence claimed. A worker with an
+older generation finds no part to claim; a worker that has claimed reads a command that
+stays until its part is done.
 
-Cores differ in speed: by design, by load, and as a virtual machine's cores may share execution
-units. So long parts are cut into pieces: a part's thread takes them from the front, a thread that
-is done with its part from the back. A loop's body then gets the number of its thread in place of
-the part's.
+Cores differ in speed: by design, by load, and as a virtual machine's cores may share
+execution units. So long parts are cut into pieces: a part's thread takes them from the
+front, a thread that is done with its part from the back. A loop's body then gets the
+number of its thread in place of the part's.
 """
 
 import ctypes
@@ -50,12 +52,13 @@ from fastmlp.compiler.memory import (
     store_release,
 )
 
-# Bytes. Neighbouring pairs of cache lines travel together on x86, and are one line on Apple's
-# cores.
+# Bytes. Neighbouring pairs of cache lines travel together on x86,
+# and are one line on Apple's cores.
 LINE = 128
-# The record of a team, in bytes from its start: the leader's command on line 0; on line 1 how many
-# threads have joined, how many workers were called (-1: not called yet), how many of those have
-# left, and how many slept; constants on line 2; then a line for each part.
+# The record of a team, in bytes from its start: the leader's command on line 0; on line
+# 1 how many threads have joined, how many workers were called (-1: not called yet), how
+# many of those have left, and how many slept; constants on line 2; then a line for each
+# part.
 GENERATION = 0
 JOINED = LINE
 CONSTANT = 2 * LINE
@@ -63,7 +66,8 @@ PARTS = 3 * LINE
 POSTED = JOINED + 8
 LEFT = JOINED + 16
 WOKEN = JOINED + 24
-# A part's line: its claim, the generation that is done; the pieces taken, the pieces done.
+# A part's line: its claim, the generation that is done;
+# the pieces taken, the pieces done.
 DONE = 8
 TAKEN = 16
 FINISHED = 24
@@ -93,8 +97,8 @@ class Constants(Record):
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     """The record of a team of at most `limit` threads, which no thread has entered.
 
-    A record serves one call: a worker that enters after the call's end must find it stopped. The
-    address is a multiple of LINE bytes.
+    A record serves one call: a worker that enters after the call's end must find it
+    stopped. The address is a multiple of LINE bytes.
 
     Parameters
     ----------
@@ -117,8 +121,9 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
 
 
 def renew(team: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The record of a team that all threads have left, for another call of as many threads and
-    pieces: 11 -> 3 us, between long steps."""
+    """The record of a team that all threads have left,
+    for another call of as many threads and pieces: 11 -> 3 us, between long steps.
+    """
     team[: CONSTANT // 8] = 0
     team[PARTS // 8 :] = 0
     team[POSTED // 8] = -1
@@ -149,8 +154,9 @@ def constants_of(team: int) -> Constants:
 
 @njit
 def spin(team: int, spins: int) -> int:
-    """Spin once, and yield the core now and then after the first `BARRIER_SPINS`; return the
-    number of spins so far, for the next call."""
+    """Spin once, and yield the core now and then after the first `BARRIER_SPINS`;
+    return the number of spins so far, for the next call.
+    """
     pause()
     if spins < BARRIER_SPINS:
         return spins + 1
@@ -175,10 +181,11 @@ def _take(team: int, generation: int, n_threads: int, t: int) -> None:
 
 @njit
 def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
-    """Take a piece of a part and return its number: the first left, or the last with `back`; -1:
-    all are taken.
+    """Take a piece of a part and return its number: the first left,
+    or the last with `back`; -1: all are taken.
 
-    The word is generation << 16 | pieces taken from the front << 8 | pieces taken from the back.
+    The word is generation << 16 | pieces taken from the front << 8 | pieces taken from
+    the back.
     """
     while True:
         before = load_acquire(word)
@@ -271,7 +278,9 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
 
 @njit
 def _assist(team: int, worker: int) -> None:
-    """Do parts of each generation that the leader publishes, until it stops the team."""
+    """Do parts of each generation that the leader publishes,
+    until it stops the team.
+    """
     seen, spins = 0, 0
     while True:
         word = load_acquire(team + GENERATION)
@@ -302,8 +311,9 @@ def wait_for_team(team: int, n_threads: int, most: int) -> None:
 
 
 def enter(scalar: Any) -> Callable[[int, int, int], None]:
-    """Each thread enters a team by this block: the first runs the driver, the others are
-    workers."""
+    """Each thread enters a team by this block:
+    the first runs the driver, the others are workers.
+    """
 
     def enter_team(team: int, driver: int, job: int) -> None:
         mode = flush_denormals()
@@ -325,7 +335,9 @@ def entry() -> Block:
 
 @njit
 def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
-    """Wait briefly for so many threads, this one included, unless it is 1; then run the driver."""
+    """Wait briefly for so many threads, this one included,
+    unless it is 1; then run the driver.
+    """
     mode = flush_denormals()
     if n_threads > 1:
         wait_for_team(team, n_threads, TEAM_SPINS)
@@ -336,7 +348,8 @@ def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
 def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
     """Runs a driver as the leader; its workers enter by their mailboxes.
 
-    The leader waits 0.2 ms at most for `n_threads` threads, itself included; 1: no wait.
+    The leader waits 0.2 ms at most for `n_threads` threads,
+    itself included; 1: no wait.
     """
 
     def run_driver(team: int, n_threads: int, driver: int, job: int) -> None:

@@ -29,12 +29,15 @@ from fastmlp.rules.optimizer_protocol import (
 from fastmlp.rules.updates import N_MOMENTS, groups_of
 from fastmlp.validation import Array
 
-# Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
+# Sessions of ended fits, for the next fit of a net with the same layers,
+# rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
 
 
 def check_rows(network: Network, data: Data) -> None:
-    """Check that rows of this kind can have the noise that a network adds to its inputs."""
+    """Check that rows of this kind can have the noise that a network adds to its
+    inputs.
+    """
     dropout = network.dropout
     if (
         dropout is not None
@@ -42,8 +45,8 @@ def check_rows(network: Network, data: Data) -> None:
         and not isinstance(data.x, np.ndarray)
     ):
         raise ValueError(
-            "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
-            "X.toarray(), or use dropout, of the hidden layers"
+            "input_dropout and input_noise need dense rows, and X is sparse or "
+            "expanded: pass X.toarray(), or use dropout, of the hidden layers"
         )
 
 
@@ -65,8 +68,9 @@ class Rules(NamedTuple):
 
 
 def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
-    """The rules of an engine's net and of targets of a width, from the last trainer if it had
-    both."""
+    """The rules of an engine's net and of targets of a width,
+    from the last trainer if it had both.
+    """
     kept: Rules | None = engine.rules
     if kept is not None and kept.optimizer is optimizer and kept.width == width:
         return kept
@@ -86,7 +90,8 @@ def _rules_of(engine: Runner, optimizer: Optimizer, width: int) -> Rules:
         n_heads=len(network.heads),
         **drawing,
     )
-    # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
+    # Strengths of penalties and the optimizer are not in the key:
+    # `Session.serve` sets them.
     rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
     shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
     limit = norm_limit_of(optimizer)
@@ -106,7 +111,8 @@ class Trainer:
     by_rows : True: an epoch's loss weighs its batches by their rows, not by their rows' weights
     driver : factory of the driver that all calls run
     stepping : True: rows are one batch of at most `batch_size`
-        `Runner.serves` knows the other sizes. A step whose loss is not finite is not taken.
+        `Runner.serves` knows the other sizes.
+        A step whose loss is not finite is not taken.
     summed : True: steps of the sum of the rows' losses, not of their mean
 
     Attributes
@@ -123,7 +129,8 @@ class Trainer:
     is_current = False
     derivative_losses: Array = np.empty(0)
     head_losses: Array = np.empty((0, 0))
-    # The coefficients of a group of parameters, once asked for; the groups of its layers.
+    # The coefficients of a group of parameters,
+    # once asked for; the groups of its layers.
     _n = 0
     _numbers: object = None
 
@@ -273,8 +280,10 @@ class Trainer:
             self._session.keep_gradient()
 
     def end(self) -> None:
-        """Leave the buffers, without rows and state, to the next training, and this trainer to
-        the engine: the next fit goes on with it, if nobody has taken the buffers."""
+        """Leave the buffers, without rows and state, to the next training, and this
+        trainer to the engine: the next fit goes on with it, if nobody has taken the
+        buffers.
+        """
         session, engine = self._session, self._engine
         del self._session, self._engine
         if isinstance(session.data.x, np.ndarray) and self._key is not None:
@@ -292,8 +301,9 @@ class Trainer:
         optimizer: Optimizer,
         data: Data,
     ) -> bool:
-        """Begin another fit after `end`; return False if this net's optimizer or the width of
-        its rows has changed."""
+        """Begin another fit after `end`;
+        return False if this net's optimizer or the width of its rows has changed.
+        """
         width = self._key[-1]
         session = self._rested()
         alike = parameters is self._parameters and optimizer is self._optimizer
@@ -313,14 +323,17 @@ class Trainer:
         return True
 
     def load(self) -> None:
-        """Pack the parameters: before the first `run`, and after a callback may have changed
-        them."""
+        """Pack the parameters: before the first `run`,
+        and after a callback may have changed them.
+        """
         seen = self._seen
         seen[:] = self._parameters
         self._session.load(seen)
 
     def store(self) -> None:
-        """Write the parameters as trained so far; other threads see all old or all new ones."""
+        """Write the parameters as trained so far;
+        other threads see all old or all new ones.
+        """
         seen = self._seen
         self._session.store(seen)
         self._engine.lock.publish(seen, self._parameters)
@@ -328,8 +341,9 @@ class Trainer:
 
     @property
     def _seen(self) -> Array:
-        """The packed parameters, flat, of a trainer of single steps; an epoch has its backup
-        there."""
+        """The packed parameters, flat, of a trainer of single steps;
+        an epoch has its backup there.
+        """
         return self._session.workspace.backup[: len(self._parameters)]
 
     def begin(self) -> None:
@@ -349,7 +363,9 @@ class Trainer:
         first: int,
         last: int,
     ) -> int:
-        """Run units first to last of a window of epochs; return the unit it stopped at."""
+        """Run units first to last of a window of epochs;
+        return the unit it stopped at.
+        """
         constants = self.constants(coefficients)
         derivatives = self._session.derivatives
         if derivatives:

@@ -1,10 +1,11 @@
 """The pool of workers: a team gathers from its Python threads.
 
-For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us.
-Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in compiled code,
-without the GIL: woken in Python, they waited 5 ms for a caller that holds it. A parallel region of
-Numba's would be launched in 17 us while OpenMP's threads spin, but end only when all have entered:
-0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes
+20 us. Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in
+compiled code, without the GIL: woken in Python, they waited 5 ms for a caller that
+holds it. A parallel region of Numba's would be launched in 17 us while OpenMP's threads
+spin, but end only when all have entered: 0.1 -> 4 to 7 ms (a call beside a busy
+process, 2 threads).
 
 The rule of ownership: a worker is never joined, so what it can reach outlives it.
 Compiled code is immortal, and so is the pool with mailboxes, locks and teams' records.
@@ -75,7 +76,8 @@ from fastmlp.compiler.memory import (
     store_release,
 )
 
-# A mailbox's state: its worker has not come, spins, or sleeps; a caller writes; a call is posted.
+# A mailbox's state: its worker has not come, spins,
+# or sleeps; a caller writes; a call is posted.
 EMPTY, WAITING, ASLEEP, TAKEN, WRITTEN = range(5)
 
 
@@ -146,8 +148,9 @@ def _of_python(name: str) -> int:
 
 
 def serve(scalar: Any) -> Callable[[int], None]:
-    """The worker's loop: run the calls that are posted to the mailbox; between two of them spin,
-    and sleep when the spins are used up. The loop never returns."""
+    """The worker's loop: run the calls that are posted to the mailbox; between two of
+    them spin, and sleep when the spins are used up. The loop never returns.
+    """
 
     def serve_calls(place: int) -> None:
         box = record_at(place, Mailbox)
@@ -197,8 +200,10 @@ LEFT_ASLEEP, WOKEN_ONCE, AWAITED = range(3)
 def _post_all(
     boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int, sleepers: int
 ) -> None:
-    """Post a call to up to n - 1 workers, first where they spin, and unless sleepers are left
-    asleep where they sleep; write the numbers posted and woken to the team's record."""
+    """Post a call to up to n - 1 workers, first where they spin, and unless sleepers
+    are left asleep where they sleep; write the numbers posted and woken to the team's
+    record.
+    """
     n_spinning = n_woken = 0
     for b in range(n_boxes):
         if n_spinning < n - 1 and _post(boxes + b * LINE, WAITING, team, driver, job):
@@ -230,9 +235,11 @@ def _end(boxes: int, n_boxes: int, team: int) -> None:
 
 
 def launch(scalar: Any) -> Callable[..., None]:
-    """Posts a call to up to n - 1 workers' mailboxes, and runs the driver as the leader.
+    """Posts a call to up to n - 1 workers' mailboxes,
+    and runs the driver as the leader.
 
-    The leader waits briefly for workers that spin, and if it is patient for those that slept.
+    The leader waits briefly for workers that spin,
+    and if it is patient for those that slept.
     """
 
     def post_and_lead(
@@ -255,8 +262,8 @@ class NextCalls(Record):
     sleepers: int  # LEFT_ASLEEP, WOKEN_ONCE or AWAITED
 
 
-# How a led call ran: alone, as others use the threads; with a whole team; with workers that came
-# late, or not at all, or were woken; alone, as the workers sleep.
+# How a led call ran: alone, as others use the threads; with a whole team; with workers
+# that came late, or not at all, or were woken; alone, as the workers sleep.
 ALONE, WHOLE, LATE, SLEPT = range(4)
 
 
@@ -322,7 +329,8 @@ def _lead(lead: Lead, ahead: NextCalls, n: int, driver: int, job: int) -> None:
 
 
 def lead_call(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Runs a driver on a job, with the workers that spin; none is woken for a short call.
+    """Runs a driver on a job, with the workers that spin;
+    none is woken for a short call.
 
     Neither Python nor a lock is asked: a call joins its workers in 1 us.
     """
@@ -363,16 +371,17 @@ def block(factory: Callable[..., Any]) -> Block:
 def run(
     driver: Block, job: Any, n_threads: int, pieces: int = 1, patient: bool = True
 ) -> bool:
-    """Run a driver on a job, on up to `n_threads` threads; return False if a worker was not awake.
+    """Run a driver on a job, on up to `n_threads` threads;
+    return False if a worker was not awake.
 
-    Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
-    its words of memory are not atomic.
+    Threads that other calls of the process use are subtracted. Interpreted,
+    a call has one thread: its words of memory are not atomic.
 
     Parameters
     ----------
     job : record array, shape (1,), or its fields
-        `team` is set to the address of the team's record, 0 for one thread, and `n_parts` to the
-        number of parts that suit a loop over rows.
+        `team` is set to the address of the team's record, 0 for one thread,
+        and `n_parts` to the number of parts that suit a loop over rows.
     pieces : of each thread's part of a loop
     patient : True if the leader waits briefly for sleeping workers
     """
@@ -417,9 +426,11 @@ class WorkerPool:
         self._workers: list[int] = []
         # By address, the teams that workers may still be inside.
         self._teams: dict[int, Entered] = {}
-        # Teams that all threads have left, for later calls of as many threads and pieces.
+        # Teams that all threads have left,
+        # for later calls of as many threads and pieces.
         self._spare = FreeList()
-        # Teams that are lent to nobody, by threads and pieces. A late worker may be inside.
+        # Teams that are lent to nobody, by threads and pieces.
+        # A late worker may be inside.
         self._lent: dict[tuple[int, int], list[Team]] = {}
 
     def team(self, n_threads: int, pieces: int) -> Team:
@@ -438,8 +449,9 @@ class WorkerPool:
     ) -> bool:
         """Run the driver as leader; up to n - 1 workers join while it runs.
 
-        `patient`: wait briefly for sleeping workers. Return False unless all n - 1 were awake. A
-        worker that wakes too late finds the team stopped; `_teams` holds the team until then.
+        `patient`: wait briefly for sleeping workers. Return False unless all n - 1 were
+        awake. A worker that wakes too late finds the team stopped; `_teams` holds the
+        team until then.
         """
         boxes = self.boxes(n - 1)
         team[JOINED // 8] = 1  # the leader's ticket: a worker must never run the driver
@@ -463,8 +475,8 @@ class WorkerPool:
     def _let_go(self) -> None:
         """Give teams that all their workers have left to other calls.
 
-        A lock is held, and an entry that a signal's handler has replaced is put back: else a second
-        call could get a running team.
+        A lock is held, and an entry that a signal's handler has replaced is put back:
+        else a second call could get a running team.
         """
         with self._lock:
             for address, entered in list(self._teams.items()):
@@ -483,9 +495,9 @@ class WorkerPool:
     def _grow(self, size: int) -> None:
         """Start workers up to this number, as far as the system has threads.
 
-        No two workers share a mailbox: both would enter the posted team, and the second find its
-        record dropped when the first has left. A mailbox is given before its worker starts, for an
-        interrupt may come while `start` waits.
+        No two workers share a mailbox: both would enter the posted team, and the second
+        find its record dropped when the first has left. A mailbox is given before its
+        worker starts, for an interrupt may come while `start` waits.
         """
         if self._size >= size:
             return
@@ -507,7 +519,8 @@ class WorkerPool:
                 self._size += 1
 
     def spread(self) -> None:
-        """Have workers leave the core of this thread; the cores that they may use stay the same.
+        """Have workers leave the core of this thread;
+        the cores that they may use stay the same.
 
         Linux wakes a worker on its caller's core, and moves it after 7 to 22 ms.
         """

@@ -1,7 +1,8 @@
-"""The CUDA module, of numba-cuda, its successor or Numba's simulator; GPUs, and arrays on them.
+"""The CUDA module, of numba-cuda,
+its successor or Numba's simulator; GPUs, and arrays on them.
 
-Kernels use what the three modules have in common, and take `cuda` from here, where all private
-parts of the module are used.
+Kernels use what the three modules have in common, and take `cuda` from here,
+where all private parts of the module are used.
 """
 
 import importlib
@@ -35,8 +36,9 @@ OLDEST = (7, 5)
 class _Simulated:
     """The module `cuda` of kernels in the simulator.
 
-    The simulator replaces the module in a function's globals during a call: with functions of other
-    modules, one thread would restore it during another thread's call.
+    The simulator replaces the module in a function's globals during a call: with
+    functions of other modules, one thread would restore it during another thread's
+    call.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -56,8 +58,9 @@ cuda: Any = _Simulated() if SIMULATED else MODULE
 
 
 def device_function(function: Function) -> Any:
-    """A function that kernels call, inlined: local arrays stay in registers, and the compiler
-    knows which arrays are in shared memory."""
+    """A function that kernels call, inlined: local arrays stay in registers,
+    and the compiler knows which arrays are in shared memory.
+    """
     if SIMULATED:
         return function
     return MODULE.jit(device=True, forceinline=True)(function)
@@ -67,8 +70,8 @@ def _unsigned(i: Any) -> Any:
     return np.uint64(i)
 
 
-# For a signed index, the compiler adds the test for -1, the last element, to every access: a third
-# of the instructions of the innermost loops.
+# For a signed index, the compiler adds the test for -1, the last element,
+# to every access: a third of the instructions of the innermost loops.
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
@@ -111,8 +114,10 @@ def synchronize() -> None:
 def configured(
     dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int
 ) -> Any:
-    """A kernel with its launch configuration, compiled for these arguments; `blocks`: their
-    number, or numbers along x and y. A rule that does not compile raises a TypeError."""
+    """A kernel with its launch configuration, compiled for these arguments; `blocks`:
+    their number, or numbers along x and y. A rule that does not compile raises a
+    TypeError.
+    """
     if SIMULATED:
         return dispatcher[blocks, n_threads]
     if not dispatcher.overloads:
@@ -133,7 +138,9 @@ def type_of(argument: Any) -> Any:
 
 
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
-    """A kernel's form for these arguments; a rule that does not compile raises a TypeError."""
+    """A kernel's form for these arguments;
+    a rule that does not compile raises a TypeError.
+    """
     try:
         return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
     except (
@@ -145,7 +152,8 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
             # An error of the driver: the rules have compiled.
             raise
         raise TypeError(
-            "a rule of this net does not compile for a GPU; it must be a function of scalars that "
+            "a rule of this net does not compile for a GPU; it must be a function of "
+            "scalars that "
             f"calls only functions of fastmlp.rules.elementary and of math: {error}"
         ) from error
 
@@ -178,8 +186,9 @@ def note_use() -> None:
 
 
 def require(index: int, who: str = "MLP") -> None:
-    """Raise an ImportError without a CUDA module, a RuntimeError without the driver or the
-    device."""
+    """Raise an ImportError without a CUDA module,
+    a RuntimeError without the driver or the device.
+    """
     if SIMULATED:
         return
     if not installed():
@@ -187,7 +196,8 @@ def require(index: int, who: str = "MLP") -> None:
         raise ImportError(f'{needed}, or use device="cpu"')
     if _first_user not in (None, os.getpid()):
         raise RuntimeError(
-            f"{who}: this process was forked from one that had used a GPU, where CUDA does not "
+            f"{who}: this process was forked from one that had used a GPU, where CUDA "
+            f"does not "
             'work: start it by multiprocessing\'s "spawn"'
         )
     n_devices = count(who)
@@ -196,7 +206,8 @@ def require(index: int, who: str = "MLP") -> None:
         raise RuntimeError(
             f"{who}: the device cuda:{index} does not exist; known: {known}"
             if known
-            else f'{who}: the NVIDIA driver sees no device: check nvidia-smi, or use device="cpu"'
+            else f"{who}: the NVIDIA driver sees no device: check nvidia-smi, or use "
+            f'device="cpu"'
         )
     reason = _why_unusable(index)
     if reason:
@@ -204,7 +215,9 @@ def require(index: int, who: str = "MLP") -> None:
 
 
 def count(who: str = "MLP") -> int:
-    """Devices that the driver sees; a RuntimeError without the driver, or its answer."""
+    """Devices that the driver sees;
+    a RuntimeError without the driver, or its answer.
+    """
     if SIMULATED:
         return 1
     try:
@@ -215,7 +228,8 @@ def count(who: str = "MLP") -> int:
             return 0
         first = message.removeprefix("Error at driver init: ").partition(".")[0]
         raise RuntimeError(
-            f'{who}: device="cuda" needs the NVIDIA driver, which does not load ({first}): '
+            f'{who}: device="cuda" needs the NVIDIA driver, which does not load '
+            f"({first}): "
             'install it, see that nvidia-smi runs, or use device="cpu"'
         ) from error
 
@@ -225,13 +239,15 @@ def _why_unusable(index: int) -> str | None:
     if capability < OLDEST:
         own, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
         return (
-            f"cuda:{index} has compute capability {own}, and fastmlp's kernels need {oldest} or "
+            f"cuda:{index} has compute capability {own}, and fastmlp's kernels need "
+            f"{oldest} or "
             'more; use device="cpu"'
         )
     driver, package = _versions()
     if driver < package:
         return (
-            f"the NVIDIA driver is for CUDA {driver}, and the package for CUDA {package}: install "
+            f"the NVIDIA driver is for CUDA {driver}, and the package for CUDA "
+            f"{package}: install "
             f'a newer driver, or pip install "numba-cuda[cu{driver}]=={NUMBA_CUDA}.*"'
         )
     return None
@@ -266,8 +282,9 @@ class Card:
             return int(MODULE.current_context().get_memory_info()[0])
 
     def reclaim(self) -> None:
-        """Return freed memory to the driver: the module keeps up to ten freed arrays, or a fifth
-        of the memory."""
+        """Return freed memory to the driver:
+        the module keeps up to ten freed arrays, or a fifth of the memory.
+        """
         if SIMULATED:
             return
         with self.current():
@@ -278,13 +295,16 @@ class Card:
                 freed.clear()
 
     def require_bytes(self, n_bytes: int, who: str) -> None:
-        """Raise a MemoryError, with the bytes needed and free, unless `n_bytes` are free."""
+        """Raise a MemoryError, with the bytes needed and free,
+        unless `n_bytes` are free.
+        """
         if n_bytes > self.free_bytes():
             self.reclaim()
         if n_bytes > (free := self.free_bytes()):
             raise MemoryError(
-                f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{self.index}, where "
-                f"{readable(free)} are free; use a smaller batch_size or fewer rows, or free some "
+                f"{who}: this takes {readable(n_bytes)} of the memory of "
+                f"cuda:{self.index}, where {readable(free)} are free; use a smaller "
+                f"batch_size or fewer rows, or free some "
                 "there"
             )
 
@@ -304,7 +324,8 @@ class Card:
             if "OUT_OF_MEMORY" not in str(error):
                 raise
             raise MemoryError(
-                f"cuda:{self.index} has no room for {readable(n_bytes)} in one piece: use a "
+                f"cuda:{self.index} has no room for {readable(n_bytes)} in one piece: "
+                f"use a "
                 "smaller batch_size or fewer rows, or free some there"
             ) from error
 
@@ -325,8 +346,8 @@ def is_device_array(array: Any) -> bool:
 def adopted(array: Any, name: str) -> Any:
     """A view of another library's array on the current GPU, without a copy.
 
-    The call waits for work on the array that its library has started. An array on another GPU
-    raises a ValueError that begins with `name`.
+    The call waits for work on the array that its library has started.
+    An array on another GPU raises a ValueError that begins with `name`.
     """
     interface = array.__cuda_array_interface__
     if SIMULATED:
@@ -359,8 +380,9 @@ class _HostMemory:
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """X, checked as by `arrays.features`; an X on the GPU stays there, must have the net's dtype
-    and be C-contiguous."""
+    """X, checked as by `arrays.features`; an X on the GPU stays there,
+    must have the net's dtype and be C-contiguous.
+    """
     if not is_device_array(x):
         return arrays.features(x, n_features, dtype, who)
     _check_layout(x, dtype, who, "X")
@@ -385,7 +407,8 @@ def targets(
 ) -> tuple[Any, Array]:
     """y and weights of rows, checked as by `weighted_targets`.
 
-    A y on the GPU is checked on the host; it stays on the GPU if its dtype and shape fit.
+    A y on the GPU is checked on the host;
+    it stays on the GPU if its dtype and shape fit.
     """
     if isinstance(form, HeadForms):
         raise ValueError(
@@ -447,7 +470,8 @@ def _check_layout(array: Any, dtype: np.dtype[Any], who: str, name: str) -> None
     kind = np.dtype(interface["typestr"])
     if kind != dtype:
         raise TypeError(
-            f"{who}: {name} on a device is used as it is and must be {dtype}, got {kind}; "
+            f"{who}: {name} on a device is used as it is and must be {dtype}, got "
+            f"{kind}; "
             "convert it there"
         )
     if not _contiguous(array):
@@ -484,7 +508,9 @@ def gathered(data: Data) -> Data:
 
 @cache
 def _finite_kernel() -> Any:
-    """The kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
+    """The kernel ``check_finite(x, non_finite)``;
+    ``non_finite[0]`` becomes 1 or stays 0.
+    """
 
     def check_finite(x: Any, non_finite: Any) -> None:
         first = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x

@@ -80,7 +80,9 @@ class ForwardPass:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 
     def run(self, parameters: Array, inputs: Array | None = None) -> None:
-        """Pass all rows through the net; write the gradient by the inputs to `inputs`, if given."""
+        """Pass all rows through the net;
+        write the gradient by the inputs to `inputs`, if given.
+        """
         session = self.session
         with self._lock.parameters:
             values = parameters.copy()
@@ -331,7 +333,9 @@ class Engine:
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """`raw`: before activation or link. Products in `compute_dtype` raise a ValueError."""
+        """`raw`: before activation or link.
+        Products in `compute_dtype` raise a ValueError.
+        """
         if compute_dtype is not None:
             feature = (
                 "predict in mixed precision (compute_dtype): use compute_dtype=None"
@@ -396,7 +400,9 @@ class Engine:
         batch_size: int,
         **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs; `options` are as in `Trainer`."""
+        """Allocate and compile what training on `data` needs;
+        `options` are as in `Trainer`.
+        """
         fixed = (self.card, self.network, self.lock)
         return Trainer(
             *fixed, parameters, slots, optimizer, data, batch_size, **options

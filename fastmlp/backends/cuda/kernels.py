@@ -59,8 +59,9 @@ class Update(NamedTuple):
 def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
     """``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
 
-    Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
-    `staging`, shared memory of `shape.staging` numbers. All threads of the block take part.
+    Sums run over the depth, in its order. Elements outside the extent are staged as 0,
+    in `staging`, shared memory of `shape.staging` numbers. All threads of the block
+    take part.
     """
     scalar = SCALARS[rules.dtype]
     step = shape.depth
@@ -110,11 +111,12 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
         depth: Any,
         t: int,
     ) -> None:
-        # A while loop: NVVM unrolls a range: 255 registers and spills -> 228 without (float64,
-        # sm_75).
+        # A while loop: NVVM unrolls a range:
+        # 255 registers and spills -> 228 without (float64, sm_75).
         q = t
         while q < size * step:
-            # Neighbouring threads read neighbouring numbers: along the depth, or else across it.
+            # Neighbouring threads read neighbouring numbers:
+            # along the depth, or else across it.
             d = q % step
             i = q // step
             if operand.depth_stride != 1:
@@ -215,8 +217,9 @@ def _make_write(shape: TileShape) -> Any:
 
 
 def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
-    """``forward_backward(staging, rows, net, step)``; the plan's `mode`: train, predict into
-    ``rows.y``, or evaluate."""
+    """``forward_backward(staging, rows, net, step)``; the plan's `mode`:
+    train, predict into ``rows.y``, or evaluate.
+    """
     strip_rows = shape.rows.tile_rows
     gather = _make_gather(rules, shape)
     mass_of = _make_mass(shape)
@@ -228,7 +231,8 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
         plan = net.plan
         t = cuda.threadIdx.x
         n_layers = net.plan.n_layers
-        # Phase two writes `diverged`, and reads of the step only what phase one has written.
+        # Phase two writes `diverged`,
+        # and reads of the step only what phase one has written.
         if step >= plan.last or net.progress.diverged != 0:
             if cuda.blockIdx.x == 0 and t == 0:
                 net.progress.batch_mass = NO_STEP
@@ -266,7 +270,8 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
 def _make_mass(shape: GridShape) -> Any:
     """The sum of a batch's row weights: each block computes it, in the same order.
 
-    For the gradient of a chunk, it is the mass of all chunks, which the host has written.
+    For the gradient of a chunk, it is the mass of all chunks,
+    which the host has written.
     """
     n_threads = shape.n_threads
     double = SCALARS["float64"]
@@ -294,8 +299,10 @@ def _make_mass(shape: GridShape) -> Any:
 
 
 def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
-    """The work of all blocks before a batch, while no block writes to the weights: the backup of
-    the parameters at an epoch's beginning, and the partial sums of the penalties."""
+    """The work of all blocks before a batch, while no block writes to the weights: the
+    backup of the parameters at an epoch's beginning, and the partial sums of the
+    penalties.
+    """
     n_threads = shape.n_threads
     penalty = rule_blocks.penalty(rules)
     copy_average = rule_blocks.copy_average(rules)
@@ -342,8 +349,9 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
-    """The copy of a strip's features to the first layer's inputs, with noise and dropout, and
-    the columns of 1."""
+    """The copy of a strip's features to the first layer's inputs,
+    with noise and dropout, and the columns of 1.
+    """
     n_threads, draws = shape.n_threads, rules.draws
     disturb = make_drawing(rules).disturbed
 
@@ -379,7 +387,8 @@ def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
 
 
 class LayerPass(NamedTuple):
-    """A strip's pass through a layer: ``out = a b``, then the activation or its derivative.
+    """A strip's pass through a layer: ``out = a b``,
+    then the activation or its derivative.
 
     Attributes
     ----------
@@ -443,7 +452,9 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
 
 
 def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
-    """A strip's pass through a layer, forward or backward: one product for both, compiled once."""
+    """A strip's pass through a layer, forward or backward:
+    one product for both, compiled once.
+    """
     product = make_staged_product(rules, shape.rows)
     activate = rule_blocks.activation(rules)
     tile_columns = shape.rows.tile_columns
@@ -556,8 +567,9 @@ def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
-    """A batch's losses, and the epoch's mean up to here. Training ends if it is not finite; an
-    evaluation does not, since later calls have other parameters."""
+    """A batch's losses, and the epoch's mean up to here. Training ends if it is not
+    finite; an evaluation does not, since later calls have other parameters.
+    """
     n_threads = shape.n_threads
     training = rules.update is not None
 
@@ -620,8 +632,9 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
-    """The penalty's part of a tile's gradient, and the optimizer step; training ends if a
-    parameter is not finite where an epoch ends."""
+    """The penalty's part of a tile's gradient, and the optimizer step;
+    training ends if a parameter is not finite where an epoch ends.
+    """
     n_threads = shape.n_threads
     training = rules.update is not None
     penalty = rule_blocks.penalty(rules)
@@ -691,7 +704,9 @@ def _coefficients_of(net: Net, i: int) -> int:
 
 @cache
 def make_apply(rules: KernelRules, n_threads: int) -> Any:
-    """The kernel ``apply(nets)``: a step of the first net, by the gradient in memory."""
+    """The kernel ``apply(nets)``: a step of the first net,
+    by the gradient in memory.
+    """
     take_step = _make_step(rules)
 
     def apply(nets: Nets) -> None:

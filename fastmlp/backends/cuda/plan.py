@@ -1,7 +1,9 @@
-"""The plan of a net: records and arrays that kernels read, rules, shapes of tiles, and refusals.
+"""The plan of a net: records and arrays that kernels read,
+rules, shapes of tiles, and refusals.
 
-A launch takes 7 us and 4 us more for each array: the rows, x and y, and six of `Nets`, in which a
-net has a row or a record each. Offsets are into `memory`, of the net's dtype, or `sums`, float64.
+A launch takes 7 us and 4 us more for each array: the rows, x and y, and six of `Nets`,
+in which a net has a row or a record each. Offsets are into `memory`, of the net's
+dtype, or `sums`, float64.
 
 `rules_of` calls `refuse` before a fit copies anything to the GPU or compiles.
 """
@@ -29,18 +31,21 @@ EVALUATE = 2
 NO_AVERAGE = 0
 OWN_AVERAGE = 1
 AVERAGE_OF_M = 2
-# Losses and row weights are summed by these partial sums; the losses' begin `sums`. The number of
-# partial sums, and so the bits, are independent of the number of threads.
+# Losses and row weights are summed by these partial sums; the losses' begin `sums`. The
+# number of partial sums, and so the bits, are independent of the number of threads.
 N_PARTIAL_SUMS = 32
 # The most partial sums of the penalties, whatever the number of blocks.
 N_PENALTY_SUMS = 1 << 13
-# The mass of a batch that a net does not take: its training, or its part of a launch, has ended.
+# The mass of a batch that a net does not take:
+# its training, or its part of a launch, has ended.
 NO_STEP = -1.0
 Function = Callable[..., Any]
 
 
 class Plan(Record):
-    """A net: sizes, what a launch does, and, unless said otherwise, offsets into memory."""
+    """A net: sizes, what a launch does, and,
+    unless said otherwise, offsets into memory.
+    """
 
     n_layers: int
     n_parameters: int
@@ -131,8 +136,8 @@ class Nets(NamedTuple):
     def _numba_type_(self) -> Any:
         """The type by which a launch finds the compiled kernel.
 
-        The type is kept, as it takes 0.15 ms of CPU time: `Session` makes all arrays alike but for
-        the dtype.
+        The type is kept, as it takes 0.15 ms of CPU time:
+        `Session` makes all arrays alike but for the dtype.
         """
         dtype = self.memory.dtype
         if dtype not in _TYPES:
@@ -202,7 +207,9 @@ class _Allocator:
 
 
 class NetPlan(NamedTuple):
-    """A net's plan, shape (1,), its layers, shape (n_layers + 1,), and the sizes of its arrays."""
+    """A net's plan, shape (1,), its layers,
+    shape (n_layers + 1,), and the sizes of its arrays.
+    """
 
     plan: NDArray[Any]
     layers: NDArray[Any]
@@ -276,8 +283,9 @@ def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
 
 
 def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
-    """Raise a ValueError, with the feature and the alternative, for a training that needs the
-    CPU."""
+    """Raise a ValueError, with the feature and the alternative,
+    for a training that needs the CPU.
+    """
     if optimizer_protocol.norm_limit_of(optimizer) is not None:
         feature = (
             "clip gradients by their norm (clipnorm, global_clipnorm): use clipvalue"
@@ -327,8 +335,9 @@ class KernelRules(NamedTuple):
 def rules_of(
     network: Network, optimizer: optimizer_protocol.Optimizer | None = None
 ) -> KernelRules:
-    """The rules of a network, and of its optimizer if there is one; a ValueError if kernels are
-    missing."""
+    """The rules of a network, and of its optimizer if there is one;
+    a ValueError if kernels are missing.
+    """
     if not network.layout.is_plain:
         raise refused("compute norms, residual blocks or skip: use layers without")
     if network.heads or network.link.parts:
@@ -430,7 +439,9 @@ SIMULATED_THREADS = 8
 
 
 def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> GridShape:
-    """Large tiles if there are enough of them for all multiprocessors; n rows pass at once."""
+    """Large tiles if there are enough of them for all multiprocessors;
+    n rows pass at once.
+    """
     if device.SIMULATED:
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
@@ -528,7 +539,9 @@ class Session:
     def send_orders(
         self, orders: Mapping[int, NDArray[np.int64]], changed: Iterable[int]
     ) -> None:
-        """Copy the nets' row orders to the GPU; all where they need more room there than before."""
+        """Copy the nets' row orders to the GPU;
+        all where they need more room there than before.
+        """
         n = max(order.size for order in orders.values())
         if self.nets.orders.shape[1] < n:
             self.nets = self.nets._replace(orders=None)
@@ -540,11 +553,15 @@ class Session:
             self.nets.orders[net, : flat.size].copy_to_device(flat)
 
     def put(self, field: str, values: Any, net: int = 0) -> None:
-        """Copy flat values, from host or GPU, to a net's memory, at the offset in this field."""
+        """Copy flat values, from host or GPU,
+        to a net's memory, at the offset in this field.
+        """
         self.get(field, len(values), net).copy_to_device(values)
 
     def get(self, field: str, n: int, net: int = 0) -> Any:
-        """A view, on the GPU, of n numbers of memory from the offset in this field on."""
+        """A view, on the GPU, of n numbers of memory from the offset in this field
+        on.
+        """
         start = int(self.plans[field][net])
         return self.nets.memory[net, start : start + n]
 

@@ -1,10 +1,11 @@
-"""A network's rules as device functions, compiled into the kernels, and the arguments they take.
+"""A network's rules as device functions,
+compiled into the kernels, and the arguments they take.
 
-Arguments are grouped in tuples, which stay in registers. A field must not be called `index` or
-`count`: Numba would take it for the tuple's method.
+Arguments are grouped in tuples, which stay in registers. A field must not be called
+`index` or `count`: Numba would take it for the tuple's method.
 
-`fastmlp.rules.elementary` is libdevice's, in the argument's precision, with errors of 1 to 2 units
-in the last place (CUDA C++ Programming Guide).
+`fastmlp.rules.elementary` is libdevice's, in the argument's precision,
+with errors of 1 to 2 units in the last place (CUDA C++ Programming Guide).
 """
 
 import importlib
@@ -35,7 +36,9 @@ PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
 
 
 class Samples(NamedTuple):
-    """Features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
+    """Features `x`, shape (n_rows, n_features),
+    and targets `y`, (n_rows, n_targets).
+    """
 
     x: Any
     y: Any
@@ -100,8 +103,8 @@ class Extent(NamedTuple):
 class Product(NamedTuple):
     """The result of a matrix product.
 
-    Element (r, c) is at ``start + r * stride + c``. Column c's sum begins with the number at
-    ``initial + c``, or 0 if `initial` is -1.
+    Element (r, c) is at ``start + r * stride + c``. Column c's sum begins with the
+    number at ``initial + c``, or 0 if `initial` is -1.
     """
 
     start: int
@@ -188,8 +191,9 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Numba's module has no `overload`, and is imported without an installed compiler, where
-    `device.require` raises; the simulator runs the functions as they are."""
+    """Numba's module has no `overload`, and is imported without an installed compiler,
+    where `device.require` raises; the simulator runs the functions as they are.
+    """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
         return
@@ -230,7 +234,9 @@ def compiled(rule: Function) -> Any:
 
 
 def activation(rules: KernelRules) -> Any:
-    """``f(code, z) -> (value, derivative)``; the code is an index into `rules.activations`."""
+    """``f(code, z) -> (value, derivative)``;
+    the code is an index into `rules.activations`.
+    """
     *others, last = [compiled(rule) for rule in rules.activations]
 
     def only(code: Any, z: Any) -> Any:
@@ -254,9 +260,11 @@ def _either(own_code: int, first: Any, rest: Any) -> Any:
 
 
 def penalty(rules: KernelRules) -> Any:
-    """``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
+    """``f(w, strengths, start, scale) -> (value,
+    derivative)``, the sum over the penalties.
 
-    `strengths` are float64, from index `start` on; so is the value. The derivative is of the dtype.
+    `strengths` are float64, from index `start` on;
+    so is the value. The derivative is of the dtype.
     """
     scalar = rules.scalar
 
@@ -280,7 +288,9 @@ def _and(place: int, first: Any, rest: Any, scalar: Any) -> Any:
 
 
 def update(rules: KernelRules) -> Any:
-    """``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
+    """``f(memory, at, w, g, m, v) -> (w, m, v)``,
+    the coefficients from ``memory[at]`` on.
+    """
     if rules.update is None:
         return None
     scalar = rules.scalar
@@ -304,8 +314,9 @@ def update(rules: KernelRules) -> Any:
 
 
 def follow(rules: KernelRules) -> Any:
-    """``f(memory, average, at, w)``: the average at ``memory[average]`` follows the parameter;
-    the coefficients are from ``memory[at]`` on."""
+    """``f(memory, average, at, w)``: the average at ``memory[average]`` follows the
+    parameter; the coefficients are from ``memory[at]`` on.
+    """
     last = rules.n_coefficients - 1
 
     def toward(memory: Any, average: Any, at: Any, w: Any) -> None:
@@ -319,8 +330,9 @@ def follow(rules: KernelRules) -> Any:
 
 
 def copy_average(rules: KernelRules) -> Any:
-    """``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
-    an average, from the `first` on; nothing for rules without an average."""
+    """``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n
+    numbers of an average, from the `first` on; nothing for rules without an average.
+    """
 
     def copy(
         memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any
@@ -339,8 +351,8 @@ def copy_average(rules: KernelRules) -> Any:
 def restore(rules: KernelRules) -> Any:
     """``f(memory, plan, first, step)``: the end of a training that has diverged.
 
-    Every `step`-th parameter, from the `first` on, and its average become those before the epoch;
-    the optimizer's state becomes 0.
+    Every `step`-th parameter, from the `first` on,
+    and its average become those before the epoch; the optimizer's state becomes 0.
     """
     copy = copy_average(rules)
 
@@ -376,9 +388,9 @@ def _one_more(rest: Any) -> Any:
 def row_loss(rules: KernelRules) -> Any:
     """``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
-    The function writes the row's loss to ``losses[place]``, and the loss's derivative by the raw
-    outputs, times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into
-    `numbers`.
+    The function writes the row's loss to ``losses[place]``, and the loss's derivative
+    by the raw outputs, times `scale`, to the row's deltas. `at` is an `OutputRow`, with
+    offsets into `numbers`.
     """
     rule = compiled(rules.loss.rule)
     loss = rules.loss
@@ -418,8 +430,8 @@ def row_loss(rules: KernelRules) -> Any:
 
 
 def output_loss(rules: KernelRules) -> Any:
-    """``f(y, net, r, row, mass)`` for row r of a batch, which is `row` of the data: it writes the
-    loss times the row's weight, and the deltas of the output layer.
+    """``f(y, net, r, row, mass)`` for row r of a batch, which is `row` of the data:
+    it writes the loss times the row's weight, and the deltas of the output layer.
 
     `mass` is the sum of the batch's weights.
     """
@@ -448,8 +460,9 @@ def output_loss(rules: KernelRules) -> Any:
 
 
 def row_link(rules: KernelRules) -> Any:
-    """``f(numbers, outputs, predictions, row, width)``: one row's predictions from its raw
-    outputs, which begin at ``numbers[outputs]``."""
+    """``f(numbers, outputs, predictions, row, width)``:
+    one row's predictions from its raw outputs, which begin at ``numbers[outputs]``.
+    """
     rule, by_rows, _ = rules.link
     link = compiled(rule)
 

@@ -1,10 +1,12 @@
-"""The training of nets on the GPU: the kernels of a grid, their launches, the optimizer's state.
+"""The training of nets on the GPU: the kernels of a grid,
+their launches, the optimizer's state.
 
-Blocks (i, k) share net k. A step has two phases; between them all blocks wait for each other. In
-phase one, each block takes strips of rows through forward pass, loss and backward pass. In phase
-two, each block takes tiles of weights through gradient, penalty and update. Each number is one sum,
-in the order of its depth, by one thread: the bits are independent of tiles, blocks, launches and
-other nets. A launch runs one phase of a step, or a cooperative launch many steps.
+Blocks (i, k) share net k. A step has two phases; between them all blocks wait for each
+other. In phase one, each block takes strips of rows through forward pass, loss and
+backward pass. In phase two, each block takes tiles of weights through gradient, penalty
+and update. Each number is one sum, in the order of its depth, by one thread: the bits
+are independent of tiles, blocks, launches and other nets. A launch runs one phase of a
+step, or a cooperative launch many steps.
 """
 
 import time
@@ -40,12 +42,14 @@ from fastmlp.validation import Array
 
 # Most steps of one launch; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
-# The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).
+# The most numbers of a net's row orders in a window of epochs
+# (`loop.MAX_ORDER_NUMBERS`).
 MOST_ORDER_NUMBERS = 1 << 20
 
 
 class Moments:
-    """The state of an optimizer on the GPU, which keeps it between fits; zeros at first.
+    """The state of an optimizer on the GPU,
+    which keeps it between fits; zeros at first.
 
     Attributes
     ----------
@@ -92,7 +96,8 @@ class Moments:
     def load(self, session: Session, parameters: Array | None, net: int = 0) -> None:
         """Copy the state and the trained parameters to a net's memory.
 
-        Without an average, the host's `parameters` are trained; None: they are there already.
+        Without an average, the host's `parameters` are trained;
+        None: they are there already.
         """
         n = self.network.layout.n_parameters
         if self.n_slots > N_SLOTS and parameters is not None:
@@ -106,7 +111,9 @@ class Moments:
             session.put("parameters", np.ascontiguousarray(parameters), net)
 
     def store(self, session: Session, net: int = 0) -> Array:
-        """Copy the state from a net's memory; return the parameters that the net shows."""
+        """Copy the state from a net's memory;
+        return the parameters that the net shows.
+        """
         n = self.network.layout.n_parameters
         self.state[: N_SLOTS * n].copy_to_device(session.get("m", N_SLOTS * n, net))
         trained = session.get("parameters", n, net)
@@ -124,7 +131,9 @@ class Moments:
         return shown
 
     def flat(self) -> Array:
-        """A copy in host memory, in the parameters' order, shape (n_slots, n_parameters)."""
+        """A copy in host memory, in the parameters' order,
+        shape (n_slots, n_parameters).
+        """
         with self.card.current():
             return device.to_host(self.state).reshape(self.n_slots, -1).copy()
 
@@ -137,7 +146,8 @@ class Moments:
 
 
 class Launches:
-    """Nets with the same layers and rules, on the same rows, which train in the same launches.
+    """Nets with the same layers and rules, on the same rows,
+    which train in the same launches.
 
     A MemoryError says that the rows or a single net do not fit into the GPU's memory.
 
@@ -165,7 +175,8 @@ class Launches:
         card.require_bytes(device.host_bytes(data), who)
         self.take(data.x, data.y)
         self._shape = grid_shape(network, batch, card, len(networks))
-        # A net of another fold may use more rows than the first. Each step may have weights or not.
+        # A net of another fold may use more rows than the first.
+        # Each step may have weights or not.
         sizes = (batch, len(data.x), len(data.x), MOST_STEPS)
         need = training_need(self._shape, network, optimizer, *sizes)
         of_net = bytes_of(network, need) + 8 * max(len(data.x), MOST_ORDER_NUMBERS)
@@ -383,7 +394,9 @@ class Trainer:
         first: int,
         last: int,
     ) -> int:
-        """Do the units first to last of a window of epochs; return the unit where it stopped."""
+        """Do the units first to last of a window of epochs;
+        return the unit where it stopped.
+        """
         span = Span(self, order, coefficients, losses, first, last)
         self._launches.run([span])
         return span.reached
@@ -448,7 +461,9 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
 
 
 def _make_end(rules: KernelRules, shape: GridShape) -> Any:
-    """The end of a net's launch: a training that has diverged goes back to its epoch."""
+    """The end of a net's launch:
+    a training that has diverged goes back to its epoch.
+    """
     n_threads = shape.n_threads
     restore = rule_blocks.restore(rules)
 
@@ -464,7 +479,8 @@ def _make_end(rules: KernelRules, shape: GridShape) -> Any:
     return device_function(end)
 
 
-# The simulator runs blocks one after the other: barriers are the ends of launches there.
+# The simulator runs blocks one after the other:
+# barriers are the ends of launches there.
 COOPERATIVE = not device.SIMULATED
 
 
@@ -476,8 +492,8 @@ def launch_steps(
     n_threads = shape.n_threads
     arguments = (*rows, session.nets)
     if COOPERATIVE:
-        # All blocks must be resident at once. Two on one multiprocessor would share its arithmetic,
-        # and reach the barrier later.
+        # All blocks must be resident at once. Two on one multiprocessor would share its
+        # arithmetic, and reach the barrier later.
         resident = device.max_cooperative_blocks(
             kernels.run, (*arguments, n_steps), n_threads
         )
@@ -502,8 +518,9 @@ def launch_chunk(
     *,
     losses: bool,
 ) -> None:
-    """The forward pass of a chunk of rows; with `losses`, their sum, and the gradient if the
-    plan's mode is TRAIN."""
+    """The forward pass of a chunk of rows; with `losses`,
+    their sum, and the gradient if the plan's mode is TRAIN.
+    """
     kernel = make_kernels(rules, shape).phase
     arguments = (*rows, session.nets)
     phase = configured(

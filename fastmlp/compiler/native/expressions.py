@@ -129,7 +129,9 @@ class Expressions:
         return evaluate(node)
 
     def test(self, node: ast.expr) -> Any:
-        """The truth of an expression: a bool if known when translating, or a register."""
+        """The truth of an expression:
+        a bool if known when translating, or a register.
+        """
         operand = self.value(node)
         if is_constant(operand):
             return bool(operand)
@@ -319,7 +321,9 @@ class Expressions:
         raise Unsupported(ast.dump(node))
 
     def one_of(self, numbers: tuple[Any, ...], index: Number) -> Number:
-        """The number at an index of a tuple of numbers of one dtype; beyond it, the last."""
+        """The number at an index of a tuple of numbers of one dtype;
+        beyond it, the last.
+        """
         *others, number = (number_of(item) for item in numbers)
         if any(item.dtype != number.dtype for item in others):
             raise Unsupported("an index of a tuple of several dtypes")

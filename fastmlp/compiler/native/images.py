@@ -1,4 +1,6 @@
-"""Images: ELF objects of x86-64 and aarch64, linked so that they run wherever they lie."""
+"""Images: ELF objects of x86-64 and aarch64,
+linked so that they run wherever they lie.
+"""
 
 import struct
 from typing import Any, NamedTuple
@@ -28,7 +30,8 @@ _UNWINDING = b".eh_frame"
 
 
 class _Form(NamedTuple):
-    """How the objects of an architecture refer to places, by the numbers of their relocations.
+    """How the objects of an architecture refer to places,
+    by the numbers of their relocations.
 
     Attributes
     ----------
@@ -60,14 +63,16 @@ _FORMS = {
         jump=bytes.fromhex("d0ffff58 00021fd6"),
     ),
 }
-# Arm's instructions take an address in two parts: its page, and its place in the page by the unit
-# of what is loaded, here as powers of 2. Images begin with a page.
+# Arm's instructions take an address in two parts: its page, and its place in the page
+# by the unit of what is loaded, here as powers of 2. Images begin with a page.
 _PAGE = 275
 _IN_PAGE = {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 
 
 def _set_bits(image: bytearray, place: int, word: int, first: int, n: int) -> None:
-    """Write the lowest n bits of a word into the instruction at a place, from a bit on."""
+    """Write the lowest n bits of a word into the instruction at a place, from a bit
+    on.
+    """
     (old,) = struct.unpack_from("<I", image, place)
     bits = (1 << n) - 1
     struct.pack_into(
@@ -125,7 +130,9 @@ class _Object:
 
 
 def linked(content: bytes, symbol: str) -> tuple[dict[str, Any], bytes]:
-    """An image of an ELF object, and the offsets of this function of it and of the slots."""
+    """An image of an ELF object,
+    and the offsets of this function of it and of the slots.
+    """
     made = _Object(content)
     form, sections = made.form, made.sections
     image = bytearray()

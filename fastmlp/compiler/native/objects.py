@@ -23,7 +23,9 @@ TRANSLATED: list[str] = []
 
 
 def triple_of(host: Host) -> str:
-    """An image is made of an object of Linux, on macOS too: calls use the same registers."""
+    """An image is made of an object of Linux,
+    on macOS too: calls use the same registers.
+    """
     if stored.LOADS:
         return f"{host.machine}-unknown-linux-gnu"
     triple: str = llvm.get_process_triple()
@@ -67,7 +69,9 @@ def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
 def compiled(
     function: FunctionType, host: Host, *, light: bool
 ) -> tuple[dict[str, Any], bytes]:
-    """Machine code: where its entry and its slots are, and an image; or an object of LLVM's."""
+    """Machine code: where its entry and its slots are,
+    and an image; or an object of LLVM's.
+    """
     content: bytes = machine(host).emit_object(optimized(function, host, light=light))
     TRANSLATED.append(function.__name__)
     if stored.LOADS:
@@ -76,8 +80,9 @@ def compiled(
 
 
 def _optimize(module: Any, on: Any, *, light: bool) -> None:
-    """Kernels take only the vectorisers among passes that lengthen code: 1.6 -> 1.0 s of
-    compilation."""
+    """Kernels take only the vectorisers among passes that lengthen code:
+    1.6 -> 1.0 s of compilation.
+    """
     options = llvm.create_pipeline_tuning_options()
     level = min(int(setting("OPT", 3)), 3)
     options.speed_level = min(level, 2) if light else level

@@ -1,7 +1,9 @@
-"""The operands of translated code: numbers, views of memory, tables, records; and arithmetic.
+"""The operands of translated code: numbers,
+views of memory, tables, records; and arithmetic.
 
-Any other operand (a function, a dtype, a number known when translating) is a constant Python
-object. Functions with two bodies, see `jit`, `memory` and `elementary`, have their LLVM IR here.
+Any other operand (a function, a dtype, a number known when translating) is a constant
+Python object. Functions with two bodies, see `jit`, `memory` and `elementary`, have
+their LLVM IR here.
 """
 
 import operator
@@ -30,8 +32,9 @@ WORD32: Any = ir.IntType(32)
 WORD: Any = ir.IntType(64)
 BYTE: Any = ir.IntType(8)
 POINTER: Any = ir.PointerType()
-# The dtype of a number that is a pointer. Memory of the stack has one: LLVM 22 forgets what
-# an address points to that is made of the integer of a pointer in a loop that it unrolls.
+# The dtype of a number that is a pointer. Memory of the stack has one: LLVM 22 forgets
+# what an address points to that is made of the integer of a pointer in a loop that it
+# unrolls.
 ADDRESS = np.dtype("V8")
 X86_FLUSH = 0x8040  # flush to zero, denormals are zero
 ARM_FLUSH = 1 << 24
@@ -42,7 +45,8 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
     with builder.goto_entry_block():
         place = builder.alloca(kind)
     place.align = 64
-    # llvmlite gives it a type with that of its content, for `load`, which knows it anyway.
+    # llvmlite gives it a type with that of its content,
+    # for `load`, which knows it anyway.
     place.type = POINTER
     return place
 
@@ -114,7 +118,9 @@ def emit_fetch(builder: Any, address: Any) -> None:
 
 
 def _x86(builder: Any, mode: Any) -> Any:
-    """Write `mode` to the control register, or set its flags if None; return the old value."""
+    """Write `mode` to the control register,
+    or set its flags if None; return the old value.
+    """
     place = builder.alloca(WORD32)
     kind = ir.FunctionType(ir.VoidType(), [POINTER])
     if mode is None:
@@ -234,8 +240,8 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     )
 
 
-# Exact operations that vectorise and never branch, so that a loop's vector body and its scalar
-# remainder give the same bits.
+# Exact operations that vectorise and never branch,
+# so that a loop's vector body and its scalar remainder give the same bits.
 
 
 def _mantissa(kind: ir.Type) -> int:
@@ -327,7 +333,8 @@ class RecordOperand(NamedTuple):
     dtype: np.dtype[Any]
 
 
-# The head of NumPy's arrays, behind every object's head, which is longer without the GIL.
+# The head of NumPy's arrays, behind every object's head,
+# which is longer without the GIL.
 ARRAY = np.dtype(
     {
         "names": ["data", "shape"],
@@ -496,7 +503,9 @@ def _of_addresses(builder: Any, name: str, a: Number, b: Number) -> Number:
 
 
 def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
-    """The floored quotient, or the remainder; both are 0 for a divisor of 0, as in Numba."""
+    """The floored quotient, or the remainder;
+    both are 0 for a divisor of 0, as in Numba.
+    """
     if a.dtype != INT64:
         raise Unsupported(f"{name} of {a.dtype}")
     one, zero = ir.Constant(WORD, 1), ir.Constant(WORD, 0)
@@ -553,7 +562,9 @@ def negated(builder: Any, operand: Any) -> Any:
 
 
 def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
-    """The least ("Lt") or the largest ("Gt") operand; with NaN, the one Python returns."""
+    """The least ("Lt") or the largest ("Gt")
+    operand; with NaN, the one Python returns.
+    """
     if is_constant(*operands):
         if name == "Lt":
             return min(operands)

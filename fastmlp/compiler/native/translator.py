@@ -1,16 +1,17 @@
 """The translator: from a subset of Python to LLVM IR, without Numba's frontend.
 
-Kernels work on numbers in registers and in memory, and on records. Numba's frontend took 3.5 s of a
-first fit, and gave LLVM four times as much to optimize; the translator takes 0.2 s.
+Kernels work on numbers in registers and in memory, and on records. Numba's frontend
+took 3.5 s of a first fit, and gave LLVM four times as much to optimize; the translator
+takes 0.2 s.
 
-The subset has assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions and
-of `emitted` functions, arithmetic, comparisons, conditional expressions, fields of records,
-elements of views and tables, and tuples. A name has one type. A function that returns a value is
-inlined in its caller.
+The subset has assignments, `if`, `while`, `for` over `range` and `prange`, calls of
+functions and of `emitted` functions, arithmetic, comparisons, conditional expressions,
+fields of records, elements of views and tables, and tuples. A name has one type. A
+function that returns a value is inlined in its caller.
 
-All else is refused, with the source's line: a name without a value on some path, a negative
-constant index, a `prange` loop that assigns an outer name, returns or breaks. Indices are not
-checked.
+All else is refused, with the source's line: a name without a value on some path, a
+negative constant index, a `prange` loop that assigns an outer name, returns or breaks.
+Indices are not checked.
 """
 
 import ast
@@ -52,16 +53,16 @@ from fastmlp.compiler.native.operands import (
     truth,
 )
 
-# With AVX-512, LLVM uses half a register unless this attribute is set. llvmlite does not list the
-# attribute, but prints it.
+# With AVX-512, LLVM uses half a register unless this attribute is set.
+# llvmlite does not list the attribute, but prints it.
 FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str, triple: str) -> Any:
     """Return a module that exports a function without a result as `symbol`.
 
-    `triple` is LLVM's name of the architecture and system that the code is for. Arguments are
-    integers, or NamedTuples of integers, which are passed one by one.
+    `triple` is LLVM's name of the architecture and system that the code is for.
+    Arguments are integers, or NamedTuples of integers, which are passed one by one.
     """
     hints = jit.hints_of(function)
     unit = Unit(hints.zeros, triple)
@@ -104,8 +105,9 @@ class Unit:
         return made
 
     def define_entry(self, function: FunctionType, symbol: str) -> None:
-        """Define a function of integers and arrays, with a result, for Python's convention
-        METH_FASTCALL."""
+        """Define a function of integers and arrays, with a result,
+        for Python's convention METH_FASTCALL.
+        """
         kind = ir.FunctionType(WORD, [WORD, WORD, WORD])
         made = ir.Function(self.module, kind, symbol)
         builder = ir.IRBuilder(made.append_basic_block("entry"))
@@ -141,9 +143,9 @@ class Unit:
     ) -> tuple[ir.Function, ir.Function]:
         """Return the body of a `prange` loop as two LLVM functions.
 
-        One takes the `captured` names in registers, the other the address of their struct; then
-        both take the first count, the count after the last, and the thread's number. A thread alone
-        calls the first: 0.250 -> 0.241 us (2-4-1@4).
+        One takes the `captured` names in registers, the other the address of their
+        struct; then both take the first count, the count after the last, and the
+        thread's number. A thread alone calls the first: 0.250 -> 0.241 us (2-4-1@4).
         """
         operands = tuple(captured.values())
         kinds = [register.type for register in registers_of(operands)]
@@ -180,7 +182,9 @@ class Functions(Protocol):
     def define_loop(
         self, function: FunctionType, node: ast.For, captured: dict[str, Any]
     ) -> tuple[Any, Any]:
-        """The body of a `prange` loop as two functions, for one thread and for a team."""
+        """The body of a `prange` loop as two functions,
+        for one thread and for a team.
+        """
         ...
 
 
@@ -199,8 +203,10 @@ class Loop(NamedTuple):
 
 
 def _holds(kept: Any, operand: Any) -> bool:
-    """Return True if the name, or the result, of `kept` may have the operand: a number in the
-    name's dtype, if it is the common one, or the word of an address of the stack."""
+    """Return True if the name, or the result, of `kept` may have the operand: a number
+    in the name's dtype, if it is the common one, or the word of an address of the
+    stack.
+    """
     if kind_of(kept) == kind_of(operand):
         return True
     if not (isinstance(kept, Number) and isinstance(operand, Number)):
@@ -239,7 +245,9 @@ class Body(Expressions):
             self.bind(name, argument)
 
     def run(self) -> Any:
-        """Emit the body; leave the builder after it, and return the function's result."""
+        """Emit the body; leave the builder after it,
+        and return the function's result.
+        """
         self.each(self._definition.body)
         self._go_to(self._exit)
         self.builder.position_at_end(self._exit)
@@ -436,8 +444,8 @@ class Body(Expressions):
     def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
         if node.orelse:
             raise jit.Unsupported("a loop with an else")
-        # The body may never run, or stop at a `break`: names that it assigns may have no value
-        # after.
+        # The body may never run, or stop at a `break`:
+        # names that it assigns may have no value after.
         before = set(self._known)
         self._loops.append(loop)
         self._inside(node.body)
@@ -500,7 +508,9 @@ class Body(Expressions):
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
-        """A loop from first to last, exclusive, around the code of the context; yield i."""
+        """A loop from first to last, exclusive,
+        around the code of the context; yield i.
+        """
         builder = self.builder
         last = converted(self.builder, last, INT64)
         blocks = [

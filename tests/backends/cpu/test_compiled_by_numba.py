@@ -1,4 +1,6 @@
-"""Kernels that Numba compiles whole, its threads in place of a team: the translator's bits."""
+"""Kernels that Numba compiles whole,
+its threads in place of a team: the translator's bits.
+"""
 
 import importlib.util
 import os
@@ -14,8 +16,8 @@ from fastmlp.compiler import COMPILER
 
 pytestmark = only_compiled
 Python = Callable[..., str]
-# Compiled for half a minute each: what teams share in one dtype, single rows in the other, and each
-# of the other forms of a step in one of them.
+# Compiled for half a minute each: what teams share in one dtype,
+# single rows in the other, and each of the other forms of a step in one of them.
 NETS = [("float32", "teams"), ("float64", "rows")]
 
 # Each line: which net, its dtype, on how many threads, and a digest of what came of it.
@@ -220,7 +222,8 @@ def test_kernels_have_the_bits_of_the_translator(
             bits.setdefault(name, set()).add(digest)
         assert ["teams", "1", "False"] in lines
         assert ["teams", "2", str(safe)] in lines
-    # Each thread has taken microbatches through its own buffers. Elsewhere one may take all.
+    # Each thread has taken microbatches through its own buffers.
+    # Elsewhere one may take all.
     if layer == "omp" and what == "rows":
         assert ["ran", "1", "1"] in of_numba
     assert len(bits) == {"teams": 5 + 4, "rows": 5}[what]

@@ -1,4 +1,6 @@
-"""Objectives with derivatives by the inputs: against the complex step, on threads, in chunks."""
+"""Objectives with derivatives by the inputs:
+against the complex step, on threads, in chunks.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Loss, gradient, prediction, Gauss-Newton matrix: the oracle's; the same bits on any threads."""
+"""Loss, gradient, prediction, Gauss-Newton matrix:
+the oracle's; the same bits on any threads.
+"""
 
 import hashlib
 import tracemalloc
@@ -42,7 +44,8 @@ from fastmlp.training.request import FitRequest
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 SHAPES = [(4, 3), (1, 1), (1, 3, 1), (17, 5, 33), (3, 33, 17, 5), (5, 1, 3, 17, 2)]
-# Every two of them meet in a case: each rule with each dtype, shape, number of rows, ...
+# Every two of them meet in a case: each rule with each dtype,
+# shape, number of rows, ...
 FACTORS: dict[str, list[Any]] = {
     "dtype": [*TOLERANCE],
     "loss": [*CASES],

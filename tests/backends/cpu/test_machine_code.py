@@ -1,4 +1,6 @@
-"""Machine code as it runs: the loops of every block, what they multiply with, what they call."""
+"""Machine code as it runs: the loops of every block,
+what they multiply with, what they call.
+"""
 
 import platform
 import re
@@ -104,7 +106,8 @@ PLAIN: dict[str, Factory] = {
     for factory in (forward_backward, update, train)
 }
 PHASES |= PLAIN
-# Phases that multiply by themselves: the sums of few outputs, and what a single row needs.
+# Phases that multiply by themselves: the sums of few outputs,
+# and what a single row needs.
 THAT_MULTIPLY = (
     "forward_backward",
     "forward_backward_by_panels",
@@ -132,7 +135,8 @@ STEPS = {
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
 
 CALL = re.compile(r"^\s+call", re.MULTILINE)
-# Functions may lie anywhere: their addresses are loaded, as numbers are, and those of blocks not.
+# Functions may lie anywhere: their addresses are loaded,
+# as numbers are, and those of blocks not.
 SYMBOL = re.compile(r"^\s+(?:movabsq\s+\$|call\w*\s+)([A-Za-z_][\w.@]*)", re.MULTILINE)
 
 OWN = re.compile(r"^([A-Za-z_][\w.]*):", re.MULTILINE)
@@ -185,7 +189,9 @@ def compiled(name: str, dtype: Any) -> Block:
 def multiplying(
     loops: list[str], dtype: Any, kind: str = "p", register: str = ""
 ) -> list[str]:
-    """Those with fused multiply-adds: of packed numbers, or single ones, in such a register."""
+    """Those with fused multiply-adds: of packed numbers,
+    or single ones, in such a register.
+    """
     letter = "s" if dtype == np.float32 else "d"
     words = re.compile(rf"vfn?m(?:add|sub)\d+{kind}{letter}\b.*%{register}")
     return [loop for loop in loops if words.search(loop)]
@@ -198,7 +204,8 @@ def calculating(loops: list[str], dtype: Any) -> list[str]:
 
 
 REGISTER = "zmm" if vector_bytes() == 64 else "ymm"
-# Of a single row's product, what is left is less than a vector; products in panels have no rest.
+# Of a single row's product, what is left is less than a vector;
+# products in panels have no rest.
 WITH_A_REST = {"row_by_row"}
 THAT_ASK_AHEAD = {"product", "gradient_product"}
 MASKED_STORE = re.compile(r"vmaskmovp.\s+%ymm\d+, %ymm\d+, [^%]*\(")
@@ -207,8 +214,8 @@ MASKED_STORE = re.compile(r"vmaskmovp.\s+%ymm\d+, %ymm\d+, [^%]*\(")
 def calls_blocks_only(text: str) -> bool:
     """True if blocks are called by their addresses, and nothing else.
 
-    Zeros are written by the C library, once for all the rows of a block; and a leaf that a block
-    uses twice is a function of the block's.
+    Zeros are written by the C library, once for all the rows of a block;
+    and a leaf that a block uses twice is a function of the block's.
     """
     return set(SYMBOL.findall(text)) - set(OWN.findall(text)) <= {"memset"}
 

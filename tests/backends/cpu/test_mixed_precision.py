@@ -1,4 +1,6 @@
-"""Mixed precision in training and predictions: NumPy with rounded operands, the same bits."""
+"""Mixed precision in training and predictions:
+NumPy with rounded operands, the same bits.
+"""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -238,7 +240,8 @@ def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) 
     for n_rows in (N_PREDICTED, 2, 1):
         expected = expected_of(net, x[:n_rows], activation)
         error = np.abs(net.predict(x[:n_rows], **MIXED) - expected)
-        # A number that is summed in another order may be rounded to its other neighbour.
+        # A number that is summed in another order may be rounded to its other
+        # neighbour.
         assert error.max() <= 2e-3 * np.abs(expected).max()
         assert np.median(error) <= 2e-5 * np.abs(expected).max()
 

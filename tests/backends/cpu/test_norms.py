@@ -1,4 +1,6 @@
-"""Norms and residual blocks: the oracle's numbers, the same bits on any threads, their extremes."""
+"""Norms and residual blocks: the oracle's numbers,
+the same bits on any threads, their extremes.
+"""
 
 from copy import deepcopy
 from pathlib import Path

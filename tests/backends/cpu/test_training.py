@@ -1,4 +1,6 @@
-"""Training by the engine, with rates per layer and frozen layers: the oracle's, in any cuts."""
+"""Training by the engine, with rates per layer and frozen layers:
+the oracle's, in any cuts.
+"""
 
 from itertools import pairwise
 from typing import Any
@@ -185,7 +187,8 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
         n = net.network.layout.n_weights
         assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
         assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
-    # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
+    # Biases' slopes are sums of eight chains a chunk,
+    # so they, and then all, differ by rounding.
     np.testing.assert_allclose(
         chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14
     )
@@ -216,7 +219,8 @@ def test_divergence_stops_at_the_parameters_of_the_start_of_the_epoch(
     parameters, data = net.draw(rng, N_ROWS)
     order = np.repeat(np.arange(N_ROWS)[None], 4, axis=0)
     per_epoch = N_ROWS // batch_size
-    # The third epoch's first step spoils the weights: its next batch finds out, or its end.
+    # The third epoch's first step spoils the weights:
+    # its next batch finds out, or its end.
     rates = np.repeat([0.01, 0.01, np.inf, 0.01], per_epoch)
     adam = OPTIMIZERS["adam"](0.01)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
@@ -363,7 +367,9 @@ each_case = pytest.mark.parametrize("case", CASES)
 def assert_oracles(
     net: Net, optimizer: Any, batch_size: int, n_threads: int = 1
 ) -> None:
-    """Train as the oracle does; what is frozen keeps its bits, and its state its zeros."""
+    """Train as the oracle does; what is frozen keeps its bits,
+    and its state its zeros.
+    """
     rng = np.random.default_rng(1)
     parameters, data = net.draw(rng, GROUP_ROWS, weighted=True)
     order = orders(rng, GROUP_EPOCHS, GROUP_ROWS)

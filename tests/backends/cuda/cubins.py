@@ -48,7 +48,9 @@ def ptx_of(kernel: Any, signature: Any, capability: tuple[int, int]) -> str:
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
-    """Link PTX by nvJitLink; a cooperative kernel also with the device runtime library."""
+    """Link PTX by nvJitLink;
+    a cooperative kernel also with the device runtime library.
+    """
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     parts = [ObjectCode.from_ptx(ptx.encode())]
@@ -79,7 +81,9 @@ def _resources(log: str) -> Resources:
 
 
 def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, kernel and signature of each kernel, with the shapes used on a GPU."""
+    """Yield name, kernel and signature of each kernel,
+    with the shapes used on a GPU.
+    """
     from nets import Net
     from numba import from_dtype, types
 

@@ -1,4 +1,6 @@
-"""Each CUDA kernel compiles to PTX and links, without a GPU, for each architecture in use."""
+"""Each CUDA kernel compiles to PTX and links,
+without a GPU, for each architecture in use.
+"""
 
 import random
 import re
@@ -33,7 +35,8 @@ OURS = (9, 0)
 # Registers of a thread, of which 256 share 65,536; bytes of shared memory.
 MOST_REGISTERS = 240
 MOST_SHARED = 24 * 1024
-# The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
+# The float64 instructions of a float32 kernel:
+# sums of losses, and the factors made of them.
 SUMS = {
     *(
         "abs",

@@ -1,4 +1,6 @@
-"""Errors without a usable GPU, and kernels in the simulator, which replaces the compiler."""
+"""Errors without a usable GPU, and kernels in the simulator,
+which replaces the compiler.
+"""
 
 import os
 import re
@@ -55,7 +57,8 @@ NO_DEVICE = r"MLP: the NVIDIA driver sees no device: check nvidia"
 UNUSABLE: dict[str, tuple[Any, str]] = {
     "no driver": (
         NO_DRIVER,
-        r'MLP: device="cuda" needs the NVIDIA driver, which does not load \(CUDA driver library '
+        r'MLP: device="cuda" needs the NVIDIA driver, which does not load \(CUDA '
+        r"driver library "
         r"cannot be found\): install it, see that nvidia-smi runs, or use device=",
     ),
     "no device": ([], NO_DEVICE),

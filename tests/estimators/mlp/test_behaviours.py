@@ -50,7 +50,9 @@ def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
 def same(
     name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any
 ) -> Any:
-    """Do the same with both; results, warnings and errors are the same. Return them, ours."""
+    """Do the same with both; results,
+    warnings and errors are the same. Return them, ours.
+    """
     theirs, ours = (
         outcome(partial(call, model)) for model in both(name, **{**SMALL, **settings})
     )

@@ -1,4 +1,6 @@
-"""scikit-learn's checks of an estimator, and its own tests of its MLP, run on our classes."""
+"""scikit-learn's checks of an estimator,
+and its own tests of its MLP, run on our classes.
+"""
 
 import importlib.util
 from types import ModuleType

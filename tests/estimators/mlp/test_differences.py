@@ -1,4 +1,6 @@
-"""Weights and scores follow scikit-learn's epoch by epoch, but for the table of differences."""
+"""Weights and scores follow scikit-learn's epoch by epoch,
+but for the table of differences.
+"""
 
 import pickle
 import re
@@ -297,7 +299,8 @@ def curve_of_partial_fits() -> None:
 
 
 def squares_that_overflow() -> None:
-    """A mean of squares that is infinite stays so in scikit-learn: such parameters no longer move.
+    """A mean of squares that is infinite stays so in scikit-learn:
+    such parameters no longer move.
 
     Ours moves by a difference, and infinity less infinity is NaN.
     """
@@ -315,8 +318,9 @@ def squares_that_overflow() -> None:
 
 
 def lbfgs_on_relu() -> None:
-    """After ten iterations the two agree to rounding; after hundreds scikit-learn differs from
-    itself, if the last bit of X does."""
+    """After ten iterations the two agree to rounding;
+    after hundreds scikit-learn differs from itself, if the last bit of X does.
+    """
     labels = np.where(X[:, 0] * X[:, 1] > 0, "yes", "no")
     settings = {"hidden_layer_sizes": (10, 10), "solver": "lbfgs", "alpha": 0.1}
 
@@ -399,8 +403,8 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "lbfgs": {"solver": "lbfgs"},
 }
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
-# Descent by other steps and rates, which know nothing of the activation: one of them each, in turn;
-# else two of them, which meet every task.
+# Descent by other steps and rates, which know nothing of the activation:
+# one of them each, in turn; else two of them, which meet every task.
 VARIANTS = {"momentum", "plain", "invscaling", "adaptive"}
 # A batch of 16 leaves a tail of 5 rows of 53.
 WAYS: dict[str, dict[str, Any]] = {

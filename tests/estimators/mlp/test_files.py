@@ -61,7 +61,9 @@ def fitted(task: str = "multiclass", **settings: Any) -> Any:
 
 
 def words(model: Any) -> str:
-    """The parameters, without where objects lie in memory, and without breaks of lines."""
+    """The parameters, without where objects lie in memory,
+    and without breaks of lines.
+    """
     return re.sub(r" at 0x[0-9A-Fa-f]+|\s+", "", repr(model))
 
 
@@ -488,7 +490,9 @@ def test_a_worker_of_joblib_takes_one_thread(backend: str) -> None:
 
 
 def test_pickles_are_read_by_every_numpy() -> None:
-    """NumPy 1.26 does not read the generators of NumPy 2; a user's own are the user's."""
+    """NumPy 1.26 does not read the generators of NumPy 2;
+    a user's own are the user's.
+    """
     model = clone(SMALL).set_params(pickle_state=True).fit(X, LABELS)
     assert b"numpy.random" not in pickle.dumps(model)
     model.set_params(random_state=np.random.RandomState(0)).fit(X, LABELS)

@@ -1,4 +1,6 @@
-"""Losses of the estimators beside scikit-learn's, smoothed labels, and second-order solvers."""
+"""Losses of the estimators beside scikit-learn's,
+smoothed labels, and second-order solvers.
+"""
 
 import pickle
 from typing import Any

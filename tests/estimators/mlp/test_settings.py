@@ -1,4 +1,6 @@
-"""Arguments that scikit-learn lacks: settings of the core, validation rows, callbacks, verbose."""
+"""Arguments that scikit-learn lacks: settings of the core,
+validation rows, callbacks, verbose.
+"""
 
 import re
 from pathlib import Path

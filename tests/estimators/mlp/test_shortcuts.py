@@ -1,4 +1,6 @@
-"""Plain data take shortcuts, kept trainers, shared nets, nothing copied: the same bits."""
+"""Plain data take shortcuts, kept trainers,
+shared nets, nothing copied: the same bits.
+"""
 
 import copy
 import pickle
@@ -78,7 +80,9 @@ TARGETS: list[Callable[[np.random.Generator, int], Any]] = [
 
 
 def described(value: Any) -> Any:
-    """A value that compares to the bit: arrays by their bytes, objects by their attributes."""
+    """A value that compares to the bit:
+    arrays by their bytes, objects by their attributes.
+    """
     if isinstance(value, np.ndarray):
         if value.dtype == object:
             content = value.tolist()
@@ -93,7 +97,9 @@ def described(value: Any) -> Any:
 
 
 def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
-    """What a class's check of data returns, or its error; and the attributes that it sets."""
+    """What a class's check of data returns,
+    or its error; and the attributes that it sets.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -344,10 +350,10 @@ print((peak_of_process() - before - 2 * matrix) / parameters)
 def test_a_sparse_fit_takes_twice_the_matrix_and_5_parameters(
     python: Callable[..., str],
 ) -> None:
-    # They are held flat, and in panels, 4 % wider, with Adam's two numbers each; at the end they
-    # are laid out flat once more, to be copied to where predictions see all of them or none: 205
-    # MB, 5.1 times, and dense rows would be 800. Of arrays below 32 MB the allocator may keep freed
-    # ones.
+    # They are held flat, and in panels, 4 % wider, with Adam's two numbers each; at the
+    # end they are laid out flat once more, to be copied to where predictions see all of
+    # them or none: 205 MB, 5.1 times, and dense rows would be 800. Of arrays below 32
+    # MB the allocator may keep freed ones.
     assert 4.9 < float(python(FIT)) < 5.5
 
 
@@ -400,7 +406,8 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
     if task == "binary":
         predicted = predicted[:, 1:]
     assert np.array_equal(model.net_.predict(X), predicted)
-    # scikit-learn's own gradient, which is of a sum over outputs where the net has a mean.
+    # scikit-learn's own gradient,
+    # which is of a sum over outputs where the net has a mean.
     targets = np.asarray(y)
     if name == "MLPClassifier":
         targets = model._label_binarizer.transform(y).astype(float)
@@ -514,7 +521,8 @@ WIDE = 100_000
 
 @pytest.mark.slow
 def test_threads_that_train_one_estimator_take_turns() -> None:
-    # Batches of one row, of a few and of many lay out the optimizer's state in different ways.
+    # Batches of one row, of a few and of many lay out the optimizer's state in
+    # different ways.
     sizes = (1, 7, 64, 200, 2000)
     times = 60
     rows = MANY[:2000, :20]
@@ -634,7 +642,9 @@ def test_a_fit_within_its_own_fit_is_refused() -> None:
 
 
 class Carrying:
-    """A scorer that carries the estimator elsewhere; carried along, it is another one's name."""
+    """A scorer that carries the estimator elsewhere;
+    carried along, it is another one's name.
+    """
 
     def __init__(self, carry: Callable[[Any], Any]) -> None:
         self.carry, self.carried = carry, list[tuple[Any, Any]]()

@@ -1,4 +1,6 @@
-"""The surface of scikit-learn's estimators, public names and kinds, and advice in errors."""
+"""The surface of scikit-learn's estimators,
+public names and kinds, and advice in errors.
+"""
 
 import inspect
 
@@ -202,8 +204,10 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
     rows = np.random.default_rng(3).standard_normal((400, 4))
     model = MLPClassifier((8,), early_stopping=True, random_state=0)
     message = (
-        r"MLPClassifier: early stopping kept the parameters of the first epoch: no later one of "
-        r'\d+ had a validation score above 0\.95; where a class is rare, scoring="loss" finds'
+        r"MLPClassifier: early stopping kept the parameters of the first epoch: no "
+        r"later one of "
+        r"\d+ had a validation score above 0\.95; where a class is rare, "
+        r'scoring="loss" finds'
     )
     with pytest.warns(RuntimeWarning, match=message):
         model.fit(rows, rare)
@@ -211,8 +215,9 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
     assert scores[0] == max(scores)
     # The same where it is a later one, whose accuracy is the share of the common class.
     message = (
-        r"MLPClassifier: early stopping kept epoch 16 of \d+: its validation accuracy, 0\.95, is "
-        r"no higher than the share of one class; where a class is rare, scoring=\"loss\" finds"
+        r"MLPClassifier: early stopping kept epoch 16 of \d+: its validation accuracy, "
+        r"0\.95, is no higher than the share of one class; where a class is rare, "
+        r"scoring=\"loss\" finds"
     )
     with pytest.warns(RuntimeWarning, match=message):
         clone(model).set_params(random_state=4).fit(rows, rare)

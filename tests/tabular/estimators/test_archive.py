@@ -1,4 +1,6 @@
-"""Files of models of tables: bits after a file, a pickle, the command; invalid content."""
+"""Files of models of tables: bits after a file,
+a pickle, the command; invalid content.
+"""
 
 import copy
 import json
@@ -278,7 +280,9 @@ def test_every_drawn_schema_and_encoding(soak: bool, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.filterwarnings(WARNED)
 def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
-    """Presets, losses, trees, refits, time limits and distilled nets in each other's company."""
+    """Presets, losses, trees, refits,
+    time limits and distilled nets in each other's company.
+    """
     for seed in range(200 if soak else 6):
         frame, y, task = table_of(seed)
         rng = np.random.default_rng(seed)
@@ -377,7 +381,9 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_fit_that_its_time_limit_cut_goes_on(tmp_path: Path) -> None:
-    """A second run keeps the epochs of nets that the first cut, and begins further nets."""
+    """A second run keeps the epochs of nets that the first cut,
+    and begins further nets.
+    """
     names: dict[str, Any] = {}
     exec(KILLED.format(n=0), names)
     (X, y), words = names["rows"](), {**names["words"], "refit": False}

@@ -1,4 +1,6 @@
-"""Ways to give a table to a model: the bits of the plain call, and columns that are left out."""
+"""Ways to give a table to a model: the bits of the plain call,
+and columns that are left out.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -45,7 +47,9 @@ NAMES = [*X.columns]
 
 
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row as dicts, from which a third of the missing values is left out as keys."""
+    """Return a row as dicts,
+    from which a third of the missing values is left out as keys.
+    """
     results = []
     for i, row in enumerate(frame.to_dict("records")):
         results.append({str(k): v for k, v in row.items() if i % 3 or not pd.isna(v)})
@@ -222,7 +226,9 @@ def test_files_that_do_not_fit_into_memory(
 def test_texts_like_numbers_stay_texts_in_files(
     kind: str, seed: int, tmp_path: Path
 ) -> None:
-    """The file to validate on is read as the table is: "01234" is not the number 1234."""
+    """The file to validate on is read as the table is:
+    "01234" is not the number 1234.
+    """
     codes = np.random.default_rng(seed).choice(["01234", "1234"], (2, 20))
     codes[:, :3] = "x", "01234", "1234"
     frame = pd.DataFrame(

@@ -66,7 +66,8 @@ def test_numbers_their_spread_and_their_intervals() -> None:
     np.testing.assert_allclose(model.predict_std(X), np.sqrt(variance))
     low, high = model.predict_interval(X, coverage=0.9).T
     assert ((low < result) & (result < high)).all()
-    # Each row was held out from half of the nets; the other half makes the intervals safe.
+    # Each row was held out from half of the nets;
+    # the other half makes the intervals safe.
     assert ((low <= Y) & (high >= Y)).mean() > 0.85
     assert (model.predict_interval(X, 0.5)[:, 0] > low).all()
 
@@ -225,7 +226,9 @@ HIGH = LABELS == "top"
 def test_nets_end_by_a_metric(
     y: Any, metrics: Any, name: str, mode: Any, expected: Any
 ) -> None:
-    """A metric is in the table's units, and a net is that of the metric's best epoch."""
+    """A metric is in the table's units,
+    and a net is that of the metric's best epoch.
+    """
     kind: Any = TabularMLPRegressor if y.dtype == float else TabularMLPClassifier
     sign = -1 if mode == "min" else 1
     stopping = EarlyStopping(name, patience=2, mode=mode)
@@ -352,8 +355,9 @@ def test_mixed_precision() -> None:
 
 LITTLE: dict[str, Any] = {"n_members": 2, "max_iter": 6, "random_state": 0}
 EXPECTED_TO_FAIL = {
-    # A row of weight 2 is not two rows: they would be in other batches, and in other folds. Trees
-    # count rows in their leaves and draw them for their bins; scikit-learn excepts its own as well.
+    # A row of weight 2 is not two rows: they would be in other batches, and in other
+    # folds. Trees count rows in their leaves and draw them for their bins; scikit-learn
+    # excepts its own as well.
     "check_sample_weight_equivalence_on_dense_data": "batches and folds are of rows"
 }
 

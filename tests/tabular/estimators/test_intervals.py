@@ -1,4 +1,6 @@
-"""Intervals, quantiles, sets of classes, losses, monotonic_cst: definitions and promises."""
+"""Intervals, quantiles, sets of classes, losses,
+monotonic_cst: definitions and promises.
+"""
 
 import pickle
 import types
@@ -43,7 +45,9 @@ LABELS = labels()
 
 
 def naive(scores: Array, level: float, weights: Array) -> float:
-    """The least score that a share of the rows and a further one, which is above all, is up to."""
+    """The least score that a share of the rows and a further one,
+    which is above all, is up to.
+    """
     wanted = level * (weights.sum() + weights.mean()) - 1e-9
     for score in np.sort(scores):
         if weights[scores <= score].sum() >= wanted:
@@ -167,7 +171,9 @@ def test_ends_are_in_the_range_of_targets(
 
 @pytest.mark.slow
 def test_sizes_of_errors_are_learned() -> None:
-    """Where errors are ten times as large intervals are several times as wide, and both hold."""
+    """Where errors are ten times as large intervals are several times as wide, and both
+    hold.
+    """
     generator = np.random.default_rng(0)
     numbers = generator.uniform(-1, 1, (1200, 2))
     errors = generator.normal(size=1200) * np.where(numbers[:, 0] > 0, 1.0, 0.1)
@@ -274,7 +280,9 @@ def test_scores_of_rows_and_the_default_are_as_before() -> None:
 def test_sizes_are_learned_from_other_groups(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a fold of the sizes no row is trained on whose group has rows to validate on."""
+    """In a fold of the sizes no row is trained on whose group has rows to validate
+    on.
+    """
     g = np.random.default_rng(seed)
     n_groups = int(g.choice([2, 3, 9, 30]))
     groups = g.permutation(np.arange(120) % n_groups)

@@ -120,7 +120,9 @@ def containers(row: dict[str, Any], form: str, generator: random.Random) -> list
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["names", "places", "no dates"])
 def test_a_row_that_is_read_at_once_is_that_of_a_table(form: str) -> None:
-    """A row whose values are not plain is left to the table, with its errors and warnings."""
+    """A row whose values are not plain is left to the table,
+    with its errors and warnings.
+    """
     known = schema(form)
     generator = random.Random(0)
     n_read = 0

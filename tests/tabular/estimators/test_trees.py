@@ -61,7 +61,9 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def models_kept() -> Iterator[list[Any]]:
-    """Yield scikit-learn's models whose trees are taken, with the names of their threads."""
+    """Yield scikit-learn's models whose trees are taken,
+    with the names of their threads.
+    """
     models: list[Any] = []
 
     def kept(model: Any) -> Any:
@@ -129,7 +131,9 @@ def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
 @pytest.mark.few(3)
 @pytest.mark.parametrize("seed", range(6))
 def test_rounded_rows_go_the_same_ways(seed: int) -> None:
-    """Rows in float32, in CSV, in ONNX and compiled: their columns repeat training values."""
+    """Rows in float32, in CSV, in ONNX and compiled:
+    their columns repeat training values.
+    """
     model, X = on_edges(seed)
     predict = getattr(model, "predict_proba", model.predict)
     expected = predict(X)
@@ -285,7 +289,9 @@ def test_strips_threads_and_presets_of_trees() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
-    """scikit-learn refuses more than 255 levels; as numbers they are taken, unknown ones too."""
+    """scikit-learn refuses more than 255 levels;
+    as numbers they are taken, unknown ones too.
+    """
     g = np.random.default_rng(seed)
     n_levels = (254, 255, 256, 257)[seed]
     codes = np.concatenate([g.permutation(n_levels), g.integers(0, n_levels, 300)])
@@ -650,7 +656,9 @@ def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
 
 @pytest.mark.slow
 def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
-    """Rows of a group are alike: with others of it in training errors are much smaller."""
+    """Rows of a group are alike:
+    with others of it in training errors are much smaller.
+    """
     g = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 6)
     rows = g.normal(size=(30, 3))[groups] + 0.01 * g.normal(size=(180, 3))

@@ -1,4 +1,6 @@
-"""Packs on small tables: bits, weights, time, drawn recipes; Caruana's selection and its folds."""
+"""Packs on small tables: bits, weights, time,
+drawn recipes; Caruana's selection and its folds.
+"""
 
 import os
 import signal
@@ -125,7 +127,9 @@ def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
 
 
 def test_scores_are_of_rows_that_have_not_selected() -> None:
-    """Of fifty candidates of noise a selection finds some that happen to be near its rows."""
+    """Of fifty candidates of noise a selection finds some that happen to be near its
+    rows.
+    """
     generator = np.random.default_rng(0)
     y, *candidates = generator.normal(size=(51, 60))
     scorer = Scorer("regression", y)
@@ -469,7 +473,9 @@ def caruana(y: NDArray[Any], candidates: NDArray[Any], n_rounds: int) -> list[in
 
 
 def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
-    """The second round adds the other candidate, as the first place that gives the least loss."""
+    """The second round adds the other candidate,
+    as the first place that gives the least loss.
+    """
     candidates = [np.full(3, 0.6), np.zeros(3)]
     selection = greedy(
         candidates, lambda mean, weight: float(abs(np.round(mean).mean())), n_rounds=2

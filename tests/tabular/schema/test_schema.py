@@ -1,4 +1,6 @@
-"""What the columns of a table are, its rows as numbers and codes; dates, times and durations."""
+"""What the columns of a table are,
+its rows as numbers and codes; dates, times and durations.
+"""
 
 import datetime
 import io
@@ -156,7 +158,9 @@ def test_columns_are_found_by_name_and_no_rows_are_none() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
-    """Integers, the tuples of a MultiIndex and others, in any order; those of pandas, 0 to n."""
+    """Integers, the tuples of a MultiIndex and others,
+    in any order; those of pandas, 0 to n.
+    """
     g = np.random.default_rng(seed)
     n = 5
     kinds: list[Any] = [
@@ -174,7 +178,8 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
     expected = schema.read(frame)
     order = g.permutation(n)
     assert_equal(schema.read(frame.iloc[:, order]), expected)
-    # Arrays have no names, and a frame that pandas has numbered has none beside other names.
+    # Arrays have no names, and a frame that pandas has numbered has none beside other
+    # names.
     assert_equal(schema.read(frame.to_numpy(object)), expected)
     rows = [
         dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(object)

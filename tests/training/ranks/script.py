@@ -12,7 +12,8 @@ from ranked import made, rows_of
 
 from fastmlp import Report
 
-# The fits with a checkpoint: two that are ended in their fifth epoch, and two that resume those.
+# The fits with a checkpoint: two that are ended in their fifth epoch,
+# and two that resume those.
 CHECKPOINTS = {"kill": "killed", "resume": "killed", "wait": "ended", "go on": "ended"}
 
 

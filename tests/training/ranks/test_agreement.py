@@ -1,4 +1,6 @@
-"""Ranks agree on errors, callbacks, metrics and time; sources are dealt to them, and resume."""
+"""Ranks agree on errors, callbacks, metrics and time;
+sources are dealt to them, and resume.
+"""
 
 import inspect
 import re

@@ -1,4 +1,6 @@
-"""Ranks sum gradients or average parameters: the steps of one process, the same bits; real MPI."""
+"""Ranks sum gradients or average parameters:
+the steps of one process, the same bits; real MPI.
+"""
 
 import os
 import shutil
@@ -40,7 +42,9 @@ def made(*sizes: int, **settings: Any) -> MLP:
 def fitted(
     net: Any, y: Any = Y, shares: Any = SHARES, weight: Any = None, **options: Any
 ) -> list[Any]:
-    """Train a net on each rank; return the nets, which are alike, and their histories."""
+    """Train a net on each rank; return the nets,
+    which are alike, and their histories.
+    """
     rows = [parts_of(each, shares) for each in (X, y)]
     of_ranks = [None] * len(shares) if weight is None else parts_of(weight, shares)
 
@@ -298,8 +302,9 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def compiled() -> None:
-    """Compile the kernels, which processes then load: four at once, beside ranks that spin while
-    they wait, would take a minute."""
+    """Compile the kernels, which processes then load: four at once,
+    beside ranks that spin while they wait, would take a minute.
+    """
 
     def fit(communicator: Any) -> None:
         for every in (None, 3):
@@ -360,8 +365,9 @@ def lives(pid: int) -> bool:
     return True
 
 
-# A job does several fits, one after the other, and ends with the last: four processes start in 5 to
-# 10 s of a core. The fits of a job are trained by other processes than those of the next.
+# A job does several fits, one after the other, and ends with the last: four processes
+# start in 5 to 10 s of a core. The fits of a job are trained by other processes than
+# those of the next.
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +401,9 @@ def ended(killed: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def raised(ended: Path) -> "subprocess.CompletedProcess[str]":
-    """The third job, which resumes the fit that was terminated, and ends with an error."""
+    """The third job, which resumes the fit that was terminated,
+    and ends with an error.
+    """
     assert load(ended / "ended").n_steps == 4 * 6
     return run("go on,raise", ended)
 

@@ -1,7 +1,7 @@
 """The mathematics of a step: forward pass, backpropagation and the update, as kernels.
 
-A factory's docstring describes the function that it makes. Here: strips of rows, parts of a loop,
-and the types of arguments.
+A factory's docstring describes the function that it makes. Here:
+strips of rows, parts of a loop, and the types of arguments.
 """
 
 from collections.abc import Callable

@@ -1,14 +1,17 @@
-"""Phase one of steps with derivatives of outputs by inputs: values, Jacobians, and deltas of both.
+"""Phase one of steps with derivatives of outputs by inputs:
+values, Jacobians, and deltas of both.
 
-Forward: z_l = b + a_(l-1) W_l, a_l = f(z_l). For each output, with u_L = 1 for it and 0 for others:
-v_l = u_l f'(z_l), u_(l-1) = v_l W_l^T, and u_0 is its row of the Jacobian. The residual r is the
-slope of the objective by u_0. A tangent pass takes it through the layers: t_0 = r,
-s_l = t_(l-1) W_l, t_l = s_l f'(z_l). The deltas of values go back as always, with the second-order
-term: d_l = (d_(l+1) W_(l+1)^T) f'(z_l) + sum of s_l u_l f''(z_l).
+Forward: z_l = b + a_(l-1) W_l, a_l = f(z_l). For each output, with u_L = 1 for it and 0
+for others: v_l = u_l f'(z_l), u_(l-1) = v_l W_l^T, and u_0 is its row of the Jacobian.
+The residual r is the slope of the objective by u_0. A tangent pass takes it through the
+layers: t_0 = r, s_l = t_(l-1) W_l, t_l = s_l f'(z_l). The deltas of values go back as
+always, with the second-order term: d_l = (d_(l+1) W_(l+1)^T) f'(z_l) + sum of s_l u_l
+f''(z_l).
 
-The gradient of W_l is then the outer product over more rows: inputs [a_(l-1); t_(l-1)], deltas
-[d_l; v_l]. Buffers of a chunk have room for them: rows T (1 + k) and following belong to output k,
-with T the chunk's rows in whole strips. Phase two sums over all, and biases over the first alone.
+The gradient of W_l is then the outer product over more rows: inputs [a_(l-1); t_(l-1)],
+deltas [d_l; v_l]. Buffers of a chunk have room for them: rows T (1 + k) and following
+belong to output k, with T the chunk's rows in whole strips. Phase two sums over all,
+and biases over the first alone.
 """
 
 from collections.abc import Sequence
@@ -56,8 +59,9 @@ from fastmlp.network.spec import Network
 
 
 class PlacedRows(NamedTuple):
-    """A block of rows: its first row in the buffers, rows, rows of the chunk in whole strips, its
-    thread, and the thread's buffer."""
+    """A block of rows: its first row in the buffers, rows,
+    rows of the chunk in whole strips, its thread, and the thread's buffer.
+    """
 
     at: int
     n: int
@@ -161,8 +165,9 @@ def _buffers(scalar: Scalar) -> tuple[Kernel, ...]:
 
     @njit
     def columns_at(net: Net, buffer: int) -> int:
-        """Columns of outputs: slopes and curvatures of the link, and its second-order terms;
-        then the rows' weights and scales, and sums of strips."""
+        """Columns of outputs: slopes and curvatures of the link, and its second-order
+        terms; then the rows' weights and scales, and sums of strips.
+        """
         n = net.n_out if derivatives_of(net).link == records.LINKLESS else 2 * net.n_out
         return jacobian_at(net, buffer, n)
 
@@ -174,8 +179,9 @@ def _multiply(scalar: Scalar) -> Kernel:
     def multiply(
         net: Net, c: Span, start: Any, weights: Span, rows: int, shape: Any
     ) -> None:
-        """C = start + A W for the rows at an address of the chunk's panels; `shape`: columns,
-        rows, packed rows and depth."""
+        """C = start + A W for the rows at an address of the chunk's panels;
+        `shape`: columns, rows, packed rows and depth.
+        """
         n_columns, n, packed, depth = shape
         of_c = (n_columns, n, packed)
         product = product_of(blocks_of(net), 0, depth, of_c)
@@ -193,8 +199,9 @@ def _forward(scalar: Scalar) -> Kernel:
 
     @njit
     def forward(net: Net, place: PlacedRows) -> None:
-        """Values, slopes and curvatures of all hidden layers; second-order terms of 0. `finish`
-        computes a transposed output layer, and applies its activation."""
+        """Values, slopes and curvatures of all hidden layers; second-order terms of 0.
+        `finish` computes a transposed output layer, and applies its activation.
+        """
         own, layers = derivatives_of(net), layers_of(net)
         down = place.at * vector
         packed = packed_of(net, place.thread)
@@ -223,8 +230,9 @@ def _forward(scalar: Scalar) -> Kernel:
 
 
 def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one derives output k by the inputs; the other takes its residuals through
-    the layers as tangents."""
+    """Two functions: one derives output k by the inputs;
+    the other takes its residuals through the layers as tangents.
+    """
     lanes, _, vector, panel = _units_of(scalar)
     bend = curve_loops(scalar, lanes).bend
     add_bend = curve_loops(scalar, lanes).add_bend
@@ -311,8 +319,10 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one changes a block's raw Jacobian to that of predictions, in a second
-    place; the other takes residuals back, and sums second-order terms in columns."""
+    """Two functions: one changes a block's raw Jacobian to that of predictions, in a
+    second place; the other takes residuals back, and sums second-order terms in
+    columns.
+    """
     lanes, size, vector, panel = _units_of(scalar)
     _, jacobian_at, columns_at = _buffers(scalar)
 
@@ -369,8 +379,10 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def by_softmax(net: Net, place: PlacedRows) -> None:
-        """With p the probabilities, J_k the raw Jacobian's rows and R_k the residuals: the term of
-        output i is p_i (b_i - sum of p_k b_k), b_i = <R_i, J_i - mean J> - <mean R, J_i>."""
+        """With p the probabilities, J_k the raw Jacobian's rows and R_k the residuals:
+        the term of output i is p_i (b_i - sum of p_k b_k), b_i = <R_i, J_i - mean J> -
+        <mean R, J_i>.
+        """
         n, width = place.n, net.n_out
         columns = columns_at(net, place.buffer)
         shares = row(columns, n * width, scalar)
@@ -465,8 +477,10 @@ def _residuals(scalar: Scalar) -> Kernel:
 
     @njit
     def residuals(net: Net, start: int, place: PlacedRows, jacobian: int) -> None:
-        """Write the residuals of all outputs, from the Jacobian that is output `jacobian` and
-        following of the buffer, to the tangents' place; add their squares to the losses."""
+        """Write the residuals of all outputs, from the Jacobian that is output
+        `jacobian` and following of the buffer, to the tangents' place; add their
+        squares to the losses.
+        """
         own = derivatives_of(net)
         in_panels = (net.n_in + lanes - 1) // lanes
         for k in range(net.n_out):
@@ -552,8 +566,9 @@ def _tidying(scalar: Scalar) -> Kernel:
 
     @njit
     def tidy(net: Net, place: PlacedRows) -> None:
-        """Clear the rows between a chunk's last row and the end of its last strip: phase two sums
-        over them."""
+        """Clear the rows between a chunk's last row and the end of its last strip:
+        phase two sums over them.
+        """
         layers = layers_of(net)
         n = place.strips_rows - place.at - place.n
         for k in range(net.n_out):
@@ -637,7 +652,9 @@ class DerivativeBuffers:
         fields["epoch_squares"] = fields["epoch_known"] = 0.0
 
     def weigh(self, data: Any, mass: float) -> None:
-        """Weigh derivatives by their mass in all rows of some data, for sums over these."""
+        """Weigh derivatives by their mass in all rows of some data,
+        for sums over these.
+        """
         known = data.derivatives.known
         self._total = float((known if data.rows is None else known[data.rows]).sum())
         self.fields["scale"] = mass / self._total if self._total else 0.0
@@ -660,7 +677,9 @@ class DerivativeBuffers:
 
 
 def derivative_pass(scalar: Scalar) -> Kernel:
-    """Phase one with derivatives by the inputs, by rows; in the place of `forward_backward`."""
+    """Phase one with derivatives by the inputs,
+    by rows; in the place of `forward_backward`.
+    """
     gather = layer_kernels(scalar).gather
     forward = _forward(scalar)
     (derive, tangents), residuals = _jacobian(scalar), _residuals(scalar)

@@ -1,7 +1,9 @@
-"""Dropout of a layer's outputs, and noise and dropout of inputs, on panels of a block of rows.
+"""Dropout of a layer's outputs, and noise and dropout of inputs,
+on panels of a block of rows.
 
-Random words are drawn for all rows of a panel in one loop, which LLVM vectorises: 0.13 ns a
-decision, and 0.09 to apply it. Dropped slopes are 0, so the backward pass needs no mask.
+Random words are drawn for all rows of a panel in one loop, which LLVM vectorises: 0.13
+ns a decision, and 0.09 to apply it. Dropped slopes are 0, so the backward pass needs no
+mask.
 """
 
 from typing import Any
@@ -23,8 +25,8 @@ PIECE = np.uint64(16)
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Two functions: the keys of a block's draws, and the draw.
 
-    Keys are: the position of the first row in its batch, the purpose with the high bits of the
-    step, the low bits of the step, and the seed's key.
+    Keys are: the position of the first row in its batch, the purpose with the high bits
+    of the step, the low bits of the step, and the seed's key.
     """
     philox = rules.philox_of(njit)
 
@@ -50,8 +52,9 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: 16 bits for each of `width` units of n rows; the bits of a panel, `skip`
-    units into the row."""
+    """Two functions: 16 bits for each of `width` units of n rows;
+    the bits of a panel, `skip` units into the row.
+    """
     lanes = lanes_of(scalar)
     (_, draw) = _drawing(scalar)
     width = max(lanes, rules.UNITS)
@@ -82,8 +85,9 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Functions that drop and scale n values of a panel: with their slopes, with relu's slopes,
-    which are written, and without slopes."""
+    """Functions that drop and scale n values of a panel: with their slopes,
+    with relu's slopes, which are written, and without slopes.
+    """
     _, place_of = _decisions(scalar)
     zero = scalar(0)
 
@@ -157,8 +161,9 @@ def dropout(scalar: Scalar) -> Kernel:
 
 
 def dropout_alone(scalar: Scalar) -> Kernel:
-    """The block that drops numbers of layer i's units, in panels: its sums, before a norm, and
-    their deltas, by the same draws."""
+    """The block that drops numbers of layer i's units, in panels:
+    its sums, before a norm, and their deltas, by the same draws.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     width = max(lanes, rules.UNITS)

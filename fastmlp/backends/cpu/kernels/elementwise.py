@@ -63,8 +63,10 @@ def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
-    """Slopes and curvatures of a link of one number, of rows of raw outputs in columns; of
-    columns that are `apart` the last one alone: the others are predictions as they are."""
+    """Slopes and curvatures of a link of one number, of rows of raw outputs in columns;
+    of columns that are `apart` the last one alone: the others are predictions as they
+    are.
+    """
     size = np.dtype(scalar).itemsize
     find = curved(rule, scalar)
 
@@ -84,7 +86,9 @@ def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Links' values of rows of raw outputs, in columns. `settings` are of `head_links`."""
+    """Links' values of rows of raw outputs,
+    in columns. `settings` are of `head_links`.
+    """
 
     def by_number(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -101,7 +105,9 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
 def settings_reader(
     scalar: Scalar, n: int, by_output: bool = False
 ) -> Callable[[Any, Any], Any]:
-    """Reads a loss's constants: n numbers, or a row with one for each of `width` outputs."""
+    """Reads a loss's constants: n numbers,
+    or a row with one for each of `width` outputs.
+    """
 
     @njit
     def read(address: Any, width: Any) -> Any:
@@ -129,10 +135,10 @@ def loss_loop(
 ) -> Loop:
     """Losses (float64) and slopes of n_rows rows of outputs and targets.
 
-    Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
-    Constants are read at the address `settings`; with `by_output`, one for each output. With
-    `weighted` a factor for each target follows the targets. A target of factor 0 adds 0, whatever
-    the rule makes of it.
+    Outputs and targets are columns: loops run along rows and vectorise for few outputs
+    too. Constants are read at the address `settings`; with `by_output`, one for each
+    output. With `weighted` a factor for each target follows the targets. A target of
+    factor 0 adds 0, whatever the rule makes of it.
     """
     size = np.dtype(scalar).itemsize
     read = settings_reader(scalar, n_constants, by_output)
@@ -240,8 +246,9 @@ def loss_loop(
 
 
 def head_links(scalar: Scalar) -> Loop:
-    """The links of heads, each on the columns of its outputs; `settings` is the address of their
-    `Slice` records."""
+    """The links of heads, each on the columns of its outputs;
+    `settings` is the address of their `Slice` records.
+    """
     size = np.dtype(scalar).itemsize
 
     def loop(raw: Any, value: Any, settings: Any, n_rows: Any, width: Any) -> None:
@@ -259,8 +266,8 @@ def head_links(scalar: Scalar) -> Loop:
 
 
 def head_losses(scalar: Scalar) -> Loop:
-    """The weighted sums of heads' losses, and slopes, as of `loss_loop`; `settings` is the address
-    of their `Slice` records.
+    """The weighted sums of heads' losses, and slopes, as of `loss_loop`;
+    `settings` is the address of their `Slice` records.
 
     The losses of each head follow the sums, n_rows numbers each.
     """
@@ -268,7 +275,9 @@ def head_losses(scalar: Scalar) -> Loop:
 
     @njit
     def scale(slope: int, loss: int, factor: int, n_rows: int, width: int) -> None:
-        """Multiply rows by factors; a factor of 0 makes 0 of what is not finite, too."""
+        """Multiply rows by factors;
+        a factor of 0 makes 0 of what is not finite, too.
+        """
         factors = row(factor, n_rows, scalar)
         values = row(loss, n_rows, np.float64)
         for r in range(n_rows):
@@ -333,8 +342,9 @@ def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     """Adds scale * slope to the gradient, and the sum of values to `total`.
 
-    `values` has room for the values of a panel's rows; columns from `width` on are not summed. The
-    sum in one chain -> by columns: 80 -> 14 of 1,000 us (784-100-100-10@200).
+    `values` has room for the values of a panel's rows; columns from `width` on are not
+    summed. The sum in one chain -> by columns: 80 -> 14 of 1,000 us
+    (784-100-100-10@200).
     """
     lanes = lanes_of(scalar)
     sum_rows = moves(scalar, lanes).sum_rows
@@ -387,8 +397,9 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Two functions: the gradient rule of this name ("": without), and the reader of its
-    settings, which follow the coefficients of the update rule."""
+    """Two functions: the gradient rule of this name ("": without),
+    and the reader of its settings, which follow the coefficients of the update rule.
+    """
     n = 1 if name else 0
     skip = n_coefficients * np.dtype(scalar).itemsize
 
@@ -446,8 +457,8 @@ def penalised_update_loop(
 ) -> Loop:
     """A penalty and the step of a rule with two numbers of state, in one pass.
 
-    Division and root of the step occupy one unit of the core; the penalty's arithmetic uses others.
-    4.06 -> 3.94 us (13-32-32-1@32 with l2).
+    Division and root of the step occupy one unit of the core;
+    the penalty's arithmetic uses others. 4.06 -> 3.94 us (13-32-32-1@32 with l2).
     """
     lanes = lanes_of(scalar)
     find = PENALTIES[penalty]

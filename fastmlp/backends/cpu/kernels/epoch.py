@@ -1,10 +1,11 @@
 """The drivers: blocks that run a whole job on one thread or a team.
 
-Training is counted in units: one chunk of rows of one batch, as a rule the whole batch. The update
-follows a batch's last chunk. Python keeps a call to about 50 ms.
+Training is counted in units: one chunk of rows of one batch, as a rule the whole batch.
+The update follows a batch's last chunk. Python keeps a call to about 50 ms.
 
-Drivers of a single step, for a user's loop, take one batch, in chunks. A step has the bits of a
-fit's epoch of one batch. A loss that is not finite, known before phase two, takes no step.
+Drivers of a single step, for a user's loop, take one batch, in chunks. A step has the
+bits of a fit's epoch of one batch. A loss that is not finite, known before phase two,
+takes no step.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,14 +72,15 @@ def _finiteness(scalar: Scalar) -> Kernel:
 
     @njit
     def finite_parameters(net: Net) -> bool:
-        """True if all parameters are finite, without padding: a user's rule may make NaN of
-        zeros there, and kernels do not use it."""
+        """True if all parameters are finite, without padding:
+        a user's rule may make NaN of zeros there, and kernels do not use it.
+        """
         layers, place = layers_of(net), stack(vector)
         clear(place, lanes)
         for i in range(net.n_layers):
             layer = layers[i]
-            # The biases are a panel's last row; in a transposed layer they follow its panels. Gaps
-            # are zeros.
+            # The biases are a panel's last row;
+            # in a transposed layer they follow its panels. Gaps are zeros.
             n_rows = (
                 layer.packed_rows
                 + layer.gap // vector
@@ -162,7 +164,9 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def restore(net: Net, job: Job) -> None:
-        """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
+        """Go back to the parameters of the epoch's start,
+        and clear the optimizer's state.
+        """
         n = net.n_packed
         copy(net.backup, net.parameters, n)
         clear(net.m, n)
@@ -178,9 +182,10 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 def train(scalar: Scalar, plain: bool = False) -> Kernel:
     """The driver of training; with `plain` for nets without `FEATURES`.
 
-    Units first to last of a window of epochs are done, or up to a divergence. `order` has the rows
-    of each epoch, `coefficients` the optimizer's for each step of the call; `losses` receives the
-    mean objective of each completed epoch, `head_losses`, zeros at first, the heads' mean losses.
+    Units first to last of a window of epochs are done, or up to a divergence. `order`
+    has the rows of each epoch, `coefficients` the optimizer's for each step of the
+    call; `losses` receives the mean objective of each completed epoch, `head_losses`,
+    zeros at first, the heads' mean losses.
     """
     size = np.dtype(scalar).itemsize
     step = steps(scalar)
@@ -194,7 +199,8 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         batch.coefficients = job.coefficients
         job.diverged = 0.0
-        # Positions are counted up from here: divisions took a tenth of a tiny net's step.
+        # Positions are counted up from here:
+        # divisions took a tenth of a tiny net's step.
         epoch = job.first // per_epoch
         within = job.first % per_epoch
         start = within // chunks * job.batch_size
@@ -299,9 +305,9 @@ def _is_finite(job: Job, loss: float) -> bool:
 def batch_step(scalar: Scalar) -> Kernel:
     """Chunks first to last of a batch; the last takes the step.
 
-    The argument is the address of a `Job`, whose fields from `net` to `losses` are set, except
-    `reached`; `reached`, `diverged` and the loss at `losses` are the answer. A job with a `mass`
-    has deltas of the summed losses, and penalties of this mass.
+    The argument is the address of a `Job`, whose fields from `net` to `losses` are set,
+    except `reached`; `reached`, `diverged` and the loss at `losses` are the answer. A
+    job with a `mass` has deltas of the summed losses, and penalties of this mass.
     """
     mass_of = masses(scalar)
     step = steps(scalar, _is_finite)
@@ -401,8 +407,9 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def are_finite(address: int, n: int, sums: int) -> bool:
-        """True if n numbers are finite, by sums, in which a nonfinite number stays. 22 -> 13 us
-        (100,000 numbers)."""
+        """True if n numbers are finite, by sums,
+        in which a nonfinite number stays. 22 -> 13 us (100,000 numbers).
+        """
         n_vectors = n // lanes
         zeros = row(sums, lanes, scalar)
         zeros[:] = 0
@@ -416,15 +423,18 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one checks rows and their targets; the other checks weights and labels, and
-    writes labels as numbers."""
+    """Two functions: one checks rows and their targets;
+    the other checks weights and labels, and writes labels as numbers.
+    """
     largest = float(np.finfo(scalar).max)
     size = np.dtype(scalar).itemsize
     are_within, are_finite = ranges(scalar)
 
     @njit
     def are_of_heads(step: PlainStep, first: int, last: int) -> bool:
-        """True if each column of heads' targets is in its range, and labels are whole."""
+        """True if each column of heads' targets is in its range,
+        and labels are whole.
+        """
         n_others, n = 0, step.n_targets
         limits = row(step.ranges, 3 * n, np.float64)
         for r in range(first, last):
@@ -466,8 +476,9 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def take_weights(step: PlainStep) -> bool:
-        """True if weights are absent, or nonnegative and not all 0, and labels are in their
-        range."""
+        """True if weights are absent, or nonnegative and not all 0,
+        and labels are in their range.
+        """
         total, n = 0.0, step.n_rows
         if step.weight != 0:
             weights = row(step.weight, n, scalar)
@@ -485,7 +496,9 @@ def _comparison(scalar: Scalar) -> Kernel:
 
     @njit
     def are_alike(step: PlainStep, part: int, n_parts: int) -> bool:
-        """True if the bits are the same, compared as words, the last perhaps half a word."""
+        """True if the bits are the same, compared as words,
+        the last perhaps half a word.
+        """
         n_words = step.n_parameters * size // 8
         faults = 0
         first, last = part_of(part, n_parts, n_words)
@@ -504,13 +517,13 @@ def _comparison(scalar: Scalar) -> Kernel:
 
 
 def quick_step(scalar: Scalar) -> Kernel:
-    """The block of a `PlainStep`: checks of the rows, parameters changed in between, the step, and
-    the parameters in their order.
+    """The block of a `PlainStep`: checks of the rows, parameters changed in between,
+    the step, and the parameters in their order.
 
-    The argument is the record's address. The caller has checked shapes and set the fields from `x`
-    to `step`; `status` and `loss` are the answer. With a `team`, threads share all passes over rows
-    and parameters. A block that `publishes` needs a caller that holds the GIL, or is alone: nobody
-    may read the parameters meanwhile.
+    The argument is the record's address. The caller has checked shapes and set the
+    fields from `x` to `step`; `status` and `loss` are the answer. With a `team`,
+    threads share all passes over rows and parameters. A block that `publishes` needs a
+    caller that holds the GIL, or is alone: nobody may read the parameters meanwhile.
     """
     (are_sound, take_weights), are_alike = row_checks(scalar), _comparison(scalar)
     are_finite = ranges(scalar)[1]
@@ -559,12 +572,14 @@ def quick_step(scalar: Scalar) -> Kernel:
         job.n_parts = n_parts
         step.n_unsound = step.n_changed = step.is_lost = 0
         look(team, steps, n_parts)
-        # After a user's write the average begins anew, and weights with signs are bounded.
+        # After a user's write the average begins anew,
+        # and weights with signs are bounded.
         written = step.n_changed if step.trained != 0 or net.signs != 0 else 0
         again = step.n_unsound + written
         if again == 0 and take_weights(step):
             if step.n_changed:
-                # First: a step may be declined, and the next one compares with what is packed.
+                # First: a step may be declined,
+                # and the next one compares with what is packed.
                 copy(step.parameters, step.seen, step.n_parameters)
                 call(blocks.pack, (job.net, step.seen, net.parameters))
                 call(blocks.transposes, (job.net,))
@@ -600,8 +615,10 @@ def take_quick_step(scalar: Scalar) -> Callable[..., float]:
     def take(
         address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
-        """Take a step on rows, of weights at an address, or 0; return the loss, or NaN if the
-        parameters are not finite after it. The record's status tells if it was taken."""
+        """Take a step on rows, of weights at an address, or 0; return the loss, or NaN
+        if the parameters are not finite after it. The record's status tells if it was
+        taken.
+        """
         quick = record_at(address, PlainStep)
         n = x.shape[0]
         quick.status = DECLINED

@@ -1,17 +1,20 @@
-"""The first layer on sparse rows, and on rows in which a number stands for several inputs.
+"""The first layer on sparse rows,
+and on rows in which a number stands for several inputs.
 
-Sparse rows are compressed by row (CSR): products and gradient take the nonzero values alone. The
-gradient of a row of W needs one column of the chunk: `sparse_columns` compresses it by column
-(CSC), by counting, before phase two.
+Sparse rows are compressed by row (CSR): products and gradient take the nonzero values
+alone. The gradient of a row of W needs one column of the chunk: `sparse_columns`
+compresses it by column (CSC), by counting, before phase two.
 
-In expanded rows a number x of a column of T pieces stands for the T inputs min(max(x - t, 0), 1):
-ones up to its piece, a fraction, zeros. The product with the column's weights is one of their
-running sums plus a fraction of the piece's weight. A weight's gradient is the sum of the deltas of
-all rows above its piece, and of the rows within it, times their fractions. A level stands for a
-single one among zeros: its product is a row of the weights, or nothing without a level.
+In expanded rows a number x of a column of T pieces stands for the T inputs min(max(x -
+t, 0), 1): ones up to its piece, a fraction, zeros. The product with the column's
+weights is one of their running sums plus a fraction of the piece's weight. A weight's
+gradient is the sum of the deltas of all rows above its piece, and of the rows within
+it, times their fractions. A level stands for a single one among zeros: its product is a
+row of the weights, or nothing without a level.
 
-In products with expanded rows, a number of pieces takes two vectors of a panel: a running sum of
-its column's weights, and its piece's weight. A level takes one, whatever the number of inputs.
+In products with expanded rows, a number of pieces takes two vectors of a panel: a
+running sum of its column's weights, and its piece's weight. A level takes one, whatever
+the number of inputs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,8 +89,9 @@ def expanded(scalar: Scalar, lanes: int) -> Loops:
 
 
 def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
-    """Store for each of n rows the sum of those before; four at a time, as each addition waits
-    for the one before."""
+    """Store for each of n rows the sum of those before;
+    four at a time, as each addition waits for the one before.
+    """
     total = v.variable(v.zero)
     for i in v.range(n // 4):
         down = i * (4 * v.bytes)
@@ -108,7 +112,9 @@ def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
 def add_pieces(
     v: Vectors, target: Word, sums: Word, rows: Word, places: Places, n: Word
 ) -> None:
-    """Add to n rows of a panel the running sum at each number, and its fraction of the next row."""
+    """Add to n rows of a panel the running sum at each number,
+    and its fraction of the next row.
+    """
     for down, totals in _strips(v, target, n):
         for c in v.range(places.columns):
             for r, total in enumerate(totals):
@@ -135,8 +141,9 @@ def _place(v: Vectors, places: Places, r: Word, c: Word) -> tuple[Word, Word]:
 
 
 def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Variable]]]:
-    """Yield each strip's first row and values, which are stored afterwards; then those of each
-    row that is left."""
+    """Yield each strip's first row and values, which are stored afterwards;
+    then those of each row that is left.
+    """
     whole = n // STRIP_ROWS
     for first, n_strips, rows in (
         (0, whole, STRIP_ROWS),
@@ -160,9 +167,10 @@ def sum_pieces(
     n_after: Word,
     pair: Word,
 ) -> None:
-    """Store a sum of rows for each of n inputs of a column: its numbers' rows, times their
-    fractions, and the rows of all numbers above, `n_after` further inputs included. With `pair`
-    in the next panel too."""
+    """Store a sum of rows for each of n inputs of a column: its numbers' rows, times
+    their fractions, and the rows of all numbers above, `n_after` further inputs
+    included. With `pair` in the next panel too.
+    """
     for panels, applies in _panels(v, pair):
         above = [v.variable(v.zero) for _ in panels]
         within = [v.variable(v.zero) for _ in panels]
@@ -193,8 +201,9 @@ def sum_levels(
     n: Word,
     pair: Word,
 ) -> None:
-    """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next
-    panel too."""
+    """Store for each of n inputs the sum of the rows of its levels;
+    with `pair` in the next panel too.
+    """
     for panels, applies in _panels(v, pair):
         totals = [v.variable(v.zero) for _ in panels]
         for k in v.range(v.choose(applies, n, 0)):
@@ -235,7 +244,8 @@ COLUMNS = np.dtype(np.int32)
 
 
 class SparseRows:
-    """Rows of a sparse matrix in CSR; row r has the numbers ``starts[r]`` to ``starts[r + 1]``.
+    """Rows of a sparse matrix in CSR;
+    row r has the numbers ``starts[r]`` to ``starts[r + 1]``.
 
     Parameters
     ----------
@@ -297,8 +307,9 @@ def activating(scalar: Scalar) -> Any:
 
     @njit
     def activate(layer: Layer, panel: int, slopes: int, n: int, z: int) -> None:
-        """`z` has room for a block of rows: a loop that reads and writes one place does not
-        vectorise. silu in place took 4.7 ns a number, from a copy 0.8."""
+        """`z` has room for a block of rows: a loop that reads and writes one place does
+        not vectorise. silu in place took 4.7 ns a number, from a copy 0.8.
+        """
         if layer.stages:
             return
         if layer.form == records.BLOCK:
@@ -313,8 +324,9 @@ def activating(scalar: Scalar) -> Any:
 def sparse_forward(scalar: Scalar) -> Any:
     """The first layer of rows first to last, at buffer row `at` on.
 
-    Predictions read the flat W: packing a W of 50,000 rows took 0.5 s. Several panels are
-    multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
+    Predictions read the flat W: packing a W of 50,000 rows took 0.5 s. Several panels
+    are multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took
+    0.17 s.
     """
     lanes = lanes_of(scalar)
     add_rows = moves(scalar, lanes).add_rows
@@ -401,8 +413,8 @@ def sparse_columns(scalar: Scalar) -> Any:
 def sparse_gradient(scalar: Scalar) -> Any:
     """Writes the gradient of a tile of the first layer to `g`.
 
-    With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
-    `g`.
+    With `more` the gradient goes on from the chunk before;
+    `g_panel` is the bytes of a panel of `g`.
     """
     lanes = lanes_of(scalar)
     add_rows = moves(scalar, lanes).add_rows
@@ -505,7 +517,9 @@ def _locating(scalar: Scalar) -> Any:
     def locate_rows(
         net: Net, expansion: Expansion, first: int, last: int, at: int
     ) -> None:
-        """Gather the plain inputs of rows to panels, and find the pieces of the other numbers."""
+        """Gather the plain inputs of rows to panels,
+        and find the pieces of the other numbers.
+        """
         batch = batch_of(net)
         n = expansion.n_columns
         firsts = row(expansion.firsts, n, np.int32)
@@ -538,8 +552,9 @@ def _placing(scalar: Scalar) -> Any:
 
 
 def _adding(scalar: Scalar) -> tuple[Any, Any]:
-    """Two functions: one begins panels with biases and plain inputs, the other adds the columns'
-    pieces and levels to a panel."""
+    """Two functions: one begins panels with biases and plain inputs,
+    the other adds the columns' pieces and levels to a panel.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -591,7 +606,8 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
 def expanded_forward(scalar: Scalar) -> Any:
     """The first layer of rows first to last, at buffer row `at` on.
 
-    Each block of rows computes the running sums anew: with 128 rows a tenth of the time.
+    Each block of rows computes the running sums anew:
+    with 128 rows a tenth of the time.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
@@ -704,8 +720,8 @@ def _column_gradients(scalar: Scalar) -> Any:
 def expanded_gradient(scalar: Scalar) -> Any:
     """Writes the gradient of a tile of the first layer to `g`.
 
-    With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
-    `g`. Two panels at once read each number's place once.
+    With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a
+    panel of `g`. Two panels at once read each number's place once.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize

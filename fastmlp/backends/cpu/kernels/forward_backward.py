@@ -1,8 +1,9 @@
-"""Phase one: forward pass, loss, and the deltas back through the layers, by blocks of rows.
+"""Phase one: forward pass, loss,
+and the deltas back through the layers, by blocks of rows.
 
-Read this first, then gradient_update.py (phase two), step.py and epoch.py. A block of up to
-`ROW_BLOCK` rows passes all layers while its values are in the first-level cache. The output layer
-has columns: one output of a block of rows. Losses run along rows.
+Read this first, then gradient_update.py (phase two), step.py and epoch.py. A block of
+up to `ROW_BLOCK` rows passes all layers while its values are in the first-level cache.
+The output layer has columns: one output of a block of rows. Losses run along rows.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ FORWARD, EVALUATE, TRAIN = range(3)
 def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Functions that gather targets, sum losses by strips, and scale the deltas.
 
-    `skip` is the offset in bytes of the thread's columns in the buffers of the output layer.
+    `skip` is the offset in bytes of the thread's columns in the buffers of the output
+    layer.
     """
     size = np.dtype(scalar).itemsize
     lanes = lanes_of(scalar)
@@ -79,7 +81,8 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
                 for r in range(n):
                     loss[r] *= row(batch.weight + index[r] * size, 1, scalar)[0]
             for strip in range(n_strips):
-                # A local sum stays in a register; in memory it took 5 % of a step (4-16-3@32).
+                # A local sum stays in a register;
+                # in memory it took 5 % of a step (4-16-3@32).
                 total = 0.0
                 for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
                     total += loss[r]
@@ -210,7 +213,8 @@ def output_layer(scalar: Scalar) -> Kernel:
         write_values(net, outer, n, at, values)
         if outer.activation:
             place = net.value + skip
-            # Whole vectors, for which there is room: a remainder would be done one by one.
+            # Whole vectors, for which there is room:
+            # a remainder would be done one by one.
             count = (n * net.n_out + lanes - 1) // lanes * lanes
             call(outer.activation, (values, place, net.slope + skip, count))
             values = place
@@ -256,7 +260,9 @@ class LayerKernels(NamedTuple):
 
 @njit
 def slope_epilogue(below: Layer) -> Span:
-    """The epilogue that multiplies a layer's deltas by its slopes, and their address."""
+    """The epilogue that multiplies a layer's deltas by its slopes,
+    and their address.
+    """
     if below.form == records.RELU:
         return WHERE_POSITIVE, below.outputs
     has_slopes = below.form == records.BLOCK or below.form == records.RELU_DROPPED
@@ -350,7 +356,8 @@ def _forward(scalar: Scalar) -> Kernel:
     ) -> None:
         """f(bias + A W) for some panels, and the slopes of an f that has a block.
 
-        If `middle` > 0, inputs from `middle` on are summed separately and added (split-K).
+        If `middle` > 0, inputs from `middle` on are summed separately and added
+        (split-K).
         """
         blocks, (at, n), (p, most) = blocks_of(net), rows, panels
         # Stages finish the sums of a layer that has some.
@@ -408,7 +415,9 @@ def _forward(scalar: Scalar) -> Kernel:
 
 @njit
 def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
-    """Drop outputs of some panels in training, and round them if the next layer takes pairs."""
+    """Drop outputs of some panels in training,
+    and round them if the next layer takes pairs.
+    """
     if layer.dropped and layer.stages == 0:
         which = (net.address, layer.dropped - 1, *panels, *rows)
         call(blocks_of(net).drop, which)
@@ -437,7 +446,9 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
     def add_partial_sums(
         net: Net, layer: Layer, panels: Span, rows: Span, z: int
     ) -> None:
-        """Add a split layer's two sums, from its outputs and deltas; apply the activation."""
+        """Add a split layer's two sums,
+        from its outputs and deltas; apply the activation.
+        """
         (at, n), (first, most) = rows, panels
         count = n * lanes
         for p in range(first, min(first + most, layer.n_panels)):
@@ -567,10 +578,11 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     def forward_backward(
         team: int, nets: Sequence[Net], n_parts: int, mode: int, split: int
     ) -> None:
-        """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
+        """Phase one of a chunk of rows, as far as `mode` asks:
+        values, losses, or deltas too.
 
-        `split`, from 1 or 0: a team computed the two sums of this layer by split-K; they are added
-        here.
+        `split`, from 1 or 0: a team computed the two sums of this layer by split-K;
+        they are added here.
         """
         for part in prange(n_parts):
             z = stack(z_bytes)
@@ -582,7 +594,8 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
             for start in range(low, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
-                # Predictions keep no outputs: a thread's blocks of rows share one block of buffers.
+                # Predictions keep no outputs:
+                # a thread's blocks of rows share one block of buffers.
                 at = thread_number() * ROW_BLOCK if mode == FORWARD else start
                 for i in range(begin(net, (start, n), at, split), n_forward):
                     if i + 1 == split:

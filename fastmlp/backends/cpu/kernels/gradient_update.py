@@ -1,13 +1,14 @@
-"""Phase two: each tile's gradient over the whole batch, its penalty and its optimizer step.
+"""Phase two: each tile's gradient over the whole batch,
+its penalty and its optimizer step.
 
-A tile is up to 64 rows of the weights, as many panels wide as a register tile: its gradient stays
-on the stack, and no two threads write to one tile.
+A tile is up to 64 rows of the weights, as many panels wide as a register tile:
+its gradient stays on the stack, and no two threads write to one tile.
 
-Clipping by norm runs phase two twice. First each tile stores its gradient, penalties included, and
-the sums of its squares, in float64; then it takes the stored gradient, times the factor of its
-variable, and updates. Sums are added in the order of the parameters, so neither threads nor chunks
-change the bits. Frozen parameters have no gradient. Padding is not summed: a user's rule may make
-NaN of zeros.
+Clipping by norm runs phase two twice. First each tile stores its gradient, penalties
+included, and the sums of its squares, in float64; then it takes the stored gradient,
+times the factor of its variable, and updates. Sums are added in the order of the
+parameters, so neither threads nor chunks change the bits. Frozen parameters have no
+gradient. Padding is not summed: a user's rule may make NaN of zeros.
 """
 
 from collections.abc import Sequence
@@ -95,7 +96,9 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     def rows_gradient(
         net: Net, t: int, piece: Piece, inputs: int, control: Control, scratch: Scratch
     ) -> None:
-        """X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
+        """X^T D, or D^T X of a transposed layer;
+        with `more` added to the chunks before.
+        """
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows = control.n_rows
         more = control.more
@@ -157,7 +160,9 @@ def _gradients(scalar: Scalar) -> Kernel:
 
     @njit
     def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
-        """The outer product of a single row's inputs and deltas: 2.2 -> 1.7 us (32-64-32-1@1)."""
+        """The outer product of a single row's inputs and deltas:
+        2.2 -> 1.7 us (32-64-32-1@1).
+        """
         tile, layer, _ = piece
         left, right = inputs, layer.deltas
         if layer.is_transposed:
@@ -200,8 +205,9 @@ def _gradients(scalar: Scalar) -> Kernel:
 
 
 def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one adds all penalties to a tile's gradient; the other adds the only
-    penalty to a panel's gradient and takes the step."""
+    """Two functions: one adds all penalties to a tile's gradient;
+    the other adds the only penalty to a panel's gradient and takes the step.
+    """
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
 
@@ -288,7 +294,9 @@ def _steps(
     def sum_norms(
         net: Net, piece: Piece, p: int, control: Control, biases: int, slopes: int
     ) -> None:
-        """Gradients of gains and shifts, rows after those of the biases, from sums by strips."""
+        """Gradients of gains and shifts,
+        rows after those of the biases, from sums by strips.
+        """
         (tile, layer, _), width = piece, piece[1].n_out
         sums = layer.norm_sums
         n_strips = n_strips_of(control.n_rows)
@@ -309,8 +317,9 @@ def _steps(
     def step_panel(
         net: Net, piece: Piece, p: int, control: Control, scratch: Scratch
     ) -> None:
-        """Step the panel, and its biases if they are of the same group: their gradient is summed
-        here."""
+        """Step the panel, and its biases if they are of the same group:
+        their gradient is summed here.
+        """
         (tile, layer, w), g = piece, scratch.gradient
         n = (tile.last - tile.first) * lanes
         n_before = 0
@@ -414,8 +423,8 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
 def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel:
     """Phase two; with `plain` for nets without `FEATURES`.
 
-    With `by_norm`, squares of a gradient are summed as it is stored, and it is clipped for the
-    step.
+    With `by_norm`, squares of a gradient are summed as it is stored,
+    and it is clipped for the step.
     """
     update_tile = _tile_update(scalar, by_norm)
     panel_bytes = PANEL_ROWS * lanes_of(scalar) * np.dtype(scalar).itemsize
@@ -432,8 +441,10 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
         apply: int,
         split: int,
     ) -> None:
-        """With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
-        that `ends` its batch. With `apply` the step is taken, else the gradient is stored."""
+        """With `more` the gradient goes on from the chunks before. Penalties are added
+        in the chunk that `ends` its batch. With `apply` the step is taken, else the
+        gradient is stored.
+        """
         for part in prange(n_parts):
             net = nets[0]
             g = stack(gradient_bytes)
@@ -446,7 +457,8 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
             for t in range(first, last):
                 if tiles[t].first < tiles[t].last:
                     update_tile(net, t, tiles[t], control, scratch)
-            # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1 thread.
+            # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1
+            # thread.
             if non_temporal_of(net, split) != records.NONE:
                 fence()
 
@@ -473,8 +485,9 @@ _factor = njit(norm_factor)
 
 
 def squares(scalar: Scalar) -> Kernel:
-    """Adds the squares of rows of a panel, `width` columns of them, to `total`; `goes_on` is 0
-    at the beginning of a sum."""
+    """Adds the squares of rows of a panel, `width` columns of them,
+    to `total`; `goes_on` is 0 at the beginning of a sum.
+    """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     room = lanes * 8

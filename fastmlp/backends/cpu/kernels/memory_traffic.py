@@ -1,8 +1,10 @@
-"""Memory traffic beside sums: prefetches, transposed copies of the weights, pairs of bfloat16.
+"""Memory traffic beside sums: prefetches,
+transposed copies of the weights, pairs of bfloat16.
 
-Mixed precision rounds the operands of products to bfloat16 once, as they are written. Gathered
-rows, outputs and deltas are rounded while their block of rows is in the first-level cache; weights
-after the step of their tile, or once a call of predictions. All else stays float32.
+Mixed precision rounds the operands of products to bfloat16 once, as they are written.
+Gathered rows, outputs and deltas are rounded while their block of rows is in the
+first-level cache; weights after the step of their tile, or once a call of predictions.
+All else stays float32.
 """
 
 from typing import Any
@@ -59,8 +61,9 @@ def prefetch_for(
 
 @njit
 def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
-    """List the tile's parameters and state, for the update; return the address of the streams.
-    15.0 -> 14.0 ms (784-2048-2048-10@32)."""
+    """List the tile's parameters and state, for the update;
+    return the address of the streams. 15.0 -> 14.0 ms (784-2048-2048-10@32).
+    """
     tile, layer, w = piece
     record = row(streams, 1, STREAMS)[0]
     n = 0
@@ -83,7 +86,9 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
 
 @njit
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
-    """List the tile's share of the next batch's rows of X; return the address of the streams."""
+    """List the tile's share of the next batch's rows of X;
+    return the address of the streams.
+    """
     batch = batch_of(net)
     record = row(streams, 1, STREAMS)[0]
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
@@ -113,8 +118,9 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 
 @njit
 def non_temporal_of(net: Net, split: int) -> int:
-    """Transposes that use non-temporal stores: without split-K a team stores its few through the
-    cache."""
+    """Transposes that use non-temporal stores:
+    without split-K a team stores its few through the cache.
+    """
     return (
         records.NONE
         if net.non_temporal == records.OTHERS and split == 0

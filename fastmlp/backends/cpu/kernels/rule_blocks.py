@@ -76,9 +76,10 @@ def activations(
 ) -> tuple[list[int], list[int]]:
     """Addresses of the activations' blocks, and the form of each layer.
 
-    With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
-    computed with its loss. Slopes of a `dropped` layer are written, for the backward pass, unless
-    it is dropped before a norm. Without `slopes` blocks write values alone, for predictions.
+    With `fused`, a hidden relu needs no block. The output layer is linear: its
+    activation is computed with its loss. Slopes of a `dropped` layer are written, for
+    the backward pass, unless it is dropped before a norm. Without `slopes` blocks write
+    values alone, for predictions.
     """
     # An absent option does not change the key of the cache.
     options = {} if slopes else {"slopes": False}
@@ -101,16 +102,19 @@ def activations(
 
 
 def blocks_of_rules(loop: Any, rules: Iterable[Any], dtype: Any) -> list[int]:
-    """Addresses of the rules' blocks of a loop, such as of values, slopes and curvatures; 0 for
-    the identity."""
+    """Addresses of the rules' blocks of a loop, such as of values,
+    slopes and curvatures; 0 for the identity.
+    """
     return [
         0 if rule is identity else block_of(loop, dtype, rule).address for rule in rules
     ]
 
 
 def curved_activations(network: Network) -> tuple[list[int], list[int]]:
-    """Addresses of the hidden layers' blocks of values, slopes and curvatures, and of the output
-    layer's activation; all forms are linear: the derivative pass calls the blocks."""
+    """Addresses of the hidden layers' blocks of values, slopes and curvatures, and of
+    the output layer's activation; all forms are linear: the derivative pass calls the
+    blocks.
+    """
     rules = network.activations
     dtype = network.dtype
     addresses = [
@@ -142,7 +146,9 @@ def drops_before_norm(layout: Layout, layer: int) -> bool:
 
 
 def link(network: Network, *, needed: bool = True) -> tuple[int, int]:
-    """The block, 0 for the identity unless `needed`, and the address of the records of heads."""
+    """The block, 0 for the identity unless `needed`,
+    and the address of the records of heads.
+    """
     if network.link.parts:
         block = block_of(elementwise.head_links, network.dtype)
         return block.address, address(_link_table(network.link.parts, network.dtype))
@@ -156,8 +162,9 @@ def link_block(link: losses.Link, dtype: Any) -> Block:
 
 
 def linked(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
-    """Values of a link, or of those of heads, of raw outputs of shape (n_rows, n_outputs), in
-    their dtype."""
+    """Values of a link, or of those of heads,
+    of raw outputs of shape (n_rows, n_outputs), in their dtype.
+    """
     if not isinstance(link, str):
         columns = np.split(raw, np.cumsum([n for _, n in link])[:-1], axis=1)
         heads = zip(link, columns, strict=True)
@@ -170,8 +177,9 @@ def linked(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
 
 
 def loss(network: Network, width: int) -> tuple[int, int]:
-    """The block of the loss, and the address of its constants, for targets of this width; of
-    heads, the address of their records."""
+    """The block of the loss, and the address of its constants,
+    for targets of this width; of heads, the address of their records.
+    """
     if network.heads:
         weighted = network.has_factors(width)
         table = _loss_table(network.heads, network.dtype, weighted)
@@ -194,8 +202,9 @@ def _loss_block(
 def _loss_table(
     heads: tuple[losses.Head, ...], dtype: np.dtype[Any], weighted: bool
 ) -> NDArray[Any]:
-    """A `Slice` record of each head, kept as long as the process, as blocks are. `weighted`:
-    factors follow the targets of each head."""
+    """A `Slice` record of each head, kept as long as the process,
+    as blocks are. `weighted`: factors follow the targets of each head.
+    """
     rows = []
     target = 0
     for head in heads:
@@ -220,8 +229,9 @@ def _link_table(parts: losses.Parts, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def loss_options(loss: losses.Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
-    """Options of `loss_loop` beside the rule, and the address of the loss's constants: one block
-    serves all of them."""
+    """Options of `loss_loop` beside the rule,
+    and the address of the loss's constants: one block serves all of them.
+    """
     options: dict[str, Any] = {
         "by_row": loss.by_row,
         "mean": loss.over_outputs == "mean",
@@ -255,8 +265,10 @@ def optimizer(network: Network, optimizer: Optimizer) -> Block:
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
-    """The address of the block that adds a penalty's slope and takes the optimizer's step; 0
-    unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
+    """The address of the block that adds a penalty's slope and takes the optimizer's
+    step; 0 unless there is one penalty, of `PENALTIES`, and an update with two numbers
+    of state.
+    """
     rules = [rule for rule, _ in network.penalties]
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
@@ -357,7 +369,9 @@ CURVED_LINKS: tuple[tuple[Any, dict[str, Any]], ...] = (
 
 
 def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
-    """Arguments of `block_of` for the phases and the blocks beside them, in all their forms."""
+    """Arguments of `block_of` for the phases and the blocks beside them,
+    in all their forms.
+    """
     for factory, options in (*PHASES.values(), *((factory, {}) for factory in OTHERS)):
         yield factory, dtype, None, options
     for factory in (forward_backward, update, train):
@@ -440,7 +454,9 @@ def names_of(*, train: bool, paired: bool) -> list[str]:
 def phase(
     name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False
 ) -> Block:
-    """`by_norm`: the update that clips by norm; `plain`: for nets without `FEATURES`."""
+    """`by_norm`: the update that clips by norm;
+    `plain`: for nets without `FEATURES`.
+    """
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}

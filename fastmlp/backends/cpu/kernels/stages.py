@@ -1,14 +1,15 @@
-"""Layers finished by rows: a norm, another layer's values added, inputs after outputs; and back.
+"""Layers finished by rows: a norm, another layer's values added,
+inputs after outputs; and back.
 
-A norm works on a row, so it runs when all panels of a block of rows are there. Forth it keeps two
-numbers a row, the mean and one over the root of the variance; back it computes the normed values
-again. The variance is of the distances from the mean, in a pass of its own: of numbers far from 0
-its digits stay.
+A norm works on a row, so it runs when all panels of a block of rows are there. Forth it
+keeps two numbers a row, the mean and one over the root of the variance; back it
+computes the normed values again. The variance is of the distances from the mean, in a
+pass of its own: of numbers far from 0 its digits stay.
 
-With x the normed values, D the deltas after the norm, g the gains, and means over a row's units,
-the deltas before it are root (D g - mean(D g) - x mean(D g x)). The gradient of a gain is the sum
-of D x over rows, of a shift that of D. Both are summed by strips here, whatever the threads, and
-phase two adds the strips.
+With x the normed values, D the deltas after the norm, g the gains, and means over a
+row's units, the deltas before it are root (D g - mean(D g) - x mean(D g x)). The
+gradient of a gain is the sum of D x over rows, of a shift that of D. Both are summed by
+strips here, whatever the threads, and phase two adds the strips.
 """
 
 from collections.abc import Iterator
@@ -167,7 +168,9 @@ def delta_means(
     width: Word,
     n: Word,
 ) -> None:
-    """Store the means of D g and of D g x: those of half a vector of rows, one after the other."""
+    """Store the means of D g and of D g x:
+    those of half a vector of rows, one after the other.
+    """
     half = v.lanes // 2
     for i in v.range((n + (half - 1)) // half):
         down = i * half
@@ -201,8 +204,9 @@ def normed_deltas(
     units: Word,
     n: Word,
 ) -> None:
-    """Replace n rows of a panel's deltas by those before the norm; store the sums of D x and of
-    D of each strip."""
+    """Replace n rows of a panel's deltas by those before the norm;
+    store the sums of D x and of D of each strip.
+    """
     gain = v.load(norm.gains)
     mask = v.first(units)
     totals = [v.variable(v.zero) for _ in range(2)]
@@ -266,8 +270,9 @@ def multiply(v: Vectors, factors: Word, deltas: Word, n: Word) -> None:
 
 
 def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one finds the means and roots of a block of rows, the other writes a panel of
-    normed values."""
+    """Two functions: one finds the means and roots of a block of rows,
+    the other writes a panel of normed values.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -315,7 +320,9 @@ def _normalising(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 @njit
 def rows_at_once(layer: Layer, lanes: int, vector: int) -> int:
-    """Whole vectors of rows whose numbers stay in the first-level cache for all passes."""
+    """Whole vectors of rows whose numbers stay in the first-level cache for all
+    passes.
+    """
     n = STAGED_BYTES // (layer.n_panels * vector)
     return max(n // lanes, 1) * lanes
 
@@ -342,7 +349,9 @@ def stages_forward(scalar: Scalar) -> Kernel:
 
     @njit
     def activate(net: Net, layer: Layer, rows: Span, z: int) -> None:
-        """The values, and slopes where the activation has a block, after a norm if any."""
+        """The values, and slopes where the activation has a block,
+        after a norm if any.
+        """
         (at, n), form = rows, layer.inner_form
         is_relu = 1 if form == records.RELU or form == records.RELU_DROPPED else 0
         norm = record_at(layer.norm, Norm)
@@ -407,7 +416,9 @@ def stages_forward(scalar: Scalar) -> Kernel:
 
 
 def stages_backward(scalar: Scalar) -> Kernel:
-    """The block that turns n rows' deltas of a layer's outputs into those of its sums."""
+    """The block that turns n rows' deltas of a layer's outputs into those of its
+    sums.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size

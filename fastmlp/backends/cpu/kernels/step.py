@@ -1,27 +1,30 @@
 """A step of training on a chunk of rows: phase one, then phase two with the update.
 
-The job has the team's address and the number of parts of phase one. Blocks are called by address:
-only the forms that nets need are compiled.
+The job has the team's address and the number of parts of phase one.
+Blocks are called by address: only the forms that nets need are compiled.
 
-A rank's drivers take its share of each batch. The ranks' gradients are summed between two calls. A
-call takes the step before with the sum, then computes the gradient of this rank's next rows. If
-parameters are averaged instead, a call does some steps by the rank's rows alone.
+A rank's drivers take its share of each batch. The ranks' gradients are summed between
+two calls. A call takes the step before with the sum, then computes the gradient of this
+rank's next rows. If parameters are averaged instead, a call does some steps by the
+rank's rows alone.
 
-Microbatches are pieces of a chunk that one thread takes through both phases, in separate buffers.
-A team that shares each phase of a small net on many rows moves most outputs and deltas from core to
-core; by microbatches only gradients travel: 603 -> 415 us (4-32-16-4@10000, 2 threads; 1 thread:
-715 us). Each gradient is summed from zero, and all are added in order, so threads do not change the
-bits.
+Microbatches are pieces of a chunk that one thread takes through both phases, in
+separate buffers. A team that shares each phase of a small net on many rows moves most
+outputs and deltas from core to core; by microbatches only gradients travel: 603 -> 415
+us (4-32-16-4@10000, 2 threads; 1 thread: 715 us). Each gradient is summed from zero,
+and all are added in order, so threads do not change the bits.
 
-Layers shared among a team's threads: by panels of their outputs, or by halves of their inputs.
+Layers shared among a team's threads:
+by panels of their outputs, or by halves of their inputs.
 
-By panels, for wide layers, each thread reads only its part of the weights, which is in its cache.
-By rows every thread reads all weights, half of them just written by another core: 0.4 of 2.1 ms
-(784-512-512-10@128, 2 threads).
+By panels, for wide layers, each thread reads only its part of the weights, which is in
+its cache. By rows every thread reads all weights, half of them just written by another
+core: 0.4 of 2.1 ms (784-512-512-10@128, 2 threads).
 
-Split-K is for one layer, the first or the second. Each half of its inputs, its weight rows and
-their gradient stay on one thread; only partial sums cross cores. By rows half of W would cross, by
-panels half of X. One thread computes the same two sums, for the same bits.
+Split-K is for one layer, the first or the second. Each half of its inputs, its weight
+rows and their gradient stay on one thread; only partial sums cross cores. By rows half
+of W would cross, by panels half of X. One thread computes the same two sums, for the
+same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +83,9 @@ def sum_of(address: int, n: int) -> float:
 
 @njit
 def add_head_losses(net: Net, n_rows: int, factor: float, place: int) -> None:
-    """Add the weighted losses of a chunk's heads, times a factor, to n_heads float64."""
+    """Add the weighted losses of a chunk's heads,
+    times a factor, to n_heads float64.
+    """
     sums = row(place, net.n_heads, np.float64)
     for h in range(net.n_heads):
         strips = net.strip_losses + (h + 1) * net.head_strips
@@ -100,8 +105,9 @@ def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
 
 @njit
 def take_stored_step(job: Job, net: Net, ends: int) -> None:
-    """Take the optimizer's step with the stored gradient, clipped by norm if the optimizer asks;
-    a gradient that `ends` its batch gets penalties first."""
+    """Take the optimizer's step with the stored gradient, clipped by norm if the
+    optimizer asks; a gradient that `ends` its batch gets penalties first.
+    """
     if net.factors:
         if ends:
             update_again(job, net, ends, 0)
@@ -154,8 +160,9 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
     @njit
     def phase_one(job: Job, net: Net, more: int) -> float:
-        """Phase one in the form of the net's partition; return the weighted loss. Microbatches
-        compute the gradient too."""
+        """Phase one in the form of the net's partition;
+        return the weighted loss. Microbatches compute the gradient too.
+        """
         blocks = blocks_of(net)
         n_rows = batch_of(net).n_rows
         if net.microbatch_rows > 0:
@@ -180,8 +187,9 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """If the chunk `ends` its batch, penalties are added; with `apply` the optimizer's step
-        is taken, after clipping by norm."""
+        """If the chunk `ends` its batch, penalties are added;
+        with `apply` the optimizer's step is taken, after clipping by norm.
+        """
         loss = phase_one(job, net, more)
         if may_step(job, loss):
             phase_two(job, net, more, ends, 0 if net.factors else apply)
@@ -257,8 +265,10 @@ def _sharing(scalar: Scalar) -> Kernel:
 
 
 def exchange(scalar: Scalar) -> Kernel:
-    """Takes step `first` with the summed gradient, and writes its penalties to `losses`; then
-    stores the gradient of step `last`, whose weighted loss is `loss`. -1: no step."""
+    """Takes step `first` with the summed gradient, and writes its penalties to
+    `losses`; then stores the gradient of step `last`, whose weighted loss is `loss`.
+    -1: no step.
+    """
     size = np.dtype(scalar).itemsize
     share = _sharing(scalar)
 
@@ -286,8 +296,9 @@ def exchange(scalar: Scalar) -> Kernel:
 
 
 def train_alone(scalar: Scalar) -> Kernel:
-    """Steps `first` to `last` by this rank's rows alone; `losses` receives their weighted
-    losses, penalties included."""
+    """Steps `first` to `last` by this rank's rows alone;
+    `losses` receives their weighted losses, penalties included.
+    """
     share = _sharing(scalar)
 
     def train_steps(address: int) -> None:
@@ -325,7 +336,8 @@ OWN = (
 def microbatches(scalar: Scalar) -> Kernel:
     """Takes microbatches through both phases, without the update.
 
-    The gradient of microbatch i is number i of the `partials`, as long as the packed parameters.
+    The gradient of microbatch i is number i of the `partials`,
+    as long as the packed parameters.
     """
     size = np.dtype(scalar).itemsize
 
@@ -369,8 +381,8 @@ def with_own_buffers(workspace: Workspace, buffers: Workspace) -> Workspace:
 
 
 class Replicas:
-    """The replicas of a net for microbatches, one per thread of a team, with partial gradients and
-    losses.
+    """The replicas of a net for microbatches,
+    one per thread of a team, with partial gradients and losses.
 
     Parameters
     ----------
@@ -528,7 +540,8 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     ) -> None:
         """The team joins after each layer.
 
-        Layers up to `split` (from 1, or 0), which is computed by split-K, are done already.
+        Layers up to `split` (from 1, or 0),
+        which is computed by split-K, are done already.
         """
         net = nets[0]
         outer = layers_of(net)[net.n_layers - 1]
@@ -560,8 +573,10 @@ def split_k(scalar: Scalar) -> Kernel:
     def multiply(
         net: Net, inputs: int, half: int, features: Span, rows: Span, packed: int
     ) -> None:
-        """The partial sums of n rows over one half of the inputs: the first half's, with biases,
-        to the layer's outputs; the second half's to its deltas, which are free till then."""
+        """The partial sums of n rows over one half of the inputs: the first half's,
+        with biases, to the layer's outputs; the second half's to its deltas, which are
+        free till then.
+        """
         layer = layers_of(net)[net.split_layer - 1]
         (low, high), (at, n) = features, rows
         to = layer.outputs
@@ -589,7 +604,9 @@ def split_k(scalar: Scalar) -> Kernel:
     def multiply_half(
         net: Net, half: int, apart: int, rows: Span, scratch: Span
     ) -> None:
-        """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
+        """Gather one half of the inputs,
+        or compute it from the layer below; then multiply it.
+        """
         layers = layers_of(net)
         low = half * net.middle
         high = layers[net.split_layer - 1].n_in if half else net.middle
@@ -607,7 +624,9 @@ def split_k(scalar: Scalar) -> Kernel:
 
     @njit(parallel=True)
     def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:
-        """Parts are strips of rows of the first half, then strips of the second half."""
+        """Parts are strips of rows of the first half,
+        then strips of the second half.
+        """
         for part in prange(n_parts):
             z = stack(z_bytes)
             net = nets[0]

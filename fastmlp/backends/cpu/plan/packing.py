@@ -82,8 +82,8 @@ def has_copy(
 ) -> bool:
     """True if training on chunks of `rows` rows holds layer i's weights in both forms.
 
-    First layers, unless derivatives go back `to_inputs`, transposed last layers and single rows
-    need one form alone: copies take a quarter of a step (32-64-32-1@1).
+    First layers, unless derivatives go back `to_inputs`, transposed last layers and
+    single rows need one form alone: copies take a quarter of a step (32-64-32-1@1).
     """
     if is_transposed:
         return i < n_layers - 1
@@ -108,10 +108,10 @@ def packed_layers(
 ) -> tuple[Packed, ...]:
     """The layout of each layer's parameters, for chunks of `rows` rows.
 
-    Products of `paired` layers take pairs of bfloat16. With `to_inputs` the first layer's weights
-    are also read transposed. A first layer on `sparse` rows is not
-    transposed. Predictions pack only the biases of it and of layers in pairs, and read the flat
-    weights.
+    Products of `paired` layers take pairs of bfloat16. With `to_inputs` the first
+    layer's weights are also read transposed. A first layer on `sparse` rows is not
+    transposed. Predictions pack only the biases of it and of layers in pairs, and read
+    the flat weights.
     """
     layers = []
     for i, (n_in, n_out) in enumerate(layout.shapes):
@@ -133,7 +133,9 @@ def packed_layers(
 
 
 def _in_pairs(layer: Packed, n_in: int, lanes: int, apart: int) -> Packed:
-    """The layer with its weights in pairs, in whole squares of which each takes half."""
+    """The layer with its weights in pairs,
+    in whole squares of which each takes half.
+    """
     panel = round_up(n_in, lanes) // 2 + apart
     if layer.copy_panel:
         n_copies = layer.copy_size // layer.copy_panel
@@ -244,7 +246,9 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 
 
 def unpacking(scalar: type[np.floating[Any]]) -> Any:
-    """Copies rows of a layer's weights, and after the last its biases, into a flat vector."""
+    """Copies rows of a layer's weights,
+    and after the last its biases, into a flat vector.
+    """
     lanes = lanes_of(scalar)
     unpack_rows = moves(scalar, lanes).unpack_rows
     transpose = moves(scalar, lanes).transpose
@@ -253,8 +257,9 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
 
     @njit
     def unpack_some(layer: Layer, flat: int, there: int, rows: Any, block: int) -> None:
-        """`there`: bytes from the net's packed parameters; `first` is a multiple of `lanes`;
-        `block` has room for a square."""
+        """`there`: bytes from the net's packed parameters;
+        `first` is a multiple of `lanes`; `block` has room for a square.
+        """
         (first, last), width, packed = rows, layer.n_out, layer.packed + there
         target = flat + (layer.offset + first * width) * size
         n_bytes = width * size

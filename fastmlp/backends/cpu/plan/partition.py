@@ -1,4 +1,6 @@
-"""How a step is divided into chunks, into microbatches and among threads, by their costs."""
+"""How a step is divided into chunks,
+into microbatches and among threads, by their costs.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,9 +20,10 @@ def chunk_rows(
 ) -> int:
     """Rows of a chunk.
 
-    `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
-    memory does not grow with the data, and Ctrl-C is served in time. If the gradient is small
-    beside the chunk, outputs and deltas stay in the second-level cache (`CACHE_NUMBERS`).
+    `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core,
+    bound them: memory does not grow with the data, and Ctrl-C is served in time. If the
+    gradient is small beside the chunk, outputs and deltas stay in the second-level
+    cache (`CACHE_NUMBERS`).
     """
     return _even_chunk(n_rows, _most_rows(layout, train=train, sparse=sparse))
 
@@ -44,8 +47,9 @@ def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
 def microbatch_rows(layout: Layout, n_rows: int) -> int:
     """Rows of a microbatch, which one thread takes through both phases, or 0.
 
-    For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
-    cache, its gradient is small beside them, and multiples of four share out evenly.
+    For large batches of small nets: a microbatch's outputs and deltas stay in the
+    second-level cache, its gradient is small beside them, and multiples of four share
+    out evenly.
     """
     if 6 * layout.n_weights * n_rows < tuning.MICROBATCH_FLOPS:
         return 0
@@ -66,8 +70,9 @@ def _rows_in_cache(layout: Layout) -> int:
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
-    """Rows of a chunk of microbatches of `small` rows and n_packed gradients each: one core's
-    training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
+    """Rows of a chunk of microbatches of `small` rows and n_packed gradients each:
+    one core's training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients.
+    """
     by_time = tuning.CHUNK_FLOPS // (6 * layout.n_weights)
     by_memory = tuning.CHUNK_NUMBERS // n_packed * small
     return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
@@ -76,7 +81,8 @@ def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int)
 def _even_chunk(n_rows: int, most: int) -> int:
     """Rows of equal chunks of about `most` rows; a quarter more saves a short last one.
 
-    Chunks of 499 and 13 rows -> one of 512: 156 -> 144 ms (1024-2048-2048-1000@512, 1 thread).
+    Chunks of 499 and 13 rows -> one of 512:
+    156 -> 144 ms (1024-2048-2048-1000@512, 1 thread).
     """
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
     rows = -(-n_rows // n_chunks)
@@ -129,8 +135,8 @@ class StepCost(NamedTuple):
 def split_layer_of(step: Step) -> int:
     """The layer, from 1, to compute by split-K, or 0.
 
-    Split-K changes the order of sums, so the net and its rows alone decide: the best layer for two
-    threads is split for any number of threads.
+    Split-K changes the order of sums, so the net and its rows alone decide:
+    the best layer for two threads is split for any number of threads.
     """
     if step.rows < tuning.STRIP_ROWS or step.flops < tuning.SHARED_FLOPS:
         return 0
@@ -178,7 +184,9 @@ def cost_of(
 
 
 def _can_be_split(step: Step) -> Iterator[int]:
-    """Yield 1 and 2, the first layers, unless held transposed or of fewer than two panels."""
+    """Yield 1 and 2, the first layers,
+    unless held transposed or of fewer than two panels.
+    """
     for i, (n_in, n_out) in enumerate(step.layout.shapes[:2]):
         if packing.middle_of(n_in, step.lanes) and not packing.holds_transposed(
             n_in, n_out, step.lanes
@@ -194,7 +202,8 @@ def _soonest(step: Step, n_threads: int, split_layer: int) -> float:
     )
 
 
-# The busiest thread's part of one product, the numbers fetched from other cores, and the joins.
+# The busiest thread's part of one product,
+# the numbers fetched from other cores, and the joins.
 _LayerCost = tuple[float, float, int]
 
 
@@ -262,8 +271,8 @@ class Partition(NamedTuple):
     single row    not at all                               `single_row`: chunks of one row
     ============  =======================================  =====================================
 
-    The fields that change the order of sums (`rows`, `microbatch_rows`, `split_layer`) do not
-    depend on the number of threads.
+    The fields that change the order of sums (`rows`, `microbatch_rows`,
+    `split_layer`) do not depend on the number of threads.
 
     Attributes
     ----------
@@ -320,14 +329,14 @@ def partition_of(
         return Partition(rows_by_microbatches(layout, n_rows, small, n_packed), small)
     rows = chunk_rows(layout, n_rows, train=True)
     step = Step(layout, rows, spec.dtype, lanes)
-    # Sums of halves stay float32, while products take half the time. With split-K -> without: 1.44
-    # -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
+    # Sums of halves stay float32, while products take half the time. With split-K ->
+    # without: 1.44 -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
     paired = paired_layers(layout, spec.compute_dtype, sparse=sparse)
     by_rows = not layout.is_plain
     split_layer = 0 if any(paired) or by_rows else split_layer_of(step)
     if n_threads == 1 or step.flops < tuning.SHARED_FLOPS:
-        # Too small for a team. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from each other
-        # (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
+        # Too small for a team. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from
+        # each other (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
         return Partition(rows, split_layer=split_layer)
     by_panels = not by_rows and panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
@@ -337,8 +346,10 @@ def partition_of(
 
 
 def _with_derivatives(spec: Network, n_rows: int, n_threads: int) -> Partition:
-    """By rows, in chunks that fill the same buffers as those without derivatives; spaced as steps
-    without, which may take turns with them on the optimizer's state, unless they split a layer."""
+    """By rows, in chunks that fill the same buffers as those without derivatives;
+    spaced as steps without, which may take turns with them on the optimizer's state,
+    unless they split a layer.
+    """
     layout, passes = spec.layout, spec.passes
     most = _most_rows(layout, train=True) // passes
     rows = _even_chunk(n_rows, max(tuning.MIN_CHUNK_ROWS, most))
@@ -354,8 +365,9 @@ def _with_derivatives(spec: Network, n_rows: int, n_threads: int) -> Partition:
 
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
-    """The key of steps that may share buffers: equal keys have the same order of sums as a plan
-    for n_rows rows."""
+    """The key of steps that may share buffers:
+    equal keys have the same order of sums as a plan for n_rows rows.
+    """
     if partition.microbatch_rows and partition.rows < n_rows:
         in_chunks = n_rows
     else:
@@ -373,8 +385,9 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 
 
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
-    """Rows of weights whose inputs, for n rows of a chunk, stay in the second-level cache while
-    all deltas pass; `size` is a number's bytes."""
+    """Rows of weights whose inputs, for n rows of a chunk,
+    stay in the second-level cache while all deltas pass; `size` is a number's bytes.
+    """
     return (
         max(1, tuning.CACHE_BYTES // (chunk_rows * size * tuning.TILE_ROWS))
         * tuning.TILE_ROWS
@@ -382,8 +395,9 @@ def rows_of_tiles(chunk_rows: int, size: int) -> int:
 
 
 def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
-    """A partition of `most` rows whose buffers serve every smaller number of rows of the same
-    form."""
+    """A partition of `most` rows whose buffers serve every smaller number of rows of
+    the same form.
+    """
     if partition.microbatch_rows:
         cached = packing.round_up(_rows_in_cache(layout), tuning.STRIP_ROWS)
         small = min(
@@ -402,8 +416,9 @@ def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
 def paired_of(
     network: Network, partition: Partition, *, sparse: bool
 ) -> tuple[bool, ...]:
-    """Layers whose products take bfloat16; empty for small nets in microbatches and for single
-    rows in training, which have no products of matrices."""
+    """Layers whose products take bfloat16; empty for small nets in microbatches and for
+    single rows in training, which have no products of matrices.
+    """
     if partition.microbatch_rows or partition.single_row:
         return ()
     return paired_layers(network.layout, network.compute_dtype, sparse=sparse)

@@ -1,8 +1,9 @@
-"""The records of a session: a net with buffers, rules and tiles, laid out for the kernels.
+"""The records of a session: a net with buffers,
+rules and tiles, laid out for the kernels.
 
-Every buffer that training and prediction need is allocated before the first step. Matrices lie in
-panels: a panel is `lanes` columns, its rows one after the other, the last panel filled up with
-zeros. A chunk's panels have `panel_rows` rows.
+Every buffer that training and prediction need is allocated before the first step.
+Matrices lie in panels: a panel is `lanes` columns, its rows one after the other, the
+last panel filled up with zeros. A chunk's panels have `panel_rows` rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,23 +44,25 @@ class Workspace(NamedTuple):
     lanes : columns of a panel
     train : True: with the buffers of training; False: of a forward pass
     sparse : True: the rows' features are sparse
-        There are no `inputs` unless some are gathered, and the first layer is not transposed.
+        There are no `inputs` unless some are gathered,
+        and the first layer is not transposed.
     packed : layout of each layer in `parameters`
     doubled_inputs : True: `inputs` are there twice: each half of a split second layer gathers rows
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
-        Values after the activation; slopes of the activation, which the backward pass replaces by
-        deltas.
+        Values after the activation; slopes of the activation,
+        which the backward pass replaces by deltas.
     output_bytes : from one thread's columns to the next thread's, in each of the next six buffers
     raw, value, slope, loss_slope : columns of n_out numbers a row
-        The output layer: pre-activations, values, slopes of the activation, slopes of the loss. A
-        block of rows has its columns one after the other, and room for a vector at their end.
+        The output layer: pre-activations, values, slopes of the activation, slopes of
+        the loss. A block of rows has its columns one after the other, and room for a
+        vector at their end.
     targets : columns of n_targets numbers a row
     row_losses : float64, a number a row
     parameters, backup : packed parameters, and a copy of them
     copies : the second form of each layer's weights, where `packing.has_copy`
-        Panels of W transposed, or of W where a layer is held transposed; both in pairs, W first,
-        where products take pairs.
+        Panels of W transposed, or of W where a layer is held transposed;
+        both in pairs, W first, where products take pairs.
     paired : for each layer True if its products take pairs; empty: no layer
     input_pairs, output_pairs, delta_pairs : pairs along the rows, then across them, where read
     zeros : one vector
@@ -113,10 +116,12 @@ def make_workspace(
     paired: tuple[bool, ...] = (),
     to_inputs: bool = False,
 ) -> Workspace:
-    """Allocate for chunks of `rows` rows; without `train`, only the buffers of a forward pass.
+    """Allocate for chunks of `rows` rows; without `train`,
+    only the buffers of a forward pass.
 
-    Up to `parts` threads may compute output layers at a time. `gathered` features go to panels;
-    None: all, or 0 if they are sparse. A MemoryError comes before any allocation.
+    Up to `parts` threads may compute output layers at a time. `gathered` features go to
+    panels; None: all, or 0 if they are sparse. A MemoryError comes before any
+    allocation.
     """
     sizes = layout.sizes
     panel_rows = _panel_rows(rows + spacing.rows)
@@ -180,7 +185,9 @@ def make_workspace(
 
 
 def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
-    """Bytes of a thread's packed rows; 0 if no layer's products, forward or back, take them."""
+    """Bytes of a thread's packed rows;
+    0 if no layer's products, forward or back, take them.
+    """
     pairs = layout.shapes
     both = [*pairs, *((n_out, n_in) for n_in, n_out in pairs[1:])]
     depths = [depth for depth, n_columns in both if packs(n_columns, rows, depth)]
@@ -208,8 +215,9 @@ def _numbers_in_pairs(
 
 
 def _panel_rows(rows: int) -> int:
-    """Whole strips, and not a multiple of 4 KiB: panels would share the same few sets of a
-    cache."""
+    """Whole strips, and not a multiple of 4 KiB:
+    panels would share the same few sets of a cache.
+    """
     whole = packing.round_up(rows, tuning.STRIP_ROWS)
     if whole % tuning.PAGE_ROWS:
         return whole
@@ -217,8 +225,10 @@ def _panel_rows(rows: int) -> int:
 
 
 def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
-    """Bytes from one thread's columns of `width` numbers a row to the next thread's: a block of
-    rows and a vector, or a block of losses in float64, and room between the two."""
+    """Bytes from one thread's columns of `width` numbers a row to the next thread's: a
+    block of rows and a vector, or a block of losses in float64, and room between the
+    two.
+    """
     block = min(packing.round_up(rows, tuning.STRIP_ROWS), tuning.ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
     return packing.round_up(n_bytes, tuning.ALIGNMENT) + (
@@ -245,8 +255,8 @@ def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Bu
 def aligned(n: int, dtype: DTypeLike) -> Buffer:
     """Return n zeros on separate cache lines, with room after them.
 
-    A vector that straddles two lines costs double. A line that two fits in two threads write to
-    travels to and fro between their cores.
+    A vector that straddles two lines costs double. A line that two fits in two threads
+    write to travels to and fro between their cores.
     """
     kind = np.dtype(dtype)
     size = n * kind.itemsize
@@ -261,7 +271,9 @@ def aligned(n: int, dtype: DTypeLike) -> Buffer:
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
-    """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
+    """Cut a layer's panels into groups that a tile of sums takes at once:
+    first panel, number.
+    """
     groups = []
     panel = 0
     while panel < n_panels:
@@ -295,10 +307,12 @@ class Tiling(NamedTuple):
 
 
 def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray[Any]:
-    """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
+    """Cut all packed parameters into tiles:
+    groups of panels, and in them groups of rows.
 
-    A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
-    Each thread has separate panels of every layer, and an equal number of tiles.
+    A group has as many rows as keep their inputs in the second-level cache while all
+    deltas pass. Each thread has separate panels of every layer, and an equal number of
+    tiles.
     """
     size = workspace.parameters.itemsize
     packed = workspace.packed
@@ -353,8 +367,9 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
 def _rows_of_tiles(
     first: int, end: int, cuts: tuple[int, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Yield each tile's rows, first and end: `TILE_ROWS`, or up to the last cut in their second
-    half."""
+    """Yield each tile's rows, first and end: `TILE_ROWS`,
+    or up to the last cut in their second half.
+    """
     while first < end:
         most = min(first + tuning.TILE_ROWS, end)
         half = first + tuning.TILE_ROWS // 2
@@ -370,8 +385,9 @@ def _mark_cached(
     lanes: int,
     first_layer: int,
 ) -> None:
-    """Mark, per tile, the weight rows that its thread reads again in the backward pass: their
-    stores go through the cache."""
+    """Mark, per tile, the weight rows that its thread reads again in the backward pass:
+    their stores go through the cache.
+    """
     for i, layer in enumerate(packed):
         if i < first_layer or layer.is_transposed:
             continue
@@ -386,11 +402,11 @@ def _mark_cached(
 def _balanced(
     tiles: NDArray[Any], owners: NDArray[Any], n_threads: int
 ) -> NDArray[Any]:
-    """Group tiles by thread, balance the groups by work (greedy), and pad them to equal length with
-    empty tiles.
+    """Group tiles by thread, balance the groups by work (greedy),
+    and pad them to equal length with empty tiles.
 
-    By number alone, one of two threads had 58 % of 784-100-100-10: 7 panels are two pairs, a pair
-    and one.
+    By number alone, one of two threads had 58 % of 784-100-100-10:
+    7 panels are two pairs, a pair and one.
     """
     work = (tiles["last"] - tiles["first"]) * tiles["n_panels"]
     loads = np.bincount(owners, work, n_threads)
@@ -412,13 +428,15 @@ def _balanced(
 
 
 class Addresses(NamedTuple):
-    """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
+    """Addresses of the compiled blocks of a net's rules;
+    0 where a call does not need one.
 
-    `loss` has its block and its constants, and `link` its block and the slices of heads; `forms`
-    has each layer's form: LINEAR, BLOCK, RELU or RELU_DROPPED. `n_moments`: numbers of state that
-    the optimizer's rule uses. `coefficients`: bytes to the coefficients of each layer's weights
-    and biases in a step's row, or FROZEN. `lowest`: the first layer that is trained. `dropped`:
-    for each dropped layer its number, from 1, else 0.
+    `loss` has its block and its constants, and `link` its block and the slices of
+    heads; `forms` has each layer's form: LINEAR, BLOCK, RELU or RELU_DROPPED.
+    `n_moments`: numbers of state that the optimizer's rule uses. `coefficients`: bytes
+    to the coefficients of each layer's weights and biases in a step's row, or FROZEN.
+    `lowest`: the first layer that is trained. `dropped`: for each dropped layer its
+    number, from 1, else 0.
     """
 
     activations: Sequence[int]
@@ -583,8 +601,9 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         dropped = blocks.dropped[i] if blocks.dropped else 0
         outputs, deltas = values
         if blocks.forms[i] == records.RELU and any(workspace.paired[i + 1 : i + 2]):
-            # Once rounded, only their signs are read: deltas take their place, line by line. 18.4
-            # -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
+            # Once rounded, only their signs are read: deltas take their place, line by
+            # line. 18.4 -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2
+            # threads).
             deltas = outputs
         fields = (
             n_in,
@@ -619,8 +638,9 @@ def _point_to_stages(layout: Layout, layers: Any, stages: Stages, vector: int) -
 
 
 def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
-    """For each layer, whether its products take pairs, and the addresses of pairs along and
-    across the rows, or 0: of its inputs, its outputs and its deltas."""
+    """For each layer, whether its products take pairs, and the addresses of pairs along
+    and across the rows, or 0: of its inputs, its outputs and its deltas.
+    """
     paired = workspace.paired or (False,) * layout.n_layers
     row_bytes = workspace.panel_rows * workspace.parameters.itemsize
     sizes = [packing.round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]

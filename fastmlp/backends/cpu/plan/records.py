@@ -1,7 +1,8 @@
-"""The records that kernels read: a net, its buffers and its rows, as sizes and addresses.
+"""The records that kernels read: a net,
+its buffers and its rows, as sizes and addresses.
 
-A kernel takes the address of a `Net`, and its control as arguments. Kernels call each other by
-address, a third of the compile time of nested ones (11 s).
+A kernel takes the address of a `Net`, and its control as arguments. Kernels call each
+other by address, a third of the compile time of nested ones (11 s).
 """
 
 import ctypes
@@ -20,10 +21,11 @@ BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
-# The transposed weights that use non-temporal stores; OTHERS: weights that other threads read.
+# The transposed weights that use non-temporal stores;
+# OTHERS: weights that other threads read.
 NONE, OTHERS, ALL = range(3)
-# How a layer finishes its products: not at all, by its activation's block, by relu's epilogue, or
-# by that and dropout, which writes the slopes.
+# How a layer finishes its products: not at all, by its activation's block,
+# by relu's epilogue, or by that and dropout, which writes the slopes.
 LINEAR, BLOCK, RELU, RELU_DROPPED = range(4)
 # How predictions depend on raw outputs: not at all, each on one, or by softmax.
 LINKLESS, BY_NUMBER, SOFTMAX = range(3)
@@ -192,11 +194,12 @@ class Net(Record):
 
 
 class Derivatives(Record):
-    """A chunk's derivatives of outputs by inputs, and each thread's buffers for a block of rows.
+    """A chunk's derivatives of outputs by inputs,
+    and each thread's buffers for a block of rows.
 
-    A thread's buffer has panels of a block of rows, one after the other: of all hidden layers the
-    slopes, the curvatures, the second-order terms, and for each output the products; then the
-    Jacobian of raw outputs, and with a link that of predictions.
+    A thread's buffer has panels of a block of rows, one after the other: of all hidden
+    layers the slopes, the curvatures, the second-order terms, and for each output the
+    products; then the Jacobian of raw outputs, and with a link that of predictions.
     """
 
     given: int  # 1: gradients by the raw Jacobian; 0: targets of the Jacobian
@@ -217,18 +220,22 @@ class Derivatives(Record):
 
 
 class Expansion(Record):
-    """Rows in which a number stands for several inputs: plain numbers first, which stand for
-    one, then numbers of pieces, then levels. The last two are columns, and columns are numbered."""
+    """Rows in which a number stands for several inputs: plain numbers first, which
+    stand for one, then numbers of pieces, then levels. The last two are columns, and
+    columns are numbered.
+    """
 
     n_plain: int
     n_pieces: int  # columns of pieces
     n_columns: int  # of pieces or levels
     n_groups: int
     columns: int  # int64, the column of each input that is not plain
-    starts: int  # int64 (n_columns + 1,), first input of each column, and the number of inputs
+    # int64 (n_columns + 1,), first input of each column, and the number of inputs
+    starts: int
     firsts: int  # int32 (n_columns,), the same
     lasts: int  # (n_columns,), last piece or level
-    wholes: int  # (n_columns,), 1 for levels: -1, no level, has the fraction 0, the others 1
+    # (n_columns,), 1 for levels: -1, no level, has the fraction 0, the others 1
+    wholes: int
     groups: int  # int64 (n_groups + 1,), columns whose running sums are made together
     offsets: int  # int32 (n_rows, n_columns), bytes to the piece or level
     fractions: int  # (n_rows, n_columns), of the piece; 1 for a level, 0 without one
@@ -264,7 +271,8 @@ class BlockAddresses(Record):
     gradient_product: int  # A is read by columns
     pair_product: int  # of pairs of bfloat16
     pair_gradient_product: int
-    pair_rows: int  # (source, stride, along, across, width, panel, n_panels, at, n): rounds rows
+    # (source, stride, along, across, width, panel, n_panels, at, n): rounds rows
+    pair_rows: int
     pair_tiles: int  # (net, first, last, non_temporal): rounds weights of tiles
     pair_weights: int  # (net, flat): rounds flat weights
     transposes: int  # (net,): every transposed copy
@@ -291,7 +299,9 @@ class BlockAddresses(Record):
 
 
 class Slice(Record):
-    """A slice of the outputs, with the blocks of its loss and its link; the next slice follows."""
+    """A slice of the outputs, with the blocks of its loss and its link;
+    the next slice follows.
+    """
 
     n_outputs: int
     target: int  # first column of the targets
@@ -354,8 +364,8 @@ def blocks_of(net: Net) -> BlockAddresses:
     return record_at(net.blocks, BlockAddresses)
 
 
-# Fields that are 0 unless a net, its rows or its optimizer use a feature. Phases run in their plain
-# form if all are 0.
+# Fields that are 0 unless a net, its rows or its optimizer use a feature.
+# Phases run in their plain form if all are 0.
 FEATURES: dict[type[Record], tuple[str, ...]] = {
     Layer: (
         "dropped", "pairs", "inputs_along", "inputs_across", "outputs_along", "outputs_across",

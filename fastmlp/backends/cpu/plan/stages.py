@@ -1,8 +1,9 @@
 """The records and buffers of layers whose sums are finished by rows: norms and skips.
 
-The stages of a layer, forth: dropout of the sums, where a norm follows; the values of another
-layer are added; a norm; the activation; dropout, where no norm came before; a norm of the values;
-the rows' inputs after the outputs, where the output layer takes them too.
+The stages of a layer, forth: dropout of the sums, where a norm follows; the values of
+another layer are added; a norm; the activation; dropout, where no norm came before; a
+norm of the values; the rows' inputs after the outputs, where the output layer takes
+them too.
 """
 
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from fastmlp.network.spec import Layout
 class Numbers(NamedTuple):
     """Numbers of a norm, in the net's dtype, at these places of its `Norm.numbers`.
 
-    From `SCALES` on there is a vector. In one half it has the factor of the deltas' sums, 0 without
-    a mean, in the other half the factor of the sums of their products with the normed values.
+    From `SCALES` on there is a vector. In one half it has the factor of the deltas'
+    sums, 0 without a mean, in the other half the factor of the sums of their products
+    with the normed values.
     """
 
     share: float  # one over the number of units
@@ -32,8 +34,9 @@ SCALES = len(Numbers._fields)
 
 
 def staged(layout: Layout) -> list[int]:
-    """Layers with a norm, with a skip, or whose values go to another layer than the next; and the
-    last hidden one, where inputs follow its outputs."""
+    """Layers with a norm, with a skip, or whose values go to another layer than the
+    next; and the last hidden one, where inputs follow its outputs.
+    """
     skips = enumerate(layout.skips)
     ends = {layer for pair in skips if pair[1] >= 0 for layer in pair}
     if layout.takes_inputs:
@@ -42,8 +45,10 @@ def staged(layout: Layout) -> list[int]:
 
 
 def numbers_of(layout: Layout, panel_rows: int, lanes: int) -> int:
-    """Numbers of the buffer of all stages: sums, values and slopes of each staged layer,
-    gradients by strips, outputs with the inputs, and two numbers a row of each norm."""
+    """Numbers of the buffer of all stages: sums, values and slopes of each staged
+    layer, gradients by strips, outputs with the inputs, and two numbers a row of each
+    norm.
+    """
     total = 0
     if layout.takes_inputs:
         total += panel_rows * round_up(layout.shapes[-1][0], lanes)
@@ -68,14 +73,18 @@ class _Places:
 
 
 class Stages(NamedTuple):
-    """For each layer the fields of `Layer` that stages set, and the arrays that they point to."""
+    """For each layer the fields of `Layer` that stages set,
+    and the arrays that they point to.
+    """
 
     fields: list[dict[str, int]]
     arrays: tuple[NDArray[Any], ...]
 
 
 def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
-    """`forms` are those of the activations; addresses of gains are set by `point_to_gains`."""
+    """`forms` are those of the activations;
+    addresses of gains are set by `point_to_gains`.
+    """
     places = _Places(workspace.stages)
     lanes = workspace.lanes
     rows = workspace.panel_rows
@@ -135,7 +144,9 @@ def point_to_gains(layout: Layout, layers: Any, stages: Stages, vector: int) -> 
 
 
 def _offsets(layout: Layout, i: int) -> NDArray[np.int64]:
-    """Offsets of a layer's gains and shifts in the flat parameters, as they follow the biases."""
+    """Offsets of a layer's gains and shifts in the flat parameters,
+    as they follow the biases.
+    """
     rows = [
         offset
         for norm in layout.norms_of(i)
@@ -148,8 +159,9 @@ def _offsets(layout: Layout, i: int) -> NDArray[np.int64]:
 def _buffers(layout: Layout, i: int, form: int, buffers: list[int]) -> dict[str, int]:
     """The places of a layer's sums, values and slopes; 0: those of the plain layer.
 
-    Deltas that come from elsewhere, a norm of the values or another layer, come before the slopes
-    do: slopes then have a place of their own, and the products do not take them.
+    Deltas that come from elsewhere, a norm of the values or another layer, come before
+    the slopes do: slopes then have a place of their own, and the products do not take
+    them.
     """
     before, after = (
         any(norm.after == end for norm in layout.norms_of(i)) for end in (False, True)

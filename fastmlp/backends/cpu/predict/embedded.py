@@ -1,9 +1,9 @@
 """Predictions and derivatives in the user's compiled code, and C functions of them.
 
-A model is a record that names its blocks by their addresses. The heavy part is a block from the
-library's cache. The code in the user's function checks lengths, converts a row and calls the block.
-A row's numbers, predictions and buffers lie on the stack of the user's function, or are allocated
-if large.
+A model is a record that names its blocks by their addresses. The heavy part is a block
+from the library's cache. The code in the user's function checks lengths, converts a row
+and calls the block. A row's numbers, predictions and buffers lie on the stack of the
+user's function, or are allocated if large.
 """
 
 import ctypes
@@ -42,8 +42,10 @@ from fastmlp.validation import Array
 
 
 class Handle(Record):
-    """A model for compiled code. All models have the same fields, so that a user's function is
-    compiled once; a field is never given another meaning, as stored code reads it."""
+    """A model for compiled code. All models have the same fields, so that a user's
+    function is compiled once; a field is never given another meaning, as stored code
+    reads it.
+    """
 
     me: int  # address of this record: a copy has another
     number_bytes: int  # of a number of the model's
@@ -179,7 +181,9 @@ class Owner:
         }
 
     def __reduce__(self) -> Any:
-        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
+        """Addresses are valid in this object and process only,
+        so a copy or a pickle is None.
+        """
         return type(None), ()
 
 
@@ -200,15 +204,15 @@ HANDLE: Any = numba.typeof(np.zeros(1, Handle.dtype))
 # Bytes of buffers on the stack of the user's function; larger ones are allocated.
 STACK = 8192
 COPY = (
-    "jit: the handle is a copy, or of another process: fastmlp.jit.compiled(model) makes one; hand "
-    "it to compiled functions as an argument"
+    "jit: the handle is a copy, or of another process: fastmlp.jit.compiled(model) "
+    "makes one; hand it to compiled functions as an argument"
 )
 LENGTHS = "jit: x or out has another length than the model's inputs or outputs"
 ONE_OUTPUT = (
     "jit.value: the model has several outputs: jit.predict writes them to an array"
 )
-# For functions inside the user's: without it an array's references are counted at each call, 164 ->
-# 74 ns.
+# For functions inside the user's:
+# without it an array's references are counted at each call, 164 -> 74 ns.
 INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
 
 
@@ -316,10 +320,11 @@ def _n_dim(who: str, handle: Any, x: Any, out: Any = None) -> int:
 
 
 def predict(handle: Any, x: Any, out: Any) -> None:
-    """Write the predictions of a row, or of rows, to out; in compiled code and outside of it.
+    """Write the predictions of a row, or of rows,
+    to out; in compiled code and outside of it.
 
-    The bits equal `MLP.predict`, or an estimator's `predict` or, for a classifier, `predict_proba`.
-    Numbers that are not finite give NaN, and no error.
+    The bits equal `MLP.predict`, or an estimator's `predict` or, for a classifier,
+    `predict_proba`. Numbers that are not finite give NaN, and no error.
 
     Parameters
     ----------
@@ -330,8 +335,8 @@ def predict(handle: Any, x: Any, out: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If out is not an array of floats, a length differs from the model's, or the handle is a copy
-        or of another process.
+        If out is not an array of floats, a length differs from the model's,
+        or the handle is a copy or of another process.
 
     Examples
     --------
@@ -359,7 +364,8 @@ def predict(handle: Any, x: Any, out: Any) -> None:
 
 
 def value(handle: Any, x: Any) -> float:
-    """The prediction of a row, of a model with one output; nothing is allocated in compiled code.
+    """The prediction of a row, of a model with one output;
+    nothing is allocated in compiled code.
 
     Parameters
     ----------
@@ -523,8 +529,8 @@ def _called(block: int, words: Any) -> None:
 def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     """Write the predictions of a row, and their derivatives by its numbers.
 
-    Predictions have the bits of `predict`; derivatives equal `fastmlp.jacobian` but for rounding.
-    The derivative of relu at 0 is 0.
+    Predictions have the bits of `predict`; derivatives equal `fastmlp.jacobian` but for
+    rounding. The derivative of relu at 0 is 0.
 
     Parameters
     ----------
@@ -536,8 +542,8 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If out or grad is not an array of floats, a length differs from the model's, the handle is a
-        copy, or the model has no derivatives.
+        If out or grad is not an array of floats, a length differs from the model's,
+        the handle is a copy, or the model has no derivatives.
 
     Examples
     --------

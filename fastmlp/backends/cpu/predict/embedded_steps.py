@@ -1,4 +1,5 @@
-"""Single steps inside the user's compiled code, by the block `quick_step`; gradients of a batch.
+"""Single steps inside the user's compiled code,
+by the block `quick_step`; gradients of a batch.
 
 Gradients are vector-Jacobian products.
 """
@@ -49,7 +50,9 @@ DECLINED_ROWS = (
 
 
 class EmbeddedSteps(Record):
-    """The training of a net in compiled code: steps of two kinds, and memory for their rows."""
+    """The training of a net in compiled code:
+    steps of two kinds, and memory for their rows.
+    """
 
     batch: int  # address of the `PlainStep` on rows and targets,
     gradient: int  # and on rows and slopes of the raw outputs
@@ -65,7 +68,9 @@ class EmbeddedSteps(Record):
 
 
 class EmbeddedDerivatives(Record):
-    """Steps with derivatives of the outputs by the inputs, and memory for their numbers."""
+    """Steps with derivatives of the outputs by the inputs,
+    and memory for their numbers.
+    """
 
     batch: int  # address of the `PlainStep` on targets of the Jacobian,
     gradient: int  # and on the gradient by the raw Jacobian
@@ -78,11 +83,14 @@ class EmbeddedDerivatives(Record):
 
 
 class GapRows(Record):
-    """Targets of a batch that may be NaN, and room for what a step takes in their place."""
+    """Targets of a batch that may be NaN,
+    and room for what a step takes in their place.
+    """
 
     block: int  # address of `fill_gaps`
     y: int  # addresses of targets or labels as given, (n_rows, n_targets),
-    targets: int  # of targets, with factors beside them if there are several, or labels, int64,
+    # of targets, with factors beside them if there are several, or labels, int64,
+    targets: int
     weight: int  # and of weights of rows
     n_rows: int
     n_targets: int
@@ -94,7 +102,9 @@ class GapRows(Record):
 
 
 def fill_gaps(scalar: Scalar) -> Callable[[int], None]:
-    """Writes stand-ins and weights for targets that are NaN, as `weighted_targets` does."""
+    """Writes stand-ins and weights for targets that are NaN,
+    as `weighted_targets` does.
+    """
     size = np.dtype(scalar).itemsize
 
     def fill(address: int) -> None:
@@ -140,7 +150,9 @@ def fill_gaps(scalar: Scalar) -> Callable[[int], None]:
 
 
 def gap_rows(network: Network, y: Array, targets: Array) -> tuple[Array, ...]:
-    """A `GapRows` record for batches like y, and its arrays, the targets' among them."""
+    """A `GapRows` record for batches like y,
+    and its arrays, the targets' among them.
+    """
     dtype = network.dtype
     kind = network.loss.targets
     given = np.zeros(y.shape, dtype)
@@ -176,7 +188,9 @@ def _copy(numbers: Any, place: Any) -> None:
 
 @register_jitable(**JITTED)
 def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
-    """Copy a batch; return the address of its step. `fill_gaps` follows, if there is one."""
+    """Copy a batch; return the address of its step.
+    `fill_gaps` follows, if there is one.
+    """
     h = handle[0]
     if h.me != handle.ctypes.data:
         raise ValueError(COPY)
@@ -258,8 +272,9 @@ def _count_known(values: Any, known: Any, unknown: bool) -> None:
 
 @register_jitable(**JITTED)
 def fill_jacobian(handle: Any, place: int, numbers: Any, by_gradient: bool) -> int:
-    """Copy derivatives, or a gradient by them, of the rows of a step without; return the address
-    of the step with them."""
+    """Copy derivatives, or a gradient by them, of the rows of a step without;
+    return the address of the step with them.
+    """
     learner = record_at(handle[0].learner, EmbeddedSteps)
     if learner.derivatives == 0:
         raise ValueError(UNPREPARED)
@@ -339,8 +354,8 @@ def _jacobian(numbers: Any) -> Array:
 def train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
     """Take a step on a batch, in compiled code and outside of it; return its loss.
 
-    Parameters and bits are as for `MLP.train_on_batch`. A step whose loss is not finite is not
-    taken, and its loss returned.
+    Parameters and bits are as for `MLP.train_on_batch`.
+    A step whose loss is not finite is not taken, and its loss returned.
 
     Parameters
     ----------
@@ -349,13 +364,14 @@ def train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> floa
     y : (batch_size,) or (batch_size, n_targets) array of real numbers; labels are integers
         A net with heads takes a column for each target, of labels whole numbers.
     derivatives : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
-        Derivatives of the targets by the inputs, NaN where unknown; the learner has their weight.
+        Derivatives of the targets by the inputs,
+        NaN where unknown; the learner has their weight.
 
     Raises
     ------
     ValueError
-        If a shape differs from the learner's batches, a number is not finite, the loss does not
-        take a label or target, or the learner is closed.
+        If a shape differs from the learner's batches, a number is not finite,
+        the loss does not take a label or target, or the learner is closed.
 
     Examples
     --------
@@ -389,7 +405,8 @@ def train_on_gradient(
     X : (batch_size, n_in) array of real numbers
     output_gradient : (batch_size, n_outputs) array of real numbers
     jacobian_gradient : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
-        Gradient by the raw Jacobian; the learner has a `derivative_weight`, which is unused here.
+        Gradient by the raw Jacobian;
+        the learner has a `derivative_weight`, which is unused here.
 
     Raises
     ------
@@ -514,7 +531,8 @@ class EmbeddedVjp(Record):
     chunk_rows: int
     gradient: int  # addresses of the results: by the parameters,
     n_parameters: int
-    deltas: int  # by the first layer's sums, shape (n_rows, n_units), or 0: they are the slopes;
+    # by the first layer's sums, shape (n_rows, n_units), or 0: they are the slopes;
+    deltas: int
     inputs: int  # and by the inputs
     back: int  # address of the `FlatNet` that takes deltas back to the inputs
     add_skip: int  # address of the block of `jacobian.add_skip`, or 0
@@ -522,8 +540,9 @@ class EmbeddedVjp(Record):
 
 
 def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
-    """Differentiates the batch of an `EmbeddedVjp`, with 1 as the second argument by the inputs,
-    too."""
+    """Differentiates the batch of an `EmbeddedVjp`,
+    with 1 as the second argument by the inputs, too.
+    """
     size = np.dtype(scalar).itemsize
     lanes = lanes_of(scalar)
 
@@ -654,7 +673,9 @@ def _begin_alone(
 def _begin_both(
     handle: Any, X: Any, output_gradient: Any, gradient: Any, numbers: Any
 ) -> int:
-    """Copy a batch with the gradient by its Jacobian; return the address of the record."""
+    """Copy a batch with the gradient by its Jacobian;
+    return the address of the record.
+    """
     place = fill(handle, X, output_gradient, True, False)
     fill_jacobian(handle, place, numbers, True)
     learner = record_at(handle[0].learner, EmbeddedSteps)
@@ -698,10 +719,11 @@ def vjp(
     input_gradient: Any = None,
     jacobian_gradient: Any = None,
 ) -> None:
-    """Write the gradient by the parameters and by the inputs, from that by the raw outputs.
+    """Write the gradient by the parameters and by the inputs,
+    from that by the raw outputs.
 
-    No step is taken. The bits equal `MLP.vjp`. Numbers that are not finite give results that are
-    not finite.
+    No step is taken. The bits equal `MLP.vjp`.
+    Numbers that are not finite give results that are not finite.
 
     Parameters
     ----------
@@ -711,13 +733,14 @@ def vjp(
     gradient : (n_parameters,) array of floats, in the order of `MLP.parameters`
     input_gradient : (batch_size, n_in) array of floats, or None: it is not computed
     jacobian_gradient : (batch_size, n_outputs, n_in) or (batch_size, n_in) array, or None
-        Gradient by the raw Jacobian; the learner has a `derivative_weight`, which is unused here.
+        Gradient by the raw Jacobian;
+        the learner has a `derivative_weight`, which is unused here.
 
     Raises
     ------
     TypeError, ValueError
-        If a result is not an array of floats, a shape differs from the learner's batches, or the
-        learner is closed.
+        If a result is not an array of floats,
+        a shape differs from the learner's batches, or the learner is closed.
 
     Examples
     --------

@@ -1,5 +1,6 @@
-"""A model of tables inside the user's compiled code: a row of numbers and codes is encoded, and
-predicted by each net, and by boosted trees."""
+"""A model of tables inside the user's compiled code: a row of numbers and codes is
+encoded, and predicted by each net, and by boosted trees.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -327,7 +328,9 @@ class TableOwner:
         }
 
     def __reduce__(self) -> Any:
-        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
+        """Addresses are valid in this object and process only,
+        so a copy or a pickle is None.
+        """
         return type(None), ()
 
     def _kept(self, array: Array) -> Array:
@@ -373,7 +376,8 @@ class TableOwner:
 class RowFunction:
     """Predictions of a row of a model of tables, from Python.
 
-    A call holds the GIL: it takes less time than other threads take to give the GIL back.
+    A call holds the GIL: it takes less time than other threads take to give the GIL
+    back.
     """
 
     def __init__(self, owner: TableOwner) -> None:
@@ -386,7 +390,9 @@ class RowFunction:
     __reduce__ = TableOwner.__reduce__
 
     def __call__(self, x: Array) -> Array:
-        """Return the predictions, (1, n_out), of a row, (1, n_in), contiguous float64."""
+        """Return the predictions, (1, n_out),
+        of a row, (1, n_in), contiguous float64.
+        """
         out = np.empty(self._out_shape)
         self._entry(*self._places, x, out, np.empty(self._work_shape, np.uint8))
         return out

@@ -1,11 +1,13 @@
-"""Derivatives of outputs by inputs, by blocks of rows or of one: forward as predictions, then back.
+"""Derivatives of outputs by inputs, by blocks of rows or of one:
+forward as predictions, then back.
 
-The slopes of all layers are kept. For each output the first deltas are a column of the last weights
-times slopes; the others are products by the tiles of predictions, which read the weights the other
-way. One output takes 1.5 times as long as its prediction (16-64-64-1, 20,000 rows, 1 thread).
+The slopes of all layers are kept. For each output the first deltas are a column of the
+last weights times slopes; the others are products by the tiles of predictions, which
+read the weights the other way. One output takes 1.5 times as long as its prediction
+(16-64-64-1, 20,000 rows, 1 thread).
 
-For one row, the sums are dot products with rows of weights, by vectors, whose bits differ from the
-product of many rows.
+For one row, the sums are dot products with rows of weights,
+by vectors, whose bits differ from the product of many rows.
 """
 
 from collections.abc import Callable
@@ -118,7 +120,8 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
 def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
     """Predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
 
-    The buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
+    The buffers are two vectors of the widest layer,
+    one of slopes for each layer, and one more.
     """
     size = np.dtype(scalar).itemsize
     dots = row_dots(scalar)
@@ -134,7 +137,8 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
         unit = net.block_bytes
         n_last = net.n_layers - 1
         outputs, slopes = forward(net, x, out, work)
-        # The raw outputs are read after the derivatives: in the place of slopes already used.
+        # The raw outputs are read after the derivatives:
+        # in the place of slopes already used.
         raw = row(outputs, net.n_out, scalar)
         kept = row(slopes, net.n_out, scalar)
         for j in range(net.n_out):
@@ -272,7 +276,9 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
 
 
 def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
-    """Takes vectors first to last of rows of the first layer's deltas back to the inputs."""
+    """Takes vectors first to last of rows of the first layer's deltas back to the
+    inputs.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -299,8 +305,9 @@ def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
 
 
 def deltas_to_inputs(scalar: Scalar) -> Callable[[int, int, int], None]:
-    """Takes the rows of a `FlatNet` record, the first layer's deltas, back to the inputs: W d of
-    each row."""
+    """Takes the rows of a `FlatNet` record, the first layer's deltas,
+    back to the inputs: W d of each row.
+    """
     return on_all_rows(scalar, _vectors_of_deltas(scalar))
 
 
@@ -310,7 +317,9 @@ class DeltaBlocks(RowBlocks):
     FACTORY = staticmethod(deltas_to_inputs)
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write W d of each row of x, shape (n_rows, n_units), to out, shape (n_rows, n_inputs)."""
+        """Write W d of each row of x, shape (n_rows,
+        n_units), to out, shape (n_rows, n_inputs).
+        """
         net = self._net
         n_rows = len(x)
         net["parameters"] = address(parameters)
@@ -321,8 +330,9 @@ class DeltaBlocks(RowBlocks):
 
 
 def add_skip(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
-    """Adds V d of each row to its derivatives by the inputs: d are the output layer's deltas, V
-    its weights of the inputs, shape (n_in, n_out)."""
+    """Adds V d of each row to its derivatives by the inputs: d are the output layer's
+    deltas, V its weights of the inputs, shape (n_in, n_out).
+    """
     size = np.dtype(scalar).itemsize
 
     def add(
@@ -347,7 +357,9 @@ def jacobian_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
 
 
 class JacobianBlocks(RowBlocks):
-    """Derives a network's outputs, before a link, by the inputs, from a copy of its parameters."""
+    """Derives a network's outputs, before a link,
+    by the inputs, from a copy of its parameters.
+    """
 
     FACTORY = staticmethod(jacobian_in_lanes)
     OPTIONS: ClassVar = {"slopes": True}
@@ -363,8 +375,8 @@ class JacobianBlocks(RowBlocks):
         out: Array,
         raw: Array | None,
     ) -> bool:
-        """Write the derivatives of some outputs to `out`, shape (n_rows, n_derived, n_features),
-        and all outputs to `raw`, shape (n_rows, n_outputs), if given.
+        """Write the derivatives of some outputs to `out`, shape (n_rows, n_derived,
+        n_features), and all outputs to `raw`, shape (n_rows, n_outputs), if given.
 
         Return True if all numbers of x and of the results are finite.
         """

@@ -39,8 +39,8 @@ from fastmlp.validation.arrays import Expanded
 
 
 class Prediction:
-    """Predictions for rows, dense, sparse or expanded, by packed panels, in the network's
-    `compute_dtype`.
+    """Predictions for rows, dense, sparse or expanded,
+    by packed panels, in the network's `compute_dtype`.
 
     Parameters
     ----------
@@ -80,7 +80,9 @@ class Prediction:
     def __call__(
         self, parameters: Array, x: Array | SparseRows | Expanded, out: Array
     ) -> None:
-        """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
+        """Write the predictions for x at these parameters to `out`,
+        shape (n_rows, n_outputs).
+        """
         runner = self._runner
         session = self._session
         n_rows = len(out)
@@ -158,11 +160,12 @@ class Predictor:
     expanded rows  expanded                      packed in each call                 a team
     =============  ============================  ==================================  ==============
 
-    `way_for` decides for arrays. All methods for arrays give the same bits, and a row of any kind
-    has the same bits alone and among others. So few rows are rounded to bfloat16 too. A copy of the
-    parameters is taken under `lock.parameters`: predictions during a fit see one state. Any number
-    of threads may predict at a time: each call takes its buffers from a free list. All calls of a
-    net share the packed weights that tiles read, which are valid until somebody may have written.
+    `way_for` decides for arrays. All methods for arrays give the same bits, and a row
+    of any kind has the same bits alone and among others. So few rows are rounded to
+    bfloat16 too. A copy of the parameters is taken under `lock.parameters`: predictions
+    during a fit see one state. Any number of threads may predict at a time: each call
+    takes its buffers from a free list. All calls of a net share the packed weights that
+    tiles read, which are valid until somebody may have written.
 
     Parameters
     ----------
@@ -194,14 +197,16 @@ class Predictor:
         self._spare = FreeList()
 
     def __reduce__(self) -> Any:
-        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
+        """Addresses are valid in this object and process only,
+        so a copy or a pickle is None.
+        """
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Array:
         """Return `out`, or a new array, shape (n_rows, n_outputs).
 
-        `out` is of the network's dtype and may share memory with X. Invalid X or `out` raise a
-        TypeError or ValueError; predictions that are not finite warn.
+        `out` is of the network's dtype and may share memory with X. Invalid X or `out`
+        raise a TypeError or ValueError; predictions that are not finite warn.
         """
         small = self._small
         if small is not None:
@@ -212,8 +217,8 @@ class Predictor:
         return self._checked(X, out, who) if predictions is None else predictions
 
     def quick(self, X: object, *, alone: bool) -> Array | None:
-        """The predictions of a plain array, without checks or copies; None for other arrays, and if
-        a number is not finite.
+        """The predictions of a plain array, without checks or copies;
+        None for other arrays, and if a number is not finite.
 
         `alone`: only of a small batch, after another.
         """
@@ -223,8 +228,9 @@ class Predictor:
         return None if small is None else small(X, None)
 
     def flat_net(self) -> SmallBatch | None:
-        """New buffers for any number of rows of one thread, at the live parameters; None in
-        bfloat16."""
+        """New buffers for any number of rows of one thread,
+        at the live parameters; None in bfloat16.
+        """
         network = self._network
         if network.compute_dtype:
             return None
@@ -233,7 +239,8 @@ class Predictor:
         return SmallBatch(network, self._parameters, 0, method, lock)
 
     def write(self, x: Rows, out: Array) -> SmallBatch | None:
-        """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
+        """Write the predictions for validated rows to out;
+        return the `SmallBatch`, if one is used.
 
         Parameters
         ----------
@@ -270,7 +277,9 @@ class Predictor:
         return arrays.warn_if_not_finite(result, who)
 
     def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
-        """Predict in spare or new buffers: another thread may use the buffers of quick calls."""
+        """Predict in spare or new buffers:
+        another thread may use the buffers of quick calls.
+        """
         small = self._spare.take(way) or self._small_batch(way)
         with self._runner.lock.parameters:
             small.write(x, out)
@@ -298,7 +307,9 @@ class Predictor:
         )
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
-        """Predict by blocks if x and out are plain; None if they, or a number, are not."""
+        """Predict by blocks if x and out are plain;
+        None if they, or a number, are not.
+        """
         network = self._network
         if type(x) is not np.ndarray:
             return None
@@ -341,7 +352,8 @@ def plain_out(
 ) -> Array | None:
     """`out`, or a new array; None if x would have to be copied, or out to be checked.
 
-    Plain arrays are C-contiguous, of the network's dtype and shape, and share no memory.
+    Plain arrays are C-contiguous,
+    of the network's dtype and shape, and share no memory.
     """
     sizes = network.layout.sizes
     dtype = network.dtype

@@ -1,8 +1,9 @@
-"""Predictions by blocks of rows, which pass through all layers in the first-level cache.
+"""Predictions by blocks of rows,
+which pass through all layers in the first-level cache.
 
-A block's values lie transposed, one unit's values of all rows next to each other, so that a weight
-is broadcast from where it lies in the flat parameters: nothing is packed. 1,000 rows
-159 -> 100 us (16-64-64-2, 1 thread; packed panels -> blocks).
+A block's values lie transposed, one unit's values of all rows next to each other, so
+that a weight is broadcast from where it lies in the flat parameters: nothing is packed.
+1,000 rows 159 -> 100 us (16-64-64-2, 1 thread; packed panels -> blocks).
 """
 
 from collections.abc import Callable, Sequence
@@ -57,8 +58,8 @@ from fastmlp.validation import Array
 
 # Vectors of rows in a block: as many as the largest tile of sums is wide.
 VECTORS = LARGEST_TILE[1]
-# A thread's blocks of values: a layer's inputs, its outputs, and the derivatives that an
-# activation's block writes.
+# A thread's blocks of values: a layer's inputs, its outputs,
+# and the derivatives that an activation's block writes.
 BLOCKS = 3
 # Numba's threads are not a team: one of its regions takes longer than a layer.
 _HAS_TEAM = COMPILER == "translator"
@@ -75,12 +76,14 @@ class FlatLayer(Record):
     biases: int  # bytes from the first parameter to the biases, shape (n_out,)
     relu: int  # 1: the positive parts of the sums are stored; 0: the sums
     activation: int  # address of the activation's block, or 0
-    panels: int  # bytes from the first packed weight to the layer's panels, which its biases follow
+    # bytes from the first packed weight to the layer's panels, which its biases follow
+    panels: int
     stages: int  # address of `row_stages.RowStages`, which finish its sums, or 0
 
 
 class FlatNet(Record):
-    """A net whose parameters lie in one flat vector, its rows, and each thread's buffers.
+    """A net whose parameters lie in one flat vector,
+    its rows, and each thread's buffers.
 
     It is the job of calls, and begins as `worker_pool.JobTeam`.
     """
@@ -102,7 +105,8 @@ class FlatNet(Record):
     buffers: int  # address of the first thread's blocks of values
     buffer_bytes: int  # from one thread's blocks to the next thread's
     block_bytes: int  # from one block of a thread to its next
-    checks: int  # address of the first thread's two vectors of checks: numbers read, written
+    # address of the first thread's two vectors of checks: numbers read, written
+    checks: int
     check_bytes: int  # from one thread's checks to the next thread's
     derivatives: (
         int  # address of the outputs' derivatives, shape (n_rows, n_derived, n_in)
@@ -155,8 +159,8 @@ def make_flat(
     tiled: bool = False,
     slopes: bool = False,
 ) -> Flat:
-    """Lay out a net and its rules for rows one by one and, with `blocks`, for blocks of rows, in
-    lanes or `tiled`.
+    """Lay out a net and its rules for rows one by one and,
+    with `blocks`, for blocks of rows, in lanes or `tiled`.
 
     Parameters
     ----------
@@ -252,8 +256,9 @@ def n_vectors(n_rows: int, lanes: int) -> int:
 
 
 def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multiply:
-    """Writes a layer's sums, or their positive parts, of one block; `backward`: sums over the
-    layer's outputs, for its inputs."""
+    """Writes a layer's sums, or their positive parts, of one block;
+    `backward`: sums over the layer's outputs, for its inputs.
+    """
     size = np.dtype(scalar).itemsize
     unit = vectors * lanes_of(scalar) * size
     most = LARGEST_TILE[0]
@@ -303,11 +308,12 @@ def lane_pass(
 ) -> Callable[[FlatNet, int, int, int, int, int], tuple[int, int]]:
     """The forward pass of a block of rows in lanes, which lie at `first`.
 
-    Values take turns between the blocks `first` and `second`, or if all `VALUES` are kept, follow
-    each other from `first` on; sums then pass by `second`. Slopes that are kept follow each other,
-    too; relu's are its values, which are positive where they are 1. If it is `curved`, blocks of
-    activations at `curves` write curvatures, `apart` bytes from the slopes. The results are the
-    addresses of the outputs and of the slopes' end.
+    Values take turns between the blocks `first` and `second`, or if all `VALUES` are
+    kept, follow each other from `first` on; sums then pass by `second`. Slopes that are
+    kept follow each other, too; relu's are its values, which are positive where they
+    are 1. If it is `curved`, blocks of activations at `curves` write curvatures,
+    `apart` bytes from the slopes. The results are the addresses of the outputs and of
+    the slopes' end.
     """
     n_rows = vectors * lanes_of(scalar)
     multiply = products(scalar, vectors)
@@ -398,8 +404,9 @@ def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
 
 
 def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
-    """Make the functions that predict in tiles of rows and outputs: vectors first to last of rows
-    in one thread's buffers, and all rows on a team."""
+    """Make the functions that predict in tiles of rows and outputs:
+    vectors first to last of rows in one thread's buffers, and all rows on a team.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     many, few, two = row_tiles(scalar)
@@ -419,8 +426,9 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         n: int,
         columns: Span,
     ) -> None:
-        """Write n rows' sums, or their positive parts, in some vectors of outputs, first to last;
-        of flat weights, some inputs at a time."""
+        """Write n rows' sums, or their positive parts, in some vectors of outputs,
+        first to last; of flat weights, some inputs at a time.
+        """
         (source, stride), (target, pitch), (first, last) = inputs, outputs, columns
         n_in = layer.n_in
         k = 0
@@ -546,8 +554,9 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
     def multiply_on_team(
         team: int, nets: Sequence[FlatNet], i: int, places: Span, n: int, n_parts: int
     ) -> None:
-        """Share a layer's tiles of outputs, each of parts of n rows: a thread reads its tiles'
-        weights alone."""
+        """Share a layer's tiles of outputs, each of parts of n rows:
+        a thread reads its tiles' weights alone.
+        """
         source, target = places
         n_out = records_at(nets[0].layers, nets[0].n_layers, FlatLayer)[i].n_out
         n_tiles = n_vectors(n_vectors(n_out, lanes), tile_width(n))
@@ -606,8 +615,9 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
             write_out(net, place, last - first, out, places, checks)
 
     def predict_on_team(team: int, nets: Sequence[FlatNet], n_threads: int) -> None:
-        """Predict in the first thread's buffers, some rows at a time: each thread reads some of
-        the weights."""
+        """Predict in the first thread's buffers, some rows at a time:
+        each thread reads some of the weights.
+        """
         net = nets[0]
         buffer = nets[0].buffers
         layers = records_at(net.layers, net.n_layers, FlatLayer)
@@ -646,7 +656,8 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
 def rows_in_tiles(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Predicts a `FlatNet` record's rows in tiles of rows and outputs.
 
-    A team shares the tiles of each layer, but many rows of a net that each core's cache holds.
+    A team shares the tiles of each layer,
+    but many rows of a net that each core's cache holds.
     """
     lanes = lanes_of(scalar)
     predict_tiles, by_outputs = _tiles_of_rows(scalar)
@@ -675,7 +686,8 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
         """Each part takes a range of vectors through all layers."""
         n = end - begin
         for index in prange(n_parts):
-            # A table of one record: a record itself does not cross into a region of Numba's.
+            # A table of one record: a record itself does not cross into a region of
+            # Numba's.
             net = nets[0]
             # Numba counts in uint64, which would make floats of the products.
             part = np.int64(index)
@@ -697,8 +709,9 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
 
 
 def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
-    """Predicts the rows of a `FlatNet` record, and counts those of its checks that find a number
-    that is not finite."""
+    """Predicts the rows of a `FlatNet` record,
+    and counts those of its checks that find a number that is not finite.
+    """
     size = np.dtype(scalar).itemsize
 
     def predict_job(address: int) -> None:
@@ -756,11 +769,11 @@ class RowBlocks:
         )
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write the predictions for x to out, shape (n_rows, n_outputs); return True if all numbers
-        are finite.
+        """Write the predictions for x to out, shape (n_rows,
+        n_outputs); return True if all numbers are finite.
 
-        Short calls read the live parameters. Long calls, and those during which training has
-        written, read a copy of one state.
+        Short calls read the live parameters. Long calls,
+        and those during which training has written, read a copy of one state.
         """
         lock = self._runner.lock
         live = self._row_flops * len(out) <= LIVE_FLOPS

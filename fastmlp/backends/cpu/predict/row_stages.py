@@ -1,4 +1,6 @@
-"""Norms and skips of a single row, whose units follow each other, with the bits of the panels."""
+"""Norms and skips of a single row, whose units follow each other,
+with the bits of the panels.
+"""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +42,9 @@ class RowStages(Record):
 
 
 class Tables(NamedTuple):
-    """`layers` has the stages of each layer, or one without; the others are what they point to."""
+    """`layers` has the stages of each layer, or one without;
+    the others are what they point to.
+    """
 
     layers: NDArray[Any]
     norms: NDArray[Any]
@@ -95,7 +99,9 @@ def mean(v: Vectors, source: Word, share: Word, target: Word, width: Word) -> No
 def variance(
     v: Vectors, source: Word, share: Word, centre: Word, target: Word, width: Word
 ) -> None:
-    """Store `share` times the sum of the squared distances from the number at `centre`."""
+    """Store `share` times the sum of the squared distances from the number at
+    `centre`.
+    """
     total = v.variable(v.zero)
     middle = v.broadcast(centre)
     for p in v.range(v.n_vectors(width)):
@@ -137,8 +143,8 @@ def rectify(v: Vectors, values: Word, width: Word) -> None:
 def row_stages(scalar: Scalar) -> Kernel:
     """The block that finishes a layer's sums of a single row where they lie.
 
-    `other` and `slopes` have room for a row; `kept` has the values of a layer before, `x` the
-    inputs.
+    `other` and `slopes` have room for a row;
+    `kept` has the values of a layer before, `x` the inputs.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize

@@ -1,8 +1,9 @@
 """Predictions of small batches, straight from the live flat parameters.
 
-Packing the weights would cost more than using them: 5,000 copies for one row of 16-64-64-2, of
-5,000 multiply-adds. Up to four rows are predicted one by one, more by vectors of rows. The sums run
-in the order of the packed kernels, so all methods give the same bits.
+Packing the weights would cost more than using them: 5,000 copies for one row of
+16-64-64-2, of 5,000 multiply-adds. Up to four rows are predicted one by one, more by
+vectors of rows. The sums run in the order of the packed kernels, so all methods give
+the same bits.
 
 Weights of wide nets are packed once for many predictions; rows in tiles read them.
 """
@@ -40,7 +41,8 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
-# A row's buffers: values before and after each activation, and slopes. Bytes of a cache line.
+# A row's buffers: values before and after each activation,
+# and slopes. Bytes of a cache line.
 BUFFERS = 3
 LINE = 64
 
@@ -67,7 +69,8 @@ def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:
 
 
 class PackedWeights:
-    """A net's weights in panels, kept from call to call until somebody may have written.
+    """A net's weights in panels,
+    kept from call to call until somebody may have written.
 
     Attributes
     ----------
@@ -90,9 +93,9 @@ class PackedWeights:
     def at(self, lock: NetLock, n_rows: int) -> tuple[int, int]:
         """Return the address of the packed weights, or 0, and `n_packed`.
 
-        Few rows read the live weights if somebody may have written since the last packing and the
-        last call: packing takes longer than two such calls. A caller whose `n_packed` has changed
-        meanwhile may have read the numbers of two states.
+        Few rows read the live weights if somebody may have written since the last
+        packing and the last call: packing takes longer than two such calls. A caller
+        whose `n_packed` has changed meanwhile may have read the numbers of two states.
         """
         n_packed = self.n_packed
         state = lock.settled(self.parameters)
@@ -128,7 +131,8 @@ def packed_weights(
 
 
 class TiledRows(row_blocks.RowBlocks):
-    """Predicts the rows of a network in tiles of rows and outputs, which read packed weights.
+    """Predicts the rows of a network in tiles of rows and outputs,
+    which read packed weights.
 
     A call during which the weights were packed again is repeated from the live ones.
     """
@@ -152,9 +156,10 @@ def row_pass(
 ) -> Callable[[row_blocks.FlatNet, int, int, int], tuple[int, int]]:
     """The forward pass of the row at x, which also writes its predictions.
 
-    `buffers` are two vectors of the widest layer, then slopes, in one vector or, if it `keeps`
-    them, in one for each layer. The results are the addresses of the raw outputs and of the
-    slopes' end. Relu's values are positive where its slopes are 1: they are kept in their place.
+    `buffers` are two vectors of the widest layer, then slopes, in one vector or, if it
+    `keeps` them, in one for each layer. The results are the addresses of the raw
+    outputs and of the slopes' end. Relu's values are positive where its slopes are 1:
+    they are kept in their place.
     """
     multiply = one_row(scalar)
 
@@ -216,7 +221,8 @@ def row_by_row(scalar: Scalar) -> Callable[[int], None]:
 def small_batch(scalar: Scalar) -> Callable[[int], None]:
     """Predicts the rows of a `FlatNet` record, one by one or by blocks of rows.
 
-    Rows that go one by one have blocks if the net is so wide that a worker has come for them.
+    Rows that go one by one have blocks if the net is so wide that a worker has come for
+    them.
     """
 
     def predict_all(address: int) -> None:
@@ -241,8 +247,8 @@ class SmallBatch:
     parameters : (n_parameters,) array, live: each call reads its numbers of that moment
     most : int, the most rows of a call
     method : str, of a `Way`
-        More than `ONE_BY_ONE` rows go by vectors of rows, or more than one by tiles, whose blocks
-        take 0.3 s to compile; "one by one": all rows.
+        More than `ONE_BY_ONE` rows go by vectors of rows, or more than one by tiles,
+        whose blocks take 0.3 s to compile; "one by one": all rows.
     lock : of the net
     packed : PackedWeights that tiles read, optional
     n_threads : the most threads of a call from Python
@@ -299,11 +305,14 @@ class SmallBatch:
         self.address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
-        """Addresses are valid in this object and process only, so a copy or a pickle is None."""
+        """Addresses are valid in this object and process only,
+        so a copy or a pickle is None.
+        """
         return type(None), ()
 
     def __call__(self, x: object, out: object) -> Array | None:
-        """Return the predictions, or None if x or out is not a plain array of this dtype and size.
+        """Return the predictions,
+        or None if x or out is not a plain array of this dtype and size.
 
         Holds the GIL, or the lock without a GIL: one thread at a time uses the buffers.
         """
@@ -355,7 +364,9 @@ class SmallBatch:
         return out if is_finite and n_packed in (0, packed.n_packed) else None
 
     def _share(self, n_rows: int) -> int:
-        """Point to the packed weights, if n_rows read them; return the number of packings."""
+        """Point to the packed weights, if n_rows read them;
+        return the number of packings.
+        """
         if self._packed is None:
             return 0
         if n_rows == 1 and not self._calls.is_shared(int(self._net["row_flops"])):
@@ -367,8 +378,8 @@ class SmallBatch:
     def write(self, x: Array, out: Array) -> None:
         """Write the predictions of rows to out, without the GIL.
 
-        Only one thread may call it at a time, and `__call__` must wait meanwhile; the caller holds
-        the lock of the parameters.
+        Only one thread may call it at a time, and `__call__` must wait meanwhile;
+        the caller holds the lock of the parameters.
         """
         net = self._net
         net["x"], net["out"], net["n_rows"] = address(x), address(out), len(x)
@@ -376,8 +387,8 @@ class SmallBatch:
         self._driver(self.address)
 
 
-# Results of `predict_small`: predictions; the same, but workers sleep or were late; Python is to
-# decide on threads first; no predictions.
+# Results of `predict_small`: predictions; the same, but workers sleep or were late;
+# Python is to decide on threads first; no predictions.
 PREDICTED, NOTED, ASKS, NOT_PREDICTED = range(4)
 
 
@@ -417,8 +428,9 @@ def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], float]:
         return status
 
     def predict(address: int, x: Array, out: Array) -> float:
-        """Write the predictions to out; return `NOT_PREDICTED` for wrong shapes, for memory that
-        x and out share, and for numbers that are not finite."""
+        """Write the predictions to out; return `NOT_PREDICTED` for wrong shapes,
+        for memory that x and out share, and for numbers that are not finite.
+        """
         net = record_at(address, row_blocks.FlatNet)
         n = x.shape[0]
         status = PREDICTED

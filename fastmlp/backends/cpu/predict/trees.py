@@ -1,4 +1,6 @@
-"""Boosted trees on rows of float64: sums of their leaves, and the probabilities of sums."""
+"""Boosted trees on rows of float64: sums of their leaves,
+and the probabilities of sums.
+"""
 
 from typing import Any, NamedTuple
 
@@ -123,7 +125,9 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
 
 @njit
 def value_of(trees: Trees, t: int, x: int, right: int) -> float:
-    """The value of a tree's leaf for the row at x, whose numbers are so many bytes apart."""
+    """The value of a tree's leaf for the row at x,
+    whose numbers are so many bytes apart.
+    """
     n = trees.n_nodes
     feature = row(trees.features, trees.n_nodes, I32)
     number = row(trees.numbers, n, np.float64)

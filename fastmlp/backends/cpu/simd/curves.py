@@ -1,4 +1,6 @@
-"""Vector loops of the derivative pass: rows of one panel of numbers, slopes and curvatures."""
+"""Vector loops of the derivative pass:
+rows of one panel of numbers, slopes and curvatures.
+"""
 
 from typing import NamedTuple
 
@@ -35,7 +37,9 @@ def curve_loops(scalar: Scalar, lanes: int) -> Loops:
 def bend(
     v: Vectors, x: Word, slope: Word, curvature: Word, product: Word, n: Word
 ) -> None:
-    """Store the product of x and the curvature, then multiply x by the slope; n rows."""
+    """Store the product of x and the curvature,
+    then multiply x by the slope; n rows.
+    """
     for r in v.range(n):
         place = r * v.bytes
         number = v.load(x + place)
@@ -64,10 +68,11 @@ def close(v: Vectors, x: Word, slope: Word, extra: Word, n: Word) -> None:
 
 
 def residuals(v: Vectors, at: Residuals, n: Word) -> None:
-    """Replace the targets of n rows by weighted differences, 0 where a target is unknown.
+    """Replace the targets of n rows by weighted differences,
+    0 where a target is unknown.
 
-    Each strip's squares, weighted by rows, are added to the first of its two sums; squares that
-    are weighted by columns too are added to the second.
+    Each strip's squares, weighted by rows, are added to the first of its two sums;
+    squares that are weighted by columns too are added to the second.
     """
     weights = v.load(at.weights)
     limit = v.broadcast(at.limit)

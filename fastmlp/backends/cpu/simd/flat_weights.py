@@ -1,12 +1,15 @@
-"""Products with weights where they lie in the flat parameters: of one row, and of a batch.
+"""Products with weights where they lie in the flat parameters:
+of one row, and of a batch.
 
-One row: outputs are in lanes, the sums of up to `MOST_VECTORS` vectors of adjacent outputs stay in
-registers through all inputs; an input is broadcast. A batch: rows are in lanes, a vector holds one
-unit of many rows, a weight is broadcast. A block of a batch has `vectors` x `lanes` rows, and is
-`width` times `vectors` vectors: unit by unit. A layer of two outputs takes two rows of a tile,
-where panels of outputs would fill up a vector.
+One row: outputs are in lanes, the sums of up to `MOST_VECTORS` vectors of adjacent
+outputs stay in registers through all inputs; an input is broadcast. A batch: rows are
+in lanes, a vector holds one unit of many rows, a weight is broadcast. A block of a
+batch has `vectors` x `lanes` rows, and is `width` times `vectors` vectors: unit by
+unit. A layer of two outputs takes two rows of a tile, where panels of outputs would
+fill up a vector.
 
-Every element is one chain of fused multiply-adds in the order of k, so the bits equal the panels'.
+Every element is one chain of fused multiply-adds in the order of k,
+so the bits equal the panels'.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +28,8 @@ from fastmlp.compiler.target import lanes_of
 
 # Chains side by side, to hide the latency of a multiply-add.
 MOST_VECTORS = 4
-# Larger layers take this many inputs at a time: rows of weights are read in whole pieces then, not
-# with a page in between.
+# Larger layers take this many inputs at a time:
+# rows of weights are read in whole pieces then, not with a page in between.
 NEAR = 1 << 15
 FAR_INPUTS = 8
 
@@ -62,7 +65,9 @@ def multiply(
     n_in: Word,
     positive: Word,
 ) -> None:
-    """Store bias + W^T x of one row, or with `positive` other than 0 the positive part."""
+    """Store bias + W^T x of one row,
+    or with `positive` other than 0 the positive part.
+    """
     is_far = n_in * n_out > NEAR // v.size
     step = v.choose(is_far, FAR_INPUTS, n_in)
     whole = n_out // v.lanes
@@ -72,7 +77,9 @@ def multiply(
     mask = v.first(last)
 
     def tile(vectors: int, masked: bool, first: Word) -> None:
-        """Sums of vectors of outputs from the first on, and of those in the last one."""
+        """Sums of vectors of outputs from the first on,
+        and of those in the last one.
+        """
         at = first * v.bytes
         ways = [VectorAccess(v.load, v.store)] * vectors
         if masked:
@@ -111,8 +118,9 @@ def multiply(
 
 
 class Weights(NamedTuple):
-    """Weights where they lie flat, or in panels: bytes from a vector of outputs to the next, and
-    from an input to the next."""
+    """Weights where they lie flat, or in panels:
+    bytes from a vector of outputs to the next, and from an input to the next.
+    """
 
     address: Word
     across: Word
@@ -128,9 +136,9 @@ def row_tiles(scalar: Scalar) -> list[VectorFunction]:
 def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
     """The product of tiles of these rows and vectors of outputs.
 
-    All n rows share one reading of the weights of `n_in` inputs. A call for the next inputs goes on
-    from the sums, which are the outputs. A last tile repeats the last row, so the outputs have room
-    for whole tiles, and each row for whole vectors.
+    All n rows share one reading of the weights of `n_in` inputs. A call for the next
+    inputs goes on from the sums, which are the outputs. A last tile repeats the last
+    row, so the outputs have room for whole tiles, and each row for whole vectors.
     """
 
     def multiply(
@@ -192,7 +200,9 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
 
 
 def batch_in_lanes(scalar: Scalar) -> Loops:
-    """The loops below copy rows to blocks, whose units are `unit` bytes apart, and back."""
+    """The loops below copy rows to blocks,
+    whose units are `unit` bytes apart, and back.
+    """
     return Loops(globals(), scalar, lanes_of(scalar))
 
 
@@ -201,9 +211,10 @@ def tile(
 ) -> VectorFunction:
     """The product of a block with the weights of `units` adjacent units.
 
-    ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
-    the layer; with `positive` other than 0 it stores the positive part. `backward`: the weights are
-    read the other way, from deltas of the layer's outputs, `n_in` of them, to deltas of its inputs.
+    ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses
+    and sizes of the layer; with `positive` other than 0 it stores the positive part.
+    `backward`: the weights are read the other way, from deltas of the layer's outputs,
+    `n_in` of them, to deltas of its inputs.
     """
 
     def multiply(
@@ -216,7 +227,8 @@ def tile(
         n_in: Word,
         positive: Word,
     ) -> None:
-        # Bytes from a term's weights to the next term's, and from a unit's to the next unit's.
+        # Bytes from a term's weights to the next term's,
+        # and from a unit's to the next unit's.
         term, step = (v.size, n_out * v.size) if backward else (n_out * v.size, v.size)
         # Sums by unit and by vector, which stay in registers.
         sums = [
@@ -257,9 +269,10 @@ def into_lanes(
     unit: Word,
     check: Word,
 ) -> None:
-    """Copy `lanes` rows of `width` contiguous numbers, from row `first` on, and row `last` again
-    past it, to a vector of each unit; up to a vector of further units gets zeros. The vector at
-    `check` stays 0 as long as all numbers are finite."""
+    """Copy `lanes` rows of `width` contiguous numbers, from row `first` on, and row
+    `last` again past it, to a vector of each unit; up to a vector of further units gets
+    zeros. The vector at `check` stays 0 as long as all numbers are finite.
+    """
     rows = [
         source + v.choose(last > first + r, first + r, last) * (width * v.size)
         for r in range(v.lanes)
@@ -285,8 +298,11 @@ def out_of_lanes(
     unit: Word,
     check: Word,
 ) -> None:
-    """Copy a vector of each unit back to rows, at most `lanes` of n_rows, `pitch` bytes apart."""
-    # Whole vectors without a mask: 272 -> 264 ns a row (derivatives of 16-64-64-1, Zen 3).
+    """Copy a vector of each unit back to rows,
+    at most `lanes` of n_rows, `pitch` bytes apart.
+    """
+    # Whole vectors without a mask:
+    # 272 -> 264 ns a row (derivatives of 16-64-64-1, Zen 3).
     for p, access in v.parts(width):
         begin = p * v.lanes
         left = width - begin

@@ -1,7 +1,7 @@
 """The one matrix product, C = start + A B of panels: which tiles to sweep it with.
 
-The passes: A = inputs, B = W; A = deltas, B = W transposed; for the gradient A = inputs by column,
-B = deltas.
+The passes: A = inputs, B = W; A = deltas, B = W transposed;
+for the gradient A = inputs by column, B = deltas.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,9 @@ class Shape(NamedTuple):
 
 
 class _Sweeps(NamedTuple):
-    """A product's shapes of tiles, rows_panels; a `narrow` one's last panel is half used."""
+    """A product's shapes of tiles, rows_panels;
+    a `narrow` one's last panel is half used.
+    """
 
     largest: VectorFunction
     four_2: VectorFunction
@@ -80,7 +82,9 @@ class _Sweeps(NamedTuple):
 
 
 def has_narrow(pairs: PairProducts | None) -> bool:
-    """True if a panel of which at most half is used takes less time: by vectors alone."""
+    """True if a panel of which at most half is used takes less time:
+    by vectors alone.
+    """
     return HALF_VECTORS and pairs != "tiles"
 
 
@@ -94,7 +98,8 @@ def _sweeps(
         tile = TileForm(scalar, lanes_of(scalar), rows, vectors, by_column, **form)
         return sweep(tile, _KINDS.get(pairs))
 
-    # Along its rows, bfmmla takes a panel of A at once: too little to share prefetches over.
+    # Along its rows, bfmmla takes a panel of A at once:
+    # too little to share prefetches over.
     largest = tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices")
     eight_1 = tiles(STRIP_ROWS, 1, prefetches=by_column)
     # A single row: the row after is padding, where two are the least.
@@ -117,18 +122,20 @@ def _row_products(
 ) -> Callable[..., int]:
     """Multiplies rows, whole strips or fewer than one; the result is their number.
 
-    The translator inlines what returns a value. A separate function, or LLVM's inlining, made the
-    product by column compile 0.05 s longer.
+    The translator inlines what returns a value. A separate function,
+    or LLVM's inlining, made the product by column compile 0.05 s longer.
     """
-    # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the same time, 55
-    # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.
+    # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the
+    # same time, 55 us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile
+    # in 0.05 s.
     lanes = lanes_of(scalar)
     halves = has_narrow(pairs)
     has_single = not by_column
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
         scalar, by_column, pairs, packed
     )
-    # If the largest tile has three panels, four rows by two panels serve any number of rows.
+    # If the largest tile has three panels,
+    # four rows by two panels serve any number of rows.
     few = SMALL_TILE_ROWS
     two_are_less = LARGEST_TILE[1] > 2
 
@@ -184,10 +191,10 @@ def product(
 ) -> Callable[..., None]:
     """C = start + A B for up to `ROW_BLOCK` rows, any width.
 
-    With `pairs` the numbers of A and B are pairs of bfloat16, and multiplied so. C, and the
-    epilogue's operand, must have room for whole panels, and for the rows rounded up to
-    `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
-    in 0.3 s, by column in 0.15.
+    With `pairs` the numbers of A and B are pairs of bfloat16, and multiplied so. C, and
+    the epilogue's operand, must have room for whole panels, and for the rows rounded up
+    to `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The
+    block compiles in 0.3 s, by column in 0.15.
     """
     lanes = lanes_of(scalar)
     vector = vector_bytes()
@@ -255,9 +262,9 @@ def rows_at_once(depth: Any, size: int) -> Any:
 def packed_product(scalar: Scalar) -> Callable[..., None]:
     """`product` by rows, on a copy of A in tiles.
 
-    A tile has `SMALL_TILE_ROWS` rows, column by column, so that a microkernel reads A in one piece.
-    By rows it jumps a panel, to another page, after each vector. `buffer` is the address of the
-    copy, of `rows_at_once` rows.
+    A tile has `SMALL_TILE_ROWS` rows, column by column, so that a microkernel reads A
+    in one piece. By rows it jumps a panel, to another page, after each vector. `buffer`
+    is the address of the copy, of `rows_at_once` rows.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize

@@ -1,4 +1,6 @@
-"""Sweeps of a matrix product by matrix units: AMX's tile registers, and Arm's bfmmla."""
+"""Sweeps of a matrix product by matrix units:
+AMX's tile registers, and Arm's bfmmla.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -16,8 +18,8 @@ from fastmlp.backends.cpu.simd.vector import (
 )
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
-# Lanes of two vectors: the first halves, and the second ones; and the lanes of either half in
-# turns.
+# Lanes of two vectors: the first halves, and the second ones;
+# and the lanes of either half in turns.
 HALVES = ([0, 1, 4, 5], [2, 3, 6, 7])
 WOVEN = ([0, 4, 1, 5], [2, 6, 3, 7])
 
@@ -25,8 +27,8 @@ WOVEN = ([0, 4, 1, 5], [2, 6, 3, 7])
 class MatrixSweep(Sweep):
     """A sweep of an even number of rows, by vectors of four lanes.
 
-    Within `accumulate` the sums of rows m and m + 1, m even, are matrices: the first two columns in
-    place of row m, the last two in place of row m + 1.
+    Within `accumulate` the sums of rows m and m + 1, m even, are matrices:
+    the first two columns in place of row m, the last two in place of row m + 1.
     """
 
     def begin(self, r: Word, begins: Condition) -> None:
@@ -133,8 +135,10 @@ def release(v: Vectors) -> None:
 
 
 class TileSweep(Sweep):
-    """A sweep whose sums are made in tile registers, which must be configured for its rows.
-    Between two blocks they wait where any sweep's do, and are finished from there."""
+    """A sweep whose sums are made in tile registers, which must be configured for its
+    rows. Between two blocks they wait where any sweep's do, and are finished from
+    there.
+    """
 
     def run(self, streams: Word) -> None:
         v, of = self.v, self.factors
@@ -219,7 +223,9 @@ class TileSweep(Sweep):
         return i * self.tile.vectors + j
 
     def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
-        """Add the products of the k-th tiles of A and of the tiles of B that begin at b."""
+        """Add the products of the k-th tiles of A and of the tiles of B that begin at
+        b.
+        """
         for i in range(len(rows)):
             self.registers.load(LEFT[i], self.place_of(i, k), ROW_BYTES)
         for i, j in self.tiles_of(rows):
@@ -233,9 +239,10 @@ class TileSweep(Sweep):
         return self.left + k % 2 * TURN_BYTES + i * TILE_BYTES
 
     def lay_out(self, rows: Sequence[Word], k: Word, rest: Word | None = None) -> None:
-        """Write the k-th tile of A for each tile of rows, by halves; if only `rest` pairs are
-        left, with zeros after them. In a single tile a second half past the last row is the
-        first again."""
+        """Write the k-th tile of A for each tile of rows, by halves; if only `rest`
+        pairs are left, with zeros after them. In a single tile a second half past the
+        last row is the first again.
+        """
         v, n = self.v, self.n_rows
         for i, r in enumerate(rows):
             after = r + SQUARE
@@ -267,7 +274,9 @@ class TileSweep(Sweep):
     def transpose(
         self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None
     ) -> None:
-        """Transpose squares of the columns of A: two at once, halves of panels, twice."""
+        """Transpose squares of the columns of A:
+        two at once, halves of panels, twice.
+        """
         v = self.v
         of = self.factors
         half = self.v.of_lanes(SQUARE)

@@ -1,14 +1,15 @@
 """The innermost loops: tiles of a matrix product in vector registers, and dot products.
 
-A tile keeps rows x vectors accumulators in registers. It takes `DEPTH_BLOCK` steps of the sums at a
-time: a block of B stays in the first-level cache while all rows of A pass by. Every element is one
-chain of fused multiply-adds in the order of k, so tiles and blocks do not change bits. All matrices
-lie in `Panels`.
+A tile keeps rows x vectors accumulators in registers. It takes `DEPTH_BLOCK` steps of
+the sums at a time: a block of B stays in the first-level cache while all rows of A pass
+by. Every element is one chain of fused multiply-adds in the order of k, so tiles and
+blocks do not change bits. All matrices lie in `Panels`.
 
-A last layer of few outputs takes dot products: vectors along the inputs, and along the rows. In a
-product of panels, one output is a panel of 16 with 15 columns of padding: 0.27 -> 0.05 us of 3.7
-(8-32-32-1@32, one thread). The dot products come in columns, as the loss reads them. The deltas are
-panels of D transposed: a vector of `lanes` rows for each output.
+A last layer of few outputs takes dot products: vectors along the inputs, and along the
+rows. In a product of panels, one output is a panel of 16 with 15 columns of padding:
+0.27 -> 0.05 us of 3.7 (8-32-32-1@32, one thread). The dot products come in columns, as
+the loss reads them. The deltas are panels of D transposed: a vector of `lanes` rows for
+each output.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +42,8 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.compiler.target import LINE_BYTES, PairProducts
 
-# Memory that is read after a product: `n_streams` pieces of `n_lines` lines each; the pieces'
-# addresses follow the record.
+# Memory that is read after a product: `n_streams` pieces of `n_lines` lines each;
+# the pieces' addresses follow the record.
 STREAMS = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
 STREAMS_BYTES = STREAMS.itemsize + 8 * MOST_STREAMS
 
@@ -86,7 +87,9 @@ BY_COLUMN = (STORE, TIMES, WHERE_POSITIVE)
 
 
 class Epilogue(NamedTuple):
-    """One of the numbers above, and the address of its operand, which lies like the result."""
+    """One of the numbers above, and the address of its operand,
+    which lies like the result.
+    """
 
     number: Word
     operand: Word
@@ -121,13 +124,14 @@ class TileForm(NamedTuple):
     lanes : numbers of a vector
     rows, vectors : of the tile
     by_column : how the left matrix A is read
-        By rows, `depth` numbers of each go into a sum; by columns, A lies transposed, and `depth`
-        rows go into a sum.
+        By rows, `depth` numbers of each go into a sum; by columns,
+        A lies transposed, and `depth` rows go into a sum.
     narrow : True: the last vector is the first half of a panel, and the other half of C is zeros
         AVX-512 on units of 256 bits takes half the time for it.
     prefetches : the next block of B; by column, the caller's streams
     pairs : not None: a number of A or B is a pair of bfloat16 in a float32's place
-        Two that follow each other along the sums; a row of a panel of A has half as many numbers.
+        Two that follow each other along the sums;
+        a row of a panel of A has half as many numbers.
     packed : by column: A lies in panels of `SMALL_TILE_ROWS` columns
     """
 
@@ -143,9 +147,11 @@ class TileForm(NamedTuple):
 
 
 class Start(NamedTuple):
-    """The matrix that sums start from: its address, bytes between its rows and between its panels.
+    """The matrix that sums start from: its address,
+    bytes between its rows and between its panels.
 
-    The matrix may lie like C, be one row for all (a bias: `row_stride` 0) or one vector.
+    The matrix may lie like C, be one row for all (a bias:
+    `row_stride` 0) or one vector.
     """
 
     address: Word
@@ -165,11 +171,12 @@ class Operands(NamedTuple):
 
 @cache
 def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorFunction:
-    """The product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
+    """The product of up to `ROW_BLOCK` rows,
+    by one shape of tile, with a group of panels.
 
-    ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
-    epilogue; by column one of `BY_COLUMN`. `c` are Panels with room for whole tiles. `streams` is
-    the address of a record of what to prefetch, or 0.
+    ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by
+    way of an epilogue; by column one of `BY_COLUMN`. `c` are Panels with room for whole
+    tiles. `streams` is the address of a record of what to prefetch, or 0.
     """
 
     def product(
@@ -261,8 +268,8 @@ class Sweep:
     def prefetch_of(
         self, first: Word, ends: Condition, t: Word, n_tiles: Word
     ) -> Callable[[Word], None]:
-        """A function that prefetches, along a tile's panels of A, a share of the next block of B,
-        further down or of the next panels; none if all of k is one block.
+        """A function that prefetches, along a tile's panels of A, a share of the next
+        block of B, further down or of the next panels; none if all of k is one block.
 
         232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """
@@ -297,8 +304,8 @@ class Sweep:
         lanes = SMALL_TILE_ROWS if self.tile.packed else lanes
         step_of_a = lanes * size
         a = of.a + r // lanes * of.a_stride + r % lanes * size + first * step_of_a
-        # A tile of more rows than lanes finds the columns of A from the next panels; rows past the
-        # last read the first panel again, as there may be no other.
+        # A tile of more rows than lanes finds the columns of A from the next panels;
+        # rows past the last read the first panel again, as there may be no other.
         panels: list[Word | int] = [0]
         for lane in range(lanes, self.tile.rows, lanes):
             skip = of.a_stride * (lane // lanes)
@@ -340,8 +347,8 @@ class Sweep:
             right = a + panel * of.a_stride
             down = panel * (in_row * v.bytes)
             if self.tile.prefetches and self.tile.pairs:
-                # The next tile's numbers of A, which another core may have written. 11.3 -> 11.0 ms
-                # (128-1024-1024-10@512, 2 threads); in float32 nothing.
+                # The next tile's numbers of A, which another core may have written.
+                # 11.3 -> 11.0 ms (128-1024-1024-10@512, 2 threads); in float32 nothing.
                 tile_bytes = self.tile.rows * row_bytes
                 for skip in range(0, tile_bytes, LINE_BYTES):
                     v.prefetch(right + (tile_bytes + skip))
@@ -361,8 +368,9 @@ class Sweep:
         b: Sequence[Word],
         n: Word | int,
     ) -> None:
-        """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
-        of B. Row m of A begins at ``a + rows[m]``, its numbers `step` bytes apart.
+        """Add n products to each sum: for each k, a column of the tile of A times a row
+        of the tile of B. Row m of A begins at ``a + rows[m]``, its numbers `step` bytes
+        apart.
 
         Unrolled fourfold, the loop takes the same time and compiles twice as long.
         """
@@ -378,8 +386,8 @@ class Sweep:
             for m, skip in enumerate(rows):
                 number = v.broadcast(column + skip)
                 if tile.narrow and tile.vectors > 1:
-                    # LLVM would load the number again for the narrow vector, and 8 x 2 tiles gain
-                    # nothing by being narrow.
+                    # LLVM would load the number again for the narrow vector,
+                    # and 8 x 2 tiles gain nothing by being narrow.
                     number = v.opaque(number)
                 for j, of in enumerate(self.vectors):
                     total = self.sums[m, j]
@@ -392,7 +400,9 @@ class Sweep:
                     total.value = add(factor, row[j], total.value)
 
     def finish(self, r: Word, ends: Condition) -> None:
-        """Store the tile by way of the epilogue; before the last block, store its sums."""
+        """Store the tile by way of the epilogue;
+        before the last block, store its sums.
+        """
         v = self.v
         c = self.c
         waiting = self.waiting
@@ -442,11 +452,12 @@ def dots(
     n_out: Word,
     n: Word,
 ) -> None:
-    """Store X W + b of n rows of panels in columns: the n numbers of one output, then the next's.
+    """Store X W + b of n rows of panels in columns:
+    the n numbers of one output, then the next's.
 
-    The weights are panels of W transposed. Each element is the sums of every `lanes`-th product,
-    added up by halves. Reads whole squares of rows; writes up to a vector past each column, which
-    the next column overwrites.
+    The weights are panels of W transposed. Each element is the sums of every `lanes`-th
+    product, added up by halves. Reads whole squares of rows; writes up to a vector past
+    each column, which the next column overwrites.
     """
     for j in v.range(n_out):
         w = Panels(weights + j * v.bytes, n_out * v.bytes)
@@ -465,9 +476,10 @@ def backward_dots(
     n_out: Word,
     n: Word,
 ) -> None:
-    """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue, for a
-    layer without a transposed copy of W. Target, operand and deltas are rows of panels with one
-    stride. Reads whole squares of W."""
+    """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue,
+    for a layer without a transposed copy of W. Target, operand and deltas are rows of
+    panels with one stride. Reads whole squares of W.
+    """
     for i, sums in _dot_products(v, weights, deltas, n_out, n):
         across = i * deltas.stride
         # Padding of deltas stays zero.
@@ -479,7 +491,9 @@ def backward_dots(
 def _dot_products(
     v: Vectors, matrix: Panels, vector: Panels, depth: Word, n: Word
 ) -> Iterator[tuple[Word, Vector]]:
-    """Yield the products of n rows of panels and a row of panels: `lanes` at a time, numbered."""
+    """Yield the products of n rows of panels and a row of panels:
+    `lanes` at a time, numbered.
+    """
     sums = [v.variable(v.zero) for _ in range(v.lanes)]
     for i in v.range(v.n_vectors(n)):
         for total in sums:
@@ -496,7 +510,9 @@ def _dot_products(
 def add_row(
     v: Vectors, numbers: Word, stride: Word, start: Word, target: Word, n: Word
 ) -> None:
-    """Store `start`, one number, plus the sum of n numbers of a row of panels, by vectors."""
+    """Store `start`, one number,
+    plus the sum of n numbers of a row of panels, by vectors.
+    """
     total = v.variable(v.zero)
     for p, part in v.parts(n):
         total.value = total.value + part.load(numbers + p * stride)

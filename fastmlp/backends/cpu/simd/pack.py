@@ -44,7 +44,9 @@ def pack_row(v: Vectors, source: Word, target: Word, stride: Word, width: Word) 
 def pack_matrix(
     v: Vectors, source: Word, n_rows: Word, width: Word, target: Word
 ) -> None:
-    """Copy contiguous rows to panels of `n_rows` rows, padded with zeros, some rows at a time."""
+    """Copy contiguous rows to panels of `n_rows` rows,
+    padded with zeros, some rows at a time.
+    """
     for first in v.range((n_rows + (PACKED_ROWS - 1)) // PACKED_ROWS):
         begin = first * PACKED_ROWS
         n = v.choose(n_rows - begin < PACKED_ROWS, n_rows - begin, PACKED_ROWS)
@@ -65,8 +67,9 @@ def unpack_row(
 def unpack_rows(
     v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word
 ) -> None:
-    """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 ->
-    0.4 us (4-64-64-1)."""
+    """Copy n rows of panels to n contiguous rows of `width` numbers.
+    One call for all: 1.1 -> 0.4 us (4-64-64-1).
+    """
     for r in v.range(n):
         row = source + r * v.bytes
         place = target + r * (width * v.size)
@@ -88,8 +91,8 @@ def add(v: Vectors, source: Word, target: Word, n: Word) -> None:
 def rectify(v: Vectors, target: Word, n: Word) -> None:
     """Replace the numbers of n vectors by their positive parts.
 
-    LLVM, where it sees the address, stores the changed lanes by a mask: with AVX2 a relu took a
-    fifth of the layer's time.
+    LLVM, where it sees the address, stores the changed lanes by a mask:
+    with AVX2 a relu took a fifth of the layer's time.
     """
     for i in v.range(n):
         place = target + i * v.bytes
@@ -104,8 +107,9 @@ def clear(v: Vectors, target: Word, n: Word) -> None:
 def pack_tiles(
     v: Vectors, source: Panels, target: Word, stride: Word, width: Word, n: Word
 ) -> None:
-    """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart, column by
-    column: whole panels, and rows up to a whole tile."""
+    """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart,
+    column by column: whole panels, and rows up to a whole tile.
+    """
     rows = SMALL_TILE_ROWS
     woven = _woven(v)
     for t in v.range((n + (rows - 1)) // rows):
@@ -121,7 +125,8 @@ def pack_tiles(
 
 
 def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:
-    """Add the x - x of n numbers to a vector: it stays 0 where they are finite, else it gets a NaN.
+    """Add the x - x of n numbers to a vector:
+    it stays 0 where they are finite, else it gets a NaN.
 
     Four vectors are added first, as each sum waits for the sum before.
     """
@@ -145,8 +150,9 @@ def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:
 
 
 def transpose_non_temporal(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Transpose by non-temporal stores, to memory that this core does not read soon; another
-    core may read it after a `fence`."""
+    """Transpose by non-temporal stores, to memory that this core does not read soon;
+    another core may read it after a `fence`.
+    """
     for r, column in enumerate(_transposed_square(v, source, n)):
         v.store_non_temporal(column, target + r * v.bytes)
 
@@ -161,10 +167,12 @@ def _transposed_square(v: Vectors, source: Word, n: Word) -> list[Vector]:
 def unpack_columns(
     v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word
 ) -> None:
-    """Copy n rows of panels to `width` columns of n numbers, one column after the other.
+    """Copy n rows of panels to `width` columns of n numbers,
+    one column after the other.
 
-    Reads whole squares, and writes up to a vector past the last column. Rows are done from the
-    last, columns from the first: numbers written past a column's end are overwritten.
+    Reads whole squares, and writes up to a vector past the last column. Rows are done
+    from the last, columns from the first: numbers written past a column's end are
+    overwritten.
     """
     square = v.lanes * v.bytes
     n_squares = v.n_vectors(n)
@@ -182,7 +190,9 @@ def unpack_columns(
 def gather_columns(
     v: Vectors, source: Word, index: Word, target: Word, width: Word, n: Word
 ) -> None:
-    """Copy the rows of `width` numbers at n places, int64, to columns, as `unpack_columns` does."""
+    """Copy the rows of `width` numbers at n places,
+    int64, to columns, as `unpack_columns` does.
+    """
     n_squares = v.n_vectors(n)
     for i in v.range(n_squares):
         last = n_squares - 1 - i
@@ -202,8 +212,9 @@ def gather_columns(
 def pack_columns(
     v: Vectors, source: Word, target: Word, stride: Word, width: Word, n: Word
 ) -> None:
-    """Copy `width` columns of n numbers to n rows of panels, padded with zeros; writes whole
-    strips of rows."""
+    """Copy `width` columns of n numbers to n rows of panels,
+    padded with zeros; writes whole strips of rows.
+    """
     square = v.lanes * v.bytes
     for p in v.range(v.n_vectors(width)):
         for i in v.range(v.n_vectors(n)):
@@ -222,7 +233,9 @@ def pack_columns(
 
 
 def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> None:
-    """Store `start` plus the sum of n rows of a panel: sums of every eighth row, added in order."""
+    """Store `start` plus the sum of n rows of a panel:
+    sums of every eighth row, added in order.
+    """
     sums = [v.variable(v.zero) for _ in range(SUM_CHAINS)]
     for i in v.range(n // SUM_CHAINS):
         rows = matrix + i * (SUM_CHAINS * v.bytes)
@@ -240,8 +253,10 @@ def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> No
 def outer(
     v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n: Word
 ) -> None:
-    """Store the outer product of n numbers, a row of panels, with a vector: n rows of a panel,
-    rounded up to `lanes`. Added to zero, as a product's sums are, so that -0 becomes 0."""
+    """Store the outer product of n numbers, a row of panels, with a vector: n rows of a
+    panel, rounded up to `lanes`. Added to zero, as a product's sums are, so that -0
+    becomes 0.
+    """
     factor = v.load(vector)
     for p in v.range(v.n_vectors(n)):
         for r in range(v.lanes):
@@ -258,8 +273,9 @@ def add_rows(
     width: Word,
     sparse: SparseRow,
 ) -> None:
-    """Store `start` plus the product of a sparse row with the first `width` columns of a matrix,
-    at most `lanes`."""
+    """Store `start` plus the product of a sparse row with the first `width` columns of
+    a matrix, at most `lanes`.
+    """
     mask = v.first(width)
     total = v.variable(v.load(start))
     for place, factor in _each(v, sparse, matrix):
@@ -270,8 +286,9 @@ def add_rows(
 def add_wide_rows(
     v: Vectors, target: Panels, start: Panels, matrix: MatrixRows, sparse: SparseRow
 ) -> None:
-    """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of
-    a matrix, to and from panels. The totals stay in registers."""
+    """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of
+    each row of a matrix, to and from panels. The totals stay in registers.
+    """
     totals = [
         v.variable(v.load(start.address + start.stride * c))
         for c in range(SPARSE_PANELS)
@@ -286,8 +303,9 @@ def add_wide_rows(
 def _each(
     v: Vectors, sparse: SparseRow, matrix: MatrixRows
 ) -> Iterator[tuple[Word, Vector]]:
-    """Yield, for each number of a sparse row, the address of the matrix's row, and the number in
-    every lane."""
+    """Yield, for each number of a sparse row,
+    the address of the matrix's row, and the number in every lane.
+    """
     for i in v.range(sparse.n):
         row = matrix.address + v.int32(sparse.columns + i * 4) * matrix.stride
         yield row, v.broadcast(sparse.values + i * v.size)
@@ -296,8 +314,9 @@ def _each(
 def pair_rows(
     v: Vectors, rows: Panels, along: Word, across: Word, width: Word, n: Word
 ) -> None:
-    """Store pairs along, and pairs across, n rows of `width` numbers, from an even row on;
-    padding is not read, and becomes zeros."""
+    """Store pairs along, and pairs across, n rows of `width` numbers,
+    from an even row on; padding is not read, and becomes zeros.
+    """
     for p in v.range(v.n_vectors(width)):
         mask = v.first(width - p * v.lanes)
         source = rows.address + p * rows.stride
@@ -324,8 +343,9 @@ def pair_rows(
 def pack_pairs(
     v: Vectors, source: Word, n: Word, target: Word, stride: Word, width: Word
 ) -> None:
-    """Store pairs across n contiguous rows of `width` numbers, two, or one and zeros, to a row
-    of panels, padded with zeros."""
+    """Store pairs across n contiguous rows of `width` numbers, two,
+    or one and zeros, to a row of panels, padded with zeros.
+    """
     for p, part in v.parts(width):
         place = source + p * v.bytes
         # One row is loaded twice: there may be nothing after it.
@@ -344,8 +364,9 @@ def _woven(v: Vectors) -> list[int]:
 def pair_square(
     v: Vectors, source: Word, across: Word, transposed: Word, n: Word
 ) -> None:
-    """Store pairs across the rows of a square, and of its transpose unless that address is 0;
-    rows of the source from the n-th on count as zeros."""
+    """Store pairs across the rows of a square, and of its transpose unless that address
+    is 0; rows of the source from the n-th on count as zeros.
+    """
     _pair_square(v, source, across, transposed, n, v.store)
 
 

@@ -1,15 +1,17 @@
-"""The operations on vector registers that every vector loop is written in; tile registers of AMX.
+"""The operations on vector registers that every vector loop is written in;
+tile registers of AMX.
 
-A loop is a function ``loop(v, ...)`` of a `Vectors` and of words: addresses, strides in bytes,
-counts. `LLVMVectors` emits its instructions, `NumPyVectors` computes with arrays. Numbers known
-when compiling, such as the number of lanes, are Python integers, and a Python loop over them is
-unrolled.
+A loop is a function ``loop(v, ...)`` of a `Vectors` and of words: addresses, strides in
+bytes, counts. `LLVMVectors` emits its instructions, `NumPyVectors` computes with
+arrays. Numbers known when compiling, such as the number of lanes, are Python integers,
+and a Python loop over them is unrolled.
 
-AMX has eight tile registers of up to 16 rows of 64 bytes. One instruction adds a product of pairs
-of bfloat16 to 16 x 16 sums, up to 16 pairs deep. The products of all pairs' first numbers, and of
-the second ones, are summed from 0 by fused multiply-adds; both sums are added, then added to the
-register's number. Rounding is to nearest even, and subnormal numbers count as zeros, whatever the
-thread's settings. The unit needs a cycle for each row of the left operand.
+AMX has eight tile registers of up to 16 rows of 64 bytes. One instruction adds a
+product of pairs of bfloat16 to 16 x 16 sums, up to 16 pairs deep. The products of all
+pairs' first numbers, and of the second ones, are summed from 0 by fused multiply-adds;
+both sums are added, then added to the register's number. Rounding is to nearest even,
+and subnormal numbers count as zeros, whatever the thread's settings. The unit needs a
+cycle for each row of the left operand.
 """
 
 import threading
@@ -123,8 +125,9 @@ class Condition(Protocol):
 
 
 class Word(Protocol):
-    """A 64-bit integer: an address, a stride, a count. Counts are not negative where they are
-    divided."""
+    """A 64-bit integer: an address, a stride, a count.
+    Counts are not negative where they are divided.
+    """
 
     def __add__(self, other: Any, /) -> "Word": ...
     def __radd__(self, other: Any, /) -> "Word": ...
@@ -151,11 +154,13 @@ class Vector(Protocol):
 
 
 class Panels(NamedTuple):
-    """A matrix, or the rows of one, in panels: where it begins, and bytes between panels.
+    """A matrix, or the rows of one, in panels:
+    where it begins, and bytes between panels.
 
-    A panel is `lanes` columns, one vector register wide, its rows one after the other. Element (r,
-    j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. Every load is of a whole vector,
-    strides are not multiples of a page, and the hardware prefetches.
+    A panel is `lanes` columns, one vector register wide, its rows one after the other.
+    Element (r, j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. Every
+    load is of a whole vector, strides are not multiples of a page, and the hardware
+    prefetches.
     """
 
     address: Word
@@ -169,14 +174,17 @@ class Variable(Protocol):
 
 
 class VectorAccess(NamedTuple):
-    """Access to a whole vector of a row, or to the lanes that a row has in its last one."""
+    """Access to a whole vector of a row,
+    or to the lanes that a row has in its last one.
+    """
 
     load: Callable[[Word], Vector]
     store: Callable[[Vector, Word], None]
 
 
 class Vectors(ABC):
-    """Operations on vectors of `lanes` numbers; addresses are multiples of a number's `size`.
+    """Operations on vectors of `lanes` numbers;
+    addresses are multiples of a number's `size`.
 
     Parameters
     ----------
@@ -217,11 +225,15 @@ class Vectors(ABC):
 
     @abstractmethod
     def store_non_temporal(self, value: Vector, address: Word) -> None:
-        """Store past the caches, to a multiple of a vector's bytes; a `fence` orders it."""
+        """Store past the caches, to a multiple of a vector's bytes;
+        a `fence` orders it.
+        """
 
     @abstractmethod
     def load_masked(self, address: Word, mask: Condition) -> Vector:
-        """Load the lanes of the mask, and zeros; memory of other lanes is not touched."""
+        """Load the lanes of the mask, and zeros;
+        memory of other lanes is not touched.
+        """
 
     @abstractmethod
     def store_masked(self, value: Vector, address: Word, mask: Condition) -> None: ...
@@ -258,18 +270,21 @@ class Vectors(ABC):
 
     @abstractmethod
     def add_pairs(self, a: Vector, b: Vector, c: Vector) -> Vector:
-        """c plus the two products of each lane's pairs of bfloat16, for any rounding between the
-        two sums."""
+        """c plus the two products of each lane's pairs of bfloat16,
+        for any rounding between the two sums.
+        """
 
     @abstractmethod
     def add_matrices(self, a: Vector, b: Vector, c: Vector) -> Vector:
-        """c plus a times b transposed, of four lanes: c is 2 x 2, row by row, a and b are 2 x 4
-        of bfloat16. The products of each pair are summed, then added to c."""
+        """c plus a times b transposed, of four lanes: c is 2 x 2, row by row, a and b
+        are 2 x 4 of bfloat16. The products of each pair are summed, then added to c.
+        """
 
     @abstractmethod
     def rounded(self, a: Vector, b: Vector) -> Vector:
-        """The numbers of a, then of b, as bfloat16, two in a lane: to nearest even; NaN stays
-        NaN, and subnormal numbers become zeros."""
+        """The numbers of a, then of b, as bfloat16, two in a lane:
+        to nearest even; NaN stays NaN, and subnormal numbers become zeros.
+        """
 
     @abstractmethod
     def mixed(self, pairs: Vector, places: Sequence[int]) -> Vector:
@@ -308,8 +323,9 @@ class Vectors(ABC):
 
     @abstractmethod
     def parts(self, n: Word) -> Iterator[tuple[Word, VectorAccess]]:
-        """Iterate over a row's whole vectors, and its last numbers if any are left; yields each
-        vector's index."""
+        """Iterate over a row's whole vectors,
+        and its last numbers if any are left; yields each vector's index.
+        """
 
     @abstractmethod
     def when(
@@ -353,8 +369,9 @@ class Vectors(ABC):
         return value
 
     def transposed(self, rows: Sequence[Vector]) -> list[Vector]:
-        """Transpose squares of as many lanes as there are rows, a power of two: swap halves,
-        quarters, ... of pairs of rows by shuffles."""
+        """Transpose squares of as many lanes as there are rows, a power of two:
+        swap halves, quarters, ... of pairs of rows by shuffles.
+        """
         rows, half = list(rows), len(rows) // 2
         while half:
             low, high = self.halves(half)
@@ -382,8 +399,9 @@ class Vectors(ABC):
         return rows[0]
 
     def halves(self, half: int) -> tuple[list[int], list[int]]:
-        """Indices that shuffle two vectors to the lower, and to the upper, halves of each group
-        of 2 * half lanes."""
+        """Indices that shuffle two vectors to the lower,
+        and to the upper, halves of each group of 2 * half lanes.
+        """
         low = [j if not j & half else self.lanes + j - half for j in range(self.lanes)]
         high = [j + half if not j & half else self.lanes + j for j in range(self.lanes)]
         return low, high

@@ -1,4 +1,5 @@
-"""Vector loops as functions of words that kernels call; uncompiled they run on NumPy's arrays.
+"""Vector loops as functions of words that kernels call;
+uncompiled they run on NumPy's arrays.
 
 Uncompiled, words are Python's integers; vectors and masks are arrays.
 """
@@ -21,8 +22,9 @@ PAGE, ADDRESS_BITS = 4096, 56
 
 @cache
 def memory(dtype: np.dtype[Any]) -> Any:
-    """All memory from `PAGE` on as one array: a slice takes 0.1 us, a view made for an address
-    1.5."""
+    """All memory from `PAGE` on as one array:
+    a slice takes 0.1 us, a view made for an address 1.5.
+    """
     everything: Any = (ctypes.c_char * (1 << ADDRESS_BITS)).from_address(PAGE)
     return np.frombuffer(everything, dtype)
 
@@ -31,11 +33,14 @@ INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
 def sum_to_odd(a: Any, b: Any) -> Any:
-    """a + b, rounded to odd as bfmmla does: towards 0, and the last bit set if inexact."""
+    """a + b, rounded to odd as bfmmla does:
+    towards 0, and the last bit set if inexact.
+    """
     a = a.astype(np.float64)
     b = b.astype(np.float64)
     total = a + b
-    # The part that the sum in float64 lacks: it is made odd in that direction, then cut.
+    # The part that the sum in float64 lacks:
+    # it is made odd in that direction, then cut.
     part = total - a
     lack = (a - (total - part)) + (b - part)
     inexact = np.isfinite(total) & (lack != 0) & (total.view(np.uint64) % 2 == 0)

@@ -35,7 +35,9 @@ HALF: Any = ir.IntType(16)
 
 
 class _BFloat16(ir.Type):
-    """LLVM's bfloat, which llvmlite lacks: it writes a module as text, where a type is its name."""
+    """LLVM's bfloat, which llvmlite lacks:
+    it writes a module as text, where a type is its name.
+    """
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -45,7 +47,8 @@ BFLOAT16 = _BFloat16()
 
 
 class _Word:
-    """An integer in a register, with Python's operators. Comparisons are signed, divisions not.
+    """An integer in a register, with Python's operators.
+    Comparisons are signed, divisions not.
 
     An address on the stack is a pointer: its sums with integers are element pointers.
     """
@@ -203,8 +206,9 @@ class LLVMTileRegisters(TileRegisters):
 
 
 def _configuration(rows: Any) -> list[Any]:
-    """The 64 bytes that describe the registers, as words: the table of shapes, then bytes of a
-    row of each register, 16 bits each, and rows of each, 8 bits each."""
+    """The 64 bytes that describe the registers, as words: the table of shapes, then
+    bytes of a row of each register, 16 bits each, and rows of each, 8 bits each.
+    """
     widths = sum(ROW_BYTES << 16 * i for i in range(4))
     ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
     fixed = sum(DEEP << 8 * i for i in RIGHT)
@@ -212,8 +216,9 @@ def _configuration(rows: Any) -> list[Any]:
 
 
 class LLVMVectors(Vectors):
-    """Emits operations at the builder's position. LLVM splits vectors on a host with narrower
-    registers."""
+    """Emits operations at the builder's position.
+    LLVM splits vectors on a host with narrower registers.
+    """
 
     def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
@@ -230,7 +235,9 @@ class LLVMVectors(Vectors):
         return LLVMTileRegisters(self.builder)
 
     def argument(self, value: Any) -> Any:
-        """An argument of a function being built as a word, or as a NamedTuple of words."""
+        """An argument of a function being built as a word,
+        or as a NamedTuple of words.
+        """
         if isinstance(value, tuple):
             return type(value)(*map(self.argument, value))
         return _Word(self.builder, value)
@@ -420,7 +427,8 @@ class LLVMVectors(Vectors):
         end = _register(last)
         before = builder.block
         body, after = (builder.append_basic_block(name) for name in ("body", "after"))
-        # The test at the end is for inequality: then LLVM keeps one count for the whole loop.
+        # The test at the end is for inequality:
+        # then LLVM keeps one count for the whole loop.
         builder.cbranch(builder.icmp_signed("<", begin, end), body, after)
         builder.position_at_end(body)
         count = builder.phi(WORD)

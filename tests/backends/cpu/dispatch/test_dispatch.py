@@ -1,4 +1,6 @@
-"""The number of threads of a call: the cost model, timings, pieces; launches, layers and forks."""
+"""The number of threads of a call: the cost model,
+timings, pieces; launches, layers and forks.
+"""
 
 import os
 import time
@@ -147,7 +149,8 @@ def test_a_team_pays_from_some_work_by_how_far_cores_are(
     # A join costs 0.3 us, and 20 of them must be saved: 1.5 MFLOP.
     assert not dispatch.pays(Work(1_000_000 * 2000, 2000), 2)
     assert dispatch.pays(Work(2_000_000 * 2000, 2000), 2)
-    # 8.3 us a step, of which a team of near cores, with 1 us of joins, has to fetch 12 us' worth.
+    # 8.3 us a step, of which a team of near cores,
+    # with 1 us of joins, has to fetch 12 us' worth.
     work = Work(1_000_000 * 2000, 4 * 2000, 12e-6 * 2000)
     assert not dispatch.pays(work, 2)
     costs[2] = QUICK._replace(join=0.15e-6)
@@ -406,7 +409,9 @@ def test_threads_are_given_and_put_back_after_an_exception() -> None:
 
 
 class InterruptedLock:
-    """A lock as which an interrupt comes the n-th time that it is taken: before or after."""
+    """A lock as which an interrupt comes the n-th time that it is taken:
+    before or after.
+    """
 
     def __init__(self, n: int, *, before: bool) -> None:
         self._n = n

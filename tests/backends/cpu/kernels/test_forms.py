@@ -1,4 +1,6 @@
-"""Forms of a step, with dropout, noise and clipping: bits of the plain form, oracle's numbers."""
+"""Forms of a step, with dropout, noise and clipping:
+bits of the plain form, oracle's numbers.
+"""
 
 from functools import partial
 from typing import Any
@@ -412,8 +414,9 @@ def test_nothing_is_dropped_but_in_fit() -> None:
 def test_rates_of_0_have_the_bits_of_a_net_without(
     optimizer: Any, batch_size: int
 ) -> None:
-    """The numbers of dropout are behind those of all others in a step's row; a schedule that is at
-    0 keeps all units, and so does a rate that rounds to no threshold."""
+    """The numbers of dropout are behind those of all others in a step's row; a schedule
+    that is at 0 keeps all units, and so does a rate that rounds to no threshold.
+    """
 
     def nothing(steps: Any, total: int) -> Any:
         return np.zeros(len(steps))
@@ -479,7 +482,9 @@ def test_padding_does_not_count(clip: Any) -> None:
 @each_clip
 @pytest.mark.filterwarnings("ignore:fit diverged")
 def test_a_norm_that_is_not_finite_is_a_divergence(clip: Any) -> None:
-    """Loss, gradient and the parameters of a plain step are finite, the sum of squares is not."""
+    """Loss, gradient and the parameters of a plain step are finite,
+    the sum of squares is not.
+    """
     X = np.full((4, 2), 1e200)
     y = np.ones(4)
     for optimizer, status in ((SGD(ETA), "COMPLETED"), (SGD(ETA, **clip), "DIVERGED")):

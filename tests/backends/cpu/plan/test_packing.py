@@ -1,4 +1,6 @@
-"""Parameters in panels: nothing overlaps, there and back bit for bit, and copies in step."""
+"""Parameters in panels: nothing overlaps,
+there and back bit for bit, and copies in step.
+"""
 
 from typing import Any
 
@@ -40,7 +42,9 @@ for_every_layout = settings(derandomize=True, deadline=None, max_examples=100)
 
 
 def places(layer: Packed) -> np.ndarray:
-    """The row of each row of each panel, biases last, shape (panels, rows + 1) if held as W."""
+    """The row of each row of each panel, biases last,
+    shape (panels, rows + 1) if held as W.
+    """
     panels = range(layer.panels)
     rows = np.array(
         [[layer.place(p, row) for row in range(layer.rows)] for p in panels]
@@ -210,10 +214,12 @@ def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
 
 
 def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
-    """Panels of each W transposed, or of a transposed W, their rows rounded up to whole squares.
+    """Panels of each W transposed, or of a transposed W,
+    their rows rounded up to whole squares.
 
-    A first layer that is not transposed sends no deltas down, and a transposed last layer is
-    multiplied forward as it is held: they need none. Nor do, for one row, layers held as W.
+    A first layer that is not transposed sends no deltas down, and a transposed last
+    layer is multiplied forward as it is held: they need none. Nor do, for one row,
+    layers held as W.
     """
     parts = [flat[:0]]
     for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
@@ -243,9 +249,10 @@ def assert_in_step(
 ) -> None:
     """The packed vectors are those of the flat ones, and the copies too.
 
-    Padding is part of the comparison where no layer is transposed: it is still zero. The gradient
-    of a transposed layer's padding is that of the padding of its inputs, which is 1/2 for a
-    sigmoid: it may be anything, and no kernel reads it (see the test of NaNs in its place).
+    Padding is part of the comparison where no layer is transposed: it is still zero.
+    The gradient of a transposed layer's padding is that of the padding of its inputs,
+    which is 1/2 for a sigmoid: it may be anything, and no kernel reads it (see the test
+    of NaNs in its place).
     """
     workspace = workspace_of(trainer)
     state = trainer.session.moments

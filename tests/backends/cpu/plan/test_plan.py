@@ -1,4 +1,6 @@
-"""A session's tables, the partition of a step, tiles that cover the parameters, and prefetches."""
+"""A session's tables, the partition of a step,
+tiles that cover the parameters, and prefetches.
+"""
 
 from typing import Any
 
@@ -268,7 +270,8 @@ def test_small_tiles_cover_every_row_once(
         assert panels.stop <= layer.packed_panels
         assert piece.last <= layer.packed_rows
         covered[piece.layer][panels, piece.first : piece.last] += 1
-        # The last piece of a panel takes its biases, of a transposed layer the last of all.
+        # The last piece of a panel takes its biases,
+        # of a transposed layer the last of all.
         if piece.last == layer.packed_rows and not layer.is_transposed:
             biases[piece.layer][panels] += 1
         elif piece.last == layer.packed_rows and panels.stop == layer.packed_panels:

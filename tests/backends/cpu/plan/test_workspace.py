@@ -1,4 +1,6 @@
-"""Buffers and the optimizer's state: rows of a chunk, what is allocated, and who may go on."""
+"""Buffers and the optimizer's state: rows of a chunk,
+what is allocated, and who may go on.
+"""
 
 import copy
 import gc

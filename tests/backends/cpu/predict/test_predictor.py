@@ -1,4 +1,6 @@
-"""Predictions of few rows, of row blocks and of boosted trees: the bits of any other call."""
+"""Predictions of few rows, of row blocks and of boosted trees:
+the bits of any other call.
+"""
 
 import copy
 import pickle
@@ -634,7 +636,9 @@ NAN = np.nan
 
 
 def test_trees_are_added() -> None:
-    """Two trees: a number, then levels 1, 33 and 255 of the second column; and a leaf alone."""
+    """Two trees: a number, then levels 1,
+    33 and 255 of the second column; and a leaf alone.
+    """
     words = np.zeros(8, np.int64)
     words[0] = 1 << 1
     words[1] = 1 << 1

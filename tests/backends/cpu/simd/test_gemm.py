@@ -1,4 +1,6 @@
-"""Matrix products of any shape, and their tiles: against NumPy in float64, and to the bit."""
+"""Matrix products of any shape, and their tiles:
+against NumPy in float64, and to the bit.
+"""
 
 import json
 from collections.abc import Callable
@@ -74,8 +76,9 @@ def panels_of_a(a: Any, by_column: Reading, lanes: int) -> Any:
 def multiply(
     start: Any, a: Any, b: Any, by_column: Reading, epilogue: int = STORE, c: Any = None
 ) -> Any:
-    """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call, C the operand;
-    "packed": by rows of A that are packed first."""
+    """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call,
+    C the operand; "packed": by rows of A that are packed first.
+    """
     dtype = a.dtype
     (height, depth) = a.shape
     lanes = lanes_of(dtype.type)
@@ -225,7 +228,8 @@ def test_vectors_are_as_wide_as_the_features_that_numba_compiles_for(
     assert (lanes_of(np.float32), lanes_of(np.float64)) == (n_bytes // 4, n_bytes // 8)
 
 
-# A machine with AVX2 and no more, and one of which nothing is known: 8, 4, 4 and 2 lanes.
+# A machine with AVX2 and no more,
+# and one of which nothing is known: 8, 4, 4 and 2 lanes.
 AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
 OTHERS: dict[str, tuple[dict[str, str], int, list[str]]] = {
     "haswell": (

@@ -234,7 +234,8 @@ each_kind = pytest.mark.parametrize("kind", MACHINES)
 each_reading = pytest.mark.parametrize(
     "by_column", [False, True], ids=["along", "by_column"]
 )
-# Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
+# Rows of whole tiles and strips, and others;
+# sums of no whole tile, of some, and with each rest.
 HEIGHTS = [1, 5, 8, 24, 33]
 WIDTHS = [1, 17, 40]
 DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
@@ -307,7 +308,8 @@ def test_a_product_is_that_of_rounded_numbers(
 
 
 def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
-    """start + A B as the kind's instruction sums it: by 16 pairs, or one after the other.
+    """start + A B as the kind's instruction sums it:
+    by 16 pairs, or one after the other.
 
     A product of two bfloat16 is a float32; subnormal numbers are not among these.
     """

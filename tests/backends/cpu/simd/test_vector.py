@@ -1,4 +1,6 @@
-"""Vector operations and moves: the same numbers by LLVM and by NumPy, and nothing beside them."""
+"""Vector operations and moves: the same numbers by LLVM and by NumPy,
+and nothing beside them.
+"""
 
 import sys
 from collections.abc import Callable
@@ -241,7 +243,8 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         assert (back[-1] == UNTOUCHED).all()
 
 
-# Rows that end where memory ends: to touch the next byte is to crash, as a forked child does.
+# Rows that end where memory ends:
+# to touch the next byte is to crash, as a forked child does.
 AT_THE_EDGE = """
 import os, signal
 import numpy as np

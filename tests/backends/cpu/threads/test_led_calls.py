@@ -1,4 +1,6 @@
-"""Led calls: workers that spin join predictions of any size, and nobody waits for others."""
+"""Led calls: workers that spin join predictions of any size,
+and nobody waits for others.
+"""
 
 import copy
 import ctypes
@@ -278,7 +280,9 @@ class SimpleHolder:
 
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Decisions about calls whose statuses a test sets: times by team, and the calls ahead."""
+    """Decisions about calls whose statuses a test sets:
+    times by team, and the calls ahead.
+    """
     always_led(monkeypatch)
     monkeypatch.setattr(tuning, "PATIENT_SECONDS", 1.0)
     job = np.zeros(1, worker_pool.JobTeam.dtype)

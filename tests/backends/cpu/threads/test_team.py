@@ -1,4 +1,6 @@
-"""A team does every part once, whoever joins; workers spin at mailboxes or are woken."""
+"""A team does every part once, whoever joins;
+workers spin at mailboxes or are woken.
+"""
 
 import ctypes
 import itertools
@@ -39,7 +41,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# In a process of its own, where a deadlock is a TimeoutExpired: threads and workers that must join.
+# In a process of its own, where a deadlock is a TimeoutExpired:
+# threads and workers that must join.
 ITEMS = """
 import signal, sys, threading, time
 from conditions import Drill
@@ -128,7 +131,9 @@ def test_who_comes_late_or_too_many_leaves_at_once() -> None:
 
 
 def stall(scalar: Any) -> Any:
-    """Make the block of which item 0 waits until all but the last items of its piece are done."""
+    """Make the block of which item 0 waits until all but the last items of its piece
+    are done.
+    """
 
     def do_items(address: Any, first: Any, last: Any, part: Any) -> None:
         owners = row(address, 17, np.int64)
@@ -234,7 +239,9 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def lead(pool: WorkerPool, n: int = 2, **options: bool) -> tuple[Any, bool]:
-    """Have a pool do a drill; return the team's record, and whether workers were awake."""
+    """Have a pool do a drill; return the team's record,
+    and whether workers were awake.
+    """
     drill = Drill(8, 3)
     team = make_team(n)
     drill.job["team"] = team.ctypes.data

@@ -14,5 +14,7 @@ kernelapi.FakeCUDAShared = Shared
 def each_launch(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Train by a launch for each phase, of two blocks; by cooperative launches, of one."""
+    """Train by a launch for each phase, of two blocks;
+    by cooperative launches, of one.
+    """
     monkeypatch.setattr(training, "COOPERATIVE", request.param == "run")

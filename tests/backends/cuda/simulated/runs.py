@@ -56,8 +56,9 @@ def trained(
     epochs: int | None = None,
     **options: Any,
 ) -> Run:
-    """Train for an epoch for each row of `order`, or for so many epochs in the only order, in calls
-    that end at `cuts` and at the end."""
+    """Train for an epoch for each row of `order`, or for so many epochs in the only
+    order, in calls that end at `cuts` and at the end.
+    """
     epochs = epochs or len(order)
     parameters = parameters.copy()
     moments = engine.moments(n_slots=n_slots_of(optimizer))

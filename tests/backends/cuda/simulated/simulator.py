@@ -1,12 +1,14 @@
 """Parts of Numba's simulator, replaced, and a race detector.
 
-The simulator's own blocks poll their threads without a pause: 11 s where these take 2.4 s. Its
-shared memory is not the same for all threads of a block, if two request it first at the same time:
-once in some thousand launches on a busy machine, two times in three if a request takes 0.5 ms.
+The simulator's own blocks poll their threads without a pause: 11 s where these take 2.4
+s. Its shared memory is not the same for all threads of a block, if two request it first
+at the same time: once in some thousand launches on a busy machine, two times in three
+if a request takes 0.5 ms.
 
-One order of threads hides missing barriers and races between blocks. The detector runs threads in
-a chosen order, and records reads and writes of global and shared memory. If two threads access a
-number and one of them changes it, both must be in one block, with a barrier between the accesses.
+One order of threads hides missing barriers and races between blocks. The detector runs
+threads in a chosen order, and records reads and writes of global and shared memory. If
+two threads access a number and one of them changes it, both must be in one block, with
+a barrier between the accesses.
 """
 
 import sys
@@ -130,7 +132,9 @@ class Shared(kernelapi.FakeCUDAShared):
         self._dynshared[:] = -1
 
     def array(self, shape: Any, dtype: Any) -> Any:
-        """Return the array of this line of the program, or with 0 the launch's dynamic memory."""
+        """Return the array of this line of the program,
+        or with 0 the launch's dynamic memory.
+        """
         frame = sys._getframe(1)
         return self.at((frame.f_code, frame.f_lineno), shape, dtype)
 
@@ -163,7 +167,8 @@ class Touched:
 
     def __init__(self) -> None:
         self.writer: Any = None
-        # The interval between barriers of the last read, its readers, and all blocks that read.
+        # The interval between barriers of the last read,
+        # its readers, and all blocks that read.
         self.interval, self.readers = -1, set[int]()
         self.blocks = set[Any]()
 
@@ -315,7 +320,9 @@ class WatchedThread(Thread):
 
 
 class WatchedBlock(Block):
-    """A block whose arrays record their accesses, and whose threads wait at one barrier."""
+    """A block whose arrays record their accesses,
+    and whose threads wait at one barrier.
+    """
 
     def __init__(self, order: Order, watch: Watch, *given: Any) -> None:
         super().__init__(*given)

@@ -1,4 +1,6 @@
-"""Many nets in one launch, alone and by fit_many: the bits of each net's separate fit."""
+"""Many nets in one launch, alone and by fit_many:
+the bits of each net's separate fit.
+"""
 
 import copy
 import warnings
@@ -102,7 +104,8 @@ def test_each_net_ends_as_by_its_own_fit(
         RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"
     ):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
-    # Nets of one optimizer: with weights, and without; with rates of layers, each alone.
+    # Nets of one optimizer: with weights, and without;
+    # with rates of layers, each alone.
     assert sorted(groups) == [1, 1, 1, *([1, 2] if isinstance(weight, list) else [3])]
     if isinstance(weight, list):
         weights = weight

@@ -1,4 +1,6 @@
-"""MLP(device="cuda") and benchmarks.gpu in the simulator: the calls and numbers of the CPU."""
+"""MLP(device="cuda") and benchmarks.gpu in the simulator:
+the calls and numbers of the CPU.
+"""
 
 import copy
 import json

@@ -1,4 +1,6 @@
-"""Training in the simulator: the CPU's numbers, and no race between threads of a block."""
+"""Training in the simulator: the CPU's numbers,
+and no race between threads of a block.
+"""
 
 from functools import cache
 from typing import Any
