@@ -99,8 +99,8 @@ SWEEPS = {
 
 
 def make(contestant: str, name: str, quick: bool, **options: Any) -> Any:
-    """A contestant's nets; made once, `train(epochs,
-    shuffle=True)` trains them from the start.
+    """A contestant's nets; made once,
+    `train(epochs, shuffle=True)` trains them from the start.
 
     Their `losses`, an (n_nets,) array, are the mean losses of the last epoch.
     """

@@ -1,8 +1,8 @@
 """A net in a browser: its C file becomes WebAssembly, in a page that is one file.
 
 The page colours each of 240 x 240 points by the net's probabilities, and shows those at
-the pointer. clang makes WebAssembly, where it has the linker wasm-ld (Debian: clang,
-lld).
+the pointer. clang makes WebAssembly, where it has the linker wasm-ld
+(Debian: clang, lld).
 """
 
 import base64

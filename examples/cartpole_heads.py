@@ -1,13 +1,12 @@
 """A pole stands by one net with two heads: its policy, and the value of a state (PPO).
 
-Both share their hidden layers. The policy is a head of class probabilities, the value a
-head of one number; each step trains both by their slopes. examples/cartpole.py has two
-nets instead.
+Both share their hidden layers: a head of class probabilities, and a head of one number.
+Each step trains both by their slopes. examples/cartpole.py has two nets instead.
 
 Five seeds reach a mean return of 195 over 100 episodes after 26,321 to 49,035 steps, in
 0.8 to 1.5 s, 29 to 43 us a step. PyTorch, where it is installed, runs the same loop
-beside it: 27,875 to 30,418 steps in 4.1 to 5.0 s, 134 to 178 us a step (2.8, CPU, from
-another start). Intel Xeon with AVX-512, one thread, beside other work.
+beside it: 27,875 to 30,418 steps in 4.1 to 5.0 s, 134 to 178 us a step
+(2.8, CPU, from another start). Intel Xeon with AVX-512, one thread, beside other work.
 """
 
 import sys
@@ -25,9 +24,7 @@ UNIT = 1 / (1 - DISCOUNT)
 
 
 class Rollout:
-    """What `ROLLOUT` steps of the environment saw;
-    values have one more, of the state after.
-    """
+    """Records of `ROLLOUT` steps; values have one more, of the state after."""
 
     def __init__(self):
         self.states = np.empty((ROLLOUT, 4), np.float32)
@@ -49,9 +46,7 @@ class Rollout:
 
 
 def improve(net, seen, rng):
-    """Ten epochs on a rollout,
-    by PPO's clipped objective and the value's squared error.
-    """
+    """Ten epochs by PPO's clipped objective and the value's squared error."""
     advantages = seen.advantages()
     returns = advantages + seen.values[:-1]
     for _ in range(10):
@@ -105,9 +100,7 @@ def make(seed):
 
 
 class TorchNet:
-    """PyTorch's net of the same sizes;
-    a step goes back through the last batch's outputs.
-    """
+    """PyTorch's net of the same sizes; a step goes back through the last outputs."""
 
     def __init__(self, seed):
         import torch
@@ -135,9 +128,7 @@ class TorchNet:
 
 
 def learn(net, n_steps, seed):
-    """Return the steps until 100 returns have a mean of 195,
-    the seconds, and the mean.
-    """
+    """Return the steps until 100 returns have a mean of 195, seconds and mean."""
     start, returns, last = time.perf_counter(), [], 0
     for step, total in episodes(net, n_steps, seed):
         returns.append(total)

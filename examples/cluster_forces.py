@@ -1,5 +1,4 @@
-"""A net learns the energy of a cluster of atoms from energies and forces
-(Lennard-Jones).
+"""A net learns the energy of a Lennard-Jones cluster from energies and forces.
 
 Forces are slopes of the energy by the atoms' places: three for each atom, where there
 is one energy. The net takes the inverse distances of all pairs, so that an energy does
@@ -7,8 +6,8 @@ not change as the cluster turns. PyTorch takes the same steps beside it, where P
 is installed.
 
 A whole run with seed 0 has mean errors of 0.262 in energies and 2.65 in forces from
-energies alone, 0.035 and 0.436 from both; 0.97 ms a step, PyTorch 2.6 (Intel Xeon with
-AVX-512, one thread, other programs running); most of ours is NumPy's.
+energies alone, 0.035 and 0.436 from both; 0.97 ms a step, PyTorch 2.6
+(Intel Xeon with AVX-512, one thread, other programs running); most of ours is NumPy's.
 """
 
 import sys
@@ -24,9 +23,7 @@ FIRST, SECOND = np.array(list(combinations(range(N_ATOMS), 2))).T
 
 
 def energies(places):
-    """Energies (n,) and forces (n, atoms, 3) of places (n,
-    atoms, 3), in units of the potential.
-    """
+    """Energies (n,) and forces (n, atoms, 3) of places (n, atoms, 3)."""
     apart = places[:, FIRST] - places[:, SECOND]
     squared = (apart**2).sum(axis=2)
     energy = (4 * (squared**-6 - squared**-3)).sum(axis=1)
@@ -45,9 +42,7 @@ def clusters(n, rng):
 
 
 def descriptors(places):
-    """Inverse distances (n, pairs),
-    and their slopes by the first atom's place (n, pairs, 3).
-    """
+    """Inverse distances (n, pairs), their slopes by the first atom (n, pairs, 3)."""
     apart = places[:, FIRST] - places[:, SECOND]
     inverse = 1 / np.linalg.norm(apart, axis=2)
     return inverse, -apart * inverse[..., None] ** 3
@@ -70,8 +65,7 @@ def step(net, rows, weight):
     by_energy = 2 / n * (net.predict(inputs) - energy[:, None])
     error = forces_of(jacobian(net, inputs)[:, 0], slopes) - forces
     by_force = 2 * weight / error.size * error
-    # The force on an atom is minus the slopes of its pairs;
-    # the second atom's is the opposite.
+    # A force is minus the slopes of an atom's pairs; the second atom's is the opposite.
     by_pair = by_force[:, SECOND] - by_force[:, FIRST]
     by_jacobian = (by_pair * slopes).sum(axis=2)
     net.train_on_gradient(inputs, by_energy, jacobian_gradient=by_jacobian)

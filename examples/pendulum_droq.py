@@ -1,5 +1,4 @@
-"""A pendulum is swung up after a few thousand steps:
-DroQ, with 20 updates of its critics a step.
+"""A pendulum is swung up by DroQ, with 20 updates of its critics a step.
 
 Norms and dropout keep the critics from overestimating, so that each step of the world
 pays for 20 of training (Hiraoka et al., 2022, "Dropout Q-functions for doubly efficient
@@ -38,9 +37,7 @@ class Agent:
         self.log_alpha = 0.0
 
     def actions(self, states):
-        """Actions (n, 1), logarithms of their densities (n,
-        1), and the numbers drawn.
-        """
+        """Actions (n, 1), their log-densities (n, 1), and the numbers drawn."""
         mean, raw = np.split(self.actor.predict(states), 2, axis=1)
         log_spread = np.clip(raw, -5, 2)
         drawn = self.rng.normal(size=mean.shape)
@@ -60,9 +57,7 @@ class Agent:
             target.parameters[:] += 0.005 * (net.parameters - target.parameters)
 
     def update_actor(self, states):
-        """A step up the mean of both critics less the cost of certainty,
-        by the actions drawn.
-        """
+        """A step up the mean of both critics less the cost of certainty."""
         action, density, (log_spread, drawn, free) = self.actions(states)
         chosen = np.concatenate([states, action], axis=1)
         ones = np.full((len(states), 1), 0.5)
@@ -77,9 +72,7 @@ class Agent:
 
 
 def learn(n_steps, seed):
-    """Return each episode's sum of rewards,
-    and the seconds of an update of both critics.
-    """
+    """Return each episode's sum of rewards, and the seconds of an update."""
     agent, rng = Agent(seed), np.random.default_rng(seed)
     memory = [np.empty((n_steps, n), np.float32) for n in (3, 1, 1, 3)]
     returns, seconds = [], 0.0

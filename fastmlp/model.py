@@ -476,8 +476,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         ------
         TypeError, ValueError
             If the data have a wrong type, shape or value, or a schedule or an average
-            needs a fit's number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1,
-            n_steps=10_000)``.
+            needs a fit's number of steps, as ``Cosine(0.1)`` does:
+            ``Cosine(0.1, n_steps=10_000)``.
         RuntimeError
             If another thread is training this net.
 
@@ -594,8 +594,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
             False: return the gradient by X alone.
         jacobian_gradient : (n_rows, n_outputs, n_features) or (n_rows, n_features) array, optional
             Gradient of the objective by the raw Jacobian, as for `train_on_gradient`:
-            the results are of ``sum(output_gradient * f) + sum(jacobian_gradient *
-            J)``.
+            the results are of ``sum(output_gradient * f) +
+            sum(jacobian_gradient * J)``.
 
         Returns
         -------
@@ -613,8 +613,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         >>> net = MLP((2, 1), initializer="zeros", dtype="float64")
         >>> net.weights[0] = [[3], [4]]
         >>> net.vjp([[1.0, 2.0], [5.0, 6.0]], [[1.0], [10.0]])
-        (array([51., 62., 11.]), array([[ 3.,  4.],
-               [30., 40.]]))
+        (array([51., 62., 11.]),
+               array([[ 3.,  4.], [30., 40.]]))
         """
         steps = self._single_steps()
         wanted = (inputs, parameters)

@@ -392,8 +392,8 @@ def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
 
 
 def drawn(key: Any, step: int, purpose: int, shape: tuple[int, int], n: int) -> Array:
-    """The words of a step's draws, shape (n_rows,
-    n_groups, 4), for groups of n units.
+    """The words of a step's draws,
+    shape (n_rows, n_groups, 4), for groups of n units.
     """
     rows, groups = np.mgrid[: shape[0], : -(-shape[1] // n)]
     high, low = divmod(step, 2**32)
@@ -796,8 +796,8 @@ def train(
 
 
 def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
-    """Derivatives of `predict`, shape (n_rows, n_outputs,
-    n_features), by complex steps of the inputs.
+    """Derivatives of `predict`,
+    shape (n_rows, n_outputs, n_features), by complex steps of the inputs.
     """
     steps = 1e-30j * np.eye(x.shape[1])
     moved = (

@@ -262,8 +262,8 @@ class JaxMixed(JaxScan):
 
 
 class JaxRecipe(JaxScan):
-    """With the recipe, by optax's chain: state (parameters, optax's,
-    average, steps done, steps of the fit), all on the device.
+    """With the recipe, by optax's chain: state
+    (parameters, optax's, average, steps done, steps of the fit), all on the device.
     """
 
     def __init__(self, workload: Workload, variant: str) -> None:

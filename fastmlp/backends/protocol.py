@@ -473,8 +473,8 @@ class Engine(Protocol[P]):
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with a flat gradient and coefficients, shape (1,
-        n).
+        """Apply one optimizer step with a flat gradient and coefficients,
+        shape (1, n).
         """
         ...
 

@@ -2,8 +2,8 @@
 
 Kernels run uncompiled too: the Python bodies are here, `native.operands` has the LLVM
 IR. A record is a class with annotated fields, which define a dtype: `int` is an int64,
-a count or an address; `float` is a float64. Python makes a table with ``np.zeros(n,
-Net.dtype)``; a kernel reads it at its address.
+a count or an address; `float` is a float64. Python makes a table with
+``np.zeros(n, Net.dtype)``; a kernel reads it at its address.
 """
 
 import ctypes

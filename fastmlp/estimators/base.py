@@ -125,8 +125,8 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
 
 
 def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
-    """Boolean targets of plain labels, shape (n_samples,
-    n_classes), or one column for two classes.
+    """Boolean targets of plain labels,
+    shape (n_samples, n_classes), or one column for two classes.
 
     None where scikit-learn raises or may warn: for a label outside the sorted
     `classes`, for a required class that y lacks, or with about as many classes as rows.

@@ -46,8 +46,8 @@ def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 
 def philox_of(compiled: Callable[[Any], Any]) -> Any:
-    """Make ``philox(c0, c1, c2, c3, k0, k1) -> (w0, w1,
-    w2, w3)``, with each function `compiled`.
+    """Make ``philox(c0, c1, c2, c3, k0, k1) ->
+    (w0, w1, w2, w3)``, with each function `compiled`.
 
     The lower 32 bits of each result are its word.
     """

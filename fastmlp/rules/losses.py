@@ -486,8 +486,8 @@ def quantiles(raw: Any, target: Any, slope: Any, value: Any, levels: Any) -> Non
 
 
 def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs (m,
-    s) for each: the mean and the logarithm of the variance. Nix & Weigend (1994).
+    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs
+    (m, s) for each: the mean and the logarithm of the variance. Nix & Weigend (1994).
 
     Below s = `LEAST_LOG_VARIANCE` the loss goes on as a line in s:
     value and slopes stay finite.

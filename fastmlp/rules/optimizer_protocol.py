@@ -33,8 +33,8 @@ class EMA:
 
     ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step
     k. The weights sum to 1, as in Adam's moments, and not in Keras or PyTorch: the
-    first steps count as much as later ones. The average covers about ``1 / (1 -
-    momentum)`` steps, which should be a small part of the fit.
+    first steps count as much as later ones. The average covers about ``1 /
+    (1 - momentum)`` steps, which should be a small part of the fit.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ class Schedule(Protocol):
 @runtime_checkable
 class Optimizer(Protocol):
     """`coefficients` takes the number of the first step (from 1), and the learning
-    rates from there on, shape (n_steps,). The result has shape (n_steps,
-    n_coefficients).
+    rates from there on, shape (n_steps,). The result has
+    shape (n_steps, n_coefficients).
     """
 
     @property

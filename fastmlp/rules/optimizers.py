@@ -200,8 +200,8 @@ class Nadam(Adam):
     """Adam with Nesterov's momentum and a momentum schedule.
 
     With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of
-    mu_1 to mu_t: ``w <- w - rate u / (sqrt(v') + epsilon)`` with ``u = mu_(t+1) m / (1
-    - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
+    mu_1 to mu_t: ``w <- w - rate u / (sqrt(v') + epsilon)`` with ``u = mu_(t+1) m /
+    (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
 
     Parameters
     ----------

@@ -85,8 +85,8 @@ def sizes_of(pack: Pack, values: Values) -> Array:
 def bands(
     pack: Pack, values: Values, predictions: Array, scores: Array
 ) -> NDArray[np.float64]:
-    """Targets at `n_scores` scores, shape (n_rows,
-    n_scores), clipped to the targets' range.
+    """Targets at `n_scores` scores,
+    shape (n_rows, n_scores), clipped to the targets' range.
     """
     of_rows = sizes_of(pack, values)[:, None] * scores
     return np.clip(predictions[:, None] + of_rows, *pack.outputs.bounds)

@@ -76,8 +76,8 @@ class Parts(NamedTuple):
         return OF_PART[self.names[-1]]
 
     def numbers(self, moments: Array) -> NDArray[np.float64]:
-        """Return the parts of each row, shape (n_rows,
-        n_parts), NaN where a value is missing.
+        """Return the parts of each row,
+        shape (n_rows, n_parts), NaN where a value is missing.
         """
         there = ~np.isnat(moments)
         values = np.full((len(moments), len(self.names)), np.nan)

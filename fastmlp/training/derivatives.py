@@ -144,8 +144,8 @@ def check(network: Network, device: str, who: str) -> None:
 def targets(
     values: object, n_rows: int, network: Network, who: str, name: str = "derivatives"
 ) -> Array:
-    """Targets of the Jacobian, shape (n_rows,
-    n_outputs, n_features); NaN is unknown.
+    """Targets of the Jacobian,
+    shape (n_rows, n_outputs, n_features); NaN is unknown.
     """
     n_features = network.layout.sizes[0]
     n_outputs = network.layout.sizes[-1]

@@ -156,8 +156,8 @@ class Exchange:
         self._communicator.Allgather(total, numbers)
 
     def allgather(self, values: Array) -> Array:
-        """Return the values of all ranks, shape (size,
-        n), from this rank's, shape (n,).
+        """Return the values of all ranks,
+        shape (size, n), from this rank's, shape (n,).
         """
         gathered = np.empty((self.size, len(values)), values.dtype)
         if values.size:

@@ -208,9 +208,7 @@ def called_from(modules: str, call: Call) -> Call:
 
 
 def file_of_warning(call: Call) -> str:
-    """Return the file of the one warning;
-    on another line of this one, the line is wrong.
-    """
+    """Return the file of the one warning; another line of this one is wrong."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()

@@ -19,8 +19,8 @@ Clip = Callable[[list[Any], float], list[float]]
 
 
 def by_pytorch(variables: list[Any], limit: float) -> list[float]:
-    """PyTorch's own, whose factor is min(1,
-    max_norm / (total + 1e-6)), without the 1e-6.
+    """PyTorch's own, whose factor is
+    min(1, max_norm / (total + 1e-6)), without the 1e-6.
     """
     total = float(torch.nn.utils.clip_grad_norm_(variables, np.inf))
     torch.nn.utils.clip_grad_norm_(variables, limit * (total + 1e-6) / total)

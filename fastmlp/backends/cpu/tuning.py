@@ -81,9 +81,9 @@ DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
 # alone, its tiles of 4 rows change pages most often. 41 -> 72 GFLOP/s of 109 (512 x
 # 1024 x 1024).
 LEAST_PACKED = (96 if vector_bytes() == 32 else sys.maxsize, 5, 64)
-# Bytes of packed rows that stay in the second-level cache,
-# and the fewest strips of them.
+# Bytes of packed rows that stay in the second-level cache.
 PACKED_BYTES = 256 * 1024
+# The fewest strips of packed rows.
 PACKED_STRIPS = 4
 # Chains of additions that sum the rows of a panel:
 # in a single one each waits four cycles.
@@ -166,10 +166,11 @@ SECONDS_VALID = 5.0
 # Seconds for which a calibration with less than this speedup is valid:
 # a disturbance of 1 ms kept a fit of 1024-2048-2048-1000 on one thread for 5 s.
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
-# Rounds of a calibration, its joins per round,
-# and the ratio of its long items to its short ones.
+# Rounds of a calibration.
 ROUNDS = 3
+# Joins in a round.
 JOINS = 25
+# The ratio of a calibration's long items to its short ones.
 ITEMS = 8
 # An item of a calibration, 0.3 us: its numbers, and multiply-adds of each.
 NUMBERS, REPEATS = 128, 40
@@ -250,12 +251,13 @@ ALONE_FLOPS = 12_000_000
 # Most rows that are predicted one by one rather than as a vector of rows.
 # 1.4 -> 1.1 us (16-64-64-2, 4 rows, 1 thread).
 ONE_BY_ONE = 4
-# Most rows, and multiply-adds, of a call that holds the GIL, 30 to 48 us: row by row,
-# and by vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us
-# (784-128-10), 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 ->
-# 134 (784-512-512-10).
+# Most rows of a call that holds the GIL, 30 to 48 us.
 GIL_ROWS = 1024
+# Most multiply-adds of such a call that goes row by row. New buffers -> spare ones, 2
+# rows: 225 -> 134 us (784-512-512-10).
 GIL_ROW_PRODUCTS = 500_000
+# Most multiply-adds of such a call by vectors of rows. Row blocks -> vectors of rows, 5
+# rows, 1 thread: 113 -> 43 us (784-128-10), 216 -> 101 (784-256-128-10).
 GIL_LANE_PRODUCTS = 1_750_000
 # Most multiply-adds of rows with norms or skips, which go one by one.
 # Packed panels -> one by one: 29.5 -> 8.3 us (23-64-64-1, 32 rows, 1 thread).

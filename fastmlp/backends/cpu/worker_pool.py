@@ -4,8 +4,8 @@ For calls in a row workers spin at their mailboxes and enter after 1 us: a launc
 20 us. Sleeping workers enter after 40 to 400 us, while the leader works. Both wait in
 compiled code, without the GIL: woken in Python, they waited 5 ms for a caller that
 holds it. A parallel region of Numba's would be launched in 17 us while OpenMP's threads
-spin, but end only when all have entered: 0.1 -> 4 to 7 ms (a call beside a busy
-process, 2 threads).
+spin, but end only when all have entered: 0.1 -> 4 to 7 ms
+(a call beside a busy process, 2 threads).
 
 The rule of ownership: a worker is never joined, so what it can reach outlives it.
 Compiled code is immortal, and so is the pool with mailboxes, locks and teams' records.

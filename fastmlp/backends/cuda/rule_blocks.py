@@ -260,8 +260,8 @@ def _either(own_code: int, first: Any, rest: Any) -> Any:
 
 
 def penalty(rules: KernelRules) -> Any:
-    """``f(w, strengths, start, scale) -> (value,
-    derivative)``, the sum over the penalties.
+    """``f(w, strengths, start, scale) ->
+    (value, derivative)``, the sum over the penalties.
 
     `strengths` are float64, from index `start` on;
     so is the value. The derivative is of the dtype.

@@ -271,8 +271,8 @@ class Partition(NamedTuple):
     single row    not at all                               `single_row`: chunks of one row
     ============  =======================================  =====================================
 
-    The fields that change the order of sums (`rows`, `microbatch_rows`,
-    `split_layer`) do not depend on the number of threads.
+    The fields that change the order of sums
+    (`rows`, `microbatch_rows`, `split_layer`) do not depend on the number of threads.
 
     Attributes
     ----------

@@ -317,8 +317,8 @@ class DeltaBlocks(RowBlocks):
     FACTORY = staticmethod(deltas_to_inputs)
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write W d of each row of x, shape (n_rows,
-        n_units), to out, shape (n_rows, n_inputs).
+        """Write W d of each row of x,
+        shape (n_rows, n_units), to out, shape (n_rows, n_inputs).
         """
         net = self._net
         n_rows = len(x)

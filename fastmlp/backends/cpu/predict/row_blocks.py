@@ -769,8 +769,8 @@ class RowBlocks:
         )
 
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write the predictions for x to out, shape (n_rows,
-        n_outputs); return True if all numbers are finite.
+        """Write the predictions for x to out,
+        shape (n_rows, n_outputs); return True if all numbers are finite.
 
         Short calls read the live parameters. Long calls,
         and those during which training has written, read a copy of one state.

@@ -251,8 +251,8 @@ def assert_in_step(
 
     Padding is part of the comparison where no layer is transposed: it is still zero.
     The gradient of a transposed layer's padding is that of the padding of its inputs,
-    which is 1/2 for a sigmoid: it may be anything, and no kernel reads it (see the test
-    of NaNs in its place).
+    which is 1/2 for a sigmoid: it may be anything, and no kernel reads it
+    (see the test of NaNs in its place).
     """
     workspace = workspace_of(trainer)
     state = trainer.session.moments
