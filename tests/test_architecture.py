@@ -36,7 +36,6 @@ HOUSES: dict[str, list[set[str]]] = {
         {"serialization"},
         {"data"},
         {"training"},
-        {"net"},
         {"model"},
         {
             "__init__",
@@ -304,9 +303,7 @@ def test_only_the_programs_print() -> None:
 
 
 def test_doors_are_known_by_protocol_and_private_parts_in_model() -> None:
-    modules = in_rooms(
-        "net", "model", "network", "training", "many", "estimators", "saving"
-    )
+    modules = in_rooms("model", "network", "training", "many", "estimators", "saving")
     known = {
         name for module in modules for name in imports_by(ast.walk(tree_of(module)))
     }

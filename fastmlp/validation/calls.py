@@ -16,7 +16,7 @@ T = TypeVar("T")
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
 # Internal classes: methods are shown with the class of their object.
-BASES = ("NetBase", "TabularMLP", "BatchPredictions", "CompiledMLP", "NetEstimator")
+BASES = ("TabularMLP", "BatchPredictions", "CompiledMLP", "NetEstimator")
 
 
 def explained(target: F) -> F:
