@@ -125,17 +125,24 @@ def test_other_searches_too(client: Any, make: Make) -> None:
 
 
 @pytest.mark.slow
-def test_errors_and_time_of_searches_and_tables_are_as_here(client: Any) -> None:
+def test_an_error_of_a_fit_says_which_fits_it_is_of(client: Any) -> None:
     search = MLPSearchCV(
         net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client
     )
     with pytest.raises(ValueError, match="'alpha'") as caught:
         search.fit(X, LABELS)
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
+
+
+@pytest.mark.slow
+def test_a_limit_of_time_that_is_not_met_changes_nothing(client: Any) -> None:
     frame, y = drawn()
     model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
     here = TabularMLPRegressor(**FEW, cv=2).fit(frame, y)
     np.testing.assert_array_equal(model.predict(frame), here.predict(frame))
+
+
+def test_a_worker_has_one_thread(client: Any) -> None:
     """Dask sets OMP_NUM_THREADS there: several workers share the machine."""
     assert client.submit(os.environ.get, "OMP_NUM_THREADS", pure=False).result() == "1"
     assert client.submit(limits.thread_limit, pure=False).result() == 1
@@ -337,7 +344,6 @@ def test_in_a_task_cores_are_shared_by_threads(monkeypatch: pytest.MonkeyPatch) 
 
 
 N = 400
-rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(N, 3))
 ANSWERS = np.where(ROWS[:, 0] * ROWS[:, 1] > 0, "yes", "no")
 # The columns stand in another order than the models', among others.

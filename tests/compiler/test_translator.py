@@ -621,11 +621,14 @@ def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
         )
 
 
-def test_code_says_what_it_became_and_has_the_names_looked_for() -> None:
+def test_code_shows_its_intermediate_representation() -> None:
     code = Block(elementwise.activation_loop(np.float32, elementary_pair), None)._code
     assert isinstance(code, NativeCode)
     assert "define void" in code.inspect_llvm()
-    """A tree is found by name and first line: no two functions of a file share both."""
+
+
+def test_functions_of_a_file_differ_in_name_or_first_line() -> None:
+    """The translator finds a function's tree by both."""
     tree = ast.parse(inspect.getsource(epoch))
     names = [
         (one.name, one.lineno)

@@ -256,7 +256,6 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         Blocks.from_parquet(tmp_path / "a.parquet", target="y")
 
 
-rng = np.random.default_rng(0)
 N_QUERIED = 10_000
 QUERIED = rng.normal(size=(N_QUERIED, 3))
 QUERIED_Y = QUERIED[:, 0] * QUERIED[:, 1]

@@ -162,26 +162,24 @@ def test_what_pandas_calls_missing(kind: str) -> None:
         DOORS["MLP"](frame, "y")
 
 
-def test_missing_values_of_arrow_polars_and_csv(tmp_path: Path) -> None:
-    """Not a null, but no number either."""
+def test_a_nan_of_arrow_or_polars_is_a_missing_value() -> None:
+    """NaN is not a null there, but it is not a number either."""
     columns = {"a": [0.0, 1.0], "y": [0.5, float("nan")]}
     for source in (pa.table(columns), pl.DataFrame(columns)):
         with pytest.raises(
             ValueError, match=r"'y' has 1 missing value, the first in row 1; for"
         ):
             DOORS["MLP"](source, "y")
-    """They are those of numbers, as of pandas' reader."""
-    for word in ("", '""', "NA", "NaN", "null", "#N/A"):
-        (tmp_path / "a.csv").write_text(f"a,y\n1,0\n2,1\n3,{word}\n")
-        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [
-            False,
-            False,
-            True,
-        ]
-        with pytest.raises(
-            ValueError, match="'y' has 1 missing value, the first in line 4; for"
-        ):
-            DOORS["MLP"](tmp_path / "a.csv", "y")
+
+
+@pytest.mark.parametrize("word", ["", '""', "NA", "NaN", "null", "#N/A"])
+def test_words_for_missing_values_in_csv_are_pandas(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"a,y\n1,0\n2,1\n3,{word}\n")
+    assert pd.read_csv(file)["y"].isna().tolist() == [False, False, True]
+    message = "'y' has 1 missing value, the first in line 4; for"
+    with pytest.raises(ValueError, match=message):
+        DOORS["MLP"](file, "y")
 
 
 def test_later_blocks_and_files(tmp_path: Path) -> None:

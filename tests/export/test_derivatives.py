@@ -285,7 +285,6 @@ def test_far_rows_warn_and_labels_are_known() -> None:
         gradient(MLPClassifier(**LITTLE).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])
 
 
-rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(40, 4))
 
 

@@ -210,7 +210,7 @@ def net_of(**arguments: Any) -> MLP:
     return net
 
 
-def test_rates_that_are_set_are_given_or_refused() -> None:
+def test_rates_are_read_as_they_were_given() -> None:
     assert MLP(SIZES).layer_rates == [1, 1, 1]
     assert (
         MLP(SIZES, layer_rates={"biases": 0.1}).layer_rates
@@ -220,11 +220,17 @@ def test_rates_that_are_set_are_given_or_refused() -> None:
     assert net.layer_rates == RATES
     again = MLP(SIZES, layer_rates=net.layer_rates)
     assert again.layer_rates == RATES
+
+
+def test_rates_that_are_set_are_read_again() -> None:
+    net = MLP(SIZES, layer_rates=RATES)
     net.layer_rates = np.array([0.1, 1, 2])  # type: ignore[assignment]
     assert net.layer_rates == [0.1, 1, 2]
     net.layer_rates = None
     assert net.layer_rates == [1, 1, 1]
-    """In the words of the constructor, which are in validation/messages.txt."""
+
+
+def test_rates_that_are_set_are_checked_like_those_of_the_constructor() -> None:
     net = MLP(SIZES, layer_rates=RATES)
     with pytest.raises(
         ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"

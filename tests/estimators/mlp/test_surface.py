@@ -96,10 +96,14 @@ def test_settings_are_checked_as_there(name: str) -> None:
 
 
 @each
-def test_tags_and_tools_are_the_same(name: str) -> None:
+def test_tags_are_the_same(name: str) -> None:
     theirs, ours = (asdict(get_tags(model)) for model in both(name))
     assert ours == theirs
-    """They ask for the mixin, for its method, or for `transform` before the fit."""
+
+
+@each
+def test_tools_do_not_take_it_for_a_transformer_before_the_fit(name: str) -> None:
+    """Tools ask for the mixin, for its method, or for `transform` before the fit."""
     _, ours = both(name)
     assert not isinstance(ours, TransformerMixin)
     assert not hasattr(ours, "fit_transform")
@@ -109,6 +113,10 @@ def test_tags_and_tools_are_the_same(name: str) -> None:
     assert fitted.transform(X).shape == (6, 100)
     with pytest.raises(AttributeError, match="has no attribute 'transform'"):
         type(ours)().transform(X)
+
+
+@each
+def test_a_fitted_model_is_a_step_of_a_pipeline(name: str) -> None:
     fitted = fitted_to_six_rows(getattr(fastmlp, name)(hidden_layer_sizes=(5,)))
     pipe = make_pipeline(FrozenEstimator(fitted), LinearRegression()).fit(X, y)
     assert pipe[-1].n_features_in_ == 5

@@ -303,7 +303,6 @@ def test_progress_is_shown_by_rank_0(capsys: Any) -> None:
     assert printed.count("\n") == 1  # at the end of each bar
 
 
-rng = np.random.default_rng(0)
 N_DEALT = 2000
 DEALT_X = rng.normal(size=(N_DEALT, 5))
 DEALT_Y = np.sin(DEALT_X[:, :1]) * DEALT_X[:, 1:2]
