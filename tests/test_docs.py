@@ -558,7 +558,8 @@ def test_commits_that_pages_name_are_in_the_history() -> None:
 
 
 ERRORS = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
-MESSAGES = Path(__file__).with_name("validation").joinpath("messages.txt").read_text()
+ROOMS = Path(__file__).with_name("validation").joinpath("messages").glob("*.txt")
+MESSAGES = "".join(room.read_text() for room in ROOMS)
 QUOTED = re.findall(r"^### `(.*)`$", ERRORS, flags=re.MULTILINE)
 X = np.ones((6, 3))
 Y = np.ones(6)
@@ -688,7 +689,7 @@ def clipped(z: Any) -> Any:
 
 
 # By the words that the page quotes,
-# where no call of messages.txt raises them as the page says.
+# where no call of validation/messages raises them as the page says.
 CAUSES: dict[str, Callable[[], Any]] = {
     "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: (
         of_table(
@@ -753,8 +754,8 @@ CAUSES: dict[str, Callable[[], Any]] = {
 
 
 def test_each_quote_has_a_cause_and_the_advice_works() -> None:
-    """A cause may be of another argument than the call of messages.txt with these
-    words.
+    """A cause may be of another argument than the call of validation/messages with
+    these words.
     """
     assert (
         {words for words in QUOTED if words not in MESSAGES}

@@ -1,9 +1,9 @@
-"""Messages of calls that are refused, in messages.txt;
+"""Messages of calls that are refused, in the folder `messages`, a file a room;
 checks of numbers, words and packages.
 
-A block of messages.txt is a call and its error, where `...` stands for any text. For a
-new call write the first line: `pytest tests/validation/test_messages.py --golden`
-writes what has changed.
+A block of a file is a call and its error, where `...` stands for any text. For a new
+call write the first line: `pytest tests/validation/test_messages.py --golden` writes
+what has changed. `-k training` takes the calls of `messages/training.txt` alone.
 """
 
 import importlib.util
@@ -60,7 +60,7 @@ from fastmlp.rules import activations, initializers, losses, optimizers, updates
 from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
-GOLDEN = Path(__file__).with_name("messages.txt")
+ROOMS = sorted(Path(__file__).with_name("messages").glob("*.txt"))
 X = np.ones((6, 3))
 Y = np.ones(6)
 VALUES = np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
@@ -169,22 +169,19 @@ NAMES = {
 }
 
 
-def blocks() -> dict[str, str]:
-    texts = GOLDEN.read_text(encoding="utf-8").strip().split("\n\n")
-    return {
-        call: message for call, _, message in (text.partition("\n") for text in texts)
-    }
+def golden_messages(room: Path) -> dict[str, str]:
+    """The messages of a room's calls, by the call."""
+    messages = {}
+    for block in room.read_text(encoding="utf-8").strip().split("\n\n"):
+        call, _, message = block.partition("\n")
+        messages[call] = message
+    return messages
 
 
 def matches(pattern: str, message: str) -> bool:
     return (
         re.fullmatch(re.escape(pattern).replace(r"\.\.\.", ".*"), message) is not None
     )
-
-
-# All calls are made, though a run may take few cases of a test:
-# a case is every twelfth call.
-N_CASES = 12
 
 
 def message_of(call: str) -> str:
@@ -194,11 +191,11 @@ def message_of(call: str) -> str:
         return re.sub(r"0x[0-9a-f]+", "...", f"{type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("first", range(N_CASES))
-def test_the_messages_of_calls(first: int, request: pytest.FixtureRequest) -> None:
-    golden = blocks()
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.stem)
+def test_the_messages_of_calls(room: Path, request: pytest.FixtureRequest) -> None:
+    golden = golden_messages(room)
     with event.install_recorder("numba:compile") as recorder:
-        messages = {call: message_of(call) for call in [*golden][first::N_CASES]}
+        messages = {call: message_of(call) for call in golden}
     assert recorder.buffer == []
     changed = {
         call: text for call, text in messages.items() if not matches(golden[call], text)
@@ -207,7 +204,7 @@ def test_the_messages_of_calls(first: int, request: pytest.FixtureRequest) -> No
         text = "\n\n".join(
             "\n".join(block).strip() for block in (golden | changed).items()
         )
-        GOLDEN.write_text(text + "\n", encoding="utf-8")
+        room.write_text(text + "\n", encoding="utf-8")
     assert not changed or request.config.getoption("--golden"), changed
 
 

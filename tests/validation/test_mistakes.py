@@ -1,4 +1,4 @@
-"""Mistakes of those who come from other libraries, beside the calls of messages.txt."""
+"""Mistakes of those who come from other libraries, beside the calls of `messages`."""
 
 import zipfile
 from pathlib import Path
