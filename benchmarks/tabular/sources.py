@@ -13,6 +13,7 @@ from benchmarks.workloads import Array
 
 SUITE = Path(__file__).with_name("suite.toml")
 SEED = 20261127
+SEED_OF_SHUT = 20261203
 KEPT_ASIDE = {"binary": 3, "multiclass": 3, "regression": 4}
 SMALL = ("breast_cancer", "digits", "diabetes")
 TaskName = Literal["binary", "multiclass", "regression"]
@@ -33,6 +34,7 @@ class Source(NamedTuple):
     rows: int = 0
     log: bool = False
     eligible: bool = False
+    pool: bool = False
 
     @property
     def classes(self) -> bool:
@@ -92,12 +94,15 @@ def aside() -> tuple[str, ...]:
     """The names of the tables that are kept aside:
     drawn by a seed, some of each task.
     """
-    rng = np.random.default_rng(SEED)
+    return _drawn([s for s in sources().values() if s.eligible], SEED)
+
+
+def _drawn(of: Sequence[Source], seed: int) -> tuple[str, ...]:
+    """The names of ten sources, some of each task."""
+    rng = np.random.default_rng(seed)
     drawn = []
     for task, count in KEPT_ASIDE.items():
-        names = sorted(
-            s.name for s in sources().values() if s.eligible and s.task == task
-        )
+        names = sorted(source.name for source in of if source.task == task)
         drawn += sorted(rng.choice(names, count, replace=False).tolist())
     return tuple(drawn)
 
@@ -105,14 +110,20 @@ def aside() -> tuple[str, ...]:
 def groups() -> dict[str, tuple[str, ...]]:
     """The names of the tables of each group; a table is in one of them.
 
-    Those from wheels are kept aside too. In the order of their tasks and names every
-    other one is for one look, "once", and the rest is "shut" until the models of tables
-    have changed again.
+    Those from wheels are kept aside too. The first twenty were looked at "once". A seed
+    draws ten of the pool, which are "shut" until the models of tables have changed; the
+    rest is "spare".
     """
     known = sources()
     added = sorted((s.task, name) for name, s in known.items() if s.from_wheel)
-    later = [name for _, name in added]
-    kept = {"aside": aside(), "once": tuple(later[::2]), "shut": tuple(later[1::2])}
+    pool = [known[name] for _, name in added if known[name].pool]
+    shut = _drawn(pool, SEED_OF_SHUT)
+    kept = {
+        "aside": aside(),
+        "once": tuple(name for _, name in added if not known[name].pool),
+        "shut": shut,
+        "spare": tuple(s.name for s in pool if s.name not in shut),
+    }
     names = {name for of_group in kept.values() for name in of_group}
     return {**kept, "development": tuple(name for name in known if name not in names)}
 

