@@ -44,7 +44,7 @@ from fastmlp.training.history import Report as Report
 from fastmlp.training.history import Status as Status
 from fastmlp.training.stopping import EarlyStopping as EarlyStopping
 from fastmlp.training.stopping import ReduceLROnPlateau as ReduceLROnPlateau
-from fastmlp.validation.arrays import Expanded as Expanded
+from fastmlp.validation.expanded import Expanded as Expanded
 
 if _typing.TYPE_CHECKING:
     from fastmlp.data.outputs import predict_arrow as predict_arrow
@@ -62,7 +62,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.export.onnx import to_onnx as to_onnx
     from fastmlp.many.fit_many import fit_many as fit_many
     from fastmlp.net_group import NetGroup as NetGroup
-    from fastmlp.network.resolve import check_rule as check_rule
+    from fastmlp.network.own_rules import check_rule as check_rule
     from fastmlp.report import html_report as html_report
     from fastmlp.saving import load as load
     from fastmlp.saving import save as save
@@ -81,7 +81,7 @@ _MODULES = {"jit"}
 _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
-    "check_rule": "network.resolve",
+    "check_rule": "network.own_rules",
     "NetGroup": "net_group",
     "fit_many": "many.fit_many",
     "fold": "export.models",

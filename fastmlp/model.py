@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import locks, random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
-from fastmlp.data.outputs import PredictBatch, batches_of
+from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.network import heads, layer_settings, residual, resolve, spec
 from fastmlp.network.residual import EPSILON, Residual

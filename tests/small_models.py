@@ -27,7 +27,7 @@ from fastmlp import (
     TabularMLPClassifier,
     TabularMLPRegressor,
 )
-from fastmlp.tabular import Encoding, Schema, extras, reports
+from fastmlp.tabular import Encoding, Schema, boosted_trees, reports
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.outputs import outputs_of
 from fastmlp.tabular.pack import Member, Pack
@@ -153,7 +153,7 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
     elif kind == "many levels":
         X = X.assign(place=[f"place {k % 300}" for k in range(n)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extras, "ROUNDS", 15)
+        patch.setattr(boosted_trees, "ROUNDS", 15)
         if y.dtype != float:
             model: Any = TabularMLPClassifier(**options).fit(X, y)
         else:
@@ -164,9 +164,9 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
                 alone = {}
             model.set_params(ensemble="best" if alone else "mean").fit(X, y, **alone)
         if kind in LACKING:
-            some = extras.BoostedTrees(classes=True, n_categories=2)
+            some = boosted_trees.BoostedTrees(classes=True, n_categories=2)
             some.fit(matrix(model.schema_.read(X)), np.resize(LACKING[kind], n))
-            model.extra_members_ = [(extras.NAME, some)]
+            model.extra_members_ = [(boosted_trees.NAME, some)]
     assert model.pack_.extra_weights[0] > 0
     return model, X
 

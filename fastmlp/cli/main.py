@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-import fastmlp.cli as options
 from fastmlp import History, __version__
-from fastmlp.cli import CommandError, Parser, UsageError, parsed, printable
+from fastmlp.cli import options
+from fastmlp.cli.parser import CommandError, Parser, UsageError, parsed, printable
 from fastmlp.extend import messages
 
 # argparse's exit code of a wrong use.

@@ -23,7 +23,8 @@ import numpy as np
 
 import fastmlp
 from fastmlp import CSVFile, predict_arrow, predict_parquet
-from fastmlp.cli import EXPORTS, OUTPUTS, CommandError, UsageError, printable
+from fastmlp.cli.options import EXPORTS, OUTPUTS
+from fastmlp.cli.parser import CommandError, UsageError, printable
 from fastmlp.extend import messages, read_table, scalars
 from fastmlp.report import OF_CLASSES, OF_NUMBERS, scores_of
 from fastmlp.typing import Array

@@ -5,7 +5,7 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.data.outputs import blocks_of
+from fastmlp.data.batches import blocks_of
 from fastmlp.validation import Array, arrays, frames, scalars
 from fastmlp.validation.calls import assignable, explained
 from fastmlp.validation.messages import count

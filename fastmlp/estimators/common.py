@@ -11,7 +11,7 @@ import joblib
 from sklearn.utils._param_validation import Interval
 
 from fastmlp import _process
-from fastmlp.data.outputs import batches_of, names_of_model, predicted
+from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.many.groups import Cluster, client_of
 from fastmlp.typing import Source, Table

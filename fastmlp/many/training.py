@@ -26,7 +26,7 @@ from fastmlp.training.history import (
 )
 from fastmlp.training.options import FitOptions, by_buffers
 from fastmlp.training.request import FitRequest
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 
 # Maximum operations, 0.5 ms of one thread, of fits without threads.
 SHORT_FLOPS = 20_000_000

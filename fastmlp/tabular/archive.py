@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp import FileError
 from fastmlp.extend import codec
 from fastmlp.tabular import reports
+from fastmlp.tabular.boosted_trees import BoostedTrees
 from fastmlp.tabular.encoding import NUMERIC, Encoding
-from fastmlp.tabular.extras import BoostedTrees
 from fastmlp.tabular.models import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.schema import Schema

@@ -28,7 +28,14 @@ from fastmlp.extend import (
     scalars,
     warn,
 )
-from fastmlp.tabular import export, extras, fit_arguments, fitting, reports
+from fastmlp.tabular import (
+    boosted_trees,
+    export,
+    extras,
+    fit_arguments,
+    fitting,
+    reports,
+)
 from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.fitting import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
@@ -394,8 +401,10 @@ class TabularMLP(BaseModel):
         members = [*(self.extra_members or ())]
         if settings.trees:
             n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
-            grown = extras.candidate(n_classes, values, seed, self.time_limit, n_fits)
-            members.append((extras.NAME, grown))
+            grown = boosted_trees.candidate(
+                n_classes, values, seed, self.time_limit, n_fits
+            )
+            members.append((boosted_trees.NAME, grown))
         beside = extras.named(members, name, signs, values.codes.shape[1])
         score = self._own_score()
         if self.scoring is not None:

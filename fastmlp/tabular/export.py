@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fastmlp.extend import Graph, TableParts, TreeNodes, messages
 from fastmlp.extend import columns as rules
 from fastmlp.tabular import number_encoders
+from fastmlp.tabular.boosted_trees import N_BITS, BoostedTrees
 from fastmlp.tabular.encoding import Encoding
-from fastmlp.tabular.extras import N_BITS, BoostedTrees
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.number_encoders import LARGEST_CODE

@@ -29,8 +29,8 @@ from sklearn.metrics import (
 
 import fastmlp
 from fastmlp import MLP, save, to_c, to_onnx
-from fastmlp.cli import EXPORTS
 from fastmlp.cli.main import main
+from fastmlp.cli.options import EXPORTS
 from fastmlp.cli.tables import KEYWORDS, METRICS, PREDICTION, score
 from fastmlp.compiler.jit import INTERPRETED
 

@@ -17,8 +17,9 @@ from small_models import drawn, labels
 
 import fastmlp
 from fastmlp import TabularMLPRegressor
-from fastmlp.cli import LOSSES, PRESETS, tables
+from fastmlp.cli import tables
 from fastmlp.cli.main import main
+from fastmlp.cli.options import LOSSES, PRESETS
 from fastmlp.cli.tables import N_FOLDS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import settings

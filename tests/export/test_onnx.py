@@ -39,7 +39,7 @@ from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor, to_onnx
 from fastmlp.export.c_source import C_TYPES
 from fastmlp.export.onnx import register
 from fastmlp.rules.activations import ActivationName
-from fastmlp.tabular import extras
+from fastmlp.tabular import boosted_trees
 from fastmlp.tabular.outputs import Objective
 
 pytestmark = [unconverged, needs_compiler]
@@ -298,7 +298,7 @@ def test_a_tree_that_is_a_long_chain() -> None:
     inner = np.arange(n)
     leaves = np.arange(n, 2 * n + 1)
     on = np.where(inner < n - 1, inner + 1, leaves[-1])
-    chain = extras.BoostedTrees(n_categories=2).restore(
+    chain = boosted_trees.BoostedTrees(n_categories=2).restore(
         {
             "classes_": np.empty(0, np.int64),
             "roots": np.zeros(1, np.int32),
@@ -312,7 +312,7 @@ def test_a_tree_that_is_a_long_chain() -> None:
         },
         len(model.schema_.columns),
     )
-    model.extra_members_ = [(extras.NAME, chain)]
+    model.extra_members_ = [(boosted_trees.NAME, chain)]
     X = complete(drawn()[0])
     expected = model.predict(X)
     assert np.ptp(expected) > 100
@@ -333,7 +333,7 @@ def test_other_losses(loss: Any, seed: int) -> None:
     settings: dict[str, Any] = {"quantile": float(g.uniform(0.05, 0.95))}
     settings |= {"power": float(g.uniform(1.01, 1.99)), "trees": bool(g.random() < 0.3)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extras, "ROUNDS", 5)
+        patch.setattr(boosted_trees, "ROUNDS", 5)
         few = {**FEW, "n_members": 1, "max_iter": 3, "cv": 2}
         model = TabularMLPRegressor(**few, **settings, loss=loss).fit(frame, y)
     X = complete(frame)
@@ -356,7 +356,7 @@ def complete(X: pd.DataFrame) -> pd.DataFrame:
 def test_numbers_with_missing_values(
     grown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 5)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 5)
     few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "trees": grown}
     model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
     assert {member.encoding for member in model.members_} >= {0, 1}

@@ -41,8 +41,8 @@ from fastmlp.rules.optimizer_protocol import (
     norm_limit_of,
 )
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
-from fastmlp.validation import Array, arrays
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation import Array, arrays, expanded
+from fastmlp.validation.expanded import Expanded
 from fastmlp.validation.heads import weighted_targets
 
 
@@ -78,7 +78,7 @@ class Engine(Runner):
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
         network = self.network
         dtype = self.network.dtype
-        x = arrays.rows(X, network.layout.sizes[0], dtype, who)
+        x = expanded.rows(X, network.layout.sizes[0], dtype, who)
         n = len(x)
         form = network.targets
         return Data(x, *weighted_targets(y, sample_weight, n, form, dtype, who, **gaps))

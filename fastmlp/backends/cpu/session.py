@@ -74,7 +74,7 @@ from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 from fastmlp.rules.optimizer_protocol import NormLimit
 from fastmlp.validation import Array
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 
 
 def packed_numbers(

@@ -30,7 +30,7 @@ from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict.predictor import Prediction
 from fastmlp.backends.cpu.kernels.first_layer import SparseRows
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu import limits, worker_pool
 from fastmlp.rules.optimizers import (OPTIMIZERS)

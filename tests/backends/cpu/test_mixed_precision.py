@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import spec
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 
 N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
 SHAPES = (

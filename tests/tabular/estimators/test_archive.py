@@ -32,7 +32,7 @@ import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import files
-from fastmlp.tabular import extras, fitting
+from fastmlp.tabular import boosted_trees, fitting
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.settings import Preset
 
@@ -242,7 +242,7 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 5)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 5)
     monkeypatch.setattr(fitting, "LEAST", 600)
 
 

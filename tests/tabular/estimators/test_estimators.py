@@ -27,7 +27,7 @@ from small_models import FEW, classifier, drawn, labels, regressor, reloaded
 
 from fastmlp import EarlyStopping, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import conformal, extras
+from fastmlp.tabular import boosted_trees, conformal
 from fastmlp.tabular.settings import PRESETS
 
 pytestmark = pytest.mark.skipif(
@@ -368,7 +368,7 @@ def expected(estimator: Any) -> dict[str, str]:
 
 @pytest.fixture
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 10)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 10)
     monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
     # A check asks for 1,000 epochs.
     monkeypatch.setitem(

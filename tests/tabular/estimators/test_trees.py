@@ -34,8 +34,9 @@ from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor, jit, t
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
 from fastmlp.serialization import files
-from fastmlp.tabular import Schema, extras, fitting
-from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
+from fastmlp.tabular import Schema, boosted_trees, extras, fitting
+from fastmlp.tabular.boosted_trees import BoostedTrees, arrays_of
+from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.fitting import NotRefitted, TableFit, refitted_pack
 from fastmlp.tabular.outputs import Scorer
@@ -55,7 +56,7 @@ LABELS = labels()
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 6)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 6)
     monkeypatch.setattr(fitting, "LEAST", 600)
 
 
@@ -72,7 +73,7 @@ def models_kept() -> Iterator[list[Any]]:
         return arrays_of(model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extras, "arrays_of", kept)
+        patch.setattr(boosted_trees, "arrays_of", kept)
         yield models
 
 
@@ -167,7 +168,7 @@ def test_thresholds_lie_between_training_values() -> None:
 
 
 def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 60)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 60)
     g = np.random.default_rng(0)
     values = Values(g.normal(size=(400, 2)), np.empty((400, 0), np.int32))
     part = TableRows(values, g.normal(size=400))
@@ -203,10 +204,10 @@ def of_unequal_classes(n: int) -> tuple[TableRows, TableRows]:
 def test_trees_that_diverge_grow_again_at_half_the_rate() -> None:
     first, second = of_unequal_classes(800)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extras, "ROUNDS", 200)
-        patch.setattr(extras, "EARLY", 0.0)
+        patch.setattr(boosted_trees, "ROUNDS", 200)
+        patch.setattr(boosted_trees, "EARLY", 0.0)
         diverged = extras.fit(BoostedTrees(classes=True), first, second)
-        patch.setattr(extras, "EARLY", 0.25)
+        patch.setattr(boosted_trees, "EARLY", 0.25)
         model = extras.fit(BoostedTrees(classes=True), first, second)
         again = extras.fit(model, first)
     losses = [
@@ -215,7 +216,7 @@ def test_trees_that_diverge_grow_again_at_half_the_rate() -> None:
         )
         for trees in (diverged, model)
     ]
-    assert diverged.rate == extras.LARGEST_RATE
+    assert diverged.rate == boosted_trees.LARGEST_RATE
     assert diverged.rounds < model.rounds
     assert model.rate in (0.1, 0.05)
     assert losses[1] < losses[0]
@@ -224,7 +225,7 @@ def test_trees_that_diverge_grow_again_at_half_the_rate() -> None:
 
 
 def test_trees_end_at_their_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 60)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 60)
     first, second = of_unequal_classes(400)
     y, y_val = (rows.values.numbers[:, 0] ** 2 for rows in (first, second))
     part = first._replace(y=y + first.y)
@@ -243,13 +244,13 @@ def test_trees_end_at_their_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_folds_share_the_rate_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 200)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 200)
     rows, _ = of_unequal_classes(1200)
     half = np.arange(300)
     folds = [(half, half + 300), (half + 300, half)]
     trees = ("trees", BoostedTrees(classes=True))
     (both,) = extras.fitted([trees], rows, None, n_classes=12, folds=folds)
-    rates = [extras.LARGEST_RATE]
+    rates = [boosted_trees.LARGEST_RATE]
     growth = list[float]()
     for first, second in folds:
         start = BoostedTrees(classes=True, rate=rates[-1])
@@ -305,8 +306,10 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
         model.fit(frame, y, X_val=frame, y_val=y)
     rows = matrix(model.schema_.read(frame))
     assert np.nanmax(rows[:, 1]) == n_levels - 1
-    assert (models[0].is_categorical_ is not None) == (n_levels <= extras.MOST_LEVELS)
-    if n_levels > extras.MOST_LEVELS:
+    assert (models[0].is_categorical_ is not None) == (
+        n_levels <= boosted_trees.MOST_LEVELS
+    )
+    if n_levels > boosted_trees.MOST_LEVELS:
         with pytest.raises(ValueError, match="cardinality <= 255"):
             HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(
                 rows, y
@@ -342,14 +345,14 @@ def test_errors_of_fits_beside_the_nets(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(model: Any) -> None:
         raise MemoryError("no room for trees")
 
-    monkeypatch.setattr(extras, "arrays_of", fail)
+    monkeypatch.setattr(boosted_trees, "arrays_of", fail)
     with pytest.raises(MemoryError, match="no room for trees"):
         TabularMLPRegressor(**FEW, trees=True, n_jobs=2).fit(X, Y)
 
 
 @pytest.mark.slow
 def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROUNDS", 35)
+    monkeypatch.setattr(boosted_trees, "ROUNDS", 35)
     codes = matrix(Schema.learn(X).read(X))
     options: dict[str, Any] = {"n_categories": 2, "random_state": 0}
     whole = BoostedTrees(**options).fit(codes, Y)
@@ -358,7 +361,7 @@ def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(unlimited.arrays[name], array)
     cut = BoostedTrees(**options, seconds=1e-9).fit(codes, Y)
-    assert len(cut.roots) == 1 + extras.FIRST_ROUNDS
+    assert len(cut.roots) == 1 + boosted_trees.FIRST_ROUNDS
     model = TabularMLPRegressor(**FEW, cv=2, trees=True, time_limit=60).fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.seconds == 5.0

@@ -62,7 +62,7 @@ from fastmlp.tabular.settings import (
     draw,
     encodings_for,
 )
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
 FEW = PackSettings(n_members=4, max_members=3, epochs=15, patience=5)

@@ -49,7 +49,7 @@ from fastmlp.compiler import call, hinted, njit
 from fastmlp.compiler.memory import record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation import Array
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation.expanded import Expanded
 
 
 class Places(NamedTuple):

@@ -34,8 +34,8 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, paired_layers
-from fastmlp.validation import Array, arrays
-from fastmlp.validation.arrays import Expanded
+from fastmlp.validation import Array, arrays, expanded
+from fastmlp.validation.expanded import Expanded
 
 
 class Prediction:
@@ -263,7 +263,7 @@ class Predictor:
     def _checked(self, X: Any, out: Any, who: str) -> Array:
         sizes = self._network.layout.sizes
         dtype = self._network.dtype
-        x = arrays.rows(self._select(X, who), sizes[0], dtype, who)
+        x = expanded.rows(self._select(X, who), sizes[0], dtype, who)
         result = arrays.out_array(out, (len(x), sizes[-1]), dtype, who)
         if isinstance(x, Expanded):
             self.write(x, result)
