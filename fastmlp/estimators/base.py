@@ -282,7 +282,11 @@ class CompiledMLP(
     more_constraints: ClassVar[dict[str, Any]] = {
         "activation": [StrOptions(to_core.ACTIVATIONS), list, tuple, callable],
         "solver": [StrOptions(to_core.SOLVERS), Optimizer],
-        "n_jobs": [None, Integral],
+        "n_jobs": [
+            Interval(Integral, None, -1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "scoring": [None, str, callable],
         "early_stopping": ["boolean", EarlyStopping],
         "metrics": [None, str, callable, list, tuple, dict],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -16,7 +17,7 @@ from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.many.groups import Cluster, client_of
 from fastmlp.typing import Source, Table
 from fastmlp.validation import Array, scalars
-from fastmlp.validation.calls import explained
+from fastmlp.validation.calls import OF_ESTIMATORS, AdvisingType, explained
 
 # The scikit-learn module in users' filters.
 MODULE = "sklearn.neural_network._multilayer_perceptron"
@@ -46,8 +47,15 @@ def n_threads_of(n_jobs: int | None) -> int | None:
     return int(joblib.effective_n_jobs(n_jobs))
 
 
-class BatchPredictions:
-    """Adds `predict_batches` to an estimator."""
+class AdvisingABC(AdvisingType, ABCMeta):
+    """`AdvisingType`, for classes beside scikit-learn's abstract ones.
+
+    `__getattr__` would slow each miss: a prediction of one row, 2.3 -> 4.1 us.
+    """
+
+
+class BatchPredictions(metaclass=AdvisingABC, advice=OF_ESTIMATORS):
+    """Adds `predict_batches` to an estimator, and advice on what it lacks."""
 
     @explained
     def predict_batches(

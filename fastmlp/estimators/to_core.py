@@ -60,6 +60,9 @@ PATIENT = 5
 # Share of one class above which the accuracy is a poor guide.
 COMMON = 0.8
 NO_NUMBER = "could not convert string to float"
+READS_GAPS = (
+    "TabularMLPClassifier and TabularMLPRegressor take missing values as they are."
+)
 
 
 def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
@@ -537,6 +540,11 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
                 error.args = (f"{error}{hint}",)
             else:
                 error.add_note(f"X holds {hint.lstrip(': ')}")
+        elif "inhomogeneous" in str(error) and (wrong := arrays.ragged(X)):
+            who = type(estimator).__name__
+            error.args = (f"{who}: X must be an array of numbers: {wrong}",)
+        elif str(error).startswith("Input X contains NaN"):
+            error.args = (f"{error}\n{READS_GAPS}",)
         raise
 
 

@@ -192,6 +192,8 @@ def optimizer(setting: object) -> Optimizer:
         meant = f"{getattr(setting, '__name__', '')}()"
     if is_rate or isinstance(setting, type):
         hint = f", did you mean {meant}?"
+    elif hasattr(setting, "monitor"):
+        hint = f": fit takes it, callbacks={type(setting).__name__}();"
     else:
         hint = ";"
     raise TypeError(
@@ -299,8 +301,12 @@ def dtype(setting: Any) -> np.dtype[Any]:
     except TypeError:
         kind = np.dtype(object)
     if setting is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        if "16" in str(setting):
+            hint = "; compute_dtype='bfloat16' has products in bfloat16"
+        else:
+            hint = ""
         raise ValueError(
-            f"{OWNER}: dtype must be 'float32' or 'float64', got {setting!r}"
+            f"{OWNER}: dtype must be 'float32' or 'float64', got {setting!r}{hint}"
         )
     return kind
 

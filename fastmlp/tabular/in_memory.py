@@ -210,7 +210,7 @@ def _array(X: Any, who: str) -> Array:
             array = np.array(X, dtype=object)
     except ValueError as error:
         raise ValueError(
-            f"{who}: the rows of X must have one length: {error}"
+            f"{who}: X must be a table: {arrays.ragged(X) or error}"
         ) from error
     if array.ndim != 2:
         one = "; for one row use [row]" if array.ndim == 1 else ""

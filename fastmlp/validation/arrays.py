@@ -310,7 +310,7 @@ def without_nul(labels: Any, who: str, name: str) -> None:
             )
 
 
-def _ragged(argument: Any) -> str:
+def ragged(argument: Any) -> str:
     """The fault of rows of several lengths; "" for other rows."""
     if hasattr(argument, "__len__"):
         lengths = [np.size(row) for row in argument]
@@ -341,7 +341,7 @@ def _numbers(
     try:
         array = np.asarray(argument)
     except ValueError as error:
-        wrong = _ragged(argument) or str(error)
+        wrong = ragged(argument) or str(error)
         raise ValueError(
             f"{who}: {name} must be an array of numbers: {wrong}"
         ) from error

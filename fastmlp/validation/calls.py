@@ -285,7 +285,8 @@ OF_NETS = {
     "MLPClassifier and MLPRegressor are scikit-learn's estimators": (
         "get_params set_params fit_predict classes_ n_features_in_"
     ),
-    "use weights": "coefs_ coef_ get_weights set_weights kernel kernels",
+    "use weights": "coefs_ coef_ get_weights kernel kernels",
+    "write into items: net.weights[0] = W, net.biases[0] = b": "set_weights",
     "use biases": "intercepts_ intercept_",
     "use layer_sizes": "layers hidden_layer_sizes units",
     "use parameters, or save and load": "state_dict load_state_dict",
@@ -299,6 +300,19 @@ OF_NETS = {
     "set layer_rates, factors of the learning rate": "param_groups",
     "it is set when the net is made; summary and repr(net) show it": (
         "activation loss l2 l1"
+    ),
+}
+OF_ESTIMATORS = {
+    "use fastmlp.save(model, path)": "save save_model dump",
+    "use fastmlp.load(path)": "load load_model",
+    "use score(X, y), or sklearn.metrics": "evaluate",
+    "sklearn.inspection.permutation_importance(model, X, y) takes any estimator": (
+        "feature_importances_ feature_importance"
+    ),
+    "models of tables are packs of nets: members_": "booster_ get_booster",
+    "an estimator is fitted as it is: model.fit(X, y)": "compile train",
+    "MLP has it; MLPClassifier and MLPRegressor have coefs_ and intercepts_": (
+        "parameters weights"
     ),
 }
 OF_HISTORIES = {

@@ -11,6 +11,113 @@ import fastmlp
 from fastmlp import MLP, FileError, MLPClassifier
 from fastmlp.validation import messages
 
+# What newcomers type, from the first pages of scikit-learn, Keras, PyTorch and
+# LightGBM, and the words of the message that tell what to type.
+MISTAKES = {
+    # PyTorch
+    "Adam(net.parameters())": "'numpy.ndarray' object is not callable",
+    "Adam(net.parameters)": "MLP(layer_sizes, optimizer=Adam(0.01))",
+    "net.optimizer.learning_rate = 0.1": "dataclasses.replace(net.optimizer, learn",
+    "net.optimizer.step()": "net.train_on_batch(X, y)",
+    "net.train()": "net.fit(X, y)",
+    "net.eval()": "there is one mode",
+    "net(X)": "net.predict(X)",
+    "net.forward(X)": "net.predict(X)",
+    "net.zero_grad()": "net.train_on_batch(X, y)",
+    "net.backward()": "net.train_on_batch(X, y)",
+    "net.state_dict()": "use parameters, or save and load",
+    "net.cuda()": "net.to('cuda')",
+    "net.layers[0]": "use layer_sizes",
+    "list(net.named_parameters())": "weights and biases are its parts",
+    "net.weights[0] = np.zeros((8, 3))": "has the shape (3, 8)",
+    "net[0]": "not subscriptable",
+    "from fastmlp import nn": "MLP((n_inputs, 32, n_outputs))",
+    "from fastmlp.nn import Linear": "No module named 'fastmlp.nn'",
+    "MLP((3, 8, 1), dtype='bfloat16')": "compute_dtype='bfloat16'",
+    "MLP((3, 8, 1), loss='CrossEntropyLoss')": "did you mean 'cross_entropy'?",
+    "SGD(0.1, weight_decay=1e-4)": "MLP(layer_sizes, l2=...)",
+    "SGD(lr=0.1, momentum=0.9)": "did you mean 'learning_rate'?",
+    "Adam(-1e-3)": "must be a finite number above 0",
+    "net.fit(X.astype(complex), y)": "must hold real numbers",
+    # Keras
+    "from fastmlp import Sequential": "MLP((n_inputs, 32, n_outputs))",
+    "from fastmlp import Dense": "MLP((n_inputs, 32, n_outputs))",
+    "from fastmlp import ModelCheckpoint": "checkpoint='net.safetensors'",
+    "net.compile(optimizer='adam')": "MLP(layer_sizes, loss=..., optimizer=...)",
+    "net.evaluate(X, y)": "net.loss_and_gradient(X, y)[0]",
+    "net.add(8)": "MLP((n_inputs, 32, n_outputs))",
+    "net.get_weights()": "use weights",
+    "net.set_weights([])": "net.weights[0] = W",
+    "net.save_weights('w.h5')": "use save and MLP.load",
+    "net.save('m.keras')": "name it 'm.safetensors'",
+    "fastmlp.load_model('m.keras')": "fastmlp.load(path)",
+    "net.fit(X, y, epochs=1).history": "history.loss, history.validation_loss",
+    "net.fit(X, y, verbose=2)": "did you mean 'progress'?",
+    "net.fit(X, y, callbacks=[EarlyStopping(monitor='val_loss')])": "'validation_loss'?",
+    "net.fit(X, y, metrics=['accuracy'])": "validation_split=0.1",
+    "net.fit(X, y, validation_data=X)": "validation_data=(X_val, y_val)",
+    "net.fit(X, y, validation_data=(X,))": "validation_data=(X_val, y_val)",
+    "net.fit(X, y, batch_size=0)": "an integer of 1 or more",
+    "net.fit(X, y, epochs=10.0)": "an integer of 1 or more",
+    "net.fit(X, y, class_weight={0: 1, 1: 5})": "use sample_weight",
+    "net.fit([[1, 2, 3], [4, 5]], [1, 2])": "row 0 has 3 numbers, row 1 has 2",
+    "MLP((3, 8, 2), loss='categorical_crossentropy')": "did you mean 'cross_entropy'?",
+    "MLP((3, 8, 1), loss='cross_entropy')": "use loss='binary_cross_entropy'",
+    "MLP([8, 1], input_shape=(3,))": "did you mean 'layer_sizes'?",
+    "MLP((3, 8, 1), activation='softmax')": "it comes with loss='cross_entropy'",
+    "MLP((3, 8, 1), optimizer='adamm')": "did you mean 'adam'?",
+    "MLP((3, 8, 1), optimizer=ReduceLROnPlateau())": "callbacks=ReduceLROnPlateau()",
+    "MLP(3, 8, 1)": "MLP((3, 8, 1))",
+    "net.loss = 'mae'": "set when the net is made",
+    "net.dropout = 0.9": "MLP(layer_sizes, dropout=...)",
+    "net.learning_rate = 10.0": "net.optimizer = Adam(0.01)",
+    # scikit-learn
+    "MLPClassifier().fit(X, y)": "for numbers take MLPRegressor",
+    "MLPClassifier(n_jobs=0).fit(X, c)": "[1, inf) or None. Got 0",
+    "MLPClassifier(solver='lbfg').fit(X, c)": "Did you mean 'lbfgs'?",
+    "MLPClassifier(hidden_layers=(8,))": "did you mean 'hidden_layer_sizes'?",
+    "MLPClassifier().predict(X)": "Call 'fit'",
+    "MLPClassifier().fit(X, c[:50])": "[60, 50]",
+    "MLPClassifier().fit(X + np.nan, c)": "TabularMLPClassifier and TabularMLPRegressor",
+    "MLPClassifier().fit([[1, 2, 3], [4, 5]], [0, 1])": "row 0 has 3 numbers, row 1 has",
+    "MLPRegressor().fit([[1, 2, 3], [4, 5]], [1, 2])": "row 0 has 3 numbers, row 1 has",
+    "MLPRegressor().save('m.safetensors')": "use fastmlp.save(model, path)",
+    "net.score(X, y)": "MLPClassifier and MLPRegressor have score",
+    "net.predict_proba(X)": "predict returns probabilities",
+    # LightGBM and its like
+    "TabularMLPClassifier(num_leaves=31)": "preset='fast', 'balanced' or 'best'",
+    "TabularMLPRegressor(objective='mae')": "did you mean 'loss'?",
+    "TabularMLPRegressor(preset='accurate').fit(X, y)": "must be a str among {",
+    "TabularMLPClassifier().fit(X, y)": "TabularMLPRegressor learns numbers",
+    "TabularMLPClassifier(n_jobs=0).fit(X, c)": "[1, inf) or None. Got 0",
+    "TabularMLPClassifier().fit(X, c, categorical_feature=[0])": "categorical_features=",
+    "TabularMLPRegressor().fit(X, y, eval_set=[(X, y)])": "X_val=X_val, y_val=y_val",
+    "TabularMLPRegressor().fit(X, y, early_stopping_rounds=5)": "early_stopping=...",
+    "TabularMLPRegressor().fit([[1, 2], [4]], [1, 2])": "row 0 has 2 numbers, row 1 has",
+    "TabularMLPRegressor().fit('no.csv', target='y')": "there is no file 'no.csv'",
+    "TabularMLPRegressor().save_model('m.txt')": "use fastmlp.save(model, path)",
+    "TabularMLPRegressor().booster_": "members_",
+    "fastmlp.Dataset(X, label=y)": "net.fit(X, y, batch_size=32)",
+    "fastmlp.train({}, X)": "TabularMLPRegressor().fit(X, y)",
+    # Files and calls
+    "fastmlp.load('.')": "'.' is a folder",
+    "fit_many([net, net], X, y)": "nets[1] is the net that nets[0] is",
+    "html_report(net)": "call html_report(model, X, y)",
+}
+
+
+@pytest.mark.parametrize("call", MISTAKES)
+def test_a_mistake_is_answered_with_what_to_type(call: str) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = X @ [1.0, 2.0, 3.0]
+    names = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
+    names |= {"fastmlp": fastmlp, "np": np, "X": X, "y": y, "c": (y > 0).astype(int)}
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        exec(call, {**names, "net": MLP((3, 8, 1), seed=0)})
+    message = str(caught.value)
+    assert MISTAKES[call] in message
+    assert len(message) < 1200
+
 
 @pytest.mark.parametrize("name", ["Sequential", "Dense", "ModelCheckpoint", "optim"])
 def test_an_import_by_name_has_advice(name: str) -> None:
