@@ -6,7 +6,6 @@ import operator
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import compress, repeat
 from typing import Any, Literal, SupportsIndex, overload
@@ -26,7 +25,12 @@ from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
 from fastmlp.model import MLP
 from fastmlp.network.state import NetState
-from fastmlp.training.derivatives import DerivativeWeight, Given, is_default
+from fastmlp.training.derivatives import (
+    DerivativeWeight,
+    Given,
+    is_default,
+    is_one,
+)
 from fastmlp.training.derivatives import of_nets as derivatives_of_nets
 from fastmlp.training.steps import Kept, Kind, Steps
 from fastmlp.validation import Array, arrays, gaps, scalars
@@ -46,7 +50,8 @@ class GroupCalls:
 
     Attributes
     ----------
-    form : shapes and dtypes of the last call's arrays and rows
+    form : shapes, dtypes and contiguity of the last call's arrays and rows
+    is_plain : True if arrays of this form are taken as they are
     dtypes, each : of X, y and weights: kinds of numbers, and True for an axis of nets
     by_net : `each` of the arrays from which `rows` are taken
     change : value of `locks.change` when the entries were taken
@@ -62,6 +67,7 @@ class GroupCalls:
         self.job["entries"] = address(self.entries)
         self.columns = {name: self.entries[name] for name in Entry.dtype.names or ()}
         self.form: Any = None
+        self.is_plain = False
         self.dtypes: Any = ()
         self.each: list[bool] = []
         self.by_net: list[bool] | None = None
@@ -81,13 +87,16 @@ class GroupCalls:
     def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
         """Run the calls of all nets; return the number done, or -1 for invalid rows."""
         job = self.job
-        n_nets = len(self.entries)
-        n_done = 0
+        n_nets = len(self._states)
         products = sum(self.products) * n_rows
         if products <= MOST_PRODUCTS:
-            most = n_nets
-        else:
-            most = max(1, MOST_PRODUCTS * n_nets // products)
+            job["first"] = 0
+            job["last"] = n_nets
+            job["n_checked"] = n_checked
+            self._driver_calls.run(products, n_threads)
+            return int(job["n_done"])
+        n_done = 0
+        most = max(1, MOST_PRODUCTS * n_nets // products)
         for first in range(0, n_nets, most):
             if first:
                 time.sleep(0)  # Others may want the GIL.
@@ -128,10 +137,12 @@ def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
 
 def _release(all_locks: list[Any], flags: list[bool]) -> None:
     """Release the acquired locks in one step; a second time changes nothing."""
-    # An interrupt may have come after the release: flags alone are left.
-    with suppress(RuntimeError):
+    try:
         any(map(type(all_locks[0]).release, compress(all_locks, flags)))
-    flags.clear()
+        flags.clear()
+    except RuntimeError:
+        # An interrupt came after the release: flags alone are left.
+        flags.clear()
 
 
 def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
@@ -209,6 +220,7 @@ class NetGroup:
             for it in networks
         }
         self._alike = len(forms) == 1
+        self._of_one_kind = len({it.loss.targets for it in networks}) == 1
         form = (networks[0].dtype, *max(forms)[1:])
         self._dtype, self._has_labels, per_target = form
         self._width = 1 if self._has_labels else self._n_out // per_target
@@ -299,17 +311,18 @@ class NetGroup:
             As `MLP.train_on_batch`, with the net's number. If X,
             y or weights are invalid, all nets are unchanged.
         """
+        is_plain = missing_targets == "raise" and derivatives is None
+        if is_plain and is_one(derivative_weight):
+            return self._stepped("batch", X, y, sample_weight, rows)
         who = f"{WHO}.train_on_batch"
         ignores = gaps.checked(missing_targets, who)
+        if derivatives is None and is_default(derivative_weight):
+            return self._stepped("batch", X, y, sample_weight, rows, ignores)
+        if rows is not None:
+            raise ValueError(f"{who}: derivatives are not taken by rows: use X[rows]")
         given = Given(derivatives, derivative_weight)
-        if given or not is_default(derivative_weight):
-            if rows is not None:
-                raise ValueError(
-                    f"{who}: derivatives are not taken by rows: use X[rows]"
-                )
-            arguments = (X, y, sample_weight)
-            return self._with_derivatives(arguments, given, ignores, who)
-        return self._stepped("batch", X, y, sample_weight, rows, ignores)
+        arguments = (X, y, sample_weight)
+        return self._with_derivatives(arguments, given, ignores, who)
 
     def _with_derivatives(
         self, arguments: Any, given: Given, ignores: bool, who: str
@@ -522,7 +535,7 @@ class NetGroup:
         # An object that is not an array equals no other:
         # its form is looked at each time.
         form = [
-            (it.shape, it.dtype)
+            (it.shape, it.dtype, it.flags.carray)
             if type(it) is ndarray
             else None
             if it is None
@@ -563,9 +576,12 @@ class NetGroup:
                     own if own in LABELS else self._dtype,
                     self._dtype,
                 )
-            plain = list(map(_plain, arguments, calls.dtypes))
+            plain = arguments
+            if not (ready and calls.is_plain):
+                plain = tuple(map(_plain, arguments, calls.dtypes))
             if not ready and y is looked and self._fits(kind, calls, plain):
                 ready = True
+                calls.is_plain = all(map(operator.is_, plain, arguments))
                 # Masks of one form may have other numbers of rows.
                 calls.form = form if rows is None or calls.by_net else None
             each = calls.each
@@ -719,7 +735,10 @@ class NetGroup:
         ):
             calls.job[f"{name}_step"] = it.strides[0] if by_net else 0
         calls.job["label_bytes"] = plain[1].itemsize if labels else 0
-        calls.n_checked = len(self.nets) if True in calls.each else 1
+        # A net's step checks its rows, too: rows that are the same for all nets are
+        # taken by each, or by not one.
+        differ = True in calls.each or not self._of_one_kind
+        calls.n_checked = len(self.nets) if differ else 0
         if calls.n_rows != x[0]:
             calls.n_rows = x[0]
             calls.change = None
@@ -832,7 +851,7 @@ class NetGroup:
             checked.append((i, steps, rows, name))
         for i, steps, (data, names), name in checked:
             if kind == "gradient":
-                losses[i] = steps._step(kind, data, name)
+                losses[i] = steps.take(kind, data, name)
             else:
                 losses[i] = steps.on_checked(data, name)
             self._states[i].feature_names = names

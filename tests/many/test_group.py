@@ -284,22 +284,63 @@ def test_a_net_that_another_fit_trains_is_refused() -> None:
     group.train_on_batch(X, y)
 
 
-def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = list[str]()
+def counted_loops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that has the name of each step which was not taken by one call."""
+    names = list[str]()
     step = steps.Steps._step
 
     def counted(self: Any, kind: Any, data: Any, who: str) -> float:
-        kinds.append(who)
+        names.append(who)
         return step(self, kind, data, who)
 
     monkeypatch.setattr(steps.Steps, "_step", counted)
+    return names
+
+
+def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = counted_loops(monkeypatch)
     group, X, y = plain_group()
     for i in range(4):
         group.train_on_batch(X, y)
         group.nets[0].train_on_batch(X, y)
         group.nets[1].optimizer = Adam(0.002 * (i + 1))
         group.nets[2].parameters[:] *= 0.9
-    assert len(kinds) == 3
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_nets_too_large_for_a_shared_call_take_a_call_each(
+    loss: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = counted_loops(monkeypatch)
+    monkeypatch.setattr(net_group, "MOST_PRODUCTS", 0)
+    nets = [MLP((3, 5, 2), loss=loss, seed=seed) for seed in range(2)]
+    twins = [copy.copy(net) for net in nets]
+    group = NetGroup(nets)
+    X = np.eye(4, 3, dtype=np.float32)
+    y = X[:, :2] if loss == "mse" else np.array([0, 1, 1, 0])
+    for _ in range(4):
+        group.train_on_batch(X, y)
+        group.train_on_gradient(X, X[:, :2])
+    assert len(names) == 2 * len(nets)
+    for net, twin in zip(nets, twins, strict=True):
+        for _ in range(4):
+            twin.train_on_batch(X, y)
+            twin.train_on_gradient(X, X[:, :2])
+        assert state_of(net) == state_of(twin)
+
+
+def test_targets_that_the_loss_of_one_net_refuses_change_no_net() -> None:
+    X = np.ones((4, 2), np.float32)
+    y = np.full((4, 1), 0.5, np.float32)
+    nets = [MLP((2, 3, 1), loss=loss) for loss in ("mse", "binary_cross_entropy")]
+    group = NetGroup(nets)
+    for _ in range(3):
+        group.train_on_batch(X, y)
+    before = [state_of(net) for net in nets]
+    with pytest.raises(ValueError, match=r"nets\[1\]: y must be in \[0, 1\]"):
+        group.train_on_batch(X, y * 4)
+    assert [state_of(net) for net in nets] == before
 
 
 def test_groups_in_threads_take_all_their_steps() -> None:

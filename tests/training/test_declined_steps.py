@@ -33,8 +33,10 @@ HUGE = np.float32(1e36)
 Take = Callable[[MLP, Array, Array], Any]
 
 
-def take_rows_of_lists(net: MLP, x: Array, y: Array) -> float:
-    return net.train_on_batch(x.tolist(), y.tolist())
+def take_by_the_loop(net: MLP, x: Array, y: Array) -> float:
+    steps = net._single_steps()
+    data, _ = steps.checked("batch", x, y, None, "loop")
+    return steps._step("batch", data, "loop")
 
 
 def take_in_group(net: MLP, x: Array, y: Array) -> float:
@@ -62,11 +64,11 @@ STEPS: dict[str, Take] = {
     "jit.learner": take_compiled,
     "jit.learner by a gradient": take_compiled_gradient,
 }
-NEXT: dict[str, Take] = {**STEPS, "lists": take_rows_of_lists, "fit": fit}
+NEXT: dict[str, Take] = {**STEPS, "loop": take_by_the_loop, "fit": fit}
 
 
 def take_each_way(net: MLP, x: Array, y: Array) -> None:
-    """Without lists, whose steps are not by one call and pack the parameters anew."""
+    """Without the loop, whose steps pack the parameters anew."""
     for take in STEPS.values():
         take(net, x, y)
 
@@ -307,7 +309,7 @@ def test_step_whose_end_is_interrupted_leaves_shown_parameters(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "store", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            take_rows_of_lists(net, X, Y)
+            take_by_the_loop(net, X, Y)
     require_steps_of_new_net(net, MLP.train_on_batch)
 
 
