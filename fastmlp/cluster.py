@@ -145,6 +145,11 @@ def _frame_predictions(frame: Any, model: Any, form: dict[str, Any], none: Any) 
 
 
 def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
+    """Predictions as a lazy array: one chunk for each chunk of rows.
+
+    The prediction of one row of zeros gives dtype and shape, before Dask runs any
+    chunk.
+    """
     if rows.ndim != 2:
         raise ValueError(f"{WHO}: an array must have 2 dimensions, got {rows.ndim}")
     if rows.numblocks[1] != 1:

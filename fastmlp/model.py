@@ -212,6 +212,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
+        # All arguments are checked before parameters are allocated; nothing is
+        # compiled.
         has_heads = heads.is_spelled(loss)
         if has_heads:
             heads.check_settings(output_activation, label_smoothing)

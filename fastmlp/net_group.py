@@ -200,6 +200,7 @@ class NetGroup:
 
     @explained
     def __init__(self, nets: Iterable[MLP], *, n_threads: int | None = None) -> None:
+        # Nets must agree in inputs and outputs; other differences cost speed alone.
         vars(self)["nets"] = tuple(nets_of(nets, WHO))
         if not self.nets:
             raise ValueError(f"{WHO}: nets has no net")
@@ -857,6 +858,10 @@ class NetGroup:
             self._states[i].feature_names = names
 
     def _predicted(self, X: Any, out: Any, name: str) -> Array:
+        """All nets' predictions, (n_nets, n_rows, n_outputs), in one call if it pays.
+
+        Nets that differ, are large or on a GPU predict one after the other.
+        """
         who = f"{WHO}.{name}"
         each = self._each("gradient", (X, None, None), who)[0]
         x = _plain(X, self._dtype)
@@ -899,6 +904,7 @@ class NetGroup:
                 _release(self._locks, flags)
 
     def _predict_alone(self, name: str, x: Array, out: Array, each: bool) -> bool:
+        """Predict all nets in one call by flat parameters; False if one is left out."""
         calls = self._calls.get(name)
         if calls is None:
             calls = self._calls[name] = GroupCalls(

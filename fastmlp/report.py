@@ -645,8 +645,6 @@ def _short(name: object) -> str:
     which break SVG, and without mathematics.
     """
     text = "".join(one if one.isprintable() else "?" for one in str(name))
-    if len(text) <= LONGEST_NAME:
-        text = text
-    else:
+    if len(text) > LONGEST_NAME:
         text = f"{text[: LONGEST_NAME - 3]}..."
     return text.replace("$", r"\$")

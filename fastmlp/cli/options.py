@@ -25,6 +25,7 @@ EXPORTS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
 def add_train(train: Parser) -> None:
+    """Add the options of `train`, without an import of scikit-learn."""
     train.description = (
         "Train an ensemble of nets on a table, and write it to a file that predicts "
         "from raw columns. Rows of a table that does not fit into memory are drawn by "
@@ -128,6 +129,7 @@ def add_show(show: Parser) -> None:
 
 
 def add_export(export: Parser) -> None:
+    """Add the options of `export`, which are keywords of the function that writes."""
     export.argument_default = argparse.SUPPRESS
     export.description = (
         "Write a model of fastmlp.save as an ONNX graph, or as C source without "

@@ -210,6 +210,10 @@ def _name_identifiers(table: Any, others: list[str]) -> None:
 
 
 def _task_of(column: Any, name: str, asked: Any) -> Task:
+    """The task of a target column: the one asked for, else by its type and values.
+
+    Other targets are errors: one value, texts for a regression, an id's many classes.
+    """
     import pyarrow.compute as compute
     import pyarrow.types as kinds
 
@@ -434,6 +438,7 @@ def _loaded(arguments: argparse.Namespace) -> Any:
 
 
 def run_show(arguments: argparse.Namespace) -> None:
+    """Print a model's columns, training, importances and members, or all as JSON."""
     with telling("show"):
         model = _loaded(arguments)
     schema = model.schema_
@@ -571,6 +576,10 @@ def _is_number(kind: Any) -> bool:
 
 
 def run_export(arguments: argparse.Namespace) -> None:
+    """Write a model by the function of the file's ending.
+
+    An option that this function does not take is a wrong use.
+    """
     output = arguments.output
     if (ending := Path(output).suffix.lower()) not in EXPORTS:
         raise UsageError(

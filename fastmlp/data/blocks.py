@@ -283,6 +283,7 @@ class Blocks:
         *,
         of_files: bool = False,
     ) -> Self:
+        """Blocks of `rows` rows each, the last one shorter, of equally long arrays."""
         rows = scalars.positive_integer(who, "rows", rows)
         X = arrays[0]
         seed = scalars.non_negative_integer(who, "seed", seed)
@@ -344,13 +345,11 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
 
     Rows in random order would cost a page fault each, unless the file is in memory.
     """
-    large = (
-        isinstance(X, np.memmap)
-        and y is not None
-        and X.ndim == 2
-        and X.nbytes > memory.SMALL
-    )
-    available = memory.available() if large else None
+    if not isinstance(X, np.memmap) or y is None or X.ndim != 2:
+        return X, y, sample_weight
+    if X.nbytes <= memory.SMALL:
+        return X, y, sample_weight
+    available = memory.available()
     if available is None or X.nbytes <= available // 2:
         return X, y, sample_weight
     warn(

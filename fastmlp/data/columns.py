@@ -145,6 +145,7 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
 
 
 def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
+    """The names in `value`, a name or several, each one of `known`."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(
         isinstance(one, str) for one in names

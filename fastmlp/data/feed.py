@@ -406,6 +406,7 @@ def feed_of(
 def check_source(
     X: Any, y: Any, sample_weight: Any, reading: sources.Reading, who: str
 ) -> None:
+    """Refuse arguments that a source cannot serve, such as y or a second pass."""
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise TypeError(

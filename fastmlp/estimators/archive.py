@@ -89,6 +89,10 @@ class SavedEstimator(TypedDict, total=False):
 
 
 def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
+    """The header and the arrays of a file of an estimator or a search.
+
+    With `training`, the optimizer's slots and the generator are added.
+    """
     if isinstance(estimator, MLPSearchCV):
         return _pack_search(estimator, training=training)
     check_is_fitted(estimator)
@@ -354,6 +358,7 @@ class SavedSearch(TypedDict, total=False):
 
 
 def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
+    """The header and arrays of a search; the best estimator is a file within it."""
     check_is_fitted(search, "cv_results_")
     if type(search.estimator) not in KINDS.values():
         raise ValueError(
@@ -381,6 +386,7 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
 
 
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
+    """The search in a file. Scorers are made anew, since files hold no functions."""
     saved = codec.fields_from(SavedSearch, content.header, content.arrays)
     estimator = KINDS[saved["searched"]](
         **codec.parameters_from(saved["estimator"], own, None)
@@ -456,6 +462,10 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
 def _results_from(
     header: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """`cv_results_` in the order of the file's names.
+
+    Masked columns of parameters are made anew from the candidates.
+    """
     candidates = codec.value_from(header["params"], {})
     if type(candidates) is not list or any(
         type(candidate) is not dict for candidate in candidates

@@ -195,14 +195,23 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last batch, with the net,
-    settings and threads it is valid for.
-    """
+    """The predictor of the last batch, with the attributes that it is valid for."""
 
-    state: NetState
     predictor: Predictor
-    settings: tuple[Any, ...]
+    state: NetState
+    activation: Any
+    out_activation: Any
+    compute_dtype: Any
     n_threads: int | None
+
+    def serves(self, estimator: Any) -> bool:
+        """True if the attributes are the very objects that it was made for."""
+        return (
+            self.state is estimator._state
+            and self.activation is estimator.activation
+            and self.out_activation is estimator.out_activation_
+            and self.compute_dtype is estimator.compute_dtype
+        )
 
 
 @final
@@ -612,14 +621,13 @@ class CompiledMLP(
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and flat is state.parameters:
-            settings = (
-                self._state,
-                self.activation,
-                self.out_activation_,
-                self.compute_dtype,
-            )
             cache.quick = QuickPredictor(
-                state, predictor, settings, n_threads_of(self.n_jobs)
+                predictor,
+                state=state,
+                activation=self.activation,
+                out_activation=self.out_activation_,
+                compute_dtype=self.compute_dtype,
+                n_threads=n_threads_of(self.n_jobs),
             )
         return out
 
@@ -628,19 +636,13 @@ class CompiledMLP(
         cache: PredictionCache | None = self.__dict__.get("_cache")
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
-        state, predictor, before, n_threads = cache.quick
-        settings = (
-            self._state,
-            self.activation,
-            self.out_activation_,
-            self.compute_dtype,
-        )
-        if any(map(is_not, before, settings)) or not net.stand_in(state, vars(self)):
+        quick = cache.quick
+        if not quick.serves(self) or not net.stand_in(quick.state, vars(self)):
             return None
-        outputs = predictor.quick(X, alone=True)
+        outputs = quick.predictor.quick(X, alone=True)
         # To ask joblib takes 3 us.
-        if outputs is None and n_threads == n_threads_of(self.n_jobs):
-            outputs = predictor.quick(X, alone=False)
+        if outputs is None and quick.n_threads == n_threads_of(self.n_jobs):
+            outputs = quick.predictor.quick(X, alone=False)
         return outputs
 
     def transform(self, X: Table) -> Array:

@@ -472,6 +472,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return PoolBackend(n_threads_of(self.n_jobs) or share() or thread_limit(), bar)
 
     def _search(self) -> Any:
+        """scikit-learn's search of these settings: grid or draws, whole or halving."""
         grid = self.param_grid
         distributions = self.param_distributions
         if (grid is None) == (distributions is None):

@@ -594,6 +594,7 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 
 
 def _advice(name: str, value: Any, estimator: Any) -> str:
+    """A sentence on the likely meaning of a value that a keyword refuses, or ""."""
     kind = type(estimator).__name__
     first = estimator.hidden_layer_sizes
     match name:

@@ -253,6 +253,7 @@ class Epochs:
         to_core.note_steps(optimizer, state.optimizer, state.n_steps)
 
     def _end_epoch(self, i: int, loss: float) -> bool:
+        """Record an epoch in scikit-learn's order; True if the fit ends here."""
         estimator = self._estimator
         held_out = self._held_out
         estimator.n_iter_ += 1

@@ -64,6 +64,10 @@ class CTableText(c_source.CText):
             self.nets.append(c_source.replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
+        """Add a C function that writes the inputs of one encoding, step by step.
+
+        Each step writes its inputs from z + first on.
+        """
         lines = list[str]()
         first = 0
         for k, step in enumerate(steps):
@@ -141,6 +145,10 @@ class CTableText(c_source.CText):
         return f"${name}"
 
     def _rule(self, step: NumberStep) -> str:
+        """The name of the C function of a rule of columns, which is added to the file.
+
+        The function has one row of constants for each column.
+        """
         name = f"$column_{name_of(step.rule)}"
         n = step.constants.shape[1]
         code = c_source.Code()

@@ -579,6 +579,7 @@ class CText:
         return self.parts.feature_names
 
     def _comment(self, kind: str, file: str) -> str:
+        """The comment at the file's head: nets, use, inputs and outputs by name."""
         parts = self.parts
         file = _plain(file)
         nets = [core_of(net).engine.network for net in parts.nets]

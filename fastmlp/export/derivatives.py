@@ -106,6 +106,7 @@ def _through(
         for name, n in link:
             mine = (places >= first) & (places < first + n)
             if mine.any() and name != "identity":
+                # A mask copies: the changed copy is written back.
                 own = derivatives[:, mine]
                 _through(name, raw[:, first : first + n], own, places[mine] - first)
                 derivatives[:, mine] = own
@@ -403,8 +404,6 @@ def jacobian(
         result = arrays.out_array(out, shape, derivatives.dtype, who)
     if out is not None and np.may_share_memory(x, result):
         x = x.copy()
-    else:
-        x = x
     if derivatives.write(x, places, result):
         return result
     if plain:
@@ -762,6 +761,10 @@ class _Table:
     """A model of tables as a function of the inputs of all its nets, side by side."""
 
     def __init__(self, model: Any, raw: bool | None) -> None:
+        """Give each encoding in use a slice of one long vector of inputs.
+
+        `sums`, shape (n_inputs, n_columns), adds an input's derivative to its column.
+        """
         self._model = model
         pack = model.pack_
         schema = model.schema_

@@ -111,6 +111,7 @@ def has_several_labels(classifier: Any) -> bool:
 
 
 def _error(model: Any, who: str) -> Exception:
+    """The error for a model without nets to export, with the way to one with nets."""
     if is_a(model, "Pipeline", "sklearn") or is_a(
         model, "TransformedTargetRegressor", "sklearn"
     ):
@@ -458,6 +459,10 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
 
 
 def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
+    """Move a scaling of inputs into the layers that read them, a skip's too.
+
+    With x' = x f + s: W' = f W, and b' = b + s W.
+    """
     change = _change_of(steps, len(net.weights[0]), "input")
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
     if (lost > LARGEST_ERROR).any():

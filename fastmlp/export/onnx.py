@@ -257,6 +257,11 @@ class Graph:
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
+        """Add the nodes of a link by rows; the result's name.
+
+        Raw outputs of the last link, mean_std, alternate: mean, then logarithm of the
+        deviation.
+        """
         if rule is losses.softmax:
             return self.node("Softmax", [raw], axis=1)
         if rule is losses.ascending:
@@ -409,6 +414,7 @@ class Builder:
         self.constants.append(helper.make_tensor(name, kind, shape, values))
 
     def model(self, graph: Graph, outline: Outline, opset: int) -> Any:
+        """The checked model of a graph's nodes, without constants that are not read."""
         from onnx import checker, helper
 
         inputs = [
@@ -625,6 +631,7 @@ def register(*kinds: type) -> None:
     """Tell skl2onnx how to convert estimators, now or once it is imported."""
 
     def update() -> None:
+        """Give the converters to skl2onnx, which is imported by now."""
         from skl2onnx import update_registered_converter
 
         of_numbers = (shape_of_regressor, convert_regressor)

@@ -202,6 +202,7 @@ def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
 
 
 def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
+    """A rate of dropout or noise: a number, or a schedule, tried on a few steps."""
     if isinstance(setting, type):
         raise TypeError(
             f"{OWNER}: {name} must be a schedule, not its class: "
@@ -293,6 +294,7 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
 
 
 def _check_rules(network: Network, who: str) -> None:
+    """Refuse layers, activations and links that may fall where inputs rise."""
     if not network.layout.is_plain:
         raise ValueError(
             f"{who}: monotonic_cst needs a net without norms, residual blocks and "

@@ -49,6 +49,7 @@ def network(
     epsilon: object = residual.EPSILON,
     skip: object = None,
 ) -> NamedNetwork:
+    """The checked network, with the names of loss and output for `summary`."""
     given = residual.written_sizes(sizes)
     rules = hidden_activations(activation, len(given) - 2)
     norms = residual.norms_of(norm, len(given) - 2)
@@ -368,6 +369,7 @@ def loss(setting: object) -> losses.Loss:
 
 
 def _own_loss(setting: losses.Loss) -> losses.Loss:
+    """A user's `Loss`, with fields checked and the rule tried on numbers."""
     if setting.link is not None:
         scalars.known(OWNER, "link", setting.link, losses.LINKS)
     scalars.known("Loss", "targets", setting.targets, get_args(losses.Targets))

@@ -159,14 +159,12 @@ class NetState:
         return flat[: len(flat) + more]
 
     def set_slots(self, slots: Array | None) -> None:
-        """None stands for zeros."""
-        if slots is None:
-            self.averaged_from = 0
-        dtype = self.parameters.dtype
+        """Replace the optimizer's state; None stands for zeros."""
         if slots is None:
             self._slots = None
+            self.averaged_from = 0
         else:
-            self._slots = np.ascontiguousarray(slots, dtype)
+            self._slots = np.ascontiguousarray(slots, self.parameters.dtype)
         self._packed = None
         self._form = None
 

@@ -207,6 +207,10 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _table(file: BinaryIO) -> dict[str, Any]:
+    """The header of a safetensors file, whose end must be the file's end.
+
+    The claimed length is checked before anything of that size is read.
+    """
     start = file.read(8)
     size = os.fstat(file.fileno()).st_size
     length = _header_bytes(start)

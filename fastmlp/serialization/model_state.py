@@ -286,6 +286,8 @@ def _key(stored: Any) -> Key | None:
 def _network(
     header: Mapping[str, Any], sizes: residual.Sizes, own: Mapping[str, Any]
 ) -> Network:
+    """The network of a file's header, by the checks of `MLP`'s arguments."""
+
     def known(spelled: Any) -> Any:
         return codec.rule_from(spelled, activations.RULES, "activation", own)
 

@@ -90,6 +90,7 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
+    """The fitted model in a file, checked whole before it is returned."""
     saved: SavedTable = codec.fields_from(
         SavedTable, content.header, content.arrays, FORMS
     )
@@ -144,6 +145,7 @@ def _check_counts(training: dict[str, Any]) -> None:
 def _check(
     pack_: Pack, schema: Schema, classes: Any, members: list[tuple[str, BoostedTrees]]
 ) -> None:
+    """Refuse a file whose numbers, classes and columns do not fit one another."""
     outputs = pack_.outputs
     numbers = (outputs.center, outputs.scale, outputs.low, outputs.high, *outputs.bias)
     if not np.isfinite(numbers).all() or outputs.scale <= 0:

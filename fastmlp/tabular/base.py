@@ -255,6 +255,10 @@ class TabularMLP(BaseModel):
         return self
 
     def _fit(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
+        """Read rows, check targets, divide rows, train, select, refit, in this order.
+
+        Attributes change after the last step that can fail.
+        """
         who = f"{type(self).__name__}.fit"
         start = time.perf_counter()
         callbacks = callbacks_of(arguments.callbacks, who)
@@ -386,6 +390,7 @@ class TabularMLP(BaseModel):
         seed: int,
         caller: Caller,
     ) -> fitting.TableFit:
+        """The checked settings of a fit: nets, further estimators, score, stopping."""
         name = type(self).__name__
         values = data.training.values
         signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
@@ -419,8 +424,17 @@ class TabularMLP(BaseModel):
         settings = settings._replace(
             score=score, metrics=metrics, early_stopping=stopping
         )
-        options = (seed, self._n_threads(), cluster, caller)
-        return fitting.TableFit(data, task, n_classes, settings, beside, *options)
+        return fitting.TableFit(
+            data,
+            task,
+            n_classes=n_classes,
+            settings=settings,
+            beside=beside,
+            seed=seed,
+            n_threads=self._n_threads(),
+            cluster=cluster,
+            caller=caller,
+        )
 
     def _settings(self, n_rows: int = 0) -> PackSettings:
         """Settings of the preset, replaced by the parameters that are not None."""

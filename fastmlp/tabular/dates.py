@@ -321,8 +321,6 @@ def text_of(value: Any) -> str:
         return "NaT"
     if isinstance(value, np.generic):
         value = _without_zone(value).item()
-    else:
-        value = value
     if isinstance(value, timedelta):
         return f"{value.total_seconds()}".removesuffix(".0")
     if isinstance(value, datetime):

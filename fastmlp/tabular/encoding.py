@@ -193,6 +193,10 @@ class Encoding:
     def _written(
         self, values: Values, statistics: Array | None, *, short: bool
     ) -> Array:
+        """Write the parts side by side: float32, shape (n_rows, n_inputs).
+
+        With `short`, pieces and levels are positions, as `Expanded` rows have them.
+        """
         _check(values)
         parts = self._inputs()
         widths = {

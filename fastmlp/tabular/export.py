@@ -250,7 +250,9 @@ def _of_trees(
                 "Concat", [graph.node("Sub", [one, second]), second], axis=1
             )
         else:
-            raw = graph.node("Add", [graph.node("Sub", [raw, raw]), one])
+            # x - x is a zero for each row: every row has the probability 1.
+            zeros = graph.node("Sub", [raw, raw])
+            raw = graph.node("Add", [zeros, one])
     if len(trees.classes_) == n_classes:
         return raw
     own = np.eye(n_classes)[trees.classes_]
@@ -310,7 +312,9 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
     first = graph.node(
         "Cast", [graph.node("IsNaN", [graph.chosen(rows, [0])])], to=whole
     )
-    node = graph.node("Add", [graph.node("Sub", [first, first]), integers(trees.roots)])
+    # x - x is a zero for each row: all rows begin at the roots.
+    zeros = graph.node("Sub", [first, first])
+    node = graph.node("Add", [zeros, integers(trees.roots)])
     for _ in range(_depth(trees)):
         value = graph.node(
             "GatherElements", [rows, graph.node("Gather", [features, node])], axis=1

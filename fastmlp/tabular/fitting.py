@@ -487,72 +487,135 @@ def drawn(
         )
 
 
+class Distilled(NamedTuple):
+    """A net that learned an ensemble's predictions, beside the ensemble.
+
+    Attributes
+    ----------
+    model : a model of tables of this net alone
+    held_out : indices of the rows that ended the training
+    part : the rows on which both are compared
+    of_net, of_all : predictions of these rows by the net, and by the ensemble
+    loss, loss_of_all : the losses of these predictions
+    """
+
+    model: Any
+    held_out: Array
+    n_drawn: int
+    part: pool.TableRows
+    of_net: Array
+    of_all: Array
+    loss: float
+    loss_of_all: float
+
+    @property
+    def above(self) -> float:
+        """The share of the ensemble's loss by which the net's is higher."""
+        return (self.loss - self.loss_of_all) / max(abs(self.loss_of_all), 1e-300)
+
+
 def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
-    name = type(model).__name__
-    who = f"{name}.distilled"
+    """A model of one net that learns the predictions of the ensemble.
+
+    Without sizes, wider layers are tried until the net's loss is low enough.
+    """
+    who = f"{type(model).__name__}.distilled"
     start = time.perf_counter()
     values = model._values(X, "distilled")
     n = len(values.codes)
     if n < 2:
         raise ValueError(f"{who}: X must have 2 rows or more, got {n}")
-    if hidden_layer_sizes is None:
-        given = None
-    else:
-        given = _layers(hidden_layer_sizes, who)
+    layers: tuple[tuple[int, ...], ...] = LAYERS
+    if hidden_layer_sizes is not None:
+        layers = (_layers(hidden_layer_sizes, who),)
     compared = _rows_to_compare(model, values, y, who)
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
-    classes = getattr(model, "classes_", None)
-    signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
-    pack = model.pack_
-    columns = model.schema_.places
-    settings = model._settings()._replace(signs=signs)
-    n_threads = model._n_threads()
-    result = clone(model)
-    loss = math.inf
-    for hidden in LAYERS if given is None else (given,):
-        member, encoding, held_out, n_drawn = taught(
-            pack, values, columns, model._predicted, settings, hidden, seed, n_threads
-        )
-        part = compared.part if y is None else compared.part.take(held_out)
-        scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
-        of_all = model._predicted(part.values)
-        loss_of_all = -scorer.score_of(of_all)
-        tried = clone(model)
-        alone = replace(pack, encodings=(encoding,), members=(member,), n_trained=1)
-        alone.extra_weights = NONE
-        tried._take(model.schema_, alone, [], classes)
-        of_tried = tried._predicted(part.values)
-        if not (of_this := -scorer.score_of(of_tried)) >= loss:
-            result = tried
-            loss = of_this
-            of_net = of_tried
-        if (above := (loss - loss_of_all) / max(abs(loss_of_all), 1e-300)) <= ABOVE:
+    best: Distilled | None = None
+    for hidden in layers:
+        tried = _tried(model, values, compared, hidden, seed, y is not None)
+        # A loss that is NaN gives way to any other.
+        if best is None or not tried.loss >= best.loss:
+            best = tried
+        if best.above <= ABOVE:
             break
-    else:
-        message = (
-            f"the net's loss is {above:.1%} above the ensemble's on {len(part.y)} rows"
-        )
+    assert best is not None
+    if not best.above <= ABOVE:
+        rows = f"on {len(best.part.y)} rows"
+        message = f"the net's loss is {best.above:.1%} above the ensemble's {rows}"
         advice = "predict with the ensemble, or try wider hidden_layer_sizes"
         warn(f"{who}: {message}: {advice}", UserWarning)
-    compared = compared._replace(part=part)
-    alone = result.pack_
-    alone.members = (alone.members[0]._replace(score=-loss),)
-    alone.validation_score = -loss
-    scores, sizes = _scores(pack, compared, of_net, of_all)
-    alone.take_scores(scores / sizes, part.weight)
-    result.leaderboard_ = reports.leaderboard(alone)
-    rows = values.part(held_out)
-    away = result._predicted(rows) - model._predicted(rows)
-    result.training_ = {**model.training_, "rows": n - len(held_out)}
-    result.training_["distilled"] = {
-        "drawn_rows": n_drawn,
-        "loss": loss,
-        "ensemble_loss": loss_of_all,
+    _report(model, best, compared, values, seed)
+    model._say(f"{who}: {best.model.summary()}", start)
+    return best.model
+
+
+def _tried(
+    model: Any,
+    values: Values,
+    compared: KeptRows,
+    hidden: tuple[int, ...],
+    seed: int,
+    has_targets: bool,
+) -> Distilled:
+    """A net of some layers; targets of X serve where its training has not seen them."""
+    name = type(model).__name__
+    pack = model.pack_
+    classes = getattr(model, "classes_", None)
+    signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
+    member, encoding, held_out, n_drawn = taught(
+        pack,
+        values,
+        model.schema_.places,
+        model._predicted,
+        model._settings()._replace(signs=signs),
+        hidden,
+        seed,
+        model._n_threads(),
+    )
+    part = compared.part.take(held_out) if has_targets else compared.part
+    small = clone(model)
+    of_one = replace(pack, encodings=(encoding,), members=(member,), n_trained=1)
+    of_one.extra_weights = NONE
+    small._take(model.schema_, of_one, [], classes)
+    scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
+    of_net = small._predicted(part.values)
+    of_all = model._predicted(part.values)
+    return Distilled(
+        small,
+        held_out,
+        n_drawn,
+        part,
+        of_net,
+        of_all,
+        loss=-scorer.score_of(of_net),
+        loss_of_all=-scorer.score_of(of_all),
+    )
+
+
+def _report(
+    model: Any, best: Distilled, compared: KeptRows, values: Values, seed: int
+) -> None:
+    """Write scores, leaderboard and the comparison with the ensemble into the model."""
+    small = best.model
+    pack = small.pack_
+    pack.members = (pack.members[0]._replace(score=-best.loss),)
+    pack.validation_score = -best.loss
+    rows = compared._replace(part=best.part)
+    scores, sizes = _scores(model.pack_, rows, best.of_net, best.of_all)
+    pack.take_scores(scores / sizes, best.part.weight)
+    small.leaderboard_ = reports.leaderboard(pack)
+    held_out = values.part(best.held_out)
+    away = small._predicted(held_out) - model._predicted(held_out)
+    n_trained = len(values.codes) - len(best.held_out)
+    small.training_ = {**model.training_, "rows": n_trained}
+    small.training_["distilled"] = {
+        "drawn_rows": best.n_drawn,
+        "loss": best.loss,
+        "ensemble_loss": best.loss_of_all,
         "difference": float(np.sqrt(np.mean(away**2))),
     }
-    result._kept = kept_of(part, scores, sizes, np.random.default_rng([seed, 2]))
-    model._say(f"{who}: {result.summary()}", start)
-    return result
+    generator = np.random.default_rng([seed, 2])
+    small._kept = kept_of(best.part, scores, sizes, generator)
 
 
 def _layers(sizes: Any, who: str) -> tuple[int, ...]:

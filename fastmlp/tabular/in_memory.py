@@ -274,6 +274,7 @@ def _types_in(values: Any) -> set[type]:
 
 
 def _kind_of_objects(values: Any) -> Kind:
+    """The kind of a column of objects, by the types of all values."""
     types = _types_in(values)
     if not types:
         return "nothing"
@@ -420,8 +421,6 @@ def _levels_in(values: Any) -> LevelCodes:
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
         if spans:
             values = values.astype(f"{values.dtype.kind}8[us]")
-        else:
-            values = values
         if of_arrow:
             each = values.to_pylist()
         else:

@@ -157,6 +157,7 @@ class NumberEncoder(Encoder):
     """An encoder of columns of numbers, which may be NaN."""
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
+        """X as float64, with NaN for missing values; infinite numbers are an error."""
         who = type(self).__name__
         try:
             numbers: Array = validate_data(

@@ -307,7 +307,9 @@ def outputs_of(
         low = float(y.min())
         if loss.power is not None:
             # The deviance needs a mean other than 0.
-            center, scale, low = 0.0, center or 1.0, max(low, LEAST * (center or 1.0))
+            scale = center or 1.0
+            low = max(low, LEAST * scale)
+            center = 0.0
         elif loss.level is not None:
             center = float(np.quantile(y, loss.level))
             scale = float(np.average(np.abs(y - center), weights=weight)) or 1.0

@@ -176,7 +176,10 @@ def bagged(
             weights[core] += greedy(among, loss, drawn).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
-    weights[weights * np.count_nonzero(weights) < np.multiply(least, weights.sum())] = 0
+    # The equal share of n candidates is 1 / n of the sum.
+    n_taken = np.count_nonzero(weights)
+    is_small = weights * n_taken < np.multiply(least, weights.sum())
+    weights[is_small] = 0
     if not weights.any():
         return Selection(weights, np.inf)
     weights /= weights.sum()
@@ -414,8 +417,6 @@ def train_pack(
     else:
         if folds is None:
             folds = pool.drawn(training.y, settings.cv, seed)
-        else:
-            folds = folds
         rows = pool.validated(folds)
         if len(rows) == len(training.y):
             held_out = training

@@ -497,6 +497,10 @@ def batch_size_of(n_rows: int) -> int:
 def new_net(
     recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int
 ) -> MLP:
+    """A new net of a recipe, whose output biases are those of the targets.
+
+    The average spans some epochs; of many rows, penalties weaken as steps become more.
+    """
     outputs = settings.outputs
     steps_per_epoch = math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)

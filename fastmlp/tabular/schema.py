@@ -121,6 +121,7 @@ class Schema:
         named: bool = True,
         dates: Mapping[str, Parts] | None = None,
     ) -> None:
+        # Names by kind and codes by level keep the order of the table's columns.
         self.columns = tuple(columns)
         self.named = named
         self.levels = {name: tuple(each) for name, each in levels.items()}
@@ -249,8 +250,6 @@ class Schema:
             )
         if of_dates:
             numbers = np.concatenate([numbers, *of_dates], axis=1)
-        else:
-            numbers = numbers
         return Values(numbers, self._coded(table, places, who))
 
     def row(self, X: Any) -> Values | None:
@@ -507,6 +506,7 @@ def _check(table: MemoryTable, who: str) -> None:
 
 
 def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
+    """Names of the columns in `categorical_features`, by name, place or mask."""
     expected = "'auto', 'from_dtype', or names, places or a mask of columns"
     if isinstance(categorical, str):
         if categorical not in BY_TYPE:

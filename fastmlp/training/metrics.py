@@ -339,6 +339,10 @@ def _scored(
     predictions: Array,
     weight: Mapping[str, Array],
 ) -> Callable[[], Any]:
+    """A function without arguments that scores predictions by a scorer.
+
+    The scorer gets an estimator of these classes, with predictions in the place of X.
+    """
     n_outputs = predictions.shape[1]
     if loss.targets in ("classes", "unit"):
         classes = np.arange(max(n_outputs, 2))
@@ -354,8 +358,6 @@ def _scored(
         X = predictions[:, 0] if n_outputs == 1 else predictions
         if classes is not None and n_outputs == 1:
             X = np.column_stack([1 - X, X])
-        else:
-            X = X
         return scorer(estimator, X, targets, **weight)
 
     return score

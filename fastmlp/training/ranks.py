@@ -306,6 +306,7 @@ class Together(Exchange):
     """
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
+        """Compare the settings that determine a fit's bits, as texts, on all ranks."""
         slots = state.slots()
         settings = {
             "epochs": options.epochs,

@@ -341,6 +341,7 @@ class FitRequest:
             history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
 
     def _validate(self, held_out: Data) -> None:
+        """Append the epoch's validation loss, its parts by head, and metrics."""
         if self._validation is None:
             metrics = self._options.metrics
             self._validation = self._ranks.new_validation(

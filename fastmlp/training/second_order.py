@@ -331,6 +331,7 @@ class QuasiNewton:
     derivative_losses: Array = np.empty(0)
 
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
+        """Bind the solver to the objective of all rows; frozen parameters stay out."""
         try:
             self._minimize: Any = import_module("scipy.optimize").minimize
         except ImportError as error:
@@ -386,6 +387,8 @@ class QuasiNewton:
     def run(
         self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False
     ) -> bool:
+        """Minimize in float64; False if `goes_on` ended it before convergence."""
+
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
             self.derivative_loss = self._objective.derivative_loss
@@ -497,6 +500,7 @@ class _Epochs:
 def fit(
     engine: Engine[Any], state: NetState, request: Any, buffered: object = None
 ) -> None:
+    """Fit by a solver on all rows; but for divergence, its parameters are stored."""
     if buffered is not None:
         raise ValueError(
             f"{request.who}: {type(state.optimizer).__name__} needs all rows in "

@@ -717,6 +717,7 @@ class Steps:
         return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
     def _kept_trainer(self, kind: Kind, data: Data) -> Kept:
+        """The trainer kept for steps of this kind and shape, or a new one there."""
         state = self._state
         engine = self._engines[kind]
         trainers = self._trainers

@@ -353,8 +353,6 @@ def _numbers(
                 rows = ""
             if hasattr(argument, "collect"):
                 rows = f"; use {name}.collect()"
-            else:
-                rows = rows
             if name == "X" and isinstance(argument, str | os.PathLike):
                 rows = (
                     "; of files predict_batches predicts, and fastmlp.predict_parquet"
@@ -497,6 +495,7 @@ def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
 
 
 def _labels(y: Any, who: str) -> NDArray[np.int64]:
+    """Class labels, shape (n_rows,), from labels or one-hot rows."""
     if hasattr(y, "__cuda_array_interface__"):
         raise TypeError(
             f"{who}: class_weight needs y in the memory of the host, not of the GPU"

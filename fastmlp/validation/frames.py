@@ -277,6 +277,7 @@ def _of_numpy(
 def _checked(
     series: list[Any], labels: list[str], table: Any, who: str, name: str
 ) -> list[Array]:
+    """The columns of a frame as arrays of numbers; missing values are an error."""
     columns = [_column(np.asarray(source), _nulls(source)) for source in series]
     for source, column, label in zip(series, columns, labels, strict=True):
         if column.example is not None:
