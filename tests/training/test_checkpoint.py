@@ -159,6 +159,17 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(
     assert_same(history, resumed, expected, whole)
 
 
+def test_a_net_of_another_seed_resumes_with_the_masks_of_the_checkpoint(
+    path: Path,
+) -> None:
+    whole = make(**DROPPED)
+    expected = fit(whole)
+    cut(make(**DROPPED), 3, path)
+    resumed = make(seed=1, **DROPPED)
+    history = fit(resumed, checkpoint=path, resume=True)
+    assert_same(history, resumed, expected, whole)
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("every", [1, 3, timedelta(0), timedelta(hours=1)], ids=str)
 @pytest.mark.usefixtures("short_calls")

@@ -2,6 +2,7 @@
 validation rows, callbacks, verbose.
 """
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,19 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
         .fit(X, POSITIVE)
     )
     assert early.score(X, POSITIVE) > 0.5
+
+
+def test_weights_of_your_own_arrays_leave_the_average_where_it_began() -> None:
+    """The average begins anew after parameters that were written by hand."""
+    model = clone(AVERAGED).set_params(average=EMA(0.9), learning_rate_init=0.05)
+    for _ in range(5):
+        model.partial_fit(X, POSITIVE, classes=[0, 1])
+    model.coefs_[0] *= 0.5
+    model.partial_fit(X, POSITIVE)
+    other = copy.deepcopy(model)
+    other.coefs_ = [weights.copy() for weights in other.coefs_]
+    other.intercepts_ = [biases.copy() for biases in other.intercepts_]
+    assert same(model.partial_fit(X, POSITIVE), other.partial_fit(X, POSITIVE))
 
 
 # --- mixed precision ---

@@ -93,7 +93,11 @@ def test_a_team_has_the_bits_of_one_thread(seed: int, statuses: list[int]) -> No
     assert until_whole(lambda: led.predict(x), statuses)
 
 
-def test_threads_that_predict_one_net(statuses: list[int]) -> None:
+@pytest.mark.parametrize("has_gil", [True, False])
+def test_threads_that_predict_one_net(
+    has_gil: bool, statuses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "HAS_GIL", has_gil)
     sizes = (100, 400, 100, 20)
     net = MLP(sizes, seed=0, n_threads=2)
     rng = np.random.default_rng(0)
@@ -136,13 +140,6 @@ def test_a_call_whose_turn_another_thread_took_predicts(
         out = np.full((40, 3), np.nan, np.float32)
         np.testing.assert_array_equal(net.predict(x, out), expected)
     assert n_taken == [3]
-
-
-def test_the_form_without_a_gil_is_led_too(
-    statuses: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "HAS_GIL", False)
-    test_threads_that_predict_one_net(statuses)
 
 
 def test_nets_of_a_group_are_led(statuses: list[int]) -> None:

@@ -27,7 +27,7 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.backends.cuda.device import Card, is_device_array
-from fastmlp.backends.cuda.training import Moments
+from fastmlp.backends.cuda.training import Launches, Moments
 from fastmlp.data import sources as reading
 from fastmlp.model import core_of
 
@@ -393,13 +393,20 @@ def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(json.dumps(row) for row in report)
 
 
-def test_contestants_train() -> None:
-    for load in (LOAD, LOAD._replace(n_nets=2)):
-        ours = [
-            make for name, make in gpu.contestants(load).items() if "fastmlp" in name
-        ]
-        for make in ours:
-            make()(1)
+@pytest.mark.parametrize("n_nets", [1, 2])
+def test_a_contestant_trains_its_nets_in_one_launch(
+    n_nets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Any] = []
+    run = Launches.run
+
+    def kept(launches: Launches, spans: Any) -> None:
+        run(launches, spans)
+        launched.append([span.losses[0] > 0 for span in spans])
+
+    monkeypatch.setattr(Launches, "run", kept)
+    gpu.contestants(LOAD._replace(n_nets=n_nets))["fastmlp"]()(1)
+    assert launched == [[True] * n_nets]
 
 
 def test_gaps_leave_out_rows_and_not_single_targets() -> None:
