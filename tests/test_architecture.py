@@ -398,7 +398,13 @@ def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(
     """Under another package's name it passes tests of its own,
     of files and of exports too.
     """
-    files = ["estimators/test_trees.py", "test_compiled.py", "../small_models.py"]
+    files = [
+        "estimators/test_trees.py",
+        "estimators/test_refit.py",
+        "estimators/test_distilled.py",
+        "test_compiled.py",
+        "../small_models.py",
+    ]
     shutil.copytree(ROOT / "tabular", tmp_path / "copied")
     for path in files:
         shutil.copy(TESTS / path, tmp_path)
