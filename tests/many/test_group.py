@@ -208,6 +208,15 @@ def test_calls_of_the_shapes_of_the_last_one_look_at_their_arrays() -> None:
             group.train_on_batch(X[:3], y[:3], None, wrong)
 
 
+def test_losses_of_a_step_stay_when_another_follows() -> None:
+    group, X, y = plain_group()
+    group.train_on_batch(X, y)
+    losses = group.train_on_batch(X, y)
+    kept = losses.copy()
+    group.train_on_batch(X, y)
+    np.testing.assert_array_equal(losses, kept)
+
+
 def test_predictions_are_written_to_out() -> None:
     group, X, _ = plain_group()
     out = np.empty((3, 4, 1), np.float32)
