@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from docs.tools.browser import Browser, chromium
 from fastmlp import (
     MLP,
+    History,
     MLPClassifier,
     MLPRegressor,
     MLPSearchCV,
@@ -166,6 +167,12 @@ def test_a_history_is_drawn_of_a_net_that_does_not_keep_it() -> None:
     history = net.fit(X, Y, epochs=3)
     page = Page(html_report(net, X, Y, history=history))
     assert any("in epoch 3 of 3" in words for words in page.pictures())
+
+
+def test_a_history_is_drawn_before_the_curves_that_a_model_keeps() -> None:
+    history = History([3.0, 2.0, 1.0])
+    page = Page(html_report(model_of("table of numbers"), TABLE, Y, history=history))
+    assert any("training loss 1 in epoch 3 of 3" in each for each in page.pictures())
 
 
 def test_reports_of_equal_models_and_rows_are_equal() -> None:

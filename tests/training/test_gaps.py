@@ -249,6 +249,14 @@ def test_balanced_classes_are_counted_by_known_labels() -> None:
     np.testing.assert_allclose(gaps.parameters, known.parameters, rtol=1e-12)
 
 
+def test_class_weights_leave_out_one_hot_rows_with_a_gap() -> None:
+    gaps, known = (make(SGD(0.1), loss="cross_entropy") for _ in range(2))
+    weights: Any = {"class_weight": {0: 2.0}, "epochs": 3}
+    gaps.fit(X, labels_as("one-hot"), batch_size=N, **weights, **IGNORE)
+    known.fit(X[~GAPS], LABELS[~GAPS], batch_size=N, **weights)
+    np.testing.assert_allclose(gaps.parameters, known.parameters, rtol=1e-12)
+
+
 def test_validation_of_labels_sees_known_rows() -> None:
     gaps, known = (make(loss="cross_entropy") for _ in range(2))
     metrics: Any = {"metrics": {"accuracy": "accuracy", "n": lambda t, p: len(t)}}

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
@@ -356,6 +357,13 @@ def test_12_partial_fit_goes_on_after_a_fit(name: str, solver: str) -> None:
         return {**numbers_of(model), "counts": np.array([model.n_iter_, model.t_])}
 
     same(name, call, solver=solver, learning_rate="invscaling")
+
+
+def test_12_partial_fit_does_not_warn_of_max_iter() -> None:
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.partial_fit(X, REAL)
 
 
 def test_14_random_states() -> None:
