@@ -25,7 +25,9 @@ from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.plan import aligned
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, Scalar, make_flat
-from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.gemm import Shape
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of, call, njit, prange
@@ -352,21 +354,16 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
             k = tile[2 * index + 1]
             stride = (k + 1) * BLOCK * vector
             c = own.gram + k * (k + 1) // 2 * BLOCK * BLOCK * size + i * BLOCK * vector
-            start = own.zeros
-            start_row = 0
-            start_panel = 0
+            start = Start(own.zeros, 0, 0)
             if more:
-                start = c
-                start_row = vector
-                start_panel = stride
+                start = Start(c, vector, stride)
             a = rows.panels + i * (BLOCK // lanes) * rows.panel
             b = rows.panels + k * (BLOCK // lanes) * rows.panel
-            shape = (min(BLOCK, own.n + 1 - k * BLOCK), min(BLOCK, own.n - i * BLOCK))
-            to = (c, stride, start, start_row, start_panel)
-            call(
-                own.product,
-                (*to, b, rows.panel, a, rows.panel, depth, STORE, 0, *shape, 0),
-            )
+            factors = Operands(b, rows.panel, a, rows.panel, depth)
+            n_columns = min(BLOCK, own.n + 1 - k * BLOCK)
+            shape = Shape(n_columns, min(BLOCK, own.n - i * BLOCK))
+            to = Panels(c, stride)
+            call(own.product, (to, start, factors, Epilogue(STORE, 0), shape, 0))
 
     def compute(address: int) -> None:
         job = record_at(address, System)
@@ -406,7 +403,7 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         """
         for index in prange(of[0].n_blocks - k):
             own = of[0]
-            j = k + np.int64(index)
+            j = k + int(np.int64(index))
             place = j * (j + 1) // 2 * tile_bytes
             stride = (j + 1) * BLOCK * vector
             start = own.gram + place + k * BLOCK * vector
@@ -420,43 +417,31 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
                         scalar(1),
                     )
             else:
-                to = (
-                    c,
-                    BLOCK * vector,
-                    start,
-                    vector,
-                    stride,
-                    own.factor + place,
-                    stride,
-                )
-                shape = (
-                    min(BLOCK, own.n + 1 - j * BLOCK),
-                    min(BLOCK, own.n - k * BLOCK),
-                )
+                to = Panels(c, BLOCK * vector)
+                tile = Start(start, vector, stride)
+                b = own.factor + place
                 depth = k * BLOCK
-                a = (own.negated, depth * vector, depth, STORE, 0)
-                call(own.product, (*to, *a, *shape, 0))
+                factors = Operands(b, stride, own.negated, depth * vector, depth)
+                n_columns = min(BLOCK, own.n + 1 - j * BLOCK)
+                shape = Shape(n_columns, min(BLOCK, own.n - k * BLOCK))
+                call(own.product, (to, tile, factors, Epilogue(STORE, 0), shape, 0))
 
     @njit(parallel=True)
     def scale_row(team: int, of: Sequence[System], k: int) -> None:
         """The factor's tiles of row k, right of the diagonal."""
         for index in prange(of[0].n_blocks - k - 1):
             own = of[0]
-            j = k + 1 + np.int64(index)
+            j = k + 1 + int(np.int64(index))
             place = j * (j + 1) // 2 * tile_bytes
             stride = (j + 1) * BLOCK * vector
-            c = own.factor + place + k * BLOCK * vector
-            to = (
-                c,
-                stride,
-                own.zeros,
-                0,
-                0,
-                own.strip + j * tile_bytes,
-                BLOCK * vector,
-            )
-            a = (own.dense + 2 * tile_bytes, BLOCK * vector, BLOCK, STORE, 0)
-            call(own.product, (*to, *a, min(BLOCK, own.n + 1 - j * BLOCK), BLOCK, 0))
+            to = Panels(own.factor + place + k * BLOCK * vector, stride)
+            start = Start(own.zeros, 0, 0)
+            tile = own.strip + j * tile_bytes
+            inverse = own.dense + 2 * tile_bytes
+            down = BLOCK * vector
+            factors = Operands(tile, down, inverse, down, BLOCK)
+            shape = Shape(min(BLOCK, own.n + 1 - j * BLOCK), BLOCK)
+            call(own.product, (to, start, factors, Epilogue(STORE, 0), shape, 0))
 
     return copy, subtract_products, scale_row
 

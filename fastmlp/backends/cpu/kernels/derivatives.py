@@ -44,8 +44,10 @@ from fastmlp.backends.cpu.plan.records import (
     layers_of,
 )
 from fastmlp.backends.cpu.simd.curves import Residuals, curve_loops
-from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.gemm import Shape
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
 from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
     APART_BYTES,
@@ -177,16 +179,11 @@ def _buffers(scalar: Scalar) -> tuple[Kernel, ...]:
 def _multiply(scalar: Scalar) -> Kernel:
     @njit
     def multiply(
-        net: Net, c: Span, start: Any, weights: Span, rows: int, shape: Any
+        net: Net, c: Panels, start: Start, factors: Operands, shape: Shape, packed: int
     ) -> None:
-        """C = start + A W for the rows at an address of the chunk's panels;
-        `shape`: columns, rows, packed rows and depth.
-        """
-        n_columns, n, packed, depth = shape
-        of_c = (n_columns, n, packed)
-        product = product_of(blocks_of(net), 0, depth, of_c)
-        left = (*weights, rows, net.panel, depth, STORE, 0)
-        call(product, (*c, *start, *left, *of_c))
+        """C = start + A W, in the form that pays for the shape."""
+        product = product_of(blocks_of(net), 0, factors.depth, shape)
+        call(product, (c, start, factors, Epilogue(STORE, 0), shape, packed))
 
     return multiply
 
@@ -212,11 +209,14 @@ def _forward(scalar: Scalar) -> Kernel:
         for i in range(net.n_layers - layers[outer].is_transposed):
             layer = layers[i]
             waits = i < outer and layer.activation
-            c = (z, panel) if waits else (layer.outputs + down, net.panel)
-            start = (layer.biases, 0, layer.packed_panel)
-            weights = (layer.weights, layer.weight_panel)
-            shape = (layer.n_out, place.n, packed, layer.n_in)
-            multiply(net, c, start, weights, inputs + down, shape)
+            c = Panels(layer.outputs + down, net.panel)
+            if waits:
+                c = Panels(z, panel)
+            start = Start(layer.biases, 0, layer.packed_panel)
+            weights = layer.weights
+            rows = inputs + down
+            factors = Operands(weights, layer.weight_panel, rows, net.panel, layer.n_in)
+            multiply(net, c, start, factors, Shape(layer.n_out, place.n), packed)
             for p in range(layer.n_panels if i < outer else 0):
                 if waits:
                     values = layer.outputs + p * net.panel + down
@@ -278,11 +278,14 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
             return
         first = layers[0]
         target = jacobian_at(net, place.buffer, k)
-        weights = (first.transposed, first.transposed_panel)
         if net.n_layers > 1:
-            shape = (net.n_in, n, packed, first.n_out)
+            weights = first.transposed
+            stride = first.transposed_panel
             rows = first.deltas + at * vector
-            multiply(net, (target, panel), (net.zeros, 0, 0), weights, rows, shape)
+            factors = Operands(weights, stride, rows, net.panel, first.n_out)
+            start = Start(net.zeros, 0, 0)
+            shape = Shape(net.n_in, n)
+            multiply(net, Panels(target, panel), start, factors, shape, packed)
             return
         # The Jacobian of a linear net is the same for all rows.
         for p in range((net.n_in + lanes - 1) // lanes):
@@ -303,11 +306,12 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
         extra = 2 * own.n_panels * panel
         for i in range(net.n_layers - 1):
             layer = layers[i]
-            c = (layer.outputs + at * vector, net.panel)
-            weights = (layer.weights, layer.weight_panel)
-            shape = (layer.n_out, n, packed, layer.n_in)
+            c = Panels(layer.outputs + at * vector, net.panel)
+            start = Start(net.zeros, 0, 0)
+            weights = layer.weights
             rows = inputs + at * vector
-            multiply(net, c, (net.zeros, 0, 0), weights, rows, shape)
+            factors = Operands(weights, layer.weight_panel, rows, net.panel, layer.n_in)
+            multiply(net, c, start, factors, Shape(layer.n_out, n), packed)
             for p in range(layer.n_panels if layer.activation else 0):
                 to = slopes + p * panel
                 x = layer.outputs + p * net.panel + at * vector

@@ -33,7 +33,8 @@ from fastmlp.backends.cpu.plan.records import (
     address,
     batch_of,
 )
-from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.gemm import Shape
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import (
     Condition,
@@ -570,12 +571,15 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
         outputs = layer.sums + at * vector
         down = at * vector
         if expansion.n_plain > 0:
-            start = (layer.biases, 0, layer.packed_panel)
-            weights = (layer.weights, layer.weight_panel)
-            a = (net.inputs + down, net.panel, expansion.n_plain, STORE, 0)
+            plain = net.inputs + down
+            depth = expansion.n_plain
+            weights = layer.weights
+            factors = Operands(weights, layer.weight_panel, plain, net.panel, depth)
+            c = Panels(outputs, net.panel)
+            start = Start(layer.biases, 0, layer.packed_panel)
+            shape = Shape(layer.n_out, n)
             product = records.blocks_of(net).product
-            shape = (layer.n_out, n, 0)
-            call(product, (outputs, net.panel, *start, *weights, *a, *shape))
+            call(product, (c, start, factors, Epilogue(STORE, 0), shape, 0))
             return
         for p in range(layer.n_panels):
             biases = layer.biases + p * layer.packed_panel
@@ -646,12 +650,14 @@ def _plain_gradient(scalar: Scalar) -> Any:
         n_rows = batch_of(net).n_rows
         panel = net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size
-        factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
+        deltas = layer.deltas + tile.panel * panel
+        factors = Operands(deltas, panel, columns, panel, n_rows)
         n_columns = min(tile.n_panels * lanes, layer.n_out - tile.panel * lanes)
-        shape = (n_columns, last - tile.first)
-        start = (net.zeros, 0, 0)
+        shape = Shape(n_columns, last - tile.first)
+        start = Start(net.zeros, 0, 0)
         product = records.blocks_of(net).gradient_product
-        call(product, (g, g_panel, *start, *factors, STORE, 0, *shape, 0))
+        c = Panels(g, g_panel)
+        call(product, (c, start, factors, Epilogue(STORE, 0), shape, 0))
 
     return plain_gradient
 

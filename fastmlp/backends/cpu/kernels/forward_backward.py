@@ -16,7 +16,7 @@ from fastmlp.backends.cpu.kernels.memory_traffic import pair_deltas, pair_output
 from fastmlp.backends.cpu.plan import records
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import Layer, Net, batch_of, blocks_of, layers_of
-from fastmlp.backends.cpu.simd.gemm import next_panels, packs
+from fastmlp.backends.cpu.simd.gemm import Shape, next_panels, packs
 from fastmlp.backends.cpu.simd.microkernel import (
     PLUS,
     RELU,
@@ -25,6 +25,8 @@ from fastmlp.backends.cpu.simd.microkernel import (
     TIMES,
     WHERE_POSITIVE,
     Epilogue,
+    Operands,
+    Start,
     delta_unit,
     skinny,
 )
@@ -279,12 +281,12 @@ _packs = njit(packs)
 
 @njit
 def product_of(
-    blocks: records.BlockAddresses, pairs: int, depth: int, shape: Any
+    blocks: records.BlockAddresses, pairs: int, depth: Any, shape: Shape
 ) -> int:
     if pairs:
         return blocks.pair_product
-    n_columns, n_rows, _ = shape
-    packed = blocks.packed_product != 0 and _packs(n_columns, n_rows, depth)
+    fits = _packs(shape.n_columns, shape.n_rows, depth)
+    packed = blocks.packed_product != 0 and fits
     return blocks.packed_product if packed else blocks.product
 
 
@@ -335,16 +337,6 @@ def _forward(scalar: Scalar) -> Kernel:
     z_panel = ROW_BLOCK * vector
 
     @njit
-    def operands_of(layer: Layer, p: int, n_panels: int, n: int, packed: int) -> Any:
-        start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
-        weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
-        return (
-            start,
-            weights,
-            (min(n_panels * lanes, layer.n_out - p * lanes), n, packed),
-        )
-
-    @njit
     def forward_layer(
         net: Net,
         layer: Layer,
@@ -374,34 +366,31 @@ def _forward(scalar: Scalar) -> Kernel:
             in_turn = waits or layer.dropped or layer.outputs_along
             n_panels = next_panels(stop - p) if in_turn else stop - p
             outputs = products + p * net.panel + down
-            c = (z, z_panel) if waits else (outputs, net.panel)
-            start, weights, shape = operands_of(layer, p, n_panels, n, packed)
+            c = Panels(z, z_panel) if waits else Panels(outputs, net.panel)
+            start = Start(layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
+            shape = Shape(min(n_panels * lanes, layer.n_out - p * lanes), n)
+            weights = layer.weights + p * layer.weight_panel
             a = inputs + (down >> pairs)
             panel = net.panel >> pairs
-            epilogue = STORE
+            depth = (layer.n_in + pairs) >> pairs
+            number = STORE
             operand = 0
-            n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
+                half = Operands(weights, layer.weight_panel, a, panel, middle)
                 product = product_of(blocks, pairs, middle, shape)
-                call(
-                    product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape)
-                )
-                start = (net.zeros, 0, 0)
-                n_in = n_in - middle
-                weights = (
-                    weights[0] + row_offset(layer, middle, vector),
-                    layer.weight_panel,
-                )
+                call(product, (c, start, half, Epilogue(STORE, 0), shape, packed))
+                start = Start(net.zeros, 0, 0)
+                depth = depth - middle
+                weights += row_offset(layer, middle, vector)
                 a += middle // lanes * panel
-                epilogue = RELU_PLUS if is_relu else PLUS
-                operand = c[0]
+                number = RELU_PLUS if is_relu else PLUS
+                operand = z if waits else outputs
             elif is_relu:
-                epilogue = RELU
-            product = product_of(blocks, pairs, n_in, shape)
-            call(
-                product,
-                (*c, *start, *weights, a, panel, n_in, epilogue, operand, *shape),
-            )
+                number = RELU
+            factors = Operands(weights, layer.weight_panel, a, panel, depth)
+            epilogue = Epilogue(number, operand)
+            product = product_of(blocks, pairs, depth, shape)
+            call(product, (c, start, factors, epilogue, shape, packed))
             if waits:
                 for q in range(n_panels):
                     slopes = layer.deltas + (p + q) * net.panel + down
@@ -484,41 +473,41 @@ def _backward(scalar: Scalar) -> Kernel:
         net: Net, layer: Layer, below: Layer, panels: Span, rows: Span, packed: int
     ) -> None:
         """D W^T, times the slopes of the layer below, for some panels of its deltas."""
-        (at, n), (panel, most) = rows, panels
+        at, n = rows
+        panel, most = panels
         down = at * vector + panel * net.panel
         n_columns = min(most * lanes, below.n_out - panel * lanes)
-        epilogue, operand = slope_epilogue(below)
-        weights = (
-            layer.transposed + panel * layer.transposed_panel,
-            layer.transposed_panel,
-        )
+        number, operand = slope_epilogue(below)
+        weights = layer.transposed + panel * layer.transposed_panel
         blocks = blocks_of(net)
         pairs = layer.pairs
         deltas = layer.deltas
         if pairs:
             deltas = layer.deltas_along
+        left = deltas + (at * vector >> pairs)
         depth = (layer.n_out + pairs) >> pairs
-        right = (*weights, deltas + (at * vector >> pairs), net.panel >> pairs, depth)
-        shape = (n_columns, n, packed)
-        start = (net.zeros, 0, 0)
-        last = (epilogue, operand + down, *shape)
+        stride = layer.transposed_panel
+        factors = Operands(weights, stride, left, net.panel >> pairs, depth)
+        c = Panels(below.deltas + down, net.panel)
+        start = Start(net.zeros, 0, 0)
+        epilogue = Epilogue(number, operand + down)
+        shape = Shape(n_columns, n)
         product = product_of(blocks, pairs, depth, shape)
-        call(product, (below.deltas + down, net.panel, *start, *right, *last))
+        call(product, (c, start, factors, epilogue, shape, packed))
 
     @njit
     def multiply_transposed(
         net: Net, layer: Layer, below: Layer, panels: Span, rows: Span
     ) -> None:
         """For an output layer of few outputs, whose deltas lie transposed."""
-        (at, n), (panel, most) = rows, panels
+        at, n = rows
+        panel, most = panels
         n_columns = min(most * lanes, below.n_out - panel * lanes)
-        epilogue, operand = slope_epilogue(below)
-        weights = (
-            layer.transposed + panel * layer.transposed_panel,
-            layer.transposed_panel,
-        )
+        number, operand = slope_epilogue(below)
+        weights = layer.transposed + panel * layer.transposed_panel
+        stride = layer.transposed_panel
         product = blocks_of(net).gradient_product
-        start = (net.zeros, 0, 0)
+        start = Start(net.zeros, 0, 0)
         r = at
         stop = at + n
         while r < stop:
@@ -527,9 +516,10 @@ def _backward(scalar: Scalar) -> Kernel:
             count = min(stop - r, lanes - lane) if lane > 0 else stop - r
             down = r * vector + panel * net.panel
             deltas = layer.deltas + r // lanes * net.delta_panel + lane * size
-            right = (*weights, deltas, net.delta_panel, layer.n_out)
-            last = (epilogue, operand + down, n_columns, count, 0)
-            call(product, (below.deltas + down, net.panel, *start, *right, *last))
+            factors = Operands(weights, stride, deltas, net.delta_panel, layer.n_out)
+            c = Panels(below.deltas + down, net.panel)
+            epilogue = Epilogue(number, operand + down)
+            call(product, (c, start, factors, epilogue, Shape(n_columns, count), 0))
             r += count
 
     @njit

@@ -40,8 +40,17 @@ from fastmlp.backends.cpu.plan.records import (
     blocks_of,
     layers_of,
 )
-from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES, skinny
+from fastmlp.backends.cpu.simd.gemm import Shape
+from fastmlp.backends.cpu.simd.microkernel import (
+    STORE,
+    STREAMS_BYTES,
+    Epilogue,
+    Operands,
+    Start,
+    skinny,
+)
 from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import block_of, call, hinted, njit, prange
 from fastmlp.compiler.memory import fence, records_at, row, stack
@@ -115,30 +124,25 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
         elif layer.is_transposed:
             left, right = layer.deltas, inputs
         panel = net.panel >> pairs
-        start = net.zeros
-        start_row = 0
-        start_panel = 0
+        c = Panels(g, PANEL_ROWS * vector)
+        start = Start(net.zeros, 0, 0)
         if more:
-            start = w - net.parameters + net.gradient
-            start_row = vector
-            start_panel = layer.packed_panel
-        to = (g, PANEL_ROWS * vector, start, start_row, start_panel)
-        b = (right + tile.panel * panel, panel)
-        width = (
-            layer.n_in if layer.is_transposed else layer.n_out
-        ) - tile.panel * lanes
-        shape = (min(tile.n_panels * lanes, width), tile.last - tile.first)
+            before = w - net.parameters + net.gradient
+            start = Start(before, vector, layer.packed_panel)
+        b = right + tile.panel * panel
+        width = layer.n_in if layer.is_transposed else layer.n_out
+        n_columns = min(tile.n_panels * lanes, width - tile.panel * lanes)
+        shape = Shape(n_columns, tile.last - tile.first)
+        epilogue = Epilogue(STORE, 0)
         if _has_few_outputs(net, tile, layer):
             deltas = layer.deltas + tile.first * vector
-            call(
-                blocks.product,
-                (*to, *b, deltas, net.delta_panel, n_rows, STORE, 0, *shape, 0),
-            )
+            few = Operands(b, panel, deltas, net.delta_panel, n_rows)
+            call(blocks.product, (c, start, few, epilogue, shape, 0))
             return
         prefetched = prefetch_for(net, t, piece, apply, split, streams, vector, size)
         columns = left + tile.first // lanes * panel + tile.first % lanes * size
-        a = (columns, panel, (n_rows + pairs) >> pairs, STORE, 0)
-        call(product, (*to, *b, *a, *shape, prefetched))
+        factors = Operands(b, panel, columns, panel, (n_rows + pairs) >> pairs)
+        call(product, (c, start, factors, epilogue, shape, prefetched))
 
     return rows_gradient
 

@@ -62,9 +62,10 @@ from fastmlp.backends.cpu.plan.records import (
     blocks_of,
     layers_of,
 )
-from fastmlp.backends.cpu.simd.gemm import groups_of_panels
-from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.gemm import Shape, groups_of_panels
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
 from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import call, hinted, njit, prange, thread_number
 from fastmlp.compiler.memory import record_at, records_at, row, stack
@@ -578,27 +579,22 @@ def split_k(scalar: Scalar) -> Kernel:
         free till then.
         """
         layer = layers_of(net)[net.split_layer - 1]
-        (low, high), (at, n) = features, rows
-        to = layer.outputs
-        start = layer.biases
-        start_panel = layer.packed_panel
+        low, high = features
+        at, n = rows
+        sums = layer.outputs
+        start = Start(layer.biases, 0, layer.packed_panel)
         if half:
-            to = layer.deltas
-            start = net.zeros
-            start_panel = 0
+            sums = layer.deltas
+            start = Start(net.zeros, 0, 0)
         down = at * vector
-        left = (
-            inputs + low // lanes * net.panel + down,
-            net.panel,
-            high - low,
-            STORE,
-            0,
-        )
-        weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
-        c = (to + down, net.panel)
-        shape = (layer.n_out, n, packed)
-        product = product_of(blocks_of(net), 0, high - low, shape)
-        call(product, (*c, start, 0, start_panel, *weights, *left, *shape))
+        depth = high - low
+        weights = layer.weights + row_offset(layer, low, vector)
+        left = inputs + low // lanes * net.panel + down
+        factors = Operands(weights, layer.weight_panel, left, net.panel, depth)
+        c = Panels(sums + down, net.panel)
+        shape = Shape(layer.n_out, n)
+        product = product_of(blocks_of(net), 0, depth, shape)
+        call(product, (c, start, factors, Epilogue(STORE, 0), shape, packed))
 
     @njit
     def multiply_half(
