@@ -296,6 +296,10 @@ def _of_emitted(function: Any) -> Any:
     form = EMITTED[function]
 
     def define(typing_context: Any, *kinds: Any) -> Any:
+        """Return the signature of a call with these types and the generator of its
+        code; None, and Numba refuses the call, where constants or floats of one type
+        are needed.
+        """
         if form.constant and not all(
             isinstance(kind, types.IntegerLiteral) for kind in kinds
         ):

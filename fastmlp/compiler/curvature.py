@@ -242,6 +242,9 @@ def check_curvatures(network: Network, who: str) -> None:
 
 
 def _check_curvature(rule: Any, who: str) -> None:
+    """Raise a ValueError if a rule has no second derivative: its slope jumps, it cannot
+    be derived, or its second derivative is 0 everywhere.
+    """
     name = name_of(rule)
     if rule is activations.identity or returns_curvature(rule):
         return

@@ -413,6 +413,9 @@ def root_of(x: Any) -> Any:
 
 
 def checked_rate(owner: str, name: str, rate: Any) -> Any:
+    """Return a rate that is a finite number above 0 or a schedule; raise a TypeError or
+    ValueError, by the owner's name, for all else.
+    """
     if isinstance(rate, type):
         raise TypeError(
             f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)"

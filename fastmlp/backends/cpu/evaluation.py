@@ -420,6 +420,10 @@ def _tangents(scalar: Scalar) -> Callable[..., None]:
 
     @njit
     def tangents(of: JacobianRows, net: FlatNet, f: int, buffer: int) -> None:
+        """Each layer's product has no biases: a direction is not shifted. Sums and
+        tangents of all layers are kept, one layer after the other, for the second-order
+        deltas.
+        """
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         unbiased = record_at(of.unbiased, FlatNet)
         bare = records_at(unbiased.layers, net.n_layers, FlatLayer)

@@ -222,6 +222,9 @@ class QuickStep:
         self.job["row_bytes"] = table.strides[0] if len(table) > 1 else 0
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
+        """Take the step of this number; None where the loop's slower way must check or
+        convert rows, targets or weights.
+        """
         dtype = self._dtype
         n_rows = len(x)
         if n_rows != self.n_rows and self.take_rows(n_rows) is None:

@@ -60,6 +60,9 @@ class GaussNewton:
     """
 
     def __init__(self, runner: Runner, data: Data) -> None:
+        """Records and buffers are made once; `linearize` and `step` set parameters and
+        run the drivers.
+        """
         network = runner.network
         self._runner, self._objective = runner, Objective(runner, data)
         self.trained = trained_parameters(network)
@@ -201,6 +204,9 @@ class GaussNewton:
     def _lay_out(
         self, rows: Array, row_block: int, n_rows: int, n_sets: int, zeros: Array
     ) -> None:
+        """Allocate the two triangles of tiles and the buffers of a factorization, and
+        point the job's record to them. The gradient has a column of tiles, but no row.
+        """
         n, job = self._n, self.job
         n_blocks = -(-(n + 1) // BLOCK)
         n_row_blocks = -(-n // BLOCK)
@@ -338,6 +344,9 @@ def derived_gauss_newton(scalar: Scalar) -> Callable[[int], None]:
 
 
 def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
+    """A block of rows of the Jacobian is written, then its products are added to all
+    tiles: the block stays in a cache meanwhile.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -499,6 +508,9 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
 
 def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
+    """Make the function that factors a tile of the diagonal, shifted, and inverts its
+    factor for the rest of the row.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -584,6 +596,9 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
     write_gradient, substitute = _last_column(scalar)
 
     def solve(address: int) -> None:
+        """Row by row of tiles; once a pivot is not positive, `failed` is set and the
+        rest is left out.
+        """
         job = record_at(address, System)
         of = records_at(address, 1, System)
         write_gradient(job)

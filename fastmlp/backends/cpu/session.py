@@ -406,6 +406,9 @@ class Session:
         self.job["net"] = self._address
 
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
+        """Compile the blocks that this net's partition needs, and no others, and write
+        their addresses. Phases that have a plain form wait for `_choose_form`.
+        """
         dtype = self._network.dtype
         partition = self.partition
         names = names_of(train=train, paired=any(self.workspace.paired))

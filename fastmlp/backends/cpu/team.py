@@ -247,6 +247,10 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
     """A leader shares a loop with its team by this block."""
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:
+        """Threads that have joined by now share the loop; fewer than two, and the
+        caller runs it alone. The generation is published last, after the command that
+        it announces.
+        """
         constants = constants_of(team)
         n_threads = min(load_acquire(team + JOINED), constants.limit, n)
         pieces = constants.pieces

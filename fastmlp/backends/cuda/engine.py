@@ -51,6 +51,9 @@ class ForwardPass:
         mode: int,
         who: str,
     ) -> None:
+        """Rows move to the card once; buffers hold a chunk of at most `CHUNK_NUMBERS`
+        numbers, which calls pass over.
+        """
         data = device.gathered(data)
         self._lock = lock
         self._mode = mode

@@ -137,6 +137,9 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
 
 
 def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
+    """The first values of a tile's sums: the bias of a column, the result of the chunk
+    before, or 0.
+    """
     zero = rules.scalar(0)
     across = shape.across
     down = shape.down
@@ -194,6 +197,9 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
 
 
 def _make_write(shape: TileShape) -> Any:
+    """The tile's sums to memory; the last row of a gradient, which is the biases', has
+    a place apart.
+    """
     across = shape.across
     down = shape.down
     rows = shape.rows
@@ -356,6 +362,9 @@ def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
     disturb = make_drawing(rules).disturbed
 
     def gather(x: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
+        """Threads take the numbers of the strip in turns, so neighbours read
+        neighbouring addresses.
+        """
         memory = net.memory
         plan = net.plan
         low = strip.first
@@ -465,6 +474,9 @@ def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
     def layer_pass(
         staging: Any, net: Net, i: int, back: bool, strip: Strip, draws_at: int, t: int
     ) -> None:
+        """The product of all tiles of columns first, then the activation or its slopes,
+        number by number; the block's threads meet in between.
+        """
         memory = net.memory
         plan = net.plan
         n = strip.n_rows
@@ -591,6 +603,7 @@ def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
+    """The gradient of one tile of a layer's weights and biases, and its step."""
     product = make_staged_product(rules, shape.weights)
     finish = _make_finish(rules, shape)
     down = shape.weights.tile_rows
@@ -599,6 +612,9 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
     def tile_update(
         staging: Any, net: Net, q: int, batch: Batch, ends: bool, t: int
     ) -> None:
+        """Tile q of the net. Biases are one more row of the weights, below the last
+        input, whose value is 1.
+        """
         plan, i = net.plan, 0
         while q >= net.layers[unsigned(i + 1)].first_tile:
             i += 1
@@ -641,6 +657,9 @@ def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
     take_step = _make_step(rules)
 
     def finish(net: Net, tile: Tile, batch: Batch, ends: bool, t: int) -> None:
+        """A thread steps every `n_threads`-th number of the tile; frozen numbers are
+        passed over.
+        """
         memory = net.memory
         plan = net.plan
         layer = tile.layer

@@ -217,6 +217,9 @@ class NetPlan(NamedTuple):
 
 
 def make_plan(network: Network, need: Need) -> NetPlan:
+    """Lay a net's numbers out in two vectors of the card, one of the net's dtype and
+    one of float64 sums; places are counted from their starts.
+    """
     layout = network.layout
     plans = np.zeros(1, dtype_of(Plan))
     plan: Any = plans[0]
@@ -257,6 +260,9 @@ def make_plan(network: Network, need: Need) -> NetPlan:
 
 
 def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
+    """Places of each layer's buffers, and a last record that has the outputs alone and
+    the number of all tiles.
+    """
     layout = network.layout
     sizes = network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}

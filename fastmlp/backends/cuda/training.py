@@ -424,6 +424,10 @@ class Kernels(NamedTuple):
 
 @cache
 def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
+    """Both kernels run one device function: the launch of a phase takes that phase, the
+    cooperative one takes the phases of all steps, with a barrier of the grid after
+    each.
+    """
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
     end = _make_end(rules, shape)

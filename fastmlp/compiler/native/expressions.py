@@ -362,6 +362,9 @@ class Expressions:
         return self.pointer(table.address, i, KINDS[table.dtype])
 
     def _Call(self, node: ast.Call) -> Any:
+        """Functions with a meaning here come first, then types, emitted functions, and
+        last Python functions, which are translated in turn.
+        """
         function = self.value(node.func)
         arguments = self.all_of(node.args)
         if node.keywords:

@@ -393,6 +393,9 @@ class Body(Expressions):
         self.builder.branch(self._exit)
 
     def _If(self, node: ast.If) -> None:
+        """A test that is known leaves one branch out. After the statement a name is
+        known if both branches that go on give it a value.
+        """
         test = self.test(node.test)
         if isinstance(test, bool):
             self.each(node.body if test else node.orelse)

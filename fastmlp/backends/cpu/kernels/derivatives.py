@@ -189,6 +189,9 @@ def _multiply(scalar: Scalar) -> Kernel:
 
 
 def _forward(scalar: Scalar) -> Kernel:
+    """The forward pass of a block of rows, which keeps slopes and curvatures in the
+    thread's buffer: the passes for each output read them again.
+    """
     lanes, _, vector, panel = _units_of(scalar)
     clear = moves(scalar, lanes).clear
     multiply = _multiply(scalar)
@@ -295,6 +298,10 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def tangents(net: Net, k: int, place: PlacedRows) -> None:
+        """Take the residuals r of output k forward: t_0 = r, s_l = t_(l-1) W_l, t_l =
+        s_l f'(z_l). The second-order terms s_l u_l f''(z_l) are added to those of the
+        outputs before.
+        """
         own = derivatives_of(net)
         layers = layers_of(net)
         n = place.n
@@ -339,6 +346,9 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def through_link(net: Net, place: PlacedRows) -> None:
+        """Write the Jacobian of the predictions: each output's raw derivatives times
+        the link's slope. Softmax subtracts their mean, weighted by the probabilities.
+        """
         own = derivatives_of(net)
         n = place.n
         width = net.n_out
@@ -430,6 +440,9 @@ def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _residuals(scalar: Scalar) -> Kernel:
+    """The residuals of a block of rows, derivatives less their targets, times the
+    weights of rows and numbers, and the sums of their squares.
+    """
     lanes, size, vector, panel = _units_of(scalar)
     pack_row = moves(scalar, lanes).pack_row
     clear = moves(scalar, lanes).clear
@@ -519,6 +532,9 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def backward(net: Net, start: int, place: PlacedRows) -> None:
+        """`slopes` counts down over the layers' panels in the thread's buffer, as
+        `_forward` has written them upwards.
+        """
         own = derivatives_of(net)
         layers = layers_of(net)
         n = place.n
@@ -550,6 +566,9 @@ def _backward(scalar: Scalar) -> Kernel:
 
 
 def _tidying(scalar: Scalar) -> Kernel:
+    """Clear what phase two reads but no pass has written, so that a chunk which ends
+    within a strip adds nothing there.
+    """
     lanes, size, vector, _ = _units_of(scalar)
     clear = moves(scalar, lanes).clear
 
@@ -609,6 +628,9 @@ class DerivativeBuffers:
         n_threads: int,
         link: tuple[int, int],
     ) -> None:
+        """All buffers are made here, a thread's apart from the next thread's; `take`
+        and `at` point the record to rows later.
+        """
         sizes = network.layout.sizes
         dtype = network.dtype
         self._lanes = lanes_of(dtype.type)

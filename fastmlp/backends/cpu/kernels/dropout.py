@@ -132,6 +132,10 @@ def dropout(scalar: Scalar) -> Kernel:
     n_bytes = ROW_BLOCK * width * 2
 
     def drop(address: int, i: int, panel: int, n_panels: int, at: int, n: int) -> None:
+        """Bits are drawn for `width` units at a time, so panels narrower than that
+        share a draw; the draw depends on the unit and the row alone, not on the panels
+        or threads.
+        """
         net = record_at(address, Net)
         place = stack(n_bytes)
         layer = layers_of(net)[i]

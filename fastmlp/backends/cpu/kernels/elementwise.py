@@ -153,6 +153,9 @@ def loss_loop(
         width: Any,
         n_targets: Any,
     ) -> None:
+        """One column after the other: a row's loss is the sum over its columns in their
+        order.
+        """
         constants = read(settings, width)
         loss = row(loss, n_rows, np.float64)
         share = 1.0 / width if mean else 1.0
@@ -299,6 +302,10 @@ def head_losses(scalar: Scalar) -> Loop:
         width: Any,
         n_targets: Any,
     ) -> None:
+        """Heads follow each other in the columns of outputs; a target's place and a
+        factor's place are fields of the head's record. A head's slopes are scaled by
+        its weight after its loss is summed.
+        """
         heads = records_at(settings, width, Slice)
         h = 0
         done = 0
@@ -515,6 +522,9 @@ def update_loop(
         coefficients: Any,
         n: Any,
     ) -> None:
+        """State that the rule does not use is neither read nor written; m and v are
+        then any addresses.
+        """
         address = w
         zero = scalar(0)
         w = row(w, n, scalar)

@@ -313,6 +313,9 @@ def batch_step(scalar: Scalar) -> Kernel:
     step = steps(scalar, _is_finite)
 
     def take_step(address: int) -> None:
+        """An interrupted call goes on at the chunk `first`: sums of the chunks before
+        are in the job's record. A loss that is not finite is reported without a step.
+        """
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         batch = batch_of(net)
@@ -389,6 +392,7 @@ class PlainStep(Record):
 
 
 def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Two functions: True if n numbers are in a range, and True if they are finite."""
     largest = float(np.finfo(scalar).max)
     lanes = lanes_of(scalar)
     sum_rows = moves(scalar, lanes).sum_rows

@@ -338,6 +338,9 @@ def sparse_forward(scalar: Scalar) -> Any:
     activate = activating(scalar)
 
     def forward(address: int, first: int, last: int, at: int) -> None:
+        """Groups of `SPARSE_PANELS` panels read flat weights, a row of W in one piece;
+        the panels left over, and training, take a panel at a time.
+        """
         z = stack(z_bytes)
         net = record_at(address, Net)
         layer = record_at(net.layers, Layer)
@@ -489,6 +492,9 @@ def _groups(pieces: Sequence[int]) -> list[int]:
 
 
 def _locating(scalar: Scalar) -> Any:
+    """Make the function that gathers rows: plain inputs go to panels, and each other
+    number becomes a place, an offset and a fraction, in the expansion's buffers.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -640,6 +646,9 @@ def expanded_forward(scalar: Scalar) -> Any:
 
 
 def _plain_gradient(scalar: Scalar) -> Any:
+    """Make the function that writes a tile's gradient by the plain inputs, the first
+    rows of W, as a product of panels.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
 
@@ -694,6 +703,10 @@ def expanded_columns(scalar: Scalar) -> Any:
 
 
 def _column_gradients(scalar: Scalar) -> Any:
+    """Make the function that writes a tile's gradient by expanded columns. The numbers
+    of all inputs are sorted, so each column is one run; a tile may end within a column
+    of pieces, whose further inputs count as above.
+    """
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
     loops = expanded(scalar, lanes_of(scalar))
     sum_pieces = loops.sum_pieces

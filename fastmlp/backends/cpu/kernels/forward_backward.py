@@ -169,6 +169,10 @@ def _predictions(scalar: Scalar) -> Kernel:
 
 
 def deltas_to_columns(scalar: Scalar) -> Kernel:
+    """Make the function that moves the output layer's deltas from columns, one output
+    of all rows each, to panels; deltas of a transposed layer go to squares of `lanes`
+    rows.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -300,6 +304,9 @@ def layer_kernels(scalar: Scalar) -> LayerKernels:
 
 
 def gathering(scalar: Scalar) -> Kernel:
+    """Make the function that copies rows of X to panels, disturbs them by noise and
+    dropout, and rounds them to pairs if the first layer takes pairs.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     pack_row = moves(scalar, lanes).pack_row
@@ -428,6 +435,9 @@ def inputs_of(net: Net, i: int) -> int:
 
 
 def _add_partial_sums(scalar: Scalar) -> Kernel:
+    """Make the function that finishes a layer computed by split-K. The first half's
+    sums, with biases, are in its outputs, the second half's in its deltas.
+    """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
 

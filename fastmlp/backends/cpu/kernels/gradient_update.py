@@ -97,6 +97,9 @@ def _shape_of(tile: Tile, layer: records.Layer, p: int, lanes: int) -> tuple[int
 
 
 def _rows_gradient(scalar: Scalar) -> Kernel:
+    """Make the function that computes a tile's gradient as one product over the rows of
+    the chunk, in the form that the layer's layout asks for.
+    """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -148,6 +151,9 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
 
 
 def _gradients(scalar: Scalar) -> Kernel:
+    """Make the function that writes a tile's gradient to the stack, from where it
+    comes: stored before, sparse rows, a single row, or a product over rows.
+    """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     rows_gradient = _rows_gradient(scalar)
@@ -259,6 +265,9 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _finishing(scalar: Scalar) -> Kernel:
+    """Make the function that ends n numbers of a tile: it takes the optimizer's step,
+    or stores the gradient for a later call.
+    """
     copy = moves(scalar, lanes_of(scalar)).copy
 
     @njit
@@ -358,6 +367,9 @@ def _steps(
 
     @njit
     def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
+        """Step biases whose coefficients are not those of the weights: their gradient
+        is the sum of the deltas over rows.
+        """
         (tile, layer, _), n_rows = piece, _rows_of_biases(net, control)
         biases = layer.biases
         deltas = layer.deltas

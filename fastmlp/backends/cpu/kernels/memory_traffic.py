@@ -136,6 +136,9 @@ def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
 
 
 def transposing(scalar: Scalar) -> Kernel:
+    """Make the function that writes a tile's panel to the transposed copy, square by
+    square, right after its step, while the weights are in the cache.
+    """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
@@ -218,6 +221,9 @@ def pair_tiles(scalar: Scalar, pairs: PairProducts) -> Kernel:
 
     @njit
     def pair_panel(net: Net, tile: Tile, p: int, non_temporal: int) -> None:
+        """A square of a panel is read once and written in both forms: for the pass
+        forward, and transposed for the pass back.
+        """
         layer = layers_of(net)[tile.layer]
         panel = tile.panel + p
         w = net.parameters + tile.offset + p * layer.packed_panel

@@ -465,6 +465,9 @@ def stages_backward(scalar: Scalar) -> Kernel:
 
     @njit
     def go_back(net: Net, layer: Layer, i: int, rows: Span, sums: int) -> None:
+        """The stages of `stages_forward` in reverse: the end norm, the skip's deltas,
+        the slopes that a layer defers, the norm, and dropout before it.
+        """
         at, n = rows
         if layer.takes_inputs:
             clear_padding(net, layer, rows)

@@ -236,11 +236,17 @@ def scale_penalties(net: Net, mass: float) -> None:
 
 
 def _sharing(scalar: Scalar) -> Kernel:
+    """Make the function that takes one rank's share of a batch, in chunks of
+    `chunk_rows`, and returns its weighted loss.
+    """
     size = np.dtype(scalar).itemsize
     step = steps(scalar)
 
     @njit
     def share(job: Job, net: Net, s: int, apply: int) -> float:
+        """`position` counts from the batch's first row, of whatever rank: dropout draws
+        by it, so the ranks' number does not change the bits.
+        """
         batch = batch_of(net)
         starts = row(job.starts + s * 8, 2, np.int64)
         batch.coefficients = job.coefficients + s * job.n_coefficients * size
@@ -407,6 +413,9 @@ class Replicas:
         rows: int,
         n_microbatches: int,
     ) -> None:
+        """The first thread works in the net's workspace; each other thread has buffers
+        of `OWN`, and shares the rest.
+        """
         parameters = workspace.parameters
         others = [
             with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)
@@ -477,6 +486,9 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
+    """Make the function that computes layer i by panels of its outputs: each part reads
+    all rows and its panels' weights alone.
+    """
     layer_functions = layer_kernels(scalar)
     forward_layer = layer_functions.forward
     add_partial_sums = layer_functions.add_partial_sums

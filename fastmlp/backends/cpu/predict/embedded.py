@@ -422,6 +422,10 @@ def run(block: Any, words: tuple[int, ...]) -> None:
 
 @overload(predict, jit_options=INLINE)
 def _predict(handle: Any, x: Any, out: Any) -> Any:
+    """Choose `jit.predict`'s body by the types of its arguments: a row, a tuple of
+    floats, or a matrix. Rows that share memory with `out` are copied first.
+    """
+
     def of_row(handle: Any, x: Any, out: Any) -> None:
         _check(handle, len(x), len(out))
         _write_row(handle[0], x, out)

@@ -454,6 +454,9 @@ def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
 
 @overload(train_on_batch, jit_options=JITTED)
 def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any:
+    """Choose `jit.train_on_batch`'s body by its types: with derivatives, or without.
+    Numba compiles one of them, so an absent argument costs nothing.
+    """
     who = "jit.train_on_batch"
     integers = require_types(who, handle, X, y)
 
@@ -491,6 +494,9 @@ def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any
 def _train_on_gradient(
     handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
 ) -> Any:
+    """Choose `jit.train_on_gradient`'s body by its types: with a gradient by the
+    Jacobian, or without.
+    """
     who = "jit.train_on_gradient"
     require_types(who, handle, X, output_gradient)
 
@@ -563,6 +569,9 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
                     target[k] = source[k]
 
     def differentiate(address: int, by_inputs: int) -> None:
+        """Chunk by chunk, each gradient added to the one before; the mass is 1, as the
+        slopes that are given are not means.
+        """
         mode = flush_denormals()
         vjp = record_at(address, EmbeddedVjp)
         job = record_at(vjp.job, Job)
@@ -785,6 +794,9 @@ def _vjp(
     input_gradient: Any = None,
     jacobian_gradient: Any = None,
 ) -> Any:
+    """Check the types of `jit.vjp`, and choose its body: the gradient by the parameters
+    alone, or by the inputs too.
+    """
     require_types("jit.vjp", handle, X, output_gradient)
     alone = is_absent(input_gradient)
     for array, n_dim in ((gradient, 1), (input_gradient, 2))[: 1 if alone else 2]:

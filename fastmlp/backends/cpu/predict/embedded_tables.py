@@ -180,6 +180,10 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     predict_row = row_pass(scalar)
 
     def predict_table(model: int, x: int, out: int, work: int) -> None:
+        """Each net's steps write its inputs to `work` as float32; the weighted
+        predictions are summed in float64, in the nets' order, then the trees' are
+        added. Probabilities are divided by their sum at the end.
+        """
         table = record_at(model, WeightedNets)
         nets = records_at(table.nets, table.n_nets, WeightedNet)
         numbers = row(x, table.n_in, F64)

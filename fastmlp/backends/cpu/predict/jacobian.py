@@ -246,6 +246,9 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
     unit = VECTORS * vector
 
     def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
+        """A block of rows goes forward once, and back once for each derived output; the
+        slopes of all layers stay in the thread's buffer meanwhile.
+        """
         derived = row(net.derived, net.n_derived, np.int64)
         buffer = net.buffers + thread * net.buffer_bytes
         read = net.checks + thread * net.check_bytes

@@ -26,6 +26,7 @@ from fastmlp.backends.cpu.simd.flat_weights import (
     row_tiles,
     tile,
 )
+from fastmlp.backends.cpu.simd.gemm import Shape
 from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
@@ -267,6 +268,9 @@ def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multipl
     )
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
+        """Units are taken in groups, as large as they come: the largest tile, pairs, a
+        single one. Backward the roles of units and terms change, and biases are zeros.
+        """
         w = net.parameters + layer.weights
         left = layer.n_out
         n_terms = layer.n_in
@@ -324,6 +328,9 @@ def lane_pass(
     def forward(
         net: FlatNet, first: int, second: int, slopes: int, curves: int, apart: int
     ) -> tuple[int, int]:
+        """`source` is the layer's inputs, `target` where its sums go; they never are
+        one block, as a product reads all inputs for each output.
+        """
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         source = first
         for i in range(net.n_layers):
@@ -453,19 +460,17 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
             n_terms = min(max(step, LEAST_INPUTS), n_in - k)
             positive = layer.relu if k + n_terms == n_in else 0
             weights = Weights(at + k * row_bytes, across, row_bytes)
-            of = (
-                MatrixRows(target, pitch),
-                MatrixRows(start, start_pitch),
-                weights,
-                n_out,
-            )
-            right = (MatrixRows(source + k * size, stride), n_terms, positive, n)
+            sums = MatrixRows(target, pitch)
+            begins = MatrixRows(start, start_pitch)
+            numbers = MatrixRows(source + k * size, stride)
+            shape = Shape(n_out, n)
+            operands = (sums, begins, weights, numbers, shape, n_terms, positive)
             if n > FEW_ROWS:
-                many(*of, *right)
+                many(*operands)
             elif n > 2:
-                few(*of, *right)
+                few(*operands)
             else:
-                two(*of, *right)
+                two(*operands)
             start = target
             start_pitch = pitch
             k = k + n_terms
@@ -506,6 +511,9 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         add_differences(out, n * net.n_out, checks + vector)
 
     def predict_tiles(net: FlatNet, first: int, last: int, thread: int) -> None:
+        """Blocks of at most `TILED_AT_ONCE` rows, of nearly equal size, pass through
+        all layers; `target` and `other` change places after each.
+        """
         layers = records_at(net.layers, net.n_layers, FlatLayer)
         buffer = net.buffers + thread * net.buffer_bytes
         checks = net.checks + thread * net.check_bytes

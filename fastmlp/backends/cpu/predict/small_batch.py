@@ -167,6 +167,9 @@ def row_pass(
     def forward(
         net: row_blocks.FlatNet, x: int, out: int, buffers: int
     ) -> tuple[int, int]:
+        """`inputs` and `z` take turns between the two vectors; a relu whose slopes are
+        kept writes its values in their place.
+        """
         layers = records_at(net.layers, net.n_layers, row_blocks.FlatLayer)
         other = buffers + net.block_bytes
         slopes = other + net.block_bytes
@@ -269,6 +272,9 @@ class SmallBatch:
         packed: PackedWeights | None = None,
         n_threads: int = 1,
     ) -> None:
+        """Everything is prepared here, records, buffers and compiled blocks, so that a
+        call only sets addresses and the number of rows.
+        """
         dtype = network.dtype
         self._lock = lock
         self._packed = packed

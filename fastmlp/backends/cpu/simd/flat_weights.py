@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from fastmlp.backends.cpu.simd.gemm import Shape
 from fastmlp.backends.cpu.simd.pack import MatrixRows
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, VectorAccess, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import (
@@ -146,18 +147,24 @@ def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
         outputs: MatrixRows,
         start: MatrixRows,
         weights: Weights,
-        n_out: Word,
         inputs: MatrixRows,
+        shape: Shape,
         n_in: Word,
         positive: Word,
-        n: Word,
     ) -> None:
-        whole = n_out // v.lanes
-        last = n_out % v.lanes
+        """Whole groups of vectors first; the vectors left, and a masked last one, have
+        a case each.
+        """
+        n = shape.n_rows
+        whole = shape.n_columns // v.lanes
+        last = shape.n_columns % v.lanes
         groups = whole // vectors
         mask = v.first(last)
 
         def sweep(count: int, masked: bool, first: Word) -> None:
+            """All rows by `count` vectors of outputs and, if `masked`, the last one:
+            their weights stay in a cache from tile to tile of rows.
+            """
             at = first * v.bytes
             source = weights.address + first * weights.across
             columns: list[Callable[..., Vector]] = [v.load] * count

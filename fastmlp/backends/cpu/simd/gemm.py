@@ -148,6 +148,9 @@ def _row_products(
         shape: Shape,
         streams: int,
     ) -> int:
+        """From panel to panel by the largest tile that fits; a single row and a
+        half-used last panel have tiles of their shape.
+        """
         (b, b_stride, a, a_stride, depth), (n_columns, n) = factors, shape
         n_panels = (n_columns + lanes - 1) // lanes
         narrow = n_columns <= (n_panels - 1) * lanes + lanes // 2

@@ -141,6 +141,10 @@ class TileSweep(Sweep):
     """
 
     def run(self, streams: Word) -> None:
+        """Sums of two tiles of rows at a time, or of one, are made whole in tile
+        registers; then the plain sweep reads them as sums that waited, and applies the
+        epilogue.
+        """
         v, of = self.v, self.factors
         self.registers = v.tile_registers()
         self.left = v.scratch(2 * TURN_BYTES // v.bytes)

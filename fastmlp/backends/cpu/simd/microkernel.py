@@ -228,6 +228,9 @@ class Sweep:
         self.waiting = Panels(v.scratch(ROW_BLOCK * tile.vectors), ROW_BLOCK * v.bytes)
 
     def run(self, streams: Word) -> None:
+        """Blocks of the sums outside, tiles of rows inside: a block of B stays in the
+        first-level cache for all rows.
+        """
         v = self.v
         tile = self.tile
         depth = self.factors.depth
