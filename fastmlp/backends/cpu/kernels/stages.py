@@ -25,7 +25,6 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import (
     Condition,
     Panels,
-    Variable,
     Vector,
     Vectors,
     Word,
@@ -116,11 +115,8 @@ def normalise(
     n: Word,
 ) -> None:
     """Store gain x + shift for n rows of a panel; `rows` are their means."""
-    gain, shift = v.load(gains), v.load(shifts)
-    for r, n_rows in _rows(v, n):
-        for k in range(n_rows):
-            number = _normed(v, source, rows, roots, r + k)
-            v.store(v.fma(number, gain, shift), target + (r + k) * v.bytes)
+    for down, value in _normalised(v, source, rows, roots, gains, shifts, n):
+        v.store(value, target + down)
 
 
 def normalise_relu(
@@ -134,12 +130,25 @@ def normalise_relu(
     n: Word,
 ) -> None:
     """The positive parts of what `normalise` stores."""
+    for down, value in _normalised(v, source, rows, roots, gains, shifts, n):
+        v.store(v.positive_part(value), target + down)
+
+
+def _normalised(
+    v: Vectors,
+    source: Word,
+    means: Word,
+    roots: Word,
+    gains: Word,
+    shifts: Word,
+    n: Word,
+) -> Iterator[tuple[Word, Vector]]:
+    """Yield gain x + shift of each row, with the bytes before the row."""
     gain, shift = v.load(gains), v.load(shifts)
     for r, n_rows in _rows(v, n):
         for k in range(n_rows):
-            number = _normed(v, source, rows, roots, r + k)
-            value = v.positive_part(v.fma(number, gain, shift))
-            v.store(value, target + (r + k) * v.bytes)
+            number = _normed(v, source, means, roots, r + k)
+            yield (r + k) * v.bytes, v.fma(number, gain, shift)
 
 
 def _rows(v: Vectors, n: Word) -> Iterator[tuple[Word, int]]:
@@ -185,12 +194,18 @@ def delta_means(
             for r, (total, product) in enumerate(zip(first, second, strict=True)):
                 delta = v.select(units, v.load(place + r * v.bytes) * gain, v.zero)
                 number = _normed(v, of_source, norm.means, norm.roots, down + r)
+                number = v.select(units, number, v.zero)
                 total.value = total.value + delta
-                product.value = v.fma(
-                    delta, v.select(units, number, v.zero), product.value
-                )
+                product.value = v.fma(delta, number, product.value)
         both = v.sums([total.value for total in (*first, *second)])
         v.store(both * v.load(norm.scales), sums + i * v.bytes)
+
+
+class StripSums(NamedTuple):
+    """Where a panel's sums of strips begin: of D x, and of D."""
+
+    by_gain: Word
+    by_shift: Word
 
 
 def normed_deltas(
@@ -198,61 +213,46 @@ def normed_deltas(
     deltas: Word,
     source: Word,
     norm: NormOfRows,
-    sums: Word,
-    by_gain: Word,
-    by_shift: Word,
+    means: Word,
+    sums: StripSums,
     units: Word,
     n: Word,
 ) -> None:
     """Replace n rows of a panel's deltas by those before the norm;
-    store the sums of D x and of D of each strip.
+    store the sums of D x and of D of each strip. `means` are those of `delta_means`.
     """
     gain = v.load(norm.gains)
     mask = v.first(units)
-    totals = [v.variable(v.zero) for _ in range(2)]
-    for i in v.range((n + (STRIP_ROWS - 1)) // STRIP_ROWS):
-        for total in totals:
-            total.value = v.zero
-        left = n - i * STRIP_ROWS
-        is_whole = left >= STRIP_ROWS
-        for count, n_rows in (
-            (v.choose(is_whole, 1, 0), STRIP_ROWS),
-            (v.choose(is_whole, 0, left), 1),
-        ):
-            for k in v.range(count):
-                for r in range(n_rows):
-                    place = i * STRIP_ROWS + k * n_rows + r
-                    _normed_delta(
-                        v, deltas, source, norm, sums, place, gain, mask, totals
-                    )
-        v.store(totals[1].value, by_shift + i * v.bytes)
-        v.store(totals[0].value, by_gain + i * v.bytes)
-
-
-def _normed_delta(
-    v: Vectors,
-    deltas: Word,
-    source: Word,
-    norm: NormOfRows,
-    sums: Word,
-    r: Word,
-    gain: Vector,
-    mask: Condition,
-    totals: list[Variable],
-) -> None:
+    by_gain, by_shift = [v.variable(v.zero) for _ in range(2)]
     half = v.lanes // 2
-    place = deltas + r * v.bytes
-    delta = v.select(mask, v.load(place), v.zero)
-    number = _normed(v, source, norm.means, norm.roots, r)
-    number = v.select(mask, number, v.zero)
-    means = sums + (r // half * v.lanes + r % half) * v.size
-    by_gain, by_shift = totals
-    by_gain.value = v.fma(delta, number, by_gain.value)
-    by_shift.value = by_shift.value + delta
-    rest = delta * gain - v.broadcast(means)
-    rest = rest - number * v.broadcast(means + half * v.size)
-    root = v.broadcast(norm.roots + r * v.size)
-    v.store(v.select(mask, rest * root, v.zero), place)
+
+    def replace(first: Word, r: Word) -> None:
+        """Replace the deltas of row r after the first row of a strip."""
+        row = first + r
+        place = deltas + row * v.bytes
+        delta = v.select(mask, v.load(place), v.zero)
+        number = _normed(v, source, norm.means, norm.roots, row)
+        number = v.select(mask, number, v.zero)
+        by_gain.value = v.fma(delta, number, by_gain.value)
+        by_shift.value = by_shift.value + delta
+        of_row = means + (2 * first + r // half * v.lanes + r % half) * v.size
+        rest = delta * gain - v.broadcast(of_row)
+        rest = rest - number * v.broadcast(of_row + half * v.size)
+        root = v.broadcast(norm.roots + row * v.size)
+        v.store(v.select(mask, rest * root, v.zero), place)
+
+    for i in v.range((n + (STRIP_ROWS - 1)) // STRIP_ROWS):
+        by_gain.value = by_shift.value = v.zero
+        first = i * STRIP_ROWS
+        left = n - first
+        is_whole = left >= STRIP_ROWS
+        for _ in v.range(v.choose(is_whole, 1, 0)):
+            for k in range(STRIP_ROWS):
+                replace(first, k)
+        for r in v.range(v.choose(is_whole, 0, left)):
+            replace(first, r)
+        v.store(by_shift.value, sums.by_shift + i * v.bytes)
+        v.store(by_gain.value, sums.by_gain + i * v.bytes)
 
 
 def keep_positive(v: Vectors, values: Word, deltas: Word, n: Word) -> None:
@@ -451,7 +451,8 @@ def stages_backward(scalar: Scalar) -> Kernel:
             by_shift = norm.shift_sums + strips if norm.centred else by_gain
             units = layer.n_out - p * lanes
             places = (layer.deltas + skip, source + skip)
-            normed_deltas(*places, of_panel, sums, by_gain, by_shift, units, n)
+            strip_sums = StripSums(by_gain, by_shift)
+            normed_deltas(*places, of_panel, sums, strip_sums, units, n)
 
     @njit
     def clear_padding(net: Net, layer: Layer, rows: Span) -> None:
