@@ -19,7 +19,6 @@ from fastmlp.network.heads import refuse
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout, Rate
-from fastmlp.rules.losses import are_weighted
 from fastmlp.rules.optimizer_protocol import SWA, Optimizer, average_of
 from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training import metrics as of_metrics
@@ -30,6 +29,7 @@ from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import Array, arrays, frames, gaps, scalars
 from fastmlp.validation.calls import misfit
 from fastmlp.validation.frames import is_table
+from fastmlp.validation.heads import HeadForms
 from fastmlp.validation.messages import count, listed
 
 ValidationData = (
@@ -549,11 +549,19 @@ def _require_known(data: Data, network: Network, who: str) -> None:
     if data.weight.size and not data.mass:
         raise ValueError(f"{who}: y has no known target of a weight above 0")
     width = data.y.shape[1]
-    if not are_weighted(network.loss, network.layout.sizes[-1], width):
+    if not network.has_factors(width):
         return
-    factors = data.y[:, width // 2 :]
-    used = factors if data.rows is None else factors[data.rows]
-    empty = np.flatnonzero(~used.any(axis=0)).tolist()
+    y = data.y if data.rows is None else data.y[data.rows]
+    form = network.targets
+    if isinstance(form, HeadForms):
+        for name, factors in form.factors(y).items():
+            _warn_of_unknown(factors, f"{who}: head {name!r}")
+    else:
+        _warn_of_unknown(y[:, width // 2 :], who)
+
+
+def _warn_of_unknown(factors: Array, who: str) -> None:
+    empty = np.flatnonzero(~factors.any(axis=0)).tolist()
     if empty:
         warn(
             f"{who}: y has no known target in {count(len(empty), 'column')}: "

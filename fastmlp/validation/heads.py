@@ -44,6 +44,16 @@ class HeadForms(NamedTuple):
     def n_targets(self) -> int:
         return sum(self.widths)
 
+    def factors(self, columns: Array) -> dict[str, Array]:
+        """The factors of each head's targets, of rows with factors."""
+        parts = {}
+        start = 0
+        for name, form, width in zip(self.names, self.forms, self.widths, strict=True):
+            end = start + width + (1 if form.whole_rows else width)
+            parts[name] = columns[:, start + width : end]
+            start = end
+        return parts
+
     @property
     def example(self) -> str:
         """How a user writes something for each head."""

@@ -238,6 +238,20 @@ def test_targets_of_steps_are_of_any_dtype(kind: Any) -> None:
         assert plain.train_on_batch(X, Y) == other.train_on_batch(X, y)
 
 
+def test_fit_warns_by_name_of_heads_without_a_known_target() -> None:
+    values = VALUES.copy()
+    values[:, 1] = np.nan
+    y = GAPS | {"value": values, "count": np.full(N, np.nan)}
+    with pytest.warns(UserWarning, match="no known target") as caught:
+        make().fit(X, y, epochs=1, **IGNORE)
+    assert [str(warning.message) for warning in caught] == [
+        "MLP.fit: head 'value': y has no known target in 1 column: 1; the loss is that "
+        "of the others",
+        "MLP.fit: head 'count': y has no known target in 1 column: 0; the loss is that "
+        "of the others",
+    ]
+
+
 def test_steps_with_gaps_and_without_take_turns() -> None:
     y = (np.where(np.arange(N) % 3 == 0, np.nan, LABELS), BOTH[1])
     loop, fit = two(), two()
