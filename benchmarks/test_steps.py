@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import bench_heads
 from benchmarks.bench_step import GROUPS, jax_step, net_group, torch_step
 from benchmarks.peers import missing, one_step
 from benchmarks.peers.one_step import FIT, STEPS
@@ -61,3 +62,17 @@ def test_steps_of_a_group_have_the_same_losses(name: str, make: Any) -> None:
     for _ in range(3):
         expected = ours()
     np.testing.assert_allclose(np.ravel(losses), np.ravel(expected), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_steps_on_two_heads_end_in_the_same_place(name: str) -> None:
+    if reason := missing(name):
+        pytest.skip(reason)
+    sizes = (5, 8, 8, bench_heads.N_CLASSES + 1)
+    rows = bench_heads.drawn(sizes, 16)
+    ours, theirs = (bench_heads.RUNS[it](sizes, rows) for it in ("fastmlp", name))
+    for run in (ours, theirs):
+        run.epochs(2)
+    for w, expected in zip(theirs.weights(), ours.weights(), strict=True):
+        assert np.abs(w - expected).max() < 3e-4
