@@ -259,6 +259,10 @@ GIL_ROW_PRODUCTS = 500_000
 # Most multiply-adds of such a call by vectors of rows. Row blocks -> vectors of rows, 5
 # rows, 1 thread: 113 -> 43 us (784-128-10), 216 -> 101 (784-256-128-10).
 GIL_LANE_PRODUCTS = 1_750_000
+# Most multiply-adds of such a call in tiles that a team may share, 40 to 110 us: Python
+# takes 10 us around a call without the GIL. 4 rows, 2 threads of a Xeon with AVX-512:
+# 57 -> 46 us (760-835-5), 68 -> 53 (784-512-512-10), 133 -> 112 (128-1024-1024-10).
+GIL_TEAM_PRODUCTS = 5_000_000
 # Most multiply-adds of rows with norms or skips, which go one by one.
 # Packed panels -> one by one: 29.5 -> 8.3 us (23-64-64-1, 32 rows, 1 thread).
 STAGED_PRODUCTS = 1_000_000

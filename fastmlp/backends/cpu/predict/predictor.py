@@ -22,6 +22,7 @@ from fastmlp.backends.cpu.tuning import (
     GIL_LANE_PRODUCTS,
     GIL_ROW_PRODUCTS,
     GIL_ROWS,
+    GIL_TEAM_PRODUCTS,
     KEPT_PARAMETERS,
     LED_WEIGHTS,
     ONE_BY_ONE,
@@ -33,6 +34,7 @@ from fastmlp.backends.cpu.tuning import (
     TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
+from fastmlp.compiler import COMPILER
 from fastmlp.network.spec import Network, paired_layers
 from fastmlp.validation import Array, arrays, expanded
 from fastmlp.validation.expanded import Expanded
@@ -117,8 +119,8 @@ class Way(NamedTuple):
     quick: int
 
 
-def way_for(n_rows: int, network: Network) -> Way:
-    """The method for n_rows rows of an array."""
+def way_for(n_rows: int, network: Network, n_threads: int = 1) -> Way:
+    """The method for n_rows rows of an array, where calls have so many threads."""
     layout = network.layout
     if network.compute_dtype:
         return Way("packed panels", 0)
@@ -127,7 +129,10 @@ def way_for(n_rows: int, network: Network) -> Way:
         return Way("one by one", few) if n_rows <= few else Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     if layout.n_weights >= (TILED_WEIGHTS if n_rows > 1 else LED_WEIGHTS):
-        return Way("row tiles", max(in_lanes, 1))
+        most = in_lanes
+        if n_threads > 1:
+            most = min(GIL_ROWS, GIL_TEAM_PRODUCTS // layout.n_weights)
+        return Way("row tiles", max(most, 1))
     if 1 < n_rows <= ONE_TILE and layout.n_weights >= ONE_TILE_WEIGHTS:
         return Way("row tiles", max(min(in_lanes, ONE_TILE), 1))
     if n_rows <= ONE_BY_ONE:
@@ -188,6 +193,8 @@ class Predictor:
         if not any(paired_layers(network.layout, network.compute_dtype)):
             network = network._replace(compute_dtype=None)
         self._runner = runner
+        # Numba's threads are not a team that a call can lead.
+        self._n_threads = runner.n_threads if COMPILER == "translator" else 1
         self._network = network
         self._idle = idle
         self._parameters = parameters
@@ -251,7 +258,7 @@ class Predictor:
         if not isinstance(x, np.ndarray):
             self._by_panels(x, out)
             return None
-        way = way_for(len(x), self._network)
+        way = way_for(len(x), self._network, self._n_threads)
         if way.method in SMALL or len(x) <= way.quick:
             return self._by_small_batch(x, out, way)
         if way.method in BLOCKS:
@@ -315,7 +322,7 @@ class Predictor:
             return None
         # 1.3 us less than to decide again.
         way = self._ways.get(len(x)) or keep(
-            self._ways, len(x), way_for(len(x), network)
+            self._ways, len(x), way_for(len(x), network, self._n_threads)
         )
         by_blocks = way.method in BLOCKS and len(x) > way.quick
         result = plain_out(x, out, network, who) if by_blocks else None

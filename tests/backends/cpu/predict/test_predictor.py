@@ -476,6 +476,24 @@ def test_products_decide_the_way(
     assert way_for(n_rows, network) == way
 
 
+TEAMS_ROWS = [
+    ((784, 512, 512, 10), 4, 7),
+    ((128, 1024, 1024, 10), 4, 4),
+    ((784, 128, 10), 2, 49),
+    ((784, 3000, 3000, 10), 2, 1),
+]
+
+
+@pytest.mark.parametrize(("sizes", "n_rows", "most"), TEAMS_ROWS)
+def test_calls_that_a_team_may_share_hold_the_gil_for_more_rows(
+    sizes: tuple[int, ...], n_rows: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "GIL_ROWS", GIL_ROWS)
+    monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
+    network = network_of(sizes, "relu", "identity", "identity", "float32")
+    assert way_for(n_rows, network, n_threads=2) == Way("row tiles", most)
+
+
 def test_the_rows_taken_are_bounded() -> None:
     network = network_of((10, 10, 10), "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
