@@ -34,7 +34,7 @@ VECTOR_FEATURES = (
     "sve2",
 )
 # Products of mixed precision, by instruction.
-BFLOAT16 = {
+BFLOAT16_WORDS = {
     "tiles": "multiplied in tiles (AMX)",
     "matrices": "multiplied as matrices (bfmmla)",
     "lanes": "multiplied (AVX512-BF16)",
@@ -122,7 +122,7 @@ def _cpu() -> str:
 
 def _products_of_pairs() -> str:
     try:
-        return BFLOAT16[pair_products()]
+        return BFLOAT16_WORDS[pair_products()]
     except ModuleNotFoundError:  # a wheel's code needs no LLVM, which knows the host
         return "compiled by LLVM: needs llvmlite"
 

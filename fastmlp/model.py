@@ -19,7 +19,7 @@ from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.network import heads, layer_settings, residual, resolve, spec
-from fastmlp.network.residual import EPSILON, Residual
+from fastmlp.network.residual import NORM_EPSILON, Residual
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.network.state import NetState
@@ -62,7 +62,7 @@ else:
     Computed = str | tuple[str, ...] | None
     NormName = SkipName = str
 
-F32 = "leave compute_dtype out, for products in float32"
+WITHOUT_COMPUTE_DTYPE = "leave compute_dtype out, for products in float32"
 
 
 @final
@@ -190,7 +190,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         *,
         activation: spec.Activation | Sequence[spec.Activation] = "relu",
         norm: NormName | Sequence[NormName | None] | None = None,
-        norm_epsilon: float = EPSILON,
+        norm_epsilon: float = NORM_EPSILON,
         skip: SkipName | None = None,
         output_activation: spec.OutputActivation | None = None,
         loss: spec.LossLike = "mse",
@@ -218,7 +218,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         if has_heads:
             heads.check_settings(output_activation, label_smoothing)
         elif loss_weights is not None:
-            raise ValueError(f"MLP: loss_weights needs heads: loss={heads.FORM}")
+            raise ValueError(f"MLP: loss_weights needs heads: loss={heads.HEADS_FORM}")
         aim = losses.JOINT if has_heads else smoothed(loss, label_smoothing)
         arguments = (
             layer_sizes,
@@ -249,7 +249,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         network = network._replace(layer_rates=factors, dropout=drawn)
         if computed:
             residual.require_plain(
-                network, f"MLP: compute_dtype={compute_dtype!r}", F32
+                network, f"MLP: compute_dtype={compute_dtype!r}", WITHOUT_COMPUTE_DTYPE
             )
         if monotonic_cst is not None and network.link.parts:
             raise heads.refuse("monotonic_cst")
@@ -1004,7 +1004,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """
         network = self._network
         if not network.heads:
-            raise ValueError(f"MLP.predict_heads needs heads: loss={heads.FORM}")
+            raise ValueError(f"MLP.predict_heads needs heads: loss={heads.HEADS_FORM}")
         return heads.slices(network, self.predict(X))
 
     @explained
@@ -1085,7 +1085,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         dtype = self._network.dtype
         if compute_dtype is not None:
             residual.require_plain(
-                self._network, f"{who}: compute_dtype={compute_dtype!r}", F32
+                self._network,
+                f"{who}: compute_dtype={compute_dtype!r}",
+                WITHOUT_COMPUTE_DTYPE,
             )
         return spec.compute_dtype(compute_dtype, layout.sizes, dtype, who)
 
@@ -1373,9 +1375,9 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
 def _in_file(net: MLP) -> tuple[Any, dict[str, NDArray[Any]]]:
     engine, state = core_of(net)
     saved = model_state.pack(model_state.capture(engine.network, state, training=False))
-    return codec.FORMS[Content].write(saved)
+    return codec.FORMS_IN_FILES[Content].write(saved)
 
 
-codec.FORMS[MLP] = codec.InFile(
+codec.FORMS_IN_FILES[MLP] = codec.InFile(
     _in_file, lambda header, arrays: unpacked(content_of(header, arrays), {}, None)
 )

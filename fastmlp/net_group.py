@@ -40,9 +40,9 @@ from fastmlp.validation.heads import ByHead, Columns, HeadForms, WeightsByHead
 from fastmlp.validation.messages import count
 
 WHO = "NetGroup"
-LABELS = (np.dtype(np.int64), np.dtype(np.int32))
+LABEL_DTYPES = (np.dtype(np.int64), np.dtype(np.int32))
 # Maximum multiply-adds of a call, which holds the GIL: 0.5 ms of one thread.
-MOST_PRODUCTS = 1 << 24
+MOST_PRODUCTS_OF_CALL = 1 << 24
 
 
 class GroupCalls:
@@ -89,14 +89,14 @@ class GroupCalls:
         job = self.job
         n_nets = len(self._states)
         products = sum(self.products) * n_rows
-        if products <= MOST_PRODUCTS:
+        if products <= MOST_PRODUCTS_OF_CALL:
             job["first"] = 0
             job["last"] = n_nets
             job["n_checked"] = n_checked
             self._driver_calls.run(products, n_threads)
             return int(job["n_done"])
         n_done = 0
-        most = max(1, MOST_PRODUCTS * n_nets // products)
+        most = max(1, MOST_PRODUCTS_OF_CALL * n_nets // products)
         for first in range(0, n_nets, most):
             if first:
                 time.sleep(0)  # Others may want the GIL.
@@ -574,7 +574,7 @@ class NetGroup:
                     own = None
                 calls.dtypes = (
                     self._dtype,
-                    own if own in LABELS else self._dtype,
+                    own if own in LABEL_DTYPES else self._dtype,
                     self._dtype,
                 )
             plain = arguments
@@ -725,7 +725,7 @@ class NetGroup:
         labels = self._takes_labels(kind)
         targets = (*n, self._width if kind == "batch" else self._n_out)
         fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0 and weight in (None, n)
-        fits = fits and (not labels or plain[1].dtype in LABELS)
+        fits = fits and (not labels or plain[1].dtype in LABEL_DTYPES)
         fits = fits and (
             y == targets or (y == n and targets[1:] == (1,) and kind == "batch")
         )
@@ -800,7 +800,7 @@ class NetGroup:
             ):
                 products = products_of(state.layout, n)
                 kept = None
-                if net._device == "cpu" and products <= MOST_PRODUCTS:
+                if net._device == "cpu" and products <= MOST_PRODUCTS_OF_CALL:
                     kept = steps.ready(kind, (n, self._n_in))
                 if kept is None or kept.quick.take_rows(n) is None:
                     return False
@@ -872,8 +872,14 @@ class NetGroup:
             layout = net._state.layout
             own = n * layout.n_weights
             few = layout.is_plain or own <= STAGED_PRODUCTS
-            products += own if few and net._device == "cpu" else MOST_PRODUCTS + 1
-        if 0 < products <= MOST_PRODUCTS and x.shape[-1] == self._n_in and self._alike:
+            products += (
+                own if few and net._device == "cpu" else MOST_PRODUCTS_OF_CALL + 1
+            )
+        if (
+            0 < products <= MOST_PRODUCTS_OF_CALL
+            and x.shape[-1] == self._n_in
+            and self._alike
+        ):
             result = arrays.out_array(out, whole, self._dtype, who)
             if not np.may_share_memory(x, result) and self._predict(
                 name, x, result, each

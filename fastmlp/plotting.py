@@ -23,7 +23,9 @@ class Estimator(Protocol):
 
 Fit: TypeAlias = History | Report | Estimator
 Fits: TypeAlias = Fit | Iterable[Fit] | Mapping[Any, Fit]
-ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
+HISTORIES_ACCEPTED = (
+    "a History, a Report, a fitted estimator, or a list or dict of them"
+)
 # Ratio of largest to smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
 # Colours of matplotlib's cycle. More fits get no legend.
@@ -277,7 +279,7 @@ def _history(where: str, fit: Any) -> History:
     if not hasattr(fit, "get_params"):
         hint = ": take what its fit returned" if hasattr(fit, "fit") else ""
         raise TypeError(
-            f"plot_history: {where} must be {ACCEPTED}, got {type(fit).__name__}{hint}"
+            f"plot_history: {where} must be {HISTORIES_ACCEPTED}, got {type(fit).__name__}{hint}"
         )
     fit = getattr(fit, "best_estimator_", fit)
     fit = fit.steps[-1][1] if hasattr(fit, "steps") else fit

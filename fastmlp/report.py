@@ -30,7 +30,7 @@ WHO = "html_report"
 NEEDED = {"sklearn": "scikit-learn", "matplotlib": "", "pandas": "", "jinja2": ""}
 TEMPLATE = Path(__file__).with_name("report.html")
 # Functions of sklearn.metrics by score, and the predictions that they take.
-OF_CLASSES = {
+MEASURES_OF_CLASSES = {
     "accuracy": ("accuracy_score", "labels"),
     "balanced_accuracy": ("balanced_accuracy_score", "labels"),
     "f1": ("f1_score", "labels"),
@@ -38,20 +38,20 @@ OF_CLASSES = {
     "average_precision": ("average_precision_score", "ranks"),
     "log_loss": ("log_loss", "probabilities"),
 }
-OF_NUMBERS = {
+MEASURES_OF_NUMBERS = {
     "r2": "r2_score",
     "rmse": "root_mean_squared_error",
     "mae": "mean_absolute_error",
 }
 # Rows of a report at most, and resamples of them for intervals.
-MOST_ROWS, N_RESAMPLES = 20_000, 200
+MOST_REPORTED_ROWS, N_RESAMPLES = 20_000, 200
 # Rows that are shuffled for importances, and cells of their table, at most.
 MOST_SHUFFLED, MOST_CELLS = 1000, 100_000
 # Repeats for importances of a narrow table, and of one of more columns.
 N_REPEATS = 5
 FEW_REPEATS = 2
-WIDE = 100
-MOST_CLASSES = 12
+WIDE_PAGE = 100
+MOST_SHOWN_CLASSES = 12
 MOST_CURVES = 6
 MOST_OUTPUTS = 3
 MOST_POINTS = 1000
@@ -60,9 +60,9 @@ N_TENTHS = 10
 N_WORST = 10
 N_COLUMNS_OF_WORST = 8
 # Characters of a cell, and of a name in a picture; levels in a cell.
-LONGEST = 80
+LONGEST_CELL = 80
 LONGEST_NAME = 16
-MOST_LEVELS = 6
+MOST_SHOWN_LEVELS = 6
 # Probabilities of intervals; columns of pandas' descriptions.
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 ABOUT = ["unique", "top", "mean", "min", "max"]
@@ -211,8 +211,8 @@ def _reported(model: Any, X: Any, y: Any) -> tuple[Reported, dict[str, int]]:
     if not len(rows):
         raise ValueError(f"{WHO}: y has no known target in {len(frame)} rows")
     n_rows = {"known": len(rows), "unknown": len(frame) - len(rows)}
-    if len(rows) > MOST_ROWS:
-        rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ROWS])
+    if len(rows) > MOST_REPORTED_ROWS:
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_REPORTED_ROWS])
     frame = frame.iloc[rows]
     targets = targets.iloc[rows]
     n_rows["used"] = len(rows)
@@ -292,7 +292,7 @@ def _codes(targets: DataFrame, classes: Array) -> Array:
     codes: Array = pd.Index(classes, dtype=object).get_indexer(labels)
     if (codes < 0).any():
         unknown = labels.iloc[int(codes.argmin())]
-        known = messages.listed([*map(repr, classes.tolist())], MOST_CLASSES)
+        known = messages.listed([*map(repr, classes.tolist())], MOST_SHOWN_CLASSES)
         raise ValueError(
             f"{WHO}: y has the class {unknown!r}, which training did not have; known: "
             f"{known}"
@@ -314,7 +314,9 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
     from sklearn import metrics
 
     if y.ndim == 2:
-        functions = {name: getattr(metrics, OF_NUMBERS[name]) for name in names}
+        functions = {
+            name: getattr(metrics, MEASURES_OF_NUMBERS[name]) for name in names
+        }
         return {name: float(of(y, predictions)) for name, of in functions.items()}
     n_classes = predictions.shape[1]
     there = np.unique(y)
@@ -331,7 +333,7 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
     }
     scores = {}
     for name in names:
-        function, kind = OF_CLASSES[name]
+        function, kind = MEASURES_OF_CLASSES[name]
         score = getattr(metrics, function)(*inputs[kind], **options.get(name, {}))
         scores[name] = float(score)
     return scores
@@ -357,7 +359,7 @@ def _importances(reported: Reported) -> DataFrame:
         reported.X.iloc[rows],
         reported.y[rows],
         scoring=score,
-        n_repeats=N_REPEATS if n_columns < WIDE else FEW_REPEATS,
+        n_repeats=N_REPEATS if n_columns < WIDE_PAGE else FEW_REPEATS,
         random_state=0,
     )
     table = pd.DataFrame(
@@ -418,10 +420,10 @@ def _scores(reported: Reported) -> DataFrame:
     nothing = np.zeros((len(y), 1))
     baseline = np.zeros_like(predictions)
     if reported.classes is None:
-        names = [*OF_NUMBERS]
+        names = [*MEASURES_OF_NUMBERS]
         baseline += DummyRegressor().fit(nothing, y).predict(nothing).reshape(y.shape)
     else:
-        names = [*OF_CLASSES]
+        names = [*MEASURES_OF_CLASSES]
         dummy = DummyClassifier().fit(nothing, y)
         baseline[:, dummy.classes_] = dummy.predict_proba(nothing)
     draws = np.random.default_rng(0).integers(len(y), size=(N_RESAMPLES, len(y)))
@@ -452,7 +454,7 @@ def _columns(reported: Reported, importances: DataFrame) -> DataFrame:
     table = table.reindex([*table.index, *(schema.dropped.keys() - {*table.index})])
     read_as = dict.fromkeys(schema.numeric_names, "a number")
     for name, levels in schema.levels.items():
-        known = messages.listed([*map(str, levels)], MOST_LEVELS)
+        known = messages.listed([*map(str, levels)], MOST_SHOWN_LEVELS)
         read_as[name] = f"one of {len(levels)} levels: {known}"
     for name, parts in schema.dates.items():
         read_as[name] = f"{parts.kind}, as {', '.join(parts.names)}"
@@ -490,7 +492,7 @@ def _html(table: DataFrame) -> str:
     """A table as escaped HTML."""
     import pandas as pd
 
-    with pd.option_context("display.max_colwidth", LONGEST):
+    with pd.option_context("display.max_colwidth", LONGEST_CELL):
         number = "{:.4g}".format
         return table.to_html(
             border=0, index_names=False, na_rep="", float_format=number
@@ -583,7 +585,7 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
     names = [*map(_short, np.asarray(reported.classes))]
     counts = np.bincount(y, minlength=n_classes)
     frequent = np.argsort(-counts, kind="stable")
-    shown = np.sort(frequent[:MOST_CLASSES])
+    shown = np.sort(frequent[:MOST_SHOWN_CLASSES])
     ticks = [names[k] for k in shown] + ["others"] * (n_classes > len(shown))
     place = np.full(n_classes, len(shown))
     place[shown] = np.arange(len(shown))

@@ -22,11 +22,11 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 
 Row = Mapping[Any, Any]
 Numbers = NDArray[np.float64]
-RATE = 0.1
+DEFAULT_RATE = 0.1
 # Scaled numbers end here: a wild one does not ruin the net.
-LARGEST = 10.0
+LARGEST_SCALED = 10.0
 ENCODED = "encode it before the net, as river's preprocessing.OneHotEncoder does"
-LEFT_OUT = "leave the row out"
+LEAVE_OUT = "leave the row out"
 
 
 class RunningScales:
@@ -81,8 +81,8 @@ class RunningScales:
     def scaled(self, rows: Numbers) -> Numbers:
         """Distances from the means in deviations, NaN at gaps."""
         numbers = (rows - self.means) / self.deviations
-        np.maximum(numbers, -LARGEST, out=numbers)
-        return np.minimum(numbers, LARGEST, out=numbers)
+        np.maximum(numbers, -LARGEST_SCALED, out=numbers)
+        return np.minimum(numbers, LARGEST_SCALED, out=numbers)
 
 
 class StreamModel(base.Estimator):
@@ -122,7 +122,7 @@ class StreamModel(base.Estimator):
             (n_inputs, *self.hidden_layer_sizes, n_outputs),
             activation=self.activation,
             loss=self.loss,
-            optimizer=self.optimizer or Adagrad(RATE),
+            optimizer=self.optimizer or Adagrad(DEFAULT_RATE),
             l2=self.l2,
             seed=self.seed,
         )
@@ -255,14 +255,14 @@ def _number(value: Any, name: str, who: str) -> float:
             got = messages.a_kind(value)
         raise TypeError(f"{who}: {name} must be a number, got {got[:50]}; {ENCODED}")
     if math.isinf(number):
-        raise ValueError(f"{who}: {name} must be finite, got {number}; {LEFT_OUT}")
+        raise ValueError(f"{who}: {name} must be finite, got {number}; {LEAVE_OUT}")
     return number
 
 
 def _target(value: Any, who: str) -> float:
     number = _number(value, "the target", who)
     if math.isnan(number):
-        raise ValueError(f"{who}: the target is missing; {LEFT_OUT}")
+        raise ValueError(f"{who}: the target is missing; {LEAVE_OUT}")
     return number
 
 
@@ -435,7 +435,7 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
         for y in labels:
             if type(y).__name__ in MISSING_TYPES or (type(y) is float and y != y):
                 raise ValueError(
-                    f"MLPClassifier.{who}: the label is missing; {LEFT_OUT}"
+                    f"MLPClassifier.{who}: the label is missing; {LEAVE_OUT}"
                 )
 
     def _step(self, scaled: Numbers, labels: Iterable[Hashable]) -> None:

@@ -115,7 +115,11 @@ def warmup(
     kinds = [resolve.dtype(dtype).name for dtype in dtypes]
     if compute_dtype is not None:
         scalars.known(
-            "warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS
+            "warmup",
+            "compute_dtype",
+            compute_dtype,
+            spec.COMPUTE_DTYPES,
+            spec.DTYPE_SYNONYMS,
         )
         if "float32" not in kinds:
             needed = (

@@ -166,7 +166,7 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
         if kind in LACKING:
             some = boosted_trees.BoostedTrees(classes=True, n_categories=2)
             some.fit(matrix(model.schema_.read(X)), np.resize(LACKING[kind], n))
-            model.extra_members_ = [(boosted_trees.NAME, some)]
+            model.extra_members_ = [(boosted_trees.TREES_NAME, some)]
     assert model.pack_.extra_weights[0] > 0
     return model, X
 

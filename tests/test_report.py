@@ -184,7 +184,7 @@ def test_scores_are_scikit_learns_beside_a_baseline() -> None:
     model = model_of("classifier")
     rows = Page(html_report(model, X, LABELS)).table("baseline")
     by_name = {name: [float(one) for one in numbers] for name, *numbers in rows}
-    assert {*by_name} == {*report.OF_CLASSES}
+    assert {*by_name} == {*report.MEASURES_OF_CLASSES}
     p, labels = model.predict_proba(X), model.predict(X)
     expected = {
         "accuracy": metrics.accuracy_score(LABELS, labels),
@@ -312,7 +312,7 @@ def test_a_thousand_columns_are_under_three_megabytes() -> None:
 
 
 def test_many_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "MOST_ROWS", 50)
+    monkeypatch.setattr(report, "MOST_REPORTED_ROWS", 50)
     text = html_report(model_of("net"), X, Y)
     assert "120 rows with a known target" in text
     assert "of which 50 were drawn" in " ".join(text.split())
@@ -321,7 +321,7 @@ def test_many_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rare_classes_share_a_row_of_the_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report, "MOST_CLASSES", 2)
+    monkeypatch.setattr(report, "MOST_SHOWN_CLASSES", 2)
     (matrix, *_) = Page(html_report(model_of("classifier"), X, LABELS)).pictures()
     assert "others" in matrix
 

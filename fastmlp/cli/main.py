@@ -168,7 +168,7 @@ LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"},
     "scikit-learn": {"color": "#e07b00", "linestyle": "--"},
 }
-SETTINGS = {
+DEMO_SETTINGS = {
     "hidden_layer_sizes": 100,
     "batch_size": 64,
     "learning_rate_init": 0.003,
@@ -225,7 +225,7 @@ def run_demo(
         LINES, (MLPClassifier, neural_network.MLPClassifier), strict=True
     ):
         options: Any = {
-            **SETTINGS,
+            **DEMO_SETTINGS,
             "random_state": seed,
             "n_iter_no_change": epochs + 1,
         }

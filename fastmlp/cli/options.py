@@ -10,13 +10,23 @@ from fastmlp import CSVFile
 from fastmlp.cli.parser import Parser
 from fastmlp.extend import messages
 
-FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
+DATA_FILES = (
+    ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, "
+    "or - for CSV"
+)
 # Endings of predictions, and rows of a batch.
 OUTPUTS = (".parquet", ".csv", ".arrow", ".feather", ".ipc")
-ROWS = 65536
+BATCH_ROWS = 65536
 # Presets and losses of estimators that import scikit-learn.
-PRESETS = ("fast", "balanced", "best")
-LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
+PRESET_NAMES = ("fast", "balanced", "best")
+NUMBER_LOSSES = (
+    "squared_error",
+    "absolute_error",
+    "quantile",
+    "poisson",
+    "gamma",
+    "tweedie",
+)
 PICTURES = (".png", ".pdf", ".svg")
 # scikit-learn's largest seed.
 MOST_SEED = 2**32 - 1
@@ -34,7 +44,7 @@ def add_train(train: Parser) -> None:
     )
     add = train.add_argument
     tasks = ("auto", "classification", "regression")
-    add("data", nargs="*", metavar="DATA", help=FILES)
+    add("data", nargs="*", metavar="DATA", help=DATA_FILES)
     _add_encoding(train)
     add(
         "--target",
@@ -42,11 +52,11 @@ def add_train(train: Parser) -> None:
         help="the column to predict; needed (.npz: default y)",
     )
     size = "fast, balanced or best: how large the ensemble is; default: balanced"
-    preset: Any = {"type": partial(_known, table=PRESETS), "default": "balanced"}
+    preset: Any = {"type": partial(_known, table=PRESET_NAMES), "default": "balanced"}
     add("--preset", **preset, metavar="NAME", help=size)
     add("--task", choices=tasks, default="auto", help="default: auto, by the target")
-    loss = f"the loss of a regression: {', '.join(LOSSES)}"
-    add("--loss", type=partial(_known, table=LOSSES), metavar="NAME", help=loss)
+    loss = f"the loss of a regression: {', '.join(NUMBER_LOSSES)}"
+    add("--loss", type=partial(_known, table=NUMBER_LOSSES), metavar="NAME", help=loss)
     valid = "rows to validate on; default: 0.2; with 0, five folds"
     add("--valid", type=_valid, default=0.2, metavar="FILE|FRACTION", help=valid)
     add("--weight", metavar="NAME", help="the column of the rows' weights")
@@ -88,8 +98,8 @@ def add_predict(predict: Parser) -> None:
         "--probabilities", action="store_true", help="add the probability of each class"
     )
     add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
-    rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
-    add("--batch-rows", type=positive, default=ROWS, metavar="N", help=rows)
+    rows = f"rows to predict at a time, and of a row group; default: {BATCH_ROWS}"
+    add("--batch-rows", type=positive, default=BATCH_ROWS, metavar="N", help=rows)
     add("--force", action="store_true", help="overwrite the output")
     _add_encoding(predict)
     add("--threads", type=positive, metavar="N")
@@ -115,7 +125,7 @@ def add_report(report: Parser) -> None:
     )
     add = report.add_argument
     add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
-    add("data", nargs="+", metavar="DATA", help=FILES)
+    add("data", nargs="+", metavar="DATA", help=DATA_FILES)
     add("--target", metavar="NAME", help="the target's column, if MODEL lacks it")
     add("--output", default="report.html", metavar="PATH", help="default: report.html")
     add("--force", action="store_true", help="overwrite the output")
@@ -184,7 +194,7 @@ def add_warmup(ahead: Parser) -> None:
 
 def _add_model_and_data(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
-    parser.add_argument("data", nargs="+", metavar="DATA", help=FILES)
+    parser.add_argument("data", nargs="+", metavar="DATA", help=DATA_FILES)
 
 
 def _add_encoding(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from fastmlp.extend import messages
 
 # Words of other programs, without hyphens, for an option or as advice.
-SYNONYMS = {
+OPTION_SYNONYMS = {
     "--target": "t y label label_column response",
     "--preset": "presets quality",
     "--task": "objective problem_type",
@@ -75,7 +75,9 @@ def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
     word = first.split("=")[0]
     options = [each for each in command._option_string_actions if each.startswith("--")]
     here: dict[str, Any] = {
-        key: words for key, words in SYNONYMS.items() if key in options or " " in key
+        key: words
+        for key, words in OPTION_SYNONYMS.items()
+        if key in options or " " in key
     }
     return f"there is no option {word}{messages.suggestion(word, options, here).rstrip(';')}"
 

@@ -26,7 +26,7 @@ from fastmlp import CSVFile, predict_arrow, predict_parquet
 from fastmlp.cli.options import EXPORTS, OUTPUTS
 from fastmlp.cli.parser import CommandError, UsageError, printable
 from fastmlp.extend import messages, read_table, scalars
-from fastmlp.report import OF_CLASSES, OF_NUMBERS, scores_of
+from fastmlp.report import MEASURES_OF_CLASSES, MEASURES_OF_NUMBERS, scores_of
 from fastmlp.typing import Array
 
 Task = Literal["classification", "regression"]
@@ -46,7 +46,7 @@ REPORTED = (ValueError, TypeError, NotImplementedError, MemoryError, FileNotFoun
 # Folds if no rows are held out.
 N_FOLDS = 5
 # Integers with more values are numbers, unless --task says otherwise.
-MOST_CLASSES = 20
+MOST_INTEGER_CLASSES = 20
 # Time limit of a fit that begins too late: one epoch.
 SHORTEST = 1e-3
 # A target with more classes, in number and in share of the rows, is an id or free text.
@@ -61,14 +61,14 @@ MOST_IMPORTANCES = 200
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "fortran", "opset")
 # Metrics by task, and those of `score` without --metric.
 METRICS: dict[Task, dict[str, Any]] = {
-    "classification": OF_CLASSES,
-    "regression": OF_NUMBERS,
+    "classification": MEASURES_OF_CLASSES,
+    "regression": MEASURES_OF_NUMBERS,
 }
 DEFAULTS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
-SYNONYMS = {
+METRIC_SYNONYMS = {
     "accuracy": "acc",
     "balanced_accuracy": "bacc uar macro_recall balanced_accuracy_score",
     "f1": "f1_score f1_macro",
@@ -226,7 +226,7 @@ def _task_of(column: Any, name: str, asked: Any) -> Task:
     if n == 1:
         raise ValueError(f"train: the target {name!r} has one value, {first!r}")
     if asked == "auto":
-        few = kinds.is_integer(type_) and n <= MOST_CLASSES
+        few = kinds.is_integer(type_) and n <= MOST_INTEGER_CLASSES
         as_classes = few or kinds.is_boolean(type_) or not of_numbers
         task = "classification" if as_classes else "regression"
         other = "regression" if as_classes else "classification"
@@ -508,7 +508,7 @@ def score(
     """
     task = task_of(model)
     for name in names:
-        scalars.known(who, "metric", name, METRICS[task], SYNONYMS)
+        scalars.known(who, "metric", name, METRICS[task], METRIC_SYNONYMS)
     columns = [PREDICTION]
     if task == "classification":
         columns = [f"probability_{each}" for each in model.classes_]

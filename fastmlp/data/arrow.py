@@ -23,16 +23,16 @@ TORN = re.compile(
     r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)",
     re.DOTALL,
 )
-VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
+VALUE_WORDS = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 # Bytes of a Parquet column per read.
 BUFFER_BYTES = 1 << 20
 # Advice for objects of other libraries, by package.
-INSTEAD = {
+INSTEAD_OF_LIBRARIES = {
     "dask": " of Dask: pass the files that X.to_parquet(folder) writes, or X.compute()",
     "duckdb": ': pass connection.sql("select ...")',
 }
 ARROW_FILES = (".arrow", ".feather", ".ipc")
-FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
+FILE_ENDINGS = (".parquet", *ARROW_FILES, *CSV_FILES)
 Batches = Iterator[Any]
 ROWS = 65536
 
@@ -176,7 +176,7 @@ def paths_of(X: Any) -> list[str] | None:
 
 
 def ending_of(path: str) -> str | None:
-    return next((end for end in FILES if path.lower().endswith(end)), None)
+    return next((end for end in FILE_ENDINGS if path.lower().endswith(end)), None)
 
 
 def are_files(X: Any) -> bool:
@@ -184,7 +184,9 @@ def are_files(X: Any) -> bool:
     paths = paths_of(X)
     if paths is None or not isinstance(X, list | tuple):
         return paths is not None
-    return all(path.lower().endswith(FILES) or os.path.isdir(path) for path in paths)
+    return all(
+        path.lower().endswith(FILE_ENDINGS) or os.path.isdir(path) for path in paths
+    )
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:
@@ -199,12 +201,15 @@ def _expanded(path: str, who: str) -> list[str]:
             name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))
         ]
         files = [
-            os.path.join(path, name) for name in names if name.lower().endswith(FILES)
+            os.path.join(path, name)
+            for name in names
+            if name.lower().endswith(FILE_ENDINGS)
         ]
         if not files:
-            lack = f"has no files of {', '.join(FILES)}; for folders in it pass a pattern or a "
             raise FileNotFoundError(
-                f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset"
+                f"{who}: the folder {path!r} has no files of "
+                f"{', '.join(FILE_ENDINGS)}; for folders in it pass a pattern or a "
+                "pyarrow.dataset.dataset"
             )
     elif not os.path.exists(path):
         if glob.has_magic(path):
@@ -230,7 +235,7 @@ def no_table(X: object, expected: str, who: str) -> TypeError:
 def instead_of(X: object) -> str:
     if is_table(X):
         return ""
-    return INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
+    return INSTEAD_OF_LIBRARIES.get(type(X).__module__.split(".")[0].lstrip("_"), "")
 
 
 @contextmanager
@@ -334,7 +339,7 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
 def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
     if (end := ending_of(path)) is None:
         raise ValueError(
-            f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}"
+            f"{who}: files must be {', '.join(FILE_ENDINGS)}, got {Path(path).name}"
         )
     if end == ".parquet":
         return _of_parquet
@@ -477,7 +482,7 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
             where = f"{who}: {_line(line)}column {names[int(place)]!r}"
             if what.startswith("invalid UTF8"):
                 raise not_text("utf-8", where) from None
-            expected = VALUES.get(kind, f"of the type {kind}")
+            expected = VALUE_WORDS.get(kind, f"of the type {kind}")
             raise ValueError(
                 f"{where}: {what}, but its values are {expected} in the first "
                 f"megabyte: correct "

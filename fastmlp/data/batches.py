@@ -219,7 +219,7 @@ def _slices(X: Any, rows: int) -> Iterator[Any]:
 
 # A fit grew by 4 to 7 bytes for each byte of the columns,
 # 300,000 rows of 20 and of 10 numbers.
-TIMES = 16
+PARTS_OF_MEMORY = 16
 
 
 def read_table(
@@ -258,7 +258,7 @@ def read_table(
     if free is None:
         most = float("inf")
     else:
-        most = free // TIMES
+        most = free // PARTS_OF_MEMORY
     kept = list[tuple[Any, Any]]()
     share = 1.0
     n_rows = 0

@@ -386,7 +386,7 @@ def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
     if len(by_kind) > 1 or None in by_kind:
         shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
         raise ValueError(
-            f"{who}: files must be of one kind of {', '.join(arrow.FILES)}, got {shown}"
+            f"{who}: files must be of one kind of {', '.join(arrow.FILE_ENDINGS)}, got {shown}"
         )
     (end,) = by_kind
     messages.imported("pyarrow", who)

@@ -25,7 +25,7 @@ MOST_ERRORS = 6.0
 T = TypeVar("T")
 # Seconds of one wait, so that signals are handled,
 # and of the wait for the thread's end.
-LOOK_SECONDS, END_SECONDS = 0.1, 1.0
+WAIT_SECONDS, END_SECONDS = 0.1, 1.0
 # Seconds of computing after which the reading of a buffer counts as a thread:
 # about a call of the training loop, which keeps its number of threads.
 LEAST_SECONDS = 0.05
@@ -94,7 +94,7 @@ class Reader(Generic[T]):
             if self._thread is None:
                 return next(self._items, None)
             try:
-                item = self._ready.get(timeout=LOOK_SECONDS)
+                item = self._ready.get(timeout=WAIT_SECONDS)
             except queue.Empty:
                 continue
             if isinstance(item, BaseException):

@@ -58,9 +58,9 @@ class Sample:
 Numbers = NDArray[np.float64]
 SAMPLE = 100_000
 # Numbers of a strip of rows: 1 MB of float64.
-STRIP = 1 << 17
+STRIP_NUMBERS_OF_SCALING = 1 << 17
 QUARTILES = (0.25, 0.5, 0.75)
-EPSILON = float(np.finfo(np.float64).eps)
+FLOAT64_EPSILON = float(np.finfo(np.float64).eps)
 
 
 @final
@@ -479,7 +479,10 @@ class Standardizer:
         mean = self._origin + self._mean
         variance = self._squares / self.n_rows
         # Rounding may leave this variance of n equal numbers.
-        constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
+        constant = (
+            variance
+            <= n * FLOAT64_EPSILON * variance + (n * mean * FLOAT64_EPSILON) ** 2
+        )
         return mean, np.where(constant, 1.0, np.sqrt(variance))
 
     def __repr__(self) -> str:
@@ -498,7 +501,7 @@ def _quartiles(sample: Sample) -> tuple[Numbers, Numbers]:
     ]
     low, middle, high = np.array(columns).T
     distance = high - low
-    return middle, np.where(distance < 10 * EPSILON, 1.0, distance)
+    return middle, np.where(distance < 10 * FLOAT64_EPSILON, 1.0, distance)
 
 
 def _is_empty(block: Any) -> bool:
@@ -509,5 +512,5 @@ def _is_empty(block: Any) -> bool:
 
 
 def _strips(rows: Array) -> list[slice]:
-    step = max(1, STRIP // max(1, rows.shape[1]))
+    step = max(1, STRIP_NUMBERS_OF_SCALING // max(1, rows.shape[1]))
     return [slice(start, start + step) for start in range(0, len(rows), step)]

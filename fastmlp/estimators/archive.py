@@ -23,13 +23,13 @@ from fastmlp.serialization.files import Content, FileError
 from fastmlp.validation import Array, scalars
 
 Own = Mapping[str, Any]
-KINDS: dict[str, type[Any]] = {
+ESTIMATORS: dict[str, type[Any]] = {
     "MLPClassifier": MLPClassifier,
     "MLPRegressor": MLPRegressor,
 }
 FIELDS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
-    "adam": ("learning_rate_init", *to_core.SETTINGS),
+    "adam": ("learning_rate_init", *to_core.ADAM_SETTINGS),
 }
 SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
 # Stored fitted attributes; others are results, the best estimator, or derived.
@@ -50,7 +50,7 @@ ATTRIBUTES = (
 )
 RESULTS = "results"
 # Types of values in arrays of texts.
-WIDE = (str, list, tuple)
+TEXT_TYPES = (str, list, tuple)
 # A search of two splits has nine numbers per candidate,
 # and a net some fifty parameters.
 NAMES_A_NUMBER = 8
@@ -121,12 +121,12 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
-    if content.kind not in KINDS:
+    if content.kind not in ESTIMATORS:
         return _unpack_search(content, own, n_threads)
     sizes = model_state.sizes_of(content)
     saved = codec.fields_from(SavedEstimator, content.header, content.arrays)
     parameters = codec.parameters_from(saved["parameters"], own, n_threads)
-    estimator = KINDS[content.kind](**parameters)
+    estimator = ESTIMATORS[content.kind](**parameters)
     _take_form(estimator, sizes, saved)
     network = _network(estimator, sizes, resolve.dtype(saved["dtype"]))
     flat = model_state.parameters_of(network, content.arrays)
@@ -360,10 +360,10 @@ class SavedSearch(TypedDict, total=False):
 def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     """The header and arrays of a search; the best estimator is a file within it."""
     check_is_fitted(search, "cv_results_")
-    if type(search.estimator) not in KINDS.values():
+    if type(search.estimator) not in ESTIMATORS.values():
         raise ValueError(
             f"fastmlp.save: a search of {type(search.estimator).__name__} cannot be "
-            f"written to a file, only one of {' or '.join(KINDS)}; pickle takes it"
+            f"written to a file, only one of {' or '.join(ESTIMATORS)}; pickle takes it"
         )
     estimator = search.estimator
     results, of_results = _results_of(search.cv_results_)
@@ -388,7 +388,7 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
     """The search in a file. Scorers are made anew, since files hold no functions."""
     saved = codec.fields_from(SavedSearch, content.header, content.arrays)
-    estimator = KINDS[saved["searched"]](
+    estimator = ESTIMATORS[saved["searched"]](
         **codec.parameters_from(saved["estimator"], own, None)
     )
     parameters = codec.parameters_from(saved["parameters"], own, n_threads)
@@ -446,7 +446,7 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
         value
         for candidate in candidates
         for value in candidate.values()
-        if isinstance(value, WIDE)
+        if isinstance(value, TEXT_TYPES)
     )
     longest = max((len(str(value)) for value in wide), default=0)
     if (

@@ -49,7 +49,7 @@ from fastmlp.validation.calls import explained
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 # With more rows some scikit-learn versions warn if most labels occur once.
-FEW_ROWS = 20
+FEW_LABELS = 20
 
 
 def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) -> Any:
@@ -133,7 +133,7 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
     """
     n_samples, n_classes = len(y), len(classes)
     if y.dtype.kind != classes.dtype.kind or (
-        n_samples > FEW_ROWS and 2 * n_classes > n_samples
+        n_samples > FEW_LABELS and 2 * n_classes > n_samples
     ):
         return None
     codes = np.searchsorted(classes, y)
@@ -304,7 +304,7 @@ class CompiledMLP(
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
         "average": [EMA, SWA, None],
-        "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
+        "compute_dtype": [StrOptions({*spec.COMPUTE_DTYPES}), list, tuple, None],
         "monotonic_cst": ["array-like", dict, None],
     }
 

@@ -20,7 +20,7 @@ from fastmlp.validation import Array, scalars
 from fastmlp.validation.calls import OF_ESTIMATORS, AdvisingType, explained
 
 # The scikit-learn module in users' filters.
-MODULE = "sklearn.neural_network._multilayer_perceptron"
+SKLEARN_MODULE = "sklearn.neural_network._multilayer_perceptron"
 Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
 # Parameters of `WithClient`, which files leave out.
 PARAMETERS = ("client", "group_timeout")
@@ -32,7 +32,7 @@ def warn(message: str, category: type[Warning]) -> None:
     ``warnings.filterwarnings("ignore", category=ConvergenceWarning,
     module="sklearn")`` thus works for these estimators too.
     """
-    _process.warn(message, category, MODULE)
+    _process.warn(message, category, SKLEARN_MODULE)
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:

@@ -152,7 +152,7 @@ class SharedNet(NamedTuple):
 
 
 # Attributes of the estimator that its net depends on.
-SETTINGS = (
+SETTINGS_OF_NET = (
     "activation",
     "out_activation_",
     "alpha",
@@ -169,7 +169,7 @@ SETTINGS = (
 
 def net_around(estimator: Any, state: NetState) -> MLP:
     """A net with the parameters of an estimator's state; made once for the state."""
-    settings = [getattr(estimator, name) for name in SETTINGS]
+    settings = [getattr(estimator, name) for name in SETTINGS_OF_NET]
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if (
         made is not None
@@ -223,7 +223,7 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
 # Attributes of training that predictions do not need.
 TRAINING_STATE = ("_optimizer", "_best_coefs", "_best_intercepts", "_random_state")
 # Attributes that are not copied: net, buffers, lock, and objects of a running fit.
-OWN = (
+NOT_COPIED = (
     "_state",
     "_cache",
     "_lock",
@@ -250,7 +250,7 @@ class Copies(SklearnMLP):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        left_out = OWN if self.pickle_state else (*OWN, *TRAINING_STATE)
+        left_out = NOT_COPIED if self.pickle_state else (*NOT_COPIED, *TRAINING_STATE)
         kept = {name: value for name, value in state.items() if name not in left_out}
         random = kept.get("_random_state")
         # A RandomState that the user passed stays the parameter's object.
@@ -295,7 +295,9 @@ class Copies(SklearnMLP):
         """The argument of `__setstate__` with the state of training,
         for a copy elsewhere.
         """
-        state = {name: value for name, value in vars(self).items() if name not in OWN}
+        state = {
+            name: value for name, value in vars(self).items() if name not in NOT_COPIED
+        }
         return state | self._slots()
 
 

@@ -62,7 +62,7 @@ def parameters_of(
 
 NET = parameters_of(MLP.__init__, {"self", "seed"})
 FIT = parameters_of(MLP.fit, OF_ONE_FIT)
-OF_NETS = [parameter.name for parameter in NET]
+PARAMETERS_OF_NETS = [parameter.name for parameter in NET]
 OF_FITS = [parameter.name for parameter in FIT]
 _SELF, _SEED = "self", "random_state"
 SIGNATURE = inspect.Signature(
@@ -73,15 +73,15 @@ SIGNATURE = inspect.Signature(
         inspect.Parameter(_SEED, inspect.Parameter.KEYWORD_ONLY, default=None),
     ]
 )
-KNOWN = [*OF_NETS, *OF_FITS, _SEED]
+KNOWN_PARAMETERS = [*PARAMETERS_OF_NETS, *OF_FITS, _SEED]
 
 
 def check_names(settings: dict[str, Any], who: str) -> None:
-    for name in settings.keys() - set(KNOWN):
-        meant = suggestion_for(name, KNOWN, "MLP")
+    for name in settings.keys() - set(KNOWN_PARAMETERS):
+        meant = suggestion_for(name, KNOWN_PARAMETERS, "MLP")
         raise TypeError(
             f"{who}: got an unexpected keyword argument {name!r}{meant} known: "
-            f"{', '.join(KNOWN)}"
+            f"{', '.join(KNOWN_PARAMETERS)}"
         )
 
 
@@ -114,13 +114,13 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         **({} if dropout is None else dropout.in_use()),
         "norm_epsilon": network.written.epsilon
         if network.written
-        else residual.EPSILON,
+        else residual.NORM_EPSILON,
     }
     if network.heads:
         of_spec |= heads.arguments(network)
     return {
         name: of_spec[name] if name in of_spec else getattr(net, name)
-        for name in OF_NETS
+        for name in PARAMETERS_OF_NETS
     }
 
 
@@ -169,7 +169,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         check_names(settings, type(self).__name__)
         bound = SIGNATURE.bind(self, **settings)
         bound.apply_defaults()
-        for name in KNOWN:
+        for name in KNOWN_PARAMETERS:
             setattr(self, name, bound.arguments[name])
 
     # scikit-learn reads the names of parameters from it.
@@ -253,7 +253,10 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         rows, targets, weights = self._data(X, y)
         if known is not None:
             targets = np.where(known, targets, np.nan)
-        net = MLP(**{name: getattr(self, name) for name in OF_NETS}, seed=self._seed())
+        net = MLP(
+            **{name: getattr(self, name) for name in PARAMETERS_OF_NETS},
+            seed=self._seed(),
+        )
         options = {name: getattr(self, name) for name in OF_FITS} | {
             "class_weight": weights
         }

@@ -51,9 +51,9 @@ from fastmlp.validation.messages import Synonyms, suggestion
 
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
 Rates = NDArray[np.float64]
-SETTINGS = ("beta_1", "beta_2", "epsilon")
+ADAM_SETTINGS = ("beta_1", "beta_2", "epsilon")
 SOLVERS = {"lbfgs", "lm", *OPTIMIZERS}
-NAMES = ("dropout", "input_dropout", "input_noise")
+DROPPED_RATES = ("dropout", "input_dropout", "input_noise")
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 # With less patience the first epoch may be the best by chance.
 PATIENT = 5
@@ -324,7 +324,7 @@ def new_optimizer(estimator: Any) -> Any:
             [], rate, estimator.beta_1, estimator.beta_2, estimator.epsilon
         )
     kind = OPTIMIZERS[estimator.solver]
-    names = {field.name for field in fields(kind)} & set(SETTINGS)
+    names = {field.name for field in fields(kind)} & set(ADAM_SETTINGS)
     return CoreOptimizer(
         kind(float(rate), **{name: getattr(estimator, name) for name in names})
     )
@@ -334,14 +334,14 @@ def core_of(optimizer: Any) -> Optimizer:
     if isinstance(optimizer, CoreOptimizer):
         return optimizer.core
     if isinstance(optimizer, AdamOptimizer):
-        return _adam(*(getattr(optimizer, name) for name in SETTINGS))
+        return _adam(*(getattr(optimizer, name) for name in ADAM_SETTINGS))
     return _sgd(optimizer.momentum, optimizer.nesterov)
 
 
 # One object for equal settings: trainers are kept for it.
 @lru_cache(maxsize=16)
 def _adam(*settings: float) -> Adam:
-    named: dict[str, Any] = dict(zip(SETTINGS, settings, strict=True))
+    named: dict[str, Any] = dict(zip(ADAM_SETTINGS, settings, strict=True))
     return Adam(**named, epsilon_hat=True)
 
 
@@ -390,7 +390,9 @@ def _for_net(estimator: Any) -> Optimizer:
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
         return SGD(float(estimator.learning_rate_init), momentum, nesterov)
     if estimator.solver in ("adam", "lbfgs"):
-        settings: Any = {name: float(getattr(estimator, name)) for name in SETTINGS}
+        settings: Any = {
+            name: float(getattr(estimator, name)) for name in ADAM_SETTINGS
+        }
         return Adam(float(estimator.learning_rate_init), **settings, epsilon_hat=True)
     return core_of(new_optimizer(estimator))
 
@@ -409,7 +411,7 @@ def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
 
 
 def names_in_use(estimator: Any) -> list[str]:
-    return [name for name in NAMES if _is_used(getattr(estimator, name))]
+    return [name for name in DROPPED_RATES if _is_used(getattr(estimator, name))]
 
 
 def _is_used(value: Any) -> bool:
@@ -502,10 +504,10 @@ LOSS_WORDS = {
 }
 LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
 # Parameters whose values are names: known names, and words of other libraries.
-WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
+WORDS_OF_PARAMETERS: dict[str, tuple[Iterable[str], Synonyms]] = {
     "activation": (ACTIVATIONS, activations.SYNONYMS),
     "solver": (SOLVERS, optimizers.SYNONYMS),
-    "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
+    "compute_dtype": (spec.COMPUTE_DTYPES, spec.DTYPE_SYNONYMS),
     "learning_rate": (SCHEDULE_NAMES, {}),
     "loss": (LOSS_WORDS, LOSS_WORDS),
 }
@@ -610,8 +612,8 @@ def _advice(name: str, value: Any, estimator: Any) -> str:
             return f"Did you mean learning_rate_init={value!r}?"
         case "loss" if not isinstance(value, str):
             return f"Did you mean {kind}(hidden_layer_sizes={value!r})?"
-    if name in WORDS:
-        words = suggestion(value, *WORDS[name]).strip(",:; ")
+    if name in WORDS_OF_PARAMETERS:
+        words = suggestion(value, *WORDS_OF_PARAMETERS[name]).strip(",:; ")
     else:
         words = ""
     return words[:1].upper() + words[1:]

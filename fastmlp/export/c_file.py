@@ -25,10 +25,10 @@ from fastmlp.validation.calls import explained
 # Levels that a comment names, and that are looked up by text, of at most this length.
 SHOWN = 20
 LOOKED_UP = 5000
-LONGEST = 500
+LONGEST_LINE = 500
 WHO = "to_c"
 MOST_PARAMETERS = 1_000_000
-DTYPES = {"float32": np.float32, "float64": np.float64}
+C_DTYPES = {"float32": np.float32, "float64": np.float64}
 PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -53,7 +53,9 @@ class CTableText(c_source.CText):
         if parts.trees is not None:
             self._add_trees(parts.trees)
         texts = [str(level) for levels in parts.levels for level in levels]
-        self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
+        self.looks_up = (
+            0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST_LINE
+        )
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
             # The texts come last: they may have the name of an entry.
@@ -409,7 +411,7 @@ def to_c(
     for network in networks if gradient else ():
         require_plain(network, f"{WHO}: gradient=True", "fastmlp.jacobian takes it")
     if dtype is not None:
-        scalars.known(WHO, "dtype", dtype, DTYPES)
+        scalars.known(WHO, "dtype", dtype, C_DTYPES)
     n_parameters = sum(net.parameters.size for net in parts.nets)
     n_parameters += parts.n_constants if of_table else 0
     if n_parameters > MOST_PARAMETERS:
@@ -426,7 +428,7 @@ def to_c(
     if not all(np.isfinite(net.parameters).all() for net in parts.nets):
         raise ValueError(f"{WHO}: a parameter is not finite")
     kind = np.result_type(np.float32, *(net.dtype for net in parts.nets))
-    scalar = kind.type if dtype is None else DTYPES[dtype]
+    scalar = kind.type if dtype is None else C_DTYPES[dtype]
     if of_table:
         source: c_source.CText = CTableText(parts, scalar, prefix)
     else:

@@ -29,9 +29,9 @@ from fastmlp.validation.heads import ByHead
 from fastmlp.validation.messages import count
 
 # Numbers of a block of derivatives summed over nets: 8 MB of float64.
-BLOCK = 1 << 20
+BLOCK_NUMBERS = 1 << 20
 # Least probability in a logarithm.
-LEAST = 1e-300
+LEAST_PROBABILITY = 1e-300
 
 
 class NetDerivatives:
@@ -207,7 +207,7 @@ class ModelDerivatives:
         """
         if self._alone is not None:
             return self._alone(x, places, out)[1] and self._alone.link == "identity"
-        rows = max(1, BLOCK // (self._n_outputs * self.n_features))
+        rows = max(1, BLOCK_NUMBERS // (self._n_outputs * self.n_features))
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
             out[part] = self._mean(x[part], self._derived, self.n_features)[1][
@@ -272,7 +272,7 @@ class ModelDerivatives:
             if width:
                 total += weight * derivatives
         if self._logs:
-            values = np.maximum(values, LEAST)
+            values = np.maximum(values, LEAST_PROBABILITY)
             values, total = np.log(values), total / values[:, :, None]
             if self._n_outputs == 2:
                 values = values[:, 1:] - values[:, :1]
@@ -523,7 +523,7 @@ def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Ar
 
 WHO = "fastmlp.shap_values"
 # Maximum number of background rows.
-MOST_ROWS = 1000
+MOST_BACKGROUND_ROWS = 1000
 # Numbers of a block of points, or of derivatives, that stay in the caches.
 PATHS_AT_ONCE = 1 << 18
 # Share of the values' spread above which a gap is warned of.
@@ -653,10 +653,13 @@ def _attribution(values: Array, base: Array, gap: Array) -> Attribution:
 
 def _picked(n_rows: int) -> NDArray[np.intp]:
     """Indices of the background rows that are used; a warning says if not all are."""
-    if n_rows <= MOST_ROWS:
+    if n_rows <= MOST_BACKGROUND_ROWS:
         return np.arange(n_rows)
-    warn(f"{WHO}: {MOST_ROWS} of {n_rows} rows of background are used", RuntimeWarning)
-    return np.linspace(0, n_rows - 1, MOST_ROWS).round().astype(np.intp)
+    warn(
+        f"{WHO}: {MOST_BACKGROUND_ROWS} of {n_rows} rows of background are used",
+        RuntimeWarning,
+    )
+    return np.linspace(0, n_rows - 1, MOST_BACKGROUND_ROWS).round().astype(np.intp)
 
 
 def _of_any_members(

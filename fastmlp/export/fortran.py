@@ -10,11 +10,11 @@ import numpy as np
 from fastmlp.export.c_source import CText
 
 # The standard's limit on a name's characters, and what is left for a prefix.
-LONGEST_NAME = 63
+LONGEST_FORTRAN_NAME = 63
 LONGEST_PREFIX = 31
 # Bytes of a class's name that stand in the module: a line has at most 132 columns.
 LONGEST_CLASS = 60
-KINDS = {4: "c_float", 8: "c_double"}
+C_KINDS = {4: "c_float", 8: "c_double"}
 
 ONE_ROW = """
         !> The predictions y of one row x.
@@ -44,14 +44,14 @@ GRADIENT = """
             real($kind), intent(out) :: jacobian($inputs, $outputs)
         end subroutine
 """
-CLASS = """
+CLASS_FUNCTION = """
         integer(c_int) function $class_from_0(x) &
             bind(c, name="$class")
             import
             real($kind), intent(in) :: x($inputs)
         end function
 """
-CODE = """
+CODE_FUNCTION = """
         integer(c_int) function $code_from_0(column, level) &
             bind(c, name="$code")
             import
@@ -90,11 +90,11 @@ def module_of(source: CText, file: str, module: str) -> str:
     interfaces = [ONE_ROW]
     procedures = list[str]()
     constants = [
-        f"integer, parameter :: $kind = {KINDS[np.dtype(source.number).itemsize]}",
+        f"integer, parameter :: $kind = {C_KINDS[np.dtype(source.number).itemsize]}",
         f"integer, parameter :: $inputs = {parts.n_features}",
         f"integer, parameter :: $outputs = {parts.n_outputs}",
     ]
-    places = _places(parts.feature_names, LONGEST_NAME - len(source.prefix))
+    places = _places(parts.feature_names, LONGEST_FORTRAN_NAME - len(source.prefix))
     if places:
         constants.append("! The places of the columns in a row.")
         for i, name in enumerate(places):
@@ -103,13 +103,13 @@ def module_of(source: CText, file: str, module: str) -> str:
     if parts.classes is not None:
         constants += _class_names(parts.classes)
         public += ["$class", "$class_names"]
-        interfaces.append(CLASS)
+        interfaces.append(CLASS_FUNCTION)
         procedures.append(OF_CLASS)
     if source.gradient:
         interfaces.append(GRADIENT)
         public.append("$gradient")
     if getattr(source, "looks_up", False):
-        interfaces.append(CODE)
+        interfaces.append(CODE_FUNCTION)
         procedures.append(OF_CODE)
         public.append("$code")
     lines = [

@@ -42,7 +42,7 @@ from fastmlp.validation.gaps import MissingTargets
 
 WHO = "jit.compiled"
 # Steps within which coefficients of a constant rate must settle; and a far step.
-MOST_STEPS, FAR = 1 << 18, 1 << 40
+MOST_SETTLING_STEPS, FAR_STEP = 1 << 18, 1 << 40
 
 
 @contextmanager
@@ -289,9 +289,9 @@ def _coefficients(
     if n_steps is not None:
         scalars.positive_integer(who, "n_steps", n_steps)
         return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
-    last = steps.coefficients(first + FAR).astype(dtype)
+    last = steps.coefficients(first + FAR_STEP).astype(dtype)
     n = 64
-    while n <= MOST_STEPS:
+    while n <= MOST_SETTLING_STEPS:
         if np.array_equal(steps.coefficients(first + n - 1).astype(dtype), last):
             table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
             changing = np.flatnonzero(table != last) // table.shape[1]

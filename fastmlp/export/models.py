@@ -26,7 +26,7 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
 Kind = Literal["net", "regressor", "classifier"]
-MISSING = -1
+MISSING_CODE = -1
 Step = NumberStep | LevelStep
 
 
@@ -240,7 +240,7 @@ class TableParts(NamedTuple):
                 limits = self.trees.numbers[self.trees.features == j]
                 rows[:, j] = generator.choice([*limits, np.nan], n)
         for j in self.codes:
-            rows[:, j] = generator.integers(MISSING, len(self.levels[j]), n)
+            rows[:, j] = generator.integers(MISSING_CODE, len(self.levels[j]), n)
         return rows
 
 
@@ -251,7 +251,7 @@ MODELS = (
     "or a scikit-learn pipeline of scalers that ends in one"
 )
 # Share of a column's spread that rounding may take.
-LARGEST_ERROR = 1e-3
+LARGEST_ROUNDING = 1e-3
 
 
 class Affine(NamedTuple):
@@ -465,7 +465,7 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
     """
     change = _change_of(steps, len(net.weights[0]), "input")
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
-    if (lost > LARGEST_ERROR).any():
+    if (lost > LARGEST_ROUNDING).any():
         worst = int(np.argmax(lost))
         if names:
             column = repr(names[worst])

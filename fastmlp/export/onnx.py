@@ -46,7 +46,7 @@ OPERATIONS = {
 }
 WHO = "fastmlp.to_onnx"
 # The oldest version that has every node, and the version of LabelEncoder.
-OLDEST = 13
+OLDEST_OPSET = 13
 OF_LABELS = 2
 IR_VERSION = 8
 # The first opset with LayerNormalization.
@@ -505,9 +505,9 @@ def to_onnx(
         from onnx.defs import onnx_opset_version
     except ModuleNotFoundError as error:
         raise ImportError(needs(WHO, "onnx")) from error
-    if not OLDEST <= opset <= onnx_opset_version():
+    if not OLDEST_OPSET <= opset <= onnx_opset_version():
         raise ValueError(
-            f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}"
+            f"{WHO}: opset must be {OLDEST_OPSET} to {onnx_opset_version()}, got {opset}"
         )
     builder = Builder()
     graph = Graph(builder, builder, dtype or _dtype_of(model), opset)
@@ -549,7 +549,7 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
     dtype: DTypeName = "float64" if _is_double(operator) else "float32"
     # Of nets in scikit-learn's pipelines,
     # whose opset skl2onnx chooses, norms are primitives.
-    graph = Graph(scope, container, dtype, OLDEST)
+    graph = Graph(scope, container, dtype, OLDEST_OPSET)
     model = operator.raw_operator
     columns = operator.inputs
     if not is_of_tables(model):

@@ -16,7 +16,7 @@ from fastmlp.validation import Array
 # Rows that are predicted at once.
 ROWS_AT_ONCE = 1 << 16
 # Least probability in a logarithm.
-LEAST = 1e-300
+LEAST_PROBABILITY = 1e-300
 Predict = Callable[[Any], NDArray[np.float64]]
 
 
@@ -33,7 +33,7 @@ def predictor(model: Any, raw: bool | None) -> Predict:
             return outputs[:, None]
         if raw is False:
             return outputs
-        logs = np.log(np.maximum(outputs, LEAST))
+        logs = np.log(np.maximum(outputs, LEAST_PROBABILITY))
         return logs[:, 1:] - logs[:, :1] if outputs.shape[1] == 2 else logs
 
     return predict

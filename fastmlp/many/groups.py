@@ -103,7 +103,7 @@ def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
 
 
 # Seconds that an ending group waits for a callback that does not return.
-PATIENCE = 5.0
+CALLBACK_SECONDS = 5.0
 HOST, THREADS = "host", "threads"
 
 
@@ -158,7 +158,7 @@ def run_group(
             raise TimeoutError(f"a group of tasks took more than {timeout:g} s")
 
     n_threads = shares.get(socket.gethostname(), max(1, own))
-    pool = Pool(n_threads, PATIENCE, look)
+    pool = Pool(n_threads, CALLBACK_SECONDS, look)
     work = unpack(packed, dict(zip(places, arrays, strict=True)))
     (outcome,) = pool.run([Task(1.0, work)], "")
     assert outcome is not None
@@ -171,7 +171,7 @@ LEAST_COST = 1e10
 # Groups for each concurrent task, so that the last ones end at about the same time.
 GROUPS_EACH = 8
 # Rounds in which groups of lost workers are sent again.
-ROUNDS = 3
+ROUNDS_OF_LOST = 3
 LOST = ("cancelled", "lost")
 # Seconds after a group's timeout after which the worker counts as hanging.
 GRACE_SECONDS = 10.0
@@ -297,7 +297,7 @@ class Cluster:
         left = list(range(len(groups)))
         shared = list(arrays)
         try:
-            for _ in range(ROUNDS):
+            for _ in range(ROUNDS_OF_LOST):
                 left = self._round(groups, left, shared, done, name)
                 if not left:
                     return
@@ -311,7 +311,7 @@ class Cluster:
             raise
         lost = _text([number for i in left for number in groups[i][0]])
         raise RuntimeError(
-            f"{self._who}: the workers of {name} {lost} were lost {ROUNDS} times"
+            f"{self._who}: the workers of {name} {lost} were lost {ROUNDS_OF_LOST} times"
         )
 
     def _round(

@@ -30,7 +30,7 @@ from fastmlp.validation.expanded import Expanded
 
 # Maximum operations, 0.5 ms of one thread, of fits without threads.
 SHORT_FLOPS = 20_000_000
-SUFFIX = ".safetensors"
+STORED_SUFFIX = ".safetensors"
 
 
 class GpuQueue:
@@ -227,7 +227,9 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 def _request(job: NetJob, options: FitOptions) -> FitRequest:
     own = options.having(epochs=job.epochs, batch_size=job.batch_size)
     if options.checkpoint is not None:
-        own = own.having(checkpoint=Path(options.checkpoint, f"{job.number}{SUFFIX}"))
+        own = own.having(
+            checkpoint=Path(options.checkpoint, f"{job.number}{STORED_SUFFIX}")
+        )
     return FitRequest(job.data, own, held_out=job.held_out, net=job.net)
 
 

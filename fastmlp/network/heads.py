@@ -12,11 +12,11 @@ from fastmlp.rules.losses import Head, Loss
 from fastmlp.validation import Array, scalars
 from fastmlp.validation.messages import count
 
-FORM = "[('cross_entropy', 6), ('mse', 1)], or a dict of such pairs by name"
+HEADS_FORM = "[('cross_entropy', 6), ('mse', 1)], or a dict of such pairs by name"
 # Series of a history, whose names heads' do not repeat.
 RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
 # Settings that a net with heads does not take, and their replacements.
-INSTEAD = {
+INSTEAD_WITH_HEADS = {
     "label_smoothing": "a loss of yours for that head",
     "output_activation": "losses whose links the heads have",
     "class_weight": "sample_weight by head",
@@ -33,7 +33,9 @@ def is_spelled(setting: object) -> bool:
 
 
 def refuse(argument: str, who: str = OWNER) -> ValueError:
-    return ValueError(f"{who}: heads do not take {argument}; use {INSTEAD[argument]}")
+    return ValueError(
+        f"{who}: heads do not take {argument}; use {INSTEAD_WITH_HEADS[argument]}"
+    )
 
 
 def check_settings(output_activation: object, label_smoothing: object) -> None:
@@ -64,7 +66,7 @@ def of_setting(setting: Any, weights: object, n_outputs: int) -> tuple[Head, ...
     else:
         names = [f"head_{i}" for i in range(len(setting))]
     if not names:
-        raise ValueError(f"{OWNER}: loss has no head; give {FORM}")
+        raise ValueError(f"{OWNER}: loss has no head; give {HEADS_FORM}")
     _check_names(names)
     if named:
         pairs = [*setting.values()]
@@ -102,7 +104,7 @@ def _check_names(names: Sequence[Any]) -> None:
 def _head(name: str, pair: Any, weight: float) -> Head:
     if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
         raise TypeError(
-            f"{OWNER}: loss must be {FORM}; got {pair!r} for head {name!r}, not a loss "
+            f"{OWNER}: loss must be {HEADS_FORM}; got {pair!r} for head {name!r}, not a loss "
             f"and "
             "its number of outputs"
         )

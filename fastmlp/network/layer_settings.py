@@ -20,11 +20,11 @@ from fastmlp.rules.updates import Factors
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import count
 
-FORM = (
+RATES_FORM = (
     "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or "
     "one such mapping for all layers"
 )
-SYNONYMS = {
+RATE_SYNONYMS = {
     "weights": "weight w kernel kernels coefs",
     "biases": "bias b intercept intercepts",
     "a sequence has one entry a layer, in their order": "0 1 2 layer layers",
@@ -65,7 +65,7 @@ def layer_rates(
     if isinstance(setting, Mapping):
         factors = [_factors(setting, name)] * n_layers
     else:
-        _check_sequence(setting, n_layers, name, FORM)
+        _check_sequence(setting, n_layers, name, RATES_FORM)
         factors = [_factors(rates, f"{name}[{i}]") for i, rates in enumerate(setting)]
     if factors == [Factors()] * n_layers:
         return ()
@@ -137,7 +137,7 @@ def _factors(setting: Any, name: str) -> Factors:
         number = scalars.non_negative(OWNER, name, setting)
         return Factors(number, number)
     for key in setting:
-        scalars.known(OWNER, f"key of {name}", key, Factors._fields, SYNONYMS)
+        scalars.known(OWNER, f"key of {name}", key, Factors._fields, RATE_SYNONYMS)
     numbers = {
         key: scalars.non_negative(OWNER, f"{name}[{key!r}]", factor)
         for key, factor in setting.items()

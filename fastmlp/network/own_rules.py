@@ -21,7 +21,7 @@ from fastmlp.validation import Array
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import same_word
 
-NAMES: Mapping[str, Iterable[str]] = {
+NAMES_OF_RULES: Mapping[str, Iterable[str]] = {
     "activation": activations.RULES,
     "loss": losses.LOSSES,
     "penalty": updates.PENALTIES,
@@ -32,7 +32,7 @@ NAMES: Mapping[str, Iterable[str]] = {
 POINTS = (-1.7, -0.6, 0.35, 0.8, 1.4)
 TARGETS = (0.2, 0.7)
 # Rules that compute in float32 have errors of 1e-4.
-LARGEST_ERROR = 1e-2
+LARGEST_SLOPE_ERROR = 1e-2
 
 
 def own_rule(
@@ -72,7 +72,7 @@ def check_function(kind: str, form: str, rule: Any) -> None:
         # A function of NumPy, a class or a layer of another library may have a name of
         # ours.
         word = str(getattr(rule, "__name__", type(rule).__name__))
-        meant = same_word(word, NAMES.get(kind, ()))
+        meant = same_word(word, NAMES_OF_RULES.get(kind, ()))
         hint = f", did you mean {meant!r}?" if meant else ""
         raise TypeError(
             f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}"
@@ -94,12 +94,12 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
             slopes, derivatives, errors = compared(evaluate, places[:, :1])
     except Exception:
         return
-    wrong = (errors > LARGEST_ERROR)[:, 0]
+    wrong = (errors > LARGEST_SLOPE_ERROR)[:, 0]
     if 2 * wrong.sum() <= np.isfinite(errors).sum():
         return
     first = int(np.argmax(wrong))
     sums = np.abs(slopes + derivatives)
-    negated = sums <= LARGEST_ERROR * (
+    negated = sums <= LARGEST_SLOPE_ERROR * (
         1 + np.maximum(np.abs(slopes), np.abs(derivatives))
     )
     swapped = kind == "loss" and negated[np.isfinite(errors)].all()
@@ -119,7 +119,7 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
 # From outputs, shape (n_points, n_outputs), to values, shape (n_points,), and slopes.
 Evaluate = Callable[[Array], tuple[Array, Array]]
 WHO = "check_rule"
-FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)"
+RULE_FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)"
 # Off 0, 1 and other kinks of rules; targets are valid for each kind of loss.
 CHECKED_POINTS = np.linspace(-2.93, 2.91, 17)
 CHECKED_TARGETS = np.array([0.23, 0.71])
@@ -204,7 +204,7 @@ def check_rule(
         constants = ()
     if not inspect.isfunction(function):
         raise TypeError(
-            f"{WHO}: rule must be a function {FORMS}, or a Loss, got {rule!r}"
+            f"{WHO}: rule must be a function {RULE_FORMS}, or a Loss, got {rule!r}"
         )
     if loss and loss.by_row:
         raw, target = _rows(points, targets)
@@ -247,7 +247,7 @@ def _numbers(
     n_arguments = len(inspect.signature(function).parameters) - n_constants
     if n_arguments not in (1, 2):
         raise TypeError(
-            f"{WHO}: rule must be a function {FORMS}, but {function.__name__!r} has "
+            f"{WHO}: rule must be a function {RULE_FORMS}, but {function.__name__!r} has "
             f"{n_arguments + n_constants} arguments; an optimizer's rule has no slope"
         )
     if n_arguments == 1 and targets is not None:
@@ -275,7 +275,7 @@ def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
             or any(map(np.ndim, result))
         ):
             raise TypeError(
-                f"{WHO}: rule must be a function {FORMS}, but {function.__name__!r} "
+                f"{WHO}: rule must be a function {RULE_FORMS}, but {function.__name__!r} "
                 f"returned {result!r}"
             )
         return float(result[0]), float(result[1])

@@ -17,7 +17,7 @@ NORMS = get_args(NormName)
 OF_ROWS = (
     "batches are not normalised, as rows must not depend on each other: use 'layer'"
 )
-SYNONYMS = {
+NORM_SYNONYMS = {
     "layer": "layernorm layernormalization ln",
     "rms": "rmsnorm rmsnormalization",
     OF_ROWS: "batch batchnorm batchnorm1d batchnormalization bn",
@@ -27,7 +27,7 @@ SKIP_SYNONYMS = {
     "input": "inputs x True wide",
     OF_BLOCKS: "residual block all dense resnet",
 }
-EPSILON = 1e-5
+NORM_EPSILON = 1e-5
 SkipName = Literal["input"]
 SKIPS = get_args(SkipName)
 
@@ -143,7 +143,7 @@ def skip_of(setting: Any, n_hidden: int) -> SkipName | None:
 
 def _norm(name: str, norm: Any) -> NormName | None:
     if norm is not None:
-        scalars.known(OWNER, name, norm, NORMS, SYNONYMS)
+        scalars.known(OWNER, name, norm, NORMS, NORM_SYNONYMS)
     known: NormName | None = norm
     return known
 
@@ -200,7 +200,7 @@ def structure_of(
     sizes: Sizes,
     rules: Sequence[ActivationRule],
     norms: Sequence[NormName | None],
-    epsilon: float = EPSILON,
+    epsilon: float = NORM_EPSILON,
     skip: SkipName | None = None,
 ) -> Structure:
     """`rules` and `norms` have one entry for each written hidden layer or block."""

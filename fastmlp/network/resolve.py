@@ -46,7 +46,7 @@ def network(
     penalties: object,
     kind: Any,
     norm: object = None,
-    epsilon: object = residual.EPSILON,
+    epsilon: object = residual.NORM_EPSILON,
     skip: object = None,
 ) -> NamedNetwork:
     """The checked network, with the names of loss and output for `summary`."""

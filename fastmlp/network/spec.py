@@ -255,8 +255,8 @@ OF_LAYER = {
 }
 ComputeDTypes = ComputeDType | Sequence[LayerDType]
 Computed = ComputeDType | tuple[LayerDType, ...] | None
-KNOWN = get_args(ComputeDType)
-SYNONYMS = {
+COMPUTE_DTYPES = get_args(ComputeDType)
+DTYPE_SYNONYMS = {
     "bfloat16": OF_LAYER["bfloat16"],
     "None means that": "float32 float64 None",
 }
@@ -276,8 +276,8 @@ def compute_dtype(
         return None
     if isinstance(setting, list | tuple):
         return _of_layers(setting, sizes, dtype, who)
-    if not isinstance(setting, str) or setting not in KNOWN:
-        meant = suggestion(setting, KNOWN, SYNONYMS)
+    if not isinstance(setting, str) or setting not in COMPUTE_DTYPES:
+        meant = suggestion(setting, COMPUTE_DTYPES, DTYPE_SYNONYMS)
         raise ValueError(
             f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of "
             f"bfloat16 and "

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from fastmlp._process.memory import readable
 from fastmlp.network import residual
 from fastmlp.network.layer_settings import all_shown, trained_parameters
-from fastmlp.network.residual import EPSILON
+from fastmlp.network.residual import NORM_EPSILON
 from fastmlp.network.spec import Network, name_of, paired_layers, spread
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import LevenbergMarquardt, matrix_bytes
 from fastmlp.rules.updates import Factors
 
-HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
+TABLE_HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3, 5, 6)
 
 
@@ -67,7 +67,7 @@ class Description(NamedTuple):
         written = self.network.written
         if written is None:
             return ""
-        if written.epsilon != EPSILON:
+        if written.epsilon != NORM_EPSILON:
             epsilon = f"norm_epsilon={written.epsilon:g}, "
         else:
             epsilon = ""
@@ -103,7 +103,7 @@ class Description(NamedTuple):
         more = (("learning rate",) if varies else ()) + (
             ("products in",) if products else ()
         )
-        rows: list[tuple[str, ...]] = [(*HEADER, *more)]
+        rows: list[tuple[str, ...]] = [(*TABLE_HEADER, *more)]
         for i, (n_in, n_out) in enumerate(layout.shapes):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             norms = len(layout.norms_of(i)) + sum(
@@ -230,8 +230,8 @@ def _brief(optimizer: object) -> str:
     return f"{type(optimizer).__name__}({', '.join(shown_fields)})"
 
 
-CELL = "padding:0.1em 0.8em;text-align:{}"
-LINE = "border-bottom:1px solid currentColor;"
+CELL_STYLE = "padding:0.1em 0.8em;text-align:{}"
+LINE_STYLE = "border-bottom:1px solid currentColor;"
 
 
 def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -248,9 +248,10 @@ def html_text(shown: str, *, strong: str = "") -> str:
 
 
 def _cells(row: Sequence[str], is_header: bool, left: Collection[int]) -> str:
-    tag, line = ("th", LINE) if is_header else ("td", "")
+    tag, line = ("th", LINE_STYLE) if is_header else ("td", "")
     styles = [
-        line + CELL.format("left" if i in left else "right") for i in range(len(row))
+        line + CELL_STYLE.format("left" if i in left else "right")
+        for i in range(len(row))
     ]
     return "".join(
         f'<{tag} style="{style}">{_escaped(cell)}</{tag}>'

@@ -163,7 +163,7 @@ def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
     return _made(spelled, SCHEDULES, "schedule")
 
 
-NOT_FINITE = {"inf", "-inf", "nan"}
+NOT_FINITE_TEXTS = {"inf", "-inf", "nan"}
 
 
 def of_value(value: Any) -> Any:
@@ -197,8 +197,8 @@ def _of_each(values: Any) -> list[Any]:
 
 
 def _float_from(name: Any) -> float:
-    if name not in NOT_FINITE:
-        raise ValueError(f"{name!r} is not one of {sorted(NOT_FINITE)}")
+    if name not in NOT_FINITE_TEXTS:
+        raise ValueError(f"{name!r} is not one of {sorted(NOT_FINITE_TEXTS)}")
     return float(name)
 
 
@@ -266,7 +266,7 @@ class InFile(NamedTuple):
 
 InFiles = Mapping[Any, InFile]
 # Content of another file within a file; `model.py` adds nets.
-FORMS: dict[Any, InFile] = {
+FORMS_IN_FILES: dict[Any, InFile] = {
     Content: InFile(
         lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of
     )
@@ -317,14 +317,14 @@ def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
 
 
 def of_fields(
-    kind: Any, value: Any, forms: InFiles = FORMS
+    kind: Any, value: Any, forms: InFiles = FORMS_IN_FILES
 ) -> tuple[Any, dict[str, Array]]:
     """A value of a declared type as JSON, and as arrays by their paths in it."""
     if _origin(kind) in (Union, UnionType):
         if value is None:
             return None, {}
         kind = get_args(kind)[0]
-    if form := forms.get(kind) or FORMS.get(kind):
+    if form := forms.get(kind) or FORMS_IN_FILES.get(kind):
         return form.write(value)
     if _origin(kind) is np.ndarray:
         return None, {"": np.asarray(value)}
@@ -350,7 +350,7 @@ def fields_from(
     kind: Any,
     spelled: Any,
     arrays: dict[str, Array],
-    forms: InFiles = FORMS,
+    forms: InFiles = FORMS_IN_FILES,
     where: str = "",
 ) -> Any:
     """The value of `of_fields`, checked against the declared type."""
@@ -358,7 +358,7 @@ def fields_from(
         if spelled is None and not arrays:
             return None
         kind = get_args(kind)[0]
-    if form := forms.get(kind) or FORMS.get(kind):
+    if form := forms.get(kind) or FORMS_IN_FILES.get(kind):
         return form.read(spelled, arrays)
     origin = _origin(kind)
     if origin is np.ndarray:
@@ -415,8 +415,17 @@ TYPES: dict[str, tuple[type, ...]] = {
     "U": (str,),
     "O": (str, bool, int, float),
 }
-NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
+NUMBER_DTYPES = (
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
+DTYPE_NAMES = {*NUMBER_DTYPES, "float16", "float32", "float64", "bool", "str", "object"}
 # Texts of an array have the length of the longest.
 MAX_TEXT_BYTES = 16 << 20
 
@@ -435,8 +444,10 @@ def of_classes(classes: Array) -> dict[str, Any]:
 
 def classes_from(spelled: Mapping[str, Any]) -> Array:
     name, values = spelled["dtype"], spelled["values"]
-    if name not in NAMES:
-        raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
+    if name not in DTYPE_NAMES:
+        raise FileError(
+            f"labels of dtype {name!r}; known: {', '.join(sorted(DTYPE_NAMES))}"
+        )
     dtype = np.dtype(name)
     types = TYPES[dtype.kind]
     if type(values) is not list or any(type(value) not in types for value in values):

@@ -28,10 +28,10 @@ ENTRY = "fastmlp"
 FORMAT_VERSION = 2
 # The version of files with a net that has one of these entries in its header.
 NEWER_VERSION = 3
-NORMS = "norms"
+NORMS_FIELD = "norms"
 HEADS = "heads"
-NEWER = (NORMS, HEADS)
-DTYPES: dict[str, np.dtype[Any]] = {
+NEWER = (NORMS_FIELD, HEADS)
+TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
     "I32": np.dtype(np.int32),
@@ -46,9 +46,9 @@ LONG_DIGITS, MOST_LONG = 20, 4096
 # Arrays without words in the header, such as moments and losses.
 FREE_ARRAYS = 64
 # Maximum length of a message that quotes the file.
-LONGEST = 2000
+LONGEST_QUOTE = 2000
 # First bytes of other formats.
-OTHERS = {
+OTHER_FORMATS = {
     b"\x80": "a pickle, which fastmlp does not run",
     b"PK": "a zip archive, such as a file of PyTorch or Keras",
     b"\x89HDF": "a file of HDF5, such as one of Keras",
@@ -193,7 +193,7 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
             why = str(error)
         else:
             why = f"damaged: {type(error).__name__}: {error}"
-        shown = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
+        shown = why if len(why) <= LONGEST_QUOTE else f"{why[:LONGEST_QUOTE]}..."
         raise FileError(f"{os.fspath(path)}: {shown}") from error
 
 
@@ -215,7 +215,10 @@ def _table(file: BinaryIO) -> dict[str, Any]:
     size = os.fstat(file.fileno()).st_size
     length = _header_bytes(start)
     if not 0 < length <= size - 8:
-        kind = next((OTHERS[mark] for mark in OTHERS if start.startswith(mark)), "")
+        kind = next(
+            (OTHER_FORMATS[mark] for mark in OTHER_FORMATS if start.startswith(mark)),
+            "",
+        )
         if kind:
             raise FileError(
                 f"{kind}, not a safetensors file; fastmlp loads what its save has "
@@ -276,7 +279,7 @@ def _header_bytes(raw: bytes) -> int:
 
 def _array(tensor: Mapping[str, Any], most: int) -> Array:
     """An empty array may claim any length beside its 0."""
-    kind: Any = DTYPES[tensor["dtype"]]
+    kind: Any = TENSOR_DTYPES[tensor["dtype"]]
     if max(tensor["shape"], default=0) > most:
         raise FileError(f"damaged: an array of shape {tensor['shape']}")
     stored = np.frombuffer(tensor["data"], kind.newbyteorder("<"))

@@ -40,7 +40,7 @@ BEST = "best_parameters"
 # Fields of a header that are left out if unused.
 OPTIONAL = (
     *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
-    *(files.NORMS, files.HEADS, *DROPOUT),
+    *(files.NORMS_FIELD, files.HEADS, *DROPOUT),
 )
 
 
@@ -133,7 +133,7 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "monotonic_cst": list(network.signs) or None,
         **layer_settings.in_use(network),
         **_dropout(network),
-        files.NORMS: written and _structure(written),
+        files.NORMS_FIELD: written and _structure(written),
         files.HEADS: _heads(network),
         "feature_names": names and list(names),
     }
@@ -307,7 +307,9 @@ def _network(
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
     dtype = resolve.dtype(header["dtype"])
     n_hidden = len(sizes) - 2
-    norms = header.get(files.NORMS, {"kinds": None, "epsilon": residual.EPSILON})
+    norms = header.get(
+        files.NORMS_FIELD, {"kinds": None, "epsilon": residual.NORM_EPSILON}
+    )
     structure = residual.structure_of(
         sizes,
         resolve.hidden_activations(hidden, n_hidden),

@@ -18,12 +18,12 @@ from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.schema import Schema
 from fastmlp.typing import Array
 
-KINDS: dict[str, type[Any]] = {
+TABLE_MODELS: dict[str, type[Any]] = {
     "TabularMLPClassifier": TabularMLPClassifier,
     "TabularMLPRegressor": TabularMLPRegressor,
 }
 # Parameters that a file cannot hold: estimators, and a client.
-LEFT_OUT = ("extra_members", "client", "group_timeout")
+NOT_IN_FILES = ("extra_members", "client", "group_timeout")
 
 
 class SavedTable(NamedTuple):
@@ -42,7 +42,7 @@ class SavedTable(NamedTuple):
     trees: tuple[tuple[str, BoostedTrees], ...]
 
 
-FORMS = {
+FORMS_OF_TABLES = {
     Encoding: codec.InFile(
         lambda one: (one.to_json(), one.arrays), Encoding.from_state
     ),
@@ -71,13 +71,17 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
     # Splitters have no name in a file, and row numbers belong to one table.
-    left_out = LEFT_OUT if isinstance(model.cv, Integral | None) else (*LEFT_OUT, "cv")
+    left_out = (
+        NOT_IN_FILES if isinstance(model.cv, Integral | None) else (*NOT_IN_FILES, "cv")
+    )
     is_classifier = isinstance(model, TabularMLPClassifier)
     board = reports.rows_of(model.leaderboard_)
     saved = SavedTable(
         codec.parameters_of(model, but=left_out),
         model.schema_,
-        tuple(tuple(row[name] for name in reports.COLUMNS) for row in board),
+        tuple(
+            tuple(row[name] for name in reports.LEADERBOARD_COLUMNS) for row in board
+        ),
         replace(
             model.pack_,
             extra_weights=np.array([weight for *_, weight in others], np.float64),
@@ -86,15 +90,15 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
         codec.of_classes(model.classes_) if is_classifier else None,
         tuple((name, member) for name, member, _ in others),
     )
-    return codec.of_fields(SavedTable, saved, FORMS)
+    return codec.of_fields(SavedTable, saved, FORMS_OF_TABLES)
 
 
 def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     """The fitted model in a file, checked whole before it is returned."""
     saved: SavedTable = codec.fields_from(
-        SavedTable, content.header, content.arrays, FORMS
+        SavedTable, content.header, content.arrays, FORMS_OF_TABLES
     )
-    model = KINDS[content.kind](
+    model = TABLE_MODELS[content.kind](
         **codec.parameters_from(saved.parameters, own, n_threads)
     )
     model._validate_params()
@@ -110,7 +114,10 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     if pack_.sizes is not None:
         _check(pack_.sizes, schema, None, [])
     model._take(schema, pack_, members, classes)
-    board = [dict(zip(reports.COLUMNS, row, strict=True)) for row in saved.leaderboard]
+    board = [
+        dict(zip(reports.LEADERBOARD_COLUMNS, row, strict=True))
+        for row in saved.leaderboard
+    ]
     model.leaderboard_ = reports.framed(board)
     model.training_ = saved.training
     metrics = model.training_.get("metrics", [])

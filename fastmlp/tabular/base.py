@@ -64,11 +64,11 @@ from fastmlp.typing import (
 )
 
 EVERY = timedelta(minutes=1)
-SEEDS = np.iinfo(np.int32).max
+LARGEST_SEED = np.iinfo(np.int32).max
 # Share of a time limit that is kept for the refit. With folds one net replaces five.
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
 # Errors of these parameters suggest known values, also for other libraries' words.
-COMPUTE_DTYPES = {
+DTYPE_WORDS = {
     "bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half",
     "None means that": "float32 float64 None",
 }
@@ -77,7 +77,7 @@ ADVISED: dict[str, tuple[Any, ...]] = {
         PRESETS,
         {"fast": "quick small", "balanced": "default medium", "best": "high"},
     ),
-    "compute_dtype": (get_args(ComputeDType), COMPUTE_DTYPES),
+    "compute_dtype": (get_args(ComputeDType), DTYPE_WORDS),
     "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
 
@@ -263,7 +263,7 @@ class TabularMLP(BaseModel):
         start = time.perf_counter()
         callbacks = callbacks_of(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
-        seed = int(check_random_state(self.random_state).randint(SEEDS))
+        seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
         X, y, arguments = fit_arguments.opened(
             X, y, arguments, who, seed, ignores_gaps=self.missing_targets == "ignore"
         )
@@ -409,7 +409,7 @@ class TabularMLP(BaseModel):
             grown = boosted_trees.candidate(
                 n_classes, values, seed, self.time_limit, n_fits
             )
-            members.append((boosted_trees.NAME, grown))
+            members.append((boosted_trees.TREES_NAME, grown))
         beside = extras.named(members, name, signs, values.codes.shape[1])
         score = self._own_score()
         if self.scoring is not None:

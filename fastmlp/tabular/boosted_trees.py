@@ -14,13 +14,13 @@ from fastmlp.tabular.schema import Values
 from fastmlp.typing import Array
 
 # Levels of a set, a bit each, and the numbers of int32 that hold them.
-N_BITS, WORDS = 256, 8
-NAME = "boosted trees"
+N_BITS, N_WORDS_OF_SET = 256, 8
+TREES_NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
 # A round grows a tree for each of several classes: rounds are then fewer, at a higher
 # rate. Trees that are best at this share of their rounds, or before, grow again at half
 # the rate.
-TREES = 600
+MOST_TREES = 600
 FEWEST_ROUNDS = 40
 LARGEST_RATE = 0.2
 EARLY = 0.25
@@ -114,7 +114,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         """
         start = time.perf_counter()
         n_classes = len(np.unique(y)) if self.classes else 1
-        rounds = min(ROUNDS, max(TREES // n_classes, FEWEST_ROUNDS))
+        rounds = min(ROUNDS, max(MOST_TREES // n_classes, FEWEST_ROUNDS))
         most = self.rounds or rounds
         rate = self.rate or min(RATE * ROUNDS / rounds, LARGEST_RATE)
         rows: dict[str, Any] = {"X": X, "y": y, "sample_weight": sample_weight}
@@ -207,7 +207,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         inner = self.features >= 0
         own = np.flatnonzero(inner)[:, None]
         n_nodes = len(self.features)
-        n_sets = len(self.sets) // WORDS
+        n_sets = len(self.sets) // N_WORDS_OF_SET
         if len(self.roots) % self.n_outputs:
             raise ValueError(
                 f"{len(self.roots)} trees for {len(self.classes_)} classes"
@@ -222,7 +222,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             raise ValueError("children of a node must be behind it")
         if ((self.roots < 0) | (self.roots >= n_nodes)).any():
             raise ValueError("roots beyond the nodes")
-        if (self.places >= n_sets).any() or len(self.sets) % WORDS:
+        if (self.places >= n_sets).any() or len(self.sets) % N_WORDS_OF_SET:
             raise ValueError("places beyond the sets of levels")
         if not np.isfinite(self.numbers).all():
             raise ValueError("trees must have finite numbers")

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from fastmlp.extend import scalars
 from fastmlp.tabular.export import row_predictions
 from fastmlp.tabular.outputs import scores_of
-from fastmlp.tabular.pack import NONE, Caller, Pack, train_pack
+from fastmlp.tabular.pack import NO_NUMBERS, Caller, Pack, train_pack
 from fastmlp.tabular.pool import Checkpoints, Fold, TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings
 from fastmlp.typing import Array
 
 # With fewer rows all sizes are 1, and intervals have one width.
-FEWEST_ROWS = 100
+FEWEST_SIZED_ROWS = 100
 # Errors below this part of the mean absolute error count as equal:
 # their logarithms are noise.
 FLOOR = 0.1
@@ -32,7 +32,7 @@ FLOOR = 0.1
 # 13.9 % and 7 %. In 12 tables two nets of 2 folds gained 0.2 points more than one, in
 # three times the time. Half of the rows to learn and half to calibrate on gained 2
 # points less. The members' standard deviation in place of sizes gained 2.0 %.
-SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
+SIZE_SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
 
 
 def learn_sizes(
@@ -51,7 +51,7 @@ def learn_sizes(
     """
     errors = scores_of("regression", rows.y, pack.validated)
     if (
-        len(errors) < FEWEST_ROWS
+        len(errors) < FEWEST_SIZED_ROWS
         or not errors.any()
         or (folds is not None and not folds)
     ):
@@ -60,7 +60,7 @@ def learn_sizes(
     options: dict[str, Any] = {
         "task": "regression",
         "n_classes": 0,
-        "settings": SETTINGS,
+        "settings": SIZE_SETTINGS,
     }
     options |= {"seed": seed, "n_threads": n_threads, "folds": folds}
     options["caller"] = Caller(checkpoints=checkpoints)
@@ -68,7 +68,7 @@ def learn_sizes(
     sizes_of_rows = np.exp(sizes.validated)
     pack.take_scores(errors / sizes_of_rows, rows.weight)
     # The pack of sizes does not have intervals.
-    sizes.validated = sizes.residuals = sizes.row_weights = NONE
+    sizes.validated = sizes.residuals = sizes.row_weights = NO_NUMBERS
     pack.sizes = sizes
     return sizes_of_rows
 

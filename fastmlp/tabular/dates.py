@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from fastmlp.typing import Array
 
 Kind = Literal["dates", "times", "durations"]
-PARTS: dict[Kind, tuple[str, ...]] = {
+DATE_PARTS: dict[Kind, tuple[str, ...]] = {
     "dates": ("year", "month", "day", "weekday", "hour", "days"),
     "times": ("time",),
     "durations": ("duration",),
 }
 OF_PART: dict[str, Kind] = {
-    part: kind for kind, parts in PARTS.items() for part in parts
+    part: kind for kind, parts in DATE_PARTS.items() for part in parts
 }
 EPOCH = "1970-01-01"
 HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
@@ -132,7 +132,7 @@ class Parts(NamedTuple):
         names = tuple(content["parts"])
         origin = content["origin"]
         zone = content["zone"]
-        known = PARTS[OF_PART[names[-1]]]
+        known = DATE_PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
         if (origin is None) != (names[-1] != "days") or (
@@ -165,7 +165,7 @@ def _of_value(value: Any, kind: Kind) -> datetime | timedelta | None:
 
 
 def is_kind(kind: str) -> TypeGuard[Kind]:
-    return kind in PARTS
+    return kind in DATE_PARTS
 
 
 def kind_of(moments: Array) -> Kind:
@@ -175,12 +175,12 @@ def kind_of(moments: Array) -> Kind:
 
 def all_of(kind: Kind) -> Parts:
     """All parts of a kind, days since 1970."""
-    return Parts(PARTS[kind], EPOCH)
+    return Parts(DATE_PARTS[kind], EPOCH)
 
 
 def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
     """The parts that vary, from lows and highs of all parts, days since 1970."""
-    *some, last = PARTS[kind]
+    *some, last = DATE_PARTS[kind]
     varying = [
         name for name, low, high in zip(some, lows, highs, strict=False) if low < high
     ]

@@ -24,7 +24,7 @@ from fastmlp.typing import Array
 Scaling = Literal["robust", "rising"]
 Embedding = Literal["none", "piecewise"]
 Random = np.random.Generator | int
-SEEDS = 2**31
+N_SEEDS = 2**31
 # Most pieces of a column of `Expanded`.
 MOST_BINS = 128
 
@@ -137,7 +137,7 @@ class Encoding:
         _check(values)
         scalars.known("Encoding", "task", task, get_args(Task))
         # The third of three draws keeps the folds of target statistics.
-        seed = int(np.random.default_rng(rng).integers(SEEDS, size=3)[2])
+        seed = int(np.random.default_rng(rng).integers(N_SEEDS, size=3)[2])
         y = np.asarray(y, np.float64 if task == "regression" else None)
         if y.shape != (n := len(values.numbers),):
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
@@ -332,7 +332,7 @@ class Encoding:
             If the content does not fit an encoding.
         """
         encoding = cls(**settings)
-        for name in PARTS:
+        for name in PART_NAMES:
             if (columns := arrays.get(f"{name}.columns")) is None:
                 continue
             known = columns.ndim == 1 and columns.dtype.kind == "i" and columns.size
@@ -358,6 +358,14 @@ def _check(values: Any) -> None:
 
 
 NUMERIC = ("scaled", "missing", "pieces", "integers")
-PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "integers", "levels")
+PART_NAMES = (
+    "scaled",
+    "missing",
+    "statistics",
+    "pairs",
+    "pieces",
+    "integers",
+    "levels",
+)
 # Encoders that turn a number into several inputs come last.
 SHORT = ("pieces", "integers", "levels")

@@ -24,7 +24,7 @@ from fastmlp.typing import Array
 
 Step = rules.NumberStep | rules.LevelStep
 # NumPy sums more in parts.
-MOST_CLASSES = 128
+MOST_SUMMED = 128
 
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
@@ -131,7 +131,7 @@ def has_row_function(pack: Pack, beside: Sequence[Any]) -> bool:
     and of the estimators beside them.
     """
     are_trees = all(isinstance(member, BoostedTrees) for _, member, _ in beside)
-    return are_trees and pack.outputs.n_outputs <= MOST_CLASSES
+    return are_trees and pack.outputs.n_outputs <= MOST_SUMMED
 
 
 def row_predictions(pack: Pack, values: Values, beside: Sequence[Any] = ()) -> Array:

@@ -22,7 +22,7 @@ from fastmlp.tabular.schema import Schema
 from fastmlp.typing import Array
 
 # Bounds of targets, with their inverse: sums of squares are float64.
-MOST = 1e150
+LARGEST_TARGET = 1e150
 
 
 class FitArguments(NamedTuple):
@@ -162,7 +162,7 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
         ) from error
     _finite(as_numbers, who, name)
     most = float(np.abs(as_numbers).max(initial=0.0))
-    if most > MOST or 0 < most < 1 / MOST:
+    if most > LARGEST_TARGET or 0 < most < 1 / LARGEST_TARGET:
         unit = f"divide them by {most:.0e}, and multiply predictions"
         raise ValueError(
             f"{who}: {name} has numbers up to {most:.2g}, too far for squares: {unit}"
@@ -502,7 +502,7 @@ def _taken(
 
 
 # Tables with fewer rows use folds, this many.
-FEW_ROWS, FOLDS_OF_FEW = 1000, 5
+ROWS_FOR_FOLDS, FOLDS_OF_FEW = 1000, 5
 
 
 class RowsToSplit(NamedTuple):
@@ -538,7 +538,7 @@ def divided(
     whole: TableRows, rows: RowsToSplit, cv: Any, fraction: float, seed: int, who: str
 ) -> Divided:
     """Divide rows into folds or, without folds, hold a fraction of the rows out."""
-    n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
+    n_folds = FOLDS_OF_FEW if len(whole.y) < ROWS_FOR_FOLDS else None
     pairs = folds(cv, n_folds, rows, seed, who)
     if pairs is not None:
         tested = validated(pairs)

@@ -28,7 +28,7 @@ from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.extras import Extra
 from fastmlp.tabular.fit_arguments import Divided
 from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
-from fastmlp.tabular.pack import NONE, Caller, Member, Pack, train_pack
+from fastmlp.tabular.pack import NO_NUMBERS, Caller, Member, Pack, train_pack
 from fastmlp.tabular.reports import KeptRows, kept_of
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import LARGE, PackSettings, Recipe, encodings_for
@@ -166,7 +166,7 @@ def selected(fit: TableFit) -> TableEnsemble:
     sizes = np.ones(len(scores))
     # Sizes take about a twentieth of the nets' time.
     if fit.task == "regression" and fit.is_before(0.5):
-        apart = fit_arguments.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
+        apart = fit_arguments.folds_apart(fit.data.groups, conformal.SIZE_SETTINGS.cv)
         kept = fit.caller.checkpoints and fit.caller.checkpoints.within("sizes")
         own: Any = {"seed": fit.seed, "n_threads": fit.n_threads, "checkpoints": kept}
         sizes = conformal.learn_sizes(pack, held_out, folds=apart, **own)
@@ -349,11 +349,11 @@ def _out_of_time(fit: TableFit) -> NotRefitted:
 
 # Drawn rows: number for each row, least and most in all.
 FOR_EACH = 4
-LEAST = 20_000
-MOST = 200_000
+FEWEST_DRAWN = 20_000
+MOST_DRAWN = 200_000
 # A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
-CHUNK = 4096
+DRAWN_AT_ONCE = 4096
 # Rows that all epochs see, about;
 # three times as many for wider layers. The fewest epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
@@ -384,7 +384,7 @@ def taught(
     order = generator.permutation(n)
     held_out = np.sort(order[: max(n // 5, 1)])
     own = np.sort(order[max(n // 5, 1) :])
-    n_drawn = min(max(FOR_EACH * len(own), LEAST), MOST)
+    n_drawn = min(max(FOR_EACH * len(own), FEWEST_DRAWN), MOST_DRAWN)
     more = [*drawn(values.part(own), columns, n_drawn, generator)]
     parts = [values.part(own), *more, values.part(held_out)]
     rows = Values(*map(np.concatenate, zip(*parts, strict=True)))
@@ -469,8 +469,8 @@ def drawn(
     ranks = np.empty(values.numbers.shape, np.float32)
     for j, column in enumerate(values.numbers.T):
         ranks[:, j] = np.searchsorted(np.sort(column), column) / n_rows
-    for start in range(0, n, CHUNK):
-        size = min(CHUNK, n - start)
+    for start in range(0, n, DRAWN_AT_ONCE):
+        size = min(DRAWN_AT_ONCE, n - start)
         rows = generator.integers(n_rows, size=size)
         others = generator.integers(n_rows, size=(N_OTHERS, size))
         distances = [
@@ -575,7 +575,7 @@ def _tried(
     part = compared.part.take(held_out) if has_targets else compared.part
     small = clone(model)
     of_one = replace(pack, encodings=(encoding,), members=(member,), n_trained=1)
-    of_one.extra_weights = NONE
+    of_one.extra_weights = NO_NUMBERS
     small._take(model.schema_, of_one, [], classes)
     scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
     of_net = small._predicted(part.values)

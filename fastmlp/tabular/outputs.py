@@ -17,7 +17,7 @@ Task = Literal["binary", "multiclass", "regression"]
 Score = Callable[[Array, Array, Array | None], float]
 # Least probability in a log-loss,
 # and least mean of a deviance as a share of the targets' mean.
-LEAST = 1e-7
+LEAST_MEAN = 1e-7
 
 
 def squared_errors(y: Array, predictions: Array) -> Array:
@@ -84,7 +84,7 @@ class Scorer:
             return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
             return math.sqrt(_mean(squared_errors(self.y, seen), weight))
-        return _mean(-np.log(np.clip(seen, LEAST, 1)), weight)
+        return _mean(-np.log(np.clip(seen, LEAST_MEAN, 1)), weight)
 
     def score_of(self, predictions: Array) -> float:
         """The score of predictions, higher is better:
@@ -115,7 +115,7 @@ WORDS_OF_LOSSES = {
     "quantile": "pinball multi_quantile",
     "poisson": "count",
 }
-LOSSES: dict[Task, LossLike] = {
+DEFAULT_LOSSES: dict[Task, LossLike] = {
     "binary": "binary_cross_entropy",
     "multiclass": "cross_entropy",
     "regression": "mse",
@@ -263,7 +263,7 @@ class NetOutputs(NamedTuple):
     @property
     def loss(self) -> LossLike:
         """The default loss of nets."""
-        return LOSSES[self.task]
+        return DEFAULT_LOSSES[self.task]
 
     def targets(self, y: Array) -> Array:
         """Targets of nets, from numbers or class indices, shape (n_rows,)."""
@@ -308,7 +308,7 @@ def outputs_of(
         if loss.power is not None:
             # The deviance needs a mean other than 0.
             scale = center or 1.0
-            low = max(low, LEAST * scale)
+            low = max(low, LEAST_MEAN * scale)
             center = 0.0
         elif loss.level is not None:
             center = float(np.quantile(y, loss.level))

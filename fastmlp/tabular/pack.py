@@ -213,7 +213,7 @@ def equal(
 FEW_ROWS, N_PARTS = 2000, 5
 # Shares of a time limit: kept for the selection, and the least for training.
 FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
-NONE = np.empty(0)
+NO_NUMBERS = np.empty(0)
 
 
 class Member(NamedTuple):
@@ -294,9 +294,9 @@ class Pack:
     validation_score: float
     residuals: Array
     n_trained: int
-    row_weights: Array = field(default_factory=lambda: NONE)
+    row_weights: Array = field(default_factory=lambda: NO_NUMBERS)
     sizes: "Pack | None" = None
-    validated: Array = field(default_factory=lambda: NONE, init=False)
+    validated: Array = field(default_factory=lambda: NO_NUMBERS, init=False)
     row: Any = field(default=None, init=False)
 
     @property
@@ -321,7 +321,7 @@ class Pack:
         order = np.argsort(scores, kind="stable")
         self.residuals = scores[order]
         if weight is None:
-            self.row_weights = NONE
+            self.row_weights = NO_NUMBERS
         else:
             self.row_weights = weight[order] / weight.mean()
 
@@ -340,7 +340,7 @@ class Pack:
         in units of `sizes`.
         """
         order = np.argsort(np.abs(self.residuals), kind="stable")
-        weights = self.row_weights[order] if len(self.row_weights) else NONE
+        weights = self.row_weights[order] if len(self.row_weights) else NO_NUMBERS
         return conformal_quantile(np.abs(self.residuals)[order], coverage, weights)
 
     def each(self, values: Values) -> Iterator[tuple[Member, NDArray[np.float64]]]:
@@ -597,7 +597,7 @@ def _pack(
         tuple(members),
         extra_weights=weights[len(candidates) :],
         validation_score=-selection.loss,
-        residuals=NONE,
+        residuals=NO_NUMBERS,
         n_trained=len(candidates) * len(fits),
     )
 

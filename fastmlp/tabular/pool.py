@@ -69,12 +69,12 @@ Result = TypeVar("Result")
 # Maximum rows of a strip. A net's call takes 0.1 ms besides arithmetic: 8192 -> 32768,
 # 0.89 to 0.92 of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
 CHUNK = 32768
-# Maximum numbers of a table in a strip longer than `ALONE`:
+# Maximum numbers of a table in a strip longer than `ROWS_OF_ONE_THREAD`:
 # encoded they are twice as many.
-NUMBERS = 1 << 20
+MOST_STRIP_NUMBERS = 1 << 20
 # Maximum rows that one thread predicts alone;
 # strips for several have half as many at least.
-ALONE = 8192
+ROWS_OF_ONE_THREAD = 8192
 
 
 def in_strips(
@@ -86,9 +86,9 @@ def in_strips(
     Strips run on threads side by side:
     a team of threads for each net would wait at its end.
     """
-    if n_rows <= min(ALONE, CHUNK):
+    if n_rows <= min(ROWS_OF_ONE_THREAD, CHUNK):
         return [do(slice(n_rows))]
-    most = min(CHUNK, max(ALONE, NUMBERS // max(n_columns, 1)))
+    most = min(CHUNK, max(ROWS_OF_ONE_THREAD, MOST_STRIP_NUMBERS // max(n_columns, 1)))
     n_threads = n_threads_of(None)
     strips = _strips(n_rows, most, n_threads)
     if n_threads == 1:
@@ -105,7 +105,7 @@ def in_parts(values: Values, do: Callable[[Values], Result]) -> list[Result]:
 def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
     """Yield strips of about equal size, as many for each thread."""
     n = -(-n_rows // most)
-    fewest = min(ALONE, CHUNK) // 2
+    fewest = min(ROWS_OF_ONE_THREAD, CHUNK) // 2
     n = max(n, min(-(-n // n_threads) * n_threads, n_rows // fewest))
     return (slice(i * n_rows // n, (i + 1) * n_rows // n) for i in range(n))
 

@@ -19,10 +19,10 @@ from fastmlp.tabular.schema import Values, reasons
 from fastmlp.typing import Array, Scoring
 
 # The default score of a pack.
-OWN = {"regression": "neg_root_mean_squared_error"}
+DEFAULT_SCORERS = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"
 # Other libraries' words for scorers, and for metrics of nets.
-WORDS = {
+SCORER_WORDS = {
     **metrics.OF_SCORERS,
     "neg_mean_absolute_error": "mae mean_absolute_error l1",
     "neg_mean_squared_error": "mse mean_squared_error l2",
@@ -94,7 +94,7 @@ def score_of(
     `scoring` is a name or function of (estimator, X, y) as in scikit-learn.
     `classes`, shape (n_classes,), are labels; None for numbers.
     """
-    if scoring is None or scoring == OWN.get(task, OWN_OF_CLASSES):
+    if scoring is None or scoring == DEFAULT_SCORERS.get(task, OWN_OF_CLASSES):
         return None
     return scored(scoring, classes, who)
 
@@ -107,7 +107,7 @@ def scored(
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            meant = messages.suggestion(scoring, known, WORDS)
+            meant = messages.suggestion(scoring, known, SCORER_WORDS)
             message = f"{who}: {word}: {scoring!r} is no score{meant}"
             raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
@@ -154,7 +154,7 @@ QUICK: dict[bool, dict[str, Score]] = {
     },
 }
 # Maximum numbers of rows that a model keeps, and of values in them.
-MOST_ROWS, MOST_NUMBERS = 2000, 1_000_000
+MOST_STORED_ROWS, MOST_NUMBERS = 2000, 1_000_000
 N_REPEATS = 5
 
 
@@ -175,7 +175,7 @@ def kept_of(
 ) -> KeptRows:
     """Some of the validation rows."""
     n_columns = part.values.numbers.shape[1] + part.values.codes.shape[1]
-    most = min(MOST_ROWS, max(MOST_NUMBERS // n_columns, 10))
+    most = min(MOST_STORED_ROWS, max(MOST_NUMBERS // n_columns, 10))
     rows = np.arange(len(part.y))
     if len(rows) > most:
         rows = np.sort(generator.choice(len(rows), most, replace=False))
@@ -232,7 +232,13 @@ class _ModelOfPlaces:
         return predictions
 
 
-COLUMNS = ("member", "weight", "validation_score", "n_epochs", "fit_seconds")
+LEADERBOARD_COLUMNS = (
+    "member",
+    "weight",
+    "validation_score",
+    "n_epochs",
+    "fit_seconds",
+)
 Row = tuple[str, float, float, float, float]
 
 
@@ -255,7 +261,7 @@ def leaderboard(pack: Pack, beside: Sequence[tuple[str, float, float]] = ()) -> 
     for weight, (name, score, of_fits) in zip(weights, beside, strict=True):
         rows.append((name, weight, score, float("nan"), of_fits))
     rows.sort(key=lambda row: -row[2])
-    return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    return framed([dict(zip(LEADERBOARD_COLUMNS, row, strict=True)) for row in rows])
 
 
 def curves(members: Sequence[Member], metrics: Sequence[str]) -> dict[str, History]:
@@ -283,7 +289,7 @@ def framed(rows: list[dict[str, Any]]) -> Any:
         import pandas as pd
     except ImportError:
         return rows
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
 
 
 def rows_of(board: Any) -> list[dict[str, Any]]:
@@ -328,7 +334,7 @@ def html_text(shown: str, *, strong: str) -> str:
 def _cells(model: Any) -> list[tuple[str, ...]]:
     cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
     for row in rows_of(model.leaderboard_):
-        name, weight, score, epoch, _ = (row[column] for column in COLUMNS)
+        name, weight, score, epoch, _ = (row[column] for column in LEADERBOARD_COLUMNS)
         epoch_text = "" if epoch != epoch else f"{epoch:.0f}"
         cells.append((name, f"{weight:.3f}", f"{score:.4g}", epoch_text))
     return cells

@@ -19,13 +19,13 @@ from fastmlp.typing import Array
 
 # Types of values of a row that is read at once.
 BOOLEANS = {bool, np.bool_}
-NUMBERS = {
+NUMBER_TYPES_EXACT = {
     *(float, int, type(None), np.float64, np.float32, np.int64, np.int32),
     *BOOLEANS,
 }
-PLAIN = {*NUMBERS, str, date, time, datetime, timedelta}
+PLAIN = {*NUMBER_TYPES_EXACT, str, date, time, datetime, timedelta}
 # From this number on floats skip integers.
-LARGEST = 2**53
+LARGEST_EXACT = 2**53
 # "from_dtype" is scikit-learn's word.
 BY_TYPE = ("auto", "from_dtype")
 MISSING = -1
@@ -267,7 +267,7 @@ class Schema:
         numbers = values[:n]
         moments = values[n : n + n_dates]
         kinds = {*map(type, numbers)}
-        if not kinds <= NUMBERS or np.inf in numbers or -np.inf in numbers:
+        if not kinds <= NUMBER_TYPES_EXACT or np.inf in numbers or -np.inf in numbers:
             return None
         for parts, moment in zip(self.dates.values(), moments, strict=True):
             of_moment = parts.of_value(moment)
@@ -320,7 +320,7 @@ class Schema:
             return None
         kinds = {*map(type, row)}
         # NumPy makes numbers of booleans where all others are numbers.
-        are_numbers = kinds <= NUMBERS and type(None) not in kinds
+        are_numbers = kinds <= NUMBER_TYPES_EXACT and type(None) not in kinds
         if not kinds <= PLAIN or (are_numbers and not kinds.isdisjoint(BOOLEANS)):
             return None
         return [row[place] for place in self._read_places]
@@ -334,7 +334,11 @@ class Schema:
         if type(value) is str and not numeric:
             code = self._codes[name].get(value)
             return MISSING if code is None and not is_dated else code
-        if type(value) not in NUMBERS or is_dated or abs(value) > LARGEST:
+        if (
+            type(value) not in NUMBER_TYPES_EXACT
+            or is_dated
+            or abs(value) > LARGEST_EXACT
+        ):
             return None
         if value != value:
             return MISSING
@@ -551,7 +555,7 @@ Task = Literal["classification", "regression"]
 ID_LEVELS, ID_SHARE = 20, 0.5
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 ONE_VALUE = "has one value only"
-EMPTY = "is empty"
+IS_EMPTY = "is empty"
 
 
 class LeftOut(NamedTuple):
@@ -595,7 +599,7 @@ def _decided(
         why = _no_levels(levels, n, n_rows, asked=asked)
         return "levels" if why is None else LeftOut(why)
     if not n:
-        return LeftOut(EMPTY)
+        return LeftOut(IS_EMPTY)
     if lows[-1] == highs[-1] and n == n_rows:
         if abs(lows[-1]) >= 2**53:
             far = " in float64: subtract the least one"
@@ -622,7 +626,7 @@ def _no_levels(
             numbers = ""
         return f"has {len(levels)} texts in {messages.count(n, 'row')}, free text or ids{numbers}"
     if not levels:
-        return EMPTY
+        return IS_EMPTY
     return ONE_VALUE if len(levels) == 1 and n == n_rows else None
 
 

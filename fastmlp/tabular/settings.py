@@ -213,7 +213,7 @@ class Kind(NamedTuple):
 # in place of 30, with half the patience, took 0.60 of the CPU time of "best", at a test
 # loss 0.07 % higher.
 L1, NOISY = (0.02, 0.06), (0.1, 1.0)
-KINDS = (
+NET_KINDS = (
     Kind((64, 64), "silu", decays=NOISY, dropouts=(0.15, 0.35)),
     Kind((64, 64), "relu", (3e-3, 5e-3), penalties=L1),
     Kind((64, 64), "relu", (2e-3, 4e-3)),
@@ -246,11 +246,13 @@ def draw(n: int, seed: int, encodings: Sequence[str], n_rows: int = 0) -> list[R
     True
     """
     recipes = []
-    later = (number for number in count(len(KINDS)) if number % len(KINDS) in AGAIN)
+    later = (
+        number for number in count(len(NET_KINDS)) if number % len(NET_KINDS) in AGAIN
+    )
     for number in islice(chain(FIRST, later), n):
         generator = np.random.default_rng([seed, number])
-        turn, place = divmod(number, len(KINDS))
-        kind = KINDS[IN_LARGE[place] if n_rows >= LARGE else place]
+        turn, place = divmod(number, len(NET_KINDS))
+        kind = NET_KINDS[IN_LARGE[place] if n_rows >= LARGE else place]
         encoding = encodings[number % len(encodings)]
         hidden = tuple(n_units << turn % 2 for n_units in kind.hidden)
         rate, decay = (

@@ -12,13 +12,13 @@ from fastmlp.rules.losses import mse
 from fastmlp.training.history import History, Status
 
 # Distance of targets from 0 in standard deviations. In float32 two digits are left.
-FAR = 1e5
+FAR_TARGETS = 1e5
 # Size of targets that steps of a first-order optimizer do not reach.
-LARGE = 1e6
+LARGE_TARGETS = 1e6
 # Growth of a loss beyond noise and spikes: a smaller rate would do.
 EXPLODED = 1e3
 # Rows of targets that are looked at.
-MOST_ROWS = 4096
+MOST_JUDGED_ROWS = 4096
 
 
 def warn_of_fit(
@@ -35,20 +35,23 @@ def warn_of_fit(
     y = data.y[:, : network.targets.n_targets]
     if type(y) is np.ndarray and loss.link is None and loss.targets == "real":
         first = y[0]
-        is_large = first_order and history.loss[0] > LARGE / 10
-        if is_large or (abs(first - y[len(y) // 2]) < 10 / FAR * abs(first)).any():
-            _warn_of_size(y[:: -(-len(y) // MOST_ROWS)], first_order=first_order)
+        is_large = first_order and history.loss[0] > LARGE_TARGETS / 10
+        if (
+            is_large
+            or (abs(first - y[len(y) // 2]) < 10 / FAR_TARGETS * abs(first)).any()
+        ):
+            _warn_of_size(y[:: -(-len(y) // MOST_JUDGED_ROWS)], first_order=first_order)
         if len(first) > 1 and loss.rule is mse and first.max() == 1:
-            _warn_of_classes(y[:: -(-len(y) // MOST_ROWS)])
+            _warn_of_classes(y[:: -(-len(y) // MOST_JUDGED_ROWS)])
     _warn_of_explosion(history)
 
 
 def _warn_of_size(y: NDArray[Any], *, first_order: bool) -> None:
     mean = y.mean(axis=0, dtype=np.float64)
     deviation = y.std(axis=0, dtype=np.float64)
-    wrong = (np.abs(mean) > FAR * deviation) & (deviation > 0)
+    wrong = (np.abs(mean) > FAR_TARGETS * deviation) & (deviation > 0)
     if first_order:
-        wrong |= np.hypot(mean, deviation) > LARGE
+        wrong |= np.hypot(mean, deviation) > LARGE_TARGETS
     if wrong.any():
         j = int(wrong.argmax())
         column = "y" if y.shape[1] == 1 else f"column {j} of y"

@@ -40,7 +40,7 @@ class Communicator(Protocol):
         ...
 
 
-NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
+COLLECTIVES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
 
 
 def communicator_of(argument: Any, who: str) -> Communicator | None:
@@ -54,12 +54,14 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
             needed = needs(f'{who}: communicator="world"', "mpi4py")
             raise ImportError(f"{needed} ({error})") from error
         return MPI.COMM_WORLD
-    lacking = [name for name in NAMES if not callable(getattr(argument, name, None))]
+    lacking = [
+        name for name in COLLECTIVES if not callable(getattr(argument, name, None))
+    ]
     if lacking:
         raise TypeError(
             f'{who}: communicator must be "world", or one of mpi4py, such as '
             f"MPI.COMM_WORLD, or "
-            f"have its {', '.join(NAMES)}; got {argument!r}, without "
+            f"have its {', '.join(COLLECTIVES)}; got {argument!r}, without "
             f"{', '.join(lacking)}"
         )
     communicator: Communicator = argument
@@ -67,7 +69,7 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
 
 
 T = TypeVar("T")
-DIGEST_BYTES = 16
+COMPARED_BYTES = 16
 
 
 class Exchange:
@@ -205,7 +207,7 @@ class Exchange:
 
 def digest(*arrays: NDArray[Any]) -> str:
     """Return a hash of C-contiguous arrays, by which a fit's data are recognised."""
-    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    hasher = hashlib.blake2b(digest_size=COMPARED_BYTES)
     for array in arrays:
         hasher.update(repr((array.dtype.str, array.shape)).encode())
         hasher.update(array.reshape(-1).view(np.uint8).data)

@@ -289,7 +289,7 @@ def record_divergence(history: History, loss: float, *, restores: bool = False) 
     )
 
 
-HEADER = ("loss", "first", "best", "in epoch", "last")
+CURVE_HEADER = ("loss", "first", "best", "in epoch", "last")
 WIDTH = 320
 HEIGHT = 64
 MARGIN = 3
@@ -304,7 +304,7 @@ def history_html(
         "validation": np.asarray(validation_loss, float),
     }
     rows = [
-        HEADER,
+        CURVE_HEADER,
         *(_row(name, curve) for name, curve in curves.items() if curve.size),
     ]
     n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"

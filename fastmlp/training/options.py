@@ -41,7 +41,7 @@ MONITORS = {
     "validation_loss": "val_loss valid_loss",
     "loss": "train_loss training_loss",
 }
-OF_DERIVATIVES = {
+SERIES_SYNONYMS = {
     "derivative_loss": "gradient_loss jacobian_loss",
     "validation_derivative_loss": "val_derivative_loss",
 }
@@ -135,10 +135,10 @@ class FitOptions(sources.Reading):
             raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
         trains, validates = derivatives
         both = zip(
-            OF_DERIVATIVES, (trains, trains and (validates or splits)), strict=True
+            SERIES_SYNONYMS, (trains, trains and (validates or splits)), strict=True
         )
         monitors = MONITORS | {
-            name: OF_DERIVATIVES[name] for name, is_known in both if is_known
+            name: SERIES_SYNONYMS[name] for name, is_known in both if is_known
         }
         for name in options.heads:
             monitors |= {f"{name}_loss": "", f"validation_{name}_loss": ""}
@@ -360,7 +360,7 @@ def _early_stopping(argument: Any, who: str) -> EarlyStopping:
 
 
 # A rate that depends on the number of steps differs between these.
-LENGTHS = (20_000, 30_000)
+COMPARED_LENGTHS = (20_000, 30_000)
 
 
 class RawRows(NamedTuple):
@@ -639,7 +639,7 @@ def setting_of_length(
     for rate in rates_in_use(network.dropout, optimizer):
         if callable(rate) and not (known and not is_known(rate)):
             short, long = (
-                np.asarray(rates_of(rate, steps, total)) for total in LENGTHS
+                np.asarray(rates_of(rate, steps, total)) for total in COMPARED_LENGTHS
             )
             if not np.array_equal(short, long):
                 return rate

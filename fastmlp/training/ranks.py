@@ -62,21 +62,21 @@ def check_ranks(
 # Random words of rank 0's generator for each order; each rank derives its words.
 N_WORDS = 4
 # A function's address in its repr differs between processes.
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-NONE = np.empty(0, np.int64)
-NOTHING = nullcontext()
+REPR_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+NO_ROWS = np.empty(0, np.int64)
+NO_CONTEXT = nullcontext()
 
 
-class Alone:
+class OneProcess:
     """One process; `Together` has the same methods for several ranks."""
 
     def ending_together(self) -> AbstractContextManager[None]:
         """An error of one rank ends all."""
-        return NOTHING
+        return NO_CONTEXT
 
     def agreeing(self) -> AbstractContextManager[None]:
         """An error of one rank is raised on all."""
-        return NOTHING
+        return NO_CONTEXT
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
         """Check that all ranks begin the same fit."""
@@ -132,7 +132,7 @@ class Alone:
         return flag
 
     def warning(self) -> AbstractContextManager[Any]:
-        return NOTHING
+        return NO_CONTEXT
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
         """Digests of all ranks' rows."""
@@ -148,7 +148,7 @@ class Alone:
         """Ctrl-C is raised again on several ranks: it ends all."""
 
 
-ALONE = Alone()
+ONE_PROCESS = OneProcess()
 
 
 def is_empty(X: Any) -> bool:
@@ -183,9 +183,9 @@ def rows_of_rank(
         options = replace(options, buffer_rows=None, steps_per_epoch=None)
     rows = split_rows_of(engine, raw, options, names)
     if not has_rows:
-        rows = rows._replace(data=rows.data._replace(rows=NONE))
+        rows = rows._replace(data=rows.data._replace(rows=NO_ROWS))
     if held_out_is_empty:
-        rows = rows._replace(held_out=rows.held_out._replace(rows=NONE))
+        rows = rows._replace(held_out=rows.held_out._replace(rows=NO_ROWS))
     return rows
 
 
@@ -276,7 +276,7 @@ class RanksFeed:
 
     def next(self) -> None:
         if self._is_done and not self.ends:
-            self.rows = self._whole._replace(rows=NONE)
+            self.rows = self._whole._replace(rows=NO_ROWS)
         elif self._feed is None:
             self.rows = self._whole
         else:
@@ -290,16 +290,18 @@ class RanksFeed:
             self._feed.close()
 
 
-def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
+def ranks_of(
+    communicator: CommunicatorLike | None, who: str
+) -> "OneProcess | Together":
     checked = communicator_of(communicator, who)
     if checked is None or checked.Get_size() == 1:
-        return ALONE
+        return ONE_PROCESS
     return Together(checked, who)
 
 
 @final
 class Together(Exchange):
-    """The ranks of a fit; `Alone` has the same methods for one.
+    """The ranks of a fit; `OneProcess` has the same methods for one.
 
     All ranks have the same history, so they stop and lower rates alike.
     Rank 0 does the rest: clock, callbacks, warnings, bar, checkpoints.
@@ -323,7 +325,9 @@ class Together(Exchange):
             "early_stopping, callbacks and metrics": options.monitors(),
             "number of steps": state.n_steps,
         }
-        texts = {name: ADDRESS.sub("", repr(value)) for name, value in settings.items()}
+        texts = {
+            name: REPR_ADDRESS.sub("", repr(value)) for name, value in settings.items()
+        }
         texts["parameters (by seed=, or from a file)"] = digest(state.parameters)
         if slots is None:
             texts["optimizer's state"] = "zeros"

@@ -35,7 +35,7 @@ from fastmlp.training.history import (
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates, rates_at
 from fastmlp.training.metrics import Validation
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks import ALONE, Alone, Together
+from fastmlp.training.ranks import ONE_PROCESS, OneProcess, Together
 from fastmlp.training.stopping import EpochWatch
 from fastmlp.validation import scalars
 
@@ -51,7 +51,7 @@ class FitRequest:
     Parameters
     ----------
     net : MLP, for reports to callbacks
-    ranks : Alone or Together
+    ranks : OneProcess or Together
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class FitRequest:
         *,
         held_out: Data | None = None,
         net: Any = None,
-        ranks: "Alone | Together" = ALONE,
+        ranks: "OneProcess | Together" = ONE_PROCESS,
     ) -> None:
         self.data = data
         self._held_out = held_out

@@ -416,7 +416,7 @@ class QuasiNewton:
 
 
 Iterations = Marquardt | QuasiNewton
-KINDS: dict[type, type[Iterations]] = {
+SOLVERS_OF_OPTIMIZERS: dict[type, type[Iterations]] = {
     LevenbergMarquardt: Marquardt,
     LBFGS: QuasiNewton,
 }
@@ -449,7 +449,7 @@ def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
         dtype=np.dtype(np.float64), compute_dtype=None, dropout=None
     )
     double = protocol.engine_on("cpu", network, engine.n_threads, engine.lock)
-    return KINDS[type(state.optimizer)](double, state, rows)
+    return SOLVERS_OF_OPTIMIZERS[type(state.optimizer)](double, state, rows)
 
 
 class _Epochs:

@@ -56,7 +56,7 @@ WITH_DERIVATIVES: dict[Kind, tuple[Kind, Literal["targets", "gradient"]]] = {
 }
 # The trainers of all nets of the process: at most 64 MB, and 4096 trainers.
 KEPT = BufferPool(1 << 26, 4096)
-WHO: dict[Kind, str] = {
+WHO_STEPS: dict[Kind, str] = {
     "batch": "MLP.train_on_batch",
     "weighted": "MLP.train_on_batch",
     "gradient": "MLP.train_on_gradient",
@@ -68,7 +68,7 @@ MOST_KEPT_ROWS = 4096
 # Steps whose coefficients are computed at once.
 TABLE_STEPS = 256
 # A net's kept trainers: one for each form of a step and number of rows.
-MOST_KEPT = 32
+MOST_KEPT_TRAINERS = 32
 NO_END: Any = NoEnd()
 
 
@@ -109,7 +109,7 @@ class Steps:
         self._state = state
         # Ready trainers, by the shape of rows, valid while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {
-            kind: {} for kind in WHO
+            kind: {} for kind in WHO_STEPS
         }
         self._slots: object = None
         self._n_owners = 0
@@ -188,7 +188,7 @@ class Steps:
     def on_jacobian_gradient(
         self, X: Any, output_gradient: Any, of_jacobian: Any
     ) -> None:
-        who = WHO["jacobian_gradient"]
+        who = WHO_STEPS["jacobian_gradient"]
         self.require_steps(who)
         data = self._given("jacobian_gradient", X, output_gradient, who, of_jacobian)
         self._step("jacobian_gradient", data, who)
@@ -202,7 +202,7 @@ class Steps:
         given: of_derivatives.Given | None = None,
     ) -> float:
         """Take a step; return the rows' objective."""
-        who = WHO["batch"]
+        who = WHO_STEPS["batch"]
         ignores = missing_targets != "raise"
         if ignores:
             ignores = gaps.checked(missing_targets, who)
@@ -280,7 +280,7 @@ class Steps:
         matrix = type(plain) is np.ndarray and plain.ndim == 2
         if matrix and self._quickly("gradient", X, plain) is not None:
             return
-        who = WHO["gradient"]
+        who = WHO_STEPS["gradient"]
         data, _ = self.checked("gradient", X, output_gradient, None, who)
         self.take("gradient", data, who)
 
@@ -471,7 +471,7 @@ class Steps:
         owners = self._owners
         step = self._state.n_steps
         if not size.is_short:
-            with owners.training(WHO[kind]):
+            with owners.training(WHO_STEPS[kind]):
                 loss = self._take(kept, X, y, weight)
         else:
             # While this lock is held, no other thread begins to train.
@@ -486,7 +486,7 @@ class Steps:
                 finally:
                     owners.owner = None
         if loss is not None and (self._state.n_steps == step or kept.quick.is_lost):
-            self._warn(loss, who or WHO[kind], taken=self._state.n_steps > step)
+            self._warn(loss, who or WHO_STEPS[kind], taken=self._state.n_steps > step)
         return loss
 
     def ready(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
@@ -733,7 +733,7 @@ class Steps:
             room = self._room(trainers, key, _end)
         else:
             room = known.room
-        for old in list(trainers)[: 1 - MOST_KEPT]:
+        for old in list(trainers)[: 1 - MOST_KEPT_TRAINERS]:
             self._let_go(old)
         trainer = self.trainer(kind, data, room)
         kept = Kept(trainer, state.optimizer, room)

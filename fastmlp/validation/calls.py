@@ -9,7 +9,7 @@ from functools import wraps
 from inspect import getattr_static
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
-from fastmlp.validation.messages import NONE, count, suggestion_for
+from fastmlp.validation.messages import NO_SYNONYMS, count, suggestion_for
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -372,7 +372,7 @@ class AdvisingType(type):
         name: str,
         bases: tuple[type, ...],
         space: dict[str, Any],
-        advice: Mapping[str, str] = NONE,
+        advice: Mapping[str, str] = NO_SYNONYMS,
     ) -> "AdvisingType":
         lacking = {
             word: LackingAttribute(sentence)
@@ -382,7 +382,7 @@ class AdvisingType(type):
         shown = {"__dir__": lambda self: _without_advice(self, object.__dir__(self))}
         return super().__new__(cls, name, bases, {**lacking, **shown, **space})
 
-    def __init__(cls, *arguments: Any, advice: Mapping[str, str] = NONE) -> None:
+    def __init__(cls, *arguments: Any, advice: Mapping[str, str] = NO_SYNONYMS) -> None:
         super().__init__(*arguments)
 
     def __dir__(cls) -> Iterable[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.validation import Array, arrays, frames, scalars
 
 MissingTargets = Literal["raise", "ignore"]
-SYNONYMS = {"raise": "error", "ignore": "drop skip omit mask nan warn"}
+GAP_SYNONYMS = {"raise": "error", "ignore": "drop skip omit mask nan warn"}
 Mask = NDArray[np.bool_]
 
 
@@ -41,7 +41,7 @@ class Form(NamedTuple):
 def checked(argument: object, who: str) -> bool:
     """True for "ignore"."""
     known = get_args(MissingTargets)
-    scalars.known(who, "missing_targets", argument, known, SYNONYMS)
+    scalars.known(who, "missing_targets", argument, known, GAP_SYNONYMS)
     return argument == "ignore"
 
 

@@ -19,14 +19,14 @@ from fastmlp.validation import Array
 # Lower ratios match words that share a few letters: "nonsense" and "lecun_normal".
 SIMILARITY = 0.7
 # A text of a file with 3,000,000 characters took 110 MB.
-LONGEST = 100
+LONGEST_SHOWN = 100
 # From a known word, or a sentence of advice, to other libraries' words for it.
 Synonyms = Mapping[str, str]
-NONE: Synonyms = MappingProxyType({})
+NO_SYNONYMS: Synonyms = MappingProxyType({})
 # Words of other libraries, for messages and for the page of parameters.
-WORDS = Path(__file__).with_name("words.toml")
+WORDS_FILE = Path(__file__).with_name("words.toml")
 # First words of a cell of the page.
-CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
+FIRST_WORDS = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
 # The tested release of numba-cuda, which is in maintenance:
 # its successor has no simulator.
 NUMBA_CUDA = "0.30"
@@ -37,7 +37,9 @@ ARGUMENTS = {
 }
 
 
-def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
+def suggestion(
+    word: object, known: Iterable[str], synonyms: Synonyms = NO_SYNONYMS
+) -> str:
     """The suggestion for an unknown word,
     before the list of known words; ";" without one.
 
@@ -60,7 +62,7 @@ def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) ->
     ';'
     """
     names = list(known)
-    known_length = isinstance(word, str) and len(word) <= LONGEST
+    known_length = isinstance(word, str) and len(word) <= LONGEST_SHOWN
     if known_length:
         meant = _meant(str(word), names, synonyms)
     else:
@@ -169,7 +171,7 @@ def imported(module: str, who: str, package: str = "") -> Any:
 def content() -> Any:
     import tomllib
 
-    return tomllib.loads(WORDS.read_text(encoding="utf-8"))
+    return tomllib.loads(WORDS_FILE.read_text(encoding="utf-8"))
 
 
 @cache
@@ -196,7 +198,9 @@ def groups() -> list[list[str]]:
     in_rows: dict[str, list[str]] = {}
     for table in content()["table"]:
         for key, cells in table["words"].items():
-            begins = " ".join(match[0] for match in map(CELL.match, cells) if match)
+            begins = " ".join(
+                match[0] for match in map(FIRST_WORDS.match, cells) if match
+            )
             words = [word for word in re.findall(r"\w+", begins) if word not in known]
             in_rows.setdefault(key.split(".")[-1], []).extend(words)
     heads = {**listed, **{key: [key] for key in in_rows if key not in listed}}
@@ -261,9 +265,9 @@ def shown(value: object) -> str:
     if isinstance(value, np.ndarray) and value.size > 1:
         return f"an array of shape {value.shape}"
     text = repr(value)
-    if len(text) <= LONGEST + 20:
+    if len(text) <= LONGEST_SHOWN + 20:
         return text
-    return f"{text[:LONGEST]} ..."
+    return f"{text[:LONGEST_SHOWN]} ..."
 
 
 def _advice_of(who: str) -> dict[str, str]:
@@ -299,13 +303,13 @@ RENAME = "rename them, or leave all but one out"
 # The end of a hint about columns that are not numbers.
 A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
 A_TABLE += "texts, dates and missing values"
-MISSING = "fill missing values in, or leave their rows out"
+FILL_MISSING = "fill missing values in, or leave their rows out"
 UNKNOWN = "for targets that are not known use missing_targets='ignore'"
 
 
 def of_missing(name: str) -> str:
     """Advice on missing values of X, or of targets."""
-    return UNKNOWN if name == "y" else MISSING
+    return UNKNOWN if name == "y" else FILL_MISSING
 
 
 def of_shape(X: object, array: Array, n_features: int) -> str:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Literal
 
-from fastmlp.validation.messages import NONE, Synonyms, shown, suggestion
+from fastmlp.validation.messages import NO_SYNONYMS, Synonyms, shown, suggestion
 
 # Sum and difference of two such integers fit into 64 bits.
 LARGEST = 2**62
@@ -126,7 +126,11 @@ def path(
 
 
 def known(
-    owner: str, kind: str, name: object, table: Iterable[str], synonyms: Synonyms = NONE
+    owner: str,
+    kind: str,
+    name: object,
+    table: Iterable[str],
+    synonyms: Synonyms = NO_SYNONYMS,
 ) -> None:
     """Check that `name` is in `table`;
     the error lists the known names, and suggests one.

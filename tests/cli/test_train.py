@@ -19,7 +19,7 @@ import fastmlp
 from fastmlp import TabularMLPRegressor
 from fastmlp.cli import tables
 from fastmlp.cli.main import main
-from fastmlp.cli.options import LOSSES, PRESETS
+from fastmlp.cli.options import NUMBER_LOSSES, PRESET_NAMES
 from fastmlp.cli.tables import N_FOLDS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import settings
@@ -39,8 +39,8 @@ def _table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_presets_and_losses_are_those_of_the_estimators() -> None:
-    assert {*PRESETS} == {*settings.PRESETS}
-    assert get_args(Objective) == LOSSES
+    assert {*PRESET_NAMES} == {*settings.PRESETS}
+    assert get_args(Objective) == NUMBER_LOSSES
 
 
 def test_a_preset_reaches_the_estimator() -> None:

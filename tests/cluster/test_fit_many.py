@@ -170,7 +170,7 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
         time.sleep(30)
         ended.touch()
 
-    before = groups.PATIENCE
+    before = groups.CALLBACK_SECONDS
     client.run(setattr, groups, "PATIENCE", 0.5)
     with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
         fit_many(

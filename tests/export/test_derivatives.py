@@ -171,7 +171,7 @@ def differences(predict: Any, x: Any, h: float = 1e-6) -> Any:
 def test_estimators_are_derived(
     name: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.export.derivatives.BLOCK", 100)
+    monkeypatch.setattr("fastmlp.export.derivatives.BLOCK_NUMBERS", 100)
     model = MODELS[name](target)
     if "dtype" in model.get_params():
         model.set_params(dtype="float64")

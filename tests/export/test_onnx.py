@@ -312,7 +312,7 @@ def test_a_tree_that_is_a_long_chain() -> None:
         },
         len(model.schema_.columns),
     )
-    model.extra_members_ = [(boosted_trees.NAME, chain)]
+    model.extra_members_ = [(boosted_trees.TREES_NAME, chain)]
     X = complete(drawn()[0])
     expected = model.predict(X)
     assert np.ptp(expected) > 100

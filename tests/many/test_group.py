@@ -105,7 +105,7 @@ def test_a_group_has_the_bits_of_its_nets_alone(
 ) -> None:
     rng = np.random.default_rng(seed)
     if seed % 2:  # calls of one net or two, on a team
-        monkeypatch.setattr(net_group, "MOST_PRODUCTS", 40_000)
+        monkeypatch.setattr(net_group, "MOST_PRODUCTS_OF_CALL", 40_000)
         always_led(monkeypatch)
     nets = drawn_nets(rng)
     twins = [copy.copy(net) for net in nets]
@@ -322,7 +322,7 @@ def test_nets_too_large_for_a_shared_call_take_a_call_each(
     loss: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = counted_loops(monkeypatch)
-    monkeypatch.setattr(net_group, "MOST_PRODUCTS", 0)
+    monkeypatch.setattr(net_group, "MOST_PRODUCTS_OF_CALL", 0)
     nets = [MLP((3, 5, 2), loss=loss, seed=seed) for seed in range(2)]
     twins = [copy.copy(net) for net in nets]
     group = NetGroup(nets)

@@ -43,7 +43,7 @@ def test_what_is_written_is_read_by_all_in_the_same_bytes(path: Path) -> None:
     assert files.pack(CONTENT) == files.pack(CONTENT)
 
 
-@pytest.mark.parametrize("dtype", files.DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", files.TENSOR_DTYPES.values(), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3)], ids=str)
 def test_arrays_of_every_dtype_and_shape(
     dtype: Any, shape: tuple[int, ...], path: Path

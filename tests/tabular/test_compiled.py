@@ -17,13 +17,13 @@ from fastmlp.tabular import (
     TargetStatistics,
     compiled,
 )
-from fastmlp.tabular.compiled import ROWS
+from fastmlp.tabular.compiled import BLOCK_ROWS_OF_TABLES
 from fastmlp.tabular.export import STEPS
 from fastmlp.tabular.number_encoders import IntegerLevels
 
 NAN = np.nan
 # More than a block of rows, and some of the next one.
-N = ROWS + 7
+N = BLOCK_ROWS_OF_TABLES + 7
 
 
 def numbers(n: int = N) -> Any:
@@ -76,7 +76,7 @@ def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
 
 
 @pytest.mark.parametrize("n_bins", [1, 2, 16, 128])
-@pytest.mark.parametrize("n", [0, 1, ROWS, N])
+@pytest.mark.parametrize("n", [0, 1, BLOCK_ROWS_OF_TABLES, N])
 def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
     encoder = PiecewiseLinear(n_bins=n_bins).fit(numbers())
     X = np.concatenate([numbers()[: n // 2], 1.5 * numbers()[n // 2 : n]])

@@ -926,7 +926,7 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     for size in range(1, 40):
         nets[0].train_on_batch(np.ones((size, 2)), np.ones(size))
     gc.collect()
-    assert len(nets[0]._single_steps()._trainers) <= steps.MOST_KEPT
+    assert len(nets[0]._single_steps()._trainers) <= steps.MOST_KEPT_TRAINERS
 
 
 def test_the_tables_of_numbers_of_rows_are_bounded(

@@ -243,7 +243,7 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosted_trees, "ROUNDS", 5)
-    monkeypatch.setattr(fitting, "LEAST", 600)
+    monkeypatch.setattr(fitting, "FEWEST_DRAWN", 600)
 
 
 def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:

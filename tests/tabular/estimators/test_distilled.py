@@ -25,7 +25,7 @@ LABELS = labels()
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosted_trees, "ROUNDS", 6)
-    monkeypatch.setattr(fitting, "LEAST", 600)
+    monkeypatch.setattr(fitting, "FEWEST_DRAWN", 600)
 
 
 @pytest.mark.slow

@@ -277,7 +277,7 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
 
 
 def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 100)
+    monkeypatch.setattr("fastmlp.tabular.fit_arguments.ROWS_FOR_FOLDS", 100)
     divided = []
 
     def taken(part: Any, *rest: Any) -> Any:

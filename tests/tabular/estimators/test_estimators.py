@@ -369,7 +369,9 @@ def expected(estimator: Any) -> dict[str, str]:
 @pytest.fixture
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosted_trees, "ROUNDS", 10)
-    monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
+    monkeypatch.setattr(
+        conformal, "SIZE_SETTINGS", conformal.SIZE_SETTINGS._replace(epochs=5)
+    )
     # A check asks for 1,000 epochs.
     monkeypatch.setitem(
         PRESETS, "balanced", PRESETS["balanced"]._replace(patience_share=0.0)

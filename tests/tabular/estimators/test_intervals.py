@@ -291,8 +291,8 @@ def test_sizes_are_learned_from_other_groups(
         int(g.integers(3))
     ]
     seen = list[Any]()
-    monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 0)
-    monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_ROWS", 1)
+    monkeypatch.setattr("fastmlp.tabular.fit_arguments.ROWS_FOR_FOLDS", 0)
+    monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_SIZED_ROWS", 1)
 
     def train(rows: TableRows, *_: Any, folds: Any, **options: Any) -> Any:
         seen.append((rows, folds))

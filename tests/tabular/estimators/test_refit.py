@@ -40,7 +40,7 @@ def test_all_rows_are_trained_on(
 ) -> None:
     make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
     y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
-    monkeypatch.setattr("fastmlp.tabular.fit_arguments.FEW_ROWS", 100)
+    monkeypatch.setattr("fastmlp.tabular.fit_arguments.ROWS_FOR_FOLDS", 100)
     more: dict[str, Any] = (
         {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
     )

@@ -25,7 +25,7 @@ from fastmlp.tabular import Schema, boosted_trees, extras
 from fastmlp.tabular.boosted_trees import BoostedTrees, arrays_of
 from fastmlp.tabular.extras import matrix
 from fastmlp.tabular.outputs import Scorer
-from fastmlp.tabular.pool import ALONE, TableRows
+from fastmlp.tabular.pool import ROWS_OF_ONE_THREAD, TableRows
 from fastmlp.tabular.schema import Values
 
 pytestmark = [
@@ -245,7 +245,7 @@ def test_folds_share_the_rate_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_strips_threads_and_presets_of_trees() -> None:
     model, ours, rows = grown(1)
-    many = np.tile(rows, (2 * ALONE // len(rows) + 1, 1))
+    many = np.tile(rows, (2 * ROWS_OF_ONE_THREAD // len(rows) + 1, 1))
     np.testing.assert_array_equal(ours.predict_raw(many), model._raw_predict(many))
     with pytest.raises(ValueError, match="X must have"):
         ours.predict_raw(rows[:, 1:])

@@ -35,10 +35,10 @@ from fastmlp.tabular.pack import (
     train_pack,
 )
 from fastmlp.tabular.pool import (
-    ALONE,
     CHUNK,
     FEWEST_ROWS,
-    NUMBERS,
+    MOST_STRIP_NUMBERS,
+    ROWS_OF_ONE_THREAD,
     Limits,
     TableRows,
     batch_size_of,
@@ -55,8 +55,8 @@ from fastmlp.tabular.reports import QUICK, score_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import (
     FIRST,
-    KINDS,
     LARGE,
+    NET_KINDS,
     PRESETS,
     PackSettings,
     draw,
@@ -221,7 +221,7 @@ def test_bits_of_predictions_are_of_two_forms_of_rows(
     }
     pack = train_pack(*parts(200, n_classes), encodings=encodings, **options)
     values = table(3 * FEWEST_ROWS)[0]
-    places = np.arange(ALONE + 1) % (3 * FEWEST_ROWS)
+    places = np.arange(ROWS_OF_ONE_THREAD + 1) % (3 * FEWEST_ROWS)
     few = range(1, FEWEST_ROWS, 100)
     whole = pack.predict(values)
     of_one = np.concatenate(
@@ -402,9 +402,9 @@ def test_draws_are_those_of_their_seed_and_kind() -> None:
     numbers = [recipe.number for recipe in draw(PRESETS["best"].n_members, 0, NAMES)]
     later = [10, 11, 12, 14, 17, 20, 21, 22, 24, 27, 30]
     assert numbers == [*FIRST, *later]
-    for recipe in draw(40 * len(KINDS), 0, NAMES):
-        kind = KINDS[recipe.number % len(KINDS)]
-        factor = 1 + recipe.number // len(KINDS) % 2
+    for recipe in draw(40 * len(NET_KINDS), 0, NAMES):
+        kind = NET_KINDS[recipe.number % len(NET_KINDS)]
+        factor = 1 + recipe.number // len(NET_KINDS) % 2
         assert recipe.hidden == tuple(factor * n for n in kind.hidden)
         assert recipe.activation == kind.activation
         assert kind.rates[0] <= recipe.learning_rate <= kind.rates[1]
@@ -625,7 +625,16 @@ several = pytest.mark.parametrize("n_threads", [1, 2, 64], indirect=True)
 
 @several
 @pytest.mark.parametrize(
-    "n_rows", [0, 1, ALONE, ALONE + 1, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK]
+    "n_rows",
+    [
+        0,
+        1,
+        ROWS_OF_ONE_THREAD,
+        ROWS_OF_ONE_THREAD + 1,
+        CHUNK + 1,
+        3 * CHUNK + 5,
+        20 * CHUNK,
+    ],
 )
 def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
     result = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
@@ -633,17 +642,21 @@ def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
     sizes = [len(each) for each in result]
     assert max(sizes) <= CHUNK
     assert max(sizes) - min(sizes) <= 1
-    if n_rows > ALONE:
+    if n_rows > ROWS_OF_ONE_THREAD:
         # The bits of a row do not depend on the strip: all are predicted in short.
-        assert min(sizes) >= ALONE // 2 > FEWEST_ROWS
-        assert len(result) >= min(n_threads, n_rows // (ALONE // 2))
+        assert min(sizes) >= ROWS_OF_ONE_THREAD // 2 > FEWEST_ROWS
+        assert len(result) >= min(n_threads, n_rows // (ROWS_OF_ONE_THREAD // 2))
     if n_rows == 20 * CHUNK:
         assert len(result) in (20, 64)
 
 
 @pytest.mark.parametrize("n_threads", [1], indirect=True)
 def test_strips_of_wide_tables_are_shorter(n_threads: int) -> None:
-    for n_columns, most in ((1, CHUNK), (NUMBERS // 10_000, 10_000), (NUMBERS, ALONE)):
+    for n_columns, most in (
+        (1, CHUNK),
+        (MOST_STRIP_NUMBERS // 10_000, 10_000),
+        (MOST_STRIP_NUMBERS, ROWS_OF_ONE_THREAD),
+    ):
         sizes = in_strips(3 * CHUNK, lambda rows: rows.stop - rows.start, n_columns)
         assert 0.9 * most < max(sizes) <= most + 100
 

@@ -19,8 +19,8 @@ import pytest
 from fastmlp import TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, Values
-from fastmlp.tabular.dates import PARTS, Parts, all_of, of_texts
-from fastmlp.tabular.in_memory import FEW_ROWS
+from fastmlp.tabular.dates import DATE_PARTS, Parts, all_of, of_texts
+from fastmlp.tabular.in_memory import ROWS_IN_PYTHON
 
 NAN = float("nan")
 DAY = datetime.date(2024, 1, 2)
@@ -365,7 +365,7 @@ def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     random = np.random.default_rng(seed)
-    n = 2 * FEW_ROWS
+    n = 2 * ROWS_IN_PYTHON
     whole = random.integers(0, 5, n)
     texts = np.array([*TEXTS, *"abcdefgh"], object)[random.integers(0, 12, n)]
     columns = {
@@ -390,8 +390,8 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     frame = pandas.DataFrame({name: columns[name] for name in names})
     asked = random.choice(names, 3, replace=False)
     schema = Schema.learn(frame[random.random(n) < 0.3], asked)
-    first = int(random.integers(n - FEW_ROWS))
-    for n_rows in (1, 3, FEW_ROWS):
+    first = int(random.integers(n - ROWS_IN_PYTHON))
+    for n_rows in (1, 3, ROWS_IN_PYTHON):
         rows = slice(first, first + n_rows)
         expected = schema.read(frame).part(rows)
         few = schema.read(frame[rows])
@@ -481,7 +481,7 @@ def test_parts_are_those_of_pandas(unit: str) -> None:
     schema = Schema.learn(pandas.DataFrame({"when": moments}))
     parts = schema.dates["when"]
     first = moments.min().floor("D")
-    assert parts == Parts(PARTS["dates"], str(first.date()), zone=False)
+    assert parts == Parts(DATE_PARTS["dates"], str(first.date()), zone=False)
     assert schema.number_names == ("when",) * 6
     values = moments.dt
     peers = [values.year, values.month, values.day, values.day_of_week, values.hour]

@@ -32,7 +32,7 @@ from fastmlp import (
 )
 from fastmlp.cluster import threads
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.training.ranks import Alone, Together
+from fastmlp.training.ranks import OneProcess, Together
 
 SHARES = (60, 3, 0, 37)
 N = sum(SHARES)
@@ -75,11 +75,11 @@ def errors_of(fit: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in vars(Alone) if not name.startswith("_")]
+    "name", [name for name in vars(OneProcess) if not name.startswith("_")]
 )
 def test_a_fit_alone_is_asked_as_ranks_are(name: str) -> None:
     alone, together = (
-        inspect.signature(getattr(kind, name)) for kind in (Alone, Together)
+        inspect.signature(getattr(kind, name)) for kind in (OneProcess, Together)
     )
     assert list(alone.parameters) == list(together.parameters)
 
