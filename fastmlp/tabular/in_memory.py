@@ -113,10 +113,7 @@ def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
     such as the tuples of a MultiIndex; raises ValueError.
     """
     texts = tuple(map(str, names))
-    if twice := frames.repeated(texts):
-        raise ValueError(
-            f"{who}: X has several columns of the name {twice}; {messages.RENAME}"
-        )
+    frames.require_different(texts, who)
     return texts
 
 
@@ -163,7 +160,7 @@ def _of_arrow(table: Any, who: str) -> MemoryTable:
     names = frames.names_of(table)
     column = table.column
     if names is None:
-        frames.require_different(table, who)
+        frames.require_different(table.column_names, who)
     return MemoryTable(
         names, table.num_columns, table.num_rows, column, column, _no_block
     )

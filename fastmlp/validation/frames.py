@@ -99,8 +99,9 @@ def repeated(names: Iterable[Any]) -> str:
     return listed([f"{name!r} ({n} times)" for name, n in times.items() if n > 1])
 
 
-def require_different(frame: Any, who: str) -> None:
-    if twice := repeated(_names(frame)):
+def require_different(names: Iterable[Any], who: str) -> None:
+    """Refuse columns of a table that share a name."""
+    if twice := repeated(names):
         raise ValueError(
             f"{who}: X has several columns of the name {twice}; {messages.RENAME}"
         )
