@@ -161,8 +161,7 @@ def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
     if probabilities and not hasattr(model, "predict_proba"):
         raise ValueError(
             f"{WHO}: {type(model).__name__} has no predict_proba; an MLP whose loss "
-            f"owns a link "
-            "returns probabilities by predict"
+            "owns a link returns probabilities by predict"
         )
     method = "predict_proba" if probabilities else "predict"
     row = getattr(model, method)(np.zeros((1, rows.shape[1]), rows.dtype))
@@ -199,8 +198,7 @@ class _Meeting:
         except threading.BrokenBarrierError:
             raise RuntimeError(
                 f"another rank has failed, or has not come within {self.timeout:g} "
-                f"seconds: all "
-                "ranks must make the same calls, each in another thread"
+                "seconds: all ranks must make the same calls, each in another thread"
             ) from None
 
 

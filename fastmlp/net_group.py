@@ -558,8 +558,7 @@ class NetGroup:
                 if isinstance(y, tuple | Mapping) and self._has_heads:
                     raise TypeError(
                         f"{who}: with rows, X and the targets of each head must be "
-                        f"arrays, labels "
-                        "of integers; or call each net's train_on_batch"
+                        "arrays, labels of integers; or call each net's train_on_batch"
                     )
                 arguments = self._rows(calls, arguments, rows, who)
             if not ready:

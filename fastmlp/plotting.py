@@ -287,8 +287,7 @@ def _history(where: str, fit: Any) -> History:
     if loss is None:
         raise ValueError(
             f"plot_history: this {type(fit).__name__} has no loss_curve_: fit it "
-            f"first, with "
-            "another solver than 'lbfgs', which has no epochs"
+            "first, with another solver than 'lbfgs', which has no epochs"
         )
     # scikit-learn's estimators have neither scoring nor a curve of validation losses.
     scoring = getattr(fit, "scoring", None)

@@ -59,7 +59,7 @@ MOST_SHOWN = 8
 MOST_IMPORTANCES = 200
 # Functions whose keywords are options without defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "fortran", "opset")
-# Metrics by task, and those of `score` without --metric.
+# Metrics by task, which `score` prints without --metric.
 METRICS: dict[Task, dict[str, Any]] = {
     "classification": MEASURES_OF_CLASSES,
     "regression": MEASURES_OF_NUMBERS,
@@ -291,8 +291,7 @@ def _divided(
     if n_out in (0, n):
         raise ValueError(
             f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate "
-            f"on; --valid "
-            "takes a file, or 0 for five folds"
+            "on; --valid takes a file, or 0 for five folds"
         )
     say(f"{n - n_out} rows to train on, {n_out} held out")
     return (

@@ -485,9 +485,8 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
             expected = VALUE_WORDS.get(kind, f"of the type {kind}")
             raise ValueError(
                 f"{where}: {what}, but its values are {expected} in the first "
-                f"megabyte: correct "
-                "the value, leave the column out, or convert the file to Parquet, "
-                "whose columns have types"
+                "megabyte: correct the value, leave the column out, or convert the "
+                "file to Parquet, whose columns have types"
             ) from None
         if match := TORN.match(str(error)):
             line, expected, got, row = match.groups()

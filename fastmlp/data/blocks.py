@@ -355,8 +355,7 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
     warn(
         f"{who}: X is a memory map of {memory.readable(X.nbytes)}, and "
         f"{memory.readable(available)} of memory are available: it is read in blocks, "
-        f"whose rows "
-        "are mixed in buffers; pass Blocks.from_memmap(X, y) to choose them",
+        "whose rows are mixed in buffers; pass Blocks.from_memmap(X, y) to choose them",
         UserWarning,
     )
     return Blocks.from_memmap(X, y, sample_weight), None, None

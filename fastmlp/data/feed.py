@@ -59,8 +59,7 @@ def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
         warn(
             f"{who}: the mean of y is {first.mean[j]:.4g} in the first buffer and "
             f"{later.mean[j]:.4g} in a later one: are the rows sorted? They mix badly "
-            f"then: mix "
-            "the source once, or use smaller blocks and a larger buffer_rows",
+            "then: mix the source once, or use smaller blocks and a larger buffer_rows",
             UserWarning,
         )
     return bool(far.any())
@@ -315,9 +314,8 @@ class Feed:
         if n < expected:
             raise ValueError(
                 f"{who}: the source has {count(n, 'row')} in pass {number + 1}, but "
-                f"{expected} in "
-                "the first; an iterator, or a reader, can be read once: pass a "
-                "function that makes it anew, or epochs=1"
+                f"{expected} in the first; an iterator, or a reader, can be read once: "
+                "pass a function that makes it anew, or epochs=1"
             )
 
     def _buffers(
@@ -415,8 +413,8 @@ def check_source(
     if reading.validation_split is not None:
         raise ValueError(
             f"{who}: validation_split needs arrays, or blocks, whose last rows are "
-            f"known; with a "
-            "stream give validation_data=(X_val, y_val), or another source"
+            "known; with a stream give validation_data=(X_val, y_val), or another "
+            "source"
         )
     balanced = isinstance(reading.class_weight, str)
     if balanced and reading.steps_per_epoch is not None and not sources.has_blocks(X):
@@ -439,8 +437,8 @@ def check_source(
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
             f"{who}: {sources.kind_of(X)} can be read once, but "
-            f"epochs={reading.epochs}: {instead} "
-            "or epochs=1; an endless one needs steps_per_epoch"
+            f"epochs={reading.epochs}: {instead} or epochs=1; an endless one needs "
+            "steps_per_epoch"
         )
 
 
@@ -472,8 +470,7 @@ def tabled(
         if y is None and is_table(X):
             raise TypeError(
                 f"{who}: missing y: call {who}(X[features], X['y']), or {who}(X, "
-                f"target='y') with "
-                "the name of the column of y"
+                "target='y') with the name of the column of y"
             )
         return X
     if y is not None:

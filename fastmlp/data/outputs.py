@@ -367,8 +367,8 @@ def _table(
     if twice:
         raise ValueError(
             f"{who}: the columns {listed(twice)} are kept, and predictions have the "
-            f"same names: "
-            "rename them, or give predict_arrow or predict_parquet output= another name"
+            "same names: rename them, or give predict_arrow or predict_parquet output= "
+            "another name"
         )
     kept = {name: batch.kept.column(name) for name in keep}
     return pyarrow.RecordBatch.from_pydict(kept | columns)

@@ -348,8 +348,7 @@ class Conversion:
         if rows.y.shape[1] != like.y.shape[1]:
             raise ValueError(
                 f"{who}: y has {count(rows.y.shape[1], 'column')}, but "
-                f"{like.y.shape[1]} in the "
-                "first block"
+                f"{like.y.shape[1]} in the first block"
             )
         if bool(rows.weight.size) != bool(like.weight.size):
             raise ValueError(

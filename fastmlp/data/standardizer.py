@@ -172,8 +172,7 @@ class Standardizer:
             worst = int(np.argmin(scales))
             raise ValueError(
                 f"{who}: scale must be positive, got {scales[worst]} for column "
-                f"{worst}; 1 "
-                "keeps a column's scale"
+                f"{worst}; 1 keeps a column's scale"
             )
         scaler = cls()
         scaler._mean = centers.copy()

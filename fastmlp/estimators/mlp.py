@@ -271,8 +271,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
             raise ValueError(
                 f"Unknown label type: {who}: y must be labels of classes, got numbers "
                 f"such as {np.ravel(y)[0]:.4g}; for numbers take MLPRegressor, for "
-                f"classes "
-                "y.astype(int) or np.digitize(y, bins)"
+                "classes y.astype(int) or np.digitize(y, bins)"
             ) from None
 
     def _has_plain_classes(self) -> bool:
@@ -499,8 +498,7 @@ class MLPRegressor(to_core.QuantileScore, base.CompiledMLP, sklearn_bases.MLPReg
             raise ValueError(
                 f"MLPRegressor has the out_activation_ {self.out_activation_!r} from "
                 f"an earlier fit, but loss={self.loss!r} asks for {out!r}: call fit "
-                f"with warm_start=False to "
-                "begin anew"
+                "with warm_start=False to begin anew"
             )
         if base.are_plain_targets(y, X):
             X = base.checked_rows(self, X, reset=reset)

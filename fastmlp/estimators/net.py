@@ -107,8 +107,7 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
         if i and shape[0] != shapes[i - 1][1]:
             raise ValueError(
                 f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has "
-                f"{shapes[i - 1][1]} "
-                "columns"
+                f"{shapes[i - 1][1]} columns"
             )
     return (shapes[0][0], *(shape[1] for shape in shapes))
 

@@ -417,8 +417,7 @@ def estimator_of(
     if not all(net.trainable):
         raise ValueError(
             f"{who}: each fit draws new weights, also for frozen layers, which would "
-            f"keep them: "
-            "set net.trainable = True"
+            "keep them: set net.trainable = True"
         )
     if network.heads and "loss" not in settings:
         labelled = [it.name for it in network.heads if it.loss.targets == "classes"]

@@ -589,8 +589,7 @@ def warn_of_idle_scoring(estimator: Any) -> None:
     if estimator.scoring is not None and not stops_by_score(estimator):
         warn(
             f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used "
-            f"without "
-            "early_stopping=True",
+            "without early_stopping=True",
             UserWarning,
         )
 

@@ -274,8 +274,7 @@ class Epochs:
         if not self._incremental and estimator.n_iter_ == estimator.max_iter:
             message = (
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) "
-                f"reached and the "
-                "optimization hasn't converged yet."
+                "reached and the optimization hasn't converged yet."
             )
             warn(message, ConvergenceWarning)
         return False
@@ -550,8 +549,7 @@ def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) ->
     if not np.isfinite(estimator.loss_):
         raise ValueError(
             f"{who}: the loss is {estimator.loss_} before the first step. The input "
-            f"data may "
-            "contain large values and need to be preprocessed."
+            "data may contain large values and need to be preprocessed."
         )
     with nullcontext() if reports is None else reports.begin(state):
         solver.run(goes_on)

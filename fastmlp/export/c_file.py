@@ -422,8 +422,7 @@ def to_c(
     if gradient and of_table:
         raise NotImplementedError(
             f"{WHO}: gradient=True is for nets; levels of a model of tables have no "
-            f"slopes: "
-            "fastmlp.shap_values attributes its predictions to its columns"
+            "slopes: fastmlp.shap_values attributes its predictions to its columns"
         )
     if not all(np.isfinite(net.parameters).all() for net in parts.nets):
         raise ValueError(f"{WHO}: a parameter is not finite")

@@ -190,8 +190,8 @@ def tests_of(
 
     `scalar` is the type of the nets' numbers, `number` the type of rows and
     predictions. `exact` means equal bits with fused multiply-adds, if sums are
-    `in_order`, as those of norms are not. Rows whose predictions are not finite are
-    left out.
+    `in_order`; sums of norms are not. Rows whose predictions are not finite are left
+    out.
     """
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
@@ -352,11 +352,10 @@ class CText:
         self.nets.append(function_of(head, slopes + linked))
 
     def _passes(self, i: int, network: Network, rows: str) -> list[str]:
-        """The statements of net i: layers,
-        activations and link of one row, or of a block.
+        """The statements of net i: layers, activations and link of a row or a block.
 
-        `rows` is 1 or $BLOCK. Of a block each number has a place for every row,
-        as in z[n][rows].
+        `rows` is 1 or $BLOCK. In a block each number has a place for every row, as in
+        z[n][rows].
         """
         layout = network.layout
         last = network.layout.n_layers - 1

@@ -296,9 +296,8 @@ def _parts(model: Any, raw: bool, who: str) -> ModelParts:
     if is_of_tables(model):
         raise TypeError(
             f"{who}: a {type(model).__name__} encodes the columns of a table, and "
-            f"derivatives with "
-            "respect to encoded columns are of little use: fastmlp.shap_values "
-            "attributes predictions to columns"
+            "derivatives with respect to encoded columns are of little use: "
+            "fastmlp.shap_values attributes predictions to columns"
         )
     return parts_of(model, who)
 
@@ -461,8 +460,8 @@ def gradient(
     if derivatives.n_outputs > 1 and not two:
         raise TypeError(
             f"{who}: the model has {count(derivatives.n_outputs, 'output')}: "
-            f"fastmlp.jacobian "
-            "derives them, and with y= this is the gradient of the loss"
+            "fastmlp.jacobian derives them, and with y= this is the gradient of the "
+            "loss"
         )
     x = rows_of(model, X, derivatives.n_features, derivatives.dtype, who)
     result = np.empty((len(x), 1, derivatives.n_features), derivatives.dtype)
@@ -752,10 +751,9 @@ def _share(values: Array, gap: Array, distances: Array) -> None:
     error = np.sqrt(np.mean(gap**2))
     if error > LARGE_GAP * spread:
         warn(
-            f"{WHO}: the integrals miss the predictions by {error:.2g}, beside values of "
-            f"{spread:.2g}: more steps, n_steps=, come closer; nets with kinks, such "
-            f"as relu, need "
-            "more of them",
+            f"{WHO}: the integrals miss the predictions by {error:.2g}, beside values "
+            f"of {spread:.2g}: more steps, n_steps=, come closer; nets with kinks, "
+            "such as relu, need more of them",
             RuntimeWarning,
         )
 

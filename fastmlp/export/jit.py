@@ -143,8 +143,8 @@ def _trained(
     if is_averaged(state.optimizer):
         raise ValueError(
             f"{who}: {state.optimizer!r} averages parameters, which compiled steps do "
-            f"not; use "
-            "net.train_on_batch, or an optimizer without an average, such as Adam()"
+            "not; use net.train_on_batch, or an optimizer without an average, such as "
+            "Adam()"
         )
     with state.lock.training(who):
         layout, dtype = state.layout, network.dtype
@@ -192,8 +192,7 @@ def _trained(
             if len({it.session.partition.spacing for it in trainers}) > 1:
                 raise ValueError(
                     f"{who}: compiled steps do not take derivatives of so large a net; "
-                    f"use "
-                    "net.train_on_batch"
+                    "use net.train_on_batch"
                 )
             quick = [trainer.pause() for trainer in trainers]
             if None in quick:
@@ -255,8 +254,7 @@ def jacobian_buffers(
     if isinstance(weight, str):
         raise ValueError(
             f"{who}: derivative_weight must be a number or an array, got {weight!r}: a "
-            f"learner "
-            "has no rows yet"
+            "learner has no rows yet"
         )
     weights = weights_of(weight, Data(x, x, x), values, networks[0], who)
     known = np.zeros(len(x))

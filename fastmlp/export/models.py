@@ -117,14 +117,13 @@ def _error(model: Any, who: str) -> Exception:
     ):
         return TypeError(
             f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one "
-            f"estimator of "
-            "it, which takes the columns as they are"
+            "estimator of it, which takes the columns as they are"
         )
     if is_of_tables(model):
         return TypeError(
             f"{who}: a {type(model).__name__} is a model of tables, where encoders "
-            f"turn columns "
-            "into inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
+            "turn columns into inputs of nets: to_c, to_onnx, jit.compiled and "
+            "shap_values take it"
         )
     if is_of_fastmlp(model) and hasattr(model, "fit"):
         return ValueError(f"{who}: the {type(model).__name__} is not fitted")
@@ -247,8 +246,8 @@ class TableParts(NamedTuple):
 Numbers = NDArray[np.float64]
 WHO = "fastmlp.fold"
 MODELS = (
-    "an MLP, a fitted estimator of fastmlp, "
-    "or a scikit-learn pipeline of scalers that ends in one"
+    "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that "
+    "ends in one"
 )
 # Share of a column's spread that rounding may take.
 LARGEST_ROUNDING = 1e-3
@@ -383,8 +382,7 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
         if target_scaler is not None:
             raise TypeError(
                 f"{WHO}: the TransformedTargetRegressor has the scaling of its "
-                f"targets: leave "
-                "target_scaler out"
+                "targets: leave target_scaler out"
             )
         model, targets = _of_targets(model)
     if scaler is None:
@@ -400,9 +398,8 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     if is_of_tables(model):
         raise TypeError(
             f"{WHO}: a {type(model).__name__} scales the columns itself, and draws "
-            f"outliers in by "
-            "a curve, which weights cannot hold: predict takes columns as they are, "
-            "also where skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
+            "outliers in by a curve, which weights cannot hold: predict takes columns "
+            "as they are, also where skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
         )
     if not whole and scaler is None and targets is None and target_scaler is None:
         raise TypeError(
@@ -450,8 +447,7 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
     if model.func is not None:
         raise TypeError(
             f"{WHO}: the targets of the TransformedTargetRegressor are changed by "
-            f"func, which "
-            "cannot be folded"
+            "func, which cannot be folded"
         )
     if model.transformer is None:
         return model.regressor_, identity(1)
@@ -474,8 +470,7 @@ def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -
         warn(
             f"{WHO}: rounding of column {column} to {net.weights[0].dtype} changes its "
             f"scaled values by up to {lost[worst]:.2g}: subtract a number of about its "
-            f"mean from it "
-            "before, or use float64",
+            "mean from it before, or use float64",
             RuntimeWarning,
         )
     readers = [(net.weights[0], net.biases[0])]

@@ -547,8 +547,7 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
     from skl2onnx.common.data_types import StringTensorType
 
     dtype: DTypeName = "float64" if _is_double(operator) else "float32"
-    # Of nets in scikit-learn's pipelines,
-    # whose opset skl2onnx chooses, norms are primitives.
+    # skl2onnx chooses the opset of pipelines: norms of nets there are primitives.
     graph = Graph(scope, container, dtype, OLDEST_OPSET)
     model = operator.raw_operator
     columns = operator.inputs

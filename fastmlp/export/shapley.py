@@ -1,6 +1,6 @@
 """Shapley values of the columns of a table, for models that have no derivatives.
 
-The columns of a background row become those of the row to explain, one by one. The
+The columns of a background row take the values of the row to explain, one by one. The
 change of the prediction is the share of the column that changed. Each background row
 draws one order of the columns, which is also taken in reverse.
 """

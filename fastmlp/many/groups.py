@@ -64,8 +64,8 @@ def _check_no_task(who: str) -> None:
     if module is not None and hasattr(module.thread_state, "execution_state"):
         raise ValueError(
             f"{who}: client= is for the program that has the client, and this is a "
-            f"task on a "
-            "worker: leave client out, and the task trains on the threads of the worker"
+            "task on a worker: leave client out, and the task trains on the threads of "
+            "the worker"
         )
 
 
@@ -370,8 +370,7 @@ class Cluster:
         if self._client.status != "running":
             raise ConnectionError(
                 f"{self._who}: the client, or its scheduler, was closed or has gone "
-                f"away: make "
-                "another client, and call again"
+                "away: make another client, and call again"
             )
 
     def _next(self, arriving: "SimpleQueue[Any]") -> Any:
@@ -392,8 +391,8 @@ class Cluster:
         except KilledWorker as error:
             raise RuntimeError(
                 f"{self._who}: the workers that ran this group died one after the "
-                f"other, perhaps "
-                "for lack of memory: give them more memory, or fewer threads of Dask"
+                "other, perhaps for lack of memory: give them more memory, or fewer "
+                "threads of Dask"
             ) from error
 
     def _submitted(

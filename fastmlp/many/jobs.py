@@ -95,7 +95,7 @@ def jobs_of(
     """Checked jobs of the nets.
 
     `held_out` are the rows to validate on, and the fraction to hold out; one of them is
-    None. `weights` are those of rows or targets, and True if gaps in y are ignored.
+    None. `weights` are weights of rows or targets, and True if gaps in y are ignored.
     """
     n = len(nets)
     (sample_weight, ignores) = weights
@@ -155,8 +155,7 @@ def check_generators(jobs: list[NetJob]) -> None:
             if first != i:
                 raise ValueError(
                     f"{who(i)} shuffles by the generator that nets[{first}] does; make "
-                    f"each net "
-                    "with a seed of its own, as one of generator.spawn(n)"
+                    "each net with a seed of its own, as one of generator.spawn(n)"
                 )
 
 
@@ -316,8 +315,7 @@ def jobs_over(
         if forms[i] != forms[0]:
             raise ValueError(
                 f"{who(i)} has other inputs, outputs, targets or another dtype than "
-                f"nets[0]: with "
-                "a source make a call for each kind"
+                "nets[0]: with a source make a call for each kind"
             )
     # Whole batches of each net.
     options = options.having(epochs=max(epochs), batch_size=math.lcm(*batches))

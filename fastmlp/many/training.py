@@ -1,5 +1,6 @@
-"""Fits of many nets: in a pool on this machine,
-on GPUs, on a cluster's workers; their ends.
+"""Fits of many nets: in a pool on this machine, on GPUs, or on a cluster's workers.
+
+Errors, interrupts and time limits end them together.
 """
 
 import threading
@@ -268,8 +269,7 @@ def interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
     begun = sum(outcome is not None for outcome in outcomes)
     warn(
         f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} "
-        f"keep what "
-        "they have learnt so far, and the others are as they were",
+        "keep what they have learnt so far, and the others are as they were",
         UserWarning,
     )
     return histories

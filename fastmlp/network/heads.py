@@ -104,9 +104,8 @@ def _check_names(names: Sequence[Any]) -> None:
 def _head(name: str, pair: Any, weight: float) -> Head:
     if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
         raise TypeError(
-            f"{OWNER}: loss must be {HEADS_FORM}; got {pair!r} for head {name!r}, not a loss "
-            f"and "
-            "its number of outputs"
+            f"{OWNER}: loss must be {HEADS_FORM}; got {pair!r} for head {name!r}, not "
+            "a loss and its number of outputs"
         )
     setting, n = pair
     n_outputs = scalars.positive_integer(OWNER, f"outputs of head {name!r}", n)

@@ -93,8 +93,7 @@ def require_trained(network: Network, who: str) -> None:
     if not any(map(any, network.factors)):
         raise ValueError(
             f"{who}: all layers are frozen, there is nothing to train; set "
-            f"net.trainable = True, "
-            "or a factor of layer_rates above 0"
+            "net.trainable = True, or a factor of layer_rates above 0"
         )
 
 
@@ -188,8 +187,7 @@ def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
         if is_used(rate) and not n_hidden:
             raise ValueError(
                 f"{OWNER}: dropout={setting!r} is of hidden layers, but layer_sizes "
-                f"has none; "
-                "input_dropout is of the inputs"
+                "has none; input_dropout is of the inputs"
             )
         return (rate,) * n_hidden
     rates = tuple(_rate(f"dropout[{i}]", item) for i, item in enumerate(setting))
@@ -284,8 +282,7 @@ def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
     if names is None:
         raise ValueError(
             f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X "
-            f"have no names: "
-            "pass a frame, or a sequence of -1, 0 and 1"
+            "have no names: pass a frame, or a sequence of -1, 0 and 1"
         )
     for name in setting:
         if name not in [*names]:
@@ -298,8 +295,7 @@ def _check_rules(network: Network, who: str) -> None:
     if not network.layout.is_plain:
         raise ValueError(
             f"{who}: monotonic_cst needs a net without norms, residual blocks and "
-            f"skip, whose "
-            "outputs may fall where their inputs rise: leave them out"
+            "skip, whose outputs may fall where their inputs rise: leave them out"
         )
     for rule in network.activations:
         if rule not in [activations.RULES[name] for name in RISE]:
@@ -324,14 +320,12 @@ def check_optimizer(optimizer: Optimizer, network: Network, who: str = OWNER) ->
     if isinstance(optimizer, LevenbergMarquardt) and not network.layout.is_plain:
         raise ValueError(
             f"{who}: LevenbergMarquardt needs a net without norms, residual blocks and "
-            f"skip: use "
-            "LBFGS() or Adam()"
+            "skip: use LBFGS() or Adam()"
         )
     if network.signs and lag_of(optimizer):
         raise ValueError(
             f"{who}: {type(optimizer).__name__} shows parameters beyond those of its "
-            f"steps, which "
-            "monotonic_cst cannot bound: use AdamW(average=EMA(0.99))"
+            "steps, which monotonic_cst cannot bound: use AdamW(average=EMA(0.99))"
         )
 
 

@@ -227,8 +227,7 @@ def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, A
     if points is None or targets is None:
         raise ValueError(
             f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and "
-            f"targets, one row "
-            "or label for each"
+            "targets, one row or label for each"
         )
     raw = _array("points", points)
     target = _array("targets", targets)

@@ -82,8 +82,7 @@ def written_sizes(sizes: object) -> Sizes:
     ):
         raise TypeError(
             f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got "
-            f"{sizes!r}; "
-            "such as (3, 16, 1)"
+            f"{sizes!r}; such as (3, 16, 1)"
         )
     numbers = tuple(sizes)
     if len(numbers) < 2:
@@ -122,8 +121,7 @@ def norms_of(setting: Any, n_hidden: int) -> tuple[NormName | None, ...]:
     if len(setting) != n_hidden:
         raise ValueError(
             f"{OWNER}: norm names {count(len(setting), 'layer')}, but layer_sizes has "
-            f"{n_hidden} "
-            "hidden"
+            f"{n_hidden} hidden"
         )
     return tuple(_norm(f"norm[{i}]", norm) for i, norm in enumerate(setting))
 

@@ -334,8 +334,8 @@ def device(setting: object) -> str:
     if setting not in ("cpu", "cuda") and not numbered:
         raise ValueError(
             f"{OWNER}: unknown device "
-            f"{setting!r}{suggestion(setting, ('cpu', 'cuda'), DEVICES)} "
-            "known: cpu, cuda, cuda:0, cuda:1, ..."
+            f"{setting!r}{suggestion(setting, ('cpu', 'cuda'), DEVICES)} known: cpu, "
+            "cuda, cuda:0, cuda:1, ..."
         )
     return str(setting)
 

@@ -280,8 +280,7 @@ def compute_dtype(
         meant = suggestion(setting, COMPUTE_DTYPES, DTYPE_SYNONYMS)
         raise ValueError(
             f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of "
-            f"bfloat16 and "
-            "float32 for each layer, or None for dtype"
+            "bfloat16 and float32 for each layer, or None for dtype"
         )
     _check_dtype(dtype, who)
     return "bfloat16"
@@ -407,7 +406,7 @@ class Network(NamedTuple):
 
     @property
     def layer_sizes(self) -> tuple[Any, ...]:
-        """As written: integers, and residual blocks."""
+        """The sizes as the user wrote them: integers, and residual blocks."""
         if self.written is None:
             return self.layout.sizes
         return self.written.sizes
@@ -426,7 +425,7 @@ class Network(NamedTuple):
 
     @property
     def targets(self) -> Form | HeadForms:
-        """The targets that the loss, or that of each head, takes."""
+        """The targets that the loss takes, or the loss of each head."""
         if not self.heads:
             return _form_of(self.loss, self.layout.sizes[-1])
         forms = [_form_of(head.loss, head.n_outputs) for head in self.heads]

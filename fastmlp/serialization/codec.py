@@ -85,8 +85,7 @@ def of_loss(loss: Loss) -> Any:
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings "
-            f"has no "
-            "name: write a function that calls the rule, and pass it to Loss"
+            "has no name: write a function that calls the rule, and pass it to Loss"
         )
     return of_rule(loss.rule, {})
 

@@ -379,7 +379,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _start(target: Path) -> str:
-    """As much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
+    """The start of a name that leaves 22 of 255 bytes, if a letter takes four."""
     return target.name[:58]
 
 

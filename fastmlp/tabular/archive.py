@@ -67,8 +67,7 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     if used:
         raise ValueError(
             f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which "
-            f"a file of "
-            "numbers cannot hold: use pickle, or fit without extra_members"
+            "a file of numbers cannot hold: use pickle, or fit without extra_members"
         )
     # Splitters have no name in a file, and row numbers belong to one table.
     left_out = (

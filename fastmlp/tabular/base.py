@@ -644,8 +644,7 @@ class TabularMLP(BaseModel):
         if kept is None:
             raise AttributeError(
                 f"{type(self).__name__}: feature_importances_ needs rows to validate "
-                f"on, which a "
-                "file does not hold: use "
+                "on, which a file does not hold: use "
                 "sklearn.inspection.permutation_importance(model, X, y)"
             )
         if not hasattr(self, "_importances"):

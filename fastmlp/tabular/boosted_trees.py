@@ -136,7 +136,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         return self.restore(arrays, X.shape[1])
 
     def _grown(self, rows: dict[str, Any], most: int, rate: float, start: float) -> Any:
-        """A model of scikit-learn's after at most so many rounds, on one thread.
+        """A model of scikit-learn's after at most `most` rounds, on one thread.
 
         With `seconds` it has a few rounds,
         and as many more as the time since `start` allows.

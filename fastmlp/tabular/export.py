@@ -92,8 +92,7 @@ def check_members(model: Any, who: str) -> None:
     if used:
         raise NotImplementedError(
             f"{who}: the ensemble holds {', '.join(used)}, and only nets are "
-            f"converted, and the "
-            "trees of trees=True: fit without extra_members"
+            "converted, and the trees of trees=True: fit without extra_members"
         )
 
 
@@ -420,8 +419,7 @@ def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph
         shown = [f"{one.column!r} of shape {[None, one.n_columns]}" for one in inputs]
         raise ValueError(
             f"to_onnx: the model needs {expected}, got "
-            f"{messages.listed(shown)}{without}: "
-            "pass X[:1], of a frame as in training"
+            f"{messages.listed(shown)}{without}: pass X[:1], of a frame as in training"
         )
     return by_name
 

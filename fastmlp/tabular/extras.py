@@ -56,8 +56,7 @@ def named(
             if "monotonic_cst" not in estimator.get_params():
                 raise ValueError(
                     f"{who}: monotonic_cst is for all members, and {name} does not "
-                    f"take it; "
-                    "scikit-learn's HistGradientBoosting does"
+                    "take it; scikit-learn's HistGradientBoosting does"
                 )
             constraints = [*signs, *[0] * n_categories]
             estimator = clone(estimator).set_params(monotonic_cst=constraints)

@@ -356,9 +356,8 @@ def check_rows(X: Any, who: str, *, training: bool = False) -> None:
         if X.ndim == 1:
             raise ValueError(
                 f"{who}: Expected 2D array, got 1D array instead. Reshape your data "
-                f"either using "
-                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is "
-                "one row."
+                "either using X.reshape(-1, 1) if it is one column, or X.reshape(1, "
+                "-1) if it is one row."
             )
         if X.ndim == 2 and not X.shape[1]:
             message = f"{who}: Found array with 0 feature(s) (shape={X.shape})"
@@ -451,8 +450,7 @@ def check_no_path(X: Any, who: str) -> None:
         name = who.partition(".")[0]
         raise TypeError(
             f"{who}: X is a path: {name}.predict_batches reads files, and "
-            f"fastmlp.predict_parquet "
-            "writes predictions beside columns of them"
+            "fastmlp.predict_parquet writes predictions beside columns of them"
         )
 
 
@@ -493,7 +491,7 @@ def _taken(
         )
     else:
         of_targets: dict[str, Any] = {"target": names.get("y", names.get("y_val"))}
-        # Of targets that may be missing `reading` has None already.
+        # `reading` has None already for targets that may be missing.
         of_targets |= reading.keywords
         table = partial(reading.func, others=chosen, texts=texts)(X, **of_targets)
     require(chosen, table.column_names, who)
@@ -597,8 +595,7 @@ def folds(
         if any(np.isin(groups[first], groups[second]).any() for first, second in pairs):
             raise ValueError(
                 f"{who}: cv has a fold that trains and validates on rows of one of "
-                f"groups: use "
-                "sklearn.model_selection.GroupKFold, or leave groups out"
+                "groups: use sklearn.model_selection.GroupKFold, or leave groups out"
             )
         return pairs
     n_folds = n_folds if cv is None else int(cv)

@@ -249,8 +249,7 @@ def columns_in_order(
             if sign and name in columns:
                 raise ValueError(
                     f"{who}: monotonic_cst is for columns of numbers, and {name!r} "
-                    f"holds {kind}: "
-                    "put numbers in the place of what has an order"
+                    f"holds {kind}: put numbers in the place of what has an order"
                 )
     return tuple(chosen.get(name, 0) for name in schema.number_names)
 

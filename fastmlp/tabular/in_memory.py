@@ -395,8 +395,8 @@ def levels_in(values: Any, name: str, who: str) -> LevelCodes:
 
 def refused(name: str, kind: str) -> str:
     return (
-        f"the column {name!r} holds objects ({kind}); "
-        "make numbers or texts of it, or leave it out"
+        f"the column {name!r} holds objects ({kind}); make numbers or texts of it, or "
+        "leave it out"
     )
 
 

@@ -309,8 +309,9 @@ class Pack:
         return np.array([member.weight for member in self.members])
 
     def predict(self, values: Values) -> NDArray[np.float64]:
-        """The nets' part of numbers, (n_rows,),
-        or of probabilities, (n_rows, n_classes).
+        """The weighted sum of the nets' predictions.
+
+        Numbers have shape (n_rows,), probabilities (n_rows, n_classes).
         """
         return np.concatenate(pool.in_parts(values, self._nets))
 
@@ -495,8 +496,8 @@ def _apart(
 ) -> Array:
     """Predictions of the rows of each fold by a selection on the other rows.
 
-    Errors of rows that have chosen the ensemble are smaller than those of new rows.
-    `selection` is that of all rows, which stands in where other rows have no score;
+    Errors of rows that have chosen the ensemble are smaller than errors of new rows.
+    `selection`, of all rows, stands in where other rows have no score;
     `options` are of `_selected`.
     """
     mean = np.empty_like(predictions[0], dtype=np.float64)

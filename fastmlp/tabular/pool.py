@@ -497,7 +497,7 @@ def batch_size_of(n_rows: int) -> int:
 def new_net(
     recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int
 ) -> MLP:
-    """A new net of a recipe, whose output biases are those of the targets.
+    """A new net of a recipe, whose output biases follow from the targets.
 
     The average spans some epochs; of many rows, penalties weaken as steps become more.
     """

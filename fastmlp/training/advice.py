@@ -57,9 +57,8 @@ def _warn_of_size(y: NDArray[Any], *, first_order: bool) -> None:
         column = "y" if y.shape[1] == 1 else f"column {j} of y"
         warn(
             f"{column} has mean {mean[j]:.3g} and standard deviation "
-            f"{deviation[j]:.3g}, "
-            "which a net hardly learns: standardise it, "
-            "(y - y.mean(axis=0)) / y.std(axis=0)",
+            f"{deviation[j]:.3g}, which a net hardly learns: standardise it, (y - "
+            "y.mean(axis=0)) / y.std(axis=0)",
             UserWarning,
         )
 
@@ -84,7 +83,6 @@ def _warn_of_explosion(history: History) -> None:
     if kept and last > EXPLODED * max(abs(first), 1.0):
         warn(
             f"the loss rose from {first:.3g} to {last:.3g}: try a smaller learning "
-            f"rate, "
-            "or standardise X",
+            "rate, or standardise X",
             RuntimeWarning,
         )

@@ -87,7 +87,7 @@ class Exchange:
         self._communicator = communicator
         self._who = who
         self._received = np.empty(0)
-        # True once all ranks raise: no rank waits for another, so none need be aborted.
+        # True once all ranks raise: no rank waits for another, and all may live on.
         self._fail_alike = False
         self.rank = int(communicator.Get_rank())
         self.size = int(communicator.Get_size())

@@ -82,8 +82,7 @@ class Given(NamedTuple):
             if held_out is None or held_out.rows is not None:
                 raise ValueError(
                     f"{who}: validation_derivatives needs validation_data; "
-                    f"validation_split "
-                    "splits derivatives, too"
+                    "validation_split splits derivatives, too"
                 )
             name = "validation_derivatives"
             others = frames.in_order(self.validation, rows.names, who)
@@ -112,8 +111,7 @@ def of_nets(values: Any, n_nets: int, n_outputs: int, name: str, who: str) -> li
     if shape[0] != n_nets:
         raise ValueError(
             f"{who}: {name} of shape {shape} has a leading axis, which must be "
-            f"{n_nets}, one for "
-            "each net"
+            f"{n_nets}, one for each net"
         )
     return list(values)
 

@@ -228,7 +228,7 @@ Callback = Callable[[Report], Any]
 
 
 def series_of(history: History) -> dict[str, list[float]]:
-    """What monitors look at and bars show, by name."""
+    """The series that monitors look at and bars show, by name."""
     return {**history._series, **history.of_heads(), **history.metrics}
 
 

@@ -174,22 +174,19 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
         if network.loss.per_target > 1 and metric.function is None:
             raise ValueError(
                 f"{owner}: the net has {network.loss.per_target} outputs for each "
-                f"column of the "
-                "targets; give a function(targets, predictions)"
+                "column of the targets; give a function(targets, predictions)"
             )
         weighted = are_weighted(network.loss, n_outputs, data.y.shape[1])
         if metric.loss is not None and data.y.shape[1] != n_outputs and not weighted:
             raise ValueError(
                 f"{owner}: a loss compares each output with a target, but the targets "
-                f"are class "
-                "labels; give a function(targets, predictions)"
+                "are class labels; give a function(targets, predictions)"
             )
         if metric.scorer is not None and weighted:
             raise ValueError(
                 f"{owner}: scorers of scikit-learn take neither unknown targets nor "
-                f"weights by "
-                "target; give a function(targets, predictions, sample_weight), whose "
-                "targets are NaN where they are unknown"
+                "weights by target; give a function(targets, predictions, "
+                "sample_weight), whose targets are NaN where they are unknown"
             )
         if metric.scorer is not None:
             targets = _targets(network, data)

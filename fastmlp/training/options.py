@@ -98,8 +98,10 @@ class FitOptions(sources.Reading):
         derivatives: tuple[bool, bool] = (False, False),
         **fields: Any,
     ) -> Self:
-        """`fields` are the arguments that have names of fields; `derivatives`:
-        True with those of rows to train on, and with those of rows to validate on.
+        """Checked options of a fit.
+
+        `fields` are the arguments with names of fields. `derivatives` are two: True if
+        the rows to train on have derivatives, and if the rows to validate on have them.
         """
         # Defaults are attributes of the class: its `__init__` takes 6 us.
         options = cls.__new__(cls)
@@ -410,8 +412,7 @@ def rows_of(
         if options.class_weight is not None and options.validation_split is not None:
             raise ValueError(
                 f"{who}: class_weight with validation_split would weigh the rows to "
-                f"validate on: "
-                "pass Blocks.from_memmap(X, y)"
+                "validate on: pass Blocks.from_memmap(X, y)"
             )
         options = replace(options, class_weight=None)
     # A table's columns are read by the names known so far.
@@ -613,14 +614,13 @@ def check_length(engine: Engine[Any], state: NetState) -> None:
     if isinstance(setting, SWA):
         raise ValueError(
             f"MLP.fit: {setting!r} needs the number of steps, and how long the stream "
-            f"is is "
-            "known after its first pass: give steps_per_epoch= of fit, or use EMA"
+            "is is known after its first pass: give steps_per_epoch= of fit, or use EMA"
         )
     if setting is not None:
         raise ValueError(
             f"{setting!r} needs the number of steps, and how long the stream is is "
-            f"known after "
-            "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
+            "known after its first pass: give n_steps= of a schedule, or "
+            "steps_per_epoch= of fit"
         )
 
 

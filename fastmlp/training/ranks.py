@@ -218,7 +218,7 @@ def class_counts(
 
 @final
 class RanksFeed:
-    """This rank's buffers, one after the other, in step with the other ranks.
+    """The buffers of one rank, one after the other, in step with the other ranks.
 
     An epoch ends where it has ended on all ranks;
     a rank that is done has no rows until then.

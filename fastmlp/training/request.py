@@ -351,8 +351,7 @@ class FitRequest:
         if not math.isfinite(loss):
             warn(
                 f"the validation loss is {loss}: rows far outside of those trained on? "
-                f"Scale "
-                "validation rows as X",
+                "Scale validation rows as X",
                 RuntimeWarning,
             )
         self.history.validation_loss.append(loss)

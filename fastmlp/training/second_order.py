@@ -111,8 +111,7 @@ def check_derivatives(network: Network, optimizer: Optimizer, who: str) -> None:
     if network.link != LINKS["identity"]:
         raise ValueError(
             f"{who}: LevenbergMarquardt trains derivatives of raw outputs alone, and "
-            f"the "
-            "loss has a link: use LBFGS(), Adam(), or loss='mse'"
+            "the loss has a link: use LBFGS(), Adam(), or loss='mse'"
         )
     n_features = network.layout.sizes[0]
     n_outputs = network.layout.sizes[-1]
@@ -131,10 +130,10 @@ def _check_memory(network: Network, n_sets: int, who: str) -> None:
         raise MemoryError(
             f"{who}: LevenbergMarquardt needs {memory.readable(n_bytes)}, "
             f"{memory.readable(of_matrix)} of them for the matrix of {n:,} parameters "
-            f"and its factor, and {memory.readable(of_rows)} for rows of the Jacobian of "
-            f"{count(n_outputs, 'output')}, more than a quarter of the "
-            f"{memory.readable(free)} "
-            "that are available: use a smaller net, fewer outputs, or LBFGS()"
+            f"and its factor, and {memory.readable(of_rows)} for rows of the Jacobian "
+            f"of {count(n_outputs, 'output')}, more than a quarter of the "
+            f"{memory.readable(free)} that are available: use a smaller net, fewer "
+            "outputs, or LBFGS()"
         )
 
 
@@ -504,9 +503,8 @@ def fit(
     if buffered is not None:
         raise ValueError(
             f"{request.who}: {type(state.optimizer).__name__} needs all rows in "
-            f"memory, and "
-            "buffer_rows and steps_per_epoch read a source in parts: leave them out, "
-            "or use Adam()"
+            "memory, and buffer_rows and steps_per_epoch read a source in parts: leave "
+            "them out, or use Adam()"
         )
     state.bound(engine.network)
     try:

@@ -219,9 +219,7 @@ class Steps:
         return loss
 
     def on_checked(self, data: Data, who: str) -> float:
-        """Take a step on checked rows;
-        without a known target none is taken, and 0 returned.
-        """
+        """Take a step on checked rows; return 0, without a step, if no target is known."""
         if data.weight.size and not data.mass:
             if not self._warned_of_gaps:
                 self._warned_of_gaps = True

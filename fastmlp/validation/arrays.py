@@ -268,8 +268,7 @@ def warn_if_not_finite(predictions: Array, who: str) -> Array:
     if suspect and not np.isfinite(predictions).all():
         warn(
             f"{who}: not all predictions are finite {predictions.dtype} numbers: rows "
-            f"far "
-            "outside of those trained on, or parameters that are not finite?",
+            "far outside of those trained on, or parameters that are not finite?",
             RuntimeWarning,
         )
     return predictions
@@ -305,8 +304,7 @@ def without_nul(labels: Any, who: str, name: str) -> None:
         if isinstance(label, str) and label.endswith("\0"):
             raise ValueError(
                 f"{who}: {name} holds {label!r}, whose NUL character at the end "
-                f"NumPy's texts "
-                "drop: give labels that differ in others"
+                "NumPy's texts drop: give labels that differ in others"
             )
 
 
@@ -434,8 +432,7 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
     if accepted == "positive" and (table < np.finfo(table.dtype).tiny).any():
         raise ValueError(
             f"{who}: y must be above 0 for this loss, got {table.min()}; for targets "
-            f"of 0 and more "
-            "use loss='tweedie' or loss='poisson'"
+            "of 0 and more use loss='tweedie' or loss='poisson'"
         )
     if accepted == "classes" and table.shape[1] == n_outputs > 1:
         off = np.abs(table.sum(axis=1) - 1) > 1e-3

@@ -169,7 +169,7 @@ def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
     """y with a valid target in each gap,
     and a mask of known targets, (n_rows, n_columns).
 
-    A gap has the first known target of its column: a rule of one's own may be finite
+    A gap has the first known target of its column: a user's rule may be finite
     there alone. Without a gap y is returned unchanged, and None.
     """
     array = with_nan(y, who)

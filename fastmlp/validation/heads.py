@@ -1,7 +1,7 @@
 """Targets and weights by head, as columns of one array.
 
 A row's numbers are the targets of the first head, then the factors of these targets, if
-any; those of the second head follow. A factor is a weight over the row's, as of
+any; the second head's follow. A factor is a weight over the row's, as of
 `validation.gaps`; a head whose loss takes whole rows has one. Either all heads have
 factors, or no head has.
 """
@@ -56,7 +56,7 @@ class HeadForms(NamedTuple):
 
     @property
     def example(self) -> str:
-        """How a user writes something for each head."""
+        """A user's spelling of something for each head."""
         if self.named:
             return "{" + ", ".join(f"{name!r}: ..." for name in self.names) + "}"
         return f"({', '.join(['...'] * len(self.names))},)".replace("...,)", "...)")
@@ -232,7 +232,7 @@ def by_name(argument: Any, form: HeadForms, word: str, who: str) -> list[Any]:
 
 
 def joined(slopes: Any, form: HeadForms, kind: np.dtype[Any], who: str) -> Array:
-    """Slopes by the outputs, shape (n_rows, n_outputs), from those of each head."""
+    """Slopes by the outputs, shape (n_rows, n_outputs), from each head's slopes."""
     parts: list[Array] = []
     entries = by_name(slopes, form, "output_gradient", who)
     for name, own, entry in zip(form.names, form.forms, entries, strict=True):
@@ -266,8 +266,7 @@ def _by_head(y: Any, form: HeadForms, n_rows: int, who: str) -> list[Any]:
         if lacking:
             raise ValueError(
                 f"{who}: head {lacking[0]!r} has no targets; for targets that are not "
-                f"known "
-                "use NaN and missing_targets='ignore'"
+                "known use NaN and missing_targets='ignore'"
             )
         return each
     if frames.is_frame(y):
@@ -313,7 +312,6 @@ def _as_labels(targets: Any, form: Form, who: str) -> Any:
     if not one_hot:
         raise ValueError(
             f"{who} takes class labels, 0 to {form.n_outputs - 1}, or one-hot rows, "
-            f"but not "
-            "probabilities of classes"
+            "but not probabilities of classes"
         )
     return table.argmax(axis=1)
